@@ -1,0 +1,244 @@
+"""What writers and readers of results share: run configs, measurements, states, causes, metric names.
+
+Knows nothing of how a run is trained, where it is stored or how it is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+Scalar = float | int | str | bool | None
+
+# Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
+EVALUATOR = "evaluator-1"
+
+
+class State(StrEnum):
+    """The state of a run, in Optuna's words."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+class Cause(StrEnum):
+    """Why an attempt at a run ended."""
+
+    FINISHED = "finished"
+    NON_FINITE = "non_finite"
+    INVERTED = "inverted"
+    COLLAPSED = "collapsed"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIME_LIMIT = "time_limit"
+    USER_STOP = "user_stop"
+    WORKER_LOST = "worker_lost"
+    PREEMPTED = "preempted"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class Consequence(NamedTuple):
+    """What follows from a cause: what Optuna is told, whether the run is tried again, whether it is instability."""
+
+    told: State
+    retried: bool
+    instability: bool
+    infeasible: bool
+
+
+# The one table of decision 8. A FAIL is invisible to Optuna's TPE, so what the *configuration* did is told as
+# PRUNED with a violated constraint, and FAIL is kept for what the *machine* did.
+CONSEQUENCES: Mapping[Cause, Consequence] = {
+    Cause.FINISHED: Consequence(State.COMPLETE, retried=False, instability=False, infeasible=False),
+    Cause.NON_FINITE: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
+    Cause.INVERTED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
+    Cause.COLLAPSED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
+    Cause.OUT_OF_MEMORY: Consequence(State.PRUNED, retried=True, instability=False, infeasible=True),
+    Cause.TIME_LIMIT: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
+    Cause.USER_STOP: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
+    Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+    Cause.PREEMPTED: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+    Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named number of a run. `comparable` says whether it means the same for every loss and beta."""
+
+    unit: str
+    comparable: bool
+    better: str | None
+    what: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "gold": Metric("gold", True, "maximize", "gold reward of samples, mean over prompts"),
+    "gold_per_token": Metric("gold/token", True, "maximize", "gold reward of samples over their tokens"),
+    "kl": Metric("nats/sequence", True, "minimize", "sequence KL to the reference on samples, Rao-Blackwellised"),
+    "kl_per_token": Metric("nats/token", True, "minimize", "kl over the mean length of the samples"),
+    "margin": Metric("nats", True, "maximize", "beta-free log-ratio margin on held-out pairs"),
+    "chosen_shift": Metric("nats", True, None, "log-ratio of the chosen side on held-out pairs"),
+    "rejected_shift": Metric("nats", True, None, "log-ratio of the rejected side on held-out pairs"),
+    "accuracy": Metric("share", True, "maximize", "held-out pairs ranked right relative to the reference, ties 1/2"),
+    "ranking_gain": Metric(
+        "share", True, "maximize", "held-out pairs ranked right by length-normalised log-prob, less the reference's"
+    ),
+    "length_ratio": Metric("ratio", True, None, "mean length of samples over the reference's"),
+    "entropy": Metric("nats/token", True, None, "entropy of the policy along its own samples"),
+    "distinct": Metric("share", True, "maximize", "distinct bigrams over bigrams in all samples"),
+    "train_accuracy": Metric("share", True, None, "accuracy on a fixed part of the training pairs, as labelled"),
+    "length_baseline": Metric("share", True, None, "accuracy of 'pick the longer answer' on held-out pairs"),
+    "steps_per_second": Metric("1/s", True, "maximize", "optimizer steps a second, first steps dropped"),
+    "tokens_per_second": Metric("1/s", True, "maximize", "non-padding tokens trained a second"),
+    "peak_memory": Metric("MiB", True, "minimize", "peak memory: of the device on a GPU, of the process on a CPU"),
+    "train_seconds": Metric("s", True, "minimize", "wall time of training"),
+    "evaluation_seconds": Metric("s", True, None, "wall time of the evaluations"),
+    "loss": Metric("loss", False, "minimize", "training loss as TRL logs it; its scale depends on loss and beta"),
+    "eval_loss": Metric("loss", False, "minimize", "TRL's evaluation loss; its scale depends on loss and beta"),
+    "grad_norm": Metric("norm", False, None, "gradient norm before clipping"),
+    "learning_rate": Metric("1", True, None, "learning rate at the step"),
+    "reward_margin": Metric("beta*nats", False, None, "rewards/margins as TRL logs them; scaled by beta"),
+    "reward_accuracy": Metric("share", False, None, "rewards/accuracies as TRL logs them; ties count as wrong"),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured number of a run: `error` is the standard error over evaluation samples, where there is one."""
+
+    name: str
+    value: float
+    error: float | None = None
+    step: int = 0
+
+
+class Frozen(BaseModel):
+    """Base of the types that cross a border as JSON: unknown keys are refused, fields cannot be assigned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Frozen):
+    """The preference pairs of one run: where from, how many, how long, and what a scenario does to them.
+
+    `rows`/`eval_rows`: pairs kept (None: all / a tenth, at most 1000). Lengths are in tokens. `label_flip` is the
+    share of *training* pairs whose chosen and rejected answers are exchanged. `pairs_from` is for the embedded
+    world only: whether the pairs come from the model itself or a better or worse writer.
+    """
+
+    path: str = "embedded"
+    name: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    eval_split: str | None = None
+    rows: int | None = None
+    eval_rows: int | None = None
+    max_prompt_length: int | None = None
+    max_completion_length: int | None = None
+    max_length: int | None = 1024
+    label_flip: float = 0.0
+    pairs_from: str = "same"
+
+
+class EvaluationConfig(Frozen):
+    """What is measured of a trained adapter, and when.
+
+    `at`: shares of the training steps at which it is measured (1.0 is always among them). `prompts`: prompts
+    sampled once each; `max_new_tokens`: length cap of a sample; `pairs`: held-out pairs used (None: all).
+    """
+
+    at: tuple[float, ...] = (1.0,)
+    prompts: int = 256
+    max_new_tokens: int = 256
+    pairs: int | None = None
+    batch_size: int = 64
+
+
+class RunConfig(Frozen):
+    """One training of a trial, fully resolved: nothing that changes its numbers lies outside of it.
+
+    `settings` are flat TRL names, those that `export` writes; `knobs` names the ones that the study varies.
+    """
+
+    study: str
+    variant: str
+    scenario: str
+    trial: int
+    block: int
+    seed: int
+    trainer: str = "dpo"
+    settings: Mapping[str, Any]
+    knobs: Mapping[str, Scalar]
+    data: DataConfig
+    evaluation: EvaluationConfig
+    evaluator: str = EVALUATOR
+
+    @property
+    def key(self) -> str:
+        """Content of all that determines the run's numbers, as 12 hexadecimal digits: the run's identity."""
+        determined_by = self.model_dump(
+            mode="json",
+            include={"trainer", "settings", "data", "block", "seed", "evaluation", "evaluator"},
+        )
+        return digest(determined_by)
+
+    @property
+    def stratum(self) -> str:
+        """Name of the Optuna study that this run's trial belongs to."""
+        return f"{self.study}/{self.variant}/{self.scenario}"
+
+
+class RunResult(Frozen):
+    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep."""
+
+    key: str
+    cause: Cause
+    message: str = ""
+    measurements: tuple[Measurement, ...] = ()
+    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    facts: Mapping[str, Scalar] = {}
+    adapter: str | None = None
+
+    @property
+    def state(self) -> State:
+        """The state that the cause leads to."""
+        return CONSEQUENCES[self.cause].told
+
+    def final(self) -> Mapping[str, Measurement]:
+        """The last measurement of each name."""
+        return {m.name: m for m in sorted(self.measurements, key=lambda m: m.step)}
+
+
+class RunRecord(Frozen):
+    """One run as it is read back from the store: what tables are made of."""
+
+    run_id: str
+    key: str
+    study: str
+    variant: str
+    scenario: str
+    trial: int
+    block: int
+    seed: int
+    attempt: int
+    state: State
+    cause: Cause | None
+    arm: str
+    knobs: Mapping[str, Scalar]
+    metrics: Mapping[str, float]
+    errors: Mapping[str, float]
+    facts: Mapping[str, str]
+
+
+def digest(value: Any) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of `value` written as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

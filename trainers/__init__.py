@@ -1,0 +1,1 @@
+"""How a run is trained and measured, with torch and TRL; knows nothing of Optuna, MLflow or a database."""
