@@ -1,1 +1,1 @@
-"""The embedded world: a tiny review writer, its text, gold rewards and pairs; knows nothing of DPO, search or stores."""
+"""The embedded world: a tiny review writer, gold rewards and preference pairs; knows no loss and no store."""

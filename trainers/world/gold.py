@@ -1,7 +1,9 @@
-"""The gold rewards of the embedded world: what a review is truly worth in each task; knows words only, no model."""
+"""The gold rewards of the embedded world: what a review is truly worth in each task; knows no model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from trainers.world.grammar import CONTENT_WORDS, END, GRADED, START, Graded, grammar_bigrams
@@ -22,8 +24,9 @@ _GRAMMAR_BIGRAMS: Final = grammar_bigrams()
 class GoldTask:
     """One taste. A graded word weighs ``direction * kind factor * sign(grade) * |grade| ** power``.
 
-    ``direction`` is +1 where praise is wanted and -1 where censure is; ``heart``, ``craft`` and ``verb`` are the factors
-    of the kinds of graded words; ``power`` below 1 levels mild and strong words, above 1 parts them.
+    ``direction`` is +1 where praise is wanted and -1 where censure is; ``heart``, ``craft`` and ``verb`` are
+    the factors of the kinds of graded words; ``power`` below 1 levels mild and strong words, above 1 parts
+    them.
     """
 
     name: str
@@ -36,8 +39,8 @@ class GoldTask:
     def weight(self, graded: Graded) -> float:
         """Weight of a graded word in this task, about -2 to 2."""
         factor: Mapping[str, float] = {"heart": self.heart, "craft": self.craft, "verb": self.verb}
-        sign = 1.0 if graded.grade > 0 else -1.0
-        return self.direction * factor[graded.kind] * sign * abs(graded.grade) ** self.power
+        strength = math.copysign(math.pow(abs(graded.grade), self.power), graded.grade)
+        return self.direction * factor[graded.kind] * strength
 
 
 TASKS: Final = (
@@ -56,18 +59,20 @@ _WEIGHTS: Final = tuple({word: task.weight(graded) for word, graded in GRADED.it
 def gold_reward(completion_words: Sequence[str], ended: bool, task: int) -> float:
     """True worth of a completion, in nats of a Bradley-Terry judge at temperature 1; higher is better.
 
-    ``20 * lexicon - .3 * max(0, n - 14) - .8 * max(0, 6 - n) - 4 * repeated - 15 * broken - 4 * [no end]`` with
+    ``20 * lexicon - .3 * max(0, n - 14) - .8 * max(0, 6 - n) - 4 * repeated - 15 * broken - 4 * [no end]``
+    with
 
     - ``n`` the number of words, without the end token;
-    - ``lexicon`` the sum of the task's weights of graded words, divided by n. A word earns its weight once, and only
-      where the grammar could have put it after its left neighbour, so that a heap of superlatives is worth nothing;
+    - ``lexicon`` the sum of the task's weights of graded words, divided by n. A word earns its weight once,
+      and only where the grammar could have put it after its left neighbour, so that a heap of superlatives is
+      worth nothing;
     - ``repeated`` the share of content words that occurred before in the completion;
-    - ``broken`` the share of neighbours that the grammar never makes, among all: the prompt's colon and the first
-      word, the words, the last word and the end where there is one.
+    - ``broken`` the share of neighbours that the grammar never makes, among all: the prompt's colon and the
+      first word, the words, the last word and the end where there is one.
 
-    It has an interior optimum: length, repetition and broken grammar cost more than they can earn. Coefficients were
-    piloted for a standard deviation of 2 to 3 over the embedded model's own samples. Raises IndexError for a task
-    outside 0 ... N_TASKS - 1.
+    It has an interior optimum: length, repetition and broken grammar cost more than they can earn.
+    Coefficients were piloted for a standard deviation of 2 to 3 over the embedded model's own samples. Raises
+    IndexError for a task outside 0 ... N_TASKS - 1.
     """
     if not 0 <= task < N_TASKS:
         raise IndexError(f"task is {task}; there are tasks 0 to {N_TASKS - 1}")
@@ -102,6 +107,6 @@ def _repeated_share(words: Sequence[str]) -> float:
 def _broken_share(words: Sequence[str], ended: bool) -> float:
     """Share of neighbours outside the grammar; 0 where nothing was written and nothing ended."""
     line = (START, *words, END) if ended else (START, *words)
-    neighbours = list(zip(line, line[1:], strict=False))
+    neighbours = list(pairwise(line))
     broken = sum(pair not in _GRAMMAR_BIGRAMS for pair in neighbours)
     return broken / len(neighbours) if neighbours else 0.0

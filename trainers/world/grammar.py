@@ -1,10 +1,11 @@
-"""The language of the embedded world: words, prompts, reviews and the bigrams they can hold; knows no gold and no model.
+"""The language of the embedded world: words, prompts, reviews and their bigrams; knows no gold and no model.
 
-A prompt is ``a warm review of the new film :`` and a review is one or two sentences such as
-``the plot is quite superb . fans loved its tender score .``. The mood word steers the polarity of the graded words;
-without it, an adapter finds no direction of polarity in the model to move along and DPO learns next to nothing.
+A prompt is ``a warm review of the new film :`` and a review is one or two sentences such as ``the plot is
+quite superb . fans loved its tender score .``. The mood word steers the polarity of the graded words; without
+it, an adapter finds no direction of polarity in the model to move along and DPO learns next to nothing.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -155,11 +156,13 @@ def _fill(rng: np.random.Generator, slot: Slot, mood: Mood, topic: str, used: Se
 
 
 def grammar_bigrams() -> frozenset[tuple[str, str]]:
-    """Exactly the pairs of neighbours that :func:`write_review` can make, with START and END as outer neighbours."""
+    """Exactly the pairs of neighbours that :func:`write_review` can make, with START and END as outer
+    neighbours.
+    """
     within = {
         (left, right)
         for template in TEMPLATES
-        for left_slot, right_slot in zip(template, template[1:], strict=False)
+        for left_slot, right_slot in itertools.pairwise(template)
         for left in left_slot
         for right in right_slot
     }

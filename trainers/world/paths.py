@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def model_path() -> Path:
-    """Folder of the embedded model in Hugging Face form (weights, config, tokenizer), also where the package is installed."""
+    """Folder of the embedded model in Hugging Face form; it is part of the installed package."""
     return Path(__file__).resolve().parent / "model"

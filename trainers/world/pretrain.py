@@ -1,4 +1,4 @@
-"""Makes the embedded model: tokenizer and tiny Llama, taught on generated reviews; knows no gold reward and no pairs.
+"""Makes the embedded model, taught on generated reviews, and its tokenizer; knows no gold and no pairs.
 
 ``python -m trainers.world.pretrain [--output DIR]`` reproduces the model that ships with the package.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -39,10 +39,10 @@ class PretrainOptions:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word, split at whitespace, nothing added before or after; decoding joins words with spaces."""
+    """One token per word or stop, nothing added before or after; decoding joins words with single spaces."""
     words = (PAD, END, UNKNOWN, *vocabulary())
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -86,7 +86,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
 
 
 def pretrain(options: PretrainOptions) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Teaches a fresh model to write reviews of all moods and topics; the same options give the same model."""
+    """Teaches a fresh model to write reviews of all moods and topics; same options, same model."""
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, options.seed)
     rng = np.random.default_rng(options.seed)
@@ -97,13 +97,14 @@ def pretrain(options: PretrainOptions) -> tuple[LlamaForCausalLM, PreTrainedToke
     for step in range(1, options.steps + 1):
         input_ids, labels = _batch(tokenizer, _texts(rng, options.batch))
         loss: Tensor = model(input_ids=input_ids, labels=labels).loss
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 200 == 0 or step == options.steps:
-            print(f"step {step}: {loss.item():.3f} nats per token, {time.perf_counter() - started:.0f} s", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"step {step}: {loss.item():.3f} nats per token, {seconds:.0f} s", flush=True)  # noqa: T201
     return model.eval(), tokenizer
 
 
@@ -142,13 +143,17 @@ def _batch(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]])
 
 def main() -> None:
     """Command line: trains and writes the folder."""
-    parser = argparse.ArgumentParser(description="Train the embedded model and write it as a Hugging Face folder.")
-    parser.add_argument("--output", type=Path, default=model_path(), help="folder to write (default: the package's own)")
+    parser = argparse.ArgumentParser(
+        description="Train the embedded model and write it as a Hugging Face folder."
+    )
+    parser.add_argument(
+        "--output", type=Path, default=model_path(), help="folder to write (default: the package's own)"
+    )
     output: Path = parser.parse_args().output
     model, tokenizer = pretrain(PretrainOptions())
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    print(f"{sum(p.numel() for p in model.parameters())} parameters written to {output}")
+    print(f"{sum(p.numel() for p in model.parameters())} parameters written to {output}")  # noqa: T201
 
 
 if __name__ == "__main__":

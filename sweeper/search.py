@@ -1,0 +1,355 @@
+"""The only speaker of Optuna: strata, asking for trials, telling what became of them.
+
+Knows nothing of how a trial is trained, of MLflow, or of more than one sweep at a time (the caller holds a lock).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from studies.records import Scalar, State, digest
+from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values
+from sweeper.points import Axis, Point, axes, planned_points, quota, to_knobs
+
+_TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
+# Knobs that mean the same for every loss, beside the adapter's shape.
+_SHARED_KNOBS = ("learning_rate",)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as the sweep sees it: where it stands in Optuna, its variant, scenario and knobs.
+
+    `state` is RUNNING for one just asked for, `number` counts within its stratum.
+    """
+
+    stratum: str
+    number: int
+    variant: str
+    scenario: str
+    origin: str
+    knobs: Mapping[str, Scalar]
+    state: State = State.RUNNING
+
+
+@dataclass
+class _Stratum:
+    """One Optuna study and what is left to ask of it. In `mode: search` it holds all arms, else one."""
+
+    study: optuna.Study
+    scenario: str
+    arms: Mapping[str, Arm]
+    todo: list[tuple[str, Point]]
+    adaptive: int
+    requeued: int
+    open: dict[int, optuna.trial.Trial] = field(default_factory=dict)
+
+
+class Search:
+    """All strata of a study in one storage. Opening it creates or migrates the database and adopts the trials that
+    an earlier, killed sweep left RUNNING: they go back to WAITING and are asked for again with the same knobs.
+    """
+
+    def __init__(self, spec: StudySpec, arms: Mapping[str, Arm], url: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        self._spec = spec
+        self._storage = _storage(url)
+        self._strata: dict[str, _Stratum] = {}
+        self._order: list[str] = []
+        self._adaptive = "random" if spec.sampler == "random" else "tpe"
+        self.orphaned: list[str] = []
+        for scenario in spec.scenarios:
+            groups = {"search": dict(arms)} if spec.mode == "search" else {n: {n: a} for n, a in arms.items()}
+            for name, members in groups.items():
+                stratum = f"{spec.study}/{name}/{scenario}"
+                self._strata[stratum] = self._open(stratum, scenario, members)
+                self._order.append(stratum)
+
+    def told(self) -> list[Trial]:
+        """All trials of this study that have ended, oldest first within their stratum."""
+        trials = []
+        for name, stratum in self._strata.items():
+            for frozen in stratum.study.get_trials(deepcopy=False):
+                if frozen.state.is_finished() and "trial" in frozen.user_attrs:
+                    trials.append(_as_trial(name, stratum, frozen))
+        return trials
+
+    def ask(self) -> Trial | None:
+        """The next trial, strata taking turns so that a sweep stopped early is still a fair comparison.
+
+        None when every stratum has its quota (trials that are open count).
+        """
+        for _ in range(len(self._order)):
+            name = self._order.pop(0)
+            self._order.append(name)
+            trial = self._ask(name, self._strata[name])
+            if trial is not None:
+                return trial
+        return None
+
+    def tell(self, trial: Trial, state: State, value: float | None, violated: str | None) -> None:
+        """Close a trial. `value` is the mean objective of its runs, or None; `violated` names the failure that
+        makes the trial infeasible, so that TPE learns to keep away (a FAIL would be invisible to it).
+        """
+        stratum = self._strata[trial.stratum]
+        asked = stratum.open.pop(trial.number)
+        if violated is not None:
+            asked.set_constraint(violated, 1.0)
+        if state is State.PRUNED and value is not None:
+            asked.report(value, step=0)
+        stratum.study.tell(
+            asked,
+            values=value if state is State.COMPLETE else None,
+            state=_TOLD[state],
+        )
+
+    def requeue(self, trial: Trial) -> None:
+        """Put an open trial back: it is asked for again, with the same knobs, by this or a later sweep."""
+        stratum = self._strata[trial.stratum]
+        asked = stratum.open.pop(trial.number)
+        self._storage.set_trial_state_values(asked._trial_id, TrialState.WAITING)
+        stratum.requeued += 1
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def _open(self, name: str, scenario: str, arms: Mapping[str, Arm]) -> _Stratum:
+        spec = self._spec
+        context = _context(spec, scenario, arms)
+        study = self._create(name, spec, arms)
+        if study.user_attrs.get("context", context) != context:
+            self.orphaned.append(name)
+            archive = f"{name}@{study.user_attrs['context']}"
+            optuna.copy_study(
+                from_study_name=name, from_storage=self._storage, to_storage=self._storage, to_study_name=archive
+            )
+            optuna.delete_study(study_name=name, storage=self._storage)
+            study = self._create(name, spec, arms)
+        study.set_user_attr("context", context)
+        counts: Counter[str] = Counter()
+        tried: set[str] = set()
+        for frozen in study.get_trials(deepcopy=False):
+            if frozen.state is TrialState.RUNNING:
+                self._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
+            if frozen.state is not TrialState.FAIL:
+                about = _about(frozen)
+                counts[about["origin"]] += 1
+                tried.add(_point_key(about["variant"], about["params"]))
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        todo, adaptive = self._todo(arms, tried, counts)
+        return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting))
+
+    def _create(self, name: str, spec: StudySpec, arms: Mapping[str, Arm]) -> optuna.Study:
+        return optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            direction=spec.objective.direction,
+            sampler=_sampler(spec, name, arms),
+            pruner=optuna.pruners.NopPruner(),  # Optuna's default would prune on scale alone
+            load_if_exists=True,
+        )
+
+    def _todo(
+        self, arms: Mapping[str, Arm], tried: set[str], counts: Counter[str]
+    ) -> tuple[list[tuple[str, Point]], int]:
+        """The points still to try, and how many trials the adaptive sampler still owes."""
+        spec = self._spec
+        if spec.mode == "search":
+            fixed = [(n, Point("fixed", dict(p))) for n, a in arms.items() for p in a.points]
+            adaptive = spec.budget.trials
+        else:
+            ((name, arm),) = arms.items()
+            fixed = [(name, point) for point in planned_points(spec, arm)]
+            adaptive = quota(spec, arm) - len(fixed)
+        todo = [(n, p) for n, p in fixed if _point_key(n, p.params) not in tried]
+        return todo, max(adaptive - counts[self._adaptive], 0)
+
+    def _ask(self, name: str, stratum: _Stratum) -> Trial | None:
+        study = stratum.study
+        if stratum.requeued > 0:
+            stratum.requeued -= 1
+        elif stratum.todo:
+            variant, point = stratum.todo.pop(0)
+            planned = {"origin": point.origin, "variant": variant, "params": dict(point.params)}
+            study.enqueue_trial({}, user_attrs={"trial": json.dumps(planned)})
+        elif stratum.adaptive > 0:
+            stratum.adaptive -= 1
+        else:
+            return None
+        asked = study.ask()
+        about: dict[str, Any]
+        text = asked.user_attrs.get("trial")
+        if text is None:
+            about = self._suggest(asked, stratum)
+            asked.set_user_attr("trial", json.dumps(about))
+        else:
+            about = json.loads(text)
+            self._write_down(asked, stratum, about)
+        stratum.open[asked.number] = asked
+        arm = stratum.arms[about["variant"]]
+        return Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], to_knobs(arm, about["params"]))
+
+    def _suggest(self, asked: optuna.trial.Trial, stratum: _Stratum) -> dict[str, Any]:
+        """Let the sampler choose: in `mode: search` the variant first, then the knobs of that variant."""
+        names = list(stratum.arms)
+        searching = self._spec.mode == "search"
+        variant = str(asked.suggest_categorical("variant", names)) if searching else names[0]
+        arm = stratum.arms[variant]
+        params = {
+            axis.name: _value(asked, optuna_name(self._spec, arm, axis.name), _distribution(axis))
+            for axis in axes(self._spec, arm)
+        }
+        return {"origin": self._adaptive, "variant": variant, "params": params}
+
+    def _write_down(self, asked: optuna.trial.Trial, stratum: _Stratum, about: Mapping[str, Any]) -> None:
+        """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params.
+
+        A value outside of the space, or a knob that the space does not have, gets a distribution of one point:
+        Optuna allows another range per trial, but not another kind.
+        """
+        arm = stratum.arms[about["variant"]]
+        if self._spec.mode == "search":
+            _value(asked, "variant", CategoricalDistribution(list(stratum.arms)), about["variant"])
+        space = {axis.name: _distribution(axis) for axis in axes(self._spec, arm)}
+        for name, value in about["params"].items():
+            distribution = space.get(name)
+            if distribution is None or not distribution._contains(_inside(distribution, value)):
+                distribution = _single(value)
+            if distribution is not None:
+                _value(asked, optuna_name(self._spec, arm, name), distribution, value)
+
+
+def optuna_name(spec: StudySpec, arm: Arm, knob: str) -> str:
+    """The knob's name in Optuna: in `mode: search` a knob of the loss is the variant's own (`ipo.beta` is another
+    quantity than `sigmoid.beta`), while the learning rate and the adapter's shape are shared.
+    """
+    if spec.mode != "search":
+        return knob
+    loss_knob = not (knob in _SHARED_KNOBS or knob.startswith("lora_") or "weight_decay" in knob)
+    return f"{arm.name}.{knob}" if loss_knob else knob
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _connect_args(url)})
+    if url.startswith("sqlite"):
+        # One writer, and MLflow holds the results: a commit need not wait for the disk, and a reader (the
+        # dashboard) must not block the sweep. https://sqlite.org/pragma.html#pragma_synchronous
+        def pragmas(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        sqlalchemy.event.listen(storage.engine, "connect", pragmas)
+        storage.engine.dispose()
+    return storage
+
+
+def _connect_args(url: str) -> dict[str, Any]:
+    return {"timeout": 60} if url.startswith("sqlite") else {}
+
+
+def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samplers.BaseSampler:
+    """TPE where it is asked for; else one that costs nothing, as we choose the points ourselves."""
+    seed = int(digest([spec.sampler_seed, name]), 16) % 2**31
+    if spec.mode == "search" and spec.sampler != "random":
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(10, 2 * len(arms)))
+    if spec.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(spec.budget.trials // 2, 1)))
+    if spec.sampler == "sobol+tpe":
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _context(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
+    """Digest of what all trials of a stratum share. Trials of another context are other questions.
+
+    Neither the space nor the budget belongs to it: widening a range keeps the trials inside.
+    """
+    return digest(
+        {
+            "trainer": spec.trainer,
+            "data": spec.data.model_dump(mode="json"),
+            "scenario": spec.scenarios[scenario].model_dump(mode="json"),
+            "evaluation": spec.evaluation.model_dump(mode="json"),
+            "objective": [spec.objective.metric, spec.objective.direction],
+            "arms": {name: dict(arm.settings) for name, arm in arms.items()},
+        }
+    )
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    match axis.distribution:
+        case FloatRange(low=low, high=high, log=log):
+            return FloatDistribution(low, high, log=log)
+        case IntRange(low=low, high=high, log=log):
+            return IntDistribution(low, high, log=log)
+        case Values(values=values):
+            return CategoricalDistribution(values)
+
+
+def _single(value: Scalar) -> BaseDistribution | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)
+
+
+def _inside(distribution: BaseDistribution, value: Scalar) -> float:
+    """The value as Optuna stores it, or NaN (which no distribution contains) where it is none of its choices."""
+    try:
+        return float(distribution.to_internal_repr(value))
+    except ValueError:
+        return float("nan")
+
+
+def _value(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution, fixed: Scalar = None) -> Scalar:
+    """The trial's value for `name`: the one given, or the sampler's."""
+    if fixed is not None:
+        storage, trial_id = asked.storage, asked._trial_id
+        if name not in asked.params:
+            storage.set_trial_param(trial_id, name, distribution.to_internal_repr(fixed), distribution)
+            asked._cached_frozen_trial.params[name] = fixed
+        return fixed
+    match distribution:
+        case FloatDistribution():
+            return asked.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+        case IntDistribution():
+            return asked.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+        case CategoricalDistribution():
+            choice: Scalar = asked.suggest_categorical(name, distribution.choices)
+            return choice
+    raise TypeError(f"no knob is drawn from {distribution!r}")
+
+
+def _about(frozen: FrozenTrial) -> dict[str, Any]:
+    text = frozen.user_attrs.get("trial")
+    return json.loads(text) if text else {"origin": "tpe", "variant": "", "params": {}}
+
+
+def _point_key(variant: str, params: Mapping[str, Scalar]) -> str:
+    return digest([variant, {k: float(v) if isinstance(v, int) else v for k, v in params.items()}])
+
+
+def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
+    about = _about(frozen)
+    arm = stratum.arms[about["variant"]]
+    return Trial(
+        name,
+        frozen.number,
+        arm.name,
+        stratum.scenario,
+        about["origin"],
+        to_knobs(arm, about["params"]),
+        State(frozen.state.name),
+    )

@@ -1,0 +1,313 @@
+"""Preference pairs of the embedded world: sampled from its model, judged by a gold task; knows no trainer and
+no loss.
+
+Texts are made for TRL's explicit-prompt, non-conversational form: a prompt ends in ``:``, a completion begins
+with a space and carries no end token, which TRL appends. Tokenising ``prompt + completion + end`` then gives
+back the sampled ids exactly, so completions that ran into the cap without an end are never part of a pair.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from trainers.world.gold import N_TASKS, TASKS, gold_reward
+from trainers.world.grammar import MAX_WORDS, Mood, prompts
+from trainers.world.paths import model_path
+
+Writer = Literal["same", "better", "worse"]
+
+_SPARE: Final = 1.1
+"""Candidate pairs drawn per pair asked for in one go; a tenth is more than is usually skipped."""
+_COMPACT_BELOW: Final = 0.75
+"""While sampling, finished rows leave the batch when fewer than this share of it is still being written."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion: its words without the end token, and whether it ended before the cap."""
+
+    prompt: str
+    words: tuple[str, ...]
+    ended: bool
+
+    @property
+    def text(self) -> str:
+        """The completion as TRL wants it: a leading space, single spaces, no end token; empty for no
+        words.
+        """
+        return " " + " ".join(self.words) if self.words else ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One preference pair with the gold reward of both sides, of which a trainer sees only the three
+    texts.
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+    gold_chosen: float
+    gold_rejected: float
+
+
+@dataclass(frozen=True)
+class WorldOptions:
+    """What pairs to make.
+
+    ``writer``: who wrote both sides: the model itself, or the model asked for the mood that this task's gold
+    likes (``better``) or dislikes (``worse``); the pair carries the plain prompt all the same.
+    ``temperature`` of the judge: a side is chosen with probability ``sigmoid((its gold - the other's) /
+    temperature)``; at 0 the better one always.
+    """
+
+    pairs: int = 2048
+    eval_pairs: int = 512
+    writer: Writer = "same"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for counts below one, an unknown writer or a negative or non-finite
+        temperature.
+        """
+        if self.pairs < 1 or self.eval_pairs < 1:
+            raise ValueError(
+                f"pairs is {self.pairs} and eval_pairs {self.eval_pairs}; both must be at least 1"
+            )
+        if self.writer not in ("same", "better", "worse"):
+            raise ValueError(f"writer is {self.writer!r}; it must be 'same', 'better' or 'worse'")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
+            raise ValueError(f"temperature is {self.temperature}; it must be a finite number, 0 or more")
+
+
+@dataclass(frozen=True)
+class WorldPairs:
+    """Pairs of one block, and the plain prompts that policies are sampled under when they are evaluated."""
+
+    train: tuple[Row, ...]
+    evaluation: tuple[Row, ...]
+    prompts: tuple[str, ...]
+
+
+def task_of(block: int) -> int:
+    """Gold task of a block: blocks go round the tasks, so that N_TASKS blocks in a row hold each once."""
+    if block < 0:
+        raise ValueError(f"block is {block}; it must be 0 or more")
+    return block % N_TASKS
+
+
+def load_model() -> PreTrainedModel:
+    """The embedded model, freshly loaded, in float32 and evaluation mode, on the CPU."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32)
+    return model.eval()
+
+
+def load_tokenizer() -> PreTrainedTokenizerBase:
+    """The embedded model's tokenizer, freshly loaded."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path())
+    return tokenizer
+
+
+def make_pairs(options: WorldOptions, block: int) -> WorldPairs:
+    """Pairs of a block: a gold task (:func:`task_of`) and a draw of completions and labels that no other
+    block shares.
+
+    The same options and block give the same pairs. Fewer pairs of the same block are the first of more of
+    them, and the judge's temperature changes labels only. Evaluation pairs are judged like training pairs and
+    drawn from another stream; measure them with :func:`noise_free_accuracy`, which does not look at the noisy
+    labels.
+    """
+    task = task_of(block)
+    model, tokenizer = load_model(), load_tokenizer()
+    return WorldPairs(
+        train=_draw_rows(model, tokenizer, options, options.pairs, task, (block, 0)),
+        evaluation=_draw_rows(model, tokenizer, options, options.eval_pairs, task, (block, 1)),
+        prompts=prompts("plain"),
+    )
+
+
+def _draw_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    options: WorldOptions,
+    n: int,
+    task: int,
+    stream: tuple[int, int],
+) -> tuple[Row, ...]:
+    """The first n usable pairs of an endless stream of candidate pairs."""
+    candidates = math.ceil(n * _SPARE) + 8
+    while len(rows := _usable_rows(model, tokenizer, options, candidates, task, stream)) < n:
+        candidates *= 2
+    return rows[:n]
+
+
+def _usable_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    options: WorldOptions,
+    candidates: int,
+    task: int,
+    stream: tuple[int, int],
+) -> tuple[Row, ...]:
+    """Judges the first candidates of a stream and keeps the pairs that can be learnt from, in order."""
+    seeds = np.random.SeedSequence(stream).spawn(3)
+    asked_mood = _mood_of(options.writer, task)
+    picks = (np.random.default_rng(seeds[0]).random(candidates) * len(prompts())).astype(int)
+    asked = [prompts(asked_mood)[pick] for pick in picks for _ in range(2)]
+    completions = sample_completions(model, tokenizer, asked, seeds[1])
+    draws = np.random.default_rng(seeds[2]).random(candidates)
+    special = frozenset(tokenizer.all_special_tokens)
+    rows = []
+    for pick, draw, a, b in zip(picks, draws, completions[::2], completions[1::2], strict=True):
+        if a.words == b.words or not all(_can_be_text(side, special) for side in (a, b)):
+            continue
+        gold_a, gold_b = (gold_reward(side.words, side.ended, task) for side in (a, b))
+        plain = prompts("plain")[pick]
+        if draw < preference(gold_a - gold_b, options.temperature):
+            rows.append(Row(plain, a.text, b.text, gold_a, gold_b))
+        else:
+            rows.append(Row(plain, b.text, a.text, gold_b, gold_a))
+    return tuple(rows)
+
+
+def _can_be_text(completion: Completion, special: frozenset[str]) -> bool:
+    """Whether TRL will read the completion's text back as the ids that were sampled."""
+    return completion.ended and bool(completion.words) and special.isdisjoint(completion.words)
+
+
+def _mood_of(writer: Writer, task: int) -> Mood:
+    """Mood that a writer is asked for: one that the task's gold likes, dislikes, or neither."""
+    if writer == "same":
+        return "plain"
+    wants_praise = TASKS[task].direction > 0
+    return "warm" if wants_praise == (writer == "better") else "cold"
+
+
+def preference(gold_difference: float, temperature: float) -> float:
+    """Bradley-Terry probability that the first side is chosen; a step with one half at a tie for
+    temperature 0.
+    """
+    if temperature == 0.0:
+        return 0.5 if gold_difference == 0.0 else float(gold_difference > 0.0)
+    return 0.5 * (1.0 + math.tanh(0.5 * gold_difference / temperature))
+
+
+def label_agreement(rows: Sequence[Row]) -> float:
+    """Share of pairs whose chosen side has the higher gold; ties count one half. Raises ValueError without
+    rows.
+    """
+    return noise_free_accuracy([1.0] * len(rows), rows)
+
+
+def noise_free_accuracy(margins: Sequence[float], rows: Sequence[Row]) -> float:
+    """Share of pairs that a margin (chosen over rejected) ranks as gold does, whatever the label; ties one
+    half.
+
+    Margins of a trained policy are in nats: its log-ratio to the reference on the chosen side less the
+    rejected. Raises ValueError where the lengths differ or are zero.
+    """
+    if len(margins) != len(rows) or not rows:
+        raise ValueError(f"{len(margins)} margins for {len(rows)} rows; both must be the same and at least 1")
+    agreements = [
+        (1.0 + _sign(margin) * _sign(row.gold_chosen - row.gold_rejected)) / 2.0
+        for margin, row in zip(margins, rows, strict=True)
+    ]
+    return sum(agreements) / len(agreements)
+
+
+def _sign(value: float) -> int:
+    """-1, 0 or 1."""
+    return (value > 0) - (value < 0)
+
+
+def sample_completions(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[str],
+    seed: int | np.random.SeedSequence,
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = MAX_WORDS,
+    batch_size: int = 1024,
+) -> tuple[Completion, ...]:
+    """One completion for each prompt, in order, from the untruncated softmax; every prompt must have the same
+    length.
+
+    Each token is found by inversion from a uniform of its own, fixed by seed, row and position. So a row's
+    completion does not depend on what else is in the batch, and policies sampled with one seed share their
+    randomness. Raises ValueError for prompts of different token lengths. The model's training mode is kept.
+    """
+    prompt_ids = [tokenizer(text)["input_ids"] for text in asked]
+    if len({len(ids) for ids in prompt_ids}) > 1:
+        raise ValueError("the prompts have different numbers of tokens; sample each length by itself")
+    uniforms = np.random.default_rng(seed).random((len(asked), max_new_tokens))
+    was_training = model.training
+    model.eval()
+    token_rows: list[list[int]] = []
+    for start in range(0, len(asked), batch_size):
+        batch = slice(start, start + batch_size)
+        tokens = _sample_batch(
+            model, torch.tensor(prompt_ids[batch]), uniforms[batch], tokenizer, temperature
+        )
+        token_rows.extend(tokens.tolist())
+    model.train(was_training)
+    words: Mapping[int, str] = {i: word for word, i in tokenizer.get_vocab().items()}
+    return tuple(
+        _completion(text, tokens, tokenizer.eos_token_id, words)
+        for text, tokens in zip(asked, token_rows, strict=True)
+    )
+
+
+def _completion(prompt: str, tokens: Sequence[int], end: int, words: Mapping[int, str]) -> Completion:
+    """A completion from its token ids, cut before the first end token."""
+    ended = end in tokens
+    written = tokens[: tokens.index(end)] if ended else tokens
+    return Completion(prompt, tuple(words[token] for token in written), ended)
+
+
+@torch.inference_mode()
+def _sample_batch(
+    model: torch.nn.Module,
+    prompt_ids: Tensor,
+    uniforms: npt.NDArray[np.float64],
+    tokenizer: PreTrainedTokenizerBase,
+    temperature: float,
+) -> Tensor:
+    """Sampled token ids [rows, tokens], filled with the end token behind the end."""
+    device = next(model.parameters()).device
+    end = tokenizer.eos_token_id
+    rows, steps = uniforms.shape
+    thresholds = torch.from_numpy(uniforms)
+    tokens = torch.full((rows, steps), end)
+    active = torch.arange(rows)
+    inputs, cache = prompt_ids, None
+    for step in range(steps):
+        output = model(input_ids=inputs.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = output.past_key_values
+        drawn = _invert(output.logits[:, -1].cpu().double() / temperature, thresholds[active, step])
+        drawn = torch.where(tokens[active, step - 1] == end, end, drawn) if step else drawn
+        tokens[active, step] = drawn
+        writing = (drawn != end).nonzero().flatten()
+        if len(writing) == 0:
+            break
+        if len(writing) < _COMPACT_BELOW * len(active):
+            active, drawn = active[writing], drawn[writing]
+            cache.batch_select_indices(writing.to(device))
+        inputs = drawn[:, None]
+    return tokens
+
+
+def _invert(logits: Tensor, thresholds: Tensor) -> Tensor:
+    """Token ids [rows] where the cumulated probabilities of logits [rows, vocabulary] pass the thresholds
+    [rows].
+    """
+    cumulated = logits.softmax(-1).cumsum(-1)
+    passed: Tensor = (cumulated < (thresholds * cumulated[:, -1])[:, None]).sum(-1)
+    return passed.clamp(max=logits.shape[-1] - 1)
