@@ -14,12 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import qmc
 
+from studies.losses import simplex_weights, weight_names
 from studies.records import Scalar
 from studies.spec import Arm, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
 
 # A scrambled Sobol sequence draws its scrambling for all dimensions at once, so a column keeps its numbers when a
 # knob is added only if the number of columns never changes.
 DIMENSIONS = 32
+
+# The arms of the design that a trial can belong to; the confirm phase is a fourth.
+FIXED, UNBIASED, ADAPTIVE, CONFIRM = "fixed", "unbiased", "tpe", "confirm"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def axes(spec: StudySpec, arm: Arm) -> tuple[Axis, ...]:
     found: list[Axis] = []
     own = len(spec.space)
     for name, distribution in arm.space.items():
-        names = simplex_axes(arm) if isinstance(distribution, Simplex) else [name]
+        names = weight_names(arm.losses) if isinstance(distribution, Simplex) else [name]
         for axis in names:
             if name in spec.space and not isinstance(distribution, Simplex):
                 column = list(spec.space).index(name)
@@ -52,11 +56,6 @@ def axes(spec: StudySpec, arm: Arm) -> tuple[Axis, ...]:
                 column, own = own, own + 1
             found.append(Axis(axis, _range(distribution), column))
     return tuple(found)
-
-
-def simplex_axes(arm: Arm) -> list[str]:
-    """Names of the K-1 numbers that stand for the weights of the arm's K losses."""
-    return [f"loss_weights.{loss}" for loss in arm.losses[1:]]
 
 
 def _range(distribution: Distribution) -> FloatRange | IntRange | Values:
@@ -68,18 +67,17 @@ def planned_points(spec: StudySpec, arm: Arm) -> tuple[Point, ...]:
 
     With a larger budget the same points come first. Points of `tpe` are not known; `sobol+tpe` gives its first half.
     """
-    fixed = tuple(Point("fixed", dict(point)) for point in arm.points)
+    fixed = tuple(Point(FIXED, dict(point)) for point in arm.points)
     over = axes(spec, arm)
     if not over:
-        return fixed or (Point("fixed", {}),)
+        return fixed or (Point(FIXED, {}),)
     sampler = spec.sampler
     if sampler == "grid":
         return fixed + _grid(spec, over)
     count = {"tpe": 0, "sobol+tpe": (spec.budget.trials + 1) // 2}.get(sampler, spec.budget.trials)
     unit = _uniform(spec.sampler_seed, count) if sampler == "random" else _sobol(spec.sampler_seed, count)
-    origin = "random" if sampler == "random" else "sobol"
     corners = _corners(arm)
-    points = [Point(origin, {a.name: value_at(a.distribution, float(row[a.column])) for a in over}) for row in unit]
+    points = [Point(UNBIASED, {a.name: value_at(a.distribution, float(row[a.column])) for a in over}) for row in unit]
     return fixed + tuple(
         Point(p.origin, {**p.params, **corners[i]}) if i < len(corners) else p for i, p in enumerate(points)
     )
@@ -108,25 +106,11 @@ def value_at(distribution: FloatRange | IntRange | Values, unit: float) -> Scala
 
 def to_knobs(arm: Arm, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The knobs of a trial: its params, with the numbers that stand for a simplex made weights."""
-    names = simplex_axes(arm)
+    names = weight_names(arm.losses)
     if "loss_weights" not in arm.space or not all(n in params for n in names):
         return dict(params)
     weights = simplex_weights([_number(params[n]) for n in names])
     return {**params, **dict(zip(names, weights[1:], strict=True))}
-
-
-def simplex_weights(numbers: Sequence[float]) -> list[float]:
-    """K weights with sum 1 from K-1 numbers in [0, 1]; uniform numbers give weights uniform on the simplex.
-
-    Stick breaking: each number breaks a part off what is left for the second, third ... loss, and the first loss
-    takes the rest. For two losses the number is the second one's weight.
-    """
-    left, weights = 1.0, []
-    for i, number in enumerate(numbers):
-        part = left * (1.0 - (1.0 - number) ** (1.0 / (len(numbers) - i)))
-        weights.append(part)
-        left -= part
-    return [max(left, 0.0), *weights]
 
 
 def _number(value: Scalar) -> float:
@@ -138,12 +122,12 @@ def _number(value: Scalar) -> float:
 def _corners(arm: Arm) -> list[dict[str, Scalar]]:
     """For each loss of a mixture with `corners`, the numbers at which it has all the weight.
 
-    A number of 1 gives all that is left to that loss, see `simplex_weights`.
+    A number of 1 gives all that is left to that loss, see `studies.losses.simplex_weights`.
     """
     distribution = arm.space.get("loss_weights")
     if not isinstance(distribution, Simplex) or not distribution.corners:
         return []
-    names = simplex_axes(arm)
+    names = weight_names(arm.losses)
     pure = [dict.fromkeys(names, 0.0)]
     pure += [{n: float(n == name) for n in names} for name in names]
     return [dict(point) for point in pure]
@@ -168,4 +152,4 @@ def _grid(spec: StudySpec, over: Sequence[Axis]) -> tuple[Point, ...]:
     order = np.random.default_rng(spec.sampler_seed).permutation(len(combinations))
     limit = spec.budget.trials if "trials" in spec.budget.model_fields_set else len(combinations)
     names = [axis.name for axis in over]
-    return tuple(Point("grid", dict(zip(names, combinations[i], strict=True))) for i in order[:limit])
+    return tuple(Point(UNBIASED, dict(zip(names, combinations[i], strict=True))) for i in order[:limit])

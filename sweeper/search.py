@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.records import Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values
-from sweeper.points import Axis, Point, axes, planned_points, quota, to_knobs
+from sweeper.points import ADAPTIVE, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
 # Knobs that mean the same for every loss, beside the adapter's shape.
@@ -67,7 +67,7 @@ class Search:
         self._storage = _storage(url)
         self._strata: dict[str, _Stratum] = {}
         self._order: list[str] = []
-        self._adaptive = "random" if spec.sampler == "random" else "tpe"
+        self._adaptive = UNBIASED if spec.sampler == "random" else ADAPTIVE
         self.orphaned: list[str] = []
         for scenario in spec.scenarios:
             groups = {"search": dict(arms)} if spec.mode == "search" else {n: {n: a} for n, a in arms.items()}
@@ -76,14 +76,16 @@ class Search:
                 self._strata[stratum] = self._open(stratum, scenario, members)
                 self._order.append(stratum)
 
-    def told(self) -> list[Trial]:
-        """All trials of this study that have ended, oldest first within their stratum."""
-        trials = []
-        for name, stratum in self._strata.items():
-            for frozen in stratum.study.get_trials(deepcopy=False):
-                if frozen.state.is_finished() and "trial" in frozen.user_attrs:
-                    trials.append(_as_trial(name, stratum, frozen))
-        return trials
+    def trials(self) -> list[Trial]:
+        """All trials of this study, oldest first within their stratum. One that waits to be asked for again is
+        RUNNING here: its runs may have begun.
+        """
+        return [
+            _as_trial(name, stratum, frozen)
+            for name, stratum in self._strata.items()
+            for frozen in stratum.study.get_trials(deepcopy=False)
+            if "trial" in frozen.user_attrs
+        ]
 
     def ask(self) -> Trial | None:
         """The next trial, strata taking turns so that a sweep stopped early is still a fair comparison.
@@ -168,7 +170,7 @@ class Search:
         """The points still to try, and how many trials the adaptive sampler still owes."""
         spec = self._spec
         if spec.mode == "search":
-            fixed = [(n, Point("fixed", dict(p))) for n, a in arms.items() for p in a.points]
+            fixed = [(n, Point(FIXED, dict(p))) for n, a in arms.items() for p in a.points]
             adaptive = spec.budget.trials
         else:
             ((name, arm),) = arms.items()
@@ -334,7 +336,7 @@ def _value(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution,
 
 def _about(frozen: FrozenTrial) -> dict[str, Any]:
     text = frozen.user_attrs.get("trial")
-    return json.loads(text) if text else {"origin": "tpe", "variant": "", "params": {}}
+    return json.loads(text) if text else {"origin": ADAPTIVE, "variant": "", "params": {}}
 
 
 def _point_key(variant: str, params: Mapping[str, Scalar]) -> str:
@@ -351,5 +353,5 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         stratum.scenario,
         about["origin"],
         to_knobs(arm, about["params"]),
-        State(frozen.state.name),
+        State(frozen.state.name) if frozen.state.is_finished() else State.RUNNING,
     )

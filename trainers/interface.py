@@ -51,6 +51,9 @@ TRAINERS: Mapping[str, str] = {
 
 
 def load_trainer(name: str) -> Trainer:
-    """The trainer called `name`; raises KeyError for a name that is not in TRAINERS."""
-    module, _, attribute = TRAINERS[name].partition(":")
+    """The trainer called `name`: one of TRAINERS, or `module:Class` for one's own.
+
+    Raises KeyError for a name that is neither, ImportError or AttributeError for a class that is not there.
+    """
+    module, _, attribute = (name if ":" in name else TRAINERS[name]).partition(":")
     return cast(Trainer, getattr(importlib.import_module(module), attribute)())

@@ -1,0 +1,201 @@
+"""Reads the runs of a study back from MLflow as records; knows nothing of tables, Optuna or how runs were written.
+
+The names of tags are those of `RunRecord`'s fields; `sweeper/tracking.py` writes them and a round-trip test holds
+the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from studies.records import Cause, RunRecord, Scalar, State
+
+SQLITE = "sqlite:///"
+KIND = "kind"
+SWEEP, RUN = "sweep", "run"
+SUPERSEDED = "superseded"
+ERROR_SUFFIX = "_se"
+FACT_PREFIX = "fact."
+# Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
+NON_FINITE = "non_finite"
+PLAIN_FACTS = ("message", "adapter", NON_FINITE)
+PAGE = 1000
+
+
+class StoreError(Exception):
+    """A store that cannot be used as asked: says what is wrong with which store and what to do."""
+
+
+class StoreMissing(StoreError):
+    """There is no such store, or it does not hold the study."""
+
+
+def store_uri(uri: str | None, folder: Path) -> str:
+    """Where MLflow's records are: `uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in `folder`; absolute.
+
+    Always absolute, since MLflow resolves a relative one against the folder a process happens to be in, and prefers
+    a stray `mlruns` there.
+    """
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if not given.startswith(SQLITE):
+        return given
+    return SQLITE + str((folder / unquote(given.removeprefix(SQLITE))).absolute())
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, None for any other kind of store."""
+    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+
+
+def connect(uri: str) -> Any:
+    """An MlflowClient of the store, quiet and without MLflow's usage reports; makes or checks its tables.
+
+    Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise StoreError(_unusable(uri, str(error))) from error
+    return client
+
+
+def _unusable(uri: str, reason: str) -> str:
+    """What to say of a store that MLflow refused."""
+    if "out-of-date database schema" in reason:
+        return (
+            f"The MLflow store {uri} was made by another version of MLflow. Stop everything that uses it, copy it "
+            f"to a safe place, then run: mlflow db upgrade {uri}"
+        )
+    first_line = reason.splitlines()[0] if reason else "no reason given"
+    return (
+        f"MLflow cannot use the store {uri}: {first_line} "
+        f"Give a store that it can, such as {SQLITE}mlflow.db, in MLFLOW_TRACKING_URI."
+    )
+
+
+def load_records(uri: str, study: str) -> list[RunRecord]:
+    """All runs of the study that MLflow knows, running ones among them and superseded attempts not, oldest first.
+
+    Only reads. Raises StoreMissing where the store or the study is not there, StoreError where a run's tags were
+    edited so that it can no longer be understood.
+    """
+    _check_exists(uri)
+    client = connect(uri)
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
+        raise StoreMissing(f"The store {uri} holds no study {study!r}; it holds: {known or 'none'}.")
+    runs = read_runs(client, experiment.experiment_id)
+    return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
+
+
+def _check_exists(uri: str) -> None:
+    """Raise StoreMissing for a SQLite file that is not an MLflow store: MLflow would silently make it one."""
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    missing = f"There is no MLflow store at {file}; `sweeper run` makes one, or give its place in MLFLOW_TRACKING_URI."
+    if not file.is_file():
+        raise StoreMissing(missing)
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        raise StoreMissing(missing) from error
+    if "experiments" not in tables:
+        raise StoreMissing(missing)
+
+
+def read_runs(client: Any, experiment_id: str) -> Iterator[Any]:
+    """All MLflow runs of kind `run` in the experiment, oldest first, a page a query."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.{KIND} = '{RUN}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=PAGE,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def run_state(run: Any) -> State:
+    """The state of an MLflow run; one that was not closed is RUNNING whatever its tags say."""
+    if run.info.status in ("RUNNING", "SCHEDULED"):
+        return State.RUNNING
+    return State(run.data.tags["state"])
+
+
+def to_record(study: str, run: Any) -> RunRecord:
+    """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
+    tags: Mapping[str, str] = run.data.tags
+    ended_non_finite = tags.get(NON_FINITE, "").split(", ")
+    values = {name: value for name, value in run.data.metrics.items() if name not in ended_non_finite}
+    errors = {name: values[name + ERROR_SUFFIX] for name in values if name + ERROR_SUFFIX in values}
+    error_names = {name + ERROR_SUFFIX for name in run.data.metrics}
+    facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
+    try:
+        return RunRecord(
+            run_id=run.info.run_id,
+            key=tags["key"],
+            study=study,
+            variant=tags["variant"],
+            scenario=tags["scenario"],
+            trial=int(tags["trial"]),
+            block=int(tags["block"]),
+            seed=int(tags["seed"]),
+            attempt=int(tags["attempt"]),
+            state=run_state(run),
+            cause=Cause(tags["cause"]) if "cause" in tags else None,
+            arm=tags["arm"],
+            knobs={name: decode(text) for name, text in run.data.params.items()},
+            metrics={name: value for name, value in values.items() if name not in error_names},
+            errors=errors,
+            facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
+        )
+    except (KeyError, ValueError) as error:
+        raise StoreError(
+            f"The tags of MLflow run {run.info.run_id} ({run.info.run_name}) cannot be read: {error}. Tags that "
+            "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
+        ) from error
+
+
+def encode(value: Scalar) -> str:
+    """A knob as the text of an MLflow parameter: as people write it, quoted only where text looks like a number."""
+    if isinstance(value, str) and not _is_json(value):
+        return value
+    return json.dumps(value)
+
+
+def decode(text: str) -> Scalar:
+    """The knob that `encode` wrote as `text`."""
+    if not _is_json(text):
+        return text
+    value: Scalar = json.loads(text)
+    return value
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

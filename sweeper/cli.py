@@ -1,0 +1,266 @@
+"""The command line: parse, call, print. Knows no Optuna, MLflow or torch; heavy modules load inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from dashboards.tables import Format, Row
+    from studies.spec import Arm, StudySpec
+
+app = typer.Typer(
+    help="Which DPO loss, with which settings, for my model and my data?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as base.max_steps=60")]
+Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [default: sqlite:///optuna.db]")]
+
+
+def main() -> None:
+    """Entry point of the command `sweeper`."""
+    app()
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="study file to write")],
+    model: Annotated[str, typer.Option(help="Hub id or path of the base model")] = "embedded",
+    dataset: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
+) -> None:
+    """Write a study file to start from."""
+    from sweeper.starter import write_starter
+
+    if file.exists():
+        _refuse([f"{file} exists already: give another name, or remove it first."])
+    write_starter(file, model, dataset)
+    typer.echo(f"Wrote {file}. Look at what it would run with: sweeper plan {file}")
+
+
+@app.command()
+def plan(study: Study, settings: Set = None) -> None:
+    """Show every trial that a study would run; trains nothing."""
+    from rich.console import Console
+
+    from sweeper.plan import make_plan
+    from sweeper.show import print_plan
+
+    spec, arms, _ = _load(study, settings)
+    print_plan(make_plan(spec, arms), Console(highlight=False))
+
+
+@app.command()
+def run(
+    study: Study,
+    settings: Set = None,
+    executor: Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")] = "process",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Train what is missing of a study; run it again to resume."""
+    from rich.console import Console
+
+    from sweeper.session import AlreadyRunning, places, run_session
+    from sweeper.show import Display
+
+    if executor not in ("process", "inline"):
+        _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
+    spec, arms, text = _load(study, settings)
+    _check_data(spec)
+    where = places(spec, Path.cwd(), storage)
+    console = Console(highlight=False)
+    _quiet_libraries()
+    with _store_errors(), Display(spec.study, console) as display:
+        try:
+            outcome = run_session(
+                spec, arms, text, where, executor, workers, display.progress, display.say, lambda: _files(spec, arms)
+            )
+        except AlreadyRunning as error:
+            _refuse([str(error)])
+        except KeyboardInterrupt:
+            display.say(f"Stopped at once. Go on with: sweeper run {study}")
+            raise typer.Exit(1) from None
+    with _store_errors():
+        typer.echo(_render(_rows(spec, arms), "text"))
+    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    if outcome.stopped or outcome.failed:
+        console.print(f"Go on with: sweeper run {study}")
+        raise typer.Exit(1)
+    console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
+
+
+@app.command()
+def status(study: Study, settings: Set = None) -> None:
+    """Count a study's runs by stratum and state, with rate and time left."""
+    from rich.console import Console
+
+    from sweeper.show import print_status
+
+    spec, arms, _ = _load(study, settings)
+    with _store_errors():
+        records = _records(spec)
+    print_status(spec, arms, records, Console(highlight=False))
+
+
+@app.command()
+def table(
+    study: Study,
+    format: Annotated[str, typer.Option(help="text, markdown, csv or json")] = "text",
+    output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
+    settings: Set = None,
+) -> None:
+    """Print the comparison table, rebuilt from MLflow alone."""
+    from dashboards.tables import FORMATS
+
+    kinds = {name: name for name in FORMATS}
+    if format not in kinds:
+        _refuse([f"--format {format}: valid are {', '.join(FORMATS)}."])
+    spec, arms, _ = _load(study, settings)
+    with _store_errors():
+        text = _render(_rows(spec, arms), kinds[format])  # type: ignore[arg-type]
+    if output is None:
+        typer.echo(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+
+
+@app.command()
+def export(
+    study: Study,
+    variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
+    trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
+    output: Annotated[Path, typer.Option(help="file to write")] = Path("best.yaml"),
+    settings: Set = None,
+) -> None:
+    """Write the best config as a file that stock `trl dpo --config` runs."""
+    from sweeper.export import ExportError, export_best
+
+    spec, arms, _ = _load(study, settings)
+    with _store_errors():
+        records = _records(spec)
+        try:
+            chosen = export_best(spec, arms, records, _rows(spec, arms), variant, trial, output)
+        except ExportError as error:
+            _refuse([str(error)])
+    typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on the store in this folder."""
+    from dashboards.load import store_uri
+
+    uri = store_uri(None, Path.cwd())
+    typer.echo(f"MLflow UI of {uri} on http://{host}:{port}")
+    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices and stores, and what is missing."""
+    from rich.console import Console
+
+    from sweeper.doctor import examine, print_findings
+
+    findings = examine(Path.cwd())
+    print_findings(findings, Console(highlight=False))
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
+    """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
+    from studies.spec import StudyError, arms, load_study
+
+    try:
+        spec = load_study(study, settings or ())
+        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
+    except StudyError as error:
+        _refuse(error.problems)
+
+
+def _check_data(spec: StudySpec) -> None:
+    """Exit with 2 where local data cannot be used, before any store is made."""
+    if spec.trainer != "dpo" or spec.data.path == "embedded":
+        return
+    from trainers.data import check_data
+
+    problems = check_data(spec.data)
+    if problems:
+        _refuse(problems)
+
+
+def _rows(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Row, ...]:
+    from dashboards.tables import Stratum, comparison
+    from sweeper.points import quota
+
+    each = len(spec.runs.blocks) * len(spec.runs.seeds)
+    strata = [
+        Stratum(arm.name, scenario, arm.losses, 0 if spec.mode == "search" else quota(spec, arm), each)
+        for scenario in spec.scenarios
+        for arm in arms.values()
+    ]
+    return comparison(_records(spec), spec.objective, strata)
+
+
+def _records(spec: StudySpec):  # type: ignore[no-untyped-def]
+    from dashboards.load import load_records, store_uri
+
+    return load_records(store_uri(None, Path.cwd()), spec.study)
+
+
+def _render(rows: tuple[Row, ...], format: Format) -> str:
+    from dashboards.tables import render
+
+    return render(rows, format)
+
+
+def _files(spec: StudySpec, arms: Mapping[str, Arm]) -> Mapping[str, str]:
+    rows = _rows(spec, arms)
+    return {
+        "table.txt": _render(rows, "text"),
+        "table.md": _render(rows, "markdown"),
+        "table.csv": _render(rows, "csv"),
+    }
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Exit with 2 and the store's own words where it is missing or cannot be used."""
+    from dashboards.load import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        _refuse([str(error)])
+
+
+def _quiet_libraries() -> None:
+    """Keep library chatter of this process out of the progress display."""
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+def _refuse(problems: tuple[str, ...] | list[str]) -> NoReturn:
+    """Print every problem on standard error and exit with 2."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    raise typer.Exit(2)

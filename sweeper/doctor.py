@@ -1,0 +1,95 @@
+"""Checks what a sweep needs on this machine: versions, devices, stores, disk; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from rich.console import Console
+
+from dashboards.load import sqlite_file, store_uri
+
+FREE_GIB = 2.0  # below this a sweep's checkpoints and databases are at risk
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what it is, what was found, whether a sweep can live with it, and else the remedy."""
+
+    what: str
+    found: str
+    good: bool = True
+    remedy: str = ""
+
+
+def examine(folder: Path) -> tuple[Finding, ...]:
+    """Everything that a sweep in `folder` depends on."""
+    return (
+        Finding("python", platform.python_version()),
+        *_packages(),
+        _devices(),
+        _disk(folder),
+        *_stores(folder),
+    )
+
+
+def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
+    """One line each, with the remedy under what is not good."""
+    for finding in findings:
+        mark = "[green]ok[/green]     " if finding.good else "[red]missing[/red]"
+        console.print(f"{mark} {finding.what}: {finding.found}")
+        if finding.remedy:
+            console.print(f"        {finding.remedy}")
+
+
+def _packages() -> list[Finding]:
+    """Each declared dependency against what is installed."""
+    findings = []
+    for text in requires("dpo-sweeper") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            findings.append(Finding(requirement.name, "not installed", False, f"pip install '{text}'"))
+            continue
+        good = requirement.specifier.contains(installed, prereleases=True)
+        remedy = "" if good else f"pip install '{text}'"
+        findings.append(Finding(requirement.name, installed, good, remedy))
+    return findings
+
+
+def _devices() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return Finding("devices", f"no NVIDIA GPU, {cores} CPU cores: runs train on the CPU")
+    return Finding("devices", f"{'; '.join(listed.splitlines())}; {cores} CPU cores")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / 2**30
+    good = free >= FREE_GIB
+    return Finding("disk", f"{free:.1f} GiB free in {folder}", good, "" if good else f"free at least {FREE_GIB:g} GiB")
+
+
+def _stores(folder: Path) -> list[Finding]:
+    uri = store_uri(None, folder)
+    file = sqlite_file(uri)
+    made = "" if file is None or file.exists() else " (made by the first sweep)"
+    findings = [Finding("MLflow store", uri + made)]
+    if file is not None and (folder / "mlruns").exists():
+        remedy = "Plain `mlflow ui` here shows ./mlruns instead; use `sweeper ui`, or move that folder away."
+        findings.append(Finding("mlruns", "an old MLflow file store lies in this folder", True, remedy))
+    if not os.access(folder, os.W_OK):
+        findings.append(Finding("folder", f"{folder} cannot be written", False, "run in a folder of your own"))
+    return findings

@@ -1,0 +1,71 @@
+"""What of the machine each worker may use: a GPU and a share of the CPU cores; loads no torch to find out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+
+# torch, MKL, numpy's BLAS and the Rust tokenizers each start as many threads as there are cores unless told.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+# Workers speak to neither store, so they are not handed the addresses or the passwords.
+STORE_PREFIXES = ("MLFLOW_", "OPTUNA_")
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs that a process with this environment can use, as CUDA_VISIBLE_DEVICES names them; none where none.
+
+    CUDA_VISIBLE_DEVICES decides where it is set, else `nvidia-smi -L`; a card cut by MIG counts as its parts.
+    """
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        names = [name.strip() for name in named.split(",")]
+        # CUDA itself ignores all that follows an empty or a negative entry.
+        end = next((i for i, name in enumerate(names) if not name or name.startswith("-")), len(names))
+        return names[:end]
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed_gpus(listing.stdout) if listing.returncode == 0 else []
+
+
+def listed_gpus(listing: str) -> list[str]:
+    """The UUIDs in the output of `nvidia-smi -L`: of the MIG parts for a card that has them, else of the card."""
+    cards: list[tuple[str, list[str]]] = []
+    for line in listing.splitlines():
+        match = re.search(r"UUID: ([\w/-]+)\)", line)
+        if match and line.startswith("GPU"):
+            cards.append((match[1], []))
+        elif match and cards:
+            cards[-1][1].append(match[1])
+    return [name for card, parts in cards for name in (parts or [card])]
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_environments(
+    workers: int | None, gpus: Sequence[str], cores: int, environment: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """The environment of each worker. `workers` None means one per GPU, else one per core.
+
+    Workers beyond the number of GPUs share them in turn. Each gets an equal share of the cores, or fewer where the
+    environment already asks for fewer threads. Raises ValueError for less than one worker.
+    """
+    count = workers if workers is not None else len(gpus) or cores
+    if count < 1:
+        raise ValueError(f"the number of workers must be 1 or more, but it is {count}")
+    kept = {name: value for name, value in environment.items() if not name.startswith(STORE_PREFIXES)}
+    threads = {name: str(_threads(cores // count, kept.get(name))) for name in THREAD_VARIABLES}
+    devices = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(count)]
+    return [{**kept, **threads, **device} for device in devices]
+
+
+def _threads(share: int, asked: str | None) -> int:
+    """A worker's threads: at least one, and no more than the user's own setting where that is a number."""
+    limit = int(asked) if asked is not None and asked.isdigit() and int(asked) > 0 else share
+    return max(1, min(share, limit))

@@ -1,0 +1,103 @@
+"""What an executor is and the messages that it and its workers exchange; knows no search, store or trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from studies.records import RunResult
+from trainers.interface import Job
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has taken the run."""
+
+    key: str
+    worker: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The run has logged a step. Reports may be left out under load; the result's curve has all of them."""
+
+    key: str
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The attempt at the run has ended by itself or at a cancel, well or badly: the result says which."""
+
+    key: str
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The worker ended in the middle of the run: why, and the last lines that it wrote during the run."""
+
+    key: str
+    worker: str
+    reason: str
+    log_tail: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The job was cancelled before a worker took it: nothing of it exists."""
+
+    key: str
+
+
+Event = Started | Reported | Finished | Lost | Dropped
+
+
+@dataclass(frozen=True)
+class Stop:
+    """To a worker: end the run with this key at its next report."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class End:
+    """To a worker: end when the run in training has ended."""
+
+
+Order = Job | Stop | End
+
+
+class Executor(Protocol):
+    """Where runs are trained.
+
+    Every submitted job ends in exactly one of Finished, Lost and Dropped. A run's events come in order; those of
+    different runs mix.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many runs can be in training at once. Jobs beyond that wait in the executor."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Hand over a job; returns at once. A key may be submitted again once its last attempt has ended."""
+        ...
+
+    def events(self, timeout: float) -> list[Event]:
+        """What has happened since the last call; waits up to `timeout` seconds where nothing has."""
+        ...
+
+    def cancel(self, key: str | None) -> None:
+        """Stop that run (None: all) at its next report. Returns at once; may be called in a signal handler."""
+        ...
+
+    def close(self, now: bool = False) -> None:
+        """Cancel everything, wait for the runs to stop and end the workers; `now` kills them instead.
+
+        What happened until then can still be read with `events(0)`. Closing again, or closing `now` after an
+        interrupted close, is allowed.
+        """
+        ...

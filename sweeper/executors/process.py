@@ -1,0 +1,307 @@
+"""Trains in warm worker processes of this machine, one per GPU or per share of the CPU cores; knows no trainer.
+
+One thread, the pump, owns the workers: it hands jobs to idle ones and takes in what they send, also while the sweep
+is busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.messages import Dropped, End, Event, Finished, Lost, Order, Reported, Stop
+from trainers.interface import Job
+
+# Between looks at the processes themselves: a dead one's pipe ends at once, unless a child of its own holds it open.
+LIVENESS_SECONDS = 0.2
+# For a worker whose pipe has ended to end itself; after that it is killed.
+EXIT_SECONDS = 5.0
+# Reports that may wait for the sweep before further ones are left out.
+REPORTS_WAITING = 10_000
+LOG_TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """To the pump: end the run with this key, or all, at the next report."""
+
+    key: str | None
+
+
+@dataclass(frozen=True)
+class Close:
+    """To the pump: end when the workers have, or kill them `now`."""
+
+    now: bool
+
+
+Request = Job | Cancel | Close
+
+
+class Process:
+    """An executor over worker processes, which are started when there is a job for them and kept until `close`.
+
+    `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
+    What the workers print goes to `worker-N.log` in `log_folder`.
+    """
+
+    def __init__(self, trainer: str, workers: int | None, log_folder: Path) -> None:
+        gpus = visible_gpus(os.environ)
+        environments = worker_environments(workers, gpus, usable_cores(), os.environ)
+        log_folder.mkdir(parents=True, exist_ok=True)
+        self._slots = len(environments)
+        self._requests: SimpleQueue[Request] = SimpleQueue()
+        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._bell, rung = socket.socketpair()
+        self._bell.setblocking(False)
+        starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
+        self._pump = Thread(target=Pump(starters, self._requests, rung, self._events).run, name="executor", daemon=True)
+        self._pump.start()
+
+    @property
+    def slots(self) -> int:
+        """See `Executor.slots`: the number of workers."""
+        return self._slots
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
+        if not self._pump.is_alive():
+            raise RuntimeError("a closed or broken executor takes no more jobs; events(0) says what broke it")
+        self._request(job)
+
+    def events(self, timeout: float) -> list[Event]:
+        """See `Executor.events`. Raises RuntimeError when workers can no longer be run at all."""
+        found: list[Event | BaseException] = []
+        with suppress(Empty):
+            found.append(self._events.get(timeout=timeout))
+            while True:
+                found.append(self._events.get_nowait())
+        broken = next((item for item in found if isinstance(item, BaseException)), None)
+        if broken is not None:
+            raise RuntimeError(f"the workers cannot be run any more: {broken}") from broken
+        return [item for item in found if not isinstance(item, BaseException)]
+
+    def cancel(self, key: str | None) -> None:
+        """See `Executor.cancel`."""
+        self._request(Cancel(key))
+
+    def close(self, now: bool = False) -> None:
+        """See `Executor.close`."""
+        self._request(Close(now))
+        self._pump.join()
+        self._bell.close()
+
+    def _request(self, request: Request) -> None:
+        # Both steps may happen in a signal handler that interrupts either of them.
+        self._requests.put(request)
+        with suppress(OSError):  # rung enough already, or nobody is there to hear it
+            self._bell.send(b"!")
+
+
+class Running:
+    """One worker process as the pump sees it: `job` is what it trains."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], connection: Connection, log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.connection = connection
+        self.job: Job | None = None
+        self._log = log
+        self._log_start = 0
+
+    def give(self, job: Job) -> None:
+        """Hand the job over; it is lost where the process has just gone."""
+        self._log_start = self._log.stat().st_size
+        self.job = job
+        self.tell(job)
+
+    def tell(self, order: Order) -> None:
+        """Send an order; the pump will notice by itself where the process has gone."""
+        with suppress(OSError):
+            self.connection.send(order)
+
+    def bury(self) -> str:
+        """Wait for the process, kill what is left of its children, and say how it ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(EXIT_SECONDS)
+        self.kill()
+        self.connection.close()
+        return how_it_ended(self.process.wait())
+
+    def kill(self) -> None:
+        """Kill the process and its children, which are one process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def log_tail(self) -> str:
+        """The end of what the process has written since it got its job."""
+        with self._log.open("rb") as file:
+            file.seek(max(self._log_start, self._log.stat().st_size - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+
+
+@dataclass(frozen=True)
+class Starter:
+    """How the worker of one slot is started."""
+
+    name: str
+    trainer: str
+    environment: dict[str, str]
+    log_folder: Path
+
+    def start(self) -> Running:
+        """Start the process in a session of its own, so that no Ctrl-C and no hang-up reaches it."""
+        ours, theirs = Pipe()
+        log = self.log_folder / f"{self.name}.log"
+        identity = (str(theirs.fileno()), str(os.getpid()), self.trainer, self.name)
+        # The module path is handed on, so that a trainer that can be imported here can be imported there.
+        environment = {**self.environment, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "sweeper.executors.worker", *identity],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        theirs.close()
+        return Running(self.name, process, ours, log)
+
+
+class Pump:
+    """The thread that owns the workers. It never waits for one of them, nor for the sweep."""
+
+    def __init__(
+        self,
+        starters: list[Starter],
+        requests: SimpleQueue[Request],
+        bell: socket.socket,
+        events: SimpleQueue[Event | BaseException],
+    ) -> None:
+        self._starters = starters
+        self._requests = requests
+        self._bell = bell
+        self._events = events
+        self._waiting: deque[Job] = deque()
+        self._workers: dict[int, Running] = {}
+        self._closing = False
+
+    def run(self) -> None:
+        """Serve until closed. What goes wrong here is told to the sweep, and no worker is left."""
+        try:
+            while not (self._closing and not self._workers):
+                self._take_requests()
+                self._hand_out()
+                self._take_in()
+        except BaseException as error:
+            self._events.put(error)
+        finally:
+            for worker in self._workers.values():
+                worker.kill()
+                worker.bury()
+            self._bell.close()
+
+    def _take_requests(self) -> None:
+        with suppress(Empty):
+            while True:
+                match self._requests.get_nowait():
+                    case Cancel(key):
+                        self._cancel(key)
+                    case Close(now):
+                        self._close(now)
+                    case job:
+                        self._waiting.append(job)
+
+    def _cancel(self, key: str | None) -> None:
+        for worker in self._workers.values():
+            if worker.job is not None and key in (None, worker.job.config.key):
+                worker.tell(Stop(worker.job.config.key))
+        dropped = [job for job in self._waiting if key in (None, job.config.key)]
+        for job in dropped:
+            self._waiting.remove(job)
+            self._events.put(Dropped(job.config.key))
+
+    def _close(self, now: bool) -> None:
+        self._closing = True
+        self._cancel(None)
+        for worker in self._workers.values():
+            worker.tell(End())
+            if now:
+                worker.kill()
+
+    def _hand_out(self) -> None:
+        while self._waiting and not self._closing:
+            slot = self._free_slot()
+            if slot is None:
+                return
+            if slot not in self._workers:
+                self._workers[slot] = self._starters[slot].start()
+            self._workers[slot].give(self._waiting.popleft())
+
+    def _free_slot(self) -> int | None:
+        """A slot whose worker is idle, before one that would have to be started."""
+        idle = (slot for slot, worker in self._workers.items() if worker.job is None)
+        empty = (slot for slot in range(len(self._starters)) if slot not in self._workers)
+        return next(idle, next(empty, None))
+
+    def _take_in(self) -> None:
+        """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
+        slots = {worker.connection: slot for slot, worker in self._workers.items()}
+        for ready in wait([self._bell, *slots], LIVENESS_SECONDS):
+            if isinstance(ready, Connection):
+                self._receive(slots[ready])
+            else:
+                self._bell.recv(4096)
+        for slot, worker in list(self._workers.items()):
+            if worker.process.poll() is not None:
+                self._bury(slot)
+
+    def _receive(self, slot: int) -> None:
+        try:
+            self._accept(self._workers[slot])
+        except (EOFError, OSError):
+            self._bury(slot)
+
+    def _accept(self, worker: Running) -> None:
+        """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
+        event: Event = worker.connection.recv()
+        if isinstance(event, Finished):
+            worker.job = None
+        if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
+            self._events.put(event)
+
+    def _bury(self, slot: int) -> None:
+        """Take in what a dead worker still said; its run is lost if that was not the end of it."""
+        worker = self._workers.pop(slot)
+        with suppress(EOFError, OSError):
+            while worker.connection.poll():
+                self._accept(worker)
+        reason = worker.bury()
+        if worker.job is not None:
+            self._events.put(Lost(worker.job.config.key, worker.name, reason, worker.log_tail()))
+
+
+def how_it_ended(code: int) -> str:
+    """The exit code of a process in words."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (when nobody did it by hand, mostly the system, for want of memory)" if -code == signal.SIGKILL else ""
+    return f"killed by {name}{hint}"

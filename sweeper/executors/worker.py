@@ -1,0 +1,115 @@
+"""The worker process: takes jobs from a pipe, trains them with one warm trainer, sends back what happens.
+
+Started as `python -m sweeper.executors.worker DESCRIPTOR PARENT TRAINER NAME`: the inherited end of the pipe, the
+process that holds the other end, the trainer's name and its own. Knows nothing of search and stores, and loads what
+its trainer loads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from typing import NoReturn
+
+from sweeper.executors.attempt import WarmTrainer
+from sweeper.executors.messages import End, Event, Finished, Order, Reported, Started, Stop
+from trainers.interface import Decision, Job
+
+# Reports that may wait for a slow sweep before further ones are left out.
+REPORTS_WAITING = 100
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Three threads, so that training waits for nothing: one trains, one listens, one sends."""
+
+    def __init__(self, connection: Connection, trainer: str) -> None:
+        self._connection = connection
+        self._trainer = WarmTrainer(trainer)
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._stopped: set[str] = set()
+
+    def work(self, name: str) -> None:
+        """Train jobs one after the other until the sweep says that there are no more."""
+        Thread(target=self._listen, daemon=True).start()
+        sender = Thread(target=self._send_all, daemon=True)
+        sender.start()
+        while (job := self._jobs.get()) is not None:
+            self._tell(Started(job.config.key, name))
+            self._tell(Finished(job.config.key, self._trainer.attempt(job, self._report)))
+        self._outbox.put(None)
+        sender.join()
+
+    def _report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
+        if self._outbox.qsize() < REPORTS_WAITING:
+            self._tell(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
+        return Decision.STOP if key in self._stopped else Decision.CONTINUE
+
+    def _tell(self, event: Event) -> None:
+        # Pickled here and not by the sender: what cannot be sent must end this process, not silence it.
+        self._outbox.put(pickle.dumps(event))
+
+    def _send_all(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                return  # nobody reads any more; the listener ends the process
+
+    def _listen(self) -> None:
+        """Sort what comes in. The end of the pipe means that the sweep is gone, however it went."""
+        while True:
+            try:
+                order: Order = self._connection.recv()
+            except (EOFError, OSError):
+                end_group()
+            match order:
+                case Job():
+                    # A stop that came too late for an earlier attempt must not end this one.
+                    self._stopped.discard(order.config.key)
+                    self._jobs.put(order)
+                case Stop(key):
+                    self._stopped.add(key)
+                case End():
+                    self._jobs.put(None)
+
+
+def end_group() -> NoReturn:
+    """Kill this process and its children, in the middle of whatever they do."""
+    os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)  # not reached
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux).
+
+    The listener notices a lost parent on every system, but cannot run while native code holds the interpreter's lock.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the call above
+        end_group()
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    descriptor, parent, trainer, name = sys.argv[1:]
+    # Ctrl-C is for the sweep alone: it decides, and tells the worker by a stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(int(parent))
+    os.set_inheritable(int(descriptor), False)
+    Worker(Connection(int(descriptor)), trainer).work(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The best config of a study as files that stock `trl dpo --config` runs; trains nothing and writes to no store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dashboards.load import decode
+from dashboards.statistics import Estimate
+from dashboards.tables import Row
+from studies.records import RunConfig, RunRecord, State
+from studies.spec import Arm, StudySpec, resolve_run
+from sweeper.plan import show_knobs
+
+# Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
+HARDWARE = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "dtype")
+
+
+class ExportError(Exception):
+    """There is nothing to export as asked; says what there is."""
+
+
+def export_best(
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    records: Sequence[RunRecord],
+    rows: Sequence[Row],
+    variant: str | None,
+    trial: int | None,
+    output: Path,
+) -> str:
+    """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` for the embedded model).
+
+    Without `variant` the best of all variants in the study's first scenario, by the objective. Returns what was
+    chosen, in words. Raises ExportError.
+    """
+    scenario = next(iter(spec.scenarios))
+    row, number = _choose(spec, rows, scenario, variant, trial)
+    record = _run_of(records, row.variant, scenario, number)
+    config = resolve_run(
+        spec,
+        arms[row.variant],
+        scenario,
+        trial=number,
+        knobs=record.knobs,
+        block=record.block,
+        seed=record.seed,
+    )
+    if config.key != record.key:
+        raise ExportError(
+            f"Trial {number} of {row.variant} was trained with other settings than the study file gives now. Run the "
+            "study again, or export from the study file as it was (it is kept as study.yaml with the sweep's run)."
+        )
+    from trainers.bundle import write_bundle
+
+    data = output.with_name(f"{output.stem}-data")
+    model, digest = write_bundle(config, data, output.with_name(f"{output.stem}-model"))
+    settings = trl_settings(config, record, model, data, output)
+    text = _head(spec, row, record, digest, rows) + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    output.write_text(text, encoding="utf-8")
+    return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
+
+
+def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, output: Path) -> dict[str, Any]:
+    """The flat mapping that `trl dpo` reads: the run's own settings, with all that hardware decided made explicit."""
+    hardware = {name: decode(record.facts[name]) for name in HARDWARE if name in record.facts}
+    settings = {**hardware, **config.settings, "model_name_or_path": model}
+    return {
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in settings.items() if v is not None},
+        "dataset_name": str(data),
+        "seed": config.seed,
+        "output_dir": str(output.with_name(f"{output.stem}-adapter")),
+        "report_to": "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_nan_inf_filter": False,
+    }
+
+
+def _choose(
+    spec: StudySpec, rows: Sequence[Row], scenario: str, variant: str | None, trial: int | None
+) -> tuple[Row, int]:
+    """The row and trial to export."""
+    here = {row.variant: row for row in rows if row.scenario == scenario}
+    if variant is not None and variant not in here:
+        raise ExportError(f"--variant {variant}: the study has no such variant; it has {', '.join(here)}.")
+    if trial is not None and variant is None:
+        if len(here) > 1:
+            raise ExportError(f"--trial {trial}: trials count within a variant; add --variant, of {', '.join(here)}.")
+        variant = next(iter(here))
+    if variant is not None and trial is not None:
+        return here[variant], trial
+    done = [row for row in here.values() if row.best is not None and variant in (None, row.variant)]
+    if not done:
+        raise ExportError(
+            f"No trial of {variant or spec.study} has finished within the objective's bounds yet: run the study first."
+        )
+    pick = max if spec.objective.direction == "maximize" else min
+    row = pick(done, key=lambda r: r.best.estimate.value if r.best else 0.0)
+    assert row.best is not None
+    return row, row.best.trial
+
+
+def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: int) -> RunRecord:
+    """The finished run of the trial with the lowest block and seed."""
+    runs = [
+        r
+        for r in records
+        if (r.variant, r.scenario, r.trial) == (variant, scenario, trial)
+        and r.arm != "confirm"
+        and r.state is State.COMPLETE
+    ]
+    if not runs:
+        raise ExportError(f"Trial {trial} of {variant} in {scenario} has no finished run to export.")
+    return min(runs, key=lambda r: (r.block, r.seed))
+
+
+def _head(spec: StudySpec, row: Row, record: RunRecord, digest: str, rows: Sequence[Row]) -> str:
+    """The comment at the head of the file: where the config comes from and how far it can be believed."""
+    best = row.best
+    if best is not None and best.trial == record.trial:
+        how = (
+            "on fresh blocks and seeds"
+            if best.basis == "confirmed"
+            else f"selected as best of {best.trials} trials by it"
+        )
+        objective = f"{spec.objective.metric} {_interval(best.estimate)} ({how})"
+    else:
+        objective = f"{spec.objective.metric} {record.metrics.get(spec.objective.metric, float('nan')):.4g}"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("dpo-sweeper", "trl", "transformers", "peft", "torch"))
+    lines = [
+        f"study {spec.study}, variant {row.variant}, scenario {row.scenario}, trial {record.trial}",
+        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
+        f"knobs: {show_knobs(record.knobs) or 'none'}",
+        f"objective: {objective}",
+        f"cannot be told apart from it: {_ties(row, rows)}",
+        f"data digest {digest}",
+        f"trained on {record.facts.get('device', 'unknown')}; {packages}; written {date.today().isoformat()}",
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g}, no interval from {estimate.blocks} blocks"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}], 95% over {estimate.blocks} blocks"
+
+
+def _ties(row: Row, rows: Sequence[Row]) -> str:
+    """Variants whose interval overlaps the chosen one's; says so where there are no intervals to compare."""
+    chosen = _bounds(row)
+    if chosen is None:
+        return "not assessed (too few blocks for an interval)"
+    others = [(other.variant, _bounds(other)) for other in rows if other is not row and other.scenario == row.scenario]
+    tied = [name for name, bounds in others if bounds and bounds[0] <= chosen[1] and chosen[0] <= bounds[1]]
+    return ", ".join(tied) or "none (by overlap of 95% intervals)"
+
+
+def _bounds(row: Row) -> tuple[float, float] | None:
+    if row.best is None or row.best.estimate.low is None or row.best.estimate.high is None:
+        return None
+    return row.best.estimate.low, row.best.estimate.high

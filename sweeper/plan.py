@@ -1,0 +1,104 @@
+"""What a study would run, said before anything runs; loads no torch, trains nothing and opens no store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from studies.records import Scalar
+from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values
+from sweeper.points import FIXED, planned_points, quota, to_knobs
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """One variant as it will run. `points` are the trials known in advance; `adaptive` more depend on results."""
+
+    name: str
+    losses: tuple[str, ...]
+    fixed: Mapping[str, Scalar]
+    space: Mapping[str, str]
+    left_out: Mapping[str, str]
+    warnings: tuple[str, ...]
+    points: tuple[tuple[str, Mapping[str, Scalar]], ...]
+    adaptive: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole study. `runs` counts every training, the confirm phase included."""
+
+    study: str
+    question: str
+    mode: str
+    arms: tuple[PlannedArm, ...]
+    scenarios: tuple[str, ...]
+    runs_per_trial: int
+    confirm_runs: int
+    runs: int
+    steps: str
+
+
+def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
+    """Every trial that the study will ask for, as far as it is known in advance."""
+    planned = tuple(_plan_arm(spec, arm) for arm in arms.values())
+    runs = planned_runs(spec, arms)
+    each = len(spec.runs.blocks) * len(spec.runs.seeds)
+    steps = spec.base.get("max_steps")
+    length = f"{steps} steps" if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
+    confirm = runs - len(spec.scenarios) * planned_trials(spec, arms) * each
+    return Plan(spec.study, spec.question, spec.mode, planned, tuple(spec.scenarios), each, confirm, runs, length)
+
+
+def planned_trials(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
+    """How many trials a scenario has in all."""
+    if spec.mode == "search":
+        return spec.budget.trials + sum(len(arm.points) for arm in arms.values())
+    return sum(quota(spec, arm) for arm in arms.values())
+
+
+def planned_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
+    """How many runs the whole study has, the confirm phase included."""
+    each = len(spec.runs.blocks) * len(spec.runs.seeds)
+    again = 0
+    if spec.confirm is not None:
+        chosen = [min(spec.confirm.top, quota(spec, arm)) for arm in arms.values()]
+        again = sum(chosen) * len(spec.confirm.blocks) * len(spec.confirm.seeds)
+    return len(spec.scenarios) * (planned_trials(spec, arms) * each + again)
+
+
+def show_knobs(knobs: Mapping[str, Scalar]) -> str:
+    """Knobs as a person reads them: `beta=0.1, learning_rate=1e-05`."""
+    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in knobs.items())
+
+
+def _plan_arm(spec: StudySpec, arm: Arm) -> PlannedArm:
+    searching = spec.mode == "search"
+    known = (
+        [(FIXED, dict(p)) for p in arm.points]
+        if searching
+        else [(p.origin, to_knobs(arm, p.params)) for p in planned_points(spec, arm)]
+    )
+    return PlannedArm(
+        name=arm.name,
+        losses=arm.losses,
+        fixed={k: v for k, v in arm.settings.items() if k in _WORTH_SHOWING and k not in arm.space},
+        space={name: _range(distribution) for name, distribution in arm.space.items()},
+        left_out=arm.left_out,
+        warnings=arm.warnings,
+        points=tuple(known),
+        adaptive=0 if searching else quota(spec, arm) - len(known),
+    )
+
+
+_WORTH_SHOWING = ("beta", "learning_rate", "label_smoothing", "discopop_tau", "loss_weights", "f_divergence_type")
+
+
+def _range(distribution: FloatRange | IntRange | Values | Simplex) -> str:
+    match distribution:
+        case Values(values=values):
+            return "{" + ", ".join(str(v) for v in values) + "}"
+        case Simplex(corners=corners):
+            return "weights with sum 1" + (", corners first" if corners else "")
+        case FloatRange(low=low, high=high, log=log) | IntRange(low=low, high=high, log=log):
+            return f"{low:g} .. {high:g}" + (" log" if log else "")

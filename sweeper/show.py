@@ -1,0 +1,136 @@
+"""What the terminal shows of a plan, a sweep in progress and its status; reads types, computes nothing of its own."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from studies.records import RunRecord, State
+from studies.spec import Arm, StudySpec
+from sweeper.plan import Plan, planned_runs, show_knobs
+from sweeper.points import quota
+from sweeper.progress import Progress
+
+LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
+
+
+class Display:
+    """Progress of a sweep: one live line on a terminal, a printed line every now and then elsewhere."""
+
+    def __init__(self, study: str, console: Console) -> None:
+        self._study, self._console = study, console
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._printed_at = 0.0
+        self._printed = ""
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress."""
+        self._console.print(text)
+
+    def progress(self, progress: Progress) -> None:
+        """Show where the sweep is."""
+        text = describe(progress)
+        if self._live is not None:
+            grid = Table.grid(padding=(0, 1))
+            bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
+            grid.add_row(Text(self._study, style="bold"), bar, text)
+            self._live.update(grid)
+        elif text != self._printed and (
+            time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
+        ):
+            self._printed_at, self._printed = time.monotonic(), text
+            self._console.print(f"{self._study}: {text}")
+
+
+def describe(progress: Progress) -> str:
+    """One line: runs done, in training, failed, the best so far, time left."""
+    parts = [f"{progress.done}/{progress.planned} runs", f"{progress.training} in training"]
+    if progress.unstable:
+        parts.append(f"{progress.unstable} unstable")
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    if progress.best is not None:
+        variant, knobs, value = progress.best
+        parts.append(f"best {value:.3g} by {variant} ({knobs})" if knobs else f"best {value:.3g} by {variant}")
+    if progress.seconds_left is not None and progress.done < progress.planned:
+        parts.append(f"{timedelta(seconds=round(progress.seconds_left))} left")
+    return ", ".join(parts)
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Every variant with its space, its trials and what was left out or is warned of."""
+    console.print(f"[bold]{plan.study}[/bold]  {plan.question}")
+    for arm in plan.arms:
+        fixed = f"  fixed: {show_knobs(arm.fixed)}" if arm.fixed else ""
+        losses = "" if arm.losses == (arm.name,) else f" ({' + '.join(arm.losses)})"
+        console.print(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
+        for name, text in arm.space.items():
+            console.print(f"  {name}: {text}")
+        for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
+            console.print(f"    trial {i}: {show_knobs(knobs) or 'as fixed above'}  [dim]{origin}[/dim]")
+        if len(arm.points) > POINTS_SHOWN:
+            console.print(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
+        if arm.adaptive:
+            console.print(f"    {arm.adaptive} trials that TPE chooses from results")
+        for name, reason in arm.left_out.items():
+            console.print(f"  left out: {name}: {reason}")
+        for warning in arm.warnings:
+            console.print(f"  [yellow]warning:[/yellow] {warning}")
+    each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
+    confirm = f", of which {plan.confirm_runs} confirm the best" if plan.confirm_runs else ""
+    joint = "; one joint search over all variants" if plan.mode == "search" else ""
+    console.print(
+        f"\n{plan.runs} runs of {plan.steps} in all{confirm}: {len(plan.arms)} variants, "
+        f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
+        f"{each}{joint}. Nothing was trained and nothing was written."
+    )
+
+
+def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:
+    """Counts by stratum and state, seconds a run, and the time that the missing runs would take one by one."""
+    states = [State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING]
+    table = Table("variant", "scenario", *(str(s) for s in states), "planned")
+    each = len(spec.runs.blocks) * len(spec.runs.seeds)
+    for scenario in spec.scenarios:
+        for arm in arms.values():
+            counts = Counter(r.state for r in records if (r.variant, r.scenario) == (arm.name, scenario))
+            planned = "shared" if spec.mode == "search" else str(quota(spec, arm) * each)
+            table.add_row(arm.name, scenario, *(str(counts[s]) for s in states), planned)
+    console.print(table)
+    ended = [r for r in records if r.state is not State.RUNNING]
+    seconds = [
+        r.metrics["train_seconds"] + r.metrics.get("evaluation_seconds", 0.0)
+        for r in ended
+        if "train_seconds" in r.metrics
+    ]
+    missing = max(planned_runs(spec, arms) - len(ended), 0)
+    if seconds:
+        mean = sum(seconds) / len(seconds)
+        left = timedelta(seconds=round(mean * missing))
+        console.print(f"{len(ended)} runs ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time.")
+    else:
+        console.print(f"{len(ended)} runs ended; {missing} missing.")
+    causes = Counter(str(r.cause) for r in ended if r.state is not State.COMPLETE)
+    if causes:
+        console.print("not complete: " + ", ".join(f"{n} {cause}" for cause, n in causes.most_common()))

@@ -1,0 +1,73 @@
+"""The study file that `sweeper init` writes: small, complete and commented; knows nothing of what it will find."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_EMBEDDED_BASE = """\
+  max_steps: 120
+  per_device_train_batch_size: 16
+  learning_rate: 1.0e-3
+  lr_scheduler_type: cosine
+  warmup_steps: 10"""
+
+_OWN_BASE = """\
+  max_steps: 200
+  per_device_train_batch_size: 4
+  gradient_accumulation_steps: 4
+  learning_rate: 1.0e-5
+  lr_scheduler_type: cosine
+  warmup_steps: 20"""
+
+_TEMPLATE = """\
+# A study: one question. Look at it with `sweeper plan {file}`, train it with `sweeper run {file}`.
+study: {name}
+question: Which DPO loss suits this model and this data?
+
+base:                             # flat names of TRL's DPOConfig and ModelConfig; or the path of your TRL YAML
+  model_name_or_path: {model}
+  use_peft: true
+  lora_r: 8
+  lora_alpha: 16
+  lora_target_modules: all-linear
+{base}
+
+data: {{path: {dataset}}}   # Hub id, .json, .jsonl, .csv, .parquet, a saved folder, or embedded
+
+variants:                         # one arm each; the name is the loss unless loss_type says otherwise
+  sigmoid: {{}}
+  ipo: {{space: {{beta: {{low: 0.1, high: 10}}}}}}      # beta is another quantity for every loss
+  robust: {{base: {{label_smoothing: 0.1}}}}
+  apo_zero: {{}}
+
+space:                            # searched in every variant where it acts
+  beta: {{low: 0.03, high: 1.0, log: true}}
+{rate}
+
+objective: {{metric: {metric}, direction: maximize}}
+budget: {{trials: {trials}}}               # per variant, the same for all
+"""
+
+
+def write_starter(file: Path, model: str, dataset: str) -> None:
+    """Write a study of four losses for `model` on `dataset` into `file`."""
+    own = model != "embedded" or dataset != "embedded"
+    low, high = ("1.0e-6", "5.0e-5") if model != "embedded" else ("3.0e-4", "4.0e-3")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = _TEMPLATE.format(
+        file=file,
+        name=_study_name(file),
+        model=json.dumps(model) if model != "embedded" else model,
+        dataset=json.dumps(dataset) if dataset != "embedded" else dataset,
+        base=_OWN_BASE if own else _EMBEDDED_BASE,
+        rate=f"  learning_rate: {{low: {low}, high: {high}, log: true}}",
+        metric="ranking_gain" if own else "gold",
+        trials=8 if own else 2,
+    )
+    file.write_text(text, encoding="utf-8")
+
+
+def _study_name(file: Path) -> str:
+    """The file's stem with whatever a study name cannot hold replaced."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in file.stem) or "study"

@@ -1,0 +1,294 @@
+"""Writes what runs do to MLflow, as its only writer; knows nothing of how runs are chosen, trained or shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dashboards.load import (
+    ERROR_SUFFIX,
+    FACT_PREFIX,
+    KIND,
+    NON_FINITE,
+    RUN,
+    SUPERSEDED,
+    SWEEP,
+    connect,
+    encode,
+    read_runs,
+    sqlite_file,
+    store_uri,
+    to_record,
+)
+from studies.records import Measurement, RunConfig, RunRecord, RunResult, State
+from studies.spec import StudySpec
+
+# MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
+LONGEST_MESSAGE = 500
+DATA_DIGEST = "digest"
+# How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
+STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
+
+Point = tuple[int, Mapping[str, float]]
+
+
+class KnownRun(RunRecord):
+    """A run as MLflow knows it. `state` is RUNNING for all that were not closed, whatever was written of them."""
+
+    def result(self) -> RunResult:
+        """The result as far as MLflow holds it: last measurements without their steps, no curve.
+
+        Raises ValueError for a run that has not ended.
+        """
+        if self.cause is None or self.state is State.RUNNING:
+            raise ValueError(f"run {self.run_id} has not ended and has no result")
+        measurements = tuple(Measurement(n, value, self.errors.get(n)) for n, value in self.metrics.items())
+        message = self.facts.get("message", "")
+        return RunResult(key=self.key, cause=self.cause, message=message, measurements=measurements)
+
+
+@dataclass(frozen=True)
+class _OpenStudy:
+    """The study that is being written: its place in MLflow and whether run names tell the scenario."""
+
+    name: str
+    experiment_id: str
+    parent_run_id: str
+    scenario_in_names: bool
+
+
+class Tracker:
+    """The writing side of one MLflow store; for one study at a time, from one process and one thread.
+
+    It holds its own client with an absolute URI and leaves MLflow's global settings and active run alone, so that
+    it works inside a notebook that uses MLflow for something else.
+    """
+
+    def __init__(self, uri: str | None, folder: Path) -> None:
+        """Open the store (see `store_uri`), making its tables where there are none.
+
+        `folder` is the working folder; artifacts of a SQLite store go to `mlartifacts` in it, as with `mlflow ui`.
+        Raises StoreError where MLflow cannot use the store.
+        """
+        self.uri = store_uri(uri, folder)
+        self._artifacts = folder.absolute() / "mlartifacts" if sqlite_file(self.uri) else None
+        self._client = connect(self.uri)
+        self._study: _OpenStudy | None = None
+        self._curve_ends: dict[str, int] = {}
+
+    def open_study(self, spec: StudySpec, study_yaml_text: str) -> str:
+        """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id."""
+        experiment_id = self._open_experiment(spec.study)
+        parents = self._client.search_runs([experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
+        note = {"mlflow.note.content": spec.question} if spec.question else {}
+        if parents:
+            parent_run_id: str = parents[0].info.run_id
+            self._client.update_run(parent_run_id, status="RUNNING")
+        else:
+            tags = {KIND: SWEEP, "mlflow.source.name": "sweeper", **note}
+            parent_run_id = self._client.create_run(experiment_id, tags=tags, run_name=spec.study).info.run_id
+        self._client.log_text(parent_run_id, redact_text(study_yaml_text), "study.yaml")
+        self._study = _OpenStudy(spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1)
+        return parent_run_id
+
+    def _open_experiment(self, name: str) -> str:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            place = (self._artifacts / name).as_uri() if self._artifacts else None
+            created: str = self._client.create_experiment(name, artifact_location=place)
+            return created
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        found: str = experiment.experiment_id
+        return found
+
+    def close_study(self, *, finished: bool) -> None:
+        """Close the parent run: FINISHED where all that was asked has been trained, KILLED where it was stopped."""
+        self._client.set_terminated(self._opened.parent_run_id, "FINISHED" if finished else "KILLED")
+
+    @property
+    def _opened(self) -> _OpenStudy:
+        if self._study is None:
+            raise RuntimeError("open_study must be called before runs are written")
+        return self._study
+
+    def known_runs(self) -> tuple[KnownRun, ...]:
+        """Every run of the open study that is in MLflow and was not superseded, oldest first."""
+        study = self._opened
+        runs = read_runs(self._client, study.experiment_id)
+        records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.data.tags)
+        return tuple(KnownRun.model_validate(dict(record)) for record in records)
+
+    def start_run(self, config: RunConfig, attempt: int, arm: str) -> str:
+        """Make the MLflow run of an attempt, a child of the sweep's run, and give its id.
+
+        `arm`: unbiased, tpe, fixed or confirm. Only the study's knobs become parameters; the whole config is the
+        artifact `config.json`. Values of settings that look like secrets are not written.
+        """
+        from mlflow.entities import Param
+
+        study = self._opened
+        tags = {
+            "mlflow.parentRunId": study.parent_run_id,
+            "mlflow.source.name": "sweeper",
+            KIND: RUN,
+            "variant": config.variant,
+            "scenario": config.scenario,
+            "block": str(config.block),
+            "seed": str(config.seed),
+            "trial": str(config.trial),
+            "attempt": str(attempt),
+            "arm": arm,
+            "key": config.key,
+            "state": State.RUNNING.value,
+            "loss": _loss_name(config),
+        }
+        name = run_name(config, attempt, scenario=study.scenario_in_names)
+        run_id: str = self._client.create_run(study.experiment_id, tags=tags, run_name=name).info.run_id
+        params = [Param(key, encode(value)) for key, value in redact(config.knobs).items()]
+        self._client.log_batch(run_id, params=params)
+        whole = json.dumps(redact(config.model_dump(mode="json")), indent=2)
+        self._client.log_text(run_id, whole, "config.json")
+        self._curve_ends[run_id] = -1
+        return run_id
+
+    def log_curve(self, run_id: str, points: Sequence[Point]) -> None:
+        """Write points of the training curve, (step, values), in one transaction; steps already written are left."""
+        new = self._after(run_id, points)
+        if new:
+            self._client.log_batch(run_id, metrics=_metrics(_curve_values(new)))
+            self._curve_ends[run_id] = max(step for step, _ in new)
+
+    def finish_run(self, run_id: str, config: RunConfig, result: RunResult) -> None:
+        """Write the rest of the curve, all measurements, state and cause, then close the run.
+
+        Values that are not finite are left out (MLflow would show 1.8e308); names whose last value was not finite
+        stand in the tag `non_finite`. Safe to call again for a run whose closing was interrupted.
+        """
+        from mlflow.entities import RunTag
+
+        measured = [(m.name, m.value, m.step) for m in result.measurements]
+        measured += [(m.name + ERROR_SUFFIX, m.error, m.step) for m in result.measurements if m.error is not None]
+        metrics = _metrics(_curve_values(self._after(run_id, result.curve)) + measured)
+        non_finite = _ends_non_finite(_curve_values(result.curve) + measured)
+        tags = {"state": result.state.value, "cause": result.cause.value}
+        tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
+        tags |= {"message": result.message[:LONGEST_MESSAGE]} if result.message else {}
+        tags |= {"adapter": result.adapter} if result.adapter else {}
+        tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
+        self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._log_dataset(run_id, config, result)
+        self._client.set_terminated(run_id, STATUS[result.state])
+        self._curve_ends.pop(run_id, None)
+
+    def _after(self, run_id: str, points: Sequence[Point]) -> list[Point]:
+        """The points past the last step of the curve that MLflow has already."""
+        if run_id not in self._curve_ends:
+            self._curve_ends[run_id] = self._read_curve_end(run_id, points)
+        return [(step, values) for step, values in points if step > self._curve_ends[run_id]]
+
+    def _read_curve_end(self, run_id: str, points: Sequence[Point]) -> int:
+        """The last step that an earlier process wrote, -1 for none. Only after a crash, so its queries are rare."""
+        written = self._client.get_run(run_id).data.metrics
+        names = {name for _, values in points for name in values if name in written}
+        histories = [self._client.get_metric_history(run_id, name) for name in names]
+        return max((metric.step for history in histories for metric in history), default=-1)
+
+    def _log_dataset(self, run_id: str, config: RunConfig, result: RunResult) -> None:
+        """Link the run to its data, where the trainer told the content's digest."""
+        if DATA_DIGEST not in result.facts:
+            return
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = config.data.model_dump(mode="json", exclude_defaults=True)
+        dataset = Dataset(
+            name=config.data.path,
+            digest=str(result.facts[DATA_DIGEST])[:36],
+            source_type="sweeper",
+            source=json.dumps({"path": config.data.path, **data, "block": config.block}),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+    def supersede(self, run_id: str, reason: str) -> None:
+        """Mark an attempt as replaced by a later one, which no table counts, and close it where it still runs."""
+        self._client.set_tag(run_id, SUPERSEDED, reason[:LONGEST_MESSAGE])
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED")
+        self._curve_ends.pop(run_id, None)
+
+    def log_table(self, files: Mapping[str, str]) -> None:
+        """Keep the table, file name -> text, as artifacts of the sweep's run."""
+        for name, text in files.items():
+            self._client.log_text(self._opened.parent_run_id, text, name)
+
+    def log_adapter(self, run_id: str, folder: Path) -> None:
+        """Keep a trained adapter as the artifact folder `adapter` of its run."""
+        self._client.log_artifacts(run_id, str(folder), "adapter")
+
+
+def run_name(config: RunConfig, attempt: int, *, scenario: bool) -> str:
+    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several."""
+    where = f" {config.scenario}" if scenario else ""
+    again = f" #{attempt}" if attempt > 1 else ""
+    return f"{config.variant}{where} t{config.trial} b{config.block} s{config.seed}{again}"
+
+
+def _loss_name(config: RunConfig) -> str:
+    """The losses that the run trains with, joined by plus signs."""
+    losses = config.settings.get("loss_type", config.variant)
+    return losses if isinstance(losses, str) else "+".join(losses)
+
+
+def _curve_values(points: Sequence[Point]) -> list[tuple[str, float, int]]:
+    return [(name, value, step) for step, values in points for name, value in values.items()]
+
+
+def _metrics(values: Sequence[tuple[str, float, int]]) -> list[Any]:
+    """MLflow's metrics of those (name, value, step)s that are finite."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(name, float(value), now, step) for name, value, step in values if math.isfinite(value)]
+
+
+def _ends_non_finite(values: Sequence[tuple[str, float, int]]) -> list[str]:
+    """The names whose value at their last step is not finite: what MLflow holds of them is not how the run ended."""
+    last = {name: value for name, value, _ in sorted(values, key=lambda named: named[2])}
+    return sorted(name for name, value in last.items() if not math.isfinite(value))
+
+
+_SECRET_WORDS = frozenset({"token", "key", "secret", "password", "passwd", "credential", "credentials"})
+_NOT_SECRET = frozenset({"pad_token", "eos_token", "bos_token", "unk_token"})
+_REDACTED = "(not recorded)"
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting of this name may hold a secret: a word of it is token, key, secret or password."""
+    return name not in _NOT_SECRET and not _SECRET_WORDS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
+
+
+def redact(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with all values of names that look secret replaced, at any depth."""
+    return {
+        name: _REDACTED if is_secret(name) and value is not None else _inner(value) for name, value in values.items()
+    }
+
+
+def _inner(value: Any) -> Any:
+    return redact(value) if isinstance(value, Mapping) else value
+
+
+def redact_text(text: str) -> str:
+    """YAML text with the scalars of names that look secret replaced."""
+
+    def replace(match: re.Match[str]) -> str:
+        return match[1] + _REDACTED if is_secret(match[2]) else match[0]
+
+    return re.sub(r"(([\w.-]+)[\"']?\s*:[ \t]+)([^\s,{}\[\]#][^,}\n]*)", replace, text)

@@ -1,0 +1,98 @@
+"""Trainers for the tests of executors: they wait, raise, die or tell about the process that they run in."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from studies.records import Cause, RunResult, Scalar
+from trainers.interface import Decision, Job, Report
+from trainers.results import write_result
+
+
+class Obedient:
+    """Does what the setting `act` says, then tells about itself and its process."""
+
+    def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
+        (job,) = jobs
+        print("training", job.config.seed, flush=True)  # noqa: T201
+        cause = self._act(str(job.config.settings["act"]), job, report)
+        facts: dict[str, Scalar] = {
+            "trainer_object": id(self),
+            "process": os.getpid(),
+            "modules": " ".join(sorted({name.partition(".")[0] for name in sys.modules})),
+            **{name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")},
+            **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        }
+        result = RunResult(key=job.config.key, cause=cause, facts=facts)
+        write_result(job.folder, result)
+        return [result]
+
+    def _act(self, act: str, job: Job, report: Report) -> Cause:
+        match act:
+            case "finish":
+                report(job.config.key, 1, {"loss": 0.5})
+            case "diverge":
+                return Cause.NON_FINITE
+            case "raise":
+                raise OSError("the disk is full")
+            case "exit":
+                sys.exit("no device")
+            case "flood":
+                return flood(job, report)
+            case "until stopped":
+                return until_stopped(job, report)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "sleep":
+                leave_note(job)
+                time.sleep(60)
+            case "have a child":
+                leave_note(job, subprocess.Popen(["sleep", "60"]).pid)
+                time.sleep(60)
+            case "hold the lock":
+                leave_note(job)
+                ctypes.PyDLL(None).sleep(60)  # native code that keeps the interpreter's lock
+            case "SIGKILL" | "SIGSEGV":
+                os.kill(os.getpid(), signal.Signals[act])
+            case "_exit":
+                os._exit(3)
+        return Cause.FINISHED
+
+
+class Unloadable:
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise OSError("no device")
+
+
+def leave_note(job: Job, child: int | None = None) -> None:
+    """Tell the test, by a file's name, which process is in the middle of the run, and in it, which is its child."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    note = job.folder / "note"
+    note.write_text(str(child))
+    note.rename(job.folder / f"process-{os.getpid()}")
+
+
+def until_stopped(job: Job, report: Report) -> Cause:
+    """Report every few milliseconds until told to stop, a minute at most."""
+    leave_note(job)
+    for step in range(1, 12_000):
+        if report(job.config.key, step, {"loss": 0.5}) is Decision.STOP:
+            return Cause.USER_STOP
+        time.sleep(0.005)
+    return Cause.TIME_LIMIT
+
+
+def flood(job: Job, report: Report) -> Cause:
+    """Report far more than fits into a pipe, as fast as possible."""
+    for step in range(1, 20_001):
+        report(job.config.key, step, {f"metric_{i}": float(step) for i in range(20)})
+    return Cause.FINISHED

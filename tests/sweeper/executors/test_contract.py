@@ -1,0 +1,198 @@
+"""What every executor does: one suite over all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from studies.records import Cause, RunResult
+from sweeper.executors import Dropped, Event, Executor, Finished, Inline, Process, Reported, Started
+from trainers.interface import Job
+from trainers.results import read_result
+
+OBEDIENT = "executor_trainers:Obedient"
+
+MakeExecutor = Callable[..., Executor]
+MakeJob = Callable[..., Job]
+UntilEnded = Callable[[Executor, int], list[Event]]
+
+
+@pytest.fixture(params=["inline", "process"])
+def make_executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeExecutor]:
+    made: list[Executor] = []
+
+    def make(trainer: str = OBEDIENT, workers: int = 1) -> Executor:
+        executor: Executor = (
+            Inline(trainer) if request.param == "inline" else Process(trainer, workers, tmp_path / "logs")
+        )
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor.close(now=True)
+
+
+def results(events: list[Event]) -> dict[str, RunResult]:
+    return {event.key: event.result for event in events if isinstance(event, Finished)}
+
+
+def test_a_run_is_started_reported_and_finished_in_this_order(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, job = make_executor(), make_job("finish")
+    executor.submit(job)
+    started, reported, finished = until_ended(executor, 1)
+    assert isinstance(started, Started)
+    assert reported == Reported(job.config.key, 1, {"loss": 0.5})
+    assert isinstance(finished, Finished)
+    assert finished.key == job.config.key
+    assert finished.result == read_result(job.folder)
+    assert executor.events(0) == []
+
+
+def test_many_jobs_all_end_with_their_own_result(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor = make_executor(workers=2)
+    jobs = [make_job("finish", seed) for seed in range(40)]
+    for job in jobs:
+        executor.submit(job)
+    found = results(until_ended(executor, 40))
+    assert set(found) == {job.config.key for job in jobs}
+    assert all(found[job.config.key] == read_result(job.folder) for job in jobs)
+
+
+def test_a_diverged_run_is_a_result(make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded) -> None:
+    executor, job = make_executor(), make_job("diverge")
+    executor.submit(job)
+    assert results(until_ended(executor, 1))[job.config.key].cause is Cause.NON_FINITE
+
+
+@pytest.mark.parametrize(
+    ("act", "message"), [("raise", "OSError: the disk is full"), ("exit", "SystemExit: no device")]
+)
+def test_what_a_trainer_raises_is_an_infrastructure_result_and_the_next_run_is_trained(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded, act: str, message: str
+) -> None:
+    executor, bad, good = make_executor(), make_job(act), make_job("finish")
+    executor.submit(bad)
+    executor.submit(good)
+    found = results(until_ended(executor, 2))
+    assert found[bad.config.key].cause is Cause.INFRASTRUCTURE
+    assert found[bad.config.key].message == message
+    assert found[good.config.key].cause is Cause.FINISHED
+    assert read_result(bad.folder) is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ("executor_trainers:Unloadable", "OSError: no device"),
+        ("executor_trainers:Missing", "has no attribute 'Missing'"),
+        ("nobody", "KeyError: 'nobody'"),
+    ],
+)
+def test_a_trainer_that_cannot_be_loaded_is_an_infrastructure_result_of_each_run(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded, trainer: str, message: str
+) -> None:
+    executor = make_executor(trainer)
+    for seed in range(2):
+        executor.submit(make_job("finish", seed))
+    found = results(until_ended(executor, 2))
+    assert [result.cause for result in found.values()] == [Cause.INFRASTRUCTURE] * 2
+    assert all(message in result.message for result in found.values())
+
+
+def test_successive_runs_meet_the_same_trainer_object(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor = make_executor()
+    for act in ("finish", "raise", "diverge"):
+        executor.submit(make_job(act))
+    found = results(until_ended(executor, 3)).values()
+    objects = [(r.facts["process"], r.facts["trainer_object"]) for r in found if "process" in r.facts]
+    assert len(objects) == 2
+    assert len(set(objects)) == 1
+
+
+def test_a_run_in_training_stops_at_its_next_report_and_the_others_go_on(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, endless, other = make_executor(), make_job("until stopped"), make_job("finish")
+    executor.submit(endless)
+    executor.submit(other)
+    threading.Timer(0.4, executor.cancel, [endless.config.key]).start()
+    found = results(until_ended(executor, 2))
+    assert found[endless.config.key].cause is Cause.USER_STOP
+    assert found[other.config.key].cause is Cause.FINISHED
+
+
+def test_cancelling_all_stops_the_run_in_training_and_drops_those_that_wait(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, endless, waiting = make_executor(), make_job("until stopped"), make_job("finish")
+    executor.submit(endless)
+    executor.submit(waiting)
+    threading.Timer(0.4, executor.cancel, [None]).start()
+    events = until_ended(executor, 2)
+    assert results(events)[endless.config.key].cause is Cause.USER_STOP
+    assert Dropped(waiting.config.key) in events
+    assert not waiting.folder.exists()
+
+
+def test_a_cancelled_run_can_be_submitted_again(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, job = make_executor(), make_job("until stopped")
+    executor.submit(job)
+    threading.Timer(0.4, executor.cancel, [job.config.key]).start()
+    until_ended(executor, 1)
+    executor.cancel(job.config.key)  # too late: it has ended
+    executor.submit(job)
+    started = time.monotonic()
+    threading.Timer(0.5, executor.cancel, [job.config.key]).start()
+    assert results(until_ended(executor, 1))[job.config.key].cause is Cause.USER_STOP
+    assert time.monotonic() - started >= 0.5
+
+
+def test_cancelling_an_unknown_run_changes_nothing(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, job = make_executor(), make_job("finish")
+    executor.submit(job)
+    executor.cancel("000000000000")
+    assert results(until_ended(executor, 1))[job.config.key].cause is Cause.FINISHED
+
+
+def test_a_flood_of_reports_loses_no_finish(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, job = make_executor(), make_job("flood")
+    executor.submit(job)
+    events = until_ended(executor, 1)
+    steps = [event.step for event in events if isinstance(event, Reported)]
+    assert steps == sorted(set(steps))
+    assert results(events)[job.config.key].cause is Cause.FINISHED
+
+
+def test_closing_tells_how_waiting_jobs_ended_and_may_be_done_twice(
+    make_executor: MakeExecutor, make_job: MakeJob
+) -> None:
+    executor = make_executor()
+    jobs = [make_job("until stopped", seed) for seed in range(3)]
+    for job in jobs:
+        executor.submit(job)
+    executor.close()
+    ended = [event for event in executor.events(0) if isinstance(event, Finished | Dropped)]
+    assert {event.key for event in ended} == {job.config.key for job in jobs}
+    executor.close()
+    executor.close(now=True)
+
+
+def test_nothing_submitted_means_no_events(make_executor: MakeExecutor) -> None:
+    assert make_executor().events(0.05) == []

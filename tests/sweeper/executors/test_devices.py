@@ -1,0 +1,92 @@
+"""Which GPU and how many threads each worker is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeper.executors.devices import listed_gpus, visible_gpus, worker_environments
+
+
+@pytest.mark.parametrize(
+    ("value", "gpus"),
+    [
+        ("0,1", ["0", "1"]),
+        ("GPU-aa, MIG-bb", ["GPU-aa", "MIG-bb"]),
+        ("", []),
+        ("-1", []),
+        ("2,-1,3", ["2"]),
+    ],
+)
+def test_cuda_visible_devices_decides_as_cuda_reads_it(value: str, gpus: list[str]) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": value}) == gpus
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus({}) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "gpus"),
+    [
+        ("echo 'GPU 0: NVIDIA H200 (UUID: GPU-12ab-34)'", ["GPU-12ab-34"]),
+        ("echo 'Failed to initialize NVML (UUID: GPU-1)'; exit 9", []),
+        ("echo 'No devices were found'", []),
+    ],
+)
+def test_the_driver_is_asked_where_the_environment_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, gpus: list[str]
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus({}) == gpus
+
+
+def test_a_card_cut_into_parts_counts_as_its_parts() -> None:
+    listing = (
+        "GPU 0: NVIDIA A100 (UUID: GPU-0a)\n"
+        "  MIG 3g.20gb     Device  0: (UUID: MIG-1b)\n"
+        "  MIG 3g.20gb     Device  1: (UUID: MIG-GPU-0a/2/0)\n"
+        "GPU 1: NVIDIA A100 (UUID: GPU-2c)\n"
+    )
+    assert listed_gpus(listing) == ["MIG-1b", "MIG-GPU-0a/2/0", "GPU-2c"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "devices"),
+    [
+        (None, ["0", "1", "2"], ["0", "1", "2"]),
+        (2, ["0", "1", "2"], ["0", "1"]),
+        (3, ["0", "1"], ["0", "1", "0"]),
+        (None, [], [None] * 8),
+        (2, [], [None, None]),
+    ],
+)
+def test_there_is_one_worker_per_gpu_or_per_core_unless_said(
+    workers: int | None, gpus: list[str], devices: list[str | None]
+) -> None:
+    environments = worker_environments(workers, gpus, 8, {})
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in environments] == devices
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked", "threads"),
+    [(1, None, "8"), (3, None, "2"), (20, None, "1"), (2, "1", "1"), (2, "64", "4"), (2, "many", "4"), (2, "0", "4")],
+)
+def test_a_worker_has_its_share_of_the_cores_and_no_more_than_the_user_set(
+    workers: int, asked: str | None, threads: str
+) -> None:
+    environment = {"OMP_NUM_THREADS": asked} if asked is not None else {}
+    made = worker_environments(workers, [], 8, environment)
+    assert {e["OMP_NUM_THREADS"] for e in made} == {threads}
+
+
+def test_the_rest_of_the_environment_is_handed_on_but_not_the_stores() -> None:
+    environment = {"HF_HOME": "somewhere", "MLFLOW_TRACKING_PASSWORD": "x", "OPTUNA_STORAGE": "postgresql://u:p@h"}
+    (made,) = worker_environments(1, [], 1, environment)
+    assert made["HF_HOME"] == "somewhere"
+    assert not made.keys() & {"MLFLOW_TRACKING_PASSWORD", "OPTUNA_STORAGE"}

@@ -1,0 +1,36 @@
+"""What holds for the inline executor alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sweeper.executors import Finished, Inline, Lost, Started
+from trainers.interface import Job
+
+OBEDIENT = "executor_trainers:Obedient"
+
+MakeJob = Callable[..., Job]
+
+
+def test_an_interrupt_goes_through_and_the_run_is_told_as_lost(make_job: MakeJob) -> None:
+    executor, interrupted, after = Inline(OBEDIENT), make_job("interrupt"), make_job("finish")
+    executor.submit(interrupted)
+    executor.submit(after)
+    with pytest.raises(KeyboardInterrupt):
+        executor.events(1)
+    assert executor.events(1) == [
+        Started(interrupted.config.key, "inline"),
+        Lost(interrupted.config.key, "inline", "interrupted by KeyboardInterrupt", ""),
+    ]
+    assert isinstance(executor.events(1)[-1], Finished)
+
+
+def test_one_run_is_trained_at_each_call(make_job: MakeJob) -> None:
+    executor = Inline(OBEDIENT)
+    for seed in range(2):
+        executor.submit(make_job("finish", seed))
+    assert [isinstance(event, Finished) for event in executor.events(1)] == [False, False, True]
+    assert [isinstance(event, Finished) for event in executor.events(1)] == [False, False, True]
+    assert executor.slots == 1

@@ -1,0 +1,339 @@
+"""What holds for worker processes alone: how they die, what they may use, and that none outlives the sweep."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+
+from studies.records import Cause, RunResult
+from sweeper.executors import Event, Executor, Finished, Lost, Process, Started
+from trainers.interface import Job
+
+HERE = Path(__file__).parent
+OBEDIENT = "executor_trainers:Obedient"
+
+MakeProcess = Callable[..., Process]
+MakeJob = Callable[..., Job]
+UntilEnded = Callable[[Executor, int], list[Event]]
+StartSweep = Callable[[list[Job]], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def make_process(tmp_path: Path) -> Iterator[MakeProcess]:
+    made: list[Process] = []
+
+    def make(workers: int | None = 1) -> Process:
+        made.append(Process(OBEDIENT, workers, tmp_path / "logs"))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close(now=True)
+
+
+def results(events: list[Event]) -> dict[str, RunResult]:
+    return {event.key: event.result for event in events if isinstance(event, Finished)}
+
+
+def wait_for_note(job: Job) -> Path:
+    """The note that a process leaves once it is in the middle of the job."""
+    deadline = time.monotonic() + 15
+    while not (notes := list(job.folder.glob("process-*"))):
+        assert time.monotonic() < deadline, "the job has not been started"
+        time.sleep(0.02)
+    return notes[0]
+
+
+def process_of(job: Job) -> int:
+    """The process that trains the job, once it is in the middle of it."""
+    return int(wait_for_note(job).name.removeprefix("process-"))
+
+
+def child_of(job: Job) -> int:
+    """The child of the process that trains the job."""
+    return int(wait_for_note(job).read_text())
+
+
+def alive(process: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    try:
+        os.kill(process, 0)
+        status = Path(f"/proc/{process}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def gone_by(process: int, deadline: float) -> bool:
+    while alive(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(process)
+
+
+def test_a_worker_killed_in_the_middle_is_told_as_lost_and_the_next_job_is_trained(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, killed, after = make_process(), make_job("sleep"), make_job("finish")
+    executor.submit(killed)
+    executor.submit(after)
+    os.kill(process_of(killed), signal.SIGKILL)
+    at = time.monotonic()
+    _, lost, *rest = until_ended(executor, 2)
+    assert isinstance(lost, Lost)
+    assert time.monotonic() - at < 3
+    assert (lost.key, lost.worker) == (killed.config.key, "worker-0")
+    assert lost.reason.startswith("killed by SIGKILL")
+    assert lost.log_tail == "training 0"
+    assert results(rest)[after.config.key].cause is Cause.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("act", "reason", "log"),
+    [
+        ("SIGSEGV", "killed by SIGSEGV", "Fatal Python error: Segmentation fault"),
+        ("_exit", "exited with code 3", "training 0"),
+    ],
+)
+def test_a_worker_that_dies_by_itself_says_how(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, act: str, reason: str, log: str
+) -> None:
+    executor = make_process()
+    executor.submit(make_job(act))
+    (lost,) = [event for event in until_ended(executor, 1) if isinstance(event, Lost)]
+    assert lost.reason == reason
+    assert log in lost.log_tail
+
+
+def test_the_log_tail_of_a_lost_run_has_only_its_own_lines(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, tmp_path: Path
+) -> None:
+    executor = make_process()
+    executor.submit(make_job("finish", 7))
+    executor.submit(make_job("_exit", 8))
+    (lost,) = [event for event in until_ended(executor, 2) if isinstance(event, Lost)]
+    assert lost.log_tail == "training 8"
+    assert (tmp_path / "logs" / "worker-0.log").read_text() == "training 7\ntraining 8\n"
+
+
+def test_the_traceback_of_a_trainer_is_in_the_log(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, tmp_path: Path
+) -> None:
+    executor = make_process()
+    executor.submit(make_job("raise"))
+    until_ended(executor, 1)
+    log = (tmp_path / "logs" / "worker-0.log").read_text()
+    assert "Traceback" in log
+    assert "OSError: the disk is full" in log
+
+
+def test_a_worker_killed_while_idle_is_replaced_and_no_run_is_lost(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, first, second = make_process(), make_job("finish", 1), make_job("finish", 2)
+    executor.submit(first)
+    process = results(until_ended(executor, 1))[first.config.key].facts["process"]
+    assert isinstance(process, int)
+    os.kill(process, signal.SIGKILL)
+    time.sleep(0.3)
+    executor.submit(second)
+    assert results(until_ended(executor, 1))[second.config.key].facts["process"] != process
+
+
+def test_as_many_runs_as_slots_are_in_training_at_once(make_process: MakeProcess, make_job: MakeJob) -> None:
+    executor = make_process(workers=2)
+    jobs = [make_job("sleep", seed) for seed in range(3)]
+    for job in jobs:
+        executor.submit(job)
+    assert len({process_of(job) for job in jobs[: executor.slots]}) == 2
+    time.sleep(0.3)
+    assert {event.worker for event in executor.events(0) if isinstance(event, Started)} == {"worker-0", "worker-1"}
+    assert not jobs[2].folder.exists()
+
+
+def test_a_free_worker_gets_the_next_job_while_the_sweep_does_not_look(
+    make_process: MakeProcess, make_job: MakeJob
+) -> None:
+    executor, jobs = make_process(), [make_job("finish", seed) for seed in range(5)]
+    for job in jobs:
+        executor.submit(job)
+    deadline = time.monotonic() + 10
+    while not (jobs[-1].folder / "result.json").exists():
+        assert time.monotonic() < deadline, "the worker waits for the sweep"
+        time.sleep(0.02)
+
+
+def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
+    make_process: MakeProcess, make_job: MakeJob
+) -> None:
+    executor, stuck, parent = make_process(workers=2), make_job("hold the lock"), make_job("have a child")
+    executor.submit(stuck)
+    executor.submit(parent)
+    processes = [process_of(stuck), process_of(parent), child_of(parent)]
+    at = time.monotonic()
+    executor.close(now=True)
+    assert time.monotonic() - at < 2
+    assert all(gone_by(process, at + 3) for process in processes)
+
+
+def test_a_patient_close_can_be_followed_by_one_that_kills(make_process: MakeProcess, make_job: MakeJob) -> None:
+    executor, stuck = make_process(), make_job("sleep")
+    executor.submit(stuck)
+    process = process_of(stuck)
+    patient = threading.Thread(target=executor.close)
+    patient.start()
+    patient.join(0.3)
+    assert patient.is_alive()
+    executor.close(now=True)
+    patient.join(2)
+    assert not patient.is_alive()
+    assert not alive(process)
+
+
+def test_closing_leaves_no_idle_worker(make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded) -> None:
+    executor, job = make_process(), make_job("finish")
+    executor.submit(job)
+    process = results(until_ended(executor, 1))[job.config.key].facts["process"]
+    executor.close()
+    assert isinstance(process, int)
+    assert not alive(process)
+    with pytest.raises(RuntimeError, match="takes no more jobs"):
+        executor.submit(job)
+
+
+SWEEP = """
+import pickle, signal, sys
+from pathlib import Path
+from sweeper.executors import Finished, Process
+
+jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
+executor = Process("executor_trainers:Obedient", len(jobs), Path(sys.argv[2]))
+signal.signal(signal.SIGINT, lambda *_: executor.cancel(None))
+for job in jobs:
+    executor.submit(job)
+ended = 0
+while ended < len(jobs):
+    for event in executor.events(60):
+        if isinstance(event, Finished):
+            ended += 1
+            print(event.result.cause, flush=True)
+executor.close()
+"""
+
+
+@pytest.fixture
+def start_sweep(tmp_path: Path) -> Iterator[StartSweep]:
+    """`start_sweep(jobs)`: another process that trains the jobs, each in a worker of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(jobs: list[Job]) -> subprocess.Popen[str]:
+        (tmp_path / "jobs").write_bytes(pickle.dumps(jobs))
+        command = [sys.executable, "-c", SWEEP, str(tmp_path / "jobs"), str(tmp_path / "logs")]
+        environment = {**os.environ, "PYTHONPATH": str(HERE)}
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        )
+        return started[-1]
+
+    yield start
+    for sweep in started:
+        sweep.kill()
+        sweep.communicate()
+
+
+def test_no_worker_lives_on_when_the_sweep_is_killed(start_sweep: StartSweep, make_job: MakeJob) -> None:
+    jobs = [make_job("sleep"), make_job("until stopped")]
+    if sys.platform == "linux":
+        jobs.append(make_job("hold the lock"))
+    sweep = start_sweep(jobs)
+    processes = [process_of(job) for job in jobs]
+    sweep.kill()
+    deadline = time.monotonic() + 3
+    assert all(gone_by(process, deadline) for process in processes)
+
+
+def test_a_worker_and_its_children_end_when_its_pipe_ends(make_job: MakeJob) -> None:
+    job = make_job("have a child")
+    ours, theirs = Pipe()
+    identity = [str(theirs.fileno()), str(os.getpid()), OBEDIENT, "worker"]
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "sweeper.executors.worker", *identity],
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,
+    )
+    theirs.close()
+    ours.send(job)
+    child = child_of(job)
+    ours.close()
+    assert worker.wait(3) == -signal.SIGKILL
+    assert gone_by(child, time.monotonic() + 1)
+
+
+def test_an_interrupt_from_the_terminal_reaches_the_sweep_and_not_its_workers(
+    start_sweep: StartSweep, make_job: MakeJob
+) -> None:
+    job = make_job("until stopped")
+    sweep = start_sweep([job])
+    process_of(job)
+    os.killpg(sweep.pid, signal.SIGINT)
+    output, _ = sweep.communicate(timeout=5)
+    assert output == "user_stop\n"
+    assert sweep.returncode == 0
+
+
+def test_workers_share_the_cores_and_are_not_handed_the_stores(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.setattr("sweeper.executors.process.usable_cores", lambda: 6)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    executor, jobs = make_process(workers=2), [make_job("finish", seed) for seed in range(8)]
+    for job in jobs:
+        executor.submit(job)
+    facts = [result.facts for result in results(until_ended(executor, 8)).values()]
+    assert {fact["OMP_NUM_THREADS"] for fact in facts} == {"3"}
+    assert {fact["MKL_NUM_THREADS"] for fact in facts} == {"3"}
+    assert {fact["gpus"] for fact in facts} <= {"4", "5"}
+    assert not any("MLFLOW_TRACKING_PASSWORD" in fact for fact in facts)
+
+
+def test_a_worker_loads_neither_the_stores_nor_torch(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    import optuna  # the sweep itself has them
+    import torch
+
+    assert optuna
+    assert torch
+    executor, job = make_process(), make_job("finish")
+    executor.submit(job)
+    loaded = set(str(results(until_ended(executor, 1))[job.config.key].facts["modules"]).split())
+    assert "pydantic" in loaded
+    assert not loaded & {"optuna", "mlflow", "torch", "transformers", "datasets", "numpy"}
+
+
+def test_workers_that_cannot_be_started_are_an_error_of_the_sweep(
+    make_process: MakeProcess, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    executor = make_process()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    executor.submit(make_job("finish"))
+    with pytest.raises(RuntimeError, match=r"cannot be run any more.*No such file"):
+        executor.events(5)
+
+
+def test_no_workers_at_all_is_refused(make_process: MakeProcess) -> None:
+    with pytest.raises(ValueError, match="must be 1 or more, but it is 0"):
+        make_process(workers=0)

@@ -1,0 +1,35 @@
+"""Writes what a run trained on as stock TRL reads it: its rows, and its model where that ships with the project."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from studies.records import RunConfig
+from trainers.data import load_pairs, write_pairs
+from trainers.world.paths import model_path
+
+
+def write_bundle(config: RunConfig, data_folder: Path, model_folder: Path) -> tuple[str, str]:
+    """Write the run's training and evaluation rows, in order, flips and length limits applied.
+
+    Gives the model to train (a Hub id or path, `model_folder` for the embedded one) and the digest of the data.
+    Raises trainers.data.DataError where the data can no longer be read.
+    """
+    name = str(config.settings["model_name_or_path"])
+    embedded = name == "embedded"
+    source = str(model_path()) if embedded else name
+    if embedded:
+        shutil.copytree(model_path(), model_folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source,
+        revision=config.settings.get("model_revision") or "main",
+        trust_remote_code=bool(config.settings.get("trust_remote_code", False)),
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    pairs = load_pairs(config.data, config.block, tokenizer)
+    write_pairs(pairs, data_folder)
+    return (str(model_folder) if embedded else name), pairs.digest

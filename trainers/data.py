@@ -1,0 +1,397 @@
+"""Preference pairs for one run: read, checked, cut to length, split by prompt, subsampled, flipped, and recorded.
+
+Knows where pairs come from and how a tokenizer counts them; knows no model, no loss and no store. Nothing heavy is
+imported before it is needed: checking a local file loads neither torch nor datasets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+
+from studies.records import DataConfig, Scalar
+from trainers.sources import DataError, Row, Text, kind_of, read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "DataError",
+    "Gold",
+    "Pairs",
+    "Row",
+    "Text",
+    "TokenIds",
+    "check_data",
+    "load_pairs",
+    "tokenise",
+    "write_pairs",
+]
+
+Gold = Callable[[str, str, bool], float]
+"""gold(prompt, completion without its end token, whether it ended) -> true worth of the completion."""
+
+Writer = Literal["same", "better", "worse"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of one block, as they are trained on and measured with.
+
+    `train` has its labels flipped already; `evaluation` never has. `prompts` are what a policy is sampled under: the
+    distinct prompts of `evaluation`, in its order (in the embedded world, all plain prompts). `digest` is the SHA-256
+    of the three. `gold` exists where the data has a true reward.
+    """
+
+    train: tuple[Row, ...]
+    evaluation: tuple[Row, ...]
+    prompts: tuple[Text, ...]
+    digest: str
+    facts: Mapping[str, Scalar]
+    gold: Gold | None = None
+
+
+class TokenIds(NamedTuple):
+    """A pair as TRL trains on it: prompt ids, and the ids of both completions with their end tokens."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def check_data(data: DataConfig) -> list[str]:
+    """Everything wrong with `data` that can be known without a model, a tokenizer or the network.
+
+    A local file or saved folder is read whole and each bad row is named (ten at most). Of a Hub dataset only the
+    options are checked: its rows are checked by `load_pairs`, in the same way.
+    """
+    problems = _option_problems(data)
+    if problems or kind_of(data.path) in ("embedded", "hub"):
+        return problems
+    try:
+        read_rows(data)
+    except DataError as error:
+        return list(error.problems)
+    return []
+
+
+def _option_problems(data: DataConfig) -> list[str]:
+    """Options out of range, and options that would do nothing for this kind of source."""
+    kind = kind_of(data.path)
+    problems = [
+        f"data.{name} is {value}; it must be 1 or more, or left out"
+        for name in ("rows", "eval_rows", "max_prompt_length", "max_completion_length", "max_length")
+        if (value := getattr(data, name)) is not None and value < 1
+    ]
+    if not 0.0 <= data.label_flip <= 1.0:
+        problems.append(f"data.label_flip is {data.label_flip}; it is a share of the training pairs, 0 to 1")
+    if data.pairs_from not in get_args(Writer):
+        problems.append(f"data.pairs_from is {data.pairs_from!r}; it must be one of {', '.join(get_args(Writer))}")
+    if kind == "missing":
+        return [
+            *problems,
+            f"data.path {data.path}: there is no such file or folder, and it is not the form of a Hub id",
+        ]
+    acting: dict[str, tuple[str, ...]] = {
+        "name": ("hub",),
+        "revision": ("hub",),
+        "split": ("hub", "folder"),
+        "eval_split": ("hub", "folder", "file"),
+        "pairs_from": ("embedded",),
+    }
+    defaults = DataConfig()
+    problems += [
+        f"data.{name} is {getattr(data, name)!r}, which does nothing for {data.path} ({_KIND_WORDS[kind]}); remove it"
+        for name, kinds in acting.items()
+        if kind not in kinds and getattr(data, name) != getattr(defaults, name)
+    ]
+    if kind == "file" and data.eval_split is not None and kind_of(data.eval_split) != "file":
+        problems.append(f"data.eval_split {data.eval_split}: there is no such file; beside a file it must be a file")
+    return problems
+
+
+_KIND_WORDS: Final[Mapping[str, str]] = {
+    "embedded": "the embedded world",
+    "file": "one file",
+    "folder": "a saved dataset",
+    "hub": "a Hub dataset",
+}
+
+
+def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase) -> Pairs:
+    """The pairs of a block; the same `data`, `block` and tokenizer give the same pairs.
+
+    - A pair that is longer than a limit (`max_prompt_length`, `max_completion_length` of either answer, `max_length`
+      of both together; tokens as TRL counts them) is left out and counted, never truncated. So TRL's own truncation
+      at the same `max_length` has nothing to cut.
+    - Without `eval_split`, whole prompts go to one side or the other, drawn anew for every block. With it, training
+      pairs whose prompt is also in the evaluation split are left out and counted.
+    - `rows` and `eval_rows` keep the first that fit in an order drawn for the block.
+    - `label_flip` exchanges the answers of exactly `round(label_flip * rows)` training pairs. Those flipped at a lower
+      rate are among those flipped at a higher one.
+    - In the embedded world a block is a gold task and a draw of pairs; its 30 prompts are on both sides.
+
+    Raises DataError for data that cannot be used.
+    """
+    problems = _option_problems(data)
+    if problems:
+        raise DataError(problems)
+    draw = _draw_world if data.path == "embedded" else _draw_outside
+    material = draw(data, block, partial(_fits, data=data, tokenizer=tokenizer))
+    train, evaluation = material.train, material.evaluation
+    _require_rows(material, data)
+    flipped = _places_to_flip(len(train.rows), data.label_flip, block)
+    labelled = tuple(_exchange(row) if i in flipped else row for i, row in enumerate(train.rows))
+    prompts = material.prompts or _distinct(row["prompt"] for row in evaluation.rows)
+    content = _sha256({"train": labelled, "evaluation": evaluation.rows, "prompts": prompts})
+    facts: dict[str, Scalar] = {
+        "source": data.path,
+        "digest": content,
+        "block": block,
+        "rows_read": material.read,
+        "train_rows": len(labelled),
+        "eval_rows": len(evaluation.rows),
+        "prompts": len(prompts),
+        "train_too_long": train.too_long,
+        "eval_too_long": evaluation.too_long,
+        "prompt_held_out": material.prompt_held_out,
+        "flipped": len(flipped),
+        "length_baseline": _share_chosen_longer(evaluation.rows, tokenizer),
+        "conversational": isinstance(evaluation.rows[0]["prompt"], list),
+    }
+    return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold)
+
+
+def write_pairs(pairs: Pairs, folder: Path) -> tuple[Path, Path]:
+    """Write `train.jsonl` and `eval.jsonl` into `folder`, one row a line in the order of `pairs`.
+
+    `datasets` reads such a folder as splits `train` and `test`, so stock TRL trains on the same rows in the same
+    order, flips and length limits included: `trl dpo --dataset_name FOLDER --dataset_test_split test`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    train, evaluation = folder / "train.jsonl", folder / "eval.jsonl"
+    for file, rows in ((train, pairs.train), (evaluation, pairs.evaluation)):
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return train, evaluation
+
+
+# ---- tokens -------------------------------------------------------------------------------------------------------
+
+
+def tokenise(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
+    """The ids that TRL 1.16 trains on (`DPOTrainer._prepare_dataset`), without its truncation.
+
+    Plain text: the end token is appended to both answers where it is not there. Messages: the chat template, with its
+    generation prompt. A completion begins where prompt and prompt + answer first differ in ids.
+    """
+    from trl.data_utils import common_prefix_length
+
+    prompt = prompt_ids(row["prompt"], tokenizer)
+    chosen, rejected = (_whole_ids(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected"))
+    start = min(common_prefix_length(prompt, chosen), common_prefix_length(prompt, rejected))
+    return TokenIds(prompt[:start], chosen[start:], rejected[start:])
+
+
+def prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a prompt as a model is sampled under it: messages end with the template's generation prompt."""
+    if isinstance(prompt, list):
+        return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+    return list(tokenizer(text=prompt)["input_ids"])
+
+
+def _whole_ids(prompt: Text, answer: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of prompt and answer together."""
+    if isinstance(prompt, list) and isinstance(answer, list):
+        return list(tokenizer.apply_chat_template(prompt + answer, return_dict=True)["input_ids"])
+    text, end = f"{prompt}{answer}", tokenizer.eos_token
+    return list(tokenizer(text=text if text.endswith(end) else text + end)["input_ids"])
+
+
+def _fits(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a row keeps all length limits, each of which may be reached but not passed."""
+    if isinstance(row["prompt"], list) and not tokenizer.chat_template:
+        raise DataError(
+            [
+                f"data {data.path}: rows are messages but the model's tokenizer has no chat template; "
+                "take an instruct model or write the rows as plain text"
+            ]
+        )
+    ids = tokenise(row, tokenizer)
+    completion = max(len(ids.chosen), len(ids.rejected))
+    limits = (
+        (len(ids.prompt), data.max_prompt_length),
+        (completion, data.max_completion_length),
+        (len(ids.prompt) + completion, data.max_length),
+    )
+    return all(limit is None or length <= limit for length, limit in limits)
+
+
+def _share_chosen_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Share of pairs whose chosen answer has more tokens, ties one half: what 'pick the longer answer' gets right."""
+    tokens = [tokenise(row, tokenizer) for row in rows]
+    return sum((len(t.chosen) > len(t.rejected)) + 0.5 * (len(t.chosen) == len(t.rejected)) for t in tokens) / len(rows)
+
+
+# ---- what a block draws -------------------------------------------------------------------------------------------
+
+# Streams of random numbers of a block, so that no draw moves another.
+_ORDER, _FLIPS = 0, 1
+_MOST_EVALUATION_ROWS: Final = 1000
+_WORLD_PAIRS, _WORLD_EVALUATION_PAIRS = 2048, 512
+
+
+class _Taken(NamedTuple):
+    """The rows taken from a list, how many of it were looked at, and how many of those were too long."""
+
+    rows: tuple[Row, ...]
+    looked_at: int
+    too_long: int
+
+
+class _Material(NamedTuple):
+    """The pairs of a block before labels are flipped."""
+
+    train: _Taken
+    evaluation: _Taken
+    read: int
+    prompt_held_out: int = 0
+    prompts: tuple[Text, ...] = ()
+    gold: Gold | None = None
+
+
+def _draw_world(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:
+    """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own."""
+    from trainers.world.pairs import WorldOptions, make_pairs, task_of
+
+    options = WorldOptions(
+        pairs=data.rows or _WORLD_PAIRS,
+        eval_pairs=data.eval_rows or _WORLD_EVALUATION_PAIRS,
+        writer=cast(Writer, data.pairs_from),
+    )
+    world = make_pairs(options, block)
+    sides = (
+        [Row(prompt=r.prompt, chosen=r.chosen, rejected=r.rejected) for r in s] for s in (world.train, world.evaluation)
+    )
+    train, evaluation = (_take_fitting(side, None, fits) for side in sides)
+    return _Material(
+        train=train,
+        evaluation=evaluation,
+        read=train.looked_at + evaluation.looked_at,
+        prompts=world.prompts,
+        gold=partial(_world_gold, task=task_of(block)),
+    )
+
+
+def _world_gold(prompt: str, completion: str, ended: bool, *, task: int) -> float:
+    """Gold reward of a review in the embedded world; it does not look at the prompt."""
+    from trainers.world.gold import gold_reward
+
+    return gold_reward(completion.split(), ended, task)
+
+
+def _draw_outside(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:
+    """Pairs of a file, folder or Hub dataset: held-out prompts first, then training pairs of other prompts."""
+    train_rows, own_evaluation = read_rows(data)
+    rng = np.random.default_rng((_ORDER, block))
+    if own_evaluation is None:
+        ordered = _shuffled_by_prompt(train_rows, rng)
+        tenth = max(1, min(len(ordered) // 10, _MOST_EVALUATION_ROWS))
+        looked_at = ordered if data.eval_rows else ordered[:tenth]
+        evaluation = _take_fitting(looked_at, data.eval_rows, fits)
+        rest = ordered[evaluation.looked_at :]
+    else:
+        evaluation = _take_fitting(_shuffled(own_evaluation, rng), data.eval_rows or _MOST_EVALUATION_ROWS, fits)
+        rest = list(train_rows)
+    held_out = {_canonical(row["prompt"]) for row in evaluation.rows}
+    candidates = [row for row in rest if _canonical(row["prompt"]) not in held_out]
+    return _Material(
+        train=_take_fitting(_shuffled(candidates, rng), data.rows, fits),
+        evaluation=evaluation,
+        read=len(train_rows) + len(own_evaluation or ()),
+        prompt_held_out=len(rest) - len(candidates),
+    )
+
+
+def _shuffled(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
+    """The rows in a drawn order."""
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def _shuffled_by_prompt(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
+    """The rows with prompts in a drawn order and the rows of one prompt together."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_canonical(row["prompt"]), []).append(row)
+    listed = list(groups.values())
+    return [row for i in rng.permutation(len(listed)) for row in listed[i]]
+
+
+def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: Callable[[Row], bool]) -> _Taken:
+    """The first `wanted` rows that fit (None: all that do); stops looking once it has them."""
+    taken: list[Row] = []
+    looked_at = 0
+    for row in rows:
+        if len(taken) == wanted:
+            break
+        looked_at += 1
+        if fits(row):
+            taken.append(row)
+    return _Taken(tuple(taken), looked_at, looked_at - len(taken))
+
+
+def _require_rows(material: _Material, data: DataConfig) -> None:
+    """Raises DataError where length limits or the split left one side without rows."""
+    limits = ", ".join(
+        f"{name}={getattr(data, name)}"
+        for name in ("max_prompt_length", "max_completion_length", "max_length")
+        if getattr(data, name) is not None
+    )
+    problems = []
+    for side, taken in (("training", material.train), ("evaluation", material.evaluation)):
+        if taken.rows:
+            continue
+        if taken.too_long:
+            problems.append(
+                f"data {data.path}: no {side} pairs left, all {taken.too_long} are longer than the limits ({limits} "
+                "tokens); raise the limits in `data`"
+            )
+        else:
+            problems.append(
+                f"data {data.path}: no {side} pairs left of {material.read} read, since a prompt is never on both "
+                "sides; give more prompts, fewer `eval_rows` or an `eval_split` of its own"
+            )
+    if problems:
+        raise DataError(problems)
+
+
+def _places_to_flip(n: int, rate: float, block: int) -> frozenset[int]:
+    """Which of `n` training rows have their answers exchanged: the first `round(rate * n)` of a drawn order."""
+    order = np.random.default_rng((_FLIPS, block)).permutation(n)
+    return frozenset(int(i) for i in order[: round(rate * n)])
+
+
+def _exchange(row: Row) -> Row:
+    """The row with its answers exchanged."""
+    return Row(prompt=row["prompt"], chosen=row["rejected"], rejected=row["chosen"])
+
+
+def _distinct(prompts: Iterable[Text]) -> tuple[Text, ...]:
+    """The prompts without repetitions, in order."""
+    return tuple({_canonical(prompt): prompt for prompt in prompts}.values())
+
+
+def _canonical(value: Any) -> str:
+    """A text that is equal for equal content."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _sha256(value: Any) -> str:
+    """SHA-256 of the content, as 64 hexadecimal digits."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()

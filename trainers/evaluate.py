@@ -1,0 +1,425 @@
+"""Measures a policy so that runs can be compared whatever their loss or beta; knows no loss, no trainer, no store.
+
+Everything is in nats and against one reference, the untrained model: TRL's own rewards and losses scale with beta and
+with the loss. Each measurement is a small function of arrays; `evaluate` fills the arrays from a model. Formulas and
+why these: the DPO paper (2305.18290) for log-ratios, 2504.10637 for the KL estimate, 2405.19534 for ranking accuracy.
+A change that moves any number here must bump `studies.records.EVALUATOR`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.utils import use_adapter
+
+from studies.records import EvaluationConfig, Measurement
+from trainers.data import Pairs, Text, TokenIds, prompt_ids, tokenise
+from trainers.sampling import Completion, NonFinite, batches, completion_logits, end_ids, measuring, sample
+
+__all__ = ["NonFinite", "ReferenceNumbers", "Sample", "evaluate", "reference_numbers", "samples"]
+
+Floats = npt.NDArray[np.float64]
+
+Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
+"""Gives the reference for as long as it is used."""
+
+SAMPLING_SEED: Final = 20305
+"""One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
+TRAINING_PAIRS: Final = 256
+"""Training pairs that `train_accuracy` looks at: the first of them."""
+
+
+class Estimate(NamedTuple):
+    """A value with its standard error over pairs or samples; None where there is none or only one sample."""
+
+    value: float
+    error: float | None = None
+
+
+class PairLogProbs(NamedTuple):
+    """Log-probabilities of whole completions [n], in nats, and their lengths [n] in tokens."""
+
+    chosen: Floats
+    rejected: Floats
+    chosen_tokens: Floats
+    rejected_tokens: Floats
+
+
+class Drawn(NamedTuple):
+    """A policy's samples: their ids, and per sample [n] tokens, summed entropy, KL to the reference, and gold."""
+
+    completions: tuple[Completion, ...]
+    tokens: Floats
+    entropy: Floats
+    kl: Floats | None
+    gold: Floats | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The evaluation's inputs as ids: held-out pairs, a part of the training pairs, and what is sampled under."""
+
+    held_out: tuple[TokenIds, ...]
+    training: tuple[TokenIds, ...]
+    prompts: tuple[Sequence[int], ...]
+
+
+@dataclass(frozen=True)
+class ReferenceNumbers:
+    """The untrained model on the evaluation's inputs: the same for all runs with one base, data and evaluation.
+
+    `gold` (None where the data has none), `entropy` and `distinct` are its own measurements, for gates.
+    """
+
+    digest: str
+    config: EvaluationConfig
+    tokens: Tokens
+    held_out: PairLogProbs
+    training: PairLogProbs
+    sample_tokens: Floats
+    gold: float | None
+    entropy: float
+    distinct: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled completion as text, to be shown."""
+
+    prompt: str
+    completion: str
+    ended: bool
+    gold: float | None
+
+
+# ---- what is measured ---------------------------------------------------------------------------------------------
+
+
+def reference_numbers(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, config: EvaluationConfig
+) -> ReferenceNumbers:
+    """Measure the untrained model (a base model, or a PEFT model whose adapter is off). Raises NonFinite."""
+    tokens = _tokens(tokenizer, pairs, config)
+    with measuring(model):
+        drawn = _draw(model, tokenizer, pairs, config, tokens, reference=None)
+        return ReferenceNumbers(
+            digest=pairs.digest,
+            config=config,
+            tokens=tokens,
+            held_out=_pair_log_probs(model, tokens.held_out, config.batch_size),
+            training=_pair_log_probs(model, tokens.training, config.batch_size),
+            sample_tokens=drawn.tokens,
+            gold=None if drawn.gold is None else mean(drawn.gold).value,
+            entropy=entropy(drawn.entropy, drawn.tokens).value,
+            distinct=distinct([c.ids for c in drawn.completions]).value,
+        )
+
+
+def evaluate(
+    policy: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    config: EvaluationConfig,
+    reference: ReferenceNumbers,
+    *,
+    reference_model: torch.nn.Module | None = None,
+    step: int = 0,
+) -> tuple[Measurement, ...]:
+    """All measurements of a policy after `step` training steps, with standard errors over pairs or samples.
+
+    The KL needs the reference's distribution on the policy's own samples: that of `reference_model`, else of the
+    policy with its adapter off (a PEFT model); without either, KL is not measured. Names and units are those of
+    `studies.records.METRICS`. The model's mode and the global random state stay as they are.
+    Raises NonFinite where the policy's logits are not numbers, and ValueError for numbers of other data.
+    """
+    if (reference.digest, reference.config) != (pairs.digest, config):
+        raise ValueError("the reference's numbers belong to other pairs or another evaluation config")
+    with measuring(policy):
+        held_out = _pair_log_probs(policy, reference.tokens.held_out, config.batch_size)
+        training = _pair_log_probs(policy, reference.tokens.training, config.batch_size)
+        drawn = _draw(policy, tokenizer, pairs, config, reference.tokens, _reference_of(policy, reference_model))
+    found = {
+        **_on_pairs(held_out, reference.held_out),
+        "train_accuracy": accuracy(training, reference.training),
+        **_on_samples(drawn, reference.sample_tokens),
+    }
+    return tuple(Measurement(name, e.value, e.error, step) for name, e in found.items())
+
+
+def _on_pairs(policy: PairLogProbs, reference: PairLogProbs) -> dict[str, Estimate]:
+    """Measurements on held-out pairs."""
+    return {
+        "margin": margin(policy, reference),
+        "chosen_shift": mean(policy.chosen - reference.chosen),
+        "rejected_shift": mean(policy.rejected - reference.rejected),
+        "accuracy": accuracy(policy, reference),
+        "ranking_gain": ranking_gain(policy, reference),
+        "length_baseline": length_baseline(policy),
+    }
+
+
+def _on_samples(drawn: Drawn, reference_tokens: Floats) -> dict[str, Estimate]:
+    """Measurements on samples."""
+    found = {
+        "length_ratio": ratio(drawn.tokens, reference_tokens),
+        "entropy": entropy(drawn.entropy, drawn.tokens),
+        "distinct": distinct([c.ids for c in drawn.completions]),
+    }
+    if drawn.kl is not None:
+        found |= {"kl": mean(drawn.kl), "kl_per_token": ratio(drawn.kl, drawn.tokens)}
+    if drawn.gold is not None:
+        found |= {"gold": mean(drawn.gold), "gold_per_token": ratio(drawn.gold, drawn.tokens)}
+    return found
+
+
+def samples(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    config: EvaluationConfig,
+    count: int,
+) -> tuple[Sample, ...]:
+    """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite."""
+    asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(min(count, config.prompts))]
+    completions = _sample(model, tokenizer, [prompt_ids(prompt, tokenizer) for prompt in asked], config)
+    shown = []
+    for prompt, completion in zip(asked, completions, strict=True):
+        text = _text(completion, tokenizer)
+        gold = pairs.gold(_plain(prompt), text, completion.ended) if pairs.gold else None
+        shown.append(Sample(_plain(prompt), text, completion.ended, gold))
+    return tuple(shown)
+
+
+# ---- formulas -----------------------------------------------------------------------------------------------------
+
+
+def mean(values: Floats) -> Estimate:
+    """Mean of `values` [n], in their unit, with standard error sd / sqrt(n), sd with n - 1.
+
+    `gold`, `kl`, `chosen_shift` and `rejected_shift` are such means: over samples of gold and of the KL's
+    Rao-Blackwellised estimate, over held-out pairs of log pi(y|x) - log ref(y|x), in nats per sequence.
+    """
+    n = len(values)
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None)
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Estimate:
+    """Ratio of two means over the same samples [n], with the linearised error sd(a - r b) / (sqrt(n) mean(b)).
+
+    `kl_per_token` (nats/token) and `gold_per_token` divide by the samples' tokens, so that a long sample counts by
+    its length; `length_ratio` divides the policy's tokens by the reference's for the same prompts and seed.
+    Source: Cochran, Sampling Techniques, ch. 6.
+    """
+    value = float(numerator.mean() / denominator.mean())
+    n = len(numerator)
+    if n < 2:
+        return Estimate(value)
+    spread = float((numerator - value * denominator).std(ddof=1))
+    return Estimate(value, spread / float(np.sqrt(n) * denominator.mean()))
+
+
+def margin(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Mean over pairs of [log pi(c) - log ref(c)] - [log pi(r) - log ref(r)], in nats: DPO's implicit reward
+    margin (2305.18290, eq. 5-7) without its beta.
+    """
+    return mean(_margins(policy, reference))
+
+
+def accuracy(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Share of pairs with a positive margin, ties one half: .5 for the reference itself.
+
+    TRL's `rewards/accuracies` counts ties as wrong and so starts at 0. It saturates after the smallest step: a gate.
+    """
+    return mean(_wins(_margins(policy, reference)))
+
+
+def ranking_gain(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Share of pairs whose chosen side has the higher log-probability per token, less the same of the reference.
+
+    Ties count one half; the error is that of the paired difference. Ranking accuracy: 2405.19534; length
+    normalisation: 2405.14734.
+    """
+    return mean(_wins(_per_token_margins(policy)) - _wins(_per_token_margins(reference)))
+
+
+def length_baseline(pairs: PairLogProbs) -> Estimate:
+    """Share of pairs whose chosen side has more tokens, ties one half: what 'pick the longer answer' gets right."""
+    return mean(_wins(pairs.chosen_tokens - pairs.rejected_tokens))
+
+
+def entropy(sums: Floats, tokens: Floats) -> Estimate:
+    """Entropy of the policy's next-token distribution along its own samples, in nats/token.
+
+    sum over samples and positions of H(pi(.|prefix)) over the number of sampled tokens, the end token included.
+    """
+    return ratio(sums, tokens)
+
+
+def distinct(completions: Sequence[Sequence[int]]) -> Estimate:
+    """Distinct bigrams over bigrams of token ids in all samples together (distinct-2, 1510.03055); 0 without any.
+
+    It falls as the number of samples grows: compare it at one number of samples only. It has no error.
+    """
+    bigrams = [pair for ids in completions for pair in itertools.pairwise(ids)]
+    return Estimate(len(set(bigrams)) / len(bigrams) if bigrams else 0.0)
+
+
+def token_kl(policy: Tensor, reference: Tensor) -> Tensor:
+    """KL(pi || ref) of next-token distributions given by logits [..., V]: sum_v pi(v) log(pi(v) / ref(v)), nats.
+
+    Summed over the positions of a sample of pi it is the Rao-Blackwellised estimate of the sequence KL: unbiased, and
+    of no more variance than the log-ratio of the sample (2504.10637).
+    """
+    log_pi, log_ref = policy.log_softmax(-1), reference.log_softmax(-1)
+    return (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+
+
+def token_entropy(logits: Tensor) -> Tensor:
+    """Entropy of next-token distributions given by logits [..., V]: -sum_v pi(v) log pi(v), in nats."""
+    log_pi = logits.log_softmax(-1)
+    return -(log_pi.exp() * log_pi).sum(-1)
+
+
+def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities [...] of ids [...] under logits [..., V], in nats, without a second copy of the logits."""
+    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def _margins(policy: PairLogProbs, reference: PairLogProbs) -> Floats:
+    """Beta-free margin of each pair."""
+    return (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
+
+
+def _per_token_margins(pairs: PairLogProbs) -> Floats:
+    """Difference of log-probabilities per token of each pair."""
+    return pairs.chosen / pairs.chosen_tokens - pairs.rejected / pairs.rejected_tokens
+
+
+def _wins(differences: Floats) -> Floats:
+    """1 where positive, 0 where negative, one half at 0."""
+    return (1.0 + np.sign(differences)) / 2.0
+
+
+# ---- what a model says --------------------------------------------------------------------------------------------
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, pairs: Pairs, config: EvaluationConfig) -> Tokens:
+    """The evaluation's inputs as ids. Where there are fewer prompts than samples, prompts come again in turn."""
+    prompts = [prompt_ids(prompt, tokenizer) for prompt in pairs.prompts]
+    most = min(TRAINING_PAIRS, len(pairs.evaluation[: config.pairs]))
+    return Tokens(
+        held_out=tuple(tokenise(row, tokenizer) for row in pairs.evaluation[: config.pairs]),
+        training=tuple(tokenise(row, tokenizer) for row in pairs.train[:most]),
+        prompts=tuple(prompts[i % len(prompts)] for i in range(config.prompts)),
+    )
+
+
+def _pair_log_probs(model: torch.nn.Module, pairs: Sequence[TokenIds], batch_size: int) -> PairLogProbs:
+    """Log-probabilities of both sides of pairs. Raises NonFinite."""
+    sides = [_completion(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
+    sums = np.zeros(len(sides))
+    for batch in batches(model, sides, batch_size):
+        sums[batch.rows] = _sums(token_log_probs(completion_logits(model, batch), batch.ids), batch.mask)
+    tokens = _lengths(sides)
+    return PairLogProbs(sums[::2], sums[1::2], tokens[::2], tokens[1::2])
+
+
+def _completion(prompt: list[int], ids: list[int]) -> Completion:
+    """A completion to be scored. Without a prompt its first token is not predicted, as in TRL."""
+    return Completion(prompt, ids) if prompt else Completion(ids[:1], ids[1:])
+
+
+def _draw(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    config: EvaluationConfig,
+    tokens: Tokens,
+    reference: Reference | None,
+) -> Drawn:
+    """Samples of a model, and per sample what `Drawn` says. Raises NonFinite."""
+    completions = _sample(model, tokenizer, tokens.prompts, config)
+    entropies, kls = np.zeros(len(completions)), np.zeros(len(completions))
+    for batch in batches(model, completions, config.batch_size):
+        logits = completion_logits(model, batch)
+        entropies[batch.rows] = _sums(token_entropy(logits), batch.mask)
+        if reference is not None:
+            with reference() as other:
+                reference_logits = completion_logits(other, batch)
+            kls[batch.rows] = _sums(token_kl(logits, reference_logits), batch.mask)
+    gold = None
+    if pairs.gold is not None:
+        prompts = [_plain(prompt) for prompt in pairs.prompts]
+        gold = np.array(
+            [pairs.gold(prompts[i % len(prompts)], _text(c, tokenizer), c.ended) for i, c in enumerate(completions)]
+        )
+    return Drawn(completions, _lengths(completions), entropies, None if reference is None else kls, gold)
+
+
+def _reference_of(policy: torch.nn.Module, reference_model: torch.nn.Module | None) -> Reference | None:
+    """How to reach the reference: a model of its own, or the policy with its adapter off; None where there is none.
+
+    As in TRL, the reference of an adapter that is trained further is the adapter named 'ref', its state at the start.
+    """
+    if reference_model is not None:
+        return lambda: nullcontext(reference_model)
+    return partial(_adapter_off, policy) if isinstance(policy, PeftModel) else None
+
+
+@contextmanager
+def _adapter_off(policy: PeftModel) -> Iterator[torch.nn.Module]:
+    """The policy while it computes what its reference does."""
+    with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+        yield policy
+
+
+def _sample(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: EvaluationConfig,
+) -> tuple[Completion, ...]:
+    """One sample for each prompt; it ends at the tokenizer's end token or one of the model's own."""
+    return sample(
+        model,
+        prompts,
+        end_ids=end_ids(model, tokenizer),
+        max_new_tokens=config.max_new_tokens,
+        seed=SAMPLING_SEED,
+        batch_size=config.batch_size,
+    )
+
+
+def _sums(values: Tensor, mask: Tensor) -> Floats:
+    """Sums [B] in double precision of the values [B, T] where the mask is true."""
+    found: Floats = torch.where(mask, values, 0.0).cpu().double().sum(-1).numpy()
+    return found
+
+
+def _lengths(completions: Sequence[Completion]) -> Floats:
+    """Tokens of each completion, the end token included."""
+    return np.array([float(len(c.ids)) for c in completions])
+
+
+def _text(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The completion without its end token; other special tokens stay, since the policy wrote them."""
+    ids = completion.ids[:-1] if completion.ended else completion.ids
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def _plain(prompt: Text) -> str:
+    """A prompt as one text: messages as `role: content` lines."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

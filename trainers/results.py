@@ -1,0 +1,52 @@
+"""How a run's result is kept in its folder: `result.json`, written whole or not at all; loads no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from studies.records import RunResult
+
+RESULT_FILE = "result.json"
+
+
+def write_result(folder: Path, result: RunResult) -> Path:
+    """Write `result` as `folder/result.json` and return that path; the folder is made where it is missing.
+
+    The text goes to a temporary name, is flushed to the disk and then renamed, so that a reader, or a machine that
+    loses power, finds the old file or the new one and never half of either. Raises OSError where it cannot be kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not `model_dump_json`: pydantic writes NaN, which a diverged run has in its curve, as null.
+    text = json.dumps(result.model_dump(mode="json"), indent=1)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{RESULT_FILE}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / RESULT_FILE)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _flush_names(folder)
+    return folder / RESULT_FILE
+
+
+def read_result(folder: Path) -> RunResult | None:
+    """The result kept in `folder`, or None where there is none or it cannot be read as one."""
+    try:
+        return RunResult.model_validate(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _flush_names(folder: Path) -> None:
+    """Make the rename itself survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
