@@ -22,7 +22,8 @@ SQLITE = "sqlite:///"
 KIND = "kind"
 SWEEP, RUN = "sweep", "run"
 SUPERSEDED = "superseded"
-ERROR_SUFFIX = "_se"
+# A prefix with a slash is a section of its own on MLflow's chart page, so that errors do not crowd the charts.
+ERROR_PREFIX = "se/"
 FACT_PREFIX = "fact."
 # Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
 NON_FINITE = "non_finite"
@@ -149,8 +150,7 @@ def to_record(study: str, run: Any) -> RunRecord:
     tags: Mapping[str, str] = run.data.tags
     ended_non_finite = tags.get(NON_FINITE, "").split(", ")
     values = {name: value for name, value in run.data.metrics.items() if name not in ended_non_finite}
-    errors = {name: values[name + ERROR_SUFFIX] for name in values if name + ERROR_SUFFIX in values}
-    error_names = {name + ERROR_SUFFIX for name in run.data.metrics}
+    errors = {name.removeprefix(ERROR_PREFIX): value for name, value in values.items() if name.startswith(ERROR_PREFIX)}
     facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
     try:
         return RunRecord(
@@ -167,7 +167,7 @@ def to_record(study: str, run: Any) -> RunRecord:
             cause=Cause(tags["cause"]) if "cause" in tags else None,
             arm=tags["arm"],
             knobs={name: decode(text) for name, text in run.data.params.items()},
-            metrics={name: value for name, value in values.items() if name not in error_names},
+            metrics={name: value for name, value in values.items() if not name.startswith(ERROR_PREFIX)},
             errors=errors,
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
         )

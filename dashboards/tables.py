@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,12 +25,14 @@ Format = Literal["text", "markdown", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
 Basis = Literal["confirmed", "selected"]
 # Width of a text table where nobody says how wide the screen is: no cell wraps in it for a dozen losses.
-WIDE = 180
+WIDE = 160
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """A variant in a scenario as the study plans it: its losses, its trials, and the runs of every trial."""
+    """A variant in a scenario as the study plans it: its losses, its trials (0 where it has no share of its own, as in
+    `mode: search`), and the runs of every trial.
+    """
 
     variant: str
     scenario: str
@@ -42,14 +45,19 @@ class Stratum:
 class Quality:
     """The objective of a stratum's best trial.
 
-    `basis`: "confirmed" on fresh blocks and seeds, or "selected": the best of several by these very numbers, and
-    so too good on average. `trials` is the number it was chosen from.
+    `basis`: "confirmed" on fresh blocks and seeds, or "selected" by these very numbers from `trials` trials, and so
+    too good on average where they are several.
     """
 
     trial: int
     estimate: Estimate
     basis: Basis
     trials: int
+
+    @property
+    def is_optimistic(self) -> bool:
+        """Whether the trial was chosen from several by this very number."""
+        return self.basis == "selected" and self.trials > 1
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ def _cells(row: Row, scenario: bool) -> list[str]:
     return [
         row.variant if named else f"{row.variant} ({'+'.join(row.losses)})",
         *([row.scenario] if scenario else []),
-        f"{row.trials_done}/{row.trials_planned}",
+        f"{row.trials_done}/{row.trials_planned}" if row.trials_planned else str(row.trials_done),
         _failures(row),
         _best_cell(row.best),
         _number(row.mean),
@@ -267,12 +275,14 @@ def _best_cell(best: Quality | None) -> str:
     """The best trial's objective: with interval, or with the evaluator's own error and 'n too small'."""
     if best is None:
         return "-"
-    estimate = best.estimate
-    mark = "" if best.basis == "confirmed" else "*"
-    if estimate.low is not None and estimate.high is not None:
-        return f"{_number(estimate.value)}{mark} [{_number(estimate.low)}, {_number(estimate.high)}]"
-    error = "" if estimate.error is None else f" ±{_number(estimate.error)}"
-    return f"{_number(estimate.value)}{mark}{error} (n too small)"
+    e = best.estimate
+    mark = "*" if best.is_optimistic else ""
+    if e.low is not None and e.high is not None:
+        value, low, high = (_to_error(v, (e.high - e.low) / 2) for v in (e.value, e.low, e.high))
+        return f"{value}{mark} [{low}, {high}]"
+    if e.error is None:
+        return f"{_number(e.value)}{mark} (n too small)"
+    return f"{_to_error(e.value, e.error)}{mark} ±{_to_error(e.error, e.error)} (n too small)"
 
 
 def _number(value: float | None) -> str:
@@ -280,6 +290,15 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _to_error(value: float, error: float) -> str:
+    """The value to the first digit of its error, to the second where the first is 1 or 2."""
+    if error <= 0:
+        return _number(value)
+    exponent = math.floor(math.log10(error))
+    decimals = -exponent + (error < 3 * 10**exponent)
+    return f"{value:.{max(decimals, 0)}f}"
 
 
 def _knob(value: Scalar) -> str:
@@ -294,7 +313,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
         notes.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
-    if any(best.basis == "selected" for best in bests):
+    if any(best.is_optimistic for best in bests):
         notes.append("* chosen as the best of several by this very number, so too good on average.")
     if any(best.estimate.low is None for best in bests):
         notes.append("n too small: fewer than 3 blocks, so no interval; ± is the evaluator's standard error alone.")
@@ -316,7 +335,12 @@ def _text(header: Sequence[str], cells: Sequence[Sequence[str]], notes: Sequence
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in header:
-        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=name == "Loss")
+        table.add_column(
+            name,
+            justify="left" if name in _LEFT else "right",
+            no_wrap=name == "Loss" or (name.startswith("Best ") and name not in _LEFT),
+            max_width=9 if name in _WORDS else None,
+        )
     for row in cells:
         table.add_row(*row)
     out = io.StringIO()
@@ -327,7 +351,8 @@ def _text(header: Sequence[str], cells: Sequence[Sequence[str]], notes: Sequence
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-_LEFT = frozenset({"Loss", "Scenario", "Best knobs", "Stability", "Best for", "Verdict"})
+_WORDS = frozenset({"Stability", "Best for", "Verdict"})
+_LEFT = _WORDS | {"Loss", "Scenario", "Best knobs"}
 
 
 def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]], notes: Sequence[str]) -> str:

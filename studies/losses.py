@@ -377,7 +377,9 @@ def needs(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]]) -> li
     found = []
     if "exo_pair" in losses and "label_smoothing" not in possible:
         found.append(
-            Finding("label_smoothing", "exo_pair needs label_smoothing above 0 (TRL raises at 0); its paper uses 1.0e-3")
+            Finding(
+                "label_smoothing", "exo_pair needs label_smoothing above 0 (TRL raises at 0); its paper uses 1.0e-3"
+            )
         )
     if "f_alpha_divergence_coef" in possible and set(possible.get("f_divergence_type", ())) != {"alpha_divergence"}:
         found.append(
@@ -406,9 +408,7 @@ def traps(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]]) -> li
                 )
             )
         if max(beta) >= 2.5:
-            found.append(
-                Finding("beta", f"discopop at beta {max(beta):g}: NaN once beta * margin falls below -88.7")
-            )
+            found.append(Finding("beta", f"discopop at beta {max(beta):g}: NaN once beta * margin falls below -88.7"))
     if {"aot", "aot_unpaired"} & set(losses) and 1 in possible.get("per_device_train_batch_size", ()):
         found.append(
             Finding(
@@ -515,8 +515,10 @@ def _numbers(possible: Mapping[str, Sequence[Scalar]], knob: str) -> list[float]
 
 def _why(loss: str, knob: str, value: float) -> str:
     if knob == "label_smoothing" and value >= 0.5:
-        return ": at 0.5 it divides by zero, above it the objective is reversed" if loss == "robust" else (
-            ": at 0.5 nothing is preferred, above it the rejected side is"
+        return (
+            ": at 0.5 it divides by zero, above it the objective is reversed"
+            if loss == "robust"
+            else (": at 0.5 nothing is preferred, above it the rejected side is")
         )
     if knob == "label_smoothing" and loss == "exo_pair":
         return ": TRL raises at 0; its paper uses 1.0e-3"

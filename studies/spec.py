@@ -1,204 +1,54 @@
-"""What a study file says: its types, how it is loaded and checked, and how a trial becomes a run config.
+"""The door to study files: their types, how one is loaded and checked, and how a trial becomes a run config.
 
 Knows nothing of Optuna, MLflow or torch, and never touches the network or a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from studies.load import load_study, not_yet, shipped_studies
+from studies.parts import (
+    Arm,
+    Budget,
+    Confirm,
+    Distribution,
+    FloatRange,
+    IntRange,
+    Judge,
+    Objective,
+    Output,
+    Resources,
+    Runs,
+    Scenario,
+    Simplex,
+    StudyError,
+    StudySpec,
+    Values,
+    Variant,
+)
+from studies.resolve import arms, resolve_run, scenario_data
 
-from pydantic import Discriminator, Tag
-
-from studies.records import DataConfig, EvaluationConfig, Frozen, RunConfig, Scalar
-
-
-class FloatRange(Frozen):
-    """A continuous knob: `low` to `high`, both included, on a log scale where `log`."""
-
-    type: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-
-
-class IntRange(Frozen):
-    """A whole-number knob: `low` to `high`, both included."""
-
-    type: Literal["int"] = "int"
-    low: int
-    high: int
-    log: bool = False
-
-
-class Values(Frozen):
-    """A knob with listed values."""
-
-    type: Literal["values"] = "values"
-    values: tuple[Scalar, ...]
-
-
-class Simplex(Frozen):
-    """The weights of a mixture of K losses: K numbers of 0 or more with sum 1, searched as K-1 numbers.
-
-    `corners`: the pure losses are among the points that are tried.
-    """
-
-    type: Literal["simplex"] = "simplex"
-    corners: bool = False
-
-
-def _kind(value: Any) -> str:
-    """The distribution that a mapping describes where it does not say its `type`."""
-    if isinstance(value, Mapping):
-        return str(value.get("type") or ("values" if "values" in value else "float"))
-    return str(getattr(value, "type", "float"))
-
-
-Distribution = Annotated[
-    Annotated[FloatRange, Tag("float")]
-    | Annotated[IntRange, Tag("int")]
-    | Annotated[Values, Tag("values")]
-    | Annotated[Simplex, Tag("simplex")],
-    Discriminator(_kind),
+__all__ = [
+    "Arm",
+    "Budget",
+    "Confirm",
+    "Distribution",
+    "FloatRange",
+    "IntRange",
+    "Judge",
+    "Objective",
+    "Output",
+    "Resources",
+    "Runs",
+    "Scenario",
+    "Simplex",
+    "StudyError",
+    "StudySpec",
+    "Values",
+    "Variant",
+    "arms",
+    "load_study",
+    "not_yet",
+    "resolve_run",
+    "scenario_data",
+    "shipped_studies",
 ]
-
-
-class Variant(Frozen):
-    """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key."""
-
-    loss_type: tuple[str, ...] | None = None
-    loss_weights: tuple[float, ...] | None = None
-    base: Mapping[str, Any] = {}
-    space: Mapping[str, Distribution | None] = {}
-    points: tuple[Mapping[str, Scalar], ...] = ()
-
-
-class Scenario(Frozen):
-    """A condition of the data: each field, where given, replaces the study's own."""
-
-    label_flip: float | None = None
-    rows: int | None = None
-    pairs_from: Literal["same", "better", "worse"] | None = None
-
-
-class Runs(Frozen):
-    """The runs of every trial: one for each block and seed."""
-
-    blocks: tuple[int, ...] = (0,)
-    seeds: tuple[int, ...] = (0,)
-
-
-class Confirm(Frozen):
-    """The best `top` trials of each stratum trained again on fresh blocks and seeds."""
-
-    top: int = 1
-    blocks: tuple[int, ...] = (1, 2, 3, 4, 5)
-    seeds: tuple[int, ...] = (0,)
-
-
-class Objective(Frozen):
-    """The measurement that decides which trial is best, and the bounds that a trial must keep."""
-
-    metric: str = "ranking_gain"
-    direction: Literal["maximize", "minimize"] = "maximize"
-    constraints: Mapping[str, Mapping[str, float]] = {}
-
-
-class Budget(Frozen):
-    """`trials` per stratum (in `mode: search`, in all); `wall_clock` in seconds."""
-
-    trials: int = 8
-    wall_clock: float | None = None
-
-
-class Resources(Frozen):
-    """Worker processes (None: one per GPU, else one per CPU core) and GPUs that one run takes."""
-
-    workers: int | None = None
-    gpus_per_run: int = 1
-
-
-class Output(Frozen):
-    """Where runs are kept and whose adapters: best (of each stratum), all or none."""
-
-    folder: str = "runs"
-    keep: Literal["best", "all", "none"] = "best"
-
-
-class StudySpec(Frozen):
-    """A whole study file. Only `study`, `base` and `variants` must be given."""
-
-    study: str
-    question: str = ""
-    mode: Literal["compare", "search"] = "compare"
-    trainer: str = "dpo"
-    base: Mapping[str, Any]
-    data: DataConfig = DataConfig()
-    baseline: str | None = None
-    variants: Mapping[str, Variant]
-    space: Mapping[str, Distribution] = {}
-    sampler: Literal["sobol", "grid", "random", "tpe", "sobol+tpe"] = "sobol"
-    sampler_seed: int = 0
-    scenarios: Mapping[str, Scenario] = {"clean": Scenario()}
-    runs: Runs = Runs()
-    confirm: Confirm | None = None
-    evaluation: EvaluationConfig = EvaluationConfig()
-    objective: Objective = Objective()
-    budget: Budget = Budget()
-    resources: Resources = Resources()
-    output: Output = Output()
-
-
-class Arm(Frozen):
-    """A variant made whole: its losses, what is fixed, and the space and points of its own strata.
-
-    `settings` are flat TRL names (base and variant merged, `loss_type` and `loss_weights` included). `space` holds
-    only knobs that act on its losses, in the order of the study's shared space and then its own; a simplex stands
-    there under `loss_weights`. `left_out` says, per knob, why a shared knob is not in it.
-    """
-
-    name: str
-    losses: tuple[str, ...]
-    settings: Mapping[str, Any]
-    space: Mapping[str, Distribution]
-    points: tuple[Mapping[str, Scalar], ...]
-    left_out: Mapping[str, str]
-    warnings: tuple[str, ...]
-
-
-class StudyError(Exception):
-    """A study file that cannot be run; `problems` holds every mistake, one sentence or two each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
-
-
-def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
-    """Read, check and complete a study: `study` is a path or the name of a shipped one; `overrides` are
-    `key.sub=value` strings. Raises StudyError with all mistakes at once; creates nothing.
-    """
-    raise NotImplementedError
-
-
-def arms(spec: StudySpec) -> Mapping[str, Arm]:
-    """Every variant of the study made whole, in the order of the file."""
-    raise NotImplementedError
-
-
-def resolve_run(
-    spec: StudySpec,
-    arm: Arm,
-    scenario: str,
-    *,
-    trial: int,
-    knobs: Mapping[str, Scalar],
-    block: int,
-    seed: int,
-) -> RunConfig:
-    """The config of one run. `knobs` are the sampled values by the names of `arm.space`; a simplex of K losses
-    gives the K-1 names `loss_weights.<loss>` (all losses but the first), each the weight of that loss.
-    """
-    raise NotImplementedError

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from dashboards.tables import Format, Row
+    from studies.records import RunRecord
     from studies.spec import Arm, StudySpec
 
 app = typer.Typer(
@@ -129,7 +130,7 @@ def table(
         _refuse([f"--format {format}: valid are {', '.join(FORMATS)}."])
     spec, arms, _ = _load(study, settings)
     with _store_errors():
-        text = _render(_rows(spec, arms), kinds[format])  # type: ignore[arg-type]
+        text = _render(_rows(spec, arms), kinds[format])
     if output is None:
         typer.echo(text)
     else:
@@ -219,7 +220,7 @@ def _rows(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Row, ...]:
     return comparison(_records(spec), spec.objective, strata)
 
 
-def _records(spec: StudySpec):  # type: ignore[no-untyped-def]
+def _records(spec: StudySpec) -> list[RunRecord]:
     from dashboards.load import load_records, store_uri
 
     return load_records(store_uri(None, Path.cwd()), spec.study)

@@ -13,8 +13,9 @@ from types import FrameType
 
 from studies.spec import Arm, StudySpec
 from sweeper.executors import Executor, Inline, Process
+from sweeper.progress import Outcome, Progress
 from sweeper.search import Search
-from sweeper.sweep import Outcome, Progress, Sweep
+from sweeper.sweep import Sweep
 from sweeper.tracking import Tracker
 
 

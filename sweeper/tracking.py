@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 import time
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dashboards.load import (
-    ERROR_SUFFIX,
+    ERROR_PREFIX,
     FACT_PREFIX,
     KIND,
     NON_FINITE,
@@ -32,6 +35,7 @@ from studies.spec import StudySpec
 # MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
 LONGEST_MESSAGE = 500
 DATA_DIGEST = "digest"
+VIEW = "byvariant"
 # How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 
@@ -85,6 +89,8 @@ class Tracker:
     def open_study(self, spec: StudySpec, study_yaml_text: str) -> str:
         """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id."""
         experiment_id = self._open_experiment(spec.study)
+        for key, value in experiment_tags(spec).items():
+            self._client.set_experiment_tag(experiment_id, key, value)
         parents = self._client.search_runs([experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
         note = {"mlflow.note.content": spec.question} if spec.question else {}
         if parents:
@@ -118,6 +124,11 @@ class Tracker:
             raise RuntimeError("open_study must be called before runs are written")
         return self._study
 
+    def view_link(self) -> str:
+        """The part of the address of MLflow's pages, after host and port, that shows the open study by variant."""
+        place = f"/#/experiments/{self._opened.experiment_id}/runs"
+        return f"{place}?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
     def known_runs(self) -> tuple[KnownRun, ...]:
         """Every run of the open study that is in MLflow and was not superseded, oldest first."""
         study = self._opened
@@ -137,7 +148,6 @@ class Tracker:
         tags = {
             "mlflow.parentRunId": study.parent_run_id,
             "mlflow.source.name": "sweeper",
-            KIND: RUN,
             "variant": config.variant,
             "scenario": config.scenario,
             "block": str(config.block),
@@ -148,6 +158,7 @@ class Tracker:
             "key": config.key,
             "state": State.RUNNING.value,
             "loss": _loss_name(config),
+            KIND: RUN,
         }
         name = run_name(config, attempt, scenario=study.scenario_in_names)
         run_id: str = self._client.create_run(study.experiment_id, tags=tags, run_name=name).info.run_id
@@ -173,8 +184,7 @@ class Tracker:
         """
         from mlflow.entities import RunTag
 
-        measured = [(m.name, m.value, m.step) for m in result.measurements]
-        measured += [(m.name + ERROR_SUFFIX, m.error, m.step) for m in result.measurements if m.error is not None]
+        measured = _measured(result)
         metrics = _metrics(_curve_values(self._after(run_id, result.curve)) + measured)
         non_finite = _ends_non_finite(_curve_values(result.curve) + measured)
         tags = {"state": result.state.value, "cause": result.cause.value}
@@ -209,7 +219,7 @@ class Tracker:
         data = config.data.model_dump(mode="json", exclude_defaults=True)
         dataset = Dataset(
             name=config.data.path,
-            digest=str(result.facts[DATA_DIGEST])[:36],
+            digest=str(result.facts[DATA_DIGEST])[:12],
             source_type="sweeper",
             source=json.dumps({"path": config.data.path, **data, "block": config.block}),
         )
@@ -233,6 +243,48 @@ class Tracker:
         self._client.log_artifacts(run_id, str(folder), "adapter")
 
 
+def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
+    """What makes MLflow's pages show a study well: its question and the saved view that `view_link` opens.
+
+    Without the view MLflow 3.17 opens its page for agents, and behind it one collapsed row, the sweep's, and no charts.
+    A saved view is a tag that holds the page's state, zipped; its format is MLflow's own (read off 3.17.2) and no part
+    of its API: should it change, the view is missing and nothing else breaks.
+    """
+    measured = [spec.objective.metric, ERROR_PREFIX + spec.objective.metric, "kl", "margin", "steps_per_second"]
+    own = (name for variant in spec.variants.values() for name in variant.space)
+    columns = [f"metrics.`{name}`" for name in dict.fromkeys(measured)]
+    columns += [f"params.`{name}`" for name in dict.fromkeys([*spec.space, *own])]
+    state = {
+        "searchFilter": f"tags.{KIND} = '{RUN}'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": ["tags.`state`", *columns],
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "tag", "groupByData": "variant"}],
+        },
+        "groupsExpanded": {},
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+    zipped = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    view = {"name": "By variant", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{zipped}"}
+    note = {"mlflow.note.content": spec.question} if spec.question else {}
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+        **note,
+    }
+
+
 def run_name(config: RunConfig, attempt: int, *, scenario: bool) -> str:
     """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several."""
     where = f" {config.scenario}" if scenario else ""
@@ -248,6 +300,19 @@ def _loss_name(config: RunConfig) -> str:
 
 def _curve_values(points: Sequence[Point]) -> list[tuple[str, float, int]]:
     return [(name, value, step) for step, values in points for name, value in values.items()]
+
+
+def _measured(result: RunResult) -> list[tuple[str, float, int]]:
+    """The measurements and their errors as (name, value, step).
+
+    What was measured once gets step 0, whatever its step: MLflow then draws bars to compare runs by, where it would
+    draw a line chart of one dot each.
+    """
+    names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
+    times = Counter(names)
+    at = [(m, m.step if times[m.name] > 1 else 0) for m in result.measurements]
+    values = [(m.name, m.value, step) for m, step in at]
+    return values + [(ERROR_PREFIX + m.name, m.error, step) for m, step in at if m.error is not None]
 
 
 def _metrics(values: Sequence[tuple[str, float, int]]) -> list[Any]:

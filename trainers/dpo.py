@@ -195,7 +195,7 @@ class DPOTrainerWorker:
         base.gradient_checkpointing_disable()
 
 
-class _WarmDPOTrainer(DPOTrainer):
+class _WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """DPOTrainer that takes rows which an earlier DPOTrainer of the same data has tokenised already."""
 
     def _prepare_dataset(

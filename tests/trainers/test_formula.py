@@ -56,8 +56,8 @@ def gain(result: RunResult) -> float:
 
 
 def mean_gain(train: Any, settings: Mapping[str, Any], label_flip: float = 0.0) -> float:
-    """Over 30 seeds, so that noise (0.001 then) cannot decide; the block's part is the same everywhere."""
-    return sum(gain(train(config(settings, seed=s, label_flip=label_flip))) for s in range(30)) / 30
+    """Over 12 seeds, so that noise (0.0015 then) cannot decide; the block's part is the same everywhere."""
+    return sum(gain(train(config(settings, seed=s, label_flip=label_flip))) for s in range(12)) / 12
 
 
 def test_the_same_config_gives_the_same_result_and_it_is_the_one_that_is_kept(train: Any, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_mixture_lies_between_its_losses_and_has_one_of_them_at_a_corner(train
     mixed = mean_gain(train, {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.5, 0.5], **at})
     corner = mean_gain(train, {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.0, 2.0], **at})
     assert pure["sft"] < mixed < pure["sigmoid"]
-    assert corner == pytest.approx(pure["sft"], abs=0.004)
+    assert corner == pytest.approx(pure["sft"], abs=0.006)
 
 
 def test_some_losses_diverge_at_a_large_learning_rate_half_way(train: Any) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ MakeProcess = Callable[..., Process]
 MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
 StartSweep = Callable[[list[Job]], subprocess.Popen[str]]
+StartWorker = Callable[[], tuple[subprocess.Popen[bytes], Connection]]
 
 
 @pytest.fixture
@@ -62,6 +64,13 @@ def process_of(job: Job) -> int:
 def child_of(job: Job) -> int:
     """The child of the process that trains the job."""
     return int(wait_for_note(job).read_text())
+
+
+def wait_for_result(job: Job) -> None:
+    deadline = time.monotonic() + 15
+    while not (job.folder / "result.json").exists():
+        assert time.monotonic() < deadline, "the run has not ended"
+        time.sleep(0.02)
 
 
 def alive(process: int) -> bool:
@@ -166,10 +175,7 @@ def test_a_free_worker_gets_the_next_job_while_the_sweep_does_not_look(
     executor, jobs = make_process(), [make_job("finish", seed) for seed in range(5)]
     for job in jobs:
         executor.submit(job)
-    deadline = time.monotonic() + 10
-    while not (jobs[-1].folder / "result.json").exists():
-        assert time.monotonic() < deadline, "the worker waits for the sweep"
-        time.sleep(0.02)
+    wait_for_result(jobs[-1])
 
 
 def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
@@ -261,22 +267,61 @@ def test_no_worker_lives_on_when_the_sweep_is_killed(start_sweep: StartSweep, ma
     assert all(gone_by(process, deadline) for process in processes)
 
 
-def test_a_worker_and_its_children_end_when_its_pipe_ends(make_job: MakeJob) -> None:
-    job = make_job("have a child")
-    ours, theirs = Pipe()
-    identity = [str(theirs.fileno()), str(os.getpid()), OBEDIENT, "worker"]
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "sweeper.executors.worker", *identity],
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-    )
-    theirs.close()
-    ours.send(job)
+@pytest.fixture
+def start_worker() -> Iterator[StartWorker]:
+    """`start_worker()`: a worker by itself and this end of its pipe."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> tuple[subprocess.Popen[bytes], Connection]:
+        ours, theirs = Pipe()
+        identity = [str(theirs.fileno()), str(os.getpid()), OBEDIENT, "worker"]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "sweeper.executors.worker", *identity],
+                env={**os.environ, "PYTHONPATH": str(HERE)},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        )
+        theirs.close()
+        return started[-1], ours
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_worker_and_its_children_end_when_its_pipe_ends(start_worker: StartWorker, make_job: MakeJob) -> None:
+    (worker, connection), job = start_worker(), make_job("have a child")
+    connection.send(job)
     child = child_of(job)
-    ours.close()
+    connection.close()
     assert worker.wait(3) == -signal.SIGKILL
     assert gone_by(child, time.monotonic() + 1)
+
+
+def test_a_sweep_that_does_not_read_keeps_no_worker_waiting(start_worker: StartWorker, make_job: MakeJob) -> None:
+    (_, connection), job = start_worker(), make_job("flood")
+    connection.send(job)
+    wait_for_result(job)
+    events: list[Event] = [connection.recv()]
+    while not isinstance(events[-1], Finished):
+        events.append(connection.recv())
+    assert 100 <= len(events) < 5000  # 20 000 were reported
+
+
+def test_reports_that_the_sweep_does_not_read_are_left_out_and_a_finish_is_not(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.executors.process.REPORTS_WAITING", 50)
+    executor, job = make_process(), make_job("flood")
+    executor.submit(job)
+    wait_for_result(job)
+    time.sleep(0.2)
+    events = until_ended(executor, 1)
+    assert len(events) <= 50 + 1
+    assert isinstance(events[-1], Finished)
 
 
 def test_an_interrupt_from_the_terminal_reaches_the_sweep_and_not_its_workers(

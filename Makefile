@@ -1,0 +1,40 @@
+# make quickstart: set up, run the shipped study, print its table.   make test: set up, run every check that CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test check slow soak benchmark format
+
+quickstart: $(READY)
+	$(BIN)/sweeper run quickstart
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m "slow or gpu"
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak
+
+benchmark: $(READY)
+	$(BIN)/python -m tests.benchmarks.orchestration
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first and alone: left to the resolver it can bring gigabytes of CUDA packages that a CPU does not need.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)

@@ -1,0 +1,144 @@
+"""What the base of a study says: flat TRL names, new or old, some of which a study file says elsewhere.
+
+Turns an inline base or a user's existing TRL YAML into settings, data, seed and loss, telling what it moved or left
+out. Plain data: reads no file and loads no TRL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from studies.losses import suggest
+from studies.resolve import Problem
+from studies.trl_settings import DATA, DROPPED, OWNED, REFUSED, RENAMED, TYPES, allows_none, coerce, type_problem
+
+# Fields of an entry of `datasets:` (TRL's DatasetConfig) that a study's `data` can say.
+_ENTRY = {"path": "path", "name": "name", "split": "split"}
+
+
+@dataclass
+class Base:
+    """A base taken apart. `data` and `seed` fill in what the study file leaves open."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    notices: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def wrong(self, name: str, text: str) -> None:
+        """Record a mistake in the setting `name`."""
+        self.problems.append(Problem(f"base.{name}", text))
+
+
+def take_apart(raw: Mapping[Any, Any]) -> Base:
+    """Every name of `raw` put where it belongs."""
+    base = Base()
+    for name, value in _renamed(raw, base).items():
+        if name == "seed":
+            _seed(value, base)
+        elif name in ("loss_type", "loss_weights"):
+            base.notices.append(f"base.{name}: left out, every variant says its own")
+        elif name == "datasets":
+            _datasets(value, base)
+        elif name in ("streaming", "dataset_streaming", "test_split_size", "ignore_bias_buffers"):
+            if value:
+                base.notices.append(f"base.{name}: left out, data are read whole and split as `data` says")
+        elif name in DATA:
+            _data(name, value, raw, base)
+        elif name in OWNED:
+            base.notices.append(f"base.{name}: left out, {OWNED[name]}")
+        elif name in DROPPED:
+            base.notices.append(f"base.{name}: left out, {DROPPED[name]}")
+        elif name in REFUSED:
+            # The default of a setting that would do nothing, or of one that is off, is what an exported YAML holds.
+            if value not in (None, False, "", 0, 0.0):
+                base.wrong(name, f"{value!r} cannot be used: {REFUSED[name]}")
+        else:
+            _setting(name, value, base)
+    return base
+
+
+def _renamed(raw: Mapping[Any, Any], base: Base) -> dict[str, Any]:
+    """`raw` under the names of the installed TRL."""
+    renamed: dict[str, Any] = {}
+    for name, value in raw.items():
+        if not isinstance(name, str):
+            base.wrong(str(name), f"the name {name!r} must be text: put it in quotes")
+        elif name not in RENAMED:
+            renamed[name] = value
+        elif RENAMED[name] in raw:
+            base.wrong(name, f"{name} is called {RENAMED[name]} now, and both are given: keep {RENAMED[name]}")
+        else:
+            base.notices.append(f"base.{name}: read as {RENAMED[name]}, its name in this TRL")
+            renamed[RENAMED[name]] = coerce(RENAMED[name], value)
+    return renamed
+
+
+def _setting(name: str, value: Any, base: Base) -> None:
+    if name not in TYPES:
+        base.wrong(name, f"no setting of `trl dpo` is called {name}{suggest(name, TYPES)}")
+        return
+    value = coerce(name, value)
+    if value is None and not allows_none(name):
+        return  # null stands for "not given", as --set base.beta=null does
+    wrong = type_problem(name, value)
+    if wrong is not None:
+        base.wrong(name, f"{value!r} {wrong}")
+    elif name == "lora_target_modules" and "lm_head" in (value or ()):
+        base.wrong(
+            name, f"{value!r} holds lm_head: TRL computes log-probs past it, so the adapter would never be trained"
+        )
+    elif name == "model_name_or_path" and not value:
+        base.wrong(name, f"{value!r} is empty: give a Hub id, a folder, or embedded")
+    else:
+        base.settings[name] = value
+
+
+def _seed(value: Any, base: Base) -> None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        base.seed = value
+    else:
+        base.wrong("seed", f"{value!r} must be a whole number")
+
+
+def _data(name: str, value: Any, raw: Mapping[Any, Any], base: Base) -> None:
+    """A name that says what the data is. `dataset_test_split` matters to `trl dpo` only where it evaluates."""
+    if name == "dataset_test_split" and raw.get("eval_strategy", raw.get("evaluation_strategy", "no")) in ("no", False):
+        base.notices.append("base.dataset_test_split: left out, this base evaluates nothing; say data.eval_split")
+        return
+    if raw.get("datasets") and name.startswith("dataset_"):
+        base.notices.append(f"base.{name}: left out, `datasets` is given and goes before it")
+        return
+    base.data[DATA[name]] = value
+
+
+def _datasets(value: Any, base: Base) -> None:
+    """TRL's list of datasets to mix: one of them can be read, more cannot yet."""
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) and entry.get("path") for entry in value):
+        base.wrong("datasets", "must be a list of mappings with a path")
+        return
+    if not value:
+        return
+    if len(value) > 1:
+        base.wrong(
+            "datasets", f"mixes {len(value)} datasets: a study reads one; write them to one file and say data.path"
+        )
+        return
+    entry = value[0]
+    files = entry.get("data_files")
+    if isinstance(files, str) or (isinstance(files, list) and len(files) == 1):
+        base.data["path"] = files if isinstance(files, str) else files[0]
+    elif files is not None or entry.get("data_dir") is not None:
+        base.wrong("datasets.0", "data_dir and several data_files cannot be read: say one file or folder in data.path")
+    else:
+        base.data.update({_ENTRY[key]: item for key, item in entry.items() if key in _ENTRY and item is not None})
+    for key in entry:
+        if key in ("columns", "fraction"):
+            base.notices.append(f"base.datasets.0.{key}: left out, the whole dataset is read")
+        elif key not in (*_ENTRY, "data_files", "data_dir"):
+            base.wrong(
+                f"datasets.0.{key}", f"unknown key{suggest(key, _ENTRY)}; valid are path, name, data_files, split"
+            )

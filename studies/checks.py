@@ -1,0 +1,379 @@
+"""Checks of a study that need more than one of its keys: names, ranges, what can be compared, what would do nothing.
+
+Every check gives problems with key path, value, rule and remedy; none stops at the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import prod
+
+from studies import losses as table
+from studies.parts import Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
+from studies.places import place_problems
+from studies.records import METRICS
+from studies.resolve import Built, Problem, build_arm, name_problem
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_LONGEST_NAME = 64
+_NAME_RULE = (
+    f"must be a safe folder name: letters, digits, '.', '_', '+' and '-', a letter or digit first, at most "
+    f"{_LONGEST_NAME} characters"
+)
+
+
+def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]:
+    """Every mistake in a study whose structure is right. `already`: paths whose mistakes are named; what follows
+    from them is not named again.
+    """
+    built = {name: build_arm(spec, name) for name in spec.variants}
+    arms = {name: one.arm for name, one in built.items() if one.arm is not None}
+    problems = [
+        *_names(spec),
+        *_model(spec),
+        *_data(spec),
+        *place_problems(spec),
+        *_spaces(spec),
+        *(problem for one in built.values() for problem in one.problems),
+        *_inert_base(spec, built),
+        *_nothing_to_vary(spec, arms),
+        *_sampling(spec, arms),
+        *_objective(spec, arms),
+        *_evaluation(spec),
+        *_runs(spec),
+    ]
+    return [p for p in dict.fromkeys(problems) if not any(_follows(p.path, other) for other in already)]
+
+
+def notices(spec: StudySpec) -> tuple[str, ...]:
+    """What is right and may surprise, of the study as a whole; traps of one variant are in `Arm.warnings`."""
+    found = []
+    for name, variant in spec.variants.items():
+        for loss in variant.loss_type or (name,):
+            if loss in table.RENAMED:
+                found.append(f"variants.{name}: {table.RENAMED[loss][1]}")
+    short = Counter(name[:10] for name in spec.variants)
+    twins = [name for name in spec.variants if short[name[:10]] > 1]
+    if twins:
+        found.append(f"variants: {', '.join(twins)} do not differ in their first 10 characters, which tables show")
+    if spec.sampler in ("tpe", "sobol+tpe") and spec.mode == "compare" and spec.budget.trials < 20:
+        found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials a stratum; 20 or more")
+    if spec.scenarios and any((s.label_flip or 0.0) > 0.5 for s in spec.scenarios.values()):
+        found.append("scenarios: a label_flip above 0.5 teaches the opposite of the preferences")
+    return tuple(found)
+
+
+def budget(spec: StudySpec) -> Budget:
+    """The budget, with the whole grid where the file gives no number of trials."""
+    if spec.sampler != "grid" or "trials" in spec.budget.model_fields_set:
+        return spec.budget
+    arms = [built.arm for built in (build_arm(spec, name) for name in spec.variants) if built.arm is not None]
+    sizes = [prod(len(d.values) for d in arm.space.values() if isinstance(d, Values)) for arm in arms]
+    return spec.budget.model_copy(update={"trials": max(sizes, default=1)})
+
+
+def _follows(path: str, other: str) -> bool:
+    """Whether a mistake at `path` may only be a consequence of one already named at `other`."""
+    steps, others = path.split("."), other.split(".")
+    short = min(len(steps), len(others))
+    return steps[:short] == others[:short]
+
+
+def _names(spec: StudySpec) -> list[Problem]:
+    named = [("study", spec.study)]
+    named += [(f"variants.{name}", name) for name in spec.variants]
+    named += [(f"scenarios.{name}", name) for name in spec.scenarios]
+    problems = [
+        Problem(path, f"{name!r} {_NAME_RULE}")
+        for path, name in named
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME
+    ]
+    if not spec.variants:
+        problems.append(Problem("variants", "is empty: name the losses to compare, such as {sigmoid: {}, ipo: {}}"))
+    if not spec.scenarios:
+        problems.append(Problem("scenarios", "is empty: leave it out for the data as they are"))
+    if spec.baseline is not None and spec.baseline not in spec.variants:
+        near = table.suggest(spec.baseline, spec.variants)
+        problems.append(
+            Problem("baseline", f"{spec.baseline!r} is no variant{near}; there are {', '.join(spec.variants)}")
+        )
+    if spec.trainer not in ("dpo", "formula") and not re.fullmatch(r"[\w.]+:\w+", spec.trainer):
+        near = table.suggest(spec.trainer, ("dpo", "formula"))
+        problems.append(Problem("trainer", f"{spec.trainer!r} must be dpo, formula or your own as module:Class{near}"))
+    return problems
+
+
+def _model(spec: StudySpec) -> list[Problem]:
+    if spec.trainer != "dpo":
+        return []
+    model = spec.base.get("model_name_or_path")
+    path = "base.model_name_or_path"
+    if model is None:
+        return [Problem(path, "is needed and missing: a Hub id, a folder, or embedded")]
+    if model == "embedded" and spec.data.path != "embedded":
+        return [
+            Problem(path, f"the embedded model knows only its own words, not {spec.data.path}: use data.path: embedded")
+        ]
+    if model != "embedded" and spec.data.path == "embedded":
+        return [Problem("data.path", f"embedded data are written for the embedded model, not {model}: name your pairs")]
+    return []
+
+
+def _data(spec: StudySpec) -> list[Problem]:
+    data = spec.data
+    problems = [
+        Problem(f"data.{name}", f"{value} must be at least {least}, or be left out")
+        for name, least in (
+            ("rows", 1),
+            ("eval_rows", 1),
+            ("max_prompt_length", 1),
+            ("max_completion_length", 1),
+            ("max_length", 2),
+        )
+        if (value := getattr(data, name)) is not None and value < least
+    ]
+    for name in ("max_prompt_length", "max_completion_length"):
+        part = getattr(data, name)
+        if part is not None and data.max_length is not None and part >= data.max_length:
+            problems.append(
+                Problem(
+                    f"data.{name}",
+                    f"{part} must be below max_length ({data.max_length}), which prompt and answer share",
+                )
+            )
+    flips = [("data.label_flip", data.label_flip)]
+    flips += [
+        (f"scenarios.{n}.label_flip", s.label_flip) for n, s in spec.scenarios.items() if s.label_flip is not None
+    ]
+    problems += [
+        Problem(path, f"{value:g} must be a share of the training pairs, in [0, 1]")
+        for path, value in flips
+        if not 0.0 <= value <= 1.0
+    ]
+    writers = [("data.pairs_from", data.pairs_from)]
+    for name, scenario in spec.scenarios.items():
+        writers += [(f"scenarios.{name}.pairs_from", scenario.pairs_from)] if scenario.pairs_from else []
+        if scenario.rows is not None and scenario.rows < 1:
+            problems.append(Problem(f"scenarios.{name}.rows", f"{scenario.rows} must be at least 1"))
+    for path, writer in writers:
+        if writer not in ("same", "better", "worse"):
+            problems.append(
+                Problem(
+                    path,
+                    f"{writer!r} must be same, better or worse{table.suggest(writer, ('same', 'better', 'worse'))}",
+                )
+            )
+        elif writer != "same" and data.path != "embedded":
+            problems.append(Problem(path, f"{writer!r} does nothing with {data.path}: only embedded data have writers"))
+    return problems
+
+
+def _spaces(spec: StudySpec) -> list[Problem]:
+    """Names and shapes of what is varied, shared and by variant."""
+    problems = []
+    if "space" in spec.model_fields_set and not spec.space:
+        problems.append(Problem("space", "is empty: leave it out to compare fixed settings, or say what to vary"))
+    for knob, distribution in spec.space.items():
+        wrong = None if knob == "loss_weights" else name_problem(knob)
+        problems += [Problem(f"space.{knob}", wrong)] if wrong else []
+        problems += _shape(f"space.{knob}", distribution)
+    for name, variant in spec.variants.items():
+        for knob, own in variant.space.items():
+            if own is not None and own != spec.space.get(knob):
+                problems += _shape(f"variants.{name}.space.{knob}", own)
+        if "points" in variant.model_fields_set and not variant.points:
+            problems.append(Problem(f"variants.{name}.points", "is empty: leave it out, or give a point"))
+    return problems
+
+
+def _shape(path: str, distribution: Distribution) -> list[Problem]:
+    if isinstance(distribution, Simplex):
+        return []
+    if isinstance(distribution, Values):
+        if not distribution.values:
+            return [Problem(f"{path}.values", "is empty: list the values to try")]
+        double = [v for i, v in enumerate(distribution.values) if v in distribution.values[:i]]
+        return [Problem(f"{path}.values", f"{double[0]!r} is there twice")] if double else []
+    return _range_shape(path, distribution)
+
+
+def _range_shape(path: str, distribution: FloatRange | IntRange) -> list[Problem]:
+    low, high = distribution.low, distribution.high
+    if not float("-inf") < low < float("inf") or not float("-inf") < high < float("inf"):
+        return [Problem(path, f"low {low:g} and high {high:g} must be finite")]
+    if low > high:
+        return [Problem(path, f"low {low:g} is above high {high:g}: exchange them")]
+    if low == high:
+        return [Problem(path, f"low and high are both {low:g}: a fixed value belongs to base")]
+    if distribution.log and low <= 0:
+        return [Problem(path, f"low {low:g} must be above 0 on a log scale")]
+    return []
+
+
+def _inert_base(spec: StudySpec, built: Mapping[str, Built]) -> list[Problem]:
+    """Loss knobs of the shared base or space that act on no variant at all."""
+    arms = [one.arm for one in built.values() if one.arm is not None]
+    if not arms or len(arms) < len(built):
+        return []
+    problems = []
+    for place, names in (("base", spec.base), ("space", spec.space)):
+        for knob in names:
+            reasons = [arm.left_out.get(knob) for arm in arms]
+            overruled = any(
+                knob in variant.base or variant.space.get(knob) is not None for variant in spec.variants.values()
+            )
+            if all(reasons) and not overruled and (knob in table.DEFAULTS or knob == "loss_weights"):
+                if any(table.acts(arm.losses, knob) for arm in arms):
+                    continue
+                problems.append(Problem(f"{place}.{knob}", f"acts on no variant of this study: {reasons[0]}"))
+    return problems
+
+
+def _nothing_to_vary(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+    """Trials are asked for and no variant has anything to try."""
+    asked = "trials" in spec.budget.model_fields_set and spec.budget.trials > 1
+    if not arms or not asked or any(arm.space or len(arm.points) > 1 for arm in arms.values()):
+        return []
+    return [
+        Problem(
+            "budget.trials",
+            f"{spec.budget.trials} trials are asked for and nothing is varied: say what to vary under space, give "
+            "points, or leave trials out (more seeds of the same settings are runs: {seeds: [...]})",
+        )
+    ]
+
+
+def _sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+    problems = []
+    if spec.budget.trials < 1:
+        problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))
+    if spec.budget.wall_clock is not None and not spec.budget.wall_clock > 0:
+        problems.append(Problem("budget.wall_clock", f"{spec.budget.wall_clock:g} must be above 0 seconds"))
+    if spec.resources.workers is not None and spec.resources.workers < 1:
+        problems.append(Problem("resources.workers", f"{spec.resources.workers} must be at least 1, or be left out"))
+    if spec.resources.gpus_per_run < 1:
+        problems.append(Problem("resources.gpus_per_run", f"{spec.resources.gpus_per_run} must be at least 1"))
+    if spec.sampler != "grid":
+        return problems
+    if spec.mode == "search":
+        problems.append(
+            Problem("sampler", "'grid' cannot serve mode: search, whose space depends on the variant: use tpe")
+        )
+    for name, arm in arms.items():
+        for knob, distribution in arm.space.items():
+            if not isinstance(distribution, Values):
+                own = knob in spec.variants[name].space
+                path = f"variants.{name}.space.{knob}" if own else f"space.{knob}"
+                problems.append(
+                    Problem(path, "a grid needs {values: [...]}; ranges and weights need sobol, random or tpe")
+                )
+    return problems
+
+
+def _objective(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+    problems = []
+    name = spec.objective.metric
+    metric = METRICS.get(name)
+    if metric is None:
+        problems.append(Problem("objective.metric", _unknown_metric(name)))
+    elif not metric.comparable and _scale_differs(arms):
+        problems.append(
+            Problem(
+                "objective.metric",
+                f"{name!r} cannot be compared across losses, betas or weights ({metric.what}): use ranking_gain, "
+                "margin, or gold with embedded data",
+            )
+        )
+    elif metric.better is None and "direction" not in spec.objective.model_fields_set:
+        problems.append(
+            Problem("objective.direction", f"{name} has no better end of its own: say maximize or minimize")
+        )
+    if name.startswith("gold") and metric is not None and spec.data.path != "embedded" and spec.trainer == "dpo":
+        problems.append(
+            Problem(
+                "objective.metric",
+                f"{name!r} needs data with a gold reward, and only embedded has one: use ranking_gain",
+            )
+        )
+    for bound, limits in spec.objective.constraints.items():
+        path = f"objective.constraints.{bound}"
+        if bound not in METRICS:
+            problems.append(Problem(path, _unknown_metric(bound)))
+        wrong = sorted(set(limits) - {"min", "max"})
+        if wrong or not limits:
+            problems.append(Problem(path, f"{dict(limits)} must hold min, max or both"))
+        elif limits.get("min", float("-inf")) > limits.get("max", float("inf")):
+            problems.append(Problem(path, f"min {limits['min']:g} is above max {limits['max']:g}"))
+    return problems
+
+
+def _unknown_metric(name: str) -> str:
+    comparable = [metric for metric, about in METRICS.items() if about.comparable]
+    return f"{name!r} is no measurement{table.suggest(name, METRICS)}; there are {', '.join(comparable)}"
+
+
+def _scale_differs(arms: Mapping[str, Arm]) -> bool:
+    """Whether losses, or knobs that scale a loss, differ between trials of the study."""
+    if len({arm.losses for arm in arms.values()}) > 1:
+        return True
+    scaling = {*table.DEFAULTS, "loss_weights"}
+    fixed = {tuple(str(arm.settings.get(knob)) for knob in sorted(scaling)) for arm in arms.values()}
+    varied = any(
+        knob.partition(".")[0] in scaling
+        for arm in arms.values()
+        for knob in [*arm.space, *(k for p in arm.points for k in p)]
+    )
+    return varied or len(fixed) > 1
+
+
+def _evaluation(spec: StudySpec) -> list[Problem]:
+    what = spec.evaluation
+    problems = [
+        Problem(f"evaluate.{name}", f"{value} must be at least 1")
+        for name in ("prompts", "max_new_tokens", "pairs", "batch_size")
+        if (value := getattr(what, name)) is not None and value < 1
+    ]
+    if not what.at:
+        problems.append(Problem("evaluate.at", "is empty: 1.0 measures at the end"))
+    problems += [
+        Problem("evaluate.at", f"{share:g} must be a share of the training, above 0 and at most 1")
+        for share in what.at
+        if not 0.0 < share <= 1.0
+    ]
+    return problems
+
+
+def _runs(spec: StudySpec) -> list[Problem]:
+    problems = []
+    groups: list[tuple[str, Sequence[int]]] = [("runs.blocks", spec.runs.blocks), ("runs.seeds", spec.runs.seeds)]
+    if spec.confirm is not None:
+        groups += [("confirm.blocks", spec.confirm.blocks), ("confirm.seeds", spec.confirm.seeds)]
+        if spec.confirm.top < 1:
+            problems.append(Problem("confirm.top", f"{spec.confirm.top} must be at least 1, or leave confirm out"))
+        problems += _stale_confirm(spec.runs.blocks, spec.runs.seeds, spec.confirm.blocks, spec.confirm.seeds)
+    for path, numbers in groups:
+        if not numbers:
+            problems.append(Problem(path, "is empty: give at least one whole number"))
+        if any(number < 0 for number in numbers):
+            problems.append(Problem(path, f"{list(numbers)} must be 0 or more"))
+        if len(set(numbers)) < len(numbers):
+            problems.append(Problem(path, f"{list(numbers)} holds a number twice: it would be the same run again"))
+    return problems
+
+
+def _stale_confirm(
+    blocks: Iterable[int], seeds: Iterable[int], confirm_blocks: Iterable[int], confirm_seeds: Iterable[int]
+) -> list[Problem]:
+    """Runs that the confirm phase would share with the search it is to confirm."""
+    searched = {(block, seed) for block in blocks for seed in seeds}
+    again = sorted(searched & {(block, seed) for block in confirm_blocks for seed in confirm_seeds})
+    if not again:
+        return []
+    block, seed = again[0]
+    return [
+        Problem(
+            "confirm.blocks", f"block {block} with seed {seed} is already in runs: the best is confirmed on fresh ones"
+        )
+    ]

@@ -1,0 +1,224 @@
+"""Reads a study file, completes it and checks it, so that a wrong one is refused with every mistake at once.
+
+Reads files and nothing else: no network, no model, no store; creates nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from studies import checks, places
+from studies.base import Base, take_apart
+from studies.losses import suggest
+from studies.normal import normal_study
+from studies.parts import StudyError, StudySpec
+from studies.resolve import Problem
+from studies.validate import validate
+
+_HERE = Path(__file__).parent
+
+
+def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read, check and complete a study: `study` is a path or the name of a shipped one; `overrides` are
+    `key.sub=value` strings, values typed by YAML. Raises StudyError with all mistakes at once; creates nothing.
+    """
+    path = find_study(study)
+    raw = read_yaml(path)
+    problems = _override(raw, overrides)
+    base = _read_base(raw, path.parent, problems)
+    problems += base.problems
+    _fill_in(raw, base, problems)
+    spec, found = validate(normal_study(raw))
+    problems += found
+    if spec is not None:
+        spec = places.locate(spec, path.parent)
+        problems += checks.check_study(spec, already={problem.path for problem in problems})
+    if problems or spec is None:
+        raise StudyError(tuple(dict.fromkeys(f"{path}: {p.path}: {p.text}" for p in problems)))
+    notices = (*base.notices, *checks.notices(spec))
+    return spec.model_copy(update={"notices": notices, "budget": checks.budget(spec)})
+
+
+def not_yet(spec: StudySpec) -> tuple[str, ...]:
+    """What the study asks for that is parsed and planned but cannot be done by this version: `run` must refuse it."""
+    found = []
+    if spec.judge is not None:
+        found.append(f"evaluate.judge: judging with {spec.judge.reward_model} is not built yet; leave it out to run")
+    if spec.resources.gpus_per_run > 1:
+        found.append(
+            f"resources.gpus_per_run: {spec.resources.gpus_per_run} GPUs a run is not built yet; 1 is, one run per GPU"
+        )
+    return tuple(found)
+
+
+def shipped_studies() -> Mapping[str, Path]:
+    """The study files that come with the project, by name; base files that lie beside them are not studies."""
+    files = [*sorted(_HERE.glob("*.yaml")), *sorted(_HERE.glob("examples/*.yaml"))]
+    return {path.stem: path for path in files if re.search(r"^study:", path.read_text(), re.MULTILINE)}
+
+
+def find_study(study: str | Path) -> Path:
+    """The file that `study` means: a path, else the name of a shipped one. Raises StudyError."""
+    path = Path(study).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise StudyError((f"{study}: is a folder, a study is a YAML file",))
+    if re.fullmatch(r"[\w.-]+", str(study)):
+        shipped = shipped_studies()
+        if str(study) in shipped:
+            return shipped[str(study)]
+        known = f"{suggest(str(study), shipped)}; shipped are {', '.join(shipped)}"
+    else:
+        known = ""
+    raise StudyError((f"{study}: no such file, and no shipped study of this name{known}",))
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """A YAML file that holds a mapping. Raises StudyError for unreadable text, bad syntax and repeated keys."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise StudyError((f"{path}: cannot be read: {error.strerror}",)) from error
+    except UnicodeDecodeError as error:
+        raise StudyError((f"{path}: is not UTF-8 text",)) from error
+    except _RepeatedKeys as error:
+        raise StudyError(tuple(f"{path}: {text}" for text in error.texts)) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise StudyError((f"{path}: is not YAML{where}: {error.problem}",)) from error
+    except yaml.YAMLError as error:
+        raise StudyError((f"{path}: is not YAML: {error}",)) from error
+    if not isinstance(raw, dict):
+        raise StudyError((f"{path}: must be a mapping of keys, is {'empty' if raw is None else type(raw).__name__}",))
+    return raw
+
+
+class _RepeatedKeys(Exception):
+    """Keys that stand twice in one mapping, of which YAML would silently keep the last."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        super().__init__("\n".join(texts))
+        self.texts = tuple(texts)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, refusing a key that stands twice in one mapping."""
+
+    def compose_document(self) -> yaml.Node | None:
+        node = super().compose_document()
+        texts = list(_repeated(node))
+        if texts:
+            raise _RepeatedKeys(texts)
+        return node
+
+
+def _repeated(node: yaml.Node | None, path: str = "") -> Any:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name = f"{path}{key.value}"
+            line = key.start_mark.line + 1
+            if isinstance(key.value, str) and name in seen and key.value != "<<":
+                yield f"{name}: stands twice, at lines {seen[name]} and {line}: keep one"
+            seen[name] = line
+            yield from _repeated(value, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _repeated(value, f"{path}{i}.")
+
+
+def _override(raw: dict[Any, Any], overrides: Sequence[str]) -> list[Problem]:
+    """Set `key.sub=value` in `raw`. `base` itself goes first, since others may reach into the file it names."""
+    problems = []
+    for text in sorted(overrides, key=lambda one: not one.startswith("base=")):
+        key, equals, value = text.partition("=")
+        steps = key.strip().split(".")
+        if not equals or not all(steps):
+            problems.append(Problem("--set", f"{text!r} must be key.sub=value, such as budget.trials=4"))
+            continue
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            problems.append(Problem(f"--set {key}", f"{value!r} is not a YAML value: put it in quotes"))
+            continue
+        if not _put(raw, steps, parsed):
+            problems.append(Problem(f"--set {key}", "there is no such place in the study file"))
+    return problems
+
+
+def _put(node: Any, steps: Sequence[str], value: Any) -> bool:
+    """Set `value` at `steps` below `node`, making mappings on the way; False where the way leads through a value."""
+    for i, step in enumerate(steps):
+        last = i == len(steps) - 1
+        if isinstance(node, list):
+            if not step.isdigit() or int(step) >= len(node):
+                return False
+            if last:
+                node[int(step)] = value
+            else:
+                node = node[int(step)]
+        elif isinstance(node, dict):
+            if step == "base" and i == 0 and not last and isinstance(node.get("base"), str):
+                # The base is the path of a file: what is set lies over it.
+                node = node.setdefault(_OVER_BASE, {})
+            elif last:
+                node[step] = value
+            else:
+                node[step] = {} if node.get(step) is None else node[step]
+                node = node[step]
+        else:
+            return False
+    return True
+
+
+_OVER_BASE = "--set base"
+
+
+def _read_base(raw: dict[Any, Any], folder: Path, problems: list[Problem]) -> Base:
+    """The base of the study, read from the file that it names where it names one."""
+    over = raw.pop(_OVER_BASE, {})
+    given = raw.get("base")
+    if isinstance(given, str):
+        path = next((p for p in (folder / given, Path(given).expanduser()) if p.is_file()), None)
+        if path is None:
+            problems.append(
+                Problem("base", f"{given!r}: no such file beside the study file; write a path or a mapping")
+            )
+            raw["base"] = {}
+            return Base()
+        try:
+            given = {**read_yaml(path), **over}
+        except StudyError as error:
+            problems += [Problem("base", text) for text in error.problems]
+            given = {}
+    if not isinstance(given, Mapping):
+        return Base()
+    base = take_apart(given)
+    raw["base"] = base.settings
+    return base
+
+
+def _fill_in(raw: dict[Any, Any], base: Base, problems: list[Problem]) -> None:
+    """Put what the base says of data and seed where the study file leaves it open."""
+    data = raw.get("data")
+    if base.data and (data is None or isinstance(data, Mapping)):
+        own = data or {}
+        for key, value in base.data.items():
+            if key in own and own[key] != value and key not in ("path", "name", "split", "eval_split"):
+                problems.append(Problem(f"data.{key}", f"{own[key]!r} here and {value!r} in base: say it once"))
+        moved = {k: v for k, v in base.data.items() if not ("path" in own and k in ("name", "split", "eval_split"))}
+        raw["data"] = {**moved, **own}
+    if base.seed is None:
+        return
+    runs = raw.get("runs")
+    if runs is None or (isinstance(runs, Mapping) and "seeds" not in runs):
+        raw["runs"] = {**(runs or {}), "seeds": [base.seed]}
+    elif isinstance(runs, Mapping):
+        base.notices.append(f"base.seed: {base.seed} left out, runs.seeds says {runs['seeds']}")

@@ -1,0 +1,201 @@
+"""The types of a study file: what a user can write, and an arm made whole from it.
+
+Knows nothing of files, of Optuna, MLflow or torch. What a value may be is checked in `studies/checks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag, field_validator, model_validator
+
+from studies.normal import normal_study, seconds
+from studies.records import DataConfig, EvaluationConfig, Frozen, Scalar
+
+
+class FloatRange(Frozen):
+    """A continuous knob: `low` to `high`, both included, on a log scale where `log`."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+
+
+class IntRange(Frozen):
+    """A whole-number knob: `low` to `high`, both included."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+
+
+class Values(Frozen):
+    """A knob with listed values."""
+
+    type: Literal["values"] = "values"
+    values: tuple[Scalar, ...]
+
+
+class Simplex(Frozen):
+    """The weights of a mixture of K losses: K numbers of 0 or more with sum 1, searched as K-1 numbers.
+
+    `corners`: the pure losses are among the points that are tried.
+    """
+
+    type: Literal["simplex"] = "simplex"
+    corners: bool = False
+
+
+def _kind(value: Any) -> str:
+    """The distribution that a mapping describes where it does not say its `type`."""
+    if isinstance(value, Mapping):
+        return str(value.get("type") or ("values" if "values" in value else "float"))
+    return str(getattr(value, "type", "float"))
+
+
+Distribution = Annotated[
+    Annotated[FloatRange, Tag("float")]
+    | Annotated[IntRange, Tag("int")]
+    | Annotated[Values, Tag("values")]
+    | Annotated[Simplex, Tag("simplex")],
+    Discriminator(_kind),
+]
+
+
+class Variant(Frozen):
+    """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
+
+    Points alone, without a space of its own, make an arm of fixed points: the shared space is not sampled for it.
+    """
+
+    loss_type: tuple[str, ...] | None = None
+    loss_weights: tuple[float, ...] | None = None
+    base: Mapping[str, Any] = {}
+    space: Mapping[str, Distribution | None] = {}
+    points: tuple[Mapping[str, Scalar], ...] = ()
+
+
+class Scenario(Frozen):
+    """A condition of the data: each field, where given, replaces the study's own."""
+
+    label_flip: float | None = None
+    rows: int | None = None
+    pairs_from: Literal["same", "better", "worse"] | None = None
+
+
+class Runs(Frozen):
+    """The runs of every trial: one for each block and seed."""
+
+    blocks: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+
+
+class Confirm(Frozen):
+    """The best `top` trials of each stratum trained again on fresh blocks and seeds."""
+
+    top: int = 1
+    blocks: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seeds: tuple[int, ...] = (0,)
+
+
+class Objective(Frozen):
+    """The measurement that decides which trial is best, and the bounds that a trial must keep."""
+
+    metric: str = "ranking_gain"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    constraints: Mapping[str, Mapping[str, float]] = {}
+
+
+class Budget(Frozen):
+    """`trials` per stratum (in `mode: search`, in all); `wall_clock` in seconds."""
+
+    trials: int = 8
+    wall_clock: float | None = None
+
+    @field_validator("wall_clock", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return seconds(value)
+
+
+class Judge(Frozen):
+    """A reward model that judges samples; parsed and planned, not measured yet."""
+
+    reward_model: str
+
+
+class Resources(Frozen):
+    """Worker processes (None: one per GPU, else one per CPU core) and GPUs that one run takes."""
+
+    workers: int | None = None
+    gpus_per_run: int = 1
+
+
+class Output(Frozen):
+    """Where runs are kept and whose adapters: best (of each stratum), all or none."""
+
+    folder: str = "runs"
+    keep: Literal["best", "all", "none"] = "best"
+
+
+class StudySpec(Frozen):
+    """A whole study file. Only `study`, `base` and `variants` must be given.
+
+    `evaluation` and `judge` are written under `evaluate` in the file. `notices` is what loading translated or left
+    out; it is not written by the user.
+    """
+
+    study: str
+    question: str = ""
+    mode: Literal["compare", "search"] = "compare"
+    trainer: str = "dpo"
+    base: Mapping[str, Any]
+    data: DataConfig = DataConfig()
+    baseline: str | None = None
+    variants: Mapping[str, Variant]
+    space: Mapping[str, Distribution] = {}
+    sampler: Literal["sobol", "grid", "random", "tpe", "sobol+tpe"] = "sobol"
+    sampler_seed: int = 0
+    scenarios: Mapping[str, Scenario] = {"clean": Scenario()}
+    runs: Runs = Runs()
+    confirm: Confirm | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    judge: Judge | None = None
+    objective: Objective = Objective()
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+    output: Output = Output()
+    notices: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normal(cls, value: Any) -> Any:
+        return normal_study(value) if isinstance(value, Mapping) else value
+
+
+class Arm(Frozen):
+    """A variant made whole: its losses, what is fixed, and the space and points of its own strata.
+
+    `settings` are flat TRL names (base and variant merged, `loss_type` and `loss_weights` included). `space` holds
+    only knobs that act on its losses, in the order of the study's shared space and then its own; a simplex stands
+    there under `loss_weights`. `left_out` says, per knob, why a shared knob is not in it.
+    """
+
+    name: str
+    losses: tuple[str, ...]
+    settings: Mapping[str, Any]
+    space: Mapping[str, Distribution]
+    points: tuple[Mapping[str, Scalar], ...]
+    left_out: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+class StudyError(Exception):
+    """A study file that cannot be run; `problems` holds every mistake, one sentence or two each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)

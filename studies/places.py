@@ -1,0 +1,69 @@
+"""Where the files of a study lie: data and models named by a path, from the study file or the working folder.
+
+Looks whether files are there and reads none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from studies.parts import StudySpec
+from studies.resolve import Problem
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DATA_FILES = {".json", ".jsonl", ".csv", ".parquet", ".tsv", ".arrow", ".txt", ".gz", ".zst", ".ndjson"}
+
+
+def locate(spec: StudySpec, folder: Path) -> StudySpec:
+    """The study with paths that hold from the working folder: what is not found there is looked for beside the
+    study file, in `folder`.
+    """
+    data = spec.data.model_copy(update={"path": _found(spec.data.path, folder)})
+    if data.eval_split is not None and _is_data_file(data.eval_split):  # elsewhere it is the name of a split
+        data = data.model_copy(update={"eval_split": _found(data.eval_split, folder)})
+    base = dict(spec.base)
+    if isinstance(base.get("model_name_or_path"), str):
+        base["model_name_or_path"] = _found(base["model_name_or_path"], folder)
+    return spec.model_copy(update={"data": data, "base": base})
+
+
+def place_problems(spec: StudySpec) -> list[Problem]:
+    """Local files that are not there, and names that can be neither a file nor a Hub id."""
+    problems = []
+    path = spec.data.path
+    if path != "embedded" and not Path(path).expanduser().exists() and not _is_hub_id(path):
+        problems.append(
+            Problem(
+                "data.path",
+                f"{path!r}: no such file or folder from here or beside the study file, and it is not the form of a "
+                "Hub id (ORG/NAME)",
+            )
+        )
+    model = spec.base.get("model_name_or_path")
+    if isinstance(model, str) and not Path(model).expanduser().exists() and not _is_hub_id(model):
+        problems.append(
+            Problem(
+                "base.model_name_or_path",
+                f"{model!r}: no such folder from here or beside the study file, and it is not the form of a Hub id "
+                "(ORG/NAME); embedded is the model that comes with the project",
+            )
+        )
+    return problems
+
+
+def _is_hub_id(path: str) -> bool:
+    looks_local = path.startswith((".", "~")) or _is_data_file(path)
+    return _HUB_ID.fullmatch(path) is not None and not looks_local
+
+
+def _is_data_file(path: str) -> bool:
+    return Path(path).suffix.lower() in _DATA_FILES
+
+
+def _found(path: str, folder: Path) -> str:
+    beside = folder / path
+    here = Path(path).expanduser()
+    if path == "embedded" or here.exists():
+        return path
+    return str(beside) if beside.exists() else path

@@ -1,0 +1,153 @@
+"""The command line: speed, what it loads, exit codes, and that wrong input leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("init", "plan", "run", "status", "table", "export", "ui", "doctor")
+FORMULA = """
+study: small
+trainer: formula
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, learning_rate: 1.0e-5}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.01, high: 1.0, log: true}}
+budget: {trials: 2}
+objective: {metric: ranking_gain}
+"""
+
+
+def sweeper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweeper", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def loaded_by(folder: Path, *arguments: str) -> set[str]:
+    """Top-level modules in memory when the command has ended."""
+    code = (
+        "import sys\nfrom sweeper.cli import app\n"
+        f"try:\n    app({list(arguments)!r})\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+    return set(out.rpartition("LOADED ")[2].split())
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("plan", "quickstart")])
+def test_help_and_plan_load_neither_torch_nor_datasets_nor_a_store(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    heavy = {"torch", "datasets", "transformers", "trl", "peft", "mlflow", "optuna", "pandas"}
+    assert not heavy & loaded_by(tmp_path, *arguments)
+
+
+def test_every_command_has_help(tmp_path: Path) -> None:
+    listed = sweeper(tmp_path, "--help").stdout
+    for command in COMMANDS:
+        assert command in listed
+        assert sweeper(tmp_path, command, "--help").returncode == 0
+
+
+def test_plan_shows_every_trial_and_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    shown = sweeper(tmp_path, "plan", "study.yaml")
+    assert shown.returncode == 0
+    assert shown.stdout.count("trial ") == 4
+    assert "4 runs" in shown.stdout
+    assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "status", "table", "export"])
+def test_a_wrong_study_file_exits_2_with_every_mistake_and_no_traceback(tmp_path: Path, command: str) -> None:
+    wrong = (
+        FORMULA.replace("ipo: {}", "ippo: {}").replace("ranking_gain", "ranking_gane").replace("trials: 2", "trails: 2")
+    )
+    (tmp_path / "study.yaml").write_text(wrong)
+    refused = sweeper(tmp_path, command, "study.yaml")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr + refused.stdout
+    for valid in ("ipo", "ranking_gain", "trials"):
+        assert valid in refused.stderr
+    assert refused.stderr.count("error:") >= 3
+    assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_bad_rows_of_local_data_are_refused_before_any_store_exists(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "same", "rejected": "same"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    text = FORMULA.replace("trainer: formula\n", "") + "data: {path: pairs.jsonl}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    refused = sweeper(tmp_path, "run", "study.yaml")
+    assert refused.returncode == 2
+    assert "2" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["pairs.jsonl", "study.yaml"]
+
+
+@pytest.mark.parametrize("command", ["status", "table", "export"])
+def test_reading_a_study_that_was_never_run_says_so_and_makes_no_database(tmp_path: Path, command: str) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    refused = sweeper(tmp_path, command, "study.yaml")
+    assert refused.returncode == 2
+    assert "sweeper run" in refused.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_an_option_that_makes_no_sense_exits_2(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    assert sweeper(tmp_path, "run", "study.yaml", "--executor", "cluster").returncode == 2
+    assert sweeper(tmp_path, "table", "study.yaml", "--format", "html").returncode == 2
+    assert sweeper(tmp_path, "plan", "no_such_study").returncode == 2
+
+
+def test_a_setting_given_on_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    shown = sweeper(tmp_path, "plan", "study.yaml", "--set", "budget.trials=5").stdout
+    assert "10 runs" in shown
+
+
+def test_init_writes_a_study_that_plans(tmp_path: Path) -> None:
+    assert sweeper(tmp_path, "init", "mine.yaml").returncode == 0
+    assert sweeper(tmp_path, "plan", "mine.yaml").returncode == 0
+    own = sweeper(tmp_path, "init", "own.yaml", "--model", "org/model", "--dataset", "org/pairs")
+    assert own.returncode == 0
+    planned = sweeper(tmp_path, "plan", "own.yaml")
+    assert planned.returncode == 0, planned.stderr
+    again = sweeper(tmp_path, "init", "mine.yaml")
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+
+
+def test_status_counts_runs_by_stratum(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    shown = sweeper(tmp_path, "status", "study.yaml").stdout
+    assert "sigmoid" in shown
+    assert "4 runs ended" in shown
+    assert "0 missing" in shown
+
+
+@pytest.mark.parametrize("format", ["text", "markdown", "csv", "json"])
+def test_the_table_comes_in_every_format(tmp_path: Path, format: str) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    printed = sweeper(tmp_path, "table", "study.yaml", "--format", format).stdout
+    assert "sigmoid" in printed
+    sweeper(tmp_path, "table", "study.yaml", "--format", format, "--output", "table.out")
+    assert (tmp_path / "table.out").read_text() == printed
+
+
+def test_the_table_is_an_artifact_of_the_sweeps_run(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    (kept,) = (tmp_path / "mlartifacts").rglob("table.csv")
+    assert kept.read_text() == sweeper(tmp_path, "table", "study.yaml", "--format", "csv").stdout
+
+
+def test_doctor_names_every_package_and_the_devices(tmp_path: Path) -> None:
+    shown = sweeper(tmp_path, "doctor")
+    assert shown.returncode == 0, shown.stdout
+    for what in ("torch", "trl", "optuna", "mlflow", "devices", "disk"):
+        assert what in shown.stdout

@@ -1,0 +1,223 @@
+"""Whole sweeps of the formula trainer through the command line: what is recorded, resumed, retried and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+
+from dashboards.load import load_records
+from studies.records import RunRecord, State
+
+STUDY = """
+study: small
+trainer: formula
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, learning_rate: 1.0e-5}
+variants: {sigmoid: {}, ipo: {}, robust: {base: {label_smoothing: 0.1}}}
+space: {beta: {low: 0.01, high: 1.0, log: true}}
+budget: {trials: 3}
+objective: {metric: ranking_gain}
+"""
+
+
+def sweeper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweeper", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def write(folder: Path, text: str) -> None:
+    (folder / "study.yaml").write_text(text)
+
+
+def run(folder: Path, text: str = STUDY, *arguments: str) -> subprocess.CompletedProcess[str]:
+    write(folder, text)
+    return sweeper(folder, "run", "study.yaml", *(arguments or ("--executor", "inline")))
+
+
+def records(folder: Path, study: str = "small") -> list[RunRecord]:
+    return load_records(f"sqlite:///{folder}/mlflow.db", study)
+
+
+def optuna_states(folder: Path) -> Counter[str]:
+    url = f"sqlite:///{folder}/optuna.db"
+    names = [s.study_name for s in optuna.get_all_study_summaries(url)]
+    return Counter(t.state.name for name in names for t in optuna.load_study(study_name=name, storage=url).trials)
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_every_trial_is_one_finished_run_in_mlflow_and_in_optuna(tmp_path: Path, executor: str) -> None:
+    done = run(tmp_path, STUDY, "--executor", executor)
+    assert done.returncode == 0, done.stderr
+    assert "9 runs trained, 0 were there already" in done.stdout
+    found = records(tmp_path)
+    assert Counter((r.variant, r.trial) for r in found) == {
+        (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(3)
+    }
+    assert {r.state for r in found} == {State.COMPLETE}
+    assert optuna_states(tmp_path) == {"COMPLETE": 9}
+
+
+def test_running_again_trains_nothing_and_prints_the_same_table(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = sweeper(tmp_path, "table", "study.yaml").stdout
+    again = run(tmp_path)
+    assert "0 runs trained, 9 were there already" in again.stdout
+    assert sweeper(tmp_path, "table", "study.yaml").stdout == before
+    assert len(records(tmp_path)) == 9
+
+
+def test_an_added_variant_and_a_raised_budget_train_only_what_is_new(tmp_path: Path) -> None:
+    run(tmp_path)
+    done = run(tmp_path, STUDY.replace("sigmoid: {}", "sigmoid: {}, hinge: {}").replace("trials: 3", "trials: 4"))
+    assert "7 runs trained, 9 were there already" in done.stdout
+
+
+def test_an_added_block_trains_it_for_every_trial_there_is(tmp_path: Path) -> None:
+    run(tmp_path)
+    done = run(tmp_path, STUDY + "runs: {blocks: [0, 1]}\n")
+    assert "9 runs trained, 9 were there already" in done.stdout
+    assert Counter(r.block for r in records(tmp_path)) == {0: 9, 1: 9}
+
+
+def test_an_edit_that_changes_the_question_says_so_and_leaves_old_runs_out_of_the_table(tmp_path: Path) -> None:
+    run(tmp_path)
+    done = run(tmp_path, STUDY.replace("max_steps: 6", "max_steps: 8"))
+    assert "9 finished runs answer another question" in done.stdout
+    assert "9 runs trained" in done.stdout
+    assert len(records(tmp_path)) == 9
+
+
+def test_optuna_is_told_the_mean_over_blocks_and_seeds(tmp_path: Path) -> None:
+    run(tmp_path, STUDY + "runs: {blocks: [0, 1], seeds: [0, 1]}\n")
+    found = [r for r in records(tmp_path) if (r.variant, r.trial) == ("ipo", 1)]
+    assert len(found) == 4
+    told = optuna.load_study(study_name="small/ipo/clean", storage=f"sqlite:///{tmp_path}/optuna.db").trials[1]
+    assert told.value == pytest.approx(sum(r.metrics["ranking_gain"] for r in found) / 4)
+
+
+def test_a_diverged_run_is_a_result_that_counts_as_a_failure(tmp_path: Path) -> None:
+    done = run(tmp_path, STUDY.replace("learning_rate: 1.0e-5", "learning_rate: 2.0e-3"))
+    assert done.returncode == 0, done.stderr
+    assert Counter(r.variant for r in records(tmp_path) if r.state is State.PRUNED) == {"ipo": 3}
+    assert optuna_states(tmp_path) == {"COMPLETE": 6, "PRUNED": 3}
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    ipo = next(row for row in rows if row["variant"] == "ipo")
+    assert (ipo["failures"]["k"], ipo["failures"]["n"]) == (3, 3)
+
+
+def test_the_best_trials_are_confirmed_on_fresh_blocks(tmp_path: Path) -> None:
+    done = run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2, 3], seeds: [0]}\n")
+    assert "18 runs trained" in done.stdout, done.stdout + done.stderr
+    confirmed = [r for r in records(tmp_path) if r.arm == "confirm"]
+    assert Counter(r.variant for r in confirmed) == {"sigmoid": 3, "ipo": 3, "robust": 3}
+    for variant in ("sigmoid", "ipo", "robust"):
+        trials = {
+            r.trial: r.metrics["ranking_gain"] for r in records(tmp_path) if r.variant == variant and r.block == 0
+        }
+        assert {r.trial for r in confirmed if r.variant == variant} == {max(trials, key=trials.__getitem__)}
+    assert (
+        "0 runs trained, 18 were there already"
+        in run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2, 3], seeds: [0]}\n").stdout
+    )
+
+
+def test_a_second_run_of_the_same_study_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    import fcntl
+
+    write(tmp_path, STUDY)
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    with (folder / "sweep.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        refused = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    assert refused.returncode == 2
+    assert "process 4711" in refused.stderr
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def wait_for_runs(folder: Path, process: subprocess.Popen[bytes], at_least: int) -> None:
+    """Until so many runs have a result; fails if the sweep ends before."""
+    deadline = time.monotonic() + 60
+    while len(list((folder / "runs" / "small").glob("*/result.json"))) < at_least:
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+LONG = STUDY.replace("trials: 3", "trials: 25")
+
+
+@pytest.mark.parametrize("executor", ["inline", "process"])
+def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(tmp_path: Path, executor: str) -> None:
+    write(tmp_path, LONG)
+    process = start(tmp_path, "--executor", executor, "--workers", "2")
+    wait_for_runs(tmp_path, process, 10)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    results = {f.parent.name: f.stat().st_mtime_ns for f in (tmp_path / "runs" / "small").glob("*/result.json")}
+
+    done = run(tmp_path, LONG, "--executor", executor, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert not psutil.wait_procs(workers, timeout=5)[1], "a worker outlived the sweep"
+    found = records(tmp_path)
+    assert Counter((r.variant, r.trial) for r in found) == {
+        (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(25)
+    }
+    assert {r.state for r in found} == {State.COMPLETE}
+    assert optuna_states(tmp_path) == {"COMPLETE": 75}
+    for key, written in results.items():
+        assert (tmp_path / "runs" / "small" / key / "result.json").stat().st_mtime_ns == written, "trained twice"
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    write(tmp_path, LONG)
+    process = start(tmp_path, "--executor", "process", "--workers", "2")
+    wait_for_runs(tmp_path, process, 5)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 1
+    assert not [r for r in records(tmp_path) if r.state is State.RUNNING]
+    assert "RUNNING" not in optuna_states(tmp_path)
+    assert run(tmp_path, LONG).returncode == 0
+    assert len(records(tmp_path)) == 75
+
+
+def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(tmp_path: Path) -> None:
+    run(tmp_path)
+    table = sweeper(tmp_path, "table", "study.yaml").stdout
+    (tmp_path / "mlflow.db").unlink()
+    done = run(tmp_path)
+    assert "0 runs trained, 9 were there already" in done.stdout
+    assert sweeper(tmp_path, "table", "study.yaml").stdout == table
+
+
+def test_a_lost_optuna_database_costs_no_training(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "optuna.db").unlink()
+    assert "0 runs trained, 9 were there already" in run(tmp_path).stdout
+    assert optuna_states(tmp_path) == {"COMPLETE": 9}
+    assert len(records(tmp_path)) == 9
+
+
+def test_a_spent_wall_clock_stops_the_sweep_with_exit_code_1(tmp_path: Path) -> None:
+    stopped = run(tmp_path, LONG.replace("{trials: 25}", "{trials: 25, wall_clock: 1s}"))
+    assert stopped.returncode == 1
+    assert "budget" in stopped.stdout
+    assert 0 < len(records(tmp_path)) < 75

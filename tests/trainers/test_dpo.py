@@ -1,0 +1,210 @@
+"""Real runs through TRL on the embedded world, a few steps each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+
+from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
+from trainers.data import load_pairs
+from trainers.dpo import DPOTrainerWorker, judge, load_adapter
+from trainers.evaluate import ReferenceNumbers, evaluate, reference_numbers
+from trainers.interface import Decision, Job
+from trainers.results import read_result
+from trainers.world.paths import model_path
+
+STEPS = 6
+SETTINGS = {
+    "model_name_or_path": "embedded",
+    "use_peft": True,
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "lora_target_modules": "all-linear",
+    "loss_type": ["sigmoid"],
+    "beta": 0.3,
+    "learning_rate": 1e-3,
+    "max_steps": STEPS,
+    "per_device_train_batch_size": 8,
+    "lr_scheduler_type": "constant",
+}
+DATA = DataConfig(rows=64, eval_rows=32)
+
+
+def config(*, seed: int = 0, block: int = 0, at: tuple[float, ...] = (1.0,), **settings: Any) -> RunConfig:
+    return RunConfig(
+        study="s",
+        variant="v",
+        scenario="clean",
+        trial=0,
+        block=block,
+        seed=seed,
+        settings={**SETTINGS, **settings},
+        knobs={},
+        data=DATA,
+        evaluation=EvaluationConfig(at=at, prompts=32, max_new_tokens=32),
+    )
+
+
+def go_on(_key: str, _step: int, _metrics: object) -> Decision:
+    return Decision.CONTINUE
+
+
+@pytest.fixture(scope="module")
+def worker() -> DPOTrainerWorker:
+    return DPOTrainerWorker()
+
+
+def train(worker: DPOTrainerWorker, folder: Path, run: RunConfig) -> RunResult:
+    return worker.train([Job(run, folder)], go_on)[0]
+
+
+def numbers(result: RunResult) -> dict[str, float]:
+    """Everything measured but time and memory."""
+    timed = {"train_seconds", "evaluation_seconds", "steps_per_second", "tokens_per_second", "peak_memory"}
+    return {f"{m.name}@{m.step}": m.value for m in result.measurements if m.name not in timed}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "adapter" / "adapter_model.safetensors"))
+
+
+def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_run_gives_the_same_numbers_whatever_its_worker_trained_before(
+    worker: DPOTrainerWorker, tmp_path: Path
+) -> None:
+    first = train(worker, tmp_path / "first", config())
+    train(worker, tmp_path / "other", config(loss_type=["ipo"], beta=1.0, lora_r=8, seed=3, block=1))
+    train(worker, tmp_path / "checkpointed", config(gradient_checkpointing=True))
+    again = train(worker, tmp_path / "again", config())
+    fresh = train(DPOTrainerWorker(), tmp_path / "fresh", config())
+    assert numbers(first) == numbers(again) == numbers(fresh)
+    assert first.curve == again.curve == fresh.curve
+    assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "again"))
+    assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "fresh"))
+
+
+def test_a_run_is_what_a_plain_dpo_trainer_gives(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    train(worker, tmp_path / "ours", config(block=2, seed=5))
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    plain = DPOTrainer(
+        model=str(model_path()),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "plain"),
+            beta=0.3,
+            learning_rate=1e-3,
+            max_steps=STEPS,
+            per_device_train_batch_size=8,
+            lr_scheduler_type="constant",
+            seed=5,
+            report_to="none",
+            save_strategy="no",
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=datasets.Dataset.from_list([dict(r) for r in load_pairs(DATA, 2, tokenizer).train]),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=0.05, target_modules="all-linear"
+        ),
+    )
+    plain.train()
+    plain.model.save_pretrained(tmp_path / "plain" / "adapter")
+    assert_same_weights(weights(tmp_path / "ours"), weights(tmp_path / "plain"))
+
+
+def test_an_evaluation_in_the_middle_changes_nothing(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    train(worker, tmp_path / "once", config())
+    twice = train(worker, tmp_path / "twice", config(at=(0.5, 1.0)))
+    assert {m.step for m in twice.measurements if m.name == "margin"} == {STEPS // 2, STEPS}
+    assert_same_weights(weights(tmp_path / "once"), weights(tmp_path / "twice"))
+
+
+def test_an_evaluation_can_be_repeated_on_a_finished_run_without_training(
+    worker: DPOTrainerWorker, tmp_path: Path
+) -> None:
+    run = config()
+    result = train(worker, tmp_path / "run", run)
+    policy, tokenizer = load_adapter(run, tmp_path / "run" / "adapter")
+    pairs = load_pairs(run.data, run.block, tokenizer)
+    with policy.disable_adapter():
+        reference = reference_numbers(policy, tokenizer, pairs, run.evaluation)
+    repeated = {m.name: m.value for m in evaluate(policy, tokenizer, pairs, run.evaluation, reference)}
+    final = result.final()
+    for name, value in repeated.items():
+        assert value == pytest.approx(final[name].value, rel=1e-4, abs=1e-5), name
+
+
+def test_a_nan_loss_is_seen_at_once_and_is_a_result(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    """Robust DPO at smoothing 0.5 divides zero by zero; with Hugging Face's NaN filter it would log a loss of 0."""
+    result = train(worker, tmp_path, config(loss_type=["robust"], label_smoothing=0.5))
+    assert result.cause is Cause.NON_FINITE
+    assert "step 1" in result.message
+    assert not (tmp_path / "adapter").exists()
+    assert read_result(tmp_path) == result
+
+
+def test_a_run_that_is_told_to_stop_ends_at_its_next_step(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    (result,) = worker.train(
+        [Job(config(), tmp_path)], lambda _k, step, _m: Decision.STOP if step >= 2 else Decision.CONTINUE
+    )
+    assert result.cause is Cause.USER_STOP
+    assert result.curve[-1][0] == 2
+
+
+def test_full_fine_tuning_leaves_nothing_behind(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    whole = train(worker, tmp_path / "full", config(use_peft=False))
+    assert whole.cause is Cause.FINISHED
+    assert whole.final()["margin"].value != 0.0
+    assert "kl" in whole.final()
+    assert numbers(train(worker, tmp_path / "after", config())) == numbers(
+        train(DPOTrainerWorker(), tmp_path / "fresh", config())
+    )
+
+
+def test_the_folder_of_a_run_holds_its_result_and_a_peft_adapter_only(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    result = train(worker, tmp_path, config())
+    assert {f.name for f in tmp_path.iterdir()} == {"result.json", "adapter"}
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    assert read_result(tmp_path) == result
+
+
+def measured(**values: float) -> list[Measurement]:
+    return [Measurement(name, value, error=0.01) for name, value in values.items()]
+
+
+@pytest.fixture(scope="module")
+def reference(worker: DPOTrainerWorker, tmp_path_factory: pytest.TempPathFactory) -> ReferenceNumbers:
+    train(worker, tmp_path_factory.mktemp("run"), config())
+    return next(iter(worker._warm.references.values()))
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"),
+    [
+        ({"length_ratio": 1.0, "accuracy": 0.7, "margin": 1.0, "gold": 1.0}, Cause.FINISHED),
+        ({"length_ratio": 0.1, "accuracy": 0.86, "margin": 1.0, "gold": 1.0}, Cause.COLLAPSED),
+        ({"length_ratio": 1.0, "entropy": 0.01, "accuracy": 0.86, "margin": 1.0, "gold": 1.0}, Cause.COLLAPSED),
+        ({"length_ratio": 1.0, "accuracy": 0.06, "margin": -1.0, "gold": -9.0}, Cause.INVERTED),
+        ({"length_ratio": 1.0, "accuracy": 0.3, "margin": -1.0, "gold": 1.0}, Cause.FINISHED),
+        ({"length_ratio": 1.0, "accuracy": 0.3, "margin": -1.0, "ranking_gain": -0.2}, Cause.INVERTED),
+    ],
+)
+def test_collapse_and_inversion_are_judged_by_more_than_accuracy(
+    values: dict[str, float], cause: Cause, reference: ReferenceNumbers
+) -> None:
+    assert judge(measured(**values), reference)[0] is cause
