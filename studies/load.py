@@ -82,7 +82,7 @@ def find_study(study: str | Path) -> Path:
 def read_yaml(path: Path) -> dict[Any, Any]:
     """A YAML file that holds a mapping. Raises StudyError for unreadable text, bad syntax and repeated keys."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise StudyError((f"{path}: cannot be read: {error.strerror}",)) from error
     except UnicodeDecodeError as error:

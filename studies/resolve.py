@@ -22,7 +22,7 @@ from studies.parts import (
     Variant,
 )
 from studies.records import DataConfig, RunConfig, Scalar
-from studies.trl_settings import DATA, OWNED, RENAMED, REFUSED, TYPES, coerce, type_problem
+from studies.trl_settings import DATA, OWNED, REFUSED, RENAMED, TYPES, coerce, type_problem
 
 # Settings that do nothing unless `use_peft` is on.
 _PEFT_ONLY = {"use_rslora", "use_dora", "load_in_4bit", "load_in_8bit"}
@@ -265,7 +265,8 @@ def _points(
             problems.append(
                 Problem(
                     path,
-                    f"{dict(point)} does not say {' and '.join(missing)}, which the study varies: add it, or give it in base",
+                    f"{dict(point)} does not say {' and '.join(missing)}, which the study varies: add it, or say "
+                    "it in base",
                 )
             )
     return problems

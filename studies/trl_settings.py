@@ -10,6 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # Simple type -> names: the fields of TRL's ScriptArguments, DPOConfig, ModelConfig and DatasetMixtureConfig, with
 # unions sorted and `?` where None is allowed.
 _NAMES: Mapping[str, str] = {
@@ -82,19 +87,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "bnb_4bit_quant_type": ("fp4", "nf4"),
     "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
-    "lr_scheduler_type": tuple(
-        """linear cosine cosine_with_restarts polynomial constant constant_with_warmup inverse_sqrt
-        reduce_lr_on_plateau cosine_with_min_lr cosine_warmup_with_min_lr warmup_stable_decay greedy""".split()
-    ),
-    "optim": tuple(
-        """adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision
+    "lr_scheduler_type": _words("""linear cosine cosine_with_restarts polynomial constant constant_with_warmup inverse_sqrt
+        reduce_lr_on_plateau cosine_with_min_lr cosine_warmup_with_min_lr warmup_stable_decay greedy"""),
+    "optim": _words("""adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision
         adamw_torch_4bit adamw_torch_8bit ademamix sgd adagrad adamw_bnb_8bit adamw_8bit ademamix_8bit lion_8bit
         lion_32bit paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit
         paged_lion_8bit rmsprop rmsprop_bnb rmsprop_bnb_8bit rmsprop_bnb_32bit galore_adamw galore_adamw_8bit
         galore_adafactor galore_adamw_layerwise galore_adamw_8bit_layerwise galore_adafactor_layerwise lomo
         adalomo grokadamw schedule_free_radam schedule_free_adamw schedule_free_sgd apollo_adamw
-        apollo_adamw_layerwise stable_adamw""".split()
-    ),
+        apollo_adamw_layerwise stable_adamw"""),
 }
 
 
@@ -140,26 +141,26 @@ BOUNDS: Mapping[str, Bound] = {
 # sweep; none of it changes a number of the run.
 OWNED: Mapping[str, str] = {
     **dict.fromkeys(
-        """output_dir report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
+        _words("""output_dir report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
         logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter log_level
-        log_level_replica disable_tqdm include_num_input_tokens_seen""".split(),
+        log_level_replica disable_tqdm include_num_input_tokens_seen"""),
         "the sweep names and logs its runs itself",
     ),
     **dict.fromkeys(
-        """eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size prediction_loss_only
+        _words("""eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size prediction_loss_only
         eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics
         batch_eval_metrics load_best_model_at_end metric_for_best_model greater_is_better bf16_full_eval
-        fp16_full_eval do_train do_eval do_predict""".split(),
+        fp16_full_eval do_train do_eval do_predict"""),
         "what is measured, and when, is said under `evaluate`",
     ),
     **dict.fromkeys(
-        """save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
-        resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip""".split(),
+        _words("""save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
+        resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip"""),
         "what is kept of a run is said under `output.keep`",
     ),
     **dict.fromkeys(
-        """push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
-        hub_revision""".split(),
+        _words("""push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
+        hub_revision"""),
         "a sweep uploads nothing; upload the model that you export",
     ),
     "accelerate_config": "the sweep starts its workers itself (`resources`)",
@@ -180,15 +181,15 @@ RENAMED: Mapping[str, str] = {
 }
 
 # Dropped names that changed no number: left out with a notice.
-DROPPED: Mapping[str, str] = {
-    name: "newer releases dropped it; it changes nothing here"
-    for name in """overwrite_output_dir save_safetensors logging_dir use_mps_device ray_scope push_to_hub_token
+DROPPED: Mapping[str, str] = dict.fromkeys(
+    _words("""overwrite_output_dir save_safetensors logging_dir use_mps_device ray_scope push_to_hub_token
     push_to_hub_model_id push_to_hub_organization jit_mode_eval use_ipex half_precision_backend fp16_backend
     fp16_opt_level per_gpu_eval_batch_size include_inputs_for_metrics mp_parameters torchdynamo past_index
     use_legacy_prediction_loop dataloader_pin_memory_device padding_value label_pad_token_id is_encoder_decoder
     generate_during_eval use_logits_to_keep use_num_logits_to_keep use_liger_loss sanity_check
-    gradient_checkpointing_use_reentrant""".split()
-}
+    gradient_checkpointing_use_reentrant"""),
+    "newer releases dropped it; it changes nothing here",
+)
 
 # Names that cannot be translated, with the remedy.
 REFUSED: Mapping[str, str] = {

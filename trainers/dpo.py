@@ -384,8 +384,10 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
     return args, model_args
 
 
+# What a loaded base model depends on. PEFT freezes the base that it wraps, so full fine-tuning takes another one.
 _MODEL_SETTINGS = (
     "model_name_or_path",
+    "use_peft",
     "model_revision",
     "trust_remote_code",
     "attn_implementation",

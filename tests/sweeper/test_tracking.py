@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import StoreError, load_records, store_uri
+from dashboards.load import StoreError, load_records
 from studies.records import (
     Cause,
     DataConfig,
@@ -35,7 +35,14 @@ SPEC = StudySpec(
     space={"beta": FloatRange(low=0.1, high=1.0)},
     objective=Objective(metric="gold"),
 )
-KNOBS: dict[str, Scalar] = {"beta": 0.1, "learning_rate": 1e-05, "steps": 3, "flag": True, "text": "ipo", "digits": "12"}
+KNOBS: dict[str, Scalar] = {
+    "beta": 0.1,
+    "learning_rate": 1e-05,
+    "steps": 3,
+    "flag": True,
+    "text": "ipo",
+    "digits": "12",
+}
 
 
 def a_config(trial: int = 0, **changes: Any) -> RunConfig:
@@ -144,7 +151,12 @@ def test_a_run_in_training_is_read_as_running(tracker: Tracker) -> None:
 
 @pytest.mark.parametrize(
     ("cause", "status"),
-    [(Cause.FINISHED, "FINISHED"), (Cause.NON_FINITE, "KILLED"), (Cause.USER_STOP, "KILLED"), (Cause.WORKER_LOST, "FAILED")],
+    [
+        (Cause.FINISHED, "FINISHED"),
+        (Cause.NON_FINITE, "KILLED"),
+        (Cause.USER_STOP, "KILLED"),
+        (Cause.WORKER_LOST, "FAILED"),
+    ],
 )
 def test_the_status_in_mlflow_follows_from_the_cause(tracker: Tracker, cause: Cause, status: str) -> None:
     config = a_config()
@@ -343,7 +355,7 @@ def test_a_store_of_another_mlflow_version_is_refused_with_the_way_out(store: Pa
         database.execute("update alembic_version set version_num = 'ancient'")
     database.close()
     with pytest.raises(StoreError, match="mlflow db upgrade sqlite:///"):
-        Tracker(None, tmp_path) if store_uri(None, tmp_path).endswith(str(file)) else Tracker(f"sqlite:///{file}", tmp_path)
+        Tracker(f"sqlite:///{file}", tmp_path)
 
 
 def test_a_place_that_mlflow_cannot_use_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""Rows from records whose right answer is known by construction, and what is printed of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from dashboards.tables import NOT_ASSESSED, Row, Stratum, comparison, render
+from studies.records import CONSEQUENCES, Cause, RunRecord, State
+from studies.spec import Objective
+
+GOLD = Objective(metric="gold")
+IPO = Stratum("ipo", "clean", ("ipo",), trials=3)
+
+
+def a_record(trial: int = 0, gold: float | None = 1.0, **changes: Any) -> RunRecord:
+    cause: Cause | None = changes.pop("cause", Cause.FINISHED)
+    metrics: Mapping[str, float] = {} if gold is None else {"gold": gold, "kl": 2.0, "margin": 3.0}
+    block = changes.get("block", 0)
+    fields: dict[str, Any] = {
+        "run_id": f"r{trial}.{block}" + (".c" if changes.get("arm") == "confirm" else ""),
+        "key": "k",
+        "study": "pilot",
+        "variant": "ipo",
+        "scenario": "clean",
+        "trial": trial,
+        "block": 0,
+        "seed": 0,
+        "attempt": 1,
+        "state": CONSEQUENCES[cause].told if cause else State.RUNNING,
+        "cause": cause,
+        "arm": "unbiased",
+        "knobs": {"beta": 0.1 * (trial + 1)},
+        "metrics": metrics,
+        "errors": {} if gold is None else {"gold": 0.07},
+        "facts": {},
+    }
+    return RunRecord(**(fields | changes))
+
+
+def row_of(*records: RunRecord, objective: Objective = GOLD, stratum: Stratum = IPO) -> Row:
+    (row,) = comparison(records, objective, [stratum])
+    return row
+
+
+def test_the_best_trial_gives_quality_knobs_margin_and_kl() -> None:
+    best = a_record(1, metrics={"gold": 2.0, "kl": 4.0, "margin": 5.0})
+    row = row_of(a_record(0), best, a_record(2, gold=1.5))
+    assert row.best is not None
+    assert (row.best.trial, row.best.estimate.value, row.margin, row.kl) == (1, 2.0, 5.0, 4.0)
+    assert row.knobs == {"beta": 0.2}
+    assert row.mean == 1.5
+
+
+def test_the_best_of_a_metric_to_minimize_is_the_lowest() -> None:
+    row = row_of(a_record(0, gold=1.0), a_record(1, gold=2.0), objective=Objective(metric="gold", direction="minimize"))
+    assert row.best is not None
+    assert row.best.trial == 0
+
+
+def test_a_stratum_without_runs_still_has_its_row() -> None:
+    row = row_of()
+    assert (row.trials_done, row.trials_planned, row.best, row.mean) == (0, 3, None, None)
+
+
+def test_rows_stand_in_the_order_of_the_study_and_other_records_in_none() -> None:
+    records = [a_record(variant="hinge"), a_record(), a_record(variant="removed")]
+    rows = comparison(records, GOLD, [IPO, Stratum("hinge", "clean", ("hinge",), 3)])
+    assert [(row.variant, row.trials_done) for row in rows] == [("ipo", 1), ("hinge", 1)]
+
+
+@pytest.mark.parametrize("cause", [Cause.NON_FINITE, Cause.INVERTED, Cause.COLLAPSED, Cause.OUT_OF_MEMORY])
+def test_what_a_configuration_broke_is_a_failure_and_no_quality(cause: Cause) -> None:
+    row = row_of(a_record(0), a_record(1, gold=9.0, cause=cause))
+    assert (row.failures.k, row.failures.n, row.trials_done) == (1, 2, 2)
+    assert row.best is not None
+    assert row.best.trial == 0
+
+
+@pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.USER_STOP])
+def test_a_stopped_run_is_counted_and_not_held_against_the_loss(cause: Cause) -> None:
+    row = row_of(a_record(0), a_record(1, gold=9.0, cause=cause))
+    assert (row.failures.k, row.failures.n, row.stopped) == (0, 1, 1)
+    assert row.best is not None
+    assert row.best.trial == 0
+
+
+@pytest.mark.parametrize("cause", [Cause.WORKER_LOST, Cause.PREEMPTED, Cause.INFRASTRUCTURE])
+def test_what_the_machine_lost_is_neither_done_nor_failed(cause: Cause) -> None:
+    row = row_of(a_record(0), a_record(1, gold=None, cause=cause))
+    assert (row.trials_done, row.failures.n, row.lost) == (1, 1, 1)
+
+
+def test_a_trial_is_done_when_all_of_its_runs_are() -> None:
+    two = Stratum("ipo", "clean", ("ipo",), trials=3, runs_per_trial=2)
+    half = [a_record(0, block=0), a_record(1, block=0), a_record(1, block=1, cause=None)]
+    assert row_of(*half, stratum=two).trials_done == 0
+    assert row_of(a_record(0, block=0), a_record(0, block=1), stratum=two).trials_done == 1
+
+
+def test_one_failed_run_fails_its_trial_once() -> None:
+    row = row_of(a_record(0, block=0), a_record(0, block=1, cause=Cause.NON_FINITE), a_record(0, block=2))
+    assert (row.failures.k, row.failures.n) == (1, 1)
+
+
+def test_three_blocks_give_an_interval_and_one_does_not() -> None:
+    one = row_of(a_record(0))
+    three = row_of(*[a_record(0, gold=gold, block=block) for block, gold in enumerate([1.0, 2.0, 3.0])])
+    assert one.best is not None
+    assert three.best is not None
+    assert (one.best.estimate.low, one.best.estimate.error) == (None, 0.07)
+    assert three.best.estimate.low == pytest.approx(2 - 2.484138)
+
+
+def test_confirm_runs_of_the_best_trial_replace_the_numbers_it_was_chosen_by() -> None:
+    confirmed = [a_record(1, gold=1.2, block=block, arm="confirm") for block in (1, 2, 3)]
+    other = a_record(0, gold=7.0, block=1, arm="confirm")
+    row = row_of(a_record(0, gold=1.0), a_record(1, gold=2.0), *confirmed, other)
+    assert row.best is not None
+    assert (row.best.basis, row.best.trial, row.best.estimate.value) == ("confirmed", 1, pytest.approx(1.2))
+    assert row.run_ids["best"] == ("r1.1.c", "r1.2.c", "r1.3.c")
+    assert row.trials_done == 2
+
+
+def test_a_trial_outside_the_bounds_cannot_be_best_and_is_counted() -> None:
+    bounded = Objective(metric="gold", constraints={"kl": {"max": 2.5}})
+    over = a_record(1, metrics={"gold": 9.0, "kl": 3.0})
+    unmeasured = a_record(2, metrics={"gold": 8.0})
+    row = row_of(a_record(0), over, unmeasured, objective=bounded)
+    assert row.best is not None
+    assert (row.best.trial, row.outside) == (0, 2)
+
+
+def test_the_mean_is_taken_over_the_unbiased_arm_where_there_is_one() -> None:
+    adaptive = [a_record(trial, gold=5.0, arm="tpe") for trial in (1, 2)]
+    assert row_of(a_record(0, gold=1.0), *adaptive).mean == 1.0
+    assert row_of(*adaptive).mean == 5.0
+
+
+def test_speed_is_the_median_over_complete_runs() -> None:
+    speeds = [a_record(t, metrics={"gold": 1.0, "steps_per_second": s}) for t, s in enumerate([9.0, 10.0, 50.0])]
+    assert row_of(*speeds).steps_per_second == 10.0
+
+
+def test_every_cell_names_the_runs_it_came_from() -> None:
+    row = row_of(a_record(0), a_record(1, gold=2.0), a_record(2, cause=Cause.NON_FINITE))
+    assert row.run_ids["best"] == ("r1.0",)
+    assert row.run_ids["mean"] == ("r0.0", "r1.0")
+    assert row.run_ids["failures"] == ("r2.0",)
+    (said,) = json.loads(render([row], "json"))
+    assert said["run_ids"]["best"] == ["r1.0"]
+
+
+def test_words_that_were_not_measured_are_not_assessed() -> None:
+    row = row_of(a_record())
+    assert {row.stability, row.best_for, row.verdict} == {NOT_ASSESSED}
+
+
+def test_one_block_is_printed_with_its_error_as_too_small_and_optimistic() -> None:
+    text = render([row_of(a_record(0, gold=1.4873), a_record(1))])
+    assert "1.49* ±0.07 (n too small)" in text
+    assert "too good on average" in text
+    assert "fewer than 3 blocks" in text
+
+
+def test_a_single_trial_was_not_chosen_and_is_not_marked() -> None:
+    text = render([row_of(a_record(0, gold=1.4873))])
+    assert "1.49 ±0.07" in text
+    assert "too good on average" not in text
+
+
+def test_a_confirmed_quality_is_printed_with_its_interval_and_no_mark() -> None:
+    confirmed = [a_record(0, gold=gold, block=b, arm="confirm") for b, gold in enumerate([1.0, 1.2, 1.4], start=1)]
+    text = render([row_of(a_record(0), a_record(1, gold=0.5), *confirmed)])
+    assert "1.2 [0.7, 1.7]" in text
+    assert "too small" not in text
+
+
+def test_notes_speak_only_of_what_is_in_the_table() -> None:
+    quiet = render([row_of(a_record(0))])
+    assert "stopped" not in quiet
+    loud = render([row_of(a_record(0), a_record(1, cause=Cause.USER_STOP), a_record(2, cause=Cause.WORKER_LOST))])
+    assert "1 runs were stopped" in loud
+    assert "1 runs were lost" in loud
+
+
+def test_the_scenario_is_a_column_only_where_there_are_several() -> None:
+    noisy = Stratum("ipo", "noisy", ("ipo",), 3)
+    assert "Scenario" not in render(comparison([a_record()], GOLD, [IPO]))
+    assert "noisy" in render(comparison([a_record()], GOLD, [IPO, noisy]))
+
+
+def test_a_mixture_tells_its_losses() -> None:
+    text = render(comparison([], GOLD, [Stratum("mix", "clean", ("sigmoid", "ipo"), 3)]))
+    assert "mix (sigmoid+ipo)" in text
+
+
+def test_a_stratum_without_a_share_of_its_own_prints_only_what_is_done() -> None:
+    assert "1/0" not in render([row_of(a_record(), stratum=Stratum("ipo", "clean", ("ipo",), trials=0))])
+
+
+def test_csv_holds_unrounded_numbers_one_a_column() -> None:
+    (line,) = csv.DictReader(io.StringIO(render([row_of(a_record(0, gold=1.23456789))], "csv")))
+    assert (line["best"], line["best_low"], line["failed"], line["failed_of"]) == ("1.23456789", "", "0", "1")
+
+
+def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
+    lines = [line for line in render([row_of(a_record())], "markdown").splitlines() if line.startswith("|")]
+    assert len(lines) == 3
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_text_fits_a_narrow_screen_and_holds_no_colour_codes() -> None:
+    text = render([row_of(a_record())], "text", width=100)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+
+
+def test_no_rows_print_without_an_error() -> None:
+    assert "Loss" in render([], "text")
+    assert json.loads(render([], "json")) == []
