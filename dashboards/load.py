@@ -22,8 +22,7 @@ SQLITE = "sqlite:///"
 KIND = "kind"
 SWEEP, RUN = "sweep", "run"
 SUPERSEDED = "superseded"
-# A prefix with a slash is a section of its own on MLflow's chart page, so that errors do not crowd the charts.
-ERROR_PREFIX = "se/"
+ERRORS = "errors"
 FACT_PREFIX = "fact."
 # Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
 NON_FINITE = "non_finite"
@@ -150,7 +149,6 @@ def to_record(study: str, run: Any) -> RunRecord:
     tags: Mapping[str, str] = run.data.tags
     ended_non_finite = tags.get(NON_FINITE, "").split(", ")
     values = {name: value for name, value in run.data.metrics.items() if name not in ended_non_finite}
-    errors = {name.removeprefix(ERROR_PREFIX): value for name, value in values.items() if name.startswith(ERROR_PREFIX)}
     facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
     try:
         return RunRecord(
@@ -167,8 +165,8 @@ def to_record(study: str, run: Any) -> RunRecord:
             cause=Cause(tags["cause"]) if "cause" in tags else None,
             arm=tags["arm"],
             knobs={name: decode(text) for name, text in run.data.params.items()},
-            metrics={name: value for name, value in values.items() if not name.startswith(ERROR_PREFIX)},
-            errors=errors,
+            metrics=values,
+            errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
         )
     except (KeyError, ValueError) as error:

@@ -14,18 +14,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dashboards.statistics import Estimate, Proportion, block_mean, clopper_pearson
 from studies.records import CONSEQUENCES, METRICS, Cause, RunRecord, Scalar, State
 from studies.spec import Objective
 
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
 NOT_ASSESSED = "not assessed"
 Format = Literal["text", "markdown", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json")
 Basis = Literal["confirmed", "selected"]
-# Width of a text table where nobody says how wide the screen is: no cell wraps in it for a dozen losses.
-WIDE = 160
+# Width of a text table where nobody says how wide the screen is.
+WIDE = 170
+# Below this width a row does not fit into a line, and the table is printed in two parts.
+NARROW = 150
 
 
 @dataclass(frozen=True)
@@ -329,26 +334,38 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _text(header: Sequence[str], cells: Sequence[Sequence[str]], notes: Sequence[str], width: int | None) -> str:
-    from rich import box
+    """One table, or two under each other on a narrow screen: the numbers, then knobs and words."""
     from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width or WIDE, highlight=False, markup=False, no_color=True)
+    knobs = header.index("Best knobs")
+    parts = [range(len(header))] if console.width >= NARROW else [range(knobs), [0, *range(knobs, len(header))]]
+    for part in parts:
+        console.print(_rich_table([header[i] for i in part], [[row[i] for i in part] for row in cells]))
+    for note in notes:
+        console.print(note)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _rich_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
+    """The cells as rich lays them out; columns narrow down to their longest word and never break one."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    for name, column in zip(header, zip(*cells, strict=True) if cells else [()] * len(header), strict=True):
+        longest_word = max(len(word) for text in (name, *column) for word in text.split())
         table.add_column(
             name,
             justify="left" if name in _LEFT else "right",
-            no_wrap=name == "Loss" or (name.startswith("Best ") and name not in _LEFT),
+            no_wrap=name == "Loss",
+            min_width=longest_word,
             max_width=9 if name in _WORDS else None,
         )
     for row in cells:
         table.add_row(*row)
-    out = io.StringIO()
-    console = Console(file=out, width=width or WIDE, highlight=False, markup=False, no_color=True)
-    console.print(table)
-    for note in notes:
-        console.print(note)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return table
 
 
 _WORDS = frozenset({"Stability", "Best for", "Verdict"})

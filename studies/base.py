@@ -36,7 +36,9 @@ class Base:
 def take_apart(raw: Mapping[Any, Any]) -> Base:
     """Every name of `raw` put where it belongs."""
     base = Base()
-    for name, value in _renamed(raw, base).items():
+    renamed = _renamed(raw, base)
+    evaluates = renamed.get("eval_strategy") not in (None, "no", False)  # YAML reads a bare `no` as false
+    for name, value in renamed.items():
         if name == "seed":
             _seed(value, base)
         elif name in ("loss_type", "loss_weights"):
@@ -47,7 +49,7 @@ def take_apart(raw: Mapping[Any, Any]) -> Base:
             if value:
                 base.notices.append(f"base.{name}: left out, data are read whole and split as `data` says")
         elif name in DATA:
-            _data(name, value, raw, base)
+            _data(name, value, renamed, base)
         elif name in OWNED:
             base.notices.append(f"base.{name}: left out, {OWNED[name]}")
         elif name in DROPPED:
@@ -58,6 +60,10 @@ def take_apart(raw: Mapping[Any, Any]) -> Base:
                 base.wrong(name, f"{value!r} cannot be used: {REFUSED[name]}")
         else:
             _setting(name, value, base)
+    if not evaluates:
+        base.data.pop("eval_split", None)
+    elif renamed.get("dataset_name") and not renamed.get("datasets"):
+        base.data.setdefault("eval_split", "test")  # TRL's default of dataset_test_split
     return base
 
 
@@ -104,15 +110,12 @@ def _seed(value: Any, base: Base) -> None:
         base.wrong("seed", f"{value!r} must be a whole number")
 
 
-def _data(name: str, value: Any, raw: Mapping[Any, Any], base: Base) -> None:
-    """A name that says what the data is. `dataset_test_split` matters to `trl dpo` only where it evaluates."""
-    if name == "dataset_test_split" and raw.get("eval_strategy", raw.get("evaluation_strategy", "no")) in ("no", False):
-        base.notices.append("base.dataset_test_split: left out, this base evaluates nothing; say data.eval_split")
-        return
-    if raw.get("datasets") and name.startswith("dataset_"):
+def _data(name: str, value: Any, renamed: Mapping[str, Any], base: Base) -> None:
+    """A name that says what the data is."""
+    if renamed.get("datasets") and name.startswith("dataset_"):
         base.notices.append(f"base.{name}: left out, `datasets` is given and goes before it")
-        return
-    base.data[DATA[name]] = value
+    else:
+        base.data[DATA[name]] = value
 
 
 def _datasets(value: Any, base: Base) -> None:

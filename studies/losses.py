@@ -70,6 +70,7 @@ _POINTWISE_F = "TRL refuses a non-default f-divergence here: it is defined only 
 _POINTWISE = {"f_divergence_type": _POINTWISE_F, "f_alpha_divergence_coef": _POINTWISE_F}
 _AOT_WEIGHTING = "TRL refuses WPO weighting here: the loss sorts the batch, so weights would meet other pairs"
 _SFT_WEIGHTING = "TRL crashes on it (in-place write on an expanded tensor)"
+_HINGE_WEIGHTING = "TRL crashes on it in the backward pass (in-place write on the output of relu)"
 
 _PAIR = {"beta": _BETA, "ld_alpha": Bound(0.0, 1.0), "use_weighting": _ANY}
 _DIFFERENCE = {**_PAIR, "f_divergence_type": _ANY, "f_alpha_divergence_coef": _ANY}
@@ -94,7 +95,8 @@ _TABLE = (
         "pairwise",
         margin="1/b, no gradient beyond",
         beta="1/beta is the margin, in nats, beyond which a pair has no gradient",
-        knobs=_DIFFERENCE,
+        knobs={knob: bound for knob, bound in _DIFFERENCE.items() if knob != "use_weighting"},
+        refuses={"use_weighting": _HINGE_WEIGHTING},
         preset=Preset(
             {"beta": 0.1, "per_device_train_batch_size": 512, "learning_rate": 1e-4},
             "SLiC-HF paper (arXiv 2305.10425), T5 models, batch 512",

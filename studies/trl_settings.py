@@ -87,8 +87,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "bnb_4bit_quant_type": ("fp4", "nf4"),
     "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
-    "lr_scheduler_type": _words("""linear cosine cosine_with_restarts polynomial constant constant_with_warmup inverse_sqrt
-        reduce_lr_on_plateau cosine_with_min_lr cosine_warmup_with_min_lr warmup_stable_decay greedy"""),
+    "lr_scheduler_type": _words("""linear cosine cosine_with_restarts polynomial constant constant_with_warmup
+        inverse_sqrt reduce_lr_on_plateau cosine_with_min_lr cosine_warmup_with_min_lr warmup_stable_decay greedy"""),
     "optim": _words("""adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision
         adamw_torch_4bit adamw_torch_8bit ademamix sgd adagrad adamw_bnb_8bit adamw_8bit ademamix_8bit lion_8bit
         lion_32bit paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit

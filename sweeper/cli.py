@@ -94,7 +94,7 @@ def run(
             display.say(f"Stopped at once. Go on with: sweeper run {study}")
             raise typer.Exit(1) from None
     with _store_errors():
-        typer.echo(_render(_rows(spec, arms), "text"))
+        typer.echo(_render(_rows(spec, arms), "text"), nl=False)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
     if outcome.stopped or outcome.failed:
         console.print(f"Go on with: sweeper run {study}")
@@ -132,9 +132,9 @@ def table(
     with _store_errors():
         text = _render(_rows(spec, arms), kinds[format])
     if output is None:
-        typer.echo(text)
+        typer.echo(text, nl=False)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
 
 
 @app.command()
@@ -229,7 +229,7 @@ def _records(spec: StudySpec) -> list[RunRecord]:
 def _render(rows: tuple[Row, ...], format: Format) -> str:
     from dashboards.tables import render
 
-    return render(rows, format)
+    return render(rows, format).rstrip("\n") + "\n"
 
 
 def _files(spec: StudySpec, arms: Mapping[str, Arm]) -> Mapping[str, str]:

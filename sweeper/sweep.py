@@ -329,4 +329,5 @@ class Sweep:
             maximize = self._spec.objective.direction == "maximize"
             value, group = (max if maximize else min)(self._best.values(), key=lambda entry: entry[0])
             best = (group.trial.variant, show_knobs(group.trial.knobs), value)
-        return Progress(planned, done, len(self._training), counts["failed"], counts["unstable"], best, left)
+        training = sum(attempt.run_id is not None for attempt in self._training.values())
+        return Progress(planned, done, training, counts["failed"], counts["unstable"], best, left)

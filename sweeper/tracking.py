@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.load import (
-    ERROR_PREFIX,
+    ERRORS,
     FACT_PREFIX,
     KIND,
     NON_FINITE,
@@ -40,6 +40,7 @@ VIEW = "byvariant"
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 
 Point = tuple[int, Mapping[str, float]]
+_Value = tuple[str, float, int]  # metric, value, step
 
 
 class KnownRun(RunRecord):
@@ -84,13 +85,11 @@ class Tracker:
         self._artifacts = folder.absolute() / "mlartifacts" if sqlite_file(self.uri) else None
         self._client = connect(self.uri)
         self._study: _OpenStudy | None = None
-        self._curve_ends: dict[str, int] = {}
+        self._curve_ends: dict[str, dict[str, int]] = {}
 
     def open_study(self, spec: StudySpec, study_yaml_text: str) -> str:
         """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id."""
-        experiment_id = self._open_experiment(spec.study)
-        for key, value in experiment_tags(spec).items():
-            self._client.set_experiment_tag(experiment_id, key, value)
+        experiment_id = self._open_experiment(spec)
         parents = self._client.search_runs([experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
         note = {"mlflow.note.content": spec.question} if spec.question else {}
         if parents:
@@ -103,16 +102,21 @@ class Tracker:
         self._study = _OpenStudy(spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1)
         return parent_run_id
 
-    def _open_experiment(self, name: str) -> str:
-        experiment = self._client.get_experiment_by_name(name)
+    def _open_experiment(self, spec: StudySpec) -> str:
+        """The id of the study's experiment, made or restored; what somebody changed on its page stays changed."""
+        experiment = self._client.get_experiment_by_name(spec.study)
         if experiment is None:
-            place = (self._artifacts / name).as_uri() if self._artifacts else None
-            created: str = self._client.create_experiment(name, artifact_location=place)
-            return created
+            place = (self._artifacts / spec.study).as_uri() if self._artifacts else None
+            experiment = self._client.get_experiment(
+                self._client.create_experiment(spec.study, artifact_location=place)
+            )
+        experiment_id: str = experiment.experiment_id
         if experiment.lifecycle_stage == "deleted":
-            self._client.restore_experiment(experiment.experiment_id)
-        found: str = experiment.experiment_id
-        return found
+            self._client.restore_experiment(experiment_id)
+        for key, value in experiment_tags(spec).items():
+            if key not in experiment.tags:
+                self._client.set_experiment_tag(experiment_id, key, value)
+        return experiment_id
 
     def close_study(self, *, finished: bool) -> None:
         """Close the parent run: FINISHED where all that was asked has been trained, KILLED where it was stopped."""
@@ -166,29 +170,32 @@ class Tracker:
         self._client.log_batch(run_id, params=params)
         whole = json.dumps(redact(config.model_dump(mode="json")), indent=2)
         self._client.log_text(run_id, whole, "config.json")
-        self._curve_ends[run_id] = -1
+        self._curve_ends[run_id] = {}
         return run_id
 
     def log_curve(self, run_id: str, points: Sequence[Point]) -> None:
-        """Write points of the training curve, (step, values), in one transaction; steps already written are left."""
-        new = self._after(run_id, points)
+        """Write points of the training curve, (step, values), in one transaction; what was written already is left."""
+        new = self._unwritten(run_id, points)
         if new:
-            self._client.log_batch(run_id, metrics=_metrics(_curve_values(new)))
-            self._curve_ends[run_id] = max(step for step, _ in new)
+            self._client.log_batch(run_id, metrics=_metrics(new))
+            self._curve_ends[run_id].update({name: step for name, _, step in new})
 
     def finish_run(self, run_id: str, config: RunConfig, result: RunResult) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
-        Values that are not finite are left out (MLflow would show 1.8e308); names whose last value was not finite
-        stand in the tag `non_finite`. Safe to call again for a run whose closing was interrupted.
+        Standard errors go into one tag: as metrics of their own they would double MLflow's charts. Values that are not
+        finite are left out (MLflow would show 1.8e308); names whose last value was not finite stand in the tag
+        `non_finite`. Safe to call again for a run whose closing was interrupted.
         """
         from mlflow.entities import RunTag
 
         measured = _measured(result)
-        metrics = _metrics(_curve_values(self._after(run_id, result.curve)) + measured)
+        metrics = _metrics(self._unwritten(run_id, result.curve) + measured)
+        errors = {name: m.error for name, m in result.final().items() if m.error is not None and math.isfinite(m.error)}
         non_finite = _ends_non_finite(_curve_values(result.curve) + measured)
         tags = {"state": result.state.value, "cause": result.cause.value}
         tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
+        tags |= {ERRORS: json.dumps(errors)} if errors else {}
         tags |= {"message": result.message[:LONGEST_MESSAGE]} if result.message else {}
         tags |= {"adapter": result.adapter} if result.adapter else {}
         tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
@@ -197,18 +204,18 @@ class Tracker:
         self._client.set_terminated(run_id, STATUS[result.state])
         self._curve_ends.pop(run_id, None)
 
-    def _after(self, run_id: str, points: Sequence[Point]) -> list[Point]:
-        """The points past the last step of the curve that MLflow has already."""
+    def _unwritten(self, run_id: str, points: Sequence[Point]) -> list[_Value]:
+        """The values of the points past the last step of their name that MLflow has already."""
+        values = _curve_values(points)
         if run_id not in self._curve_ends:
-            self._curve_ends[run_id] = self._read_curve_end(run_id, points)
-        return [(step, values) for step, values in points if step > self._curve_ends[run_id]]
+            self._curve_ends[run_id] = self._read_curve_ends(run_id, {name for name, _, _ in values})
+        ends = self._curve_ends[run_id]
+        return [(name, value, step) for name, value, step in values if step > ends.get(name, -1)]
 
-    def _read_curve_end(self, run_id: str, points: Sequence[Point]) -> int:
-        """The last step that an earlier process wrote, -1 for none. Only after a crash, so its queries are rare."""
-        written = self._client.get_run(run_id).data.metrics
-        names = {name for _, values in points for name in values if name in written}
-        histories = [self._client.get_metric_history(run_id, name) for name in names]
-        return max((metric.step for history in histories for metric in history), default=-1)
+    def _read_curve_ends(self, run_id: str, names: set[str]) -> dict[str, int]:
+        """The last step that an earlier process wrote of each name. Only after a crash, so its queries are rare."""
+        written = names & set(self._client.get_run(run_id).data.metrics)
+        return {name: max(m.step for m in self._client.get_metric_history(run_id, name)) for name in written}
 
     def _log_dataset(self, run_id: str, config: RunConfig, result: RunResult) -> None:
         """Link the run to its data, where the trainer told the content's digest."""
@@ -250,7 +257,7 @@ def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
     A saved view is a tag that holds the page's state, zipped; its format is MLflow's own (read off 3.17.2) and no part
     of its API: should it change, the view is missing and nothing else breaks.
     """
-    measured = [spec.objective.metric, ERROR_PREFIX + spec.objective.metric, "kl", "margin", "steps_per_second"]
+    measured = [spec.objective.metric, "kl", "margin", "steps_per_second"]
     own = (name for variant in spec.variants.values() for name in variant.space)
     columns = [f"metrics.`{name}`" for name in dict.fromkeys(measured)]
     columns += [f"params.`{name}`" for name in dict.fromkeys([*spec.space, *own])]
@@ -279,7 +286,6 @@ def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
     view = {"name": "By variant", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{zipped}"}
     note = {"mlflow.note.content": spec.question} if spec.question else {}
     return {
-        "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
         **note,
     }
@@ -298,24 +304,22 @@ def _loss_name(config: RunConfig) -> str:
     return losses if isinstance(losses, str) else "+".join(losses)
 
 
-def _curve_values(points: Sequence[Point]) -> list[tuple[str, float, int]]:
+def _curve_values(points: Sequence[Point]) -> list[_Value]:
     return [(name, value, step) for step, values in points for name, value in values.items()]
 
 
-def _measured(result: RunResult) -> list[tuple[str, float, int]]:
-    """The measurements and their errors as (name, value, step).
+def _measured(result: RunResult) -> list[_Value]:
+    """The measurements as (name, value, step).
 
     What was measured once gets step 0, whatever its step: MLflow then draws bars to compare runs by, where it would
     draw a line chart of one dot each.
     """
     names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
     times = Counter(names)
-    at = [(m, m.step if times[m.name] > 1 else 0) for m in result.measurements]
-    values = [(m.name, m.value, step) for m, step in at]
-    return values + [(ERROR_PREFIX + m.name, m.error, step) for m, step in at if m.error is not None]
+    return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
 
 
-def _metrics(values: Sequence[tuple[str, float, int]]) -> list[Any]:
+def _metrics(values: Sequence[_Value]) -> list[Any]:
     """MLflow's metrics of those (name, value, step)s that are finite."""
     from mlflow.entities import Metric
 
@@ -323,7 +327,7 @@ def _metrics(values: Sequence[tuple[str, float, int]]) -> list[Any]:
     return [Metric(name, float(value), now, step) for name, value, step in values if math.isfinite(value)]
 
 
-def _ends_non_finite(values: Sequence[tuple[str, float, int]]) -> list[str]:
+def _ends_non_finite(values: Sequence[_Value]) -> list[str]:
     """The names whose value at their last step is not finite: what MLflow holds of them is not how the run ended."""
     last = {name: value for name, value, _ in sorted(values, key=lambda named: named[2])}
     return sorted(name for name, value in last.items() if not math.isfinite(value))

@@ -37,7 +37,7 @@ Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
 SAMPLING_SEED: Final = 20305
 """One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
 TRAINING_PAIRS: Final = 256
-"""Training pairs that `train_accuracy` looks at: the first of them."""
+"""Training pairs that `train_accuracy` looks at, the first of them, at most half as many as are held out."""
 
 
 class Estimate(NamedTuple):
@@ -317,7 +317,7 @@ def _wins(differences: Floats) -> Floats:
 def _tokens(tokenizer: PreTrainedTokenizerBase, pairs: Pairs, config: EvaluationConfig) -> Tokens:
     """The evaluation's inputs as ids. Where there are fewer prompts than samples, prompts come again in turn."""
     prompts = [prompt_ids(prompt, tokenizer) for prompt in pairs.prompts]
-    most = min(TRAINING_PAIRS, len(pairs.evaluation[: config.pairs]))
+    most = max(1, min(TRAINING_PAIRS, len(pairs.evaluation[: config.pairs]) // 2))
     return Tokens(
         held_out=tuple(tokenise(row, tokenizer) for row in pairs.evaluation[: config.pairs]),
         training=tuple(tokenise(row, tokenizer) for row in pairs.train[:most]),

@@ -139,7 +139,7 @@ def _read_csv(file: Path) -> list[_Placed]:
 
 def _read_parquet(file: Path) -> list[_Placed]:
     """A Parquet table."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(file).to_pylist()
     return [_Placed(f"row {i}", row) for i, row in enumerate(rows, start=1)]
@@ -211,7 +211,8 @@ def _row_fault(value: Any) -> str | None:
     if not isinstance(value, dict):
         return f"a row must be an object with columns, this is of type {type(value).__name__}; remove it"
     faults = [
-        _text_fault(side, value[side]) if side in value else f"{side!r} is missing" for side in ("chosen", "rejected")
+        _text_fault(side, value[side]) if side in value else f"{side!r} is missing; add it or remove the row"
+        for side in ("chosen", "rejected")
     ]
     if "prompt" in value:
         faults.append(_text_fault("prompt", value["prompt"]))
@@ -225,6 +226,8 @@ def _row_fault(value: Any) -> str | None:
         return "; ".join(found)
     if isinstance(value["chosen"], list) != isinstance(value["rejected"], list):
         return "one answer is plain text and the other messages; write both in the same form"
+    if isinstance(value.get("prompt"), list) and isinstance(value["chosen"], str):
+        return "'prompt' is messages and the answers are plain text; write all three in the same form"
     if value["chosen"] == value["rejected"]:
         return "'chosen' and 'rejected' are equal, which teaches nothing; remove the row"
     return None

@@ -122,7 +122,8 @@ def test_confirm_runs_of_the_best_trial_replace_the_numbers_it_was_chosen_by() -
     other = a_record(0, gold=7.0, block=1, arm="confirm")
     row = row_of(a_record(0, gold=1.0), a_record(1, gold=2.0), *confirmed, other)
     assert row.best is not None
-    assert (row.best.basis, row.best.trial, row.best.estimate.value) == ("confirmed", 1, pytest.approx(1.2))
+    assert (row.best.basis, row.best.trial) == ("confirmed", 1)
+    assert row.best.estimate.value == pytest.approx(1.2)
     assert row.run_ids["best"] == ("r1.1.c", "r1.2.c", "r1.3.c")
     assert row.trials_done == 2
 
@@ -215,9 +216,13 @@ def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_text_fits_a_narrow_screen_and_holds_no_colour_codes() -> None:
-    text = render([row_of(a_record())], "text", width=100)
-    assert max(map(len, text.splitlines())) <= 100
+@pytest.mark.parametrize("width", [80, 100, 149, 150, 200])
+def test_text_fits_the_screen_and_breaks_no_word(width: int) -> None:
+    knobs = {"beta": 0.25, "learning_rate": 0.00328, "label_smoothing": 0.1}
+    text = render([row_of(a_record(0, knobs=knobs), a_record(1, gold=0.5))], "text", width)
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "assessed", "[0-84%]"):
+        assert word in text
     assert "\x1b" not in text
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+Sweeper = Callable[..., Any]
 COMMANDS = ("init", "plan", "run", "status", "table", "export", "ui", "doctor")
 FORMULA = """
 study: small
@@ -19,11 +22,6 @@ space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 2}
 objective: {metric: ranking_gain}
 """
-
-
-def sweeper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sweeper", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 def loaded_by(folder: Path, *arguments: str) -> set[str]:
@@ -43,14 +41,14 @@ def test_help_and_plan_load_neither_torch_nor_datasets_nor_a_store(tmp_path: Pat
     assert not heavy & loaded_by(tmp_path, *arguments)
 
 
-def test_every_command_has_help(tmp_path: Path) -> None:
+def test_every_command_has_help(sweeper: Sweeper, tmp_path: Path) -> None:
     listed = sweeper(tmp_path, "--help").stdout
     for command in COMMANDS:
         assert command in listed
         assert sweeper(tmp_path, command, "--help").returncode == 0
 
 
-def test_plan_shows_every_trial_and_writes_nothing(tmp_path: Path) -> None:
+def test_plan_shows_every_trial_and_writes_nothing(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     shown = sweeper(tmp_path, "plan", "study.yaml")
     assert shown.returncode == 0
@@ -60,7 +58,9 @@ def test_plan_shows_every_trial_and_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "status", "table", "export"])
-def test_a_wrong_study_file_exits_2_with_every_mistake_and_no_traceback(tmp_path: Path, command: str) -> None:
+def test_a_wrong_study_file_exits_2_with_every_mistake_and_no_traceback(
+    sweeper: Sweeper, tmp_path: Path, command: str
+) -> None:
     wrong = (
         FORMULA.replace("ipo: {}", "ippo: {}").replace("ranking_gain", "ranking_gane").replace("trials: 2", "trails: 2")
     )
@@ -74,10 +74,10 @@ def test_a_wrong_study_file_exits_2_with_every_mistake_and_no_traceback(tmp_path
     assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_bad_rows_of_local_data_are_refused_before_any_store_exists(tmp_path: Path) -> None:
+def test_bad_rows_of_local_data_are_refused_before_any_store_exists(sweeper: Sweeper, tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "same", "rejected": "same"}]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    text = FORMULA.replace("trainer: formula\n", "") + "data: {path: pairs.jsonl}\n"
+    text = FORMULA.replace("trainer: formula\n", "").replace("embedded", "org/model") + "data: {path: pairs.jsonl}\n"
     (tmp_path / "study.yaml").write_text(text)
     refused = sweeper(tmp_path, "run", "study.yaml")
     assert refused.returncode == 2
@@ -87,7 +87,7 @@ def test_bad_rows_of_local_data_are_refused_before_any_store_exists(tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["status", "table", "export"])
-def test_reading_a_study_that_was_never_run_says_so_and_makes_no_database(tmp_path: Path, command: str) -> None:
+def test_reading_a_study_never_run_makes_no_database(sweeper: Sweeper, tmp_path: Path, command: str) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     refused = sweeper(tmp_path, command, "study.yaml")
     assert refused.returncode == 2
@@ -95,20 +95,20 @@ def test_reading_a_study_that_was_never_run_says_so_and_makes_no_database(tmp_pa
     assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_an_option_that_makes_no_sense_exits_2(tmp_path: Path) -> None:
+def test_an_option_that_makes_no_sense_exits_2(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     assert sweeper(tmp_path, "run", "study.yaml", "--executor", "cluster").returncode == 2
     assert sweeper(tmp_path, "table", "study.yaml", "--format", "html").returncode == 2
     assert sweeper(tmp_path, "plan", "no_such_study").returncode == 2
 
 
-def test_a_setting_given_on_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+def test_a_setting_given_on_the_command_line_wins_over_the_file(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     shown = sweeper(tmp_path, "plan", "study.yaml", "--set", "budget.trials=5").stdout
     assert "10 runs" in shown
 
 
-def test_init_writes_a_study_that_plans(tmp_path: Path) -> None:
+def test_init_writes_a_study_that_plans(sweeper: Sweeper, tmp_path: Path) -> None:
     assert sweeper(tmp_path, "init", "mine.yaml").returncode == 0
     assert sweeper(tmp_path, "plan", "mine.yaml").returncode == 0
     own = sweeper(tmp_path, "init", "own.yaml", "--model", "org/model", "--dataset", "org/pairs")
@@ -120,7 +120,7 @@ def test_init_writes_a_study_that_plans(tmp_path: Path) -> None:
     assert "exists" in again.stderr
 
 
-def test_status_counts_runs_by_stratum(tmp_path: Path) -> None:
+def test_status_counts_runs_by_stratum(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     shown = sweeper(tmp_path, "status", "study.yaml").stdout
@@ -130,7 +130,7 @@ def test_status_counts_runs_by_stratum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["text", "markdown", "csv", "json"])
-def test_the_table_comes_in_every_format(tmp_path: Path, format: str) -> None:
+def test_the_table_comes_in_every_format(sweeper: Sweeper, tmp_path: Path, format: str) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     printed = sweeper(tmp_path, "table", "study.yaml", "--format", format).stdout
@@ -139,14 +139,14 @@ def test_the_table_comes_in_every_format(tmp_path: Path, format: str) -> None:
     assert (tmp_path / "table.out").read_text() == printed
 
 
-def test_the_table_is_an_artifact_of_the_sweeps_run(tmp_path: Path) -> None:
+def test_the_table_is_an_artifact_of_the_sweeps_run(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     (kept,) = (tmp_path / "mlartifacts").rglob("table.csv")
     assert kept.read_text() == sweeper(tmp_path, "table", "study.yaml", "--format", "csv").stdout
 
 
-def test_doctor_names_every_package_and_the_devices(tmp_path: Path) -> None:
+def test_doctor_names_every_package_and_the_devices(sweeper: Sweeper, tmp_path: Path) -> None:
     shown = sweeper(tmp_path, "doctor")
     assert shown.returncode == 0, shown.stdout
     for what in ("torch", "trl", "optuna", "mlflow", "devices", "disk"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
@@ -18,6 +21,8 @@ import pytest
 from dashboards.load import load_records
 from studies.records import RunRecord, State
 
+Sweeper = Callable[..., Any]
+Run = Callable[..., Any]
 STUDY = """
 study: small
 trainer: formula
@@ -29,18 +34,21 @@ objective: {metric: ranking_gain}
 """
 
 
-def sweeper(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sweeper", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-
-
 def write(folder: Path, text: str) -> None:
     (folder / "study.yaml").write_text(text)
 
 
-def run(folder: Path, text: str = STUDY, *arguments: str) -> subprocess.CompletedProcess[str]:
-    write(folder, text)
-    return sweeper(folder, "run", "study.yaml", *(arguments or ("--executor", "inline")))
+@pytest.fixture
+def run(sweeper: Sweeper, empty_mlflow: Path) -> Run:
+    """`run(folder, study text, *options)`: the command `run`, inline unless the options say otherwise."""
+
+    def call(folder: Path, text: str = STUDY, *arguments: str) -> Any:
+        write(folder, text)
+        if not (folder / "mlflow.db").exists():
+            shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+        return sweeper(folder, "run", "study.yaml", *(arguments or ("--executor", "inline")))
+
+    return call
 
 
 def records(folder: Path, study: str = "small") -> list[RunRecord]:
@@ -54,7 +62,7 @@ def optuna_states(folder: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
-def test_every_trial_is_one_finished_run_in_mlflow_and_in_optuna(tmp_path: Path, executor: str) -> None:
+def test_every_trial_is_one_finished_run_in_mlflow_and_in_optuna(run: Run, tmp_path: Path, executor: str) -> None:
     done = run(tmp_path, STUDY, "--executor", executor)
     assert done.returncode == 0, done.stderr
     assert "9 runs trained, 0 were there already" in done.stdout
@@ -66,7 +74,7 @@ def test_every_trial_is_one_finished_run_in_mlflow_and_in_optuna(tmp_path: Path,
     assert optuna_states(tmp_path) == {"COMPLETE": 9}
 
 
-def test_running_again_trains_nothing_and_prints_the_same_table(tmp_path: Path) -> None:
+def test_running_again_trains_nothing_and_prints_the_same_table(sweeper: Sweeper, run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     before = sweeper(tmp_path, "table", "study.yaml").stdout
     again = run(tmp_path)
@@ -75,20 +83,20 @@ def test_running_again_trains_nothing_and_prints_the_same_table(tmp_path: Path) 
     assert len(records(tmp_path)) == 9
 
 
-def test_an_added_variant_and_a_raised_budget_train_only_what_is_new(tmp_path: Path) -> None:
+def test_an_added_variant_and_a_raised_budget_train_only_what_is_new(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     done = run(tmp_path, STUDY.replace("sigmoid: {}", "sigmoid: {}, hinge: {}").replace("trials: 3", "trials: 4"))
     assert "7 runs trained, 9 were there already" in done.stdout
 
 
-def test_an_added_block_trains_it_for_every_trial_there_is(tmp_path: Path) -> None:
+def test_an_added_block_trains_it_for_every_trial_there_is(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     done = run(tmp_path, STUDY + "runs: {blocks: [0, 1]}\n")
     assert "9 runs trained, 9 were there already" in done.stdout
     assert Counter(r.block for r in records(tmp_path)) == {0: 9, 1: 9}
 
 
-def test_an_edit_that_changes_the_question_says_so_and_leaves_old_runs_out_of_the_table(tmp_path: Path) -> None:
+def test_an_edit_that_changes_the_question_leaves_old_runs_out_of_the_table(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     done = run(tmp_path, STUDY.replace("max_steps: 6", "max_steps: 8"))
     assert "9 finished runs answer another question" in done.stdout
@@ -96,7 +104,7 @@ def test_an_edit_that_changes_the_question_says_so_and_leaves_old_runs_out_of_th
     assert len(records(tmp_path)) == 9
 
 
-def test_optuna_is_told_the_mean_over_blocks_and_seeds(tmp_path: Path) -> None:
+def test_optuna_is_told_the_mean_over_blocks_and_seeds(run: Run, tmp_path: Path) -> None:
     run(tmp_path, STUDY + "runs: {blocks: [0, 1], seeds: [0, 1]}\n")
     found = [r for r in records(tmp_path) if (r.variant, r.trial) == ("ipo", 1)]
     assert len(found) == 4
@@ -104,7 +112,7 @@ def test_optuna_is_told_the_mean_over_blocks_and_seeds(tmp_path: Path) -> None:
     assert told.value == pytest.approx(sum(r.metrics["ranking_gain"] for r in found) / 4)
 
 
-def test_a_diverged_run_is_a_result_that_counts_as_a_failure(tmp_path: Path) -> None:
+def test_a_diverged_run_is_a_result_that_counts_as_a_failure(sweeper: Sweeper, run: Run, tmp_path: Path) -> None:
     done = run(tmp_path, STUDY.replace("learning_rate: 1.0e-5", "learning_rate: 2.0e-3"))
     assert done.returncode == 0, done.stderr
     assert Counter(r.variant for r in records(tmp_path) if r.state is State.PRUNED) == {"ipo": 3}
@@ -114,7 +122,7 @@ def test_a_diverged_run_is_a_result_that_counts_as_a_failure(tmp_path: Path) -> 
     assert (ipo["failures"]["k"], ipo["failures"]["n"]) == (3, 3)
 
 
-def test_the_best_trials_are_confirmed_on_fresh_blocks(tmp_path: Path) -> None:
+def test_the_best_trials_are_confirmed_on_fresh_blocks(run: Run, tmp_path: Path) -> None:
     done = run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2, 3], seeds: [0]}\n")
     assert "18 runs trained" in done.stdout, done.stdout + done.stderr
     confirmed = [r for r in records(tmp_path) if r.arm == "confirm"]
@@ -130,7 +138,7 @@ def test_the_best_trials_are_confirmed_on_fresh_blocks(tmp_path: Path) -> None:
     )
 
 
-def test_a_second_run_of_the_same_study_is_refused_and_names_the_first(tmp_path: Path) -> None:
+def test_a_second_run_of_the_same_study_is_refused_and_names_the_first(sweeper: Sweeper, tmp_path: Path) -> None:
     import fcntl
 
     write(tmp_path, STUDY)
@@ -165,7 +173,7 @@ LONG = STUDY.replace("trials: 3", "trials: 25")
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
-def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(tmp_path: Path, executor: str) -> None:
+def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run, tmp_path: Path, executor: str) -> None:
     write(tmp_path, LONG)
     process = start(tmp_path, "--executor", executor, "--workers", "2")
     wait_for_runs(tmp_path, process, 10)
@@ -187,7 +195,7 @@ def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(tmp_path:
         assert (tmp_path / "runs" / "small" / key / "result.json").stat().st_mtime_ns == written, "trained twice"
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
     write(tmp_path, LONG)
     process = start(tmp_path, "--executor", "process", "--workers", "2")
     wait_for_runs(tmp_path, process, 5)
@@ -199,7 +207,9 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
     assert len(records(tmp_path)) == 75
 
 
-def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(tmp_path: Path) -> None:
+def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
+    sweeper: Sweeper, run: Run, tmp_path: Path
+) -> None:
     run(tmp_path)
     table = sweeper(tmp_path, "table", "study.yaml").stdout
     (tmp_path / "mlflow.db").unlink()
@@ -208,7 +218,7 @@ def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(tmp_path: 
     assert sweeper(tmp_path, "table", "study.yaml").stdout == table
 
 
-def test_a_lost_optuna_database_costs_no_training(tmp_path: Path) -> None:
+def test_a_lost_optuna_database_costs_no_training(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "optuna.db").unlink()
     assert "0 runs trained, 9 were there already" in run(tmp_path).stdout
@@ -216,7 +226,7 @@ def test_a_lost_optuna_database_costs_no_training(tmp_path: Path) -> None:
     assert len(records(tmp_path)) == 9
 
 
-def test_a_spent_wall_clock_stops_the_sweep_with_exit_code_1(tmp_path: Path) -> None:
+def test_a_spent_wall_clock_stops_the_sweep_with_exit_code_1(run: Run, tmp_path: Path) -> None:
     stopped = run(tmp_path, LONG.replace("{trials: 25}", "{trials: 25, wall_clock: 1s}"))
     assert stopped.returncode == 1
     assert "budget" in stopped.stdout

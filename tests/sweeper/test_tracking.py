@@ -218,6 +218,27 @@ def test_a_curve_that_was_sent_live_is_not_sent_twice(tracker: Tracker) -> None:
     assert history(tracker, run_id, "loss") == [(10, 0.7), (20, 0.6)]
 
 
+def test_two_reports_of_one_step_are_both_kept(tracker: Tracker) -> None:
+    run_id = tracker.start_run(a_config(), 1, "unbiased")
+    tracker.log_curve(run_id, [(10, {"loss": 0.7})])
+    tracker.log_curve(run_id, [(10, {"eval_loss": 0.8})])
+    assert history(tracker, run_id, "eval_loss") == [(10, 0.8)]
+
+
+def test_a_view_that_somebody_changed_is_not_changed_back(tracker: Tracker, tmp_path: Path) -> None:
+    experiment_id = tracker._client.get_experiment_by_name("pilot").experiment_id
+    tracker._client.set_experiment_tag(experiment_id, "mlflow.note.content", "mine")
+    again = reopened(tmp_path)
+    assert again._client.get_experiment(experiment_id).tags["mlflow.note.content"] == "mine"
+
+
+def test_errors_do_not_add_to_the_metrics_that_mlflow_draws(tracker: Tracker) -> None:
+    config = a_config()
+    run_id = tracker.start_run(config, 1, "unbiased")
+    tracker.finish_run(run_id, config, a_result(config))
+    assert set(stored(tracker, run_id).data.metrics) == {"gold", "margin", "loss"}
+
+
 def test_a_run_can_be_finished_by_another_process_than_the_one_that_started_it(
     tracker: Tracker, tmp_path: Path
 ) -> None:

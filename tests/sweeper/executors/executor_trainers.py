@@ -20,7 +20,7 @@ class Obedient:
 
     def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
         (job,) = jobs
-        print("training", job.config.seed, flush=True)  # noqa: T201
+        print("training", job.config.seed)  # noqa: T201
         cause = self._act(str(job.config.settings["act"]), job, report)
         facts: dict[str, Scalar] = {
             "trainer_object": id(self),
@@ -63,6 +63,11 @@ class Obedient:
                 os.kill(os.getpid(), signal.Signals[act])
             case "_exit":
                 os._exit(3)
+            case "_exit and leave a child":
+                if (child := os.fork()) != 0:
+                    leave_note(job, child)
+                    os._exit(3)
+                time.sleep(60)
         return Cause.FINISHED
 
 

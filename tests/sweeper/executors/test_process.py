@@ -123,9 +123,37 @@ def test_a_worker_that_dies_by_itself_says_how(
     assert log in lost.log_tail
 
 
-def test_the_log_tail_of_a_lost_run_has_only_its_own_lines(
-    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, tmp_path: Path
+def test_a_dead_worker_whose_child_holds_its_pipe_is_noticed_and_the_child_is_killed(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
 ) -> None:
+    executor, job = make_process(), make_job("_exit and leave a child")
+    executor.submit(job)
+    child = child_of(job)
+    at = time.monotonic()
+    (lost,) = [event for event in until_ended(executor, 1) if isinstance(event, Lost)]
+    assert lost.reason == "exited with code 3"
+    assert time.monotonic() - at < 2
+    assert gone_by(child, at + 3)
+
+
+def test_a_warm_worker_gets_a_job_before_a_new_one_is_started(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, processes = make_process(workers=2), set()
+    for seed in range(3):
+        executor.submit(make_job("finish", seed))
+        processes |= {result.facts["process"] for result in results(until_ended(executor, 1)).values()}
+    assert len(processes) == 1
+
+
+def test_the_log_tail_of_a_lost_run_has_only_its_own_lines(
+    make_process: MakeProcess,
+    make_job: MakeJob,
+    until_ended: UntilEnded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     executor = make_process()
     executor.submit(make_job("finish", 7))
     executor.submit(make_job("_exit", 8))
