@@ -28,6 +28,8 @@ FACT_PREFIX = "fact."
 NON_FINITE = "non_finite"
 PLAIN_FACTS = ("message", "adapter", NON_FINITE)
 PAGE = 1000
+VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
 class StoreError(Exception):
@@ -101,6 +103,20 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
         raise StoreMissing(f"The store {uri} holds no study {study!r}; it holds: {known or 'none'}.")
     runs = read_runs(client, experiment.experiment_id)
     return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
+
+
+def study_pages(uri: str) -> dict[str, str]:
+    """For each study in the store, the part of its MLflow page's address after host and port: runs by variant.
+
+    Raises StoreMissing where there is no store.
+    """
+    _check_exists(uri)
+    return {e.name: view_page(e.experiment_id) for e in connect(uri).search_experiments() if VIEW_TAG in e.tags}
+
+
+def view_page(experiment_id: str) -> str:
+    """The page that shows an experiment through the saved view `VIEW`, which `sweeper/tracking.py` writes."""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def _check_exists(uri: str) -> None:

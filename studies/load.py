@@ -32,7 +32,7 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     problems = _override(raw, overrides)
     base = _read_base(raw, path.parent, problems)
     problems += base.problems
-    _fill_in(raw, base, problems)
+    _fill_in(raw, base)
     spec, found = validate(normal_study(raw))
     problems += found
     if spec is not None:
@@ -205,14 +205,14 @@ def _read_base(raw: dict[Any, Any], folder: Path, problems: list[Problem]) -> Ba
     return base
 
 
-def _fill_in(raw: dict[Any, Any], base: Base, problems: list[Problem]) -> None:
+def _fill_in(raw: dict[Any, Any], base: Base) -> None:
     """Put what the base says of data and seed where the study file leaves it open."""
     data = raw.get("data")
     if base.data and (data is None or isinstance(data, Mapping)):
         own = data or {}
         for key, value in base.data.items():
             if key in own and own[key] != value and key not in ("path", "name", "split", "eval_split"):
-                problems.append(Problem(f"data.{key}", f"{own[key]!r} here and {value!r} in base: say it once"))
+                base.notices.append(f"base: {key} {value} left out, data.{key} says {own[key]}")
         moved = {k: v for k, v in base.data.items() if not ("path" in own and k in ("name", "split", "eval_split"))}
         raw["data"] = {**moved, **own}
     if base.seed is None:

@@ -60,13 +60,19 @@ def normal_distribution(knob: Any, value: Any) -> Any:
     """A distribution with the ends and values of a knob in its declared type, and `type: int` where that is whole."""
     if not isinstance(value, Mapping):
         return value
-    kind = TYPES.get(knob, "float" if knob not in TYPES else "").rstrip("?")
-    result = {key: coerce(knob, item) if key in ("low", "high") else item for key, item in value.items()}
+    kind = TYPES.get(knob, "float").rstrip("?")
+    result = {key: _scalar(knob, item) if key in ("low", "high") else item for key, item in value.items()}
     if isinstance(result.get("values"), list | tuple):
-        result["values"] = [coerce(knob, item) for item in result["values"]]
+        result["values"] = [_scalar(knob, item) for item in result["values"]]
     if kind == "int" and "low" in result and "high" in result:
         result.setdefault("type", "int")
     return result
+
+
+def _scalar(knob: Any, value: Any) -> Any:
+    """A value of a varied knob in its declared type; one name stays a name where TRL wants a list of them."""
+    coerced = coerce(knob, value) if isinstance(knob, str) else value
+    return value if isinstance(coerced, list) else coerced
 
 
 def _variant(value: Any, shared: Mapping[Any, Any]) -> Any:
@@ -83,7 +89,10 @@ def _variant(value: Any, shared: Mapping[Any, Any]) -> Any:
             knob: normal_distribution(knob, _merged(dist, shared.get(knob))) for knob, dist in variant["space"].items()
         }
     if isinstance(variant.get("points"), list | tuple):
-        variant["points"] = [normal_settings(p) if isinstance(p, Mapping) else p for p in variant["points"]]
+        variant["points"] = [
+            {knob: _scalar(knob, item) for knob, item in point.items()} if isinstance(point, Mapping) else point
+            for point in variant["points"]
+        ]
     return variant
 
 

@@ -316,6 +316,7 @@ def _reason_not_shared(variant: Variant, losses: Sequence[str], knob: str) -> st
 
 
 def _value_problems(losses: Sequence[str], knob: str, value: Any, path: str) -> list[Problem]:
+    value = coerce(knob, value)
     wrong = type_problem(knob, value) or table.bound_problem(losses, knob, value)
     if wrong is None and knob == "lora_target_modules" and "lm_head" in (value or ()):
         wrong = "must not hold lm_head: TRL computes log-probs past it, so the adapter would never be trained"

@@ -50,8 +50,9 @@ def validate(raw: Mapping[Any, Any]) -> tuple[StudySpec | None, list[Problem]]:
         try:
             return StudySpec.model_validate(rest), problems
         except ValidationError as error:
-            for path, complaints in _grouped(error, rest).items():
-                problems.append(Problem(shown_path(path), _sentence(path, complaints, rest)))
+            grouped = _grouped(error, rest)
+            problems += [Problem(shown_path(path), _sentence(path, found, rest)) for path, found in grouped.items()]
+            for path in grouped:
                 _remove(rest, path)
     return None, problems
 
@@ -139,6 +140,8 @@ def _remove(rest: Any, path: Path) -> None:
     """Take the entry at `path` out of the file, or put a stand-in where one must be."""
     if not path:
         return
+    if _is_distribution(path[:2]) or _is_distribution(path[:4]):  # half a distribution is none
+        path = path[:2] if path[0] == "space" else path[:4]
     parent, last = _at(rest, path[:-1]), path[-1]
     if len(path) == 1 and last in _STAND_IN:
         rest[last] = deepcopy(_STAND_IN[str(last)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def run(
             display.say(f"Stopped at once. Go on with: sweeper run {study}")
             raise typer.Exit(1) from None
     with _store_errors():
-        typer.echo(_render(_rows(spec, arms), "text"), nl=False)
+        typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
     if outcome.stopped or outcome.failed:
         console.print(f"Go on with: sweeper run {study}")
@@ -130,7 +131,7 @@ def table(
         _refuse([f"--format {format}: valid are {', '.join(FORMATS)}."])
     spec, arms, _ = _load(study, settings)
     with _store_errors():
-        text = _render(_rows(spec, arms), kinds[format])
+        text = _render(_rows(spec, arms), kinds[format], _screen() if output is None else None)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -164,10 +165,14 @@ def ui(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
     """Open the MLflow UI on the store in this folder."""
-    from dashboards.load import store_uri
+    from dashboards.load import store_uri, study_pages
 
     uri = store_uri(None, Path.cwd())
+    with _store_errors():
+        pages = study_pages(uri)
     typer.echo(f"MLflow UI of {uri} on http://{host}:{port}")
+    for study, page in pages.items():
+        typer.echo(f"  {study}: http://{host}:{port}{page}")
     arguments = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *arguments])
 
@@ -226,10 +231,15 @@ def _records(spec: StudySpec) -> list[RunRecord]:
     return load_records(store_uri(None, Path.cwd()), spec.study)
 
 
-def _render(rows: tuple[Row, ...], format: Format) -> str:
+def _render(rows: tuple[Row, ...], format: Format, width: int | None = None) -> str:
     from dashboards.tables import render
 
-    return render(rows, format).rstrip("\n") + "\n"
+    return render(rows, format, width).rstrip("\n") + "\n"
+
+
+def _screen() -> int | None:
+    """Columns of the terminal, None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _files(spec: StudySpec, arms: Mapping[str, Arm]) -> Mapping[str, str]:

@@ -22,6 +22,7 @@ from dashboards.load import (
     RUN,
     SUPERSEDED,
     SWEEP,
+    VIEW_TAG,
     connect,
     encode,
     read_runs,
@@ -35,7 +36,6 @@ from studies.spec import StudySpec
 # MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
 LONGEST_MESSAGE = 500
 DATA_DIGEST = "digest"
-VIEW = "byvariant"
 # How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 
@@ -127,11 +127,6 @@ class Tracker:
         if self._study is None:
             raise RuntimeError("open_study must be called before runs are written")
         return self._study
-
-    def view_link(self) -> str:
-        """The part of the address of MLflow's pages, after host and port, that shows the open study by variant."""
-        place = f"/#/experiments/{self._opened.experiment_id}/runs"
-        return f"{place}?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
     def known_runs(self) -> tuple[KnownRun, ...]:
         """Every run of the open study that is in MLflow and was not superseded, oldest first."""
@@ -251,7 +246,7 @@ class Tracker:
 
 
 def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
-    """What makes MLflow's pages show a study well: its question and the saved view that `view_link` opens.
+    """What makes MLflow's pages show a study well: its question and the saved view that `view_page` opens.
 
     Without the view MLflow 3.17 opens its page for agents, and behind it one collapsed row, the sweep's, and no charts.
     A saved view is a tag that holds the page's state, zipped; its format is MLflow's own (read off 3.17.2) and no part
@@ -286,7 +281,7 @@ def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
     view = {"name": "By variant", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{zipped}"}
     note = {"mlflow.note.content": spec.question} if spec.question else {}
     return {
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+        VIEW_TAG: json.dumps(view),
         **note,
     }
 

@@ -142,9 +142,7 @@ def test_knobs_act_on_a_loss_as_the_table_says(bench: Bench, loss: str) -> None:
     assert measured == said
 
 
-def _effect(
-    loss: Callable[..., tuple[float, torch.Tensor]], knob: str, value: Any, beside: Mapping[str, Any]
-) -> str:
+def _effect(loss: Callable[..., tuple[float, torch.Tensor]], knob: str, value: Any, beside: Mapping[str, Any]) -> str:
     try:
         _, plain = loss(**beside)
         _, changed = loss(**{**beside, knob: value})

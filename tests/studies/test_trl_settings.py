@@ -29,9 +29,7 @@ def installed_types() -> dict[str, str]:
 
     names = installed()
     classes = (ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig)
-    return {
-        name: simple(hint) for one in classes for name, hint in typing.get_type_hints(one).items() if name in names
-    }
+    return {name: simple(hint) for one in classes for name, hint in typing.get_type_hints(one).items() if name in names}
 
 
 def simple(hint: Any) -> str:
@@ -65,7 +63,9 @@ def test_choices_are_those_of_the_installed_trl() -> None:
     for name in ("dtype", "truncation_mode", "bnb_4bit_quant_type", "train_sampling_strategy"):
         assert {*settings.CHOICES[name]} == {*fields[name].metadata["choices"]}
     help_text = fields["f_divergence_type"].metadata["help"]
-    assert all(f"`{choice}`" in help_text or f"'{choice}'" in help_text for choice in settings.CHOICES["f_divergence_type"])
+    assert all(
+        f"`{choice}`" in help_text or f"'{choice}'" in help_text for choice in settings.CHOICES["f_divergence_type"]
+    )
 
 
 @pytest.mark.parametrize("name", [*settings.RENAMED, *settings.DROPPED])

@@ -86,11 +86,20 @@ def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
 def test_fixed_points_come_on_top_of_the_sampled_ones(tmp_path: Path) -> None:
     spec, by_name = study(
         tmp_path,
-        "variants: {sigmoid: {points: [{beta: 5.0, learning_rate: 1.0e-3}]}}\n"
-        "space: {beta: {low: 0.01, high: 1.0}}\nbudget: {trials: 3}\n",
+        "variants: {sigmoid: {points: [{beta: 5.0}], space: {beta: {low: 0.01, high: 1.0}}}}\nbudget: {trials: 3}\n",
     )
     assert [p.origin for p in planned_points(spec, by_name["sigmoid"])] == ["fixed"] + ["unbiased"] * 3
     assert quota(spec, by_name["sigmoid"]) == 4
+
+
+def test_a_variant_of_fixed_points_alone_leaves_the_shared_space_out(tmp_path: Path) -> None:
+    spec, by_name = study(
+        tmp_path,
+        "variants: {sigmoid: {}, today: {loss_type: sigmoid, points: [{beta: 0.05}]}}\n"
+        "space: {beta: {low: 0.01, high: 1.0}}\nbudget: {trials: 3}\n",
+    )
+    assert [p.params for p in planned_points(spec, by_name["today"])] == [{"beta": 0.05}]
+    assert quota(spec, by_name["today"]) == 1
 
 
 def test_a_variant_with_nothing_to_vary_is_one_trial(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import StoreError, load_records
+from dashboards.load import StoreError, load_records, study_pages
 from studies.records import (
     Cause,
     DataConfig,
@@ -360,8 +360,9 @@ def test_redacting_leaves_the_rest_of_a_study_as_it_is() -> None:
 
 def test_the_saved_view_shows_objective_and_knobs_by_variant(tracker: Tracker) -> None:
     experiment = tracker._client.get_experiment_by_name("pilot")
-    key = tracker.view_link().partition("viewStateShareKey=")[2]
-    assert f"/experiments/{experiment.experiment_id}/" in tracker.view_link()
+    page = study_pages(tracker.uri)["pilot"]
+    key = page.partition("viewStateShareKey=")[2]
+    assert f"/experiments/{experiment.experiment_id}/" in page
     packed = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["state"]
     state = json.loads(zlib.decompress(base64.b64decode(packed.removeprefix("deflate;"))))
     assert {"metrics.`gold`", "params.`beta`", "params.`label_smoothing`"} <= set(state["selectedColumns"])

@@ -139,7 +139,7 @@ def accept(block: int, folder: Path, **knobs: float) -> Acceptance:
     reference: PreTrainedModel = load_model()
     tokenizer = load_tokenizer()
     pairs = make_pairs(WorldOptions(), block)
-    policy = train(pairs.train, folder, **knobs)  # type: ignore[arg-type]
+    policy = train(pairs.train, folder, **knobs)
     asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(1024)]
     before, after = (sample_completions(model, tokenizer, asked, seed=7) for model in (reference, policy))
     return Acceptance(

@@ -138,7 +138,7 @@ def test_accuracy_without_rows_or_of_other_length_is_refused() -> None:
 )
 def test_wrong_options_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        WorldOptions(**wrong)  # type: ignore[arg-type]
+        WorldOptions(**wrong)
 
 
 def test_a_negative_block_is_refused() -> None:
