@@ -1,0 +1,134 @@
+"""The exported config: TRL's own parser reads it, and stock `trl dpo` gives the run's adapter again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+from trl.scripts.dpo import make_parser
+
+from studies.records import DataConfig
+from trainers.data import load_pairs
+from trainers.world.paths import model_path
+
+Sweeper = Callable[..., Any]
+STUDY = """
+study: small
+trainer: {trainer}
+base:
+  model_name_or_path: embedded
+  use_peft: true
+  lora_r: 4
+  lora_target_modules: all-linear
+  max_steps: 6
+  per_device_train_batch_size: 8
+  learning_rate: 1.0e-3
+  warmup_steps: 2
+data: {{path: embedded, rows: 64, eval_rows: 32}}
+variants:
+  ipo: {{}}
+  mix: {{loss_type: [sigmoid, ipo], space: {{loss_weights: {{type: simplex}}}}}}
+space: {{beta: {{low: 0.1, high: 1.0, log: true}}}}
+scenarios: {{noisy: {{label_flip: 0.25}}}}
+evaluate: {{prompts: 16, max_new_tokens: 32}}
+budget: {{trials: 1}}
+objective: {{metric: ranking_gain}}
+"""
+
+
+@pytest.fixture
+def trained(sweeper: Sweeper, tmp_path: Path, request: pytest.FixtureRequest, empty_mlflow: Path) -> Path:
+    """A folder in which the study has been run by the trainer that the test asks for."""
+    (tmp_path / "study.yaml").write_text(STUDY.format(trainer=getattr(request, "param", "formula")))
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+    done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def test_the_head_says_where_it_comes_from_and_how_far_to_believe_it(sweeper: Sweeper, trained: Path) -> None:
+    sweeper(trained, "export", "study.yaml", "--variant", "ipo", "--output", "mine.yaml")
+    head = [line for line in (trained / "mine.yaml").read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    for said in ("study small", "variant ipo", "scenario noisy", "ranking_gain", "no interval", "data digest", "trl "):
+        assert said in text
+    assert (trained / "mine-data" / "train.jsonl").exists()
+
+
+def test_the_rows_beside_it_carry_the_scenarios_label_flips(sweeper: Sweeper, trained: Path) -> None:
+    sweeper(trained, "export", "study.yaml")
+    rows = [yaml.safe_load(line) for line in (trained / "best-data" / "train.jsonl").read_text().splitlines()]
+    data = DataConfig(path="embedded", rows=64, eval_rows=32)
+    clean = load_pairs(data, 0, AutoTokenizer.from_pretrained(model_path())).train
+    flipped = sum(row["chosen"] == was["rejected"] for row, was in zip(rows, clean, strict=True))
+    assert flipped == 16
+
+
+@pytest.mark.parametrize("trained", ["dpo"], indirect=True)
+def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(sweeper: Sweeper, trained: Path) -> None:
+    exported = sweeper(trained, "export", "study.yaml", "--variant", "mix")
+    assert exported.returncode == 0, exported.stderr
+    assert_parsed_as_written(trained / "best.yaml")
+    subprocess.run(
+        [Path(sys.executable).with_name("trl"), "dpo", "--config", "best.yaml"],
+        cwd=trained,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
+    key = (trained / "best.yaml").read_text().partition(", key ")[2].split()[0]
+    first = load_file(trained / "runs" / "small" / key / "adapter" / "adapter_model.safetensors")
+    again = load_file(trained / "best-adapter" / "adapter_model.safetensors")
+    assert first.keys() == again.keys()
+    for name, weight in first.items():
+        assert torch.equal(weight, again[name]), name
+
+
+def assert_parsed_as_written(config: Path) -> None:
+    """Every line of the file reaches TRL's types with its value, and none is left over."""
+    script, training, model, _, rest = make_parser().parse_args_and_config(
+        ["--config", str(config)], return_remaining_strings=True
+    )
+    assert rest == []
+    for name, value in yaml.safe_load(config.read_text()).items():
+        holder = next(part for part in (training, model, script) if hasattr(part, name))
+        parsed = getattr(holder, name)
+        assert parsed == value or [parsed] == value, name
+    assert training.loss_type == ["sigmoid", "ipo"]
+    assert sum(training.loss_weights) == pytest.approx(1.0)
+    assert (training.bf16, training.gradient_checkpointing, training.use_cpu) == (False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--variant", "hinge"), "ipo, mix"),
+        (("--trial", "0"), "--variant"),
+        (("--variant", "ipo", "--trial", "7"), "no finished run"),
+    ],
+)
+def test_asking_for_what_is_not_there_exits_2_and_writes_nothing(
+    sweeper: Sweeper, trained: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    refused = sweeper(trained, "export", "study.yaml", *arguments)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert not (trained / "best.yaml").exists()
+
+
+def test_a_study_file_that_has_changed_since_is_noticed(sweeper: Sweeper, trained: Path) -> None:
+    text = (trained / "study.yaml").read_text()
+    (trained / "study.yaml").write_text(text.replace("max_steps: 6", "max_steps: 7"))
+    refused = sweeper(trained, "export", "study.yaml")
+    assert refused.returncode == 2
+    assert "other settings" in refused.stderr
