@@ -42,6 +42,7 @@ class Cause(StrEnum):
     WORKER_LOST = "worker_lost"
     PREEMPTED = "preempted"
     INFRASTRUCTURE = "infrastructure"
+    REFUSED = "refused"
 
 
 class Consequence(NamedTuple):
@@ -60,12 +61,14 @@ CONSEQUENCES: Mapping[Cause, Consequence] = {
     Cause.NON_FINITE: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
     Cause.INVERTED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
     Cause.COLLAPSED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
-    Cause.OUT_OF_MEMORY: Consequence(State.PRUNED, retried=True, instability=False, infeasible=True),
+    Cause.OUT_OF_MEMORY: Consequence(State.PRUNED, retried=False, instability=False, infeasible=True),
     Cause.TIME_LIMIT: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
     Cause.USER_STOP: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
     Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
     Cause.PREEMPTED: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
     Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+    # TRL or the data refused what the study asks for: another try would end the same.
+    Cause.REFUSED: Consequence(State.FAIL, retried=False, instability=False, infeasible=False),
 }
 
 

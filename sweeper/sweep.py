@@ -231,7 +231,10 @@ class Sweep:
             self._queue.appendleft((group, config, attempt.number + 1))
             return
         self._counts["trained"] += 1
-        self._counts["failed"] += result.state is State.FAIL
+        if result.state is State.FAIL:
+            self._counts["failed"] += 1
+            said = result.message.strip().partition("\n")[0] or "no message"
+            self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
         self._counts["unstable"] += CONSEQUENCES[result.cause].instability
         group.results[key] = result
         self._close_if_complete(group)

@@ -133,7 +133,7 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
       at the same `max_length` has nothing to cut.
     - Without `eval_split`, whole prompts go to one side or the other, drawn anew for every block. With it, training
       pairs whose prompt is also in the evaluation split are left out and counted.
-    - `rows` and `eval_rows` keep the first that fit in an order drawn for the block.
+    - `rows` and `eval_rows` keep the first that fit in an order drawn for the block; where there are fewer, all.
     - `label_flip` exchanges the answers of exactly `round(label_flip * rows)` training pairs. Those flipped at a lower
       rate are among those flipped at a higher one.
     - In the embedded world a block is a gold task and a draw of pairs; its 30 prompts are on both sides.
@@ -389,7 +389,7 @@ def _distinct(prompts: Iterable[Text]) -> tuple[Text, ...]:
 
 def _canonical(value: Any) -> str:
     """A text that is equal for equal content."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _sha256(value: Any) -> str:

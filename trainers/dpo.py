@@ -11,6 +11,7 @@ import resource
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config, get_quantiz
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import Cause, Measurement, RunConfig, RunResult, Scalar, digest
-from trainers.data import Pairs, load_pairs
+from trainers.data import DataError, Pairs, load_pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate, reference_numbers
 from trainers.interface import Decision, Job, Report
 from trainers.results import write_result
@@ -73,7 +74,7 @@ class DPOTrainerWorker:
         self._warm = _Warm()
 
     def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
-        """Train each job in turn. A diverged run is a result; what TRL refuses or the machine does is raised."""
+        """Train each job in turn. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
         return [self._train_one(job, report) for job in jobs]
 
     def _train_one(self, job: Job, report: Report) -> RunResult:
@@ -83,6 +84,9 @@ class DPOTrainerWorker:
         except torch.OutOfMemoryError as error:
             self._warm = _Warm()
             result = RunResult(key=job.config.key, cause=Cause.OUT_OF_MEMORY, message=str(error))
+        except (DataError, ValueError, TypeError, NotImplementedError) as error:  # how TRL refuses settings
+            traceback.print_exc()
+            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
         write_result(job.folder, result)

@@ -183,9 +183,10 @@ def test_robust_at_one_half_is_not_finite_and_beyond_it_reversed(bench: Bench) -
     assert table.bound_problem(["robust"], "label_smoothing", 0.49) is None
     _, at_half = bench.loss(["robust"], label_smoothing=0.5)
     assert not torch.isfinite(at_half).all()
-    _, below = bench.loss(["robust"], label_smoothing=0.3, at_reference=True)
     _, sigmoid = bench.loss(["sigmoid"], at_reference=True)
-    assert torch.dot(below, sigmoid) > 0
+    _, below = bench.loss(["robust"], label_smoothing=0.4, at_reference=True)
+    _, above = bench.loss(["robust"], label_smoothing=0.6, at_reference=True)
+    assert torch.dot(below, sigmoid) > 0 > torch.dot(above, sigmoid)
 
 
 @pytest.mark.parametrize("loss", ["exo_pair", "aot", "aot_unpaired"])

@@ -158,6 +158,23 @@ def test_a_nan_loss_is_seen_at_once_and_is_a_result(worker: DPOTrainerWorker, tm
     assert read_result(tmp_path) == result
 
 
+def test_what_trl_refuses_is_a_result_with_its_words_and_the_next_run_is_untouched(
+    worker: DPOTrainerWorker, tmp_path: Path
+) -> None:
+    before = numbers(train(worker, tmp_path / "before", config()))
+    refused = train(worker, tmp_path / "refused", config(loss_type=["aot"], use_weighting=True))
+    assert refused.cause is Cause.REFUSED
+    assert "aot" in refused.message
+    assert numbers(train(worker, tmp_path / "after", config())) == before
+
+
+def test_data_with_no_row_left_is_refused_with_its_count(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    short = config().model_copy(update={"data": DATA.model_copy(update={"max_completion_length": 1})})
+    refused = train(worker, tmp_path, short)
+    assert refused.cause is Cause.REFUSED
+    assert "max_completion_length" in refused.message
+
+
 def test_a_run_that_is_told_to_stop_ends_at_its_next_step(worker: DPOTrainerWorker, tmp_path: Path) -> None:
     (result,) = worker.train(
         [Job(config(), tmp_path)], lambda _k, step, _m: Decision.STOP if step >= 2 else Decision.CONTINUE
