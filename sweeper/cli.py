@@ -54,11 +54,14 @@ def plan(study: Study, settings: Set = None) -> None:
     """Show every trial that a study would run; trains nothing."""
     from rich.console import Console
 
+    from studies.spec import not_yet
     from sweeper.plan import make_plan
     from sweeper.show import print_plan
 
     spec, arms, _ = _load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
+    for notice in (*spec.notices, *not_yet(spec)):
+        typer.echo(f"note: {notice}")
 
 
 @app.command()
@@ -74,12 +77,15 @@ def run(
     """Train what is missing of a study; run it again to resume."""
     from rich.console import Console
 
+    from studies.spec import not_yet
     from sweeper.session import AlreadyRunning, places, run_session
     from sweeper.show import Display
 
     if executor not in ("process", "inline"):
         _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
     spec, arms, text = _load(study, settings)
+    if not_yet(spec):
+        _refuse(not_yet(spec))
     _check_data(spec)
     where = places(spec, Path.cwd(), storage)
     console = Console(highlight=False)

@@ -42,6 +42,22 @@ class Trial:
     state: State = State.RUNNING
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
+    failure, by how much it is exceeded: 0 or less is feasible.
+    """
+
+    state: State
+    value: float | None
+    constraints: Mapping[str, float]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it trained to its end within all bounds."""
+        return self.state is State.COMPLETE and all(excess <= 0.0 for excess in self.constraints.values())
+
+
 @dataclass
 class _Stratum:
     """One Optuna study and what is left to ask of it. In `mode: search` it holds all arms, else one."""
@@ -100,21 +116,16 @@ class Search:
                 return trial
         return None
 
-    def tell(self, trial: Trial, state: State, value: float | None, violated: str | None) -> None:
-        """Close a trial. `value` is the mean objective of its runs, or None; `violated` names the failure that
-        makes the trial infeasible, so that TPE learns to keep away (a FAIL would be invisible to it).
-        """
+    def tell(self, trial: Trial, verdict: Verdict) -> None:
+        """Close a trial. Only COMPLETE and PRUNED teach TPE anything, so what a config did to itself is never FAIL."""
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
-        if violated is not None:
-            asked.set_constraint(violated, 1.0)
-        if state is State.PRUNED and value is not None:
-            asked.report(value, step=0)
-        stratum.study.tell(
-            asked,
-            values=value if state is State.COMPLETE else None,
-            state=_TOLD[state],
-        )
+        for name, excess in verdict.constraints.items():
+            asked.set_constraint(name, excess)
+        if verdict.state is State.PRUNED and verdict.value is not None:
+            asked.report(verdict.value, step=0)
+        value = verdict.value if verdict.state is State.COMPLETE else None
+        stratum.study.tell(asked, values=value, state=_TOLD[verdict.state])
 
     def requeue(self, trial: Trial) -> None:
         """Put an open trial back: it is asked for again, with the same knobs, by this or a later sweep."""

@@ -16,7 +16,7 @@ from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Report
 from sweeper.plan import planned_runs, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
-from sweeper.search import Search, Trial
+from sweeper.search import Search, Trial, Verdict
 from sweeper.tracking import KnownRun, Tracker
 from trainers.interface import Job
 from trainers.results import read_result
@@ -244,11 +244,12 @@ class Sweep:
         if len(group.results) < len(group.configs):
             return
         results = list(group.results.values())
-        state, value, violated = self.verdict(results)
+        verdict = self._verdict(results)
+        value = verdict.value
         if group.asked:
             group.asked = False
-            self._search.tell(group.trial, state, value, violated)
-        if state is not State.COMPLETE or value is None or group.arm == CONFIRM:
+            self._search.tell(group.trial, verdict)
+        if not verdict.feasible or value is None or group.arm == CONFIRM:
             self._drop_adapters(group)
             return
         stratum = (group.trial.variant, group.trial.scenario)
@@ -261,17 +262,31 @@ class Sweep:
         elif best[1] is not group:
             self._drop_adapters(group)
 
-    def verdict(self, results: Sequence[RunResult]) -> tuple[State, float | None, str | None]:
-        """What a trial's runs come to: its state, the mean of the objective, and what it violates."""
-        objective = self._spec.objective.metric
-        values = [r.final()[objective].value for r in results if objective in r.final()]
-        mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
+    def _verdict(self, results: Sequence[RunResult]) -> Verdict:
+        """What a trial's runs come to: its state, the mean of the objective, and the constraints it was held to."""
+        value = self._mean(self._spec.objective.metric, results)
         if any(r.state is State.FAIL for r in results):
-            return State.FAIL, None, None
-        violated = next((str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible), None)
-        if violated is not None or any(r.state is State.PRUNED for r in results):
-            return State.PRUNED, mean, violated
-        return (State.COMPLETE, mean, None) if mean is not None else (State.PRUNED, None, "no_objective")
+            return Verdict(State.FAIL, None, {})
+        failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
+        if failures or value is None or any(r.state is State.PRUNED for r in results):
+            return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else {})
+        return Verdict(State.COMPLETE, value, self._constraints(results))
+
+    def _constraints(self, results: Sequence[RunResult]) -> dict[str, float]:
+        """For each bound of the objective, by how much it is exceeded (0 or less: kept), as Optuna wants it."""
+        found = {}
+        for metric, bounds in self._spec.objective.constraints.items():
+            mean = self._mean(metric, results)
+            if mean is not None and "max" in bounds:
+                found[f"{metric} max"] = mean - bounds["max"]
+            if mean is not None and "min" in bounds:
+                found[f"{metric} min"] = bounds["min"] - mean
+        return found
+
+    def _mean(self, metric: str, results: Sequence[RunResult]) -> float | None:
+        """The mean over runs of their last measurement, None where none has it or one is not finite."""
+        values = [r.final()[metric].value for r in results if metric in r.final()]
+        return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
     def _queue_confirm(self) -> None:
         """Queue the best trials of each stratum again on fresh blocks and seeds."""

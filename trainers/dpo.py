@@ -98,7 +98,7 @@ class DPOTrainerWorker:
         args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
         model, tokenizer = self._base(settings, args, model_args)
         pairs = self._pairs(config, settings, tokenizer)
-        reference = self._reference(config, settings, model, tokenizer, pairs)
+        reference = self._reference(config, settings, args, model, tokenizer, pairs)
         watch = _Watch(config, pairs, tokenizer, reference, report, _evaluation_steps(config, args, pairs))
         try:
             trainer = _WarmDPOTrainer(
@@ -179,14 +179,21 @@ class DPOTrainerWorker:
         self,
         config: RunConfig,
         settings: Mapping[str, Any],
+        args: DPOConfig,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: Pairs,
     ) -> ReferenceNumbers:
-        """The untrained model's numbers on the evaluation data: once per base, pairs and evaluation."""
-        key = digest([_data_key(config, settings), config.evaluation.model_dump(mode="json")])
+        """The untrained model's numbers on the evaluation data: once per base, pairs, evaluation and precision.
+
+        In the precision that the policy is measured in: the Trainer puts the policy's forward under autocast, and an
+        untrained adapter must show no shift.
+        """
+        key = digest([_data_key(config, settings), config.evaluation.model_dump(mode="json"), args.bf16, args.fp16])
         if key not in self._warm.references:
-            self._warm.references[key] = reference_numbers(model, tokenizer, pairs, config.evaluation)
+            precision = torch.float16 if args.fp16 else torch.bfloat16
+            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                self._warm.references[key] = reference_numbers(model, tokenizer, pairs, config.evaluation)
         return self._warm.references[key]
 
     def _reset(self, policy: torch.nn.Module) -> None:

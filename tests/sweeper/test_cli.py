@@ -74,6 +74,15 @@ def test_a_wrong_study_file_exits_2_with_every_mistake_and_no_traceback(
     assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 
+def test_what_is_planned_but_not_built_is_refused_by_run_and_noted_by_plan(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA + "resources: {gpus_per_run: 2}\n")
+    assert "not built yet" in sweeper(tmp_path, "plan", "study.yaml").stdout
+    refused = sweeper(tmp_path, "run", "study.yaml")
+    assert refused.returncode == 2
+    assert "not built yet" in refused.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
+
+
 def test_bad_rows_of_local_data_are_refused_before_any_store_exists(sweeper: Sweeper, tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "same", "rejected": "same"}]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

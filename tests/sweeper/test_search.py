@@ -10,7 +10,7 @@ import pytest
 
 from studies.records import State
 from studies.spec import StudySpec, arms, load_study
-from sweeper.search import Search, Trial
+from sweeper.search import Search, Trial, Verdict
 
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
 THREE = (
@@ -33,7 +33,7 @@ def opened(tmp_path: Path, text: str) -> Search:
 def drain(search: Search) -> list[Trial]:
     trials = []
     while (trial := search.ask()) is not None:
-        search.tell(trial, State.COMPLETE, float(trial.number), None)
+        search.tell(trial, Verdict(State.COMPLETE, float(trial.number), {}))
         trials.append(trial)
     return trials
 
@@ -92,7 +92,7 @@ def test_a_requeued_trial_is_not_counted_twice(tmp_path: Path) -> None:
 def test_a_trial_that_the_machine_failed_is_asked_for_again_as_another(tmp_path: Path) -> None:
     search = opened(tmp_path, THREE + "budget: {trials: 1}\n")
     trial = search.ask()
-    search.tell(trial, State.FAIL, None, None)
+    search.tell(trial, Verdict(State.FAIL, None, {}))
     again = drain(opened(tmp_path, THREE + "budget: {trials: 1}\n"))
     assert (trial.variant, trial.knobs) in [(t.variant, t.knobs) for t in again]
     assert len(again) == 3
@@ -100,7 +100,7 @@ def test_a_trial_that_the_machine_failed_is_asked_for_again_as_another(tmp_path:
 
 def test_an_infeasible_trial_carries_its_constraint(tmp_path: Path) -> None:
     search = opened(tmp_path, THREE + "budget: {trials: 1}\n")
-    search.tell(search.ask(), State.PRUNED, -3.0, "collapsed")
+    search.tell(search.ask(), Verdict(State.PRUNED, -3.0, {"collapsed": 1.0}))
     (stored,) = frozen(tmp_path, "s/sigmoid/clean")
     assert stored.state is optuna.trial.TrialState.PRUNED
     assert stored.constraints == {"collapsed": 1.0}
@@ -123,10 +123,23 @@ def test_tpe_learns_within_a_stratum(tmp_path: Path) -> None:
     tried = []
     while (trial := search.ask()) is not None:
         beta = float(trial.knobs["beta"])
-        search.tell(trial, State.COMPLETE, -((beta - 0.8) ** 2), None)
+        search.tell(trial, Verdict(State.COMPLETE, -((beta - 0.8) ** 2), {}))
         tried.append(beta)
     late = tried[20:]
     assert sum(abs(b - 0.8) < 0.15 for b in late) > 10
+
+
+def test_tpe_keeps_away_from_what_breaks_a_bound(tmp_path: Path) -> None:
+    text = (
+        BASE + "variants: {sigmoid: {}}\nspace: {beta: {low: 0.001, high: 1.0}}\nsampler: tpe\nbudget: {trials: 40}\n"
+    )
+    search = opened(tmp_path, text)
+    tried = []
+    while (trial := search.ask()) is not None:
+        beta = float(trial.knobs["beta"])
+        search.tell(trial, Verdict(State.COMPLETE, beta, {"kl max": beta - 0.5}))  # better above .5, and not allowed
+        tried.append(beta)
+    assert sum(b <= 0.5 for b in tried[20:]) > 12
 
 
 def test_sobol_then_tpe_starts_with_the_shared_points(tmp_path: Path) -> None:

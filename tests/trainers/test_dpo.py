@@ -127,6 +127,16 @@ def test_a_run_is_what_a_plain_dpo_trainer_gives(worker: DPOTrainerWorker, tmp_p
     assert_same_weights(weights(tmp_path / "ours"), weights(tmp_path / "plain"))
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_untrained_adapter_shows_no_shift_in_any_precision(
+    worker: DPOTrainerWorker, tmp_path: Path, bf16: bool
+) -> None:
+    still = train(worker, tmp_path, config(learning_rate=0.0, max_steps=1, bf16=bf16)).final()
+    for name in ("margin", "chosen_shift", "rejected_shift", "kl", "ranking_gain"):
+        assert still[name].value == pytest.approx(0.0, abs=1e-6), name
+    assert still["accuracy"].value == pytest.approx(0.5)
+
+
 def test_an_evaluation_in_the_middle_changes_nothing(worker: DPOTrainerWorker, tmp_path: Path) -> None:
     train(worker, tmp_path / "once", config())
     twice = train(worker, tmp_path / "twice", config(at=(0.5, 1.0)))

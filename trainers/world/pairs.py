@@ -78,9 +78,7 @@ class WorldOptions:
         temperature.
         """
         if self.pairs < 1 or self.eval_pairs < 1:
-            raise ValueError(
-                f"pairs is {self.pairs} and eval_pairs {self.eval_pairs}; both must be at least 1"
-            )
+            raise ValueError(f"pairs is {self.pairs} and eval_pairs {self.eval_pairs}; both must be at least 1")
         if self.writer not in ("same", "better", "worse"):
             raise ValueError(f"writer is {self.writer!r}; it must be 'same', 'better' or 'worse'")
         if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
@@ -253,15 +251,12 @@ def sample_completions(
     token_rows: list[list[int]] = []
     for start in range(0, len(asked), batch_size):
         batch = slice(start, start + batch_size)
-        tokens = _sample_batch(
-            model, torch.tensor(prompt_ids[batch]), uniforms[batch], tokenizer, temperature
-        )
+        tokens = _sample_batch(model, torch.tensor(prompt_ids[batch]), uniforms[batch], tokenizer, temperature)
         token_rows.extend(tokens.tolist())
     model.train(was_training)
     words: Mapping[int, str] = {i: word for word, i in tokenizer.get_vocab().items()}
     return tuple(
-        _completion(text, tokens, tokenizer.eos_token_id, words)
-        for text, tokens in zip(asked, token_rows, strict=True)
+        _completion(text, tokens, tokenizer.eos_token_id, words) for text, tokens in zip(asked, token_rows, strict=True)
     )
 
 

@@ -143,9 +143,7 @@ def _batch(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]])
 
 def main() -> None:
     """Command line: trains and writes the folder."""
-    parser = argparse.ArgumentParser(
-        description="Train the embedded model and write it as a Hugging Face folder."
-    )
+    parser = argparse.ArgumentParser(description="Train the embedded model and write it as a Hugging Face folder.")
     parser.add_argument(
         "--output", type=Path, default=model_path(), help="folder to write (default: the package's own)"
     )

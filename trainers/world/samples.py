@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: samples of the reference, and of the adapter on it where one is given, under the same
     seed.
     """
-    parser = argparse.ArgumentParser(
-        description="Print reviews of the embedded model before and after training."
-    )
+    parser = argparse.ArgumentParser(description="Print reviews of the embedded model before and after training.")
     parser.add_argument("adapter", nargs="?", type=Path, help="folder of a trained PEFT adapter")
     parser.add_argument(
         "--task", type=int, default=0, choices=range(N_TASKS), help="gold task to score with (default 0)"
