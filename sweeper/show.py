@@ -46,7 +46,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
-        self._console.print(text)
+        self._console.print(text, soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
         """Show where the sweep is."""
@@ -60,7 +60,7 @@ class Display:
             time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
         ):
             self._printed_at, self._printed = time.monotonic(), text
-            self._console.print(f"{self._study}: {text}")
+            self._console.print(f"{self._study}: {text}", soft_wrap=True)
 
 
 def describe(progress: Progress) -> str:
