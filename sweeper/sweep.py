@@ -74,6 +74,7 @@ class Sweep:
         self._values: dict[tuple[str, str], dict[int, float]] = {}
         self._best: dict[tuple[str, str], tuple[float, _Group]] = {}
         self._counts = {"trained": 0, "reused": 0, "failed": 0, "unstable": 0}
+        self._planned = planned_runs(spec, arms)
         self._started = time.monotonic()
         self._stopping = False
 
@@ -84,6 +85,7 @@ class Sweep:
         if not self._stopping and self._spec.confirm is not None:
             self._queue_confirm()
             self._drain()
+        self._give_back()
         self._keep_adapters()
         counts = self._counts
         return Outcome(counts["trained"], counts["reused"], counts["failed"], self._stopping)
@@ -169,6 +171,13 @@ class Sweep:
             if not self._answered(group, config):
                 self._queue.append((group, config, 1))
         self._close_if_complete(group)
+
+    def _give_back(self) -> None:
+        """After a stop: trials with runs that were not handed over are asked for again by the next sweep."""
+        for group in {id(entry[0]): entry[0] for entry in self._queue}.values():
+            if group.asked:
+                self._search.requeue(group.trial)
+        self._queue.clear()
 
     def _answered(self, group: _Group, config: RunConfig) -> bool:
         """Whether the run has a result already, in MLflow or on disk; if only there, record it."""
@@ -338,7 +347,7 @@ class Sweep:
             self.stop()
 
     def _progress(self) -> Progress:
-        counts, planned = self._counts, planned_runs(self._spec, self._arms)
+        counts, planned = self._counts, self._planned
         done = counts["trained"] + counts["reused"]
         elapsed = time.monotonic() - self._started
         left = elapsed / counts["trained"] * max(planned - done, 0) if counts["trained"] else None

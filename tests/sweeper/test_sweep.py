@@ -208,15 +208,17 @@ def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run,
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
-    write(tmp_path, LONG)
+    two_runs_a_trial = STUDY.replace("trials: 3", "trials: 12") + "runs: {seeds: [0, 1]}\n"
+    write(tmp_path, two_runs_a_trial)
     process = start(tmp_path, "--executor", "process", "--workers", "2")
     wait_for_runs(tmp_path, process, 5)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=30) == 1
     assert not [r for r in records(tmp_path) if r.state is State.RUNNING]
     assert "RUNNING" not in optuna_states(tmp_path)
-    assert run(tmp_path, LONG).returncode == 0
-    assert len(records(tmp_path)) == 75
+    assert run(tmp_path, two_runs_a_trial).returncode == 0
+    assert len(records(tmp_path)) == 72
+    assert optuna_states(tmp_path) == {"COMPLETE": 36}
 
 
 def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
