@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from studies.spec import StudyError, load_study
+from sweeper.cli import app
 
 GOOD = """
 study: good
@@ -310,6 +312,9 @@ def test_a_wrong_study_is_refused_with_all_its_mistakes_at_once(folder: Path, na
         load_study(file)
     problems = list(caught.value.problems)
     assert len(problems) == len(expected), "\n".join(problems)
+    refused = CliRunner().invoke(app, ["run", str(file)])
+    assert refused.exit_code == 2
+    assert refused.stderr == "".join(f"error: {problem}\n" for problem in problems)
     for words in expected:
         # Each mistake is told by a sentence of its own, which starts with file and place.
         held = next((p for p in problems if str(file) in p and all(word in p for word in words)), None)
