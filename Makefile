@@ -25,6 +25,7 @@ soak: $(READY)
 	$(BIN)/python -m pytest -m soak
 
 benchmark: $(READY)
+	$(BIN)/python -m tests.benchmarks.commands
 	$(BIN)/python -m tests.benchmarks.orchestration
 
 format: $(READY)
