@@ -54,7 +54,7 @@ class Consequence(NamedTuple):
     infeasible: bool
 
 
-# The one table of decision 8. A FAIL is invisible to Optuna's TPE, so what the *configuration* did is told as
+# A FAIL is invisible to Optuna's TPE, so what the *configuration* did is told as
 # PRUNED with a violated constraint, and FAIL is kept for what the *machine* did.
 CONSEQUENCES: Mapping[Cause, Consequence] = {
     Cause.FINISHED: Consequence(State.COMPLETE, retried=False, instability=False, infeasible=False),

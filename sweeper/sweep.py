@@ -96,7 +96,10 @@ class Sweep:
         self._executor.cancel(None)
 
     def _reconcile(self) -> None:
-        """Make MLflow agree with the results on disk, and find out what is done. See DESIGN, order of truth."""
+        """Make MLflow agree with the results on disk, and find out what is done.
+
+        The order of truth is: result.json, then MLflow, then Optuna.
+        """
         trials = {(t.variant, t.scenario, t.number): t for t in self._search.trials()}
         orphans = 0
         for known in self._tracker.known_runs():
