@@ -1,6 +1,6 @@
 """How long the commands that people wait for take, from a cold process.
 
-    python -m tests.benchmarks.commands [--repeats 9]
+python -m tests.benchmarks.commands [--repeats 9]
 """
 
 from __future__ import annotations

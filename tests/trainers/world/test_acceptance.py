@@ -57,8 +57,7 @@ def log_probs(
     """Summed log-probability of each text and its end after its prompt."""
     skip = len(tokenizer(prompts[0])["input_ids"])
     rows = [
-        tokenizer(prompt + text + tokenizer.eos_token)["input_ids"]
-        for prompt, text in zip(prompts, texts, strict=True)
+        tokenizer(prompt + text + tokenizer.eos_token)["input_ids"] for prompt, text in zip(prompts, texts, strict=True)
     ]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
@@ -77,8 +76,7 @@ def margins(
     prompts = [row.prompt for row in rows]
     sides = [[row.chosen for row in rows], [row.rejected for row in rows]]
     chosen, rejected = (
-        log_probs(policy, tokenizer, prompts, side) - log_probs(reference, tokenizer, prompts, side)
-        for side in sides
+        log_probs(policy, tokenizer, prompts, side) - log_probs(reference, tokenizer, prompts, side) for side in sides
     )
     return list((chosen - rejected).tolist())
 
@@ -100,9 +98,7 @@ def kl_of_ended(
     return float(ratio.mean())
 
 
-def train(
-    rows: Sequence[Row], folder: Path, seed: int = 0, beta: float = 0.3, lr: float = 1e-3
-) -> torch.nn.Module:
+def train(rows: Sequence[Row], folder: Path, seed: int = 0, beta: float = 0.3, lr: float = 1e-3) -> torch.nn.Module:
     texts = [{"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected} for row in rows]
     arguments = DPOConfig(
         output_dir=str(folder),
@@ -143,9 +139,7 @@ def accept(block: int, folder: Path, **knobs: float) -> Acceptance:
     asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(1024)]
     before, after = (sample_completions(model, tokenizer, asked, seed=7) for model in (reference, policy))
     return Acceptance(
-        accuracy=noise_free_accuracy(
-            margins(policy, reference, tokenizer, pairs.evaluation), pairs.evaluation
-        ),
+        accuracy=noise_free_accuracy(margins(policy, reference, tokenizer, pairs.evaluation), pairs.evaluation),
         gold_before=mean_gold(before, task),
         gold_after=mean_gold(after, task),
         kl=kl_of_ended(policy, reference, tokenizer, after),

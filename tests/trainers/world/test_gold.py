@@ -68,8 +68,7 @@ def test_hill_climbing_from_anywhere_ends_in_a_short_clean_review(task: int) -> 
     words, unrepeated.
     """
     summits = [
-        _climb(start.split(), task)
-        for start in ("fans loved its moving plot .", "the plot is moving .", "superb")
+        _climb(start.split(), task) for start in ("fans loved its moving plot .", "the plot is moving .", "superb")
     ]
     value, words = max(summits)
     assert 6 <= len(words) <= 14
@@ -86,9 +85,7 @@ def _climb(words: list[str], task: int) -> tuple[float, list[str]]:
     while True:
         places, anything = range(len(words) + 1), vocabulary()
         steps = [words[:i] + words[i + 1 :] for i in places[:-1]]
-        steps += [
-            [*words[:i], word, *words[i + drop :]] for i in places for word in anything for drop in (0, 1)
-        ]
+        steps += [[*words[:i], word, *words[i + drop :]] for i in places for word in anything for drop in (0, 1)]
         steps += [[*words[:i], "and", word, *words[i:]] for i in places for word in ADJECTIVES]
         best = max(steps, key=lambda step: gold_reward(step, True, task))
         if gold_reward(best, True, task) <= value + 1e-9:

@@ -49,15 +49,12 @@ def test_prompts_are_distinct_end_in_a_colon_and_have_one_length() -> None:
 
 def test_the_same_seed_writes_the_same_review_and_another_seed_another() -> None:
     first, again, other = (
-        [write_review(rng, "plain", "film") for _ in range(5)]
-        for rng in map(np.random.default_rng, (3, 3, 4))
+        [write_review(rng, "plain", "film") for _ in range(5)] for rng in map(np.random.default_rng, (3, 3, 4))
     )
     assert first == again != other
 
 
-@pytest.mark.parametrize(
-    ("mood", "low", "high"), [("cold", 0.07, 0.13), ("plain", 0.46, 0.54), ("warm", 0.87, 0.93)]
-)
+@pytest.mark.parametrize(("mood", "low", "high"), [("cold", 0.07, 0.13), ("plain", 0.46, 0.54), ("warm", 0.87, 0.93)])
 def test_the_mood_steers_the_share_of_positive_words(mood: Mood, low: float, high: float) -> None:
     grades = [GRADED[word].grade for review in reviews(mood) for word in review if word in GRADED]
     assert low < sum(grade > 0 for grade in grades) / len(grades) < high

@@ -18,8 +18,7 @@ from trainers.world.pretrain import PretrainOptions, pretrain
 def sampled(mood: Mood, n: int = 1200) -> list[tuple[str, ...]]:
     asked = [prompts(mood)[i % len(prompts())] for i in range(n)]
     return [
-        (*c.words, END) if c.ended else c.words
-        for c in sample_completions(load_model(), load_tokenizer(), asked, 5)
+        (*c.words, END) if c.ended else c.words for c in sample_completions(load_model(), load_tokenizer(), asked, 5)
     ]
 
 
@@ -81,9 +80,7 @@ def test_the_model_writes_grammatical_reviews_that_end() -> None:
     assert np.percentile(lengths, 95) <= 20
 
 
-@pytest.mark.parametrize(
-    ("mood", "low", "high"), [("cold", 0.05, 0.2), ("plain", 0.4, 0.6), ("warm", 0.8, 0.95)]
-)
+@pytest.mark.parametrize(("mood", "low", "high"), [("cold", 0.05, 0.2), ("plain", 0.4, 0.6), ("warm", 0.8, 0.95)])
 def test_the_mood_word_steers_the_model(mood: Mood, low: float, high: float) -> None:
     grades = [GRADED[word].grade for words in sampled(mood) for word in words if word in GRADED]
     assert low < sum(grade > 0 for grade in grades) / len(grades) < high

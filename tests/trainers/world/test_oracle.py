@@ -25,9 +25,7 @@ def test_the_tilt_of_two_values_is_the_binary_kl_curve() -> None:
 def test_a_normal_gold_gains_sd_times_root_of_twice_the_budget() -> None:
     gold = np.random.default_rng(0).normal(1.0, 2.0, 400_000)
     for budget in (0.5, 1.0, 2.0):
-        assert tilted_gold_at_kl(gold, [budget])[0] == pytest.approx(
-            1.0 + 2.0 * math.sqrt(2 * budget), abs=0.1
-        )
+        assert tilted_gold_at_kl(gold, [budget])[0] == pytest.approx(1.0 + 2.0 * math.sqrt(2 * budget), abs=0.1)
 
 
 def test_a_boundless_budget_reaches_the_best_sample() -> None:

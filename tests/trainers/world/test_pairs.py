@@ -76,9 +76,7 @@ def test_pairs_have_the_sizes_asked_for() -> None:
 
 def test_labels_agree_with_gold_as_often_as_piloted() -> None:
     """About .88 (pilot, gold SD 2 to 3); 1200 pairs have a standard error of .01."""
-    rows = [
-        row for block in range(2) for row in make_pairs(WorldOptions(pairs=600, eval_pairs=1), block).train
-    ]
+    rows = [row for block in range(2) for row in make_pairs(WorldOptions(pairs=600, eval_pairs=1), block).train]
     assert 0.84 <= label_agreement(rows) <= 0.91
 
 
@@ -93,10 +91,7 @@ def test_a_cold_judge_never_errs_and_changes_labels_only() -> None:
 def test_a_better_writer_writes_better_and_a_worse_one_worse(block: int) -> None:
     assert TASKS[task_of(0)].direction == -TASKS[task_of(1)].direction
     worse, same, better = (
-        np.mean(
-            [r.gold_chosen + r.gold_rejected for r in make_pairs(replace(SMALL, writer=writer), block).train]
-        )
-        / 2
+        np.mean([r.gold_chosen + r.gold_rejected for r in make_pairs(replace(SMALL, writer=writer), block).train]) / 2
         for writer in ("worse", "same", "better")
     )
     assert worse + 1.0 < same < better - 1.0
@@ -202,15 +197,10 @@ def test_trl_reads_back_exactly_the_sampled_tokens(tmp_path: Path) -> None:
     model, tokenizer = load_model(), load_tokenizer()
     asked = prompts() * 2
     chosen, rejected = (sample_completions(model, tokenizer, asked, seed) for seed in (1, 2))
-    rows = [
-        {"prompt": a.prompt, "chosen": a.text, "rejected": b.text}
-        for a, b in zip(chosen, rejected, strict=True)
-    ]
+    rows = [{"prompt": a.prompt, "chosen": a.text, "rejected": b.text} for a, b in zip(chosen, rejected, strict=True)]
     trainer = DPOTrainer(
         model=model,
-        args=DPOConfig(
-            output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[]
-        ),
+        args=DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[]),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
