@@ -112,7 +112,9 @@ class DPOTrainerWorker:
             )
             watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
             trainer.remove_callback(transformers.PrinterCallback)
-            self._warm.tokenised = (_data_key(config, settings), trainer.train_dataset)
+            # Only what tokenising made: precomputed reference log-probs depend on more than the data.
+            tokenised = trainer.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+            self._warm.tokenised = (_data_key(config, settings), tokenised)
             started = time.perf_counter()
             trainer.train()
             seconds = time.perf_counter() - started - watch.evaluation_seconds
@@ -159,7 +161,9 @@ class DPOTrainerWorker:
             )
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
-            self._warm.base = (key, model.to(args.device), tokenizer)
+            if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
+                model.to(args.device)
+            self._warm.base = (key, model, tokenizer)
         args.model_init_kwargs = None
         return self._warm.base[1], self._warm.base[2]
 

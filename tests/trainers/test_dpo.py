@@ -97,6 +97,17 @@ def test_a_run_gives_the_same_numbers_whatever_its_worker_trained_before(
     assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "fresh"))
 
 
+def test_precomputed_reference_log_probs_of_one_run_do_not_reach_the_next(
+    worker: DPOTrainerWorker, tmp_path: Path
+) -> None:
+    """They depend on ld_alpha, which TRL's own cache leaves out of its key."""
+    train(worker, tmp_path / "first", config(precompute_ref_log_probs=True))
+    warm = train(worker, tmp_path / "warm", config(precompute_ref_log_probs=True, ld_alpha=0.3))
+    plain = train(worker, tmp_path / "plain", config(ld_alpha=0.3))
+    assert numbers(warm) == pytest.approx(numbers(plain), rel=1e-3, abs=1e-4)
+    assert warm.curve[-1][1]["loss"] == pytest.approx(plain.curve[-1][1]["loss"], rel=1e-4)
+
+
 def test_a_run_is_what_a_plain_dpo_trainer_gives(worker: DPOTrainerWorker, tmp_path: Path) -> None:
     train(worker, tmp_path / "ours", config(block=2, seed=5))
     tokenizer = AutoTokenizer.from_pretrained(model_path())
