@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 from studies.records import Cause, RunRecord, Scalar, State
 
@@ -28,6 +30,7 @@ FACT_PREFIX = "fact."
 NON_FINITE = "non_finite"
 PLAIN_FACTS = ("message", "adapter", NON_FINITE)
 PAGE = 1000
+REACH_SECONDS = 5.0
 VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
@@ -63,6 +66,7 @@ def connect(uri: str) -> Any:
     Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    _check_reachable(uri)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -73,6 +77,21 @@ def connect(uri: str) -> Any:
     except (MlflowException, OSError) as error:
         raise StoreError(_unusable(uri, str(error))) from error
     return client
+
+
+def _check_reachable(uri: str) -> None:
+    """Raise StoreError for a server that nothing listens at: MLflow would try it again for minutes, in silence."""
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or getproxies().get(address.scheme):
+        return
+    try:
+        place = (address.hostname or "", address.port or {"http": 80, "https": 443}[address.scheme])
+        socket.create_connection(place, timeout=REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+        raise StoreError(
+            f"The MLflow server at {shown} cannot be reached: {error}. Start it, or correct MLFLOW_TRACKING_URI."
+        ) from error
 
 
 def _unusable(uri: str, reason: str) -> str:

@@ -78,6 +78,7 @@ def run(
     from rich.console import Console
 
     from studies.spec import not_yet
+    from sweeper.search import StorageError, check_storage
     from sweeper.session import AlreadyRunning, places, run_session
     from sweeper.show import Display
 
@@ -88,6 +89,10 @@ def run(
         _refuse(not_yet(spec))
     _check_data(spec)
     where = places(spec, Path.cwd(), storage)
+    try:
+        check_storage(where.storage)
+    except StorageError as error:
+        _refuse([str(error)])
     console = Console(highlight=False)
     _quiet_libraries()
     with _store_errors(), Display(spec.study, console) as display:
@@ -95,7 +100,7 @@ def run(
             outcome = run_session(
                 spec, arms, text, where, executor, workers, display.progress, display.say, lambda: _files(spec, arms)
             )
-        except AlreadyRunning as error:
+        except (AlreadyRunning, StorageError) as error:
             _refuse([str(error)])
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: sweeper run {study}")

@@ -255,8 +255,23 @@ def optuna_name(spec: StudySpec, arm: Arm, knob: str) -> str:
     return f"{arm.name}.{knob}" if loss_knob else knob
 
 
+class StorageError(Exception):
+    """Optuna's storage cannot be used: says which, why and what would be valid."""
+
+
+def check_storage(url: str) -> None:
+    """Raise StorageError for a URL that no driver here can open; touches neither files nor the network."""
+    try:
+        sqlalchemy.make_url(url).get_dialect().import_dbapi()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise StorageError(_refusal(url, error)) from error
+
+
 def _storage(url: str) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _connect_args(url)})
+    try:
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _connect_args(url)})
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
+        raise StorageError(_refusal(url, error)) from error
     if url.startswith("sqlite"):
         # One writer, and MLflow holds the results: a commit need not wait for the disk, and a reader (the
         # dashboard) must not block the sweep. https://sqlite.org/pragma.html#pragma_synchronous
@@ -267,6 +282,17 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
         sqlalchemy.event.listen(storage.engine, "connect", pragmas)
         storage.engine.dispose()
     return storage
+
+
+def _refusal(url: str, error: Exception) -> str:
+    try:
+        shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.SQLAlchemyError:
+        shown = "what was given"
+    return (
+        f"--storage: Optuna cannot use {shown}: {str(error).partition(chr(10))[0]} Give the URL of a database that is "
+        "there and whose driver is installed, as sqlite:///optuna.db or postgresql+psycopg2://user@host/name."
+    )
 
 
 def _connect_args(url: str) -> dict[str, Any]:

@@ -111,6 +111,36 @@ def test_an_option_that_makes_no_sense_exits_2(sweeper: Sweeper, tmp_path: Path)
     assert sweeper(tmp_path, "plan", "no_such_study").returncode == 2
 
 
+@pytest.mark.parametrize("url", ["nonsense", "redis://here", "mssql+nodriver://here/x"])
+def test_a_storage_that_cannot_be_is_refused_and_leaves_nothing(sweeper: Sweeper, tmp_path: Path, url: str) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    refused = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", "--storage", url)
+    assert refused.returncode == 2
+    assert "--storage" in refused.stderr
+    assert "sqlite:///optuna.db" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_a_database_that_cannot_be_opened_is_refused_without_a_traceback(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    place = f"sqlite:///{tmp_path}/no/such/folder/optuna.db"
+    refused = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", "--storage", place)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_server_that_nothing_listens_at_is_named_at_once(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    refused = sweeper(tmp_path, "table", "study.yaml")
+    assert refused.returncode == 2
+    assert "127.0.0.1:9" in refused.stderr
+    assert "secret" not in refused.stderr
+
+
 def test_a_setting_given_on_the_command_line_wins_over_the_file(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     shown = sweeper(tmp_path, "plan", "study.yaml", "--set", "budget.trials=5").stdout
