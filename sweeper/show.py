@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 
 from rich.console import Console
@@ -80,27 +81,28 @@ def describe(progress: Progress) -> str:
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Every variant with its space, its trials and what was left out or is warned of."""
-    console.print(f"[bold]{plan.study}[/bold]  {plan.question}")
+    say = partial(console.print, soft_wrap=True)  # lines stay whole in a file or a pipe
+    say(f"[bold]{plan.study}[/bold]  {plan.question}")
     for arm in plan.arms:
         fixed = f"  fixed: {show_knobs(arm.fixed)}" if arm.fixed else ""
         losses = "" if arm.losses == (arm.name,) else f" ({' + '.join(arm.losses)})"
-        console.print(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
+        say(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
         for name, text in arm.space.items():
-            console.print(f"  {name}: {text}")
+            say(f"  {name}: {text}")
         for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
-            console.print(f"    trial {i}: {show_knobs(knobs) or 'as fixed above'}  [dim]{origin}[/dim]")
+            say(f"    trial {i}: {show_knobs(knobs) or 'as fixed above'}  [dim]{origin}[/dim]")
         if len(arm.points) > POINTS_SHOWN:
-            console.print(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
+            say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
-            console.print(f"    {arm.adaptive} trials that TPE chooses from results")
+            say(f"    {arm.adaptive} trials that TPE chooses from results")
         for name, reason in arm.left_out.items():
-            console.print(f"  left out: {name}: {reason}")
+            say(f"  left out: {name}: {reason}")
         for warning in arm.warnings:
-            console.print(f"  [yellow]warning:[/yellow] {warning}")
+            say(f"  [yellow]warning:[/yellow] {warning}")
     each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
     confirm = f", of which {plan.confirm_runs} confirm the best" if plan.confirm_runs else ""
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
-    console.print(
+    say(
         f"\n{plan.runs} runs of {plan.steps} in all{confirm}: {len(plan.arms)} variants, "
         f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
         f"{each}{joint}. Nothing was trained and nothing was written."
