@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -88,6 +89,7 @@ def run(
     if not_yet(spec):
         _refuse(not_yet(spec))
     _check_data(spec)
+    again = shlex.join(["sweeper", "run", study, *(word for setting in settings or [] for word in ("--set", setting))])
     where = places(spec, Path.cwd(), storage)
     try:
         check_storage(where.storage)
@@ -103,13 +105,13 @@ def run(
         except (AlreadyRunning, StorageError) as error:
             _refuse([str(error)])
         except KeyboardInterrupt:
-            display.say(f"Stopped at once. Go on with: sweeper run {study}")
+            display.say(f"Stopped at once. Go on with: {again}")
             raise typer.Exit(1) from None
     with _store_errors():
         typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
     if outcome.stopped or outcome.failed:
-        console.print(f"Go on with: sweeper run {study}")
+        console.print(f"Go on with: {again}", soft_wrap=True)
         raise typer.Exit(1)
     console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
 
