@@ -25,6 +25,7 @@ variants:
   sigmoid: {}
   ipo: {space: {beta: {low: 0.1, high: 10}}}
   robust: {space: {label_smoothing: {low: 0.0, high: 0.4}}}
+  sft: {}
 space: {beta: {low: 0.01, high: 1.0, log: true}, learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
 budget: {trials: 5}
 """
@@ -33,7 +34,7 @@ budget: {trials: 5}
 def test_all_variants_share_the_points_on_common_axes(tmp_path: Path) -> None:
     spec, by_name = study(tmp_path, TWO)
     rates = {n: [p.params["learning_rate"] for p in planned_points(spec, a)] for n, a in by_name.items()}
-    assert rates["sigmoid"] == rates["ipo"] == rates["robust"]
+    assert rates["sigmoid"] == rates["ipo"] == rates["robust"] == rates["sft"]  # on which beta does not act
     betas = {n: [p.params["beta"] for p in planned_points(spec, by_name[n])] for n in ("sigmoid", "robust")}
     assert betas["sigmoid"] == betas["robust"]
 
