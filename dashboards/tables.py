@@ -70,7 +70,8 @@ class Row:
     """One stratum of the comparison.
 
     `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
-    to an end. `stopped` and `lost` count runs that a limit or a user stopped, and that the machine lost; neither
+    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit or a user stopped,
+    that the machine lost, and that TRL or the data refused; none
     is held against the loss. `mean` is the mean objective over the trials of the unbiased arm, where there is one,
     else over all. `run_ids` holds, per cell, the MLflow runs that it came from.
     """
@@ -84,6 +85,7 @@ class Row:
     failures: Proportion
     stopped: int
     lost: int
+    refused: int
     outside: int
     best: Quality | None
     mean: float | None
@@ -106,7 +108,7 @@ class _Trial:
 
     @property
     def failed(self) -> bool:
-        return any(run.cause is not None and CONSEQUENCES[run.cause].infeasible for run in self.runs)
+        return any(_broke(run) for run in self.runs)
 
     @property
     def complete(self) -> bool:
@@ -125,7 +127,8 @@ def _row(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -
     trials = _trials(records)
     done = [trial for trial in trials if _is_done(trial, stratum)]
     ended = [trial for trial in done if trial.complete or trial.failed]
-    failed = [trial for trial in ended if trial.failed]
+    broken = {run.trial for run in records if run.arm == "confirm" and _broke(run)}
+    failed = [trial for trial in ended if trial.failed or trial.number in broken]
     good = [trial for trial in done if trial.complete and all(objective.metric in r.metrics for r in trial.runs)]
     allowed = [trial for trial in good if _keeps(trial, objective)]
     best = _best(allowed, objective)
@@ -141,7 +144,8 @@ def _row(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -
         trials_planned=stratum.trials,
         failures=clopper_pearson(len(failed), len(ended)),
         stopped=sum(run.cause in (Cause.TIME_LIMIT, Cause.USER_STOP) for run in records),
-        lost=sum(run.state is State.FAIL for run in records),
+        lost=sum(run.state is State.FAIL and run.cause is not Cause.REFUSED for run in records),
+        refused=sum(run.cause is Cause.REFUSED for run in records),
         outside=len(good) - len(allowed),
         best=_quality(best, best_runs, objective, len(allowed)),
         mean=_mean([_mean_of(trial.runs, objective.metric) for trial in unbiased]),
@@ -192,11 +196,18 @@ def _best(trials: Sequence[_Trial], objective: Objective) -> _Trial | None:
 
 
 def _best_runs(best: _Trial | None, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """The runs that speak for the best trial: its confirm runs where there are any, else its own."""
+    """The runs that speak for the best trial: its confirm runs where there are any and none failed, else its own."""
     if best is None:
         return ()
-    confirmed = tuple(r for r in records if r.arm == "confirm" and r.trial == best.number and r.state is State.COMPLETE)
-    return confirmed or best.runs
+    again = [r for r in records if r.arm == "confirm" and r.trial == best.number and r.state is not State.RUNNING]
+    if any(_broke(run) for run in again):  # what survived would speak too well of it
+        return best.runs
+    return tuple(r for r in again if r.state is State.COMPLETE) or best.runs
+
+
+def _broke(run: RunRecord) -> bool:
+    """Whether the run diverged, inverted, collapsed or did not fit into memory."""
+    return run.cause is not None and CONSEQUENCES[run.cause].infeasible
 
 
 def _quality(best: _Trial | None, runs: Sequence[RunRecord], objective: Objective, trials: int) -> Quality | None:
@@ -328,6 +339,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         notes.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
     notes += [f"{stopped} runs were stopped by a limit or by hand and are not counted as failed."] * (stopped > 0)
+    refused = sum(row.refused for row in rows)
+    notes += [f"{refused} runs were refused by TRL or the data; `sweeper status` and MLflow say why."] * (refused > 0)
     notes += [f"{lost} runs were lost by the machine; run the study again to repeat them."] * (lost > 0)
     notes += [f"{outside} trials broke a bound of the objective and cannot be best."] * (outside > 0)
     return notes

@@ -241,7 +241,12 @@ def _rows(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Row, ...]:
 def _records(spec: StudySpec) -> list[RunRecord]:
     from dashboards.load import load_records, store_uri
 
-    return load_records(store_uri(None, Path.cwd()), spec.study)
+    # What an earlier form of the file asked for stays in MLflow, but is not what is asked now.
+    asked = {(False, b, s) for b in spec.runs.blocks for s in spec.runs.seeds}
+    if spec.confirm is not None:
+        asked |= {(True, b, s) for b in spec.confirm.blocks for s in spec.confirm.seeds}
+    found = load_records(store_uri(None, Path.cwd()), spec.study)
+    return [r for r in found if (r.arm == "confirm", r.block, r.seed) in asked]
 
 
 def _render(rows: tuple[Row, ...], format: Format, width: int | None = None) -> str:

@@ -57,9 +57,13 @@ def export_best(
             "study again, or export from the study file as it was (it is kept as study.yaml with the sweep's run)."
         )
     from trainers.bundle import write_bundle
+    from trainers.data import DataError
 
     data = output.with_name(f"{output.stem}-data")
-    model, digest = write_bundle(config, data, output.with_name(f"{output.stem}-model"))
+    try:
+        model, digest = write_bundle(config, data, output.with_name(f"{output.stem}-model"))
+    except (DataError, OSError) as error:
+        raise ExportError(f"The run's model or data cannot be read: {error}") from error
     settings = trl_settings(config, record, model, data, output)
     text = _head(spec, row, record, digest, rows) + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     output.write_text(text, encoding="utf-8")
@@ -71,7 +75,8 @@ def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, o
     hardware = {name: decode(record.facts[name]) for name in HARDWARE if name in record.facts}
     settings = {**hardware, **config.settings, "model_name_or_path": model}
     return {
-        **{name: list(v) if isinstance(v, tuple) else v for name, v in settings.items() if v is not None},
+        # A null is kept: `max_length: null` is no limit, where TRL's default is one.
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()},
         "dataset_name": str(data),
         "seed": config.seed,
         "output_dir": str(output.with_name(f"{output.stem}-adapter")),

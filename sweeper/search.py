@@ -145,11 +145,8 @@ class Search:
         study = self._create(name, spec, arms)
         if study.user_attrs.get("context", context) != context:
             self.orphaned.append(name)
-            archive = f"{name}@{study.user_attrs['context']}"
-            optuna.copy_study(
-                from_study_name=name, from_storage=self._storage, to_storage=self._storage, to_study_name=archive
-            )
-            optuna.delete_study(study_name=name, storage=self._storage)
+            self._move(name, f"{name}@{study.user_attrs['context']}")
+            self._move(f"{name}@{context}", name)  # where the file says again what it said before
             study = self._create(name, spec, arms)
         study.set_user_attr("context", context)
         counts: Counter[str] = Counter()
@@ -164,6 +161,16 @@ class Search:
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         todo, adaptive = self._todo(arms, tried, counts)
         return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting))
+
+    def _move(self, name: str, to: str) -> None:
+        """Rename an Optuna study, replacing one of that name; nothing where there is none to move."""
+        names = optuna.get_all_study_names(self._storage)
+        if name not in names:
+            return
+        if to in names:
+            optuna.delete_study(study_name=to, storage=self._storage)
+        optuna.copy_study(from_study_name=name, from_storage=self._storage, to_storage=self._storage, to_study_name=to)
+        optuna.delete_study(study_name=name, storage=self._storage)
 
     def _create(self, name: str, spec: StudySpec, arms: Mapping[str, Arm]) -> optuna.Study:
         return optuna.create_study(
@@ -222,27 +229,21 @@ class Search:
         variant = str(asked.suggest_categorical("variant", names)) if searching else names[0]
         arm = stratum.arms[variant]
         params = {
-            axis.name: _value(asked, optuna_name(self._spec, arm, axis.name), _distribution(axis))
+            axis.name: _draw(asked, optuna_name(self._spec, arm, axis.name), _distribution(axis))
             for axis in axes(self._spec, arm)
         }
         return {"origin": self._adaptive, "variant": variant, "params": params}
 
     def _write_down(self, asked: optuna.trial.Trial, stratum: _Stratum, about: Mapping[str, Any]) -> None:
-        """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params.
-
-        A value outside of the space, or a knob that the space does not have, gets a distribution of one point:
-        Optuna allows another range per trial, but not another kind.
-        """
+        """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params."""
         arm = stratum.arms[about["variant"]]
         if self._spec.mode == "search":
-            _value(asked, "variant", CategoricalDistribution(list(stratum.arms)), about["variant"])
+            _write(asked, "variant", CategoricalDistribution(list(stratum.arms)), arm.name)
         space = {axis.name: _distribution(axis) for axis in axes(self._spec, arm)}
         for name, value in about["params"].items():
-            distribution = space.get(name)
-            if distribution is None or not distribution._contains(_inside(distribution, value)):
-                distribution = _single(value)
+            distribution = _holding(space.get(name), value)
             if distribution is not None:
-                _value(asked, optuna_name(self._spec, arm, name), distribution, value)
+                _write(asked, optuna_name(self._spec, arm, name), distribution, value)
 
 
 def optuna_name(spec: StudySpec, arm: Arm, knob: str) -> str:
@@ -312,9 +313,10 @@ def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samp
 
 
 def _context(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
-    """Digest of what all trials of a stratum share. Trials of another context are other questions.
+    """Digest of what all trials of a stratum share. Trials of another context answer another question.
 
-    Neither the space nor the budget belongs to it: widening a range keeps the trials inside.
+    The space belongs to it: Optuna refuses other choices or another scale for a param that it knows, and points of an
+    old range beside those of a new one would be unequal shares. Fixed points and the budget only extend.
     """
     return digest(
         {
@@ -323,7 +325,11 @@ def _context(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
             "scenario": spec.scenarios[scenario].model_dump(mode="json"),
             "evaluation": spec.evaluation.model_dump(mode="json"),
             "objective": [spec.objective.metric, spec.objective.direction],
-            "arms": {name: dict(arm.settings) for name, arm in arms.items()},
+            "sampler": [spec.sampler, spec.sampler_seed],
+            "arms": {
+                name: [dict(arm.settings), {knob: d.model_dump(mode="json") for knob, d in arm.space.items()}]
+                for name, arm in arms.items()
+            },
         }
     )
 
@@ -338,28 +344,35 @@ def _distribution(axis: Axis) -> BaseDistribution:
             return CategoricalDistribution(values)
 
 
-def _single(value: Scalar) -> BaseDistribution | None:
+def _holding(distribution: BaseDistribution | None, value: Scalar) -> BaseDistribution | None:
+    """A distribution of the same kind that holds `value`: the axis's own where it can, else one of a single point.
+
+    Optuna allows another range per trial, but not another kind or other choices: None for a value that cannot be
+    a param (text outside of the axis's choices).
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution if value in distribution.choices else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)
+    if isinstance(distribution, IntDistribution) and isinstance(value, int):
+        inside = distribution.low <= value <= distribution.high
+        return distribution if inside else IntDistribution(value, value, log=distribution.log)
+    if isinstance(distribution, FloatDistribution):
+        inside = distribution.low <= value <= distribution.high
+        return distribution if inside else FloatDistribution(value, value, log=distribution.log)
+    return FloatDistribution(value, value) if distribution is None else None
 
 
-def _inside(distribution: BaseDistribution, value: Scalar) -> float:
-    """The value as Optuna stores it, or NaN (which no distribution contains) where it is none of its choices."""
-    try:
-        return float(distribution.to_internal_repr(value))
-    except ValueError:
-        return float("nan")
+def _write(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution, value: Scalar) -> None:
+    """Make `value` a param of the trial, if it is not there yet from an earlier sweep."""
+    if name not in asked.params:
+        internal = distribution.to_internal_repr(value)
+        asked.storage.set_trial_param(asked._trial_id, name, internal, distribution)
+        asked._cached_frozen_trial.params[name] = value
 
 
-def _value(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution, fixed: Scalar = None) -> Scalar:
-    """The trial's value for `name`: the one given, or the sampler's."""
-    if fixed is not None:
-        storage, trial_id = asked.storage, asked._trial_id
-        if name not in asked.params:
-            storage.set_trial_param(trial_id, name, distribution.to_internal_repr(fixed), distribution)
-            asked._cached_frozen_trial.params[name] = fixed
-        return fixed
+def _draw(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution) -> Scalar:
+    """The sampler's value for `name`."""
     match distribution:
         case FloatDistribution():
             return asked.suggest_float(name, distribution.low, distribution.high, log=distribution.log)

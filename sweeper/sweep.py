@@ -112,8 +112,8 @@ class Sweep:
             if trial is None or known.key != self._config(trial, known.block, known.seed).key:
                 self._tracker.supersede(known.run_id, "the study file changed what determines this run")
                 orphans += 1
-            elif trial.state is State.FAIL:
-                self._tracker.supersede(known.run_id, "tried again as another trial")
+            elif State.FAIL in (trial.state, known.state) or known.cause in INTERRUPTED:
+                self._tracker.supersede(known.run_id, "tried again")
             else:
                 self._recorded[(known.variant, known.scenario, known.trial, known.key)] = known
         if orphans:
@@ -189,7 +189,7 @@ class Sweep:
         result = read_result(self._folder / config.key)
         place = (config.variant, config.scenario, config.trial, config.key)
         known = self._recorded.get(place)
-        if known is not None and known.state is not State.FAIL and known.cause not in INTERRUPTED:
+        if known is not None:
             group.results[config.key] = result or known.result()
             self._counts["reused"] += 1
         elif result is not None and result.state is not State.FAIL and result.cause not in INTERRUPTED:
@@ -327,8 +327,12 @@ class Sweep:
         return a > b if self._spec.objective.direction == "maximize" else a < b
 
     def _drop_adapters(self, group: _Group) -> None:
-        if self._spec.output.keep == "best":
-            for config in group.configs:
+        if self._spec.output.keep != "best":
+            return
+        # Two variants that are the same run share its folder.
+        held = {config.key for _, best in self._best.values() if best is not group for config in best.configs}
+        for config in group.configs:
+            if config.key not in held:
                 shutil.rmtree(self._folder / config.key / "adapter", ignore_errors=True)
 
     def _keep_adapters(self) -> None:

@@ -99,7 +99,7 @@ class DPOTrainerWorker:
         model, tokenizer = self._base(settings, args, model_args)
         pairs = self._pairs(config, settings, tokenizer)
         reference = self._reference(config, settings, args, model, tokenizer, pairs)
-        watch = _Watch(config, pairs, tokenizer, reference, report, _evaluation_steps(config, args, pairs))
+        watch = _Watch(config, pairs, tokenizer, reference, report)
         try:
             trainer = _WarmDPOTrainer(
                 model=model,
@@ -235,10 +235,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         tokenizer: PreTrainedTokenizerBase,
         reference: ReferenceNumbers,
         report: Report,
-        evaluation_steps: frozenset[int],
     ) -> None:
         self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference
-        self._report, self._evaluation_steps = report, evaluation_steps
+        self._report = report
+        self._evaluation_steps: frozenset[int] = frozenset()
         self.curve: list[tuple[int, Mapping[str, float]]] = []
         self.measurements: list[Measurement] = []
         self.evaluation_seconds = 0.0
@@ -248,6 +248,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._step_seconds: list[float] = []
         self._step_started = 0.0
         self._tokens = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        shares = (*self._config.evaluation.at, 1.0)
+        self._evaluation_steps = frozenset(max(1, round(share * state.max_steps)) for share in shares)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -410,21 +416,16 @@ _MODEL_SETTINGS = (
     "model_init_kwargs",
     "load_in_4bit",
     "load_in_8bit",
+    "bnb_4bit_quant_type",
+    "use_bnb_nested_quant",
+    "bnb_4bit_quant_storage",
 )
 
 
 def _data_key(config: RunConfig, settings: Mapping[str, Any]) -> str:
     """What the tokenised training rows depend on, beside the tokenizer, which changes with the base."""
-    limits = [settings.get(name) for name in ("max_length", "truncation_mode")]
+    limits = [settings.get(name) for name in ("max_length", "truncation_mode", "pad_token")]
     return digest([config.data.model_dump(mode="json"), config.block, limits])
-
-
-def _evaluation_steps(config: RunConfig, args: DPOConfig, pairs: Pairs) -> frozenset[int]:
-    """Steps after which the run is evaluated: the shares of `evaluation.at`, and always the last one."""
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    per_epoch = math.ceil(len(pairs.train) / per_step)
-    total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-    return frozenset(max(1, round(share * total)) for share in (*config.evaluation.at, 1.0))
 
 
 def _memory() -> tuple[Measurement, ...]:

@@ -21,7 +21,7 @@ from trainers.data import load_pairs
 from trainers.world.paths import model_path
 
 Sweeper = Callable[..., Any]
-READ_AS = {"report_to": ([],)}  # how TRL's types hold `none`
+READ_AS: dict[str, tuple[Any, ...]] = {"report_to": ([],)}  # how TRL's types hold `none`
 STUDY = """
 study: small
 trainer: {trainer}

@@ -176,3 +176,38 @@ def test_the_same_seed_gives_the_same_trials(tmp_path: Path, sampler: str) -> No
     first = [(t.variant, t.knobs) for t in drain(opened(tmp_path, text))]
     (tmp_path / "optuna.db").unlink()
     assert [(t.variant, t.knobs) for t in drain(opened(tmp_path, text))] == first
+
+
+CHOICES = (
+    BASE + "variants: {sigmoid: {}, ipo: {}}\nbudget: {trials: 2}\n"
+    "space: {beta: {low: 0.01, high: 1.0, log: true}, learning_rate: {values: [1.0e-6, 5.0e-6]}}\n"
+)
+
+
+def test_an_added_choice_starts_the_strata_anew_and_taking_it_back_finds_the_old_trials(tmp_path: Path) -> None:
+    assert len(drain(opened(tmp_path, CHOICES))) == 4
+    wider = CHOICES.replace("5.0e-6]", "5.0e-6, 1.0e-5]")
+    for _ in range(2):
+        search = opened(tmp_path, wider)
+        assert len(search.orphaned) == 2
+        drain(search)
+        assert len(search.trials()) == 4
+        back = opened(tmp_path, CHOICES)
+        assert back.ask() is None
+        assert len(back.trials()) == 4
+
+
+@pytest.mark.parametrize("point", ["{beta: 2, learning_rate: 3.0e-6}", "{beta: 2.0, learning_rate: 1.0e-6}"])
+def test_a_fixed_point_may_lie_anywhere(tmp_path: Path, point: str) -> None:
+    own = "sigmoid: {points: [POINT], space: {beta: {low: 0.01, high: 1.0, log: true}}}".replace("POINT", point)
+    trials = drain(opened(tmp_path, CHOICES.replace("sigmoid: {}", own)))
+    assert [t.origin for t in trials if t.variant == "sigmoid"] == ["fixed", "unbiased", "unbiased"]
+
+
+def test_a_changed_range_of_one_variant_keeps_the_shares_equal(tmp_path: Path) -> None:
+    text = THREE.replace("ipo: {}", "ipo: {space: {beta: {low: 0.5, high: 10}}}") + "budget: {trials: 2}\n"
+    drain(opened(tmp_path, text))
+    search = opened(tmp_path, text.replace("high: 10", "high: 2"))
+    assert search.orphaned == ["s/ipo/clean"]
+    drain(search)
+    assert Counter(t.variant for t in search.trials()) == {"sigmoid": 2, "ipo": 2, "hinge": 2}

@@ -19,7 +19,10 @@ import psutil
 import pytest
 
 from dashboards.load import load_records
-from studies.records import RunRecord, State
+from studies.records import Cause, RunConfig, RunRecord, RunResult, State
+from trainers.formula import FormulaTrainer
+from trainers.interface import Job, Report
+from trainers.results import write_result
 
 Sweeper = Callable[..., Any]
 Run = Callable[..., Any]
@@ -248,3 +251,67 @@ def test_a_spent_wall_clock_stops_the_sweep_with_exit_code_1(run: Run, tmp_path:
     assert stopped.returncode == 1
     assert "budget" in stopped.stdout
     assert 0 < len(records(tmp_path)) < 75
+
+
+def with_results(monkeypatch: pytest.MonkeyPatch, change: Callable[[RunConfig, RunResult], RunResult]) -> None:
+    """Let the formula trainer answer what `change` makes of its results; it may raise."""
+    plain = FormulaTrainer._train_one
+
+    def train_one(self: FormulaTrainer, job: Job, report: Report) -> RunResult:
+        result = plain(self, job, report)
+        (job.folder / "result.json").unlink()
+        changed = change(job.config, result)
+        write_result(job.folder, changed)
+        return changed
+
+    monkeypatch.setattr(FormulaTrainer, "_train_one", train_one)
+
+
+def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
+    sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    two_blocks = STUDY + "runs: {blocks: [0, 1]}\n"
+
+    def no_disk(config: RunConfig, result: RunResult) -> RunResult:
+        if (config.variant, config.block) == ("sigmoid", 1):
+            raise OSError("no space left on device")
+        return result
+
+    with monkeypatch.context() as broken:
+        with_results(broken, no_disk)
+        failed = run(tmp_path, two_blocks)
+    assert failed.returncode == 1
+    assert "no space left" in failed.stdout
+    assert run(tmp_path, two_blocks).returncode == 0
+    found = records(tmp_path)
+    assert Counter(r.state for r in found) == {State.COMPLETE: 18}
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    assert [(row["variant"], row["trials_done"], row["lost"]) for row in rows] == [
+        ("sigmoid", 3, 0),
+        ("ipo", 3, 0),
+        ("robust", 3, 0),
+    ]
+
+
+def test_a_failure_in_the_confirm_phase_counts_and_its_survivors_do_not_speak_for_the_trial(
+    sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collapse(config: RunConfig, result: RunResult) -> RunResult:
+        return result.model_copy(update={"cause": Cause.COLLAPSED}) if config.block >= 3 else result
+
+    with_results(monkeypatch, collapse)
+    done = run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2, 3, 4], seeds: [0]}\n")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    for row in rows:
+        assert (row["failures"]["k"], row["failures"]["n"]) == (1, 3)
+        assert row["best"]["basis"] == "selected"
+
+
+def test_what_the_file_no_longer_asks_for_is_not_in_the_table(sweeper: Sweeper, run: Run, tmp_path: Path) -> None:
+    run(tmp_path)
+    before = sweeper(tmp_path, "table", "study.yaml").stdout
+    run(tmp_path, STUDY + "runs: {blocks: [0, 1]}\n")
+    assert "0 runs trained" in run(tmp_path).stdout
+    assert sweeper(tmp_path, "table", "study.yaml").stdout == before

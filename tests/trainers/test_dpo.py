@@ -155,6 +155,11 @@ def test_an_evaluation_in_the_middle_changes_nothing(worker: DPOTrainerWorker, t
     assert_same_weights(weights(tmp_path / "once"), weights(tmp_path / "twice"))
 
 
+def test_a_run_whose_last_batch_is_dropped_is_evaluated_at_its_end(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+    short = config(max_steps=-1, num_train_epochs=1, per_device_train_batch_size=24, dataloader_drop_last=True)
+    assert {m.step for m in train(worker, tmp_path, short).measurements if m.name == "margin"} == {2}
+
+
 def test_an_evaluation_can_be_repeated_on_a_finished_run_without_training(
     worker: DPOTrainerWorker, tmp_path: Path
 ) -> None:
