@@ -127,6 +127,18 @@ def test_asking_for_what_is_not_there_exits_2_and_writes_nothing(
     assert not (trained / "best.yaml").exists()
 
 
+def test_no_limit_stays_no_limit(sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path) -> None:
+    """TRL's own default is a limit of 1024 tokens, so a null that was left out would truncate."""
+    text = STUDY.format(trainer="formula").replace("eval_rows: 32", "eval_rows: 32, max_length: null")
+    (tmp_path / "study.yaml").write_text(text)
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+    assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
+    assert sweeper(tmp_path, "export", "study.yaml").returncode == 0
+    written = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert "max_length" in written
+    assert written["max_length"] is None
+
+
 def test_a_study_file_that_has_changed_since_is_noticed(sweeper: Sweeper, trained: Path) -> None:
     text = (trained / "study.yaml").read_text()
     (trained / "study.yaml").write_text(text.replace("max_steps: 6", "max_steps: 7"))

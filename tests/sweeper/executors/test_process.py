@@ -204,6 +204,7 @@ def test_a_free_worker_gets_the_next_job_while_the_sweep_does_not_look(
     for job in jobs:
         executor.submit(job)
     wait_for_result(jobs[-1])
+    assert (jobs[-1].folder / "result.json").exists()
 
 
 def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
