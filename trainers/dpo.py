@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,12 @@ from trl.trainer.utils import create_model_from_path
 from studies.records import Cause, Measurement, RunConfig, RunResult, Scalar, digest
 from trainers.data import DataError, Pairs, load_pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate, reference_numbers
-from trainers.interface import Decision, Job, Report
+from trainers.interface import MODEL_SETTINGS, Decision, Desk, Job
 from trainers.results import write_result
 from trainers.world.paths import model_path
+
+# report(run key, step, metrics), see `Desk.report`.
+Report = Callable[[str, int, Mapping[str, float]], Decision]
 
 CURVE_POINTS = 24  # logged points of a training curve
 WARM_UP_STEPS = 5  # first steps left out of the speed, at most a quarter of them
@@ -73,11 +76,11 @@ class DPOTrainerWorker:
         transformers.utils.logging.set_verbosity_error()
         self._warm = _Warm()
 
-    def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
-        """Train each job in turn. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
-        return [self._train_one(job, report) for job in jobs]
+    def train(self, job: Job, desk: Desk) -> None:
+        """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
+        desk.finish(self._train_alone(job, desk.report))
 
-    def _train_one(self, job: Job, report: Report) -> RunResult:
+    def _train_alone(self, job: Job, report: Report) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = self._run(job, report)
@@ -142,7 +145,7 @@ class DPOTrainerWorker:
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base model as `trl dpo` would load it, from the last run where it is the same."""
         path = resolve_model(str(model_args.model_name_or_path))
-        key = digest([path, {k: settings.get(k) for k in _MODEL_SETTINGS}])
+        key = digest([path, {k: settings.get(k) for k in MODEL_SETTINGS}])
         if self._warm.base is None or self._warm.base[0] != key:
             self._warm = _Warm()
             kwargs: dict[str, Any] = {
@@ -403,23 +406,6 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
     if args.max_steps > 0:
         args.logging_steps = max(1, args.max_steps // CURVE_POINTS)
     return args, model_args
-
-
-# What a loaded base model depends on. PEFT freezes the base that it wraps, so full fine-tuning takes another one.
-_MODEL_SETTINGS = (
-    "model_name_or_path",
-    "use_peft",
-    "model_revision",
-    "trust_remote_code",
-    "attn_implementation",
-    "dtype",
-    "model_init_kwargs",
-    "load_in_4bit",
-    "load_in_8bit",
-    "bnb_4bit_quant_type",
-    "use_bnb_nested_quant",
-    "bnb_4bit_quant_storage",
-)
 
 
 def _data_key(config: RunConfig, settings: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
 from trainers.data import load_pairs
+from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker, judge, load_adapter
 from trainers.evaluate import ReferenceNumbers, evaluate, reference_numbers
 from trainers.interface import Decision, Job
@@ -64,7 +65,7 @@ def worker() -> DPOTrainerWorker:
 
 
 def train(worker: DPOTrainerWorker, folder: Path, run: RunConfig) -> RunResult:
-    return worker.train([Job(run, folder)], go_on)[0]
+    return train_all(worker, [Job(run, folder)])[0]
 
 
 def numbers(result: RunResult) -> dict[str, float]:
