@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from studies.records import Cause, Measurement, RunConfig, RunResult, Scalar, di
 from trainers.data import DataError, Pairs, load_pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate, reference_numbers
 from trainers.interface import Decision, Job, Report
+from trainers.reference import ReferenceStore, is_fixed, model_digest, with_reference_log_probs
 from trainers.results import write_result
 from trainers.world.paths import model_path
 
@@ -62,6 +64,8 @@ class _Warm:
     pairs: tuple[str, Pairs] | None = None
     tokenised: tuple[str, datasets.Dataset] | None = None
     references: dict[str, ReferenceNumbers] = field(default_factory=dict)
+    model_digest: str = ""
+    log_probs: ReferenceStore | None = None
 
 
 class DPOTrainerWorker:
@@ -100,6 +104,10 @@ class DPOTrainerWorker:
         pairs = self._pairs(config, settings, tokenizer)
         reference = self._reference(config, settings, args, model, tokenizer, pairs)
         watch = _Watch(config, pairs, tokenizer, reference, report)
+        peft_config = get_peft_config(model_args)
+        fixed = is_fixed(model, args, adapter=peft_config is not None)
+        if peft_config is not None:
+            args.precompute_ref_log_probs = False  # `_use_stored_reference` does it; TRL would hash the whole model
         try:
             trainer = _WarmDPOTrainer(
                 model=model,
@@ -107,7 +115,7 @@ class DPOTrainerWorker:
                 train_dataset=self._training_rows(config, settings, pairs),
                 processing_class=tokenizer,
                 quantization_config=None,
-                peft_config=get_peft_config(model_args),
+                peft_config=peft_config,
                 callbacks=[watch],
             )
             watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
@@ -115,6 +123,8 @@ class DPOTrainerWorker:
             # Only what tokenising made: precomputed reference log-probs depend on more than the data.
             tokenised = trainer.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
             self._warm.tokenised = (_data_key(config, settings), tokenised)
+            if fixed:
+                self._use_stored_reference(trainer, job.folder.parent / "reference")
             started = time.perf_counter()
             trainer.train()
             seconds = time.perf_counter() - started - watch.evaluation_seconds
@@ -163,7 +173,7 @@ class DPOTrainerWorker:
                 tokenizer.pad_token = tokenizer.eos_token
             if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
                 model.to(args.device)
-            self._warm.base = (key, model, tokenizer)
+            self._warm.base, self._warm.model_digest = (key, model, tokenizer), model_digest(model)
         args.model_init_kwargs = None
         return self._warm.base[1], self._warm.base[2]
 
@@ -200,6 +210,17 @@ class DPOTrainerWorker:
                 self._warm.references[key] = reference_numbers(model, tokenizer, pairs, config.evaluation)
         return self._warm.references[key]
 
+    def _use_stored_reference(self, trainer: _WarmDPOTrainer, folder: Path) -> None:
+        """Give the trainer its reference log-probs from the store in `folder`, which the runs of a study share."""
+        if self._warm.log_probs is None or self._warm.log_probs.folder != folder:
+            self._warm.log_probs = ReferenceStore(folder)
+        policy = trainer.model
+        with policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext():
+            trainer.train_dataset = with_reference_log_probs(
+                trainer.train_dataset, policy, self._warm.model_digest, trainer.args, self._warm.log_probs
+            )
+        trainer.precompute_ref_logps = True
+
     def _reset(self, policy: torch.nn.Module) -> None:
         """Give the next run the base model as it was before this one."""
         if not isinstance(policy, PeftModel):
@@ -223,6 +244,10 @@ class _WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
         if "prompt_ids" in dataset.column_names:
             return dataset
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    def _precompute_ref_logps(self, dataset: datasets.Dataset, name: str, batch_size: int) -> datasets.Dataset:
+        """Leave TRL's own cache alone; `DPOTrainerWorker._use_stored_reference` adds the columns."""
+        return dataset
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
