@@ -31,6 +31,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 from trl import DPOConfig
 from trl.trainer.utils import add_fused_lm_head
 
@@ -107,13 +108,13 @@ apart, so that one entry serves every `ld_alpha`."""
 
 
 # Entries of a model's config that say nothing of its numbers; trainers set some of them while it is loaded.
-_IDLE_CONFIG: Final = frozenset(
-    ("_name_or_path", "transformers_version", "architectures", "use_cache")
-    + ("pad_token_id", "bos_token_id", "eos_token_id")
+_IDLE_CONFIG: Final = (
+    *("_name_or_path", "transformers_version", "architectures", "use_cache"),
+    *("pad_token_id", "bos_token_id", "eos_token_id"),
 )
 
 
-def model_digest(model: torch.nn.Module) -> str:
+def model_digest(model: PreTrainedModel) -> str:
     """SHA-256 of what the model computes with: every tensor of its state (adapters and quantisation too), its config.
 
     The loaded tensors and not the files, so that path, revision, dtype, quantisation, merged adapters and a file that
@@ -123,14 +124,13 @@ def model_digest(model: torch.nn.Module) -> str:
     tensors = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         content = dict(zip(tensors, pool.map(_tensor_digest, tensors.values()), strict=True))
-    config: dict[str, Any] = model.config.to_dict() if hasattr(model, "config") else {}
-    acting = {name: value for name, value in config.items() if name not in _IDLE_CONFIG}
+    acting = {name: value for name, value in model.config.to_dict().items() if name not in _IDLE_CONFIG}
     return hashlib.sha256(_canonical([type(model).__qualname__, acting, content])).hexdigest()
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
     """Digest of a tensor's type, shape and bytes."""
-    flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(flat).hexdigest()}"
 
 
