@@ -110,8 +110,9 @@ class Geometry:
         """Views a [..., inputs, rank] and b [..., rank, outputs] of flat vectors [..., size]."""
         site, rank = self.sites[name], self.rank
         middle, end = site.start + rank * site.inputs, site.start + rank * (site.inputs + site.outputs)
-        a = flat[..., site.start : middle].unflatten(-1, (site.inputs, rank))
-        return a, flat[..., middle:end].unflatten(-1, (rank, site.outputs))
+        lead = flat.shape[:-1]
+        a = flat[..., site.start : middle].view(*lead, site.inputs, rank)
+        return a, flat[..., middle:end].view(*lead, rank, site.outputs)
 
     def moved(self, flat: Tensor, to: Geometry) -> Tensor:
         """Flat vectors [..., size] laid out in a geometry that holds this one, zeros where it is larger."""
@@ -256,10 +257,10 @@ class _PackedLinear(nn.Module):
             grouped, weight, a, scaled = grouped.to(dtype), weight.to(dtype), a.to(dtype), scaled.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            y = _LinearWithAdapters.apply(
+            y: Tensor = _LinearWithAdapters.apply(  # type: ignore[no-untyped-call]
                 grouped, weight, bias, a, scaled, self.scaling, self.grad_a, self.grad_b, self._trained
             )
-        return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class _LinearWithAdapters(torch.autograd.Function):
@@ -271,7 +272,7 @@ class _LinearWithAdapters(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -292,7 +293,7 @@ class _LinearWithAdapters(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, a, scaled, inner = ctx.saved_tensors
         wide = dy.to(a.dtype)
         d_inner = torch.bmm(wide, scaled.mT)

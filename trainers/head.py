@@ -40,7 +40,7 @@ def token_log_probs(model: PreTrainedModel, hidden: Tensor, target: Tensor) -> T
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
-    return _LogProbs.apply(hidden, head.weight, head.bias, target, dtype)  # type: ignore[no-any-return]
+    return _LogProbs.apply(hidden, head.weight, head.bias, target, dtype)  # type: ignore
 
 
 class _LogProbs(torch.autograd.Function):
@@ -51,7 +51,7 @@ class _LogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, dtype: torch.dtype
     ) -> Tensor:
         wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
@@ -74,6 +74,6 @@ class _LogProbs(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (slopes,) = ctx.saved_tensors
         return slopes * gradient[:, None].to(slopes.dtype), None, None, None, None

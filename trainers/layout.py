@@ -86,7 +86,7 @@ class MicroBatch:
     @property
     def length(self) -> int:
         """T, the longest row."""
-        return self.tokens_of.shape[1]
+        return int(self.tokens_of.shape[1])
 
 
 def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
@@ -221,10 +221,10 @@ def attention(
     if sliding_window is not None and layout.length > sliding_window:
         raise Unpackable(f"rows of {layout.length} tokens pass the sliding window of {sliding_window}")
     groups = query.shape[1] // key.shape[1]
-    rows = [_rows(t, layout) for t in (query, key, value)]
+    q, k, v = (_rows(t, layout) for t in (query, key, value))
     if groups > 1:
-        rows[1], rows[2] = (t.repeat_interleave(groups, dim=1) for t in rows[1:])
-    out = functional.scaled_dot_product_attention(*rows, dropout_p=dropout, is_causal=True, scale=scaling)
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
     flat = out.transpose(1, 2).flatten(0, 1).flatten(1)
     back = flat.index_select(0, layout.scatter)
     return back.view(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
