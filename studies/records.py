@@ -43,6 +43,7 @@ class Cause(StrEnum):
     PREEMPTED = "preempted"
     INFRASTRUCTURE = "infrastructure"
     REFUSED = "refused"
+    PAUSED = "paused"
 
 
 class Consequence(NamedTuple):
@@ -67,6 +68,8 @@ CONSEQUENCES: Mapping[Cause, Consequence] = {
     Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
     Cause.PREEMPTED: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
     Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+    # At a rung. The run goes on from its kept state where it is among the best; else this is how it ends.
+    Cause.PAUSED: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
     # TRL or the data refused what the study asks for: another try would end the same.
     Cause.REFUSED: Consequence(State.FAIL, retried=False, instability=False, infeasible=False),
 }

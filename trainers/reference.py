@@ -36,7 +36,7 @@ from trl import DPOConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from trainers.data import TokenIds
-from trainers.sampling import measuring
+from trainers.policies import measuring
 
 logger = logging.getLogger(__name__)
 
