@@ -257,8 +257,8 @@ def test_a_prompt_that_ends_elsewhere_is_another_sequence(tmp_path: Path) -> Non
     store.log_probs(BASE, [TokenIds([1, 2], [3, 4], [5])], Counting(), counter)
     found = store.log_probs(BASE, [TokenIds([1], [2, 3, 4], [5])], Counting(), counter)
     assert found.chosen == pytest.approx([-9.125])
-    for prompt, chosen, whole in (([1], [2, 3, 4], -5.125 - 0.5 * 4), ([1, 2], [3, 4], -7.125)):
-        found = store.log_probs(BASE, [TokenIds(prompt, chosen, [5, 6])], Counting(ld_alpha=0.5), counter)
+    for prompt, chosen, whole in (([1], [2, 3, 4], -5.125 - 0.25 * 4), ([1, 2], [3, 4], -7.125)):
+        found = store.log_probs(BASE, [TokenIds(prompt, chosen, [5, 6])], Counting(ld_alpha=0.25), counter)
         assert found.chosen == pytest.approx([whole])  # two tokens count in full in both
 
 
