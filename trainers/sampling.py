@@ -159,6 +159,7 @@ class _Drawing:
         self._ends = torch.tensor(sorted(end_ids), device=device)
         self._active = torch.arange(len(prompts), device=device)
         self._followers: dict[str, Reader] = {}
+        self._coarse = False
         self._unread: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each step: inputs, mask, logits, written
         self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
         self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
@@ -213,7 +214,9 @@ class _Drawing:
         logits, written = (torch.stack([step[i] for step in steps], dim=1) for i in (2, 3))
         other = None
         if self._policies.reference is not None:
-            if _is_coarse(logits[:, 0]):
+            if not self._followers:
+                self._coarse = _is_coarse(logits[:, 0])
+            if self._coarse:
                 logits = self._read_again("policy", self._policies.model, ids, mask)
             with self._policies.reference() as model:
                 other = self._read_again("reference", model, ids, mask)
