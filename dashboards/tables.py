@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from dashboards.statistics import Estimate, Proportion, block_mean, clopper_pearson
+from dashboards.statistics.estimates import Estimate, Proportion, block_mean, clopper_pearson
 from studies.records import CONSEQUENCES, METRICS, Cause, RunRecord, Scalar, State
 from studies.spec import Objective
 
