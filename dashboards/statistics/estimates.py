@@ -52,8 +52,8 @@ def block_mean(values: Mapping[int, Sequence[float]], errors: Sequence[float | N
     """The mean over blocks of the mean in each block (block -> one value or more; none may be empty).
 
     The interval is Student's t over the block means, and none below three blocks: it is right for normal block
-    means, where a bootstrap of so few blocks is too narrow. `errors`: the standard errors of all single values over evaluation samples, taken as
-    independent. Raises ValueError without values.
+    means, where a bootstrap of so few blocks is too narrow. `errors`: the standard errors of all single values over
+    evaluation samples, taken as independent. Raises ValueError without values.
     """
     if not values or not all(values.values()):
         raise ValueError("block_mean needs at least one value in every block")

@@ -1,0 +1,182 @@
+"""Variants against a baseline on the same blocks: differences, ties and what neither can be said of.
+
+Pure functions of numbers; knows no losses and no records. Claims of difference are corrected for their number (Holm);
+a tie is shown by two one-sided tests (TOST) at 90 %, not corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean, bootstrap
+from dashboards.statistics.power import tie_power
+from dashboards.statistics.scale import Panel
+
+Word = Literal["better", "worse", "tie", "inconclusive"]
+
+ALPHA = 0.05
+POWER = 0.8
+# Differences that vary by less than this share of themselves are the same number but for rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant less the baseline over the blocks that both have, in the direction of better.
+
+    `p`: paired t, None below three blocks; `p_holm`: corrected for all variants compared; `p_tie`: TOST, None without
+    a region. `could_tie`: whether blocks of this number and spread show a true tie in at least 80 % of cases.
+    `flips_without`: tasks whose removal turns the word into a contradicting one; `leans_on`: those whose removal
+    leaves it inconclusive.
+    """
+
+    estimate: Estimate
+    spread: float | None
+    p: float | None
+    p_holm: float | None
+    p_tie: float | None
+    word: Word
+    could_tie: bool
+    flips_without: tuple[int, ...] = ()
+    leans_on: tuple[int, ...] = ()
+
+    @property
+    def is_robust(self) -> bool:
+        """Whether no single task, left out, turns the word into a contradicting one."""
+        return not self.flips_without
+
+
+def compare(
+    panel: Panel, baseline: str, tie_within: float | None, tasks: Mapping[int, int], sign: int = 1
+) -> dict[str, Difference]:
+    """Every variant of the panel but the baseline, against it.
+
+    `tie_within`: half the width of the region of practical equivalence, None where there is none and no tie can be
+    concluded. `tasks`: block -> task. `sign`: 1 where more is better. Another variant changes nothing here but the
+    Holm correction. A variant without a block in common with the baseline is not in the answer; an unknown baseline
+    gives none.
+    """
+    paired = {
+        name: {b: sign * (values[b] - panel[baseline][b]) for b in sorted(values.keys() & panel[baseline].keys())}
+        for name, values in panel.items()
+        if baseline in panel and name != baseline and values.keys() & panel[baseline].keys()
+    }
+    found = _differences(paired, tie_within)
+    blocks = {block for of_variant in paired.values() for block in of_variant}
+    without: dict[int, dict[str, Difference]] = {}
+    for task in sorted({tasks[block] for block in blocks}):
+        kept = {name: {b: d for b, d in of.items() if tasks[b] != task} for name, of in paired.items()}
+        without[task] = _differences({name: of for name, of in kept.items() if of}, tie_within)
+    return {name: _with_tasks(difference, name, without) for name, difference in found.items()}
+
+
+def _differences(paired: Mapping[str, Mapping[int, float]], tie_within: float | None) -> dict[str, Difference]:
+    """Block -> difference, per variant, judged together and without a look at tasks."""
+    arrays = {name: np.array(list(of.values())) for name, of in paired.items()}
+    ps = {name: p for name, array in arrays.items() if (p := p_difference(array)) is not None}
+    holm = dict(zip(ps, holm_adjusted(list(ps.values())), strict=True))
+    return {name: _judge(array, ps.get(name), holm.get(name), tie_within) for name, array in arrays.items()}
+
+
+def _judge(d: Floats, p: float | None, p_holm: float | None, tie_within: float | None) -> Difference:
+    p_tie = None if tie_within is None else p_equivalence(d, tie_within)
+    spread = float(d.std(ddof=1)) if len(d) > 1 else None
+    word: Word = "inconclusive"
+    if p_tie is not None and p_tie < ALPHA:  # a difference that is shown not to matter is a tie, be it ever so sure
+        word = "tie"
+    elif p_holm is not None and p_holm < ALPHA:
+        word = "better" if d.mean() > 0 else "worse"
+    could_tie = tie_within is not None and spread is not None and tie_power(len(d), spread, tie_within) >= POWER
+    estimate = block_mean({block: [value] for block, value in enumerate(d.tolist())})
+    return Difference(estimate, spread, p, p_holm, p_tie, word, could_tie)
+
+
+def _with_tasks(found: Difference, name: str, without: Mapping[int, Mapping[str, Difference]]) -> Difference:
+    """The difference with the tasks that it hangs on; one that is inconclusive hangs on none."""
+    if found.word == "inconclusive":
+        return found
+    words = {task: others[name].word if name in others else "inconclusive" for task, others in without.items()}
+    return Difference(
+        found.estimate,
+        found.spread,
+        found.p,
+        found.p_holm,
+        found.p_tie,
+        found.word,
+        found.could_tie,
+        flips_without=tuple(task for task, word in words.items() if word not in (found.word, "inconclusive")),
+        leans_on=tuple(task for task, word in words.items() if word == "inconclusive"),
+    )
+
+
+def p_difference(d: Floats) -> float | None:
+    """Two-sided p of the paired t test that differences [n] have mean 0; None below three."""
+    if len(d) < FEWEST_BLOCKS:
+        return None
+    if _is_constant(d):
+        return 1.0 if _is_zero(d) else 0.0
+    return float(stats.ttest_1samp(d, 0.0).pvalue)
+
+
+def p_equivalence(d: Floats, within: float) -> float | None:
+    """p of TOST (Schuirmann 1987) that the mean of differences [n] is within +-`within`; None below three.
+
+    Below .05 exactly where the 90 % t interval lies inside the region.
+    """
+    if len(d) < FEWEST_BLOCKS:
+        return None
+    if _is_constant(d):
+        return 0.0 if abs(float(d[0])) < within else 1.0
+    above = stats.ttest_1samp(d, -within, alternative="greater").pvalue
+    below = stats.ttest_1samp(d, within, alternative="less").pvalue
+    return float(max(above, below))
+
+
+def _is_constant(d: Floats) -> bool:
+    return bool(np.ptp(d) <= _ROUNDING * np.abs(d).max())
+
+
+def _is_zero(d: Floats) -> bool:
+    return bool(np.abs(d).max() == 0.0)
+
+
+def holm_adjusted(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p values, in their order (statsmodels)."""
+    return [float(p) for p in multipletests(list(ps), method="holm")[1]] if ps else []
+
+
+def improvement(values: Mapping[int, float], baseline: Mapping[int, float], tasks: Mapping[int, int]) -> Estimate:
+    """Probability of improvement (2108.13264): that a run of the variant beats one of the baseline on the same task.
+
+    Mean over tasks of the Mann-Whitney statistic over all pairs of their blocks, equal values one half. `values` and
+    `baseline`: block -> value, more is better; tasks that only one of them has do not count. The interval resamples
+    whole blocks of both together, within tasks, and is None below ten blocks. Raises ValueError without a block that
+    both have.
+    """
+    blocks = sorted(values.keys() & baseline.keys())
+    if not blocks:
+        raise ValueError("improvement needs a block that both have")
+    pairs = np.array([[values[b], baseline[b]] for b in blocks])
+    of = np.array([tasks[b] for b in blocks])
+    members = [np.nonzero(of == task)[0] for task in np.unique(of)]
+
+    def statistic(drawn: Floats) -> Floats:
+        wins = [_wins(drawn[:, rows, 0], drawn[:, rows, 1]) for rows in members]
+        mean: Floats = np.mean(wins, axis=0)
+        return mean
+
+    limits = bootstrap(pairs, statistic, of.tolist())
+    low, high = limits or (None, None)
+    return Estimate(float(statistic(pairs[None])[0]), len(blocks), low, high, None)
+
+
+def _wins(a: Floats, b: Floats) -> Floats:
+    """Share of pairs [..., n] x [..., m] in which a is larger, equal ones one half."""
+    share: Floats = (1.0 + np.sign(a[..., :, None] - b[..., None, :])).mean(axis=(-2, -1)) / 2.0
+    return share
