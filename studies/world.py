@@ -31,7 +31,11 @@ class Task:
 
     def utility(self, gold: float) -> float:
         """U = (gold - reference) / (oracle at 2 nats - reference): 0 for the untrained model, 1 for that oracle."""
-        return (gold - self.reference) / (self.oracle[UNIT_BUDGET] - self.reference)
+        return self.in_units(gold - self.reference)
+
+    def in_units(self, difference: float) -> float:
+        """A difference of gold, or an error of it, in units of U."""
+        return difference / (self.oracle[UNIT_BUDGET] - self.reference)
 
 
 @cache

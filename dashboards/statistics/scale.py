@@ -41,6 +41,13 @@ class Scale:
             return raw
         return tasks()[task_of_block(record.block)].utility(raw)
 
+    def error(self, record: RunRecord) -> float | None:
+        """The standard error of `value` over evaluation samples; None where it is not known."""
+        raw = record.errors.get(self.metric)
+        if raw is None or self.unit != "U":
+            return raw
+        return tasks()[task_of_block(record.block)].in_units(raw)
+
     def task(self, block: int) -> int:
         """The task of a block."""
         return task_of_block(block) if self.by_task else block
