@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from scipy import special
-from statsmodels.stats.multitest import multipletests
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean, bootstrap
 from dashboards.statistics.power import tie_power
@@ -154,8 +153,15 @@ def _is_zero(d: Floats) -> bool:
 
 
 def holm_adjusted(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p values, in their order (statsmodels)."""
-    return [float(p) for p in multipletests(list(ps), method="holm")[1]] if ps else []
+    """Holm's step-down correction (1979) of p values, in their order.
+
+    Own code because `statsmodels.stats.multitest` collects garbage at every call: .1 s each, and there are hundreds.
+    """
+    order = np.argsort(ps, kind="stable")
+    steps = np.asarray(ps, dtype=float)[order] * np.arange(len(ps), 0, -1)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted.tolist()
 
 
 def improvement(values: Mapping[int, float], baseline: Mapping[int, float], tasks: Mapping[int, int]) -> Estimate:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from dashboards.statistics.compare import compare, holm_adjusted, improvement, p_difference, p_equivalence
@@ -56,6 +57,12 @@ def test_a_tie_is_shown_where_the_90_percent_interval_is_inside_the_region() -> 
 def test_holm_by_hand() -> None:
     assert holm_adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm_adjusted([]) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_holm_is_statsmodels(seed: int) -> None:
+    ps = np.random.default_rng(seed).random(11) ** 3
+    assert holm_adjusted([*ps, ps[0]]) == pytest.approx(multipletests([*ps, ps[0]], method="holm")[1].tolist())
 
 
 @pytest.mark.parametrize(("d", "p", "p_tie"), [([0.0] * 4, 1.0, 0.0), ([0.01] * 4, 0.0, 0.0), ([0.5] * 4, 0.0, 1.0)])
