@@ -6,7 +6,7 @@ Knows the embedded world's unit (`studies.world`); of every other data set, only
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,9 +37,11 @@ class Scale:
     def value(self, record: RunRecord) -> float | None:
         """The record's value in `unit`; None where it was not measured."""
         raw = record.metrics.get(self.metric)
-        if raw is None or self.unit != "U":
-            return raw
-        return tasks()[task_of_block(record.block)].utility(raw)
+        return None if raw is None else self.in_unit([raw], record.block)[0]
+
+    def in_unit(self, values: Sequence[float], block: int) -> list[float]:
+        """Values of the metric that were measured on a block, in `unit`."""
+        return [tasks()[task_of_block(block)].utility(v) for v in values] if self.unit == "U" else list(values)
 
     def error(self, record: RunRecord) -> float | None:
         """The standard error of `value` over evaluation samples; None where it is not known."""

@@ -1,0 +1,221 @@
+"""The most gold that a loss reaches at a KL budget, over the runs of its unbiased arm; knows no losses and no store.
+
+The frontier is the least concave majorant of (0, the untrained model) and the configs' means over blocks, made
+non-decreasing: mixing two policies reaches every point between them, so it is defined at every budget. Vertices are
+chosen on one half of the evaluation samples and read on the other, then the halves change places. What is estimated:
+the best that is reachable within the budget in the declared box with these points, less the luck of the samples.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dashboards.statistics.estimates import FEWEST_TO_BOOTSTRAP, LEVEL, RESAMPLES, Estimate, Floats, resamples_of
+from dashboards.statistics.scale import Scale
+from studies.records import RunRecord, State
+
+BUDGETS = (0.5, 1.0, 2.0, 4.0)
+"""Nats per sequence, for answers of about 11.5 tokens; of other lengths .05, .1, .2 and .4 per token."""
+
+_CHUNK = 2_000_000  # numbers held at a time while pairs of points are tried
+_HALVES = 2
+
+
+@dataclass(frozen=True)
+class Points:
+    """The configs of a stratum that reached all blocks: `kl` and `gold` [halves, configs, blocks], gold less that of
+    the untrained model.
+
+    `broken`: configs that failed somewhere, gated before anything is chosen; `incomplete`: those that lack a block, a
+    measurement or its halves.
+    """
+
+    configs: tuple[int, ...]
+    blocks: tuple[int, ...]
+    kl: Floats
+    gold: Floats
+    broken: tuple[int, ...]
+    incomplete: tuple[int, ...]
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """A stratum's values at each of `budgets`, in the scale's unit above the untrained model; no interval below ten
+    blocks. `points` are what they came from.
+    """
+
+    budgets: tuple[float, ...]
+    values: tuple[Estimate, ...]
+    points: Points
+
+
+def points_of(records: Iterable[RunRecord], scale: Scale, broken: Iterable[int], origin: Mapping[int, float]) -> Points:
+    """The points of one stratum. `broken`: its failed configs; `origin`: block -> value of the untrained model in the
+    scale's unit, {} where that is 0 (U). Runs of other arms than the unbiased are not looked at.
+    """
+    gated = set(broken)
+    runs: dict[int, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record.arm == "unbiased" and record.state is State.COMPLETE:
+            runs[record.trial][record.block].append(record)
+    usable = {trial: of for trial, of in runs.items() if trial not in gated and all(map(_has_halves, _flat(of)))}
+    blocks = tuple(sorted({block for of in usable.values() for block in of}))
+    whole = tuple(trial for trial, of in sorted(usable.items()) if len(of) == len(blocks))
+    kl, gold = np.empty((_HALVES, len(whole), len(blocks))), np.empty((_HALVES, len(whole), len(blocks)))
+    for i, trial in enumerate(whole):
+        for j, block in enumerate(blocks):
+            of_block = usable[trial][block]
+            kl[:, i, j] = np.mean([r.halves["kl"] for r in of_block], axis=0)
+            gold[:, i, j] = np.mean([scale.in_unit(r.halves["gold"], block) for r in of_block], axis=0)
+            gold[:, i, j] -= origin.get(block, 0.0)
+    return Points(
+        configs=whole,
+        blocks=blocks,
+        kl=kl,
+        gold=gold,
+        broken=tuple(sorted(gated)),
+        incomplete=tuple(sorted(runs.keys() - gated - set(whole))),
+        run_ids=tuple(r.run_id for trial in whole for r in _flat(usable[trial])),
+    )
+
+
+def _flat(of_trial: Mapping[int, Sequence[RunRecord]]) -> list[RunRecord]:
+    return [record for of_block in of_trial.values() for record in of_block]
+
+
+def _has_halves(record: RunRecord) -> bool:
+    return "gold" in record.halves and "kl" in record.halves
+
+
+def frontier(points: Points, budgets: Sequence[float] = BUDGETS, seed: int = 0) -> Frontier:
+    """The frontier of one stratum; with no config left it is 0 everywhere, that of the untrained model."""
+    values = at_budgets(points.kl.mean(axis=2)[None], points.gold.mean(axis=2)[None], budgets)[0]
+    n = len(points.blocks)
+    limits: Floats | None = None
+    if n >= FEWEST_TO_BOOTSTRAP:
+        limits = np.quantile(_resampled(points, n, budgets, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    estimates = tuple(
+        Estimate(
+            value=float(value),
+            blocks=n,
+            low=None if limits is None else float(limits[0, i]),
+            high=None if limits is None else float(limits[1, i]),
+            error=None,
+        )
+        for i, value in enumerate(values)
+    )
+    return Frontier(tuple(budgets), estimates, points)
+
+
+def frontier_difference(
+    points: Points, baseline: Points, budgets: Sequence[float] = BUDGETS, seed: int = 0
+) -> tuple[Estimate, ...]:
+    """A stratum's frontier less the baseline's over the blocks of both, resampled together; an interval, and no test:
+    claims of difference and ties come from the confirm phase.
+
+    Raises ValueError where the two do not have the same blocks.
+    """
+    if points.blocks != baseline.blocks:
+        raise ValueError(f"frontiers on blocks {points.blocks} and {baseline.blocks} cannot be subtracted")
+    n = len(points.blocks)
+    here, there = frontier(points, budgets, seed), frontier(baseline, budgets, seed)
+    limits: Floats | None = None
+    if n >= FEWEST_TO_BOOTSTRAP:
+        drawn = _resampled(points, n, budgets, seed) - _resampled(baseline, n, budgets, seed)
+        limits = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return tuple(
+        Estimate(
+            value=a.value - b.value,
+            blocks=n,
+            low=None if limits is None else float(limits[0, i]),
+            high=None if limits is None else float(limits[1, i]),
+            error=None,
+        )
+        for i, (a, b) in enumerate(zip(here.values, there.values, strict=True))
+    )
+
+
+def _resampled(points: Points, blocks: int, budgets: Sequence[float], seed: int) -> Floats:
+    """Values at the budgets [resamples, budgets] over blocks drawn anew, the majorant made anew each time."""
+    counts = np.zeros((RESAMPLES, blocks))
+    np.add.at(counts, (np.arange(RESAMPLES)[:, None], resamples_of([0] * blocks, seed=seed)), 1.0 / blocks)
+    kl, gold = (np.einsum("hcb,rb->rhc", values, counts) for values in (points.kl, points.gold))
+    return at_budgets(kl, gold, budgets)
+
+
+def at_budgets(kl: Floats, gold: Floats, budgets: Sequence[float]) -> Floats:
+    """Cross-read values [resamples, budgets] of points kl, gold [resamples, 2 halves, configs], (0, 0) added."""
+    zero = np.zeros((*kl.shape[:2], 1))
+    kl, gold = np.concatenate([zero, kl], axis=2), np.concatenate([zero, gold], axis=2)
+    rows = max(1, _CHUNK // kl.shape[2] ** 2)
+    parts = [
+        np.stack([_cross_read(kl[i : i + rows], gold[i : i + rows], budget) for budget in budgets], axis=1)
+        for i in range(0, len(kl), rows)
+    ]
+    return np.concatenate(parts)
+
+
+def _cross_read(kl: Floats, gold: Floats, budget: float) -> Floats:
+    """The mean over halves [resamples] of: chosen on one half, read on the other."""
+    readings = []
+    for chosen_by, read_from in ((0, 1), (1, 0)):
+        left, right, weight, slope = support(kl[:, chosen_by], gold[:, chosen_by], budget)
+        read_gold = _mix(gold[:, read_from], left, right, weight)
+        read_kl = _mix(kl[:, read_from], left, right, weight)
+        own_kl = _mix(kl[:, chosen_by], left, right, weight)
+        # The other half sees this mixture at a slightly other KL: brought back along the majorant's slope.
+        readings.append(read_gold + slope * (own_kl - read_kl))
+    mean: Floats = np.mean(readings, axis=0)
+    return mean
+
+
+def _mix(values: Floats, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], weight: Floats) -> Floats:
+    rows = np.arange(len(values))
+    mixed: Floats = (1.0 - weight) * values[rows, left] + weight * values[rows, right]
+    return mixed
+
+
+def support(
+    kl: Floats, gold: Floats, budget: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats, Floats]:
+    """The two points that the non-decreasing least concave majorant leans on at a budget, per row of [rows, points].
+
+    The majorant at K is the largest value at K of all chords from a point at or below K to one at or above it, and of
+    all points at or below K alone. Gives left, right, the weight of right, and the majorant's slope (0 where it leans
+    on one point).
+    """
+    run = kl[:, None, :] - kl[:, :, None]
+    spans = (kl[:, :, None] <= budget) & (kl[:, None, :] > budget)
+    weight = np.where(spans, (budget - kl[:, :, None]) / np.where(spans, run, 1.0), 0.0)
+    value = (1.0 - weight) * gold[:, :, None] + weight * gold[:, None, :]
+    value = np.where(spans, value, -np.inf)
+    alone = np.where(kl <= budget, gold, -np.inf)
+    points = np.arange(kl.shape[1])
+    value[:, points, points] = alone
+    best = value.reshape(len(kl), -1).argmax(axis=1)
+    left, right = best // kl.shape[1], best % kl.shape[1]
+    rows = np.arange(len(kl))
+    own = weight[rows, left, right]
+    slope = np.where(
+        left == right,
+        0.0,
+        (gold[rows, right] - gold[rows, left]) / np.where(left == right, 1.0, run[rows, left, right]),
+    )
+    return left, right, own, slope
+
+
+def config_at(points: Points, budget: float) -> int | None:
+    """The config to confirm at a budget: of those whose mean KL keeps it, the one with the most gold over all samples
+    and blocks; None where none keeps it or gains anything.
+    """
+    kl, gold = points.kl.mean(axis=(0, 2)), points.gold.mean(axis=(0, 2))
+    kept = np.nonzero(kl <= budget)[0]
+    if not len(kept) or gold[kept].max() <= 0.0:
+        return None
+    return points.configs[int(kept[gold[kept].argmax()])]
