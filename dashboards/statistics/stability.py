@@ -72,7 +72,7 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
     for trial, of_trial in runs.items():
         inverted = is_inverted(of_trial, scale)
         for run in of_trial:
-            kinds = {_CAUSES[run.cause]} if run.cause in _CAUSES else set()
+            kinds = {kind for cause, kind in _CAUSES.items() if run.cause is cause}
             kinds |= {"drift"} if _drifted(run) else set()
             kinds |= {"inversion"} if inverted else set()
             for kind in kinds:
@@ -178,7 +178,7 @@ def in_bins(positions: Sequence[float], low: float, high: float, bins: int) -> l
     so that the bias of a best of few is the same for all.
     """
     places = np.clip(((np.asarray(positions) - low) / (high - low) * bins).astype(int), 0, bins - 1)
-    return np.linspace(low, high, bins)[places].tolist()
+    return [float(position) for position in np.linspace(low, high, bins)[places]]
 
 
 def strengths(betas: Sequence[float], kls: Sequence[float], budget: float = 2.0) -> list[float] | None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from dashboards.tables import NOT_ASSESSED, Row, Stratum, comparison, render
+from dashboards.rendering import Format, render
+from dashboards.tables import Comparison, Row, comparison
+from dashboards.trials import Stratum
 from studies.records import CONSEQUENCES, Cause, RunRecord, State
 from studies.spec import Objective
 
@@ -44,8 +46,12 @@ def a_record(trial: int = 0, gold: float | None = 1.0, **changes: Any) -> RunRec
 
 
 def row_of(*records: RunRecord, objective: Objective = GOLD, stratum: Stratum = IPO) -> Row:
-    (row,) = comparison(records, objective, [stratum])
+    (row,) = comparison(records, objective, [stratum]).rows
     return row
+
+
+def shown(*records: RunRecord, format: Format = "text", width: int | None = None) -> str:
+    return render(comparison(records, GOLD, [IPO]), format, width)
 
 
 def test_the_best_trial_gives_quality_knobs_margin_and_kl() -> None:
@@ -70,7 +76,7 @@ def test_a_stratum_without_runs_still_has_its_row() -> None:
 
 def test_rows_stand_in_the_order_of_the_study_and_other_records_in_none() -> None:
     records = [a_record(variant="hinge"), a_record(), a_record(variant="removed")]
-    rows = comparison(records, GOLD, [IPO, Stratum("hinge", "clean", ("hinge",), 3)])
+    rows = comparison(records, GOLD, [IPO, Stratum("hinge", "clean", ("hinge",), 3)]).rows
     assert [(row.variant, row.trials_done) for row in rows] == [("ipo", 1), ("hinge", 1)]
 
 
@@ -153,39 +159,40 @@ def test_every_cell_names_the_runs_it_came_from() -> None:
     assert row.run_ids["best"] == ("r1.0",)
     assert row.run_ids["mean"] == ("r0.0", "r1.0")
     assert row.run_ids["failures"] == ("r2.0",)
-    (said,) = json.loads(render([row], "json"))
+    (said,) = json.loads(render(Comparison((row,), None, ()), "json"))["rows"]
     assert said["run_ids"]["best"] == ["r1.0"]
 
 
-def test_words_that_were_not_measured_are_not_assessed() -> None:
+def test_words_that_were_not_measured_are_not_said() -> None:
     row = row_of(a_record())
-    assert {row.stability, row.best_for, row.verdict} == {NOT_ASSESSED}
+    assert (row.stability, row.difference) == (None, None)
+    assert row.guide == {"Speed": "Fast", "Stability": "Better", "Best for": "Overfitting issues"}
 
 
 def test_one_block_is_printed_with_its_error_as_too_small_and_optimistic() -> None:
-    text = render([row_of(a_record(0, gold=1.4873), a_record(1))])
+    text = shown(a_record(0, gold=1.4873), a_record(1))
     assert "1.49* ±0.07 (n too small)" in text
     assert "too good on average" in text
     assert "fewer than 3 blocks" in text
 
 
 def test_a_single_trial_was_not_chosen_and_is_not_marked() -> None:
-    text = render([row_of(a_record(0, gold=1.4873))])
+    text = shown(a_record(0, gold=1.4873))
     assert "1.49 ±0.07" in text
     assert "too good on average" not in text
 
 
 def test_a_confirmed_quality_is_printed_with_its_interval_and_no_mark() -> None:
     confirmed = [a_record(0, gold=gold, block=b, arm="confirm") for b, gold in enumerate([1.0, 1.2, 1.4], start=1)]
-    text = render([row_of(a_record(0), a_record(1, gold=0.5), *confirmed)])
+    text = shown(a_record(0), a_record(1, gold=0.5), *confirmed)
     assert "1.2 [0.7, 1.7]" in text
     assert "too small" not in text
 
 
 def test_notes_speak_only_of_what_is_in_the_table() -> None:
-    quiet = render([row_of(a_record(0))])
+    quiet = shown(a_record(0))
     assert "stopped" not in quiet
-    loud = render([row_of(a_record(0), a_record(1, cause=Cause.USER_STOP), a_record(2, cause=Cause.WORKER_LOST))])
+    loud = shown(a_record(0), a_record(1, cause=Cause.USER_STOP), a_record(2, cause=Cause.WORKER_LOST))
     assert "1 runs were stopped" in loud
     assert "1 runs were lost" in loud
 
@@ -202,16 +209,17 @@ def test_a_mixture_tells_its_losses() -> None:
 
 
 def test_a_stratum_without_a_share_of_its_own_prints_only_what_is_done() -> None:
-    assert "1/0" not in render([row_of(a_record(), stratum=Stratum("ipo", "clean", ("ipo",), trials=0))])
+    stratum = Stratum("ipo", "clean", ("ipo",), trials=0)
+    assert "1/0" not in render(comparison([a_record()], GOLD, [stratum]))
 
 
 def test_csv_holds_unrounded_numbers_one_a_column() -> None:
-    (line,) = csv.DictReader(io.StringIO(render([row_of(a_record(0, gold=1.23456789))], "csv")))
+    (line,) = csv.DictReader(io.StringIO(shown(a_record(0, gold=1.23456789), format="csv")))
     assert (line["best"], line["best_low"], line["failed"], line["failed_of"]) == ("1.23456789", "", "0", "1")
 
 
 def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
-    lines = [line for line in render([row_of(a_record())], "markdown").splitlines() if line.startswith("|")]
+    lines = [line for line in shown(a_record(), format="markdown").splitlines() if line.startswith("|")]
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
 
@@ -219,13 +227,14 @@ def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
 @pytest.mark.parametrize("width", [80, 100, 149, 150, 200])
 def test_text_fits_the_screen_and_breaks_no_word(width: int) -> None:
     knobs = {"beta": 0.25, "learning_rate": 0.00328, "label_smoothing": 0.1}
-    text = render([row_of(a_record(0, knobs=knobs), a_record(1, gold=0.5))], "text", width)
+    text = shown(a_record(0, knobs=knobs), a_record(1, gold=0.5), width=width)
     assert max(map(len, text.splitlines())) <= width
-    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "assessed", "[0-84%]"):
+    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "Overfitting", "[0-84%]"):
         assert word in text
     assert "\x1b" not in text
 
 
 def test_no_rows_print_without_an_error() -> None:
-    assert "Loss" in render([], "text")
-    assert json.loads(render([], "json")) == []
+    nothing = Comparison((), None, ())
+    assert "Loss" in render(nothing)
+    assert json.loads(render(nothing, "json"))["rows"] == []

@@ -107,7 +107,7 @@ def test_reading_a_study_never_run_makes_no_database(sweeper: Sweeper, tmp_path:
 def test_an_option_that_makes_no_sense_exits_2(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     assert sweeper(tmp_path, "run", "study.yaml", "--executor", "cluster").returncode == 2
-    assert sweeper(tmp_path, "table", "study.yaml", "--format", "html").returncode == 2
+    assert sweeper(tmp_path, "table", "study.yaml", "--format", "pdf").returncode == 2
     assert sweeper(tmp_path, "plan", "no_such_study").returncode == 2
 
 
@@ -168,7 +168,7 @@ def test_status_counts_runs_by_stratum(sweeper: Sweeper, tmp_path: Path) -> None
     assert "0 missing" in shown
 
 
-@pytest.mark.parametrize("format", ["text", "markdown", "csv", "json"])
+@pytest.mark.parametrize("format", ["text", "markdown", "csv", "json", "html"])
 def test_the_table_comes_in_every_format(sweeper: Sweeper, tmp_path: Path, format: str) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")

@@ -1,0 +1,188 @@
+"""The comparison as text for a screen, Markdown, HTML, CSV or JSON; computes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Literal
+
+from dashboards.cells import LEFT, WORDS, Cells, claim_cells, notes, row_cells
+from dashboards.tables import Comparison, Row
+from dashboards.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Format = Literal["text", "markdown", "csv", "json", "html"]
+FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
+# Width of a text table where nobody says how wide the screen is.
+WIDE = 170
+NAMING = ("Loss", "Scenario")
+WRAPPED, GAP = 20, 2
+
+
+def render(table: Comparison, format: Format = "text", width: int | None = None) -> str:
+    """The comparison in a format. JSON holds all numbers and the ids of their runs, CSV the numbers of the rows.
+
+    `width`: of the screen in characters, for text alone.
+    """
+    match format:
+        case "json":
+            whole = {"baseline": table.baseline, "rows": table.rows, "verdicts": table.verdicts}
+            return json.dumps(whole, indent=2, default=asdict) + "\n"
+        case "csv":
+            return _csv(table.rows)
+        case "markdown":
+            return _markdown(row_cells(table), claim_cells(table.verdicts), notes(table))
+        case "html":
+            return _html(table)
+        case "text":
+            return _text(table, width or WIDE)
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def _text(table: Comparison, width: int) -> str:
+    """The rows, on a narrow screen in several tables under each other, then the verdicts that the study can give."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, markup=False, no_color=True)
+    rows = row_cells(table)
+    for part in _parts(rows, console.width):
+        console.print(_rich_table(rows.columns(part)))
+    for note in notes(table):
+        console.print(note)
+    given = [v for v in table.verdicts if v.ruling != "not testable here"]
+    if given:
+        console.print()
+        console.print(_rich_table(claim_cells(given)))
+    for line in _not_testable(table.verdicts):
+        console.print(line)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _parts(cells: Cells, width: int) -> list[list[int]]:
+    """The columns in as many tables as the width asks for, each beginning with what names a row."""
+    named = [i for i, name in enumerate(cells.header) if name in NAMING]
+    widths = [max(map(len, texts)) for texts in zip(cells.header, *cells.rows, strict=True)]
+    # What may be wrapped counts as no wider than this; `_rich_table` breaks it between words.
+    room = [min(wide, WRAPPED) if name in LEFT else wide for name, wide in zip(cells.header, widths, strict=True)]
+    parts: list[list[int]] = [[*named]]
+    for i in range(len(cells.header)):
+        if i in named:
+            continue
+        if len(parts[-1]) > len(named) and sum(room[k] + GAP for k in (*parts[-1], i)) > width:
+            parts.append([*named])
+        parts[-1].append(i)
+    return parts
+
+
+def _not_testable(verdicts: Sequence[Verdict]) -> list[str]:
+    """How many of the guide's claims the study cannot judge; the other formats say why of each."""
+    count = sum(v.ruling == "not testable here" for v in verdicts)
+    if not count:
+        return []
+    return [f"{count} of the guide's {len(verdicts)} claims are not testable here; --format markdown says why of each."]
+
+
+def _rich_table(cells: Cells) -> RichTable:
+    """The cells as rich lays them out; columns narrow down to their longest word and never break one."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    columns = zip(*cells.rows, strict=True) if cells.rows else [()] * len(cells.header)
+    for name, column in zip(cells.header, columns, strict=True):
+        longest_word = max(len(word) for text in (name, *column) for word in text.split())
+        table.add_column(
+            name,
+            justify="left" if name in LEFT else "right",
+            no_wrap=name == "Loss",
+            min_width=longest_word,
+            max_width=max(12, longest_word) if name in WORDS - {"Why"} else None,
+        )
+    for row in cells.rows:
+        table.add_row(*row)
+    return table
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _markdown(rows: Cells, claims: Cells, notes: Sequence[str]) -> str:
+    listed = [f"- {note.replace('*', chr(92) + '*')}" for note in notes]
+    parts = [_markdown_table(rows), "", *listed]
+    if claims.rows:
+        parts += ["", "What the guide says, and what was found:", "", _markdown_table(claims)]
+    return "\n".join(parts) + "\n"
+
+
+def _markdown_table(cells: Cells) -> str:
+    rule = ["---" if name in LEFT else "---:" for name in cells.header]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [cells.header, rule, *cells.rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+
+
+_STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2em;max-width:110em}table{border-collapse:collapse;margin:1em 0}"
+    "th,td{padding:.3em .7em;border-bottom:1px solid #ccc;text-align:right;vertical-align:top}"
+    "th.words,td.words{text-align:left}code{font-size:85%}"
+)
+
+
+def _html(table: Comparison) -> str:
+    """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
+    rows = _html_table(row_cells(table), [{name: ids for name, ids in r.run_ids.items() if ids} for r in table.rows])
+    claims = _html_table(
+        claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
+    )
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(table))
+    found = f"<h2>What the guide says, and what was found</h2>{claims}" if table.verdicts else ""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title><style>{_STYLE}</style>'
+        f"</head><body><h1>Comparison</h1>{rows}<ul>{listed}</ul>{found}</body></html>\n"
+    )
+
+
+def _html_table(cells: Cells, runs: Sequence[dict[str, tuple[str, ...]]]) -> str:
+    kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
+    head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
+    body = []
+    for row, of_row in zip(cells.rows, runs, strict=True):
+        found = "".join(f"<td {kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        ids = "".join(f"<p>{escape(name)}: <code>{escape(' '.join(of))}</code></p>" for name, of in of_row.items())
+        links = f"<details><summary>runs</summary>{ids}</details>" if ids else ""
+        body.append(f'<tr>{found}<td class="words">{links}</td></tr>')
+    return f"<table><thead><tr>{head}<th></th></tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """One number a column, unrounded, so that nothing has to be parsed out of a cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([
+        "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
+        "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
+        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "knobs", "difference",
+        "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
+        "stability", "guide_speed", "guide_stability", "guide_best_for",
+    ])  # fmt: skip
+    for row in rows:
+        share, best, d = row.failures, row.best, row.difference
+        writer.writerow([
+            row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
+            share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
+            *((e.value, e.low, e.high, e.error, e.blocks) if (e := best and best.estimate) else [None] * 5),
+            *((best.basis, best.trial) if best else [None] * 2),
+            row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
+            *((e.value, e.low, e.high, row.unit, e.blocks) if (e := d and d.estimate) else [None] * 5),
+            *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
+            row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
+        ])  # fmt: skip
+    return out.getvalue()
