@@ -27,6 +27,7 @@ soak: $(READY)
 benchmark: $(READY)
 	$(BIN)/python -m tests.benchmarks.commands
 	$(BIN)/python -m tests.benchmarks.orchestration
+	$(BIN)/python -m tests.benchmarks.comparison
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -61,7 +61,7 @@ def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
         " ".join(f"{name}={_knob(value)}" for name, value in row.knobs.items()) or "-",
         *(_against(row.difference, row.variant == baseline) if baseline else []),
         row.stability or "-",
-        ", ".join(row.guide[column] for column in ("Speed", "Stability") if column in row.guide) or "-",
+        ", ".join(word for column, word in row.guide.items() if column != "Best for") or "-",
         row.guide.get("Best for", "-"),
     ]
 

@@ -8,11 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dashboards.cells import LEFT, WORDS, Cells, claim_cells, notes, row_cells
+from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
+from studies.records import Scalar
+from studies.spec import Objective
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -44,26 +47,63 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
             return _text(table, width or WIDE)
 
 
+def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
+    """Grids of two knobs, one a stratum, in a format."""
+    if format == "json":
+        listed = [{**asdict(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]
+        return json.dumps(listed, indent=2) + "\n"
+    if format == "csv":
+        return _grids_csv(found)
+    note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
+    titled = [(f"{g.variant}, {g.scenario}", grid_cells(g, objective.direction)) for g in found]
+    if format == "markdown":
+        return "\n".join(f"{title}\n\n{_markdown_table(cells)}\n" for title, cells in titled) + f"\n- {note}\n"
+    if format == "html":
+        parts = [f"<h2>{escape(title)}</h2>{_html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
+        return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
+    tables = [(title, _rich_table(cells)) for title, cells in titled]
+    return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
+
+
+def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
+    return {"row": place[0], "column": place[1], **asdict(cell)}
+
+
+def _grids_csv(found: Sequence[Grid]) -> str:
+    """One cell a line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["variant", "scenario", "row_knob", "row", "column_knob", "column", "mean", "low", "high", "blocks",
+                     "trials", "failed"])  # fmt: skip
+    for g in found:
+        for (row, column), cell in g.cells.items():
+            e = cell.value
+            mean = (e.value, e.low, e.high, e.blocks) if e else [None] * 4
+            writer.writerow([g.variant, g.scenario, g.rows, row, g.columns, column, *mean, cell.trials, cell.failed])
+    return out.getvalue()
+
+
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
 def _text(table: Comparison, width: int) -> str:
     """The rows, on a narrow screen in several tables under each other, then the verdicts that the study can give."""
+    rows = row_cells(table)
+    shown: list[RichTable | str] = [_rich_table(rows.columns(part)) for part in _parts(rows, width)]
+    shown += notes(table)
+    given = [v for v in table.verdicts if v.ruling != "not testable here"]
+    shown += ["", _rich_table(claim_cells(given))] if given else []
+    return _printed([*shown, *_not_testable(table.verdicts)], width)
+
+
+def _printed(shown: Sequence[RichTable | str], width: int) -> str:
+    """What rich makes of tables and lines on a screen of that width, without colour."""
     from rich.console import Console
 
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, markup=False, no_color=True)
-    rows = row_cells(table)
-    for part in _parts(rows, console.width):
-        console.print(_rich_table(rows.columns(part)))
-    for note in notes(table):
-        console.print(note)
-    given = [v for v in table.verdicts if v.ruling != "not testable here"]
-    if given:
-        console.print()
-        console.print(_rich_table(claim_cells(given)))
-    for line in _not_testable(table.verdicts):
-        console.print(line)
+    for item in shown:
+        console.print(item)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -144,9 +184,13 @@ def _html(table: Comparison) -> str:
     )
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(table))
     found = f"<h2>What the guide says, and what was found</h2>{claims}" if table.verdicts else ""
+    return _page("Comparison", f"{rows}<ul>{listed}</ul>{found}")
+
+
+def _page(title: str, body: str) -> str:
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title><style>{_STYLE}</style>'
-        f"</head><body><h1>Comparison</h1>{rows}<ul>{listed}</ul>{found}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
     )
 
 
@@ -175,13 +219,14 @@ def _csv(rows: Sequence[Row]) -> str:
     ])  # fmt: skip
     for row in rows:
         share, best, d = row.failures, row.best, row.difference
+        quality, effect = best.estimate if best else None, d.estimate if d else None
         writer.writerow([
             row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
             share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
-            *((e.value, e.low, e.high, e.error, e.blocks) if (e := best and best.estimate) else [None] * 5),
+            *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
             *((best.basis, best.trial) if best else [None] * 2),
             row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
-            *((e.value, e.low, e.high, row.unit, e.blocks) if (e := d and d.estimate) else [None] * 5),
+            *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip

@@ -17,7 +17,7 @@ from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import Stability, failures
 from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standings
 from dashboards.verdicts import Verdict, verdicts
-from studies.claims import guide_words
+from studies.claims import Column, guide_words
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.spec import Objective, Scenario
 
@@ -77,7 +77,7 @@ class Row:
     difference: Difference | None
     unit: str
     stability: Stability | None
-    guide: Mapping[str, str]
+    guide: Mapping[Column, str]
     run_ids: Mapping[str, tuple[str, ...]]
 
 
@@ -148,9 +148,9 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
     )
 
 
-def _guide(losses: Sequence[str]) -> Mapping[str, str]:
+def _guide(losses: Sequence[str]) -> Mapping[Column, str]:
     """The guide's words of a loss by column; none of a mixture, of which its table says nothing."""
-    return dict(guide_words(losses[0])) if len(losses) == 1 else {}
+    return guide_words(losses[0]) if len(losses) == 1 else {}
 
 
 def _quality(found: Standing, objective: Objective) -> Quality | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from scipy import stats
 
 from dashboards.evidence import confirmed_values, task_of_blocks
@@ -286,7 +287,7 @@ def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verd
 
 
 def _fisher(a: Proportion, b: Proportion) -> float:
-    return float(stats.fisher_exact([[a.k, a.n - a.k], [b.k, b.n - b.k]]).pvalue)
+    return float(stats.fisher_exact(np.array([[a.k, a.n - a.k], [b.k, b.n - b.k]])).pvalue)
 
 
 def _rate(p: Proportion) -> float:

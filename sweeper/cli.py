@@ -134,18 +134,29 @@ def status(study: Study, settings: Set = None) -> None:
 def table(
     study: Study,
     format: Annotated[str, typer.Option(help="text, markdown, csv, json or html")] = "text",
+    rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
+    columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     settings: Set = None,
 ) -> None:
-    """Print the comparison table, rebuilt from MLflow alone."""
+    """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
     from dashboards.rendering import FORMATS
 
-    kinds = {name: name for name in FORMATS}
-    if format not in kinds:
-        _refuse([f"--format {format}: valid are {', '.join(FORMATS)}."])
+    kinds: dict[str, Format] = {name: name for name in FORMATS}
+    problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
+    if (rows is None) != (columns is None) or (rows is not None and rows == columns):
+        problems.append(
+            "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
+        )
+    if problems:
+        _refuse(problems)
     spec, arms, _ = _load(study, settings)
+    width = _screen() if output is None else None
     with _store_errors():
-        text = _render(_comparison(spec, arms), kinds[format], _screen() if output is None else None)
+        if rows is not None and columns is not None:
+            text = _grids(spec, rows, columns, kinds[format], width)
+        else:
+            text = _render(_comparison(spec, arms), kinds[format], width)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -229,6 +240,7 @@ def _check_data(spec: StudySpec) -> None:
 def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
     from dashboards.tables import comparison
     from dashboards.trials import Stratum
+    from sweeper.plan import pairs_source
     from sweeper.points import quota
 
     each = len(spec.runs.blocks) * len(spec.runs.seeds)
@@ -242,7 +254,7 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
         spec.objective,
         strata,
         baseline=spec.baseline,
-        source=spec.data.path if spec.trainer == "dpo" else spec.trainer,
+        source=pairs_source(spec),
         scenarios=spec.scenarios,
     )
 
@@ -262,6 +274,16 @@ def _render(table: Comparison, format: Format, width: int | None = None) -> str:
     from dashboards.rendering import render
 
     return render(table, format, width).rstrip("\n") + "\n"
+
+
+def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int | None) -> str:
+    from dashboards.grids import GridError, grids
+    from dashboards.rendering import render_grids
+
+    try:
+        return render_grids(grids(_records(spec), spec.objective, rows, columns), spec.objective, format, width)
+    except GridError as error:
+        _refuse([str(error)])
 
 
 def _screen() -> int | None:

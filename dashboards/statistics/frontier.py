@@ -22,7 +22,6 @@ from studies.records import RunRecord, State
 BUDGETS = (0.5, 1.0, 2.0, 4.0)
 """Nats per sequence, for answers of about 11.5 tokens; of other lengths .05, .1, .2 and .4 per token."""
 
-_CHUNK = 2_000_000  # numbers held at a time while pairs of points are tried
 _HALVES = 2
 
 
@@ -153,12 +152,7 @@ def at_budgets(kl: Floats, gold: Floats, budgets: Sequence[float]) -> Floats:
     """Cross-read values [resamples, budgets] of points kl, gold [resamples, 2 halves, configs], (0, 0) added."""
     zero = np.zeros((*kl.shape[:2], 1))
     kl, gold = np.concatenate([zero, kl], axis=2), np.concatenate([zero, gold], axis=2)
-    rows = max(1, _CHUNK // kl.shape[2] ** 2)
-    parts = [
-        np.stack([_cross_read(kl[i : i + rows], gold[i : i + rows], budget) for budget in budgets], axis=1)
-        for i in range(0, len(kl), rows)
-    ]
-    return np.concatenate(parts)
+    return np.stack([_cross_read(kl, gold, budget) for budget in budgets], axis=1)
 
 
 def _cross_read(kl: Floats, gold: Floats, budget: float) -> Floats:
@@ -186,28 +180,43 @@ def support(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats, Floats]:
     """The two points that the non-decreasing least concave majorant leans on at a budget, per row of [rows, points].
 
-    The majorant at K is the largest value at K of all chords from a point at or below K to one at or above it, and of
-    all points at or below K alone. Gives left, right, the weight of right, and the majorant's slope (0 where it leans
-    on one point).
+    Gives left, right, the weight of right, and the majorant's slope. Left has a KL at or below the budget, and there
+    must be one such point; right one above it, unless all the weight is on left: then both are the same and the slope
+    is 0.
+
+    From any left point, the right one with the steepest chord, then the left one with the highest chord to it, and so
+    on: where neither changes, no point lies above the line through both, so that it is the majorant's at the budget.
     """
-    run = kl[:, None, :] - kl[:, :, None]
-    spans = (kl[:, :, None] <= budget) & (kl[:, None, :] > budget)
-    weight = np.where(spans, (budget - kl[:, :, None]) / np.where(spans, run, 1.0), 0.0)
-    value = (1.0 - weight) * gold[:, :, None] + weight * gold[:, None, :]
-    value = np.where(spans, value, -np.inf)
-    alone = np.where(kl <= budget, gold, -np.inf)
-    points = np.arange(kl.shape[1])
-    value[:, points, points] = alone
-    best = value.reshape(len(kl), -1).argmax(axis=1)
-    left, right = best // kl.shape[1], best % kl.shape[1]
     rows = np.arange(len(kl))
-    own = weight[rows, left, right]
-    slope = np.where(
-        left == right,
-        0.0,
-        (gold[rows, right] - gold[rows, left]) / np.where(left == right, 1.0, run[rows, left, right]),
-    )
-    return left, right, own, slope
+    below = kl <= budget
+    alone = np.where(below, gold, -np.inf).argmax(axis=1)
+    left, right = alone.copy(), alone.copy()
+    for _ in range(kl.shape[1]):
+        steep = np.where(below, -np.inf, _slopes(kl, gold, left))
+        highest_right = steep.argmax(axis=1)
+        # Of left points, the one with the highest chord at the budget is that with the least slope to right.
+        flat = np.where(below, _slopes(kl, gold, highest_right), np.inf)
+        highest_left = flat.argmin(axis=1)
+        settled = (highest_left == left) & (highest_right == right)
+        left, right = highest_left, highest_right
+        if settled.all():
+            break
+    crosses = ~below[rows, right]
+    run = np.where(crosses, kl[rows, right] - kl[rows, left], 1.0)
+    weight = np.where(crosses, (budget - kl[rows, left]) / run, 0.0)
+    chord = (1.0 - weight) * gold[rows, left] + weight * gold[rows, right]
+    flat_rows = ~crosses | (gold[rows, alone] >= chord)
+    slope = np.where(flat_rows, 0.0, (gold[rows, right] - gold[rows, left]) / run)
+    left, right = np.where(flat_rows, alone, left), np.where(flat_rows, alone, right)
+    return left, right, np.where(flat_rows, 0.0, weight), slope
+
+
+def _slopes(kl: Floats, gold: Floats, origin: npt.NDArray[np.int64]) -> Floats:
+    """Slope [rows, points] from each row's origin to every point of another KL; 0 where it is the same."""
+    rows = np.arange(len(kl))
+    run = kl - kl[rows, origin][:, None]
+    slopes: Floats = (gold - gold[rows, origin][:, None]) / np.where(run == 0.0, np.inf, run)
+    return slopes
 
 
 def config_at(points: Points, budget: float) -> int | None:

@@ -52,14 +52,15 @@ def pool(
     task_sd: float = TASK_SD,
     seed: int = 0,
     seeds: int = 1,
+    highest_kl: float = 6.0,
 ) -> list[RunRecord]:
     """Records of an unbiased arm and of its best config's confirm runs, for variants with an advantage in U.
 
-    All variants have the same configs: config c reaches KL .2 to 6 and gold .55 sqrt(KL) U, times an efficiency of
-    its own below KL 4 and falling above. Variants differ by their advantage, by task and by the noise of a run.
+    All variants have the same configs: config c reaches KL .2 to `highest_kl` and gold .55 sqrt(KL) U, times an
+    efficiency of its own, and falling above KL 4. Variants differ by their advantage, by task and by a run's noise.
     """
     draw = np.random.default_rng(seed)
-    kl = np.geomspace(0.2, 6.0, configs)[draw.permutation(configs)]
+    kl = np.geomspace(0.2, highest_kl, configs)[draw.permutation(configs)]
     level = 0.55 * np.sqrt(np.minimum(kl, 4.0)) - 0.15 * np.maximum(kl - 4.0, 0.0)
     level *= np.append(1.0, draw.uniform(0.6, 1.0, configs - 1))[draw.permutation(configs)]
     luck = dict(zip([*blocks, *confirm], draw.normal(0.0, BLOCK_SD, len(blocks) + len(confirm)), strict=True))
@@ -93,7 +94,7 @@ def pool(
         found += own
         if confirm:
             mean = {c: np.mean([r.metrics["gold"] for r in own if r.trial == c]) for c in range(configs)}
-            best = max(mean, key=lambda c, mean=mean: mean[c])
+            best = max(mean, key=mean.__getitem__)
             found += [one(best, b, "confirm") for b in confirm]
     return found
 

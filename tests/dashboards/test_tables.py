@@ -5,44 +5,37 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from dashboards.rendering import Format, render
+from dashboards.rendering import FORMATS, Format, render
 from dashboards.tables import Comparison, Row, comparison
 from dashboards.trials import Stratum
-from studies.records import CONSEQUENCES, Cause, RunRecord, State
-from studies.spec import Objective
+from studies.records import Cause, RunRecord
+from studies.spec import Objective, Scenario
+from tests.dashboards import generated
+from tests.dashboards.generated import pool
 
 GOLD = Objective(metric="gold")
 IPO = Stratum("ipo", "clean", ("ipo",), trials=3)
 
 
 def a_record(trial: int = 0, gold: float | None = 1.0, **changes: Any) -> RunRecord:
-    cause: Cause | None = changes.pop("cause", Cause.FINISHED)
     metrics: Mapping[str, float] = {} if gold is None else {"gold": gold, "kl": 2.0, "margin": 3.0}
     block = changes.get("block", 0)
     fields: dict[str, Any] = {
         "run_id": f"r{trial}.{block}" + (".c" if changes.get("arm") == "confirm" else ""),
-        "key": "k",
-        "study": "pilot",
         "variant": "ipo",
-        "scenario": "clean",
         "trial": trial,
-        "block": 0,
-        "seed": 0,
-        "attempt": 1,
-        "state": CONSEQUENCES[cause].told if cause else State.RUNNING,
-        "cause": cause,
-        "arm": "unbiased",
         "knobs": {"beta": 0.1 * (trial + 1)},
         "metrics": metrics,
         "errors": {} if gold is None else {"gold": 0.07},
-        "facts": {},
     }
-    return RunRecord(**(fields | changes))
+    return generated.a_record(**(fields | changes))
 
 
 def row_of(*records: RunRecord, objective: Objective = GOLD, stratum: Stratum = IPO) -> Row:
@@ -238,3 +231,97 @@ def test_no_rows_print_without_an_error() -> None:
     nothing = Comparison((), None, ())
     assert "Loss" in render(nothing)
     assert json.loads(render(nothing, "json"))["rows"] == []
+
+
+SCENARIOS = {"clean": Scenario()}
+CONFIRMED = pool({"sigmoid": 0.0, "ipo": 0.0, "hinge": -0.2}, confirm=range(3, 33), task_sd=0.0)
+
+
+def compared(records: Sequence[RunRecord] = CONFIRMED, baseline: str | None = "sigmoid") -> Comparison:
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    return comparison(records, GOLD, strata, baseline=baseline, source="embedded", scenarios=SCENARIOS)
+
+
+def test_differences_come_from_confirm_runs_and_name_who_chose_and_who_judged() -> None:
+    sigmoid, ipo, hinge = compared().rows
+    assert sigmoid.difference is None
+    assert ipo.difference is not None
+    assert hinge.difference is not None
+    assert (ipo.difference.word, hinge.difference.word) == ("tie", "worse")
+    assert ipo.unit == "U"
+    assert all(run_id.endswith("confirm") for run_id in ipo.run_ids["difference"])
+    assert len(ipo.run_ids["difference"]) == 60
+    assert {run_id.rsplit("-", 1)[1] for run_id in ipo.run_ids["chosen_by"]} == {"unbiased"}
+
+
+def test_runs_that_chose_never_judge() -> None:
+    """Raising the numbers of the arm that chooses moves no difference."""
+    lifted = [
+        r.model_copy(update={"metrics": {**r.metrics, "gold": r.metrics["gold"] + 5.0}})
+        if r.arm == "unbiased" and r.variant == "ipo"
+        else r
+        for r in CONFIRMED
+    ]
+    assert compared(lifted).rows[1].difference == compared().rows[1].difference
+    unconfirmed = [r for r in CONFIRMED if r.arm == "unbiased"]
+    assert all(row.difference is None for row in compared(unconfirmed).rows)
+
+
+def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
+    broken = a_record(variant="ipo", trial=compared().rows[1].best.trial, arm="confirm", block=3, cause=Cause.COLLAPSED)
+    row = compared([*CONFIRMED, broken]).rows[1]
+    assert row.difference is None
+    assert row.failures.k == 1
+
+
+def test_the_difference_and_its_word_stand_in_every_format() -> None:
+    table = compared()
+    for format in FORMATS:
+        text = render(table, format)
+        assert "worse" in text, format
+        assert "tie" in text, format
+    (line,) = [r for r in csv.DictReader(io.StringIO(render(table, "csv"))) if r["variant"] == "hinge"]
+    assert float(line["difference"]) == table.rows[2].difference.estimate.value
+    assert (line["difference_blocks"], line["difference_unit"], line["guide_stability"]) == ("30", "U", "Good")
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    text = render(compared(baseline=None))
+    assert "vs " not in text
+
+
+def test_without_confirm_runs_the_table_says_that_nothing_is_decided() -> None:
+    text = render(compared([r for r in CONFIRMED if r.arm == "unbiased"]), width=1000)
+    assert "No confirm runs" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 150, 200])
+def test_the_whole_comparison_fits_the_screen(width: int) -> None:
+    text = render(compared(), "text", width)
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("inconclusive", "supported", "General", "not testable here"):
+        assert word in text, word
+
+
+def test_markdown_and_html_say_of_every_claim_why() -> None:
+    table = compared()
+    for format in ("markdown", "html"):
+        text = render(table, format)
+        for verdict in table.verdicts:
+            assert verdict.because.replace("&", "&amp;").split("'")[0] in text
+
+
+def test_the_page_is_well_formed_needs_no_network_and_holds_the_runs_behind_each_row() -> None:
+    text = render(compared(), "html")
+    root = ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', ""))
+    first, second = root.findall(".//table")
+    assert len(first.findall("./tbody/tr")) == 3
+    assert len(second.findall("./tbody/tr")) == len(compared().verdicts)
+    assert not re.search(r"(src|href)=|https?://", text)
+    assert compared().rows[1].run_ids["difference"][0] in text
+
+
+def test_cells_with_markup_in_them_are_escaped() -> None:
+    text = render(comparison([], GOLD, [Stratum("<b>", "clean", ("ipo",), 1)]), "html")
+    assert "<b>" not in text
+    assert "&lt;b&gt;" in text
