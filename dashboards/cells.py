@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards.statistics.compare import Difference
+from dashboards.spaces import Space
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.tables import Comparison, Quality, Row
 from dashboards.verdicts import Verdict
@@ -34,7 +34,7 @@ def row_cells(table: Comparison) -> Cells:
     several = _scenarios(table.rows)
     metric = table.rows[0].metric if table.rows else "quality"
     unit = table.rows[0].unit if table.rows else ""
-    against = [f"vs {table.baseline} ({unit})", "Blocks", "Word"] if table.baseline else []
+    against = [f"vs {table.baseline} ({unit})", "Blocks", "Word", "P(better)"] if table.baseline else []
     header = [
         "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}", "Margin",
         "KL", "Steps/s", KNOBS, *against, "Stability", "Guide", "Guide: best for",
@@ -59,19 +59,58 @@ def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
         number(row.kl),
         number(row.steps_per_second),
         " ".join(f"{name}={_knob(value)}" for name, value in row.knobs.items()) or "-",
-        *(_against(row.difference, row.variant == baseline) if baseline else []),
+        *(_against(row, row.variant == baseline) if baseline else []),
         row.stability or "-",
         ", ".join(word for column, word in row.guide.items() if column != "Best for") or "-",
         row.guide.get("Best for", "-"),
     ]
 
 
-def _against(difference: Difference | None, is_baseline: bool) -> list[str]:
-    """The difference with its interval, its blocks and its word."""
+def _against(row: Row, is_baseline: bool) -> list[str]:
+    """The difference with its interval, its blocks, its word, and the probability of improvement."""
+    difference = row.difference
     if difference is None:
-        return ["-", "-", "baseline" if is_baseline else "-"]
-    fragile = "" if difference.is_robust else "?"
-    return [interval(difference.estimate), str(difference.estimate.blocks), difference.word + fragile]
+        return ["-", "-", "baseline" if is_baseline else "-", "-"]
+    word = difference.word + ("" if difference.is_robust else "?")
+    better = "-" if row.improvement is None else f"{row.improvement.value:.2f}"
+    return [interval(difference.estimate), str(difference.estimate.blocks), word, better]
+
+
+def space_cells(table: Comparison) -> Cells:
+    """What the unbiased arms say of whole spaces, a row a stratum that has one; empty where none has."""
+    rows = [row for row in table.rows if row.space is not None]
+    several = _scenarios(table.rows)
+    fronts = next((row.space.frontier for row in rows if row.space and row.space.frontier), None)
+    budgets = () if fronts is None else fronts.budgets
+    unit = rows[0].unit if rows else ""
+    header = [
+        "Loss", *(["Scenario"] if several else []), *(f"KL {budget:g} ({unit})" for budget in budgets), "Configs",
+        "Broken", "Within 5%", "Within 10%", "Best of 1", "Best of half", "Rate loss", "Gap",
+    ]  # fmt: skip
+    return Cells(header, [_space(row, row.space, several, len(budgets)) for row in rows if row.space is not None])
+
+
+def _space(row: Row, space: Space, scenario: bool, budgets: int) -> list[str]:
+    front = ["-"] * budgets if space.frontier is None else [_plain(value) for value in space.frontier.values]
+    best_of = list(space.best_of.values())
+    return [
+        row.variant,
+        *([row.scenario] if scenario else []),
+        *front,
+        str(space.failures.all.n),
+        " ".join(f"{p.k} {kind}" for kind, p in space.failures.by_kind.items() if p.k) or "0",
+        "-" if space.within_5 is None else f"{space.within_5:.0%}",
+        "-" if space.within_10 is None else f"{space.within_10:.0%}",
+        number(best_of[0]),
+        number(best_of[-1]),
+        number(space.rate_sensitivity),
+        number(None if space.gap is None else space.gap.value),
+    ]
+
+
+def _plain(e: Estimate) -> str:
+    """A value without a sign, with its interval where it has one."""
+    return interval(e).lstrip("+") if e.low is not None else number(e.value)
 
 
 def claim_cells(verdicts: Sequence[Verdict]) -> Cells:
@@ -144,6 +183,35 @@ def _knob(value: Scalar) -> str:
 def notes(table: Comparison) -> list[str]:
     """What a reader must know of these very numbers, and nothing that does not apply to them."""
     return [*_quality_notes(table.rows), *_difference_notes(table), *_count_notes(table.rows)]
+
+
+def space_notes(table: Comparison) -> list[str]:
+    """What a reader must know of `space_cells`, with the box that was tried; nothing where there is none."""
+    spaces = [row.space for row in table.rows if row.space is not None]
+    if not spaces:
+        return []
+    found = [
+        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0): share of configs near the best; expected "
+        "best of 1 and of half of the configs (too low on average); Rate loss: mean loss from the best over thirds of "
+        "the learning rate; Gap: training less held-out accuracy.",
+        *_boxes(table.rows),
+    ]
+    if any(space.frontier for space in spaces):
+        found.append(
+            "KL: least concave majorant over configs that did not fail, in nats a sequence, vertices chosen on one "
+            "half of the samples and read on the other; no interval below 10 blocks, and no claim of difference."
+        )
+    return found
+
+
+def _boxes(rows: Sequence[Row]) -> list[str]:
+    """The boxes, variants with the same one together."""
+    by_box: dict[str, list[str]] = {}
+    for row in rows:
+        if row.space is not None:
+            box = ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in row.space.box.items())
+            by_box.setdefault(box or "no knob", []).append(row.variant)
+    return [f"Tried by {', '.join(dict.fromkeys(names))}: {box}." for box, names in by_box.items()]
 
 
 def _quality_notes(rows: Sequence[Row]) -> list[str]:

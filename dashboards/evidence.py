@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.statistics.compare import Difference, compare
+from dashboards.statistics.compare import Difference, compare, improvement
+from dashboards.statistics.estimates import Estimate
 from dashboards.statistics.scale import Scale
 from dashboards.trials import Standing
 
@@ -17,10 +18,12 @@ from dashboards.trials import Standing
 @dataclass(frozen=True)
 class Compared:
     """A stratum against the baseline in its scenario: `judged_by`, the confirm runs of both; `chosen_by`, the runs
-    whose numbers made the stratum's trial the one to confirm.
+    whose numbers made the stratum's trial the one to confirm. `improvement`: the probability that a run of it beats one
+    of the baseline's on the same task.
     """
 
     difference: Difference
+    improvement: Estimate
     judged_by: tuple[str, ...]
     chosen_by: tuple[str, ...]
 
@@ -54,7 +57,15 @@ def against_baseline(
             best = here[name].best
             found[name, scenario] = Compared(
                 difference,
+                _improvement(panel[name], panel[baseline], scale),
                 judged_by=tuple(run.run_id for run in judges),
                 chosen_by=() if best is None else tuple(run.run_id for run in best.runs),
             )
     return found
+
+
+def _improvement(values: Mapping[int, float], baseline: Mapping[int, float], scale: Scale) -> Estimate:
+    """See `dashboards.statistics.compare.improvement`; where every block is a task of its own, over all pairs."""
+    here, there = ({block: scale.sign * value for block, value in of.items()} for of in (values, baseline))
+    tasks = {block: scale.task(block) if scale.by_task else 0 for block in values}
+    return improvement(here, there, tasks)

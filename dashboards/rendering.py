@@ -10,7 +10,7 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from dashboards.cells import LEFT, WORDS, Cells, claim_cells, notes, row_cells
+from dashboards.cells import LEFT, WORDS, Cells, claim_cells, notes, row_cells, space_cells, space_notes
 from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
@@ -40,7 +40,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
         case "csv":
             return _csv(table.rows)
         case "markdown":
-            return _markdown(row_cells(table), claim_cells(table.verdicts), notes(table))
+            return _markdown(table)
         case "html":
             return _html(table)
         case "text":
@@ -91,6 +91,9 @@ def _text(table: Comparison, width: int) -> str:
     rows = row_cells(table)
     shown: list[RichTable | str] = [_rich_table(rows.columns(part)) for part in _parts(rows, width)]
     shown += notes(table)
+    spaces = space_cells(table)
+    if spaces.rows:
+        shown += ["", *(_rich_table(spaces.columns(part)) for part in _parts(spaces, width)), *space_notes(table)]
     given = [v for v in table.verdicts if v.ruling != "not testable here"]
     shown += ["", _rich_table(claim_cells(given))] if given else []
     return _printed([*shown, *_not_testable(table.verdicts)], width)
@@ -155,12 +158,18 @@ def _rich_table(cells: Cells) -> RichTable:
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
-def _markdown(rows: Cells, claims: Cells, notes: Sequence[str]) -> str:
-    listed = [f"- {note.replace('*', chr(92) + '*')}" for note in notes]
-    parts = [_markdown_table(rows), "", *listed]
+def _markdown(table: Comparison) -> str:
+    parts = [_markdown_table(row_cells(table)), "", *_bullets(notes(table))]
+    spaces, claims = space_cells(table), claim_cells(table.verdicts)
+    if spaces.rows:
+        parts += ["", _markdown_table(spaces), "", *_bullets(space_notes(table))]
     if claims.rows:
         parts += ["", "What the guide says, and what was found:", "", _markdown_table(claims)]
     return "\n".join(parts) + "\n"
+
+
+def _bullets(notes: Sequence[str]) -> list[str]:
+    return [f"- {note.replace('*', chr(92) + '*')}" for note in notes]
 
 
 def _markdown_table(cells: Cells) -> str:
@@ -182,9 +191,14 @@ def _html(table: Comparison) -> str:
     claims = _html_table(
         claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
     )
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(table))
     found = f"<h2>What the guide says, and what was found</h2>{claims}" if table.verdicts else ""
-    return _page("Comparison", f"{rows}<ul>{listed}</ul>{found}")
+    spaces = space_cells(table)
+    space = _html_table(spaces, [{}] * len(spaces.rows)) + _html_list(space_notes(table)) if spaces.rows else ""
+    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{found}")
+
+
+def _html_list(notes: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
 
 
 def _page(title: str, body: str) -> str:
@@ -215,6 +229,7 @@ def _csv(rows: Sequence[Row]) -> str:
         "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
         "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "knobs", "difference",
         "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
+        "p_better", "interquartile_mean",
         "stability", "guide_speed", "guide_stability", "guide_best_for",
     ])  # fmt: skip
     for row in rows:
@@ -228,6 +243,7 @@ def _csv(rows: Sequence[Row]) -> str:
             row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
+            row.improvement.value if row.improvement else None, row.middle,
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip
     return out.getvalue()

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from dashboards.evidence import Compared, against_baseline
+import numpy as np
+
+from dashboards.evidence import Compared, against_baseline, confirmed_values
+from dashboards.spaces import Space, space_of
 from dashboards.statistics.compare import Difference
-from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson
+from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import Stability, failures
 from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standings
@@ -49,9 +52,11 @@ class Row:
 
     `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
     to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit or a user stopped,
-    that the machine lost, and that TRL or the data refused; none
-    is held against the loss. `mean` is the mean objective over the trials of the unbiased arm, where there is one,
-    else over all. `difference`: the best trial against the baseline's, from confirm runs alone, in `unit`.
+    that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
+    objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
+    against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
+    runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
+    is not confirmed. `space`: what the unbiased arm says of all configs.
     `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by column.
     `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
     `difference` judges.
@@ -75,7 +80,10 @@ class Row:
     kl: float | None
     steps_per_second: float | None
     difference: Difference | None
+    improvement: Estimate | None
+    middle: float | None
     unit: str
+    space: Space | None
     stability: Stability | None
     guide: Mapping[Column, str]
     run_ids: Mapping[str, tuple[str, ...]]
@@ -134,7 +142,10 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
         kl=mean_of(found.speak, "kl"),
         steps_per_second=median([r.metrics["steps_per_second"] for r in timed]) if timed else None,
         difference=None if compared is None else compared.difference,
+        improvement=None if compared is None else compared.improvement,
+        middle=_middle(found, scale),
         unit=scale.unit,
+        space=space_of(found, scale),
         stability=failures([run for run in records if run.arm == "unbiased"], scale).word,
         guide=_guide(stratum.losses),
         run_ids={
@@ -151,6 +162,12 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
 def _guide(losses: Sequence[str]) -> Mapping[Column, str]:
     """The guide's words of a loss by column; none of a mixture, of which its table says nothing."""
     return guide_words(losses[0]) if len(losses) == 1 else {}
+
+
+def _middle(found: Standing, scale: Scale) -> float | None:
+    """Only of a tuned config: it drops the failing quarter."""
+    values = confirmed_values(found, scale)
+    return float(interquartile_mean(np.array(list(values.values())))) if values else None
 
 
 def _quality(found: Standing, objective: Objective) -> Quality | None:

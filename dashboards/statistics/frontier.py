@@ -46,12 +46,15 @@ class Points:
 @dataclass(frozen=True)
 class Frontier:
     """A stratum's values at each of `budgets`, in the scale's unit above the untrained model; no interval below ten
-    blocks. `points` are what they came from.
+    blocks. The rest says what they came from, see `Points`.
     """
 
     budgets: tuple[float, ...]
     values: tuple[Estimate, ...]
-    points: Points
+    configs: tuple[int, ...]
+    broken: tuple[int, ...]
+    incomplete: tuple[int, ...]
+    run_ids: tuple[str, ...]
 
 
 def points_of(records: Iterable[RunRecord], scale: Scale, broken: Iterable[int], origin: Mapping[int, float]) -> Points:
@@ -109,7 +112,7 @@ def frontier(points: Points, budgets: Sequence[float] = BUDGETS, seed: int = 0) 
         )
         for i, value in enumerate(values)
     )
-    return Frontier(tuple(budgets), estimates, points)
+    return Frontier(tuple(budgets), estimates, points.configs, points.broken, points.incomplete, points.run_ids)
 
 
 def frontier_difference(

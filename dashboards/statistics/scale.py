@@ -39,6 +39,11 @@ class Scale:
         raw = record.metrics.get(self.metric)
         return None if raw is None else self.in_unit([raw], record.block)[0]
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the untrained model is at 0, so that better and worse than untrained can be told by the sign."""
+        return self.unit == "U" or self.metric in ("ranking_gain", "margin")
+
     def in_unit(self, values: Sequence[float], block: int) -> list[float]:
         """Values of the metric that were measured on a block, in `unit`."""
         return [tasks()[task_of_block(block)].utility(v) for v in values] if self.unit == "U" else list(values)

@@ -97,9 +97,11 @@ def is_inverted(runs: Sequence[RunRecord], scale: Scale) -> bool:
     a negative margin, and an objective worse than the untrained model by two standard errors.
 
     One of these alone misfires: shuffled labels give an accuracy of .24 to .36 after a step that changes nothing. The
-    objective's zero must be the untrained model, as with U, `ranking_gain` and the margin; a config on fewer blocks
-    is inverted only where its trainer says so.
+    objective's zero must be the untrained model (`Scale.starts_at_zero`); a config on fewer blocks
+    is inverted only where its trainer says so, and so is one of any other objective.
     """
+    if not scale.starts_at_zero:
+        return False
     blocks: dict[int, list[bool]] = defaultdict(list)
     for run in runs:
         blocks[run.block].append(_looks_inverted(run, scale))

@@ -314,9 +314,9 @@ def test_markdown_and_html_say_of_every_claim_why() -> None:
 def test_the_page_is_well_formed_needs_no_network_and_holds_the_runs_behind_each_row() -> None:
     text = render(compared(), "html")
     root = ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', ""))
-    first, second = root.findall(".//table")
-    assert len(first.findall("./tbody/tr")) == 3
-    assert len(second.findall("./tbody/tr")) == len(compared().verdicts)
+    rows, spaces, claims = root.findall(".//table")
+    assert len(rows.findall("./tbody/tr")) == len(spaces.findall("./tbody/tr")) == 3
+    assert len(claims.findall("./tbody/tr")) == len(compared().verdicts)
     assert not re.search(r"(src|href)=|https?://", text)
     assert compared().rows[1].run_ids["difference"][0] in text
 
@@ -325,3 +325,19 @@ def test_cells_with_markup_in_them_are_escaped() -> None:
     text = render(comparison([], GOLD, [Stratum("<b>", "clean", ("ipo",), 1)]), "html")
     assert "<b>" not in text
     assert "&lt;b&gt;" in text
+
+
+def test_spaces_stand_below_the_rows_with_their_box_and_their_frontier() -> None:
+    text = render(compared(), width=200)
+    assert "KL 0.5 (U)" in text
+    assert "Tried by sigmoid, ipo, hinge: beta 0.143 to 0.833" in text
+    assert "KL 0.5" not in render(compared([r.model_copy(update={"halves": {}}) for r in CONFIRMED]), width=200)
+
+
+def test_the_probability_of_improvement_and_the_middle_come_from_confirm_runs() -> None:
+    sigmoid, ipo, hinge = compared().rows
+    assert sigmoid.improvement is None
+    assert ipo.improvement.value == pytest.approx(0.5, abs=0.2)
+    assert hinge.improvement.value < 0.1
+    assert ipo.middle - hinge.middle == pytest.approx(0.2, abs=0.05)
+    assert compared([r for r in CONFIRMED if r.arm == "unbiased"]).rows[1].middle is None
