@@ -23,6 +23,7 @@ BUDGETS = (0.5, 1.0, 2.0, 4.0)
 """Nats per sequence, for answers of about 11.5 tokens; of other lengths .05, .1, .2 and .4 per token."""
 
 _HALVES = 2
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -159,33 +160,28 @@ def at_budgets(kl: Floats, gold: Floats, budgets: Sequence[float]) -> Floats:
 
 
 def _cross_read(kl: Floats, gold: Floats, budget: float) -> Floats:
-    """The mean over halves [resamples] of: chosen on one half, read on the other."""
+    """The mean over halves [resamples] of: two points chosen on one half, their chord read on the other.
+
+    The other half has its own KL for both points, so that the weights at the budget are its own too: a config whose
+    KL was measured too small does not win by it.
+    """
+    rows = np.arange(len(kl))
     readings = []
     for chosen_by, read_from in ((0, 1), (1, 0)):
-        left, right, weight, slope = support(kl[:, chosen_by], gold[:, chosen_by], budget)
-        read_gold = _mix(gold[:, read_from], left, right, weight)
-        read_kl = _mix(kl[:, read_from], left, right, weight)
-        own_kl = _mix(kl[:, chosen_by], left, right, weight)
-        # The other half sees this mixture at a slightly other KL: brought back along the majorant's slope.
-        readings.append(read_gold + slope * (own_kl - read_kl))
+        left, right = support(kl[:, chosen_by], gold[:, chosen_by], budget)
+        near, far = kl[rows, read_from, left], kl[rows, read_from, right]
+        run = np.where(far > near, far - near, np.inf)  # one point, or two whose order the noise turned: left alone
+        weight = np.clip((budget - near) / run, 0.0, 1.0)
+        readings.append((1.0 - weight) * gold[rows, read_from, left] + weight * gold[rows, read_from, right])
     mean: Floats = np.mean(readings, axis=0)
     return mean
 
 
-def _mix(values: Floats, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], weight: Floats) -> Floats:
-    rows = np.arange(len(values))
-    mixed: Floats = (1.0 - weight) * values[rows, left] + weight * values[rows, right]
-    return mixed
-
-
-def support(
-    kl: Floats, gold: Floats, budget: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats, Floats]:
+def support(kl: Floats, gold: Floats, budget: float) -> tuple[Places, Places]:
     """The two points that the non-decreasing least concave majorant leans on at a budget, per row of [rows, points].
 
-    Gives left, right, the weight of right, and the majorant's slope. Left has a KL at or below the budget, and there
-    must be one such point; right one above it, unless all the weight is on left: then both are the same and the slope
-    is 0.
+    Left has a KL at or below the budget, and there must be one such point; right has one above it, or is left where
+    the majorant is flat.
 
     From any left point, the right one with the steepest chord, then the left one with the highest chord to it, and so
     on: where neither changes, no point lies above the line through both, so that it is the majorant's at the budget.
@@ -195,26 +191,21 @@ def support(
     alone = np.where(below, gold, -np.inf).argmax(axis=1)
     left, right = alone.copy(), alone.copy()
     for _ in range(kl.shape[1]):
-        steep = np.where(below, -np.inf, _slopes(kl, gold, left))
-        highest_right = steep.argmax(axis=1)
+        highest_right = np.where(below, -np.inf, _slopes(kl, gold, left)).argmax(axis=1)
         # Of left points, the one with the highest chord at the budget is that with the least slope to right.
-        flat = np.where(below, _slopes(kl, gold, highest_right), np.inf)
-        highest_left = flat.argmin(axis=1)
+        highest_left = np.where(below, _slopes(kl, gold, highest_right), np.inf).argmin(axis=1)
         settled = (highest_left == left) & (highest_right == right)
         left, right = highest_left, highest_right
         if settled.all():
             break
     crosses = ~below[rows, right]
-    run = np.where(crosses, kl[rows, right] - kl[rows, left], 1.0)
-    weight = np.where(crosses, (budget - kl[rows, left]) / run, 0.0)
-    chord = (1.0 - weight) * gold[rows, left] + weight * gold[rows, right]
-    flat_rows = ~crosses | (gold[rows, alone] >= chord)
-    slope = np.where(flat_rows, 0.0, (gold[rows, right] - gold[rows, left]) / run)
-    left, right = np.where(flat_rows, alone, left), np.where(flat_rows, alone, right)
-    return left, right, np.where(flat_rows, 0.0, weight), slope
+    run = np.where(crosses, kl[rows, right] - kl[rows, left], np.inf)
+    chord = gold[rows, left] + (gold[rows, right] - gold[rows, left]) * (budget - kl[rows, left]) / run
+    flat = ~crosses | (gold[rows, alone] >= chord)
+    return np.where(flat, alone, left), np.where(flat, alone, right)
 
 
-def _slopes(kl: Floats, gold: Floats, origin: npt.NDArray[np.int64]) -> Floats:
+def _slopes(kl: Floats, gold: Floats, origin: Places) -> Floats:
     """Slope [rows, points] from each row's origin to every point of another KL; 0 where it is the same."""
     rows = np.arange(len(kl))
     run = kl - kl[rows, origin][:, None]

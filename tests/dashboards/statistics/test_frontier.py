@@ -80,9 +80,10 @@ def test_no_config_better_than_untrained_leaves_the_untrained_model() -> None:
     assert [e.value for e in frontier(nothing).values] == [0.0] * 4
 
 
-def test_the_support_tells_points_weight_and_slope() -> None:
-    left, right, weight, slope = support(np.array([[0.0, 1.0, 4.0]]), np.array([[0.0, 2.0, 3.0]]), 2.0)
-    assert (left[0], right[0], weight[0], slope[0]) == (1, 2, pytest.approx(1 / 3), pytest.approx(1 / 3))
+def test_the_support_is_the_edge_that_crosses_the_budget_or_the_peak_before_it() -> None:
+    kl, gold = np.array([[0.0, 1.0, 4.0, 6.0]]), np.array([[0.0, 2.0, 3.0, 1.0]])
+    edges = [tuple(int(end[0]) for end in support(kl, gold, budget)) for budget in (0.5, 2.0, 5.0, 9.0)]
+    assert edges == [(0, 1), (1, 2), (2, 2), (2, 2)]
 
 
 def test_split_samples_take_the_winners_curse_away() -> None:
@@ -103,6 +104,13 @@ def test_a_noisy_kl_does_not_shift_the_value_on_a_slope() -> None:
     gold = np.sqrt(true) + draw.normal(0.0, 0.05, (1500, 2, 30))
     values = at_budgets(kl, gold, BUDGETS).mean(axis=0)
     assert values == pytest.approx(np.sqrt(BUDGETS), abs=0.03)
+
+
+def test_the_config_whose_kl_was_measured_too_small_does_not_win_by_it() -> None:
+    """Thirty equal configs with gold 2 at KL 2: half of one is worth 1 at KL 1, whatever the noise of the KL."""
+    kl = 2.0 + np.random.default_rng(2).normal(0.0, 0.2, (1500, 2, 30))
+    gold = np.full_like(kl, 2.0)
+    assert at_budgets(kl, gold, [1.0]).mean() == pytest.approx(1.0, abs=0.02)
 
 
 def a_run(trial: int, block: int, kl: float, u: float, **changes: object) -> RunRecord:
