@@ -191,8 +191,8 @@ def space_notes(table: Comparison) -> list[str]:
     if not spaces:
         return []
     found = [
-        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0): share of configs near the best; expected "
-        "best of 1 and of half of the configs (too low on average); Rate loss: mean loss from the best over thirds of "
+        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0): Broken counts drift too (samples "
+        "below half or above twice the length); share of configs near the best; expected best of 1 and of half of the configs (too low on average); Rate loss: mean loss from the best over thirds of "
         "the learning rate; Gap: training less held-out accuracy.",
         *_boxes(table.rows),
     ]
