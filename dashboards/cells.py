@@ -13,7 +13,9 @@ from dashboards.verdicts import Verdict
 from studies.records import METRICS, Scalar
 
 KNOBS = "Best knobs"
-WORDS = frozenset({"Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"})
+WORDS = frozenset(
+    {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
+)
 LEFT = WORDS | {"Loss", "Scenario", KNOBS}
 
 
@@ -113,6 +115,17 @@ def _plain(e: Estimate) -> str:
     return interval(e).lstrip("+") if e.low is not None else number(e.value)
 
 
+def guide_cells(verdicts: Sequence[Verdict]) -> Cells:
+    """The guide's own table, each of its words with the verdict on it."""
+    columns = ("Speed", "Stability", "Best for")
+    by_loss: dict[str, dict[str, str]] = {}
+    for verdict in verdicts:
+        if verdict.claim.column in columns:
+            said = f"{verdict.claim.words}: {verdict.ruling}"
+            by_loss.setdefault(verdict.claim.loss, {})[verdict.claim.column] = said
+    return Cells(["Loss", *columns], [[loss, *(said[column] for column in columns)] for loss, said in by_loss.items()])
+
+
 def claim_cells(verdicts: Sequence[Verdict]) -> Cells:
     """The verdicts, one a row."""
     header = ["Claim", "Guide says", "Verdict", "Effect", "Blocks", "Failed", "Why"]
@@ -191,9 +204,10 @@ def space_notes(table: Comparison) -> list[str]:
     if not spaces:
         return []
     found = [
-        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0): Broken counts drift too (samples "
-        "below half or above twice the length); share of configs near the best; expected best of 1 and of half of the configs (too low on average); Rate loss: mean loss from the best over thirds of "
-        "the learning rate; Gap: training less held-out accuracy.",
+        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0). Broken: failed, or drifted to below half "
+        "or above twice the reference's length. Within: share of configs near the best. Best of 1 and of half of the "
+        "configs: expected, too low on average. Rate loss: mean loss from the best over thirds of the learning rate. "
+        "Gap: training less held-out accuracy.",
         *_boxes(table.rows),
     ]
     if any(space.frontier for space in spaces):

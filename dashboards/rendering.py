@@ -10,7 +10,7 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from dashboards.cells import LEFT, WORDS, Cells, claim_cells, notes, row_cells, space_cells, space_notes
+from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, notes, row_cells, space_cells, space_notes
 from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
@@ -95,7 +95,7 @@ def _text(table: Comparison, width: int) -> str:
     if spaces.rows:
         shown += ["", *(_rich_table(spaces.columns(part)) for part in _parts(spaces, width)), *space_notes(table)]
     given = [v for v in table.verdicts if v.ruling != "not testable here"]
-    shown += ["", _rich_table(claim_cells(given))] if given else []
+    shown += ["", _rich_table(guide_cells(table.verdicts)), _rich_table(claim_cells(given))] if given else []
     return _printed([*shown, *_not_testable(table.verdicts)], width)
 
 
@@ -148,7 +148,7 @@ def _rich_table(cells: Cells) -> RichTable:
             justify="left" if name in LEFT else "right",
             no_wrap=name == "Loss",
             min_width=longest_word,
-            max_width=max(12, longest_word) if name in WORDS - {"Why"} else None,
+            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why"} else None,
         )
     for row in cells.rows:
         table.add_row(*row)
@@ -164,7 +164,8 @@ def _markdown(table: Comparison) -> str:
     if spaces.rows:
         parts += ["", _markdown_table(spaces), "", *_bullets(space_notes(table))]
     if claims.rows:
-        parts += ["", "What the guide says, and what was found:", "", _markdown_table(claims)]
+        parts += ["", "What the guide says, and what was found:", "", _markdown_table(guide_cells(table.verdicts)), ""]
+        parts += [_markdown_table(claims)]
     return "\n".join(parts) + "\n"
 
 
@@ -191,10 +192,11 @@ def _html(table: Comparison) -> str:
     claims = _html_table(
         claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
     )
-    found = f"<h2>What the guide says, and what was found</h2>{claims}" if table.verdicts else ""
+    guide = guide_cells(table.verdicts)
+    found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
     spaces = space_cells(table)
     space = _html_table(spaces, [{}] * len(spaces.rows)) + _html_list(space_notes(table)) if spaces.rows else ""
-    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{found}")
+    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{found if table.verdicts else ''}")
 
 
 def _html_list(notes: Sequence[str]) -> str:

@@ -74,6 +74,11 @@ class Case:
         scenarios = self.kinds.get(situation, ())
         return [s for s in self.standings if s.stratum.variant == variant and s.stratum.scenario in scenarios]
 
+    def rivals(self, variant: str) -> list[str]:
+        """The variants that do not train with just the same losses."""
+        losses = {s.stratum.variant: s.stratum.losses for s in self.standings}
+        return [name for name in self.variants if losses[name] != losses[variant]]
+
     @property
     def variants(self) -> list[str]:
         """All variants, in the study's order."""
@@ -146,7 +151,8 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
 def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> Verdict:
     if situation not in case.kinds:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
-    panel = _panel(case, situation)
+    rivals = case.rivals(variant)
+    panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
     found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
     if not found:
         return Verdict(claim, "not testable here", _unconfirmed(variant, "another"))
@@ -270,7 +276,7 @@ def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verd
     """Fisher's exact test of the two shares of failed configs, with Holm over the others."""
     if test.than == "baseline" and (case.baseline is None or variant == case.baseline):
         return _no_baseline(claim, case.baseline)
-    others = [n for n in case.variants if n != variant and (test.than == "any other" or n == case.baseline)]
+    others = [n for n in case.rivals(variant) if test.than == "any other" or n == case.baseline]
     own = _failures(case, variant)
     theirs = {name: _failures(case, name) for name in others}
     theirs = {name: found for name, found in theirs.items() if found.all.n}

@@ -314,7 +314,8 @@ def test_markdown_and_html_say_of_every_claim_why() -> None:
 def test_the_page_is_well_formed_needs_no_network_and_holds_the_runs_behind_each_row() -> None:
     text = render(compared(), "html")
     root = ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', ""))
-    rows, spaces, claims = root.findall(".//table")
+    rows, spaces, guide, claims = root.findall(".//table")
+    assert len(guide.findall("./tbody/tr")) == 8
     assert len(rows.findall("./tbody/tr")) == len(spaces.findall("./tbody/tr")) == 3
     assert len(claims.findall("./tbody/tr")) == len(compared().verdicts)
     assert not re.search(r"(src|href)=|https?://", text)
@@ -341,3 +342,10 @@ def test_the_probability_of_improvement_and_the_middle_come_from_confirm_runs() 
     assert hinge.improvement.value < 0.1
     assert ipo.middle - hinge.middle == pytest.approx(0.2, abs=0.05)
     assert compared([r for r in CONFIRMED if r.arm == "unbiased"]).rows[1].middle is None
+
+
+def test_the_guides_own_table_comes_back_with_a_verdict_on_each_word() -> None:
+    text = render(compared(), "markdown")
+    assert "| Loss | Speed | Stability | Best for |" in text
+    (sigmoid,) = [line for line in text.splitlines() if line.startswith("| sigmoid | Fast:")]
+    assert sigmoid == "| sigmoid | Fast: not testable here | Good: inconclusive | General use: supported |"

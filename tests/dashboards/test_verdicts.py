@@ -188,3 +188,13 @@ def test_a_mixture_stands_for_none_of_its_losses() -> None:
         standings([a_record(variant="ipo")], GOLD, strata), scale_of(GOLD, "embedded"), None, {"clean": Scenario()}
     )
     assert "no variant" in {v.claim.id: v for v in found}["ipo-stability"].because
+
+
+def test_another_config_of_the_same_loss_is_no_rival() -> None:
+    records = in_scenario("clean", {"sigmoid": 0.0, "today": 0.2, "hinge": -0.2}, range(3, 33))
+    strata = [
+        Stratum(v, "clean", (loss,), 12)
+        for v, loss in (("sigmoid", "sigmoid"), ("today", "sigmoid"), ("hinge", "hinge"))
+    ]
+    found = verdicts(standings(records, GOLD, strata), scale_of(GOLD, "embedded"), "sigmoid", {"clean": Scenario()})
+    assert {v.claim.id: v.ruling for v in found}["sigmoid-best-for"] == "supported"
