@@ -73,7 +73,7 @@ def _against(row: Row, is_baseline: bool) -> list[str]:
     difference = row.difference
     if difference is None:
         return ["-", "-", "baseline" if is_baseline else "-", "-"]
-    word = difference.word + ("" if difference.is_robust else "?")
+    word = difference.word + ("" if difference.is_general else "~" if difference.is_robust else "?")
     better = "-" if row.improvement is None else f"{row.improvement.value:.2f}"
     return [interval(difference.estimate), str(difference.estimate.blocks), word, better]
 
@@ -262,6 +262,8 @@ def _difference_notes(table: Comparison) -> list[str]:
         found.append("inconclusive: among them are some whose blocks are too few for their spread to show a tie.")
     if not all(d.is_robust for d in differences):
         found.append("? without one of the tasks it would be said the other way round.")
+    if any(d.is_robust and not d.is_general for d in differences):
+        found.append("~ without one of the tasks it would be inconclusive: no claim leans on it.")
     if any(row.stability for row in table.rows):
         found.append("Stability: Good at most 2%, Fair at most 10% of unbiased configs fail, by one-sided 95% limits.")
     return found

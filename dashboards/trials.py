@@ -67,9 +67,12 @@ class Standing:
 
 
 def standings(records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]) -> tuple[Standing, ...]:
-    """Where each stratum stands, in the order of `strata`; records of others are not looked at."""
+    """Where each stratum stands, in the order of `strata`; records of others are not looked at.
+
+    The order of the records changes nothing, not even the last digit of a sum.
+    """
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
         grouped[record.variant, record.scenario].append(record)
     return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
 

@@ -1,8 +1,8 @@
 """The guide's claims -> a verdict on each from a study's own runs; knows no store and no page.
 
 A verdict is one of: supported, refuted, tie, inconclusive, not testable here. A claim of difference that turns out a
-tie is called a tie; where the blocks could not have shown one, it is inconclusive. A verdict that turns into its
-opposite when one task is left out is inconclusive too.
+tie is called a tie; where the blocks could not have shown one, it is inconclusive. What rests on one
+task, or turns round when one is left out, is inconclusive too.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     if not found:
         return Verdict(claim, "not testable here", _unconfirmed(variant, "another"))
     top = max(found, key=lambda name: found[name].estimate.value)
-    beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_robust]
+    beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_general]
     open_ = [name for name, d in found.items() if d.word in ("better", "inconclusive") and name not in beaten_by]
     ruling: Ruling = "refuted" if beaten_by else "inconclusive" if open_ else "supported"
     because = {
@@ -195,7 +195,7 @@ def _unconfirmed(variant: str, other: str) -> str:
 
 
 def _ruling(difference: Difference, expect: int = 1) -> Ruling:
-    if not difference.is_robust:
+    if not difference.is_general:
         return "inconclusive"
     ruling = _EXPECTED[difference.word]
     if expect == -1:
@@ -214,8 +214,9 @@ def _because(difference: Difference, claimed: str, unit: str) -> str:
         return f"{tests}; without objective.tie_within no tie can be concluded in {unit}"
     if difference.word == "inconclusive" and not difference.could_tie:
         return f"{tests}; too few blocks for their spread to show a tie"
-    leans = f"; rests on task {', '.join(map(str, difference.leans_on))}" if difference.leans_on else ""
-    return f"{claimed}: {tests}{leans}"
+    if not difference.is_general:
+        return f"{tests}; inconclusive without task {' or '.join(map(str, difference.leans_on))}"
+    return f"{claimed}: {tests}"
 
 
 # ---- pace and failures --------------------------------------------------------------------------------------------

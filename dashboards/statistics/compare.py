@@ -50,6 +50,16 @@ class Difference:
         """Whether no single task, left out, turns the word into a contradicting one."""
         return not self.flips_without
 
+    @property
+    def is_general(self) -> bool:
+        """Whether it can be claimed of more than these tasks: robust and, for a difference, resting on no single one.
+
+        Blocks of one task resemble each other, which the test over blocks does not know. Where losses differ by task
+        and not on average over tasks, it finds a difference in 21 % of cases at 16 blocks of 6 tasks; in 8 % one that
+        rests on no single task (`tests/dashboards/statistics/test_compare.py`).
+        """
+        return self.is_robust and (self.word == "tie" or not self.leans_on)
+
 
 def compare(
     panel: Panel, baseline: str, tie_within: float | None, tasks: Mapping[int, int], sign: int = 1

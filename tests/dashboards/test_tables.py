@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -349,3 +351,18 @@ def test_the_guides_own_table_comes_back_with_a_verdict_on_each_word() -> None:
     assert "| Loss | Speed | Stability | Best for |" in text
     (sigmoid,) = [line for line in text.splitlines() if line.startswith("| sigmoid | Fast:")]
     assert sigmoid == "| sigmoid | Fast: not testable here | Good: inconclusive | General use: supported |"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_records_changes_nothing(seed: int) -> None:
+    shuffled = random.Random(seed).sample(CONFIRMED, len(CONFIRMED))
+    assert render(compared(shuffled), "json") == render(compared(), "json")
+
+
+def test_another_loss_changes_no_row_but_by_the_correction() -> None:
+    two = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo")]
+    alone = comparison(CONFIRMED, GOLD, two, baseline="sigmoid", source="embedded").rows
+    for row, with_hinge in zip(alone, compared().rows, strict=False):
+        assert replace(row, difference=None) == replace(with_hinge, difference=None)
+        if row.difference is not None:
+            assert replace(row.difference, p_holm=None) == replace(with_hinge.difference, p_holm=None)

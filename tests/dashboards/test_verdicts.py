@@ -115,6 +115,22 @@ def test_a_word_that_one_task_turns_round_is_inconclusive() -> None:
     assert "task 5" in found.because
 
 
+def test_a_difference_that_rests_on_one_task_is_inconclusive() -> None:
+    def run(variant: str, block: int, u: float, arm: str) -> RunRecord:
+        return a_record(
+            variant=variant, scenario="few", block=block, arm=arm, metrics={"gold": gold_of(block, u), "kl": 1.0}
+        )
+
+    records = [run(v, b, 0.5, "unbiased") for v in ("sigmoid", "ipo") for b in range(3)]
+    for block in range(3, 21):
+        gain = 0.25 if block % 6 == 5 else 0.03 + 0.08 * (-1) ** (block // 6)
+        records += [run("sigmoid", block, 0.5, "confirm"), run("ipo", block, 0.5 + gain, "confirm")]
+    found = judged(records)["ipo-best-for"]
+    assert found.ruling == "inconclusive"
+    assert "inconclusive without task" in found.because
+    assert "5" in found.because.rpartition("task")[2]
+
+
 @pytest.mark.parametrize(
     ("failed", "of", "ruling"),
     [(0, 149, "supported"), (0, 20, "inconclusive"), (8, 20, "refuted"), (10, 200, "refuted")],
