@@ -108,6 +108,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
         f"{each}{joint}. Nothing was trained and nothing was written."
     )
+    if plan.power:
+        say(plan.power)
 
 
 def print_verification(verified: Verification, console: Console) -> None:
