@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from studies.load import load_study, not_yet, shipped_studies
 from studies.parts import (
+    MOST_AXES,
     Arm,
     Budget,
     Confirm,
@@ -28,6 +29,7 @@ from studies.parts import (
 from studies.resolve import arms, resolve_run, scenario_data
 
 __all__ = [
+    "MOST_AXES",
     "Arm",
     "Budget",
     "Confirm",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
+from studies.places import existing
 from studies.records import DataConfig
 
 Text = str | list[dict[str, Any]]
@@ -57,14 +58,12 @@ class _Placed(NamedTuple):
 
 def kind_of(path: str) -> Kind:
     """What `data.path` names. What exists on disk is not a Hub id; what ends like a data file is never one."""
-    place = Path(path).expanduser()
+    place = existing(path)
     if path == "embedded":
         return "embedded"
-    if place.is_file():
-        return "file"
-    if place.is_dir():
-        return "folder"
-    return "hub" if _HUB_ID.fullmatch(path) and place.suffix.lower() not in _READERS else "missing"
+    if place is not None:
+        return "file" if place.is_file() else "folder" if place.is_dir() else "missing"  # a pipe or device is neither
+    return "hub" if _HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in _READERS else "missing"
 
 
 def read_rows(data: DataConfig) -> Rows:

@@ -1,0 +1,58 @@
+"""Any bytes given as preference pairs are pairs or are refused: in time, in words, with nothing created."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from studies.records import DataConfig
+from tests.robustness.data_files import data_files
+from tests.robustness.harness import call, check_refusal, contents, folder_with, in_time
+from trainers.data import DataError, check_data, load_pairs
+from trainers.world.paths import model_path
+
+patient = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+STUDY = b"study: s\nbase: {model_name_or_path: org/model}\nvariants: {sigmoid: {}}\n"
+
+
+@functools.cache
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path())
+
+
+def pairs_or_refusal(name: str, content: bytes) -> None:
+    """The check finds every fault that the loading would: what it passes has pairs, or too few for a split."""
+    study = STUDY + f"data: {{path: {name}, max_length: null}}\n".encode()
+    with folder_with({"study.yaml": study, name: content}) as folder:
+        data = DataConfig(path=name, max_length=None)
+        with in_time():
+            problems = check_data(data)
+        if problems:
+            check_refusal(*call("run", "study.yaml"))
+        else:
+            try:
+                with in_time(10.0):  # an answer of 100,000 tokens has to be counted
+                    pairs = load_pairs(data, 0, tokenizer())
+                assert pairs.train
+                assert pairs.evaluation
+            except DataError as error:
+                assert any("pairs left" in one or "no chat template" in one for one in error.problems), error
+        assert contents(folder) == {"study.yaml", name}
+
+
+@settings(patient, max_examples=150)
+@given(data_files())
+def test_no_data_file_gives_a_traceback_or_leaves_anything(file: tuple[str, bytes]) -> None:
+    pairs_or_refusal(*file)
+
+
+@pytest.mark.soak
+@settings(patient, max_examples=1000)
+@given(data_files())
+def test_no_data_file_of_1000_gives_a_traceback_or_leaves_anything(file: tuple[str, bytes]) -> None:
+    pairs_or_refusal(*file)
