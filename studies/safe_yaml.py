@@ -16,6 +16,7 @@ import yaml
 MOST_BYTES: Final = 1 << 20
 MOST_VALUES: Final = 20_000
 DEEPEST: Final = 30
+MOST_KEYS: Final = 300
 _LONGEST_SHOWN: Final = 60
 
 _PLAIN_TAGS: Final = frozenset(
@@ -150,6 +151,8 @@ def _unusual(node: yaml.Node | None) -> Iterator[str]:
             "remove it"
         )
     if isinstance(node, yaml.MappingNode):
+        if len(node.value) > MOST_KEYS:
+            yield f"line {node.start_mark.line + 1}: {len(node.value)} keys in one mapping, {MOST_KEYS} at most are read"
         for key, value in node.value:
             yield from _unusual(key)
             yield from _unusual(value)
