@@ -54,6 +54,19 @@ def not_yet(spec: StudySpec) -> tuple[str, ...]:
     return tuple(found)
 
 
+def foreign_code(spec: StudySpec) -> tuple[str, ...]:
+    """Whose Python code the study has run, beside the project's own and that of the installed libraries."""
+    found = []
+    if spec.base.get("trust_remote_code"):
+        found.append(
+            f"base.trust_remote_code: Python code that lies with {spec.base.get('model_name_or_path')} will run with all "
+            "rights of yours; read it, and pin what you read with model_revision"
+        )
+    if ":" in spec.trainer:
+        found.append(f"trainer: Python code of {spec.trainer} will run")
+    return tuple(found)
+
+
 def shipped_studies() -> Mapping[str, Path]:
     """The study files that come with the project, by name; base files that lie beside them are not studies."""
     files = [*sorted(_HERE.glob("*.yaml")), *sorted(_HERE.glob("examples/*.yaml"))]

@@ -52,7 +52,9 @@ _NAMED: Final = re.compile(
 def is_secret(name: str) -> bool:
     """Whether a setting of this name may hold a secret: a word of it is token, key, secret or password."""
     last = name.rpartition(".")[2]
-    return last not in _NOT_SECRET and not _SECRET_WORDS.isdisjoint(re.split(r"[^a-z]+", last.lower()))
+    if last in _NOT_SECRET or last.endswith("per_token"):
+        return False
+    return not _SECRET_WORDS.isdisjoint(re.split(r"[^a-z]+", last.lower()))
 
 
 def redact(value: Any, *, by_name: bool = True) -> Any:

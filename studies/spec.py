@@ -5,7 +5,7 @@ Knows nothing of Optuna, MLflow or torch, and never touches the network or a mod
 
 from __future__ import annotations
 
-from studies.load import load_study, not_yet, shipped_studies
+from studies.load import foreign_code, load_study, not_yet, shipped_studies
 from studies.parts import (
     MOST_AXES,
     Arm,
@@ -48,6 +48,7 @@ __all__ = [
     "Values",
     "Variant",
     "arms",
+    "foreign_code",
     "load_study",
     "not_yet",
     "resolve_run",

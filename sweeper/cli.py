@@ -57,12 +57,13 @@ def plan(study: Study, settings: Set = None) -> None:
 
     from studies.spec import not_yet
     from sweeper.plan import make_plan
-    from sweeper.show import print_plan
+    from sweeper.show import print_plan, shown
 
     spec, arms, _ = _load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
     for notice in (*spec.notices, *not_yet(spec)):
-        typer.echo(f"note: {notice}")
+        typer.echo(f"note: {shown(notice)}")
+    _warn_of_code(spec)
 
 
 @app.command()
@@ -81,7 +82,7 @@ def run(
     from studies.spec import not_yet
     from sweeper.search import StorageError, check_storage
     from sweeper.session import AlreadyRunning, places, run_session
-    from sweeper.show import Display
+    from sweeper.show import Display, shown
 
     if executor not in ("process", "inline"):
         _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
@@ -96,6 +97,7 @@ def run(
     except StorageError as error:
         _refuse([str(error)])
     console = Console(highlight=False)
+    _warn_of_code(spec)
     _quiet_libraries()
     with _store_errors(), Display(spec.study, console) as display:
         try:
@@ -107,11 +109,17 @@ def run(
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: {again}")
             raise typer.Exit(1) from None
-    with _store_errors():
-        typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
+    if outcome.undelivered:
+        console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
+    else:
+        with _store_errors():
+            typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    if outcome.undelivered:
+        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
     if outcome.stopped or outcome.failed:
-        console.print(f"Go on with: {again}", soft_wrap=True)
+        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
     console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
 
@@ -179,15 +187,21 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the store in this folder."""
     from dashboards.load import store_uri, study_pages
+    from studies.redact import redact
 
     uri = store_uri(None, Path.cwd())
+    if uri.startswith(("http://", "https://")):
+        _refuse([f"MLflow runs at {uri} already: open that address in a browser."])
     with _store_errors():
         pages = study_pages(uri)
-    typer.echo(f"MLflow UI of {uri} on http://{host}:{port}")
+    typer.echo(f"MLflow UI of {redact(uri)} on http://{host}:{port}")
     for study, page in pages.items():
         typer.echo(f"  {study}: http://{host}:{port}{page}")
-    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, *arguments])
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        typer.echo(f"warning: everybody who reaches {host} can read and change all studies; MLflow asks nobody's name")
+    # In the environment, since every user of a machine can read the arguments of a process.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
 
 
 @app.command()
@@ -212,6 +226,14 @@ def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[st
         return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
     except StudyError as error:
         _refuse(error.problems)
+
+
+def _warn_of_code(spec: StudySpec) -> None:
+    """Name the code from elsewhere that the study lets in, on standard error."""
+    from studies.spec import foreign_code
+
+    for warning in foreign_code(spec):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _check_data(spec: StudySpec) -> None:
@@ -251,8 +273,10 @@ def _records(spec: StudySpec) -> list[RunRecord]:
 
 def _render(rows: tuple[Row, ...], format: Format, width: int | None = None) -> str:
     from dashboards.tables import render
+    from studies.redact import redact
 
-    return render(rows, format, width).rstrip("\n") + "\n"
+    text: str = redact(render(rows, format, width))
+    return text.rstrip("\n") + "\n"
 
 
 def _screen() -> int | None:
@@ -290,6 +314,8 @@ def _quiet_libraries() -> None:
 
 def _refuse(problems: tuple[str, ...] | list[str]) -> NoReturn:
     """Print every problem on standard error and exit with 2."""
+    from sweeper.show import shown
+
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        typer.echo(f"error: {shown(problem)}", err=True)
     raise typer.Exit(2)

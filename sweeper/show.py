@@ -11,11 +11,13 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from studies.records import RunRecord, State
+from studies.redact import redact
 from studies.spec import Arm, StudySpec
 from sweeper.plan import Plan, planned_runs, show_knobs
 from sweeper.points import quota
@@ -47,7 +49,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(shown(text), soft_wrap=True, markup=False)
 
     def progress(self, progress: Progress) -> None:
         """Show where the sweep is."""
@@ -61,7 +63,12 @@ class Display:
             time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
         ):
             self._printed_at, self._printed = time.monotonic(), text
-            self._console.print(f"{self._study}: {text}", soft_wrap=True)
+            self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+
+def shown(text: str) -> str:
+    """The text as a terminal may have it: without secrets, and without characters that would act on the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in redact(text))
 
 
 def describe(progress: Progress) -> str:
@@ -82,23 +89,23 @@ def describe(progress: Progress) -> str:
 def print_plan(plan: Plan, console: Console) -> None:
     """Every variant with its space, its trials and what was left out or is warned of."""
     say = partial(console.print, soft_wrap=True)  # lines stay whole in a file or a pipe
-    say(f"[bold]{plan.study}[/bold]  {plan.question}")
+    say(f"[bold]{plan.study}[/bold]  {_plain(plan.question)}")
     for arm in plan.arms:
-        fixed = f"  fixed: {show_knobs(arm.fixed)}" if arm.fixed else ""
+        fixed = f"  fixed: {_plain(show_knobs(arm.fixed))}" if arm.fixed else ""
         losses = "" if arm.losses == (arm.name,) else f" ({' + '.join(arm.losses)})"
         say(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
         for name, text in arm.space.items():
-            say(f"  {name}: {text}")
+            say(f"  {name}: {_plain(text)}")
         for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
-            say(f"    trial {i}: {show_knobs(knobs) or 'as fixed above'}  [dim]{origin}[/dim]")
+            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{origin}[/dim]")
         if len(arm.points) > POINTS_SHOWN:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
             say(f"    {arm.adaptive} trials that TPE chooses from results")
         for name, reason in arm.left_out.items():
-            say(f"  left out: {name}: {reason}")
+            say(f"  left out: {name}: {_plain(reason)}")
         for warning in arm.warnings:
-            say(f"  [yellow]warning:[/yellow] {warning}")
+            say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
     each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
     confirm = f", of which {plan.confirm_runs} confirm the best" if plan.confirm_runs else ""
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
@@ -107,6 +114,11 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
         f"{each}{joint}. Nothing was trained and nothing was written."
     )
+
+
+def _plain(text: str) -> str:
+    """Text of a study within console markup, as it stands."""
+    return escape(shown(text))
 
 
 def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:

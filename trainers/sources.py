@@ -22,6 +22,7 @@ Text = str | list[dict[str, Any]]
 Kind = Literal["embedded", "file", "folder", "hub", "missing"]
 
 _MOST_NAMED: Final = 10
+_LONGEST_CELL: Final = 1 << 30  # the csv module's own limit is 128 KiB, and it has no other than a global one
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -110,7 +111,7 @@ def _read(data: DataConfig, path: str, split: str) -> list[_Placed]:
 
 def _read_jsonl(file: Path) -> list[_Placed]:
     """One JSON value a line; blank lines are passed over."""
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = file.read_text(encoding="utf-8-sig").split("\n")
     return [_json_line(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -124,7 +125,7 @@ def _json_line(number: int, line: str) -> _Placed:
 
 def _read_json(file: Path) -> list[_Placed]:
     """A JSON list of objects, or JSON lines under this ending."""
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         return _read_jsonl(file)
     return [_Placed(f"row {i}", value) for i, value in enumerate(json.loads(text), start=1)]
@@ -132,8 +133,14 @@ def _read_json(file: Path) -> list[_Placed]:
 
 def _read_csv(file: Path) -> list[_Placed]:
     """A header line and rows of plain text; a cell that is not there is None."""
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [_Placed(f"row {i}", row) for i, row in enumerate(csv.DictReader(stream), start=1)]
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            return [_Placed(f"row {i}", row) for i, row in enumerate(csv.DictReader(stream), start=1)]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_parquet(file: Path) -> list[_Placed]:

@@ -95,7 +95,7 @@ def _as_parquet(made: list[Any], draw: st.DrawFn) -> bytes:
 
 _WRITERS = {".jsonl": _as_jsonl, ".json": _as_json, ".csv": _as_csv, ".parquet": _as_parquet}
 _ODD_FILES = [
-    b"", b"\n", b" ", b"\x00", b"[]", b"{}", b"null", b"1", b"[", b"[[[", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe\x00", b"\xef\xbb\xbf", b"PAR1",
+    b"", b"\n", b" ", b"\x00", b"[]", b"{}", b"null", b"1", b"[", b"[[[", b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 100_000, b"\xff\xfe\x00", b"\xef\xbb\xbf", b"PAR1",
     b"PAR1" + b"\x00" * 100 + b"PAR1", b"PAR1\x15\x04\x15\xff\xff\xff\x7f\x00\x00PAR1", b"\x89PNG", b"\x1f\x8b\x08\x00", bytes(range(256)), b"prompt,chosen,rejected\n", b'"',
     b"a,b\n" * 1000, b"x" * 300_000, b'{"prompt": "' + b"a" * 300_000, b"prompt,chosen,rejected\n" + b"a," * 200_000, b'prompt,chosen,rejected\na,"' + b"b" * 200_000,
     b'{"chosen": ' + b"9" * 5000 + b', "rejected": 1}', b'{"chosen": "a", "rejected": "b", "prompt": "c"}\n' * 3, b'\xef\xbb\xbf{"chosen": "a", "rejected": "b", "prompt": "c"}',

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from studies.records import DataConfig
 from tests.robustness.data_files import data_files
@@ -14,7 +14,13 @@ from tests.robustness.harness import call, check_refusal, contents, folder_with,
 from trainers.data import DataError, check_data, load_pairs
 from trainers.world.paths import model_path
 
-patient = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+# Without `explain`, which traces every line and would count as time of the program.
+patient = settings(
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+)
 STUDY = b"study: s\nbase: {model_name_or_path: org/model}\nvariants: {sigmoid: {}}\n"
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.robustness.harness import call, check_refusal, contents, folder_with
 from tests.robustness.study_files import settings_of_a_study, study_files
 
-patient = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+# Without `explain`, which traces every line and would count as time of the program.
+patient = settings(
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+)
 
 
 def plan_and_run_agree(content: bytes, options: list[str]) -> None:

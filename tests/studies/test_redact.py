@@ -56,6 +56,7 @@ def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
         "mail me@example.org",
         "a task-risk-analysis-of-some-length",
         "max_new_tokens: 256",
+        '{"kl_per_token": 0.05, "gold_per_token": 1}',
         "pad_token: <pad>",
         "token: null",
         "unknown key; valid here are low, high",
