@@ -127,7 +127,7 @@ def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
     first = redact(_first_line(reason))
     if file is not None and any(words in reason for words in ("not a database", "malformed", "file is encrypted")):
         return StoreError(
-            f"The MLflow store {file} is damaged ({first}). Put a copy of it back, or move it away and run the study "
+            f"The MLflow store {file} is damaged, or no database at all ({first}). Put a copy of it back, or move it away and run the study "
             "again: what is finished is written anew from the results in the study's run folder, not trained again."
         )
     if file is not None and "readonly database" in reason:
