@@ -130,8 +130,9 @@ class Sweep:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
         while True:
             self._check_budget()
-            # One more than can train, so that no worker waits while results are recorded.
-            while not self._stopping and len(self._training) <= self._executor.slots and self._submit_next():
+            # More than can train, so that no worker waits while results are recorded.
+            most = self._executor.slots + self._executor.ahead
+            while not self._stopping and len(self._training) < most and self._submit_next():
                 pass
             self._show(self._progress())
             if not self._training:

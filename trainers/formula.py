@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from studies.records import Cause, Measurement, RunConfig, RunResult
-from trainers.interface import Decision, Job, Report
+from trainers.interface import Decision, Desk, Job, pack_key
 from trainers.results import write_result
 
 STEPS = 12
@@ -60,40 +60,54 @@ OTHER = Shape(peak=0.15, beta=0.2, learning_rate=1e-5, diverges_above=1e-2)
 class FormulaTrainer:
     """Answers every run from the formula of this module; the same config gives the same numbers on any machine."""
 
-    def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
-        """See `Trainer.train`. `max_steps` is the number of reported steps (12 where it is not given or below 1)."""
-        return [self._train_one(job, report) for job in jobs]
+    def train(self, job: Job, desk: Desk) -> None:
+        """See `Trainer.train`. `max_steps` is the number of reported steps (12 where it is not given or below 1).
 
-    def _train_one(self, job: Job, report: Report) -> RunResult:
-        config, key = job.config, job.config.key
-        shape = _shape(config.settings)
-        shape = replace(shape, peak=shape.peak + _noise(config))
-        steps = _steps(config)
-        diverges_at = steps // 2 + 1 if _number(config, "learning_rate") > shape.diverges_above else None
-        curve: list[tuple[int, Mapping[str, float]]] = []
-        cause, message = Cause.FINISHED, ""
-        for step in range(1, steps + 1):
-            metrics = _training_metrics(config, shape, step / steps)
-            if step == diverges_at:
-                metrics = {**metrics, "loss": math.nan, "grad_norm": math.nan}
-            curve.append((step, metrics))
-            decision = report(key, step, metrics)
-            if step == diverges_at:
-                cause, message = Cause.NON_FINITE, f"loss is not finite at step {step}"
-                break
-            if decision is Decision.STOP:
-                cause, message = Cause.USER_STOP, f"stopped after step {step} of {steps}"
-                break
-        result = RunResult(
-            key=key,
-            cause=cause,
-            message=message,
-            measurements=_measurements(config, shape, steps) if cause is Cause.FINISHED else (),
-            curve=tuple(curve),
-            facts={"trainer": "formula"},
-        )
-        write_result(job.folder, result)
-        return result
+        Jobs train together as in a pack: step by step in turn, and one that ends makes room for another.
+        """
+        pack = [_run(job, desk)]
+        while pack:
+            while len(pack) < job.placement.together and (more := desk.take(pack_key(job.config))) is not None:
+                pack.append(_run(more, desk))
+            pack = [run for run in pack if next(run, False)]
+
+
+def _run(job: Job, desk: Desk) -> Iterator[bool]:
+    """Train one run, a step at each `next`, and hand it in at the end."""
+    config, key = job.config, job.config.key
+    shape = _shape(config.settings)
+    shape = replace(shape, peak=shape.peak + _noise(config))
+    steps = _steps(config)
+    diverges_at = steps // 2 + 1 if _number(config, "learning_rate") > shape.diverges_above else None
+    curve: list[tuple[int, Mapping[str, float]]] = []
+    cause, message = Cause.FINISHED, ""
+    for step in range(1, steps + 1):
+        metrics = _training_metrics(config, shape, step / steps)
+        if step == diverges_at:
+            metrics = {**metrics, "loss": math.nan, "grad_norm": math.nan}
+        curve.append((step, metrics))
+        decision = desk.report(key, step, metrics)
+        if step == diverges_at:
+            cause, message = Cause.NON_FINITE, f"loss is not finite at step {step}"
+            break
+        if decision is Decision.STOP:
+            cause, message = Cause.USER_STOP, f"stopped after step {step} of {steps}"
+            break
+        yield True
+    result = RunResult(
+        key=key,
+        cause=cause,
+        message=message,
+        measurements=_measurements(config, shape, steps) if cause is Cause.FINISHED else (),
+        curve=tuple(curve),
+        facts={"trainer": "formula"},
+    )
+    _hand_in(job, result, desk)
+
+
+def _hand_in(job: Job, result: RunResult, desk: Desk) -> None:
+    write_result(job.folder, result)
+    desk.finish(result)
 
 
 def _shape(settings: Mapping[str, Any]) -> Shape:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, cast
 
-from studies.records import RunConfig, RunResult
+from studies.records import RunConfig, RunResult, digest
 
 
 class Decision(StrEnum):
@@ -20,25 +20,55 @@ class Decision(StrEnum):
     STOP = "stop"
 
 
-# report(run key, step, metrics) -> Decision. Called at most once a logging step; must be cheap.
-Report = Callable[[str, int, Mapping[str, float]], Decision]
+@dataclass(frozen=True)
+class Placement:
+    """How runs share a device: `together` of them train in one pack at most, with or without gradient checkpointing
+    (None: as the run's own settings say). It changes what training costs, and no number beyond rounding.
+    """
+
+    together: int = 1
+    checkpointing: bool | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train: its config, the folder that is its own, and whether its adapter is kept there."""
+    """One run to train: its config, the folder that is its own, and whether its adapter is kept there.
+
+    `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
+    whose folder holds a paused state goes on from there.
+    """
 
     config: RunConfig
     folder: Path
     keep_adapter: bool = True
+    placement: Placement = Placement()
+    pause_at: int | None = None
+
+
+class Desk(Protocol):
+    """Where a trainer takes jobs and hands in what becomes of them."""
+
+    def take(self, like: str) -> Job | None:
+        """A job that waits and has this `pack_key`, now the trainer's to train; None where there is none now."""
+        ...
+
+    def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Tell a logged step of a run, at most once a logging step. Cheap."""
+        ...
+
+    def finish(self, result: RunResult) -> None:
+        """Hand in the result of a run, which ends the trainer's work on it."""
+        ...
 
 
 class Trainer(Protocol):
     """Trains runs. One object lives as long as its worker and keeps what runs share (base model, data)."""
 
-    def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
-        """Train all jobs and answer one result each, in the same order. What a run does never raises: it is a
-        result with a cause. What the machine does (lost files, no device) may raise.
+    def train(self, job: Job, desk: Desk) -> None:
+        """Train `job`, and jobs taken from the desk together with it; return when all of them are handed in.
+
+        What a run does never raises: it is a result with a cause. What the machine does (lost files, no device) may
+        raise; the jobs that were not handed in have then failed.
         """
         ...
 
@@ -57,3 +87,32 @@ def load_trainer(name: str) -> Trainer:
     """
     module, _, attribute = (name if ":" in name else TRAINERS[name]).partition(":")
     return cast(Trainer, getattr(importlib.import_module(module), attribute)())
+
+
+# What a loaded base model depends on. PEFT freezes the base that it wraps, so full fine-tuning takes another one.
+MODEL_SETTINGS = (
+    "model_name_or_path",
+    "use_peft",
+    "model_revision",
+    "trust_remote_code",
+    "attn_implementation",
+    "dtype",
+    "model_init_kwargs",
+    "load_in_4bit",
+    "load_in_8bit",
+    "bnb_4bit_quant_type",
+    "use_bnb_nested_quant",
+    "bnb_4bit_quant_storage",
+)
+# What else the runs of a pack have in common: they go through one forward pass of one shape and one precision.
+_SHARED_SETTINGS = (
+    *MODEL_SETTINGS,
+    *("max_length", "truncation_mode", "pad_token", "per_device_train_batch_size"),
+    *("bf16", "fp16", "tf32", "use_cpu", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
+)
+
+
+def pack_key(config: RunConfig) -> str:
+    """Runs with the same key can train in one pack, as far as their configs can tell."""
+    shared = [config.settings.get(name) for name in _SHARED_SETTINGS]
+    return digest([config.trainer, shared, config.data.max_length, config.evaluation.model_dump(mode="json")])

@@ -1,11 +1,12 @@
-"""One attempt at one run, the same in every executor; knows nothing of processes."""
+"""Attempts at runs, the same in every executor; knows nothing of processes."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from studies.records import Cause, RunResult
-from trainers.interface import Job, Report, Trainer, load_trainer
+from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +18,40 @@ class WarmTrainer:
         self._name = name
         self._trainer: Trainer | None = None
 
-    def attempt(self, job: Job, report: Report) -> RunResult:
-        """Train `job`. Whatever the trainer raises becomes a result with cause INFRASTRUCTURE, its traceback logged."""
+    def attempt(self, job: Job, desk: Desk) -> None:
+        """Train `job` and what the trainer takes beside it; every one of them is handed in at the desk.
+
+        Whatever the trainer raises becomes a result of each open job with cause INFRASTRUCTURE, its traceback logged.
+        """
+        counter = _Counter(desk, job)
+        message = "the trainer returned without handing in this run"
         try:
             if self._trainer is None:
                 self._trainer = load_trainer(self._name)
-            (result,) = self._trainer.train([job], report)
+            self._trainer.train(job, counter)
         except (Exception, SystemExit) as error:
-            logger.exception("trainer %s raised in run %s", self._name, job.config.key)
+            logger.exception("trainer %s raised in runs %s", self._name, ", ".join(counter.open))
             message = f"{type(error).__name__}: {error}"
-            return RunResult(key=job.config.key, cause=Cause.INFRASTRUCTURE, message=message)
-        return result
+        for key in list(counter.open):
+            counter.finish(RunResult(key=key, cause=Cause.INFRASTRUCTURE, message=message))
+
+
+class _Counter:
+    """A desk that remembers which jobs are open."""
+
+    def __init__(self, desk: Desk, first: Job) -> None:
+        self._desk = desk
+        self.open = {first.config.key: first}
+
+    def take(self, like: str) -> Job | None:
+        job = self._desk.take(like)
+        if job is not None:
+            self.open[job.config.key] = job
+        return job
+
+    def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+        return self._desk.report(key, step, metrics)
+
+    def finish(self, result: RunResult) -> None:
+        del self.open[result.key]
+        self._desk.finish(result)

@@ -1,13 +1,14 @@
-"""Trains in this process, one run at each call of `events`: for debugging, tests and single-run machines."""
+"""Trains in this process, at each call of `events` one run or one pack: for debugging, tests, single-run machines."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
 
+from studies.records import RunResult
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.messages import Dropped, Event, Finished, Lost, Reported, Started
-from trainers.interface import Decision, Job
+from trainers.interface import Decision, Job, pack_key
 
 WORKER = "inline"
 
@@ -15,26 +16,32 @@ WORKER = "inline"
 class Inline:
     """An executor without workers. `cancel` reaches a run in training from a signal handler or another thread."""
 
-    def __init__(self, trainer: str) -> None:
+    def __init__(self, trainer: str, together: int = 1) -> None:
         self._trainer = WarmTrainer(trainer)
+        self._together = together
         self._waiting: deque[Job] = deque()
         self._events: list[Event] = []
-        self._running: str | None = None
-        self._stop_running = False
+        self._running: set[str] = set()
+        self._stopped: set[str] = set()
 
     @property
     def slots(self) -> int:
-        """One: this process."""
-        return 1
+        """As many as train together in this process."""
+        return self._together
+
+    @property
+    def ahead(self) -> int:
+        """None: nothing is recorded while this process trains."""
+        return 0
 
     def submit(self, job: Job) -> None:
         """Add the job to the line."""
         self._waiting.append(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Train the next job, where there is one, and tell what happened; `timeout` is not needed, nothing else can.
+        """Train the next job and what is taken beside it, and tell what happened; `timeout` is not needed.
 
-        A KeyboardInterrupt during the run goes through; the next call then tells that the run is lost.
+        A KeyboardInterrupt during the run goes through; the next call then tells that the runs are lost.
         """
         if not self._events and self._waiting:
             self._train(self._waiting.popleft())
@@ -43,8 +50,7 @@ class Inline:
 
     def cancel(self, key: str | None) -> None:
         """See `Executor.cancel`."""
-        if self._running is not None and key in (None, self._running):
-            self._stop_running = True
+        self._stopped |= {running for running in self._running if key in (None, running)}
         for job in [job for job in self._waiting if key in (None, job.config.key)]:
             self._waiting.remove(job)
             self._events.append(Dropped(job.config.key))
@@ -53,18 +59,36 @@ class Inline:
         """See `Executor.close`; there is nothing to end or kill, so the waiting jobs are dropped."""
         self.cancel(None)
 
-    def _train(self, job: Job) -> None:
-        key = job.config.key
-        self._running, self._stop_running = key, False
-        self._events.append(Started(key, WORKER))
-        try:
-            self._events.append(Finished(key, self._trainer.attempt(job, self._report)))
-        except BaseException as error:
-            self._events.append(Lost(key, WORKER, f"interrupted by {type(error).__name__}", ""))
-            raise
-        finally:
-            self._running = None
+    def take(self, like: str) -> Job | None:
+        """See `Desk.take`."""
+        job = next((job for job in self._waiting if pack_key(job.config) == like), None)
+        if job is not None:
+            self._waiting.remove(job)
+            self._begin(job)
+        return job
 
-    def _report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+    def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+        """See `Desk.report`."""
         self._events.append(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
-        return Decision.STOP if self._stop_running else Decision.CONTINUE
+        return Decision.STOP if key in self._stopped else Decision.CONTINUE
+
+    def finish(self, result: RunResult) -> None:
+        """See `Desk.finish`."""
+        self._running.discard(result.key)
+        self._stopped.discard(result.key)
+        self._events.append(Finished(result.key, result))
+
+    def _train(self, job: Job) -> None:
+        self._begin(job)
+        try:
+            self._trainer.attempt(job, self)
+        except BaseException as error:
+            for key in self._running:
+                self._events.append(Lost(key, WORKER, f"interrupted by {type(error).__name__}", ""))
+            self._running, self._stopped = set(), set()
+            raise
+
+    def _begin(self, job: Job) -> None:
+        self._running.add(job.config.key)
+        self._stopped.discard(job.config.key)
+        self._events.append(Started(job.config.key, WORKER))

@@ -56,6 +56,15 @@ Event = Started | Reported | Finished | Lost | Dropped
 
 
 @dataclass(frozen=True)
+class Want:
+    """From a worker: it can train one more run, of this `pack_key`, beside those that it has; None: it has none and
+    takes any. The first is answered at once, the second when there is a job.
+    """
+
+    like: str | None
+
+
+@dataclass(frozen=True)
 class Stop:
     """To a worker: end the run with this key at its next report."""
 
@@ -67,7 +76,12 @@ class End:
     """To a worker: end when the run in training has ended."""
 
 
-Order = Job | Stop | End
+@dataclass(frozen=True)
+class Nothing:
+    """To a worker: no such job waits now."""
+
+
+Order = Job | Nothing | Stop | End
 
 
 class Executor(Protocol):
@@ -79,7 +93,12 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many runs can be in training at once. Jobs beyond that wait in the executor."""
+        """How many runs can be in training at once, packs included. Jobs beyond that wait in the executor."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """How many more jobs should lie ready, so that a worker whose runs end together goes on at once."""
         ...
 
     def submit(self, job: Job) -> None:

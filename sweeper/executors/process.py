@@ -21,8 +21,19 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
-from sweeper.executors.messages import Dropped, End, Event, Finished, Lost, Order, Reported, Stop
-from trainers.interface import Job
+from sweeper.executors.messages import (
+    Dropped,
+    End,
+    Event,
+    Finished,
+    Lost,
+    Nothing,
+    Order,
+    Reported,
+    Stop,
+    Want,
+)
+from trainers.interface import Job, pack_key
 
 # Between looks at the processes themselves: a dead one's pipe ends at once, unless a child of its own holds it open.
 LIVENESS_SECONDS = 0.2
@@ -54,14 +65,14 @@ class Process:
     """An executor over worker processes, which are started when there is a job for them and kept until `close`.
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
-    What the workers print goes to `worker-N.log` in `log_folder`.
+    `together`: how many runs a worker may train at once. What workers print goes to `worker-N.log` in `log_folder`.
     """
 
-    def __init__(self, trainer: str, workers: int | None, log_folder: Path) -> None:
+    def __init__(self, trainer: str, workers: int | None, log_folder: Path, together: int = 1) -> None:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ)
         log_folder.mkdir(parents=True, exist_ok=True)
-        self._slots = len(environments)
+        self._slots, self._together = len(environments) * together, together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
         self._bell, rung = socket.socketpair()
@@ -72,8 +83,13 @@ class Process:
 
     @property
     def slots(self) -> int:
-        """See `Executor.slots`: the number of workers."""
+        """See `Executor.slots`: what all workers train at once."""
         return self._slots
+
+    @property
+    def ahead(self) -> int:
+        """See `Executor.ahead`: what one worker takes at once."""
+        return self._together
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
@@ -111,21 +127,29 @@ class Process:
 
 
 class Running:
-    """One worker process as the pump sees it: `job` is what it trains."""
+    """One worker process as the pump sees it: `jobs` is what it trains, `wants` what it has asked for."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], connection: Connection, log: Path) -> None:
         self.name = name
         self.process = process
         self.connection = connection
-        self.job: Job | None = None
+        self.jobs: dict[str, Job] = {}
+        self.wants: Want | None = None
         self._log = log
         self._log_start = 0
 
     def give(self, job: Job) -> None:
-        """Hand the job over; it is lost where the process has just gone."""
-        self._log_start = self._log.stat().st_size
-        self.job = job
+        """Answer what the worker asked for with a job; it is lost where the process has just gone."""
+        if not self.jobs:
+            self._log_start = self._log.stat().st_size
+        self.jobs[job.config.key] = job
+        self.wants = None
         self.tell(job)
+
+    def refuse(self) -> None:
+        """Answer that no such job waits."""
+        self.wants = None
+        self.tell(Nothing())
 
     def tell(self, order: Order) -> None:
         """Send an order; the pump will notice by itself where the process has gone."""
@@ -228,8 +252,9 @@ class Pump:
 
     def _cancel(self, key: str | None) -> None:
         for worker in self._workers.values():
-            if worker.job is not None and key in (None, worker.job.config.key):
-                worker.tell(Stop(worker.job.config.key))
+            for stopped in worker.jobs:
+                if key in (None, stopped):
+                    worker.tell(Stop(stopped))
         dropped = [job for job in self._waiting if key in (None, job.config.key)]
         for job in dropped:
             self._waiting.remove(job)
@@ -244,19 +269,32 @@ class Pump:
                 worker.kill()
 
     def _hand_out(self) -> None:
-        while self._waiting and not self._closing:
-            slot = self._free_slot()
-            if slot is None:
-                return
-            if slot not in self._workers:
-                self._workers[slot] = self._starters[slot].start()
-            self._workers[slot].give(self._waiting.popleft())
+        """Answer the workers that ask for jobs, and start those that are missing."""
+        for worker in self._workers.values():
+            if self._closing or worker.wants is None:
+                continue
+            job = self._choose(worker, worker.wants.like)
+            if job is not None:
+                self._waiting.remove(job)
+                worker.give(job)
+            elif worker.wants.like is not None:
+                worker.refuse()
+        without = sum(not worker.jobs for worker in self._workers.values())
+        for slot, starter in enumerate(self._starters):
+            if slot not in self._workers and len(self._waiting) > without and not self._closing:
+                self._workers[slot] = starter.start()
+                without += 1
 
-    def _free_slot(self) -> int | None:
-        """A slot whose worker is idle, before one that would have to be started."""
-        idle = (slot for slot, worker in self._workers.items() if worker.job is None)
-        empty = (slot for slot in range(len(self._starters)) if slot not in self._workers)
-        return next(idle, next(empty, None))
+    def _choose(self, worker: Running, like: str | None) -> Job | None:
+        """The next job for a worker. Beside the jobs that it has, it gets no more than its share of all there are, so
+        that a big pack does not leave another worker without work.
+        """
+        if like is None:
+            return next(iter(self._waiting), None)
+        training = sum(len(one.jobs) for one in self._workers.values())
+        if len(worker.jobs) >= -(-(training + len(self._waiting)) // len(self._starters)):
+            return None
+        return next((job for job in self._waiting if pack_key(job.config) == like), None)
 
     def _take_in(self) -> None:
         """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
@@ -278,9 +316,12 @@ class Pump:
 
     def _accept(self, worker: Running) -> None:
         """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
-        event: Event = worker.connection.recv()
+        event: Event | Want = worker.connection.recv()
+        if isinstance(event, Want):
+            worker.wants = event
+            return
         if isinstance(event, Finished):
-            worker.job = None
+            worker.jobs.pop(event.key, None)
         if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
             self._events.put(event)
 
@@ -291,8 +332,8 @@ class Pump:
             while worker.connection.poll():
                 self._accept(worker)
         reason = worker.bury()
-        if worker.job is not None:
-            self._events.put(Lost(worker.job.config.key, worker.name, reason, worker.log_tail()))
+        for key in worker.jobs:
+            self._events.put(Lost(key, worker.name, reason, worker.log_tail()))
 
 
 def how_it_ended(code: int) -> str:

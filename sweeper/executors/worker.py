@@ -18,8 +18,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import NoReturn
 
+from studies.records import RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import End, Event, Finished, Order, Reported, Started, Stop
+from sweeper.executors.messages import End, Event, Finished, Nothing, Order, Reported, Started, Stop, Want
 from trainers.interface import Decision, Job
 
 # Reports that may wait for a slow sweep before further ones are left out.
@@ -28,33 +29,55 @@ PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Three threads, so that training waits for nothing: one trains, one listens, one sends."""
+    """The worker's desk. Three threads, so that training waits for nothing: one trains, one listens, one sends."""
 
     def __init__(self, connection: Connection, trainer: str) -> None:
         self._connection = connection
         self._trainer = WarmTrainer(trainer)
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._name = ""
+        self._answers: SimpleQueue[Job | Nothing | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._stopped: set[str] = set()
+        self._ended = False
 
     def work(self, name: str) -> None:
-        """Train jobs one after the other until the sweep says that there are no more."""
+        """Train jobs until the sweep says that there are no more."""
+        self._name = name
         Thread(target=self._listen, daemon=True).start()
         sender = Thread(target=self._send_all, daemon=True)
         sender.start()
-        while (job := self._jobs.get()) is not None:
-            self._tell(Started(job.config.key, name))
-            self._tell(Finished(job.config.key, self._trainer.attempt(job, self._report)))
+        while (job := self._ask(None)) is not None:
+            self._trainer.attempt(job, self)
         self._outbox.put(None)
         sender.join()
 
-    def _report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+    def take(self, like: str) -> Job | None:
+        """See `Desk.take`."""
+        return self._ask(like)
+
+    def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
         """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
         if self._outbox.qsize() < REPORTS_WAITING:
             self._tell(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
         return Decision.STOP if key in self._stopped else Decision.CONTINUE
 
-    def _tell(self, event: Event) -> None:
+    def finish(self, result: RunResult) -> None:
+        """See `Desk.finish`."""
+        self._tell(Finished(result.key, result))
+
+    def _ask(self, like: str | None) -> Job | None:
+        """A job from the sweep; None where it has no such job, or has ended."""
+        if self._ended:
+            return None
+        self._tell(Want(like))
+        answer = self._answers.get()
+        self._ended = answer is None
+        if not isinstance(answer, Job):
+            return None
+        self._tell(Started(answer.config.key, self._name))
+        return answer
+
+    def _tell(self, event: Event | Want) -> None:
         # Pickled here and not by the sender: what cannot be sent must end this process, not silence it.
         self._outbox.put(pickle.dumps(event))
 
@@ -76,11 +99,13 @@ class Worker:
                 case Job():
                     # A stop that came too late for an earlier attempt must not end this one.
                     self._stopped.discard(order.config.key)
-                    self._jobs.put(order)
+                    self._answers.put(order)
+                case Nothing():
+                    self._answers.put(order)
                 case Stop(key):
                     self._stopped.add(key)
                 case End():
-                    self._jobs.put(None)
+                    self._answers.put(None)
 
 
 def end_group() -> NoReturn:

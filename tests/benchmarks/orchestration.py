@@ -13,14 +13,13 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from studies.records import RunResult
 from studies.spec import arms, load_study
 from sweeper.session import places, run_session
 from trainers.formula import FormulaTrainer
-from trainers.interface import Job, Report
+from trainers.interface import Desk, Job
 
 STUDY = """
 study: orchestration
@@ -42,12 +41,11 @@ class Timed:
     def __init__(self) -> None:
         self._formula = FormulaTrainer()
 
-    def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
+    def train(self, job: Job, desk: Desk) -> None:
         """See `Trainer.train`."""
         began = time.perf_counter()
-        results = self._formula.train(jobs, report)
+        self._formula.train(job, desk)
         ENDED.append((began, time.perf_counter()))
-        return results
 
 
 def measure(sampler: str, runs: int) -> list[float]:

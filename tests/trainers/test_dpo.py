@@ -16,10 +16,12 @@ from trl import DPOConfig, DPOTrainer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
 from trainers.data import load_pairs
-from trainers.dpo import DPOTrainerWorker, judge, load_adapter
+from trainers.desk import train_all
+from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.evaluate import ReferenceNumbers, evaluate, reference_numbers
 from trainers.interface import Decision, Job
 from trainers.results import read_result
+from trainers.verdict import judge
 from trainers.world.paths import model_path
 
 STEPS = 6
@@ -64,7 +66,7 @@ def worker() -> DPOTrainerWorker:
 
 
 def train(worker: DPOTrainerWorker, folder: Path, run: RunConfig) -> RunResult:
-    return worker.train([Job(run, folder)], go_on)[0]
+    return train_all(worker, [Job(run, folder)])[0]
 
 
 def numbers(result: RunResult) -> dict[str, float]:
@@ -77,10 +79,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(folder / "adapter" / "adapter_model.safetensors"))
 
 
-def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
     assert a.keys() == b.keys()
     for name in a:
-        assert torch.equal(a[name], b[name]), name
+        torch.testing.assert_close(a[name], b[name], rtol=0.0, atol=tolerance)
 
 
 def test_a_run_gives_the_same_numbers_whatever_its_worker_trained_before(
@@ -108,7 +110,17 @@ def test_precomputed_reference_log_probs_of_one_run_do_not_reach_the_next(
     assert warm.curve[-1][1]["loss"] == pytest.approx(plain.curve[-1][1]["loss"], rel=1e-4)
 
 
-def test_a_run_is_what_a_plain_dpo_trainer_gives(worker: DPOTrainerWorker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fixed", "tolerance"), [(True, 1e-6), (False, 0.0)], ids=["stored", "as it trains"])
+def test_a_run_is_what_a_plain_dpo_trainer_gives(
+    worker: DPOTrainerWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixed: bool, tolerance: float
+) -> None:
+    """Bit for bit where the reference is scored beside the policy. Stored, it was scored in batches of other rows.
+
+    The weights that training moves by 6e-3 then differ by 2.4e-7; those of stock TRL by 3.7e-7 with the rows of each
+    micro-batch reversed.
+    """
+    if not fixed:
+        monkeypatch.setattr("trainers.solo.is_fixed", lambda *_, **__: False)
     train(worker, tmp_path / "ours", config(block=2, seed=5))
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     plain = DPOTrainer(
@@ -135,7 +147,7 @@ def test_a_run_is_what_a_plain_dpo_trainer_gives(worker: DPOTrainerWorker, tmp_p
     )
     plain.train()
     plain.model.save_pretrained(tmp_path / "plain" / "adapter")
-    assert_same_weights(weights(tmp_path / "ours"), weights(tmp_path / "plain"))
+    assert_same_weights(weights(tmp_path / "ours"), weights(tmp_path / "plain"), tolerance)
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -202,9 +214,8 @@ def test_data_with_no_row_left_is_refused_with_its_count(worker: DPOTrainerWorke
 
 
 def test_a_run_that_is_told_to_stop_ends_at_its_next_step(worker: DPOTrainerWorker, tmp_path: Path) -> None:
-    (result,) = worker.train(
-        [Job(config(), tmp_path)], lambda _k, step, _m: Decision.STOP if step >= 2 else Decision.CONTINUE
-    )
+    jobs = [Job(config(), tmp_path)]
+    (result,) = train_all(worker, jobs, lambda _k, step, _m: Decision.STOP if step >= 2 else Decision.CONTINUE)
     assert result.cause is Cause.USER_STOP
     assert result.curve[-1][0] == 2
 
@@ -233,7 +244,7 @@ def measured(**values: float) -> list[Measurement]:
 @pytest.fixture(scope="module")
 def reference(worker: DPOTrainerWorker, tmp_path_factory: pytest.TempPathFactory) -> ReferenceNumbers:
     train(worker, tmp_path_factory.mktemp("run"), config())
-    return next(iter(worker._warm.references.values()))
+    return next(iter(worker._warm._numbers._values.values()))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from studies.records import METRICS, Cause, DataConfig, EvaluationConfig, RunConfig, RunResult
+from trainers.desk import train_all
 from trainers.formula import SHAPES, FormulaTrainer
 from trainers.interface import Decision, Job, load_trainer
 from trainers.results import read_result, write_result
@@ -45,7 +46,7 @@ def go_on(key: str, step: int, metrics: Mapping[str, float]) -> Decision:
 @pytest.fixture
 def train(tmp_path: Path) -> Any:
     def train_one(run: RunConfig, report: Any = go_on) -> RunResult:
-        (result,) = FormulaTrainer().train([Job(run, tmp_path / run.key)], report)
+        (result,) = train_all(FormulaTrainer(), [Job(run, tmp_path / run.key)], report)
         return result
 
     return train_one

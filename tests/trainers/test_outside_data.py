@@ -8,8 +8,9 @@ import pytest
 
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig
 from trainers.data import check_data
+from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
-from trainers.interface import Decision, Job
+from trainers.interface import Job
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PAIRS = sorted((SHARED / "data").glob("*.jsonl")) if (SHARED / "data").is_dir() else []
@@ -47,7 +48,7 @@ def test_a_real_model_learns_from_real_pairs(tmp_path: Path) -> None:
         data=DataConfig(path=str(SHARED / "data" / "stories_sentiment.jsonl"), rows=240, eval_rows=64, max_length=96),
         evaluation=EvaluationConfig(prompts=16, max_new_tokens=24),
     )
-    (result,) = DPOTrainerWorker().train([Job(config, tmp_path)], lambda *_: Decision.CONTINUE)
+    (result,) = train_all(DPOTrainerWorker(), [Job(config, tmp_path)])
     assert result.cause is Cause.FINISHED, result.message
     final = result.final()
     assert final["margin"].value > 2 * (final["margin"].error or 0.0) > 0

@@ -8,20 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 from studies.records import Cause, RunResult, Scalar
-from trainers.interface import Decision, Job, Report
+from trainers.interface import Decision, Desk, Job
 from trainers.results import write_result
 
 
 class Obedient:
     """Does what the setting `act` says, then tells about itself and its process."""
 
-    def train(self, jobs: Sequence[Job], report: Report) -> list[RunResult]:
-        (job,) = jobs
+    def train(self, job: Job, desk: Desk) -> None:
         print("training", job.config.seed)  # noqa: T201
-        cause = self._act(str(job.config.settings["act"]), job, report)
+        cause = self._act(str(job.config.settings["act"]), job, desk)
         facts: dict[str, Scalar] = {
             "trainer_object": id(self),
             "process": os.getpid(),
@@ -32,12 +30,12 @@ class Obedient:
         }
         result = RunResult(key=job.config.key, cause=cause, facts=facts)
         write_result(job.folder, result)
-        return [result]
+        desk.finish(result)
 
-    def _act(self, act: str, job: Job, report: Report) -> Cause:
+    def _act(self, act: str, job: Job, desk: Desk) -> Cause:
         match act:
             case "finish":
-                report(job.config.key, 1, {"loss": 0.5})
+                desk.report(job.config.key, 1, {"loss": 0.5})
             case "diverge":
                 return Cause.NON_FINITE
             case "raise":
@@ -45,9 +43,9 @@ class Obedient:
             case "exit":
                 sys.exit("no device")
             case "flood":
-                return flood(job, report)
+                return flood(job, desk)
             case "until stopped":
-                return until_stopped(job, report)
+                return until_stopped(job, desk)
             case "interrupt":
                 raise KeyboardInterrupt
             case "sleep":
@@ -86,18 +84,18 @@ def leave_note(job: Job, child: int | None = None) -> None:
     note.rename(job.folder / f"process-{os.getpid()}")
 
 
-def until_stopped(job: Job, report: Report) -> Cause:
+def until_stopped(job: Job, desk: Desk) -> Cause:
     """Report every few milliseconds until told to stop, a minute at most."""
     leave_note(job)
     for step in range(1, 12_000):
-        if report(job.config.key, step, {"loss": 0.5}) is Decision.STOP:
+        if desk.report(job.config.key, step, {"loss": 0.5}) is Decision.STOP:
             return Cause.USER_STOP
         time.sleep(0.005)
     return Cause.TIME_LIMIT
 
 
-def flood(job: Job, report: Report) -> Cause:
+def flood(job: Job, desk: Desk) -> Cause:
     """Report far more than fits into a pipe, as fast as possible."""
     for step in range(1, 20_001):
-        report(job.config.key, step, {f"metric_{i}": float(step) for i in range(20)})
+        desk.report(job.config.key, step, {f"metric_{i}": float(step) for i in range(20)})
     return Cause.FINISHED

@@ -1,0 +1,176 @@
+"""The arithmetic of a pack: one forward and backward for K runs, and a step of each run's own AdamW.
+
+Every run has its own loss, gradient, clipping, learning rate, moments and step count, and none of it touches another
+run's. Knows nothing of how runs come and go, of reports or evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DPOConfig
+
+from trainers.adapters import Adapter, PackedAdapters
+from trainers.head import token_log_probs
+from trainers.layout import MicroBatch, hidden_states, pack_batch, packed_rows
+from trainers.prepared import StockLoss
+
+# Lengths are rounded up where a kernel is chosen or built for each shape: CUDA, and oneDNN's for half precision.
+_SHAPE_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run's share of a pass: a micro-batch, its loss, the reference's log-probs of both sides [n], and the number
+    of micro-batches in this optimizer step, by which the loss is divided.
+    """
+
+    micro: MicroBatch
+    loss: StockLoss
+    reference: tuple[Tensor, Tensor]
+    accumulation: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a run's optimizer step depends on, beside its gradient."""
+
+    args: DPOConfig
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """AdamW's state of one adapter: both moments [size], and how many steps it has made."""
+
+    first: Tensor
+    second: Tensor
+    steps: int
+
+
+class Engine:
+    """K adapters on one base, and what training them needs; rows of all tensors are the pack's slots."""
+
+    def __init__(self, base: PreTrainedModel, *, checkpointing: bool) -> None:
+        self.adapters = PackedAdapters(base)
+        self._checkpointing = checkpointing
+        model = self.adapters.model
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        self._first = torch.empty(0, 0)
+        self._second = torch.empty(0, 0)
+        self._steps: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """How many runs there are."""
+        return self.adapters.count
+
+    def add(self, adapters: Sequence[Adapter]) -> None:
+        """Append runs that start from these adapters, with no moments and at step 0."""
+        old, had = self.adapters.geometry, self.count
+        self.adapters.add(adapters)
+        new = self.adapters.geometry
+        zeros = torch.zeros_like(self.adapters.weights[had:])
+        first, second = (old.moved(m, new) if had else zeros[:0] for m in (self._first, self._second))
+        self._first, self._second = torch.cat([first, zeros]), torch.cat([second, zeros])
+        self._steps += [0] * len(adapters)
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Keep only these runs, in this order; between optimizer steps only."""
+        self.adapters.keep(slots)
+        self._first, self._second = self._first[list(slots)], self._second[list(slots)]
+        self._steps = [self._steps[i] for i in slots]
+
+    def accumulate(self, work: Sequence[Work], precision: torch.dtype | None) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Add the gradients of one micro-batch of every run. Gives the losses [K] and each run's metrics, on the
+        device.
+
+        `precision`: of autocast; None for none.
+        """
+        device, model = self.adapters.device, self.adapters.model
+        low = precision is not None
+        multiple = _SHAPE_MULTIPLE if low or device.type == "cuda" else 1
+        batch = pack_batch([w.micro for w in work], device, multiple)
+        with ExitStack() as both:
+            both.enter_context(packed_rows(model))  # the backward pass may compute layers again
+            with torch.autocast(device.type, precision or torch.bfloat16, enabled=low):
+                hidden = hidden_states(model, batch)
+                flat = token_log_probs(model, hidden, batch.target)
+                losses, metrics = [], []
+                for k, one in enumerate(work):
+                    rows = batch.log_probs(k, flat)
+                    loss, found = one.loss(rows, one.micro.attention_mask, one.micro.completion_mask, one.reference)
+                    losses.append(loss / one.accumulation)
+                    metrics.append(found)
+            torch.autograd.backward(losses)
+        return torch.stack([loss.detach() for loss in losses]), metrics
+
+    def step(self, updates: Sequence[Update | None]) -> tuple[Tensor, Tensor]:
+        """AdamW on every run with an update, after clipping its own gradient, which is then 0 again.
+
+        Gives the gradient norms before clipping [K], and which runs are sound [K]: one whose gradient is not finite
+        keeps its weights. The formulas are torch.optim.AdamW's, with one learning rate, decay and step count a run.
+        """
+        due = [k for k, update in enumerate(updates) if update is not None]
+        whole = len(due) == self.count
+        pick = slice(None) if whole else torch.tensor(due, device=self.adapters.device)
+        gradient = self.adapters.gradients[pick]
+        norms = torch.linalg.vector_norm(gradient, dim=1)
+        sound = torch.isfinite(norms)
+        numbers = [self._numbers(k, update) for k, update in enumerate(updates) if update is not None]
+        columns = torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device).T[:, :, None]
+        limit, lr, decay, beta1, beta2, epsilon, correction1, root_correction2 = columns
+        # As torch.nn.utils.clip_grad_norm_, which adds 1e-6 and never enlarges.
+        clip = torch.clamp(limit / (norms[:, None] + 1e-6), max=1.0)
+        ok = sound[:, None]
+        gradient = torch.where(ok, gradient * clip, 0.0)
+        first, second, weights = self._first[pick], self._second[pick], self.adapters.weights[pick]
+        first = torch.lerp(first, gradient, 1 - beta1)
+        second = second * beta2 + (1 - beta2) * gradient * gradient
+        moved = weights * (1 - lr * decay) - (lr / correction1) * first / (second.sqrt() / root_correction2 + epsilon)
+        self._first[pick], self._second[pick] = first, second
+        self.adapters.weights[pick] = torch.where(ok, moved, weights)
+        if whole:
+            self.adapters.gradients.zero_()
+            return norms, sound
+        self.adapters.gradients[pick] = 0.0
+        all_norms, all_sound = norms.new_zeros(self.count), sound.new_ones(self.count)
+        all_norms[pick], all_sound[pick] = norms, sound
+        return all_norms, all_sound
+
+    def _numbers(self, slot: int, update: Update) -> list[float]:
+        """The numbers of one run's step: clipping norm, then those of AdamW."""
+        self._steps[slot] += 1
+        t, args = self._steps[slot], update.args
+        beta1, beta2 = args.adam_beta1, args.adam_beta2
+        return [
+            args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else float("inf"),
+            update.learning_rate,
+            args.weight_decay,
+            beta1,
+            beta2,
+            args.adam_epsilon,
+            1 - beta1**t,
+            (1 - beta2**t) ** 0.5,
+        ]
+
+    def state(self, slot: int) -> tuple[Adapter, Adapter, Adapter, int]:
+        """A run's adapter, both moments in the adapter's shape, and its number of steps, copied."""
+        like = self.adapters.read(slot)
+        geometry = self.adapters.geometry
+        moments = (geometry.unpack(m[slot], like) for m in (self._first, self._second))
+        return like, *moments, self._steps[slot]  # type: ignore[return-value]
+
+    def restore(self, slot: int, first: Adapter, second: Adapter, steps: int) -> None:
+        """Give a run the moments and step count of an earlier one."""
+        geometry, dtype, device = self.adapters.geometry, self.adapters.dtype, self.adapters.device
+        self._first[slot] = geometry.pack(first, dtype, device)
+        self._second[slot] = geometry.pack(second, dtype, device)
+        self._steps[slot] = steps

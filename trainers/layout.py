@@ -1,0 +1,260 @@
+"""How the pairs of a pack lie in one forward pass: without padding in the linear layers, shared prefixes once.
+
+DPO's two rows of a pair begin with the same tokens (the prompt, and answers often start alike); in a causal model
+their hidden states are the same, so they are computed once. Tokens of a run lie one behind the other, [K, N]; only
+attention sees rows [R, T], gathered from them. No row leaves its micro-batch, so every number is that of the padded
+batch up to rounding. Knows token ids and positions; no loss, no adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+from trainers.adapters import Unpackable
+
+Ints = npt.NDArray[np.int64]
+
+ATTENTION: Final = "packed_rows"
+"""Under this name transformers finds `attention`, which reads the layout that the model is called with."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair as rows of token ids, and where in each row the completion starts."""
+
+    chosen: Ints
+    rejected: Ints
+    chosen_start: int
+    rejected_start: int
+
+    @cached_property
+    def shared(self) -> int:
+        """Length of the common beginning of both rows. At least one token of each is its own."""
+        most = min(len(self.chosen), len(self.rejected)) - 1
+        differ = np.flatnonzero(self.chosen[:most] != self.rejected[:most])
+        return int(differ[0]) if len(differ) else max(most, 0)
+
+
+def make_pair(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int], limit: slice) -> Pair:
+    """A pair cut by `limit` as TRL's collator cuts it (`DataCollatorForPreference`)."""
+    whole = [np.array([*prompt, *side], dtype=np.int64) for side in (chosen, rejected)]
+    starts = [len(np.arange(len(row))[limit][: max(len(prompt) - _cut_before(len(row), limit), 0)]) for row in whole]
+    return Pair(whole[0][limit], whole[1][limit], starts[0], starts[1])
+
+
+def _cut_before(length: int, limit: slice) -> int:
+    """How many tokens a limit takes away at the start of a row."""
+    return limit.indices(length)[0]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One run's micro-batch of n pairs, chosen rows first, then rejected, as TRL orders them.
+
+    `tokens`, `positions` [N]; `row`, `place` [N]: one row and place in it where the token stands; `tokens_of` [2n,
+    T]: the token at each place (0 behind a row's end, where `attention_mask` is 0). For each of the M predicted tokens:
+    `source` [M] (the token whose hidden state predicts it), `target` [M] (its id), and its place `at` in [2n, T-1].
+    """
+
+    tokens: Ints
+    positions: Ints
+    row: Ints
+    place: Ints
+    tokens_of: Ints
+    source: Ints
+    target: Ints
+    at: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+
+    @property
+    def rows(self) -> int:
+        """2n."""
+        return len(self.tokens_of)
+
+    @property
+    def length(self) -> int:
+        """T, the longest row."""
+        return int(self.tokens_of.shape[1])
+
+
+def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
+    """Lay out the pairs of a micro-batch."""
+    n = len(pairs)
+    shared = np.array([p.shared for p in pairs])
+    chosen, rejected = np.array([len(p.chosen) for p in pairs]), np.array([len(p.rejected) for p in pairs])
+    sizes = chosen + rejected - shared
+    starts = np.cumsum(sizes) - sizes
+    lengths = np.concatenate([chosen, rejected])
+    longest = int(lengths.max())
+    places = np.arange(longest)
+    # A rejected row takes the shared tokens from the chosen one and then jumps over what is only the chosen's.
+    jump = np.where(places[None] >= shared[:, None], (chosen - shared)[:, None], 0)
+    tokens_of = np.concatenate([starts[:, None] + places, starts[:, None] + places + jump])
+    real = places[None] < lengths[:, None]
+    tokens_of = np.where(real, tokens_of, 0)
+    tokens = np.concatenate([part for p in pairs for part in (p.chosen, p.rejected[p.shared :])])
+    pair = np.repeat(np.arange(n), sizes)
+    inside = np.arange(len(tokens)) - starts[pair]
+    own = inside >= chosen[pair]  # the rejected row's own tokens
+    place = np.where(own, inside - (chosen - shared)[pair], inside)
+    completion_starts = np.array([p.chosen_start for p in pairs] + [p.rejected_start for p in pairs])
+    completion = real & (places[None] >= completion_starts[:, None])
+    rows, ends = np.nonzero(completion[:, 1:])  # a first token that nothing precedes is not predicted
+    return MicroBatch(
+        tokens=tokens,
+        positions=place,
+        row=np.where(own, pair + n, pair),
+        place=place,
+        tokens_of=tokens_of,
+        source=tokens_of[rows, ends],
+        target=tokens[tokens_of[rows, ends + 1]],
+        at=torch.from_numpy(rows * (longest - 1) + ends).to(device),
+        attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
+        completion_mask=torch.from_numpy(completion.astype(np.int64)).to(device),
+    )
+
+
+@dataclass(frozen=True)
+class PackBatch:
+    """The micro-batches of K runs as one forward pass.
+
+    `tokens`, `positions` [K, N], padded with 0; `gather` [R * T] of the flat tokens into rows, `scatter` [K * N] of
+    flat rows back into tokens; `source`, `target` [M] over all runs, those of run k in `predicted[k]`.
+    """
+
+    micro: tuple[MicroBatch, ...]
+    tokens: Tensor
+    positions: Tensor
+    rows: int
+    length: int
+    gather: Tensor
+    scatter: Tensor
+    source: Tensor
+    target: Tensor
+    predicted: tuple[slice, ...]
+
+    def log_probs(self, run: int, flat: Tensor) -> Tensor:
+        """Log-probabilities [2n, T-1] of a run's rows from those of its predicted tokens, 0 at all other places."""
+        micro = self.micro[run]
+        out = flat.new_zeros(micro.rows * (micro.length - 1))
+        return out.index_copy(0, micro.at, flat[self.predicted[run]]).view(micro.rows, micro.length - 1)
+
+
+def pack_batch(micro: Sequence[MicroBatch], device: torch.device, multiple: int = 1) -> PackBatch:
+    """Put the micro-batches of K runs side by side.
+
+    `multiple`: lengths are rounded up to it, so that kernels made for one shape serve the next steps too.
+    """
+    width = _up(max(len(m.tokens) for m in micro), multiple)
+    length = _up(max(m.length for m in micro), multiple if multiple == 1 else 8)
+    rows = max(m.rows for m in micro)
+    count = len(micro)
+    tokens, positions = np.zeros((count, width), np.int64), np.zeros((count, width), np.int64)
+    # What is padded points into its own run, so that one that diverged cannot reach another.
+    gather = np.broadcast_to((np.arange(count) * width)[:, None, None], (count, rows, length)).copy()
+    scatter = np.broadcast_to((np.arange(count) * rows * length)[:, None], (count, width)).copy()
+    for k, m in enumerate(micro):
+        tokens[k, : len(m.tokens)], positions[k, : len(m.tokens)] = m.tokens, m.positions
+        gather[k, : m.rows, : m.length] += m.tokens_of
+        scatter[k, : len(m.tokens)] += m.row * length + m.place
+    ends = np.cumsum([len(m.source) for m in micro])
+    arrays = (
+        tokens,
+        positions,
+        gather.ravel(),
+        scatter.ravel(),
+        np.concatenate([m.source + k * width for k, m in enumerate(micro)]),
+        np.concatenate([m.target for m in micro]),
+    )
+    on_device = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+    return PackBatch(
+        micro=tuple(micro),
+        tokens=on_device[0],
+        positions=on_device[1],
+        rows=count * rows,
+        length=length,
+        gather=on_device[2],
+        scatter=on_device[3],
+        source=on_device[4],
+        target=on_device[5],
+        predicted=tuple(slice(int(e) - len(m.source), int(e)) for e, m in zip(ends, micro, strict=True)),
+    )
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: PackBatch | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **other: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention over the rows of `layout`: query [K, heads, N, d], key and value [K, their heads, N, d].
+
+    Rows are padded on the right, where a causal model's earlier places do not look, so no mask is needed. An
+    architecture that asks for more than plain attention is refused, not approximated.
+    """
+    special = sorted(name for name in ("softcap", "s_aux", "position_bias") if other.get(name) is not None)
+    if layout is None or attention_mask is not None or special or not getattr(module, "is_causal", True):
+        raise Unpackable(f"attention of {type(module).__name__} asks for more than causal rows {special}")
+    if sliding_window is not None and layout.length > sliding_window:
+        raise Unpackable(f"rows of {layout.length} tokens pass the sliding window of {sliding_window}")
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = (_rows(t, layout) for t in (query, key, value))
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+    flat = out.transpose(1, 2).flatten(0, 1).flatten(1)
+    back = flat.index_select(0, layout.scatter)
+    return back.view(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
+
+
+def _rows(states: Tensor, layout: PackBatch) -> Tensor:
+    """[K, heads, N, d] of flat tokens as rows [R, heads, T, d]."""
+    count, heads, width, size = states.shape
+    flat = states.transpose(1, 2).reshape(count * width, heads * size)
+    gathered = flat.index_select(0, layout.gather)
+    return gathered.view(layout.rows, layout.length, heads, size).transpose(1, 2)
+
+
+AttentionInterface.register(ATTENTION, attention)
+
+
+@contextmanager
+def packed_rows(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends over the rows of a layout, for a forward pass and the backward pass that may recompute it."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def hidden_states(model: PreTrainedModel, batch: PackBatch) -> Tensor:
+    """Hidden states [M, d] of the tokens that predict, from one pass of the model's body; inside `packed_rows`."""
+    body = model.base_model(
+        input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch
+    ).last_hidden_state
+    return body.flatten(0, 1).index_select(0, batch.source)  # type: ignore[no-any-return]

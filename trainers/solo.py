@@ -1,0 +1,191 @@
+"""One run through TRL's `DPOTrainer`, read top to bottom; knows no pack, search, store or executor."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import get_peft_config
+
+from studies.records import Cause, Measurement, RunConfig, RunResult
+from trainers.data import Pairs
+from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
+from trainers.interface import Decision, Job
+from trainers.reference import is_fixed
+from trainers.settings import hardware_facts, hardware_settings, parse_settings
+from trainers.verdict import CURVE, judge, memory, speed
+from trainers.warm import Warm, WarmDPOTrainer
+
+# report(run key, step, metrics), see `Desk.report`.
+Report = Callable[[str, int, Mapping[str, float]], Decision]
+
+
+def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
+    """Train one run by TRL's own loop. Raises what TRL or the data refuse."""
+    config = job.config
+    settings = {**hardware_settings(), **config.settings}
+    args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
+    model, tokenizer = warm.base(settings, args, model_args)
+    pairs = warm.pairs(config, settings, tokenizer)
+    reference = warm.numbers(config, settings, args, model, tokenizer, pairs)
+    watch = _Watch(config, pairs, tokenizer, reference, report)
+    peft_config = get_peft_config(model_args)
+    fixed = is_fixed(model, args, adapter=peft_config is not None)
+    if peft_config is not None:
+        args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
+    try:
+        trainer = WarmDPOTrainer(
+            model=model,
+            args=args,
+            train_dataset=warm.training_rows(config, settings, pairs),
+            processing_class=tokenizer,
+            quantization_config=None,
+            peft_config=peft_config,
+            callbacks=[watch],
+        )
+        watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
+        trainer.remove_callback(transformers.PrinterCallback)
+        warm.keep_rows(config, settings, trainer)
+        if fixed:
+            trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
+            trainer.precompute_ref_logps = True
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started - watch.evaluation_seconds
+        cause, message = watch.verdict(trainer.model)
+        if job.keep_adapter and cause is Cause.FINISHED:
+            trainer.model.save_pretrained(job.folder / "adapter")
+    except BaseException:
+        warm.drop_base()  # it may carry half an adapter
+        raise
+    restore_base(trainer.model, warm)
+    measured = (*watch.measurements, *watch.speed(seconds), *memory())
+    facts = {**pairs.facts, **hardware_facts(args, model_args), "steps": trainer.state.global_step}
+    return RunResult(
+        key=config.key,
+        cause=cause,
+        message=message,
+        measurements=tuple(m for m in measured if math.isfinite(m.value)),
+        curve=tuple(watch.curve),
+        facts=facts,
+        adapter="adapter" if (job.folder / "adapter").is_dir() else None,
+    )
+
+
+def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
+    """Give the next run the base model as it was before this one."""
+    if not isinstance(policy, PeftModel):
+        warm.drop_base()  # full fine-tuning changed the base itself
+        return
+    policy.disable_input_require_grads()
+    base = policy.unload()
+    base.gradient_checkpointing_disable()
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """The one callback: reports the curve, evaluates where the config says, stops what diverges or is stopped."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        pairs: Pairs,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: ReferenceNumbers,
+        report: Report,
+    ) -> None:
+        self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference
+        self._report = report
+        self._evaluation_steps: frozenset[int] = frozenset()
+        self.curve: list[tuple[int, Mapping[str, float]]] = []
+        self.measurements: list[Measurement] = []
+        self.evaluation_seconds = 0.0
+        self.reference_model: torch.nn.Module | None = None
+        self._cause = Cause.FINISHED
+        self._message = ""
+        self._step_seconds: list[float] = []
+        self._step_started = 0.0
+        self._tokens = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        shares = (*self._config.evaluation.at, 1.0)
+        self._evaluation_steps = frozenset(max(1, round(share * state.max_steps)) for share in shares)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step_started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._step_seconds.append(time.perf_counter() - self._step_started)
+        if state.global_step in self._evaluation_steps and self._cause is Cause.FINISHED:
+            self._evaluate(kwargs["model"], state.global_step, control)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" not in logs:  # the summary at the end
+            return
+        self._tokens = logs.get("num_tokens", self._tokens)
+        point = {ours: float(logs[theirs]) for theirs, ours in CURVE.items() if theirs in logs}
+        bad = [name for name, value in point.items() if not math.isfinite(value)]
+        if bad:
+            self._end(Cause.NON_FINITE, f"{', '.join(bad)} not finite at step {state.global_step}", control)
+        finite = {name: value for name, value in point.items() if math.isfinite(value)}
+        self.curve.append((state.global_step, finite))
+        if self._report(self._config.key, state.global_step, finite) is not Decision.CONTINUE:
+            self._end(Cause.USER_STOP, f"stopped at step {state.global_step}", control)
+
+    def verdict(self, model: torch.nn.Module) -> tuple[Cause, str]:
+        """Why the run ended. A run that trained to its end may still have failed, by its last evaluation."""
+        if self._cause is Cause.FINISHED and not all(
+            bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad
+        ):
+            return Cause.NON_FINITE, "trained weights are not finite"
+        if self._cause is Cause.FINISHED:
+            return judge(self.measurements, self._reference)
+        return self._cause, self._message
+
+    def speed(self, seconds: float) -> tuple[Measurement, ...]:
+        """Speed and wall time, evaluations left out of `seconds` already."""
+        return speed(self._step_seconds, seconds, self.evaluation_seconds, self._tokens)
+
+    def _evaluate(self, model: torch.nn.Module, step: int, control: TrainerControl) -> None:
+        started = time.perf_counter()
+        was_training = model.training
+        model.eval()
+        try:
+            self.measurements += evaluate(
+                model,
+                self._tokenizer,
+                self._pairs,
+                self._config.evaluation,
+                self._reference,
+                reference_model=self.reference_model,
+                step=step,
+            )
+        except NonFinite as error:
+            self._end(Cause.NON_FINITE, str(error), control)
+        finally:
+            model.train(was_training)
+        self.evaluation_seconds += time.perf_counter() - started
+
+    def _end(self, cause: Cause, message: str, control: TrainerControl) -> None:
+        if self._cause is Cause.FINISHED:
+            self._cause, self._message = cause, message
+        control.should_training_stop = True

@@ -1,0 +1,178 @@
+"""What a worker keeps from one run to the next: base model, pairs, tokenised rows, the reference's numbers.
+
+Each is found by the content that it depends on and dropped when room or another base is needed. Knows no loss and no
+training.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import datasets
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
+from trl.trainer.utils import create_model_from_path
+
+from studies.records import RunConfig, digest
+from trainers.data import Pairs, load_pairs
+from trainers.evaluate import ReferenceNumbers, reference_numbers
+from trainers.interface import MODEL_SETTINGS
+from trainers.reference import ReferenceStore, model_digest, with_reference_log_probs
+from trainers.settings import resolve_model
+
+_KEPT_DATA: Final = 12
+"""Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
+
+Value = TypeVar("Value")
+
+
+class _Recent(Generic[Value]):
+    """The last few values by key."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[str, Value] = OrderedDict()
+
+    def get(self, key: str, make: Callable[[], Value]) -> Value:
+        if key not in self._values:
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        while len(self._values) > self._most:
+            self._values.popitem(last=False)
+        return self._values[key]
+
+    def find(self, key: str) -> Value | None:
+        return self._values.get(key)
+
+
+class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    """DPOTrainer that takes rows which an earlier DPOTrainer of the same data has tokenised already."""
+
+    def _prepare_dataset(
+        self,
+        dataset: datasets.Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        args: DPOConfig,
+        dataset_name: str,
+    ) -> datasets.Dataset:
+        if "prompt_ids" in dataset.column_names:
+            return dataset
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    def _precompute_ref_logps(self, dataset: datasets.Dataset, name: str, batch_size: int) -> datasets.Dataset:
+        """Leave TRL's own cache alone; `Warm.with_reference` adds the columns."""
+        return dataset
+
+
+class Warm:
+    """Everything that successive runs of one worker share."""
+
+    def __init__(self) -> None:
+        self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._forget_data()
+        self._store: ReferenceStore | None = None
+        self._model_digest = ""
+
+    def _forget_data(self) -> None:
+        self._pairs: _Recent[Pairs] = _Recent(_KEPT_DATA)
+        self._rows: _Recent[datasets.Dataset] = _Recent(_KEPT_DATA)
+        self._numbers: _Recent[ReferenceNumbers] = _Recent(2 * _KEPT_DATA)
+
+    def drop_base(self) -> None:
+        """Load the base anew for the next run: this one was changed."""
+        self._base = None
+
+    def base(
+        self, settings: Mapping[str, Any], args: DPOConfig, model_args: ModelConfig
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The base model as `trl dpo` would load it, from the last run where it is the same."""
+        path = resolve_model(str(model_args.model_name_or_path))
+        key = digest([path, {k: settings.get(k) for k in MODEL_SETTINGS}])
+        if self._base is None or self._base[0] != key:
+            self._base = None  # before the other is loaded: there may be room for one only
+            self._forget_data()
+            model, tokenizer = _load(path, args, model_args)
+            self._base, self._model_digest = (key, model, tokenizer), model_digest(model)
+        args.model_init_kwargs = None
+        return self._base[1], self._base[2]
+
+    def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
+        """The run's pairs."""
+        key = data_key(config, settings)
+        return self._pairs.get(key, lambda: load_pairs(config.data, config.block, tokenizer))
+
+    def training_rows(self, config: RunConfig, settings: Mapping[str, Any], pairs: Pairs) -> datasets.Dataset:
+        """Rows to construct a trainer with: tokenised ones where there are, see `keep_rows`."""
+        return self._rows.find(data_key(config, settings)) or datasets.Dataset.from_list(list(pairs.train))
+
+    def keep_rows(self, config: RunConfig, settings: Mapping[str, Any], trainer: DPOTrainer) -> None:
+        """Keep what a trainer has tokenised. Only that: precomputed log-probs depend on more than the data."""
+        columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
+        self._rows.get(data_key(config, settings), lambda: trainer.train_dataset.select_columns(columns))
+
+    def numbers(
+        self,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        args: DPOConfig,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Pairs,
+    ) -> ReferenceNumbers:
+        """The untrained model's numbers on the evaluation data: once per base, pairs, evaluation and precision.
+
+        In the precision that the policy is measured in: the Trainer puts the policy's forward under autocast, and an
+        untrained adapter must show no shift.
+        """
+        key = digest([data_key(config, settings), config.evaluation.model_dump(mode="json"), args.bf16, args.fp16])
+
+        def measure() -> ReferenceNumbers:
+            precision = torch.float16 if args.fp16 else torch.bfloat16
+            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                return reference_numbers(model, tokenizer, pairs, config.evaluation)
+
+        return self._numbers.get(key, measure)
+
+    def with_reference(self, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
+        """The trainer's rows with their reference log-probs, from the store in `folder` that a study's runs share."""
+        if self._store is None or self._store.folder != folder:
+            self._store = ReferenceStore(folder)
+        policy = trainer.model
+        with policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext():
+            return with_reference_log_probs(
+                trainer.train_dataset, policy, self._model_digest, trainer.args, self._store
+            )
+
+
+def _load(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    kwargs: dict[str, Any] = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        kwargs["quantization_config"] = quantization
+    model = create_model_from_path(path, **kwargs)
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
+        model.to(args.device)
+    return model, tokenizer
+
+
+def data_key(config: RunConfig, settings: Mapping[str, Any]) -> str:
+    """What the tokenised training rows depend on, beside the tokenizer, which changes with the base."""
+    limits = [settings.get(name) for name in ("max_length", "truncation_mode", "pad_token")]
+    return digest([config.data.model_dump(mode="json"), config.block, limits])
