@@ -127,14 +127,15 @@ def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
     first = redact(_first_line(reason))
     if file is not None and any(words in reason for words in ("not a database", "malformed", "file is encrypted")):
         return StoreError(
-            f"The MLflow store {file} is damaged, or no database at all ({first}). Put a copy of it back, or move it away and run the study "
-            "again: what is finished is written anew from the results in the study's run folder, not trained again."
+            f"The MLflow store {file} is damaged, or no database at all ({first}). Put a copy of it back, or move it "
+            "away and run the study again: what is finished is written anew from the results in the study's run "
+            "folder, not trained again."
         )
     if file is not None and "readonly database" in reason:
         return StoreError(f"The MLflow store {file} cannot be written: make it and its folder writable.")
     if file is not None and ("locked" in reason or "disk I/O error" in reason or "is full" in reason):
         return StoreAway(f"The MLflow store {file} cannot be written now ({first}).")
-    if urlsplit(uri).scheme in ("http", "https") or code == "TEMPORARILY_UNAVAILABLE" and file is None:
+    if urlsplit(uri).scheme in ("http", "https") or (code == "TEMPORARILY_UNAVAILABLE" and file is None):
         if code in _NEVER_TAKEN:
             return StoreRefused(f"MLflow at {shown} does not take it: {first}.")
         return StoreAway(f"MLflow at {shown} does not answer as it should: {first}.")

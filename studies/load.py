@@ -59,8 +59,8 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
     found = []
     if spec.base.get("trust_remote_code"):
         found.append(
-            f"base.trust_remote_code: Python code that lies with {spec.base.get('model_name_or_path')} will run with all "
-            "rights of yours; read it, and pin what you read with model_revision"
+            f"base.trust_remote_code: Python code that lies with {spec.base.get('model_name_or_path')} will run with "
+            "all rights of yours; read it, and pin what you read with model_revision"
         )
     if ":" in spec.trainer:
         found.append(f"trainer: Python code of {spec.trainer} will run")

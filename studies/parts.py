@@ -13,7 +13,6 @@ from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_vali
 from studies.normal import normal_study, seconds
 from studies.records import DataConfig, EvaluationConfig, Frozen, Scalar
 
-
 # A scrambled Sobol sequence draws its scrambling for all dimensions at once, so a column keeps its numbers when a
 # knob is added only if the number of columns never changes.
 MOST_AXES = 32

@@ -16,7 +16,9 @@ REDACTED: Final = "(not recorded)"
 _SECRET_WORDS: Final = frozenset(
     {"token", "key", "apikey", "secret", "password", "passwd", "passphrase", "credential", "credentials"}
 )
-_NOT_SECRET: Final = frozenset({"pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token"})
+_NOT_SECRET: Final = frozenset(
+    {"pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token"}
+)
 
 # Values of the environment shorter than this are words such as "true", found everywhere.
 _SHORTEST_VALUE: Final = 8

@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         self._depth += 1
         if self._depth > DEEPEST:
@@ -123,7 +123,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, KeyError, AttributeError, TypeError, IndexError) as error:
             # `!!int x`, a number of 5,000 digits: PyYAML lets Python's own errors out.
             tag = node.tag.rpartition(":")[2]
@@ -152,7 +152,8 @@ def _unusual(node: yaml.Node | None) -> Iterator[str]:
         )
     if isinstance(node, yaml.MappingNode):
         if len(node.value) > MOST_KEYS:
-            yield f"line {node.start_mark.line + 1}: {len(node.value)} keys in one mapping, {MOST_KEYS} at most are read"
+            keys = f"{len(node.value)} keys in one mapping, {MOST_KEYS} at most are read"
+            yield f"line {node.start_mark.line + 1}: {keys}"
         for key, value in node.value:
             yield from _unusual(key)
             yield from _unusual(value)

@@ -12,6 +12,7 @@ from dashboards.load import KIND, RUN, VIEW_TAG
 from studies.redact import redact
 from studies.spec import StudySpec
 
+
 def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
     """What makes MLflow's pages show a study well: its question and the saved view that `view_page` opens.
 

@@ -118,7 +118,7 @@ def _read_jsonl(file: Path) -> list[_Placed]:
 def _json_line(number: int, line: str) -> _Placed:
     """One line as JSON, or why it is none."""
     try:
-        return _Placed(f"line {number}", json.loads(line))
+        return _Placed(f"line {number}", _parsed(line))
     except ValueError as error:
         return _Placed(f"line {number}", None, f"not JSON ({error}); repair or remove the line")
 
@@ -128,7 +128,15 @@ def _read_json(file: Path) -> list[_Placed]:
     text = file.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         return _read_jsonl(file)
-    return [_Placed(f"row {i}", value) for i, value in enumerate(json.loads(text), start=1)]
+    return [_Placed(f"row {i}", value) for i, value in enumerate(_parsed(text), start=1)]
+
+
+def _parsed(text: str) -> Any:
+    """What JSON text says. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or objects lie too deep in one another") from error
 
 
 def _read_csv(file: Path) -> list[_Placed]:
@@ -147,7 +155,10 @@ def _read_parquet(file: Path) -> list[_Placed]:
     """A Parquet table."""
     import pyarrow.parquet
 
-    rows = pyarrow.parquet.read_table(file).to_pylist()
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(_first_line(error)) from error
     return [_Placed(f"row {i}", row) for i, row in enumerate(rows, start=1)]
 
 

@@ -1,4 +1,4 @@
-"""Strategies for data files that somebody got wrong: preference rows with things missing, changed, broken and blown up."""
+"""Strategies for data files that somebody got wrong: rows with things missing, changed, broken and blown up."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import pyarrow.parquet
 from hypothesis import strategies as st
 
 _TEXTS = [
-    "Once upon a time", " there was a girl.", " there was a dog.", "The sky is", " blue", " green", "\u00e9\u4e2d\U0001f600", "a\u0301", "tab\tbed",
-    "two\nlines", "\u2028line", "\u202eright", "x" * 300, "word " * 400, "</s>", "<s>", "<|im_start|>user", "{{ x }}", "{% for %}", "NaN", "null",
+    "Once upon a time", " there was a girl.", " there was a dog.", "The sky is", " blue", " green",
+    "\u00e9\u4e2d\U0001f600", "a\u0301", "tab\tbed", "two\nlines", "\u2028line", "\u202eright", "x" * 300,
+    "word " * 400, "</s>", "<s>", "<|im_start|>user", "{{ x }}", "{% for %}", "NaN", "null",
 ]  # fmt: skip
-_ODD_TEXTS = ["", " ", "\n", "\u200b", "\ud800", "x\udfff", "\x00", "a\x00b", "\ufeff", "\ufffe", None, 0, 1.5, True, [], {}, ["a"], [1], float("nan"),
-              [{}], [None], "word " * 100_000]  # fmt: skip
+_ODD_TEXTS: list[Any] = [
+    "", " ", "\n", "\u200b", "\ud800", "x\udfff", "\x00", "a\x00b", "\ufeff", "\ufffe", None, 0, 1.5, True, [], {},
+    ["a"], [1], float("nan"), [{}], [None], "word " * 100_000,
+]  # fmt: skip
 _ROLES = ["user", "assistant", "system", "tool", "", "critic", None, 1]
 
 
@@ -53,7 +56,8 @@ def rows(draw: st.DrawFn) -> list[Any]:
                 case 0:
                     row.pop(draw(st.sampled_from(sorted(row))))
                 case 1:
-                    row[draw(st.sampled_from(["tools", "images", "extra", "", "chosen ", "Chosen"]))] = draw(st.sampled_from(_ODD_TEXTS))
+                    name = draw(st.sampled_from(["tools", "images", "extra", "", "chosen ", "Chosen"]))
+                    row[name] = draw(st.sampled_from(_ODD_TEXTS))
                 case 2:
                     row = {f"{name}_": value for name, value in row.items()}
         made.append(draw(st.sampled_from([None, 1, "x", [], [row]])) if odd and draw(st.integers(0, 15)) == 0 else row)
@@ -62,7 +66,8 @@ def rows(draw: st.DrawFn) -> list[Any]:
 
 def _as_jsonl(made: list[Any], draw: st.DrawFn) -> bytes:
     escaped = draw(st.booleans())
-    text = draw(st.sampled_from(["\n", "\n", "\n", "\r\n", "\n\n"])).join(json.dumps(row, ensure_ascii=escaped) for row in made)
+    line_end = draw(st.sampled_from(["\n", "\n", "\n", "\r\n", "\n\n"]))
+    text = line_end.join(json.dumps(row, ensure_ascii=escaped) for row in made)
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -95,10 +100,14 @@ def _as_parquet(made: list[Any], draw: st.DrawFn) -> bytes:
 
 _WRITERS = {".jsonl": _as_jsonl, ".json": _as_json, ".csv": _as_csv, ".parquet": _as_parquet}
 _ODD_FILES = [
-    b"", b"\n", b" ", b"\x00", b"[]", b"{}", b"null", b"1", b"[", b"[[[", b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 100_000, b"\xff\xfe\x00", b"\xef\xbb\xbf", b"PAR1",
-    b"PAR1" + b"\x00" * 100 + b"PAR1", b"PAR1\x15\x04\x15\xff\xff\xff\x7f\x00\x00PAR1", b"\x89PNG", b"\x1f\x8b\x08\x00", bytes(range(256)), b"prompt,chosen,rejected\n", b'"',
-    b"a,b\n" * 1000, b"x" * 300_000, b'{"prompt": "' + b"a" * 300_000, b"prompt,chosen,rejected\n" + b"a," * 200_000, b'prompt,chosen,rejected\na,"' + b"b" * 200_000,
-    b'{"chosen": ' + b"9" * 5000 + b', "rejected": 1}', b'{"chosen": "a", "rejected": "b", "prompt": "c"}\n' * 3, b'\xef\xbb\xbf{"chosen": "a", "rejected": "b", "prompt": "c"}',
+    b"", b"\n", b" ", b"\x00", b"[]", b"{}", b"null", b"1", b"[", b"[[[", b"[" * 200_000,
+    b"[" * 200_000 + b"]" * 200_000, b'{"a":' * 100_000, b"\xff\xfe\x00", b"\xef\xbb\xbf", b"PAR1",
+    b"PAR1" + b"\x00" * 100 + b"PAR1", b"PAR1\x15\x04\x15\xff\xff\xff\x7f\x00\x00PAR1", b"\x89PNG", b"\x1f\x8b\x08\x00",
+    bytes(range(256)), b"prompt,chosen,rejected\n", b'"', b"a,b\n" * 1000, b"x" * 300_000,
+    b'{"prompt": "' + b"a" * 300_000, b"prompt,chosen,rejected\n" + b"a," * 200_000,
+    b'prompt,chosen,rejected\na,"' + b"b" * 200_000, b'{"chosen": ' + b"9" * 5000 + b', "rejected": 1}',
+    b'{"chosen": "a", "rejected": "b", "prompt": "c"}\n' * 3,
+    b'\xef\xbb\xbf{"chosen": "a", "rejected": "b", "prompt": "c"}',
 ]  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from dashboards.load import StoreError, load_records
+from dashboards.load import StoreAway, StoreError, load_records
 from studies.records import Cause, State
-from sweeper import outbox, tracking
+from sweeper import outbox
 from sweeper.tracking import JOURNAL, Tracker
 from tests.sweeper.test_tracking import SPEC, a_config, a_result
 
@@ -83,7 +83,8 @@ def write_two_runs(tracker: Tracker) -> None:
 
 def told_by(folder: Path) -> list[Any]:
     """What a reader sees, without the ids that MLflow gives."""
-    return [record.model_copy(update={"run_id": ""}) for record in load_records(f"sqlite:///{folder}/mlflow.db", "pilot")]
+    records = load_records(f"sqlite:///{folder}/mlflow.db", "pilot")
+    return [record.model_copy(update={"run_id": ""}) for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ def test_a_sweep_ends_with_1_while_mlflow_is_away_and_the_same_command_delivers(
     def dies_at_the_third(tracker: Tracker, entry: Any, again: bool) -> None:
         calls.append(1)
         if len(calls) > 3:
-            raise tracking.StoreAway("MLflow is away.")
+            raise StoreAway("MLflow is away.")
         real(tracker, entry, again)
 
     monkeypatch.setattr(Tracker, "_deliver", dies_at_the_third)

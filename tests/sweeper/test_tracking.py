@@ -352,7 +352,7 @@ def test_the_saved_view_shows_objective_and_knobs_by_variant(tracker: Tracker) -
 
 def test_a_question_acts_on_no_page() -> None:
     shown = note("<script>x</script> ![a](http://h/x.png) [b](javascript:1) token=hush")["mlflow.note.content"]
-    assert not {"<script", "![a]", "[b]", "hush"} & {part for part in ("<script", "![a]", "[b]", "hush") if part in shown}
+    assert not [part for part in ("<script", "![a]", "[b]", "hush") if part in shown]
     assert note("") == {}
 
 
