@@ -203,18 +203,9 @@ class Arm(Frozen):
     warnings: tuple[str, ...]
 
 
-# A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.
-_LONGEST_PROBLEM = 1500
-
-
 class StudyError(Exception):
     """A study file that cannot be run; `problems` holds every mistake, one sentence or two each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
-        self.problems = tuple(map(_shortened, problems))
-
-
-def _shortened(problem: str) -> str:
-    half = _LONGEST_PROBLEM // 2
-    return problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:half]} ... {problem[-half:]}"
+        self.problems = tuple(problems)

@@ -5,8 +5,10 @@ Called wherever something leaves a process: MLflow, result files, exports, table
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -67,6 +69,22 @@ def redact(value: Any, *, by_name: bool = True) -> Any:
     their name; not so with `by_name=False`, for mappings whose names are the caller's own.
     """
     return _redact(value, _environment(), by_name)
+
+
+def redact_output() -> None:
+    """From here on what this process prints goes through `redact`, as do tracebacks and log records.
+
+    A piece at a time, as it is written; what native code writes by itself is not seen.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        setattr(sys, name, _Output(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True))
+
+
+class _Output(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        super().write(redact(text))
+        return len(text)
 
 
 def _redact(value: Any, known: tuple[str, ...], by_name: bool) -> Any:

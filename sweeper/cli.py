@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from studies.redact import redact, redact_output
+
 if TYPE_CHECKING:
     from dashboards.tables import Format, Row
     from studies.records import RunRecord
@@ -32,6 +34,7 @@ Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [def
 
 def main() -> None:
     """Entry point of the command `sweeper`."""
+    redact_output()
     app()
 
 
@@ -187,7 +190,6 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the store in this folder."""
     from dashboards.load import store_uri, study_pages
-    from studies.redact import redact
 
     uri = store_uri(None, Path.cwd())
     if uri.startswith(("http://", "https://")):
@@ -273,7 +275,6 @@ def _records(spec: StudySpec) -> list[RunRecord]:
 
 def _render(rows: tuple[Row, ...], format: Format, width: int | None = None) -> str:
     from dashboards.tables import render
-    from studies.redact import redact
 
     text: str = redact(render(rows, format, width))
     return text.rstrip("\n") + "\n"
@@ -312,10 +313,19 @@ def _quiet_libraries() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
+# A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.
+_LONGEST_PROBLEM = 1500
+
+
+def _shortened(problem: str) -> str:
+    half = _LONGEST_PROBLEM // 2
+    return problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:half]} ... {problem[-half:]}"
+
+
 def _refuse(problems: tuple[str, ...] | list[str]) -> NoReturn:
     """Print every problem on standard error and exit with 2."""
     from sweeper.show import shown
 
     for problem in problems:
-        typer.echo(f"error: {shown(problem)}", err=True)
+        typer.echo(f"error: {_shortened(shown(problem))}", err=True)
     raise typer.Exit(2)

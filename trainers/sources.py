@@ -254,8 +254,10 @@ def _text_fault(name: str, value: Any) -> str | None:
     """What is wrong with a prompt or an answer; None for a sound one."""
     if value is None:
         return f"{name!r} is null; fill it in or remove the row"
+    if isinstance(value, str) and not value.strip():
+        return f"{name!r} is empty; fill it in or remove the row"
     if isinstance(value, str):
-        return None if value.strip() else f"{name!r} is empty; fill it in or remove the row"
+        return None if _is_whole(value) else f"{name!r} {_HALF}"
     if not isinstance(value, list):
         return f"{name!r} is of type {type(value).__name__}, not text or a list of messages; write it as text"
     if not value:
@@ -263,9 +265,27 @@ def _text_fault(name: str, value: Any) -> str | None:
     for i, message in enumerate(value, start=1):
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             return f"message {i} of {name!r} lacks text in 'role' or 'content'; write it as role and content"
+        try:
+            whole = _is_whole(json.dumps(message, ensure_ascii=False))
+        except TypeError as error:
+            return f"message {i} of {name!r} holds what JSON cannot ({error}); write it as text"
+        if not whole:
+            return f"message {i} of {name!r} {_HALF}"
     if name != "prompt" and not value[-1]["content"].strip():
         return f"{name!r} ends with an empty message; fill it in or remove the row"
     return None
+
+
+_HALF: Final = "holds half of a character (a lone surrogate), which no tokenizer reads; repair or remove the row"
+
+
+def _is_whole(text: str) -> bool:
+    """Whether text can be written down: what comes from JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explicit(value: Mapping[str, Any]) -> Row:
@@ -288,7 +308,7 @@ def _explicit_fault(row: Row | None, first: Row | None) -> str | None:
     """What is wrong with a row once its prompt is explicit, given the first sound row; None for a sound one."""
     if row is None:
         return None
-    if not row["prompt"]:
+    if not row["prompt"] or (isinstance(row["prompt"], str) and not row["prompt"].strip()):
         return "there is no 'prompt' and the answers have no common beginning to take it from; add a 'prompt'"
     if not row["chosen"] or not row["rejected"]:
         return "one answer is the beginning of the other, so nothing is left of it beside the prompt; add a 'prompt'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 
 from tests.robustness.harness import call, check_refusal, contents, folder_with
 from tests.robustness.study_files import settings_of_a_study, study_files
@@ -22,6 +22,7 @@ def plan_and_run_agree(content: bytes, options: list[str]) -> None:
     chosen = [word for option in options for word in ("--set", option)]
     with folder_with({"study.yaml": content}) as folder:
         code, out, err = call("plan", "study.yaml", *chosen)
+        event(f"exit code {code}")
         if code != 0:
             check_refusal(code, out, err)
             check_refusal(*call("run", "study.yaml", *chosen))
