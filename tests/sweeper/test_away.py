@@ -202,16 +202,14 @@ def test_a_locked_store_is_waited_for(folder: Path, undisturbed: list[Any], monk
 
 
 def shorten_busy_timeout(tracker: Tracker) -> None:
-    """MLflow waits 20 s for a lock, which is said to every connection that it makes."""
+    """MLflow waits 20 s for a lock, which it says at the start of every transaction."""
     import sqlalchemy
 
-    engine = tracker._client._real._tracking_client.store.engine
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def _(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA busy_timeout = 50")
-
-    engine.dispose()
+    @sqlalchemy.event.listens_for(
+        tracker._client._real._tracking_client.store.engine, "before_cursor_execute", retval=True
+    )
+    def _(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 50"), parameters
 
 
 def test_a_sweep_ends_with_1_while_mlflow_is_away_and_the_same_command_delivers(
