@@ -17,6 +17,7 @@ MOST_BYTES: Final = 1 << 20
 MOST_VALUES: Final = 20_000
 DEEPEST: Final = 30
 MOST_KEYS: Final = 300
+LARGEST: Final = 2**63 - 1
 _LONGEST_SHOWN: Final = 60
 
 _PLAIN_TAGS: Final = frozenset(
@@ -123,13 +124,16 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep=deep)
+            value = super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, KeyError, AttributeError, TypeError, IndexError) as error:
             # `!!int x`, a number of 5,000 digits: PyYAML lets Python's own errors out.
             tag = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(
                 None, None, f"{_shown(node.value)} cannot be read as {tag}", node.start_mark
             ) from error
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise _too_much(node.start_mark, f"{_shown(node.value)} is larger than a whole number of 64 bits can be")
+        return value
 
 
 def _too_much(mark: yaml.Mark, text: str) -> UnusableYaml:
