@@ -86,6 +86,7 @@ def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
     policy.disable_input_require_grads()
     base = policy.unload()
     base.gradient_checkpointing_disable()
+    base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
