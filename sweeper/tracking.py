@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.load import (
-    ERRORS,
-    FACT_PREFIX,
-    HALVES,
     KIND,
-    NON_FINITE,
     RUN,
     SUPERSEDED,
     SWEEP,
@@ -38,20 +32,16 @@ from studies.redact import redact
 from studies.spec import StudySpec
 from sweeper.outbox import Entry, Outbox
 from sweeper.saved_view import experiment_tags, note
+from sweeper.values import LONGEST_MESSAGE, Point, Value, curve_values, measured_values, result_tags
 
 _log = logging.getLogger(__name__)
 
 JOURNAL = "mlflow-journal.jsonl"
 TICKET = "ticket"  # tag: what a run is called until MLflow has given it an id
 LONGEST_NAME = 500
-# MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
-LONGEST_MESSAGE = 500
 DATA_DIGEST = "digest"
 # How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
-
-Point = tuple[int, Mapping[str, float]]
-_Value = tuple[str, float, int]  # metric, value, step
 
 
 class KnownRun(RunRecord):
@@ -231,35 +221,19 @@ class Tracker:
     def log_curve(self, run_id: str, points: Sequence[Point]) -> None:
         """Write points of the training curve, (step, values), in one transaction; what was written already is left."""
         if points:
-            self._send(do="curve", run=run_id, curve=_finite(_curve_values(points)))
+            self._send(do="curve", run=run_id, curve=curve_values(points))
 
     def finish_run(self, run_id: str, config: RunConfig, result: RunResult) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
-        Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own
-        they would double MLflow's charts. Values that are not finite are left out (MLflow would show 1.8e308); names
-        whose last value was not finite stand in the tag `non_finite`. Safe to call again for a run whose closing was
-        interrupted.
+        Safe to call again for a run whose closing was interrupted.
         """
-        measured = _measured(result)
-        errors = {name: m.error for name, m in result.final().items() if m.error is not None and math.isfinite(m.error)}
-        halves = {
-            name: m.halves for name, m in result.final().items() if m.halves and all(map(math.isfinite, m.halves))
-        }
-        non_finite = _ends_non_finite(_curve_values(result.curve) + measured)
-        tags = {"state": result.state.value, "cause": result.cause.value}
-        tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
-        tags |= {ERRORS: json.dumps(errors)} if errors else {}
-        tags |= {HALVES: json.dumps(halves)} if halves else {}
-        tags |= {"message": redact(result.message)[:LONGEST_MESSAGE]} if result.message else {}
-        tags |= {"adapter": result.adapter} if result.adapter else {}
-        tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
         self._send(
             do="finish",
             run=run_id,
-            curve=_finite(_curve_values(result.curve)),
-            measured=_finite(measured),
-            tags=tags,
+            curve=curve_values(result.curve),
+            measured=measured_values(result),
+            tags=result_tags(result),
             dataset=_dataset(config, result),
             status=STATUS[result.state],
         )
@@ -275,7 +249,7 @@ class Tracker:
 
     def log_table(self, files: Mapping[str, str]) -> None:
         """Keep the table, file name -> text, as artifacts of the sweep's run."""
-        self._send(do="files", run=self._opened.parent_run_id, files={n: redact(text) for n, text in files.items()})
+        self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
 
     def log_adapter(self, run_id: str, folder: Path) -> None:
         """Keep a trained adapter as the artifact folder `adapter` of its run."""
@@ -284,7 +258,10 @@ class Tracker:
     def _send(self, **entry: Any) -> None:
         """Deliver a record or keep it. Raises StoreError where neither can be done."""
         assert self._outbox is not None, "open_study must be called before runs are written"
-        self._outbox.send({**redact(entry, by_name=False), "time": int(time.time() * 1000)})
+        numbers: dict[str, Any] = {
+            name: entry.pop(name) for name in ("curve", "measured") if name in entry
+        }  # many, and no text
+        self._outbox.send({**redact(entry, by_name=False), **numbers, "time": int(time.time() * 1000)})
 
     def _deliver(self, entry: Entry, again: bool) -> None:
         """Write one record to MLflow. Writing it a second time changes nothing. See `outbox.Deliver`."""
@@ -345,7 +322,7 @@ class Tracker:
         self._curve_ends.pop(run_id, None)
 
     def _deliver_values(
-        self, run_id: str, curve: Sequence[_Value], measured: Sequence[_Value], tags: Mapping[str, str], at: int
+        self, run_id: str, curve: Sequence[Value], measured: Sequence[Value], tags: Mapping[str, str], at: int
     ) -> None:
         """Write what MLflow has not yet of a curve, and the rest, in one transaction. MLflow itself leaves out a value
         that it has with the same step and time.
@@ -365,7 +342,7 @@ class Tracker:
             self._client.set_terminated(run_id, "KILLED", end_time=entry["time"])
         self._curve_ends.pop(run_id, None)
 
-    def _unwritten(self, run_id: str, values: Sequence[_Value]) -> list[_Value]:
+    def _unwritten(self, run_id: str, values: Sequence[Value]) -> list[Value]:
         """The values past the last step of their name that MLflow has already."""
         if run_id not in self._curve_ends:
             self._curve_ends[run_id] = self._read_curve_ends(run_id, {name for name, _, _ in values})
@@ -420,28 +397,3 @@ def _loss_name(config: RunConfig) -> str:
     """The losses that the run trains with, joined by plus signs."""
     losses = config.settings.get("loss_type", config.variant)
     return losses if isinstance(losses, str) else "+".join(losses)
-
-
-def _curve_values(points: Sequence[Point]) -> list[_Value]:
-    return [(name, value, step) for step, values in points for name, value in values.items()]
-
-
-def _measured(result: RunResult) -> list[_Value]:
-    """The measurements as (name, value, step).
-
-    What was measured once gets step 0, whatever its step: MLflow then draws bars to compare runs by, where it would
-    draw a line chart of one dot each.
-    """
-    names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
-    times = Counter(names)
-    return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
-
-
-def _finite(values: Sequence[_Value]) -> list[_Value]:
-    return [value for value in values if math.isfinite(value[1])]
-
-
-def _ends_non_finite(values: Sequence[_Value]) -> list[str]:
-    """The names whose value at their last step is not finite: what MLflow holds of them is not how the run ended."""
-    last = {name: value for name, value, _ in sorted(values, key=lambda named: named[2])}
-    return sorted(name for name, value in last.items() if not math.isfinite(value))

@@ -156,6 +156,20 @@ def test_runs_are_known_while_the_store_is_away(folder: Path, monkeypatch: pytes
     assert tracker.known_runs()[1].run_id in str(kept)
 
 
+def test_what_waits_holds_no_secret(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "planted-in-the-environment")
+    tracker, client = opened(folder, [])
+    client.left = 0
+    config = a_config(settings={"model_init_kwargs": {"token": "planted-in-the-study"}})
+    run_id = tracker.start_run(config, 1, "unbiased")
+    message = "401 for https://me:planted-password@h with planted-in-the-environment"
+    tracker.finish_run(run_id, config, a_result(config, message=message))
+    tracker.log_table({"table.md": "planted-in-the-environment"})
+    kept = journal(folder).read_text()
+    assert "planted" not in kept
+    assert "401 for https" in kept
+
+
 def test_runs_that_were_never_read_are_not_taken_for_none(folder: Path) -> None:
     tracker, client = opened(folder, [])
     client.left = 0

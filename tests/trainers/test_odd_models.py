@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig, RunResult
 from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
-from trainers.interface import Job
+from trainers.interface import Job, Placement
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 CHAT = (
@@ -64,8 +64,8 @@ def a_model(folder: Path, tokenizer: Any, rows: int) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def train(tmp_path: Path) -> Callable[..., RunResult]:
+@pytest.fixture(params=[0, 1], ids=["alone", "in-a-pack"])
+def train(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., RunResult]:
     def train_on(
         tokenizer: Any,
         rows: list[Any],
@@ -94,7 +94,9 @@ def train(tmp_path: Path) -> Callable[..., RunResult]:
             data=DataConfig(path=str(data), eval_rows=2),
             evaluation=EvaluationConfig(prompts=2, max_new_tokens=4),
         )
-        (result,) = train_all(DPOTrainerWorker(), [Job(config, tmp_path / "run")])
+        (result,) = train_all(
+            DPOTrainerWorker(), [Job(config, tmp_path / "run", placement=Placement(together=request.param))]
+        )
         return result
 
     return train_on
