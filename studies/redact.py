@@ -25,6 +25,7 @@ _NOT_SECRET: Final = frozenset(
 # Values of the environment shorter than this are words such as "true", found everywhere.
 _SHORTEST_VALUE: Final = 8
 
+# Each of these takes time in proportion to the text, whatever that is: no part of it is looked at again and again.
 _FORMS: Final = re.compile(
     r"""
     (?<![A-Za-z0-9])(?:
@@ -33,22 +34,22 @@ _FORMS: Final = re.compile(
     | sk-[A-Za-z0-9_-]{16,}                                           # OpenAI, Anthropic and others
     | (?:AKIA|ASIA)[A-Z0-9]{16}                                       # AWS
     | AIza[\w-]{30,} | xox[abeoprs]-[\w-]{10,} | dapi[0-9a-f]{32} | npm_[A-Za-z0-9]{30,}
-    | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}                            # a signed JSON web token
+    | eyJ[\w-]{10,1000}\.[\w-]{10,}\.[\w-]{5,}                        # a signed JSON web token
     )
     | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
     | (?<=[Bb]earer[ ])[A-Za-z0-9._~+/-]{8,}=*
     """,
     re.VERBOSE | re.DOTALL,
 )
-_IN_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#\"'<>]+@")
+_IN_URL: Final = re.compile(r"(://)[^\s/?#\"'<>]+@")
 _LOGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/?#:]*:)?([^\s/?#]+)@")
 _IN_QUERY: Final = re.compile(
-    r"([?&;][\w.%-]*(?:token|key|secret|passw|pwd|sig|signature|credential|auth)[\w.%-]*=)[^\s&;#\"'<>)\]}]+",
+    r"([?&;][\w.%-]{0,60}(?:token|key|secret|passw|pwd|sig|credential|auth)[\w.%-]{0,60}=)[^\s&;#\"'<>)\]}]+",
     re.IGNORECASE,
 )
 # A name, its sign and its value, as YAML, JSON, an assignment or an option write them.
 _NAMED: Final = re.compile(
-    r"""(?P<lead>(?P<name>[A-Za-z][\w.-]*)["']?(?:\s*=\s*|\s*:[ \t]+))"""
+    r"""(?P<lead>(?<![\w.-])(?P<name>[\w.-]++)["']?(?:\s*=\s*|\s*:[ \t]+))"""
     r"""(?:"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<bare>[^\s,;&{}\[\]()#"'][^\s,;&{}\[\]()"']*))"""
 )
 

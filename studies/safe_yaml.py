@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 # A study of a thousand fixed points is a tenth of each.
-MOST_BYTES: Final = 1 << 20
+MOST_BYTES: Final = 512 << 10
 MOST_VALUES: Final = 20_000
 DEEPEST: Final = 30
 MOST_KEYS: Final = 300
@@ -42,7 +42,7 @@ def read_text(path: Path) -> str:
         raise UnusableYaml([f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
     if len(content) > MOST_BYTES:
         raise UnusableYaml(
-            [f"is larger than {MOST_BYTES >> 20} MiB: a study is a short file, and data go into a file that it names"]
+            [f"is larger than {MOST_BYTES >> 10} KiB: a study is a short file, and data go into a file that it names"]
         )
     try:
         return content.decode("utf-8-sig")
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._sizes: dict[int, _Size] = {}
-        self._depth = 0
+        self._depth = self._composed = 0
 
     def compose_document(self) -> yaml.Node | None:
         node = super().compose_document()
@@ -97,8 +97,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         mark = event.start_mark
         self._depth += 1
+        self._composed += 1
         if self._depth > DEEPEST:
             raise _too_much(mark, f"values lie more than {DEEPEST} levels deep; nothing in a study does")
+        if self._composed > MOST_VALUES:
+            raise _too_much(mark, f"there are more than {MOST_VALUES} keys and values up to here; a study has fewer")
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and id(node) not in self._sizes:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from studies.redact import REDACTED, is_secret, redact
+from tests.robustness.harness import in_time
 
 HF = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
 FORMS = [
@@ -107,3 +108,29 @@ def test_json_stays_json() -> None:
 )
 def test_secrets_are_known_by_the_words_of_their_name(name: str, secret: bool) -> None:
     assert is_secret(name) is secret
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "y",
+        "y1",
+        "-eyJ",
+        "eyJaaaaaaaaaaa.",
+        "?token",
+        "?a",
+        "://",
+        "://a",
+        "a@",
+        "a=",
+        "a='",
+        'a="',
+        "a: ",
+        " ",
+        "-----BEGIN ",
+    ],
+)
+def test_no_text_takes_long(piece: str) -> None:
+    for text in (piece * (200_000 // len(piece)), "x://?token=" + piece * (200_000 // len(piece))):
+        with in_time():
+            redact(text)

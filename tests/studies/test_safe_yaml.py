@@ -26,6 +26,7 @@ def test_plain_values_anchors_and_merge_keys_are_read() -> None:
     ("text", "told"),
     [
         (doubling(40), "once aliases"),
+        ("a: [" + "1, " * 30_000 + "]", "more than 20000 keys and values"),
         ("a: &a [*a]", "within the value that it stands for"),
         ("a: " + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "levels deep"),
         ("\n".join(f"k{i}: 1" for i in range(MOST_KEYS + 1)), "at most are read"),
@@ -61,7 +62,7 @@ def test_a_file_is_read_with_and_without_a_byte_order_mark(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"#" * (MOST_BYTES + 1), "larger than 1 MiB"), (b"a: \xff", "byte 3 is 0xff): save it as UTF-8")],
+    [(b"#" * (MOST_BYTES + 1), "larger than 512 KiB"), (b"a: \xff", "byte 3 is 0xff): save it as UTF-8")],
 )
 def test_a_file_that_is_too_long_or_no_text_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
