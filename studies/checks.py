@@ -44,6 +44,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_inert_base(spec, built),
         *_nothing_to_vary(spec, arms),
         *_sampling(spec, arms),
+        *_resources(spec),
         *_objective(spec, arms),
         *_evaluation(spec),
         *_runs(spec),
@@ -296,22 +297,29 @@ def _nothing_to_vary(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     ]
 
 
+def _resources(spec: StudySpec) -> list[Problem]:
+    """Numbers of workers, of runs that train together and of GPUs."""
+    problems = []
+    resources = spec.resources
+    if resources.workers is not None and not 1 <= resources.workers <= _MOST_WORKERS:
+        text = f"{resources.workers} must be at least 1 and at most {_MOST_WORKERS} (each is a process), or be left out"
+        problems.append(Problem("resources.workers", text))
+    if resources.together is not None and resources.together < 0:
+        text = f"{resources.together} must be at least 0 (TRL's own loop), or be left out"
+        problems.append(Problem("resources.together", text))
+    if resources.gpus_per_run < 1:
+        problems.append(Problem("resources.gpus_per_run", f"{resources.gpus_per_run} must be at least 1"))
+    return problems
+
+
 def _sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     problems = []
     if spec.budget.trials < 1:
         problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))
     if spec.budget.wall_clock is not None and not spec.budget.wall_clock > 0:
         problems.append(Problem("budget.wall_clock", f"{spec.budget.wall_clock:g} must be above 0 seconds"))
-    if spec.resources.workers is not None and spec.resources.workers < 1:
-        problems.append(Problem("resources.workers", f"{spec.resources.workers} must be at least 1, or be left out"))
-    if spec.resources.workers is not None and spec.resources.workers > _MOST_WORKERS:
-        problems.append(
-            Problem("resources.workers", f"{spec.resources.workers} must be at most {_MOST_WORKERS}: each is a process")
-        )
     if not 0 <= spec.sampler_seed < _SEEDS:
         problems.append(Problem("sampler_seed", f"{spec.sampler_seed} must be 0 or more and below 2**32"))
-    if spec.resources.gpus_per_run < 1:
-        problems.append(Problem("resources.gpus_per_run", f"{spec.resources.gpus_per_run} must be at least 1"))
     if spec.sampler != "grid":
         return problems
     if spec.mode == "search":

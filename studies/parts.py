@@ -138,9 +138,12 @@ class Judge(Part):
 
 
 class Resources(Part):
-    """Worker processes (None: one per GPU, else one per CPU core) and GPUs that one run takes."""
+    """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
+    decides; 0: each by TRL's own loop), and GPUs that one run takes.
+    """
 
     workers: int | None = None
+    together: int | None = None
     gpus_per_run: int = 1
 
 

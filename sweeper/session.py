@@ -14,6 +14,7 @@ from types import FrameType
 from dashboards.load import StoreAway
 from studies.spec import Arm, StudySpec
 from sweeper.executors import Executor, Inline, Process
+from sweeper.placement import decide
 from sweeper.progress import Outcome, Progress
 from sweeper.search import Search
 from sweeper.sweep import Sweep
@@ -65,9 +66,10 @@ def run_session(
             if executor == "inline"
             else Process(spec.trainer, workers or spec.resources.workers, where.runs / "logs")
         )
-        sweep = Sweep(spec, arms, search, tracker, pool, where.runs, show, tell_user)
         finished = tabled = False
         try:
+            placement = decide(spec, arms, where.runs, workers, pool, tell_user)
+            sweep = Sweep(spec, arms, search, tracker, pool, where.runs, placement, show, tell_user)
             with stop_on_interrupt(sweep, tell_user):
                 outcome = sweep.run()
             tabled = _log_table(tracker, table)

@@ -18,7 +18,7 @@ from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
 from sweeper.search import Search, Trial, Verdict
 from sweeper.tracking import KnownRun, Tracker
-from trainers.interface import Job
+from trainers.interface import Job, Placement
 from trainers.results import read_result
 
 MAX_ATTEMPTS = 3  # tries at a run when it is the machine that fails
@@ -62,12 +62,13 @@ class Sweep:
         tracker: Tracker,
         executor: Executor,
         folder: Path,
+        placement: Placement,
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
     ) -> None:
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
-        self._folder, self._show, self._tell_user = folder, show, tell_user
+        self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
         self._queue: deque[tuple[_Group, RunConfig, int]] = deque()
         self._training: dict[str, _Attempt] = {}
         self._recorded: dict[_Place, KnownRun] = {}
@@ -166,7 +167,7 @@ class Sweep:
             return True
         self._training[config.key] = _Attempt(group, config, number)
         keep = self._spec.output.keep != "none"
-        self._executor.submit(Job(config, self._folder / config.key, keep_adapter=keep))
+        self._executor.submit(Job(config, self._folder / config.key, keep, self._placement))
         return True
 
     def _start(self, group: _Group) -> None:

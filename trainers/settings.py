@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from trl import DPOConfig, ModelConfig
 
 from studies.records import Scalar
+from trainers.interface import Job
 from trainers.world.paths import model_path
 
 CURVE_POINTS: Final = 24
@@ -36,6 +37,14 @@ def hardware_settings() -> dict[str, Any]:
         return {} if torch.cuda.is_bf16_supported() else {"bf16": False, "fp16": True}
     on_cpu = not torch.backends.mps.is_available()
     return {"bf16": False, "fp16": False, "use_cpu": on_cpu, "gradient_checkpointing": False}
+
+
+def run_settings(job: Job) -> dict[str, Any]:
+    """The flat settings of a run, with what the hardware and the pilot decide where the study leaves it open."""
+    settings = hardware_settings()
+    if job.placement.bf16 is not None:
+        settings |= {"bf16": job.placement.bf16, "fp16": False}
+    return {**settings, **job.config.settings}
 
 
 def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tuple[DPOConfig, ModelConfig]:

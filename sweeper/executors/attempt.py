@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from studies.records import Cause, RunResult
+from sweeper.executors.messages import Piloted
 from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,19 @@ class WarmTrainer:
             message = f"{type(error).__name__}: {error}"
         for key in list(counter.open):
             counter.finish(RunResult(key=key, cause=Cause.INFRASTRUCTURE, message=message))
+
+    def pilot(self, jobs: Sequence[Job], workers: int) -> Piloted:
+        """Measure what these runs cost, where the trainer can tell and the runs can be made."""
+        try:
+            if self._trainer is None:
+                self._trainer = load_trainer(self._name)
+            measure = getattr(self._trainer, "pilot", None)
+            if measure is None:
+                return Piloted(None, f"trainer {self._name} has no pilot")
+            return Piloted(measure(jobs, workers))
+        except (Exception, SystemExit) as error:
+            logger.exception("the pilot of trainer %s failed", self._name)
+            return Piloted(None, f"{type(error).__name__}: {error}")
 
 
 class _Counter:

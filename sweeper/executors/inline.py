@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from studies.records import RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import Dropped, Event, Finished, Lost, Reported, Started
+from sweeper.executors.messages import Dropped, Event, Finished, Lost, Piloted, Reported, Started
 from trainers.interface import Decision, Job, pack_key
 
 WORKER = "inline"
@@ -18,7 +18,7 @@ class Inline:
 
     def __init__(self, trainer: str, together: int = 1) -> None:
         self._trainer = WarmTrainer(trainer)
-        self._together = together
+        self.together = together
         self._waiting: deque[Job] = deque()
         self._events: list[Event] = []
         self._running: set[str] = set()
@@ -27,12 +27,16 @@ class Inline:
     @property
     def slots(self) -> int:
         """As many as train together in this process."""
-        return self._together
+        return max(1, self.together)
 
     @property
     def ahead(self) -> int:
         """None: nothing is recorded while this process trains."""
         return 0
+
+    def pilot(self, jobs: Sequence[Job]) -> Piloted:
+        """See `Executor.pilot`."""
+        return self._trainer.pilot(jobs, workers=1)
 
     def submit(self, job: Job) -> None:
         """Add the job to the line."""

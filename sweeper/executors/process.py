@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -29,6 +30,8 @@ from sweeper.executors.messages import (
     Lost,
     Nothing,
     Order,
+    Piloted,
+    Practise,
     Reported,
     Stop,
     Want,
@@ -58,7 +61,7 @@ class Close:
     now: bool
 
 
-Request = Job | Cancel | Close
+Request = Job | Cancel | Close | Practise
 
 
 class Process:
@@ -72,9 +75,9 @@ class Process:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ)
         log_folder.mkdir(parents=True, exist_ok=True)
-        self._slots, self._together = len(environments) * together, together
+        self._workers, self.together = len(environments), together
         self._requests: SimpleQueue[Request] = SimpleQueue()
-        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._events: SimpleQueue[Event | Piloted | BaseException] = SimpleQueue()
         self._bell, rung = socket.socketpair()
         self._bell.setblocking(False)
         starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
@@ -84,12 +87,21 @@ class Process:
     @property
     def slots(self) -> int:
         """See `Executor.slots`: what all workers train at once."""
-        return self._slots
+        return self._workers * max(1, self.together)
 
     @property
     def ahead(self) -> int:
         """See `Executor.ahead`: what one worker takes at once."""
-        return self._together
+        return max(1, self.together)
+
+    def pilot(self, jobs: Sequence[Job]) -> Piloted:
+        """See `Executor.pilot`. The worker that measures stays warm for the runs."""
+        self._request(Practise(tuple(jobs), self._workers))
+        found = self._events.get()
+        if isinstance(found, BaseException):
+            raise RuntimeError(f"the workers cannot be run: {found}") from found
+        assert isinstance(found, Piloted), found
+        return found
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
@@ -99,7 +111,7 @@ class Process:
 
     def events(self, timeout: float) -> list[Event]:
         """See `Executor.events`. Raises RuntimeError when workers can no longer be run at all."""
-        found: list[Event | BaseException] = []
+        found: list[Event | Piloted | BaseException] = []
         with suppress(Empty):
             found.append(self._events.get(timeout=timeout))
             while True:
@@ -107,7 +119,7 @@ class Process:
         broken = next((item for item in found if isinstance(item, BaseException)), None)
         if broken is not None:
             raise RuntimeError(f"the workers cannot be run any more: {broken}") from broken
-        return [item for item in found if not isinstance(item, BaseException)]
+        return [item for item in found if not isinstance(item, BaseException | Piloted)]
 
     def cancel(self, key: str | None) -> None:
         """See `Executor.cancel`."""
@@ -135,6 +147,7 @@ class Running:
         self.connection = connection
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
+        self.practises = False
         self._log = log
         self._log_start = 0
 
@@ -145,6 +158,11 @@ class Running:
         self.jobs[job.config.key] = job
         self.wants = None
         self.tell(job)
+
+    def practise(self, order: Practise) -> None:
+        """Let the worker measure."""
+        self.wants, self.practises = None, True
+        self.tell(order)
 
     def refuse(self) -> None:
         """Answer that no such job waits."""
@@ -214,13 +232,14 @@ class Pump:
         starters: list[Starter],
         requests: SimpleQueue[Request],
         bell: socket.socket,
-        events: SimpleQueue[Event | BaseException],
+        events: SimpleQueue[Event | Piloted | BaseException],
     ) -> None:
         self._starters = starters
         self._requests = requests
         self._bell = bell
         self._events = events
         self._waiting: deque[Job] = deque()
+        self._practise: Practise | None = None
         self._workers: dict[int, Running] = {}
         self._closing = False
 
@@ -247,6 +266,8 @@ class Pump:
                         self._cancel(key)
                     case Close(now):
                         self._close(now)
+                    case Practise() as practise:
+                        self._practise = practise
                     case job:
                         self._waiting.append(job)
 
@@ -273,6 +294,10 @@ class Pump:
         for worker in self._workers.values():
             if self._closing or worker.wants is None:
                 continue
+            if self._practise is not None and worker.wants.like is None:
+                worker.practise(self._practise)
+                self._practise = None
+                continue
             job = self._choose(worker, worker.wants.like)
             if job is not None:
                 self._waiting.remove(job)
@@ -281,7 +306,8 @@ class Pump:
                 worker.refuse()
         without = sum(not worker.jobs for worker in self._workers.values())
         for slot, starter in enumerate(self._starters):
-            if slot not in self._workers and len(self._waiting) > without and not self._closing:
+            wanted = len(self._waiting) + (self._practise is not None)
+            if slot not in self._workers and wanted > without and not self._closing:
                 self._workers[slot] = starter.start()
                 without += 1
 
@@ -316,10 +342,12 @@ class Pump:
 
     def _accept(self, worker: Running) -> None:
         """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
-        event: Event | Want = worker.connection.recv()
+        event: Event | Want | Piloted = worker.connection.recv()
         if isinstance(event, Want):
             worker.wants = event
             return
+        if isinstance(event, Piloted):
+            worker.practises = False
         if isinstance(event, Finished):
             worker.jobs.pop(event.key, None)
         if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
@@ -332,6 +360,8 @@ class Pump:
             while worker.connection.poll():
                 self._accept(worker)
         reason = worker.bury()
+        if worker.practises:
+            self._events.put(Piloted(None, f"its worker {reason}"))
         for key in worker.jobs:
             self._events.put(Lost(key, worker.name, reason, worker.log_tail()))
 
