@@ -11,6 +11,8 @@ import pytest
 
 from studies.redact import REDACTED
 
+pytestmark = pytest.mark.slow  # seven commands, each a process of its own
+
 ROOT = Path(__file__).parents[2]
 
 ENVIRONMENT = {
