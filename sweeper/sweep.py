@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, Cause, RunConfig, RunResult, State
+from studies.records import CONSEQUENCES, Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
 from sweeper.plan import planned_runs, show_knobs
@@ -78,6 +78,7 @@ class Sweep:
         self._planned = planned_runs(spec, arms)
         self._started = time.monotonic()
         self._stopping = False
+        self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
@@ -258,6 +259,9 @@ class Sweep:
         if len(group.results) < len(group.configs):
             return
         results = list(group.results.values())
+        for config in group.configs:
+            if group.results[config.key].cause is Cause.FINISHED:
+                self.finished[config.key] = (config, group.results[config.key].final())
         verdict = self._verdict(results)
         value = verdict.value
         if group.asked:
