@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from studies.redact import redact, redact_output
+
 if TYPE_CHECKING:
     from dashboards.rendering import Format
     from dashboards.tables import Comparison
@@ -33,6 +35,7 @@ Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [def
 
 def main() -> None:
     """Entry point of the command `sweeper`."""
+    redact_output()
     app()
 
 
@@ -65,13 +68,14 @@ def plan(
 
     from studies.spec import not_yet
     from sweeper.plan import make_plan
-    from sweeper.show import print_plan
+    from sweeper.show import print_plan, shown
 
     spec, arms, _ = _load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
     _print_cost(spec, arms, workers, measure=pilot)
     for notice in (*spec.notices, *not_yet(spec)):
-        typer.echo(f"note: {notice}")
+        typer.echo(f"note: {shown(notice)}")
+    _warn_of_code(spec)
 
 
 @app.command()
@@ -91,7 +95,7 @@ def run(
     from studies.spec import not_yet
     from sweeper.search import StorageError, check_storage
     from sweeper.session import AlreadyRunning, places, run_session
-    from sweeper.show import Display, print_verification
+    from sweeper.show import Display, print_verification, shown
 
     if executor not in ("process", "inline"):
         _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
@@ -106,6 +110,7 @@ def run(
     except StorageError as error:
         _refuse([str(error)])
     console = Console(highlight=False)
+    _warn_of_code(spec)
     _quiet_libraries()
     with _store_errors(), Display(spec.study, console) as display:
         try:
@@ -126,13 +131,19 @@ def run(
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: {again}")
             raise typer.Exit(1) from None
-    with _store_errors():
-        typer.echo(_render(_comparison(spec, arms), "text", _screen()), nl=False)
+    if outcome.undelivered:
+        console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
+    else:
+        with _store_errors():
+            typer.echo(_render(_comparison(spec, arms), "text", _screen()), nl=False)
     if verified is not None:
         print_verification(verified, console)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    if outcome.undelivered:
+        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
     if outcome.stopped or outcome.failed:
-        console.print(f"Go on with: {again}", soft_wrap=True)
+        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
     console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
 
@@ -213,13 +224,18 @@ def ui(
     from dashboards.load import store_uri, study_pages
 
     uri = store_uri(None, Path.cwd())
+    if uri.startswith(("http://", "https://")):
+        _refuse([f"MLflow runs at {uri} already: open that address in a browser."])
     with _store_errors():
         pages = study_pages(uri)
-    typer.echo(f"MLflow UI of {uri} on http://{host}:{port}")
+    typer.echo(f"MLflow UI of {redact(uri)} on http://{host}:{port}")
     for study, page in pages.items():
         typer.echo(f"  {study}: http://{host}:{port}{page}")
-    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, *arguments])
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        typer.echo(f"warning: everybody who reaches {host} can read and change all studies; MLflow asks nobody's name")
+    # In the environment, since every user of a machine can read the arguments of a process.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
 
 
 @app.command()
@@ -244,6 +260,14 @@ def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[st
         return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
     except StudyError as error:
         _refuse(error.problems)
+
+
+def _warn_of_code(spec: StudySpec) -> None:
+    """Name the code from elsewhere that the study lets in, on standard error."""
+    from studies.spec import foreign_code
+
+    for warning in foreign_code(spec):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _check_data(spec: StudySpec) -> None:
@@ -315,7 +339,8 @@ def _records(spec: StudySpec) -> list[RunRecord]:
 def _render(table: Comparison, format: Format, width: int | None = None) -> str:
     from dashboards.rendering import render
 
-    return render(table, format, width).rstrip("\n") + "\n"
+    text: str = redact(render(table, format, width))
+    return text.rstrip("\n") + "\n"
 
 
 def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int | None) -> str:
@@ -323,7 +348,8 @@ def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int 
     from dashboards.rendering import render_grids
 
     try:
-        return render_grids(grids(_records(spec), spec.objective, rows, columns), spec.objective, format, width)
+        found = grids(_records(spec), spec.objective, rows, columns)
+        return str(redact(render_grids(found, spec.objective, format, width)))
     except GridError as error:
         _refuse([str(error)])
 
@@ -361,8 +387,19 @@ def _quiet_libraries() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
+# A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.
+_LONGEST_PROBLEM = 1500
+
+
+def _shortened(problem: str) -> str:
+    half = _LONGEST_PROBLEM // 2
+    return problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:half]} ... {problem[-half:]}"
+
+
 def _refuse(problems: tuple[str, ...] | list[str]) -> NoReturn:
     """Print every problem on standard error and exit with 2."""
+    from sweeper.show import shown
+
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        typer.echo(f"error: {_shortened(shown(problem))}", err=True)
     raise typer.Exit(2)

@@ -8,10 +8,11 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from dashboards.load import StoreAway
 from studies.spec import Arm, StudySpec
 from sweeper.executors import Executor, Inline, Process
 from sweeper.placement import decide
@@ -63,31 +64,44 @@ def run_session(
     """
     with lock(where.runs):
         search = Search(spec, arms, where.storage)
-        tracker = Tracker(where.tracking, where.folder)
+        tracker = Tracker(where.tracking, where.folder, tell_user)
         tracker.open_study(spec, study_text)
         pool: Executor = (
             Inline(spec.trainer)
             if executor == "inline"
             else Process(spec.trainer, workers or spec.resources.workers, where.runs / "logs")
         )
-        finished = False
+        finished = tabled = False
         try:
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(spec, arms, search, tracker, pool, where.runs, placement, show, tell_user)
             with stop_on_interrupt(sweep, tell_user):
                 outcome = sweep.run()
-            tracker.log_table(table())
+            tabled = _log_table(tracker, table)
             verified = None
             if verify_runs and not outcome.stopped:
                 again = where.runs / "verify"
                 verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
                 shutil.rmtree(again, ignore_errors=True)
-            finished = not outcome.stopped and not outcome.failed
+            finished = tabled and not outcome.stopped and not outcome.failed
         finally:
             pool.close(now=not finished)
-            tracker.close_study(finished=finished)
-            search.close()
-    return outcome, verified
+            try:
+                tracker.close_study(finished=finished)
+            finally:
+                search.close()
+    return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+
+
+def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool:
+    """Keep the table with the sweep's run; False where MLflow is away, which has the runs that it is made of."""
+    if tracker.undelivered:
+        return False
+    try:
+        tracker.log_table(table())
+    except StoreAway:
+        return False
+    return True
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import datasets
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import Cause, RunConfig, RunResult
@@ -33,6 +33,7 @@ from trainers.pilot import run_pilot
 from trainers.results import write_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import Report, train_alone
+from trainers.tokenizer import load_tokenizer
 from trainers.warm import Warm
 
 logger = logging.getLogger(__name__)
@@ -218,6 +219,8 @@ def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTraine
     """The trained policy of a finished run: its base model with the adapter at `adapter`."""
     args, model_args = parse_settings({**hardware_settings(), **config.settings}, adapter.parent / "trainer", 0)
     path = resolve_model(str(model_args.model_name_or_path))
-    base = create_model_from_path(path, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
+    base = create_model_from_path(
+        path, revision=model_args.model_revision, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code
+    )
+    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code)
     return PeftModel.from_pretrained(base, str(adapter)), tokenizer
