@@ -47,7 +47,7 @@ class DPOTrainerWorker:
             result = train_alone(job, report, self._warm)
         except torch.OutOfMemoryError as error:
             self._warm = Warm()
-            result = RunResult(key=job.config.key, cause=Cause.OUT_OF_MEMORY, message=str(error))
+            result = RunResult(key=job.config.key, cause=Cause.OUT_OF_GPU_MEMORY, message=str(error))
         except (DataError, ValueError, TypeError, NotImplementedError) as error:  # how TRL refuses settings
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))

@@ -23,11 +23,13 @@ class Decision(StrEnum):
 @dataclass(frozen=True)
 class Placement:
     """How runs share a device: `together` of them train in one pack at most, with or without gradient checkpointing
-    (None: as the run's own settings say). It changes what training costs, and no number beyond rounding.
+    (None: as the run's own settings say), a micro-batch cut into `micro_batches` equal parts, each of which goes
+    through the model by itself. It changes what training costs, and no number beyond rounding.
     """
 
     together: int = 1
     checkpointing: bool | None = None
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Job:
     """One run to train: its config, the folder that is its own, and whether its adapter is kept there.
 
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
-    whose folder holds a paused state goes on from there.
+    whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
     """
 
     config: RunConfig
@@ -43,6 +45,7 @@ class Job:
     keep_adapter: bool = True
     placement: Placement = Placement()
     pause_at: int | None = None
+    time_limit: float | None = None
 
 
 class Desk(Protocol):

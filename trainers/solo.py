@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import get_peft_config
 
+from studies.micro_batches import cut
 from studies.records import Cause, Measurement, RunConfig, RunResult
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
@@ -29,7 +30,7 @@ Report = Callable[[str, int, Mapping[str, float]], Decision]
 def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
     """Train one run by TRL's own loop. Raises what TRL or the data refuse."""
     config = job.config
-    settings = {**hardware_settings(), **config.settings}
+    settings = cut({**hardware_settings(), **config.settings}, job.placement.micro_batches)
     args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
     pairs = warm.pairs(config, settings, tokenizer)
@@ -67,6 +68,8 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
     restore_base(trainer.model, warm)
     measured = (*watch.measurements, *watch.speed(seconds), *memory())
     facts = {**pairs.facts, **hardware_facts(args, model_args), "steps": trainer.state.global_step}
+    if job.placement.micro_batches > 1:
+        facts |= {"micro_batch": args.per_device_train_batch_size, "accumulation": args.gradient_accumulation_steps}
     return RunResult(
         key=config.key,
         cause=cause,
