@@ -1,4 +1,4 @@
-"""When a micro-batch can be trained in smaller parts without changing what is learned; knows no trainer and no memory."""
+"""When a micro-batch can be trained in smaller parts with the same outcome; knows no trainer and no memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 # TRL's default of per_device_train_batch_size.
 DEFAULT_ROWS = 8
-# Losses that are no mean over pairs of a term of one pair: aot and aot_unpaired sort the micro-batch, sft is a mean over
-# its tokens. A test holds this against TRL's own loss.
+# Losses that are no mean over pairs of a term of one pair: aot and aot_unpaired sort the micro-batch, sft is a mean
+# over its tokens. A test holds this against TRL's own loss.
 COUPLED = frozenset({"aot", "aot_unpaired", "sft"})
 
 

@@ -110,12 +110,16 @@ class Objective(Frozen):
 
 
 class Budget(Frozen):
-    """`trials` per stratum (in `mode: search`, in all); `wall_clock` in seconds."""
+    """`trials` per stratum (in `mode: search`, in all); `wall_clock` of one `sweeper run` and `per_run` of one run, in
+    seconds; `gpu_hours` of all sweeps of the study, each hour in which a worker trains being one.
+    """
 
     trials: int = 8
     wall_clock: float | None = None
+    gpu_hours: float | None = None
+    per_run: float | None = None
 
-    @field_validator("wall_clock", mode="before")
+    @field_validator("wall_clock", "per_run", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
         return seconds(value)
@@ -128,10 +132,21 @@ class Judge(Frozen):
 
 
 class Resources(Frozen):
-    """Worker processes (None: one per GPU, else one per CPU core) and GPUs that one run takes."""
+    """Worker processes (None: one per GPU, else one per CPU core) and GPUs that one run takes.
+
+    A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
+    as many.
+    """
 
     workers: int | None = None
     gpus_per_run: int = 1
+    attempts: int = 3
+    retry_after: float = 5.0
+
+    @field_validator("retry_after", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return seconds(value)
 
 
 class Output(Frozen):

@@ -5,7 +5,11 @@ from __future__ import annotations
 from studies.records import Cause
 
 _GPU = ("CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "MPS backend out of memory")
-_HOST = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "Cannot allocate memory")
+_HOST = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "Cannot allocate memory",
+)
 
 
 def cause_of(error: BaseException) -> Cause:

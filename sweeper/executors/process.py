@@ -13,14 +13,16 @@ import subprocess
 import sys
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from studies.records import Cause, RunResult
 from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.memory import oom_counter, oom_kills
 from sweeper.executors.messages import (
     Dropped,
     End,
@@ -41,7 +43,7 @@ LIVENESS_SECONDS = 0.2
 EXIT_SECONDS = 5.0
 # Reports that may wait for the sweep before further ones are left out.
 REPORTS_WAITING = 10_000
-LOG_TAIL_BYTES = 4000
+LOG_TAIL_BYTES = 2000
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,33 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class HoldBack:
+    """To the pump: drop the jobs that wait."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """To the pump: kill the worker that trains this run, which ends for this cause."""
+
+    key: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """To the pump: use this worker no more."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
 class Close:
     """To the pump: end when the workers have, or kill them `now`."""
 
     now: bool
 
 
-Request = Job | Cancel | Close
+Request = Job | Cancel | HoldBack | Kill | SetAside | Close
 
 
 class Process:
@@ -72,19 +94,21 @@ class Process:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ)
         log_folder.mkdir(parents=True, exist_ok=True)
-        self._slots, self._together = len(environments) * together, together
+        self._together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
         self._bell, rung = socket.socketpair()
         self._bell.setblocking(False)
         starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
-        self._pump = Thread(target=Pump(starters, self._requests, rung, self._events).run, name="executor", daemon=True)
+        self._workers = {starter.name: starter for starter in starters}
+        pump = Pump(starters, self._requests, rung, self._events)
+        self._pump = Thread(target=pump.run, name="executor", daemon=True)
         self._pump.start()
 
     @property
     def slots(self) -> int:
         """See `Executor.slots`: what all workers train at once."""
-        return self._slots
+        return len(self._workers) * self._together
 
     @property
     def ahead(self) -> int:
@@ -113,6 +137,21 @@ class Process:
         """See `Executor.cancel`."""
         self._request(Cancel(key))
 
+    def hold_back(self) -> None:
+        """See `Executor.hold_back`."""
+        self._request(HoldBack())
+
+    def kill(self, key: str, cause: Cause) -> None:
+        """See `Executor.kill`."""
+        self._request(Kill(key, cause))
+
+    def set_aside(self, worker: str) -> str:
+        """See `Executor.set_aside`."""
+        starter = self._workers.pop(worker, None)
+        self._request(SetAside(worker))
+        device = starter.environment.get("CUDA_VISIBLE_DEVICES") if starter is not None else None
+        return f"{worker} on GPU {device}" if device else worker
+
     def close(self, now: bool = False) -> None:
         """See `Executor.close`."""
         self._request(Close(now))
@@ -135,13 +174,18 @@ class Running:
         self.connection = connection
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
-        self._log = log
+        self.log = log
+        self.doomed: dict[str, Cause] = {}
+        self.set_aside = False
         self._log_start = 0
+        self._oom_counter = oom_counter(process.pid)
+        self._oom_kills = oom_kills(self._oom_counter)
 
     def give(self, job: Job) -> None:
         """Answer what the worker asked for with a job; it is lost where the process has just gone."""
         if not self.jobs:
-            self._log_start = self._log.stat().st_size
+            self._log_start = self.log.stat().st_size
+            self._oom_kills = oom_kills(self._oom_counter)
         self.jobs[job.config.key] = job
         self.wants = None
         self.tell(job)
@@ -156,23 +200,28 @@ class Running:
         with suppress(OSError):
             self.connection.send(order)
 
-    def bury(self) -> str:
-        """Wait for the process, kill what is left of its children, and say how it ended."""
+    def bury(self) -> tuple[Cause, str]:
+        """Wait for the process, kill what is left of its children, and say why and how it ended."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(EXIT_SECONDS)
         self.kill()
         self.connection.close()
-        return how_it_ended(self.process.wait())
+        return why_it_ended(self.process.wait(), self._oom_kills, oom_kills(self._oom_counter))
 
     def kill(self) -> None:
         """Kill the process and its children, which are one process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def with_log(self, result: RunResult) -> RunResult:
+        """The result with what the log says last and where it is."""
+        facts = {**result.facts, "log": str(self.log), "log_tail": self.log_tail()}
+        return result.model_copy(update={"facts": facts})
+
     def log_tail(self) -> str:
         """The end of what the process has written since it got its job."""
-        with self._log.open("rb") as file:
-            file.seek(max(self._log_start, self._log.stat().st_size - LOG_TAIL_BYTES))
+        with self.log.open("rb") as file:
+            file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").strip()
 
 
@@ -216,7 +265,7 @@ class Pump:
         bell: socket.socket,
         events: SimpleQueue[Event | BaseException],
     ) -> None:
-        self._starters = starters
+        self._starters = dict(enumerate(starters))
         self._requests = requests
         self._bell = bell
         self._events = events
@@ -245,6 +294,12 @@ class Pump:
                 match self._requests.get_nowait():
                     case Cancel(key):
                         self._cancel(key)
+                    case HoldBack():
+                        self._drop(list(self._waiting))
+                    case Kill(key, cause):
+                        self._kill(key, cause)
+                    case SetAside(worker):
+                        self._set_aside(worker)
                     case Close(now):
                         self._close(now)
                     case job:
@@ -255,10 +310,28 @@ class Pump:
             for stopped in worker.jobs:
                 if key in (None, stopped):
                     worker.tell(Stop(stopped))
-        dropped = [job for job in self._waiting if key in (None, job.config.key)]
-        for job in dropped:
+        self._drop([job for job in self._waiting if key in (None, job.config.key)])
+
+    def _drop(self, jobs: list[Job]) -> None:
+        for job in jobs:
             self._waiting.remove(job)
             self._events.put(Dropped(job.config.key))
+
+    def _kill(self, key: str, cause: Cause) -> None:
+        for worker in self._workers.values():
+            if key in worker.jobs:
+                worker.doomed[key] = cause
+                worker.kill()
+
+    def _set_aside(self, name: str) -> None:
+        """Start it no more, and let it end when the runs that it has are over."""
+        self._starters = {slot: starter for slot, starter in self._starters.items() if starter.name != name}
+        for worker in self._workers.values():
+            if worker.name == name:
+                worker.set_aside = True
+                worker.tell(End())
+        if not self._starters:
+            self._drop(list(self._waiting))
 
     def _close(self, now: bool) -> None:
         self._closing = True
@@ -271,7 +344,7 @@ class Pump:
     def _hand_out(self) -> None:
         """Answer the workers that ask for jobs, and start those that are missing."""
         for worker in self._workers.values():
-            if self._closing or worker.wants is None:
+            if self._closing or worker.set_aside or worker.wants is None:
                 continue
             job = self._choose(worker, worker.wants.like)
             if job is not None:
@@ -279,8 +352,8 @@ class Pump:
                 worker.give(job)
             elif worker.wants.like is not None:
                 worker.refuse()
-        without = sum(not worker.jobs for worker in self._workers.values())
-        for slot, starter in enumerate(self._starters):
+        without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
+        for slot, starter in self._starters.items():
             if slot not in self._workers and len(self._waiting) > without and not self._closing:
                 self._workers[slot] = starter.start()
                 without += 1
@@ -294,7 +367,8 @@ class Pump:
         training = sum(len(one.jobs) for one in self._workers.values())
         if len(worker.jobs) >= -(-(training + len(self._waiting)) // len(self._starters)):
             return None
-        return next((job for job in self._waiting if pack_key(job.config) == like), None)
+        fits = (job for job in self._waiting if len(worker.jobs) < job.placement.together)
+        return next((job for job in fits if pack_key(job.config) == like), None)
 
     def _take_in(self) -> None:
         """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
@@ -322,6 +396,8 @@ class Pump:
             return
         if isinstance(event, Finished):
             worker.jobs.pop(event.key, None)
+            if event.result.cause is not Cause.FINISHED:
+                event = replace(event, result=worker.with_log(event.result))
         if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
             self._events.put(event)
 
@@ -331,18 +407,25 @@ class Pump:
         with suppress(EOFError, OSError):
             while worker.connection.poll():
                 self._accept(worker)
-        reason = worker.bury()
+        cause, reason = worker.bury()
         for key in worker.jobs:
-            self._events.put(Lost(key, worker.name, reason, worker.log_tail()))
+            own = worker.doomed.get(key, Cause.WORKER_LOST if worker.doomed else cause)
+            self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))
 
 
-def how_it_ended(code: int) -> str:
-    """The exit code of a process in words."""
+def why_it_ended(code: int, oom_kills_before: int | None, oom_kills_after: int | None) -> tuple[Cause, str]:
+    """Why a worker ended that had runs in training, and how, in words, from its exit code and the kernel's counts of
+    processes that it killed for want of memory (None where it does not count).
+    """
     if code >= 0:
-        return f"exited with code {code}"
+        return Cause.WORKER_LOST, f"the worker exited with code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = " (when nobody did it by hand, mostly the system, for want of memory)" if -code == signal.SIGKILL else ""
-    return f"killed by {name}{hint}"
+    if -code == signal.SIGTERM:
+        return Cause.PREEMPTED, "the worker was told to go by SIGTERM"
+    if -code == signal.SIGKILL and (oom_kills_after or 0) > (oom_kills_before or 0):
+        return Cause.OUT_OF_HOST_MEMORY, "the kernel killed the worker for want of memory"
+    unknown = " (by hand, or by a system that does not say so for want of memory)" if -code == signal.SIGKILL else ""
+    return Cause.WORKER_LOST, f"the worker was killed by {name}{unknown}"
