@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 Scalar = float | int | str | bool | None
 
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
-EVALUATOR = "evaluator-1"
+EVALUATOR = "evaluator-2"
 
 
 class State(StrEnum):
@@ -44,6 +44,7 @@ class Cause(StrEnum):
     PREEMPTED = "preempted"
     INFRASTRUCTURE = "infrastructure"
     REFUSED = "refused"
+    PAUSED = "paused"
 
 
 class Consequence(NamedTuple):
@@ -73,6 +74,8 @@ CONSEQUENCES: Mapping[Cause, Consequence] = {
     Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
     Cause.PREEMPTED: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
     Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+    # At a rung. The run goes on from its kept state where it is among the best; else this is how it ends.
+    Cause.PAUSED: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
     # TRL or the data refused what the study asks for: another try would end the same.
     Cause.REFUSED: Consequence(State.FAIL, retried=False, instability=False, infeasible=False),
 }
@@ -121,12 +124,17 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured number of a run: `error` is the standard error over evaluation samples, where there is one."""
+    """One measured number of a run.
+
+    `error` is the standard error over evaluation samples, where there is one; `halves` the same number on each of two
+    fixed halves of the samples, so that what is chosen by one can be read off the other.
+    """
 
     name: str
     value: float
     error: float | None = None
     step: int = 0
+    halves: tuple[float, float] | None = None
 
 
 class Frozen(BaseModel):
@@ -162,6 +170,7 @@ class EvaluationConfig(Frozen):
 
     `at`: shares of the training steps at which it is measured (1.0 is always among them). `prompts`: prompts
     sampled once each; `max_new_tokens`: length cap of a sample; `pairs`: held-out pairs used (None: all).
+    `batch_size`: most rows in a forward pass, which bounds memory; where a row takes little, more go in one.
     """
 
     at: tuple[float, ...] = (1.0,)
@@ -244,6 +253,7 @@ class RunRecord(Frozen):
     knobs: Mapping[str, Scalar]
     metrics: Mapping[str, float]
     errors: Mapping[str, float]
+    halves: Mapping[str, tuple[float, float]] = {}
     facts: Mapping[str, str]
 
 

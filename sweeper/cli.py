@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
+Variant = Annotated[str, typer.Argument(help="name of a variant")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as base.max_steps=60")]
 Executor = Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")]
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")]
@@ -157,9 +158,7 @@ def _sweep(wanted: _Wanted, retry: Collection[Cause] = ()) -> None:
 @app.command()
 def retry(
     study: Study,
-    cause: Annotated[
-        list[str] | None, typer.Option(help="only runs that ended for this cause; may be repeated")
-    ] = None,
+    cause: Annotated[list[str] | None, typer.Option(help="only what ended for this; may be repeated")] = None,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,
@@ -201,18 +200,14 @@ def stop(
 
 
 @app.command()
-def pause(
-    study: Study, variant: Annotated[str, typer.Argument(help="name of a variant")], settings: Set = None
-) -> None:
+def pause(study: Study, variant: Variant, settings: Set = None) -> None:
     """Ask for no more runs of one variant, now and in later sweeps, until it is resumed."""
     _pause(study, variant, settings, hold=True)
     typer.echo(f"{variant} is paused; its runs in training go on. Let it go on with: sweeper resume {study} {variant}")
 
 
 @app.command()
-def resume(
-    study: Study, variant: Annotated[str, typer.Argument(help="name of a variant")], settings: Set = None
-) -> None:
+def resume(study: Study, variant: Variant, settings: Set = None) -> None:
     """Ask for runs of a paused variant again."""
     _pause(study, variant, settings, hold=False)
     typer.echo(f"{variant} goes on, in the sweep that runs or with: sweeper run {study}")

@@ -61,7 +61,8 @@ def run_session(
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
     resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
-    Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin, Interrupted where it cannot go on.
+    Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go
+    on.
     """
     with lock(where.runs):
         with one_at_a_time(where.folder):

@@ -39,8 +39,8 @@ def trouble(url: str, error: Exception) -> str:
 def refusal(url: str, error: Exception) -> str:
     """What to say of a database that cannot be opened at all."""
     return (
-        f"--storage: Optuna cannot use {_shown(url)}: {str(error).partition(chr(10))[0]} Give the URL of a database that is "
-        "there and whose driver is installed, as sqlite:///optuna.db or postgresql+psycopg2://user@host/name."
+        f"--storage: Optuna cannot use {_shown(url)}: {str(error).partition(chr(10))[0]} Give the URL of a database "
+        "that is there and whose driver is installed, as sqlite:///optuna.db or postgresql+psycopg2://user@host/name."
     )
 
 

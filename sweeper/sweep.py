@@ -51,7 +51,7 @@ class _Waiting:
 
     group: _Group
     config: RunConfig
-    this: Try = Try()
+    this: Try = field(default_factory=Try)
 
 
 @dataclass
@@ -277,7 +277,7 @@ class Sweep:
             self._tracker.finish_run(run_id, config, result)
         stint = self._workers.ended(key, at)
         self._judge_worker(stint, key, result, at)
-        together = stint.together if stint is not None else 1
+        together = 1 if result.facts.get("together") == 1 or stint is None else stint.together
         again = self._attempts.after(attempt.this, config, result.cause, together, time.monotonic())
         if result.cause in PUT_OFF or (again is not None and self._closing):
             if run_id is not None:
@@ -434,9 +434,8 @@ class Sweep:
             self.stop()
         free = len(in_training) < self._executor.slots
         short = self._meter.too_short(now, spent, in_training, free) if not self._closing else None
-        if short is not None and (
-            self._queue or self._search.left(self._arms) or len(self._training) > len(in_training)
-        ):
+        more = self._queue or self._search.left(self._arms) or len(self._training) > len(in_training)
+        if short is not None and more:
             self._tell_user(f"Starting nothing new: {short}.")
             self.finish_up()
         limit = self._spec.budget.per_run

@@ -17,6 +17,7 @@ from typing import Any
 from dashboards.load import (
     ERRORS,
     FACT_PREFIX,
+    HALVES,
     KIND,
     NON_FINITE,
     RUN,
@@ -53,7 +54,9 @@ class KnownRun(RunRecord):
         """
         if self.cause is None or self.state is State.RUNNING:
             raise ValueError(f"run {self.run_id} has not ended and has no result")
-        measurements = tuple(Measurement(n, value, self.errors.get(n)) for n, value in self.metrics.items())
+        measurements = tuple(
+            Measurement(n, value, self.errors.get(n), halves=self.halves.get(n)) for n, value in self.metrics.items()
+        )
         message = self.facts.get("message", "")
         return RunResult(key=self.key, cause=self.cause, message=message, measurements=measurements)
 
@@ -178,19 +181,24 @@ class Tracker:
     def finish_run(self, run_id: str, config: RunConfig, result: RunResult) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
-        Standard errors go into one tag: as metrics of their own they would double MLflow's charts. Values that are not
-        finite are left out (MLflow would show 1.8e308); names whose last value was not finite stand in the tag
-        `non_finite`. Safe to call again for a run whose closing was interrupted.
+        Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own
+        they would double MLflow's charts. Values that are not finite are left out (MLflow would show 1.8e308); names
+        whose last value was not finite stand in the tag `non_finite`. Safe to call again for a run whose closing was
+        interrupted.
         """
         from mlflow.entities import RunTag
 
         measured = _measured(result)
         metrics = _metrics(self._unwritten(run_id, result.curve) + measured)
         errors = {name: m.error for name, m in result.final().items() if m.error is not None and math.isfinite(m.error)}
+        halves = {
+            name: m.halves for name, m in result.final().items() if m.halves and all(map(math.isfinite, m.halves))
+        }
         non_finite = _ends_non_finite(_curve_values(result.curve) + measured)
         tags = {"state": result.state.value, "cause": result.cause.value}
         tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
         tags |= {ERRORS: json.dumps(errors)} if errors else {}
+        tags |= {HALVES: json.dumps(halves)} if halves else {}
         tags |= {"message": result.message[:LONGEST_MESSAGE]} if result.message else {}
         tags |= {"adapter": result.adapter} if result.adapter else {}
         tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}

@@ -170,18 +170,15 @@ class PackedAdapters:
         """Append adapters. Whoever keeps vectors in the old geometry must move them (`Geometry.moved`)."""
         geometry = self.geometry.joined(Geometry.around(adapters)) if self._likes else Geometry.around(adapters)
         new = torch.stack([geometry.pack(adapter, self.dtype, self.device) for adapter in adapters])
-        kept = self.geometry.moved(self.weights, geometry) if self._likes else new[:0]
-        self._likes += adapters
-        self._lay_out(geometry, torch.cat([kept, new]))
+        old = (self.weights, self.gradients)
+        kept, half = (self.geometry.moved(t, geometry) if self._likes else new[:0] for t in old)
+        self._likes = [*self._likes, *adapters]
+        self._lay_out(geometry, torch.cat([kept, new]), torch.cat([half, torch.zeros_like(new)]))
 
     def keep(self, slots: Sequence[int]) -> None:
         """Keep only these adapters, in this order."""
         self._likes = [self._likes[i] for i in slots]
-        self._lay_out(self.geometry, self.weights[list(slots)])
-
-    def replace(self, slot: int, weights: Tensor) -> None:
-        """Put other weights [size] into a slot, of an adapter of the same shape."""
-        self.weights[slot] = weights
+        self._lay_out(self.geometry, self.weights[list(slots)], self.gradients[list(slots)])
 
     def read(self, slot: int) -> Adapter:
         """A copy of one adapter as it is now."""
@@ -204,20 +201,20 @@ class PackedAdapters:
         if list(slots) == list(range(self.count)):
             yield self
             return
-        likes, weights = self._likes, self.weights
+        likes, weights, gradients = self._likes, self.weights, self.gradients
         try:
             self.keep(slots)
             yield self
         finally:
             self._likes = likes
-            self._lay_out(self.geometry, weights)
+            self._lay_out(self.geometry, weights, gradients)
 
-    def _lay_out(self, geometry: Geometry, weights: Tensor) -> None:
-        """Point every layer at its part of the weights and of gradients, which start at zero."""
+    def _lay_out(self, geometry: Geometry, weights: Tensor, gradients: Tensor | None = None) -> None:
+        """Point every layer at its part of the weights and of the gradients (None: zeros)."""
         for name in geometry.sites.keys() - self._layers.keys():
             self._layers[name] = _inject(self.model, name)
         self.geometry, self.weights = geometry, weights
-        self.gradients = torch.zeros_like(weights)
+        self.gradients = torch.zeros_like(weights) if gradients is None else gradients
         for name, layer in self._layers.items():
             scalings = [like[name].scaling if name in like else 0.0 for like in self._likes]
             layer.scaling = torch.tensor(scalings, dtype=self.dtype, device=self.device)[:, None, None]
@@ -313,6 +310,7 @@ def _twin(base: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same tensors: layers can be exchanged in it while the base stays as it is."""
     shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     twin: PreTrainedModel = copy.deepcopy(base, shared)
+    twin.__dict__.pop("forward", None)  # a patched one, as TRL's, would still lead to the base
     return twin
 
 

@@ -5,8 +5,10 @@ Knows no search, store or executor. What successive runs share stays loaded in t
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import time
 import traceback
 from pathlib import Path
 
@@ -20,12 +22,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import Cause, RunConfig, RunResult
+from trainers.adapters import Unpackable
 from trainers.data import DataError
-from trainers.interface import Desk, Job
+from trainers.failures import ALONE, cause_of
+from trainers.interface import Desk, Job, pack_key
+from trainers.member import Member, make_member
+from trainers.pack import Pack
 from trainers.results import write_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model
 from trainers.solo import Report, train_alone
 from trainers.warm import Warm
+
+logger = logging.getLogger(__name__)
+
+# How TRL and the data refuse settings.
+_REFUSALS = (DataError, ValueError, TypeError, NotImplementedError)
+_LOOK_SECONDS = 1.0
 
 
 class DPOTrainerWorker:
@@ -39,22 +51,143 @@ class DPOTrainerWorker:
 
     def train(self, job: Job, desk: Desk) -> None:
         """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
+        if job.placement.together < 1:
+            desk.finish(self._train_alone(job, desk.report))
+            return
+        _Packing(self, desk, job).train()
+
+    def member(self, job: Job, desk: Desk) -> Member | None:
+        """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return make_member(job, self._warm)
+        except Unpackable as reason:
+            logger.info("run %s trains alone: %s", job.config.key, reason)
+            desk.finish(self._train_alone(job, desk.report))
+        except _REFUSALS as error:
+            traceback.print_exc()
+            self._hand_in(job, Cause.REFUSED, str(error), desk)
+        except RuntimeError as error:
+            if cause_of(error) is Cause.INFRASTRUCTURE:
+                raise
+            self.forget()
+            self._hand_in(job, cause_of(error), str(error), desk)
+        finally:
+            shutil.rmtree(job.folder / "trainer", ignore_errors=True)
+        return None
+
+    def pack(self, job: Job, desk: Desk) -> Pack:
+        """An empty pack around the base model of `job`."""
+        settings = {**hardware_settings(), **job.config.settings}
+        args, model_args = parse_settings(settings, job.folder / "trainer", job.config.seed)
+        model, tokenizer = self._warm.base(settings, args, model_args)
+        chosen = job.placement.checkpointing
+        return Pack(model, tokenizer, desk, checkpointing=args.gradient_checkpointing if chosen is None else chosen)
+
+    def forget(self) -> None:
+        """Give the memory back that is kept for later runs."""
+        self._warm = Warm()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def alone(self, job: Job, desk: Desk) -> None:
+        """Train a run by TRL's own loop and hand it in."""
         desk.finish(self._train_alone(job, desk.report))
+
+    def _hand_in(self, job: Job, cause: Cause, message: str, desk: Desk) -> None:
+        result = RunResult(key=job.config.key, cause=cause, message=message)
+        write_result(job.folder, result)
+        desk.finish(result)
 
     def _train_alone(self, job: Job, report: Report) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = train_alone(job, report, self._warm)
-        except torch.OutOfMemoryError as error:
-            self._warm = Warm()
-            result = RunResult(key=job.config.key, cause=Cause.OUT_OF_GPU_MEMORY, message=str(error))
-        except (DataError, ValueError, TypeError, NotImplementedError) as error:  # how TRL refuses settings
+        except _REFUSALS as error:
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
+        except RuntimeError as error:
+            if cause_of(error) is Cause.INFRASTRUCTURE:
+                raise
+            self.forget()
+            result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
         write_result(job.folder, result)
         return result
+
+
+class _Packing:
+    """Keeps one pack full: takes runs in, splits the pack where memory runs out, ends when there is nothing to do."""
+
+    def __init__(self, worker: DPOTrainerWorker, desk: Desk, first: Job) -> None:
+        self._worker, self._desk, self._first = worker, desk, first
+        self._like = pack_key(first.config)
+        self._together = first.placement.together
+        self._backlog = [first]
+        self._pack: Pack | None = None
+        self._looked = -_LOOK_SECONDS
+
+    def train(self) -> None:
+        """Until neither the pack nor the desk has a run."""
+        while self._fill():
+            assert self._pack is not None
+            members = self._pack.members
+            try:
+                self._pack.advance()
+            except RuntimeError as error:
+                if cause_of(error) is Cause.INFRASTRUCTURE:
+                    raise
+                self._split(error)
+            if len(self._pack.members) < len(members):
+                self._looked = -_LOOK_SECONDS
+
+    def _fill(self) -> int:
+        """Take runs in while there is room and there are some. Gives how many train now."""
+        size = len(self._pack.members) if self._pack else 0
+        # A pack that is short asks again now and then, not before every pass.
+        if size >= self._together or (size and time.monotonic() - self._looked < _LOOK_SECONDS):
+            return size
+        self._looked = time.monotonic()
+        new: list[Member] = []
+        while size + len(new) < self._together:
+            job = self._backlog.pop(0) if self._backlog else self._desk.take(self._like)
+            if job is None:
+                break
+            member = self._worker.member(job, self._desk)
+            new += [member] if member else []
+        if new:
+            self._admit(new)
+        return len(self._pack.members) if self._pack else 0
+
+    def _admit(self, new: list[Member]) -> None:
+        try:
+            if self._pack is None:
+                self._pack = self._worker.pack(self._first, self._desk)
+            self._pack.admit(new)
+        except Unpackable as reason:
+            logger.warning("runs train alone: %s", reason)
+            self._pack = None
+            for member in new:
+                self._worker.alone(member.job, self._desk)
+
+    def _split(self, error: RuntimeError) -> None:
+        """Halve the pack after it ran out of memory; what goes is trained later, from its beginning or kept state."""
+        assert self._pack is not None
+        pack = self._pack
+        pack.begin_step_again()
+        size = len(pack.members)
+        self._together = max(1, size // 2)
+        out = pack.take_out(list(range(self._together, size)) if size > 1 else [0])
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if size > 1:
+            logger.warning("out of memory with %d runs together; going on with %d", size, self._together)
+            self._backlog += [member.job for member in out]
+            return
+        result = RunResult(key=out[0].key, cause=cause_of(error), message=str(error), facts=ALONE)
+        write_result(out[0].job.folder, result)
+        self._desk.finish(result)
 
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

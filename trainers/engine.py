@@ -19,6 +19,7 @@ from trainers.adapters import Adapter, PackedAdapters
 from trainers.head import token_log_probs
 from trainers.layout import MicroBatch, hidden_states, pack_batch, packed_rows
 from trainers.prepared import StockLoss
+from trainers.state import Moments
 
 # Lengths are rounded up where a kernel is chosen or built for each shape: CUDA, and oneDNN's for half precision.
 _SHAPE_MULTIPLE = 64
@@ -42,15 +43,6 @@ class Update:
 
     args: DPOConfig
     learning_rate: float
-
-
-@dataclass(frozen=True)
-class Moments:
-    """AdamW's state of one adapter: both moments [size], and how many steps it has made."""
-
-    first: Tensor
-    second: Tensor
-    steps: int
 
 
 class Engine:
@@ -112,24 +104,25 @@ class Engine:
             torch.autograd.backward(losses)
         return torch.stack([loss.detach() for loss in losses]), metrics
 
-    def step(self, updates: Sequence[Update | None]) -> tuple[Tensor, Tensor]:
+    def step(self, updates: Sequence[Update | None], sound: Tensor) -> tuple[Tensor, Tensor]:
         """AdamW on every run with an update, after clipping its own gradient, which is then 0 again.
 
-        Gives the gradient norms before clipping [K], and which runs are sound [K]: one whose gradient is not finite
-        keeps its weights. The formulas are torch.optim.AdamW's, with one learning rate, decay and step count a run.
+        `sound` [K]: which runs have been finite so far. Gives the gradient norms before clipping [K], and which runs
+        are sound now; one that is not keeps its weights. The formulas are torch.optim.AdamW's, with a learning rate,
+        decay and step count for each run.
         """
         due = [k for k, update in enumerate(updates) if update is not None]
         whole = len(due) == self.count
         pick = slice(None) if whole else torch.tensor(due, device=self.adapters.device)
         gradient = self.adapters.gradients[pick]
         norms = torch.linalg.vector_norm(gradient, dim=1)
-        sound = torch.isfinite(norms)
+        good = torch.isfinite(norms) & sound[pick]
         numbers = [self._numbers(k, update) for k, update in enumerate(updates) if update is not None]
         columns = torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device).T[:, :, None]
         limit, lr, decay, beta1, beta2, epsilon, correction1, root_correction2 = columns
         # As torch.nn.utils.clip_grad_norm_, which adds 1e-6 and never enlarges.
         clip = torch.clamp(limit / (norms[:, None] + 1e-6), max=1.0)
-        ok = sound[:, None]
+        ok = good[:, None]
         gradient = torch.where(ok, gradient * clip, 0.0)
         first, second, weights = self._first[pick], self._second[pick], self.adapters.weights[pick]
         first = torch.lerp(first, gradient, 1 - beta1)
@@ -139,11 +132,11 @@ class Engine:
         self.adapters.weights[pick] = torch.where(ok, moved, weights)
         if whole:
             self.adapters.gradients.zero_()
-            return norms, sound
+            return norms, good
         self.adapters.gradients[pick] = 0.0
-        all_norms, all_sound = norms.new_zeros(self.count), sound.new_ones(self.count)
-        all_norms[pick], all_sound[pick] = norms, sound
-        return all_norms, all_sound
+        all_norms, all_good = norms.new_zeros(self.count), sound.clone()
+        all_norms[pick], all_good[pick] = norms, good
+        return all_norms, all_good
 
     def _numbers(self, slot: int, update: Update) -> list[float]:
         """The numbers of one run's step: clipping norm, then those of AdamW."""
@@ -161,16 +154,15 @@ class Engine:
             (1 - beta2**t) ** 0.5,
         ]
 
-    def state(self, slot: int) -> tuple[Adapter, Adapter, Adapter, int]:
-        """A run's adapter, both moments in the adapter's shape, and its number of steps, copied."""
-        like = self.adapters.read(slot)
-        geometry = self.adapters.geometry
-        moments = (geometry.unpack(m[slot], like) for m in (self._first, self._second))
-        return like, *moments, self._steps[slot]  # type: ignore[return-value]
+    def moments(self, slot: int) -> Moments:
+        """A run's adapter and its optimizer's moments, copied."""
+        like, geometry = self.adapters.read(slot), self.adapters.geometry
+        return Moments(like, *(geometry.unpack(m[slot], like) for m in (self._first, self._second)))
 
-    def restore(self, slot: int, first: Adapter, second: Adapter, steps: int) -> None:
-        """Give a run the moments and step count of an earlier one."""
+    def restore(self, slot: int, moments: Moments, steps: int) -> None:
+        """Give a run what `moments` gave, here or in another pack, after so many steps."""
         geometry, dtype, device = self.adapters.geometry, self.adapters.dtype, self.adapters.device
-        self._first[slot] = geometry.pack(first, dtype, device)
-        self._second[slot] = geometry.pack(second, dtype, device)
+        targets = (self.adapters.weights, self._first, self._second)
+        for target, part in zip(targets, moments, strict=True):
+            target[slot] = geometry.pack(part, dtype, device)
         self._steps[slot] = steps

@@ -1,41 +1,48 @@
 """Measures a policy so that runs can be compared whatever their loss or beta; knows no loss, no trainer, no store.
 
 Everything is in nats and against one reference, the untrained model: TRL's own rewards and losses scale with beta and
-with the loss. Each measurement is a small function of arrays; `evaluate` fills the arrays from a model. Formulas and
-why these: the DPO paper (2305.18290) for log-ratios, 2504.10637 for the KL estimate, 2405.19534 for ranking accuracy.
+with the loss. Each measurement is a small function of arrays; `evaluate_all` fills the arrays from policies that one
+pass serves, a policy alone being a pass of one. Formulas and why these: the DPO paper (2305.18290) for log-ratios,
+2504.10637 for the KL estimate, 2405.19534 for ranking accuracy.
 A change that moves any number here must bump `studies.records.EVALUATOR`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from trl.trainer.utils import use_adapter
 
 from studies.records import EvaluationConfig, Measurement
 from trainers.data import Pairs, Text, TokenIds, prompt_ids, tokenise
-from trainers.sampling import Completion, NonFinite, batches, completion_logits, end_ids, measuring, sample
+from trainers.policies import Policies, measuring, one_policy, packed_policies
+from trainers.sampling import Completion, Floats, NonFinite, Samples, diverged, end_ids, sample, score
 
-__all__ = ["NonFinite", "ReferenceNumbers", "Sample", "evaluate", "reference_numbers", "samples"]
-
-Floats = npt.NDArray[np.float64]
-
-Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
-"""Gives the reference for as long as it is used."""
+__all__ = [
+    "NonFinite",
+    "Policies",
+    "ReferenceNumbers",
+    "Sample",
+    "evaluate",
+    "evaluate_all",
+    "one_policy",
+    "packed_policies",
+    "reference_numbers",
+    "samples",
+]
 
 SAMPLING_SEED: Final = 20305
 """One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
+HALVES_SEED: Final = 50
+"""How samples are dealt to two halves; the same for all runs with as many samples."""
+ROUNDING: Final = 1e-5
+"""Nats by which log-probabilities of single precision differ between batch shapes, with room: no more is a tie."""
 TRAINING_PAIRS: Final = 256
 """Training pairs that `train_accuracy` looks at, the first of them, at most half as many as are held out."""
 
@@ -111,19 +118,23 @@ def reference_numbers(
 ) -> ReferenceNumbers:
     """Measure the untrained model (a base model, or a PEFT model whose adapter is off). Raises NonFinite."""
     tokens = _tokens(tokenizer, pairs, config)
-    with measuring(model):
-        drawn = _draw(model, tokenizer, pairs, config, tokens, reference=None)
-        return ReferenceNumbers(
-            digest=pairs.digest,
-            config=config,
-            tokens=tokens,
-            held_out=_pair_log_probs(model, tokens.held_out, config.batch_size),
-            training=_pair_log_probs(model, tokens.training, config.batch_size),
-            sample_tokens=drawn.tokens,
-            gold=None if drawn.gold is None else mean(drawn.gold).value,
-            entropy=entropy(drawn.entropy, drawn.tokens).value,
-            distinct=distinct([c.ids for c in drawn.completions]).value,
-        )
+    policies = Policies(model)
+    (log_probs,) = _pair_log_probs(policies, [tokens], config)
+    (drawn,) = _draw(policies, tokenizer, [pairs], config, [tokens])
+    if isinstance(log_probs, NonFinite) or isinstance(drawn, NonFinite):
+        raise diverged()
+    held_out, training = log_probs
+    return ReferenceNumbers(
+        digest=pairs.digest,
+        config=config,
+        tokens=tokens,
+        held_out=held_out,
+        training=training,
+        sample_tokens=drawn.tokens,
+        gold=None if drawn.gold is None else mean(drawn.gold).value,
+        entropy=entropy(drawn.entropy, drawn.tokens).value,
+        distinct=distinct([c.ids for c in drawn.completions]).value,
+    )
 
 
 def evaluate(
@@ -136,25 +147,57 @@ def evaluate(
     reference_model: torch.nn.Module | None = None,
     step: int = 0,
 ) -> tuple[Measurement, ...]:
-    """All measurements of a policy after `step` training steps, with standard errors over pairs or samples.
+    """`evaluate_all` for one model, its reference being `reference_model` or as `one_policy` says. Raises NonFinite."""
+    (found,) = evaluate_all(one_policy(policy, reference_model), tokenizer, [pairs], config, [reference], step)
+    if isinstance(found, NonFinite):
+        raise found
+    return found
 
-    The KL needs the reference's distribution on the policy's own samples: that of `reference_model`, else of the
-    policy with its adapter off (a PEFT model); without either, KL is not measured. Names and units are those of
+
+def evaluate_all(
+    policies: Policies,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pairs],
+    config: EvaluationConfig,
+    references: Sequence[ReferenceNumbers],
+    step: int = 0,
+) -> tuple[tuple[Measurement, ...] | NonFinite, ...]:
+    """All measurements of each policy after `step` training steps, with standard errors over pairs or samples.
+
+    `pairs` and `references`: those of each policy, which may differ. Where logits of a policy are not numbers its place
+    holds NonFinite; no policy's numbers depend on the others'. The KL needs the reference's distribution on a policy's
+    own samples: without `policies.reference` it is not measured. Names and units are those of
     `studies.records.METRICS`. The model's mode and the global random state stay as they are.
-    Raises NonFinite where the policy's logits are not numbers, and ValueError for numbers of other data.
+    Raises ValueError for a reference's numbers of other data.
     """
-    if (reference.digest, reference.config) != (pairs.digest, config):
-        raise ValueError("the reference's numbers belong to other pairs or another evaluation config")
-    with measuring(policy):
-        held_out = _pair_log_probs(policy, reference.tokens.held_out, config.batch_size)
-        training = _pair_log_probs(policy, reference.tokens.training, config.batch_size)
-        drawn = _draw(policy, tokenizer, pairs, config, reference.tokens, _reference_of(policy, reference_model))
+    if len(pairs) != policies.count or len(references) != policies.count:
+        raise ValueError(f"{policies.count} policies, but {len(pairs)} pairs and {len(references)} references")
+    for own, reference in zip(pairs, references, strict=True):
+        if (reference.digest, reference.config) != (own.digest, config):
+            raise ValueError("the reference's numbers belong to other pairs or another evaluation config")
+    tokens = [reference.tokens for reference in references]
+    scored = _pair_log_probs(policies, tokens, config)
+    drawn = _draw(policies, tokenizer, pairs, config, tokens)
+    return tuple(
+        diverged()
+        if isinstance(log_probs, NonFinite) or isinstance(samples, NonFinite)
+        else _measurements(log_probs, samples, reference, step)
+        for log_probs, samples, reference in zip(scored, drawn, references, strict=True)
+    )
+
+
+def _measurements(
+    log_probs: tuple[PairLogProbs, PairLogProbs], drawn: Drawn, reference: ReferenceNumbers, step: int
+) -> tuple[Measurement, ...]:
+    """All measurements of one policy, from its log-probabilities of held-out and training pairs and its samples."""
+    held_out, training = log_probs
     found = {
         **_on_pairs(held_out, reference.held_out),
         "train_accuracy": accuracy(training, reference.training),
         **_on_samples(drawn, reference.sample_tokens),
     }
-    return tuple(Measurement(name, e.value, e.error, step) for name, e in found.items())
+    halves = _halves(drawn)
+    return tuple(Measurement(name, e.value, e.error, step, halves.get(name)) for name, e in found.items())
 
 
 def _on_pairs(policy: PairLogProbs, reference: PairLogProbs) -> dict[str, Estimate]:
@@ -183,6 +226,23 @@ def _on_samples(drawn: Drawn, reference_tokens: Floats) -> dict[str, Estimate]:
     return found
 
 
+def _halves(drawn: Drawn) -> dict[str, tuple[float, float]]:
+    """What is measured of gold and KL on each of two fixed halves of the samples; nothing of a single sample.
+
+    Drawn and not taken in turn, since prompts come again in turn.
+    """
+    order = np.random.default_rng(HALVES_SEED).permutation(len(drawn.tokens))
+    rows = (order[: len(order) // 2], order[len(order) // 2 :])
+    found: dict[str, tuple[float, float]] = {}
+    for name, values in (("kl", drawn.kl), ("gold", drawn.gold)):
+        if values is not None and len(order) > 1:
+            first, second = (values[half] for half in rows)
+            found[name] = (mean(first).value, mean(second).value)
+            tokens, others = (drawn.tokens[half] for half in rows)
+            found[f"{name}_per_token"] = (ratio(first, tokens).value, ratio(second, others).value)
+    return found
+
+
 def samples(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -192,9 +252,12 @@ def samples(
 ) -> tuple[Sample, ...]:
     """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite."""
     asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(min(count, config.prompts))]
-    completions = _sample(model, tokenizer, [prompt_ids(prompt, tokenizer) for prompt in asked], config)
+    asked_ids = [prompt_ids(prompt, tokenizer) for prompt in asked]
+    (drawn,) = _sample(Policies(model), tokenizer, [asked_ids], config)
+    if isinstance(drawn, NonFinite):
+        raise drawn
     shown = []
-    for prompt, completion in zip(asked, completions, strict=True):
+    for prompt, completion in zip(asked, drawn.completions, strict=True):
         text = _text(completion, tokenizer)
         gold = pairs.gold(_plain(prompt), text, completion.ended) if pairs.gold else None
         shown.append(Sample(_plain(prompt), text, completion.ended, gold))
@@ -307,8 +370,8 @@ def _per_token_margins(pairs: PairLogProbs) -> Floats:
 
 
 def _wins(differences: Floats) -> Floats:
-    """1 where positive, 0 where negative, one half at 0."""
-    return (1.0 + np.sign(differences)) / 2.0
+    """1 where positive, 0 where negative, one half at 0 and where only rounding may be the difference."""
+    return (1.0 + np.sign(np.where(np.abs(differences) > ROUNDING, differences, 0.0))) / 2.0
 
 
 # ---- what a model says --------------------------------------------------------------------------------------------
@@ -325,14 +388,35 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, pairs: Pairs, config: Evaluation
     )
 
 
-def _pair_log_probs(model: torch.nn.Module, pairs: Sequence[TokenIds], batch_size: int) -> PairLogProbs:
-    """Log-probabilities of both sides of pairs. Raises NonFinite."""
-    sides = [_completion(pair.prompt, side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-    sums = np.zeros(len(sides))
-    for batch in batches(model, sides, batch_size):
-        sums[batch.rows] = _sums(token_log_probs(completion_logits(model, batch), batch.ids), batch.mask)
-    tokens = _lengths(sides)
-    return PairLogProbs(sums[::2], sums[1::2], tokens[::2], tokens[1::2])
+def _pair_log_probs(
+    policies: Policies, tokens: Sequence[Tokens], config: EvaluationConfig
+) -> list[tuple[PairLogProbs, PairLogProbs] | NonFinite]:
+    """Each policy's log-probabilities of both sides of its held-out and training pairs."""
+    sides = [
+        [
+            _completion(pair.prompt, ids)
+            for pair in (*own.held_out, *own.training)
+            for ids in (pair.chosen, pair.rejected)
+        ]
+        for own in tokens
+    ]
+    sums = [np.zeros(len(own)) for own in sides]
+    with measuring(policies.model):
+        for batch in score(policies, sides, config.batch_size):
+            found = torch.where(batch.mask, token_log_probs(batch.logits, batch.ids), 0.0).cpu().double().sum(-1)
+            for own, rows, values in zip(sums, batch.rows, found.view(policies.count, -1).numpy(), strict=True):
+                own[rows] = values
+    return [
+        _split(PairLogProbs(found[::2], found[1::2], lengths[::2], lengths[1::2]), len(own.held_out))
+        if np.isfinite(found).all()
+        else diverged()
+        for found, lengths, own in zip(sums, map(_lengths, sides), tokens, strict=True)
+    ]
+
+
+def _split(pairs: PairLogProbs, first: int) -> tuple[PairLogProbs, PairLogProbs]:
+    """The first pairs, and the others."""
+    return PairLogProbs(*(values[:first] for values in pairs)), PairLogProbs(*(values[first:] for values in pairs))
 
 
 def _completion(prompt: list[int], ids: list[int]) -> Completion:
@@ -341,70 +425,55 @@ def _completion(prompt: list[int], ids: list[int]) -> Completion:
 
 
 def _draw(
-    model: torch.nn.Module,
+    policies: Policies,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Pairs,
+    pairs: Sequence[Pairs],
     config: EvaluationConfig,
-    tokens: Tokens,
-    reference: Reference | None,
-) -> Drawn:
-    """Samples of a model, and per sample what `Drawn` says. Raises NonFinite."""
-    completions = _sample(model, tokenizer, tokens.prompts, config)
-    entropies, kls = np.zeros(len(completions)), np.zeros(len(completions))
-    for batch in batches(model, completions, config.batch_size):
-        logits = completion_logits(model, batch)
-        entropies[batch.rows] = _sums(token_entropy(logits), batch.mask)
-        if reference is not None:
-            with reference() as other:
-                reference_logits = completion_logits(other, batch)
-            kls[batch.rows] = _sums(token_kl(logits, reference_logits), batch.mask)
+    tokens: Sequence[Tokens],
+) -> list[Drawn | NonFinite]:
+    """Samples of each policy, and per sample what `Drawn` says."""
+    drawn = _sample(policies, tokenizer, [own.prompts for own in tokens], config, _entropy_and_kl)
+    return [
+        found if isinstance(found, NonFinite) else _drawn(found, own, tokenizer)
+        for found, own in zip(drawn, pairs, strict=True)
+    ]
+
+
+def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> Drawn:
+    """One policy's samples with the sums of `_entropy_and_kl` and their gold."""
+    completions, sums = samples
     gold = None
     if pairs.gold is not None:
         prompts = [_plain(prompt) for prompt in pairs.prompts]
         gold = np.array(
             [pairs.gold(prompts[i % len(prompts)], _text(c, tokenizer), c.ended) for i, c in enumerate(completions)]
         )
-    return Drawn(completions, _lengths(completions), entropies, None if reference is None else kls, gold)
+    return Drawn(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
 
 
-def _reference_of(policy: torch.nn.Module, reference_model: torch.nn.Module | None) -> Reference | None:
-    """How to reach the reference: a model of its own, or the policy with its adapter off; None where there is none.
-
-    As in TRL, the reference of an adapter that is trained further is the adapter named 'ref', its state at the start.
-    """
-    if reference_model is not None:
-        return lambda: nullcontext(reference_model)
-    return partial(_adapter_off, policy) if isinstance(policy, PeftModel) else None
-
-
-@contextmanager
-def _adapter_off(policy: PeftModel) -> Iterator[torch.nn.Module]:
-    """The policy while it computes what its reference does."""
-    with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-        yield policy
+def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, ...]:
+    """Entropy and, where there is a reference, KL of each next-token distribution."""
+    entropies = token_entropy(policy)
+    return (entropies,) if reference is None else (entropies, token_kl(policy, reference))
 
 
 def _sample(
-    model: torch.nn.Module,
+    policies: Policies,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[Sequence[int]]],
     config: EvaluationConfig,
-) -> tuple[Completion, ...]:
-    """One sample for each prompt; it ends at the tokenizer's end token or one of the model's own."""
+    per_token: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]] | None = None,
+) -> tuple[Samples | NonFinite, ...]:
+    """For each policy one sample for each prompt; it ends at the tokenizer's end token or one of the model's own."""
     return sample(
-        model,
+        policies,
         prompts,
-        end_ids=end_ids(model, tokenizer),
+        end_ids=end_ids(policies.model, tokenizer),
         max_new_tokens=config.max_new_tokens,
         seed=SAMPLING_SEED,
         batch_size=config.batch_size,
+        per_token=per_token,
     )
-
-
-def _sums(values: Tensor, mask: Tensor) -> Floats:
-    """Sums [B] in double precision of the values [B, T] where the mask is true."""
-    found: Floats = torch.where(mask, values, 0.0).cpu().double().sum(-1).numpy()
-    return found
 
 
 def _lengths(completions: Sequence[Completion]) -> Floats:

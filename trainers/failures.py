@@ -1,8 +1,13 @@
-"""What an exception says of why a run failed: memory, or the machine in general. Loads no torch, so that any executor can ask."""
+"""What an exception says of why a run failed: memory, or the machine in general. Loads no torch."""
 
 from __future__ import annotations
 
-from studies.records import Cause
+from collections.abc import Mapping
+
+from studies.records import Cause, Scalar
+
+# Fact of a result: memory was too small for this run by itself, whatever trained beside it before.
+ALONE: Mapping[str, Scalar] = {"together": 1}
 
 _GPU = ("CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "MPS backend out of memory")
 _HOST = (

@@ -84,6 +84,11 @@ class MicroBatch:
         return len(self.tokens_of)
 
     @property
+    def real_tokens(self) -> int:
+        """Tokens of all rows without padding, as TRL counts them."""
+        return int(self.attention_mask.sum())
+
+    @property
     def length(self) -> int:
         """T, the longest row."""
         return int(self.tokens_of.shape[1])

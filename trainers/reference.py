@@ -36,7 +36,7 @@ from trl import DPOConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from trainers.data import TokenIds
-from trainers.sampling import measuring
+from trainers.policies import measuring
 
 logger = logging.getLogger(__name__)
 
@@ -247,18 +247,17 @@ class ReferenceStore:
 
     def _read(self, entries: _Entries, *, repair: bool) -> None:
         """Take in the shards that were not read yet. `repair`: remove those that are broken, with a warning."""
-        with suppress(OSError):  # no folder, or none that may be read: nothing is kept there
-            for path in sorted(entries.folder.glob("*.safetensors")):
-                if path.name in entries.shards:
-                    continue
-                with suppress(FileNotFoundError):  # another process has just merged it into a shard of its own
-                    found = _read_shard(path)
-                    if found is not None:
-                        entries.sums.update(found)
-                        entries.shards.add(path.name)
-                    elif repair:
-                        logger.warning("%s is damaged: removed, and its reference log-probs computed anew", path)
-                        path.unlink()
+        for path in sorted(entries.folder.glob("*.safetensors")):
+            if path.name in entries.shards:
+                continue
+            with suppress(OSError):  # merged by another process a moment ago, or not ours to read or remove
+                found = _read_shard(path)
+                if found is not None:
+                    entries.sums.update(found)
+                    entries.shards.add(path.name)
+                elif repair:
+                    logger.warning("%s is damaged; its reference log-probs are computed anew", path)
+                    path.unlink()
 
     def _write(self, entries: _Entries, sums: dict[bytes, tuple[float, float]]) -> str | None:
         """Keep the finite ones of `sums` (what a broken base gives is no one else's) as a shard, and give its name."""
@@ -283,11 +282,9 @@ class ReferenceStore:
                     (entries.folder / name).unlink()
 
     def _warn_unshared(self, folder: Path, error: OSError) -> None:
-        """Say once that what is computed is not shared."""
+        """Say once that processes may each compute what one could."""
         if not self._warned:
-            logger.warning(
-                "reference log-probs cannot be shared in %s: %s; each process computes its own", folder, error
-            )
+            logger.warning("%s cannot be locked or written (%s): others may compute its log-probs again", folder, error)
         self._warned = True
 
 

@@ -1,26 +1,40 @@
-"""Forward passes that measuring needs: samples with a cache, and logits over completions; knows no metric and no data.
+"""Passes that measuring needs: samples of policies, and logits over completions; knows no metric and no data.
 
-Everything here leaves the global random state, the model's mode and its gradients as they were.
+One pass serves several policies, whose rows are equal groups; with one policy there is one group. A row's numbers do
+not depend on what shares its batch. Everything here leaves the global random state, the model's mode and its
+gradients as they were.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from trainers.policies import Policies, Reader, base_model, device_of, measuring, right_padded
+
+Floats = npt.NDArray[np.float64]
+
+PerToken = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
+"""Numbers of each token, any shape [...], from the logits [..., V] of policy and reference; None: no reference."""
 
 _COMPACT_BELOW: Final = 0.75
 """While sampling, finished rows leave the batch when fewer than this share of it is still being written."""
 _LOGITS_ON_CPU: Final = 2**25
 _LOGITS_ON_GPU: Final = 2**27
 """Logits of a batch when completions are scored. Measuring KL takes about six times 4 bytes each: 0.8 and 3.2 GB."""
+_FREE_ON_CPU: Final = 2**20
+_FREE_ON_GPU: Final = 2**24
+"""Numbers in one activation, tokens x hidden size, up to which a batch may have more rows than the batch size asked
+for: 4 and 64 MiB. On a CPU larger ones leave its caches and take longer a token."""
+_SAMPLED_FREE: Final = 4
+"""As many times more rows while sampling, where a step reads one token of each."""
 
 
 class NonFinite(ArithmeticError):
@@ -35,66 +49,85 @@ class Completion(NamedTuple):
     ended: bool = True
 
 
-class Batch(NamedTuple):
-    """Some completions of a list with their prompts, ready to be scored.
+class Samples(NamedTuple):
+    """A policy's completions, one of each prompt [n], and sums [n, m] over the tokens of each of m numbers."""
 
-    `rows` [B]: their places in the list; `inputs` and `attention` [B, L]: prompts and completions, padded on the left;
-    `ids` [B, T] and `mask` [B, T] (true at their tokens): the completions, aligned to the right end.
+    completions: tuple[Completion, ...]
+    sums: Floats
+
+
+class Scored(NamedTuple):
+    """Some completions of `count` policies with their logits.
+
+    `rows`: for each policy the places [n] of its completions in its own list; `logits` [count * n, T, V] for the tokens
+    `ids` [count * n, T], those that are padding left out by `mask`.
     """
 
-    rows: Tensor
-    inputs: Tensor
-    attention: Tensor
+    rows: Sequence[Sequence[int]]
+    logits: Tensor
     ids: Tensor
     mask: Tensor
 
 
-@contextmanager
-def measuring(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the mode is what it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+def diverged() -> NonFinite:
+    """What is told of a policy whose logits are not numbers."""
+    return NonFinite("the model's logits are not finite: training diverged")
+
+
+def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end a completion: the tokenizer's end token, and those that the model itself names."""
+    named = getattr(base_model(model).generation_config, "eos_token_id", None)
+    own = named if isinstance(named, list) else [named]
+    return frozenset(int(i) for i in [tokenizer.eos_token_id, *own] if i is not None)
+
+
+# ---- samples ------------------------------------------------------------------------------------------------------
 
 
 def sample(
-    model: torch.nn.Module,
-    prompts: Sequence[Sequence[int]],
+    policies: Policies,
+    prompts: Sequence[Sequence[Sequence[int]]],
     *,
     end_ids: Collection[int],
     max_new_tokens: int,
     seed: int,
     batch_size: int,
-) -> tuple[Completion, ...]:
-    """One completion of each prompt, in order, from the untruncated softmax at temperature 1.
+    per_token: PerToken | None = None,
+) -> tuple[Samples | NonFinite, ...]:
+    """For each policy a completion of each of its prompts, in order, from the untruncated softmax at temperature 1.
 
-    Each token is found by inversion from a uniform number of its own, fixed by seed, row and position. So a row's
-    completion does not depend on what shares its batch or how many rows there are, and policies that are sampled with
-    one seed share their randomness. Raises NonFinite.
+    All policies have the same number of prompts. Each token is found by inversion from a uniform number of its own,
+    fixed by seed, row and position. So a row's completion does not depend on what shares its batch, how many rows there
+    are or which policies are measured beside it, and policies that are sampled with one seed share their randomness.
     """
-    uniforms = np.random.default_rng(seed).random((len(prompts), max_new_tokens))
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    completions: dict[int, Completion] = {}
-    with measuring(model):
-        for start in range(0, len(prompts), batch_size):
-            rows = by_length[start : start + batch_size]
-            batch = [prompts[i] for i in rows]
-            tokens = _sample_batch(model, batch, torch.from_numpy(uniforms[rows]), frozenset(end_ids))
-            completions.update(
-                zip(rows, (_cut(p, t, end_ids) for p, t in zip(batch, tokens.tolist(), strict=True)), strict=True)
-            )
-    return tuple(completions[i] for i in range(len(prompts)))
+    total = len(prompts[0])
+    uniforms = torch.from_numpy(np.random.default_rng(seed).random((total, max_new_tokens)))
+    orders = [_by_length(own) for own in prompts]
+    longest = max(len(prompt) for own in prompts for prompt in own)
+    size = _sampled_rows(policies, total, longest + max_new_tokens, batch_size)
+    completions: list[dict[int, Completion]] = [{} for _ in prompts]
+    sums: list[dict[int, list[float]]] = [{} for _ in prompts]
+    finite = np.ones(policies.count, dtype=bool)
+    with measuring(policies.model):
+        for start in range(0, total, size):
+            rows = [(policy, i) for policy, order in enumerate(orders) for i in order[start : start + size]]
+            batch = [prompts[policy][i] for policy, i in rows]
+            drawn = _Drawing(policies, batch, uniforms[[i for _, i in rows]], end_ids, per_token)
+            for (policy, i), ids, found in zip(rows, drawn.tokens.tolist(), drawn.sums.tolist(), strict=True):
+                completions[policy][i] = _cut(prompts[policy][i], ids, end_ids)
+                sums[policy][i] = found
+            finite &= drawn.finite.cpu().numpy()
+    return tuple(
+        Samples(tuple(own[i] for i in range(total)), np.array([values[i] for i in range(total)]))
+        if good
+        else diverged()
+        for own, values, good in zip(completions, sums, finite, strict=True)
+    )
 
 
-def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that end a completion: the tokenizer's end token, and those that the model itself names."""
-    named = getattr(_base(model).generation_config, "eos_token_id", None)
-    own = named if isinstance(named, list) else [named]
-    return frozenset(int(i) for i in [tokenizer.eos_token_id, *own] if i is not None)
+def _by_length(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Places of the rows, short ones first and equal ones together."""
+    return sorted(range(len(rows)), key=lambda i: (len(rows[i]), list(rows[i])))
 
 
 def _cut(prompt: Sequence[int], tokens: list[int], end_ids: Collection[int]) -> Completion:
@@ -103,107 +136,191 @@ def _cut(prompt: Sequence[int], tokens: list[int], end_ids: Collection[int]) -> 
     return Completion(prompt, tokens if end is None else tokens[: end + 1], end is not None)
 
 
-def _sample_batch(
-    model: torch.nn.Module, prompts: Sequence[Sequence[int]], uniforms: Tensor, end_ids: frozenset[int]
-) -> Tensor:
-    """Sampled ids [rows, steps], repeating an end token behind the end."""
-    device = next(model.parameters()).device
-    ids, mask = _left_padded(prompts, device)
-    ends = torch.tensor(sorted(end_ids))
-    uniforms = uniforms.to(device, torch.float32 if device.type == "mps" else torch.float64)
-    tokens = torch.full(tuple(uniforms.shape), int(ends[0]))
-    active = torch.arange(len(prompts))
-    cache: Any = None
-    for step in range(tokens.shape[1]):
-        output = _forward(model, ids, mask, keep=1, use_cache=True, cache=cache)
-        cache = output.past_key_values
-        drawn = _invert(_finite(output.logits[:, -1].float()), uniforms[active.to(device), step]).cpu()
-        if step:
-            before = tokens[active, step - 1]
-            drawn = torch.where(torch.isin(before, ends), before, drawn)
-        tokens[active, step] = drawn
-        writing = (~torch.isin(drawn, ends)).nonzero().flatten()
-        if len(writing) == 0:
-            break
-        if len(writing) < _COMPACT_BELOW * len(active):
-            active, drawn, mask = active[writing], drawn[writing], mask[writing.to(device)]
-            cache.batch_select_indices(writing.to(device))
-        ids = drawn[:, None].to(device)
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-    return tokens
+class _Drawing:
+    """One batch of samples: all of its policies write a token at a time, and the reference reads after them.
+
+    The reference reads the tokens of several steps at once, since it need not wait for them: as many as the policies'
+    logits can be kept of, or until rows leave the batch. Rows are numbered as the prompts are; `_active` [A] are those
+    in the batch, equally many of each policy and in order.
+    """
+
+    def __init__(
+        self,
+        policies: Policies,
+        prompts: Sequence[Sequence[int]],
+        uniforms: Tensor,
+        end_ids: Collection[int],
+        per_token: PerToken | None,
+    ) -> None:
+        """Sample all rows: `tokens` [rows, steps], `sums` [rows, numbers of `per_token`], `finite` [policies]."""
+        device = device_of(policies.model)
+        double = torch.float32 if device.type == "mps" else torch.float64
+        self._policies, self._prompts, self._per_token = policies, prompts, per_token
+        self._uniforms = uniforms.to(device, double)
+        self._ends = torch.tensor(sorted(end_ids), device=device)
+        self._active = torch.arange(len(prompts), device=device)
+        self._reference: Reader | None = None
+        self._unread: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each step: inputs, mask, logits, written
+        self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
+        self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
+        self.finite = torch.ones(policies.count, dtype=torch.bool, device=device)
+        self._run(Reader(policies.model, prompts, policies.count))
+
+    def _run(self, reader: Reader) -> None:
+        """Write until all rows have ended or the length cap is reached."""
+        ids, mask = reader.last, reader.last_mask
+        writing = torch.ones_like(self._active, dtype=torch.bool)
+        for step in range(self.tokens.shape[1]):
+            logits = reader.logits(ids, mask)[:, 0]
+            cumulated = logits.softmax(-1).to(self._uniforms.dtype).cumsum(-1)
+            writing = writing & self._note_finite(cumulated[:, -1:], writing)
+            drawn = torch.where(writing, _invert(cumulated, self._uniforms[self._active, step]), self._ends[0])
+            self.tokens[self._active, step] = drawn
+            self._unread.append((ids, mask, logits, writing))
+            writing = writing & ~torch.isin(drawn, self._ends)
+            most = int(writing.view(self._policies.count, -1).sum(1).max())
+            leaving = most < _COMPACT_BELOW * len(writing) / self._policies.count
+            if leaving or step + 1 == self.tokens.shape[1] or self._is_full():
+                self._measure()
+            if most == 0:
+                return
+            if leaving:
+                kept = _kept(writing, self._policies.count, most)
+                self._active, drawn, writing = self._active[kept], drawn[kept], writing[kept]
+                for follower in (reader, self._reference):
+                    if follower is not None:
+                        follower.keep(kept)
+            ids, mask = drawn[:, None], torch.ones_like(drawn)[:, None]
+
+    def _note_finite(self, values: Tensor, written: Tensor) -> Tensor:
+        """Notes the policies for which some `values` [A, n] of rows that are `written` [A] are no numbers.
+
+        Gives [A], whether a row's policy has had numbers only so far.
+        """
+        usable = torch.isfinite(values).all(1) | ~written
+        self.finite &= usable.view(self._policies.count, -1).all(1)
+        return self.finite.repeat_interleave(len(self._active) // self._policies.count)
+
+    def _is_full(self) -> bool:
+        """Whether the logits of one more step would be too many."""
+        logits = self._unread[0][2]
+        return (len(self._unread) + 1) * logits.numel() > _most_logits(logits.device)
+
+    def _measure(self) -> None:
+        """Let the reference read what was written since it last did, and add the numbers of these tokens."""
+        steps, self._unread = self._unread, []
+        if self._per_token is None:
+            return
+        ids, mask = (torch.cat([step[i] for step in steps], dim=1) for i in (0, 1))
+        logits, written = (torch.stack([step[i] for step in steps], dim=1) for i in (2, 3))
+        other = None
+        if self._policies.reference is not None:
+            with self._policies.reference() as model:
+                if self._reference is None:
+                    self._reference = Reader(model, self._prompts, self._policies.count)
+                other = self._reference.logits(ids, mask)
+        found = [torch.where(written, values, 0.0).to(self.sums.dtype) for values in self._per_token(logits, other)]
+        if self.sums.shape[1] == 0:
+            self.sums = self.sums.new_zeros(len(self.sums), len(found))
+        added = torch.stack([values.sum(1) for values in found], dim=1)
+        self._note_finite(added, written[:, 0])
+        self.sums[self._active] += added
 
 
-def _invert(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Ids [rows] where the cumulated probabilities of logits [rows, vocabulary] pass the uniforms [rows]."""
-    cumulated = logits.softmax(-1).to(uniforms.dtype).cumsum(-1)
+def _kept(writing: Tensor, count: int, most: int) -> Tensor:
+    """Places of `most` rows of each policy: those still being written, filled up with some that have ended."""
+    groups = writing.view(count, -1)
+    places = torch.argsort(~groups, dim=1, stable=True)[:, :most]
+    return (places + torch.arange(count, device=places.device)[:, None] * groups.shape[1]).flatten()
+
+
+def _invert(cumulated: Tensor, uniforms: Tensor) -> Tensor:
+    """Ids [rows] where the cumulated probabilities [rows, vocabulary] pass the uniforms [rows]."""
     passed = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)[:, 0]
-    return passed.clamp(max=logits.shape[-1] - 1)
+    return passed.clamp(max=cumulated.shape[-1] - 1)
 
 
-def batches(model: torch.nn.Module, completions: Sequence[Completion], batch_size: int) -> Iterator[Batch]:
-    """Completions on the model's device, those of like length together.
+# ---- given completions --------------------------------------------------------------------------------------------
 
-    A batch is smaller than `batch_size` where the logits of its completions would not fit the memory allowed.
+
+def score(policies: Policies, completions: Sequence[Sequence[Completion]], batch_size: int) -> Iterator[Scored]:
+    """Logits for each policy's own completions, those of like length together. Use it inside `measuring`.
+
+    Policies may have different numbers of completions: one that has fewer scores its shortest again, to the same end.
     """
-    device = next(model.parameters()).device
-    order = sorted(range(len(completions)), key=lambda i: len(completions[i].prompt) + len(completions[i].ids))
-    vocabulary = _base(model).config.get_text_config().vocab_size
-    most_logits = _LOGITS_ON_CPU if device.type == "cpu" else _LOGITS_ON_GPU
-    while order:
-        longest = max(len(completions[i].ids) for i in order[:batch_size])
-        fitting = max(1, min(batch_size, most_logits // ((longest + 1) * vocabulary)))
-        rows, order = order[:fitting], order[fitting:]
-        batch = [completions[i] for i in rows]
-        longest = max(len(c.ids) for c in batch)
-        inputs, attention = _left_padded([[*c.prompt, *c.ids] for c in batch], device)
-        lengths = torch.tensor([len(c.ids) for c in batch], device=device)
-        mask = torch.arange(longest, 0, -1, device=device)[None] <= lengths[:, None]
-        yield Batch(torch.tensor(rows), inputs, attention, inputs[:, -longest:], mask)
+    orders = [_by_work(own) for own in completions]
+    most = max(map(len, orders))
+    orders = [order[:1] * (most - len(order)) + order for order in orders]
+    device = device_of(policies.model)
+    start = 0
+    while start < most:
+        size = _scored_rows(policies, completions, [order[start:] for order in orders], batch_size)
+        rows = [order[start : start + size] for order in orders]
+        start += size
+        batch = [own[i] for own, places in zip(completions, rows, strict=True) for i in places]
+        reader = Reader(policies.model, [c.prompt for c in batch], policies.count)
+        ids, mask = right_padded([c.ids for c in batch], device)
+        logits = reader.logits(
+            torch.cat([reader.last, ids[:, :-1]], dim=1), torch.cat([reader.last_mask, mask[:, :-1]], dim=1)
+        )
+        yield Scored(rows, logits, ids, mask.bool())
 
 
-def completion_logits(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """A model's logits [B, T, V] in float32 for the tokens of a batch, given all before each. Raises NonFinite.
+def _by_work(completions: Sequence[Completion]) -> list[int]:
+    """Places of completions in an order that pads little and reads few prompts twice.
 
-    Use it inside `measuring`. What stands outside the mask has no meaning.
+    Where many completions share a prompt, by their own length. Else, as with the two sides of a pair, those of one
+    prompt stay together, ordered by the longest of them.
     """
-    keep = batch.ids.shape[1] + 1
-    logits = _forward(model, batch.inputs, batch.attention, keep=keep).logits[:, -keep:-1].float()
-    return _finite(logits, batch.mask)
+    longest: dict[tuple[int, ...], int] = {}
+    for c in completions:
+        longest[tuple(c.prompt)] = max(longest.get(tuple(c.prompt), 0), len(c.ids))
+    if len(completions) > 4 * len(longest):
+        return sorted(range(len(completions)), key=lambda i: (len(completions[i].ids), len(completions[i].prompt)))
+    return sorted(
+        range(len(completions)),
+        key=lambda i: (longest[tuple(completions[i].prompt)], list(completions[i].prompt), len(completions[i].ids)),
+    )
 
 
-def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask [rows, longest], padded on the left with id 0."""
-    longest = max(map(len, rows))
-    ids = [[0] * (longest - len(row)) + list(row) for row in rows]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+# ---- memory -------------------------------------------------------------------------------------------------------
 
 
-def _forward(
-    model: torch.nn.Module, ids: Tensor, mask: Tensor, *, keep: int, use_cache: bool = False, cache: Any = None
-) -> Any:
-    """The model's output for ids [B, T] that follow the cache, with logits of at least the last `keep` positions.
+def _most_logits(device: torch.device) -> int:
+    """Logits that may be held at once."""
+    return _LOGITS_ON_CPU if device.type == "cpu" else _LOGITS_ON_GPU
 
-    Positions are counted without padding. Models that take no positions (ALiBi) or cannot leave logits out are asked
-    for neither.
+
+def _scored_rows(
+    policies: Policies,
+    completions: Sequence[Sequence[Completion]],
+    orders: Sequence[Sequence[int]],
+    batch_size: int,
+) -> int:
+    """How many of the next rows of each policy are scored together, one at least.
+
+    Of all policies together at most `batch_size`, or as many as have small activations where that is more; fewer where
+    their logits do not fit.
     """
-    accepted = inspect.signature(type(_base(model)).forward).parameters
-    arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": use_cache}
-    if "position_ids" in accepted:
-        arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    if "logits_to_keep" in accepted:
-        arguments["logits_to_keep"] = keep
-    return model(input_ids=ids, attention_mask=mask, **arguments)
+    config = base_model(policies.model).config.get_text_config()
+    device = device_of(policies.model)
+    free = _FREE_ON_CPU if device.type == "cpu" else _FREE_ON_GPU
+    written, tokens, fitting = 1, 1, 0
+    for places in zip(*orders, strict=True):
+        following = [own[i] for own, i in zip(completions, places, strict=True)]
+        written = max(written, *(len(c.ids) for c in following))
+        tokens = max(tokens, *(len(c.prompt) + len(c.ids) for c in following))
+        most = max(batch_size, free // (tokens * config.hidden_size))
+        most = min(most, _most_logits(device) // (written * config.vocab_size))
+        if (fitting + 1) * policies.count > most:
+            break
+        fitting += 1
+    return max(1, fitting)
 
 
-def _base(model: torch.nn.Module) -> Any:
-    """The transformers model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _finite(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The logits [..., V], if all of them (where a mask [...] is 1) are finite; raises NonFinite otherwise."""
-    usable = torch.isfinite(logits).all(-1)
-    if not bool((usable if mask is None else usable | ~mask).all()):
-        raise NonFinite("the model's logits are not finite: training diverged")
-    return logits
+def _sampled_rows(policies: Policies, total: int, tokens: int, batch_size: int) -> int:
+    """How many of a policy's `total` rows are sampled together, at most `tokens` long; `batch_size` as when scored."""
+    hidden: int = base_model(policies.model).config.get_text_config().hidden_size
+    free = _FREE_ON_CPU if device_of(policies.model).type == "cpu" else _FREE_ON_GPU
+    most = max(1, max(batch_size, _SAMPLED_FREE * free // (tokens * hidden)) // policies.count)
+    return math.ceil(total / math.ceil(total / most))

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from trl import DPOConfig, ModelConfig
 
 from studies.records import Scalar
+from trainers.interface import Job
 from trainers.world.paths import model_path
 
 CURVE_POINTS: Final = 24
@@ -60,6 +61,13 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
     if args.max_steps > 0:
         args.logging_steps = max(1, args.max_steps // CURVE_POINTS)
     return args, model_args
+
+
+def cut_facts(job: Job, args: DPOConfig) -> dict[str, Scalar]:
+    """How the run was trained where its micro-batches were cut, see `Placement`."""
+    if job.placement.micro_batches == 1:
+        return {}
+    return {"micro_batch": args.per_device_train_batch_size, "accumulation": args.gradient_accumulation_steps}
 
 
 def hardware_facts(args: DPOConfig, model_args: ModelConfig) -> dict[str, Scalar]:

@@ -19,7 +19,7 @@ from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Job
 from trainers.reference import is_fixed
-from trainers.settings import hardware_facts, hardware_settings, parse_settings
+from trainers.settings import cut_facts, hardware_facts, hardware_settings, parse_settings
 from trainers.verdict import CURVE, judge, memory, speed
 from trainers.warm import Warm, WarmDPOTrainer
 
@@ -67,9 +67,8 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         raise
     restore_base(trainer.model, warm)
     measured = (*watch.measurements, *watch.speed(seconds), *memory())
-    facts = {**pairs.facts, **hardware_facts(args, model_args), "steps": trainer.state.global_step}
-    if job.placement.micro_batches > 1:
-        facts |= {"micro_batch": args.per_device_train_batch_size, "accumulation": args.gradient_accumulation_steps}
+    facts = {**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
+    facts["steps"] = trainer.state.global_step
     return RunResult(
         key=config.key,
         cause=cause,
@@ -89,6 +88,7 @@ def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
     policy.disable_input_require_grads()
     base = policy.unload()
     base.gradient_checkpointing_disable()
+    base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

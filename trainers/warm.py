@@ -10,11 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import datasets
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer.utils import create_model_from_path
@@ -23,16 +24,19 @@ from studies.records import RunConfig, digest
 from trainers.data import Pairs, load_pairs
 from trainers.evaluate import ReferenceNumbers, reference_numbers
 from trainers.interface import MODEL_SETTINGS
+from trainers.layout import Pair, make_pair
 from trainers.reference import ReferenceStore, model_digest, with_reference_log_probs
 from trainers.settings import resolve_model
 
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
 
+_SIDES: Final = ("chosen", "rejected")
+
 Value = TypeVar("Value")
 
 
-class _Recent(Generic[Value]):
+class Recent(Generic[Value]):
     """The last few values by key."""
 
     def __init__(self, most: int) -> None:
@@ -49,6 +53,14 @@ class _Recent(Generic[Value]):
 
     def find(self, key: str) -> Value | None:
         return self._values.get(key)
+
+
+class LaidOut(NamedTuple):
+    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats."""
+
+    rows: tuple[Pair, ...]
+    chosen: Tensor
+    rejected: Tensor
 
 
 class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
@@ -80,9 +92,10 @@ class Warm:
         self._model_digest = ""
 
     def _forget_data(self) -> None:
-        self._pairs: _Recent[Pairs] = _Recent(_KEPT_DATA)
-        self._rows: _Recent[datasets.Dataset] = _Recent(_KEPT_DATA)
-        self._numbers: _Recent[ReferenceNumbers] = _Recent(2 * _KEPT_DATA)
+        self._pairs: Recent[Pairs] = Recent(_KEPT_DATA)
+        self._rows: Recent[datasets.Dataset] = Recent(_KEPT_DATA)
+        self._laid_out: Recent[LaidOut] = Recent(_KEPT_DATA)
+        self._numbers: Recent[ReferenceNumbers] = Recent(2 * _KEPT_DATA)
 
     def drop_base(self) -> None:
         """Load the base anew for the next run: this one was changed."""
@@ -139,6 +152,24 @@ class Warm:
 
         return self._numbers.get(key, measure)
 
+    def laid_out(
+        self, config: RunConfig, settings: Mapping[str, Any], trainer: DPOTrainer, folder: Path, dtype: torch.dtype
+    ) -> LaidOut:
+        """A pack's form of the trainer's rows, with their reference log-probs from the store in `folder`."""
+        args = trainer.args
+        key = digest([data_key(config, settings), args.ld_alpha, args.bf16, args.truncation_mode, str(folder)])
+
+        def lay_out() -> LaidOut:
+            rows = self.with_reference(trainer, folder)
+            limit = _limit(args)
+            columns = (rows[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+            return LaidOut(
+                tuple(make_pair(p, c, r, limit) for p, c, r in zip(*columns, strict=True)),
+                *(torch.tensor(rows[f"ref_{side}_logps"][:], dtype=dtype, device=args.device) for side in _SIDES),
+            )
+
+        return self._laid_out.get(key, lay_out)
+
     def with_reference(self, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
         """The trainer's rows with their reference log-probs, from the store in `folder` that a study's runs share."""
         if self._store is None or self._store.folder != folder:
@@ -148,6 +179,13 @@ class Warm:
             return with_reference_log_probs(
                 trainer.train_dataset, policy, self._model_digest, trainer.args, self._store
             )
+
+
+def _limit(args: DPOConfig) -> slice:
+    """What is left of a row's token ids, as TRL's collator cuts them."""
+    if args.max_length is None:
+        return slice(None)
+    return slice(args.max_length) if args.truncation_mode == "keep_start" else slice(-args.max_length, None)
 
 
 def _load(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -40,12 +41,14 @@ class Inline:
         self._waiting.append(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Train the next job and what is taken beside it, and tell what happened; `timeout` is not needed.
+        """Train the next job and what is taken beside it, and tell what happened; wait where there is nothing to do.
 
         A KeyboardInterrupt during the run goes through; the next call then tells that the runs are lost.
         """
         if not self._events and self._waiting:
             self._train(self._waiting.popleft())
+        elif not self._events:
+            time.sleep(timeout)
         events, self._events = self._events, []
         return events
 
@@ -100,9 +103,8 @@ class Inline:
             self._trainer.attempt(job, self)
         except BaseException as error:
             for key in self._running:
-                self._events.append(
-                    Lost(key, WORKER, Cause.WORKER_LOST, f"interrupted by {type(error).__name__}", "", "")
-                )
+                reason = f"interrupted by {type(error).__name__}"
+                self._events.append(Lost(key, WORKER, Cause.WORKER_LOST, reason, "", ""))
             self._running, self._stopped = set(), set()
             raise
 

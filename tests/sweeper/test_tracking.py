@@ -66,8 +66,8 @@ def a_result(config: RunConfig, **changes: Any) -> RunResult:
         "key": config.key,
         "cause": Cause.FINISHED,
         "measurements": (
-            Measurement("gold", 1.0, 0.3, 60),
-            Measurement("gold", 2.5, 0.1, 120),
+            Measurement("gold", 1.0, 0.3, 60, (0.75, 1.25)),
+            Measurement("gold", 2.5, 0.1, 120, (2.25, 2.75)),
             Measurement("margin", 4.0, None, 120),
         ),
         "curve": ((10, {"loss": 0.7}), (20, {"loss": 0.6})),
@@ -126,6 +126,7 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
             knobs=KNOBS,
             metrics={"gold": 2.5, "margin": 4.0, "loss": 0.6},
             errors={"gold": 0.1},
+            halves={"gold": (2.25, 2.75)},
             facts={
                 "digest": "d" * 64,
                 "train_rows": "100",
@@ -267,7 +268,7 @@ def test_a_known_run_gives_its_result_again(tracker: Tracker) -> None:
     tracker.finish_run(run_id, config, a_result(config))
     result = tracker.known_runs()[0].result()
     assert result.cause is Cause.FINISHED
-    assert (result.final()["gold"].value, result.final()["gold"].error) == (2.5, 0.1)
+    assert result.final()["gold"] == Measurement("gold", 2.5, 0.1, halves=(2.25, 2.75))
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(tracker: Tracker) -> None:

@@ -78,10 +78,9 @@ def trl_trainer(folder: Path, material: tuple[Path, DataConfig], dtype: torch.dt
             output_dir=str(folder),
             per_device_train_batch_size=4,
             report_to="none",
-            bf16=False,
             use_cpu=True,
             gradient_checkpointing=False,
-            **settings,
+            **{"bf16": False, **settings},
         ),
         train_dataset=datasets.Dataset.from_list([dict(row) for row in load_pairs(data, 0, tokenizer).train]),
         processing_class=tokenizer,
@@ -132,6 +131,17 @@ def test_the_log_probs_are_those_of_a_plain_softmax(material: tuple[Path, DataCo
         assert tail == pytest.approx(float(log_probs[7:].sum()), abs=5e-5)
 
 
+def test_autocast_is_that_of_training(tmp_path: Path) -> None:
+    trainer = trl_trainer(tmp_path, (model_path(), DataConfig(rows=48, eval_rows=16)), torch.float32, bf16=True)
+    theirs = trl_log_probs(trainer)
+    found = {}
+    for trainer.args.bf16 in (True, False):
+        store = ReferenceStore(tmp_path / "reference")
+        rows = with_reference_log_probs(trainer.train_dataset, trainer.model, "model", trainer.args, store)
+        found[trainer.args.bf16] = np.abs(np.array(rows["ref_chosen_logps"][:]) - theirs.chosen).max()
+    assert found[True] < 0.1 * found[False]
+
+
 def test_computing_leaves_the_model_as_it_was() -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path()).train()
     before, random = model_digest(model), torch.get_rng_state()
@@ -165,13 +175,15 @@ def test_truncated_pairs_are_counted_as_trls_collator_and_loss_count_them(
             assert sequence.full == (side if ld_alpha is None else min(counted))
 
 
-def test_a_batch_holds_no_more_tokens_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_holds_no_more_tokens_than_it_may() -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path())
-    shapes: list[tuple[int, int]] = []
-    model.register_forward_pre_hook(lambda _m, _a, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
+    labels: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _m, _a, kwargs: labels.append(kwargs["labels"]), with_kwargs=True)
     lengths = [3, 30, 5, 9, 31, 4, 90]
-    compute_log_probs(model, [Scored([7] * n, 1, n - 1) for n in lengths], batch_tokens=64)
-    assert shapes == [(1, 90), (2, 31), (4, 9)]
+    compute_log_probs(model, [Scored([7] * n, 2, n - 2) for n in lengths], batch_tokens=64)
+    assert [tuple(batch.shape) for batch in labels] == [(1, 90), (2, 31), (4, 9)]
+    # The head's work on a GPU is that of the completions alone.
+    assert [int((batch != -100).sum()) for batch in labels] == [88, 29 + 28, 7 + 3 + 2 + 1]
 
 
 # ---- which entries are shared -------------------------------------------------------------------------------------
@@ -246,6 +258,9 @@ def test_a_prompt_that_ends_elsewhere_is_another_sequence(tmp_path: Path) -> Non
     store.log_probs(BASE, [TokenIds([1, 2], [3, 4], [5])], Counting(), counter)
     found = store.log_probs(BASE, [TokenIds([1], [2, 3, 4], [5])], Counting(), counter)
     assert found.chosen == pytest.approx([-9.125])
+    for prompt, chosen, whole in (([1], [2, 3, 4], -5.125 - 0.25 * 4), ([1, 2], [3, 4], -7.125)):
+        found = store.log_probs(BASE, [TokenIds(prompt, chosen, [5, 6])], Counting(ld_alpha=0.25), counter)
+        assert found.chosen == pytest.approx([whole])  # two tokens count in full in both
 
 
 def test_a_model_is_known_by_its_weights_and_by_its_config() -> None:
@@ -460,8 +475,12 @@ def test_a_damaged_shard_is_named_removed_and_computed_anew(
     counter = Counter()
     assert_log_probs(ReferenceStore(tmp_path).log_probs(BASE, PAIRS, Counting(), counter), expected(PAIRS))
     assert len(counter.asked) == 2 * len(PAIRS)
-    assert [record.getMessage() for record in caplog.records if str(shard) in record.getMessage()] != []
+    assert len([record for record in caplog.records if str(shard) in record.getMessage()]) == 1
     assert [path.read_bytes() for path in shards(tmp_path)] == [whole]
+    shard.write_bytes(damage(whole))
+    ReferenceStore(tmp_path).log_probs(BASE, PAIRS[:3], Counting(), counter)
+    assert shard not in shards(tmp_path)
+    assert len(shards(tmp_path)) == 1
 
 
 def test_many_shards_become_one_and_an_earlier_reader_goes_on(tmp_path: Path) -> None:
@@ -493,6 +512,23 @@ def test_a_long_pass_is_kept_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     counter = Counter()
     ReferenceStore(tmp_path).log_probs(BASE, PAIRS, Counting(), counter)
     assert len(counter.asked) == 2 * len(PAIRS) - 60
+
+
+def test_a_shard_that_may_not_be_read_hides_no_other(tmp_path: Path) -> None:
+    ReferenceStore(tmp_path).log_probs(BASE, PAIRS, Counting(), Counter())
+    (tmp_path / BASE.folder_name() / "0.safetensors").mkdir()
+    counter = Counter()
+    ReferenceStore(tmp_path).log_probs(BASE, PAIRS, Counting(), counter)
+    assert counter.asked == []
+
+
+def test_long_sequences_come_first(tmp_path: Path) -> None:
+    """So that what does not fit the memory fails at once."""
+    counter = Counter()
+    pairs = [TokenIds([1] * (i % 5), [2] * (1 + i % 7), [3]) for i in range(20)]
+    ReferenceStore(tmp_path).log_probs(BASE, pairs, Counting(), counter)
+    lengths = [len(sequence.ids) for sequence in counter.asked]
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_what_is_not_finite_is_given_but_not_kept(tmp_path: Path) -> None:
@@ -557,3 +593,19 @@ def test_a_full_disk_costs_one_warning_and_leaves_no_debris(tmp_path: Path, capl
     assert len(counter.asked) == 2 * len(PAIRS)
     assert len(caplog.records) == 1
     assert {path.name for path in tmp_path.glob("*/*")} == {"lock"}
+
+
+def test_a_file_system_without_locks_is_shared_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / BASE.folder_name() / "lock").mkdir(parents=True)
+    ReferenceStore(tmp_path).log_probs(BASE, PAIRS, Counting(), Counter())
+    counter = Counter()
+    assert_log_probs(ReferenceStore(tmp_path).log_probs(BASE, PAIRS, Counting(), counter), expected(PAIRS))
+    assert counter.asked == []
+    assert len(caplog.records) == 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        ReferenceStore(tmp_path).log_probs(BASE, [TokenIds([1], [2], [i]) for i in range(9)], Counting(), counter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.glob("*/.*.tmp"))

@@ -1,0 +1,201 @@
+"""Facts about measuring several policies in one pass: each gets the numbers that it gets alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from studies.records import EvaluationConfig, Measurement
+from tests.trainers.packs import HookedPack, Weights, lora_weights
+from tests.trainers.test_evaluate import measured, pairs_of, tiny_model, tiny_tokenizer
+from trainers.data import Pairs
+from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
+from trainers.policies import Policies, Reader, one_policy
+from trainers.sampling import Samples, sample
+
+CONFIG = EvaluationConfig(prompts=30, max_new_tokens=8, batch_size=8)
+TOKENIZER = tiny_tokenizer()
+
+
+def gold(prompt: str, completion: str, ended: bool) -> float:
+    return len(completion) + len(prompt) + 10.0 * ended
+
+
+# Different prompts, numbers of pairs and rewards, as runs of other blocks and scenarios have.
+PAIRS = (
+    replace(pairs_of("a b", "c", "a"), gold=gold),
+    replace(pairs_of("b"), digest="few"),
+    replace(pairs_of("c c a b", "a a", "b c", "c", "b b b"), digest="many", gold=lambda *_: 1.0),
+)
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return tiny_model(request.param).double().eval()
+
+
+@pytest.fixture(params=["as many rows as fit", "small batches"])
+def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "small batches":
+        monkeypatch.setattr("trainers.sampling._FREE_ON_CPU", 0)
+        monkeypatch.setattr("trainers.sampling._LOGITS_ON_CPU", 40)
+
+
+def adapters(model: PreTrainedModel) -> list[Weights]:
+    return [lora_weights(model, seed, std) for seed, std in ((1, 0.4), (2, 0.05), (3, 0.8))]
+
+
+def references(model: PreTrainedModel, pairs: Sequence[Pairs] = PAIRS) -> list[ReferenceNumbers]:
+    return [reference_numbers(model, TOKENIZER, own, CONFIG) for own in pairs]
+
+
+def evaluated(
+    model: PreTrainedModel, weights: Sequence[Weights], pairs: Sequence[Pairs], numbers: Sequence[ReferenceNumbers]
+) -> list[dict[str, Measurement] | NonFinite]:
+    with closing(HookedPack(model, weights)) as pack:
+        found = evaluate_all(packed_policies(pack), TOKENIZER, pairs, CONFIG, numbers, step=3)
+    return [policy if isinstance(policy, NonFinite) else measured(policy) for policy in found]
+
+
+def flat(found: dict[str, Measurement] | NonFinite) -> dict[str, float]:
+    assert not isinstance(found, NonFinite)
+    values = {f"{m.name} {kind}": v for m in found.values() for kind, v in (("value", m.value), ("error", m.error))}
+    halves = {f"{m.name} half {i}": half for m in found.values() for i, half in enumerate(m.halves or ())}
+    return {name: math.nan if value is None else value for name, value in (values | halves).items()}
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_policy_has_the_numbers_in_a_pack_that_it_has_alone(model: PreTrainedModel) -> None:
+    weights, numbers = adapters(model), references(model)
+    together = evaluated(model, weights, PAIRS, numbers)
+    for i in range(3):
+        (alone,) = evaluated(model, [weights[i]], [PAIRS[i]], [numbers[i]])
+        assert flat(together[i]) == pytest.approx(flat(alone), abs=1e-9, nan_ok=True)
+    kls = [flat(found)["kl value"] for found in together]
+    assert min(abs(a - b) for a, b in zip(kls, [*kls[1:], kls[0]], strict=True)) > 0.01
+
+
+def test_places_in_a_pack_are_alike(model: PreTrainedModel) -> None:
+    weights, numbers = adapters(model), references(model)
+    order = [2, 0, 1]
+    straight = evaluated(model, weights, PAIRS, numbers)
+    turned = evaluated(model, *([values[i] for i in order] for values in (weights, PAIRS, numbers)))
+    for place, i in enumerate(order):
+        assert flat(turned[place]) == pytest.approx(flat(straight[i]), abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.usefixtures("batches")
+def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel) -> None:
+    weights = adapters(model)
+    prompts = [[[1 + (i * k + own) % 3 for k in range(1 + (i + own) % 5)] for i in range(40)] for own in range(3)]
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 9}
+    with closing(HookedPack(model, weights)) as pack:
+        together = sample(packed_policies(pack), prompts, **options)
+    lengths = set()
+    for own, asked, found in zip(weights, prompts, together, strict=True):
+        with closing(HookedPack(model, [own])) as pack:
+            (alone,) = sample(packed_policies(pack), [asked], **options)
+        assert isinstance(found, Samples)
+        assert isinstance(alone, Samples)
+        assert found.completions == alone.completions
+        lengths |= {len(c.ids) for c in alone.completions}
+    assert len(lengths) > 4
+
+
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(
+    model: PreTrainedModel, broken: int, value: float
+) -> None:
+    weights, numbers = adapters(model), references(model)
+    expected = evaluated(model, weights, PAIRS, numbers)
+    name = next(iter(weights[broken]))
+    weights[broken] = weights[broken] | {name: (weights[broken][name][0], torch.full_like(weights[0][name][1], value))}
+    found = evaluated(model, weights, PAIRS, numbers)
+    for i in range(3):
+        if i == broken:
+            assert isinstance(found[i], NonFinite)
+        else:
+            assert flat(found[i]) == pytest.approx(flat(expected[i]), abs=1e-9, nan_ok=True)
+
+
+class DivergesLate(torch.nn.Module):
+    """The second policy's logits are no numbers behind a text of more than five tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.inner, self.config, self.generation_config = model, model.config, model.generation_config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **rest: Any) -> Any:
+        output = self.inner(input_ids=input_ids, attention_mask=attention_mask, **rest)
+        if attention_mask.shape[1] > 5:
+            output.logits[len(input_ids) // 2 :] = math.nan
+        return output
+
+
+def test_a_policy_that_diverges_within_its_samples_is_named(model: PreTrainedModel) -> None:
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 9}
+    prompts = [[[1, 2]] * 6] * 2
+    found = sample(Policies(DivergesLate(model), 2), prompts, **options)
+    (alone,) = sample(Policies(model), prompts[:1], **options)
+    assert isinstance(found[0], Samples)
+    assert isinstance(alone, Samples)
+    assert found[0].completions == alone.completions
+    assert isinstance(found[1], NonFinite)
+
+
+def test_a_pack_of_one_measures_as_the_merged_model(model: PreTrainedModel) -> None:
+    weights, numbers = adapters(model)[0], references(model, PAIRS[:1])
+    (packed,) = evaluated(model, [weights], PAIRS[:1], numbers)
+    merged = tiny_model("llama" if "Llama" in type(model).__name__ else "gpt2").double().eval()
+    with torch.no_grad():
+        for name, (first, second) in weights.items():
+            layer = merged.get_submodule(name)
+            layer.weight += (first @ second).T if isinstance(layer, torch.nn.Linear) else first @ second
+    (alone,) = evaluate_all(one_policy(merged, model), TOKENIZER, PAIRS[:1], CONFIG, numbers, step=3)
+    assert not isinstance(alone, NonFinite)
+    assert flat(packed) == pytest.approx(flat(measured(alone)), abs=1e-9, nan_ok=True)
+
+
+def test_the_halves_of_the_samples_together_are_all_of_them(model: PreTrainedModel) -> None:
+    (found,) = evaluated(model, adapters(model)[:1], PAIRS[:1], references(model, PAIRS[:1]))
+    assert not isinstance(found, NonFinite)
+    for name in ("gold", "kl"):
+        halves = found[name].halves
+        assert halves is not None
+        assert sum(halves) / 2 == pytest.approx(found[name].value)
+    for name in ("gold_per_token", "kl_per_token"):
+        halves = found[name].halves
+        assert halves is not None
+        assert min(halves) < found[name].value < max(halves)
+    assert found["margin"].halves is None
+
+
+def test_a_prompt_is_read_once_for_all_samples_of_it(model: PreTrainedModel) -> None:
+    read: list[int] = []
+
+    @contextmanager
+    def counting() -> Iterator[None]:
+        handle = model.register_forward_hook(
+            lambda _module, _args, given, _output: read.append(given["input_ids"].numel()), with_kwargs=True
+        )
+        yield
+        handle.remove()
+
+    with counting(), torch.no_grad():
+        Reader(model, [[1, 2, 3]] * 5 + [[1, 2, 3], [2, 2, 2]] + [[1, 2, 3]] * 3, count=2)
+    assert read == [2 * 2 * 2]  # two different prompts in the second group, filled up to two in the first
+
+
+def test_as_many_pairs_and_references_as_policies_are_asked_for(model: PreTrainedModel) -> None:
+    with pytest.raises(ValueError, match="1 policies, but 3 pairs and 3 references"):
+        evaluate_all(Policies(model), TOKENIZER, PAIRS, CONFIG, references(model))

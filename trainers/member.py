@@ -1,0 +1,197 @@
+"""One run as a member of a pack: what it is made of, how far it is, and what it comes to. Knows no other member."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftConfig
+from safetensors.torch import save_file
+from torch import Tensor
+from trl import DPOTrainer, get_peft_config
+
+from studies.micro_batches import cut
+from studies.records import Cause, Measurement, RunResult, Scalar
+from trainers.adapters import Adapter, Unpackable
+from trainers.data import Pairs
+from trainers.evaluate import ReferenceNumbers
+from trainers.interface import Job
+from trainers.prepared import PreparedRun, prepare
+from trainers.reference import is_fixed
+from trainers.settings import cut_facts, hardware_facts, hardware_settings, parse_settings
+from trainers.solo import restore_base
+from trainers.state import Moments, Progress, RunState
+from trainers.verdict import judge, memory, speed
+from trainers.warm import LaidOut, Warm, WarmDPOTrainer
+
+
+@dataclass
+class Member:
+    """A run in training. `step` optimizer steps are done, and `micro` micro-batches of the next one.
+
+    `sums` [3] are loss, reward margin and reward accuracy since the last logged step, kept on the device with `norm`,
+    the last gradient norm, and `sound`, whether all gradients were finite: reading them makes the host wait.
+    """
+
+    job: Job
+    run: PreparedRun
+    pairs: Pairs
+    data: LaidOut
+    numbers: ReferenceNumbers
+    facts: Mapping[str, Scalar]
+    sums: Tensor
+    norm: Tensor
+    sound: Tensor
+    step: int = 0
+    micro: int = 0
+    curve: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    cause: Cause | None = None
+    message: str = ""
+    logged: int = 0  # the step of the last point of the curve
+    batches: int = 0  # micro-batches since then
+    window: float = 0.0  # and this run's share of the seconds
+    step_seconds: list[float] = field(default_factory=list)
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    tokens: int = 0
+    together: int = 1  # the most runs that it has trained beside, itself counted
+
+    @property
+    def key(self) -> str:
+        """The run's key."""
+        return self.job.config.key
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run ends or pauses."""
+        return min(len(self.run.steps), self.job.pause_at or len(self.run.steps))
+
+    @property
+    def at_step(self) -> bool:
+        """Whether it has just finished a step: at no other moment does it log, measure, pause or end."""
+        return self.micro == 0 and self.step > self.logged
+
+    @property
+    def logs(self) -> bool:
+        """Whether its curve gets a point now."""
+        every = max(1, int(self.run.args.logging_steps))
+        return self.at_step and (self.step % every == 0 or self.step == self.last_step)
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is measured now."""
+        shares = (*self.job.config.evaluation.at, 1.0)
+        steps = {max(1, round(share * len(self.run.steps))) for share in shares} | {self.last_step}
+        return self.cause is None and self.micro == 0 and self.step in steps
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it has ended, well or badly, or pauses."""
+        return self.cause is not None or (self.micro == 0 and self.step >= self.last_step)
+
+    def end(self, cause: Cause, message: str) -> None:
+        """End the run here; the first cause stands."""
+        if self.cause is None:
+            self.cause, self.message = cause, message
+
+    def go_on(self, progress: Progress) -> None:
+        """Take up an earlier attempt where it was kept."""
+        self.step = self.logged = progress.step
+        self.curve, self.measurements = list(progress.curve), list(progress.measurements)
+        self.train_seconds, self.evaluation_seconds = progress.train_seconds, progress.evaluation_seconds
+
+    def state(self, moments: Moments) -> RunState:
+        """What must be kept for the run to go on from here."""
+        progress = Progress(
+            self.step, tuple(self.curve), tuple(self.measurements), self.train_seconds, self.evaluation_seconds
+        )
+        return RunState(self.key, progress, moments)
+
+    def result(self) -> RunResult:
+        """What the run comes to, now that it leaves."""
+        paused = self.cause is None and self.step < len(self.run.steps)
+        if paused:
+            cause, message = Cause.PAUSED, f"paused after step {self.step} of {len(self.run.steps)}"
+        elif self.cause is not None:
+            cause, message = self.cause, self.message
+        else:
+            cause, message = judge(self.measurements, self.numbers)
+        cost = speed(self.step_seconds, self.train_seconds, self.evaluation_seconds, self.tokens)
+        measured = (*self.measurements, *cost, *memory())
+        return RunResult(
+            key=self.key,
+            cause=cause,
+            message=message,
+            measurements=tuple(m for m in measured if math.isfinite(m.value)),
+            curve=tuple(self.curve),
+            facts={**self.facts, "steps": self.step, "together": self.together},
+            adapter="adapter" if (self.job.folder / "adapter").is_dir() else None,
+        )
+
+
+def make_member(job: Job, warm: Warm) -> Member:
+    """Let stock TRL set the run up, and take from it what a pack needs.
+
+    Raises Unpackable for a run that must train alone, and what TRL or the data refuse (ValueError and the like).
+    """
+    config, folder = job.config, job.folder.parent / "reference"
+    settings = cut({**hardware_settings(), **config.settings}, job.placement.micro_batches)
+    args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
+    model, tokenizer = warm.base(settings, args, model_args)
+    peft_config = get_peft_config(model_args)
+    if peft_config is None:
+        raise Unpackable("full fine-tuning changes the base itself")
+    if not is_fixed(model, args, adapter=True):
+        raise Unpackable("its reference log-probs are not a function of the row")
+    args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
+    pairs = warm.pairs(config, settings, tokenizer)
+    numbers = warm.numbers(config, settings, args, model, tokenizer, pairs)
+    try:
+        trainer = WarmDPOTrainer(
+            model=model,
+            args=args,
+            train_dataset=warm.training_rows(config, settings, pairs),
+            processing_class=tokenizer,
+            quantization_config=None,
+            peft_config=peft_config,
+        )
+        warm.keep_rows(config, settings, trainer)
+        run = prepare(trainer, DPOTrainer)
+        dtype = next(iter(run.adapter.values())).a.dtype
+        data = warm.laid_out(config, settings, trainer, folder, dtype)
+    except BaseException:
+        warm.drop_base()  # it may carry half an adapter
+        raise
+    restore_base(trainer.model, warm)
+    zero = torch.zeros((), dtype=dtype, device=args.device)
+    return Member(
+        job=job,
+        run=run,
+        pairs=pairs,
+        data=data,
+        numbers=numbers,
+        facts={**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
+        sums=zero.new_zeros(3),
+        norm=zero,
+        sound=torch.ones((), dtype=torch.bool, device=args.device),
+    )
+
+
+def save_adapter(member: Member, adapter: Adapter) -> None:
+    """Write the adapter into the run's folder as PEFT's `save_pretrained` does, for `PeftModel.from_pretrained`."""
+    folder = member.job.folder / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, lora in adapter.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = lora.a.cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = lora.b.cpu().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config: PeftConfig = member.run.peft_config
+    training, config.inference_mode = config.inference_mode, True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.inference_mode = training

@@ -1,0 +1,227 @@
+"""Trains the runs of one pack: leads them through their steps, logs and measures them, and lets them go.
+
+All go through one forward and backward pass (`trainers.engine`); each has its own steps, curve, evaluations and end.
+Knows where runs come from and go to only as a desk.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from studies.records import Cause
+from trainers.adapters import Unpackable
+from trainers.engine import Engine, Update, Work
+from trainers.evaluate import NonFinite, evaluate_all
+from trainers.head import token_log_probs
+from trainers.interface import Decision, Desk
+from trainers.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
+from trainers.member import Member, save_adapter
+from trainers.policies import packed_policies
+from trainers.results import write_result
+from trainers.state import drop_state, load_state, save_state
+
+_CHECKED_PAIRS: Final = 4
+# Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
+_ROUNDING: Final = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class Pack:
+    """The runs that train together in this worker, around one base model."""
+
+    def __init__(
+        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, desk: Desk, *, checkpointing: bool
+    ) -> None:
+        self._base, self._tokenizer, self._desk = base, tokenizer, desk
+        self._engine = Engine(base, checkpointing=checkpointing)
+        self._device = self._engine.adapters.device
+        self._checked = False
+        self.members: list[Member] = []
+
+    def admit(self, members: Sequence[Member]) -> None:
+        """Let runs begin, or go on from their kept state. Raises Unpackable for a base that cannot be packed."""
+        had = len(self.members)
+        self._engine.add([m.run.adapter for m in members])
+        self.members += members
+        if not self._checked:
+            self._check(members[0])
+            self._checked = True
+        for slot, member in enumerate(members, start=had):
+            state = load_state(member.job.folder, member.key)
+            if state is not None:
+                self._engine.restore(slot, state.moments, state.progress.step)
+                member.go_on(state.progress)
+
+    def advance(self) -> None:
+        """One micro-batch of every run, and what follows: a step, a point of the curve, an evaluation, an end."""
+        started = time.perf_counter()
+        self._pass()
+        share = (time.perf_counter() - started) / len(self.members)
+        for member in self.members:
+            member.train_seconds += share
+            member.window += share
+            member.together = max(member.together, len(self.members))
+        self._log()
+        self._measure()
+        self._let_go()
+
+    def take_out(self, slots: Sequence[int]) -> list[Member]:
+        """Remove runs from the pack as they are, without a result."""
+        left = [self.members[i] for i in slots]
+        kept = [i for i in range(len(self.members)) if i not in slots]
+        self._engine.keep(kept)
+        self.members = [self.members[i] for i in kept]
+        return left
+
+    def begin_step_again(self) -> None:
+        """Forget the micro-batches of unfinished steps, after a pass that did not come to its end."""
+        self._engine.adapters.gradients.zero_()
+        for member in self.members:
+            member.micro = 0
+
+    def _pass(self) -> None:
+        laid_out: dict[tuple[int, tuple[int, ...]], MicroBatch] = {}
+        work = []
+        for member in self.members:
+            step = member.run.steps[member.step]
+            rows, data = step[member.micro], member.data
+            key = (id(data.rows), rows)
+            if key not in laid_out:
+                laid_out[key] = micro_batch([data.rows[i] for i in rows], self._device)
+            at = torch.tensor(rows, device=self._device)
+            work.append(Work(laid_out[key], member.run.loss, (data.chosen[at], data.rejected[at]), len(step)))
+        losses, metrics = self._engine.accumulate(work, self._precision())
+        updates: list[Update | None] = []
+        for k, member in enumerate(self.members):
+            found = metrics[k]
+            parts = [losses[k], found["reward_margin"].to(losses.dtype), found["reward_accuracy"].to(losses.dtype)]
+            member.sums = member.sums + torch.stack(parts)
+            member.sound = member.sound & torch.isfinite(losses[k])
+            member.batches += 1
+            member.micro += 1
+            member.tokens += work[k].micro.real_tokens
+            ends = member.micro == len(member.run.steps[member.step])
+            updates.append(Update(member.run.args, member.run.learning_rates[member.step]) if ends else None)
+        if any(updates):
+            self._step(updates)
+
+    def _step(self, updates: Sequence[Update | None]) -> None:
+        norms, sound = self._engine.step(updates, torch.stack([m.sound for m in self.members]))
+        for k, member in enumerate(self.members):
+            if updates[k] is not None:
+                member.norm, member.sound = norms[k], member.sound & sound[k]
+                member.step, member.micro = member.step + 1, 0
+
+    def _precision(self) -> torch.dtype | None:
+        """Of autocast, which is the same for all runs of a pack."""
+        return torch.bfloat16 if self.members[0].run.args.bf16 else None
+
+    def _log(self) -> None:
+        """Add points to curves and report them; one wait for the device, whatever the number of runs."""
+        logging = [m for m in self.members if m.logs]
+        if not logging:
+            return
+        device = torch.stack([torch.cat([m.sums, m.norm[None], m.sound[None].to(m.sums.dtype)]) for m in logging])
+        for member, (loss, margin, accuracy, norm, sound) in zip(logging, device.tolist(), strict=True):
+            steps = member.step - member.logged
+            values = {
+                "loss": loss / steps,
+                "grad_norm": norm,
+                "learning_rate": member.run.learning_rates[member.step - 1],
+                "reward_margin": margin / member.batches,
+                "reward_accuracy": accuracy / member.batches,
+            }
+            member.step_seconds += [member.window / steps] * steps
+            member.logged, member.batches, member.window = member.step, 0, 0.0
+            member.sums = torch.zeros_like(member.sums)
+            self._tell(member, values, sound=bool(sound))
+
+    def _tell(self, member: Member, values: dict[str, float], *, sound: bool) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad or not sound:
+            what = ", ".join(bad) or "a gradient"
+            member.end(Cause.NON_FINITE, f"{what} not finite by step {member.step}")
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        member.curve.append((member.step, finite))
+        if self._desk.report(member.key, member.step, finite) is not Decision.CONTINUE:
+            member.end(Cause.USER_STOP, f"stopped at step {member.step}")
+
+    def _measure(self) -> None:
+        """Evaluate the runs that are due, all in one go."""
+        slots = [k for k, m in enumerate(self.members) if m.measures]
+        if not slots:
+            return
+        started = time.perf_counter()
+        due = [self.members[k] for k in slots]
+        precision = self._precision()
+        with (
+            self._engine.adapters.only(slots) as adapters,
+            torch.autocast(self._device.type, precision or torch.bfloat16, enabled=precision is not None),
+        ):
+            found = evaluate_all(
+                packed_policies(adapters),
+                self._tokenizer,
+                [m.pairs for m in due],
+                due[0].job.config.evaluation,
+                [m.numbers for m in due],
+            )
+        seconds = (time.perf_counter() - started) / len(due)
+        for member, measured in zip(due, found, strict=True):
+            member.evaluation_seconds += seconds
+            if isinstance(measured, NonFinite):
+                member.end(Cause.NON_FINITE, str(measured))
+            else:
+                member.measurements += [replace(m, step=member.step) for m in measured]
+
+    def _let_go(self) -> None:
+        """Hand in the runs that end or pause here, and make room."""
+        leaving = [k for k, m in enumerate(self.members) if m.leaves]
+        for k in leaving:
+            member = self.members[k]
+            result = member.result()
+            if result.cause is Cause.PAUSED:
+                save_state(member.job.folder, member.state(self._engine.moments(k)))
+            elif result.cause is Cause.FINISHED and member.job.keep_adapter:
+                save_adapter(member, self._engine.adapters.read(k))
+                result = result.model_copy(update={"adapter": "adapter"})
+            if result.cause is not Cause.PAUSED:
+                drop_state(member.job.folder)
+                write_result(member.job.folder, result)
+            self._desk.finish(result)
+        if leaving:
+            self.take_out(leaving)
+
+    def _check(self, member: Member) -> None:
+        """Hold the pack's way through this model against the model's own, on a few rows, before anything is trained.
+
+        An architecture that does something with positions, padding or windows that the layout does not know would
+        train on other numbers; it is refused here instead.
+        """
+        micro = micro_batch(member.data.rows[:_CHECKED_PAIRS], self._device)
+        batch = pack_batch([micro], self._device)
+        model, precision = self._engine.adapters.model, self._precision()
+        autocast = torch.autocast(self._device.type, precision or torch.bfloat16, enabled=precision is not None)
+        ids = batch.tokens[0][torch.from_numpy(micro.tokens_of).to(self._device)]
+        with torch.no_grad(), autocast, self._engine.adapters.off():
+            with packed_rows(model):
+                flat = token_log_probs(model, hidden_states(model, batch), batch.target)
+            ours = batch.log_probs(0, flat).sum(1)
+            logits = self._base(input_ids=ids, attention_mask=micro.attention_mask, use_cache=False).logits[:, :-1]
+        theirs = (_chosen(logits, ids) * micro.completion_mask[:, 1:]).sum(1)
+        dtype = precision or next(self._base.parameters()).dtype
+        worst = float(((ours - theirs).abs() / (1 + theirs.abs())).max())
+        if not worst <= _ROUNDING[dtype]:
+            raise Unpackable(f"log-probs in the pack's layout are off by {worst:.2g} of their size")
+
+
+def _chosen(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probs [B, L-1] of the tokens that follow, from logits [B, L-1, V] and ids [B, L]."""
+    wide = logits if logits.dtype is torch.float64 else logits.float()
+    return wide.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]

@@ -1,0 +1,187 @@
+"""Policies in one model, and reading tokens with them behind prompts that they share; knows no metric and no data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from trl.trainer.utils import use_adapter
+
+Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
+"""Gives the reference for as long as it is used."""
+
+
+class Pack(Protocol):
+    """Adapters over one frozen base that a forward pass applies to `count` equal, contiguous groups of its rows."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The base model with the adapters in it."""
+
+    @property
+    def count(self) -> int:
+        """Number of adapters."""
+
+    def off(self) -> AbstractContextManager[None]:
+        """Inside, the model computes what it does without any adapter."""
+
+
+@dataclass(frozen=True)
+class Policies:
+    """`count` policies in one model: of `count * n` rows, row i belongs to policy i // n.
+
+    `reference` gives the model that computes the reference on the same rows; None: there is none.
+    """
+
+    model: torch.nn.Module
+    count: int = 1
+    reference: Reference | None = None
+
+
+def one_policy(model: torch.nn.Module, reference_model: torch.nn.Module | None = None) -> Policies:
+    """A model as the only policy. Its reference is `reference_model`, else the model with its adapter off (PEFT).
+
+    As in TRL, the reference of an adapter that is trained further is the adapter named 'ref', its state at the start.
+    """
+    if reference_model is not None:
+        return Policies(model, reference=lambda: nullcontext(reference_model))
+    return Policies(model, reference=partial(_adapter_off, model) if isinstance(model, PeftModel) else None)
+
+
+def packed_policies(adapters: Pack) -> Policies:
+    """One policy for each adapter of a pack; the reference is their common base."""
+    return Policies(adapters.model, adapters.count, partial(_adapters_off, adapters))
+
+
+@contextmanager
+def _adapter_off(policy: PeftModel) -> Iterator[torch.nn.Module]:
+    """The policy while it computes what its reference does."""
+    with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+        yield policy
+
+
+@contextmanager
+def _adapters_off(adapters: Pack) -> Iterator[torch.nn.Module]:
+    """The model of a pack while it computes what the reference does."""
+    with adapters.off():
+        yield adapters.model
+
+
+@contextmanager
+def measuring(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards the mode is what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def base_model(model: torch.nn.Module) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model takes its inputs."""
+    return next(model.parameters()).device
+
+
+class Reader:
+    """Reads tokens behind prompts, a few at a time, with a cache. Use it inside `measuring`.
+
+    A prompt that several rows of a policy share is read once. Its last token is left to the first call of `logits`,
+    so that all tokens of a completion are predicted by the same call: feed `last`, then what was written.
+    """
+
+    def __init__(self, model: torch.nn.Module, prompts: Sequence[Sequence[int]], count: int) -> None:
+        """Read all but the last token of each prompt of `count` equal groups of rows."""
+        self._model, self._cache = model, None
+        ids, mask = left_padded(prompts, device_of(model))
+        self.last, self.last_mask = ids[:, -1:], mask[:, -1:]
+        self._mask = mask[:, :-1]
+        if ids.shape[1] > 1:
+            read, places = _distinct(prompts, count)
+            self._cache = self._forward(ids[read, :-1], mask[read, :-1], keep=1).past_key_values
+            self._cache.reorder_cache(places.to(ids.device))
+
+    def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] behind each of the tokens `ids` [B, T], in float32 or the model's wider type.
+
+        `mask` [B, T] is 0 at tokens that are padding. What stands there has no meaning.
+        """
+        self._mask = torch.cat([self._mask, self._mask.new_ones(ids.shape) if mask is None else mask], dim=1)
+        output = self._forward(ids, self._mask, keep=ids.shape[1])
+        self._cache = output.past_key_values
+        logits: Tensor = output.logits[:, -ids.shape[1] :]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with only these rows, in this order."""
+        self._mask = self._mask[rows]
+        if self._cache is not None:
+            self._cache.reorder_cache(rows)
+
+    def _forward(self, ids: Tensor, mask: Tensor, *, keep: int) -> Any:
+        """The model's output for ids [B, T] that follow the cache, with logits of at least the last `keep` positions.
+
+        Positions are counted without padding. Models that take no positions (ALiBi) or cannot leave logits out are
+        asked for neither.
+        """
+        accepted = _parameters(type(base_model(self._model)).forward)
+        arguments: dict[str, Any] = {"past_key_values": self._cache, "use_cache": True}
+        if "position_ids" in accepted:
+            arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if "logits_to_keep" in accepted:
+            arguments["logits_to_keep"] = keep
+        return self._model(input_ids=ids, attention_mask=mask, **arguments)
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """Names that a function takes."""
+    return frozenset(inspect.signature(function).parameters)
+
+
+def _distinct(prompts: Sequence[Sequence[int]], count: int) -> tuple[list[int], Tensor]:
+    """Rows with the different prompts of `count` groups, as many of each, and where among them each row's prompt is."""
+    size = len(prompts) // count
+    firsts: list[dict[tuple[int, ...], int]] = [{} for _ in range(count)]
+    for row, prompt in enumerate(prompts):
+        firsts[row // size].setdefault(tuple(prompt), row)
+    most = max(map(len, firsts))
+    places = [
+        {prompt: group * most + place for place, prompt in enumerate(first)} for group, first in enumerate(firsts)
+    ]
+    read = [rows[min(i, len(rows) - 1)] for rows in (list(first.values()) for first in firsts) for i in range(most)]
+    return read, torch.tensor([places[row // size][tuple(prompt)] for row, prompt in enumerate(prompts)])
+
+
+def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask [rows, longest, 1 at least], padded on the left with id 0."""
+    return _padded(rows, device, left=True)
+
+
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask [rows, longest, 1 at least], padded on the right with id 0."""
+    return _padded(rows, device, left=False)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, padded with id 0."""
+    longest = max(1, *map(len, rows))
+    ids, mask = np.zeros((2, len(rows), longest), dtype=np.int64)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if left else slice(len(row))
+        ids[i, place], mask[i, place] = row, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)

@@ -1,0 +1,141 @@
+"""A run's training state on disk, from which it goes on as if it had never stopped; knows no loop and no policy.
+
+A state is one file, safetensors: the adapter, both moments of its optimizer, and as metadata everything else (step,
+curve, measurements, times). It is written whole or not at all, so a file that is there is a state that can be
+trusted; its digest is checked all the same, because disks lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from studies.records import Measurement
+from trainers.adapters import Adapter, Lora
+
+STATE_FILE: Final = "state.safetensors"
+_PARTS = ("adapter", "first", "second")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run has besides weights: optimizer steps made, its curve and measurements so far, seconds spent."""
+
+    step: int
+    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+class Moments(NamedTuple):
+    """An adapter in training: its weights, and AdamW's two moments in the same shape."""
+
+    adapter: Adapter
+    first: Adapter
+    second: Adapter
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A whole state of the run `key`."""
+
+    key: str
+    progress: Progress
+    moments: Moments
+
+
+def save_state(folder: Path, state: RunState) -> None:
+    """Write the state into the run's folder in the place of an earlier one. Raises OSError where it cannot be kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for part, adapter in zip(_PARTS, state.moments, strict=True):
+        for name, lora in adapter.items():
+            tensors[f"{part}/{name}/a"] = lora.a.cpu()
+            tensors[f"{part}/{name}/b"] = lora.b.cpu()
+    p = state.progress
+    about = {
+        "key": state.key,
+        "step": p.step,
+        "curve": [[step, dict(values)] for step, values in p.curve],
+        "measurements": [vars(m) for m in p.measurements],
+        "train_seconds": p.train_seconds,
+        "evaluation_seconds": p.evaluation_seconds,
+        "scalings": {name: lora.scaling for name, lora in state.moments.adapter.items()},
+        "digest": _digest(tensors),
+    }
+    content = save(tensors, metadata={"run": json.dumps(about)})
+    temporary = folder / f".{STATE_FILE}.{os.getpid()}"
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / STATE_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(folder: Path, key: str) -> RunState | None:
+    """The state kept in the folder for the run `key`; None where there is none. One that is damaged or another run's is
+    removed with a warning: the run then starts from its beginning.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        return _read(path, key)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"the state in {path} is not usable and was removed ({error})", stacklevel=2)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def drop_state(folder: Path) -> None:
+    """Remove a state that is no longer needed."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
+
+
+def _read(path: Path, key: str) -> RunState:
+    with safe_open(path, framework="pt") as file:
+        about: dict[str, Any] = json.loads(file.metadata()["run"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if about["key"] != key:
+        raise ValueError(f"it belongs to run {about['key']}, not to {key}")
+    if about["digest"] != _digest(tensors):
+        raise ValueError("its content is not what was written")
+    parts = [
+        {n: Lora(tensors[f"{part}/{n}/a"], tensors[f"{part}/{n}/b"], by) for n, by in about["scalings"].items()}
+        for part in _PARTS
+    ]
+    progress = Progress(
+        step=int(about["step"]),
+        curve=tuple((int(step), values) for step, values in about["curve"]),
+        measurements=tuple(Measurement(**{**m, "halves": _pair(m.get("halves"))}) for m in about["measurements"]),
+        train_seconds=float(about["train_seconds"]),
+        evaluation_seconds=float(about["evaluation_seconds"]),
+    )
+    return RunState(key, progress, Moments(*parts))
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
