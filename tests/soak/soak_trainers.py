@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from studies.records import RunResult
 from trainers.formula import FormulaTrainer
@@ -46,7 +47,7 @@ class Hungry:
     def __init__(self) -> None:
         self._limit = os.environ.get("ADDRESS_SPACE_MIB")
         if self._limit is not None:
-            pages = int(open("/proc/self/statm", encoding="ascii").read().split()[0])
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
             most = pages * resource.getpagesize() + int(self._limit) * MEBIBYTE
             resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
