@@ -26,6 +26,7 @@ soak: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python -m tests.benchmarks.commands
+	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.orchestration
 
 format: $(READY)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 # TRL's default of per_device_train_batch_size.
 DEFAULT_ROWS = 8
-# Losses that are no mean over pairs of a term of one pair: aot and aot_unpaired sort the micro-batch, sft is a mean
-# over its tokens. A test holds this against TRL's own loss.
+# Losses that look at several rows of a micro-batch at once (TRL, `DPOTrainer._compute_loss`): aot and aot_unpaired sort
+# them, sft is a mean over their tokens. All others are means over pairs.
 COUPLED = frozenset({"aot", "aot_unpaired", "sft"})
 
 
-def can_be_cut(settings: Mapping[str, Any], losses: Sequence[str], parts: int) -> bool:
-    """Whether `parts` passes of as many rows fewer give the gradient of one; not with a loss that couples its rows."""
-    rows = int(settings.get("per_device_train_batch_size", DEFAULT_ROWS))
-    return rows % parts == 0 and rows >= parts and COUPLED.isdisjoint(losses)
+def can_be_cut(settings: Mapping[str, Any], parts: int) -> bool:
+    """Whether `parts` passes of equally many rows each give the gradient of one."""
+    losses = settings.get("loss_type") or "sigmoid"
+    rows = _rows(settings)
+    return rows % parts == 0 and COUPLED.isdisjoint([losses] if isinstance(losses, str) else losses)
 
 
 def cut(settings: Mapping[str, Any], parts: int) -> dict[str, Any]:
-    """The settings with each micro-batch in `parts`: as many rows a step as before, in more and smaller passes.
+    """The settings with each micro-batch in `parts`, where that can be: as many rows a step as before, in more and
+    smaller passes.
 
-    What is learned stays the same (see `can_be_cut`), apart from an epoch's last step where its rows are too few for
-    equal parts. Raises ValueError where the rows of a micro-batch cannot be divided.
+    What is learned stays the same, apart from an epoch's last step where its rows are too few for equal parts.
     """
-    if parts == 1:
+    if parts == 1 or not can_be_cut(settings, parts):
         return dict(settings)
-    rows = int(settings.get("per_device_train_batch_size", DEFAULT_ROWS))
-    if rows % parts:
-        raise ValueError(f"a micro-batch of {rows} rows cannot be cut into {parts} equal parts")
-    steps = int(settings.get("gradient_accumulation_steps", 1))
-    return {**settings, "per_device_train_batch_size": rows // parts, "gradient_accumulation_steps": steps * parts}
+    steps = int(settings.get("gradient_accumulation_steps") or 1)
+    sizes = {"per_device_train_batch_size": _rows(settings) // parts, "gradient_accumulation_steps": steps * parts}
+    return {**settings, **sizes}
+
+
+def _rows(settings: Mapping[str, Any]) -> int:
+    return int(settings.get("per_device_train_batch_size") or DEFAULT_ROWS)

@@ -132,13 +132,15 @@ class Judge(Frozen):
 
 
 class Resources(Frozen):
-    """Worker processes (None: one per GPU, else one per CPU core) and GPUs that one run takes.
+    """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
+    decides; 0: each by TRL's own loop), and GPUs that one run takes.
 
     A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
     as many.
     """
 
     workers: int | None = None
+    together: int | None = None
     gpus_per_run: int = 1
     attempts: int = 3
     retry_after: float = 5.0

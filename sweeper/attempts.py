@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from studies.micro_batches import can_be_cut
 from studies.records import CONSEQUENCES, Cause, RunConfig, State
@@ -27,12 +25,15 @@ class Retries:
 
 @dataclass(frozen=True)
 class Try:
-    """One attempt at a run: its number, how often the machine has failed it, when and how it may be trained."""
+    """One attempt at a run: its number, how often the machine has failed it, when and how it may be trained, whether
+    with half the micro-batch for want of memory.
+    """
 
     number: int = 1
     failures: int = 0
     not_before: float = 0.0
     placement: Placement = field(default_factory=Placement)
+    halved: bool = False
 
 
 class Attempts:
@@ -56,27 +57,28 @@ class Attempts:
         again = replace(this, number=this.number + 1, not_before=now)
         consequence = CONSEQUENCES[cause]
         if consequence.smaller:
-            placement = self._smaller(config, this.placement, together)
-            return replace(again, placement=placement) if placement is not None else None
+            return self._smaller(again, config, together)
         if not consequence.retried or this.failures + 1 >= self._retries.attempts:
             return None
         wait = self._retries.seconds * 2.0**this.failures
         return replace(again, failures=this.failures + 1, not_before=now + wait)
 
-    def _smaller(self, config: RunConfig, placement: Placement, together: int) -> Placement | None:
+    def _smaller(self, this: Try, config: RunConfig, together: int) -> Try | None:
+        placement = this.placement
         if together > 1:
             kind, most = pack_key(config), together // 2
             self._most_together[kind] = min(most, self._most_together.get(kind, most))
-            return replace(placement, together=min(most, placement.together))
-        if placement.micro_batches > 1 or not can_be_cut(config.settings, _losses(config), 2):
+            return replace(this, placement=replace(placement, together=min(most, placement.together)))
+        split = 2 * placement.split
+        if this.halved or not can_be_cut(config.settings, split):
             return None
-        return replace(placement, micro_batches=2)
+        return replace(this, placement=replace(placement, split=split), halved=True)
 
 
 def describe(this: Try, again: Try, cause: Cause) -> str:
     """What is done differently in the next try, for MLflow and for people."""
     before, after = this.placement, again.placement
-    if after.micro_batches > before.micro_batches:
+    if again.halved and not this.halved:
         return f"{cause}: tried again with half the micro-batch and twice the accumulation"
     if after.together < before.together or CONSEQUENCES[cause].smaller:
         return f"{cause}: tried again with {after.together} together" if after.together > 1 else f"{cause}: tried alone"
@@ -87,13 +89,3 @@ def is_machine(cause: Cause) -> bool:
     """Whether the worker may be to blame: it died or could not work, and nobody asked it to go."""
     consequence = CONSEQUENCES[cause]
     return consequence.told is State.FAIL and consequence.retried and cause is not Cause.PREEMPTED
-
-
-def _losses(config: RunConfig) -> tuple[str, ...]:
-    losses: Any = _get(config.settings, "loss_type", "sigmoid")
-    return (losses,) if isinstance(losses, str) else tuple(losses)
-
-
-def _get(settings: Mapping[str, Any], name: str, default: Any) -> Any:
-    value = settings.get(name)
-    return default if value is None else value

@@ -55,8 +55,15 @@ def init(
 
 
 @app.command()
-def plan(study: Study, settings: Set = None) -> None:
-    """Show every trial that a study would run; trains nothing."""
+def plan(
+    study: Study,
+    settings: Set = None,
+    pilot: Annotated[bool, typer.Option("--pilot", help="train a few steps to measure time and memory")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")
+    ] = None,
+) -> None:
+    """Show every trial that a study would run and, once a pilot has measured, what it costs; keeps nothing else."""
     from rich.console import Console
 
     from studies.spec import not_yet
@@ -65,6 +72,7 @@ def plan(study: Study, settings: Set = None) -> None:
 
     spec, arms, _ = _load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
+    _print_cost(spec, arms, workers, measure=pilot)
     for notice in (*spec.notices, *not_yet(spec)):
         typer.echo(f"note: {notice}")
 
@@ -356,6 +364,28 @@ def _check_data(spec: StudySpec) -> None:
     problems = check_data(spec.data)
     if problems:
         _refuse(problems)
+
+
+def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *, measure: bool) -> None:
+    """Print what a pilot found, a kept one or with `measure` a new one."""
+    from sweeper.executors import Process
+    from sweeper.placement import describe, kept_pilot, make_pilot, worker_count
+    from sweeper.plan import planned_runs
+    from sweeper.session import places
+
+    runs = places(spec, Path.cwd(), None).runs
+    found, reason = kept_pilot(spec, arms, runs, workers), ""
+    if measure:
+        _check_data(spec)
+        pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs")
+        try:
+            found, reason = make_pilot(spec, arms, runs, workers, pool)
+        finally:
+            pool.close(now=True)
+    if found is not None:
+        typer.echo(describe(found, planned_runs(spec, arms), worker_count(spec, workers)))
+    elif measure:
+        typer.echo(f"No pilot: {reason}.")
 
 
 def _rows(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Row, ...]:

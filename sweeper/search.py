@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.records import Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values
+from sweeper.context import context_of
 from sweeper.points import ADAPTIVE, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
 from sweeper.storage import StorageError, connect_args, refusal, trouble
 
@@ -182,7 +183,7 @@ class Search:
 
     def _open(self, name: str, scenario: str, arms: Mapping[str, Arm]) -> _Stratum:
         spec = self._spec
-        context = _context(spec, scenario, arms)
+        context = context_of(spec, scenario, arms)
         study = self._create(name, spec, arms)
         if study.user_attrs.get("context", context) != context:
             self.orphaned.append(name)
@@ -361,28 +362,6 @@ def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samp
     if spec.sampler == "sobol+tpe":
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
     return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _context(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
-    """Digest of what all trials of a stratum share. Trials of another context answer another question.
-
-    The space belongs to it: Optuna refuses other choices or another scale for a param that it knows, and points of an
-    old range beside those of a new one would be unequal shares. Fixed points and the budget only extend.
-    """
-    return digest(
-        {
-            "trainer": spec.trainer,
-            "data": spec.data.model_dump(mode="json"),
-            "scenario": spec.scenarios[scenario].model_dump(mode="json"),
-            "evaluation": spec.evaluation.model_dump(mode="json"),
-            "objective": [spec.objective.metric, spec.objective.direction],
-            "sampler": [spec.sampler, spec.sampler_seed],
-            "arms": {
-                name: [dict(arm.settings), {knob: d.model_dump(mode="json") for knob, d in arm.space.items()}]
-                for name, arm in arms.items()
-            },
-        }
-    )
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

@@ -17,6 +17,7 @@ from studies.records import Cause
 from studies.spec import Arm, StudySpec
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
+from sweeper.placement import decide
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
 from sweeper.search import Search
@@ -76,9 +77,10 @@ def run_session(
             if executor == "inline"
             else Process(spec.trainer, workers or spec.resources.workers, where.runs / "logs")
         )
-        sweep = Sweep(spec, arms, search, tracker, pool, where.runs, show, tell_user)
         finished = False
         try:
+            placement = decide(spec, arms, where.runs, workers, pool, tell_user)
+            sweep = Sweep(spec, arms, search, tracker, pool, where.runs, placement, show, tell_user)
             with stop_on_interrupt(sweep, tell_user):
                 outcome = sweep.run()
             tracker.log_table(table())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Report
 from sweeper.plan import planned_runs, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
-from sweeper.search import Search, Trial, Verdict
+from sweeper.search import Search, Trial
 from sweeper.tracking import KnownRun, Tracker
+from sweeper.verdicts import verdict_on
 from sweeper.workers import Stint, Workers
-from trainers.interface import Job
+from trainers.interface import Job, Placement
 from trainers.results import read_result
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
@@ -51,7 +51,7 @@ class _Waiting:
 
     group: _Group
     config: RunConfig
-    this: Try = field(default_factory=Try)
+    this: Try
 
 
 @dataclass
@@ -75,12 +75,13 @@ class Sweep:
         tracker: Tracker,
         executor: Executor,
         folder: Path,
+        placement: Placement,
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
     ) -> None:
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
-        self._folder, self._show, self._tell_user = folder, show, tell_user
+        self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
         self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
         self._recorded: dict[_Place, KnownRun] = {}
@@ -218,7 +219,7 @@ class Sweep:
         """Queue the runs of a trial that have no result yet; close the trial if all have."""
         for config in group.configs:
             if not self._answered(group, config):
-                self._queue.append(_Waiting(group, config))
+                self._queue.append(_Waiting(group, config, Try(placement=self._placement)))
         self._close_if_complete(group)
 
     def _give_back(self) -> None:
@@ -330,7 +331,7 @@ class Sweep:
         if len(group.results) < len(group.configs):
             return
         results = list(group.results.values())
-        verdict = self._verdict(results)
+        verdict = verdict_on(results, self._spec.objective)
         value = verdict.value
         if group.asked:
             group.asked = False
@@ -347,32 +348,6 @@ class Sweep:
             self._best[stratum] = (value, group)
         elif best[1] is not group:
             self._drop_adapters(group)
-
-    def _verdict(self, results: Sequence[RunResult]) -> Verdict:
-        """What a trial's runs come to: its state, the mean of the objective, and the constraints it was held to."""
-        value = self._mean(self._spec.objective.metric, results)
-        if any(r.state is State.FAIL for r in results):
-            return Verdict(State.FAIL, None, {})
-        failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
-        if failures or value is None or any(r.state is State.PRUNED for r in results):
-            return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else {})
-        return Verdict(State.COMPLETE, value, self._constraints(results))
-
-    def _constraints(self, results: Sequence[RunResult]) -> dict[str, float]:
-        """For each bound of the objective, by how much it is exceeded (0 or less: kept), as Optuna wants it."""
-        found = {}
-        for metric, bounds in self._spec.objective.constraints.items():
-            mean = self._mean(metric, results)
-            if mean is not None and "max" in bounds:
-                found[f"{metric} max"] = mean - bounds["max"]
-            if mean is not None and "min" in bounds:
-                found[f"{metric} min"] = bounds["min"] - mean
-        return found
-
-    def _mean(self, metric: str, results: Sequence[RunResult]) -> float | None:
-        """The mean over runs of their last measurement, None where none has it or one is not finite."""
-        values = [r.final()[metric].value for r in results if metric in r.final()]
-        return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
     def _queue_confirm(self) -> None:
         """Queue the best trials of each stratum again on fresh blocks and seeds."""

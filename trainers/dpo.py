@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # DPOTrainer.__init__ sends it otherwise
@@ -24,12 +25,14 @@ from trl.trainer.utils import create_model_from_path
 from studies.records import Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
 from trainers.data import DataError
+from trainers.desk import ListDesk
 from trainers.failures import ALONE, cause_of
-from trainers.interface import Desk, Job, pack_key
+from trainers.interface import Desk, Job, Pilot, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
+from trainers.pilot import run_pilot
 from trainers.results import write_result
-from trainers.settings import hardware_settings, parse_settings, resolve_model
+from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import Report, train_alone
 from trainers.warm import Warm
 
@@ -60,7 +63,7 @@ class DPOTrainerWorker:
         """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in."""
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
-            return make_member(job, self._warm)
+            return self.make(job)
         except Unpackable as reason:
             logger.info("run %s trains alone: %s", job.config.key, reason)
             desk.finish(self._train_alone(job, desk.report))
@@ -72,13 +75,30 @@ class DPOTrainerWorker:
                 raise
             self.forget()
             self._hand_in(job, cause_of(error), str(error), desk)
+        return None
+
+    def pilot(self, jobs: Sequence[Job], workers: int) -> Pilot:
+        """See `trainers.pilot.run_pilot`. What it loads stays warm for the runs that follow."""
+        return run_pilot(jobs, self, workers)
+
+    def make(self, job: Job) -> Member:
+        """See `trainers.pilot.Crew`."""
+        try:
+            return make_member(job, self._warm)
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
-        return None
+
+    def empty_pack(self, job: Job) -> Pack:
+        """See `trainers.pilot.Crew`."""
+        return self.pack(job, ListDesk([]))
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """See `trainers.pilot.Crew`."""
+        return cause_of(error) is not Cause.INFRASTRUCTURE
 
     def pack(self, job: Job, desk: Desk) -> Pack:
         """An empty pack around the base model of `job`."""
-        settings = {**hardware_settings(), **job.config.settings}
+        settings = run_settings(job)
         args, model_args = parse_settings(settings, job.folder / "trainer", job.config.seed)
         model, tokenizer = self._warm.base(settings, args, model_args)
         chosen = job.placement.checkpointing

@@ -27,14 +27,14 @@ _SHAPE_MULTIPLE = 64
 
 @dataclass(frozen=True)
 class Work:
-    """One run's share of a pass: a micro-batch, its loss, the reference's log-probs of both sides [n], and the number
-    of micro-batches in this optimizer step, by which the loss is divided.
+    """One run's share of a pass: a micro-batch or a part of one, its loss, the reference's log-probs of both sides [n],
+    and the loss's weight in the optimizer step.
     """
 
     micro: MicroBatch
     loss: StockLoss
     reference: tuple[Tensor, Tensor]
-    accumulation: int
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Engine:
                 for k, one in enumerate(work):
                     rows = batch.log_probs(k, flat)
                     loss, found = one.loss(rows, one.micro.attention_mask, one.micro.completion_mask, one.reference)
-                    losses.append(loss / one.accumulation)
+                    losses.append(loss * one.weight)
                     metrics.append(found)
             torch.autograd.backward(losses)
         return torch.stack([loss.detach() for loss in losses]), metrics

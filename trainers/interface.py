@@ -22,14 +22,53 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """How runs share a device: `together` of them train in one pack at most, with or without gradient checkpointing
-    (None: as the run's own settings say), a micro-batch cut into `micro_batches` equal parts, each of which goes
-    through the model by itself. It changes what training costs, and no number beyond rounding.
+    """How runs use a device, where their own settings leave it open.
+
+    `together`: how many train in one pack at most; 0 is TRL's own loop. `split`: a micro-batch goes through the model
+    in so many parts. `checkpointing`: gradient checkpointing (None: the run's own setting, or TRL's default). None of
+    these changes a number beyond rounding. `bf16`: the precision (None: the run's own setting, or the hardware's
+    default).
     """
 
     together: int = 1
+    split: int = 1
     checkpointing: bool | None = None
-    micro_batches: int = 1
+    bf16: bool | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the pilot measured of one placement. `seconds`: of a pass, for each run in it; `memory`: peak, in MiB;
+    None for both: it did not fit.
+    """
+
+    placement: Placement
+    seconds: float | None
+    memory: float | None
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A pilot's measurements on one device, and its choice.
+
+    `setup_seconds` and `evaluation_seconds`: of one run; `passes`: micro-batches, or parts of them, of one run;
+    `limit`: the memory that it kept below, in MiB, None where unknown.
+    """
+
+    device: str
+    chosen: Placement
+    timings: tuple[Timing, ...]
+    setup_seconds: float
+    evaluation_seconds: float
+    passes: int
+    limit: float | None
+    reason: str = ""
+
+    @property
+    def seconds_per_run(self) -> float:
+        """Expected seconds of one run, of the worker's time."""
+        best = next(t for t in self.timings if t.placement == self.chosen)
+        return self.setup_seconds + self.evaluation_seconds + self.passes * (best.seconds or 0.0)
 
 
 @dataclass(frozen=True)

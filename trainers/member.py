@@ -12,15 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from trl import DPOTrainer, get_peft_config
 
-from studies.micro_batches import cut
 from studies.records import Cause, Measurement, RunResult, Scalar
 from trainers.adapters import Adapter, Unpackable
 from trainers.data import Pairs
 from trainers.evaluate import ReferenceNumbers
 from trainers.interface import Job
-from trainers.prepared import PreparedRun, prepare
+from trainers.prepared import Part, PreparedRun, prepare
 from trainers.reference import is_fixed
-from trainers.settings import cut_facts, hardware_facts, hardware_settings, parse_settings
+from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
 from trainers.state import Moments, Progress, RunState
 from trainers.verdict import judge, memory, speed
@@ -51,7 +50,7 @@ class Member:
     cause: Cause | None = None
     message: str = ""
     logged: int = 0  # the step of the last point of the curve
-    batches: int = 0  # micro-batches since then
+    batches: float = 0.0  # micro-batches since then
     window: float = 0.0  # and this run's share of the seconds
     step_seconds: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
@@ -63,6 +62,11 @@ class Member:
     def key(self) -> str:
         """The run's key."""
         return self.job.config.key
+
+    @property
+    def part(self) -> Part:
+        """What goes through the model next."""
+        return self.run.steps[self.step][self.micro]
 
     @property
     def last_step(self) -> int:
@@ -138,7 +142,7 @@ def make_member(job: Job, warm: Warm) -> Member:
     Raises Unpackable for a run that must train alone, and what TRL or the data refuse (ValueError and the like).
     """
     config, folder = job.config, job.folder.parent / "reference"
-    settings = cut({**hardware_settings(), **config.settings}, job.placement.micro_batches)
+    settings = run_settings(job)
     args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
     peft_config = get_peft_config(model_args)
@@ -159,7 +163,7 @@ def make_member(job: Job, warm: Warm) -> Member:
             peft_config=peft_config,
         )
         warm.keep_rows(config, settings, trainer)
-        run = prepare(trainer, DPOTrainer)
+        run = prepare(trainer, DPOTrainer, job.placement.split)
         dtype = next(iter(run.adapter.values())).a.dtype
         data = warm.laid_out(config, settings, trainer, folder, dtype)
     except BaseException:

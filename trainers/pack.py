@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from studies.records import Cause
+from studies.records import Cause, Measurement
 from trainers.adapters import Unpackable
 from trainers.engine import Engine, Update, Work
 from trainers.evaluate import NonFinite, evaluate_all
@@ -62,7 +62,7 @@ class Pack:
     def advance(self) -> None:
         """One micro-batch of every run, and what follows: a step, a point of the curve, an evaluation, an end."""
         started = time.perf_counter()
-        self._pass()
+        self.practise()
         share = (time.perf_counter() - started) / len(self.members)
         for member in self.members:
             member.train_seconds += share
@@ -86,25 +86,25 @@ class Pack:
         for member in self.members:
             member.micro = 0
 
-    def _pass(self) -> None:
+    def practise(self) -> None:
+        """One micro-batch of every run and the steps that end with it, with no other consequence."""
         laid_out: dict[tuple[int, tuple[int, ...]], MicroBatch] = {}
         work = []
         for member in self.members:
-            step = member.run.steps[member.step]
-            rows, data = step[member.micro], member.data
-            key = (id(data.rows), rows)
+            part, data = member.part, member.data
+            key = (id(data.rows), part.rows)
             if key not in laid_out:
-                laid_out[key] = micro_batch([data.rows[i] for i in rows], self._device)
-            at = torch.tensor(rows, device=self._device)
-            work.append(Work(laid_out[key], member.run.loss, (data.chosen[at], data.rejected[at]), len(step)))
+                laid_out[key] = micro_batch([data.rows[i] for i in part.rows], self._device)
+            at = torch.tensor(part.rows, device=self._device)
+            work.append(Work(laid_out[key], member.run.loss, (data.chosen[at], data.rejected[at]), part.of_step))
         losses, metrics = self._engine.accumulate(work, self._precision())
         updates: list[Update | None] = []
         for k, member in enumerate(self.members):
-            found = metrics[k]
-            parts = [losses[k], found["reward_margin"].to(losses.dtype), found["reward_accuracy"].to(losses.dtype)]
-            member.sums = member.sums + torch.stack(parts)
+            found, share = metrics[k], member.part.of_micro_batch
+            rewards = (found[name].to(losses.dtype) * share for name in ("reward_margin", "reward_accuracy"))
+            member.sums = member.sums + torch.stack([losses[k], *rewards])
             member.sound = member.sound & torch.isfinite(losses[k])
-            member.batches += 1
+            member.batches += share
             member.micro += 1
             member.tokens += work[k].micro.real_tokens
             ends = member.micro == len(member.run.steps[member.step])
@@ -139,7 +139,7 @@ class Pack:
                 "reward_accuracy": accuracy / member.batches,
             }
             member.step_seconds += [member.window / steps] * steps
-            member.logged, member.batches, member.window = member.step, 0, 0.0
+            member.logged, member.batches, member.window = member.step, 0.0, 0.0
             member.sums = torch.zeros_like(member.sums)
             self._tell(member, values, sound=bool(sound))
 
@@ -160,18 +160,7 @@ class Pack:
             return
         started = time.perf_counter()
         due = [self.members[k] for k in slots]
-        precision = self._precision()
-        with (
-            self._engine.adapters.only(slots) as adapters,
-            torch.autocast(self._device.type, precision or torch.bfloat16, enabled=precision is not None),
-        ):
-            found = evaluate_all(
-                packed_policies(adapters),
-                self._tokenizer,
-                [m.pairs for m in due],
-                due[0].job.config.evaluation,
-                [m.numbers for m in due],
-            )
+        found = self.evaluate(slots)
         seconds = (time.perf_counter() - started) / len(due)
         for member, measured in zip(due, found, strict=True):
             member.evaluation_seconds += seconds
@@ -179,6 +168,22 @@ class Pack:
                 member.end(Cause.NON_FINITE, str(measured))
             else:
                 member.measurements += [replace(m, step=member.step) for m in measured]
+
+    def evaluate(self, slots: Sequence[int]) -> tuple[tuple[Measurement, ...] | NonFinite, ...]:
+        """Measure some of the runs as they are now, in one go."""
+        members = [self.members[k] for k in slots]
+        with self._engine.adapters.only(slots) as adapters, self._autocast():
+            return evaluate_all(
+                packed_policies(adapters),
+                self._tokenizer,
+                [m.pairs for m in members],
+                members[0].job.config.evaluation,
+                [m.numbers for m in members],
+            )
+
+    def _autocast(self) -> torch.autocast:
+        precision = self._precision()
+        return torch.autocast(self._device.type, precision or torch.bfloat16, enabled=precision is not None)
 
     def _let_go(self) -> None:
         """Hand in the runs that end or pause here, and make room."""
@@ -207,9 +212,8 @@ class Pack:
         micro = micro_batch(member.data.rows[:_CHECKED_PAIRS], self._device)
         batch = pack_batch([micro], self._device)
         model, precision = self._engine.adapters.model, self._precision()
-        autocast = torch.autocast(self._device.type, precision or torch.bfloat16, enabled=precision is not None)
         ids = batch.tokens[0][torch.from_numpy(micro.tokens_of).to(self._device)]
-        with torch.no_grad(), autocast, self._engine.adapters.off():
+        with torch.no_grad(), self._autocast(), self._engine.adapters.off():
             with packed_rows(model):
                 flat = token_log_probs(model, hidden_states(model, batch), batch.target)
             ours = batch.log_probs(0, flat).sum(1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from peft import PeftConfig
@@ -20,11 +20,22 @@ from torch import Tensor
 from transformers import SchedulerType
 from trl import DPOConfig, DPOTrainer
 
+from studies.micro_batches import COUPLED
 from trainers.adapters import Adapter, Unpackable, read_adapter
 
-MicroBatchIndices = tuple[int, ...]
-Step = tuple[MicroBatchIndices, ...]
-"""The micro-batches of one optimizer step, as places in the training rows."""
+
+class Part(NamedTuple):
+    """A micro-batch, or a part of one: places in the training rows, and its share of the micro-batch, which has 1, and
+    of the optimizer step, which has 1 too.
+    """
+
+    rows: tuple[int, ...]
+    of_micro_batch: float
+    of_step: float
+
+
+Step = tuple[Part, ...]
+"""What goes through the model for one optimizer step."""
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
 # Schedules that look at results cannot be written down before training.
@@ -43,8 +54,10 @@ class PreparedRun:
     loss: StockLoss
 
 
-def prepare(trainer: DPOTrainer, compute: type[DPOTrainer]) -> PreparedRun:
+def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> PreparedRun:
     """Take from a constructed trainer what a pack needs. Consumes random numbers as its `train` would.
+
+    `split`: into how many parts a micro-batch is taken, where its loss allows.
 
     Raises Unpackable for settings whose meaning lies in the stock loop.
     """
@@ -54,7 +67,7 @@ def prepare(trainer: DPOTrainer, compute: type[DPOTrainer]) -> PreparedRun:
     names = set(trainer.get_decay_parameter_names(trainer.model))
     if args.weight_decay and not all(n in names for n, p in trainer.model.named_parameters() if p.requires_grad):
         raise Unpackable("weight decay acts on a part of the adapter only")
-    steps = _steps(trainer)
+    steps = _steps(trainer, 1 if COUPLED & set(trainer.loss_types) else split)
     return PreparedRun(
         args=args,
         adapter=adapter,
@@ -88,7 +101,7 @@ def _require_packable(args: DPOConfig) -> None:
         raise Unpackable("; ".join(found))
 
 
-def _steps(trainer: DPOTrainer) -> tuple[Step, ...]:
+def _steps(trainer: DPOTrainer, split: int) -> tuple[Step, ...]:
     """All steps of the training, by the stock data loader over row numbers instead of rows.
 
     As `Trainer._inner_training_loop` and `_run_epoch` walk them: accumulation ends with the epoch.
@@ -107,12 +120,24 @@ def _steps(trainer: DPOTrainer) -> tuple[Step, ...]:
             last = in_epoch % args.gradient_accumulation_steps or args.gradient_accumulation_steps
             for update in range(updates):
                 count = last if update == updates - 1 else args.gradient_accumulation_steps
-                steps.append(tuple(tuple(int(i) for i in b) for b in itertools.islice(batches, count)))
+                steps.append(_parts([tuple(b) for b in itertools.islice(batches, count)], split))
                 if len(steps) == most:
                     return tuple(steps)
         return tuple(steps)
     finally:
         trainer.train_dataset, trainer.data_collator = rows, collator
+
+
+def _parts(micro_batches: Sequence[tuple[int, ...]], split: int) -> Step:
+    """The parts of the micro-batches of a step, with the weights that stock gradient accumulation gives them."""
+    found = []
+    for rows in micro_batches:
+        size = -(-len(rows) // split)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            share = len(part) / len(rows)
+            found.append(Part(part, share, share / len(micro_batches)))
+    return tuple(found)
 
 
 def _learning_rates(trainer: DPOTrainer, steps: int) -> tuple[float, ...]:

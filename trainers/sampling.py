@@ -12,14 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from trainers.formulas import Floats
 from trainers.policies import Policies, Reader, base_model, device_of, measuring, right_padded
-
-Floats = npt.NDArray[np.float64]
 
 PerToken = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 """Numbers of each token, any shape [...], from the logits [..., V] of policy and reference; None: no reference."""
@@ -140,8 +138,9 @@ class _Drawing:
     """One batch of samples: all of its policies write a token at a time, and the reference reads after them.
 
     The reference reads the tokens of several steps at once, since it need not wait for them: as many as the policies'
-    logits can be kept of, or until rows leave the batch. Rows are numbered as the prompts are; `_active` [A] are those
-    in the batch, equally many of each policy and in order.
+    logits can be kept of, or until rows leave the batch. In half precision the policies read them again in the same
+    way: what is rounded otherwise there would look like KL. Rows are numbered as the prompts are; `_active` [A] are
+    those in the batch, equally many of each policy and in order.
     """
 
     def __init__(
@@ -159,7 +158,8 @@ class _Drawing:
         self._uniforms = uniforms.to(device, double)
         self._ends = torch.tensor(sorted(end_ids), device=device)
         self._active = torch.arange(len(prompts), device=device)
-        self._reference: Reader | None = None
+        self._followers: dict[str, Reader] = {}
+        self._coarse = False
         self._unread: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each step: inputs, mask, logits, written
         self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
         self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
@@ -187,9 +187,8 @@ class _Drawing:
             if leaving:
                 kept = _kept(writing, self._policies.count, most)
                 self._active, drawn, writing = self._active[kept], drawn[kept], writing[kept]
-                for follower in (reader, self._reference):
-                    if follower is not None:
-                        follower.keep(kept)
+                for each in (reader, *self._followers.values()):
+                    each.keep(kept)
             ids, mask = drawn[:, None], torch.ones_like(drawn)[:, None]
 
     def _note_finite(self, values: Tensor, written: Tensor) -> Tensor:
@@ -215,16 +214,33 @@ class _Drawing:
         logits, written = (torch.stack([step[i] for step in steps], dim=1) for i in (2, 3))
         other = None
         if self._policies.reference is not None:
+            if not self._followers:
+                self._coarse = _is_coarse(logits[:, 0])
+            if self._coarse:
+                logits = self._read_again("policy", self._policies.model, ids, mask)
             with self._policies.reference() as model:
-                if self._reference is None:
-                    self._reference = Reader(model, self._prompts, self._policies.count)
-                other = self._reference.logits(ids, mask)
+                other = self._read_again("reference", model, ids, mask)
         found = [torch.where(written, values, 0.0).to(self.sums.dtype) for values in self._per_token(logits, other)]
         if self.sums.shape[1] == 0:
             self.sums = self.sums.new_zeros(len(self.sums), len(found))
         added = torch.stack([values.sum(1) for values in found], dim=1)
         self._note_finite(added, written[:, 0])
         self.sums[self._active] += added
+
+    def _read_again(self, name: str, model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits of a model that reads what was written since it last did."""
+        if name not in self._followers:
+            self._followers[name] = Reader(model, self._prompts, self._policies.count)
+        return self._followers[name].logits(ids, mask)
+
+
+def _is_coarse(logits: Tensor) -> bool:
+    """Whether logits [rows, V] come from half precision, whose numbers all those of a row are.
+
+    Their type does not tell, since Accelerate's autocast converts them.
+    """
+    halves = (logits.to(half).to(logits.dtype) for half in (torch.bfloat16, torch.float16))
+    return any(bool((half == logits).all(-1).any()) for half in halves)
 
 
 def _kept(writing: Tensor, count: int, most: int) -> Tensor:

@@ -14,6 +14,7 @@ import transformers
 from transformers import HfArgumentParser
 from trl import DPOConfig, ModelConfig
 
+from studies.micro_batches import COUPLED
 from studies.records import Scalar
 from trainers.interface import Job
 from trainers.world.paths import model_path
@@ -37,6 +38,14 @@ def hardware_settings() -> dict[str, Any]:
         return {} if torch.cuda.is_bf16_supported() else {"bf16": False, "fp16": True}
     on_cpu = not torch.backends.mps.is_available()
     return {"bf16": False, "fp16": False, "use_cpu": on_cpu, "gradient_checkpointing": False}
+
+
+def run_settings(job: Job) -> dict[str, Any]:
+    """The flat settings of a run, with what the hardware and the pilot decide where the study leaves it open."""
+    settings = hardware_settings()
+    if job.placement.bf16 is not None:
+        settings |= {"bf16": job.placement.bf16, "fp16": False}
+    return {**settings, **job.config.settings}
 
 
 def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tuple[DPOConfig, ModelConfig]:
@@ -64,10 +73,9 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
 
 
 def cut_facts(job: Job, args: DPOConfig) -> dict[str, Scalar]:
-    """How the run was trained where its micro-batches were cut, see `Placement`."""
-    if job.placement.micro_batches == 1:
-        return {}
-    return {"micro_batch": args.per_device_train_batch_size, "accumulation": args.gradient_accumulation_steps}
+    """Into how many parts the run's micro-batches were cut, where they were."""
+    split = job.placement.split
+    return {"split": split} if split > 1 and COUPLED.isdisjoint(args.loss_type) else {}
 
 
 def hardware_facts(args: DPOConfig, model_args: ModelConfig) -> dict[str, Scalar]:

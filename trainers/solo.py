@@ -19,7 +19,7 @@ from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Job
 from trainers.reference import is_fixed
-from trainers.settings import cut_facts, hardware_facts, hardware_settings, parse_settings
+from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.verdict import CURVE, judge, memory, speed
 from trainers.warm import Warm, WarmDPOTrainer
 
@@ -30,7 +30,7 @@ Report = Callable[[str, int, Mapping[str, float]], Decision]
 def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
     """Train one run by TRL's own loop. Raises what TRL or the data refuse."""
     config = job.config
-    settings = cut({**hardware_settings(), **config.settings}, job.placement.micro_batches)
+    settings = cut(run_settings(job), job.placement.split)
     args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
     pairs = warm.pairs(config, settings, tokenizer)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from studies.records import Cause, RunResult
+from sweeper.executors.messages import Piloted
 from trainers.failures import cause_of
 from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
 from trainers.results import write_result
@@ -41,6 +42,19 @@ class WarmTrainer:
             self._trainer = None
         for key in list(watch.open):
             watch.finish(RunResult(key=key, cause=cause, message=message))
+
+    def pilot(self, jobs: Sequence[Job], workers: int) -> Piloted:
+        """Measure what these runs cost, where the trainer can tell and the runs can be made."""
+        try:
+            if self._trainer is None:
+                self._trainer = load_trainer(self._name)
+            measure = getattr(self._trainer, "pilot", None)
+            if measure is None:
+                return Piloted(None, f"trainer {self._name} has no pilot")
+            return Piloted(measure(jobs, workers))
+        except (Exception, SystemExit) as error:
+            logger.exception("the pilot of trainer %s failed", self._name)
+            return Piloted(None, f"{type(error).__name__}: {error}")
 
 
 class _Watch:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from studies.records import Cause, RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import Dropped, Event, Finished, Lost, Reported, Started
+from sweeper.executors.messages import Dropped, Event, Finished, Lost, Piloted, Reported, Started
 from trainers.interface import Decision, Job, pack_key
 
 WORKER = "inline"
@@ -19,7 +19,7 @@ class Inline:
 
     def __init__(self, trainer: str, together: int = 1) -> None:
         self._trainer = WarmTrainer(trainer)
-        self._together = together
+        self.together = together
         self._used = True
         self._waiting: deque[Job] = deque()
         self._events: list[Event] = []
@@ -29,12 +29,16 @@ class Inline:
     @property
     def slots(self) -> int:
         """As many as train together in this process; none once it is set aside."""
-        return self._together if self._used else 0
+        return max(1, self.together) if self._used else 0
 
     @property
     def ahead(self) -> int:
         """None: nothing is recorded while this process trains."""
         return 0
+
+    def pilot(self, jobs: Sequence[Job]) -> Piloted:
+        """See `Executor.pilot`."""
+        return self._trainer.pilot(jobs, workers=1)
 
     def submit(self, job: Job) -> None:
         """Add the job to the line."""

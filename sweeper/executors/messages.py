@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from studies.records import Cause, RunResult
-from trainers.interface import Job
+from trainers.interface import Job, Pilot
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,23 @@ class Nothing:
     """To a worker: no such job waits now."""
 
 
-Order = Job | Nothing | Stop | End
+@dataclass(frozen=True)
+class Practise:
+    """To a worker without a job: measure what these runs cost, `workers` at a time, and answer with Piloted."""
+
+    jobs: tuple[Job, ...]
+    workers: int
+
+
+@dataclass(frozen=True)
+class Piloted:
+    """From a worker: what the pilot found; None and why where it could not be made."""
+
+    pilot: Pilot | None
+    reason: str = ""
+
+
+Order = Job | Nothing | Practise | Stop | End
 
 
 class Executor(Protocol):
@@ -106,6 +122,9 @@ class Executor(Protocol):
     different runs mix.
     """
 
+    together: int
+    """How many runs one worker trains at once at most; what a pilot chooses is put here."""
+
     @property
     def slots(self) -> int:
         """How many runs can be in training at once, packs included. Jobs beyond that wait in the executor."""
@@ -114,6 +133,10 @@ class Executor(Protocol):
     @property
     def ahead(self) -> int:
         """How many more jobs should lie ready, so that a worker whose runs end together goes on at once."""
+        ...
+
+    def pilot(self, jobs: Sequence[Job]) -> Piloted:
+        """Let a worker measure what these runs cost, and wait for it. Only while no job is handed over."""
         ...
 
     def submit(self, job: Job) -> None:

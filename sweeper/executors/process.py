@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -22,7 +23,7 @@ from threading import Thread
 
 from studies.records import Cause, RunResult
 from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
-from sweeper.executors.memory import oom_counter, oom_kills
+from sweeper.executors.endings import oom_counter, oom_kills, why_it_ended
 from sweeper.executors.messages import (
     Dropped,
     End,
@@ -31,6 +32,8 @@ from sweeper.executors.messages import (
     Lost,
     Nothing,
     Order,
+    Piloted,
+    Practise,
     Reported,
     Stop,
     Want,
@@ -80,7 +83,7 @@ class Close:
     now: bool
 
 
-Request = Job | Cancel | HoldBack | Kill | SetAside | Close
+Request = Job | Cancel | HoldBack | Kill | SetAside | Close | Practise
 
 
 class Process:
@@ -94,9 +97,9 @@ class Process:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ)
         log_folder.mkdir(parents=True, exist_ok=True)
-        self._together = together
+        self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
-        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._events: SimpleQueue[Event | Piloted | BaseException] = SimpleQueue()
         self._bell, rung = socket.socketpair()
         self._bell.setblocking(False)
         starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
@@ -108,12 +111,21 @@ class Process:
     @property
     def slots(self) -> int:
         """See `Executor.slots`: what all workers train at once."""
-        return len(self._workers) * self._together
+        return len(self._workers) * max(1, self.together)
 
     @property
     def ahead(self) -> int:
         """See `Executor.ahead`: what one worker takes at once."""
-        return self._together
+        return max(1, self.together)
+
+    def pilot(self, jobs: Sequence[Job]) -> Piloted:
+        """See `Executor.pilot`. The worker that measures stays warm for the runs."""
+        self._request(Practise(tuple(jobs), len(self._workers)))
+        found = self._events.get()
+        if isinstance(found, BaseException):
+            raise RuntimeError(f"the workers cannot be run: {found}") from found
+        assert isinstance(found, Piloted), found
+        return found
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
@@ -123,7 +135,7 @@ class Process:
 
     def events(self, timeout: float) -> list[Event]:
         """See `Executor.events`. Raises RuntimeError when workers can no longer be run at all."""
-        found: list[Event | BaseException] = []
+        found: list[Event | Piloted | BaseException] = []
         with suppress(Empty):
             found.append(self._events.get(timeout=timeout))
             while True:
@@ -131,7 +143,7 @@ class Process:
         broken = next((item for item in found if isinstance(item, BaseException)), None)
         if broken is not None:
             raise RuntimeError(f"the workers cannot be run any more: {broken}") from broken
-        return [item for item in found if not isinstance(item, BaseException)]
+        return [item for item in found if not isinstance(item, BaseException | Piloted)]
 
     def cancel(self, key: str | None) -> None:
         """See `Executor.cancel`."""
@@ -174,6 +186,7 @@ class Running:
         self.connection = connection
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
+        self.practises = False
         self.log = log
         self.doomed: dict[str, Cause] = {}
         self.set_aside = False
@@ -189,6 +202,11 @@ class Running:
         self.jobs[job.config.key] = job
         self.wants = None
         self.tell(job)
+
+    def practise(self, order: Practise) -> None:
+        """Let the worker measure."""
+        self.wants, self.practises = None, True
+        self.tell(order)
 
     def refuse(self) -> None:
         """Answer that no such job waits."""
@@ -263,13 +281,14 @@ class Pump:
         starters: list[Starter],
         requests: SimpleQueue[Request],
         bell: socket.socket,
-        events: SimpleQueue[Event | BaseException],
+        events: SimpleQueue[Event | Piloted | BaseException],
     ) -> None:
         self._starters = dict(enumerate(starters))
         self._requests = requests
         self._bell = bell
         self._events = events
         self._waiting: deque[Job] = deque()
+        self._practise: Practise | None = None
         self._workers: dict[int, Running] = {}
         self._closing = False
 
@@ -302,6 +321,8 @@ class Pump:
                         self._set_aside(worker)
                     case Close(now):
                         self._close(now)
+                    case Practise() as practise:
+                        self._practise = practise
                     case job:
                         self._waiting.append(job)
 
@@ -346,6 +367,10 @@ class Pump:
         for worker in self._workers.values():
             if self._closing or worker.set_aside or worker.wants is None:
                 continue
+            if self._practise is not None and worker.wants.like is None:
+                worker.practise(self._practise)
+                self._practise = None
+                continue
             job = self._choose(worker, worker.wants.like)
             if job is not None:
                 self._waiting.remove(job)
@@ -354,7 +379,8 @@ class Pump:
                 worker.refuse()
         without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
         for slot, starter in self._starters.items():
-            if slot not in self._workers and len(self._waiting) > without and not self._closing:
+            wanted = len(self._waiting) + (self._practise is not None)
+            if slot not in self._workers and wanted > without and not self._closing:
                 self._workers[slot] = starter.start()
                 without += 1
 
@@ -390,10 +416,12 @@ class Pump:
 
     def _accept(self, worker: Running) -> None:
         """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
-        event: Event | Want = worker.connection.recv()
+        event: Event | Want | Piloted = worker.connection.recv()
         if isinstance(event, Want):
             worker.wants = event
             return
+        if isinstance(event, Piloted):
+            worker.practises = False
         if isinstance(event, Finished):
             worker.jobs.pop(event.key, None)
             if event.result.cause is not Cause.FINISHED:
@@ -408,24 +436,8 @@ class Pump:
             while worker.connection.poll():
                 self._accept(worker)
         cause, reason = worker.bury()
+        if worker.practises:
+            self._events.put(Piloted(None, reason))
         for key in worker.jobs:
             own = worker.doomed.get(key, Cause.WORKER_LOST if worker.doomed else cause)
             self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))
-
-
-def why_it_ended(code: int, oom_kills_before: int | None, oom_kills_after: int | None) -> tuple[Cause, str]:
-    """Why a worker ended that had runs in training, and how, in words, from its exit code and the kernel's counts of
-    processes that it killed for want of memory (None where it does not count).
-    """
-    if code >= 0:
-        return Cause.WORKER_LOST, f"the worker exited with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    if -code == signal.SIGTERM:
-        return Cause.PREEMPTED, "the worker was told to go by SIGTERM"
-    if -code == signal.SIGKILL and (oom_kills_after or 0) > (oom_kills_before or 0):
-        return Cause.OUT_OF_HOST_MEMORY, "the kernel killed the worker for want of memory"
-    unknown = " (by hand, or by a system that does not say so for want of memory)" if -code == signal.SIGKILL else ""
-    return Cause.WORKER_LOST, f"the worker was killed by {name}{unknown}"

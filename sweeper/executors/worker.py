@@ -20,7 +20,19 @@ from typing import NoReturn
 
 from studies.records import RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import End, Event, Finished, Nothing, Order, Reported, Started, Stop, Want
+from sweeper.executors.messages import (
+    End,
+    Event,
+    Finished,
+    Nothing,
+    Order,
+    Piloted,
+    Practise,
+    Reported,
+    Started,
+    Stop,
+    Want,
+)
 from trainers.interface import Decision, Job
 
 # Reports that may wait for a slow sweep before further ones are left out.
@@ -35,7 +47,7 @@ class Worker:
         self._connection = connection
         self._trainer = WarmTrainer(trainer)
         self._name = ""
-        self._answers: SimpleQueue[Job | Nothing | None] = SimpleQueue()
+        self._answers: SimpleQueue[Job | Nothing | Practise | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._stopped: set[str] = set()
         self._ended = False
@@ -47,13 +59,17 @@ class Worker:
         sender = Thread(target=self._send_all, daemon=True)
         sender.start()
         while (job := self._ask(None)) is not None:
-            self._trainer.attempt(job, self)
+            if isinstance(job, Practise):
+                self._tell(self._trainer.pilot(job.jobs, job.workers))
+            else:
+                self._trainer.attempt(job, self)
         self._outbox.put(None)
         sender.join()
 
     def take(self, like: str) -> Job | None:
         """See `Desk.take`."""
-        return self._ask(like)
+        job = self._ask(like)
+        return job if isinstance(job, Job) else None
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
         """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
@@ -65,7 +81,7 @@ class Worker:
         """See `Desk.finish`."""
         self._tell(Finished(result.key, result))
 
-    def _ask(self, like: str | None) -> Job | None:
+    def _ask(self, like: str | None) -> Job | Practise | None:
         """A job from the sweep; None where it has no such job, or has ended."""
         if self._ended:
             return None
@@ -73,11 +89,11 @@ class Worker:
         answer = self._answers.get()
         self._ended = answer is None
         if not isinstance(answer, Job):
-            return None
+            return answer if isinstance(answer, Practise) else None
         self._tell(Started(answer.config.key, self._name))
         return answer
 
-    def _tell(self, event: Event | Want) -> None:
+    def _tell(self, event: Event | Want | Piloted) -> None:
         # Pickled here and not by the sender: what cannot be sent must end this process, not silence it.
         self._outbox.put(pickle.dumps(event))
 
@@ -100,7 +116,7 @@ class Worker:
                     # A stop that came too late for an earlier attempt must not end this one.
                     self._stopped.discard(order.config.key)
                     self._answers.put(order)
-                case Nothing():
+                case Nothing() | Practise():
                     self._answers.put(order)
                 case Stop(key):
                     self._stopped.add(key)

@@ -53,7 +53,7 @@ class Hungry:
 
     def train(self, job: Job, desk: Desk) -> None:
         settings = job.config.settings
-        rows = int(settings["per_device_train_batch_size"]) // job.placement.micro_batches
+        rows = int(settings["per_device_train_batch_size"]) // job.placement.split
         taken = [bytearray(int(settings.get("logging_steps", 1)) * MEBIBYTE) for _ in range(rows)]
         for block in taken:  # pages that were never touched take no memory
             block[:: resource.getpagesize()] = b"x" * len(block[:: resource.getpagesize()])

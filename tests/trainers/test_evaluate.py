@@ -23,20 +23,17 @@ from transformers import (
 
 from studies.records import METRICS, EvaluationConfig, Measurement
 from trainers.data import Pairs, Row
-from trainers.evaluate import (
-    NonFinite,
+from trainers.evaluate import NonFinite, evaluate, reference_numbers, samples
+from trainers.formulas import (
     PairLogProbs,
     accuracy,
     distinct,
     entropy,
-    evaluate,
     length_baseline,
     margin,
     mean,
     ranking_gain,
     ratio,
-    reference_numbers,
-    samples,
     token_entropy,
     token_kl,
     token_log_probs,

@@ -1,10 +1,13 @@
-"""Whether the kernel killed a process for want of memory, as far as it tells; knows no workers and no runs (Linux)."""
+"""Why a process ended, as far as the system tells, also whether it was killed for want of memory. Knows no runs."""
 
 from __future__ import annotations
 
 import re
+import signal
 from contextlib import suppress
 from pathlib import Path
+
+from studies.records import Cause
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -39,3 +42,21 @@ def _places(process: int) -> list[tuple[Path, str]]:
             elif "memory" in controllers.split(","):
                 places.append((_CGROUPS / "memory" / path.lstrip("/"), "memory.oom_control"))
     return places
+
+
+def why_it_ended(code: int, oom_kills_before: int | None, oom_kills_after: int | None) -> tuple[Cause, str]:
+    """Why a worker ended that had runs in training, and how, in words, from its exit code and the kernel's counts of
+    processes that it killed for want of memory (None where it does not count).
+    """
+    if code >= 0:
+        return Cause.WORKER_LOST, f"the worker exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if -code == signal.SIGTERM:
+        return Cause.PREEMPTED, "the worker was told to go by SIGTERM"
+    if -code == signal.SIGKILL and (oom_kills_after or 0) > (oom_kills_before or 0):
+        return Cause.OUT_OF_HOST_MEMORY, "the kernel killed the worker for want of memory"
+    unknown = " (by hand, or by a system that does not say so for want of memory)" if -code == signal.SIGKILL else ""
+    return Cause.WORKER_LOST, f"the worker was killed by {name}{unknown}"

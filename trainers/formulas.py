@@ -1,0 +1,139 @@
+"""Measurements as small functions of arrays, each with its formula and source; knows no model and no policy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Floats = npt.NDArray[np.float64]
+
+ROUNDING: Final = 1e-5
+"""Nats by which log-probabilities of single precision differ between batch shapes, with room: no more is a tie."""
+
+
+class Estimate(NamedTuple):
+    """A value with its standard error over pairs or samples; None where there is none or only one sample."""
+
+    value: float
+    error: float | None = None
+
+
+class PairLogProbs(NamedTuple):
+    """Log-probabilities of whole completions [n], in nats, and their lengths [n] in tokens."""
+
+    chosen: Floats
+    rejected: Floats
+    chosen_tokens: Floats
+    rejected_tokens: Floats
+
+
+def mean(values: Floats) -> Estimate:
+    """Mean of `values` [n], in their unit, with standard error sd / sqrt(n), sd with n - 1.
+
+    `gold`, `kl`, `chosen_shift` and `rejected_shift` are such means: over samples of gold and of the KL's
+    Rao-Blackwellised estimate, over held-out pairs of log pi(y|x) - log ref(y|x), in nats per sequence.
+    """
+    n = len(values)
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None)
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Estimate:
+    """Ratio of two means over the same samples [n], with the linearised error sd(a - r b) / (sqrt(n) mean(b)).
+
+    `kl_per_token` (nats/token) and `gold_per_token` divide by the samples' tokens, so that a long sample counts by
+    its length; `length_ratio` divides the policy's tokens by the reference's for the same prompts and seed.
+    Source: Cochran, Sampling Techniques, ch. 6.
+    """
+    value = float(numerator.mean() / denominator.mean())
+    n = len(numerator)
+    if n < 2:
+        return Estimate(value)
+    spread = float((numerator - value * denominator).std(ddof=1))
+    return Estimate(value, spread / float(np.sqrt(n) * denominator.mean()))
+
+
+def margin(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Mean over pairs of [log pi(c) - log ref(c)] - [log pi(r) - log ref(r)], in nats: DPO's implicit reward
+    margin (2305.18290, eq. 5-7) without its beta.
+    """
+    return mean(_margins(policy, reference))
+
+
+def accuracy(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Share of pairs with a positive margin, ties one half: .5 for the reference itself.
+
+    TRL's `rewards/accuracies` counts ties as wrong and so starts at 0. It saturates after the smallest step: a gate.
+    """
+    return mean(_wins(_margins(policy, reference)))
+
+
+def ranking_gain(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Share of pairs whose chosen side has the higher log-probability per token, less the same of the reference.
+
+    Ties count one half; the error is that of the paired difference. Ranking accuracy: 2405.19534; length
+    normalisation: 2405.14734.
+    """
+    return mean(_wins(_per_token_margins(policy)) - _wins(_per_token_margins(reference)))
+
+
+def length_baseline(pairs: PairLogProbs) -> Estimate:
+    """Share of pairs whose chosen side has more tokens, ties one half: what 'pick the longer answer' gets right."""
+    return mean(_wins(pairs.chosen_tokens - pairs.rejected_tokens))
+
+
+def entropy(sums: Floats, tokens: Floats) -> Estimate:
+    """Entropy of the policy's next-token distribution along its own samples, in nats/token.
+
+    sum over samples and positions of H(pi(.|prefix)) over the number of sampled tokens, the end token included.
+    """
+    return ratio(sums, tokens)
+
+
+def distinct(completions: Sequence[Sequence[int]]) -> Estimate:
+    """Distinct bigrams over bigrams of token ids in all samples together (distinct-2, 1510.03055); 0 without any.
+
+    It falls as the number of samples grows: compare it at one number of samples only. It has no error.
+    """
+    bigrams = [pair for ids in completions for pair in itertools.pairwise(ids)]
+    return Estimate(len(set(bigrams)) / len(bigrams) if bigrams else 0.0)
+
+
+def token_kl(policy: Tensor, reference: Tensor) -> Tensor:
+    """KL(pi || ref) of next-token distributions given by logits [..., V]: sum_v pi(v) log(pi(v) / ref(v)), nats.
+
+    Summed over the positions of a sample of pi it is the Rao-Blackwellised estimate of the sequence KL: unbiased, and
+    of no more variance than the log-ratio of the sample (2504.10637).
+    """
+    log_pi, log_ref = policy.log_softmax(-1), reference.log_softmax(-1)
+    return (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+
+
+def token_entropy(logits: Tensor) -> Tensor:
+    """Entropy of next-token distributions given by logits [..., V]: -sum_v pi(v) log pi(v), in nats."""
+    log_pi = logits.log_softmax(-1)
+    return -(log_pi.exp() * log_pi).sum(-1)
+
+
+def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities [...] of ids [...] under logits [..., V], in nats, without a second copy of the logits."""
+    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def _margins(policy: PairLogProbs, reference: PairLogProbs) -> Floats:
+    """Beta-free margin of each pair."""
+    return (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
+
+
+def _per_token_margins(pairs: PairLogProbs) -> Floats:
+    """Difference of log-probabilities per token of each pair."""
+    return pairs.chosen / pairs.chosen_tokens - pairs.rejected / pairs.rejected_tokens
+
+
+def _wins(differences: Floats) -> Floats:
+    """1 where positive, 0 where negative, one half at 0 and where only rounding may be the difference."""
+    return (1.0 + np.sign(np.where(np.abs(differences) > ROUNDING, differences, 0.0))) / 2.0
