@@ -153,15 +153,15 @@ def problems(folder: Path, study: str, runs: int, orphans: list[int]) -> list[st
     for run in client.search_runs([experiment.experiment_id], max_results=5000):
         if run.info.status in ("RUNNING", "SCHEDULED"):
             found.append(f"MLflow run {run.info.run_name} is {run.info.status}")
-    return found + _disagreements(folder, records)
+    return found + _disagreements(folder, study, records)
 
 
-def _disagreements(folder: Path, records: list[RunRecord]) -> list[str]:
+def _disagreements(folder: Path, study: str, records: list[RunRecord]) -> list[str]:
     """Where Optuna says something else of a trial than MLflow of its runs."""
     url = f"sqlite:///{folder}/optuna.db"
     found = []
     told = {}
-    for name in optuna.get_all_study_names(url):
+    for name in (name for name in optuna.get_all_study_names(url) if name.startswith(f"{study}/")):
         for trial in optuna.load_study(study_name=name, storage=url).trials:
             told[(name.split("/")[1], trial.number)] = trial
     recorded: dict[tuple[str, int], list[RunRecord]] = {}
