@@ -6,6 +6,8 @@ from typing import Any
 
 import sqlalchemy
 
+PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
+
 
 class StorageError(Exception):
     """Optuna's storage cannot be used: says which, why and what would be valid."""
@@ -53,4 +55,4 @@ def _shown(url: str) -> str:
 
 def connect_args(url: str) -> dict[str, Any]:
     """How long a SQLite connection waits for another writer."""
-    return {"timeout": 60} if url.startswith("sqlite") else {}
+    return {"timeout": PATIENCE_SECONDS} if url.startswith("sqlite") else {}

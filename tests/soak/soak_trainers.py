@@ -38,7 +38,7 @@ class _SlowDesk:
 
 
 class Hungry:
-    """The formula trainer, which first takes memory: as many MiB as `logging_steps`, for each row of a micro-batch.
+    """The formula trainer, which first takes memory: as many MiB as `lora_r`, for each row of a micro-batch.
 
     Under ADDRESS_SPACE_MIB it may take no more than so many MiB beyond what it has at the start, by a limit of the
     kernel's own (setrlimit), and meets a MemoryError beyond it.
@@ -54,7 +54,7 @@ class Hungry:
     def train(self, job: Job, desk: Desk) -> None:
         settings = job.config.settings
         rows = int(settings["per_device_train_batch_size"]) // job.placement.split
-        taken = [bytearray(int(settings.get("logging_steps", 1)) * MEBIBYTE) for _ in range(rows)]
+        taken = [bytearray(int(settings["lora_r"]) * MEBIBYTE) for _ in range(rows)]
         for block in taken:  # pages that were never touched take no memory
             block[:: resource.getpagesize()] = b"x" * len(block[:: resource.getpagesize()])
         FormulaTrainer().train(job, desk)
