@@ -288,12 +288,14 @@ class Search:
     def _suggest(self, asked: optuna.trial.Trial, stratum: _Stratum, paused: Collection[str]) -> dict[str, Any]:
         """Let the sampler choose: in `mode: search` the variant first, then the knobs of that variant."""
         names = list(stratum.arms)
-        searching = self._spec.mode == "search"
-        if searching and paused:
-            others = [name for name in names if name not in paused]
-            drawn = others[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(others)]
-            _write(asked, "variant", CategoricalDistribution(names), drawn)
-        variant = str(asked.suggest_categorical("variant", names)) if searching else names[0]
+        others = [name for name in names if name not in paused]
+        if self._spec.mode != "search":
+            variant = names[0]
+        elif paused:
+            variant = others[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(others)]
+            _write(asked, "variant", CategoricalDistribution(names), variant)
+        else:
+            variant = str(asked.suggest_categorical("variant", names))
         arm = stratum.arms[variant]
         params = {
             axis.name: _draw(asked, optuna_name(self._spec, arm, axis.name), _distribution(axis))
