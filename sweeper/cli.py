@@ -84,9 +84,10 @@ def run(
     executor: Executor = "process",
     workers: Workers = None,
     storage: Storage = None,
+    verify: Annotated[int, typer.Option(min=0, help="train so many finished runs again alone, and compare")] = 0,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
-    _sweep(_runnable(study, settings, executor, workers, storage))
+    _sweep(_runnable(study, settings, executor, workers, storage), verify)
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ def _runnable(
     return _Wanted(study, spec, arms, text, executor, workers, storage, again)
 
 
-def _sweep(wanted: _Wanted, retry: Collection[Cause] = ()) -> None:
+def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> None:
     """Run a sweep and print its table; exits with 1 where it did not come to its end, with 2 where it did not begin."""
     from rich.console import Console
 
     from sweeper.control import AlreadyRunning
     from sweeper.session import Interrupted, places, run_session
-    from sweeper.show import Display
+    from sweeper.show import Display, print_verification
     from sweeper.storage import StorageError, check_storage
 
     spec, arms, again = wanted.spec, wanted.arms, wanted.again
@@ -138,9 +139,10 @@ def _sweep(wanted: _Wanted, retry: Collection[Cause] = ()) -> None:
     _quiet_libraries()
     with _store_errors(), Display(spec.study, console) as display:
         try:
-            outcome = run_session(
+            outcome, verified = run_session(
                 *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
                 table=lambda: _files(spec, arms),
+                verify_runs=verify,
                 retry=retry,
             )
         except (AlreadyRunning, StorageError) as error:
@@ -156,6 +158,8 @@ def _sweep(wanted: _Wanted, retry: Collection[Cause] = ()) -> None:
             raise typer.Exit(1) from None
     with _store_errors():
         typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
+    if verified is not None:
+        print_verification(verified, console)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
     if outcome.stopped or outcome.failed:
         console.print(f"Go on with: {again}", soft_wrap=True)
@@ -187,7 +191,7 @@ def retry(
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
     typer.echo(f"Training {len(failed)} runs again.")
-    _sweep(wanted, causes)
+    _sweep(wanted, retry=causes)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,6 +25,7 @@ from sweeper.search import Search
 from sweeper.storage import StorageError
 from sweeper.sweep import Sweep
 from sweeper.tracking import Tracker
+from sweeper.verify import Verification, verify
 
 
 class Interrupted(Exception):
@@ -56,9 +58,12 @@ def run_session(
     show: Callable[[Progress], None],
     tell_user: Callable[[str], None],
     table: Callable[[], Mapping[str, str]],
+    verify_runs: int = 0,
     retry: Collection[Cause] = (),
-) -> Outcome:
+) -> tuple[Outcome, Verification | None]:
     """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
+
+    `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
     resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
@@ -84,6 +89,11 @@ def run_session(
             with stop_on_interrupt(sweep, tell_user):
                 outcome = sweep.run()
             tracker.log_table(table())
+            verified = None
+            if verify_runs and not outcome.stopped:
+                again = where.runs / "verify"
+                verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
+                shutil.rmtree(again, ignore_errors=True)
             finished = not outcome.stopped and not outcome.failed
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
@@ -92,7 +102,7 @@ def run_session(
             with suppress(StoreError, OSError):
                 tracker.close_study(finished=finished)
             search.close()
-    return outcome
+    return outcome, verified
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from studies.spec import Arm, StudySpec
 from sweeper.plan import Plan, planned_runs, show_knobs
 from sweeper.points import quota
 from sweeper.progress import Progress
+from sweeper.verify import Verification
 
 LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
 LOG_LINES = 12  # of a failed run's log
@@ -125,6 +126,26 @@ def print_failed(records: Sequence[RunRecord], console: Console) -> None:
             say(f"    {line}")
     causes = Counter(str(run.cause) for run in records)
     say(", ".join(f"{n} {cause}" for cause, n in causes.most_common()) or "No run of this study failed.")
+
+
+def print_verification(verified: Verification, console: Console) -> None:
+    """What the runs that were trained again alone measure, beside what the sweep has."""
+    table = Table("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    for f in verified.findings:
+        error = "" if f.error is None else f"{f.error:.2g}"
+        difference = f"{f.alone - f.swept:+.2g}"
+        run = (f.config.variant, str(f.config.trial))
+        table.add_row(*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error)
+    console.print(table)
+    for key, reason in verified.failed.items():
+        console.print(f"run {key} could not be trained again: {reason}", soft_wrap=True)
+    measured = [f for f in verified.findings if f.error is not None]
+    apart = sum(not f.within_error for f in measured)
+    runs = len({f.config.key for f in verified.findings})
+    console.print(
+        f"{runs} runs trained again by TRL's own loop: {apart} of {len(measured)} measurements with a standard error "
+        "are further apart than it."
+    )
 
 
 def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, Cause, RunConfig, RunResult, State
+from studies.records import CONSEQUENCES, Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
@@ -96,6 +96,7 @@ class Sweep:
         self._hopeless: set[str] = set()
         self._stopping = False
         self._closing = False
+        self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
@@ -331,6 +332,9 @@ class Sweep:
         if len(group.results) < len(group.configs):
             return
         results = list(group.results.values())
+        for config in group.configs:
+            if group.results[config.key].cause is Cause.FINISHED:
+                self.finished[config.key] = (config, group.results[config.key].final())
         verdict = verdict_on(results, self._spec.objective)
         value = verdict.value
         if group.asked:
