@@ -15,6 +15,7 @@ from studies.parts import Arm, Budget, Distribution, FloatRange, IntRange, Simpl
 from studies.places import place_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
+from studies.rungs import rung_problems
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONGEST_NAME = 64
@@ -43,6 +44,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_objective(spec, arms),
         *_evaluation(spec),
         *_runs(spec),
+        *rung_problems(spec, arms),
     ]
     return [p for p in dict.fromkeys(problems) if not any(_follows(p.path, other) for other in already)]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from studies import checks, places
+from studies import checks, places, rungs
 from studies.base import Base, take_apart
 from studies.losses import suggest
 from studies.normal import normal_study
@@ -41,7 +41,9 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     if problems or spec is None:
         raise StudyError(tuple(dict.fromkeys(f"{path}: {p.path}: {p.text}" for p in problems)))
     notices = (*base.notices, *checks.notices(spec))
-    return spec.model_copy(update={"notices": notices, "budget": checks.budget(spec)})
+    return spec.model_copy(
+        update={"notices": notices, "budget": checks.budget(spec), "evaluation": rungs.evaluation(spec)}
+    )
 
 
 def not_yet(spec: StudySpec) -> tuple[str, ...]:

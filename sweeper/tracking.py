@@ -178,12 +178,13 @@ class Tracker:
             self._client.log_batch(run_id, metrics=_metrics(new))
             self._curve_ends[run_id].update({name: step for name, _, step in new})
 
-    def finish_run(self, run_id: str, config: RunConfig, result: RunResult) -> None:
+    def finish_run(self, run_id: str, config: RunConfig, result: RunResult, rung: int | None = None) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
         Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own
         they would double MLflow's charts. Values that are not finite are left out (MLflow would show 1.8e308); names
-        whose last value was not finite stand in the tag `non_finite`. Safe to call again for a run whose closing was
+        whose last value was not finite stand in the tag `non_finite`. `rung`: the step of the rung at which it was
+        stopped. Safe to call again for a run whose closing was
         interrupted.
         """
         from mlflow.entities import RunTag
@@ -201,6 +202,7 @@ class Tracker:
         tags |= {HALVES: json.dumps(halves)} if halves else {}
         tags |= {"message": result.message[:LONGEST_MESSAGE]} if result.message else {}
         tags |= {"adapter": result.adapter} if result.adapter else {}
+        tags |= {"rung": str(rung)} if rung else {}
         tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
         self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
         self._log_dataset(run_id, config, result)

@@ -29,6 +29,8 @@ from trainers.results import write_result
 from trainers.state import drop_state, load_state, save_state
 
 _CHECKED_PAIRS: Final = 4
+# Causes after which a run can be taken up where it was; they come at the end of a step.
+_GOES_ON: Final = (Cause.PAUSED, Cause.USER_STOP)
 # Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
 _ROUNDING: Final = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
@@ -58,6 +60,8 @@ class Pack:
             if state is not None:
                 self._engine.restore(slot, state.moments, state.progress.step)
                 member.go_on(state.progress)
+        self._measure()  # a state may be as far as the run is to go now
+        self._let_go()
 
     def advance(self) -> None:
         """One micro-batch of every run, and what follows: a step, a point of the curve, an evaluation, an end."""
@@ -191,14 +195,14 @@ class Pack:
         for k in leaving:
             member = self.members[k]
             result = member.result()
-            if result.cause is Cause.PAUSED:
-                save_state(member.job.folder, member.state(self._engine.moments(k)))
-            elif result.cause is Cause.FINISHED and member.job.keep_adapter:
+            if result.cause is Cause.FINISHED and member.job.keep_adapter:
                 save_adapter(member, self._engine.adapters.read(k))
                 result = result.model_copy(update={"adapter": "adapter"})
-            if result.cause is not Cause.PAUSED:
+            if result.cause in _GOES_ON:
+                save_state(member.job.folder, member.state(self._engine.moments(k)))
+            else:
                 drop_state(member.job.folder)
-                write_result(member.job.folder, result)
+            write_result(member.job.folder, result)
             self._desk.finish(result)
         if leaving:
             self.take_out(leaving)

@@ -10,6 +10,7 @@ from pathlib import Path
 from studies.records import RunResult
 
 RESULT_FILE = "result.json"
+STATE_FILE = "state.safetensors"  # of a run that pauses, see `trainers.state`
 
 
 def write_result(folder: Path, result: RunResult) -> Path:

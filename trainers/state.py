@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from studies.records import Measurement
 from trainers.adapters import Adapter, Lora
+from trainers.results import STATE_FILE
 
-STATE_FILE: Final = "state.safetensors"
 _PARTS = ("adapter", "first", "second")
 
 
