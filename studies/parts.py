@@ -95,7 +95,7 @@ class Runs(Frozen):
 
 class Rungs(Frozen):
     """Synchronous successive halving, in `mode: search`: the runs of a bracket pause after the shares `at` of their
-    steps, and the best 1/`eta` of their trials go on. `bracket`: trials that are decided on together (None: three
+    steps, and the best 1/`eta` of their trials go on. `bracket`: trials that are decided on together (None: four
     times as many as leave one that trains to its end).
     """
 

@@ -87,9 +87,7 @@ def _pauses(spec: StudySpec) -> list[Problem]:
     if spec.resources.together == 0:
         return [Problem("rungs", "saves nothing with resources.together: 0, as TRL's own loop cannot pause a run")]
     if not spec.base.get("use_peft"):
-        return [
-            Problem("rungs", "needs base.use_peft: true: full fine-tuning cannot pause")
-        ]
+        return [Problem("rungs", "needs base.use_peft: true: full fine-tuning cannot pause")]
     return []
 
 

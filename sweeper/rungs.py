@@ -126,9 +126,9 @@ def bracket_sizes(spec: StudySpec, trials: int) -> list[int]:
 
 
 def default_bracket(spec: StudySpec) -> int:
-    """Three times as many trials as leave one that trains to its end."""
+    """Four times as many trials as leave one that trains to its end."""
     assert spec.rungs is not None
-    return 3 * int(spec.rungs.eta ** len(spec.rungs.at))
+    return 4 * int(spec.rungs.eta ** len(spec.rungs.at))
 
 
 def planned_bracket(spec: StudySpec, size: int) -> PlannedBracket:
