@@ -119,15 +119,15 @@ class Engine:
         good = torch.isfinite(norms) & sound[pick]
         numbers = [self._numbers(k, update) for k, update in enumerate(updates) if update is not None]
         columns = torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device).T[:, :, None]
-        limit, lr, decay, beta1, beta2, epsilon, correction1, root_correction2 = columns
+        limit, size, shrink, new1, beta2, new2, epsilon, root = columns
         # As torch.nn.utils.clip_grad_norm_, which adds 1e-6 and never enlarges.
         clip = torch.clamp(limit / (norms[:, None] + 1e-6), max=1.0)
         ok = good[:, None]
         gradient = torch.where(ok, gradient * clip, 0.0)
         first, second, weights = self._first[pick], self._second[pick], self.adapters.weights[pick]
-        first = torch.lerp(first, gradient, 1 - beta1)
-        second = second * beta2 + (1 - beta2) * gradient * gradient
-        moved = weights * (1 - lr * decay) - (lr / correction1) * first / (second.sqrt() / root_correction2 + epsilon)
+        first = torch.lerp(first, gradient, new1)
+        second = second * beta2 + new2 * gradient * gradient
+        moved = weights * shrink - size * first / (second.sqrt() / root + epsilon)
         self._first[pick], self._second[pick] = first, second
         self.adapters.weights[pick] = torch.where(ok, moved, weights)
         if whole:
@@ -139,18 +139,21 @@ class Engine:
         return all_norms, all_good
 
     def _numbers(self, slot: int, update: Update) -> list[float]:
-        """The numbers of one run's step: clipping norm, then those of AdamW."""
+        """The numbers of one run's step: the clipping norm, then AdamW's, worked out in double precision.
+
+        In float32, 1 - .999 is off by 1e-5 of itself, which would show in every weight.
+        """
         self._steps[slot] += 1
-        t, args = self._steps[slot], update.args
+        t, args, rate = self._steps[slot], update.args, update.learning_rate
         beta1, beta2 = args.adam_beta1, args.adam_beta2
         return [
             args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else float("inf"),
-            update.learning_rate,
-            args.weight_decay,
-            beta1,
+            rate / (1 - beta1**t),
+            1 - rate * args.weight_decay,
+            1 - beta1,
             beta2,
+            1 - beta2,
             args.adam_epsilon,
-            1 - beta1**t,
             (1 - beta2**t) ** 0.5,
         ]
 

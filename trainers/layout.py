@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trainers.adapters import Unpackable
 
@@ -65,6 +66,7 @@ class MicroBatch:
     `tokens`, `positions` [N]; `row`, `place` [N]: one row and place in it where the token stands; `tokens_of` [2n,
     T]: the token at each place (0 behind a row's end, where `attention_mask` is 0). For each of the M predicted tokens:
     `source` [M] (the token whose hidden state predicts it), `target` [M] (its id), and its place `at` in [2n, T-1].
+    `real_tokens`: of all rows without padding, as TRL counts them.
     """
 
     tokens: Ints
@@ -77,16 +79,12 @@ class MicroBatch:
     at: Tensor
     attention_mask: Tensor
     completion_mask: Tensor
+    real_tokens: int
 
     @property
     def rows(self) -> int:
         """2n."""
         return len(self.tokens_of)
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens of all rows without padding, as TRL counts them."""
-        return int(self.attention_mask.sum())
 
     @property
     def length(self) -> int:
@@ -128,6 +126,7 @@ def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
         at=torch.from_numpy(rows * (longest - 1) + ends).to(device),
         attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
         completion_mask=torch.from_numpy(completion.astype(np.int64)).to(device),
+        real_tokens=int(lengths.sum()),
     )
 
 
@@ -243,7 +242,7 @@ def _rows(states: Tensor, layout: PackBatch) -> Tensor:
     return gathered.view(layout.rows, layout.length, heads, size).transpose(1, 2)
 
 
-AttentionInterface.register(ATTENTION, attention)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import Cause, Measurement
-from trainers.adapters import Unpackable
+from trainers.adapters import PackedAdapters, Unpackable
 from trainers.engine import Engine, Update, Work
 from trainers.evaluate import NonFinite, evaluate_all
 from trainers.head import token_log_probs
@@ -32,7 +32,7 @@ _CHECKED_PAIRS: Final = 4
 # Causes after which a run can be taken up where it was; they come at the end of a step.
 _GOES_ON: Final = (Cause.PAUSED, Cause.USER_STOP)
 # Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
-_ROUNDING: Final = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_ROUNDING: Final = {torch.float64: 1e-6, torch.float32: 3e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 class Pack:
@@ -46,6 +46,11 @@ class Pack:
         self._device = self._engine.adapters.device
         self._checked = False
         self.members: list[Member] = []
+
+    @property
+    def adapters(self) -> PackedAdapters:
+        """The adapters as they are now, and the model around them."""
+        return self._engine.adapters
 
     def admit(self, members: Sequence[Member]) -> None:
         """Let runs begin, or go on from their kept state. Raises Unpackable for a base that cannot be packed."""

@@ -11,14 +11,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import DataConfig, EvaluationConfig
-from tests.trainers.packs import HookedPack, Weights, lora_weights
+from tests.trainers.packs import Weights, lora_weights, pack_of
 from trainers.data import Pairs, load_pairs
 from trainers.evaluate import ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
 from trainers.world.pairs import load_model, load_tokenizer
@@ -37,8 +36,8 @@ def measure(
 ) -> None:
     """Evaluate adapters in one pass."""
     count = len(weights)
-    with closing(HookedPack(model, weights)) as pack:
-        evaluate_all(packed_policies(pack), tokenizer, [pairs] * count, config, [reference] * count)
+    pack = pack_of(model, weights)
+    evaluate_all(packed_policies(pack), tokenizer, [pairs] * count, config, [reference] * count)
 
 
 def seconds(work: Callable[[], None]) -> float:

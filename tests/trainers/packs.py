@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from trainers.adapters import Lora, PackedAdapters
 
 Weights = dict[str, tuple[Tensor, Tensor]]
 """Of each linear layer the factors [in, rank] and [rank, out] of what is added to it."""
@@ -31,36 +31,8 @@ def lora_weights(model: PreTrainedModel, seed: int, std: float, rank: int = 2) -
     return found
 
 
-class HookedPack:
-    """Adapters that are added by hooks to the layers' outputs. `close` takes them off the model again."""
-
-    def __init__(self, model: PreTrainedModel, adapters: Sequence[Weights]) -> None:
-        self.model, self.count, self._on = model, len(adapters), True
-        self._handles = [
-            model.get_submodule(name).register_forward_hook(
-                self._hook(*(torch.stack([adapter[name][i] for adapter in adapters]) for i in (0, 1)))
-            )
-            for name in adapters[0]
-        ]
-
-    def _hook(self, first: Tensor, second: Tensor) -> Any:
-        def add(_: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            if not self._on:
-                return output
-            grouped = inputs[0].reshape(self.count, -1, inputs[0].shape[-1])
-            added = output.reshape(self.count, -1, output.shape[-1]).baddbmm(torch.bmm(grouped, first), second)
-            return added.view_as(output)
-
-        return add
-
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        self._on = False
-        try:
-            yield
-        finally:
-            self._on = True
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+def pack_of(model: PreTrainedModel, adapters: Sequence[Weights]) -> PackedAdapters:
+    """The adapters over the model."""
+    pack = PackedAdapters(model)
+    pack.add([{name: Lora(a.T, b.T, 1.0) for name, (a, b) in adapter.items()} for adapter in adapters])
+    return pack

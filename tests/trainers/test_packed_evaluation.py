@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from studies.records import EvaluationConfig, Measurement
-from tests.trainers.packs import HookedPack, Weights, lora_weights
+from tests.trainers.packs import Weights, lora_weights, pack_of
 from tests.trainers.test_evaluate import measured, pairs_of, tiny_model, tiny_tokenizer
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
@@ -60,8 +60,8 @@ def references(model: PreTrainedModel, pairs: Sequence[Pairs] = PAIRS) -> list[R
 def evaluated(
     model: PreTrainedModel, weights: Sequence[Weights], pairs: Sequence[Pairs], numbers: Sequence[ReferenceNumbers]
 ) -> list[dict[str, Measurement] | NonFinite]:
-    with closing(HookedPack(model, weights)) as pack:
-        found = evaluate_all(packed_policies(pack), TOKENIZER, pairs, CONFIG, numbers, step=3)
+    pack = pack_of(model, weights)
+    found = evaluate_all(packed_policies(pack), TOKENIZER, pairs, CONFIG, numbers, step=3)
     return [policy if isinstance(policy, NonFinite) else measured(policy) for policy in found]
 
 
@@ -97,12 +97,12 @@ def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel) -> None
     weights = adapters(model)
     prompts = [[[1 + (i * k + own) % 3 for k in range(1 + (i + own) % 5)] for i in range(40)] for own in range(3)]
     options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 9}
-    with closing(HookedPack(model, weights)) as pack:
-        together = sample(packed_policies(pack), prompts, **options)
+    pack = pack_of(model, weights)
+    together = sample(packed_policies(pack), prompts, **options)
     lengths = set()
     for own, asked, found in zip(weights, prompts, together, strict=True):
-        with closing(HookedPack(model, [own])) as pack:
-            (alone,) = sample(packed_policies(pack), [asked], **options)
+        pack = pack_of(model, [own])
+        (alone,) = sample(packed_policies(pack), [asked], **options)
         assert isinstance(found, Samples)
         assert isinstance(alone, Samples)
         assert found.completions == alone.completions
