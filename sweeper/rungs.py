@@ -112,10 +112,13 @@ def rung_steps(spec: StudySpec) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PlannedBracket:
-    """How many trials train to each rung and, last, to the end, where none fails; and their optimizer steps in all."""
+    """How many trials train to each rung and, last, to the end, where none fails; their optimizer steps in all, with
+    one run a trial, and those of training all to the end.
+    """
 
     trials: tuple[int, ...]
     steps: int
+    whole: int
 
 
 def bracket_sizes(spec: StudySpec, trials: int) -> list[int]:
@@ -132,7 +135,7 @@ def default_bracket(spec: StudySpec) -> int:
 
 
 def planned_bracket(spec: StudySpec, size: int) -> PlannedBracket:
-    """What a bracket of this size costs, with one run a trial."""
+    """What a bracket of this size costs."""
     assert spec.rungs is not None
     last = int(spec.base["max_steps"])
     trials, steps, before = [size], 0, 0
@@ -140,7 +143,7 @@ def planned_bracket(spec: StudySpec, size: int) -> PlannedBracket:
         steps += trials[-1] * (step - before)
         before = step
         trials.append(max(1, trials[-1] // spec.rungs.eta))
-    return PlannedBracket(tuple(trials[:-1]), steps)
+    return PlannedBracket(tuple(trials[:-1]), steps, size * last)
 
 
 @dataclass

@@ -99,6 +99,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"  left out: {name}: {reason}")
         for warning in arm.warnings:
             say(f"  [yellow]warning:[/yellow] {warning}")
+    for line in describe_brackets(plan):
+        say(line)
     each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
     confirm = f", of which {plan.confirm_runs} confirm the best" if plan.confirm_runs else ""
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
@@ -107,6 +109,23 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
         f"{each}{joint}. Nothing was trained and nothing was written."
     )
+
+
+def describe_brackets(plan: Plan) -> list[str]:
+    """How many trials go how far, and the training that this saves; what fails before can only save more."""
+    if not plan.brackets:
+        return []
+    stages = [f"step {step}" for step in plan.rungs] + ["the end"]
+    lines = ["\nRungs: the trials of a bracket train side by side, and the best of them go on."]
+    for bracket, count in Counter(plan.brackets).items():
+        way = ", ".join(f"{n} to {stage}" for n, stage in zip(bracket.trials, stages, strict=True))
+        lines.append(f"  {count} bracket{'s' if count > 1 else ''} of {bracket.trials[0]} trials: {way}")
+    steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
+    lines.append(
+        f"  {steps} training steps a run of each trial in place of {whole}: saves {1 - steps / whole:.0%}. On disk at "
+        f"most {max(b.trials[0] for b in plan.brackets) * plan.runs_per_trial} paused runs, each three times its adapter."
+    )
+    return lines
 
 
 def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:

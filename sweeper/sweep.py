@@ -7,20 +7,21 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, Cause, RunConfig, RunResult, State
+from studies.records import CONSEQUENCES, Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
+from sweeper.pacing import Group as _Group
+from sweeper.pacing import Pacing
 from sweeper.plan import planned_runs, planned_trials, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
-from sweeper.rungs import Brackets, Entrant, Score
 from sweeper.search import Search, Trial, Verdict
 from sweeper.tracking import KnownRun, Tracker
 from trainers.interface import Job, Placement
-from trainers.results import STATE_FILE, read_result
+from trainers.results import read_result
 
 MAX_ATTEMPTS = 3  # tries at a run when it is the machine that fails
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
@@ -29,26 +30,6 @@ INTERRUPTED = frozenset({Cause.USER_STOP, Cause.PREEMPTED})
 
 # Where a run stands in the study: variant, scenario, trial number, key.
 _Place = tuple[str, str, int, str]
-
-
-@dataclass
-class _Group:
-    """A trial and the results of its runs as they come in. `asked`: Optuna waits to be told."""
-
-    trial: Trial
-    configs: tuple[RunConfig, ...]
-    arm: str
-    asked: bool
-    results: dict[str, RunResult] = field(default_factory=dict)
-    entrant: Entrant | None = None  # where it is in a bracket
-    heading: dict[str, int | None] = field(default_factory=dict)  # by run: the step of the rung it trains to
-    run_ids: dict[str, str] = field(default_factory=dict)  # of the MLflow runs that are open while it pauses
-
-    def note(self, key: str, result: RunResult) -> None:
-        """What a run came to."""
-        self.results[key] = result
-        if self.entrant is not None:
-            self.entrant.results[key] = result
 
 
 @dataclass
@@ -88,8 +69,9 @@ class Sweep:
         self._planned = planned_runs(spec, arms)
         self._started = time.monotonic()
         self._stopping = False
-        self._rungs = Brackets(spec, planned_trials(spec, arms)) if spec.rungs else None
-        self._in_bracket: list[_Group] = []
+        of_brackets = (search, tracker, folder, self._lead_on, self._close_if_complete, tell_user)
+        self._pacing = Pacing(spec, planned_trials(spec, arms), *of_brackets) if spec.rungs else None
+        self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
@@ -101,7 +83,11 @@ class Sweep:
         self._give_back()
         self._keep_adapters()
         counts = self._counts
-        return Outcome(counts["trained"], counts["reused"], counts["failed"], self._stopping)
+        return Outcome(self._trained, counts["reused"], counts["failed"], self._stopping)
+
+    @property
+    def _trained(self) -> int:
+        return self._counts["trained"] + (self._pacing.ended if self._pacing else 0)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
@@ -138,8 +124,8 @@ class Sweep:
         for trial in trials.values():
             if trial.state in (State.COMPLETE, State.PRUNED):
                 self._start(_Group(trial, self._configs(trial), trial.origin, asked=False))
-            elif trial.state is State.FAIL:
-                self._enter(_Group(trial, self._configs(trial), trial.origin, asked=False))
+            elif trial.state is State.FAIL and self._pacing is not None:  # what was decided, it had a part in
+                self._pacing.enter(_Group(trial, self._configs(trial), trial.origin, asked=False))
 
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
@@ -169,7 +155,7 @@ class Sweep:
     def _submit_next(self) -> bool:
         """Hand one run to the executor. False when there is none to hand over now."""
         while not self._queue:
-            if not (self._ask() if self._rungs is None else self._open_brackets(self._rungs)):
+            if not self._ask():
                 return False
         group, config, number = self._queue.popleft()
         if config.key in self._training:  # two variants that are the same run: wait for its result
@@ -178,116 +164,50 @@ class Sweep:
         if self._answered(group, config):
             return True
         self._training[config.key] = _Attempt(group, config, number, group.run_ids.pop(config.key, None))
-        keep = self._spec.output.keep != "none"
-        pause_at = group.heading.get(config.key)
+        keep, pause_at = self._spec.output.keep != "none", group.heading.get(config.key)
         self._executor.submit(Job(config, self._folder / config.key, keep, self._placement, pause_at))
         return True
 
     def _ask(self) -> bool:
-        """Ask for a trial and start it. False when there is none."""
-        trial = self._search.ask()
-        if trial is not None:
-            self._start(_Group(trial, self._configs(trial), trial.origin, asked=True))
-        return trial is not None
-
-    def _start(self, group: _Group) -> None:
-        """Queue the runs of a trial that have no result yet; close the trial if all have. With rungs nothing is queued
-        here, see `_heed_rungs`.
-        """
-        if group.entrant is None:
-            self._enter(group)
-        paced = group.entrant is not None and group.trial.state is not State.COMPLETE
-        for config in group.configs:
-            if not self._answered(group, config) and not paced:
-                self._queue.append((group, config, 1))
-        self._close_if_complete(group)
-
-    def _enter(self, group: _Group) -> None:
-        """Put a trial into its bracket, with what its runs reported before they paused."""
-        trial = group.trial
-        if self._rungs is None or trial.bracket is None or group.arm == CONFIRM:
-            return
-        scores = tuple(Score(*score) for score in trial.scores)
-        group.entrant = Entrant(len(group.configs), over=not group.asked, scores=scores)
-        self._rungs.enter(trial.stratum, trial.bracket, trial.number, group.entrant)
-        if group.asked:
-            self._in_bracket.append(group)
-        for config in group.configs:
-            result = read_result(self._folder / config.key)
-            if result is not None and (result.cause is Cause.PAUSED or result.cause in INTERRUPTED):
-                group.entrant.results[config.key] = result.model_copy(update={"cause": Cause.PAUSED})
-
-    def _open_brackets(self, rungs: Brackets) -> bool:
-        """Ask for all trials of the next bracket of each stratum. False where there are none, or where it must wait."""
-        asked = []
-        for stratum in self._search.strata:
-            while (place := rungs.place(stratum)) is not None:
-                trial = self._search.ask_in(stratum, place)
-                if trial is None:
-                    rungs.seal(stratum)
-                    break
-                asked.append(_Group(trial, self._configs(trial), trial.origin, asked=True))
-                self._enter(asked[-1])
-        for group in asked:
+        """Ask for a trial, with rungs for a whole bracket, and start what was asked for. False when there is none."""
+        if self._pacing is not None:
+            groups = self._pacing.next_bracket(self._group)
+        else:
+            trial = self._search.ask()
+            groups = [self._group(trial)] if trial is not None else []
+        for group in groups:
             self._start(group)
         self._heed_rungs()
-        return bool(asked)
+        return bool(groups)
+
+    def _group(self, trial: Trial) -> _Group:
+        return _Group(trial, self._configs(trial), trial.origin, asked=True)
+
+    def _start(self, group: _Group) -> None:
+        """Queue the runs of a trial that have no result yet; close the trial if all have. A trial of a bracket is led
+        by that, and once it has ended at a rung nothing more of it is trained.
+        """
+        if self._pacing is not None:
+            self._pacing.enter(group)
+        led = group.entrant is not None and group.trial.state is not State.COMPLETE
+        for config in group.configs:
+            if not self._answered(group, config) and not led:
+                self._queue.append((group, config, 1))
+        self._close_if_complete(group)
+
+    def _lead_on(self, group: _Group, config: RunConfig) -> None:
+        self._queue.append((group, config, 1))
 
     def _heed_rungs(self) -> None:
-        """Bring every open trial of a bracket to where its bracket stands: on to the next rung, or to its end."""
-        if self._rungs is None:
-            return
-        for stratum in self._search.strata:
-            mine = [group for group in self._in_bracket if group.trial.stratum == stratum]
-            for number, now in self._rungs.standings(stratum).items():
-                of_it = [g for g in mine if g.asked and g.trial.bracket is not None and g.trial.bracket[0] == number]
-                self._keep_scores(of_it)
-                for group in of_it:
-                    if group.trial.number in now.out:
-                        self._end_at_rung(group, self._rungs.steps[now.out[group.trial.number]])
-                    else:
-                        self._lead_on(group, (*self._rungs.steps, None)[now.rung])
-        self._in_bracket = [group for group in self._in_bracket if group.asked]
-
-    def _keep_scores(self, groups: Sequence[_Group]) -> None:
-        for group in groups:
-            scores = group.entrant.scores if group.entrant else ()
-            if len(scores) > len(group.trial.scores):
-                kept = tuple((score.excess, score.loss) for score in scores)
-                self._search.keep_scores(group.trial, kept)
-                group.trial = replace(group.trial, scores=kept)
-
-    def _lead_on(self, group: _Group, step: int | None) -> None:
-        """Queue the runs of a trial that have not yet come to this step (None: to their end) nor are on the way."""
-        assert group.entrant is not None
-        for config in group.configs:
-            known = group.entrant.results.get(config.key)
-            there = known is not None and any(m.step == step for m in known.measurements)
-            if config.key not in group.results and not there and group.heading.get(config.key, 0) != step:
-                group.heading[config.key] = step
-                self._queue.append((group, config, 1))
-
-    def _end_at_rung(self, group: _Group, step: int) -> None:
-        """Close a trial that does not go on from the rung at this step."""
-        assert group.entrant is not None
-        for config in group.configs:
-            if config.key not in group.results:
-                result = group.entrant.results[config.key]
-                run_id = group.run_ids.pop(config.key, None) or self._tracker.start_run(config, 1, group.arm)
-                self._tracker.finish_run(run_id, config, result, step)
-                if not any(g.asked and config in g.configs for g in self._in_bracket if g is not group):
-                    (self._folder / config.key / STATE_FILE).unlink(missing_ok=True)
-                group.note(config.key, result)
-                self._counts["trained"] += 1
-        self._close_if_complete(group)
+        if self._pacing is not None:
+            self._pacing.heed()
 
     def _give_back(self) -> None:
         """After a stop: trials with runs that were not handed over are asked for again by the next sweep."""
-        for group in {id(g): g for g in (*(entry[0] for entry in self._queue), *self._in_bracket)}.values():
+        left = [entry[0] for entry in self._queue] + (self._pacing.give_back() if self._pacing else [])
+        for group in {id(group): group for group in left}.values():
             if group.asked:
                 self._search.requeue(group.trial)
-            for run_id in group.run_ids.values():
-                self._tracker.supersede(run_id, "stopped before its end")
         self._queue.clear()
 
     def _answered(self, group: _Group, config: RunConfig) -> bool:
@@ -300,7 +220,7 @@ class Sweep:
         if known is not None:
             group.note(config.key, result or known.result())
             self._counts["reused"] += 1
-        elif result is not None and result.state is not State.FAIL and not self._goes_on(group, result):
+        elif result is not None and result.state is not State.FAIL and not _goes_on(group, result):
             run_id = self._tracker.start_run(config, 1, group.arm)
             self._tracker.finish_run(run_id, config, result)
             group.note(config.key, result)
@@ -309,12 +229,6 @@ class Sweep:
             return False
         self._close_if_complete(group)
         return True
-
-    def _goes_on(self, group: _Group, result: RunResult) -> bool:
-        """Whether a result on disk is of a run that has more to do: one paused at a rung has as long as its trial is
-        open.
-        """
-        return result.cause in INTERRUPTED or (result.cause is Cause.PAUSED and group.asked)
 
     def _begun(self, key: str) -> str | None:
         """The MLflow run of what is in training under `key`, made when a worker takes it."""
@@ -341,9 +255,8 @@ class Sweep:
         run_id = None if never_begun else self._begun(key)
         attempt = self._training.pop(key)
         group, config = attempt.group, attempt.config
-        if run_id is not None and result.cause is Cause.PAUSED and group.entrant is not None:
-            group.run_ids[key], group.entrant.results[key] = run_id, result
-            self._heed_rungs()
+        if self._pacing is not None and run_id is not None and result.cause is Cause.PAUSED:
+            self._pacing.paused(group, run_id, result)
             return
         if run_id is not None:
             self._tracker.finish_run(run_id, config, result)
@@ -375,6 +288,9 @@ class Sweep:
         if len(group.results) < len(group.configs):
             return
         results = list(group.results.values())
+        for config in group.configs:
+            if group.results[config.key].cause is Cause.FINISHED:
+                self.finished[config.key] = (config, group.results[config.key].final())
         verdict = self._verdict(results)
         value = verdict.value
         if group.asked:
@@ -402,8 +318,8 @@ class Sweep:
             return Verdict(State.FAIL, None, {})
         failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
         if failures or value is None or any(r.state is State.PRUNED for r in results):
-            step = max((m.step for r in results for m in r.measurements if r.cause is Cause.PAUSED), default=0)
-            kept = self._constraints(results) if step else {}
+            step = max((m.step for r in results if r.cause is Cause.PAUSED for m in r.measurements), default=0)
+            kept = self._constraints(results) if step else {}  # as they were at the rung
             return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
         return Verdict(State.COMPLETE, value, self._constraints(results))
 
@@ -478,9 +394,9 @@ class Sweep:
 
     def _progress(self) -> Progress:
         counts, planned = self._counts, self._planned
-        done = counts["trained"] + counts["reused"]
+        done = self._trained + counts["reused"]
         elapsed = time.monotonic() - self._started
-        left = elapsed / counts["trained"] * max(planned - done, 0) if counts["trained"] else None
+        left = elapsed / self._trained * max(planned - done, 0) if self._trained else None
         best = None
         if self._best:
             maximize = self._spec.objective.direction == "maximize"
@@ -488,3 +404,8 @@ class Sweep:
             best = (group.trial.variant, show_knobs(group.trial.knobs), value)
         training = sum(attempt.run_id is not None for attempt in self._training.values())
         return Progress(planned, done, training, counts["failed"], counts["unstable"], best, left)
+
+
+def _goes_on(group: _Group, result: RunResult) -> bool:
+    """Whether a result on disk is of a run with more to do; one paused at a rung has as long as its trial is open."""
+    return result.cause in INTERRUPTED or (result.cause is Cause.PAUSED and group.asked)
