@@ -82,6 +82,7 @@ def run(
         int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")
     ] = None,
     storage: Storage = None,
+    verify: Annotated[int, typer.Option(min=0, help="train so many finished runs again alone, and compare")] = 0,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
     from rich.console import Console
@@ -89,7 +90,7 @@ def run(
     from studies.spec import not_yet
     from sweeper.search import StorageError, check_storage
     from sweeper.session import AlreadyRunning, places, run_session
-    from sweeper.show import Display
+    from sweeper.show import Display, print_verification
 
     if executor not in ("process", "inline"):
         _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
@@ -107,8 +108,17 @@ def run(
     _quiet_libraries()
     with _store_errors(), Display(spec.study, console) as display:
         try:
-            outcome = run_session(
-                spec, arms, text, where, executor, workers, display.progress, display.say, lambda: _files(spec, arms)
+            outcome, verified = run_session(
+                spec,
+                arms,
+                text,
+                where,
+                executor,
+                workers,
+                display.progress,
+                display.say,
+                lambda: _files(spec, arms),
+                verify,
             )
         except (AlreadyRunning, StorageError) as error:
             _refuse([str(error)])
@@ -117,6 +127,8 @@ def run(
             raise typer.Exit(1) from None
     with _store_errors():
         typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
+    if verified is not None:
+        print_verification(verified, console)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
     if outcome.stopped or outcome.failed:
         console.print(f"Go on with: {again}", soft_wrap=True)

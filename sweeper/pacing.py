@@ -107,7 +107,8 @@ class Pacing:
                 trials = [
                     g for g in self._open if g.trial.stratum == stratum and (g.trial.bracket or ())[:1] == (number,)
                 ]
-                trials = [g for g in trials if g.asked]
+                mine = [g for g in self._open if g.asked and g.trial.stratum == stratum]
+                trials = [g for g in mine if g.trial.bracket and g.trial.bracket[0] == number]
                 self._keep_scores(trials)
                 self._tell(stratum, number, now, trials)
                 for group in trials:

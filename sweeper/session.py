@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from sweeper.progress import Outcome, Progress
 from sweeper.search import Search
 from sweeper.sweep import Sweep
 from sweeper.tracking import Tracker
+from sweeper.verify import Verification, verify
 
 
 class AlreadyRunning(Exception):
@@ -50,8 +52,11 @@ def run_session(
     show: Callable[[Progress], None],
     tell_user: Callable[[str], None],
     table: Callable[[], Mapping[str, str]],
-) -> Outcome:
+    verify_runs: int = 0,
+) -> tuple[Outcome, Verification | None]:
     """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
+
+    `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
     resumed; a second one kills the workers. Raises AlreadyRunning.
@@ -72,12 +77,17 @@ def run_session(
             with stop_on_interrupt(sweep, tell_user):
                 outcome = sweep.run()
             tracker.log_table(table())
+            verified = None
+            if verify_runs and not outcome.stopped:
+                again = where.runs / "verify"
+                verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
+                shutil.rmtree(again, ignore_errors=True)
             finished = not outcome.stopped and not outcome.failed
         finally:
             pool.close(now=not finished)
             tracker.close_study(finished=finished)
             search.close()
-    return outcome
+    return outcome, verified
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from studies.spec import Arm, StudySpec
 from sweeper.plan import Plan, planned_runs, show_knobs
 from sweeper.points import quota
 from sweeper.progress import Progress
+from sweeper.verify import Verification
 
 LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
@@ -122,10 +123,31 @@ def describe_brackets(plan: Plan) -> list[str]:
         lines.append(f"  {count} bracket{'s' if count > 1 else ''} of {bracket.trials[0]} trials: {way}")
     steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
     lines.append(
-        f"  {steps} training steps a run of each trial in place of {whole}: saves {1 - steps / whole:.0%}. On disk at "
-        f"most {max(b.trials[0] for b in plan.brackets) * plan.runs_per_trial} paused runs, each three times its adapter."
+        f"  {steps} training steps in place of {whole}, with one run a trial: {1 - steps / whole:.0%} saved. On disk at "
+        f"most {max(b.trials[0] for b in plan.brackets) * plan.runs_per_trial} paused runs, each three times its "
+        "adapter's size."
     )
     return lines
+
+
+def print_verification(verified: Verification, console: Console) -> None:
+    """What the runs that were trained again alone measure, beside what the sweep has."""
+    table = Table("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    for f in verified.findings:
+        error = "" if f.error is None else f"{f.error:.2g}"
+        difference = f"{f.alone - f.swept:+.2g}"
+        run = (f.config.variant, str(f.config.trial))
+        table.add_row(*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error)
+    console.print(table)
+    for key, reason in verified.failed.items():
+        console.print(f"run {key} could not be trained again: {reason}", soft_wrap=True)
+    measured = [f for f in verified.findings if f.error is not None]
+    apart = sum(not f.within_error for f in measured)
+    runs = len({f.config.key for f in verified.findings})
+    console.print(
+        f"{runs} runs trained again by TRL's own loop: {apart} of {len(measured)} measurements with a standard error "
+        "are further apart than it."
+    )
 
 
 def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:

@@ -56,7 +56,7 @@ def measure(sampler: str, runs: int) -> list[float]:
         file = folder / "study.yaml"
         file.write_text(STUDY.format(sampler=sampler, trials=runs // 5))
         spec = load_study(file)
-        outcome = run_session(
+        outcome, _ = run_session(
             spec, arms(spec), file.read_text(), places(spec, folder, None), "inline", None, _ignore, print, _no_table
         )
     assert outcome.trained == len(ENDED), f"{outcome.trained} of {len(ENDED)} runs recorded"

@@ -12,6 +12,7 @@ import transformers
 from peft import PeftModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import (
@@ -28,6 +29,7 @@ from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.engine import Engine
 from trainers.interface import Decision, Job, Placement
+from trainers.layout import ATTENTION
 from trainers.pack import Pack
 from trainers.results import read_result
 from trainers.world.paths import model_path
@@ -306,15 +308,13 @@ def test_what_trl_refuses_is_one_result_among_the_others(tmp_path: Path) -> None
 def test_a_base_that_the_layout_does_not_fit_is_found_out_and_trained_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainers import layout
-
-    plain = layout.ALL_ATTENTION_FUNCTIONS.get_interface
+    plain = ALL_ATTENTION_FUNCTIONS.get_interface
 
     def find(name: str, default: Any) -> Any:
         function = plain(name, default)
-        return (lambda *a, **k: (function(*a, **k)[0] * 1.1, None)) if name == layout.ATTENTION else function
+        return (lambda *a, **k: (function(*a, **k)[0] * 1.1, None)) if name == ATTENTION else function
 
-    monkeypatch.setattr(layout.ALL_ATTENTION_FUNCTIONS, "get_interface", find)
+    monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "get_interface", find)
     (result,) = train(tmp_path, [config("sigmoid", max_steps=4)], together=2)
     assert result.cause is Cause.FINISHED
     assert "together" not in result.facts
@@ -362,11 +362,11 @@ def test_an_architecture_is_packed_where_the_numbers_are_those_of_stock_and_trai
         assert apart(weights(tmp_path / "pack", run), stock) < 1e-3 * moved
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what makes the host wait for a device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
