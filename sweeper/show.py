@@ -123,7 +123,7 @@ def describe_brackets(plan: Plan) -> list[str]:
         lines.append(f"  {count} bracket{'s' if count > 1 else ''} of {bracket.trials[0]} trials: {way}")
     steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
     lines.append(
-        f"  {steps} training steps in place of {whole}, with one run a trial: {1 - steps / whole:.0%} saved. On disk at "
+        f"  {steps} training steps in place of {whole} (one run a trial): {1 - steps / whole:.0%} saved. On disk at "
         f"most {max(b.trials[0] for b in plan.brackets) * plan.runs_per_trial} paused runs, each three times its "
         "adapter's size."
     )
