@@ -70,9 +70,8 @@ class Row:
     """One stratum of the comparison.
 
     `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
-    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit or a user stopped,
-    that the machine lost, and that TRL or the data refused; none
-    is held against the loss. `mean` is the mean objective over the trials of the unbiased arm, where there is one,
+    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
+    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean objective over the trials of the unbiased arm, where there is one,
     else over all. `run_ids` holds, per cell, the MLflow runs that it came from.
     """
 
@@ -143,7 +142,7 @@ def _row(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -
         trials_done=len(done),
         trials_planned=stratum.trials,
         failures=clopper_pearson(len(failed), len(ended)),
-        stopped=sum(run.cause in (Cause.TIME_LIMIT, Cause.USER_STOP) for run in records),
+        stopped=sum(run.cause in (Cause.TIME_LIMIT, Cause.USER_STOP, Cause.PAUSED) for run in records),
         lost=sum(run.state is State.FAIL and run.cause is not Cause.REFUSED for run in records),
         refused=sum(run.cause is Cause.REFUSED for run in records),
         outside=len(good) - len(allowed),
@@ -338,7 +337,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if any(row.failures.n for row in rows):
         notes.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
-    notes += [f"{stopped} runs were stopped by a limit or by hand and are not counted as failed."] * (stopped > 0)
+    notes += [f"{stopped} runs were stopped by a limit, at a rung or by hand and are not counted as failed."] * (
+        stopped > 0
+    )
     refused = sum(row.refused for row in rows)
     notes += [f"{refused} runs were refused by TRL or the data; `sweeper status` and MLflow say why."] * (refused > 0)
     notes += [f"{lost} runs were lost by the machine; run the study again to repeat them."] * (lost > 0)

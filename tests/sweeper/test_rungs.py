@@ -264,10 +264,14 @@ def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stan
             raise OSError("the disk is full")
         return result
 
-    with_results(monkeypatch, fail)
-    assert run(tmp_path / "failing").returncode == 1
+    with monkeypatch.context() as broken:
+        with_results(broken, fail)
+        assert run(tmp_path / "failing").returncode == 1
     told = Counter((t.state.name, max(t.intermediate_values, default=None)) for t in trials(tmp_path / "failing"))
     assert told == {("PRUNED", 3): 12, ("PRUNED", 6): 3, ("COMPLETE", None): 2, ("FAIL", None): 1}
+    before = decided(tmp_path / "failing")
+    assert "1 runs trained, 17 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
+    assert before.items() <= decided(tmp_path / "failing").items()
 
 
 class NoPause:
