@@ -12,13 +12,14 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from studies.records import Cause, RunRecord, Scalar, State
+from studies.redact import redact
 
 SQLITE = "sqlite:///"
 KIND = "kind"
@@ -32,6 +33,7 @@ NON_FINITE = "non_finite"
 PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)
 PAGE = 1000
 REACH_SECONDS = 5.0
+REQUEST_SECONDS = 15  # whole, as MLflow reads it
 VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
@@ -42,6 +44,14 @@ class StoreError(Exception):
 
 class StoreMissing(StoreError):
     """There is no such store, or it does not hold the study."""
+
+
+class StoreAway(StoreError):
+    """The store does not answer now and may later: a server that is gone, slow or fails, a locked database."""
+
+
+class StoreRefused(StoreError):
+    """The store answers that it will not take this, now or later: a run that somebody deleted, a bad value."""
 
 
 def store_uri(uri: str | None, folder: Path) -> str:
@@ -69,15 +79,74 @@ def connect(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     _check_reachable(uri)
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # What it logs of a failed query, with a traceback, is said in a sentence by `store_calls`.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        raise StoreError(_unusable(uri, str(error))) from error
+        with store_calls(uri):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except StoreRefused as error:  # it refuses everything, so that it is no store
+        raise StoreError(_unusable(redact(uri), redact(str(error.__cause__)))) from error
     return client
+
+
+@contextmanager
+def store_calls(uri: str) -> Iterator[None]:
+    """Around calls of MLflow: each is answered within `REQUEST_SECONDS`, and its errors are StoreErrors.
+
+    MLflow tries a server again for minutes, in silence. That can be changed by environment variables alone, which are
+    read at every call: they are set here where the user has not set them, and put back.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS)}
+    ours = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    except MlflowException as error:
+        raise _as_store_error(uri, str(error), str(error.error_code)) from error
+    except SQLAlchemyError as error:
+        raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
+    except OSError as error:
+        raise StoreAway(f"MLflow at {redact(uri)} cannot be written: {_first_line(error)}.") from error
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+_NEVER_TAKEN = frozenset(
+    {"RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST"}
+)
+
+
+def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
+    """What MLflow's error means for somebody who writes to it or reads from it."""
+    shown, file = redact(uri), sqlite_file(uri)
+    first = redact(_first_line(reason))
+    if file is not None and any(words in reason for words in ("not a database", "malformed", "file is encrypted")):
+        return StoreError(
+            f"The MLflow store {file} is damaged, or no database at all ({first}). Put a copy of it back, or move it "
+            "away and run the study again: what is finished is written anew from the results in the study's run "
+            "folder, not trained again."
+        )
+    if file is not None and "readonly database" in reason:
+        return StoreError(f"The MLflow store {file} cannot be written: make it and its folder writable.")
+    if file is not None and ("locked" in reason or "disk I/O error" in reason or "is full" in reason):
+        return StoreAway(f"The MLflow store {file} cannot be written now ({first}).")
+    if urlsplit(uri).scheme in ("http", "https") or (code == "TEMPORARILY_UNAVAILABLE" and file is None):
+        if code in _NEVER_TAKEN:
+            return StoreRefused(f"MLflow at {shown} does not take it: {first}.")
+        return StoreAway(f"MLflow at {shown} does not answer as it should: {first}.")
+    if code in _NEVER_TAKEN and "SQLAlchemy" not in reason and "sqlite3" not in reason:
+        return StoreRefused(f"MLflow at {shown} does not take it: {first}.")
+    return StoreError(_unusable(shown, redact(reason)))
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0][:500]
 
 
 def _check_reachable(uri: str) -> None:
@@ -90,7 +159,7 @@ def _check_reachable(uri: str) -> None:
         socket.create_connection(place, timeout=REACH_SECONDS).close()
     except (OSError, ValueError) as error:
         shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
-        raise StoreError(
+        raise StoreAway(
             f"The MLflow server at {shown} cannot be reached: {error}. Start it, or correct MLFLOW_TRACKING_URI."
         ) from error
 
@@ -102,9 +171,8 @@ def _unusable(uri: str, reason: str) -> str:
             f"The MLflow store {uri} was made by another version of MLflow. Stop everything that uses it, copy it "
             f"to a safe place, then run: mlflow db upgrade {uri}"
         )
-    first_line = reason.splitlines()[0] if reason else "no reason given"
     return (
-        f"MLflow cannot use the store {uri}: {first_line} "
+        f"MLflow cannot use the store {uri}: {_first_line(reason)} "
         f"Give a store that it can, such as {SQLITE}mlflow.db, in MLFLOW_TRACKING_URI."
     )
 
@@ -117,12 +185,13 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
     """
     _check_exists(uri)
     client = connect(uri)
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None or experiment.lifecycle_stage != "active":
-        known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
-        raise StoreMissing(f"The store {uri} holds no study {study!r}; it holds: {known or 'none'}.")
-    runs = read_runs(client, experiment.experiment_id)
-    return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
+            raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
+        runs = read_runs(client, experiment.experiment_id)
+        return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
 
 
 def study_pages(uri: str) -> dict[str, str]:
@@ -131,7 +200,9 @@ def study_pages(uri: str) -> dict[str, str]:
     Raises StoreMissing where there is no store.
     """
     _check_exists(uri)
-    return {e.name: view_page(e.experiment_id) for e in connect(uri).search_experiments() if VIEW_TAG in e.tags}
+    client = connect(uri)
+    with store_calls(uri):
+        return {e.name: view_page(e.experiment_id) for e in client.search_experiments() if VIEW_TAG in e.tags}
 
 
 def view_page(experiment_id: str) -> str:
@@ -151,7 +222,7 @@ def _check_exists(uri: str) -> None:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.DatabaseError as error:
-        raise StoreMissing(missing) from error
+        raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
     if "experiments" not in tables:
         raise StoreMissing(missing)
 

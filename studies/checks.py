@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from studies import losses as table
-from studies.parts import Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
+from studies.parts import MOST_AXES, Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
 from studies.places import place_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
@@ -19,6 +19,9 @@ from studies.rungs import rung_problems
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONGEST_NAME = 64
+_MOST_RUNS = 100_000  # more than a store's pages, or a person, can look at
+_SEEDS = 2**32  # what torch and numpy take
+_MOST_WORKERS = 1024
 _NAME_RULE = (
     f"must be a safe folder name: letters, digits, '.', '_', '+' and '-', a letter or digit first, at most "
     f"{_LONGEST_NAME} characters"
@@ -36,16 +39,20 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_model(spec),
         *_data(spec),
         *place_problems(spec),
+        *_output(spec),
         *_spaces(spec),
         *(problem for one in built.values() for problem in one.problems),
         *_inert_base(spec, built),
         *_nothing_to_vary(spec, arms),
         *_sampling(spec, arms),
+        *_resources(spec),
         *_objective(spec, arms),
         *_evaluation(spec),
         *_runs(spec),
         *rung_problems(spec, arms),
     ]
+    if not problems:  # counting runs takes a study that is sound
+        problems = _how_much(spec, arms)
     return [p for p in dict.fromkeys(problems) if not any(_follows(p.path, other) for other in already)]
 
 
@@ -72,8 +79,7 @@ def budget(spec: StudySpec) -> Budget:
     if spec.sampler != "grid" or "trials" in spec.budget.model_fields_set:
         return spec.budget
     arms = [built.arm for built in (build_arm(spec, name) for name in spec.variants) if built.arm is not None]
-    sizes = [prod(len(d.values) for d in arm.space.values() if isinstance(d, Values)) for arm in arms]
-    return spec.budget.model_copy(update={"trials": max(sizes, default=1)})
+    return spec.budget.model_copy(update={"trials": max(map(_grid_size, arms), default=1)})
 
 
 def _follows(path: str, other: str) -> bool:
@@ -172,6 +178,52 @@ def _data(spec: StudySpec) -> list[Problem]:
     return problems
 
 
+def _output(spec: StudySpec) -> list[Problem]:
+    """A folder for runs that would lie outside of the working folder, or could not be made."""
+    folder = spec.output.folder
+    steps = folder.split("/")
+    if all(_NAME.fullmatch(step) and len(step) <= _LONGEST_NAME for step in steps):
+        return []
+    return [
+        Problem(
+            "output.folder",
+            f"{folder!r} must lie below the folder that sweeper is started in: names such as runs or out/runs, without "
+            "a leading '/', '~' or '..'. To keep runs elsewhere start sweeper there, or make runs a link",
+        )
+    ]
+
+
+def _how_much(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+    """More than could ever be planned, listed or trained, which is a slip of the keyboard."""
+    problems = []
+    for name, arm in arms.items():
+        own = [len(arm.losses) - 1 if isinstance(d, Simplex) else k not in spec.space for k, d in arm.space.items()]
+        if len(spec.space) + sum(own) > MOST_AXES:
+            problems.append(
+                Problem(
+                    f"variants.{name}",
+                    f"{len(spec.space) + sum(own)} numbers would be varied at once, the shared ones among them; "
+                    f"{MOST_AXES} at most can be: fix some of them in base",
+                )
+            )
+    grids = [_grid_size(arm) for arm in arms.values()] if spec.sampler == "grid" else []
+    trials = spec.budget.trials if not grids or "trials" in spec.budget.model_fields_set else max(grids)
+    strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(arms))
+    runs = trials * strata * len(spec.runs.blocks) * len(spec.runs.seeds)
+    if runs > _MOST_RUNS:
+        text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
+        problems.append(Problem("budget.trials", text))
+    if max(grids, default=0) > _MOST_RUNS:
+        text = f"the grid has {max(grids)} points, {_MOST_RUNS} at most are sorted: list fewer values, or use sobol"
+        problems.append(Problem("space", text))
+    return problems
+
+
+def _grid_size(arm: Arm) -> int:
+    """The points of the arm's grid."""
+    return prod(len(d.values) for d in arm.space.values() if isinstance(d, Values))
+
+
 def _spaces(spec: StudySpec) -> list[Problem]:
     """Names and shapes of what is varied, shared and by variant."""
     problems = []
@@ -247,12 +299,37 @@ def _nothing_to_vary(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     ]
 
 
+def _resources(spec: StudySpec) -> list[Problem]:
+    """Numbers of workers, of runs that train together and of GPUs."""
+    problems = []
+    resources = spec.resources
+    if resources.workers is not None and not 1 <= resources.workers <= _MOST_WORKERS:
+        text = f"{resources.workers} must be at least 1 and at most {_MOST_WORKERS} (each is a process), or be left out"
+        problems.append(Problem("resources.workers", text))
+    if resources.together is not None and resources.together < 0:
+        text = f"{resources.together} must be at least 0 (TRL's own loop), or be left out"
+        problems.append(Problem("resources.together", text))
+    if resources.gpus_per_run < 1:
+        problems.append(Problem("resources.gpus_per_run", f"{resources.gpus_per_run} must be at least 1"))
+    return problems
+
+
 def _sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     problems = []
     if spec.budget.trials < 1:
         problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))
-    if spec.budget.wall_clock is not None and not spec.budget.wall_clock > 0:
-        problems.append(Problem("budget.wall_clock", f"{spec.budget.wall_clock:g} must be above 0 seconds"))
+    times = {"wall_clock": spec.budget.wall_clock, "per_run": spec.budget.per_run}
+    for name, limit in times.items():
+        if limit is not None and not limit > 0:
+            problems.append(Problem(f"budget.{name}", f"{limit:g} must be above 0 seconds"))
+    if spec.budget.gpu_hours is not None and not spec.budget.gpu_hours > 0:
+        problems.append(Problem("budget.gpu_hours", f"{spec.budget.gpu_hours:g} must be above 0 hours"))
+    if spec.resources.attempts < 1:
+        problems.append(Problem("resources.attempts", f"{spec.resources.attempts} must be at least 1"))
+    if spec.resources.retry_after < 0:
+        problems.append(Problem("resources.retry_after", f"{spec.resources.retry_after:g} must be 0 seconds or more"))
+    if not 0 <= spec.sampler_seed < _SEEDS:
+        problems.append(Problem("sampler_seed", f"{spec.sampler_seed} must be 0 or more and below 2**32"))
     if spec.resources.workers is not None and spec.resources.workers < 1:
         problems.append(Problem("resources.workers", f"{spec.resources.workers} must be at least 1, or be left out"))
     if spec.resources.together is not None and spec.resources.together < 0:
@@ -304,6 +381,11 @@ def _objective(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
                 "objective.metric",
                 f"{name!r} needs data with a gold reward, and only embedded has one: use ranking_gain",
             )
+        )
+    tie = spec.objective.tie_within
+    if tie is not None and not 0.0 < tie < float("inf"):
+        problems.append(
+            Problem("objective.tie_within", f"{tie:g} must be a positive number in the metric's unit, or left out")
         )
     for bound, limits in spec.objective.constraints.items():
         path = f"objective.constraints.{bound}"
@@ -364,8 +446,8 @@ def _runs(spec: StudySpec) -> list[Problem]:
     for path, numbers in groups:
         if not numbers:
             problems.append(Problem(path, "is empty: give at least one whole number"))
-        if any(number < 0 for number in numbers):
-            problems.append(Problem(path, f"{list(numbers)} must be 0 or more"))
+        if any(not 0 <= number < _SEEDS for number in numbers):
+            problems.append(Problem(path, f"{list(numbers)} must be 0 or more and below 2**32"))
         if len(set(numbers)) < len(numbers):
             problems.append(Problem(path, f"{list(numbers)} holds a number twice: it would be the same run again"))
     return problems

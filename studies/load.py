@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from studies import checks, places, rungs
+from studies import checks, places, rungs, safe_yaml
 from studies.base import Base, take_apart
 from studies.losses import suggest
 from studies.normal import normal_study
@@ -58,6 +56,19 @@ def not_yet(spec: StudySpec) -> tuple[str, ...]:
     return tuple(found)
 
 
+def foreign_code(spec: StudySpec) -> tuple[str, ...]:
+    """Whose Python code the study has run, beside the project's own and that of the installed libraries."""
+    found = []
+    if spec.base.get("trust_remote_code"):
+        found.append(
+            f"base.trust_remote_code: Python code that lies with {spec.base.get('model_name_or_path')} will run with "
+            "all rights of yours; read it, and pin what you read with model_revision"
+        )
+    if ":" in spec.trainer:
+        found.append(f"trainer: Python code of {spec.trainer} will run")
+    return tuple(found)
+
+
 def shipped_studies() -> Mapping[str, Path]:
     """The study files that come with the project, by name; base files that lie beside them are not studies."""
     files = [*sorted(_HERE.glob("*.yaml")), *sorted(_HERE.glob("examples/*.yaml"))]
@@ -66,10 +77,10 @@ def shipped_studies() -> Mapping[str, Path]:
 
 def find_study(study: str | Path) -> Path:
     """The file that `study` means: a path, else the name of a shipped one. Raises StudyError."""
-    path = Path(study).expanduser()
-    if path.is_file():
+    path = places.existing(str(study))
+    if path is not None and path.is_file():
         return path
-    if path.is_dir():
+    if path is not None and path.is_dir():
         raise StudyError((f"{study}: is a folder, a study is a YAML file",))
     if re.fullmatch(r"[\w.-]+", str(study)):
         shipped = shipped_studies()
@@ -84,56 +95,12 @@ def find_study(study: str | Path) -> Path:
 def read_yaml(path: Path) -> dict[Any, Any]:
     """A YAML file that holds a mapping. Raises StudyError for unreadable text, bad syntax and repeated keys."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise StudyError((f"{path}: cannot be read: {error.strerror}",)) from error
-    except UnicodeDecodeError as error:
-        raise StudyError((f"{path}: is not UTF-8 text",)) from error
-    except _RepeatedKeys as error:
-        raise StudyError(tuple(f"{path}: {text}" for text in error.texts)) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise StudyError((f"{path}: is not YAML{where}: {error.problem}",)) from error
-    except yaml.YAMLError as error:
-        raise StudyError((f"{path}: is not YAML: {error}",)) from error
+        raw = safe_yaml.parse(safe_yaml.read_text(path))
+    except safe_yaml.UnusableYaml as error:
+        raise StudyError(tuple(f"{path}: {text}" for text in error.problems)) from error
     if not isinstance(raw, dict):
         raise StudyError((f"{path}: must be a mapping of keys, is {'empty' if raw is None else type(raw).__name__}",))
     return raw
-
-
-class _RepeatedKeys(Exception):
-    """Keys that stand twice in one mapping, of which YAML would silently keep the last."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        super().__init__("\n".join(texts))
-        self.texts = tuple(texts)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, refusing a key that stands twice in one mapping."""
-
-    def compose_document(self) -> yaml.Node | None:
-        node = super().compose_document()
-        texts = list(_repeated(node))
-        if texts:
-            raise _RepeatedKeys(texts)
-        return node
-
-
-def _repeated(node: yaml.Node | None, path: str = "") -> Any:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            name = f"{path}{key.value}"
-            line = key.start_mark.line + 1
-            if isinstance(key.value, str) and name in seen and key.value != "<<":
-                yield f"{name}: stands twice, at lines {seen[name]} and {line}: keep one"
-            seen[name] = line
-            yield from _repeated(value, f"{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield from _repeated(value, f"{path}{i}.")
 
 
 def _override(raw: dict[Any, Any], overrides: Sequence[str]) -> list[Problem]:
@@ -146,9 +113,10 @@ def _override(raw: dict[Any, Any], overrides: Sequence[str]) -> list[Problem]:
             problems.append(Problem("--set", f"{text!r} must be key.sub=value, such as budget.trials=4"))
             continue
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            problems.append(Problem(f"--set {key}", f"{value!r} is not a YAML value: put it in quotes"))
+            parsed = safe_yaml.parse(value)
+        except safe_yaml.UnusableYaml as error:
+            wrong = "; ".join(error.problems)
+            problems.append(Problem(f"--set {key}", f"{value!r} is not a YAML value: put it in quotes ({wrong})"))
             continue
         if not _put(raw, steps, parsed):
             problems.append(Problem(f"--set {key}", "there is no such place in the study file"))
@@ -160,7 +128,7 @@ def _put(node: Any, steps: Sequence[str], value: Any) -> bool:
     for i, step in enumerate(steps):
         last = i == len(steps) - 1
         if isinstance(node, list):
-            if not step.isdigit() or int(step) >= len(node):
+            if not step.isdecimal() or int(step) >= len(node):
                 return False
             if last:
                 node[int(step)] = value
@@ -188,7 +156,8 @@ def _read_base(raw: dict[Any, Any], folder: Path, problems: list[Problem]) -> Ba
     over = raw.pop(_OVER_BASE, {})
     given = raw.get("base")
     if isinstance(given, str):
-        path = next((p for p in (folder / given, Path(given).expanduser()) if p.is_file()), None)
+        found = (places.existing(str(folder / given)), places.existing(given))
+        path = next((p for p in found if p is not None and p.is_file()), None)
         if path is None:
             problems.append(
                 Problem("base", f"{given!r}: no such file beside the study file; write a path or a mapping")

@@ -427,7 +427,7 @@ def traps(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]]) -> li
                 "those of sigmoid",
             )
         )
-    if "sppo_hard" in losses and min(beta) <= 0.01:
+    if "sppo_hard" in losses and 0.0 < min(beta) <= 0.01:
         found.append(
             Finding(
                 "beta",

@@ -8,13 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_validator
 
 from studies.normal import normal_study, seconds
 from studies.records import DataConfig, EvaluationConfig, Frozen, Scalar
 
+# A scrambled Sobol sequence draws its scrambling for all dimensions at once, so a column keeps its numbers when a
+# knob is added only if the number of columns never changes.
+MOST_AXES = 32
 
-class FloatRange(Frozen):
+
+class Part(Frozen):
+    """A part of a study file: numbers in it are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class FloatRange(Part):
     """A continuous knob: `low` to `high`, both included, on a log scale where `log`."""
 
     type: Literal["float"] = "float"
@@ -23,7 +33,7 @@ class FloatRange(Frozen):
     log: bool = False
 
 
-class IntRange(Frozen):
+class IntRange(Part):
     """A whole-number knob: `low` to `high`, both included."""
 
     type: Literal["int"] = "int"
@@ -32,14 +42,14 @@ class IntRange(Frozen):
     log: bool = False
 
 
-class Values(Frozen):
+class Values(Part):
     """A knob with listed values."""
 
     type: Literal["values"] = "values"
     values: tuple[Scalar, ...]
 
 
-class Simplex(Frozen):
+class Simplex(Part):
     """The weights of a mixture of K losses: K numbers of 0 or more with sum 1, searched as K-1 numbers.
 
     `corners`: the pure losses are among the points that are tried.
@@ -65,7 +75,7 @@ Distribution = Annotated[
 ]
 
 
-class Variant(Frozen):
+class Variant(Part):
     """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
 
     Points alone, without a space of its own, make an arm of fixed points: the shared space is not sampled for it.
@@ -78,7 +88,7 @@ class Variant(Frozen):
     points: tuple[Mapping[str, Scalar], ...] = ()
 
 
-class Scenario(Frozen):
+class Scenario(Part):
     """A condition of the data: each field, where given, replaces the study's own."""
 
     label_flip: float | None = None
@@ -86,14 +96,14 @@ class Scenario(Frozen):
     pairs_from: Literal["same", "better", "worse"] | None = None
 
 
-class Runs(Frozen):
+class Runs(Part):
     """The runs of every trial: one for each block and seed."""
 
     blocks: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
 
 
-class Rungs(Frozen):
+class Rungs(Part):
     """Synchronous successive halving, in `mode: search`: the runs of a bracket pause after the shares `at` of their
     steps, and the best 1/`eta` of their trials go on. `bracket`: trials that are decided on together (None: four
     times as many as leave one that trains to its end).
@@ -104,7 +114,7 @@ class Rungs(Frozen):
     bracket: int | None = None
 
 
-class Confirm(Frozen):
+class Confirm(Part):
     """The best `top` trials of each stratum trained again on fresh blocks and seeds."""
 
     top: int = 1
@@ -112,50 +122,69 @@ class Confirm(Frozen):
     seeds: tuple[int, ...] = (0,)
 
 
-class Objective(Frozen):
-    """The measurement that decides which trial is best, and the bounds that a trial must keep."""
+class Objective(Part):
+    """The measurement that decides which trial is best, and the bounds that a trial must keep.
+
+    `tie_within`: the largest difference that does not matter, in the metric's unit: two variants are called a tie
+    where their difference is shown to be smaller. Gold in the embedded world has its own, .03 of the oracle's gain.
+    """
 
     metric: str = "ranking_gain"
     direction: Literal["maximize", "minimize"] = "maximize"
     constraints: Mapping[str, Mapping[str, float]] = {}
+    tie_within: float | None = None
 
 
-class Budget(Frozen):
-    """`trials` per stratum (in `mode: search`, in all); `wall_clock` in seconds."""
+class Budget(Part):
+    """`trials` per stratum (in `mode: search`, in all); `wall_clock` of one `sweeper run` and `per_run` of one run, in
+    seconds; `gpu_hours` of all sweeps of the study, each hour in which a worker trains being one.
+    """
 
     trials: int = 8
     wall_clock: float | None = None
+    gpu_hours: float | None = None
+    per_run: float | None = None
 
-    @field_validator("wall_clock", mode="before")
+    @field_validator("wall_clock", "per_run", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
         return seconds(value)
 
 
-class Judge(Frozen):
+class Judge(Part):
     """A reward model that judges samples; parsed and planned, not measured yet."""
 
     reward_model: str
 
 
-class Resources(Frozen):
+class Resources(Part):
     """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
     decides; 0: each by TRL's own loop), and GPUs that one run takes.
+
+    A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
+    as many.
     """
 
     workers: int | None = None
     together: int | None = None
     gpus_per_run: int = 1
+    attempts: int = 3
+    retry_after: float = 5.0
+
+    @field_validator("retry_after", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return seconds(value)
 
 
-class Output(Frozen):
+class Output(Part):
     """Where runs are kept and whose adapters: best (of each stratum), all or none."""
 
     folder: str = "runs"
     keep: Literal["best", "all", "none"] = "best"
 
 
-class StudySpec(Frozen):
+class StudySpec(Part):
     """A whole study file. Only `study`, `base` and `variants` must be given.
 
     `evaluation` and `judge` are written under `evaluate` in the file. `notices` is what loading translated or left

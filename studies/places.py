@@ -15,6 +15,15 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DATA_FILES = {".json", ".jsonl", ".csv", ".parquet", ".tsv", ".arrow", ".txt", ".gz", ".zst", ".ndjson"}
 
 
+def existing(path: str) -> Path | None:
+    """The file or folder that `path` names, with `~` written out; None where there is none, whatever `path` holds."""
+    try:
+        place = Path(path).expanduser()
+        return place if place.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, `~nobody`, a zero byte
+        return None
+
+
 def locate(spec: StudySpec, folder: Path) -> StudySpec:
     """The study with paths that hold from the working folder: what is not found there is looked for beside the
     study file, in `folder`.
@@ -32,7 +41,7 @@ def place_problems(spec: StudySpec) -> list[Problem]:
     """Local files that are not there, and names that can be neither a file nor a Hub id."""
     problems = []
     path = spec.data.path
-    if path != "embedded" and not Path(path).expanduser().exists() and not _is_hub_id(path):
+    if path != "embedded" and existing(path) is None and not _is_hub_id(path):
         problems.append(
             Problem(
                 "data.path",
@@ -41,7 +50,7 @@ def place_problems(spec: StudySpec) -> list[Problem]:
             )
         )
     model = spec.base.get("model_name_or_path")
-    if isinstance(model, str) and not Path(model).expanduser().exists() and not _is_hub_id(model):
+    if isinstance(model, str) and existing(model) is None and not _is_hub_id(model):
         problems.append(
             Problem(
                 "base.model_name_or_path",
@@ -62,8 +71,7 @@ def _is_data_file(path: str) -> bool:
 
 
 def _found(path: str, folder: Path) -> str:
-    beside = folder / path
-    here = Path(path).expanduser()
-    if path == "embedded" or here.exists():
+    if path == "embedded" or existing(path) is not None:
         return path
-    return str(beside) if beside.exists() else path
+    beside = str(folder / path)
+    return path if existing(beside) is None else beside

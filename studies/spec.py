@@ -5,8 +5,9 @@ Knows nothing of Optuna, MLflow or torch, and never touches the network or a mod
 
 from __future__ import annotations
 
-from studies.load import load_study, not_yet, shipped_studies
+from studies.load import foreign_code, load_study, not_yet, shipped_studies
 from studies.parts import (
+    MOST_AXES,
     Arm,
     Budget,
     Confirm,
@@ -29,6 +30,7 @@ from studies.parts import (
 from studies.resolve import arms, resolve_run, scenario_data
 
 __all__ = [
+    "MOST_AXES",
     "Arm",
     "Budget",
     "Confirm",
@@ -48,6 +50,7 @@ __all__ = [
     "Values",
     "Variant",
     "arms",
+    "foreign_code",
     "load_study",
     "not_yet",
     "resolve_run",

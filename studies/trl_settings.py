@@ -274,6 +274,10 @@ def type_problem(name: str, value: Any) -> str | None:
     }
     if not any(fits[one] for one in accepted):
         return f"must be of type {' or '.join(accepted)}"
+    if isinstance(value, int | float) and not abs(value) < float("inf"):
+        return "must be a finite number"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "must be below 2**63"
     if name in CHOICES and value not in CHOICES[name]:
         return f"must be one of {', '.join(CHOICES[name])}"
     if name in BOUNDS and not BOUNDS[name].holds(value):

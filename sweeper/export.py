@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from dashboards.load import decode
-from dashboards.statistics import Estimate
+from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
 from studies.records import RunConfig, RunRecord, State
+from studies.redact import redact
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.plan import show_knobs
 
@@ -65,8 +66,8 @@ def export_best(
     except (DataError, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     settings = trl_settings(config, record, model, data, output)
-    text = _head(spec, row, record, digest, rows) + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    output.write_text(text, encoding="utf-8")
+    text = yaml.safe_dump(redact(settings), sort_keys=False, allow_unicode=True)
+    output.write_text(redact(_head(spec, row, record, digest, rows)) + text, encoding="utf-8")
     return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
 
 

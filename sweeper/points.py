@@ -16,11 +16,7 @@ from scipy.stats import qmc
 
 from studies.losses import simplex_weights, weight_names
 from studies.records import Scalar
-from studies.spec import Arm, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
-
-# A scrambled Sobol sequence draws its scrambling for all dimensions at once, so a column keeps its numbers when a
-# knob is added only if the number of columns never changes.
-DIMENSIONS = 32
+from studies.spec import MOST_AXES, Arm, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
 
 # The arms of the design that a trial can belong to; the confirm phase is a fourth.
 FIXED, UNBIASED, ADAPTIVE, CONFIRM = "fixed", "unbiased", "tpe", "confirm"
@@ -134,15 +130,15 @@ def _corners(arm: Arm) -> list[dict[str, Scalar]]:
 
 
 def _sobol(seed: int, count: int) -> np.ndarray:
-    """`count` x DIMENSIONS scrambled Sobol numbers in [0, 1); a prefix of every longer answer."""
-    engine = qmc.Sobol(DIMENSIONS, scramble=True, rng=np.random.default_rng(seed))
+    """`count` x MOST_AXES scrambled Sobol numbers in [0, 1); a prefix of every longer answer."""
+    engine = qmc.Sobol(MOST_AXES, scramble=True, rng=np.random.default_rng(seed))
     with warnings.catch_warnings():  # a count that is no power of two is less balanced, which is said in the docs
         warnings.simplefilter("ignore", UserWarning)
-        return np.asarray(engine.random(count)) if count else np.empty((0, DIMENSIONS))
+        return np.asarray(engine.random(count)) if count else np.empty((0, MOST_AXES))
 
 
 def _uniform(seed: int, count: int) -> np.ndarray:
-    return np.random.default_rng(seed).random((count, DIMENSIONS))
+    return np.random.default_rng(seed).random((count, MOST_AXES))
 
 
 def _grid(spec: StudySpec, over: Sequence[Axis]) -> tuple[Point, ...]:

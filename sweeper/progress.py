@@ -20,9 +20,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended. `reused` runs were finished before it started."""
+    """How a sweep ended. `reused` runs were finished before it started; `undelivered` records wait for MLflow."""
 
     trained: int
     reused: int
     failed: int
     stopped: bool
+    undelivered: int = 0

@@ -11,11 +11,13 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from studies.records import RunRecord, State
+from studies.redact import redact
 from studies.spec import Arm, StudySpec
 from sweeper.plan import Plan, planned_runs, show_knobs
 from sweeper.points import quota
@@ -23,6 +25,7 @@ from sweeper.progress import Progress
 from sweeper.verify import Verification
 
 LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+LOG_LINES = 12  # of a failed run's log
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -48,7 +51,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(shown(text), soft_wrap=True, markup=False)
 
     def progress(self, progress: Progress) -> None:
         """Show where the sweep is."""
@@ -62,7 +65,12 @@ class Display:
             time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
         ):
             self._printed_at, self._printed = time.monotonic(), text
-            self._console.print(f"{self._study}: {text}", soft_wrap=True)
+            self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+
+def shown(text: str) -> str:
+    """The text as a terminal may have it: without secrets, and without characters that would act on the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in redact(text))
 
 
 def describe(progress: Progress) -> str:
@@ -83,23 +91,23 @@ def describe(progress: Progress) -> str:
 def print_plan(plan: Plan, console: Console) -> None:
     """Every variant with its space, its trials and what was left out or is warned of."""
     say = partial(console.print, soft_wrap=True)  # lines stay whole in a file or a pipe
-    say(f"[bold]{plan.study}[/bold]  {plan.question}")
+    say(f"[bold]{plan.study}[/bold]  {_plain(plan.question)}")
     for arm in plan.arms:
-        fixed = f"  fixed: {show_knobs(arm.fixed)}" if arm.fixed else ""
+        fixed = f"  fixed: {_plain(show_knobs(arm.fixed))}" if arm.fixed else ""
         losses = "" if arm.losses == (arm.name,) else f" ({' + '.join(arm.losses)})"
         say(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
         for name, text in arm.space.items():
-            say(f"  {name}: {text}")
+            say(f"  {name}: {_plain(text)}")
         for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
-            say(f"    trial {i}: {show_knobs(knobs) or 'as fixed above'}  [dim]{origin}[/dim]")
+            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{origin}[/dim]")
         if len(arm.points) > POINTS_SHOWN:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
             say(f"    {arm.adaptive} trials that TPE chooses from results")
         for name, reason in arm.left_out.items():
-            say(f"  left out: {name}: {reason}")
+            say(f"  left out: {name}: {_plain(reason)}")
         for warning in arm.warnings:
-            say(f"  [yellow]warning:[/yellow] {warning}")
+            say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
     for line in describe_brackets(plan):
         say(line)
     each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
@@ -110,6 +118,30 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
         f"{each}{joint}. Nothing was trained and nothing was written."
     )
+    if plan.power:
+        say(plan.power)
+
+
+def _plain(text: str) -> str:
+    """Text of a study within console markup, as it stands."""
+    return escape(shown(text))
+
+
+def print_failed(records: Sequence[RunRecord], console: Console) -> None:
+    """Every run that failed: which one, why, and the last lines of its log with the log's place."""
+    say = partial(console.print, soft_wrap=True, markup=False)
+    for run in records:
+        where = f"trial {run.trial}, block {run.block}, seed {run.seed}, attempt {run.attempt}"
+        say(f"{run.variant} in {run.scenario}, {where}: {run.cause} ({run.key}, MLflow run {run.run_id})")
+        message = run.facts.get("message", "").strip()
+        for line in message.splitlines():
+            say(f"    {line}")
+        if "log" in run.facts:
+            say(f"  log {run.facts['log']} ended with:")
+        for line in run.facts.get("log_tail", "").strip().splitlines()[-LOG_LINES:]:
+            say(f"    {line}")
+    causes = Counter(str(run.cause) for run in records)
+    say(", ".join(f"{n} {cause}" for cause, n in causes.most_common()) or "No run of this study failed.")
 
 
 def describe_brackets(plan: Plan) -> list[str]:
@@ -140,7 +172,7 @@ def print_verification(verified: Verification, console: Console) -> None:
         table.add_row(*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error)
     console.print(table)
     for key, reason in verified.failed.items():
-        console.print(f"run {key} could not be trained again: {reason}", soft_wrap=True)
+        console.print(f"run {key} could not be trained again: {shown(reason)}", soft_wrap=True, markup=False)
     measured = [f for f in verified.findings if f.error is not None]
     apart = sum(not f.within_error for f in measured)
     runs = len({f.config.key for f in verified.findings})

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
-import re
+import logging
 import time
-import zlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dashboards.load import (
-    ERRORS,
-    FACT_PREFIX,
-    HALVES,
     KIND,
-    NON_FINITE,
     RUN,
     SUPERSEDED,
     SWEEP,
-    VIEW_TAG,
+    StoreAway,
+    StoreRefused,
     connect,
     encode,
     read_runs,
     sqlite_file,
+    store_calls,
     store_uri,
     to_record,
 )
 from studies.records import Measurement, RunConfig, RunRecord, RunResult, State
+from studies.redact import redact
 from studies.spec import StudySpec
+from sweeper.outbox import Entry, Outbox
+from sweeper.saved_view import experiment_tags, note
+from sweeper.values import LONGEST_MESSAGE, Point, Value, curve_values, measured_values, result_tags
 
-# MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
-LONGEST_MESSAGE = 500
+_log = logging.getLogger(__name__)
+
+JOURNAL = "mlflow-journal.jsonl"
+TICKET = "ticket"  # tag: what a run is called until MLflow has given it an id
+LONGEST_NAME = 500
 DATA_DIGEST = "digest"
 # How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
-
-Point = tuple[int, Mapping[str, float]]
-_Value = tuple[str, float, int]  # metric, value, step
 
 
 class KnownRun(RunRecord):
@@ -75,34 +75,52 @@ class Tracker:
     """The writing side of one MLflow store; for one study at a time, from one process and one thread.
 
     It holds its own client with an absolute URI and leaves MLflow's global settings and active run alone, so that
-    it works inside a notebook that uses MLflow for something else.
+    it works inside a notebook that uses MLflow for something else. Where the store is away, what is written waits in
+    `mlflow-journal.jsonl` in the study's run folder, and goes out once the store is back, or with the next sweep.
     """
 
-    def __init__(self, uri: str | None, folder: Path) -> None:
+    def __init__(self, uri: str | None, folder: Path, tell_user: Callable[[str], None] = _log.warning) -> None:
         """Open the store (see `store_uri`), making its tables where there are none.
 
         `folder` is the working folder; artifacts of a SQLite store go to `mlartifacts` in it, as with `mlflow ui`.
+        `tell_user` is told once when the store goes away and once when it is back.
         Raises StoreError where MLflow cannot use the store.
         """
         self.uri = store_uri(uri, folder)
+        self._folder, self._tell_user = folder, tell_user
         self._artifacts = folder.absolute() / "mlartifacts" if sqlite_file(self.uri) else None
         self._client = connect(self.uri)
         self._study: _OpenStudy | None = None
+        self._outbox: Outbox | None = None
+        self._run_ids: dict[str, str] = {}  # MLflow's, of runs that were named here while it was away
         self._curve_ends: dict[str, dict[str, int]] = {}
+        self._known: dict[str, KnownRun] | None = None
 
     def open_study(self, spec: StudySpec, study_yaml_text: str) -> str:
-        """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id."""
-        experiment_id = self._open_experiment(spec)
-        parents = self._client.search_runs([experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
-        note = {"mlflow.note.content": spec.question} if spec.question else {}
-        if parents:
-            parent_run_id: str = parents[0].info.run_id
-            self._client.update_run(parent_run_id, status="RUNNING")
-        else:
-            tags = {KIND: SWEEP, "mlflow.source.name": "sweeper", **note}
-            parent_run_id = self._client.create_run(experiment_id, tags=tags, run_name=spec.study).info.run_id
-        self._client.log_text(parent_run_id, redact_text(study_yaml_text), "study.yaml")
+        """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id.
+
+        What an earlier sweep could not deliver is delivered first. Raises StoreError where the store is away.
+        """
+        with store_calls(self.uri):
+            experiment_id = self._open_experiment(spec)
+            parents = self._client.search_runs([experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
+            if parents:
+                parent_run_id: str = parents[0].info.run_id
+                self._client.update_run(parent_run_id, status="RUNNING")
+            else:
+                tags = {KIND: SWEEP, "mlflow.source.name": "sweeper", **note(spec.question)}
+                parent_run_id = self._client.create_run(experiment_id, tags=tags, run_name=spec.study).info.run_id
+            self._client.log_text(parent_run_id, redact(study_yaml_text), "study.yaml")
         self._study = _OpenStudy(spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1)
+        journal = self._folder / spec.output.folder / spec.study / JOURNAL
+        self._outbox = Outbox(journal, self._deliver, self._tell_user)
+        waiting = self._outbox.waiting
+        if not self._outbox.catch_up(now=True):
+            raise StoreAway(f"MLflow at {redact(self.uri)} went away: {self.undelivered} records wait in {journal}.")
+        if waiting:
+            self._tell_user(f"Delivered {waiting} records to MLflow that an earlier sweep could not.")
+        with store_calls(self.uri):  # the journal may have held the end of the last sweep
+            self._client.update_run(parent_run_id, status="RUNNING")
         return parent_run_id
 
     def _open_experiment(self, spec: StudySpec) -> str:
@@ -122,8 +140,18 @@ class Tracker:
         return experiment_id
 
     def close_study(self, *, finished: bool) -> None:
-        """Close the parent run: FINISHED where all that was asked has been trained, KILLED where it was stopped."""
-        self._client.set_terminated(self._opened.parent_run_id, "FINISHED" if finished else "KILLED")
+        """Close the parent run: FINISHED where all that was asked has been trained, KILLED where it was stopped.
+
+        Tries once more to deliver what waits; see `undelivered`.
+        """
+        self._send(do="close", run=self._opened.parent_run_id, status="FINISHED" if finished else "KILLED")
+        if self._outbox is not None:
+            self._outbox.catch_up(now=True)
+
+    @property
+    def undelivered(self) -> int:
+        """How many records wait for the store to come back."""
+        return 0 if self._outbox is None else self._outbox.waiting
 
     @property
     def _opened(self) -> _OpenStudy:
@@ -132,21 +160,34 @@ class Tracker:
         return self._study
 
     def known_runs(self) -> tuple[KnownRun, ...]:
-        """Every run of the open study that is in MLflow and was not superseded, oldest first."""
+        """Every run of the open study that is in MLflow and was not superseded, oldest first.
+
+        Where the store is away: those of the last reading and what was written since, without metrics. Raises
+        StoreError where there was none.
+        """
         study = self._opened
-        runs = read_runs(self._client, study.experiment_id)
+        assert self._outbox is not None
+        try:
+            if not self._outbox.catch_up(now=False):
+                raise StoreAway("MLflow is still away.")
+            with store_calls(self.uri):
+                runs = list(read_runs(self._client, study.experiment_id))
+        except StoreAway:
+            if self._known is None:
+                raise
+            return tuple(self._known.values())
         records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.data.tags)
-        return tuple(KnownRun.model_validate(dict(record)) for record in records)
+        self._known = {record.run_id: KnownRun.model_validate(dict(record)) for record in records}
+        return tuple(self._known.values())
 
     def start_run(self, config: RunConfig, attempt: int, arm: str) -> str:
-        """Make the MLflow run of an attempt, a child of the sweep's run, and give its id.
+        """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
+        id of our own, which this tracker takes in its place.
 
         `arm`: unbiased, tpe, fixed or confirm. Only the study's knobs become parameters; the whole config is the
-        artifact `config.json`. Values of settings that look like secrets are not written.
+        artifact `config.json`.
         """
-        from mlflow.entities import Param
-
-        study = self._opened
+        study, ticket = self._opened, f"waiting-{uuid.uuid4().hex}"
         tags = {
             "mlflow.parentRunId": study.parent_run_id,
             "mlflow.source.name": "sweeper",
@@ -161,57 +202,149 @@ class Tracker:
             "state": State.RUNNING.value,
             "loss": _loss_name(config),
             KIND: RUN,
+            TICKET: ticket,
         }
-        name = run_name(config, attempt, scenario=study.scenario_in_names)
-        run_id: str = self._client.create_run(study.experiment_id, tags=tags, run_name=name).info.run_id
-        params = [Param(key, encode(value)) for key, value in redact(config.knobs).items()]
-        self._client.log_batch(run_id, params=params)
-        whole = json.dumps(redact(config.model_dump(mode="json")), indent=2)
-        self._client.log_text(run_id, whole, "config.json")
-        self._curve_ends[run_id] = {}
+        self._curve_ends[ticket] = {}
+        self._send(
+            do="start",
+            run=ticket,
+            name=run_name(config, attempt, scenario=study.scenario_in_names),
+            tags=tags,
+            params={key: encode(value) for key, value in redact(config.knobs).items()},
+            config=json.dumps(redact(config.model_dump(mode="json")), indent=2),
+        )
+        run_id = self._run_ids.get(ticket, ticket)
+        if self._known is not None:
+            self._known[run_id] = _known_run(run_id, config, attempt, arm)
         return run_id
 
     def log_curve(self, run_id: str, points: Sequence[Point]) -> None:
         """Write points of the training curve, (step, values), in one transaction; what was written already is left."""
-        new = self._unwritten(run_id, points)
-        if new:
-            self._client.log_batch(run_id, metrics=_metrics(new))
-            self._curve_ends[run_id].update({name: step for name, _, step in new})
+        if points:
+            self._send(do="curve", run=run_id, curve=curve_values(points))
 
     def finish_run(self, run_id: str, config: RunConfig, result: RunResult, rung: int | None = None) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
-        Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own
-        they would double MLflow's charts. Values that are not finite are left out (MLflow would show 1.8e308); names
-        whose last value was not finite stand in the tag `non_finite`. `rung`: the step of the rung at which it was
-        stopped. Safe to call again for a run whose closing was
+        `rung`: the step of the rung at which it was stopped. Safe to call again for a run whose closing was
         interrupted.
         """
-        from mlflow.entities import RunTag
+        self._send(
+            do="finish",
+            run=run_id,
+            curve=curve_values(result.curve),
+            measured=measured_values(result),
+            tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
+            dataset=_dataset(config, result),
+            status=STATUS[result.state],
+        )
+        known = (self._known or {}).get(run_id)
+        if self._known is not None and known is not None:
+            self._known[run_id] = known.model_copy(update={"state": result.state, "cause": result.cause})
 
-        measured = _measured(result)
-        metrics = _metrics(self._unwritten(run_id, result.curve) + measured)
-        errors = {name: m.error for name, m in result.final().items() if m.error is not None and math.isfinite(m.error)}
-        halves = {
-            name: m.halves for name, m in result.final().items() if m.halves and all(map(math.isfinite, m.halves))
-        }
-        non_finite = _ends_non_finite(_curve_values(result.curve) + measured)
-        tags = {"state": result.state.value, "cause": result.cause.value}
-        tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
-        tags |= {ERRORS: json.dumps(errors)} if errors else {}
-        tags |= {HALVES: json.dumps(halves)} if halves else {}
-        tags |= {"message": result.message[:LONGEST_MESSAGE]} if result.message else {}
-        tags |= {"adapter": result.adapter} if result.adapter else {}
-        tags |= {"rung": str(rung)} if rung else {}
-        tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
-        self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
-        self._log_dataset(run_id, config, result)
-        self._client.set_terminated(run_id, STATUS[result.state])
+    def supersede(self, run_id: str, reason: str) -> None:
+        """Mark an attempt as replaced by a later one, which no table counts, and close it where it still runs."""
+        self._send(do="supersede", run=run_id, reason=redact(reason)[:LONGEST_MESSAGE])
+        if self._known is not None:
+            self._known.pop(run_id, None)
+
+    def log_table(self, files: Mapping[str, str]) -> None:
+        """Keep the table, file name -> text, as artifacts of the sweep's run."""
+        self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
+
+    def log_adapter(self, run_id: str, folder: Path) -> None:
+        """Keep a trained adapter as the artifact folder `adapter` of its run."""
+        self._send(do="adapter", run=run_id, folder=str(folder.absolute()))
+
+    def _send(self, **entry: Any) -> None:
+        """Deliver a record or keep it. Raises StoreError where neither can be done."""
+        assert self._outbox is not None, "open_study must be called before runs are written"
+        numbers: dict[str, Any] = {
+            name: entry.pop(name) for name in ("curve", "measured") if name in entry
+        }  # many, and no text
+        self._outbox.send({**redact(entry, by_name=False), **numbers, "time": int(time.time() * 1000)})
+
+    def _deliver(self, entry: Entry, again: bool) -> None:
+        """Write one record to MLflow. Writing it a second time changes nothing. See `outbox.Deliver`."""
+        with store_calls(self.uri):
+            match entry["do"]:
+                case "start":
+                    self._deliver_start(entry, again)
+                case "curve":
+                    self._deliver_values(self._real(entry["run"]), entry["curve"], [], {}, entry["time"])
+                case "finish":
+                    self._deliver_finish(entry)
+                case "supersede":
+                    self._deliver_supersede(entry)
+                case "files":
+                    for name, text in entry["files"].items():
+                        self._client.log_text(entry["run"], text, name)
+                case "adapter":
+                    if Path(entry["folder"]).is_dir():  # else another trial has become the best since
+                        self._client.log_artifacts(self._real(entry["run"]), entry["folder"], "adapter")
+                case "close":
+                    self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
+
+    def _real(self, run_id: str) -> str:
+        """MLflow's id of a run that may have been started while it was away. Raises StoreRefused for a lost one."""
+        if not run_id.startswith("waiting-"):
+            return run_id
+        if run_id not in self._run_ids:
+            found = self._client.search_runs([self._opened.experiment_id], f"tags.{TICKET} = '{run_id}'", max_results=1)
+            if not found:
+                raise StoreRefused(f"the run {run_id} that it belongs to was never made")
+            self._run_ids[run_id] = found[0].info.run_id
+        return self._run_ids[run_id]
+
+    def _deliver_start(self, entry: Entry, again: bool) -> None:
+        from mlflow.entities import Param
+
+        ticket, experiment_id = entry["run"], self._opened.experiment_id
+        if again and ticket not in self._run_ids:  # an earlier try may have got this far
+            with suppress(StoreRefused):
+                self._real(ticket)
+        if ticket not in self._run_ids:
+            made = self._client.create_run(experiment_id, entry["time"], tags=entry["tags"], run_name=entry["name"])
+            self._run_ids[ticket] = made.info.run_id
+        run_id = self._run_ids[ticket]
+        self._curve_ends.setdefault(run_id, self._curve_ends.pop(ticket, {}))
+        self._client.log_batch(run_id, params=[Param(key, value) for key, value in entry["params"].items()])
+        self._client.log_text(run_id, entry["config"], "config.json")
+
+    def _deliver_finish(self, entry: Entry) -> None:
+        run_id = self._real(entry["run"])
+        self._deliver_values(run_id, entry["curve"], entry["measured"], entry["tags"], entry["time"])
+        if entry["dataset"]:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            tags = [InputTag("mlflow.data.context", "training")]
+            self._client.log_inputs(run_id, [DatasetInput(Dataset(**entry["dataset"]), tags)])
+        self._client.set_terminated(run_id, entry["status"], end_time=entry["time"])
         self._curve_ends.pop(run_id, None)
 
-    def _unwritten(self, run_id: str, points: Sequence[Point]) -> list[_Value]:
-        """The values of the points past the last step of their name that MLflow has already."""
-        values = _curve_values(points)
+    def _deliver_values(
+        self, run_id: str, curve: Sequence[Value], measured: Sequence[Value], tags: Mapping[str, str], at: int
+    ) -> None:
+        """Write what MLflow has not yet of a curve, and the rest, in one transaction. MLflow itself leaves out a value
+        that it has with the same step and time.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        new = self._unwritten(run_id, curve)
+        metrics = [Metric(name, float(value), at, step) for name, value, step in [*new, *measured]]
+        if metrics or tags:
+            self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._curve_ends[run_id].update({name: step for name, _, step in new})
+
+    def _deliver_supersede(self, entry: Entry) -> None:
+        run_id = self._real(entry["run"])
+        self._client.set_tag(run_id, SUPERSEDED, entry["reason"])
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED", end_time=entry["time"])
+        self._curve_ends.pop(run_id, None)
+
+    def _unwritten(self, run_id: str, values: Sequence[Value]) -> list[Value]:
+        """The values past the last step of their name that MLflow has already."""
         if run_id not in self._curve_ends:
             self._curve_ends[run_id] = self._read_curve_ends(run_id, {name for name, _, _ in values})
         ends = self._curve_ends[run_id]
@@ -222,77 +355,35 @@ class Tracker:
         written = names & set(self._client.get_run(run_id).data.metrics)
         return {name: max(m.step for m in self._client.get_metric_history(run_id, name)) for name in written}
 
-    def _log_dataset(self, run_id: str, config: RunConfig, result: RunResult) -> None:
-        """Link the run to its data, where the trainer told the content's digest."""
-        if DATA_DIGEST not in result.facts:
-            return
-        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        data = config.data.model_dump(mode="json", exclude_defaults=True)
-        dataset = Dataset(
-            name=config.data.path,
-            digest=str(result.facts[DATA_DIGEST])[:12],
-            source_type="sweeper",
-            source=json.dumps({"path": config.data.path, **data, "block": config.block}),
-        )
-        tags = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
-
-    def supersede(self, run_id: str, reason: str) -> None:
-        """Mark an attempt as replaced by a later one, which no table counts, and close it where it still runs."""
-        self._client.set_tag(run_id, SUPERSEDED, reason[:LONGEST_MESSAGE])
-        if self._client.get_run(run_id).info.status == "RUNNING":
-            self._client.set_terminated(run_id, "KILLED")
-        self._curve_ends.pop(run_id, None)
-
-    def log_table(self, files: Mapping[str, str]) -> None:
-        """Keep the table, file name -> text, as artifacts of the sweep's run."""
-        for name, text in files.items():
-            self._client.log_text(self._opened.parent_run_id, text, name)
-
-    def log_adapter(self, run_id: str, folder: Path) -> None:
-        """Keep a trained adapter as the artifact folder `adapter` of its run."""
-        self._client.log_artifacts(run_id, str(folder), "adapter")
+def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str) -> KnownRun:
+    """A run in training as MLflow would tell it."""
+    same = {name: getattr(config, name) for name in ("key", "study", "variant", "scenario", "trial", "block", "seed")}
+    return KnownRun(
+        run_id=run_id,
+        attempt=attempt,
+        state=State.RUNNING,
+        cause=None,
+        arm=arm,
+        knobs=config.knobs,
+        metrics={},
+        errors={},
+        facts={},
+        **same,
+    )
 
 
-def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
-    """What makes MLflow's pages show a study well: its question and the saved view that `view_page` opens.
-
-    Without the view MLflow 3.17 opens its page for agents, and behind it one collapsed row, the sweep's, and no charts.
-    A saved view is a tag that holds the page's state, zipped; its format is MLflow's own (read off 3.17.2) and no part
-    of its API: should it change, the view is missing and nothing else breaks.
-    """
-    measured = [spec.objective.metric, "kl", "margin", "steps_per_second"]
-    own = (name for variant in spec.variants.values() for name in variant.space)
-    columns = [f"metrics.`{name}`" for name in dict.fromkeys(measured)]
-    columns += [f"params.`{name}`" for name in dict.fromkeys([*spec.space, *own])]
-    state = {
-        "searchFilter": f"tags.{KIND} = '{RUN}'",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": ["tags.`state`", *columns],
-        "columnOrder": [],
-        "columnWidths": {},
-        "runsHiddenMode": "FIRST_20_RUNS",
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "groupBy": {
-            "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": "variant"}],
-        },
-        "groupsExpanded": {},
-        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-    }
-    zipped = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    view = {"name": "By variant", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{zipped}"}
-    note = {"mlflow.note.content": spec.question} if spec.question else {}
+def _dataset(config: RunConfig, result: RunResult) -> dict[str, str] | None:
+    """What MLflow keeps of the run's data, where the trainer told the content's digest."""
+    if DATA_DIGEST not in result.facts:
+        return None
+    data = redact(config.data.model_dump(mode="json", exclude_defaults=True))
+    path = redact(config.data.path)
     return {
-        VIEW_TAG: json.dumps(view),
-        **note,
+        "name": path[-LONGEST_NAME:],
+        "digest": str(result.facts[DATA_DIGEST])[:12],
+        "source_type": "sweeper",
+        "source": json.dumps({"path": path, **data, "block": config.block}),
     }
 
 
@@ -307,62 +398,3 @@ def _loss_name(config: RunConfig) -> str:
     """The losses that the run trains with, joined by plus signs."""
     losses = config.settings.get("loss_type", config.variant)
     return losses if isinstance(losses, str) else "+".join(losses)
-
-
-def _curve_values(points: Sequence[Point]) -> list[_Value]:
-    return [(name, value, step) for step, values in points for name, value in values.items()]
-
-
-def _measured(result: RunResult) -> list[_Value]:
-    """The measurements as (name, value, step).
-
-    What was measured once gets step 0, whatever its step: MLflow then draws bars to compare runs by, where it would
-    draw a line chart of one dot each.
-    """
-    names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
-    times = Counter(names)
-    return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
-
-
-def _metrics(values: Sequence[_Value]) -> list[Any]:
-    """MLflow's metrics of those (name, value, step)s that are finite."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    return [Metric(name, float(value), now, step) for name, value, step in values if math.isfinite(value)]
-
-
-def _ends_non_finite(values: Sequence[_Value]) -> list[str]:
-    """The names whose value at their last step is not finite: what MLflow holds of them is not how the run ended."""
-    last = {name: value for name, value, _ in sorted(values, key=lambda named: named[2])}
-    return sorted(name for name, value in last.items() if not math.isfinite(value))
-
-
-_SECRET_WORDS = frozenset({"token", "key", "secret", "password", "passwd", "credential", "credentials"})
-_NOT_SECRET = frozenset({"pad_token", "eos_token", "bos_token", "unk_token"})
-_REDACTED = "(not recorded)"
-
-
-def is_secret(name: str) -> bool:
-    """Whether a setting of this name may hold a secret: a word of it is token, key, secret or password."""
-    return name not in _NOT_SECRET and not _SECRET_WORDS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
-
-
-def redact(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with all values of names that look secret replaced, at any depth."""
-    return {
-        name: _REDACTED if is_secret(name) and value is not None else _inner(value) for name, value in values.items()
-    }
-
-
-def _inner(value: Any) -> Any:
-    return redact(value) if isinstance(value, Mapping) else value
-
-
-def redact_text(text: str) -> str:
-    """YAML text with the scalars of names that look secret replaced."""
-
-    def replace(match: re.Match[str]) -> str:
-        return match[1] + _REDACTED if is_secret(match[2]) else match[0]
-
-    return re.sub(r"(([\w.-]+)[\"']?\s*:[ \t]+)([^\s,{}\[\]#][^,}\n]*)", replace, text)

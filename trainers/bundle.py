@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from studies.records import RunConfig
 from trainers.data import load_pairs, write_pairs
+from trainers.tokenizer import load_tokenizer
 from trainers.world.paths import model_path
 
 
@@ -23,13 +22,8 @@ def write_bundle(config: RunConfig, data_folder: Path, model_folder: Path) -> tu
     source = str(model_path()) if embedded else name
     if embedded:
         shutil.copytree(model_path(), model_folder, dirs_exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source,
-        revision=config.settings.get("model_revision") or "main",
-        trust_remote_code=bool(config.settings.get("trust_remote_code", False)),
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    revision = config.settings.get("model_revision") or "main"
+    tokenizer = load_tokenizer(source, revision, bool(config.settings.get("trust_remote_code", False)))
     pairs = load_pairs(config.data, config.block, tokenizer)
     write_pairs(pairs, data_folder)
     return (str(model_folder) if embedded else name), pairs.digest

@@ -202,16 +202,35 @@ def tokenise(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
 def prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a prompt as a model is sampled under it: messages end with the template's generation prompt."""
     if isinstance(prompt, list):
-        return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+        return _chat_ids(prompt, tokenizer, add_generation_prompt=True)
     return list(tokenizer(text=prompt)["input_ids"])
 
 
 def _whole_ids(prompt: Text, answer: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of prompt and answer together."""
     if isinstance(prompt, list) and isinstance(answer, list):
-        return list(tokenizer.apply_chat_template(prompt + answer, return_dict=True)["input_ids"])
+        return _chat_ids(prompt + answer, tokenizer, add_generation_prompt=False)
     text, end = f"{prompt}{answer}", tokenizer.eos_token
     return list(tokenizer(text=text if text.endswith(end) else text + end)["input_ids"])
+
+
+def _chat_ids(
+    messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
+) -> list[int]:
+    """Ids of messages by the model's chat template. Raises DataError for messages that it does not take."""
+    from jinja2 import TemplateError
+
+    try:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=True)
+    except (TemplateError, TypeError, ValueError) as error:  # the last two are what a template does with odd values
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(
+            [
+                f"the model's chat template does not take messages of the roles {roles[:200]} ({error}); change or "
+                "remove such rows, or take a model whose template takes them"
+            ]
+        ) from error
+    return list(ids["input_ids"])
 
 
 def _fits(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -224,6 +243,13 @@ def _fits(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> boo
             ]
         )
     ids = tokenise(row, tokenizer)
+    if not ids.prompt:
+        raise DataError(
+            [
+                f"data {data.path}: the prompt {str(row['prompt'])[:60]!r} has no token of its own under the model's "
+                "tokenizer, so that nothing would stand before the answers; write it out or remove the row"
+            ]
+        )
     completion = max(len(ids.chosen), len(ids.rejected))
     limits = (
         (len(ids.prompt), data.max_prompt_length),

@@ -19,13 +19,14 @@ import datasets
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
 from trainers.data import DataError
 from trainers.desk import ListDesk
+from trainers.failures import ALONE, cause_of
 from trainers.interface import Desk, Job, Pilot, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
@@ -33,6 +34,7 @@ from trainers.pilot import run_pilot
 from trainers.results import write_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import Report, train_alone
+from trainers.tokenizer import load_tokenizer
 from trainers.warm import Warm
 
 logger = logging.getLogger(__name__)
@@ -69,11 +71,11 @@ class DPOTrainerWorker:
         except _REFUSALS as error:
             traceback.print_exc()
             self._hand_in(job, Cause.REFUSED, str(error), desk)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except RuntimeError as error:
+            if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
             self.forget()
-            self._hand_in(job, Cause.OUT_OF_MEMORY, str(error), desk)
+            self._hand_in(job, cause_of(error), str(error), desk)
         return None
 
     def pilot(self, jobs: Sequence[Job], workers: int) -> Pilot:
@@ -93,7 +95,7 @@ class DPOTrainerWorker:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `trainers.pilot.Crew`."""
-        return is_out_of_memory(error)
+        return cause_of(error) is not Cause.INFRASTRUCTURE
 
     def pack(self, job: Job, desk: Desk) -> Pack:
         """An empty pack around the base model of `job`."""
@@ -126,10 +128,10 @@ class DPOTrainerWorker:
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
             self.forget()
-            result = RunResult(key=job.config.key, cause=Cause.OUT_OF_MEMORY, message=str(error))
+            result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
         write_result(job.folder, result)
@@ -155,7 +157,7 @@ class _Packing:
             try:
                 self._pack.advance()
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if cause_of(error) is Cause.INFRASTRUCTURE:
                     raise
                 self._split(error)
             if len(self._pack.members) < len(members):
@@ -204,20 +206,17 @@ class _Packing:
             logger.warning("out of memory with %d runs together; going on with %d", size, self._together)
             self._backlog += [member.job for member in out]
             return
-        result = RunResult(key=out[0].key, cause=Cause.OUT_OF_MEMORY, message=str(error))
+        result = RunResult(key=out[0].key, cause=cause_of(error), message=str(error), facts=ALONE)
         write_result(out[0].job.folder, result)
         self._desk.finish(result)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a RuntimeError of torch says that memory is short: the device's, or the host's by a limit of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The trained policy of a finished run: its base model with the adapter at `adapter`."""
     args, model_args = parse_settings({**hardware_settings(), **config.settings}, adapter.parent / "trainer", 0)
     path = resolve_model(str(model_args.model_name_or_path))
-    base = create_model_from_path(path, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=args.trust_remote_code)
+    base = create_model_from_path(
+        path, revision=model_args.model_revision, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code
+    )
+    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code)
     return PeftModel.from_pretrained(base, str(adapter)), tokenizer

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from studies.records import RunResult
+from studies.redact import redact
 
 RESULT_FILE = "result.json"
 STATE_FILE = "state.safetensors"  # of a run that pauses, see `trainers.state`
@@ -16,12 +17,14 @@ STATE_FILE = "state.safetensors"  # of a run that pauses, see `trainers.state`
 def write_result(folder: Path, result: RunResult) -> Path:
     """Write `result` as `folder/result.json` and return that path; the folder is made where it is missing.
 
-    The text goes to a temporary name, is flushed to the disk and then renamed, so that a reader, or a machine that
-    loses power, finds the old file or the new one and never half of either. Raises OSError where it cannot be kept.
+    Secrets in its message and facts are left out. The text goes to a temporary name, is flushed to the disk and then
+    renamed, so that a reader, or a machine that loses power, finds the old file or the new one and never half of
+    either. Raises OSError where it cannot be kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Not `model_dump_json`: pydantic writes NaN, which a diverged run has in its curve, as null.
-    text = json.dumps(result.model_dump(mode="json"), indent=1)
+    said = {"message": redact(result.message), "facts": redact(result.facts)}
+    text = json.dumps(result.model_dump(mode="json") | said, indent=1)
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{RESULT_FILE}.")
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

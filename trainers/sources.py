@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
+from studies.places import existing
 from studies.records import DataConfig
 
 Text = str | list[dict[str, Any]]
@@ -21,6 +22,7 @@ Text = str | list[dict[str, Any]]
 Kind = Literal["embedded", "file", "folder", "hub", "missing"]
 
 _MOST_NAMED: Final = 10
+_LONGEST_CELL: Final = 1 << 30  # the csv module's own limit is 128 KiB, and it has no other than a global one
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -57,14 +59,12 @@ class _Placed(NamedTuple):
 
 def kind_of(path: str) -> Kind:
     """What `data.path` names. What exists on disk is not a Hub id; what ends like a data file is never one."""
-    place = Path(path).expanduser()
+    place = existing(path)
     if path == "embedded":
         return "embedded"
-    if place.is_file():
-        return "file"
-    if place.is_dir():
-        return "folder"
-    return "hub" if _HUB_ID.fullmatch(path) and place.suffix.lower() not in _READERS else "missing"
+    if place is not None:
+        return "file" if place.is_file() else "folder" if place.is_dir() else "missing"  # a pipe or device is neither
+    return "hub" if _HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in _READERS else "missing"
 
 
 def read_rows(data: DataConfig) -> Rows:
@@ -111,37 +111,54 @@ def _read(data: DataConfig, path: str, split: str) -> list[_Placed]:
 
 def _read_jsonl(file: Path) -> list[_Placed]:
     """One JSON value a line; blank lines are passed over."""
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = file.read_text(encoding="utf-8-sig").split("\n")
     return [_json_line(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _json_line(number: int, line: str) -> _Placed:
     """One line as JSON, or why it is none."""
     try:
-        return _Placed(f"line {number}", json.loads(line))
+        return _Placed(f"line {number}", _parsed(line))
     except ValueError as error:
         return _Placed(f"line {number}", None, f"not JSON ({error}); repair or remove the line")
 
 
 def _read_json(file: Path) -> list[_Placed]:
     """A JSON list of objects, or JSON lines under this ending."""
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         return _read_jsonl(file)
-    return [_Placed(f"row {i}", value) for i, value in enumerate(json.loads(text), start=1)]
+    return [_Placed(f"row {i}", value) for i, value in enumerate(_parsed(text), start=1)]
+
+
+def _parsed(text: str) -> Any:
+    """What JSON text says. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or objects lie too deep in one another") from error
 
 
 def _read_csv(file: Path) -> list[_Placed]:
     """A header line and rows of plain text; a cell that is not there is None."""
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [_Placed(f"row {i}", row) for i, row in enumerate(csv.DictReader(stream), start=1)]
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            return [_Placed(f"row {i}", row) for i, row in enumerate(csv.DictReader(stream), start=1)]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_parquet(file: Path) -> list[_Placed]:
     """A Parquet table."""
     import pyarrow.parquet
 
-    rows = pyarrow.parquet.read_table(file).to_pylist()
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(_first_line(error)) from error
     return [_Placed(f"row {i}", row) for i, row in enumerate(rows, start=1)]
 
 
@@ -237,8 +254,10 @@ def _text_fault(name: str, value: Any) -> str | None:
     """What is wrong with a prompt or an answer; None for a sound one."""
     if value is None:
         return f"{name!r} is null; fill it in or remove the row"
+    if isinstance(value, str) and not value.strip():
+        return f"{name!r} is empty; fill it in or remove the row"
     if isinstance(value, str):
-        return None if value.strip() else f"{name!r} is empty; fill it in or remove the row"
+        return None if _is_whole(value) else f"{name!r} {_HALF}"
     if not isinstance(value, list):
         return f"{name!r} is of type {type(value).__name__}, not text or a list of messages; write it as text"
     if not value:
@@ -246,9 +265,27 @@ def _text_fault(name: str, value: Any) -> str | None:
     for i, message in enumerate(value, start=1):
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             return f"message {i} of {name!r} lacks text in 'role' or 'content'; write it as role and content"
+        try:
+            whole = _is_whole(json.dumps(message, ensure_ascii=False))
+        except TypeError as error:
+            return f"message {i} of {name!r} holds what JSON cannot ({error}); write it as text"
+        if not whole:
+            return f"message {i} of {name!r} {_HALF}"
     if name != "prompt" and not value[-1]["content"].strip():
         return f"{name!r} ends with an empty message; fill it in or remove the row"
     return None
+
+
+_HALF: Final = "holds half of a character (a lone surrogate), which no tokenizer reads; repair or remove the row"
+
+
+def _is_whole(text: str) -> bool:
+    """Whether text can be written down: what comes from JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explicit(value: Mapping[str, Any]) -> Row:
@@ -271,7 +308,7 @@ def _explicit_fault(row: Row | None, first: Row | None) -> str | None:
     """What is wrong with a row once its prompt is explicit, given the first sound row; None for a sound one."""
     if row is None:
         return None
-    if not row["prompt"]:
+    if not row["prompt"] or (isinstance(row["prompt"], str) and not row["prompt"].strip()):
         return "there is no 'prompt' and the answers have no common beginning to take it from; add a 'prompt'"
     if not row["chosen"] or not row["rejected"]:
         return "one answer is the beginning of the other, so nothing is left of it beside the prompt; add a 'prompt'"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -16,17 +17,18 @@ import datasets
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import RunConfig, digest
-from trainers.data import Pairs, load_pairs
+from trainers.data import Pairs, load_pairs, tokenise
 from trainers.evaluate import ReferenceNumbers, reference_numbers
 from trainers.interface import MODEL_SETTINGS
 from trainers.layout import Pair, make_pair
 from trainers.reference import ReferenceStore, model_digest, with_reference_log_probs
 from trainers.settings import resolve_model
+from trainers.tokenizer import check_ids, load_tokenizer
 
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
@@ -116,9 +118,16 @@ class Warm:
         return self._base[1], self._base[2]
 
     def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
-        """The run's pairs."""
-        key = data_key(config, settings)
-        return self._pairs.get(key, lambda: load_pairs(config.data, config.block, tokenizer))
+        """The run's pairs, none with a token that the base has no embedding for."""
+        return self._pairs.get(data_key(config, settings), lambda: self._load_pairs(config, tokenizer))
+
+    def _load_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
+        pairs = load_pairs(config.data, config.block, tokenizer)
+        model = self._base[1] if self._base is not None else None
+        if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            for row in (*pairs.train, *pairs.evaluation):
+                check_ids(chain.from_iterable(tokenise(row, tokenizer)), model, tokenizer)
+        return pairs
 
     def training_rows(self, config: RunConfig, settings: Mapping[str, Any], pairs: Pairs) -> datasets.Dataset:
         """Rows to construct a trainer with: tokenised ones where there are, see `keep_rows`."""
@@ -199,12 +208,9 @@ def _load(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreTrain
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         kwargs["quantization_config"] = quantization
+    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code)
     model = create_model_from_path(path, **kwargs)
-    tokenizer = AutoTokenizer.from_pretrained(
-        path, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)
     return model, tokenizer

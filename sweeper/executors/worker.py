@@ -19,6 +19,7 @@ from threading import Thread
 from typing import NoReturn
 
 from studies.records import RunResult
+from studies.redact import redact_output
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.messages import (
     End,
@@ -144,6 +145,7 @@ def die_with(parent: int) -> None:
 
 def main() -> None:
     """Entry point; see the module's docstring."""
+    redact_output()  # it goes to the worker's log
     descriptor, parent, trainer, name = sys.argv[1:]
     # Ctrl-C is for the sweep alone: it decides, and tells the worker by a stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -25,7 +25,8 @@ from studies.records import (
     State,
 )
 from studies.spec import FloatRange, Objective, Scenario, StudySpec, Variant
-from sweeper.tracking import Tracker, experiment_tags, is_secret, redact, redact_text
+from sweeper.saved_view import experiment_tags, note
+from sweeper.tracking import Tracker
 
 SPEC = StudySpec(
     study="pilot",
@@ -338,27 +339,6 @@ def test_no_secret_is_written_anywhere(store: Path, tmp_path: Path) -> None:
     assert any(b"<pad>" in path.read_bytes() for path in written)
 
 
-@pytest.mark.parametrize(
-    ("name", "secret"),
-    [
-        ("hub_token", True),
-        ("HF_TOKEN", True),
-        ("api-key", True),
-        ("max_new_tokens", False),
-        ("pad_token", False),
-        ("beta", False),
-    ],
-)
-def test_secrets_are_known_by_the_words_of_their_name(name: str, secret: bool) -> None:
-    assert is_secret(name) is secret
-
-
-def test_redacting_leaves_the_rest_of_a_study_as_it_is() -> None:
-    text = "study: a\nbase: {hub_token: x, learning_rate: 1.0e-5}  # mine\ndata: {max_prompt_length: 5}\n"
-    assert redact_text(text) == text.replace(" x,", " (not recorded),")
-    assert redact({"beta": 0.1, "token": None}) == {"beta": 0.1, "token": None}
-
-
 def test_the_saved_view_shows_objective_and_knobs_by_variant(tracker: Tracker) -> None:
     experiment = tracker._client.get_experiment_by_name("pilot")
     page = study_pages(tracker.uri)["pilot"]
@@ -369,6 +349,12 @@ def test_the_saved_view_shows_objective_and_knobs_by_variant(tracker: Tracker) -
     assert {"metrics.`gold`", "params.`beta`", "params.`label_smoothing`"} <= set(state["selectedColumns"])
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "variant"}]
     assert experiment_tags(SPEC)["mlflow.note.content"] == "Which loss?"
+
+
+def test_a_question_acts_on_no_page() -> None:
+    shown = note("<script>x</script> ![a](http://h/x.png) [b](javascript:1) token=hush")["mlflow.note.content"]
+    assert not [part for part in ("<script", "![a]", "[b]", "hush") if part in shown]
+    assert note("") == {}
 
 
 def test_a_store_of_another_mlflow_version_is_refused_with_the_way_out(store: Path, tmp_path: Path) -> None:

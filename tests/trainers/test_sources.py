@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def write_csv(file: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def write_parquet(file: Path, rows: list[dict[str, str]]) -> None:
+def write_parquet(file: Path, rows: list[dict[str, Any]]) -> None:
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
 
 
@@ -114,6 +115,12 @@ def test_a_prompt_is_taken_out_of_the_answers_as_trl_does(row: dict[str, Any], t
         ({"chosen": "blue", "rejected": "green"}, "no common beginning to take it from; add a 'prompt'"),
         ({"prompt": "sky", "chosen": [BLUE], "rejected": [GREEN]}, "no common beginning"),
         ({**GOOD, "tools": [{"name": "f"}]}, "'tools' is not supported yet"),
+        ({**GOOD, "chosen": " blue\ud83d"}, "'chosen' holds half of a character (a lone surrogate)"),
+        (
+            {"prompt": [USER], "chosen": [{**BLUE, "name": "\udc00"}], "rejected": [GREEN]},
+            "message 1 of 'chosen' holds half of a character",
+        ),
+        ({"chosen": " blue", "rejected": " green"}, "no common beginning to take it from"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line_with_a_remedy(row: Any, told: str, tmp_path: Path) -> None:
@@ -128,6 +135,31 @@ def test_all_faults_of_a_row_are_told(tmp_path: Path) -> None:
         DataConfig(path=jsonl(tmp_path / "p.jsonl", [{"prompt": "", "chosen": None, "rejected": ""}]))
     )
     assert all(told in problem for told in ("'prompt' is empty", "'chosen' is null", "'rejected' is empty"))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+def test_lists_that_lie_too_deep_are_refused(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"p{ending}"
+    file.write_text("[" * 200_000)
+    [problem] = check_data(DataConfig(path=str(file)))
+    assert "too deep" in problem
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
+    write_parquet(file, [GOOD] * 12)
+    content = file.read_bytes()
+    for end in (4, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:end])
+        [problem] = check_data(DataConfig(path=str(file)))
+        assert "cannot be read as .parquet" in problem
+
+
+def test_a_message_that_json_cannot_hold_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
+    write_parquet(file, [{"prompt": [USER], "chosen": [{**BLUE, "at": date(2020, 1, 1)}], "rejected": [GREEN]}])
+    [problem] = check_data(DataConfig(path=str(file)))
+    assert "row 1: message 1 of 'chosen' holds what JSON cannot" in problem
 
 
 def test_a_line_that_is_not_json_is_named_and_blank_lines_are_not(tmp_path: Path) -> None:

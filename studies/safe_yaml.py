@@ -1,0 +1,196 @@
+"""Reads YAML that nobody vouches for: plain values only, bounded in size, in depth and in what its aliases grow to.
+
+Knows nothing of what a study means; builds no Python object but mappings, lists, text, numbers, truth values and null.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+# A study of a thousand fixed points is a tenth of each.
+MOST_BYTES: Final = 512 << 10
+MOST_VALUES: Final = 20_000
+DEEPEST: Final = 30
+MOST_KEYS: Final = 300
+LARGEST: Final = 2**63 - 1
+_LONGEST_SHOWN: Final = 60
+
+_PLAIN_TAGS: Final = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")
+)
+
+
+class UnusableYaml(Exception):
+    """Text that is not YAML, or is YAML that is not read; `problems` says where and what to do, without the file."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of at most `MOST_BYTES` in UTF-8, with or without a byte order mark. Raises UnusableYaml."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UnusableYaml([f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
+    if len(content) > MOST_BYTES:
+        raise UnusableYaml(
+            [f"is larger than {MOST_BYTES >> 10} KiB: a study is a short file, and data go into a file that it names"]
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnusableYaml(
+            [f"is not UTF-8 text (byte {error.start} is {content[error.start]:#04x}): save it as UTF-8"]
+        ) from error
+
+
+def parse(text: str) -> Any:
+    """What the YAML `text` says. Raises UnusableYaml."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except UnusableYaml:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        tabs = "; indent with spaces, not tabs" if "'\\t'" in (error.problem or "") else ""
+        raise UnusableYaml([f"is not YAML{where}: {error.problem or error.context}{tabs}"]) from error
+    except yaml.reader.ReaderError as error:
+        raise UnusableYaml(
+            [f"is not YAML: character {error.character:#x} at position {error.position} cannot stand in it; remove it"]
+        ) from error
+    except yaml.YAMLError as error:
+        raise UnusableYaml([f"is not YAML: {error}"]) from error
+
+
+class _Size(NamedTuple):
+    """What a node grows to once its aliases are written out."""
+
+    values: int
+    depth: int
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, refusing what a study never needs and what would take memory or time without end."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, _Size] = {}
+        self._depth = self._composed = 0
+
+    def compose_document(self) -> yaml.Node | None:
+        node = super().compose_document()
+        problems = [*_unusual(node), *_repeated(node)]
+        if problems:
+            raise UnusableYaml(list(dict.fromkeys(problems)))
+        return node
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        self._depth += 1
+        self._composed += 1
+        if self._depth > DEEPEST:
+            raise _too_much(mark, f"values lie more than {DEEPEST} levels deep; nothing in a study does")
+        if self._composed > MOST_VALUES:
+            raise _too_much(mark, f"there are more than {MOST_VALUES} keys and values up to here; a study has fewer")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent) and id(node) not in self._sizes:
+            raise _too_much(mark, "an alias (*name) lies within the value that it stands for; write out what is meant")
+        if node is not None and id(node) not in self._sizes:
+            size = self._size(node)
+            if size.values > MOST_VALUES or size.depth > DEEPEST:
+                raise _too_much(
+                    mark,
+                    f"there are more than {MOST_VALUES} values or {DEEPEST} levels here once aliases (*name) are "
+                    "written out; write out by hand what is needed of them",
+                )
+            self._sizes[id(node)] = size
+        return node
+
+    def _size(self, node: yaml.Node) -> _Size:
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        else:
+            children = list(node.value) if isinstance(node, yaml.SequenceNode) else []
+        sizes = [self._sizes[id(child)] for child in children]
+        return _Size(1 + sum(s.values for s in sizes), 1 + max((s.depth for s in sizes), default=0))
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError, KeyError, AttributeError, TypeError, IndexError) as error:
+            # `!!int x`, a number of 5,000 digits: PyYAML lets Python's own errors out.
+            tag = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{_shown(node.value)} cannot be read as {tag}", node.start_mark
+            ) from error
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise _too_much(node.start_mark, f"{_shown(node.value)} is larger than a whole number of 64 bits can be")
+        return value
+
+
+def _too_much(mark: yaml.Mark, text: str) -> UnusableYaml:
+    return UnusableYaml([f"line {mark.line + 1}: {text}"])
+
+
+def _unusual(node: yaml.Node | None) -> Iterator[str]:
+    """Tags that are not plain values, and text that no terminal, file name or database takes."""
+    if node is None:
+        return
+    if node.tag not in _PLAIN_TAGS:
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        words = "a date or time" if kind == "timestamp" else f"of the kind {_shown(kind)}"
+        value = f"{_shown(node.value)} " if isinstance(node, yaml.ScalarNode) else ""
+        yield f"line {node.start_mark.line + 1}: {value}is read as {words}: put text in quotes and leave tags (!) out"
+    if isinstance(node, yaml.ScalarNode) and not all(map(_writable, node.value)):
+        yield (
+            f"line {node.start_mark.line + 1}: {_shown(node.value)} holds a control character or half of a character: "
+            "remove it"
+        )
+    if isinstance(node, yaml.MappingNode):
+        if len(node.value) > MOST_KEYS:
+            keys = f"{len(node.value)} keys in one mapping, {MOST_KEYS} at most are read"
+            yield f"line {node.start_mark.line + 1}: {keys}"
+        for key, value in node.value:
+            yield from _unusual(key)
+            yield from _unusual(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _unusual(value)
+
+
+def _writable(character: str) -> bool:
+    return character in "\n\t\r" or unicodedata.category(character) not in ("Cc", "Cs")
+
+
+def _repeated(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    """Keys that stand twice in one mapping, of which YAML would silently keep the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name = f"{path}{_shown(key.value)[1:-1]}" if isinstance(key, yaml.ScalarNode) else f"{path}?"
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    yield f"{name}: stands twice, at lines {seen[key.value]} and {line}: keep one"
+                seen[key.value] = line
+            yield from _repeated(value, f"{name}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _repeated(value, f"{path}{i}.")
+
+
+def _shown(value: Any) -> str:
+    """A scalar as it can be printed, not longer than a line."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")

@@ -1,0 +1,41 @@
+"""Loads a model's tokenizer and refuses what could not be trained with; knows no data, no loss and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class UnusableModel(ValueError):
+    """A model whose parts do not fit one another; says which and what to do."""
+
+
+def load_tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model at `path`, padding with its end token where it has no other, as TRL does.
+
+    Raises UnusableModel for one without an end token: TRL ends every plain completion with it.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token is None:
+        raise UnusableModel(
+            f"model {path}: its tokenizer has no end token, with which completions end; name one of its vocabulary as "
+            "eos_token in the tokenizer_config.json that lies with the model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_ids(ids: Iterable[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UnusableModel where the largest of these ids has no row in the model's embedding.
+
+    On a GPU such an id ends the process with an error that names neither model nor token.
+    """
+    largest, rows = max(ids), model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise UnusableModel(
+            f"model {model.name_or_path}: its tokenizer gives {tokenizer.convert_ids_to_tokens(largest)!r} the id "
+            f"{largest}, but its embedding has {rows} rows; take the tokenizer that the model was made with, or resize "
+            "the embedding and save both together"
+        )
