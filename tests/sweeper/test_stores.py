@@ -33,14 +33,11 @@ objective: {metric: ranking_gain}
 RUNS = 60
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
     """`sweeper run` in a process of its own: MLflow keeps open what a test removes."""
-    (folder / "study.yaml").write_text(STUDY)
-    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", *(arguments or ("--workers", "2"))]
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def complete(folder: Path) -> None:
@@ -58,6 +55,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     )
     if mounted.returncode != 0:
         pytest.skip("nothing can be mounted here")
+    (place / "study.yaml").write_text(STUDY)
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -82,6 +80,7 @@ def test_a_disk_without_any_room_refuses_the_sweep(small_disk: Path) -> None:
             file.write(b"x" * 4096)
     refused = run(small_disk)
     assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "No space left" in refused.stderr or "full" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
