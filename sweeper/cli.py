@@ -16,9 +16,12 @@ import typer
 from studies.redact import redact, redact_output
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dashboards.tables import Format, Row
     from studies.records import RunRecord
     from studies.spec import Arm, StudySpec
+    from sweeper.progress import Outcome
 
 app = typer.Typer(
     help="Which DPO loss, with which settings, for my model and my data?",
@@ -94,7 +97,7 @@ def run(
     from studies.spec import not_yet
     from sweeper.search import StorageError, check_storage
     from sweeper.session import AlreadyRunning, places, run_session
-    from sweeper.show import Display, print_verification, shown
+    from sweeper.show import Display, print_verification
 
     if executor not in ("process", "inline"):
         _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
@@ -137,14 +140,7 @@ def run(
             typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
     if verified is not None:
         print_verification(verified, console)
-    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
-    if outcome.undelivered:
-        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    if outcome.stopped or outcome.failed:
-        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
+    _tell_end(outcome, study, again, console)
 
 
 @app.command()
@@ -248,6 +244,20 @@ def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[st
         return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
     except StudyError as error:
         _refuse(error.problems)
+
+
+def _tell_end(outcome: Outcome, study: str, again: str, console: Console) -> None:
+    """Say what was trained and what to do next; exits with 1 where that is to run the same command again."""
+    from sweeper.show import shown
+
+    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    if outcome.undelivered:
+        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    if outcome.stopped or outcome.failed:
+        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
 
 
 def _warn_of_code(spec: StudySpec) -> None:
