@@ -28,6 +28,7 @@ benchmark: $(READY)
 	$(BIN)/python -m tests.benchmarks.commands
 	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.orchestration
+	$(BIN)/python -m tests.benchmarks.comparison
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -362,6 +362,11 @@ def _objective(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
                 f"{name!r} needs data with a gold reward, and only embedded has one: use ranking_gain",
             )
         )
+    tie = spec.objective.tie_within
+    if tie is not None and not 0.0 < tie < float("inf"):
+        problems.append(
+            Problem("objective.tie_within", f"{tie:g} must be a positive number in the metric's unit, or left out")
+        )
     for bound, limits in spec.objective.constraints.items():
         path = f"objective.constraints.{bound}"
         if bound not in METRICS:

@@ -112,11 +112,16 @@ class Confirm(Part):
 
 
 class Objective(Part):
-    """The measurement that decides which trial is best, and the bounds that a trial must keep."""
+    """The measurement that decides which trial is best, and the bounds that a trial must keep.
+
+    `tie_within`: the largest difference that does not matter, in the metric's unit: two variants are called a tie
+    where their difference is shown to be smaller. Gold in the embedded world has its own, .03 of the oracle's gain.
+    """
 
     metric: str = "ranking_gain"
     direction: Literal["maximize", "minimize"] = "maximize"
     constraints: Mapping[str, Mapping[str, float]] = {}
+    tie_within: float | None = None
 
 
 class Budget(Part):

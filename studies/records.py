@@ -230,7 +230,11 @@ class RunResult(Frozen):
 
 
 class RunRecord(Frozen):
-    """One run as it is read back from the store: what tables are made of."""
+    """One run as it is read back from the store: what tables are made of.
+
+    `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
+    other, so that what is chosen on one half can be read on the other.
+    """
 
     run_id: str
     key: str

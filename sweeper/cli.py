@@ -18,7 +18,8 @@ from studies.redact import redact, redact_output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dashboards.tables import Format, Row
+    from dashboards.rendering import Format
+    from dashboards.tables import Comparison
     from studies.records import RunRecord
     from studies.spec import Arm, StudySpec
     from sweeper.progress import Outcome
@@ -137,7 +138,7 @@ def run(
         console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
     else:
         with _store_errors():
-            typer.echo(_render(_rows(spec, arms), "text", _screen()), nl=False)
+            typer.echo(_render(_comparison(spec, arms), "text", _screen()), nl=False)
     if verified is not None:
         print_verification(verified, console)
     _tell_end(outcome, study, again, console)
@@ -159,19 +160,30 @@ def status(study: Study, settings: Set = None) -> None:
 @app.command()
 def table(
     study: Study,
-    format: Annotated[str, typer.Option(help="text, markdown, csv or json")] = "text",
+    format: Annotated[str, typer.Option(help="text, markdown, csv, json or html")] = "text",
+    rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
+    columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     settings: Set = None,
 ) -> None:
-    """Print the comparison table, rebuilt from MLflow alone."""
-    from dashboards.tables import FORMATS
+    """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
+    from dashboards.rendering import FORMATS
 
-    kinds = {name: name for name in FORMATS}
-    if format not in kinds:
-        _refuse([f"--format {format}: valid are {', '.join(FORMATS)}."])
+    kinds: dict[str, Format] = {name: name for name in FORMATS}
+    problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
+    if (rows is None) != (columns is None) or (rows is not None and rows == columns):
+        problems.append(
+            "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
+        )
+    if problems:
+        _refuse(problems)
     spec, arms, _ = _load(study, settings)
+    width = _screen() if output is None else None
     with _store_errors():
-        text = _render(_rows(spec, arms), kinds[format], _screen() if output is None else None)
+        if rows is not None and columns is not None:
+            text = _grids(spec, rows, columns, kinds[format], width)
+        else:
+            text = _render(_comparison(spec, arms), kinds[format], width)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -193,7 +205,7 @@ def export(
     with _store_errors():
         records = _records(spec)
         try:
-            chosen = export_best(spec, arms, records, _rows(spec, arms), variant, trial, output)
+            chosen = export_best(spec, arms, records, _comparison(spec, arms).rows, variant, trial, output)
         except ExportError as error:
             _refuse([str(error)])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
@@ -301,8 +313,10 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
         typer.echo(f"No pilot: {reason}.")
 
 
-def _rows(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Row, ...]:
-    from dashboards.tables import Stratum, comparison
+def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
+    from dashboards.tables import comparison
+    from dashboards.trials import Stratum
+    from sweeper.plan import pairs_source
     from sweeper.points import quota
 
     each = len(spec.runs.blocks) * len(spec.runs.seeds)
@@ -311,7 +325,14 @@ def _rows(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Row, ...]:
         for scenario in spec.scenarios
         for arm in arms.values()
     ]
-    return comparison(_records(spec), spec.objective, strata)
+    return comparison(
+        _records(spec),
+        spec.objective,
+        strata,
+        baseline=spec.baseline,
+        source=pairs_source(spec),
+        scenarios=spec.scenarios,
+    )
 
 
 def _records(spec: StudySpec) -> list[RunRecord]:
@@ -325,11 +346,22 @@ def _records(spec: StudySpec) -> list[RunRecord]:
     return [r for r in found if (r.arm == "confirm", r.block, r.seed) in asked]
 
 
-def _render(rows: tuple[Row, ...], format: Format, width: int | None = None) -> str:
-    from dashboards.tables import render
+def _render(table: Comparison, format: Format, width: int | None = None) -> str:
+    from dashboards.rendering import render
 
-    text: str = redact(render(rows, format, width))
+    text: str = redact(render(table, format, width))
     return text.rstrip("\n") + "\n"
+
+
+def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int | None) -> str:
+    from dashboards.grids import GridError, grids
+    from dashboards.rendering import render_grids
+
+    try:
+        found = grids(_records(spec), spec.objective, rows, columns)
+        return str(redact(render_grids(found, spec.objective, format, width)))
+    except GridError as error:
+        _refuse([str(error)])
 
 
 def _screen() -> int | None:
@@ -338,11 +370,11 @@ def _screen() -> int | None:
 
 
 def _files(spec: StudySpec, arms: Mapping[str, Arm]) -> Mapping[str, str]:
-    rows = _rows(spec, arms)
+    found = _comparison(spec, arms)
     return {
-        "table.txt": _render(rows, "text"),
-        "table.md": _render(rows, "markdown"),
-        "table.csv": _render(rows, "csv"),
+        "table.txt": _render(found, "text"),
+        "table.md": _render(found, "markdown"),
+        "table.csv": _render(found, "csv"),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dashboards.load import decode
-from dashboards.statistics import Estimate
+from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
 from studies.records import RunConfig, RunRecord, State
 from studies.redact import redact

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values
 from sweeper.points import FIXED, planned_points, quota, to_knobs
@@ -26,7 +27,7 @@ class PlannedArm:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole study. `runs` counts every training, the confirm phase included."""
+    """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show."""
 
     study: str
     question: str
@@ -37,6 +38,7 @@ class Plan:
     confirm_runs: int
     runs: int
     steps: str
+    power: str
 
 
 def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
@@ -47,7 +49,18 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
     steps = spec.base.get("max_steps")
     length = f"{steps} steps" if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
     confirm = runs - len(spec.scenarios) * planned_trials(spec, arms) * each
-    return Plan(spec.study, spec.question, spec.mode, planned, tuple(spec.scenarios), each, confirm, runs, length)
+    return Plan(
+        spec.study,
+        spec.question,
+        spec.mode,
+        planned,
+        tuple(spec.scenarios),
+        each,
+        confirm,
+        runs,
+        length,
+        power_line(spec, arms),
+    )
 
 
 def planned_trials(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
@@ -65,6 +78,41 @@ def planned_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
         chosen = [min(spec.confirm.top, quota(spec, arm)) for arm in arms.values()]
         again = sum(chosen) * len(spec.confirm.blocks) * len(spec.confirm.seeds)
     return len(spec.scenarios) * (planned_trials(spec, arms) * each + again)
+
+
+def pairs_source(spec: StudySpec) -> str:
+    """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
+    return spec.data.path if spec.trainer == "dpo" else spec.trainer
+
+
+def power_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+    """What difference to the baseline the confirm phase's blocks can find, and at what spread they show a tie; what
+    is missing where they can do neither. In paired standard deviations, which nobody knows before the first runs.
+    """
+    if spec.mode == "search" or len(arms) < 2:
+        return ""
+    if spec.baseline is None:
+        return "No baseline is named, so no difference is tested: add baseline: VARIANT."
+    if spec.confirm is None:
+        return "No confirm phase, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."
+    blocks, tests = len(set(spec.confirm.blocks)), len(arms) - 1
+    if blocks < FEWEST_BLOCKS:
+        return f"{blocks} confirm blocks can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
+    from dashboards.statistics.power import detectable, tie_spread
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(spec.objective, pairs_source(spec))
+    line = (
+        f"{blocks} confirm blocks find a difference to {spec.baseline} of {detectable(blocks, tests):.2g} paired "
+        f"standard deviations in 80% of cases (t test, Holm over {tests})"
+    )
+    if scale.tie_within is None:
+        return line + "; no tie can be concluded without objective.tie_within."
+    within = f"{scale.tie_within:g} {scale.unit}"
+    return (
+        line
+        + f", and a tie within {within} up to a deviation of {scale.tie_within * tie_spread(blocks):.2g} {scale.unit}."
+    )
 
 
 def show_knobs(knobs: Mapping[str, Scalar]) -> str:

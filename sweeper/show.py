@@ -115,6 +115,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
         f"{each}{joint}. Nothing was trained and nothing was written."
     )
+    if plan.power:
+        say(plan.power)
 
 
 def _plain(text: str) -> str:

@@ -5,47 +5,48 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from dashboards.tables import NOT_ASSESSED, Row, Stratum, comparison, render
-from studies.records import CONSEQUENCES, Cause, RunRecord, State
-from studies.spec import Objective
+from dashboards.rendering import FORMATS, Format, render
+from dashboards.tables import Comparison, Row, comparison
+from dashboards.trials import Stratum
+from studies.records import Cause, RunRecord
+from studies.spec import Objective, Scenario
+from tests.dashboards import generated
+from tests.dashboards.generated import pool
 
 GOLD = Objective(metric="gold")
 IPO = Stratum("ipo", "clean", ("ipo",), trials=3)
 
 
 def a_record(trial: int = 0, gold: float | None = 1.0, **changes: Any) -> RunRecord:
-    cause: Cause | None = changes.pop("cause", Cause.FINISHED)
     metrics: Mapping[str, float] = {} if gold is None else {"gold": gold, "kl": 2.0, "margin": 3.0}
     block = changes.get("block", 0)
     fields: dict[str, Any] = {
         "run_id": f"r{trial}.{block}" + (".c" if changes.get("arm") == "confirm" else ""),
-        "key": "k",
-        "study": "pilot",
         "variant": "ipo",
-        "scenario": "clean",
         "trial": trial,
-        "block": 0,
-        "seed": 0,
-        "attempt": 1,
-        "state": CONSEQUENCES[cause].told if cause else State.RUNNING,
-        "cause": cause,
-        "arm": "unbiased",
         "knobs": {"beta": 0.1 * (trial + 1)},
         "metrics": metrics,
         "errors": {} if gold is None else {"gold": 0.07},
-        "facts": {},
     }
-    return RunRecord(**(fields | changes))
+    return generated.a_record(**(fields | changes))
 
 
 def row_of(*records: RunRecord, objective: Objective = GOLD, stratum: Stratum = IPO) -> Row:
-    (row,) = comparison(records, objective, [stratum])
+    (row,) = comparison(records, objective, [stratum]).rows
     return row
+
+
+def shown(*records: RunRecord, format: Format = "text", width: int | None = None) -> str:
+    return render(comparison(records, GOLD, [IPO]), format, width)
 
 
 def test_the_best_trial_gives_quality_knobs_margin_and_kl() -> None:
@@ -70,7 +71,7 @@ def test_a_stratum_without_runs_still_has_its_row() -> None:
 
 def test_rows_stand_in_the_order_of_the_study_and_other_records_in_none() -> None:
     records = [a_record(variant="hinge"), a_record(), a_record(variant="removed")]
-    rows = comparison(records, GOLD, [IPO, Stratum("hinge", "clean", ("hinge",), 3)])
+    rows = comparison(records, GOLD, [IPO, Stratum("hinge", "clean", ("hinge",), 3)]).rows
     assert [(row.variant, row.trials_done) for row in rows] == [("ipo", 1), ("hinge", 1)]
 
 
@@ -153,39 +154,40 @@ def test_every_cell_names_the_runs_it_came_from() -> None:
     assert row.run_ids["best"] == ("r1.0",)
     assert row.run_ids["mean"] == ("r0.0", "r1.0")
     assert row.run_ids["failures"] == ("r2.0",)
-    (said,) = json.loads(render([row], "json"))
+    (said,) = json.loads(render(Comparison((row,), None, ()), "json"))["rows"]
     assert said["run_ids"]["best"] == ["r1.0"]
 
 
-def test_words_that_were_not_measured_are_not_assessed() -> None:
+def test_words_that_were_not_measured_are_not_said() -> None:
     row = row_of(a_record())
-    assert {row.stability, row.best_for, row.verdict} == {NOT_ASSESSED}
+    assert (row.stability, row.difference) == (None, None)
+    assert row.guide == {"Speed": "Fast", "Stability": "Better", "Best for": "Overfitting issues"}
 
 
 def test_one_block_is_printed_with_its_error_as_too_small_and_optimistic() -> None:
-    text = render([row_of(a_record(0, gold=1.4873), a_record(1))])
+    text = shown(a_record(0, gold=1.4873), a_record(1))
     assert "1.49* ±0.07 (n too small)" in text
     assert "too good on average" in text
     assert "fewer than 3 blocks" in text
 
 
 def test_a_single_trial_was_not_chosen_and_is_not_marked() -> None:
-    text = render([row_of(a_record(0, gold=1.4873))])
+    text = shown(a_record(0, gold=1.4873))
     assert "1.49 ±0.07" in text
     assert "too good on average" not in text
 
 
 def test_a_confirmed_quality_is_printed_with_its_interval_and_no_mark() -> None:
     confirmed = [a_record(0, gold=gold, block=b, arm="confirm") for b, gold in enumerate([1.0, 1.2, 1.4], start=1)]
-    text = render([row_of(a_record(0), a_record(1, gold=0.5), *confirmed)])
+    text = shown(a_record(0), a_record(1, gold=0.5), *confirmed)
     assert "1.2 [0.7, 1.7]" in text
     assert "too small" not in text
 
 
 def test_notes_speak_only_of_what_is_in_the_table() -> None:
-    quiet = render([row_of(a_record(0))])
+    quiet = shown(a_record(0))
     assert "stopped" not in quiet
-    loud = render([row_of(a_record(0), a_record(1, cause=Cause.USER_STOP), a_record(2, cause=Cause.WORKER_LOST))])
+    loud = shown(a_record(0), a_record(1, cause=Cause.USER_STOP), a_record(2, cause=Cause.WORKER_LOST))
     assert "1 runs were stopped" in loud
     assert "1 runs were lost" in loud
 
@@ -202,16 +204,17 @@ def test_a_mixture_tells_its_losses() -> None:
 
 
 def test_a_stratum_without_a_share_of_its_own_prints_only_what_is_done() -> None:
-    assert "1/0" not in render([row_of(a_record(), stratum=Stratum("ipo", "clean", ("ipo",), trials=0))])
+    stratum = Stratum("ipo", "clean", ("ipo",), trials=0)
+    assert "1/0" not in render(comparison([a_record()], GOLD, [stratum]))
 
 
 def test_csv_holds_unrounded_numbers_one_a_column() -> None:
-    (line,) = csv.DictReader(io.StringIO(render([row_of(a_record(0, gold=1.23456789))], "csv")))
+    (line,) = csv.DictReader(io.StringIO(shown(a_record(0, gold=1.23456789), format="csv")))
     assert (line["best"], line["best_low"], line["failed"], line["failed_of"]) == ("1.23456789", "", "0", "1")
 
 
 def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
-    lines = [line for line in render([row_of(a_record())], "markdown").splitlines() if line.startswith("|")]
+    lines = [line for line in shown(a_record(), format="markdown").splitlines() if line.startswith("|")]
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
 
@@ -219,13 +222,147 @@ def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
 @pytest.mark.parametrize("width", [80, 100, 149, 150, 200])
 def test_text_fits_the_screen_and_breaks_no_word(width: int) -> None:
     knobs = {"beta": 0.25, "learning_rate": 0.00328, "label_smoothing": 0.1}
-    text = render([row_of(a_record(0, knobs=knobs), a_record(1, gold=0.5))], "text", width)
+    text = shown(a_record(0, knobs=knobs), a_record(1, gold=0.5), width=width)
     assert max(map(len, text.splitlines())) <= width
-    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "assessed", "[0-84%]"):
+    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "Overfitting", "[0-84%]"):
         assert word in text
     assert "\x1b" not in text
 
 
 def test_no_rows_print_without_an_error() -> None:
-    assert "Loss" in render([], "text")
-    assert json.loads(render([], "json")) == []
+    nothing = Comparison((), None, ())
+    assert "Loss" in render(nothing)
+    assert json.loads(render(nothing, "json"))["rows"] == []
+
+
+SCENARIOS = {"clean": Scenario()}
+CONFIRMED = pool({"sigmoid": 0.0, "ipo": 0.0, "hinge": -0.2}, confirm=range(3, 33), task_sd=0.0)
+
+
+def compared(records: Sequence[RunRecord] = CONFIRMED, baseline: str | None = "sigmoid") -> Comparison:
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    return comparison(records, GOLD, strata, baseline=baseline, source="embedded", scenarios=SCENARIOS)
+
+
+def test_differences_come_from_confirm_runs_and_name_who_chose_and_who_judged() -> None:
+    sigmoid, ipo, hinge = compared().rows
+    assert sigmoid.difference is None
+    assert ipo.difference is not None
+    assert hinge.difference is not None
+    assert (ipo.difference.word, hinge.difference.word) == ("tie", "worse")
+    assert ipo.unit == "U"
+    assert all(run_id.endswith("confirm") for run_id in ipo.run_ids["difference"])
+    assert len(ipo.run_ids["difference"]) == 60
+    assert {run_id.rsplit("-", 1)[1] for run_id in ipo.run_ids["chosen_by"]} == {"unbiased"}
+
+
+def test_runs_that_chose_never_judge() -> None:
+    """Raising the numbers of the arm that chooses moves no difference."""
+    lifted = [
+        r.model_copy(update={"metrics": {**r.metrics, "gold": r.metrics["gold"] + 5.0}})
+        if r.arm == "unbiased" and r.variant == "ipo"
+        else r
+        for r in CONFIRMED
+    ]
+    assert compared(lifted).rows[1].difference == compared().rows[1].difference
+    unconfirmed = [r for r in CONFIRMED if r.arm == "unbiased"]
+    assert all(row.difference is None for row in compared(unconfirmed).rows)
+
+
+def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
+    broken = a_record(variant="ipo", trial=compared().rows[1].best.trial, arm="confirm", block=3, cause=Cause.COLLAPSED)
+    row = compared([*CONFIRMED, broken]).rows[1]
+    assert row.difference is None
+    assert row.failures.k == 1
+
+
+def test_the_difference_and_its_word_stand_in_every_format() -> None:
+    table = compared()
+    for format in FORMATS:
+        text = render(table, format)
+        assert "worse" in text, format
+        assert "tie" in text, format
+    (line,) = [r for r in csv.DictReader(io.StringIO(render(table, "csv"))) if r["variant"] == "hinge"]
+    assert float(line["difference"]) == table.rows[2].difference.estimate.value
+    assert (line["difference_blocks"], line["difference_unit"], line["guide_stability"]) == ("30", "U", "Good")
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    text = render(compared(baseline=None))
+    assert "vs " not in text
+
+
+def test_without_confirm_runs_the_table_says_that_nothing_is_decided() -> None:
+    text = render(compared([r for r in CONFIRMED if r.arm == "unbiased"]), width=1000)
+    assert "No confirm runs" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 150, 200])
+def test_the_whole_comparison_fits_the_screen(width: int) -> None:
+    text = render(compared(), "text", width)
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("inconclusive", "supported", "General", "not testable here"):
+        assert word in text, word
+
+
+def test_markdown_and_html_say_of_every_claim_why() -> None:
+    table = compared()
+    for format in ("markdown", "html"):
+        text = render(table, format)
+        for verdict in table.verdicts:
+            assert verdict.because.replace("&", "&amp;").split("'")[0] in text
+
+
+def test_the_page_is_well_formed_needs_no_network_and_holds_the_runs_behind_each_row() -> None:
+    text = render(compared(), "html")
+    root = ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', ""))
+    rows, spaces, guide, claims = root.findall(".//table")
+    assert len(guide.findall("./tbody/tr")) == 8
+    assert len(rows.findall("./tbody/tr")) == len(spaces.findall("./tbody/tr")) == 3
+    assert len(claims.findall("./tbody/tr")) == len(compared().verdicts)
+    assert not re.search(r"(src|href)=|https?://", text)
+    assert compared().rows[1].run_ids["difference"][0] in text
+
+
+def test_cells_with_markup_in_them_are_escaped() -> None:
+    text = render(comparison([], GOLD, [Stratum("<b>", "clean", ("ipo",), 1)]), "html")
+    assert "<b>" not in text
+    assert "&lt;b&gt;" in text
+
+
+def test_spaces_stand_below_the_rows_with_their_box_and_their_frontier() -> None:
+    text = render(compared(), width=200)
+    assert "KL 0.5 (U)" in text
+    assert "Tried by sigmoid, ipo, hinge: beta 0.143 to 0.833" in text
+    assert "KL 0.5" not in render(compared([r.model_copy(update={"halves": {}}) for r in CONFIRMED]), width=200)
+
+
+def test_the_probability_of_improvement_and_the_middle_come_from_confirm_runs() -> None:
+    sigmoid, ipo, hinge = compared().rows
+    assert sigmoid.improvement is None
+    assert ipo.improvement.value == pytest.approx(0.5, abs=0.2)
+    assert hinge.improvement.value < 0.1
+    assert ipo.middle - hinge.middle == pytest.approx(0.2, abs=0.05)
+    assert compared([r for r in CONFIRMED if r.arm == "unbiased"]).rows[1].middle is None
+
+
+def test_the_guides_own_table_comes_back_with_a_verdict_on_each_word() -> None:
+    text = render(compared(), "markdown")
+    assert "| Loss | Speed | Stability | Best for |" in text
+    (sigmoid,) = [line for line in text.splitlines() if line.startswith("| sigmoid | Fast:")]
+    assert sigmoid == "| sigmoid | Fast: not testable here | Good: inconclusive | General use: supported |"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_records_changes_nothing(seed: int) -> None:
+    shuffled = random.Random(seed).sample(CONFIRMED, len(CONFIRMED))
+    assert render(compared(shuffled), "json") == render(compared(), "json")
+
+
+def test_another_loss_changes_no_row_but_by_the_correction() -> None:
+    two = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo")]
+    alone = comparison(CONFIRMED, GOLD, two, baseline="sigmoid", source="embedded").rows
+    for row, with_hinge in zip(alone, compared().rows, strict=False):
+        assert replace(row, difference=None) == replace(with_hinge, difference=None)
+        if row.difference is not None:
+            assert replace(row.difference, p_holm=None) == replace(with_hinge.difference, p_holm=None)

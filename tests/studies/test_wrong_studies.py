@@ -134,6 +134,10 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
             ["objective.constraints.kl", "min, max or both"],
         ],
     ),
+    "a tie within nothing": (
+        GOOD + "objective: {metric: ranking_gain, tie_within: 0}\n",
+        [["objective.tie_within", "0 must be a positive number", "left out"]],
+    ),
     "eval_loss across losses": (
         GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {}}") + "objective: {metric: eval_loss}\n",
         [["objective.metric", "'eval_loss'", "cannot be compared", "ranking_gain"]],

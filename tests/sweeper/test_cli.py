@@ -107,7 +107,7 @@ def test_reading_a_study_never_run_makes_no_database(sweeper: Sweeper, tmp_path:
 def test_an_option_that_makes_no_sense_exits_2(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     assert sweeper(tmp_path, "run", "study.yaml", "--executor", "cluster").returncode == 2
-    assert sweeper(tmp_path, "table", "study.yaml", "--format", "html").returncode == 2
+    assert sweeper(tmp_path, "table", "study.yaml", "--format", "pdf").returncode == 2
     assert sweeper(tmp_path, "plan", "no_such_study").returncode == 2
 
 
@@ -168,7 +168,7 @@ def test_status_counts_runs_by_stratum(sweeper: Sweeper, tmp_path: Path) -> None
     assert "0 missing" in shown
 
 
-@pytest.mark.parametrize("format", ["text", "markdown", "csv", "json"])
+@pytest.mark.parametrize("format", ["text", "markdown", "csv", "json", "html"])
 def test_the_table_comes_in_every_format(sweeper: Sweeper, tmp_path: Path, format: str) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
@@ -176,6 +176,27 @@ def test_the_table_comes_in_every_format(sweeper: Sweeper, tmp_path: Path, forma
     assert "sigmoid" in printed
     sweeper(tmp_path, "table", "study.yaml", "--format", format, "--output", "table.out")
     assert (tmp_path / "table.out").read_text() == printed
+
+
+def test_a_grid_of_two_knobs_replaces_the_table(sweeper: Sweeper, tmp_path: Path) -> None:
+    two = FORMULA.replace("log: true}}", "log: true}, learning_rate: {values: [1.0e-6, 1.0e-5]}}")
+    (tmp_path / "study.yaml").write_text(two)
+    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    shown = sweeper(tmp_path, "table", "study.yaml", "--rows", "beta", "--columns", "learning_rate")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "beta \\ learning_rate" in shown.stdout
+    unknown = sweeper(tmp_path, "table", "study.yaml", "--rows", "beta", "--columns", "tau")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "have: beta, learning_rate" in unknown.stderr
+
+
+@pytest.mark.parametrize("options", [("--rows", "beta"), ("--columns", "beta"), ("--rows", "a", "--columns", "a")])
+def test_a_grid_needs_two_different_knobs(sweeper: Sweeper, tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    refused = sweeper(tmp_path, "table", "study.yaml", *options)
+    assert refused.returncode == 2
+    assert "two different knobs" in refused.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 
 def test_the_table_is_an_artifact_of_the_sweeps_run(sweeper: Sweeper, tmp_path: Path) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from dashboards.statistics import Estimate, block_mean, clopper_pearson
+from dashboards.statistics.estimates import (
+    Estimate,
+    block_mean,
+    bootstrap,
+    clopper_pearson,
+    interquartile_mean,
+    resamples_of,
+)
 
 
 def test_the_interval_is_students_t_over_blocks() -> None:
@@ -70,3 +78,40 @@ def test_nothing_seen_says_nothing_of_the_rate() -> None:
 def test_more_failures_than_trials_are_refused(k: int, n: int) -> None:
     with pytest.raises(ValueError, match="0 <= k <= n"):
         clopper_pearson(k, n)
+
+
+def test_one_stratum_is_scipys_percentile_bootstrap() -> None:
+    values = np.random.default_rng(1).normal(size=12)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(7), vectorized=True
+    ).confidence_interval
+    ours = bootstrap(values, lambda drawn: drawn.mean(axis=-1), seed=7)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_a_stratified_resample_keeps_every_stratums_share() -> None:
+    strata = np.array([0, 1, 0, 1, 1, 2])
+    drawn = resamples_of(strata, count=500)
+    assert (strata[drawn] == strata).all()
+    assert len(np.unique(drawn[:, [0, 2]])) == 2
+    assert (drawn[:, 5] == 5).all()
+
+
+def test_strata_take_the_spread_between_tasks_out_of_the_interval() -> None:
+    tasks = [block % 3 for block in range(12)]
+    values = np.array([10.0 * task + 0.1 * block for block, task in enumerate(tasks)])
+    mean = lambda drawn: drawn.mean(axis=-1)  # noqa: E731
+    whole, within = bootstrap(values, mean), bootstrap(values, mean, tasks)
+    assert whole is not None
+    assert within is not None
+    assert within[1] - within[0] < (whole[1] - whole[0]) / 10
+
+
+def test_nine_blocks_give_no_bootstrap_interval() -> None:
+    assert bootstrap(np.arange(9.0), lambda drawn: drawn.mean(axis=-1)) is None
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 16])
+def test_the_interquartile_mean_is_scipys_trimmed_mean(n: int) -> None:
+    values = np.random.default_rng(n).normal(size=(3, n))
+    assert interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25, axis=1))

@@ -1,0 +1,282 @@
+"""The comparison as cells of text: header, rows, verdicts and the notes that a reader needs; knows no file format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dashboards.spaces import Space
+from dashboards.statistics.estimates import Estimate, Proportion
+from dashboards.tables import Comparison, Quality, Row
+from dashboards.verdicts import Verdict
+from studies.records import METRICS, Scalar
+
+KNOBS = "Best knobs"
+WORDS = frozenset(
+    {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
+)
+LEFT = WORDS | {"Loss", "Scenario", KNOBS}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table of text: as many cells in every row as in the header."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def columns(self, which: Sequence[int]) -> Cells:
+        """Some of its columns."""
+        return Cells([self.header[i] for i in which], [[row[i] for i in which] for row in self.rows])
+
+
+def row_cells(table: Comparison) -> Cells:
+    """The rows of the comparison."""
+    several = _scenarios(table.rows)
+    metric = table.rows[0].metric if table.rows else "quality"
+    unit = table.rows[0].unit if table.rows else ""
+    against = [f"vs {table.baseline} ({unit})", "Blocks", "Word", "P(better)"] if table.baseline else []
+    header = [
+        "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}", "Margin",
+        "KL", "Steps/s", KNOBS, *against, "Stability", "Guide", "Guide: best for",
+    ]  # fmt: skip
+    return Cells(header, [_row(row, several, table.baseline) for row in table.rows])
+
+
+def _scenarios(rows: Sequence[Row]) -> bool:
+    return len({row.scenario for row in rows}) > 1
+
+
+def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
+    named = row.losses in ((row.variant,), ())
+    return [
+        row.variant if named else f"{row.variant} ({'+'.join(row.losses)})",
+        *([row.scenario] if scenario else []),
+        f"{row.trials_done}/{row.trials_planned}" if row.trials_planned else str(row.trials_done),
+        share(row.failures),
+        _best_cell(row.best),
+        number(row.mean),
+        number(row.margin),
+        number(row.kl),
+        number(row.steps_per_second),
+        " ".join(f"{name}={_knob(value)}" for name, value in row.knobs.items()) or "-",
+        *(_against(row, row.variant == baseline) if baseline else []),
+        row.stability or "-",
+        ", ".join(word for column, word in row.guide.items() if column != "Best for") or "-",
+        row.guide.get("Best for", "-"),
+    ]
+
+
+def _against(row: Row, is_baseline: bool) -> list[str]:
+    """The difference with its interval, its blocks, its word, and the probability of improvement."""
+    difference = row.difference
+    if difference is None:
+        return ["-", "-", "baseline" if is_baseline else "-", "-"]
+    word = difference.word + ("" if difference.is_general else "~" if difference.is_robust else "?")
+    better = "-" if row.improvement is None else f"{row.improvement.value:.2f}"
+    return [interval(difference.estimate), str(difference.estimate.blocks), word, better]
+
+
+def space_cells(table: Comparison) -> Cells:
+    """What the unbiased arms say of whole spaces, a row a stratum that has one; empty where none has."""
+    rows = [row for row in table.rows if row.space is not None]
+    several = _scenarios(table.rows)
+    fronts = next((row.space.frontier for row in rows if row.space and row.space.frontier), None)
+    budgets = () if fronts is None else fronts.budgets
+    unit = rows[0].unit if rows else ""
+    header = [
+        "Loss", *(["Scenario"] if several else []), *(f"KL {budget:g} ({unit})" for budget in budgets), "Configs",
+        "Broken", "Within 5%", "Within 10%", "Best of 1", "Best of half", "Rate loss", "Gap",
+    ]  # fmt: skip
+    return Cells(header, [_space(row, row.space, several, len(budgets)) for row in rows if row.space is not None])
+
+
+def _space(row: Row, space: Space, scenario: bool, budgets: int) -> list[str]:
+    front = ["-"] * budgets if space.frontier is None else [_plain(value) for value in space.frontier.values]
+    best_of = list(space.best_of.values())
+    return [
+        row.variant,
+        *([row.scenario] if scenario else []),
+        *front,
+        str(space.failures.all.n),
+        " ".join(f"{p.k} {kind}" for kind, p in space.failures.by_kind.items() if p.k) or "0",
+        "-" if space.within_5 is None else f"{space.within_5:.0%}",
+        "-" if space.within_10 is None else f"{space.within_10:.0%}",
+        number(best_of[0]),
+        number(best_of[-1]),
+        number(space.rate_sensitivity),
+        number(None if space.gap is None else space.gap.value),
+    ]
+
+
+def _plain(e: Estimate) -> str:
+    """A value without a sign, with its interval where it has one."""
+    return interval(e).lstrip("+") if e.low is not None else number(e.value)
+
+
+def guide_cells(verdicts: Sequence[Verdict]) -> Cells:
+    """The guide's own table, each of its words with the verdict on it."""
+    columns = ("Speed", "Stability", "Best for")
+    by_loss: dict[str, dict[str, str]] = {}
+    for verdict in verdicts:
+        if verdict.claim.column in columns:
+            said = f"{verdict.claim.words}: {verdict.ruling}"
+            by_loss.setdefault(verdict.claim.loss, {})[verdict.claim.column] = said
+    return Cells(["Loss", *columns], [[loss, *(said[column] for column in columns)] for loss, said in by_loss.items()])
+
+
+def claim_cells(verdicts: Sequence[Verdict]) -> Cells:
+    """The verdicts, one a row."""
+    header = ["Claim", "Guide says", "Verdict", "Effect", "Blocks", "Failed", "Why"]
+    return Cells(header, [_claim(verdict) for verdict in verdicts])
+
+
+def _claim(verdict: Verdict) -> list[str]:
+    effect = verdict.effect
+    return [
+        f"{verdict.claim.loss}: {verdict.claim.column}",
+        verdict.claim.words,
+        verdict.ruling,
+        "-" if effect is None else f"{interval(effect)} {verdict.unit}",
+        "-" if effect is None else str(effect.blocks),
+        "-" if verdict.failures is None else share(verdict.failures),
+        verdict.because,
+    ]
+
+
+def share(of: Proportion) -> str:
+    """`k/n` with its limits in per cent."""
+    return f"{of.k}/{of.n} [{100 * of.low:.0f}-{100 * of.high:.0f}%]" if of.n else "-"
+
+
+def interval(e: Estimate) -> str:
+    """The value with its sign, and its interval where it has one, to the digits that the interval supports."""
+    if e.low is None or e.high is None:
+        return f"{e.value:+.3g} (n too small)"
+    half = (e.high - e.low) / 2
+    value, low, high = (_to_error(v, half) for v in (e.value, e.low, e.high))
+    return f"{'+' if e.value > 0 else ''}{value} [{low}, {high}]"
+
+
+def _best_cell(best: Quality | None) -> str:
+    """The best trial's objective: with interval, or with the evaluator's own error and 'n too small'."""
+    if best is None:
+        return "-"
+    e = best.estimate
+    mark = "*" if best.is_optimistic else ""
+    if e.low is not None and e.high is not None:
+        value, low, high = (_to_error(v, (e.high - e.low) / 2) for v in (e.value, e.low, e.high))
+        return f"{value}{mark} [{low}, {high}]"
+    if e.error is None:
+        return f"{number(e.value)}{mark} (n too small)"
+    return f"{_to_error(e.value, e.error)}{mark} ±{_to_error(e.error, e.error)} (n too small)"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, which is what errors of a few per cent leave; whole numbers from 100 on."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _to_error(value: float, error: float) -> str:
+    """The value to the first digit of its error, to the second where the first is 1 or 2."""
+    if error <= 1e-9 * abs(value):
+        return number(value)
+    exponent = math.floor(math.log10(error))
+    decimals = -exponent + (error < 3 * 10**exponent)
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+def _knob(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def notes(table: Comparison) -> list[str]:
+    """What a reader must know of these very numbers, and nothing that does not apply to them."""
+    return [*_quality_notes(table.rows), *_difference_notes(table), *_count_notes(table.rows)]
+
+
+def space_notes(table: Comparison) -> list[str]:
+    """What a reader must know of `space_cells`, with the box that was tried; nothing where there is none."""
+    spaces = [row.space for row in table.rows if row.space is not None]
+    if not spaces:
+        return []
+    found = [
+        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0). Broken: failed, or drifted to below half "
+        "or above twice the reference's length. Within: share of configs near the best. Best of 1 and of half of the "
+        "configs: expected, too low on average. Rate loss: mean loss from the best over thirds of the learning rate. "
+        "Gap: training less held-out accuracy.",
+        *_boxes(table.rows),
+    ]
+    if any(space.frontier for space in spaces):
+        found.append(
+            "KL: least concave majorant over configs that did not fail, in nats a sequence, vertices chosen on one "
+            "half of the samples and read on the other; no interval below 10 blocks, and no claim of difference."
+        )
+    return found
+
+
+def _boxes(rows: Sequence[Row]) -> list[str]:
+    """The boxes, variants with the same one together."""
+    by_box: dict[str, list[str]] = {}
+    for row in rows:
+        if row.space is not None:
+            box = ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in row.space.box.items())
+            by_box.setdefault(box or "no knob", []).append(row.variant)
+    return [f"Tried by {', '.join(dict.fromkeys(names))}: {box}." for box, names in by_box.items()]
+
+
+def _quality_notes(rows: Sequence[Row]) -> list[str]:
+    bests = [row.best for row in rows if row.best is not None]
+    found = []
+    if bests:
+        metric = rows[0].metric
+        unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
+        found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    if any(best.is_optimistic for best in bests):
+        found.append("* chosen as the best of several by this very number, so too good on average.")
+    if any(best.estimate.low is None for best in bests):
+        found.append("n too small: fewer than 3 blocks, so no interval; ± is the evaluator's standard error alone.")
+    if any(best.estimate.low is not None for best in bests):
+        found.append("[a, b] after a quality: 95% t interval over blocks.")
+    return found
+
+
+def _difference_notes(table: Comparison) -> list[str]:
+    differences = [row.difference for row in table.rows if row.difference is not None]
+    if not table.baseline:
+        return []
+    if not differences:
+        return [
+            f"No confirm runs of {table.baseline} and another on the same blocks: nothing is better, worse or a tie."
+        ]
+    found = [
+        f"vs {table.baseline}: paired over blocks, more is better, from confirm runs alone, which chose nothing; 95% t "
+        "interval. better and worse: Holm at 5% over the losses of a scenario; tie: TOST at 5%, not corrected."
+    ]
+    if all(d.p_tie is None for d in differences):
+        found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
+    elif any(d.word == "inconclusive" and not d.could_tie for d in differences):
+        found.append("inconclusive: among them are some whose blocks are too few for their spread to show a tie.")
+    if not all(d.is_robust for d in differences):
+        found.append("? without one of the tasks it would be said the other way round.")
+    if any(d.is_robust and not d.is_general for d in differences):
+        found.append("~ without one of the tasks it would be inconclusive: no claim leans on it.")
+    if any(row.stability for row in table.rows):
+        found.append("Stability: Good at most 2%, Fair at most 10% of unbiased configs fail, by one-sided 95% limits.")
+    return found
+
+
+def _count_notes(rows: Sequence[Row]) -> list[str]:
+    found = []
+    if any(row.failures.n for row in rows):
+        found.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
+    stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
+    found += [f"{stopped} runs were stopped by a limit or by hand and are not counted as failed."] * (stopped > 0)
+    refused = sum(row.refused for row in rows)
+    found += [f"{refused} runs were refused by TRL or the data; `sweeper status` and MLflow say why."] * (refused > 0)
+    found += [f"{lost} runs were lost by the machine; run the study again to repeat them."] * (lost > 0)
+    found += [f"{outside} trials broke a bound of the objective and cannot be best."] * (outside > 0)
+    return found

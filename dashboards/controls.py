@@ -1,0 +1,147 @@
+"""The whole procedure on a case whose answer is known: one loss against itself, with or without a planted effect.
+
+Works on a recorded pool of one loss: the same configs on the same blocks, two runs or more of each with other seeds.
+In every repeat the pool is dealt to two arms, each chooses its best config on some blocks and is judged on others, as
+in a sweep with a confirm phase. Independent sweeps of one loss would not do: their points differ, and so do they.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dashboards.statistics.compare import ALPHA, Word, p_difference, p_equivalence
+from dashboards.statistics.estimates import Floats
+from dashboards.statistics.scale import Scale
+from studies.records import RunRecord, State
+
+REPEATS = 200
+MOST_DIFFERENCES = 16  # of 200: 5 % of them and what chance adds
+FEWEST_TIES, FEWEST_FOUND = 0.8, 0.8
+WIDTHS = 2.0  # of a planted effect, in half widths of the region of practical equivalence
+
+
+class PoolError(Exception):
+    """The pool cannot be dealt as asked; says what it holds and what it needs."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Values [configs, blocks, runs] of one loss, more is better, and the task of each block."""
+
+    values: Floats
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """How a repeat deals the pool: `points` configs, the same for both arms; `choose` blocks on which each arm chooses
+    its best one; `judge` other blocks on which they are compared; the first step of Holm's correction over `tests`.
+    """
+
+    points: int = 12
+    choose: int = 3
+    judge: int = 16
+    tests: int = 1
+
+
+def pool_of(records: Iterable[RunRecord], scale: Scale) -> Pool:
+    """The pool that complete runs of one stratum make: configs and blocks that all have the same number of runs.
+
+    Configs that lack a run are left out. Raises PoolError where nothing is left.
+    """
+    cells: dict[int, dict[int, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    blocks: set[int] = set()
+    for record in records:
+        value = scale.value(record) if record.state is State.COMPLETE else None
+        if value is not None:
+            cells[record.trial][record.block].append((record.seed, scale.sign * value))
+            blocks.add(record.block)
+    order = sorted(blocks)
+    depth = max((len(of_block) for of in cells.values() for of_block in of.values()), default=0)
+    whole = [t for t, of in sorted(cells.items()) if len(of) == len(order) and {len(c) for c in of.values()} == {depth}]
+    if not whole:
+        raise PoolError("No config has the same number of complete runs on every block: run the pool to its end.")
+    values = np.array([[[v for _, v in sorted(cells[t][block])] for block in order] for t in whole])
+    return Pool(values, tuple(scale.task(block) for block in order))
+
+
+def repeat(pool: Pool, tie_within: float, deal: Deal, shift: float = 0.0, seed: int = 0) -> Counter[Word]:
+    """How often `REPEATS` deals end in each word. `shift` is added to all that the first arm measures: a planted
+    effect on its samples' gold, in the pool's unit.
+
+    Nothing is drawn twice within a repeat: copies of a run would make the spread too small. Raises PoolError for a
+    pool that is too small.
+    """
+    configs, blocks, runs = pool.values.shape
+    if configs < deal.points or blocks < deal.choose + deal.judge or runs < 2:
+        raise PoolError(
+            f"The pool has {configs} configs, {blocks} blocks and {runs} runs of each; dealing {deal.points} points, "
+            f"{deal.choose} blocks to choose on, {deal.judge} to judge on and two arms needs as many, and two runs."
+        )
+    draw = np.random.default_rng(seed)
+    return Counter(_word(_differences(pool.values, deal, shift, draw), tie_within, deal.tests) for _ in range(REPEATS))
+
+
+def _differences(values: Floats, deal: Deal, shift: float, draw: np.random.Generator) -> Floats:
+    """One deal: first arm less second over the judging blocks, each arm with the config that it chose."""
+    configs = draw.permutation(values.shape[0])[: deal.points]
+    blocks = draw.permutation(values.shape[1])
+    choosing, judging = blocks[: deal.choose], blocks[deal.choose : deal.choose + deal.judge]
+    dealt = draw.permuted(values[configs], axis=2)  # which of a cell's runs goes to which arm
+    first, second = dealt[:, :, 0] + shift, dealt[:, :, 1]
+    chosen = [arm[:, choosing].mean(axis=1).argmax() for arm in (first, second)]
+    difference: Floats = first[chosen[0], judging] - second[chosen[1], judging]
+    return difference
+
+
+def _word(d: Floats, tie_within: float, tests: int) -> Word:
+    """The word of `dashboards.statistics.compare`, with every p value corrected as the smallest of `tests` would be."""
+    p_tie, p = p_equivalence(d, tie_within), p_difference(d)
+    if p_tie is not None and p_tie < ALPHA:
+        return "tie"
+    if p is not None and p * tests < ALPHA:
+        return "better" if d.mean() > 0 else "worse"
+    return "inconclusive"
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control with what it found: counts over the repeats, what was asked of them, and whether it held."""
+
+    name: str
+    counts: Counter[Word]
+    asked: str
+    held: bool
+
+
+def controls(pool: Pool, tie_within: float, judge: int, tests: int, seed: int = 0) -> Sequence[Control]:
+    """The negative and the positive control on one pool. `judge`: blocks of the confirm phase; `tests`: variants that
+    the study compares with its baseline. Raises PoolError.
+    """
+    itself = repeat(pool, tie_within, Deal(judge=judge), seed=seed)
+    planted = repeat(pool, tie_within, Deal(judge=judge, tests=tests), shift=WIDTHS * tie_within, seed=seed)
+    different = itself["better"] + itself["worse"]
+    return (
+        Control(
+            "against itself: difference",
+            itself,
+            f"at most {MOST_DIFFERENCES} of {REPEATS}",
+            different <= MOST_DIFFERENCES,
+        ),
+        Control(
+            "against itself: tie",
+            itself,
+            f"at least {FEWEST_TIES:.0%}",
+            itself["tie"] >= FEWEST_TIES * REPEATS,
+        ),
+        Control(
+            f"planted effect of {WIDTHS * tie_within:g}",
+            planted,
+            f"found in at least {FEWEST_FOUND:.0%}, Holm over {tests}",
+            planted["better"] >= FEWEST_FOUND * REPEATS,
+        ),
+    )

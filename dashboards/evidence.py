@@ -1,0 +1,71 @@
+"""Standings of strata -> what may be compared: numbers of the confirm phase by block, and who they came from.
+
+Knows which runs chose and which judged: differences and ties come from confirm runs alone, since a number that chose
+a trial is too good for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dashboards.statistics.compare import Difference, compare, improvement
+from dashboards.statistics.estimates import Estimate
+from dashboards.statistics.scale import Scale
+from dashboards.trials import Standing
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A stratum against the baseline in its scenario: `judged_by`, the confirm runs of both; `chosen_by`, the runs
+    whose numbers made the stratum's trial the one to confirm. `improvement`: the probability that a run of it beats one
+    of the baseline's on the same task.
+    """
+
+    difference: Difference
+    improvement: Estimate
+    judged_by: tuple[str, ...]
+    chosen_by: tuple[str, ...]
+
+
+def confirmed_values(standing: Standing, scale: Scale) -> dict[int, float]:
+    """Block -> value of the stratum's best trial in its confirm runs; {} where they do not speak for it."""
+    return scale.by_block(standing.speak) if standing.is_confirmed else {}
+
+
+def task_of_blocks(panel: Mapping[str, Mapping[int, float]], scale: Scale) -> dict[int, int]:
+    """The task of every block in a panel."""
+    return {block: scale.task(block) for of_variant in panel.values() for block in of_variant}
+
+
+def against_baseline(
+    standings: Sequence[Standing], scale: Scale, baseline: str | None
+) -> dict[tuple[str, str], Compared]:
+    """(variant, scenario) -> its difference to the baseline in the same scenario; only strata that were confirmed.
+
+    Holm's correction covers the variants of one scenario.
+    """
+    found: dict[tuple[str, str], Compared] = {}
+    if baseline is None:
+        return found
+    for scenario in dict.fromkeys(s.stratum.scenario for s in standings):
+        here = {s.stratum.variant: s for s in standings if s.stratum.scenario == scenario}
+        panel = {name: values for name, s in here.items() if (values := confirmed_values(s, scale))}
+        differences = compare(panel, baseline, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
+        for name, difference in differences.items():
+            judges = (*here[name].speak, *here[baseline].speak)
+            best = here[name].best
+            found[name, scenario] = Compared(
+                difference,
+                _improvement(panel[name], panel[baseline], scale),
+                judged_by=tuple(run.run_id for run in judges),
+                chosen_by=() if best is None else tuple(run.run_id for run in best.runs),
+            )
+    return found
+
+
+def _improvement(values: Mapping[int, float], baseline: Mapping[int, float], scale: Scale) -> Estimate:
+    """See `dashboards.statistics.compare.improvement`; where every block is a task of its own, over all pairs."""
+    here, there = ({block: scale.sign * value for block, value in of.items()} for of in (values, baseline))
+    tasks = {block: scale.task(block) if scale.by_task else 0 for block in values}
+    return improvement(here, there, tasks)

@@ -1,0 +1,251 @@
+"""The comparison as text for a screen, Markdown, HTML, CSV or JSON; computes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, notes, row_cells, space_cells, space_notes
+from dashboards.grids import Cell, Grid, grid_cells
+from dashboards.tables import Comparison, Row
+from dashboards.verdicts import Verdict
+from studies.records import Scalar
+from studies.spec import Objective
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Format = Literal["text", "markdown", "csv", "json", "html"]
+FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
+# Width of a text table where nobody says how wide the screen is.
+WIDE = 170
+NAMING = ("Loss", "Scenario")
+WRAPPED, GAP = 20, 2
+
+
+def render(table: Comparison, format: Format = "text", width: int | None = None) -> str:
+    """The comparison in a format. JSON holds all numbers and the ids of their runs, CSV the numbers of the rows.
+
+    `width`: of the screen in characters, for text alone.
+    """
+    match format:
+        case "json":
+            whole = {"baseline": table.baseline, "rows": table.rows, "verdicts": table.verdicts}
+            return json.dumps(whole, indent=2, default=asdict) + "\n"
+        case "csv":
+            return _csv(table.rows)
+        case "markdown":
+            return _markdown(table)
+        case "html":
+            return _html(table)
+        case "text":
+            return _text(table, width or WIDE)
+
+
+def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
+    """Grids of two knobs, one a stratum, in a format."""
+    if format == "json":
+        listed = [{**asdict(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]
+        return json.dumps(listed, indent=2) + "\n"
+    if format == "csv":
+        return _grids_csv(found)
+    note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
+    titled = [(f"{g.variant}, {g.scenario}", grid_cells(g, objective.direction)) for g in found]
+    if format == "markdown":
+        return "\n".join(f"{title}\n\n{_markdown_table(cells)}\n" for title, cells in titled) + f"\n- {note}\n"
+    if format == "html":
+        parts = [f"<h2>{escape(title)}</h2>{_html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
+        return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
+    tables = [(title, _rich_table(cells)) for title, cells in titled]
+    return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
+
+
+def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
+    return {"row": place[0], "column": place[1], **asdict(cell)}
+
+
+def _grids_csv(found: Sequence[Grid]) -> str:
+    """One cell a line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["variant", "scenario", "row_knob", "row", "column_knob", "column", "mean", "low", "high", "blocks",
+                     "trials", "failed"])  # fmt: skip
+    for g in found:
+        for (row, column), cell in g.cells.items():
+            e = cell.value
+            mean = (e.value, e.low, e.high, e.blocks) if e else [None] * 4
+            writer.writerow([g.variant, g.scenario, g.rows, row, g.columns, column, *mean, cell.trials, cell.failed])
+    return out.getvalue()
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def _text(table: Comparison, width: int) -> str:
+    """The rows, on a narrow screen in several tables under each other, then the verdicts that the study can give."""
+    rows = row_cells(table)
+    shown: list[RichTable | str] = [_rich_table(rows.columns(part)) for part in _parts(rows, width)]
+    shown += notes(table)
+    spaces = space_cells(table)
+    if spaces.rows:
+        shown += ["", *(_rich_table(spaces.columns(part)) for part in _parts(spaces, width)), *space_notes(table)]
+    given = [v for v in table.verdicts if v.ruling != "not testable here"]
+    shown += ["", _rich_table(guide_cells(table.verdicts)), _rich_table(claim_cells(given))] if given else []
+    return _printed([*shown, *_not_testable(table.verdicts)], width)
+
+
+def _printed(shown: Sequence[RichTable | str], width: int) -> str:
+    """What rich makes of tables and lines on a screen of that width, without colour."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, markup=False, no_color=True)
+    for item in shown:
+        console.print(item)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _parts(cells: Cells, width: int) -> list[list[int]]:
+    """The columns in as many tables as the width asks for, each beginning with what names a row."""
+    named = [i for i, name in enumerate(cells.header) if name in NAMING]
+    widths = [max(map(len, texts)) for texts in zip(cells.header, *cells.rows, strict=True)]
+    # What may be wrapped counts as no wider than this; `_rich_table` breaks it between words.
+    room = [min(wide, WRAPPED) if name in LEFT else wide for name, wide in zip(cells.header, widths, strict=True)]
+    parts: list[list[int]] = [[*named]]
+    for i in range(len(cells.header)):
+        if i in named:
+            continue
+        if len(parts[-1]) > len(named) and sum(room[k] + GAP for k in (*parts[-1], i)) > width:
+            parts.append([*named])
+        parts[-1].append(i)
+    return parts
+
+
+def _not_testable(verdicts: Sequence[Verdict]) -> list[str]:
+    """How many of the guide's claims the study cannot judge; the other formats say why of each."""
+    count = sum(v.ruling == "not testable here" for v in verdicts)
+    if not count:
+        return []
+    return [f"{count} of the guide's {len(verdicts)} claims are not testable here; --format markdown says why of each."]
+
+
+def _rich_table(cells: Cells) -> RichTable:
+    """The cells as rich lays them out; columns narrow down to their longest word and never break one."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    columns = zip(*cells.rows, strict=True) if cells.rows else [()] * len(cells.header)
+    for name, column in zip(cells.header, columns, strict=True):
+        longest_word = max(len(word) for text in (name, *column) for word in text.split())
+        table.add_column(
+            name,
+            justify="left" if name in LEFT else "right",
+            no_wrap=name == "Loss",
+            min_width=longest_word,
+            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why"} else None,
+        )
+    for row in cells.rows:
+        table.add_row(*row)
+    return table
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _markdown(table: Comparison) -> str:
+    parts = [_markdown_table(row_cells(table)), "", *_bullets(notes(table))]
+    spaces, claims = space_cells(table), claim_cells(table.verdicts)
+    if spaces.rows:
+        parts += ["", _markdown_table(spaces), "", *_bullets(space_notes(table))]
+    if claims.rows:
+        parts += ["", "What the guide says, and what was found:", "", _markdown_table(guide_cells(table.verdicts)), ""]
+        parts += [_markdown_table(claims)]
+    return "\n".join(parts) + "\n"
+
+
+def _bullets(notes: Sequence[str]) -> list[str]:
+    return [f"- {note.replace('*', chr(92) + '*')}" for note in notes]
+
+
+def _markdown_table(cells: Cells) -> str:
+    rule = ["---" if name in LEFT else "---:" for name in cells.header]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [cells.header, rule, *cells.rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+
+
+_STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2em;max-width:110em}table{border-collapse:collapse;margin:1em 0}"
+    "th,td{padding:.3em .7em;border-bottom:1px solid #ccc;text-align:right;vertical-align:top}"
+    "th.words,td.words{text-align:left}code{font-size:85%}"
+)
+
+
+def _html(table: Comparison) -> str:
+    """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
+    rows = _html_table(row_cells(table), [{name: ids for name, ids in r.run_ids.items() if ids} for r in table.rows])
+    claims = _html_table(
+        claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
+    )
+    guide = guide_cells(table.verdicts)
+    found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
+    spaces = space_cells(table)
+    space = _html_table(spaces, [{}] * len(spaces.rows)) + _html_list(space_notes(table)) if spaces.rows else ""
+    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{found if table.verdicts else ''}")
+
+
+def _html_list(notes: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def _html_table(cells: Cells, runs: Sequence[dict[str, tuple[str, ...]]]) -> str:
+    kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
+    head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
+    body = []
+    for row, of_row in zip(cells.rows, runs, strict=True):
+        found = "".join(f"<td {kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        ids = "".join(f"<p>{escape(name)}: <code>{escape(' '.join(of))}</code></p>" for name, of in of_row.items())
+        links = f"<details><summary>runs</summary>{ids}</details>" if ids else ""
+        body.append(f'<tr>{found}<td class="words">{links}</td></tr>')
+    return f"<table><thead><tr>{head}<th></th></tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """One number a column, unrounded, so that nothing has to be parsed out of a cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([
+        "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
+        "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
+        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "knobs", "difference",
+        "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
+        "p_better", "interquartile_mean",
+        "stability", "guide_speed", "guide_stability", "guide_best_for",
+    ])  # fmt: skip
+    for row in rows:
+        share, best, d = row.failures, row.best, row.difference
+        quality, effect = best.estimate if best else None, d.estimate if d else None
+        writer.writerow([
+            row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
+            share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
+            *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
+            *((best.basis, best.trial) if best else [None] * 2),
+            row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
+            *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
+            *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
+            row.improvement.value if row.improvement else None, row.middle,
+            row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
+        ])  # fmt: skip
+    return out.getvalue()

@@ -1,0 +1,301 @@
+"""The guide's claims -> a verdict on each from a study's own runs; knows no store and no page.
+
+A verdict is one of: supported, refuted, tie, inconclusive, not testable here. A claim of difference that turns out a
+tie is called a tie; where the blocks could not have shown one, it is inconclusive. What rests on one
+task, or turns round when one is left out, is inconclusive too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from dashboards.evidence import confirmed_values, task_of_blocks
+from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
+from dashboards.statistics.estimates import Estimate, Proportion
+from dashboards.statistics.scale import Panel, Scale
+from dashboards.statistics.stability import Failures, failures
+from dashboards.trials import Standing
+from studies.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
+from studies.parts import Scenario
+from studies.records import RunRecord, State
+
+Ruling = Literal["supported", "refuted", "tie", "inconclusive", "not testable here"]
+
+PROBE = "probe"
+"""The arm of runs that were timed alone, in turn with those of the other variants."""
+SAME_PACE = math.log(1.03)
+_EXPECTED: Mapping[Word, Ruling] = {
+    "better": "supported",
+    "worse": "refuted",
+    "tie": "tie",
+    "inconclusive": "inconclusive",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says of a claim, why, and from which runs.
+
+    `effect`: the difference that was judged, in `unit`, in the direction of better; `failures`: of the loss's configs,
+    where the claim is about them.
+    """
+
+    claim: Claim
+    ruling: Ruling
+    because: str
+    effect: Estimate | None = None
+    unit: str = ""
+    failures: Proportion | None = None
+    run_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind."""
+
+    standings: Sequence[Standing]
+    scale: Scale
+    baseline: str | None
+    kinds: Mapping[Situation, tuple[str, ...]]
+
+    def variant(self, loss: str) -> str | None:
+        """The variant that stands for a loss alone: the one with its name, else the first."""
+        named = [s.stratum.variant for s in self.standings if s.stratum.losses == (loss,)]
+        return loss if loss in named else next(iter(named), None)
+
+    def of(self, variant: str, situation: Situation) -> list[Standing]:
+        """The strata of a variant in a kind of scenario."""
+        scenarios = self.kinds.get(situation, ())
+        return [s for s in self.standings if s.stratum.variant == variant and s.stratum.scenario in scenarios]
+
+    def rivals(self, variant: str) -> list[str]:
+        """The variants that do not train with just the same losses."""
+        losses = {s.stratum.variant: s.stratum.losses for s in self.standings}
+        return [name for name in self.variants if losses[name] != losses[variant]]
+
+    @property
+    def variants(self) -> list[str]:
+        """All variants, in the study's order."""
+        return list(dict.fromkeys(s.stratum.variant for s in self.standings))
+
+
+def verdicts(
+    standings: Sequence[Standing], scale: Scale, baseline: str | None, scenarios: Mapping[str, Scenario]
+) -> tuple[Verdict, ...]:
+    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name."""
+    case = Case(standings, scale, baseline, situations(scenarios))
+    return tuple(_judge(claim, case) for claim in CLAIMS)
+
+
+def _judge(claim: Claim, case: Case) -> Verdict:
+    if claim.test is None:
+        return Verdict(claim, "not testable here", claim.reason)
+    variant = case.variant(claim.loss)
+    if variant is None:
+        return Verdict(claim, "not testable here", f"the study has no variant that trains with {claim.loss} alone")
+    match claim.test:
+        case Against() as test:
+            return _against(claim, test, variant, case)
+        case Unbeaten(situation):
+            return _unbeaten(claim, situation, variant, case)
+        case Pace() as test:
+            return _pace(claim, test, variant, case)
+        case Reliable():
+            return _reliable(claim, variant, case)
+        case FailsLess() as test:
+            return _fails_less(claim, test, variant, case)
+
+
+def _no_baseline(claim: Claim, baseline: str | None) -> Verdict:
+    because = "it is what the others are compared with" if baseline else "the study names no baseline"
+    return Verdict(claim, "not testable here", because)
+
+
+# ---- the objective in the confirm phase ---------------------------------------------------------------------------
+
+
+def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
+    other = case.baseline if test.other is None else case.variant(test.other)
+    if test.other is not None and other is None:
+        return Verdict(claim, "not testable here", f"the study has no variant that trains with {test.other} alone")
+    if other is None or other == variant:
+        return _no_baseline(claim, other)
+    missing = [kind for kind in (test.situation, test.minus) if kind is not None and kind not in case.kinds]
+    if missing:
+        return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}")
+    panel = _panel(case, test.situation)
+    if test.minus is not None:
+        panel = _minus(panel, _panel(case, test.minus))
+    found = compare(panel, other, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+    if variant not in found:
+        return Verdict(claim, "not testable here", _unconfirmed(variant, other))
+    difference = found[variant]
+    ids = _ids(case, (variant, other), (test.situation, *([test.minus] if test.minus else [])))
+    words = "loses less than" if test.minus else "does better than"
+    return Verdict(
+        claim,
+        _ruling(difference, test.expect),
+        _because(difference, f"{variant} {words} {other}", case.scale.unit),
+        difference.estimate,
+        case.scale.unit,
+        run_ids=ids,
+    )
+
+
+def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> Verdict:
+    if situation not in case.kinds:
+        return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
+    rivals = case.rivals(variant)
+    panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
+    found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+    if not found:
+        return Verdict(claim, "not testable here", _unconfirmed(variant, "another"))
+    top = max(found, key=lambda name: found[name].estimate.value)
+    beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_general]
+    open_ = [name for name, d in found.items() if d.word in ("better", "inconclusive") and name not in beaten_by]
+    ruling: Ruling = "refuted" if beaten_by else "inconclusive" if open_ else "supported"
+    because = {
+        "refuted": f"{', '.join(beaten_by)} did better",
+        "inconclusive": f"of {', '.join(open_)} these blocks cannot say whether they do better",
+        "supported": f"none of {len(found)} others did better",
+    }[ruling]
+    ids = _ids(case, (*found, variant), (situation,))
+    return Verdict(claim, ruling, because, found[top].estimate, f"{case.scale.unit}, of {top}", run_ids=ids)
+
+
+def _panel(case: Case, situation: Situation) -> Panel:
+    """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
+    found: dict[str, dict[int, float]] = {}
+    for variant in case.variants:
+        columns = [confirmed_values(s, case.scale) for s in case.of(variant, situation)]
+        blocks = set.intersection(*map(set, columns)) if columns else set()
+        if blocks:
+            found[variant] = {b: sum(column[b] for column in columns) / len(columns) for b in sorted(blocks)}
+    return found
+
+
+def _minus(here: Panel, there: Panel) -> Panel:
+    shared = {name: sorted(here[name].keys() & there[name].keys()) for name in here if name in there}
+    return {name: {b: here[name][b] - there[name][b] for b in blocks} for name, blocks in shared.items() if blocks}
+
+
+def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tuple[str, ...]:
+    chosen = [s for variant in variants for kind in kinds for s in case.of(variant, kind)]
+    return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.speak))
+
+
+def _unconfirmed(variant: str, other: str) -> str:
+    return f"no confirm runs of {variant} and {other} on the same blocks, or some of them failed"
+
+
+def _ruling(difference: Difference, expect: int = 1) -> Ruling:
+    if not difference.is_general:
+        return "inconclusive"
+    ruling = _EXPECTED[difference.word]
+    if expect == -1:
+        return {"supported": "refuted", "refuted": "supported"}.get(ruling, ruling)  # type: ignore[return-value]
+    return ruling
+
+
+def _because(difference: Difference, claimed: str, unit: str) -> str:
+    n = difference.estimate.blocks
+    tests = f"{n} blocks" + ("" if difference.p_holm is None else f", p {difference.p_holm:.2g} with Holm")
+    if not difference.is_robust:
+        return f"{tests}; leaving out task {', '.join(map(str, difference.flips_without))} turns it round"
+    if difference.word == "tie":
+        return f"{claimed}: shown to differ by less than matters ({n} blocks, TOST p {difference.p_tie:.2g})"
+    if difference.word == "inconclusive" and difference.p_tie is None:
+        return f"{tests}; without objective.tie_within no tie can be concluded in {unit}"
+    if difference.word == "inconclusive" and not difference.could_tie:
+        return f"{tests}; too few blocks for their spread to show a tie"
+    if not difference.is_general:
+        return f"{tests}; inconclusive without task {' or '.join(map(str, difference.leans_on))}"
+    return f"{claimed}: {tests}"
+
+
+# ---- pace and failures --------------------------------------------------------------------------------------------
+
+
+def _pace(claim: Claim, test: Pace, variant: str, case: Case) -> Verdict:
+    """Log of steps a second of the probe, block by block (a round of the probe)."""
+    if case.baseline is None or variant == case.baseline:
+        return _no_baseline(claim, case.baseline)
+    timed = {name: _timed(case, name) for name in case.variants}
+    panel: dict[str, dict[int, float]] = {}
+    for name, runs in timed.items():
+        of_block: dict[int, list[float]] = {}
+        for run in runs:
+            of_block.setdefault(run.block, []).append(math.log(run.metrics["steps_per_second"]))
+        panel[name] = {block: sum(logs) / len(logs) for block, logs in sorted(of_block.items())}
+    found = compare(panel, case.baseline, SAME_PACE, {b: b for of in panel.values() for b in of})
+    if variant not in found:
+        return Verdict(claim, "not testable here", "the study has no timed probe: runs beside others are not timings")
+    difference = found[variant]
+    ruling = _ruling(difference, -1 if test.slower else 1)
+    if ruling == "tie" and not test.slower:  # "as fast" is what is claimed
+        ruling = "supported"
+    ids = tuple(run.run_id for name in (variant, case.baseline) for run in timed[name])
+    return Verdict(
+        claim,
+        ruling,
+        _because(difference, f"pace of {variant} and {case.baseline}", "log steps/s"),
+        difference.estimate,
+        "log steps/s",
+        run_ids=ids,
+    )
+
+
+def _timed(case: Case, variant: str) -> list[RunRecord]:
+    runs = [run for s in case.standings if s.stratum.variant == variant for run in s.records]
+    return [r for r in runs if r.arm == PROBE and r.state is State.COMPLETE and r.metrics.get("steps_per_second")]
+
+
+def _failures(case: Case, variant: str) -> Failures:
+    """Of the unbiased arm on clean data."""
+    runs = [run for s in case.of(variant, "clean") for run in s.records if run.arm == "unbiased"]
+    return failures(runs, case.scale)
+
+
+def _reliable(claim: Claim, variant: str, case: Case) -> Verdict:
+    found = _failures(case, variant)
+    if not found.all.n:
+        return Verdict(claim, "not testable here", "the study has no unbiased arm on clean data for it")
+    said: Ruling = {"Good": "supported", "Fair": "refuted", "Poor": "refuted", None: "inconclusive"}[found.word]  # type: ignore[assignment]
+    kinds = ", ".join(f"{p.k} {kind}" for kind, p in found.by_kind.items() if p.k) or "none"
+    measured = found.word or "no word: the limits allow more than one"
+    because = f"{found.all.k} of {found.all.n} configs failed ({kinds}); measured: {measured}"
+    return Verdict(claim, said, because, failures=found.all, run_ids=found.run_ids)
+
+
+def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verdict:
+    """Fisher's exact test of the two shares of failed configs, with Holm over the others."""
+    if test.than == "baseline" and (case.baseline is None or variant == case.baseline):
+        return _no_baseline(claim, case.baseline)
+    others = [n for n in case.rivals(variant) if test.than == "any other" or n == case.baseline]
+    own = _failures(case, variant)
+    theirs = {name: _failures(case, name) for name in others}
+    theirs = {name: found for name, found in theirs.items() if found.all.n}
+    if not own.all.n or not theirs:
+        return Verdict(claim, "not testable here", "the study has no unbiased arm on clean data for both")
+    adjusted = holm_adjusted([_fisher(own.all, found.all) for found in theirs.values()])
+    sure = [name for name, p in zip(theirs, adjusted, strict=True) if p < ALPHA]
+    fewer = [name for name in sure if _rate(theirs[name].all) < _rate(own.all)]
+    ruling: Ruling = "refuted" if fewer else "supported" if len(sure) == len(theirs) else "inconclusive"
+    counts = ", ".join(f"{name} {found.all.k}/{found.all.n}" for name, found in theirs.items())
+    because = f"{own.all.k} of {own.all.n} configs failed; of others {counts}"
+    ids = own.run_ids + tuple(run_id for found in theirs.values() for run_id in found.run_ids)
+    return Verdict(claim, ruling, because, failures=own.all, run_ids=ids)
+
+
+def _fisher(a: Proportion, b: Proportion) -> float:
+    return float(stats.fisher_exact(np.array([[a.k, a.n - a.k], [b.k, b.n - b.k]])).pvalue)
+
+
+def _rate(p: Proportion) -> float:
+    return p.k / p.n

@@ -1,0 +1,217 @@
+"""What the guide claims of each loss, as data: its word, and what would support or refute it; knows no results.
+
+Every claim is put to one test that a study can hold, or says why no study of this project can. What a test needs is a
+scenario of the right kind (`Situation`), a confirm phase, an unbiased arm or a timed probe; `dashboards/verdicts.py`
+looks for them in a study's records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from studies.parts import Scenario
+
+Column = Literal["Speed", "Stability", "Best for", "Text"]
+Situation = Literal["clean", "flipped", "small", "worse", "better"]
+"""Kinds of scenarios: the data as they are; labels flipped; few pairs; pairs from a worse or a better writer."""
+
+FEW_PAIRS = 256
+
+
+@dataclass(frozen=True)
+class Against:
+    """The loss does better than `other` in a situation, by the study's objective, on the confirm phase's runs.
+
+    `other`: a loss, or None for the study's baseline. `minus`: the situation whose difference is subtracted, so that
+    what is compared is how much each loses from there to here. `expect`: 1 for better, -1 for worse.
+    """
+
+    situation: Situation
+    other: str | None = None
+    minus: Situation | None = None
+    expect: Literal[1, -1] = 1
+
+
+@dataclass(frozen=True)
+class Unbeaten:
+    """No other loss of the study does better in a situation, by the objective, on the confirm phase's runs."""
+
+    situation: Situation
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A step takes as long as the baseline's (within 3 %) or less; `slower`: longer by more. Needs a timed probe."""
+
+    slower: bool = False
+
+
+@dataclass(frozen=True)
+class Reliable:
+    """At most 2 % of the configs of the unbiased arm fail (exact limits)."""
+
+
+@dataclass(frozen=True)
+class FailsLess:
+    """A smaller share of the unbiased arm's configs fails than of `than`'s: the baseline, or any other loss."""
+
+    than: Literal["baseline", "any other"] = "baseline"
+
+
+Test = Against | Unbeaten | Pace | Reliable | FailsLess
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the guide.
+
+    `loss`: the TRL loss that it is about; `words`: the guide's own; `means`: what is put to the test, as a sentence;
+    `test`: None where it cannot be tested here, and `reason` says why, or what is known without a measurement.
+    """
+
+    id: str
+    loss: str
+    column: Column
+    words: str
+    means: str
+    test: Test | None
+    reason: str = ""
+
+
+_FAST = "a step takes no longer than one of the baseline"
+_GOOD = "at most 2 % of its configs fail over the study's space"
+
+
+def _row(
+    loss: str, speed: Test | None, stability: Test, stability_word: str, best_for: Claim, speed_word: str = "Fast"
+) -> tuple[Claim, ...]:
+    """A row of the guide's table."""
+    better = "fewer of its configs fail than of " + ("any other loss" if stability == FailsLess("any other") else "DPO")
+    return (
+        Claim(
+            f"{loss}-speed",
+            loss,
+            "Speed",
+            speed_word,
+            "a step takes longer than one of the baseline" if speed_word == "Medium" else _FAST,
+            speed,
+            "" if speed else "it is what the others are compared with",
+        ),
+        Claim(
+            f"{loss}-stability",
+            loss,
+            "Stability",
+            stability_word,
+            _GOOD if isinstance(stability, Reliable) else better,
+            stability,
+        ),
+        best_for,
+    )
+
+
+def _best_for(loss: str, words: str, means: str, test: Test | None, reason: str = "") -> Claim:
+    return Claim(f"{loss}-best-for", loss, "Best for", words, means, test, reason)
+
+
+_NO_MARGIN = "no scenario asks for a margin: the project has no task that is scored by a margin reached"
+_NO_ARCHITECTURE = "a study has one base model: run it once for each and compare the tables"
+
+CLAIMS: tuple[Claim, ...] = (
+    *_row(
+        "sigmoid", None, Reliable(), "Good",
+        _best_for("sigmoid", "General use", "no other loss does better on clean data", Unbeaten("clean")),
+    ),
+    *_row(
+        "ipo", Pace(), FailsLess(), "Better",
+        _best_for(
+            "ipo", "Overfitting issues", "trained to memorisation on few pairs it does better than the baseline",
+            Against("small"),
+        ),
+    ),
+    *_row(
+        "hinge", Pace(), Reliable(), "Good",
+        _best_for("hinge", "Margin objectives", "it reaches a margin at the least KL", None, _NO_MARGIN),
+    ),
+    *_row(
+        "robust", Pace(), FailsLess("any other"), "Best",
+        _best_for(
+            "robust", "Noisy data", "it loses less to flipped labels than the baseline",
+            Against("flipped", minus="clean"),
+        ),
+    ),
+    *_row(
+        "bco_pair", Pace(slower=True), Reliable(), "Good",
+        _best_for(
+            "bco_pair", "Binary classification", "it does better on answers judged one by one", None,
+            "TRL's DPO takes pairs only; in 1.16 the unpaired form of this loss is in another trainer",
+        ),
+        "Medium",
+    ),
+    *_row(
+        "discopop", Pace(), Reliable(), "Good",
+        _best_for("discopop", "New architectures", "it does better on other architectures", None, _NO_ARCHITECTURE),
+    ),
+    *_row(
+        "apo_zero", Pace(), Reliable(), "Good",
+        _best_for(
+            "apo_zero", "Model quality matching",
+            "with pairs better than the model's own it does better than apo_down", Against("better", "apo_down"),
+        ),
+    ),
+    *_row(
+        "apo_down", Pace(), Reliable(), "Good",
+        _best_for(
+            "apo_down", "Model quality matching",
+            "with pairs worse than the model's own it does better than apo_zero", Against("worse", "apo_zero"),
+        ),
+    ),
+    Claim(
+        "sppo_hard-text", "sppo_hard", "Text", "sparse data", "on few pairs it does better than the baseline",
+        Against("small"),
+    ),
+    Claim(
+        "aot-text", "aot", "Text", "Unpaired data", "it takes data that are not paired", None,
+        "known without a measurement: in TRL `aot` is the paired form and takes pairs; `aot_unpaired` is the other",
+    ),
+    Claim(
+        "robust-smoothing-text", "robust", "Text", "0.5: Maximum noise tolerance",
+        "with label_smoothing 0.5 it bears the most noise", None,
+        "known without a measurement: at 0.5 the loss divides by zero, which a study file refuses",
+    ),
+)  # fmt: skip
+
+
+def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, ...]]:
+    """Which of a study's scenarios are of which kind; one that changes several things at once is of none."""
+    found: dict[Situation, tuple[str, ...]] = {}
+    for name, scenario in scenarios.items():
+        changed = {key: value for key, value in scenario.model_dump(exclude_none=True).items() if value}
+        kind = _kind(changed)
+        if kind is not None:
+            found[kind] = (*found.get(kind, ()), name)
+    return found
+
+
+def _kind(changed: Mapping[str, object]) -> Situation | None:
+    """The kind of a scenario by what it changes."""
+    match changed:
+        case {} if not changed:
+            return "clean"
+        case {"label_flip": float(), **rest} if not rest:
+            return "flipped"
+        case {"rows": int(rows), **rest} if not rest and rows <= FEW_PAIRS:
+            return "small"
+        case {"pairs_from": "worse", **rest} if not rest:
+            return "worse"
+        case {"pairs_from": "better", **rest} if not rest:
+            return "better"
+        case {"pairs_from": "same", **rest} if not rest:
+            return "clean"
+    return None
+
+
+def guide_words(loss: str) -> dict[Column, str]:
+    """The guide's words of a loss by column; {} for a loss that its table does not have."""
+    return {claim.column: claim.words for claim in CLAIMS if claim.loss == loss and claim.column != "Text"}

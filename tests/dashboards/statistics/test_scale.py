@@ -1,0 +1,36 @@
+"""The unit in which a study's objective is compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from dashboards.statistics.scale import raw_scale, scale_of
+from studies.spec import Objective
+from studies.world import tasks
+from tests.dashboards.generated import a_record
+
+
+def test_gold_of_the_embedded_world_is_in_u_with_its_own_region() -> None:
+    scale = scale_of(Objective(metric="gold"), "embedded")
+    assert (scale.unit, scale.tie_within, scale.sign) == ("U", 0.03, 1)
+    best = a_record(block=7, metrics={"gold": tasks()[1].oracle["2"]})
+    assert scale.value(best) == 1.0
+    assert scale.task(7) == 1
+
+
+def test_real_data_are_compared_raw_within_what_the_study_says() -> None:
+    scale = scale_of(Objective(metric="ranking_gain", tie_within=0.01), "org/pairs")
+    assert (scale.unit, scale.tie_within, scale.task(7)) == ("share", 0.01, 7)
+    assert scale_of(Objective(metric="ranking_gain"), "org/pairs").tie_within is None
+    assert scale.value(a_record(metrics={"ranking_gain": 0.25})) == 0.25
+
+
+def test_less_is_better_where_the_objective_is_minimised() -> None:
+    assert scale_of(Objective(metric="kl", direction="minimize"), "org/pairs").sign == -1
+    assert raw_scale("kl", by_task=True).sign == -1
+
+
+def test_seeds_are_averaged_within_their_block_and_gaps_left_out() -> None:
+    scale = raw_scale("gold", by_task=False)
+    runs = [a_record(block=1, metrics={"gold": g}) for g in (1.0, 2.0)] + [a_record(block=0, metrics={})]
+    assert scale.by_block(runs) == {1: pytest.approx(1.5)}
