@@ -316,10 +316,28 @@ def _sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     problems = []
     if spec.budget.trials < 1:
         problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))
-    if spec.budget.wall_clock is not None and not spec.budget.wall_clock > 0:
-        problems.append(Problem("budget.wall_clock", f"{spec.budget.wall_clock:g} must be above 0 seconds"))
+    times = {"wall_clock": spec.budget.wall_clock, "per_run": spec.budget.per_run}
+    for name, limit in times.items():
+        if limit is not None and not limit > 0:
+            problems.append(Problem(f"budget.{name}", f"{limit:g} must be above 0 seconds"))
+    if spec.budget.gpu_hours is not None and not spec.budget.gpu_hours > 0:
+        problems.append(Problem("budget.gpu_hours", f"{spec.budget.gpu_hours:g} must be above 0 hours"))
+    if spec.resources.attempts < 1:
+        problems.append(Problem("resources.attempts", f"{spec.resources.attempts} must be at least 1"))
+    if spec.resources.retry_after < 0:
+        problems.append(Problem("resources.retry_after", f"{spec.resources.retry_after:g} must be 0 seconds or more"))
     if not 0 <= spec.sampler_seed < _SEEDS:
         problems.append(Problem("sampler_seed", f"{spec.sampler_seed} must be 0 or more and below 2**32"))
+    if spec.resources.workers is not None and spec.resources.workers < 1:
+        problems.append(Problem("resources.workers", f"{spec.resources.workers} must be at least 1, or be left out"))
+    if spec.resources.together is not None and spec.resources.together < 0:
+        problems.append(
+            Problem(
+                "resources.together", f"{spec.resources.together} must be at least 0 (TRL's own loop), or be left out"
+            )
+        )
+    if spec.resources.gpus_per_run < 1:
+        problems.append(Problem("resources.gpus_per_run", f"{spec.resources.gpus_per_run} must be at least 1"))
     if spec.sampler != "grid":
         return problems
     if spec.mode == "search":

@@ -125,12 +125,16 @@ class Objective(Part):
 
 
 class Budget(Part):
-    """`trials` per stratum (in `mode: search`, in all); `wall_clock` in seconds."""
+    """`trials` per stratum (in `mode: search`, in all); `wall_clock` of one `sweeper run` and `per_run` of one run, in
+    seconds; `gpu_hours` of all sweeps of the study, each hour in which a worker trains being one.
+    """
 
     trials: int = 8
     wall_clock: float | None = None
+    gpu_hours: float | None = None
+    per_run: float | None = None
 
-    @field_validator("wall_clock", mode="before")
+    @field_validator("wall_clock", "per_run", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
         return seconds(value)
@@ -145,11 +149,21 @@ class Judge(Part):
 class Resources(Part):
     """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
     decides; 0: each by TRL's own loop), and GPUs that one run takes.
+
+    A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
+    as many.
     """
 
     workers: int | None = None
     together: int | None = None
     gpus_per_run: int = 1
+    attempts: int = 3
+    retry_after: float = 5.0
+
+    @field_validator("retry_after", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return seconds(value)
 
 
 class Output(Part):

@@ -36,7 +36,8 @@ class Cause(StrEnum):
     NON_FINITE = "non_finite"
     INVERTED = "inverted"
     COLLAPSED = "collapsed"
-    OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
+    OUT_OF_HOST_MEMORY = "out_of_host_memory"
     TIME_LIMIT = "time_limit"
     USER_STOP = "user_stop"
     WORKER_LOST = "worker_lost"
@@ -47,12 +48,16 @@ class Cause(StrEnum):
 
 
 class Consequence(NamedTuple):
-    """What follows from a cause: what Optuna is told, whether the run is tried again, whether it is instability."""
+    """What follows from a cause: what Optuna is told, whether the run is tried again, whether it is instability.
+
+    `infeasible`: told with a violated constraint. `smaller`: tried again as long as less memory can be tried.
+    """
 
     told: State
     retried: bool
     instability: bool
     infeasible: bool
+    smaller: bool = False
 
 
 # A FAIL is invisible to Optuna's TPE, so what the *configuration* did is told as
@@ -62,7 +67,8 @@ CONSEQUENCES: Mapping[Cause, Consequence] = {
     Cause.NON_FINITE: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
     Cause.INVERTED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
     Cause.COLLAPSED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
-    Cause.OUT_OF_MEMORY: Consequence(State.PRUNED, retried=False, instability=False, infeasible=True),
+    Cause.OUT_OF_GPU_MEMORY: Consequence(State.PRUNED, False, instability=False, infeasible=True, smaller=True),
+    Cause.OUT_OF_HOST_MEMORY: Consequence(State.PRUNED, False, instability=False, infeasible=True, smaller=True),
     Cause.TIME_LIMIT: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
     Cause.USER_STOP: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
     Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),

@@ -173,7 +173,7 @@ def _sentence(path: Path, complaints: Sequence[Any], rest: Any) -> str:
         allowed = first["ctx"]["expected"].replace("'", "")
         near = suggest(str(value), allowed.replace(" or ", ", ").split(", "))
         return f"{value!r} must be one of {allowed}{near}"
-    if path == ("budget", "wall_clock"):
+    if path in (("budget", "wall_clock"), ("budget", "per_run"), ("resources", "retry_after")):
         return f"{value!r} must be a time such as 12h, 30m, 45s, or seconds"
     if path == ("base",):
         return f"{value!r} must be a mapping of TRL settings, or the path of a TRL YAML"

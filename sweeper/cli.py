@@ -6,8 +6,9 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,13 +17,10 @@ import typer
 from studies.redact import redact, redact_output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dashboards.rendering import Format
     from dashboards.tables import Comparison
-    from studies.records import RunRecord
+    from studies.records import Cause, RunRecord
     from studies.spec import Arm, StudySpec
-    from sweeper.progress import Outcome
 
 app = typer.Typer(
     help="Which DPO loss, with which settings, for my model and my data?",
@@ -32,7 +30,10 @@ app = typer.Typer(
 )
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
+Variant = Annotated[str, typer.Argument(help="name of a variant")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as base.max_steps=60")]
+Executor = Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")]
+Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")]
 Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [default: sqlite:///optuna.db]")]
 
 
@@ -85,20 +86,34 @@ def plan(
 def run(
     study: Study,
     settings: Set = None,
-    executor: Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")] = "process",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")
-    ] = None,
+    executor: Executor = "process",
+    workers: Workers = None,
     storage: Storage = None,
     verify: Annotated[int, typer.Option(min=0, help="train so many finished runs again alone, and compare")] = 0,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
-    from rich.console import Console
+    _sweep(_runnable(study, settings, executor, workers, storage), verify)
 
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A sweep that somebody asked for; `again` is the command that goes on with it."""
+
+    study: str
+    spec: StudySpec
+    arms: Mapping[str, Arm]
+    text: str
+    executor: str
+    workers: int | None
+    storage: str | None
+    again: str
+
+
+def _runnable(
+    study: str, settings: list[str] | None, executor: str, workers: int | None, storage: str | None
+) -> _Wanted:
+    """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
     from studies.spec import not_yet
-    from sweeper.search import StorageError, check_storage
-    from sweeper.session import AlreadyRunning, places, run_session
-    from sweeper.show import Display, print_verification
 
     if executor not in ("process", "inline"):
         _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
@@ -107,7 +122,20 @@ def run(
         _refuse(not_yet(spec))
     _check_data(spec)
     again = shlex.join(["sweeper", "run", study, *(word for setting in settings or [] for word in ("--set", setting))])
-    where = places(spec, Path.cwd(), storage)
+    return _Wanted(study, spec, arms, text, executor, workers, storage, again)
+
+
+def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> None:
+    """Run a sweep and print its table; exits with 1 where it did not come to its end, with 2 where it did not begin."""
+    from rich.console import Console
+
+    from sweeper.control import AlreadyRunning
+    from sweeper.session import Interrupted, places, run_session
+    from sweeper.show import Display, print_verification, shown
+    from sweeper.storage import StorageError, check_storage
+
+    spec, arms, again = wanted.spec, wanted.arms, wanted.again
+    where = places(spec, Path.cwd(), wanted.storage)
     try:
         check_storage(where.storage)
     except StorageError as error:
@@ -118,21 +146,21 @@ def run(
     with _store_errors(), Display(spec.study, console) as display:
         try:
             outcome, verified = run_session(
-                spec,
-                arms,
-                text,
-                where,
-                executor,
-                workers,
-                display.progress,
-                display.say,
-                lambda: _files(spec, arms),
-                verify,
+                *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
+                table=lambda: _files(spec, arms),
+                verify_runs=verify,
+                retry=retry,
             )
         except (AlreadyRunning, StorageError) as error:
             _refuse([str(error)])
+        except OSError as error:
+            _refuse([f"{error.filename or where.folder}: {error.strerror}. A sweep writes into the folder it runs in."])
+        except Interrupted as error:
+            typer.echo(f"error: {error}", err=True)
+            display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(again)}")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            display.say(f"Stopped at once. Go on with: {again}")
+            display.say(f"Stopped at once. Go on with: {shown(again)}")
             raise typer.Exit(1) from None
     if outcome.undelivered:
         console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
@@ -141,20 +169,98 @@ def run(
             typer.echo(_render(_comparison(spec, arms), "text", _screen()), nl=False)
     if verified is not None:
         print_verification(verified, console)
-    _tell_end(outcome, study, again, console)
+    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    if outcome.undelivered:
+        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    if outcome.stopped or outcome.failed:
+        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    console.print(f"Next: sweeper export {wanted.study}, or browse the runs: sweeper ui")
 
 
 @app.command()
-def status(study: Study, settings: Set = None) -> None:
+def retry(
+    study: Study,
+    cause: Annotated[list[str] | None, typer.Option(help="only what ended for this; may be repeated")] = None,
+    settings: Set = None,
+    executor: Executor = "process",
+    workers: Workers = None,
+    storage: Storage = None,
+) -> None:
+    """Train those runs again that failed, and no others."""
+    from studies.records import Cause
+    from sweeper.retry import FAILED, failed_runs
+
+    unknown = sorted(set(cause or ()) - {str(known) for known in FAILED})
+    if unknown:
+        _refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
+    causes = {Cause(name) for name in cause} if cause else FAILED
+    wanted = _runnable(study, settings, executor, workers, storage)
+    with _store_errors():
+        failed = failed_runs(_records(wanted.spec), causes)
+    if not failed:
+        typer.echo("No run of this study ended so: there is nothing to train again.")
+        return
+    typer.echo(f"Training {len(failed)} runs again.")
+    _sweep(wanted, retry=causes)
+
+
+@app.command()
+def stop(
+    study: Study,
+    now: Annotated[bool, typer.Option("--now", help="at the next step of each run, not at its end")] = False,
+    settings: Set = None,
+) -> None:
+    """Stop a sweep that runs in another terminal: finish what is in training and start nothing new."""
+    from sweeper.control import NotHere, ask_to_stop
+
+    try:
+        process = ask_to_stop(_run_folder(study, settings), now=now)
+    except NotHere as error:
+        _refuse([str(error)])
+    how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
+    typer.echo(f"Process {process} {how}. `sweeper run {study}` goes on from there.")
+
+
+@app.command()
+def pause(study: Study, variant: Variant, settings: Set = None) -> None:
+    """Ask for no more runs of one variant, now and in later sweeps, until it is resumed."""
+    _pause(study, variant, settings, hold=True)
+    typer.echo(f"{variant} is paused; its runs in training go on. Let it go on with: sweeper resume {study} {variant}")
+
+
+@app.command()
+def resume(study: Study, variant: Variant, settings: Set = None) -> None:
+    """Ask for runs of a paused variant again."""
+    _pause(study, variant, settings, hold=False)
+    typer.echo(f"{variant} goes on, in the sweep that runs or with: sweeper run {study}")
+
+
+@app.command()
+def status(
+    study: Study,
+    settings: Set = None,
+    failed: Annotated[bool, typer.Option("--failed", help="list the runs that failed, with cause and log")] = False,
+) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
     from rich.console import Console
 
-    from sweeper.show import print_status
+    from sweeper.control import paused
+    from sweeper.retry import FAILED, failed_runs
+    from sweeper.show import print_failed, print_status
 
     spec, arms, _ = _load(study, settings)
     with _store_errors():
         records = _records(spec)
-    print_status(spec, arms, records, Console(highlight=False))
+    console = Console(highlight=False)
+    if failed:
+        print_failed(failed_runs(records, FAILED), console)
+        return
+    print_status(spec, arms, records, console)
+    held = sorted(paused(_run_folder(study, settings)) & arms.keys())
+    if held:
+        console.print(f"paused: {', '.join(held)}")
 
 
 @app.command()
@@ -247,6 +353,29 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+def _run_folder(study: str, settings: list[str] | None) -> Path:
+    from sweeper.session import places
+
+    return places(_load(study, settings)[0], Path.cwd(), None).runs
+
+
+def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
+    """Put a variant on the list of paused ones, or take it off; exits with 2 where there is no such variant."""
+    from sweeper.control import paused, set_paused
+
+    _, arms, _ = _load(study, settings)
+    runs = _run_folder(study, settings)
+    held = paused(runs)
+    if variant not in arms and (hold or variant not in held):
+        _refuse([f"{variant}: the study has no such variant; it has {', '.join(arms)}."])
+    if hold and not arms.keys() - held - {variant}:
+        _refuse([f"{variant}: no other variant would be left to train; `sweeper stop {study}` stops the sweep."])
+    try:
+        set_paused(runs, held | {variant} if hold else held - {variant})
+    except OSError as error:
+        _refuse([f"{error.filename or runs}: {error.strerror}."])
+
+
 def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
     """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
     from studies.spec import StudyError, arms, load_study
@@ -256,20 +385,6 @@ def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[st
         return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
     except StudyError as error:
         _refuse(error.problems)
-
-
-def _tell_end(outcome: Outcome, study: str, again: str, console: Console) -> None:
-    """Say what was trained and what to do next; exits with 1 where that is to run the same command again."""
-    from sweeper.show import shown
-
-    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
-    if outcome.undelivered:
-        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    if outcome.stopped or outcome.failed:
-        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    console.print(f"Next: sweeper export {study}, or browse the runs: sweeper ui")
 
 
 def _warn_of_code(spec: StudySpec) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.records import Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values
+from sweeper.context import context_of
 from sweeper.points import ADAPTIVE, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
+from sweeper.storage import StorageError, connect_args, refusal, trouble
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
+WITHDRAWN = "withdrawn"  # on an Optuna study: numbers of closed trials that were asked for again
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
 
@@ -68,6 +72,7 @@ class _Stratum:
     todo: list[tuple[str, Point]]
     adaptive: int
     requeued: int
+    withdrawn: set[int]
     open: dict[int, optuna.trial.Trial] = field(default_factory=dict)
 
 
@@ -80,11 +85,18 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._spec = spec
+        self._url = url
         self._storage = _storage(url)
         self._strata: dict[str, _Stratum] = {}
         self._order: list[str] = []
         self._adaptive = UNBIASED if spec.sampler == "random" else ADAPTIVE
         self.orphaned: list[str] = []
+        self.partial = False  # whether less is asked for than the study has
+        with _storage_calls(url):
+            self._open_all(arms)
+
+    def _open_all(self, arms: Mapping[str, Arm]) -> None:
+        spec = self._spec
         for scenario in spec.scenarios:
             groups = {"search": dict(arms)} if spec.mode == "search" else {n: {n: a} for n, a in arms.items()}
             for name, members in groups.items():
@@ -96,42 +108,72 @@ class Search:
         """All trials of this study, oldest first within their stratum. One that waits to be asked for again is
         RUNNING here: its runs may have begun.
         """
-        return [
-            _as_trial(name, stratum, frozen)
-            for name, stratum in self._strata.items()
-            for frozen in stratum.study.get_trials(deepcopy=False)
-            if "trial" in frozen.user_attrs
-        ]
+        with _storage_calls(self._url):
+            return [
+                _as_trial(name, stratum, frozen)
+                for name, stratum in self._strata.items()
+                for frozen in stratum.study.get_trials(deepcopy=False)
+                if "trial" in frozen.user_attrs
+            ]
 
-    def ask(self) -> Trial | None:
+    def ask(self, paused: Collection[str] = ()) -> Trial | None:
         """The next trial, strata taking turns so that a sweep stopped early is still a fair comparison.
 
-        None when every stratum has its quota (trials that are open count).
+        None when every stratum has its quota (trials that are open count), those of `paused` variants left aside. In
+        `mode: search` the variant is drawn at random among the others while one is paused.
         """
         for _ in range(len(self._order)):
             name = self._order.pop(0)
             self._order.append(name)
-            trial = self._ask(name, self._strata[name])
+            stratum = self._strata[name]
+            if stratum.arms.keys() <= set(paused):
+                continue
+            with _storage_calls(self._url):
+                trial = self._ask(name, stratum, paused)
             if trial is not None:
                 return trial
         return None
+
+    def left(self, variants: Collection[str]) -> bool:
+        """Whether there is still a trial to ask for in a stratum of these variants."""
+        mine = [stratum for stratum in self._strata.values() if not stratum.arms.keys().isdisjoint(variants)]
+        return any(stratum.requeued or stratum.todo or stratum.adaptive for stratum in mine)
+
+    def again(self, trials: Collection[Trial]) -> None:
+        """Ask for these closed trials again, with the same knobs, and beside them only for those that were begun.
+
+        Optuna lets nobody reopen a trial: each gets a new number, and the old one is withdrawn, a FAIL from now on.
+        """
+        self.partial = any(stratum.todo or stratum.adaptive for stratum in self._strata.values())
+        for name, stratum in self._strata.items():
+            numbers = {trial.number for trial in trials if trial.stratum == name}
+            with _storage_calls(self._url):
+                for frozen in stratum.study.get_trials(deepcopy=False):
+                    if frozen.number in numbers:
+                        stratum.study.enqueue_trial({}, user_attrs={"trial": frozen.user_attrs["trial"]})
+                stratum.withdrawn |= numbers
+                stratum.study.set_user_attr(WITHDRAWN, sorted(stratum.withdrawn))
+            stratum.todo, stratum.adaptive = [], 0
+            stratum.requeued += len(numbers)
 
     def tell(self, trial: Trial, verdict: Verdict) -> None:
         """Close a trial. Only COMPLETE and PRUNED teach TPE anything, so what a config did to itself is never FAIL."""
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
-        for name, excess in verdict.constraints.items():
-            asked.set_constraint(name, excess)
-        if verdict.state is State.PRUNED and verdict.value is not None:
-            asked.report(verdict.value, step=0)
-        value = verdict.value if verdict.state is State.COMPLETE else None
-        stratum.study.tell(asked, values=value, state=_TOLD[verdict.state])
+        with _storage_calls(self._url):
+            for name, excess in verdict.constraints.items():
+                asked.set_constraint(name, excess)
+            if verdict.state is State.PRUNED and verdict.value is not None:
+                asked.report(verdict.value, step=0)
+            value = verdict.value if verdict.state is State.COMPLETE else None
+            stratum.study.tell(asked, values=value, state=_TOLD[verdict.state])
 
     def requeue(self, trial: Trial) -> None:
         """Put an open trial back: it is asked for again, with the same knobs, by this or a later sweep."""
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
-        self._storage.set_trial_state_values(asked._trial_id, TrialState.WAITING)
+        with _storage_calls(self._url):
+            self._storage.set_trial_state_values(asked._trial_id, TrialState.WAITING)
         stratum.requeued += 1
 
     def close(self) -> None:
@@ -141,7 +183,7 @@ class Search:
 
     def _open(self, name: str, scenario: str, arms: Mapping[str, Arm]) -> _Stratum:
         spec = self._spec
-        context = _context(spec, scenario, arms)
+        context = context_of(spec, scenario, arms)
         study = self._create(name, spec, arms)
         if study.user_attrs.get("context", context) != context:
             self.orphaned.append(name)
@@ -149,18 +191,19 @@ class Search:
             self._move(f"{name}@{context}", name)  # where the file says again what it said before
             study = self._create(name, spec, arms)
         study.set_user_attr("context", context)
+        withdrawn = set(study.user_attrs.get(WITHDRAWN, ()))
         counts: Counter[str] = Counter()
         tried: set[str] = set()
         for frozen in study.get_trials(deepcopy=False):
             if frozen.state is TrialState.RUNNING:
                 self._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
-            if frozen.state is not TrialState.FAIL:
+            if frozen.state is not TrialState.FAIL and frozen.number not in withdrawn:
                 about = _about(frozen)
                 counts[about["origin"]] += 1
                 tried.add(_point_key(about["variant"], about["params"]))
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         todo, adaptive = self._todo(arms, tried, counts)
-        return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting))
+        return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
 
     def _move(self, name: str, to: str) -> None:
         """Rename an Optuna study, replacing one of that name; nothing where there is none to move."""
@@ -197,23 +240,19 @@ class Search:
         todo = [(n, p) for n, p in fixed if _point_key(n, p.params) not in tried]
         return todo, max(adaptive - counts[self._adaptive], 0)
 
-    def _ask(self, name: str, stratum: _Stratum) -> Trial | None:
-        study = stratum.study
-        if stratum.requeued > 0:
-            stratum.requeued -= 1
-        elif stratum.todo:
-            variant, point = stratum.todo.pop(0)
-            planned = {"origin": point.origin, "variant": variant, "params": dict(point.params)}
-            study.enqueue_trial({}, user_attrs={"trial": json.dumps(planned)})
-        elif stratum.adaptive > 0:
-            stratum.adaptive -= 1
-        else:
+    def _ask(self, name: str, stratum: _Stratum, paused: Collection[str]) -> Trial | None:
+        held = self._hold(stratum, paused) if stratum.requeued > 0 else []
+        try:
+            asked = self._next(stratum, paused, len(held))
+        finally:
+            for trial_id in held:
+                self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        if asked is None:
             return None
-        asked = study.ask()
         about: dict[str, Any]
         text = asked.user_attrs.get("trial")
         if text is None:
-            about = self._suggest(asked, stratum)
+            about = self._suggest(asked, stratum, paused)
             asked.set_user_attr("trial", json.dumps(about))
         else:
             about = json.loads(text)
@@ -222,11 +261,41 @@ class Search:
         arm = stratum.arms[about["variant"]]
         return Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], to_knobs(arm, about["params"]))
 
-    def _suggest(self, asked: optuna.trial.Trial, stratum: _Stratum) -> dict[str, Any]:
+    def _next(self, stratum: _Stratum, paused: Collection[str], held: int) -> optuna.trial.Trial | None:
+        """The next trial of a stratum as Optuna has it: one that waits, else a point of ours, else the sampler's."""
+        planned = next((entry for entry in stratum.todo if entry[0] not in paused), None)
+        if stratum.requeued > held:
+            stratum.requeued -= 1
+        elif planned is not None:
+            stratum.todo.remove(planned)
+            variant, point = planned
+            about = {"origin": point.origin, "variant": variant, "params": dict(point.params)}
+            stratum.study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
+        elif stratum.adaptive > 0:
+            stratum.adaptive -= 1
+        else:
+            return None
+        return stratum.study.ask()
+
+    def _hold(self, stratum: _Stratum, paused: Collection[str]) -> list[int]:
+        """Keep the waiting trials of paused variants from Optuna, which would hand them out first."""
+        waiting = stratum.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if paused else []
+        held = [frozen._trial_id for frozen in waiting if _about(frozen)["variant"] in paused]
+        for trial_id in held:
+            self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return held
+
+    def _suggest(self, asked: optuna.trial.Trial, stratum: _Stratum, paused: Collection[str]) -> dict[str, Any]:
         """Let the sampler choose: in `mode: search` the variant first, then the knobs of that variant."""
         names = list(stratum.arms)
-        searching = self._spec.mode == "search"
-        variant = str(asked.suggest_categorical("variant", names)) if searching else names[0]
+        others = [name for name in names if name not in paused]
+        if self._spec.mode != "search":
+            variant = names[0]
+        elif paused:
+            variant = others[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(others)]
+            _write(asked, "variant", CategoricalDistribution(names), variant)
+        else:
+            variant = str(asked.suggest_categorical("variant", names))
         arm = stratum.arms[variant]
         params = {
             axis.name: _draw(asked, optuna_name(self._spec, arm, axis.name), _distribution(axis))
@@ -256,23 +325,23 @@ def optuna_name(spec: StudySpec, arm: Arm, knob: str) -> str:
     return f"{arm.name}.{knob}" if loss_knob else knob
 
 
-class StorageError(Exception):
-    """Optuna's storage cannot be used: says which, why and what would be valid."""
-
-
-def check_storage(url: str) -> None:
-    """Raise StorageError for a URL that no driver here can open; touches neither files nor the network."""
+@contextmanager
+def _storage_calls(url: str) -> Iterator[None]:
+    """Around calls of Optuna: what its database refuses is a StorageError that says what to do."""
     try:
-        sqlalchemy.make_url(url).get_dialect().import_dbapi()
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise StorageError(_refusal(url, error)) from error
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        raise StorageError(trouble(url, error)) from error
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": _connect_args(url)})
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
+    except sqlalchemy.exc.DatabaseError as error:
+        known = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
+        raise StorageError(trouble(url, error) if known else refusal(url, error)) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
-        raise StorageError(_refusal(url, error)) from error
+        raise StorageError(refusal(url, error)) from error
     if url.startswith("sqlite"):
         # One writer, and MLflow holds the results: a commit need not wait for the disk, and a reader (the
         # dashboard) must not block the sweep. https://sqlite.org/pragma.html#pragma_synchronous
@@ -285,21 +354,6 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     return storage
 
 
-def _refusal(url: str, error: Exception) -> str:
-    try:
-        shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.SQLAlchemyError:
-        shown = "what was given"
-    return (
-        f"--storage: Optuna cannot use {shown}: {str(error).partition(chr(10))[0]} Give the URL of a database that is "
-        "there and whose driver is installed, as sqlite:///optuna.db or postgresql+psycopg2://user@host/name."
-    )
-
-
-def _connect_args(url: str) -> dict[str, Any]:
-    return {"timeout": 60} if url.startswith("sqlite") else {}
-
-
 def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samplers.BaseSampler:
     """TPE where it is asked for; else one that costs nothing, as we choose the points ourselves."""
     seed = int(digest([spec.sampler_seed, name]), 16) % 2**31
@@ -310,28 +364,6 @@ def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samp
     if spec.sampler == "sobol+tpe":
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
     return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _context(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
-    """Digest of what all trials of a stratum share. Trials of another context answer another question.
-
-    The space belongs to it: Optuna refuses other choices or another scale for a param that it knows, and points of an
-    old range beside those of a new one would be unequal shares. Fixed points and the budget only extend.
-    """
-    return digest(
-        {
-            "trainer": spec.trainer,
-            "data": spec.data.model_dump(mode="json"),
-            "scenario": spec.scenarios[scenario].model_dump(mode="json"),
-            "evaluation": spec.evaluation.model_dump(mode="json"),
-            "objective": [spec.objective.metric, spec.objective.direction],
-            "sampler": [spec.sampler, spec.sampler_seed],
-            "arms": {
-                name: [dict(arm.settings), {knob: d.model_dump(mode="json") for knob, d in arm.space.items()}]
-                for name, arm in arms.items()
-            },
-        }
-    )
 
 
 def _distribution(axis: Axis) -> BaseDistribution:
@@ -393,6 +425,12 @@ def _point_key(variant: str, params: Mapping[str, Scalar]) -> str:
     return digest([variant, {k: float(v) if isinstance(v, int) else v for k, v in params.items()}])
 
 
+def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:
+    if not frozen.state.is_finished():
+        return State.RUNNING
+    return State.FAIL if frozen.number in stratum.withdrawn else State(frozen.state.name)
+
+
 def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
     about = _about(frozen)
     arm = stratum.arms[about["variant"]]
@@ -403,5 +441,5 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         stratum.scenario,
         about["origin"],
         to_knobs(arm, about["params"]),
-        State(frozen.state.name) if frozen.state.is_finished() else State.RUNNING,
+        _state(stratum, frozen),
     )

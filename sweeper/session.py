@@ -6,25 +6,30 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from dashboards.load import StoreAway
+from dashboards.load import StoreAway, StoreError
+from studies.records import Cause
 from studies.spec import Arm, StudySpec
+from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
 from sweeper.placement import decide
 from sweeper.progress import Outcome, Progress
+from sweeper.retry import ask_again
 from sweeper.search import Search
+from sweeper.storage import StorageError
 from sweeper.sweep import Sweep
 from sweeper.tracking import Tracker
 from sweeper.verify import Verification, verify
 
 
-class AlreadyRunning(Exception):
-    """Another process runs this study."""
+class Interrupted(Exception):
+    """The sweep cannot go on for want of something outside of it, and says what; what it has done is kept."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +59,24 @@ def run_session(
     tell_user: Callable[[str], None],
     table: Callable[[], Mapping[str, str]],
     verify_runs: int = 0,
+    retry: Collection[Cause] = (),
 ) -> tuple[Outcome, Verification | None]:
     """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
 
     `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
-    resumed; a second one kills the workers. Raises AlreadyRunning.
+    resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
+    Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go
+    on.
     """
     with lock(where.runs):
-        search = Search(spec, arms, where.storage)
-        tracker = Tracker(where.tracking, where.folder, tell_user)
-        tracker.open_study(spec, study_text)
+        with one_at_a_time(where.folder):
+            search = Search(spec, arms, where.storage)
+            tracker = Tracker(where.tracking, where.folder, tell_user)
+            tracker.open_study(spec, study_text)
+        if retry:
+            ask_again(search, tracker, where.runs, retry)
         pool: Executor = (
             Inline(spec.trainer)
             if executor == "inline"
@@ -84,12 +95,13 @@ def run_session(
                 verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
                 shutil.rmtree(again, ignore_errors=True)
             finished = tabled and not outcome.stopped and not outcome.failed
+        except (StoreError, StorageError, OSError, RuntimeError) as error:
+            raise Interrupted(str(error)) from error
         finally:
             pool.close(now=not finished)
-            try:
+            with suppress(StoreError, OSError):
                 tracker.close_study(finished=finished)
-            finally:
-                search.close()
+            search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
 
 
@@ -105,31 +117,24 @@ def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool
 
 
 @contextmanager
-def lock(runs: Path) -> Iterator[None]:
-    """Hold the study for this process. The kernel lets go when the process ends, however it ends."""
-    runs.mkdir(parents=True, exist_ok=True)
-    with (runs / "sweep.lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise AlreadyRunning(
-                f"This study is being run already, by process {file.read().strip() or '?'} (lock {file.name}). "
-                "Wait for it, or stop it with Ctrl-C there."
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other sweeps in this folder from making the same databases at the same time, on which both tools fail."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def stop_on_interrupt(sweep: Sweep, tell_user: Callable[[str], None]) -> Iterator[None]:
-    """First SIGINT or SIGTERM: stop cleanly. Second: KeyboardInterrupt."""
+    """First SIGINT or SIGTERM: stop cleanly. Second: KeyboardInterrupt. SIGHUP: stop cleanly, in silence. SIGUSR1:
+    finish what runs. Under `nohup`, where SIGHUP is ignored, it stays so.
+    """
     asked = 0
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
         if asked > 1:
@@ -137,9 +142,32 @@ def stop_on_interrupt(sweep: Sweep, tell_user: Callable[[str], None]) -> Iterato
         tell_user("Stopping at the next step; once more stops at once. The same command goes on from here.")
         sweep.stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def hang_up(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = max(asked, 1)
+        let_go_of_terminal()
+        sweep.stop()
+
+    def finish_up(_number: int, _frame: FrameType | None) -> None:
+        tell_user("Finishing what runs and starting nothing new. The same command goes on from here.")
+        sweep.finish_up()
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: finish_up}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = hang_up
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def let_go_of_terminal() -> None:
+    """Send what is printed nowhere where it went to a terminal: that is gone, and writing to it would raise."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # no file behind it, as in a notebook
+            if os.isatty(stream.fileno()):
+                os.dup2(silence, stream.fileno())
+    os.close(silence)

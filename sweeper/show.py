@@ -25,6 +25,7 @@ from sweeper.progress import Progress
 from sweeper.verify import Verification
 
 LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+LOG_LINES = 12  # of a failed run's log
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -122,6 +123,23 @@ def print_plan(plan: Plan, console: Console) -> None:
 def _plain(text: str) -> str:
     """Text of a study within console markup, as it stands."""
     return escape(shown(text))
+
+
+def print_failed(records: Sequence[RunRecord], console: Console) -> None:
+    """Every run that failed: which one, why, and the last lines of its log with the log's place."""
+    say = partial(console.print, soft_wrap=True, markup=False)
+    for run in records:
+        where = f"trial {run.trial}, block {run.block}, seed {run.seed}, attempt {run.attempt}"
+        say(f"{run.variant} in {run.scenario}, {where}: {run.cause} ({run.key}, MLflow run {run.run_id})")
+        message = run.facts.get("message", "").strip()
+        for line in message.splitlines():
+            say(f"    {line}")
+        if "log" in run.facts:
+            say(f"  log {run.facts['log']} ended with:")
+        for line in run.facts.get("log_tail", "").strip().splitlines()[-LOG_LINES:]:
+            say(f"    {line}")
+    causes = Counter(str(run.cause) for run in records)
+    say(", ".join(f"{n} {cause}" for cause, n in causes.most_common()) or "No run of this study failed.")
 
 
 def print_verification(verified: Verification, console: Console) -> None:

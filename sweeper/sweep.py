@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from studies.records import CONSEQUENCES, Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, resolve_run
+from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
+from sweeper.budget import Cost, Meter
+from sweeper.control import paused
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
 from sweeper.plan import planned_runs, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
-from sweeper.search import Search, Trial, Verdict
+from sweeper.search import Search, Trial
 from sweeper.tracking import KnownRun, Tracker
+from sweeper.verdicts import verdict_on
+from sweeper.workers import Stint, Workers
 from trainers.interface import Job, Placement
 from trainers.results import read_result
 
-MAX_ATTEMPTS = 3  # tries at a run when it is the machine that fails
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
-INTERRUPTED = frozenset({Cause.USER_STOP, Cause.PREEMPTED})
+LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock
+GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after that its worker is killed
 
 
 # Where a run stands in the study: variant, scenario, trial number, key.
@@ -41,11 +45,20 @@ class _Group:
     results: dict[str, RunResult] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A run that waits to be handed over."""
+
+    group: _Group
+    config: RunConfig
+    this: Try
+
+
 @dataclass
 class _Attempt:
     group: _Group
     config: RunConfig
-    number: int
+    this: Try
     run_id: str | None = None
     unsent: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     sent_at: float = field(default_factory=time.monotonic)
@@ -69,7 +82,7 @@ class Sweep:
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
         self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
-        self._queue: deque[tuple[_Group, RunConfig, int]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
         self._recorded: dict[_Place, KnownRun] = {}
         self._values: dict[tuple[str, str], dict[int, float]] = {}
@@ -77,25 +90,38 @@ class Sweep:
         self._counts = {"trained": 0, "reused": 0, "failed": 0, "unstable": 0}
         self._planned = planned_runs(spec, arms)
         self._started = time.monotonic()
+        self._attempts = Attempts(Retries(spec.resources.attempts, spec.resources.retry_after))
+        self._workers, self._meter = Workers(), Meter(spec.budget, folder, self._started)
+        self._paused = paused(folder)
+        self._hopeless: set[str] = set()
         self._stopping = False
+        self._closing = False
         self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
         self._reconcile()
         self._drain()
-        if not self._stopping and self._spec.confirm is not None:
+        if not self._closing and not self._search.partial and self._spec.confirm is not None:
             self._queue_confirm()
             self._drain()
+        held = self._held_back()
         self._give_back()
         self._keep_adapters()
+        now = time.monotonic()
+        self._meter.keep(now, self._workers.spent(now), at_once=True)
         counts = self._counts
-        return Outcome(counts["trained"], counts["reused"], counts["failed"], self._stopping)
+        return Outcome(counts["trained"], counts["reused"], counts["failed"], self._closing or held)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
-        self._stopping = True
+        self._stopping = self._closing = True
         self._executor.cancel(None)
+
+    def finish_up(self) -> None:
+        """Start nothing new, and end when the runs in training have."""
+        self._closing = True
+        self._executor.hold_back()
 
     def _reconcile(self) -> None:
         """Make MLflow agree with the results on disk, and find out what is done.
@@ -114,7 +140,7 @@ class Sweep:
             if trial is None or known.key != self._config(trial, known.block, known.seed).key:
                 self._tracker.supersede(known.run_id, "the study file changed what determines this run")
                 orphans += 1
-            elif State.FAIL in (trial.state, known.state) or known.cause in INTERRUPTED:
+            elif State.FAIL in (trial.state, known.state) or known.cause in PUT_OFF:
                 self._tracker.supersede(known.run_id, "tried again")
             else:
                 self._recorded[(known.variant, known.scenario, known.trial, known.key)] = known
@@ -131,56 +157,75 @@ class Sweep:
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
         while True:
-            self._check_budget()
+            self._heed(time.monotonic())
             # More than can train, so that no worker waits while results are recorded.
             most = self._executor.slots + self._executor.ahead
-            while not self._stopping and len(self._training) < most and self._submit_next():
+            while not self._closing and len(self._training) < most and self._submit_next():
                 pass
             self._show(self._progress())
-            if not self._training:
+            waits = [self._wait_for(waiting) for waiting in self._queue if not self._closing]
+            if not self._training and all(wait is None for wait in waits):
                 return
-            for event in self._executor.events(timeout=1.0):
+            for event in self._executor.events(min([LOOK_SECONDS, *(wait for wait in waits if wait)])):
                 match event:
-                    case Started(key=key):
+                    case Started(key=key, worker=worker, at=at):
+                        self._workers.started(key, worker, at)
                         self._begun(key)
                     case Dropped(key=key):
-                        self._finished(key, RunResult(key=key, cause=Cause.USER_STOP))
+                        self._finished(key, RunResult(key=key, cause=Cause.USER_STOP), time.monotonic())
                     case Reported(key=key, step=step, metrics=metrics):
                         self._reported(key, step, metrics)
-                    case Finished(key=key, result=result):
-                        self._finished(key, result)
-                    case Lost(key=key, reason=reason, log_tail=tail):
-                        message = f"{reason}\n{tail}".strip()
-                        self._finished(key, RunResult(key=key, cause=Cause.WORKER_LOST, message=message))
+                    case Finished(key=key, result=result, at=at):
+                        self._finished(key, result, at)
+                    case Lost(key=key, at=at):
+                        self._finished(key, event.result(), at)
 
     def _submit_next(self) -> bool:
         """Hand one run to the executor. False when there is none to hand over now."""
-        while not self._queue:
-            trial = self._search.ask()
+        while (waiting := self._next_due()) is None:
+            trial = self._search.ask(self._paused)
             if trial is None:
                 return False
             self._start(_Group(trial, self._configs(trial), trial.origin, asked=True))
-        group, config, number = self._queue.popleft()
+        group, config = waiting.group, waiting.config
+        self._queue.remove(waiting)
         if config.key in self._training:  # two variants that are the same run: wait for its result
-            self._queue.append((group, config, number))
+            self._queue.append(waiting)
             return False
         if self._answered(group, config):
             return True
-        self._training[config.key] = _Attempt(group, config, number)
-        keep = self._spec.output.keep != "none"
-        self._executor.submit(Job(config, self._folder / config.key, keep, self._placement))
+        self._training[config.key] = _Attempt(group, config, waiting.this)
+        self._executor.submit(
+            Job(
+                config,
+                self._folder / config.key,
+                keep_adapter=self._spec.output.keep != "none",
+                placement=self._attempts.placement(config, waiting.this.placement),
+                time_limit=self._spec.budget.per_run,
+            )
+        )
         return True
+
+    def _next_due(self) -> _Waiting | None:
+        """The first run in the queue that may be handed over now."""
+        return next((waiting for waiting in self._queue if self._wait_for(waiting) == 0.0), None)
+
+    def _wait_for(self, waiting: _Waiting) -> float | None:
+        """Seconds until a run in the queue may be handed over; None while its variant is paused."""
+        if waiting.group.trial.variant in self._paused:
+            return None
+        return max(waiting.this.not_before - time.monotonic(), 0.0)
 
     def _start(self, group: _Group) -> None:
         """Queue the runs of a trial that have no result yet; close the trial if all have."""
         for config in group.configs:
             if not self._answered(group, config):
-                self._queue.append((group, config, 1))
+                self._queue.append(_Waiting(group, config, Try(placement=self._placement)))
         self._close_if_complete(group)
 
     def _give_back(self) -> None:
         """After a stop: trials with runs that were not handed over are asked for again by the next sweep."""
-        for group in {id(entry[0]): entry[0] for entry in self._queue}.values():
+        for group in {id(waiting.group): waiting.group for waiting in self._queue}.values():
             if group.asked:
                 self._search.requeue(group.trial)
         self._queue.clear()
@@ -195,7 +240,7 @@ class Sweep:
         if known is not None:
             group.results[config.key] = result or known.result()
             self._counts["reused"] += 1
-        elif result is not None and result.state is not State.FAIL and result.cause not in INTERRUPTED:
+        elif result is not None and result.state is not State.FAIL and result.cause not in PUT_OFF:
             run_id = self._tracker.start_run(config, 1, group.arm)
             self._tracker.finish_run(run_id, config, result)
             group.results[config.key] = result
@@ -211,7 +256,7 @@ class Sweep:
         if attempt is None:
             return None
         if attempt.run_id is None:
-            attempt.run_id = self._tracker.start_run(attempt.config, attempt.number, attempt.group.arm)
+            attempt.run_id = self._tracker.start_run(attempt.config, attempt.this.number, attempt.group.arm)
         return attempt.run_id
 
     def _reported(self, key: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -223,7 +268,7 @@ class Sweep:
             self._tracker.log_curve(attempt.run_id, attempt.unsent)
             attempt.unsent, attempt.sent_at = [], time.monotonic()
 
-    def _finished(self, key: str, result: RunResult) -> None:
+    def _finished(self, key: str, result: RunResult, at: float) -> None:
         if key not in self._training:
             return
         never_begun = result.cause is Cause.USER_STOP and self._training[key].run_id is None
@@ -232,27 +277,55 @@ class Sweep:
         group, config = attempt.group, attempt.config
         if run_id is not None:
             self._tracker.finish_run(run_id, config, result)
-        if result.cause in INTERRUPTED:
+        stint = self._workers.ended(key, at)
+        self._judge_worker(stint, key, result, at)
+        together = 1 if result.facts.get("together") == 1 or stint is None else stint.together
+        again = self._attempts.after(attempt.this, config, result.cause, together, time.monotonic())
+        if result.cause in PUT_OFF or (again is not None and self._closing):
             if run_id is not None:
                 self._tracker.supersede(run_id, "stopped before its end")
             if group.asked:
                 self._search.requeue(group.trial)
                 group.asked = False
-            self._queue = deque(entry for entry in self._queue if entry[0] is not group)
+            self._queue = deque(waiting for waiting in self._queue if waiting.group is not group)
             return
-        retried = CONSEQUENCES[result.cause].retried and attempt.number < MAX_ATTEMPTS
-        if retried and not self._stopping and run_id is not None:
-            self._tracker.supersede(run_id, f"tried again: {result.cause}")
-            self._queue.appendleft((group, config, attempt.number + 1))
+        if again is not None:
+            if run_id is not None:
+                self._tracker.supersede(run_id, describe(attempt.this, again, result.cause))
+            self._queue.appendleft(_Waiting(group, config, again))
             return
         self._counts["trained"] += 1
         if result.state is State.FAIL:
             self._counts["failed"] += 1
-            said = result.message.strip().partition("\n")[0] or "no message"
+            said = _first_line(result.message)
             self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
         self._counts["unstable"] += CONSEQUENCES[result.cause].instability
         group.results[key] = result
         self._close_if_complete(group)
+
+    def _judge_worker(self, stint: Stint | None, key: str, result: RunResult, at: float) -> None:
+        """Learn from an attempt what runs cost, and set a worker aside that fails one run after another."""
+        if stint is None:
+            return
+        if result.cause is Cause.FINISHED:
+            self._meter.add(Cost(stint.seconds, stint.device_seconds))
+        if not is_machine(result.cause):
+            if CONSEQUENCES[result.cause].told is State.COMPLETE or CONSEQUENCES[result.cause].instability:
+                self._workers.went_well(stint.worker)
+            return
+        failed = self._workers.failed(stint.worker, key, at)
+        if failed is None or stint.worker in self._hopeless:
+            return
+        self._hopeless.add(stint.worker)
+        place = self._executor.set_aside(stint.worker)
+        log = result.facts.get("log")
+        self._tell_user(
+            f"{place} is set aside: {len(failed)} different runs failed on it in a row ({', '.join(failed)}), the last "
+            f"for {result.cause}: {_first_line(result.message)}" + (f" Its log: {log}" if log else "")
+        )
+        if self._executor.slots == 0 and not self._closing:
+            self._tell_user("No worker is left: the sweep ends. Mend what the log tells, then run it again.")
+            self.finish_up()
 
     def _close_if_complete(self, group: _Group) -> None:
         """Tell Optuna what became of a trial once all of its runs have ended, and remember the best one."""
@@ -262,7 +335,7 @@ class Sweep:
         for config in group.configs:
             if group.results[config.key].cause is Cause.FINISHED:
                 self.finished[config.key] = (config, group.results[config.key].final())
-        verdict = self._verdict(results)
+        verdict = verdict_on(results, self._spec.objective)
         value = verdict.value
         if group.asked:
             group.asked = False
@@ -280,38 +353,14 @@ class Sweep:
         elif best[1] is not group:
             self._drop_adapters(group)
 
-    def _verdict(self, results: Sequence[RunResult]) -> Verdict:
-        """What a trial's runs come to: its state, the mean of the objective, and the constraints it was held to."""
-        value = self._mean(self._spec.objective.metric, results)
-        if any(r.state is State.FAIL for r in results):
-            return Verdict(State.FAIL, None, {})
-        failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
-        if failures or value is None or any(r.state is State.PRUNED for r in results):
-            return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else {})
-        return Verdict(State.COMPLETE, value, self._constraints(results))
-
-    def _constraints(self, results: Sequence[RunResult]) -> dict[str, float]:
-        """For each bound of the objective, by how much it is exceeded (0 or less: kept), as Optuna wants it."""
-        found = {}
-        for metric, bounds in self._spec.objective.constraints.items():
-            mean = self._mean(metric, results)
-            if mean is not None and "max" in bounds:
-                found[f"{metric} max"] = mean - bounds["max"]
-            if mean is not None and "min" in bounds:
-                found[f"{metric} min"] = bounds["min"] - mean
-        return found
-
-    def _mean(self, metric: str, results: Sequence[RunResult]) -> float | None:
-        """The mean over runs of their last measurement, None where none has it or one is not finite."""
-        values = [r.final()[metric].value for r in results if metric in r.final()]
-        return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
-
     def _queue_confirm(self) -> None:
         """Queue the best trials of each stratum again on fresh blocks and seeds."""
         confirm = self._spec.confirm
         assert confirm is not None
         trials = {(t.variant, t.scenario, t.number): t for t in self._search.trials()}
         for (variant, scenario), values in self._values.items():
+            if variant in self._paused:
+                continue
             chosen = sorted(values, key=values.__getitem__, reverse=self._spec.objective.direction == "maximize")
             for number in chosen[: confirm.top]:
                 trial = trials[(variant, scenario, number)]
@@ -353,11 +402,34 @@ class Sweep:
                 if run_id is not None and adapter.is_dir():
                     self._tracker.log_adapter(run_id, adapter)
 
-    def _check_budget(self) -> None:
-        limit = self._spec.budget.wall_clock
-        if limit is not None and not self._stopping and time.monotonic() - self._started > limit:
-            self._tell_user(f"The wall-clock budget of {limit:.0f} s is spent: stopping at the next step.")
+    def _heed(self, now: float) -> None:
+        """Look at the clock and at what other terminals have asked for."""
+        spent, in_training = self._workers.spent(now), self._workers.in_training(now)
+        self._meter.keep(now, spent)
+        self._paused = paused(self._folder)
+        over = self._meter.over(now, spent)
+        if over is not None and not self._stopping:
+            self._tell_user(f"Stopping at the next step: {over}.")
             self.stop()
+        free = len(in_training) < self._executor.slots
+        short = self._meter.too_short(now, spent, in_training, free) if not self._closing else None
+        more = self._queue or self._search.left(self._arms) or len(self._training) > len(in_training)
+        if short is not None and more:
+            self._tell_user(f"Starting nothing new: {short}.")
+            self.finish_up()
+        limit = self._spec.budget.per_run
+        for key, seconds in in_training.items():
+            if limit is not None and seconds > limit + GRACE_SECONDS and key in self._training:
+                self._executor.kill(key, Cause.TIME_LIMIT)
+
+    def _held_back(self) -> bool:
+        """Whether a paused variant has something left to train; says so."""
+        held = [v for v in self._arms if v in self._paused]
+        waiting = {waiting.group.trial.variant for waiting in self._queue}
+        left = [v for v in held if v in waiting or self._search.left([v])]
+        if left and not self._closing:
+            self._tell_user(f"Paused, with runs left: {', '.join(left)}. Let it go on with `sweeper resume`.")
+        return bool(left)
 
     def _progress(self) -> Progress:
         counts, planned = self._counts, self._planned
@@ -371,3 +443,7 @@ class Sweep:
             best = (group.trial.variant, show_knobs(group.trial.knobs), value)
         training = sum(attempt.run_id is not None for attempt in self._training.values())
         return Progress(planned, done, training, counts["failed"], counts["unstable"], best, left)
+
+
+def _first_line(message: str) -> str:
+    return message.strip().partition("\n")[0] or "no message"

@@ -26,6 +26,7 @@ from studies.records import Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
 from trainers.data import DataError
 from trainers.desk import ListDesk
+from trainers.failures import ALONE, cause_of
 from trainers.interface import Desk, Job, Pilot, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
@@ -70,11 +71,11 @@ class DPOTrainerWorker:
         except _REFUSALS as error:
             traceback.print_exc()
             self._hand_in(job, Cause.REFUSED, str(error), desk)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
             self.forget()
-            self._hand_in(job, Cause.OUT_OF_MEMORY, str(error), desk)
+            self._hand_in(job, cause_of(error), str(error), desk)
         return None
 
     def pilot(self, jobs: Sequence[Job], workers: int) -> Pilot:
@@ -94,7 +95,7 @@ class DPOTrainerWorker:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `trainers.pilot.Crew`."""
-        return is_out_of_memory(error)
+        return cause_of(error) is not Cause.INFRASTRUCTURE
 
     def pack(self, job: Job, desk: Desk) -> Pack:
         """An empty pack around the base model of `job`."""
@@ -127,10 +128,10 @@ class DPOTrainerWorker:
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
             self.forget()
-            result = RunResult(key=job.config.key, cause=Cause.OUT_OF_MEMORY, message=str(error))
+            result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
         write_result(job.folder, result)
@@ -155,8 +156,8 @@ class _Packing:
             members = self._pack.members
             try:
                 self._pack.advance()
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if cause_of(error) is Cause.INFRASTRUCTURE:
                     raise
                 self._split(error)
             if len(self._pack.members) < len(members):
@@ -191,7 +192,7 @@ class _Packing:
             for member in new:
                 self._worker.alone(member.job, self._desk)
 
-    def _split(self, error: RuntimeError) -> None:
+    def _split(self, error: Exception) -> None:
         """Halve the pack after it ran out of memory; what goes is trained later, from its beginning or kept state."""
         assert self._pack is not None
         pack = self._pack
@@ -205,14 +206,9 @@ class _Packing:
             logger.warning("out of memory with %d runs together; going on with %d", size, self._together)
             self._backlog += [member.job for member in out]
             return
-        result = RunResult(key=out[0].key, cause=Cause.OUT_OF_MEMORY, message=str(error))
+        result = RunResult(key=out[0].key, cause=cause_of(error), message=str(error), facts=ALONE)
         write_result(out[0].job.folder, result)
         self._desk.finish(result)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a RuntimeError of torch says that memory is short: the device's, or the host's by a limit of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

@@ -76,7 +76,7 @@ class Job:
     """One run to train: its config, the folder that is its own, and whether its adapter is kept there.
 
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
-    whose folder holds a paused state goes on from there.
+    whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
     """
 
     config: RunConfig
@@ -84,6 +84,7 @@ class Job:
     keep_adapter: bool = True
     placement: Placement = Placement()
     pause_at: int | None = None
+    time_limit: float | None = None
 
 
 class Desk(Protocol):

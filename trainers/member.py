@@ -19,7 +19,7 @@ from trainers.evaluate import ReferenceNumbers
 from trainers.interface import Job
 from trainers.prepared import Part, PreparedRun, prepare
 from trainers.reference import is_fixed
-from trainers.settings import hardware_facts, parse_settings, run_settings
+from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
 from trainers.state import Moments, Progress, RunState
 from trainers.verdict import judge, memory, speed
@@ -89,7 +89,8 @@ class Member:
         """Whether it is measured now."""
         shares = (*self.job.config.evaluation.at, 1.0)
         steps = {max(1, round(share * len(self.run.steps))) for share in shares} | {self.last_step}
-        return self.cause is None and self.micro == 0 and self.step in steps
+        measured = any(m.step == self.step for m in self.measurements)  # before it paused here
+        return self.cause is None and self.micro == 0 and self.step in steps and not measured
 
     @property
     def leaves(self) -> bool:
@@ -177,7 +178,7 @@ def make_member(job: Job, warm: Warm) -> Member:
         pairs=pairs,
         data=data,
         numbers=numbers,
-        facts={**pairs.facts, **hardware_facts(args, model_args)},
+        facts={**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
         sums=zero.new_zeros(3),
         norm=zero,
         sound=torch.ones((), dtype=torch.bool, device=args.device),

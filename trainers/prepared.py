@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import SchedulerType
 from trl import DPOConfig, DPOTrainer
 
+from studies.micro_batches import COUPLED
 from trainers.adapters import Adapter, Unpackable, read_adapter
 
 
@@ -35,9 +36,6 @@ class Part(NamedTuple):
 
 Step = tuple[Part, ...]
 """What goes through the model for one optimizer step."""
-
-# Losses that look at several rows of a micro-batch at once, so that it cannot be taken in parts (TRL `_compute_loss`).
-COUPLED: Final = frozenset({"aot", "aot_unpaired", "sft"})
 
 _ADAMW = ("adamw_torch", "adamw_torch_fused")
 # Schedules that look at results cannot be written down before training.

@@ -14,6 +14,7 @@ import transformers
 from transformers import HfArgumentParser
 from trl import DPOConfig, ModelConfig
 
+from studies.micro_batches import COUPLED
 from studies.records import Scalar
 from trainers.interface import Job
 from trainers.world.paths import model_path
@@ -69,6 +70,12 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
     if args.max_steps > 0:
         args.logging_steps = max(1, args.max_steps // CURVE_POINTS)
     return args, model_args
+
+
+def cut_facts(job: Job, args: DPOConfig) -> dict[str, Scalar]:
+    """Into how many parts the run's micro-batches were cut, where they were."""
+    split = job.placement.split
+    return {"split": split} if split > 1 and COUPLED.isdisjoint(args.loss_type) else {}
 
 
 def hardware_facts(args: DPOConfig, model_args: ModelConfig) -> dict[str, Scalar]:

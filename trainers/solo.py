@@ -13,12 +13,13 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import get_peft_config
 
+from studies.micro_batches import cut
 from studies.records import Cause, Measurement, RunConfig, RunResult
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Job
 from trainers.reference import is_fixed
-from trainers.settings import hardware_facts, parse_settings, run_settings
+from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.verdict import CURVE, judge, memory, speed
 from trainers.warm import Warm, WarmDPOTrainer
 
@@ -29,7 +30,7 @@ Report = Callable[[str, int, Mapping[str, float]], Decision]
 def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
     """Train one run by TRL's own loop. Raises what TRL or the data refuse."""
     config = job.config
-    settings = run_settings(job)
+    settings = cut(run_settings(job), job.placement.split)
     args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
     pairs = warm.pairs(config, settings, tokenizer)
@@ -66,7 +67,8 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         raise
     restore_base(trainer.model, warm)
     measured = (*watch.measurements, *watch.speed(seconds), *memory())
-    facts = {**pairs.facts, **hardware_facts(args, model_args), "steps": trainer.state.global_step}
+    facts = {**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
+    facts["steps"] = trainer.state.global_step
     return RunResult(
         key=config.key,
         cause=cause,

@@ -1,13 +1,17 @@
-"""Attempts at runs, the same in every executor; knows nothing of processes."""
+"""Attempts at runs, the same in every executor: what a trainer raises, and how long it may take. Knows no processes."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from studies.records import Cause, RunResult
 from sweeper.executors.messages import Piloted
+from trainers.failures import cause_of
 from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
+from trainers.results import write_result
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +26,22 @@ class WarmTrainer:
     def attempt(self, job: Job, desk: Desk) -> None:
         """Train `job` and what the trainer takes beside it; every one of them is handed in at the desk.
 
-        Whatever the trainer raises becomes a result of each open job with cause INFRASTRUCTURE, its traceback logged.
+        Whatever the trainer raises becomes a result of each open job, its traceback logged: out of memory where the
+        exception says so, which also unloads the trainer with all that it holds, else INFRASTRUCTURE.
         """
-        counter = _Counter(desk, job)
-        message = "the trainer returned without handing in this run"
+        watch = _Watch(desk, job)
+        cause, message = Cause.INFRASTRUCTURE, "the trainer returned without handing in this run"
         try:
             if self._trainer is None:
                 self._trainer = load_trainer(self._name)
-            self._trainer.train(job, counter)
+            self._trainer.train(job, watch)
         except (Exception, SystemExit) as error:
-            logger.exception("trainer %s raised in runs %s", self._name, ", ".join(counter.open))
-            message = f"{type(error).__name__}: {error}"
-        for key in list(counter.open):
-            counter.finish(RunResult(key=key, cause=Cause.INFRASTRUCTURE, message=message))
+            logger.exception("trainer %s raised in runs %s", self._name, ", ".join(watch.open))
+            cause, message = cause_of(error), f"{type(error).__name__}: {error}"
+        if cause is not Cause.INFRASTRUCTURE:
+            self._trainer = None
+        for key in list(watch.open):
+            watch.finish(RunResult(key=key, cause=cause, message=message))
 
     def pilot(self, jobs: Sequence[Job], workers: int) -> Piloted:
         """Measure what these runs cost, where the trainer can tell and the runs can be made."""
@@ -50,22 +57,39 @@ class WarmTrainer:
             return Piloted(None, f"{type(error).__name__}: {error}")
 
 
-class _Counter:
-    """A desk that remembers which jobs are open."""
+class _Watch:
+    """A desk that remembers which jobs are open and stops those that have had their time."""
 
     def __init__(self, desk: Desk, first: Job) -> None:
         self._desk = desk
-        self.open = {first.config.key: first}
+        self.open: dict[str, Job] = {}
+        self._taken_at: dict[str, float] = {}
+        self._overdue: set[str] = set()
+        self._begin(first)
 
     def take(self, like: str) -> Job | None:
         job = self._desk.take(like)
         if job is not None:
-            self.open[job.config.key] = job
+            self._begin(job)
         return job
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        return self._desk.report(key, step, metrics)
+        decision = self._desk.report(key, step, metrics)
+        limit = self.open[key].time_limit
+        if decision is Decision.STOP or limit is None or time.monotonic() - self._taken_at[key] <= limit:
+            return decision
+        self._overdue.add(key)
+        return Decision.STOP
 
     def finish(self, result: RunResult) -> None:
-        del self.open[result.key]
+        job = self.open.pop(result.key)
+        if result.cause is Cause.USER_STOP and result.key in self._overdue:
+            message = f"its time of {job.time_limit:g} s was over; {result.message}"
+            result = result.model_copy(update={"cause": Cause.TIME_LIMIT, "message": message})
+            with suppress(OSError):  # as of now the file says that somebody stopped it, which is tried again
+                write_result(job.folder, result)
         self._desk.finish(result)
+
+    def _begin(self, job: Job) -> None:
+        self.open[job.config.key] = job
+        self._taken_at[job.config.key] = time.monotonic()

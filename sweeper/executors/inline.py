@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from studies.records import RunResult
+from studies.records import Cause, RunResult
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.messages import Dropped, Event, Finished, Lost, Piloted, Reported, Started
 from trainers.interface import Decision, Job, pack_key
@@ -19,6 +20,7 @@ class Inline:
     def __init__(self, trainer: str, together: int = 1) -> None:
         self._trainer = WarmTrainer(trainer)
         self.together = together
+        self._used = True
         self._waiting: deque[Job] = deque()
         self._events: list[Event] = []
         self._running: set[str] = set()
@@ -26,8 +28,8 @@ class Inline:
 
     @property
     def slots(self) -> int:
-        """As many as train together in this process."""
-        return max(1, self.together)
+        """As many as train together in this process; none once it is set aside."""
+        return max(1, self.together) if self._used else 0
 
     @property
     def ahead(self) -> int:
@@ -43,12 +45,14 @@ class Inline:
         self._waiting.append(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Train the next job and what is taken beside it, and tell what happened; `timeout` is not needed.
+        """Train the next job and what is taken beside it, and tell what happened; wait where there is nothing to do.
 
         A KeyboardInterrupt during the run goes through; the next call then tells that the runs are lost.
         """
         if not self._events and self._waiting:
             self._train(self._waiting.popleft())
+        elif not self._events:
+            time.sleep(timeout)
         events, self._events = self._events, []
         return events
 
@@ -59,13 +63,28 @@ class Inline:
             self._waiting.remove(job)
             self._events.append(Dropped(job.config.key))
 
+    def hold_back(self) -> None:
+        """See `Executor.hold_back`."""
+        self._events += [Dropped(job.config.key) for job in self._waiting]
+        self._waiting.clear()
+
+    def kill(self, key: str, cause: Cause) -> None:
+        """Does nothing: a run in this process ends by itself, or with the process."""
+
+    def set_aside(self, worker: str) -> str:
+        """See `Executor.set_aside`."""
+        self._used = False
+        self.hold_back()
+        return "this process"
+
     def close(self, now: bool = False) -> None:
         """See `Executor.close`; there is nothing to end or kill, so the waiting jobs are dropped."""
         self.cancel(None)
 
     def take(self, like: str) -> Job | None:
         """See `Desk.take`."""
-        job = next((job for job in self._waiting if pack_key(job.config) == like), None)
+        fits = [job for job in self._waiting if len(self._running) < job.placement.together]
+        job = next((job for job in fits if pack_key(job.config) == like), None)
         if job is not None:
             self._waiting.remove(job)
             self._begin(job)
@@ -88,7 +107,8 @@ class Inline:
             self._trainer.attempt(job, self)
         except BaseException as error:
             for key in self._running:
-                self._events.append(Lost(key, WORKER, f"interrupted by {type(error).__name__}", ""))
+                reason = f"interrupted by {type(error).__name__}"
+                self._events.append(Lost(key, WORKER, Cause.WORKER_LOST, reason, "", ""))
             self._running, self._stopped = set(), set()
             raise
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from studies.records import RunResult
+from studies.records import Cause, RunResult
 from trainers.interface import Job, Pilot
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker has taken the run."""
+    """A worker has taken the run. `at`: when, by this machine's monotonic clock, here and below."""
 
     key: str
     worker: str
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,33 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """The attempt at the run has ended by itself or at a cancel, well or badly: the result says which."""
+    """The attempt at the run has ended by itself or at a cancel, well or badly: the result says which.
+
+    Of a run that did not come to its end, the facts `log` and `log_tail` of the result say where the worker's log is
+    and what stood there last, where there is one.
+    """
 
     key: str
     result: RunResult
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker ended in the middle of the run: why, and the last lines that it wrote during the run."""
+    """The worker ended in the middle of the run: for which cause, how, its log and the last lines of that."""
 
     key: str
     worker: str
+    cause: Cause
     reason: str
+    log: str
     log_tail: str
+    at: float = field(default_factory=time.monotonic, compare=False)
+
+    def result(self) -> RunResult:
+        """As the result of the run."""
+        facts = {"log": self.log, "log_tail": self.log_tail} if self.log else {}
+        return RunResult(key=self.key, cause=self.cause, message=self.reason, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,21 @@ class Executor(Protocol):
 
     def cancel(self, key: str | None) -> None:
         """Stop that run (None: all) at its next report. Returns at once; may be called in a signal handler."""
+        ...
+
+    def hold_back(self) -> None:
+        """Drop the jobs that no worker has taken yet; what is in training goes on. Returns at once, as `cancel`."""
+        ...
+
+    def kill(self, key: str, cause: Cause) -> None:
+        """End that run, which does not stop by itself, with its worker: it is lost, for this cause. Returns at once.
+
+        What trains beside it is lost too, as when a worker dies. Does nothing where there is no worker to kill.
+        """
+        ...
+
+    def set_aside(self, worker: str) -> str:
+        """Give this worker no more jobs; `slots` is less by what it trained. Tells what it is, its device included."""
         ...
 
     def close(self, now: bool = False) -> None:

@@ -14,14 +14,16 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from studies.records import Cause, RunResult
 from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.endings import oom_counter, oom_kills, why_it_ended
 from sweeper.executors.messages import (
     Dropped,
     End,
@@ -44,7 +46,7 @@ LIVENESS_SECONDS = 0.2
 EXIT_SECONDS = 5.0
 # Reports that may wait for the sweep before further ones are left out.
 REPORTS_WAITING = 10_000
-LOG_TAIL_BYTES = 4000
+LOG_TAIL_BYTES = 2000
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,33 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class HoldBack:
+    """To the pump: drop the jobs that wait."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """To the pump: kill the worker that trains this run, which ends for this cause."""
+
+    key: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """To the pump: use this worker no more."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
 class Close:
     """To the pump: end when the workers have, or kill them `now`."""
 
     now: bool
 
 
-Request = Job | Cancel | Close | Practise
+Request = Job | Cancel | HoldBack | Kill | SetAside | Close | Practise
 
 
 class Process:
@@ -75,19 +97,21 @@ class Process:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ)
         log_folder.mkdir(parents=True, exist_ok=True)
-        self._workers, self.together = len(environments), together
+        self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | Piloted | BaseException] = SimpleQueue()
         self._bell, rung = socket.socketpair()
         self._bell.setblocking(False)
         starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
-        self._pump = Thread(target=Pump(starters, self._requests, rung, self._events).run, name="executor", daemon=True)
+        self._workers = {starter.name: starter for starter in starters}
+        pump = Pump(starters, self._requests, rung, self._events)
+        self._pump = Thread(target=pump.run, name="executor", daemon=True)
         self._pump.start()
 
     @property
     def slots(self) -> int:
         """See `Executor.slots`: what all workers train at once."""
-        return self._workers * max(1, self.together)
+        return len(self._workers) * max(1, self.together)
 
     @property
     def ahead(self) -> int:
@@ -96,7 +120,7 @@ class Process:
 
     def pilot(self, jobs: Sequence[Job]) -> Piloted:
         """See `Executor.pilot`. The worker that measures stays warm for the runs."""
-        self._request(Practise(tuple(jobs), self._workers))
+        self._request(Practise(tuple(jobs), len(self._workers)))
         found = self._events.get()
         if isinstance(found, BaseException):
             raise RuntimeError(f"the workers cannot be run: {found}") from found
@@ -125,6 +149,21 @@ class Process:
         """See `Executor.cancel`."""
         self._request(Cancel(key))
 
+    def hold_back(self) -> None:
+        """See `Executor.hold_back`."""
+        self._request(HoldBack())
+
+    def kill(self, key: str, cause: Cause) -> None:
+        """See `Executor.kill`."""
+        self._request(Kill(key, cause))
+
+    def set_aside(self, worker: str) -> str:
+        """See `Executor.set_aside`."""
+        starter = self._workers.pop(worker, None)
+        self._request(SetAside(worker))
+        device = starter.environment.get("CUDA_VISIBLE_DEVICES") if starter is not None else None
+        return f"{worker} on GPU {device}" if device else worker
+
     def close(self, now: bool = False) -> None:
         """See `Executor.close`."""
         self._request(Close(now))
@@ -148,13 +187,18 @@ class Running:
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
         self.practises = False
-        self._log = log
+        self.log = log
+        self.doomed: dict[str, Cause] = {}
+        self.set_aside = False
         self._log_start = 0
+        self._oom_counter = oom_counter(process.pid)
+        self._oom_kills = oom_kills(self._oom_counter)
 
     def give(self, job: Job) -> None:
         """Answer what the worker asked for with a job; it is lost where the process has just gone."""
         if not self.jobs:
-            self._log_start = self._log.stat().st_size
+            self._log_start = self.log.stat().st_size
+            self._oom_kills = oom_kills(self._oom_counter)
         self.jobs[job.config.key] = job
         self.wants = None
         self.tell(job)
@@ -174,23 +218,28 @@ class Running:
         with suppress(OSError):
             self.connection.send(order)
 
-    def bury(self) -> str:
-        """Wait for the process, kill what is left of its children, and say how it ended."""
+    def bury(self) -> tuple[Cause, str]:
+        """Wait for the process, kill what is left of its children, and say why and how it ended."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(EXIT_SECONDS)
         self.kill()
         self.connection.close()
-        return how_it_ended(self.process.wait())
+        return why_it_ended(self.process.wait(), self._oom_kills, oom_kills(self._oom_counter))
 
     def kill(self) -> None:
         """Kill the process and its children, which are one process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def with_log(self, result: RunResult) -> RunResult:
+        """The result with what the log says last and where it is."""
+        facts = {**result.facts, "log": str(self.log), "log_tail": self.log_tail()}
+        return result.model_copy(update={"facts": facts})
+
     def log_tail(self) -> str:
         """The end of what the process has written since it got its job."""
-        with self._log.open("rb") as file:
-            file.seek(max(self._log_start, self._log.stat().st_size - LOG_TAIL_BYTES))
+        with self.log.open("rb") as file:
+            file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").strip()
 
 
@@ -234,7 +283,7 @@ class Pump:
         bell: socket.socket,
         events: SimpleQueue[Event | Piloted | BaseException],
     ) -> None:
-        self._starters = starters
+        self._starters = dict(enumerate(starters))
         self._requests = requests
         self._bell = bell
         self._events = events
@@ -264,6 +313,12 @@ class Pump:
                 match self._requests.get_nowait():
                     case Cancel(key):
                         self._cancel(key)
+                    case HoldBack():
+                        self._drop(list(self._waiting))
+                    case Kill(key, cause):
+                        self._kill(key, cause)
+                    case SetAside(worker):
+                        self._set_aside(worker)
                     case Close(now):
                         self._close(now)
                     case Practise() as practise:
@@ -276,10 +331,28 @@ class Pump:
             for stopped in worker.jobs:
                 if key in (None, stopped):
                     worker.tell(Stop(stopped))
-        dropped = [job for job in self._waiting if key in (None, job.config.key)]
-        for job in dropped:
+        self._drop([job for job in self._waiting if key in (None, job.config.key)])
+
+    def _drop(self, jobs: list[Job]) -> None:
+        for job in jobs:
             self._waiting.remove(job)
             self._events.put(Dropped(job.config.key))
+
+    def _kill(self, key: str, cause: Cause) -> None:
+        for worker in self._workers.values():
+            if key in worker.jobs:
+                worker.doomed[key] = cause
+                worker.kill()
+
+    def _set_aside(self, name: str) -> None:
+        """Start it no more, and let it end when the runs that it has are over."""
+        self._starters = {slot: starter for slot, starter in self._starters.items() if starter.name != name}
+        for worker in self._workers.values():
+            if worker.name == name:
+                worker.set_aside = True
+                worker.tell(End())
+        if not self._starters:
+            self._drop(list(self._waiting))
 
     def _close(self, now: bool) -> None:
         self._closing = True
@@ -292,7 +365,7 @@ class Pump:
     def _hand_out(self) -> None:
         """Answer the workers that ask for jobs, and start those that are missing."""
         for worker in self._workers.values():
-            if self._closing or worker.wants is None:
+            if self._closing or worker.set_aside or worker.wants is None:
                 continue
             if self._practise is not None and worker.wants.like is None:
                 worker.practise(self._practise)
@@ -304,8 +377,8 @@ class Pump:
                 worker.give(job)
             elif worker.wants.like is not None:
                 worker.refuse()
-        without = sum(not worker.jobs for worker in self._workers.values())
-        for slot, starter in enumerate(self._starters):
+        without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
+        for slot, starter in self._starters.items():
             wanted = len(self._waiting) + (self._practise is not None)
             if slot not in self._workers and wanted > without and not self._closing:
                 self._workers[slot] = starter.start()
@@ -320,7 +393,8 @@ class Pump:
         training = sum(len(one.jobs) for one in self._workers.values())
         if len(worker.jobs) >= -(-(training + len(self._waiting)) // len(self._starters)):
             return None
-        return next((job for job in self._waiting if pack_key(job.config) == like), None)
+        fits = (job for job in self._waiting if len(worker.jobs) < job.placement.together)
+        return next((job for job in fits if pack_key(job.config) == like), None)
 
     def _take_in(self) -> None:
         """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
@@ -350,6 +424,8 @@ class Pump:
             worker.practises = False
         if isinstance(event, Finished):
             worker.jobs.pop(event.key, None)
+            if event.result.cause is not Cause.FINISHED:
+                event = replace(event, result=worker.with_log(event.result))
         if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
             self._events.put(event)
 
@@ -359,20 +435,9 @@ class Pump:
         with suppress(EOFError, OSError):
             while worker.connection.poll():
                 self._accept(worker)
-        reason = worker.bury()
+        cause, reason = worker.bury()
         if worker.practises:
-            self._events.put(Piloted(None, f"its worker {reason}"))
+            self._events.put(Piloted(None, reason))
         for key in worker.jobs:
-            self._events.put(Lost(key, worker.name, reason, worker.log_tail()))
-
-
-def how_it_ended(code: int) -> str:
-    """The exit code of a process in words."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " (when nobody did it by hand, mostly the system, for want of memory)" if -code == signal.SIGKILL else ""
-    return f"killed by {name}{hint}"
+            own = worker.doomed.get(key, Cause.WORKER_LOST if worker.doomed else cause)
+            self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))

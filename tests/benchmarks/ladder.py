@@ -265,7 +265,8 @@ def main() -> None:
     parser.add_argument("world", nargs="?", default="embedded", choices=WORLDS)
     parser.add_argument("--model", help="folder or Hub id of the model, where the world names none")
     parser.add_argument("--runs", type=int, default=16)
-    parser.add_argument("--commands", type=int, help="runs of rung a in each repeat (default: as many as --runs)")
+    parser.add_argument("--commands", type=int, help="runs of rung a in each repeat  [default: as many as --runs]")
+    parser.add_argument("--loops", type=int, help="runs of rungs b, c and c2 in each repeat  [default: the same]")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rungs", nargs="+", default=["a", "b", "c", "c2", "d", "e"])
@@ -280,8 +281,10 @@ def main() -> None:
     seen: dict[str, list[float]] = {name: [] for name in options.rungs}
     for _ in range(options.repeats):
         for name in options.rungs:
-            seen[name].append(measure_rung(name, options, (name == "a" and options.commands) or options.runs))
-    print(f"{options.world}: {options.runs} runs of {options.steps} steps, seconds a run, {options.repeats} repeats")  # noqa: T201
+            fewer = {"a": options.commands, "b": options.loops, "c": options.loops, "c2": options.loops}.get(name)
+            seen[name].append(measure_rung(name, options, fewer or options.runs))
+    what = f"{options.runs} runs of {options.steps} steps (a: {options.commands}, b and c: {options.loops})"
+    print(f"{options.world}: {what}, seconds a run, {options.repeats} repeats")  # noqa: T201
     for name, seconds in seen.items():
         ratios = [s / e for s, e in zip(seconds, seen["e"], strict=True)] if "e" in seen else []
         of_e = f"; {statistics.median(ratios):.2f} times e ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""

@@ -75,7 +75,7 @@ def test_rows_stand_in_the_order_of_the_study_and_other_records_in_none() -> Non
     assert [(row.variant, row.trials_done) for row in rows] == [("ipo", 1), ("hinge", 1)]
 
 
-@pytest.mark.parametrize("cause", [Cause.NON_FINITE, Cause.INVERTED, Cause.COLLAPSED, Cause.OUT_OF_MEMORY])
+@pytest.mark.parametrize("cause", [Cause.NON_FINITE, Cause.INVERTED, Cause.COLLAPSED, Cause.OUT_OF_GPU_MEMORY])
 def test_what_a_configuration_broke_is_a_failure_and_no_quality(cause: Cause) -> None:
     row = row_of(a_record(0), a_record(1, gold=9.0, cause=cause))
     assert (row.failures.k, row.failures.n, row.trials_done) == (1, 2, 2)

@@ -61,7 +61,7 @@ def test_each_kind_of_failure_is_counted_once_a_config() -> None:
     assert len(found.run_ids) == 6
 
 
-@pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.USER_STOP, Cause.WORKER_LOST, Cause.OUT_OF_MEMORY, None])
+@pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.USER_STOP, Cause.WORKER_LOST, Cause.OUT_OF_GPU_MEMORY, None])
 def test_what_the_config_did_not_do_is_not_looked_at(cause: Cause | None) -> None:
     assert failures([a_record(), a_record(trial=1, cause=cause)], U).all.n == 1
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from studies.records import Cause
 from sweeper.executors import Finished, Inline, Lost, Started
 from trainers.interface import Job
 
@@ -22,7 +23,7 @@ def test_an_interrupt_goes_through_and_the_run_is_told_as_lost(make_job: MakeJob
         executor.events(1)
     assert executor.events(1) == [
         Started(interrupted.config.key, "inline"),
-        Lost(interrupted.config.key, "inline", "interrupted by KeyboardInterrupt", ""),
+        Lost(interrupted.config.key, "inline", Cause.WORKER_LOST, "interrupted by KeyboardInterrupt", "", ""),
     ]
     assert isinstance(executor.events(1)[-1], Finished)
 

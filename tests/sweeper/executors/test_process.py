@@ -101,7 +101,7 @@ def test_a_worker_killed_in_the_middle_is_told_as_lost_and_the_next_job_is_train
     assert isinstance(lost, Lost)
     assert time.monotonic() - at < 3
     assert (lost.key, lost.worker) == (killed.config.key, "worker-0")
-    assert lost.reason.startswith("killed by SIGKILL")
+    assert lost.reason.startswith("the worker was killed by SIGKILL")
     assert lost.log_tail == "training 0"
     assert results(rest)[after.config.key].cause is Cause.FINISHED
 
@@ -109,8 +109,8 @@ def test_a_worker_killed_in_the_middle_is_told_as_lost_and_the_next_job_is_train
 @pytest.mark.parametrize(
     ("act", "reason", "log"),
     [
-        ("SIGSEGV", "killed by SIGSEGV", "Fatal Python error: Segmentation fault"),
-        ("_exit", "exited with code 3", "training 0"),
+        ("SIGSEGV", "the worker was killed by SIGSEGV", "Fatal Python error: Segmentation fault"),
+        ("_exit", "the worker exited with code 3", "training 0"),
     ],
 )
 def test_a_worker_that_dies_by_itself_says_how(
@@ -131,7 +131,7 @@ def test_a_dead_worker_whose_child_holds_its_pipe_is_noticed_and_the_child_is_ki
     child = child_of(job)
     at = time.monotonic()
     (lost,) = [event for event in until_ended(executor, 1) if isinstance(event, Lost)]
-    assert lost.reason == "exited with code 3"
+    assert lost.reason == "the worker exited with code 3"
     assert time.monotonic() - at < 2
     assert gone_by(child, at + 3)
 

@@ -1,0 +1,97 @@
+"""Whatever is killed at whatever moment: run again, a sweep ends as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.soak.kills import HERE, Soak, problems
+
+STUDY = """
+study: killed
+trainer: soak_trainers:Slow
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 8, learning_rate: 2.0e-3}
+variants: {sigmoid: {}, ipo: {}, robust: {base: {label_smoothing: 0.1}}}
+space: {beta: {low: 0.01, high: 1.0, log: true}}
+runs: {seeds: [0, 1]}
+budget: {trials: 4}
+objective: {metric: ranking_gain}
+resources: {attempts: 100, retry_after: 0}
+"""
+RUNS = 24  # of STUDY; those of ipo diverge
+REAL = """
+study: killed
+base:
+  {model_name_or_path: embedded, use_peft: true, lora_r: 4, lora_target_modules: all-linear, max_steps: 12,
+   per_device_train_batch_size: 4, learning_rate: 1.0e-3, lora_dropout: 0.0}
+data: {path: embedded, rows: 64, eval_rows: 16}
+evaluate: {prompts: 4, max_new_tokens: 8}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.1, high: 1.0, log: true}}
+budget: {trials: 2}
+objective: {metric: ranking_gain}
+resources: {attempts: 100, retry_after: 0}
+"""
+# What the machine's speed or its memory decides, and not the study.
+MEASURED = ("steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds")
+
+
+def call(folder: Path, *arguments: str) -> str:
+    path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "sweeper", *arguments]
+    environment = {**os.environ, "PYTHONPATH": path, "STEP_SECONDS": "0"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def unkilled(folder: Path, study: str) -> str:
+    """The table of the sweep when nobody kills it."""
+    folder.mkdir()
+    (folder / "study.yaml").write_text(study)
+    call(folder, "run", "study.yaml", "--executor", "inline")
+    return call(folder, "table", "study.yaml")
+
+
+def killed(folder: Path, study: str, runs: int, seed: int, kills: int) -> tuple[Soak, str]:
+    """A sweep with so many kills, which must come to its end with nothing wrong; its table."""
+    folder.mkdir()
+    soak = Soak(folder, study, random.Random(seed))
+    soak.run(kills)
+    wrong = problems(folder, "killed", runs, soak.orphans())
+    assert not wrong, f"after {dict(soak.done)} with seed {seed}: {wrong}\n{soak.output()}"
+    return soak, call(folder, "table", "study.yaml")
+
+
+def test_a_dozen_kills_leave_no_trace(tmp_path: Path) -> None:
+    soak, table = killed(tmp_path / "killed", STUDY, RUNS, seed=1, kills=12)
+    assert sum(soak.done.values()) == 12
+    assert table == unkilled(tmp_path / "unkilled", STUDY)
+
+
+@pytest.mark.soak
+def test_200_kills_leave_no_trace(tmp_path: Path) -> None:
+    wanted = unkilled(tmp_path / "unkilled", STUDY)
+    done: Counter[str] = Counter()
+    starts = sweeps = 0
+    while sum(done.values()) < 200:
+        soak, table = killed(tmp_path / f"killed-{sweeps}", STUDY, RUNS, seed=100 + sweeps, kills=10)
+        assert table == wanted
+        done, starts, sweeps = done + soak.done, starts + soak.starts, sweeps + 1
+    print(f"{sum(done.values())} kills in {sweeps} sweeps, {starts} starts: {dict(sorted(done.items()))}")  # noqa: T201
+
+
+@pytest.mark.soak
+def test_20_kills_of_real_training_leave_no_trace(tmp_path: Path) -> None:
+    done: Counter[str] = Counter()
+    for seed in range(10):
+        if sum(done.values()) >= 20:
+            break
+        soak, _ = killed(tmp_path / f"killed-{seed}", REAL, 4, seed=seed, kills=7)
+        done += soak.done
+    assert sum(done.values()) >= 20
+    print(f"{sum(done.values())} kills of real training: {dict(sorted(done.items()))}")  # noqa: T201
