@@ -58,7 +58,7 @@ def configs(folder: Path, samples: int) -> list[RunConfig]:
     file = folder / "first-rung.yaml"
     file.write_text(STUDY)
     spec = load_study(file, [f"evaluate.prompts={samples}"])
-    found = []
+    found: list[RunConfig] = []
     for rate, beta, arm in itertools.product(RATES, BETAS, arms(spec).values()):
         knobs = {"beta": beta * (10 if arm.name == "ipo" else 1), "learning_rate": rate}
         found.append(resolve_run(spec, arm, "clean", trial=len(found), knobs=knobs, block=0, seed=0))

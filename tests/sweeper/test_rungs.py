@@ -237,8 +237,8 @@ def test_what_the_machine_fails_is_tried_again_before_the_rung_is_decided(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "sound")
-    best = max((t for t in trials(tmp_path / "sound") if t.value is not None), key=lambda t: t.value).number
-    failures = []
+    best = max((t.value, t.number) for t in trials(tmp_path / "sound") if t.state.name == "COMPLETE")[1]
+    failures: list[Cause] = []
 
     def fail_twice(config: RunConfig, result: RunResult) -> RunResult:
         if config.trial == best and len(failures) < 2:
@@ -257,7 +257,7 @@ def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stan
 ) -> None:
     """The best trial pauses at the first rung and is lost before the second: the other five are decided without it."""
     run(tmp_path / "sound")
-    best = max((t for t in trials(tmp_path / "sound") if t.value is not None), key=lambda t: t.value).number
+    best = max((t.value, t.number) for t in trials(tmp_path / "sound") if t.state.name == "COMPLETE")[1]
 
     def fail(config: RunConfig, result: RunResult) -> RunResult:
         if config.trial == best and result.curve[-1][0] > 3:
