@@ -91,8 +91,8 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(swe
     first = load_file(trained / "runs" / "small" / key / "adapter" / "adapter_model.safetensors")
     again = load_file(trained / "best-adapter" / "adapter_model.safetensors")
     assert first.keys() == again.keys()
-    for name, weight in first.items():
-        assert torch.equal(weight, again[name]), name
+    for name, weight in first.items():  # trained in a pack: the same up to rounding, see tests/trainers/test_pack.py
+        torch.testing.assert_close(weight, again[name], rtol=0.0, atol=1e-5)
 
 
 def assert_parsed_as_written(config: Path) -> None:
