@@ -274,7 +274,9 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
     if any(row.failures.n for row in rows):
         found.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
-    found += [f"{stopped} runs were stopped by a limit or by hand and are not counted as failed."] * (stopped > 0)
+    found += [f"{stopped} runs were stopped by a limit, at a rung or by hand and are not counted as failed."] * (
+        stopped > 0
+    )
     refused = sum(row.refused for row in rows)
     found += [f"{refused} runs were refused by TRL or the data; `sweeper status` and MLflow say why."] * (refused > 0)
     found += [f"{lost} runs were lost by the machine; run the study again to repeat them."] * (lost > 0)

@@ -30,7 +30,7 @@ HALVES = "halves"
 FACT_PREFIX = "fact."
 # Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
 NON_FINITE = "non_finite"
-PLAIN_FACTS = ("message", "adapter", NON_FINITE)
+PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)
 PAGE = 1000
 REACH_SECONDS = 5.0
 REQUEST_SECONDS = 15  # whole, as MLflow reads it

@@ -51,8 +51,8 @@ class Row:
     """One stratum of the comparison.
 
     `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
-    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit or a user stopped,
-    that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
+    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
+    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
     objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
@@ -131,7 +131,7 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
         trials_done=len(found.done),
         trials_planned=stratum.trials,
         failures=clopper_pearson(len(found.failed), len(found.ended)),
-        stopped=sum(run.cause in (Cause.TIME_LIMIT, Cause.USER_STOP) for run in records),
+        stopped=sum(run.cause in (Cause.TIME_LIMIT, Cause.USER_STOP, Cause.PAUSED) for run in records),
         lost=sum(run.state is State.FAIL and run.cause is not Cause.REFUSED for run in records),
         refused=sum(run.cause is Cause.REFUSED for run in records),
         outside=len(found.good) - len(found.allowed),

@@ -15,6 +15,7 @@ from studies.parts import MOST_AXES, Arm, Budget, Distribution, FloatRange, IntR
 from studies.places import place_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
+from studies.rungs import rung_problems
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONGEST_NAME = 64
@@ -48,6 +49,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_objective(spec, arms),
         *_evaluation(spec),
         *_runs(spec),
+        *rung_problems(spec, arms),
     ]
     if not problems:  # counting runs takes a study that is sound
         problems = _how_much(spec, arms)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from studies import checks, places, safe_yaml
+from studies import checks, places, rungs, safe_yaml
 from studies.base import Base, take_apart
 from studies.losses import suggest
 from studies.normal import normal_study
@@ -39,7 +39,9 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     if problems or spec is None:
         raise StudyError(tuple(dict.fromkeys(f"{path}: {p.path}: {p.text}" for p in problems)))
     notices = (*base.notices, *checks.notices(spec))
-    return spec.model_copy(update={"notices": notices, "budget": checks.budget(spec)})
+    return spec.model_copy(
+        update={"notices": notices, "budget": checks.budget(spec), "evaluation": rungs.evaluation(spec)}
+    )
 
 
 def not_yet(spec: StudySpec) -> tuple[str, ...]:

@@ -103,6 +103,17 @@ class Runs(Part):
     seeds: tuple[int, ...] = (0,)
 
 
+class Rungs(Part):
+    """Synchronous successive halving, in `mode: search`: the runs of a bracket pause after the shares `at` of their
+    steps, and the best 1/`eta` of their trials go on. `bracket`: trials that are decided on together (None: four
+    times as many as leave one that trains to its end).
+    """
+
+    at: tuple[float, ...] = (0.5,)
+    eta: int = 3
+    bracket: int | None = None
+
+
 class Confirm(Part):
     """The best `top` trials of each stratum trained again on fresh blocks and seeds."""
 
@@ -193,6 +204,7 @@ class StudySpec(Part):
     sampler_seed: int = 0
     scenarios: Mapping[str, Scenario] = {"clean": Scenario()}
     runs: Runs = Runs()
+    rungs: Rungs | None = None
     confirm: Confirm | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: Judge | None = None

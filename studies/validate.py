@@ -30,6 +30,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "resources": parts.Resources,
     "output": parts.Output,
     "runs": parts.Runs,
+    "rungs": parts.Rungs,
     "confirm": parts.Confirm,
     "variants.*": parts.Variant,
     "scenarios.*": parts.Scenario,

@@ -411,9 +411,8 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
     from sweeper.executors import Process
     from sweeper.placement import describe, kept_pilot, make_pilot, worker_count
     from sweeper.plan import planned_runs
-    from sweeper.session import places
 
-    runs = places(spec, Path.cwd(), None).runs
+    runs = Path.cwd() / spec.output.folder / spec.study  # as `places` of sweeper.session, which loads the stores
     found, reason = kept_pilot(spec, arms, runs, workers), ""
     if measure:
         _check_data(spec)

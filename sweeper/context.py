@@ -22,6 +22,7 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
             "evaluation": spec.evaluation.model_dump(mode="json"),
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],
+            **({"rungs": spec.rungs.model_dump(mode="json")} if spec.rungs else {}),
             "arms": {
                 name: [dict(arm.settings), {knob: d.model_dump(mode="json") for knob, d in arm.space.items()}]
                 for name, arm in arms.items()

@@ -9,6 +9,7 @@ from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values
 from sweeper.points import FIXED, planned_points, quota, to_knobs
+from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class PlannedArm:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show."""
+    """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
+    `rungs` are the steps where runs pause and are decided on in `brackets`.
+    """
 
     study: str
     question: str
@@ -39,6 +42,8 @@ class Plan:
     runs: int
     steps: str
     power: str
+    brackets: tuple[PlannedBracket, ...] = ()
+    rungs: tuple[int, ...] = ()
 
 
 def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
@@ -49,17 +54,20 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
     steps = spec.base.get("max_steps")
     length = f"{steps} steps" if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
     confirm = runs - len(spec.scenarios) * planned_trials(spec, arms) * each
+    sizes = bracket_sizes(spec, planned_trials(spec, arms)) * len(spec.scenarios) if spec.rungs else []
     return Plan(
-        spec.study,
-        spec.question,
-        spec.mode,
-        planned,
-        tuple(spec.scenarios),
-        each,
-        confirm,
-        runs,
-        length,
-        power_line(spec, arms),
+        study=spec.study,
+        question=spec.question,
+        mode=spec.mode,
+        arms=planned,
+        scenarios=tuple(spec.scenarios),
+        runs_per_trial=each,
+        confirm_runs=confirm,
+        runs=runs,
+        steps=length,
+        power=power_line(spec, arms),
+        brackets=tuple(planned_bracket(spec, size) for size in sizes),
+        rungs=rung_steps(spec),
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -28,13 +28,16 @@ _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, S
 WITHDRAWN = "withdrawn"  # on an Optuna study: numbers of closed trials that were asked for again
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
+# User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
+BRACKET, SCORES = "bracket", "rung_scores"
 
 
 @dataclass(frozen=True)
 class Trial:
     """A trial as the sweep sees it: where it stands in Optuna, its variant, scenario and knobs.
 
-    `state` is RUNNING for one just asked for, `number` counts within its stratum.
+    `state` is RUNNING for one just asked for, `number` counts within its stratum. `bracket`: with rungs, the number and
+    the size of its bracket; `scores`: what was kept of it at decided rungs.
     """
 
     stratum: str
@@ -44,17 +47,20 @@ class Trial:
     origin: str
     knobs: Mapping[str, Scalar]
     state: State = State.RUNNING
+    bracket: tuple[int, int] | None = None
+    scores: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
-    failure, by how much it is exceeded: 0 or less is feasible.
+    failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped.
     """
 
     state: State
     value: float | None
     constraints: Mapping[str, float]
+    step: int = 0
 
     @property
     def feasible(self) -> bool:
@@ -116,6 +122,28 @@ class Search:
                 if "trial" in frozen.user_attrs
             ]
 
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """Names of the strata."""
+        return tuple(self._strata)
+
+    def ask_in(self, name: str, place: tuple[int, int]) -> Trial | None:
+        """The next trial of a stratum, which belongs to the bracket `place` (number, size) unless it had one before.
+
+        None when the stratum has its quota.
+        """
+        with _storage_calls(self._url):
+            trial = self._ask(name, self._strata[name], paused=())  # a bracket waits for a paused variant
+            if trial is None or trial.bracket is not None:
+                return trial
+            self._strata[name].open[trial.number].set_user_attr(BRACKET, list(place))
+        return replace(trial, bracket=place)
+
+    def keep_scores(self, trial: Trial, scores: Sequence[tuple[float, float]]) -> None:
+        """Keep what an open trial was worth at decided rungs, so that a restart decides the same."""
+        with _storage_calls(self._url):
+            self._strata[trial.stratum].open[trial.number].set_user_attr(SCORES, [list(score) for score in scores])
+
     def ask(self, paused: Collection[str] = ()) -> Trial | None:
         """The next trial, strata taking turns so that a sweep stopped early is still a fair comparison.
 
@@ -164,7 +192,8 @@ class Search:
             for name, excess in verdict.constraints.items():
                 asked.set_constraint(name, excess)
             if verdict.state is State.PRUNED and verdict.value is not None:
-                asked.report(verdict.value, step=0)
+                # TPE ranks the stopped by how far they came, then by value.
+                asked.report(verdict.value, step=verdict.step)
             value = verdict.value if verdict.state is State.COMPLETE else None
             stratum.study.tell(asked, values=value, state=_TOLD[verdict.state])
 
@@ -259,7 +288,9 @@ class Search:
             self._write_down(asked, stratum, about)
         stratum.open[asked.number] = asked
         arm = stratum.arms[about["variant"]]
-        return Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], to_knobs(arm, about["params"]))
+        knobs = to_knobs(arm, about["params"])
+        trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], knobs)
+        return replace(trial, **_rungs(asked.user_attrs))
 
     def _next(self, stratum: _Stratum, paused: Collection[str], held: int) -> optuna.trial.Trial | None:
         """The next trial of a stratum as Optuna has it: one that waits, else a point of ours, else the sampler's."""
@@ -434,7 +465,7 @@ def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:
 def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
     about = _about(frozen)
     arm = stratum.arms[about["variant"]]
-    return Trial(
+    trial = Trial(
         name,
         frozen.number,
         arm.name,
@@ -443,3 +474,10 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         to_knobs(arm, about["params"]),
         _state(stratum, frozen),
     )
+    return replace(trial, **_rungs(frozen.user_attrs))
+
+
+def _rungs(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial's user attributes say of its bracket, as fields of Trial."""
+    bracket, scores = user_attrs.get(BRACKET), user_attrs.get(SCORES, [])
+    return {"bracket": bracket and tuple(bracket), "scores": tuple((float(a), float(b)) for a, b in scores)}

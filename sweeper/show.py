@@ -108,6 +108,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"  left out: {name}: {_plain(reason)}")
         for warning in arm.warnings:
             say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
+    for line in describe_brackets(plan):
+        say(line)
     each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
     confirm = f", of which {plan.confirm_runs} confirm the best" if plan.confirm_runs else ""
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
@@ -140,6 +142,24 @@ def print_failed(records: Sequence[RunRecord], console: Console) -> None:
             say(f"    {line}")
     causes = Counter(str(run.cause) for run in records)
     say(", ".join(f"{n} {cause}" for cause, n in causes.most_common()) or "No run of this study failed.")
+
+
+def describe_brackets(plan: Plan) -> list[str]:
+    """How many trials go how far, and the training that this saves; what fails before can only save more."""
+    if not plan.brackets:
+        return []
+    stages = [f"step {step}" for step in plan.rungs] + ["the end"]
+    lines = ["\nRungs: the trials of a bracket train side by side, and the best of them go on."]
+    for bracket, count in Counter(plan.brackets).items():
+        way = ", ".join(f"{n} to {stage}" for n, stage in zip(bracket.trials, stages, strict=True))
+        lines.append(f"  {count} bracket{'s' if count > 1 else ''} of {bracket.trials[0]} trials: {way}")
+    steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
+    lines.append(
+        f"  {steps} training steps in place of {whole} (one run a trial): {1 - steps / whole:.0%} saved. On disk at "
+        f"most {max(b.trials[0] for b in plan.brackets) * plan.runs_per_trial} paused runs, each three times its "
+        "adapter's size."
+    )
+    return lines
 
 
 def print_verification(verified: Verification, console: Console) -> None:

@@ -15,7 +15,9 @@ from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machi
 from sweeper.budget import Cost, Meter
 from sweeper.control import paused
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
-from sweeper.plan import planned_runs, show_knobs
+from sweeper.pacing import Group as _Group
+from sweeper.pacing import Pacing
+from sweeper.plan import planned_runs, planned_trials, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
 from sweeper.search import Search, Trial
@@ -32,17 +34,6 @@ GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after
 
 # Where a run stands in the study: variant, scenario, trial number, key.
 _Place = tuple[str, str, int, str]
-
-
-@dataclass
-class _Group:
-    """A trial and the results of its runs as they come in. `asked`: Optuna waits to be told."""
-
-    trial: Trial
-    configs: tuple[RunConfig, ...]
-    arm: str
-    asked: bool
-    results: dict[str, RunResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,8 @@ class Sweep:
         self._hopeless: set[str] = set()
         self._stopping = False
         self._closing = False
+        of_brackets = (search, tracker, folder, self._lead_on, self._close_if_complete, tell_user)
+        self._pacing = Pacing(spec, planned_trials(spec, arms), *of_brackets) if spec.rungs else None
         self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
     def run(self) -> Outcome:
@@ -111,7 +104,11 @@ class Sweep:
         now = time.monotonic()
         self._meter.keep(now, self._workers.spent(now), at_once=True)
         counts = self._counts
-        return Outcome(counts["trained"], counts["reused"], counts["failed"], self._closing or held)
+        return Outcome(self._trained, counts["reused"], counts["failed"], self._closing or held)
+
+    @property
+    def _trained(self) -> int:
+        return self._counts["trained"] + (self._pacing.ended if self._pacing else 0)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
@@ -153,6 +150,8 @@ class Sweep:
         for trial in trials.values():
             if trial.state in (State.COMPLETE, State.PRUNED):
                 self._start(_Group(trial, self._configs(trial), trial.origin, asked=False))
+            elif trial.state is State.FAIL and self._pacing is not None:  # what was decided, it had a part in
+                self._pacing.enter(_Group(trial, self._configs(trial), trial.origin, asked=False))
 
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
@@ -183,10 +182,8 @@ class Sweep:
     def _submit_next(self) -> bool:
         """Hand one run to the executor. False when there is none to hand over now."""
         while (waiting := self._next_due()) is None:
-            trial = self._search.ask(self._paused)
-            if trial is None:
+            if not self._ask():
                 return False
-            self._start(_Group(trial, self._configs(trial), trial.origin, asked=True))
         group, config = waiting.group, waiting.config
         self._queue.remove(waiting)
         if config.key in self._training:  # two variants that are the same run: wait for its result
@@ -194,13 +191,14 @@ class Sweep:
             return False
         if self._answered(group, config):
             return True
-        self._training[config.key] = _Attempt(group, config, waiting.this)
+        self._training[config.key] = _Attempt(group, config, waiting.this, group.run_ids.pop(config.key, None))
         self._executor.submit(
             Job(
                 config,
                 self._folder / config.key,
                 keep_adapter=self._spec.output.keep != "none",
                 placement=self._attempts.placement(config, waiting.this.placement),
+                pause_at=group.heading.get(config.key),
                 time_limit=self._spec.budget.per_run,
             )
         )
@@ -216,16 +214,45 @@ class Sweep:
             return None
         return max(waiting.this.not_before - time.monotonic(), 0.0)
 
+    def _ask(self) -> bool:
+        """Ask for a trial, with rungs for a whole bracket, and start what was asked for. False when there is none."""
+        if self._pacing is not None:
+            groups = self._pacing.next_bracket(self._group)
+        else:
+            trial = self._search.ask(self._paused)
+            groups = [self._group(trial)] if trial is not None else []
+        for group in groups:
+            self._start(group)
+        self._heed_rungs()
+        return bool(groups)
+
+    def _group(self, trial: Trial) -> _Group:
+        return _Group(trial, self._configs(trial), trial.origin, asked=True)
+
     def _start(self, group: _Group) -> None:
-        """Queue the runs of a trial that have no result yet; close the trial if all have."""
+        """Queue the runs of a trial that have no result yet; close the trial if all have. A trial of a bracket is led
+        by that, and once it has ended at a rung nothing more of it is trained.
+        """
+        if self._pacing is not None:
+            self._pacing.enter(group)
+        led = group.entrant is not None and group.trial.state is not State.COMPLETE
         for config in group.configs:
-            if not self._answered(group, config):
-                self._queue.append(_Waiting(group, config, Try(placement=self._placement)))
+            if not self._answered(group, config) and not led:
+                self._lead_on(group, config)
         self._close_if_complete(group)
+
+    def _lead_on(self, group: _Group, config: RunConfig) -> None:
+        """Queue a run."""
+        self._queue.append(_Waiting(group, config, Try(placement=self._placement)))
+
+    def _heed_rungs(self) -> None:
+        if self._pacing is not None:
+            self._pacing.heed()
 
     def _give_back(self) -> None:
         """After a stop: trials with runs that were not handed over are asked for again by the next sweep."""
-        for group in {id(waiting.group): waiting.group for waiting in self._queue}.values():
+        left = [waiting.group for waiting in self._queue] + (self._pacing.give_back() if self._pacing else [])
+        for group in {id(group): group for group in left}.values():
             if group.asked:
                 self._search.requeue(group.trial)
         self._queue.clear()
@@ -238,12 +265,12 @@ class Sweep:
         place = (config.variant, config.scenario, config.trial, config.key)
         known = self._recorded.get(place)
         if known is not None:
-            group.results[config.key] = result or known.result()
+            group.note(config.key, result or known.result())
             self._counts["reused"] += 1
-        elif result is not None and result.state is not State.FAIL and result.cause not in PUT_OFF:
+        elif result is not None and result.state is not State.FAIL and not _goes_on(group, result):
             run_id = self._tracker.start_run(config, 1, group.arm)
             self._tracker.finish_run(run_id, config, result)
-            group.results[config.key] = result
+            group.note(config.key, result)
             self._counts["reused"] += 1
         else:
             return False
@@ -275,10 +302,14 @@ class Sweep:
         run_id = None if never_begun else self._begun(key)
         attempt = self._training.pop(key)
         group, config = attempt.group, attempt.config
-        if run_id is not None:
+        at_rung = self._pacing is not None and result.cause is Cause.PAUSED
+        if run_id is not None and not at_rung:
             self._tracker.finish_run(run_id, config, result)
         stint = self._workers.ended(key, at)
         self._judge_worker(stint, key, result, at)
+        if self._pacing is not None and run_id is not None and at_rung:
+            self._pacing.paused(group, run_id, result)
+            return
         together = 1 if result.facts.get("together") == 1 or stint is None else stint.together
         again = self._attempts.after(attempt.this, config, result.cause, together, time.monotonic())
         if result.cause in PUT_OFF or (again is not None and self._closing):
@@ -300,8 +331,9 @@ class Sweep:
             said = _first_line(result.message)
             self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
         self._counts["unstable"] += CONSEQUENCES[result.cause].instability
-        group.results[key] = result
+        group.note(key, result)
         self._close_if_complete(group)
+        self._heed_rungs()
 
     def _judge_worker(self, stint: Stint | None, key: str, result: RunResult, at: float) -> None:
         """Learn from an attempt what runs cost, and set a worker aside that fails one run after another."""
@@ -340,6 +372,8 @@ class Sweep:
         if group.asked:
             group.asked = False
             self._search.tell(group.trial, verdict)
+        if group.entrant is not None:
+            group.entrant.over = True
         if not verdict.feasible or value is None or group.arm == CONFIRM:
             self._drop_adapters(group)
             return
@@ -433,9 +467,9 @@ class Sweep:
 
     def _progress(self) -> Progress:
         counts, planned = self._counts, self._planned
-        done = counts["trained"] + counts["reused"]
+        done = self._trained + counts["reused"]
         elapsed = time.monotonic() - self._started
-        left = elapsed / counts["trained"] * max(planned - done, 0) if counts["trained"] else None
+        left = elapsed / self._trained * max(planned - done, 0) if self._trained else None
         best = None
         if self._best:
             maximize = self._spec.objective.direction == "maximize"
@@ -447,3 +481,8 @@ class Sweep:
 
 def _first_line(message: str) -> str:
     return message.strip().partition("\n")[0] or "no message"
+
+
+def _goes_on(group: _Group, result: RunResult) -> bool:
+    """Whether a result on disk is of a run with more to do; one paused at a rung has as long as its trial is open."""
+    return result.cause in PUT_OFF or (result.cause is Cause.PAUSED and group.asked)

@@ -223,17 +223,18 @@ class Tracker:
         if points:
             self._send(do="curve", run=run_id, curve=curve_values(points))
 
-    def finish_run(self, run_id: str, config: RunConfig, result: RunResult) -> None:
+    def finish_run(self, run_id: str, config: RunConfig, result: RunResult, rung: int | None = None) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
-        Safe to call again for a run whose closing was interrupted.
+        `rung`: the step of the rung at which it was stopped. Safe to call again for a run whose closing was
+        interrupted.
         """
         self._send(
             do="finish",
             run=run_id,
             curve=curve_values(result.curve),
             measured=measured_values(result),
-            tags=result_tags(result),
+            tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
             dataset=_dataset(config, result),
             status=STATUS[result.state],
         )

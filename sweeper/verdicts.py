@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from studies.records import CONSEQUENCES, RunResult, State
+from studies.records import CONSEQUENCES, Cause, RunResult, State
 from studies.spec import Objective
 from sweeper.search import Verdict
 
@@ -17,7 +17,9 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> Verdict:
         return Verdict(State.FAIL, None, {})
     failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
     if failures or value is None or any(r.state is State.PRUNED for r in results):
-        return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else {})
+        step = max((m.step for r in results if r.cause is Cause.PAUSED for m in r.measurements), default=0)
+        kept = _constraints(results, objective) if step else {}  # as they were at the rung
+        return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
     return Verdict(State.COMPLETE, value, _constraints(results, objective))
 
 

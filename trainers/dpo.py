@@ -71,7 +71,7 @@ class DPOTrainerWorker:
         except _REFUSALS as error:
             traceback.print_exc()
             self._hand_in(job, Cause.REFUSED, str(error), desk)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
             self.forget()
@@ -156,7 +156,7 @@ class _Packing:
             members = self._pack.members
             try:
                 self._pack.advance()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if cause_of(error) is Cause.INFRASTRUCTURE:
                     raise
                 self._split(error)
@@ -192,7 +192,7 @@ class _Packing:
             for member in new:
                 self._worker.alone(member.job, self._desk)
 
-    def _split(self, error: RuntimeError) -> None:
+    def _split(self, error: Exception) -> None:
         """Halve the pack after it ran out of memory; what goes is trained later, from its beginning or kept state."""
         assert self._pack is not None
         pack = self._pack

@@ -29,7 +29,7 @@ from typing import Any
 
 from studies.records import Cause, Measurement, RunConfig, RunResult
 from trainers.interface import Decision, Desk, Job, pack_key
-from trainers.results import write_result
+from trainers.results import read_result, write_result
 
 STEPS = 12
 BLOCK_NOISE = 0.01
@@ -79,9 +79,11 @@ def _run(job: Job, desk: Desk) -> Iterator[bool]:
     shape = replace(shape, peak=shape.peak + _noise(config))
     steps = _steps(config)
     diverges_at = steps // 2 + 1 if _number(config, "learning_rate") > shape.diverges_above else None
-    curve: list[tuple[int, Mapping[str, float]]] = []
-    cause, message = Cause.FINISHED, ""
-    for step in range(1, steps + 1):
+    kept = read_result(job.folder)
+    curve: list[tuple[int, Mapping[str, float]]] = list(kept.curve) if kept and kept.cause is Cause.PAUSED else []
+    last = min(job.pause_at or steps, steps)
+    cause, message = (Cause.PAUSED, f"paused after step {last} of {steps}") if last < steps else (Cause.FINISHED, "")
+    for step in range(len(curve) + 1, last + 1):
         metrics = _training_metrics(config, shape, step / steps)
         if step == diverges_at:
             metrics = {**metrics, "loss": math.nan, "grad_norm": math.nan}
@@ -98,9 +100,9 @@ def _run(job: Job, desk: Desk) -> Iterator[bool]:
         key=key,
         cause=cause,
         message=message,
-        measurements=_measurements(config, shape, steps) if cause is Cause.FINISHED else (),
+        measurements=_measurements(config, shape, steps, len(curve)),
         curve=tuple(curve),
-        facts={"trainer": "formula"},
+        facts={"trainer": "formula", "steps": len(curve)},
     )
     _hand_in(job, result, desk)
 
@@ -185,10 +187,15 @@ def _share(value: float) -> float:
     return min(1.0, max(0.0, value))
 
 
-def _measurements(config: RunConfig, shape: Shape, steps: int) -> tuple[Measurement, ...]:
-    """The evaluations that the config asks for, the last one at the end of training, and the cost of the run."""
+def _measurements(config: RunConfig, shape: Shape, steps: int, done: int) -> tuple[Measurement, ...]:
+    """The evaluations that the config asks for up to the step `done`, the last one at the end of training, where the
+    cost of the run is told too.
+    """
     shares = sorted({*config.evaluation.at, 1.0})
-    evaluations = [m for share in shares for m in _evaluation(config, shape, share, round(share * steps))]
+    measured = [share for share in shares if round(share * steps) <= done]
+    evaluations = [m for share in measured for m in _evaluation(config, shape, share, round(share * steps))]
+    if done < steps:
+        return tuple(evaluations)
     seconds = steps / 50
     cost = {
         "steps_per_second": 50.0,

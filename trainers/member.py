@@ -89,7 +89,8 @@ class Member:
         """Whether it is measured now."""
         shares = (*self.job.config.evaluation.at, 1.0)
         steps = {max(1, round(share * len(self.run.steps))) for share in shares} | {self.last_step}
-        return self.cause is None and self.micro == 0 and self.step in steps
+        measured = any(m.step == self.step for m in self.measurements)  # before it paused here
+        return self.cause is None and self.micro == 0 and self.step in steps and not measured
 
     @property
     def leaves(self) -> bool:

@@ -6,6 +6,7 @@ Knows where runs come from and go to only as a desk.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -28,7 +29,11 @@ from trainers.policies import packed_policies
 from trainers.results import write_result
 from trainers.state import drop_state, load_state, save_state
 
+logger = logging.getLogger(__name__)
+
 _CHECKED_PAIRS: Final = 4
+# Causes after which a run can be taken up where it was; they come at the end of a step.
+_GOES_ON: Final = (Cause.PAUSED, Cause.USER_STOP)
 # Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
 _ROUNDING: Final = {torch.float64: 1e-6, torch.float32: 3e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -37,12 +42,20 @@ class Pack:
     """The runs that train together in this worker, around one base model."""
 
     def __init__(
-        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, desk: Desk, *, checkpointing: bool
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        desk: Desk,
+        *,
+        checkpointing: bool,
+        keep_every: float = 180.0,
     ) -> None:
+        """`keep_every`: seconds between states kept on disk, two a run: the last and the one before."""
         self._base, self._tokenizer, self._desk = base, tokenizer, desk
         self._engine = Engine(base, checkpointing=checkpointing)
         self._device = self._engine.adapters.device
         self._checked = False
+        self._kept_at, self._keep_every = time.monotonic(), keep_every
         self.members: list[Member] = []
 
     @property
@@ -63,9 +76,13 @@ class Pack:
             if state is not None:
                 self._engine.restore(slot, state.moments, state.progress.step)
                 member.go_on(state.progress)
+        self._settle()  # a state may be as far as the run is to go now
 
     def advance(self) -> None:
         """One micro-batch of every run, and what follows: a step, a point of the curve, an evaluation, an end."""
+        self._settle()  # what an earlier pass still owes, where memory ran out behind it
+        if not self.members:
+            return
         started = time.perf_counter()
         self.practise()
         share = (time.perf_counter() - started) / len(self.members)
@@ -73,9 +90,28 @@ class Pack:
             member.train_seconds += share
             member.window += share
             member.together = max(member.together, len(self.members))
+        self._settle()
+
+    def _settle(self) -> None:
+        """All that is due after a pass. Doing it again does nothing again."""
         self._log()
         self._measure()
         self._let_go()
+        if time.monotonic() - self._kept_at > self._keep_every:
+            self._keep_states()
+
+    def _keep_states(self) -> None:
+        """Keep how far every run is, so that a killed worker costs minutes. Only at a point of its curve, whose sums
+        are then empty; a disk that is full costs the state, not the run.
+        """
+        if any(m.micro or m.step == 0 or m.logged != m.step for m in self.members):
+            return  # all at once, at the next step that suits all
+        self._kept_at = time.monotonic()
+        for slot, member in enumerate(self.members):
+            try:
+                save_state(member.job.folder, member.state(self._engine.moments(slot)))
+            except OSError as error:
+                logger.warning("the state of run %s could not be kept: %s", member.key, error)
 
     def take_out(self, slots: Sequence[int]) -> list[Member]:
         """Remove runs from the pack as they are, without a result."""
@@ -196,14 +232,14 @@ class Pack:
         for k in leaving:
             member = self.members[k]
             result = member.result()
-            if result.cause is Cause.PAUSED:
-                save_state(member.job.folder, member.state(self._engine.moments(k)))
-            elif result.cause is Cause.FINISHED and member.job.keep_adapter:
+            if result.cause is Cause.FINISHED and member.job.keep_adapter:
                 save_adapter(member, self._engine.adapters.read(k))
                 result = result.model_copy(update={"adapter": "adapter"})
-            if result.cause is not Cause.PAUSED:
+            if result.cause in _GOES_ON:
+                save_state(member.job.folder, member.state(self._engine.moments(k)))
+            else:
                 drop_state(member.job.folder)
-                write_result(member.job.folder, result)
+            write_result(member.job.folder, result)
             self._desk.finish(result)
         if leaving:
             self.take_out(leaving)

@@ -11,6 +11,7 @@ from studies.records import RunResult
 from studies.redact import redact
 
 RESULT_FILE = "result.json"
+STATE_FILE = "state.safetensors"  # of a run that pauses, see `trainers.state`
 
 
 def write_result(folder: Path, result: RunResult) -> Path:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,8 +23,9 @@ from torch import Tensor
 
 from studies.records import Measurement
 from trainers.adapters import Adapter, Lora
+from trainers.results import STATE_FILE
 
-STATE_FILE: Final = "state.safetensors"
+EARLIER_FILE = "state-before.safetensors"
 _PARTS = ("adapter", "first", "second")
 
 
@@ -82,29 +83,32 @@ def save_state(folder: Path, state: RunState) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if (folder / STATE_FILE).exists():
+            os.replace(folder / STATE_FILE, folder / EARLIER_FILE)
         os.replace(temporary, folder / STATE_FILE)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def load_state(folder: Path, key: str) -> RunState | None:
-    """The state kept in the folder for the run `key`; None where there is none. One that is damaged or another run's is
-    removed with a warning: the run then starts from its beginning.
+    """The last state kept in the folder for the run `key`; None where there is none. One that is damaged or another
+    run's is removed with a warning, and the one before it is taken.
     """
-    path = folder / STATE_FILE
-    if not path.exists():
-        return None
-    try:
-        return _read(path, key)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"the state in {path} is not usable and was removed ({error})", stacklevel=2)
-        path.unlink(missing_ok=True)
-        return None
+    for path in (folder / STATE_FILE, folder / EARLIER_FILE):
+        if not path.exists():
+            continue
+        try:
+            return _read(path, key)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"the state in {path} is not usable and was removed ({error})", stacklevel=2)
+            path.unlink(missing_ok=True)
+    return None
 
 
 def drop_state(folder: Path) -> None:
-    """Remove a state that is no longer needed."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    """Remove the states that are no longer needed."""
+    for name in (STATE_FILE, EARLIER_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _read(path: Path, key: str) -> RunState:

@@ -254,4 +254,4 @@ def test_a_sweep_ends_with_1_while_mlflow_is_away_and_the_same_command_delivers(
     assert len({record.key for record in records}) == len(records) == 4
     assert {record.state for record in records} == {State.COMPLETE}
     listed = json.loads(sweeper(folder, "table", "study.yaml", "--format", "json").stdout)
-    assert all(row["best"] for row in listed)
+    assert all(row["best"] for row in listed["rows"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,56 @@ def test_the_adapter_on_disk_is_what_peft_loads_and_the_pack_trained(tmp_path: P
         torch.testing.assert_close(policy.eval()(ids).logits, expected, rtol=0, atol=1e-5)
     assert result.adapter == "adapter"
     assert desk.results == {}
+
+
+def test_an_evaluation_that_does_not_fit_is_made_after_the_pack_was_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Pack.evaluate
+
+    def limited(self: Pack, slots: Any) -> Any:
+        if len(slots) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return plain(self, slots)
+
+    monkeypatch.setattr(Pack, "evaluate", limited)
+    runs = [config("sigmoid", max_steps=4, beta=0.1 * (i + 1), at=(0.5, 1.0)) for i in range(3)]
+    results = train(tmp_path, runs, together=3)
+    assert [r.cause for r in results] == [Cause.FINISHED] * 3
+    assert [{m.step for m in r.measurements if m.name == "gold"} for r in results] == [{2, 4}] * 3
+
+
+class Killed(BaseException):
+    """Ends a worker in the middle."""
+
+
+def test_a_killed_run_goes_on_from_its_last_state_with_the_numbers_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [config("sigmoid", "ipo", gradient_accumulation_steps=2), config("robust", lora_r=8, seed=1)]
+    keep = partial(Pack, keep_every=0.0)
+
+    def kill(key: str, step: int, _: Any) -> Decision:
+        if key == runs[0].key and step >= 9:
+            raise Killed
+        return Decision.CONTINUE
+
+    with float64(monkeypatch):
+        whole = train(tmp_path / "whole", runs, together=2)
+        monkeypatch.setattr("trainers.dpo.Pack", keep)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", runs, together=2, decide=kill)
+        state = tmp_path / "killed" / runs[1].key / "state.safetensors"
+        damaged = bytearray(state.read_bytes())
+        damaged[-1] ^= 1
+        state.write_bytes(damaged)  # this one falls back to the state before
+        with pytest.warns(UserWarning, match="not what was written"):
+            resumed = train(tmp_path / "killed", runs[::-1], together=2)[::-1]
+    for run, a, b in zip(runs, whole, resumed, strict=True):
+        assert distance(weights(tmp_path / "whole", run), weights(tmp_path / "killed", run)) < 1e-9
+        assert numbers(a) == pytest.approx(numbers(b), abs=1e-9)
+        assert [step for step, _ in a.curve] == [step for step, _ in b.curve]
+        assert not list((tmp_path / "killed" / run.key).glob("state*"))
 
 
 @pytest.mark.parametrize("fits", [3, 1])
