@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from studies import losses as table
+from studies import micro_batches
 from trainers.world.paths import model_path
 
 # Another value for each knob than TRL's default, and what must be set beside it for it to mean anything.
@@ -242,3 +243,16 @@ def test_ipo_gives_most_of_the_gradient_of_a_mixture_at_small_beta(bench: Bench)
     assert ipo.norm() > 5 * sigmoid.norm()
     assert table.traps(["sigmoid", "ipo"], {"beta": (0.1,)}) != []
     assert table.traps(["sigmoid", "ipo"], {"beta": (0.5,)}) == []
+
+
+@pytest.mark.parametrize("loss", table.LOSSES)
+def test_a_micro_batch_can_be_cut_where_its_loss_is_the_mean_over_pairs_and_nowhere_else(
+    bench: Bench, loss: str
+) -> None:
+    """Equal parts, one after the other, give the gradient of the whole: what gradient accumulation averages."""
+    same = True
+    for pairs in (PAIRS, EVEN_PAIRS):  # sft shows where lengths differ, aot where policy and reference rank differently
+        _, whole = bench.loss([loss], pairs)
+        parts = [bench.loss([loss], half)[1] for half in (pairs[:2], pairs[2:])]
+        same = same and torch.allclose(torch.stack(parts).mean(0), whole, rtol=1e-3, atol=1e-5)
+    assert same is micro_batches.can_be_cut({"loss_type": loss, "per_device_train_batch_size": len(PAIRS)}, 2)
