@@ -14,7 +14,7 @@ from sweeper.points import CONFIRM
 from sweeper.rungs import Brackets, Entrant, Score, Standing
 from sweeper.search import Search, Trial
 from sweeper.tracking import Tracker
-from trainers.results import STATE_FILE, read_result
+from trainers.results import EARLIER_FILE, STATE_FILE, drop_state, read_result
 
 # Causes after which a run on disk can be taken up where it was.
 GOES_ON = frozenset({Cause.PAUSED, Cause.USER_STOP, Cause.PREEMPTED})
@@ -139,7 +139,8 @@ class Pacing:
         if now.rung == 0 or self._told.get((stratum, number)) == now.rung or not groups:
             return
         self._told[stratum, number] = now.rung
-        files = {self._folder / config.key / STATE_FILE for group in groups for config in group.configs}
+        folders = {self._folder / config.key for group in groups for config in group.configs}
+        files = [folder / name for folder in folders for name in (STATE_FILE, EARLIER_FILE)]
         size = sum(file.stat().st_size for file in files if file.exists()) / 2**20
         held = f"; {size:.1f} MiB of paused runs on disk until now" if size else ""
         self._tell_user(
@@ -172,4 +173,4 @@ class Pacing:
         held = {config.key for other in self._open if other.asked for config in other.configs}
         for config in group.configs:
             if config.key not in held:
-                (self._folder / config.key / STATE_FILE).unlink(missing_ok=True)
+                drop_state(self._folder / config.key)

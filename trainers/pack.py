@@ -26,8 +26,8 @@ from trainers.interface import Decision, Desk
 from trainers.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
 from trainers.member import Member, save_adapter
 from trainers.policies import packed_policies
-from trainers.results import write_result
-from trainers.state import drop_state, load_state, save_state
+from trainers.results import drop_state, write_result
+from trainers.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
 

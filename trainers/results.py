@@ -11,7 +11,8 @@ from studies.records import RunResult
 from studies.redact import redact
 
 RESULT_FILE = "result.json"
-STATE_FILE = "state.safetensors"  # of a run that pauses, see `trainers.state`
+# The last state of a run in training and the one before it, see `trainers.state`.
+STATE_FILE, EARLIER_FILE = "state.safetensors", "state-before.safetensors"
 
 
 def write_result(folder: Path, result: RunResult) -> Path:
@@ -45,6 +46,12 @@ def read_result(folder: Path) -> RunResult | None:
         return RunResult.model_validate(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def drop_state(folder: Path) -> None:
+    """Remove the states of a run that does not go on from them."""
+    for name in (STATE_FILE, EARLIER_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _flush_names(folder: Path) -> None:

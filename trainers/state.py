@@ -23,9 +23,8 @@ from torch import Tensor
 
 from studies.records import Measurement
 from trainers.adapters import Adapter, Lora
-from trainers.results import STATE_FILE
+from trainers.results import EARLIER_FILE, STATE_FILE
 
-EARLIER_FILE = "state-before.safetensors"
 _PARTS = ("adapter", "first", "second")
 
 
@@ -103,12 +102,6 @@ def load_state(folder: Path, key: str) -> RunState | None:
             warnings.warn(f"the state in {path} is not usable and was removed ({error})", stacklevel=2)
             path.unlink(missing_ok=True)
     return None
-
-
-def drop_state(folder: Path) -> None:
-    """Remove the states that are no longer needed."""
-    for name in (STATE_FILE, EARLIER_FILE):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _read(path: Path, key: str) -> RunState:

@@ -11,7 +11,7 @@ from studies.records import Cause, RunResult
 from sweeper.executors.messages import Piloted
 from trainers.failures import cause_of
 from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
-from trainers.results import STATE_FILE, write_result
+from trainers.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class _Watch:
             result = result.model_copy(update={"cause": Cause.TIME_LIMIT, "message": message})
             with suppress(OSError):  # as of now the file says that somebody stopped it, which is tried again
                 write_result(job.folder, result)
-                (job.folder / STATE_FILE).unlink(missing_ok=True)  # nobody will take it up
+                drop_state(job.folder)
         self._desk.finish(result)
 
     def _begin(self, job: Job) -> None:
