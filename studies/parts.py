@@ -109,6 +109,8 @@ class Rungs(Part):
     times as many as leave one that trains to its end).
     """
 
+    # Measured on the embedded world, 200 configs: gold ranks them after half of the steps as at the end (Spearman .91,
+    # the best five among the first 26), after a third it does not (.41, 66). See tests/benchmarks/time_to_best.py.
     at: tuple[float, ...] = (0.5,)
     eta: int = 3
     bracket: int | None = None
