@@ -44,13 +44,32 @@ def write_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def reset_peak() -> None:
+    """Forget what loading the model took; Linux and CUDA only."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_since() -> float:
+    """Peak memory in MiB since `reset_peak`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+
+
 def peak(model: Path, size: int) -> tuple[float, float, int]:
-    """Peak memory in MiB before and after a pass of `size` runs, and the numbers that each adapter has."""
+    """Memory in MiB before a pass of `size` runs and at its peak, and the numbers that each adapter has."""
     from studies.records import DataConfig, EvaluationConfig, RunConfig
     from tests.benchmarks.ladder import LORA, LOSSES
     from trainers.dpo import DPOTrainerWorker
     from trainers.interface import Job, Placement
-    from trainers.pilot import peak_memory
 
     worker = DPOTrainerWorker()
     jobs = []
@@ -71,10 +90,11 @@ def peak(model: Path, size: int) -> tuple[float, float, int]:
         jobs.append(Job(config, model.parent / f"run{i}", placement=Placement(together=size)))
     members = [worker.make(job) for job in jobs]
     pack = worker.empty_pack(jobs[0])
-    before = peak_memory()
+    reset_peak()
+    before = peak_since()
     pack.admit(members)
     pack.practise()
-    return before, peak_memory(), pack.adapters.geometry.size
+    return before, peak_since(), pack.adapters.geometry.size
 
 
 def main() -> None:
