@@ -330,14 +330,6 @@ def _sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
         problems.append(Problem("resources.retry_after", f"{spec.resources.retry_after:g} must be 0 seconds or more"))
     if not 0 <= spec.sampler_seed < _SEEDS:
         problems.append(Problem("sampler_seed", f"{spec.sampler_seed} must be 0 or more and below 2**32"))
-    if spec.resources.together is not None and spec.resources.together < 0:
-        problems.append(
-            Problem(
-                "resources.together", f"{spec.resources.together} must be at least 0 (TRL's own loop), or be left out"
-            )
-        )
-    if spec.resources.gpus_per_run < 1:
-        problems.append(Problem("resources.gpus_per_run", f"{spec.resources.gpus_per_run} must be at least 1"))
     if spec.sampler != "grid":
         return problems
     if spec.mode == "search":
