@@ -187,8 +187,8 @@ class Pack:
     def _tell(self, member: Member, values: dict[str, float], *, sound: bool) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad or not sound:
-            what = ", ".join(bad) or "a gradient"
-            member.end(Cause.NON_FINITE, f"{what} not finite by step {member.step}")
+            what = f"{', '.join(bad)} not finite at" if bad else "a gradient was not finite by"
+            member.end(Cause.NON_FINITE, f"{what} step {member.step}")
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         member.curve.append((member.step, finite))
         if self._desk.report(member.key, member.step, finite) is not Decision.CONTINUE:

@@ -120,7 +120,8 @@ def test_a_run_is_what_a_plain_dpo_trainer_gives(
     micro-batch reversed.
     """
     if not fixed:
-        monkeypatch.setattr("trainers.solo.is_fixed", lambda *_, **__: False)
+        for module in ("solo", "member"):  # so that it trains alone, and TRL scores the reference itself
+            monkeypatch.setattr(f"trainers.{module}.is_fixed", lambda *_, **__: False)
     train(worker, tmp_path / "ours", config(block=2, seed=5))
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     plain = DPOTrainer(
