@@ -92,6 +92,7 @@ def test_a_folder_that_cannot_be_written_refuses_the_sweep(small_disk: Path) -> 
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
 def test_a_damaged_database_is_refused_with_the_remedy_and_a_new_one_gets_all_results(
     tmp_path: Path, name: str

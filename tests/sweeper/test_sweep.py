@@ -119,7 +119,7 @@ def test_a_trial_outside_of_the_bounds_is_not_the_best(sweeper: Sweeper, run: Ru
     found = [r for r in records(tmp_path) if r.variant == "sigmoid"]
     allowed = {r.trial: r.metrics["ranking_gain"] for r in found if r.metrics["kl"] <= 5.0}
     assert 0 < len(allowed) < len(found)
-    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)["rows"]
     assert rows[0]["best"]["trial"] == max(allowed, key=allowed.__getitem__)
     stored = optuna.load_study(study_name="small/sigmoid/clean", storage=f"sqlite:///{tmp_path}/optuna.db").trials
     assert {t.number for t in stored if t.constraints["kl max"] <= 0} == set(allowed)
@@ -130,7 +130,7 @@ def test_a_diverged_run_is_a_result_that_counts_as_a_failure(sweeper: Sweeper, r
     assert done.returncode == 0, done.stderr
     assert Counter(r.variant for r in records(tmp_path) if r.state is State.PRUNED) == {"ipo": 3}
     assert optuna_states(tmp_path) == {"COMPLETE": 6, "PRUNED": 3}
-    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)["rows"]
     ipo = next(row for row in rows if row["variant"] == "ipo")
     assert (ipo["failures"]["k"], ipo["failures"]["n"]) == (3, 3)
 
@@ -276,7 +276,7 @@ def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
     assert run(tmp_path, two_blocks).returncode == 0
     found = records(tmp_path)
     assert Counter(r.state for r in found) == {State.COMPLETE: 18}
-    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)["rows"]
     assert [(row["variant"], row["trials_done"], row["lost"]) for row in rows] == [
         ("sigmoid", 3, 0),
         ("ipo", 3, 0),
@@ -293,7 +293,7 @@ def test_a_failure_in_the_confirm_phase_counts_and_its_survivors_do_not_speak_fo
     with_results(monkeypatch, collapse)
     done = run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2, 3, 4], seeds: [0]}\n")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+    rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)["rows"]
     for row in rows:
         assert (row["failures"]["k"], row["failures"]["n"]) == (1, 3)
         assert row["best"]["basis"] == "selected"
