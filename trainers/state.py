@@ -57,7 +57,7 @@ class RunState:
 
 
 def save_state(folder: Path, state: RunState) -> None:
-    """Write the state into the run's folder in the place of an earlier one. Raises OSError where it cannot be kept."""
+    """Write the state into the run's folder, beside the one before it. Raises OSError where it cannot be kept."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for part, adapter in zip(_PARTS, state.moments, strict=True):
