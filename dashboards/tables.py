@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from dashboards.budgets import AtBudget, at_budgets
 from dashboards.evidence import Compared, against_baseline, confirmed_values
 from dashboards.spaces import Space, space_of
 from dashboards.statistics.compare import Difference
@@ -91,11 +92,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table: its rows, the variant that they are compared with (None: with none), and the verdicts."""
+    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, and the
+    strata at each KL budget that was confirmed.
+    """
 
     rows: tuple[Row, ...]
     baseline: str | None
     verdicts: tuple[Verdict, ...]
+    at_kl: tuple[AtBudget, ...] = ()
 
 
 def comparison(
@@ -106,17 +110,21 @@ def comparison(
     baseline: str | None = None,
     source: str = "",
     scenarios: Mapping[str, Scenario] | None = None,
+    kl_budgets: Sequence[float] = (),
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
-    study's, by name; without them no claim of the guide can be told to belong to one.
+    study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
+    confirm phase.
     """
+    records = tuple(records)
     found = standings(records, objective, strata)
     scale = scale_of(objective, source)
     compared = against_baseline(found, scale, baseline)
     rows = tuple(_row(s, objective, compared.get((s.stratum.variant, s.stratum.scenario)), scale) for s in found)
-    return Comparison(rows, baseline, verdicts(found, scale, baseline, scenarios) if scenarios else ())
+    rulings = verdicts(found, scale, baseline, scenarios) if scenarios else ()
+    return Comparison(rows, baseline, rulings, at_budgets(records, objective, strata, kl_budgets, scale, baseline))
 
 
 def _row(found: Standing, objective: Objective, compared: Compared | None, scale: Scale) -> Row:

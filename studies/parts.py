@@ -88,14 +88,6 @@ class Variant(Part):
     points: tuple[Mapping[str, Scalar], ...] = ()
 
 
-class Scenario(Part):
-    """A condition of the data: each field, where given, replaces the study's own."""
-
-    label_flip: float | None = None
-    rows: int | None = None
-    pairs_from: Literal["same", "better", "worse"] | None = None
-
-
 class Runs(Part):
     """The runs of every trial: one for each block and seed."""
 
@@ -117,11 +109,36 @@ class Rungs(Part):
 
 
 class Confirm(Part):
-    """The best `top` trials of each stratum trained again on fresh blocks and seeds."""
+    """The best `top` trials of each stratum trained again on fresh blocks and seeds.
+
+    `kl`: budgets in nats a sequence; with them it is, for each, the best trial whose mean KL keeps it.
+    """
 
     top: int = 1
+    kl: tuple[float, ...] = ()
     blocks: tuple[int, ...] = (1, 2, 3, 4, 5)
     seeds: tuple[int, ...] = (0,)
+
+
+SCENARIO_DATA = ("label_flip", "rows", "pairs_from")
+"""The fields of a scenario that replace those of the study's data."""
+
+
+class Scenario(Part):
+    """A condition of the data or of the training: each field, where given, replaces the study's own.
+
+    `base`: settings for every variant, such as more steps; not knobs of a loss. `variants`: those that take part;
+    `trials`: of each of them; `runs` and `confirm`: which blocks and seeds.
+    """
+
+    label_flip: float | None = None
+    rows: int | None = None
+    pairs_from: Literal["same", "better", "worse"] | None = None
+    base: Mapping[str, Any] = {}
+    variants: tuple[str, ...] | None = None
+    trials: int | None = None
+    runs: Runs | None = None
+    confirm: Confirm | None = None
 
 
 class Objective(Part):
@@ -135,6 +152,11 @@ class Objective(Part):
     direction: Literal["maximize", "minimize"] = "maximize"
     constraints: Mapping[str, Mapping[str, float]] = {}
     tie_within: float | None = None
+
+    def within_kl(self, budget: float) -> Objective:
+        """The same with another bound on the KL, in nats a sequence."""
+        kl = {**self.constraints.get("kl", {}), "max": budget}
+        return self.model_copy(update={"constraints": {**self.constraints, "kl": kl}})
 
 
 class Budget(Part):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from studies import losses as table
 from studies.parts import (
+    SCENARIO_DATA,
     Arm,
     Distribution,
     FloatRange,
@@ -94,7 +95,7 @@ def resolve_run(
     Raises ValueError for weights that are not those of the arm's mixture, KeyError for an unknown scenario.
     """
     weights = table.weights_from_knobs(arm.losses, knobs)
-    settings: dict[str, Any] = dict(arm.settings)
+    settings: dict[str, Any] = {**arm.settings, **spec.scenarios[scenario].base}
     settings.update({k: coerce(k, v) for k, v in knobs.items() if not k.startswith("loss_weights.")})
     if weights is not None:
         settings["loss_weights"] = list(weights)
@@ -116,7 +117,7 @@ def resolve_run(
 
 def scenario_data(data: DataConfig, scenario: Scenario) -> DataConfig:
     """The data as a scenario changes it."""
-    changed = {k: v for k, v in scenario.model_dump().items() if v is not None}
+    changed = {k: v for k, v in scenario.model_dump(include=set(SCENARIO_DATA)).items() if v is not None}
     return data.model_copy(update=changed)
 
 

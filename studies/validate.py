@@ -34,6 +34,8 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "confirm": parts.Confirm,
     "variants.*": parts.Variant,
     "scenarios.*": parts.Scenario,
+    "scenarios.*.runs": parts.Runs,
+    "scenarios.*.confirm": parts.Confirm,
 }
 # Stands in for what must be given and is missing, so that the rest can be checked.
 _STAND_IN: Mapping[str, Any] = {"study": "unnamed", "base": {}, "variants": {}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from studies.parts import SCENARIO_DATA
 from studies.records import digest
 from studies.spec import Arm, StudySpec
 
@@ -18,7 +19,7 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
         {
             "trainer": spec.trainer,
             "data": spec.data.model_dump(mode="json"),
-            "scenario": spec.scenarios[scenario].model_dump(mode="json"),
+            "scenario": spec.scenarios[scenario].model_dump(mode="json", include={*SCENARIO_DATA, "base"}),
             "evaluation": spec.evaluation.model_dump(mode="json"),
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],
