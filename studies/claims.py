@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from studies.parts import SCENARIO_DATA, Scenario
+from studies.parts import Scenario
 
 Column = Literal["Speed", "Stability", "Best for", "Text"]
 Situation = Literal["clean", "flipped", "small", "worse", "better"]
@@ -189,7 +189,7 @@ def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, 
     """Which of a study's scenarios are of which kind; one that changes several things at once is of none."""
     found: dict[Situation, tuple[str, ...]] = {}
     for name, scenario in scenarios.items():
-        changed = {key: value for key, value in scenario.model_dump(include=set(SCENARIO_DATA)).items() if value}
+        changed = {key: value for key, value in scenario.data.items() if value}
         kind = _kind(changed) if scenario.base.keys() <= _LONGER else None
         if kind is not None:
             found[kind] = (*found.get(kind, ()), name)

@@ -120,10 +120,6 @@ class Confirm(Part):
     seeds: tuple[int, ...] = (0,)
 
 
-SCENARIO_DATA = ("label_flip", "rows", "pairs_from")
-"""The fields of a scenario that replace those of the study's data."""
-
-
 class Scenario(Part):
     """A condition of the data or of the training: each field, where given, replaces the study's own.
 
@@ -139,6 +135,16 @@ class Scenario(Part):
     trials: int | None = None
     runs: Runs | None = None
     confirm: Confirm | None = None
+
+    @property
+    def data(self) -> dict[str, Scalar]:
+        """What it changes of `DataConfig`, by name."""
+        given = {name: getattr(self, name) for name in DATA_FIELDS}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+DATA_FIELDS = ("label_flip", "rows", "pairs_from")
+"""The fields of a scenario that are fields of `DataConfig`."""
 
 
 class Objective(Part):

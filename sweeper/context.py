@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from studies.parts import SCENARIO_DATA
 from studies.records import digest
 from studies.spec import Arm, StudySpec
 
@@ -19,7 +18,7 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
         {
             "trainer": spec.trainer,
             "data": spec.data.model_dump(mode="json"),
-            "scenario": spec.scenarios[scenario].model_dump(mode="json", include={*SCENARIO_DATA, "base"}),
+            "scenario": [spec.scenarios[scenario].data, dict(spec.scenarios[scenario].base)],
             "evaluation": spec.evaluation.model_dump(mode="json"),
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],
