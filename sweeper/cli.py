@@ -407,7 +407,7 @@ def _check_data(spec: StudySpec) -> None:
 
 
 def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *, measure: bool) -> None:
-    """Print what a pilot found, a kept one or with `measure` a new one."""
+    """Print what a pilot found, a kept one or with `measure` a new one, and what the study takes on disk."""
     from sweeper.executors import Process
     from sweeper.placement import describe, kept_pilot, make_pilot, worker_count
     from sweeper.plan import planned_runs
@@ -425,6 +425,14 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
         typer.echo(describe(found, planned_runs(spec, arms), worker_count(spec, workers)))
     elif measure:
         typer.echo(f"No pilot: {reason}.")
+    if spec.trainer == "dpo":
+        from sweeper.disk import describe_disk, planned_disk
+
+        chosen = found.chosen.together if found is not None else None
+        together = chosen if spec.resources.together is None else spec.resources.together
+        use = planned_disk(spec, arms, worker_count(spec, workers), 1 if together is None else together)
+        model = str(spec.base.get("model_name_or_path"))
+        typer.echo(describe_disk(use, model, guessed=together is None))
 
 
 def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:

@@ -33,6 +33,10 @@ class ListDesk:
         """See `Desk.report`."""
         return self._answer(key, step, metrics)
 
+    def decision(self, key: str) -> Decision:
+        """See `Desk.decision`: here only reports are answered."""
+        return Decision.CONTINUE
+
     def finish(self, result: RunResult) -> None:
         """See `Desk.finish`."""
         self.results[result.key] = result

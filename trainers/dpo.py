@@ -22,8 +22,9 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import create_model_from_path
 
-from studies.records import Cause, RunConfig, RunResult
+from studies.records import CONSEQUENCES, Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
+from trainers.checkpoints import KEEP_SECONDS
 from trainers.data import DataError
 from trainers.desk import ListDesk
 from trainers.failures import ALONE, cause_of
@@ -31,9 +32,9 @@ from trainers.interface import Desk, Job, Pilot, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
 from trainers.pilot import run_pilot
-from trainers.results import write_result
+from trainers.results import drop_state, write_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
-from trainers.solo import Report, train_alone
+from trainers.solo import train_alone
 from trainers.tokenizer import load_tokenizer
 from trainers.warm import Warm
 
@@ -47,7 +48,9 @@ _LOOK_SECONDS = 1.0
 class DPOTrainerWorker:
     """Trains DPO runs; see `trainers.interface.Trainer`."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_every: float = KEEP_SECONDS) -> None:
+        """`keep_every`: seconds between what is kept of a run on disk, so that a killed worker costs no more."""
+        self._keep_every = keep_every
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
@@ -56,7 +59,7 @@ class DPOTrainerWorker:
     def train(self, job: Job, desk: Desk) -> None:
         """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
         if job.placement.together < 1:
-            desk.finish(self._train_alone(job, desk.report))
+            self.alone(job, desk)
             return
         _Packing(self, desk, job).train()
 
@@ -67,7 +70,7 @@ class DPOTrainerWorker:
             return self.make(job)
         except Unpackable as reason:
             logger.info("run %s trains alone: %s", job.config.key, reason)
-            desk.finish(self._train_alone(job, desk.report))
+            self.alone(job, desk)
         except _REFUSALS as error:
             traceback.print_exc()
             self._hand_in(job, Cause.REFUSED, str(error), desk)
@@ -103,7 +106,8 @@ class DPOTrainerWorker:
         args, model_args = parse_settings(settings, job.folder / "trainer", job.config.seed)
         model, tokenizer = self._warm.base(settings, args, model_args)
         chosen = job.placement.checkpointing
-        return Pack(model, tokenizer, desk, checkpointing=args.gradient_checkpointing if chosen is None else chosen)
+        checkpointing = args.gradient_checkpointing if chosen is None else chosen
+        return Pack(model, tokenizer, desk, checkpointing=checkpointing, keep_every=self._keep_every)
 
     def forget(self) -> None:
         """Give the memory back that is kept for later runs."""
@@ -113,17 +117,17 @@ class DPOTrainerWorker:
 
     def alone(self, job: Job, desk: Desk) -> None:
         """Train a run by TRL's own loop and hand it in."""
-        desk.finish(self._train_alone(job, desk.report))
+        desk.finish(self._train_alone(job, desk))
 
     def _hand_in(self, job: Job, cause: Cause, message: str, desk: Desk) -> None:
         result = RunResult(key=job.config.key, cause=cause, message=message)
         write_result(job.folder, result)
         desk.finish(result)
 
-    def _train_alone(self, job: Job, report: Report) -> RunResult:
+    def _train_alone(self, job: Job, desk: Desk) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
-            result = train_alone(job, report, self._warm)
+            result = train_alone(job, desk, self._warm, self._keep_every)
         except _REFUSALS as error:
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
@@ -132,9 +136,9 @@ class DPOTrainerWorker:
                 raise
             self.forget()
             result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
-        finally:
-            shutil.rmtree(job.folder / "trainer", ignore_errors=True)
         write_result(job.folder, result)
+        if result.cause is not Cause.USER_STOP and not CONSEQUENCES[result.cause].smaller:  # else it may go on
+            drop_state(job.folder)
         return result
 
 

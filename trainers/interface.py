@@ -95,7 +95,11 @@ class Desk(Protocol):
         ...
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        """Tell a logged step of a run, at most once a logging step. Cheap."""
+        """Tell a logged step of a run, at most once a logging step, and hear what `decision` says. Cheap."""
+        ...
+
+    def decision(self, key: str) -> Decision:
+        """What must become of a run now; asked after every optimizer step, so that a stop waits for no more. Cheap."""
         ...
 
     def finish(self, result: RunResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,10 +19,11 @@ from trainers.data import Pairs
 from trainers.evaluate import ReferenceNumbers
 from trainers.interface import Job
 from trainers.prepared import Part, PreparedRun, prepare
+from trainers.progress import Progress
 from trainers.reference import is_fixed
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
-from trainers.state import Moments, Progress, RunState
+from trainers.state import Moments, RunState, Unlogged
 from trainers.verdict import judge, memory, speed
 from trainers.warm import LaidOut, Warm, WarmDPOTrainer
 
@@ -57,6 +59,7 @@ class Member:
     evaluation_seconds: float = 0.0
     tokens: int = 0
     together: int = 1  # the most runs that it has trained beside, itself counted
+    kept_at: float = field(default_factory=time.monotonic)  # when its state was last written, or it began
 
     @property
     def key(self) -> str:
@@ -102,18 +105,30 @@ class Member:
         if self.cause is None:
             self.cause, self.message = cause, message
 
-    def go_on(self, progress: Progress) -> None:
+    def go_on(self, state: RunState) -> None:
         """Take up an earlier attempt where it was kept."""
-        self.step = self.logged = progress.step
+        progress, unlogged = state.progress, state.unlogged
+        self.step, self.logged = progress.step, unlogged.logged
         self.curve, self.measurements = list(progress.curve), list(progress.measurements)
         self.train_seconds, self.evaluation_seconds = progress.train_seconds, progress.evaluation_seconds
+        self.step_seconds, self.tokens = list(progress.step_seconds), progress.tokens
+        self.sums, self.sound = self.sums.new_tensor(unlogged.sums), self.sound.new_tensor(unlogged.sound)
+        self.batches, self.window = unlogged.batches, unlogged.seconds
 
     def state(self, moments: Moments) -> RunState:
-        """What must be kept for the run to go on from here."""
+        """What must be kept for the run to go on from here, between two of its steps."""
         progress = Progress(
-            self.step, tuple(self.curve), tuple(self.measurements), self.train_seconds, self.evaluation_seconds
+            step=self.step,
+            curve=tuple(self.curve),
+            measurements=tuple(self.measurements),
+            train_seconds=self.train_seconds,
+            evaluation_seconds=self.evaluation_seconds,
+            step_seconds=tuple(self.step_seconds),
+            tokens=self.tokens,
         )
-        return RunState(self.key, progress, moments)
+        sums = tuple(float(value) for value in self.sums.tolist())
+        unlogged = Unlogged(self.logged, sums, self.batches, self.window, bool(self.sound))
+        return RunState(self.key, progress, moments, unlogged)
 
     def result(self) -> RunResult:
         """What the run comes to, now that it leaves."""

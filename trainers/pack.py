@@ -32,8 +32,6 @@ from trainers.state import load_state, save_state
 logger = logging.getLogger(__name__)
 
 _CHECKED_PAIRS: Final = 4
-# Causes after which a run can be taken up where it was; they come at the end of a step.
-_GOES_ON: Final = (Cause.PAUSED, Cause.USER_STOP)
 # Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
 _ROUNDING: Final = {torch.float64: 1e-6, torch.float32: 3e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -48,14 +46,14 @@ class Pack:
         desk: Desk,
         *,
         checkpointing: bool,
-        keep_every: float = 180.0,
+        keep_every: float,
     ) -> None:
         """`keep_every`: seconds between states kept on disk, two a run: the last and the one before."""
         self._base, self._tokenizer, self._desk = base, tokenizer, desk
         self._engine = Engine(base, checkpointing=checkpointing)
         self._device = self._engine.adapters.device
         self._checked = False
-        self._kept_at, self._keep_every = time.monotonic(), keep_every
+        self._keep_every = keep_every
         self.members: list[Member] = []
 
     @property
@@ -75,7 +73,7 @@ class Pack:
             state = load_state(member.job.folder, member.key)
             if state is not None:
                 self._engine.restore(slot, state.moments, state.progress.step)
-                member.go_on(state.progress)
+                member.go_on(state)
         self._settle()  # a state may be as far as the run is to go now
 
     def advance(self) -> None:
@@ -95,23 +93,35 @@ class Pack:
     def _settle(self) -> None:
         """All that is due after a pass. Doing it again does nothing again."""
         self._log()
+        self._heed()
         self._measure()
         self._let_go()
-        if time.monotonic() - self._kept_at > self._keep_every:
-            self._keep_states()
+        self._keep_states()
+
+    def _heed(self) -> None:
+        """End the runs that are told to stop, each between two of its steps."""
+        for member in self.members:
+            if member.micro == 0 and self._desk.decision(member.key) is not Decision.CONTINUE:
+                member.end(Cause.USER_STOP, f"stopped at step {member.step}")
 
     def _keep_states(self) -> None:
-        """Keep how far every run is, so that a killed worker costs minutes. Only at a point of its curve, whose sums
-        are then empty; a disk that is full costs the state, not the run.
+        """Keep how far every run is, so that a killed worker costs minutes: each at the first step after its time is
+        over, since runs that accumulate are never all between two steps. A disk that is full costs the state, not
+        the run.
         """
-        if any(m.micro or m.step == 0 or m.logged != m.step for m in self.members):
-            return  # all at once, at the next step that suits all
-        self._kept_at = time.monotonic()
+        now = time.monotonic()
         for slot, member in enumerate(self.members):
-            try:
-                save_state(member.job.folder, member.state(self._engine.moments(slot)))
-            except OSError as error:
-                logger.warning("the state of run %s could not be kept: %s", member.key, error)
+            if member.micro or member.step == 0 or now - member.kept_at <= self._keep_every:
+                continue
+            self._keep_state(slot)
+
+    def _keep_state(self, slot: int) -> None:
+        member = self.members[slot]
+        member.kept_at = time.monotonic()
+        try:
+            save_state(member.job.folder, member.state(self._engine.moments(slot)))
+        except OSError as error:
+            logger.warning("the state of run %s could not be kept: %s", member.key, error)
 
     def take_out(self, slots: Sequence[int]) -> list[Member]:
         """Remove runs from the pack as they are, without a result."""
@@ -235,11 +245,13 @@ class Pack:
             if result.cause is Cause.FINISHED and member.job.keep_adapter:
                 save_adapter(member, self._engine.adapters.read(k))
                 result = result.model_copy(update={"adapter": "adapter"})
-            if result.cause in _GOES_ON:
+            if result.cause is Cause.PAUSED:  # at a rung, from which it can go on by its state alone
                 save_state(member.job.folder, member.state(self._engine.moments(k)))
-            else:
-                drop_state(member.job.folder)
+            elif result.cause is Cause.USER_STOP:
+                self._keep_state(k)
             write_result(member.job.folder, result)
+            if result.cause not in (Cause.PAUSED, Cause.USER_STOP):
+                drop_state(member.job.folder)
             self._desk.finish(result)
         if leaving:
             self.take_out(leaving)

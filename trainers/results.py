@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from studies.redact import redact
 RESULT_FILE = "result.json"
 # The last state of a run in training and the one before it, see `trainers.state`.
 STATE_FILE, EARLIER_FILE = "state.safetensors", "state-before.safetensors"
+# Folder of the same of a run that trains alone, see `trainers.checkpoints`.
+CHECKPOINTS = "checkpoints"
 
 
 def write_result(folder: Path, result: RunResult) -> Path:
@@ -52,6 +55,7 @@ def drop_state(folder: Path) -> None:
     """Remove the states of a run that does not go on from them."""
     for name in (STATE_FILE, EARLIER_FILE):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _flush_names(folder: Path) -> None:

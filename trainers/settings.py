@@ -55,7 +55,11 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
         "seed": seed,
         "output_dir": str(folder),
         "report_to": "none",
-        "save_strategy": "no",
+        "save_strategy": "no",  # by the clock instead, see `trainers.checkpoints`, which also removes the older ones
+        "save_total_limit": None,
+        "save_only_model": False,
+        "ignore_data_skip": False,
+        "restore_callback_states_from_checkpoint": False,
         "eval_strategy": "no",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,  # on, it would log a NaN loss as 0

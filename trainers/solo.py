@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,51 +14,55 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import get_peft_config
 
 from studies.micro_batches import cut
-from studies.records import Cause, Measurement, RunConfig, RunResult
+from studies.records import Cause, RunConfig, RunResult
+from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
-from trainers.interface import Decision, Job
+from trainers.interface import Decision, Desk, Job
+from trainers.progress import Progress
 from trainers.reference import is_fixed
+from trainers.results import CHECKPOINTS
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.verdict import CURVE, judge, memory, speed
-from trainers.warm import Warm, WarmDPOTrainer
-
-# report(run key, step, metrics), see `Desk.report`.
-Report = Callable[[str, int, Mapping[str, float]], Decision]
+from trainers.warm import Warm
 
 
-def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
-    """Train one run by TRL's own loop. Raises what TRL or the data refuse."""
+def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResult:
+    """Train one run by TRL's own loop, from its last checkpoint where there is one. Raises what TRL or the data refuse.
+
+    `keep_every`: seconds between checkpoints. They stay where the run is stopped or what it trains on fails.
+    """
     config = job.config
     settings = cut(run_settings(job), job.placement.split)
-    args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
+    args, model_args = parse_settings(settings, job.folder / CHECKPOINTS, config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
     pairs = warm.pairs(config, settings, tokenizer)
     reference = warm.numbers(config, settings, args, model, tokenizer, pairs)
-    watch = _Watch(config, pairs, tokenizer, reference, report)
+    kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
+    watch = _Watch(config, pairs, tokenizer, reference, desk, kept.progress if kept else Progress(0))
+    keeper = Keeper(config.key, watch.progress, kept, keep_every)
     peft_config = get_peft_config(model_args)
     fixed = is_fixed(model, args, adapter=peft_config is not None)
     if peft_config is not None:
         args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     try:
-        trainer = WarmDPOTrainer(
+        trainer = KeptDPOTrainer(
             model=model,
             args=args,
             train_dataset=warm.training_rows(config, settings, pairs),
             processing_class=tokenizer,
             quantization_config=None,
             peft_config=peft_config,
-            callbacks=[watch],
+            callbacks=[watch, keeper],
         )
+        keeper.trainer = trainer
         watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
         trainer.remove_callback(transformers.PrinterCallback)
         warm.keep_rows(config, settings, trainer)
         if fixed:
             trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
             trainer.precompute_ref_logps = True
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started - watch.evaluation_seconds
+        trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         cause, message = watch.verdict(trainer.model)
         if job.keep_adapter and cause is Cause.FINISHED:
             trainer.model.save_pretrained(job.folder / "adapter")
@@ -66,15 +70,17 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         warm.drop_base()  # it may carry half an adapter
         raise
     restore_base(trainer.model, warm)
-    measured = (*watch.measurements, *watch.speed(seconds), *memory())
+    end = watch.progress(trainer.state.global_step)
+    cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
+    measured = (*end.measurements, *cost, *memory())
     facts = {**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
-    facts["steps"] = trainer.state.global_step
+    facts["steps"] = end.step
     return RunResult(
         key=config.key,
         cause=cause,
         message=message,
         measurements=tuple(m for m in measured if math.isfinite(m.value)),
-        curve=tuple(watch.curve),
+        curve=end.curve,
         facts=facts,
         adapter="adapter" if (job.folder / "adapter").is_dir() else None,
     )
@@ -92,7 +98,7 @@ def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """The one callback: reports the curve, evaluates where the config says, stops what diverges or is stopped."""
+    """Reports the curve, evaluates where the config says, stops what diverges or is told to stop."""
 
     def __init__(
         self,
@@ -100,26 +106,44 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         pairs: Pairs,
         tokenizer: PreTrainedTokenizerBase,
         reference: ReferenceNumbers,
-        report: Report,
+        desk: Desk,
+        before: Progress,
     ) -> None:
         self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference
-        self._report = report
+        self._desk, self._before = desk, before
         self._evaluation_steps: frozenset[int] = frozenset()
-        self.curve: list[tuple[int, Mapping[str, float]]] = []
-        self.measurements: list[Measurement] = []
-        self.evaluation_seconds = 0.0
+        self._curve = list(before.curve)
+        self._measurements = list(before.measurements)
+        self._evaluation_seconds = before.evaluation_seconds
+        self._step_seconds = list(before.step_seconds)
+        self._tokens = before.tokens
         self.reference_model: torch.nn.Module | None = None
         self._cause = Cause.FINISHED
         self._message = ""
-        self._step_seconds: list[float] = []
-        self._step_started = 0.0
-        self._tokens = 0.0
+        self._started = self._step_started = 0.0
+
+    def progress(self, step: int) -> Progress:
+        """How far the run is after so many steps, what an earlier attempt had done included."""
+        before = self._before
+        evaluated = self._evaluation_seconds - before.evaluation_seconds
+        return Progress(
+            step=step,
+            curve=tuple(self._curve),
+            measurements=tuple(self._measurements),
+            train_seconds=before.train_seconds + time.perf_counter() - self._started - evaluated,
+            evaluation_seconds=self._evaluation_seconds,
+            step_seconds=tuple(self._step_seconds),
+            tokens=self._tokens,
+        )
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         shares = (*self._config.evaluation.at, 1.0)
         self._evaluation_steps = frozenset(max(1, round(share * state.max_steps)) for share in shares)
+        self._started = time.perf_counter()
+        if state.global_step in self._evaluation_steps and all(m.step != state.global_step for m in self._measurements):
+            self._evaluate(kwargs["model"], state.global_step, control)  # it was stopped before that
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -130,6 +154,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._step_seconds.append(time.perf_counter() - self._step_started)
+        self._heed(self._desk.decision(self._config.key), state, control)
         if state.global_step in self._evaluation_steps and self._cause is Cause.FINISHED:
             self._evaluate(kwargs["model"], state.global_step, control)
 
@@ -144,15 +169,14 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         logs = logs or {}
         if "loss" not in logs:  # the summary at the end
             return
-        self._tokens = logs.get("num_tokens", self._tokens)
+        self._tokens = int(logs.get("num_tokens", self._tokens))
         point = {ours: float(logs[theirs]) for theirs, ours in CURVE.items() if theirs in logs}
         bad = [name for name, value in point.items() if not math.isfinite(value)]
         if bad:
             self._end(Cause.NON_FINITE, f"{', '.join(bad)} not finite at step {state.global_step}", control)
         finite = {name: value for name, value in point.items() if math.isfinite(value)}
-        self.curve.append((state.global_step, finite))
-        if self._report(self._config.key, state.global_step, finite) is not Decision.CONTINUE:
-            self._end(Cause.USER_STOP, f"stopped at step {state.global_step}", control)
+        self._curve.append((state.global_step, finite))
+        self._heed(self._desk.report(self._config.key, state.global_step, finite), state, control)
 
     def verdict(self, model: torch.nn.Module) -> tuple[Cause, str]:
         """Why the run ended. A run that trained to its end may still have failed, by its last evaluation."""
@@ -161,19 +185,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         ):
             return Cause.NON_FINITE, "trained weights are not finite"
         if self._cause is Cause.FINISHED:
-            return judge(self.measurements, self._reference)
+            return judge(self._measurements, self._reference)
         return self._cause, self._message
 
-    def speed(self, seconds: float) -> tuple[Measurement, ...]:
-        """Speed and wall time, evaluations left out of `seconds` already."""
-        return speed(self._step_seconds, seconds, self.evaluation_seconds, self._tokens)
+    def _heed(self, decision: Decision, state: TrainerState, control: TrainerControl) -> None:
+        """Stop here, with a checkpoint, where the run is told to; at its last step it comes to its end."""
+        if decision is not Decision.CONTINUE and self._cause is Cause.FINISHED and state.global_step < state.max_steps:
+            self._end(Cause.USER_STOP, f"stopped at step {state.global_step}", control)
+            control.should_save = True
 
     def _evaluate(self, model: torch.nn.Module, step: int, control: TrainerControl) -> None:
         started = time.perf_counter()
         was_training = model.training
         model.eval()
         try:
-            self.measurements += evaluate(
+            self._measurements += evaluate(
                 model,
                 self._tokenizer,
                 self._pairs,
@@ -186,7 +212,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._end(Cause.NON_FINITE, str(error), control)
         finally:
             model.train(was_training)
-        self.evaluation_seconds += time.perf_counter() - started
+        self._evaluation_seconds += time.perf_counter() - started
 
     def _end(self, cause: Cause, message: str, control: TrainerControl) -> None:
         if self._cause is Cause.FINISHED:

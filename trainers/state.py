@@ -21,22 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from studies.records import Measurement
 from trainers.adapters import Adapter, Lora
+from trainers.progress import Progress, from_json, to_json
 from trainers.results import EARLIER_FILE, STATE_FILE
 
 _PARTS = ("adapter", "first", "second")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run has besides weights: optimizer steps made, its curve and measurements so far, seconds spent."""
-
-    step: int
-    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
-    measurements: tuple[Measurement, ...] = ()
-    train_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
 
 
 class Moments(NamedTuple):
@@ -48,12 +37,26 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Unlogged:
+    """What a run has gathered since the last point of its curve, at step `logged`: its sums of loss, reward margin and
+    reward accuracy, of how many micro-batches, in how many seconds, and whether all gradients were finite.
+    """
+
+    logged: int
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0)
+    batches: float = 0.0
+    seconds: float = 0.0
+    sound: bool = True
+
+
+@dataclass(frozen=True)
 class RunState:
-    """A whole state of the run `key`."""
+    """A whole state of the run `key`, between two optimizer steps."""
 
     key: str
     progress: Progress
     moments: Moments
+    unlogged: Unlogged
 
 
 def save_state(folder: Path, state: RunState) -> None:
@@ -64,14 +67,10 @@ def save_state(folder: Path, state: RunState) -> None:
         for name, lora in adapter.items():
             tensors[f"{part}/{name}/a"] = lora.a.cpu()
             tensors[f"{part}/{name}/b"] = lora.b.cpu()
-    p = state.progress
     about = {
         "key": state.key,
-        "step": p.step,
-        "curve": [[step, dict(values)] for step, values in p.curve],
-        "measurements": [vars(m) for m in p.measurements],
-        "train_seconds": p.train_seconds,
-        "evaluation_seconds": p.evaluation_seconds,
+        "progress": to_json(state.progress),
+        "unlogged": vars(state.unlogged),
         "scalings": {name: lora.scaling for name, lora in state.moments.adapter.items()},
         "digest": _digest(tensors),
     }
@@ -116,18 +115,8 @@ def _read(path: Path, key: str) -> RunState:
         {n: Lora(tensors[f"{part}/{n}/a"], tensors[f"{part}/{n}/b"], by) for n, by in about["scalings"].items()}
         for part in _PARTS
     ]
-    progress = Progress(
-        step=int(about["step"]),
-        curve=tuple((int(step), values) for step, values in about["curve"]),
-        measurements=tuple(Measurement(**{**m, "halves": _pair(m.get("halves"))}) for m in about["measurements"]),
-        train_seconds=float(about["train_seconds"]),
-        evaluation_seconds=float(about["evaluation_seconds"]),
-    )
-    return RunState(key, progress, Moments(*parts))
-
-
-def _pair(value: Any) -> tuple[float, float] | None:
-    return None if value is None else (float(value[0]), float(value[1]))
+    unlogged = Unlogged(**{**about["unlogged"], "sums": tuple(about["unlogged"]["sums"])})
+    return RunState(key, from_json(about["progress"]), Moments(*parts), unlogged)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

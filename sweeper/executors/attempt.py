@@ -74,7 +74,12 @@ class _Watch:
         return job
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        decision = self._desk.report(key, step, metrics)
+        return self._in_time(key, self._desk.report(key, step, metrics))
+
+    def decision(self, key: str) -> Decision:
+        return self._in_time(key, self._desk.decision(key))
+
+    def _in_time(self, key: str, decision: Decision) -> Decision:
         limit = self.open[key].time_limit
         if decision is Decision.STOP or limit is None or time.monotonic() - self._taken_at[key] <= limit:
             return decision

@@ -56,6 +56,8 @@ def why_it_ended(code: int, oom_kills_before: int | None, oom_kills_after: int |
         name = f"signal {-code}"
     if -code == signal.SIGTERM:
         return Cause.PREEMPTED, "the worker was told to go by SIGTERM"
+    if -code == signal.SIGALRM:  # which it sets itself, see `sweeper.executors.worker`
+        return Cause.PREEMPTED, "the worker was told to go by SIGTERM and did not come to the end of a step in time"
     if -code == signal.SIGKILL and (oom_kills_after or 0) > (oom_kills_before or 0):
         return Cause.OUT_OF_HOST_MEMORY, "the kernel killed the worker for want of memory"
     unknown = " (by hand, or by a system that does not say so for want of memory)" if -code == signal.SIGKILL else ""

@@ -93,6 +93,10 @@ class Inline:
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
         """See `Desk.report`."""
         self._events.append(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
+        return self.decision(key)
+
+    def decision(self, key: str) -> Decision:
+        """See `Desk.decision`."""
         return Decision.STOP if key in self._stopped else Decision.CONTINUE
 
     def finish(self, result: RunResult) -> None:

@@ -13,12 +13,14 @@ import pickle
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
+from types import FrameType
 from typing import NoReturn
 
-from studies.records import RunResult
+from studies.records import Cause, RunResult
 from studies.redact import redact_output
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.messages import (
@@ -38,6 +40,8 @@ from trainers.interface import Decision, Job
 
 # Reports that may wait for a slow sweep before further ones are left out.
 REPORTS_WAITING = 100
+# For runs to come to the end of a step and be kept, after a SIGTERM; machines are taken away 30 s after it, or later.
+LEAVE_SECONDS = 20
 PR_SET_PDEATHSIG = 1
 
 
@@ -51,11 +55,13 @@ class Worker:
         self._answers: SimpleQueue[Job | Nothing | Practise | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._stopped: set[str] = set()
-        self._ended = False
+        self._held: set[str] = set()
+        self._ended = self._leaving = False
 
     def work(self, name: str) -> None:
         """Train jobs until the sweep says that there are no more."""
         self._name = name
+        signal.signal(signal.SIGTERM, partial(self._leave, os.getpid()))
         Thread(target=self._listen, daemon=True).start()
         sender = Thread(target=self._send_all, daemon=True)
         sender.start()
@@ -66,6 +72,8 @@ class Worker:
                 self._trainer.attempt(job, self)
         self._outbox.put(None)
         sender.join()
+        if self._leaving:
+            die_by(signal.SIGTERM)  # so that the sweep sees why
 
     def take(self, like: str) -> Job | None:
         """See `Desk.take`."""
@@ -76,19 +84,38 @@ class Worker:
         """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
         if self._outbox.qsize() < REPORTS_WAITING:
             self._tell(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
-        return Decision.STOP if key in self._stopped else Decision.CONTINUE
+        return self.decision(key)
+
+    def decision(self, key: str) -> Decision:
+        """See `Desk.decision`."""
+        return Decision.STOP if self._leaving or key in self._stopped else Decision.CONTINUE
 
     def finish(self, result: RunResult) -> None:
-        """See `Desk.finish`."""
+        """See `Desk.finish`. A run that nobody but the machine has stopped is pre-empted, and will be tried again."""
+        if self._leaving and result.cause is Cause.USER_STOP and result.key not in self._stopped:
+            message = f"the worker was told to go by SIGTERM; {result.message}"
+            result = result.model_copy(update={"cause": Cause.PREEMPTED, "message": message})
         self._tell(Finished(result.key, result))
+        self._held.discard(result.key)
+
+    def _leave(self, process: int, _number: int, _frame: FrameType | None) -> None:
+        """On SIGTERM: stop the runs at their next step, which keeps them, and go. At once where there is no run, on a
+        second one, and in a process that was forked from this one.
+        """
+        if self._leaving or not self._held or os.getpid() != process:
+            die_by(signal.SIGTERM)
+        self._leaving = True
+        signal.alarm(LEAVE_SECONDS)  # its default is to end the process, also in the middle of native code
 
     def _ask(self, like: str | None) -> Job | Practise | None:
         """A job from the sweep; None where it has no such job, or has ended."""
-        if self._ended:
+        if self._ended or self._leaving:
             return None
         self._tell(Want(like))
         answer = self._answers.get()
         self._ended = answer is None
+        if isinstance(answer, Job):
+            self._held.add(answer.config.key)
         if not isinstance(answer, Job):
             return answer if isinstance(answer, Practise) else None
         self._tell(Started(answer.config.key, self._name))
@@ -123,6 +150,12 @@ class Worker:
                     self._stopped.add(key)
                 case End():
                     self._answers.put(None)
+
+
+def die_by(number: signal.Signals) -> None:
+    """End this process as if it had never handled the signal."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def end_group() -> NoReturn:

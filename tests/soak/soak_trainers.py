@@ -33,6 +33,9 @@ class _SlowDesk:
         time.sleep(self._seconds)
         return self._desk.report(key, step, metrics)
 
+    def decision(self, key: str) -> Decision:
+        return self._desk.decision(key)
+
     def finish(self, result: RunResult) -> None:
         self._desk.finish(result)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +279,7 @@ def test_a_killed_run_goes_on_from_its_last_state_with_the_numbers_of_an_uninter
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [config("sigmoid", "ipo", gradient_accumulation_steps=2), config("robust", lora_r=8, seed=1)]
-    keep = partial(Pack, keep_every=0.0)
+    worker = DPOTrainerWorker(keep_every=0.0)
 
     def kill(key: str, step: int, _: Any) -> Decision:
         if key == runs[0].key and step >= 9:
@@ -289,9 +288,8 @@ def test_a_killed_run_goes_on_from_its_last_state_with_the_numbers_of_an_uninter
 
     with float64(monkeypatch):
         whole = train(tmp_path / "whole", runs, together=2)
-        monkeypatch.setattr("trainers.dpo.Pack", keep)
         with pytest.raises(Killed):
-            train(tmp_path / "killed", runs, together=2, decide=kill)
+            train(tmp_path / "killed", runs, together=2, decide=kill, worker=worker)
         state = tmp_path / "killed" / runs[1].key / "state.safetensors"
         damaged = bytearray(state.read_bytes())
         damaged[-1] ^= 1
