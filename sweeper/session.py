@@ -18,6 +18,7 @@ from studies.records import Cause
 from studies.spec import Arm, StudySpec
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
+from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.placement import decide
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
@@ -71,6 +72,7 @@ def run_session(
     on.
     """
     with lock(where.runs):
+        remove_half_written(where.runs)
         with one_at_a_time(where.folder):
             search = Search(spec, arms, where.storage)
             tracker = Tracker(where.tracking, where.folder, tell_user)
@@ -95,6 +97,8 @@ def run_session(
                 verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
                 shutil.rmtree(again, ignore_errors=True)
             finished = tabled and not outcome.stopped and not outcome.failed
+            if finished:
+                remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:

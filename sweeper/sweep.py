@@ -26,7 +26,7 @@ from sweeper.tracking import KnownRun, Tracker
 from sweeper.verdicts import verdict_on
 from sweeper.workers import Stint, Workers
 from trainers.interface import Job, Placement
-from trainers.results import read_result
+from trainers.results import drop_state, read_result
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
 LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock
@@ -329,7 +329,9 @@ class Sweep:
             self._queue.appendleft(_Waiting(group, config, again))
             return
         self._counts["trained"] += 1
-        if result.state is State.FAIL:
+        if result.state is not State.FAIL:  # which the next sweep tries again
+            drop_state(self._folder / key)
+        else:
             self._counts["failed"] += 1
             said = _first_line(result.message)
             self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")

@@ -32,7 +32,7 @@ RUNS = {
     "accumulated": config("ipo", gradient_accumulation_steps=6, beta=1.0, **FULL),
     "epochs": config("sigmoid", num_train_epochs=2.0, rows=20, logging_steps=2, **{**FULL, "max_steps": -1}),
     "moving reference": config("sigmoid", sync_ref_model=True, ref_model_sync_steps=2, **FULL),
-    "dropout": config("sigmoid", lora_dropout=0.2, **LORA),
+    "dropout": config("sigmoid", lora_dropout=0.2, disable_dropout=False, **LORA),
     "dora": config("robust", use_dora=True, **LORA),
 }
 
