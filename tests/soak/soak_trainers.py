@@ -1,4 +1,4 @@
-"""Trainers for the tests of kills and of memory: the shipped formula, slowed down, or made to need memory."""
+"""Trainers for the tests of kills and of memory: the shipped formula, slow or hungry for memory, and the real one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ class Slow:
 
     def train(self, job: Job, desk: Desk) -> None:
         FormulaTrainer().train(job, _SlowDesk(desk, float(os.environ.get("STEP_SECONDS", "0"))))
+
+
+class Kept:
+    """The real trainer, which keeps every run after every step, so that a kill finds something to go on from."""
+
+    def __init__(self) -> None:
+        from trainers.dpo import DPOTrainerWorker
+
+        self._trainer = DPOTrainerWorker(keep_every=0.0)
+
+    def train(self, job: Job, desk: Desk) -> None:
+        self._trainer.train(job, desk)
 
 
 class _SlowDesk:

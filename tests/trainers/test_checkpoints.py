@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64
-from trainers import checkpoints
-from trainers.checkpoints import COMPLETE, KeptDPOTrainer
+from trainers.checkpoints import COMPLETE, Keeper, KeptDPOTrainer
 from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
+from trainers.progress import Progress
 from trainers.results import CHECKPOINTS, read_result
 
 STEPS = 10
@@ -207,20 +208,20 @@ def test_a_run_that_diverges_or_is_refused_leaves_no_checkpoint(tmp_path: Path) 
 def test_writing_takes_a_twentieth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A model that takes a minute to write is kept every twenty minutes, not every three."""
     clock = [0.0]
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
-    keeper = checkpoints.Keeper("key", lambda _step: checkpoints.Progress(0), None, every=180.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    keeper = Keeper("key", lambda _step: Progress(0), None, every=180.0)
 
     class At:
         output_dir, global_step, max_steps, sync_ref_model, should_save = str(tmp_path), 1, 9, False, False
 
     def due(at: float) -> bool:
         clock[0], state = at, At()
-        keeper.on_step_end(state, state, state)  # type: ignore[arg-type]
+        keeper.on_step_end(state, state, state)
         return state.should_save
 
     assert not due(100.0)
     assert due(181.0)
     clock[0] = 241.0
-    keeper.on_save(At, At, At)  # type: ignore[arg-type]
+    keeper.on_save(At, At, At)
     assert not due(1440.0)
     assert due(1442.0)

@@ -99,7 +99,7 @@ def test_a_worker_told_to_go_in_the_middle_of_a_long_step_goes_all_the_same(
 
 def until(executor: Process, count: int, kind: type[Event]) -> list[Event]:
     """All events until so many of a kind have come; a worker loads torch first."""
-    deadline, seen = time.monotonic() + 120, []
+    deadline, seen = time.monotonic() + 120, list[Event]()
     while sum(isinstance(event, kind) for event in seen) < count:
         assert time.monotonic() < deadline, seen
         seen += executor.events(0.5)
@@ -144,8 +144,10 @@ def test_what_is_told_to_go_or_to_stop_goes_on_from_the_step_that_it_was_at(
             os.kill(worker().pid, signal.SIGTERM)
         else:
             executor.cancel(None)
-        for job, (key, ended) in zip(jobs, sorted(ends(executor, len(jobs)).items()), strict=True):
-            assert (ended.result.cause, kept_step(job, alone=together == 0)) == (cause, True), ended.result
-            assert read_result(tmp_path / key).cause is Cause.USER_STOP, "which the next sweep goes on from"
-            at[key] = int(ended.result.facts["steps"])
+        found = ends(executor, len(jobs))
+        for job in jobs:
+            result = found[job.config.key].result
+            assert (result.cause, kept_step(job, alone=together == 0)) == (cause, True), result
+            assert read_result(job.folder).cause is Cause.USER_STOP, "which the next sweep goes on from"
+            at[result.key] = int(result.facts["steps"])
         assert not any(isinstance(event, Started) for event in executor.events(0))
