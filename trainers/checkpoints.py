@@ -89,6 +89,12 @@ def complete(path: Path, key: str, progress: Progress, unlogged: Mapping[str, An
             shutil.rmtree(other, ignore_errors=True)
 
 
+def restore_reference(kept: Checkpoint, trainer: DPOTrainer) -> None:
+    """Give a reference that is trained too (`sync_ref_model`) the weights that it had."""
+    if trainer.args.sync_ref_model:
+        load_model(trainer.ref_model, kept.path / _REFERENCE)
+
+
 class KeptDPOTrainer(WarmDPOTrainer):
     """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run."""
 
@@ -123,8 +129,6 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         trainer._globalstep_last_logged = kept.unlogged["logged"]
         trainer._total_train_tokens = kept.unlogged["tokens"]
         trainer._metrics["train"].update({name: list(values) for name, values in kept.unlogged["metrics"].items()})
-        if args.sync_ref_model:
-            load_model(trainer.ref_model, kept.path / _REFERENCE)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a checkpoint where one is due; the last step is followed by the end."""

@@ -15,7 +15,7 @@ from trl import get_peft_config
 
 from studies.micro_batches import cut
 from studies.records import Cause, RunConfig, RunResult
-from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint
+from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Desk, Job
@@ -62,6 +62,8 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         if fixed:
             trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
             trainer.precompute_ref_logps = True
+        if kept is not None:
+            restore_reference(kept, trainer)
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         cause, message = watch.verdict(trainer.model)
         if job.keep_adapter and cause is Cause.FINISHED:
@@ -154,8 +156,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._step_seconds.append(time.perf_counter() - self._step_started)
-        self._heed(self._desk.decision(self._config.key), state, control)
-        if state.global_step in self._evaluation_steps and self._cause is Cause.FINISHED:
+        due = state.global_step in self._evaluation_steps
+        # A run that is stopped where it is to be measured is measured when it goes on, unless what it is measured
+        # against moves at the end of this very step: that one is stopped a step later.
+        if not (due and args.sync_ref_model):
+            self._heed(self._desk.decision(self._config.key), state, control)
+        if due and self._cause is Cause.FINISHED:
             self._evaluate(kwargs["model"], state.global_step, control)
 
     def on_log(
