@@ -92,8 +92,20 @@ class Scenario(Part):
     """A condition of the data: each field, where given, replaces the study's own."""
 
     label_flip: float | None = None
+    flip_by: Literal["chance", "length"] | None = None
+    rejected_from: Literal["own", "another"] | None = None
     rows: int | None = None
     pairs_from: Literal["same", "better", "worse"] | None = None
+
+    @property
+    def data(self) -> dict[str, Scalar]:
+        """What it changes of `DataConfig`, by name."""
+        given = {name: getattr(self, name) for name in DATA_FIELDS}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+DATA_FIELDS = ("label_flip", "flip_by", "rejected_from", "rows", "pairs_from")
+"""The fields of a scenario that are fields of `DataConfig`."""
 
 
 class Runs(Part):

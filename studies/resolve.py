@@ -116,8 +116,7 @@ def resolve_run(
 
 def scenario_data(data: DataConfig, scenario: Scenario) -> DataConfig:
     """The data as a scenario changes it."""
-    changed = {k: v for k, v in scenario.model_dump().items() if v is not None}
-    return data.model_copy(update=changed)
+    return data.model_copy(update=scenario.data)
 
 
 def possible(arm: Arm) -> dict[str, tuple[Scalar, ...]]:

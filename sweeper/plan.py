@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values
+from studies.world import source_of
 from sweeper.points import FIXED, planned_points, quota, to_knobs
 from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
@@ -90,7 +91,7 @@ def planned_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
 
 def pairs_source(spec: StudySpec) -> str:
     """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
-    return spec.data.path if spec.trainer == "dpo" else spec.trainer
+    return source_of(spec.data) if spec.trainer == "dpo" else spec.trainer
 
 
 def power_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
