@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from studies import losses as table
+from studies.data_checks import data_notices, data_problems
 from studies.parts import (
     MOST_AXES,
     Arm,
@@ -51,6 +52,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_names(spec),
         *_model(spec),
         *_data(spec),
+        *data_problems(spec),
         *place_problems(spec),
         *_output(spec),
         *_spaces(spec),
@@ -85,7 +87,7 @@ def notices(spec: StudySpec) -> tuple[str, ...]:
         found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials a stratum; 20 or more")
     if spec.scenarios and any((s.label_flip or 0.0) > 0.5 for s in spec.scenarios.values()):
         found.append("scenarios: a label_flip above 0.5 teaches the opposite of the preferences")
-    return tuple(found)
+    return (*found, *data_notices(spec))
 
 
 def budget(spec: StudySpec) -> Budget:
@@ -433,6 +435,8 @@ def _evaluation(spec: StudySpec) -> list[Problem]:
         for name in ("prompts", "max_new_tokens", "pairs", "batch_size")
         if (value := getattr(what, name)) is not None and value < 1
     ]
+    if not 0.0 < what.margin < float("inf"):
+        problems.append(Problem("evaluate.margin", f"{what.margin:g} must be a number of nats above 0"))
     if not what.at:
         problems.append(Problem("evaluate.at", "is empty: 1.0 measures at the end"))
     problems += [

@@ -128,6 +128,8 @@ class Scenario(Part):
     """
 
     label_flip: float | None = None
+    flip_by: Literal["chance", "length"] | None = None
+    rejected_from: Literal["own", "another"] | None = None
     rows: int | None = None
     pairs_from: Literal["same", "better", "worse"] | None = None
     base: Mapping[str, Any] = {}
@@ -143,7 +145,7 @@ class Scenario(Part):
         return {name: value for name, value in given.items() if value is not None}
 
 
-DATA_FIELDS = ("label_flip", "rows", "pairs_from")
+DATA_FIELDS = ("label_flip", "flip_by", "rejected_from", "rows", "pairs_from")
 """The fields of a scenario that are fields of `DataConfig`."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
+from studies.world import source_of
 from sweeper.points import FIXED, planned_points, quota, to_knobs
 from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
@@ -128,7 +129,7 @@ def _runs_in(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> int:
 
 def pairs_source(spec: StudySpec) -> str:
     """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
-    return spec.data.path if spec.trainer == "dpo" else spec.trainer
+    return source_of(spec.data) if spec.trainer == "dpo" else spec.trainer
 
 
 def _power(spec: StudySpec, arms: Mapping[str, Arm]) -> str:

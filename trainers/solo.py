@@ -67,7 +67,7 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         raise
     restore_base(trainer.model, warm)
     measured = (*watch.measurements, *watch.speed(seconds), *memory())
-    facts = {**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
+    facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
     facts["steps"] = trainer.state.global_step
     return RunResult(
         key=config.key,
