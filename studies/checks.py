@@ -13,6 +13,7 @@ from math import prod
 from studies import losses as table
 from studies.parts import MOST_AXES, Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
 from studies.places import place_problems
+from studies.probing import probe_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
 from studies.rungs import rung_problems
@@ -50,6 +51,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_evaluation(spec),
         *_runs(spec),
         *rung_problems(spec, arms),
+        *probe_problems(spec),
     ]
     if not problems:  # counting runs takes a study that is sound
         problems = _how_much(spec, arms)

@@ -124,6 +124,13 @@ class Confirm(Part):
     seeds: tuple[int, ...] = (0,)
 
 
+class Probe(Part):
+    """Every variant timed alone on the machine, in turn with the others: `rounds` runs of `steps` steps of each."""
+
+    rounds: int = 12
+    steps: int = 40
+
+
 class Objective(Part):
     """The measurement that decides which trial is best, and the bounds that a trial must keep.
 
@@ -208,6 +215,7 @@ class StudySpec(Part):
     runs: Runs = Runs()
     rungs: Rungs | None = None
     confirm: Confirm | None = None
+    probe: Probe | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: Judge | None = None
     objective: Objective = Objective()

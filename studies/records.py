@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 Scalar = float | int | str | bool | None
 
+PROBE = "probe"
+"""The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
+
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-2"
 

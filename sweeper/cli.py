@@ -451,13 +451,15 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
 
 def _records(spec: StudySpec) -> list[RunRecord]:
     from dashboards.load import load_records, store_uri
+    from studies.records import PROBE
 
     # What an earlier form of the file asked for stays in MLflow, but is not what is asked now.
     asked = {(False, b, s) for b in spec.runs.blocks for s in spec.runs.seeds}
     if spec.confirm is not None:
         asked |= {(True, b, s) for b in spec.confirm.blocks for s in spec.confirm.seeds}
     found = load_records(store_uri(None, Path.cwd()), spec.study)
-    return [r for r in found if (r.arm == "confirm", r.block, r.seed) in asked]
+    rounds = 0 if spec.probe is None else spec.probe.rounds
+    return [r for r in found if (r.seed < rounds if r.arm == PROBE else (r.arm == "confirm", r.block, r.seed) in asked)]
 
 
 def _render(table: Comparison, format: Format, width: int | None = None) -> str:

@@ -9,6 +9,7 @@ from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values
 from sweeper.points import FIXED, planned_points, quota, to_knobs
+from sweeper.rounds import probe_line
 from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
 
@@ -29,7 +30,7 @@ class PlannedArm:
 @dataclass(frozen=True)
 class Plan:
     """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
-    `rungs` are the steps where runs pause and are decided on in `brackets`.
+    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`.
     """
 
     study: str
@@ -42,6 +43,7 @@ class Plan:
     runs: int
     steps: str
     power: str
+    probe: str = ""
     brackets: tuple[PlannedBracket, ...] = ()
     rungs: tuple[int, ...] = ()
 
@@ -66,6 +68,7 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
         runs=runs,
         steps=length,
         power=power_line(spec, arms),
+        probe=probe_line(spec, arms),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
     )
