@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboards.pace import SAME_PACE, Pace
+from dashboards.reach import SHARE, Reach
 from dashboards.spaces import Space
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion
@@ -15,6 +16,7 @@ from dashboards.verdicts import Verdict
 from studies.records import METRICS, Scalar
 
 KNOBS = "Best knobs"
+TO_TARGET = f"To {SHARE:.0%}"
 WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
 )
@@ -40,18 +42,20 @@ def row_cells(table: Comparison) -> Cells:
     unit = table.rows[0].unit if table.rows else ""
     against = [f"vs {table.baseline} ({unit})", "Blocks", "Word", "P(better)"] if table.baseline else []
     timed = any(row.pace is not None for row in table.rows)
+    soon = any(row.reach is not None for row in table.rows)
     header = [
         "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}", "Margin",
-        "KL", *(["Steps/s", "Speed"] if timed else []), KNOBS, *against, "Stability", "Guide", "Guide: best for",
+        "KL", *(["Steps/s", "Speed"] if timed else []), *([TO_TARGET] if soon else []), KNOBS, *against, "Stability",
+        "Guide", "Guide: best for",
     ]  # fmt: skip
-    return Cells(header, [_row(row, several, table.baseline, timed) for row in table.rows])
+    return Cells(header, [_row(row, several, table.baseline, timed, soon) for row in table.rows])
 
 
 def _scenarios(rows: Sequence[Row]) -> bool:
     return len({row.scenario for row in rows}) > 1
 
 
-def _row(row: Row, scenario: bool, baseline: str | None, timed: bool) -> list[str]:
+def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool) -> list[str]:
     named = row.losses in ((row.variant,), ())
     return [
         row.variant if named else f"{row.variant} ({'+'.join(row.losses)})",
@@ -63,6 +67,7 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool) -> list[st
         number(row.margin),
         number(row.kl),
         *(_speed(row.pace, row.variant == baseline) if timed else []),
+        *([_to_target(row.reach)] if soon else []),
         " ".join(f"{name}={_knob(value)}" for name, value in row.knobs.items()) or "-",
         *(_against(row, row.variant == baseline) if baseline else []),
         row.stability or "-",
@@ -79,6 +84,15 @@ def _speed(pace: Pace | None, is_baseline: bool) -> list[str]:
         return [number(pace.steps_per_second), "baseline" if is_baseline else "-"]
     ratio = interval(pace.ratio).lstrip("+")
     return [number(pace.steps_per_second), f"{pace.word}{_doubt(pace.difference)} {ratio}"]
+
+
+def _to_target(reach: Reach | None) -> str:
+    """Steps and seconds to the target, and how many runs got there."""
+    if reach is None:
+        return "-"
+    seconds = "" if reach.seconds is None else f" = {number(reach.seconds)} s"
+    steps = "not reached" if reach.steps is None else f"{reach.steps} steps{seconds}"
+    return f"{steps} ({reach.reached}/{reach.runs})"
 
 
 def _doubt(difference: Difference) -> str:
@@ -217,6 +231,7 @@ def notes(table: Comparison) -> list[str]:
         *_quality_notes(table.rows),
         *_difference_notes(table),
         *_pace_notes(table.rows, table.baseline),
+        *_reach_notes(table.rows, table.baseline),
         *_count_notes(table.rows),
     ]
 
@@ -314,6 +329,15 @@ def _pace_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
     if memory:
         found.append(f"Peak memory of the timed runs: {min(memory):.0f} to {max(memory):.0f} MiB.")
     return found
+
+
+def _reach_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    if not any(row.reach is not None for row in rows):
+        return []
+    return [
+        f"{TO_TARGET}: first evaluation at or above {SHARE:.0%} of {baseline}'s mean at its end, median over confirm "
+        "runs (how many got there), known to the evaluated steps; seconds of training alone, at the timed pace."
+    ]
 
 
 def _or(numbers: Sequence[int]) -> str:

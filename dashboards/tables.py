@@ -13,6 +13,7 @@ import numpy as np
 
 from dashboards.evidence import Compared, against_baseline, confirmed_values
 from dashboards.pace import Pace, paces
+from dashboards.reach import Reach, reaches
 from dashboards.spaces import Space, space_of
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
@@ -56,7 +57,8 @@ class Row:
     objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
-    is not confirmed. `pace`: of the variant in a timed probe, None without one. `space`: what the unbiased arm says of
+    is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
+    90 % of the baseline's end. `space`: what the unbiased arm says of
     all configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
     column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
     `difference` judges.
@@ -79,6 +81,7 @@ class Row:
     margin: float | None
     kl: float | None
     pace: Pace | None
+    reach: Reach | None
     difference: Difference | None
     improvement: Estimate | None
     middle: float | None
@@ -118,14 +121,22 @@ def comparison(
     scale = scale_of(objective, source)
     compared = against_baseline(found, scale, baseline)
     places = [(s.stratum.variant, s.stratum.scenario) for s in found]
+    soon = reaches(found, scale, baseline, timed)
     rows = tuple(
-        _row(s, objective, compared.get(place), scale, timed.get(place[0]))
+        _row(s, objective, compared.get(place), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
     return Comparison(rows, baseline, verdicts(found, scale, baseline, scenarios, timed) if scenarios else ())
 
 
-def _row(found: Standing, objective: Objective, compared: Compared | None, scale: Scale, pace: Pace | None) -> Row:
+def _row(
+    found: Standing,
+    objective: Objective,
+    compared: Compared | None,
+    scale: Scale,
+    pace: Pace | None,
+    reach: Reach | None,
+) -> Row:
     records, stratum = found.records, found.stratum
     unbiased = [trial for trial in found.good if all(run.arm == "unbiased" for run in trial.runs)] or found.good
     return Row(
@@ -146,6 +157,7 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
         margin=mean_of(found.speak, "margin"),
         kl=mean_of(found.speak, "kl"),
         pace=pace,
+        reach=reach,
         difference=None if compared is None else compared.difference,
         improvement=None if compared is None else compared.improvement,
         middle=_middle(found, scale),

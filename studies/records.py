@@ -242,7 +242,8 @@ class RunRecord(Frozen):
     """One run as it is read back from the store: what tables are made of.
 
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
-    other, so that what is chosen on one half can be read on the other.
+    other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
+    steps, (step, value) in order.
     """
 
     run_id: str
@@ -261,6 +262,7 @@ class RunRecord(Frozen):
     metrics: Mapping[str, float]
     errors: Mapping[str, float]
     halves: Mapping[str, tuple[float, float]] = {}
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     facts: Mapping[str, str]
 
 
