@@ -114,7 +114,9 @@ class Probe:
         return missing
 
     def _time(self, config: RunConfig, alone: Placement) -> bool:
-        """Train one run alone and record it, again where the machine fails it. False: the probe ends here."""
+        """Train one run alone and record it, again where the machine fails it. False: the probe ends here, stopped, or
+        with a run that cannot be trained: without it no round is whole.
+        """
         for number in range(1, self._spec.resources.attempts + 1):
             if not self._may_start():
                 return False
@@ -122,12 +124,13 @@ class Probe:
             if result is None:
                 return False
             if not CONSEQUENCES[result.cause].retried:
-                self._failed += result.state is State.FAIL
-                self._trained += 1
-                return True
-        self._failed += 1
+                break
         self._trained += 1
-        self._tell_user(f"The probe ends: {config.variant} failed ({result.cause}) in every try. {result.message}")
+        if result.state is not State.FAIL:
+            return True
+        self._failed += 1
+        said = result.message.strip().partition("\n")[0]
+        self._tell_user(f"The probe ends: {config.variant} cannot be timed ({result.cause}). {said}")
         return False
 
     def _train(self, config: RunConfig, alone: Placement, number: int) -> RunResult | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,8 +16,13 @@ import pytest
 from dashboards.load import load_records
 from studies.records import PROBE, RunRecord, State
 from studies.spec import arms, load_study
+from sweeper.executors import Inline
 from sweeper.executors.devices import usable_cores
+from sweeper.probe import Probe
+from sweeper.progress import Outcome
 from sweeper.rounds import probe_round
+from sweeper.tracking import Tracker
+from trainers.interface import Placement
 
 Sweeper = Callable[..., Any]
 Run = Callable[..., Any]
@@ -225,18 +231,23 @@ def test_a_run_that_the_machine_fails_is_tried_again_and_ends_the_probe_if_that_
     shutil.rmtree(tmp_path / "runs")
     done = run(failing)
     assert done.returncode == 1
-    assert "The probe ends: robust failed (infrastructure) in every try" in done.stdout
+    assert "The probe ends: robust cannot be timed (infrastructure). OSError: no space left on device" in done.stdout
     assert len([r for r in timed(tmp_path) if r.variant == "robust"]) == 1
 
 
-def test_a_spent_budget_ends_the_probe(run: Run, tmp_path: Path) -> None:
-    """The sweep itself has spent it."""
-    run(STUDY)
-    spent = tmp_path / "runs" / "paced" / "spent.json"
-    spent.write_text(json.dumps({"device_seconds": 3600.0}))
-    done = run(PROBED.replace("trials: 2", "trials: 2, gpu_hours: 0.5"))
-    assert done.returncode == 1
-    assert "the budget of 0.5 device hours is spent" in done.stdout
+def test_a_spent_budget_ends_the_probe(empty_mlflow: Path, tmp_path: Path) -> None:
+    text = PROBED.replace("trials: 2", "trials: 2, wall_clock: 60s")
+    (tmp_path / "study.yaml").write_text(text)
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    spec = load_study(tmp_path / "study.yaml")
+    tracker = Tracker(None, tmp_path)
+    tracker.open_study(spec, text)
+    said: list[str] = []
+    began = time.monotonic() - 100
+    probe = Probe(spec, arms(spec), tracker, tmp_path / "runs" / "paced", lambda _: None, said.append, began)
+    ended = probe.run(Inline("formula"), Placement(), Outcome(8, 0, 0, stopped=False))
+    assert ended == Outcome(8, 0, 0, stopped=True)
+    assert "the wall-clock budget of 60 s is spent" in said[-1]
     assert timed(tmp_path) == []
 
 
