@@ -114,17 +114,12 @@ class Probe:
         return missing
 
     def _time(self, config: RunConfig, alone: Placement) -> bool:
-        """Train one run alone and record it, again where the machine fails it. False: the probe ends here, stopped, or
-        with a run that cannot be trained: without it no round is whole.
+        """Train one run alone and record it. False: the probe ends here, stopped, or with a run that cannot be trained:
+        without it no round is whole.
         """
-        for number in range(1, self._spec.resources.attempts + 1):
-            if not self._may_start():
-                return False
-            result = self._train(config, alone, number)
-            if result is None:
-                return False
-            if not CONSEQUENCES[result.cause].retried:
-                break
+        result = self._result_of(config, alone)
+        if result is None:
+            return False
         self._trained += 1
         if result.state is not State.FAIL:
             return True
@@ -132,6 +127,19 @@ class Probe:
         said = result.message.strip().partition("\n")[0]
         self._tell_user(f"The probe ends: {config.variant} cannot be timed ({result.cause}). {said}")
         return False
+
+    def _result_of(self, config: RunConfig, alone: Placement) -> RunResult | None:
+        """Of the last attempt; another is made, at once, where the machine fails it. None where it was stopped."""
+        number = 0
+        while self._may_start():
+            number += 1
+            result = self._train(config, alone, number)
+            if result is None or not self._again(result, number):
+                return result
+        return None
+
+    def _again(self, result: RunResult, number: int) -> bool:
+        return CONSEQUENCES[result.cause].retried and number < self._spec.resources.attempts
 
     def _train(self, config: RunConfig, alone: Placement, number: int) -> RunResult | None:
         """One attempt, recorded; None where it was stopped. The last failed one stays, earlier ones are superseded."""
@@ -146,7 +154,7 @@ class Probe:
         if result.cause is Cause.USER_STOP:
             self._tracker.supersede(run_id, "stopped before its end")
             return None
-        if CONSEQUENCES[result.cause].retried and number < self._spec.resources.attempts:
+        if self._again(result, number):
             self._tracker.supersede(run_id, f"{result.cause}: tried again")
         return result
 

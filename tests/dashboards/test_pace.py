@@ -92,7 +92,7 @@ def test_a_table_shows_ratio_interval_word_and_how_it_was_timed() -> None:
     assert rows["bco_pair"]["speed_rounds"] == "12"
     assert table.rows[2].run_ids["pace"] == tuple(f"bco_pair-{number}" for number in range(12))
     for format in ("text", "html", "json"):
-        assert "as fast" in render(table, format)  # type: ignore[arg-type]
+        assert "as fast" in render(table, format)
 
 
 def test_timed_runs_are_no_trials_failures_grids_or_controls() -> None:
