@@ -26,6 +26,7 @@ from studies.parts import (
     Values,
 )
 from studies.places import place_problems
+from studies.probing import probe_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
 from studies.rungs import rung_problems
@@ -66,6 +67,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_runs(spec),
         *scenario_problems(spec, arms),
         *rung_problems(spec, arms),
+        *probe_problems(spec),
     ]
     if not problems:  # counting runs takes a study that is sound
         problems = _how_much(spec, arms)
@@ -227,9 +229,9 @@ def _how_much(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(arms))
     runs = 0
     for name, scenario in spec.scenarios.items():
-        own = in_scenario(spec, name).runs
+        each = in_scenario(spec, name).runs
         parts = 1 if spec.mode == "search" else len(arms_in(spec, arms, name))
-        runs += (scenario.trials or trials) * parts * len(own.blocks) * len(own.seeds)
+        runs += (scenario.trials or trials) * parts * len(each.blocks) * len(each.seeds)
     if runs > _MOST_RUNS:
         text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
         problems.append(Problem("budget.trials", text))

@@ -149,6 +149,13 @@ DATA_FIELDS = ("label_flip", "flip_by", "rejected_from", "rows", "pairs_from")
 """The fields of a scenario that are fields of `DataConfig`."""
 
 
+class Probe(Part):
+    """Every variant timed alone on the machine, in turn with the others: `rounds` runs of `steps` steps of each."""
+
+    rounds: int = 12
+    steps: int = 40
+
+
 class Objective(Part):
     """The measurement that decides which trial is best, and the bounds that a trial must keep.
 
@@ -238,6 +245,7 @@ class StudySpec(Part):
     runs: Runs = Runs()
     rungs: Rungs | None = None
     confirm: Confirm | None = None
+    probe: Probe | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: Judge | None = None
     objective: Objective = Objective()

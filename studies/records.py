@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 Scalar = float | int | str | bool | None
 
+PROBE = "probe"
+"""The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
+
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-2"
 
@@ -253,7 +256,8 @@ class RunRecord(Frozen):
     """One run as it is read back from the store: what tables are made of.
 
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
-    other, so that what is chosen on one half can be read on the other.
+    other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
+    steps, (step, value) in order.
     """
 
     run_id: str
@@ -272,6 +276,7 @@ class RunRecord(Frozen):
     metrics: Mapping[str, float]
     errors: Mapping[str, float]
     halves: Mapping[str, tuple[float, float]] = {}
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     facts: Mapping[str, str]
 
 

@@ -247,7 +247,8 @@ class _PackedLinear(nn.Module):
         count = len(self.a)
         if x.shape[0] % count:
             raise Unpackable(f"a layer mixes the rows of {count} runs: it got an input of shape {tuple(x.shape)}")
-        weight, bias = self.base_layer.weight, self.base_layer.bias
+        weight: Tensor = self.base_layer.weight  # type: ignore[assignment]
+        bias: Tensor | None = self.base_layer.bias  # type: ignore[assignment]
         if isinstance(self.base_layer, Conv1D):
             weight = weight.T
         grouped = x.reshape(count, -1, x.shape[-1])
