@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from studies.records import digest
-from studies.spec import Arm, StudySpec
+from studies.spec import Arm, Scenario, StudySpec
 
 
 def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
@@ -19,7 +20,7 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
         {
             "trainer": spec.trainer,
             "data": spec.data.model_dump(mode="json", exclude_defaults=True),
-            "scenario": [spec.scenarios[scenario].data, dict(spec.scenarios[scenario].base)],
+            "scenario": _condition(spec.scenarios[scenario]),
             "evaluation": spec.evaluation.model_dump(mode="json", exclude_defaults=True),
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],
@@ -30,3 +31,8 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
             },
         }
     )
+
+
+def _condition(scenario: Scenario) -> dict[str, Any]:
+    """What a scenario changes; how much is trained in it only extends."""
+    return {**scenario.data, **({"base": dict(scenario.base)} if scenario.base else {})}

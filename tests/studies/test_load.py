@@ -439,7 +439,12 @@ def test_a_stratums_question_names_only_what_differs_from_a_default(
         folder, "variants: {sigmoid: {}}\ndata: {rows: 64}\nevaluate: {prompts: 32}\nscenarios: {a: {label_flip: 0.2}}"
     )
     asked: list[Any] = []
-    monkeypatch.setattr("sweeper.context.digest", lambda value: asked.append(value) or "digest")
+
+    def digest_of(value: Any) -> str:
+        asked.append(value)
+        return "digest"
+
+    monkeypatch.setattr("sweeper.context.digest", digest_of)
     assert context_of(spec, "a", arms(spec)) == "digest"
     parts = {name: asked[0][name] for name in ("data", "scenario", "evaluation")}
     assert parts == {"data": {"rows": 64}, "scenario": {"label_flip": 0.2}, "evaluation": {"prompts": 32}}
