@@ -19,7 +19,7 @@ from dashboards.evidence import confirmed_values, task_of_blocks
 from dashboards.pace import Pace as Timed
 from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
-from dashboards.statistics.scale import Panel, Scale
+from dashboards.statistics.scale import Panel, Scale, raw_scale
 from dashboards.statistics.stability import Failures, failures
 from dashboards.trials import Standing
 from studies.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
@@ -135,10 +135,11 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
     missing = [kind for kind in (test.situation, test.minus) if kind is not None and kind not in case.kinds]
     if missing:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}")
-    panel = _panel(case, test.situation)
+    scale = case.scale if test.metric is None else raw_scale(test.metric, case.scale.by_task, test.tie_within)
+    panel = _panel(case, test.situation, scale)
     if test.minus is not None:
-        panel = _minus(panel, _panel(case, test.minus))
-    found = compare(panel, other, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+        panel = _minus(panel, _panel(case, test.minus, scale))
+    found = compare(panel, other, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
     if variant not in found:
         return Verdict(claim, "not testable here", _unconfirmed(variant, other))
     difference = found[variant]
@@ -147,9 +148,9 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
     return Verdict(
         claim,
         _ruling(difference, test.expect),
-        _because(difference, f"{variant} {words} {other}", case.scale.unit),
+        _because(difference, f"{variant} {words} {other}", scale.unit),
         difference.estimate,
-        case.scale.unit,
+        scale.unit if test.metric is None else test.metric,
         run_ids=ids,
     )
 
@@ -158,7 +159,7 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     if situation not in case.kinds:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
     rivals = case.rivals(variant)
-    panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
+    panel = {name: of for name, of in _panel(case, situation, case.scale).items() if name == variant or name in rivals}
     found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
     if not found:
         return Verdict(claim, "not testable here", _unconfirmed(variant, "another"))
@@ -175,11 +176,11 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     return Verdict(claim, ruling, because, found[top].estimate, f"{case.scale.unit}, of {top}", run_ids=ids)
 
 
-def _panel(case: Case, situation: Situation) -> Panel:
+def _panel(case: Case, situation: Situation, scale: Scale) -> Panel:
     """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
     found: dict[str, dict[int, float]] = {}
     for variant in case.variants:
-        columns = [confirmed_values(s, case.scale) for s in case.of(variant, situation)]
+        columns = [confirmed_values(s, scale) for s in case.of(variant, situation)]
         blocks = set.intersection(*map(set, columns)) if columns else set()
         if blocks:
             found[variant] = {b: sum(column[b] for column in columns) / len(columns) for b in sorted(blocks)}

@@ -54,9 +54,10 @@ def run(spec: StudySpec, arm: str, scenario: str = "clean", seed: int = 0, **kno
 # --- shipped studies ---------------------------------------------------------------------------------------------
 
 
-def test_five_studies_ship_and_each_loads_and_plans() -> None:
+def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
     shipped = shipped_studies()
-    assert list(shipped) == ["quickstart", "beta-lr-grid", "lora-7b", "mixture", "smollm2"]
+    asked_for = ["quickstart", "guide", "guide-small", "noise", "beta", "mixtures", "presets"]
+    assert set(shipped) == {*asked_for, "beta-lr-grid", "lora-7b", "mixture", "smollm2"}
     for name, file in shipped.items():
         spec = load_study(name)
         assert spec.study == file.stem
