@@ -79,7 +79,10 @@ class Probe:
         planned = sum(map(len, rounds))
         self._done = reused = planned - sum(map(len, missing))
         if missing and not self._closing:
-            self._tell_user(f"Timing {len(self._arms)} variants alone, in turn, {len(missing)} rounds ...")
+            self._tell_user(
+                f"Timing {len(self._arms)} variants alone, in turn, {len(missing)} rounds. Leave the machine alone: "
+                "other work on it widens the intervals until nothing can be said."
+            )
         for config in (config for configs in missing for config in configs):
             self._show(Progress(planned, self._done, 1, self._failed, 0, None, self._left(planned), "timed runs"))
             if not self._time(config, alone):
