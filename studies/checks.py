@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from studies import losses as table
+from studies.expectations import expectation_problems
 from studies.parts import MOST_AXES, Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
 from studies.places import place_problems
 from studies.records import METRICS
@@ -47,6 +48,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_sampling(spec, arms),
         *_resources(spec),
         *_objective(spec, arms),
+        *expectation_problems(spec),
         *_evaluation(spec),
         *_runs(spec),
         *rung_problems(spec, arms),

@@ -33,6 +33,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "rungs": parts.Rungs,
     "confirm": parts.Confirm,
     "variants.*": parts.Variant,
+    "variants.*.expect": parts.Expectation,
     "scenarios.*": parts.Scenario,
 }
 # Stands in for what must be given and is missing, so that the rest can be checked.
