@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dashboards.expectations import Finding
 from dashboards.spaces import Space
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.tables import Comparison, Quality, Row
@@ -15,8 +16,9 @@ from studies.records import METRICS, Scalar
 KNOBS = "Best knobs"
 WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
+    | {"Expected", "Found"}
 )
-LEFT = WORDS | {"Loss", "Scenario", KNOBS}
+LEFT = WORDS | {"Loss", "Scenario", KNOBS, "Control", "Held"}
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,16 @@ def _claim(verdict: Verdict) -> list[str]:
         "-" if verdict.failures is None else share(verdict.failures),
         verdict.because,
     ]
+
+
+def control_cells(controls: Sequence[Finding]) -> Cells:
+    """The controls, one a row."""
+    held = {True: "yes", False: "NO", None: "not yet"}
+    header = ["Control", "Scenario", "Expected", "Found", "n", "Held"]
+    return Cells(
+        header,
+        [[c.control, c.scenario, c.expected, c.found, f"{c.n} {c.unit}", held[c.held]] for c in controls],
+    )
 
 
 def share(of: Proportion) -> str:

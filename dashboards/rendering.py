@@ -10,7 +10,19 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, notes, row_cells, space_cells, space_notes
+from dashboards.cells import (
+    LEFT,
+    WORDS,
+    Cells,
+    claim_cells,
+    control_cells,
+    guide_cells,
+    notes,
+    row_cells,
+    space_cells,
+    space_notes,
+)
+from dashboards.expectations import Finding
 from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
@@ -36,9 +48,10 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
     match format:
         case "json":
             whole = {"baseline": table.baseline, "rows": table.rows, "verdicts": table.verdicts}
+            whole |= {"controls": table.controls}
             return json.dumps(whole, indent=2, default=asdict) + "\n"
         case "csv":
-            return _csv(table.rows)
+            return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
             return _markdown(table)
         case "html":
@@ -94,6 +107,8 @@ def _text(table: Comparison, width: int) -> str:
     spaces = space_cells(table)
     if spaces.rows:
         shown += ["", *(_rich_table(spaces.columns(part)) for part in _parts(spaces, width)), *space_notes(table)]
+    controls = control_cells(table.controls)
+    shown += ["", "Controls", _rich_table(controls)] if controls.rows else []
     given = [v for v in table.verdicts if v.ruling != "not testable here"]
     shown += ["", _rich_table(guide_cells(table.verdicts)), _rich_table(claim_cells(given))] if given else []
     return _printed([*shown, *_not_testable(table.verdicts)], width)
@@ -148,7 +163,7 @@ def _rich_table(cells: Cells) -> RichTable:
             justify="left" if name in LEFT else "right",
             no_wrap=name == "Loss",
             min_width=longest_word,
-            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why"} else None,
+            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why", "Expected", "Found"} else None,
         )
     for row in cells.rows:
         table.add_row(*row)
@@ -163,6 +178,8 @@ def _markdown(table: Comparison) -> str:
     spaces, claims = space_cells(table), claim_cells(table.verdicts)
     if spaces.rows:
         parts += ["", _markdown_table(spaces), "", *_bullets(space_notes(table))]
+    if table.controls:
+        parts += ["", "Controls:", "", _markdown_table(control_cells(table.controls))]
     if claims.rows:
         parts += ["", "What the guide says, and what was found:", "", _markdown_table(guide_cells(table.verdicts)), ""]
         parts += [_markdown_table(claims)]
@@ -196,7 +213,9 @@ def _html(table: Comparison) -> str:
     found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
     spaces = space_cells(table)
     space = _html_table(spaces, [{}] * len(spaces.rows)) + _html_list(space_notes(table)) if spaces.rows else ""
-    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{found if table.verdicts else ''}")
+    controls = _html_table(control_cells(table.controls), [{"runs": c.run_ids} for c in table.controls])
+    section = f"<h2>Controls</h2>{controls}" if table.controls else ""
+    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{section}{found if table.verdicts else ''}")
 
 
 def _html_list(notes: Sequence[str]) -> str:
@@ -249,3 +268,15 @@ def _csv(rows: Sequence[Row]) -> str:
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip
     return out.getvalue()
+
+
+def _controls_csv(controls: Sequence[Finding]) -> str:
+    """The controls as a table of their own behind an empty line; nothing where the study has none."""
+    if not controls:
+        return ""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["control", "scenario", "expected", "found", "n", "unit", "held", "run_ids"])
+    for c in controls:
+        writer.writerow([c.control, c.scenario, c.expected, c.found, c.n, c.unit, c.held, " ".join(c.run_ids)])
+    return "\n" + out.getvalue()

@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
+from dashboards.expectations import Curves, Finding, findings
 from dashboards.spaces import Space, space_of
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
@@ -22,7 +24,7 @@ from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standi
 from dashboards.verdicts import Verdict, verdicts
 from studies.claims import Column, guide_words
 from studies.records import Cause, RunRecord, Scalar, State
-from studies.spec import Objective, Scenario
+from studies.spec import Expectation, Objective, Scenario
 
 Basis = Literal["confirmed", "selected"]
 
@@ -91,11 +93,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table: its rows, the variant that they are compared with (None: with none), and the verdicts."""
+    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, and what
+    became of the study's controls.
+    """
 
     rows: tuple[Row, ...]
     baseline: str | None
     verdicts: tuple[Verdict, ...]
+    controls: tuple[Finding, ...] = ()
 
 
 def comparison(
@@ -106,17 +111,26 @@ def comparison(
     baseline: str | None = None,
     source: str = "",
     scenarios: Mapping[str, Scenario] | None = None,
+    expectations: Mapping[str, Expectation] | None = None,
+    curves: Curves | None = None,
+    confirm_blocks: int | None = None,
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
-    study's, by name; without them no claim of the guide can be told to belong to one.
+    study's, by name; without them no claim of the guide can be told to belong to one. `expectations`: variant ->
+    what must come out of it; `curves` of the runs that must equal others. `confirm_blocks`: on how many the study
+    confirms, which is what a pool is dealt for.
     """
     found = standings(records, objective, strata)
     scale = scale_of(objective, source)
     compared = against_baseline(found, scale, baseline)
     rows = tuple(_row(s, objective, compared.get((s.stratum.variant, s.stratum.scenario)), scale) for s in found)
-    return Comparison(rows, baseline, verdicts(found, scale, baseline, scenarios) if scenarios else ())
+    controls = (
+        *findings(found, expectations or {}, scale, curves or {}),
+        *pool_findings(found, objective, scale, confirm_blocks),
+    )
+    return Comparison(rows, baseline, verdicts(found, scale, baseline, scenarios) if scenarios else (), controls)
 
 
 def _row(found: Standing, objective: Objective, compared: Compared | None, scale: Scale) -> Row:
