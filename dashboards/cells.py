@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from dashboards.budgets import AtBudget
 from dashboards.expectations import Finding
 from dashboards.spaces import Space
+from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.tables import Comparison, Quality, Row
 from dashboards.verdicts import Verdict
@@ -18,7 +20,7 @@ WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
     | {"Expected", "Found"}
 )
-LEFT = WORDS | {"Loss", "Scenario", KNOBS, "Control", "Held"}
+LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", KNOBS}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,34 @@ class Cells:
     def columns(self, which: Sequence[int]) -> Cells:
         """Some of its columns."""
         return Cells([self.header[i] for i in which], [[row[i] for i in which] for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its title (none for the first), its table, the runs behind each row, and notes under it."""
+
+    title: str
+    cells: Cells
+    notes: Sequence[str] = ()
+    runs: Sequence[Mapping[str, Sequence[str]]] = field(default=())
+
+
+def sections(table: Comparison) -> list[Section]:
+    """The parts of the comparison that have something to show, in reading order; the guide's claims come after."""
+    parts = [
+        Section("", row_cells(table), notes(table), [r.run_ids for r in table.rows]),
+        Section(
+            "At equal KL",
+            budget_cells(table),
+            budget_notes(table),
+            [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None],
+        ),
+        Section("Over the whole space", space_cells(table), space_notes(table)),
+        Section(
+            "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
+        ),
+    ]
+    return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
 
 
 def row_cells(table: Comparison) -> Cells:
@@ -62,7 +92,7 @@ def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
         number(row.margin),
         number(row.kl),
         number(row.steps_per_second),
-        " ".join(f"{name}={_knob(value)}" for name, value in row.knobs.items()) or "-",
+        _knobs(row.knobs),
         *(_against(row, row.variant == baseline) if baseline else []),
         row.stability or "-",
         ", ".join(word for column, word in row.guide.items() if column != "Best for") or "-",
@@ -75,9 +105,8 @@ def _against(row: Row, is_baseline: bool) -> list[str]:
     difference = row.difference
     if difference is None:
         return ["-", "-", "baseline" if is_baseline else "-", "-"]
-    word = difference.word + ("" if difference.is_general else "~" if difference.is_robust else "?")
     better = "-" if row.improvement is None else f"{row.improvement.value:.2f}"
-    return [interval(difference.estimate), str(difference.estimate.blocks), word, better]
+    return [interval(difference.estimate), str(difference.estimate.blocks), _word(difference), better]
 
 
 def space_cells(table: Comparison) -> Cells:
@@ -117,6 +146,53 @@ def _plain(e: Estimate) -> str:
     return interval(e).lstrip("+") if e.low is not None else number(e.value)
 
 
+def budget_cells(table: Comparison) -> Cells:
+    """The strata at each KL budget of the confirm phase, a row each that has a trial there."""
+    rows = [row for row in table.at_kl if row.trial is not None]
+    several = len({row.scenario for row in rows}) > 1
+    unit = rows[0].unit if rows else ""
+    against = [f"vs {table.baseline} ({unit})", "Blocks", "Word"] if table.baseline else []
+    header = ["KL at most", "Loss", *(["Scenario"] if several else []), f"Confirmed ({unit})", "KL", *against, KNOBS]
+    return Cells(header, [_at_budget(row, several, table.baseline) for row in rows])
+
+
+def _at_budget(row: AtBudget, scenario: bool, baseline: str | None) -> list[str]:
+    against: list[str] = []
+    if baseline:
+        against = ["-", "-", "baseline" if row.variant == baseline else "-"]
+    if baseline and row.compared is not None:
+        difference = row.compared.difference
+        against = [interval(difference.estimate), str(difference.estimate.blocks), _word(difference)]
+    return [
+        f"{row.budget:g}",
+        row.variant,
+        *([row.scenario] if scenario else []),
+        "-" if row.value is None else _plain(row.value),
+        number(row.kl),
+        *against,
+        _knobs(row.knobs),
+    ]
+
+
+def budget_notes(table: Comparison) -> list[str]:
+    """What a reader must know of `budget_cells`; nothing where they are empty."""
+    if not any(row.trial is not None for row in table.at_kl):
+        return []
+    return [
+        "KL at most: for each loss the trial with the best objective among those whose mean KL kept the budget, "
+        "trained again on fresh blocks and seeds; KL is that of the fresh runs. Holm over the losses of one budget."
+    ]
+
+
+def _word(difference: Difference) -> str:
+    """The word of a difference, marked where it leans on one task: see `_difference_notes`."""
+    return difference.word + ("" if difference.is_general else "~" if difference.is_robust else "?")
+
+
+def _knobs(knobs: Mapping[str, Scalar]) -> str:
+    return " ".join(f"{name}={_knob(value)}" for name, value in knobs.items()) or "-"
+
+
 def guide_cells(verdicts: Sequence[Verdict]) -> Cells:
     """The guide's own table, each of its words with the verdict on it."""
     columns = ("Speed", "Stability", "Best for")
@@ -147,14 +223,16 @@ def _claim(verdict: Verdict) -> list[str]:
     ]
 
 
+CONTROL_NOTES = (
+    "A control's answer is known beforehand: where one is not held, other numbers of this study may be wrong as well.",
+)
+
+
 def control_cells(controls: Sequence[Finding]) -> Cells:
     """The controls, one a row."""
     held = {True: "yes", False: "NO", None: "not yet"}
-    header = ["Control", "Scenario", "Expected", "Found", "n", "Held"]
-    return Cells(
-        header,
-        [[c.control, c.scenario, c.expected, c.found, f"{c.n} {c.unit}", held[c.held]] for c in controls],
-    )
+    rows = [[c.control, c.scenario, c.expected, c.found, f"{c.n} {c.unit}", held[c.held]] for c in controls]
+    return Cells(["Control", "Scenario", "Expected", "Found", "n", "Held"], rows)
 
 
 def share(of: Proportion) -> str:

@@ -5,23 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from dashboards.cells import (
-    LEFT,
-    WORDS,
-    Cells,
-    claim_cells,
-    control_cells,
-    guide_cells,
-    notes,
-    row_cells,
-    space_cells,
-    space_notes,
-)
+from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, sections
 from dashboards.expectations import Finding
 from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
@@ -36,7 +25,7 @@ Format = Literal["text", "markdown", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 # Width of a text table where nobody says how wide the screen is.
 WIDE = 170
-NAMING = ("Loss", "Scenario")
+NAMING = ("KL at most", "Loss", "Scenario")
 WRAPPED, GAP = 20, 2
 
 
@@ -47,9 +36,8 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
     """
     match format:
         case "json":
-            whole = {"baseline": table.baseline, "rows": table.rows, "verdicts": table.verdicts}
-            whole |= {"controls": table.controls}
-            return json.dumps(whole, indent=2, default=asdict) + "\n"
+            whole = asdict(table)
+            return json.dumps(whole, indent=2) + "\n"
         case "csv":
             return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
@@ -101,14 +89,11 @@ def _grids_csv(found: Sequence[Grid]) -> str:
 
 def _text(table: Comparison, width: int) -> str:
     """The rows, on a narrow screen in several tables under each other, then the verdicts that the study can give."""
-    rows = row_cells(table)
-    shown: list[RichTable | str] = [_rich_table(rows.columns(part)) for part in _parts(rows, width)]
-    shown += notes(table)
-    spaces = space_cells(table)
-    if spaces.rows:
-        shown += ["", *(_rich_table(spaces.columns(part)) for part in _parts(spaces, width)), *space_notes(table)]
-    controls = control_cells(table.controls)
-    shown += ["", "Controls", _rich_table(controls)] if controls.rows else []
+    shown: list[RichTable | str] = []
+    for section in sections(table):
+        shown += ["", section.title] if section.title else []
+        shown += [_rich_table(section.cells.columns(part)) for part in _parts(section.cells, width)]
+        shown += section.notes
     given = [v for v in table.verdicts if v.ruling != "not testable here"]
     shown += ["", _rich_table(guide_cells(table.verdicts)), _rich_table(claim_cells(given))] if given else []
     return _printed([*shown, *_not_testable(table.verdicts)], width)
@@ -174,12 +159,11 @@ def _rich_table(cells: Cells) -> RichTable:
 
 
 def _markdown(table: Comparison) -> str:
-    parts = [_markdown_table(row_cells(table)), "", *_bullets(notes(table))]
-    spaces, claims = space_cells(table), claim_cells(table.verdicts)
-    if spaces.rows:
-        parts += ["", _markdown_table(spaces), "", *_bullets(space_notes(table))]
-    if table.controls:
-        parts += ["", "Controls:", "", _markdown_table(control_cells(table.controls))]
+    parts: list[str] = []
+    for section in sections(table):
+        parts += ["", f"{section.title}:", ""] if section.title else []
+        parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]
+    claims = claim_cells(table.verdicts)
     if claims.rows:
         parts += ["", "What the guide says, and what was found:", "", _markdown_table(guide_cells(table.verdicts)), ""]
         parts += [_markdown_table(claims)]
@@ -205,17 +189,17 @@ _STYLE = (
 
 def _html(table: Comparison) -> str:
     """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
-    rows = _html_table(row_cells(table), [{name: ids for name, ids in r.run_ids.items() if ids} for r in table.rows])
+    parts = []
+    for section in sections(table):
+        parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
+        runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
+        parts += [_html_table(section.cells, runs or [{}] * len(section.cells.rows)), _html_list(section.notes)]
     claims = _html_table(
         claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
     )
     guide = guide_cells(table.verdicts)
     found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
-    spaces = space_cells(table)
-    space = _html_table(spaces, [{}] * len(spaces.rows)) + _html_list(space_notes(table)) if spaces.rows else ""
-    controls = _html_table(control_cells(table.controls), [{"runs": c.run_ids} for c in table.controls])
-    section = f"<h2>Controls</h2>{controls}" if table.controls else ""
-    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{section}{found if table.verdicts else ''}")
+    return _page("Comparison", "".join(parts) + (found if table.verdicts else ""))
 
 
 def _html_list(notes: Sequence[str]) -> str:
@@ -229,7 +213,7 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _html_table(cells: Cells, runs: Sequence[dict[str, tuple[str, ...]]]) -> str:
+def _html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str:
     kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
     head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
     body = []

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from dashboards.budgets import AtBudget, at_budgets
 from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
 from dashboards.expectations import Curves, Finding, findings
@@ -93,13 +94,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, and what
-    became of the study's controls.
+    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
+    at each KL budget that was confirmed, and what became of the study's controls.
     """
 
     rows: tuple[Row, ...]
     baseline: str | None
     verdicts: tuple[Verdict, ...]
+    at_kl: tuple[AtBudget, ...] = ()
     controls: tuple[Finding, ...] = ()
 
 
@@ -111,6 +113,7 @@ def comparison(
     baseline: str | None = None,
     source: str = "",
     scenarios: Mapping[str, Scenario] | None = None,
+    kl_budgets: Sequence[float] = (),
     expectations: Mapping[str, Expectation] | None = None,
     curves: Curves | None = None,
     confirm_blocks: int | None = None,
@@ -118,19 +121,22 @@ def comparison(
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
-    study's, by name; without them no claim of the guide can be told to belong to one. `expectations`: variant ->
-    what must come out of it; `curves` of the runs that must equal others. `confirm_blocks`: on how many the study
-    confirms, which is what a pool is dealt for.
+    study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
+    confirm phase. `expectations`: variant -> what must come out of it; `curves` of the runs that must equal others;
+    `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt.
     """
+    records = tuple(records)
     found = standings(records, objective, strata)
     scale = scale_of(objective, source)
     compared = against_baseline(found, scale, baseline)
     rows = tuple(_row(s, objective, compared.get((s.stratum.variant, s.stratum.scenario)), scale) for s in found)
+    rulings = verdicts(found, scale, baseline, scenarios) if scenarios else ()
     controls = (
         *findings(found, expectations or {}, scale, curves or {}),
         *pool_findings(found, objective, scale, confirm_blocks),
     )
-    return Comparison(rows, baseline, verdicts(found, scale, baseline, scenarios) if scenarios else (), controls)
+    at_kl = at_budgets(records, objective, strata, kl_budgets, scale, baseline)
+    return Comparison(rows, baseline, rulings, at_kl, controls)
 
 
 def _row(found: Standing, objective: Objective, compared: Compared | None, scale: Scale) -> Row:

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from studies import losses as table
 from studies.expectations import expectation_problems
-from studies.parts import MOST_AXES, Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
+from studies.parts import (
+    MOST_AXES,
+    Arm,
+    Budget,
+    Confirm,
+    Distribution,
+    FloatRange,
+    IntRange,
+    Runs,
+    Simplex,
+    StudySpec,
+    Values,
+)
 from studies.places import place_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
 from studies.rungs import rung_problems
+from studies.scenarios import arms_in, in_scenario, scenario_problems
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONGEST_NAME = 64
@@ -51,6 +64,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *expectation_problems(spec),
         *_evaluation(spec),
         *_runs(spec),
+        *scenario_problems(spec, arms),
         *rung_problems(spec, arms),
     ]
     if not problems:  # counting runs takes a study that is sound
@@ -211,7 +225,11 @@ def _how_much(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     grids = [_grid_size(arm) for arm in arms.values()] if spec.sampler == "grid" else []
     trials = spec.budget.trials if not grids or "trials" in spec.budget.model_fields_set else max(grids)
     strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(arms))
-    runs = trials * strata * len(spec.runs.blocks) * len(spec.runs.seeds)
+    runs = 0
+    for name, scenario in spec.scenarios.items():
+        own = in_scenario(spec, name).runs
+        parts = 1 if spec.mode == "search" else len(arms_in(spec, arms, name))
+        runs += (scenario.trials or trials) * parts * len(own.blocks) * len(own.seeds)
     if runs > _MOST_RUNS:
         text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
         problems.append(Problem("budget.trials", text))
@@ -428,13 +446,48 @@ def _evaluation(spec: StudySpec) -> list[Problem]:
 
 
 def _runs(spec: StudySpec) -> list[Problem]:
-    problems = []
-    groups: list[tuple[str, Sequence[int]]] = [("runs.blocks", spec.runs.blocks), ("runs.seeds", spec.runs.seeds)]
+    problems = _blocks_and_seeds("", spec.runs, spec.confirm)
     if spec.confirm is not None:
-        groups += [("confirm.blocks", spec.confirm.blocks), ("confirm.seeds", spec.confirm.seeds)]
-        if spec.confirm.top < 1:
-            problems.append(Problem("confirm.top", f"{spec.confirm.top} must be at least 1, or leave confirm out"))
-        problems += _stale_confirm(spec.runs.blocks, spec.runs.seeds, spec.confirm.blocks, spec.confirm.seeds)
+        problems += _kl_budgets("", spec.confirm, spec)
+    for name, scenario in spec.scenarios.items():
+        own = in_scenario(spec, name)
+        if scenario.runs is not None or scenario.confirm is not None:
+            problems += _blocks_and_seeds(f"scenarios.{name}.", own.runs, own.confirm)
+        if scenario.confirm is not None:
+            problems += _kl_budgets(f"scenarios.{name}.", scenario.confirm, spec)
+    return problems
+
+
+def _kl_budgets(where: str, confirm: Confirm, spec: StudySpec) -> list[Problem]:
+    """KL budgets at which trials are to be confirmed; the one that the table's rows are about must be among them."""
+    kl, path = confirm.kl, f"{where}confirm.kl"
+    if not kl:
+        return []
+    if any(not 0.0 < budget < float("inf") for budget in kl) or len(set(kl)) < len(kl):
+        return [Problem(path, f"{list(kl)} must be positive numbers of nats a sequence, each once")]
+    bounds = dict(spec.objective.constraints.get("kl", {}))
+    if bounds.get("max") not in kl:
+        said = f"{bounds['max']:g}" if "max" in bounds else "no bound"
+        text = f"{list(kl)} must hold the bound of objective.constraints.kl.max ({said}), which the rows are judged at"
+        return [Problem(path, text)]
+    if confirm.top != 1:
+        return [
+            Problem(f"{where}confirm.top", f"{confirm.top} does nothing beside kl: one trial a budget is confirmed")
+        ]
+    return []
+
+
+def _blocks_and_seeds(where: str, runs: Runs, confirm: Confirm | None) -> list[Problem]:
+    problems = []
+    groups: list[tuple[str, Sequence[int]]] = [
+        (f"{where}runs.blocks", runs.blocks),
+        (f"{where}runs.seeds", runs.seeds),
+    ]
+    if confirm is not None:
+        groups += [(f"{where}confirm.blocks", confirm.blocks), (f"{where}confirm.seeds", confirm.seeds)]
+        if confirm.top < 1:
+            problems.append(Problem(f"{where}confirm.top", f"{confirm.top} must be at least 1, or leave confirm out"))
+        problems += _stale_confirm(f"{where}confirm.blocks", runs, confirm)
     for path, numbers in groups:
         if not numbers:
             problems.append(Problem(path, "is empty: give at least one whole number"))
@@ -445,17 +498,11 @@ def _runs(spec: StudySpec) -> list[Problem]:
     return problems
 
 
-def _stale_confirm(
-    blocks: Iterable[int], seeds: Iterable[int], confirm_blocks: Iterable[int], confirm_seeds: Iterable[int]
-) -> list[Problem]:
+def _stale_confirm(path: str, runs: Runs, confirm: Confirm) -> list[Problem]:
     """Runs that the confirm phase would share with the search it is to confirm."""
-    searched = {(block, seed) for block in blocks for seed in seeds}
-    again = sorted(searched & {(block, seed) for block in confirm_blocks for seed in confirm_seeds})
+    searched = {(block, seed) for block in runs.blocks for seed in runs.seeds}
+    again = sorted(searched & {(block, seed) for block in confirm.blocks for seed in confirm.seeds})
     if not again:
         return []
     block, seed = again[0]
-    return [
-        Problem(
-            "confirm.blocks", f"block {block} with seed {seed} is already in runs: the best is confirmed on fresh ones"
-        )
-    ]
+    return [Problem(path, f"block {block} with seed {seed} is already in runs: the best is confirmed on fresh ones")]

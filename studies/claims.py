@@ -18,6 +18,8 @@ Situation = Literal["clean", "flipped", "small", "worse", "better"]
 """Kinds of scenarios: the data as they are; labels flipped; few pairs; pairs from a worse or a better writer."""
 
 FEW_PAIRS = 256
+# Settings of a scenario that leave it of its kind: how long it is trained.
+_LONGER = frozenset({"max_steps", "num_train_epochs"})
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,8 @@ def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, 
     """Which of a study's scenarios are of which kind; one that changes several things at once is of none."""
     found: dict[Situation, tuple[str, ...]] = {}
     for name, scenario in scenarios.items():
-        changed = {key: value for key, value in scenario.model_dump(exclude_none=True).items() if value}
-        kind = _kind(changed)
+        changed = {key: value for key, value in scenario.data.items() if value}
+        kind = _kind(changed) if scenario.base.keys() <= _LONGER else None
         if kind is not None:
             found[kind] = (*found.get(kind, ()), name)
     return found

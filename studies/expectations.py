@@ -56,6 +56,8 @@ def _equals(spec: StudySpec, name: str, expected: Expectation, path: str) -> lis
         near = suggest(str(other), spec.variants)
         text = f"{other!r} is no variant{near}; there are {', '.join(spec.variants)}"
         problems.append(Problem(f"{path}.equals", text))
+    elif not any(s.variants is None or {name, other} <= set(s.variants) for s in spec.scenarios.values()):
+        problems.append(Problem(f"{path}.equals", f"no scenario has both {name} and {other}: add one to the other's"))
     if not (isfinite(expected.within) and expected.within >= 0.0):
         problems.append(Problem(f"{path}.within", f"{expected.within:g} must be 0, for exactly, or a small number"))
     if spec.sampler in ("tpe", "sobol+tpe"):

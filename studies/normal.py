@@ -41,6 +41,8 @@ def normal_study(raw: Mapping[Any, Any]) -> dict[Any, Any]:
     for group in ("variants", "scenarios"):  # `sigmoid:` with nothing after it is an empty mapping
         if isinstance(study.get(group), Mapping):
             study[group] = {name: {} if value is None else value for name, value in study[group].items()}
+    if isinstance(study.get("scenarios"), Mapping):
+        study["scenarios"] = {name: _scenario(value) for name, value in study["scenarios"].items()}
     if isinstance(study.get("variants"), Mapping):
         shared = study.get("space") if isinstance(study.get("space"), Mapping) else {}
         study["variants"] = {name: _variant(value, shared or {}) for name, value in study["variants"].items()}
@@ -96,6 +98,12 @@ def _variant(value: Any, shared: Mapping[Any, Any]) -> Any:
             for point in variant["points"]
         ]
     return variant
+
+
+def _scenario(value: Any) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(value.get("base"), Mapping):
+        return value
+    return {**value, "base": normal_settings(value["base"])}
 
 
 def _merged(own: Any, shared: Any) -> Any:

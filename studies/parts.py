@@ -105,14 +105,6 @@ class Variant(Part):
     expect: Expectation | None = None
 
 
-class Scenario(Part):
-    """A condition of the data: each field, where given, replaces the study's own."""
-
-    label_flip: float | None = None
-    rows: int | None = None
-    pairs_from: Literal["same", "better", "worse"] | None = None
-
-
 class Runs(Part):
     """The runs of every trial: one for each block and seed."""
 
@@ -134,11 +126,42 @@ class Rungs(Part):
 
 
 class Confirm(Part):
-    """The best `top` trials of each stratum trained again on fresh blocks and seeds."""
+    """The best `top` trials of each stratum trained again on fresh blocks and seeds.
+
+    `kl`: budgets in nats a sequence; with them it is, for each, the best trial whose mean KL keeps it.
+    """
 
     top: int = 1
+    kl: tuple[float, ...] = ()
     blocks: tuple[int, ...] = (1, 2, 3, 4, 5)
     seeds: tuple[int, ...] = (0,)
+
+
+class Scenario(Part):
+    """A condition of the data or of the training: each field, where given, replaces the study's own.
+
+    `base`: settings for every variant, such as more steps; not knobs of a loss. `variants`: those that take part;
+    `trials`: of each of them; `runs` and `confirm`: which blocks and seeds.
+    """
+
+    label_flip: float | None = None
+    rows: int | None = None
+    pairs_from: Literal["same", "better", "worse"] | None = None
+    base: Mapping[str, Any] = {}
+    variants: tuple[str, ...] | None = None
+    trials: int | None = None
+    runs: Runs | None = None
+    confirm: Confirm | None = None
+
+    @property
+    def data(self) -> dict[str, Scalar]:
+        """What it changes of `DataConfig`, by name."""
+        given = {name: getattr(self, name) for name in DATA_FIELDS}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+DATA_FIELDS = ("label_flip", "rows", "pairs_from")
+"""The fields of a scenario that are fields of `DataConfig`."""
 
 
 class Objective(Part):
@@ -152,6 +175,11 @@ class Objective(Part):
     direction: Literal["maximize", "minimize"] = "maximize"
     constraints: Mapping[str, Mapping[str, float]] = {}
     tie_within: float | None = None
+
+    def within_kl(self, budget: float) -> Objective:
+        """The same with another bound on the KL, in nats a sequence."""
+        kl = {**self.constraints.get("kl", {}), "max": budget}
+        return self.model_copy(update={"constraints": {**self.constraints, "kl": kl}})
 
 
 class Budget(Part):

@@ -94,7 +94,7 @@ def resolve_run(
     Raises ValueError for weights that are not those of the arm's mixture, KeyError for an unknown scenario.
     """
     weights = table.weights_from_knobs(arm.losses, knobs)
-    settings: dict[str, Any] = dict(arm.settings)
+    settings: dict[str, Any] = {**arm.settings, **spec.scenarios[scenario].base}
     settings.update({k: coerce(k, v) for k, v in knobs.items() if not k.startswith("loss_weights.")})
     if weights is not None:
         settings["loss_weights"] = list(weights)
@@ -116,8 +116,7 @@ def resolve_run(
 
 def scenario_data(data: DataConfig, scenario: Scenario) -> DataConfig:
     """The data as a scenario changes it."""
-    changed = {k: v for k, v in scenario.model_dump().items() if v is not None}
-    return data.model_copy(update=changed)
+    return data.model_copy(update=scenario.data)
 
 
 def possible(arm: Arm) -> dict[str, tuple[Scalar, ...]]:

@@ -29,6 +29,7 @@ from studies.parts import (
     Variant,
 )
 from studies.resolve import arms, resolve_run, scenario_data
+from studies.scenarios import arms_in, in_scenario
 
 __all__ = [
     "MOST_AXES",
@@ -52,7 +53,9 @@ __all__ = [
     "Values",
     "Variant",
     "arms",
+    "arms_in",
     "foreign_code",
+    "in_scenario",
     "load_study",
     "not_yet",
     "resolve_run",

@@ -35,6 +35,8 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "variants.*": parts.Variant,
     "variants.*.expect": parts.Expectation,
     "scenarios.*": parts.Scenario,
+    "scenarios.*.runs": parts.Runs,
+    "scenarios.*.confirm": parts.Confirm,
 }
 # Stands in for what must be given and is missing, so that the rest can be checked.
 _STAND_IN: Mapping[str, Any] = {"study": "unnamed", "base": {}, "variants": {}}

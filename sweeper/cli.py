@@ -432,14 +432,21 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
     from dashboards.load import load_steps, store_uri
     from dashboards.tables import comparison
     from dashboards.trials import Stratum
+    from studies.spec import arms_in, in_scenario
     from sweeper.plan import pairs_source
     from sweeper.points import quota
 
-    each = len(spec.runs.blocks) * len(spec.runs.seeds)
     strata = [
-        Stratum(arm.name, scenario, arm.losses, 0 if spec.mode == "search" else quota(spec, arm), each)
+        Stratum(
+            arm.name,
+            scenario,
+            arm.losses,
+            0 if spec.mode == "search" else quota(own, arm),
+            len(own.runs.blocks) * len(own.runs.seeds),
+        )
         for scenario in spec.scenarios
-        for arm in arms.values()
+        if (own := in_scenario(spec, scenario))
+        for arm in arms_in(spec, arms, scenario).values()
     ]
     records = _records(spec)
     expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
@@ -451,6 +458,7 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
         baseline=spec.baseline,
         source=pairs_source(spec),
         scenarios=spec.scenarios,
+        kl_budgets=sorted({k for name in spec.scenarios if (c := in_scenario(spec, name).confirm) for k in c.kl}),
         expectations=expected,
         curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
@@ -459,13 +467,17 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
 
 def _records(spec: StudySpec) -> list[RunRecord]:
     from dashboards.load import load_records, store_uri
+    from studies.spec import in_scenario
 
     # What an earlier form of the file asked for stays in MLflow, but is not what is asked now.
-    asked = {(False, b, s) for b in spec.runs.blocks for s in spec.runs.seeds}
-    if spec.confirm is not None:
-        asked |= {(True, b, s) for b in spec.confirm.blocks for s in spec.confirm.seeds}
+    asked = set[tuple[str, bool, int, int]]()
+    for name in spec.scenarios:
+        own = in_scenario(spec, name)
+        asked |= {(name, False, b, s) for b in own.runs.blocks for s in own.runs.seeds}
+        if own.confirm is not None:
+            asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     found = load_records(store_uri(None, Path.cwd()), spec.study)
-    return [r for r in found if (r.arm == "confirm", r.block, r.seed) in asked]
+    return [r for r in found if (r.scenario, r.arm == "confirm", r.block, r.seed) in asked]
 
 
 def _render(table: Comparison, format: Format, width: int | None = None) -> str:

@@ -18,7 +18,7 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
         {
             "trainer": spec.trainer,
             "data": spec.data.model_dump(mode="json"),
-            "scenario": spec.scenarios[scenario].model_dump(mode="json"),
+            "scenario": [spec.scenarios[scenario].data, dict(spec.scenarios[scenario].base)],
             "evaluation": spec.evaluation.model_dump(mode="json"),
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.records import RunConfig, digest
-from studies.spec import Arm, StudySpec, resolve_run
+from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.executors import Executor
 from sweeper.executors.devices import usable_cores, visible_gpus
 from sweeper.plan import planned_runs
@@ -39,7 +39,9 @@ def sample_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> list[RunConfig]:
 
 
 def _in_turn(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[RunConfig]:
-    scenario, block, seed = next(iter(spec.scenarios)), spec.runs.blocks[0], spec.runs.seeds[0]
+    scenario = next(iter(spec.scenarios))
+    spec, arms = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+    block, seed = spec.runs.blocks[0], spec.runs.seeds[0]
     known = {name: [p.params for p in planned_points(spec, arm)] for name, arm in arms.items()}
     for number in range(_MOST_RUNS):
         for name, arm in arms.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
-from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values
+from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
 from sweeper.points import FIXED, planned_points, quota, to_knobs
 from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
@@ -28,6 +28,22 @@ class PlannedArm:
 
 
 @dataclass(frozen=True)
+class PlannedScenario:
+    """One scenario as it will run: how many variants take part, their trials in all, and the runs of each trial.
+
+    `settings`: what it changes of the training; `runs` counts its confirm phase, `confirm_runs` that alone.
+    """
+
+    name: str
+    variants: int
+    trials: int
+    runs_per_trial: int
+    runs: int
+    confirm_runs: int
+    settings: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
     `rungs` are the steps where runs pause and are decided on in `brackets`.
@@ -37,8 +53,7 @@ class Plan:
     question: str
     mode: str
     arms: tuple[PlannedArm, ...]
-    scenarios: tuple[str, ...]
-    runs_per_trial: int
+    scenarios: tuple[PlannedScenario, ...]
     confirm_runs: int
     runs: int
     steps: str
@@ -51,47 +66,80 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
     """Every trial that the study will ask for, as far as it is known in advance."""
     planned = tuple(_plan_arm(spec, arm) for arm in arms.values())
     runs = planned_runs(spec, arms)
-    each = len(spec.runs.blocks) * len(spec.runs.seeds)
     steps = spec.base.get("max_steps")
     length = f"{steps} steps" if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
-    confirm = runs - len(spec.scenarios) * planned_trials(spec, arms) * each
     sizes = bracket_sizes(spec, planned_trials(spec, arms)) * len(spec.scenarios) if spec.rungs else []
     return Plan(
         study=spec.study,
         question=spec.question,
         mode=spec.mode,
         arms=planned,
-        scenarios=tuple(spec.scenarios),
-        runs_per_trial=each,
-        confirm_runs=confirm,
+        scenarios=tuple(_plan_scenario(spec, arms, name) for name in spec.scenarios),
+        confirm_runs=sum(planned_confirm_runs(spec, arms, name) for name in spec.scenarios),
         runs=runs,
         steps=length,
-        power=power_line(spec, arms),
+        power=_power(spec, arms),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
     )
 
 
+def _plan_scenario(spec: StudySpec, arms: Mapping[str, Arm], name: str) -> PlannedScenario:
+    own, here = in_scenario(spec, name), arms_in(spec, arms, name)
+    return PlannedScenario(
+        name=name,
+        variants=len(here),
+        trials=planned_trials(own, here),
+        runs_per_trial=len(own.runs.blocks) * len(own.runs.seeds),
+        runs=_runs_in(spec, arms, name),
+        confirm_runs=planned_confirm_runs(spec, arms, name),
+        settings=spec.scenarios[name].base,
+    )
+
+
 def planned_trials(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
-    """How many trials a scenario has in all."""
+    """How many trials a scenario has in all, where `spec` and `arms` are those of the scenario."""
     if spec.mode == "search":
         return spec.budget.trials + sum(len(arm.points) for arm in arms.values())
     return sum(quota(spec, arm) for arm in arms.values())
 
 
 def planned_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
-    """How many runs the whole study has, the confirm phase included."""
-    each = len(spec.runs.blocks) * len(spec.runs.seeds)
-    again = 0
-    if spec.confirm is not None:
-        chosen = [min(spec.confirm.top, quota(spec, arm)) for arm in arms.values()]
-        again = sum(chosen) * len(spec.confirm.blocks) * len(spec.confirm.seeds)
-    return len(spec.scenarios) * (planned_trials(spec, arms) * each + again)
+    """How many runs the whole study has, the confirm phase included: with KL budgets as many as there can be, since
+    one trial may be the best at several.
+    """
+    return sum(_runs_in(spec, arms, name) for name in spec.scenarios)
+
+
+def planned_confirm_runs(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> int:
+    """How many runs the confirm phase of a scenario has at most."""
+    own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+    if own.confirm is None:
+        return 0
+    most = len(own.confirm.kl) or own.confirm.top
+    chosen = sum(min(most, quota(own, arm)) for arm in here.values())
+    return chosen * len(own.confirm.blocks) * len(own.confirm.seeds)
+
+
+def _runs_in(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> int:
+    own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+    each = len(own.runs.blocks) * len(own.runs.seeds)
+    return planned_trials(own, here) * each + planned_confirm_runs(spec, arms, scenario)
 
 
 def pairs_source(spec: StudySpec) -> str:
     """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
     return spec.data.path if spec.trainer == "dpo" else spec.trainer
+
+
+def _power(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+    """The power line of every scenario, those with the same one together."""
+    lines: dict[str, list[str]] = {}
+    for name in spec.scenarios:
+        lines.setdefault(power_line(in_scenario(spec, name), arms_in(spec, arms, name)), []).append(name)
+    if len(lines) == 1:
+        return next(iter(lines))
+    return "\n".join(f"{', '.join(names)}: {line}" for line, names in lines.items() if line)
 
 
 def power_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
@@ -100,7 +148,7 @@ def power_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
     """
     if spec.mode == "search" or len(arms) < 2:
         return ""
-    if spec.baseline is None:
+    if spec.baseline is None or spec.baseline not in arms:
         return "No baseline is named, so no difference is tested: add baseline: VARIANT."
     if spec.confirm is None:
         return "No confirm phase, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."

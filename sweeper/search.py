@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.records import Scalar, State, digest
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values
+from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
 from sweeper.context import context_of
 from sweeper.points import ADAPTIVE, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
 from sweeper.storage import StorageError, connect_args, refusal, trouble
@@ -104,7 +104,8 @@ class Search:
     def _open_all(self, arms: Mapping[str, Arm]) -> None:
         spec = self._spec
         for scenario in spec.scenarios:
-            groups = {"search": dict(arms)} if spec.mode == "search" else {n: {n: a} for n, a in arms.items()}
+            here = arms_in(spec, arms, scenario)
+            groups = {"search": here} if spec.mode == "search" else {n: {n: a} for n, a in here.items()}
             for name, members in groups.items():
                 stratum = f"{spec.study}/{name}/{scenario}"
                 self._strata[stratum] = self._open(stratum, scenario, members)
@@ -231,7 +232,7 @@ class Search:
                 counts[about["origin"]] += 1
                 tried.add(_point_key(about["variant"], about["params"]))
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        todo, adaptive = self._todo(arms, tried, counts)
+        todo, adaptive = self._todo(scenario, arms, tried, counts)
         return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
 
     def _move(self, name: str, to: str) -> None:
@@ -255,10 +256,10 @@ class Search:
         )
 
     def _todo(
-        self, arms: Mapping[str, Arm], tried: set[str], counts: Counter[str]
+        self, scenario: str, arms: Mapping[str, Arm], tried: set[str], counts: Counter[str]
     ) -> tuple[list[tuple[str, Point]], int]:
         """The points still to try, and how many trials the adaptive sampler still owes."""
-        spec = self._spec
+        spec = in_scenario(self._spec, scenario)
         if spec.mode == "search":
             fixed = [(n, Point(FIXED, dict(p))) for n, a in arms.items() for p in a.points]
             adaptive = spec.budget.trials

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from studies.records import RunRecord, State
 from studies.redact import redact
-from studies.spec import Arm, StudySpec
+from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.plan import Plan, planned_runs, show_knobs
 from sweeper.points import quota
 from sweeper.progress import Progress
@@ -112,14 +112,15 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
     for line in describe_brackets(plan):
         say(line)
-    each = f", {plan.runs_per_trial} runs a trial" if plan.runs_per_trial > 1 else ""
-    confirm = f", of which {plan.confirm_runs} confirm the best" if plan.confirm_runs else ""
+    say("")
+    for scenario in plan.scenarios:
+        each = f" x {scenario.runs_per_trial} runs" if scenario.runs_per_trial > 1 else ""
+        confirm = f", {scenario.confirm_runs} of them to confirm the best" if scenario.confirm_runs else ""
+        settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
+        trials = f"{scenario.trials} trials{each} of {scenario.variants} variants"
+        say(f"{scenario.name}: {trials}: {scenario.runs} runs{confirm}{settings}")
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
-    say(
-        f"\n{plan.runs} runs of {plan.steps} in all{confirm}: {len(plan.arms)} variants, "
-        f"{len(plan.scenarios)} scenario{'s' if len(plan.scenarios) > 1 else ''} ({', '.join(plan.scenarios)})"
-        f"{each}{joint}. Nothing was trained and nothing was written."
-    )
+    say(f"{plan.runs} runs of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
     if plan.power:
         say(plan.power)
 
@@ -155,10 +156,11 @@ def describe_brackets(plan: Plan) -> list[str]:
     for bracket, count in Counter(plan.brackets).items():
         way = ", ".join(f"{n} to {stage}" for n, stage in zip(bracket.trials, stages, strict=True))
         lines.append(f"  {count} bracket{'s' if count > 1 else ''} of {bracket.trials[0]} trials: {way}")
+    paused = max(b.trials[0] for b in plan.brackets) * plan.scenarios[0].runs_per_trial
     steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
     lines.append(
         f"  {steps} training steps in place of {whole} (one run a trial): {1 - steps / whole:.0%} saved. On disk at "
-        f"most {max(b.trials[0] for b in plan.brackets) * plan.runs_per_trial} paused runs, each three times its "
+        f"most {paused} paused runs, each three times its "
         "adapter's size."
     )
     return lines
@@ -188,11 +190,12 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
     """Counts by stratum and state, seconds a run, and the time that the missing runs would take one by one."""
     states = [State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING]
     table = Table("variant", "scenario", *(str(s) for s in states), "planned")
-    each = len(spec.runs.blocks) * len(spec.runs.seeds)
     for scenario in spec.scenarios:
-        for arm in arms.values():
+        own = in_scenario(spec, scenario)
+        each = len(own.runs.blocks) * len(own.runs.seeds)
+        for arm in arms_in(spec, arms, scenario).values():
             counts = Counter(r.state for r in records if (r.variant, r.scenario) == (arm.name, scenario))
-            planned = "shared" if spec.mode == "search" else str(quota(spec, arm) * each)
+            planned = "shared" if spec.mode == "search" else str(quota(own, arm) * each)
             table.add_row(arm.name, scenario, *(str(counts[s]) for s in states), planned)
     console.print(table)
     ended = [r for r in records if r.state is not State.RUNNING]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studies.records import CONSEQUENCES, Cause, Measurement, RunConfig, RunResult, State
-from studies.spec import Arm, StudySpec, resolve_run
+from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
+from sweeper.confirm import Candidates
 from sweeper.control import paused
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
 from sweeper.pacing import Group as _Group
@@ -76,9 +77,11 @@ class Sweep:
         self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
         self._recorded: dict[_Place, KnownRun] = {}
-        self._values: dict[tuple[str, str], dict[int, float]] = {}
+        self._candidates = Candidates(spec)
         self._best: dict[tuple[str, str], tuple[float, _Group]] = {}
         self._counts = {"trained": 0, "reused": 0, "failed": 0, "unstable": 0}
+        self._arms_in = {name: arms_in(spec, arms, name) for name in spec.scenarios}
+        self._runs = {name: in_scenario(spec, name).runs for name in spec.scenarios}
         self._planned = planned_runs(spec, arms)
         self._started = time.monotonic()
         self._attempts = Attempts(Retries(spec.resources.attempts, spec.resources.retry_after))
@@ -95,7 +98,7 @@ class Sweep:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
         self._reconcile()
         self._drain()
-        if not self._closing and not self._search.partial and self._spec.confirm is not None:
+        if not self._closing and not self._search.partial:
             self._queue_confirm()
             self._drain()
         held = self._held_back()
@@ -131,7 +134,7 @@ class Sweep:
             if known.state is State.RUNNING:
                 self._tracker.supersede(known.run_id, "interrupted")
                 continue
-            if known.variant not in self._arms or known.scenario not in self._spec.scenarios:
+            if known.scenario not in self._spec.scenarios or known.variant not in self._arms_in[known.scenario]:
                 continue  # no longer in the file: kept as it is, and found again if it returns
             trial = trials.get((known.variant, known.scenario, known.trial))
             if trial is None or known.key != self._config(trial, known.block, known.seed).key:
@@ -369,6 +372,8 @@ class Sweep:
                 self.finished[config.key] = (config, group.results[config.key].final())
         verdict = verdict_on(results, self._spec.objective)
         value = verdict.value
+        if group.arm != CONFIRM:
+            self._candidates.note(group.trial, results)
         if group.asked:
             group.asked = False
             self._search.tell(group.trial, verdict)
@@ -378,7 +383,6 @@ class Sweep:
             self._drop_adapters(group)
             return
         stratum = (group.trial.variant, group.trial.scenario)
-        self._values.setdefault(stratum, {})[group.trial.number] = value
         best = self._best.get(stratum)
         if best is None or self._better(value, best[0]):
             if best is not None:
@@ -388,18 +392,14 @@ class Sweep:
             self._drop_adapters(group)
 
     def _queue_confirm(self) -> None:
-        """Queue the best trials of each stratum again on fresh blocks and seeds."""
-        confirm = self._spec.confirm
-        assert confirm is not None
+        """Queue the chosen trials of each stratum again on fresh blocks and seeds."""
         trials = {(t.variant, t.scenario, t.number): t for t in self._search.trials()}
-        for (variant, scenario), values in self._values.items():
+        for variant, scenario in self._candidates.strata():
             if variant in self._paused:
                 continue
-            chosen = sorted(values, key=values.__getitem__, reverse=self._spec.objective.direction == "maximize")
-            for number in chosen[: confirm.top]:
+            for number in self._candidates.chosen((variant, scenario)):
                 trial = trials[(variant, scenario, number)]
-                pairs = [(b, s) for b in confirm.blocks for s in confirm.seeds]
-                configs = tuple(self._config(trial, b, s) for b, s in pairs)
+                configs = tuple(self._config(trial, b, s) for b, s in self._candidates.runs(scenario))
                 self._start(_Group(trial, configs, CONFIRM, asked=False))
 
     def _config(self, trial: Trial, block: int, seed: int) -> RunConfig:
@@ -409,7 +409,7 @@ class Sweep:
         )
 
     def _configs(self, trial: Trial) -> tuple[RunConfig, ...]:
-        runs = self._spec.runs
+        runs = self._runs[trial.scenario]
         return tuple(self._config(trial, block, seed) for block in runs.blocks for seed in runs.seeds)
 
     def _better(self, a: float, b: float) -> bool:

@@ -22,6 +22,7 @@ from dashboards.load import (
     connect,
     encode,
     read_runs,
+    run_state,
     sqlite_file,
     store_calls,
     store_uri,
@@ -172,6 +173,7 @@ class Tracker:
                 raise StoreAway("MLflow is still away.")
             with store_calls(self.uri):
                 runs = list(read_runs(self._client, study.experiment_id))
+                self._close_superseded(runs)
         except StoreAway:
             if self._known is None:
                 raise
@@ -179,6 +181,12 @@ class Tracker:
         records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.data.tags)
         self._known = {record.run_id: KnownRun.model_validate(dict(record)) for record in records}
         return tuple(self._known.values())
+
+    def _close_superseded(self, runs: Sequence[Any]) -> None:
+        """Close attempts that were marked as superseded by a process that was killed before it closed them."""
+        for run in runs:
+            if SUPERSEDED in run.data.tags and run_state(run) is State.RUNNING:
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def start_run(self, config: RunConfig, attempt: int, arm: str) -> str:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an

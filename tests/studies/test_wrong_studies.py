@@ -86,6 +86,11 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
         GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {expect: no_gain}}") + "objective: {metric: kl}\n",
         [["variants.ipo.expect", "kl is not 0 for the untrained model", "ranking_gain"]],
     ),
+    "equal variants that never meet": (
+        GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {expect: {equals: sigmoid}}}")
+        + "scenarios: {a: {variants: [sigmoid]}, b: {variants: [ipo]}}\n",
+        [["variants.ipo.expect.equals", "no scenario has both ipo and sigmoid"]],
+    ),
     "control whose trials a search chooses": (
         GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {expect: {equals: sigmoid}}}")
         + "mode: search\nspace: {beta: {low: 0.1, high: 1.0}}\n",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import StoreError, load_records, study_pages
+from dashboards.load import SUPERSEDED, StoreError, load_records, study_pages
 from studies.records import (
     Cause,
     DataConfig,
@@ -176,6 +176,16 @@ def test_a_superseded_attempt_is_not_loaded_and_not_left_running(tracker: Tracke
     assert stored(tracker, first).info.status == "KILLED"
     assert [record.run_id for record in load_records(tracker.uri, "pilot")] == [second]
     assert [known.run_id for known in tracker.known_runs()] == [second]
+
+
+def test_an_attempt_whose_superseding_was_cut_short_is_closed_by_the_next_sweep(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    run_id = tracker.start_run(a_config(), 1, "unbiased")
+    tracker._client.set_tag(run_id, SUPERSEDED, "interrupted")  # where a kill came before the run was closed
+    again = reopened(tmp_path)
+    assert not again.known_runs()
+    assert stored(again, run_id).info.status == "KILLED"
 
 
 def test_superseding_a_failed_attempt_keeps_its_status(tracker: Tracker) -> None:
