@@ -362,7 +362,10 @@ def _difference_notes(table: Comparison) -> list[str]:
 def _count_notes(rows: Sequence[Row]) -> list[str]:
     found = []
     if any(row.failures.n for row in rows):
-        found.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
+        found.append(
+            "Failed: trials that diverged, inverted, collapsed, drifted (samples below half or above twice the "
+            "reference's length) or ran out of memory, 95% exact limits."
+        )
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
     found += [f"{stopped} runs were stopped by a limit, at a rung or by hand and are not counted as failed."] * (
         stopped > 0
