@@ -53,8 +53,8 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that came
-    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
+    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
+    came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
     stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
     objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm

@@ -47,8 +47,9 @@ class Standing:
 
     `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
     diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
-    with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these, by the very numbers that are
-    in its own runs; `speak`: the runs that speak for it, those of the confirm phase where none failed, else its own.
+    with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these,
+    by the very numbers that are in its own runs; `speak`: the runs that speak for it, those of the confirm phase where
+    none failed, else its own.
     """
 
     stratum: Stratum
