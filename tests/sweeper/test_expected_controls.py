@@ -19,8 +19,8 @@ variants:
   same: {loss_type: apo_zero, expect: {equals: aot}}
   fast: {loss_type: ipo, base: {learning_rate: 1.0e-2}, expect: non_finite}
   upright: {loss_type: hinge, expect: inverted}
-  nothing: {loss_type: robust, base: {label_smoothing: 0.4}, expect: no_gain}
-  something: {loss_type: sppo_hard, expect: no_gain}
+  nothing: {loss_type: sppo_hard, expect: no_gain}
+  something: {loss_type: robust, base: {label_smoothing: 0.4}, expect: no_gain}      # what the formula rewards here
 scenarios: {shuffled: {label_flip: 0.45}}
 runs: {blocks: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}
 objective: {metric: ranking_gain, tie_within: 0.01}
