@@ -25,7 +25,7 @@ Format = Literal["text", "markdown", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 # Width of a text table where nobody says how wide the screen is.
 WIDE = 170
-NAMING = ("KL at most", "Loss", "Scenario")
+NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
 
 
