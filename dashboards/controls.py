@@ -18,7 +18,7 @@ from dashboards.statistics.compare import ALPHA, Word, p_difference, p_equivalen
 from dashboards.statistics.estimates import Floats
 from dashboards.statistics.scale import Scale
 from dashboards.trials import Standing
-from studies.records import RunRecord, State
+from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
 
 REPEATS = 200
@@ -62,7 +62,7 @@ def pool_of(records: Iterable[RunRecord], scale: Scale) -> Pool:
     cells: dict[int, dict[int, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     blocks: set[int] = set()
     for record in records:
-        value = scale.value(record) if record.state is State.COMPLETE else None
+        value = scale.value(record) if record.state is State.COMPLETE and record.arm != PROBE else None
         if value is not None:
             cells[record.trial][record.block].append((record.seed, scale.sign * value))
             blocks.add(record.block)

@@ -13,7 +13,7 @@ from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import KINDS, Kind, came_to_an_end, failures_of, looks_inverted
 from dashboards.trials import Standing
-from studies.records import RunRecord
+from studies.records import PROBE, RunRecord
 from studies.spec import Expectation
 
 FEWEST_BLOCKS, FEWEST_SHARE = 5, 0.8  # of a failure: as many as an inversion needs
@@ -98,7 +98,9 @@ def compared_runs(records: Iterable[RunRecord], expectations: Mapping[str, Expec
         if there.issuperset((one, scenario) for one in pair)
         for name in pair
     }
-    return tuple(run.run_id for run in known if (run.variant, run.scenario) in asked and run.arm != "confirm")
+    return tuple(
+        run.run_id for run in known if (run.variant, run.scenario) in asked and run.arm not in ("confirm", PROBE)
+    )
 
 
 def _finding(

@@ -27,6 +27,7 @@ SWEEP, RUN = "sweep", "run"
 SUPERSEDED = "superseded"
 ERRORS = "errors"
 HALVES = "halves"
+CURVES = "curves"
 FACT_PREFIX = "fact."
 # Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
 NON_FINITE = "non_finite"
@@ -288,6 +289,7 @@ def to_record(study: str, run: Any) -> RunRecord:
             metrics=values,
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
+            curves=json.loads(tags.get(CURVES, "{}")),
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
         )
     except (KeyError, ValueError) as error:

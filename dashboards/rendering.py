@@ -232,20 +232,25 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow([
         "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
         "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
-        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "knobs", "difference",
+        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "peak_memory",
+        "speed_ratio", "speed_low", "speed_high", "speed_rounds", "speed",
+        "target", "steps_to_target", "seconds_to_target", "reached", "reached_of", "knobs", "difference",
         "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
         "p_better", "interquartile_mean",
         "stability", "guide_speed", "guide_stability", "guide_best_for",
     ])  # fmt: skip
     for row in rows:
-        share, best, d = row.failures, row.best, row.difference
+        share, best, d, p, t = row.failures, row.best, row.difference, row.pace, row.reach
         quality, effect = best.estimate if best else None, d.estimate if d else None
         writer.writerow([
             row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
             share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
             *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
             *((best.basis, best.trial) if best else [None] * 2),
-            row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
+            row.mean, row.margin, row.kl, *((p.steps_per_second, p.peak_memory) if p else [None] * 2),
+            *((p.ratio.value, p.ratio.low, p.ratio.high) if p and p.ratio else [None] * 3),
+            *((p.rounds, p.word) if p else [None] * 2),
+            *((t.target, t.steps, t.seconds, t.reached, t.runs) if t else [None] * 5), json.dumps(dict(row.knobs)),
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
             row.improvement.value if row.improvement else None, row.middle,

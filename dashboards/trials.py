@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.stability import failures_of
-from studies.records import CONSEQUENCES, RunRecord, State
+from studies.records import CONSEQUENCES, PROBE, RunRecord, State
 from studies.spec import Objective
 
 
@@ -27,7 +27,7 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one trial outside of the confirm arm."""
+    """The runs of one trial outside of the confirm arm and the probe."""
 
     number: int
     runs: tuple[RunRecord, ...]
@@ -69,13 +69,14 @@ class Standing:
 
 
 def standings(records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]) -> tuple[Standing, ...]:
-    """Where each stratum stands, in the order of `strata`; records of others are not looked at.
+    """Where each stratum stands, in the order of `strata`; records of others, and of a probe, are not looked at.
 
     The order of the records changes nothing, not even the last digit of a sum.
     """
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
-        grouped[record.variant, record.scenario].append(record)
+        if record.arm != PROBE:
+            grouped[record.variant, record.scenario].append(record)
     return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
 
 
@@ -101,10 +102,10 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
 
 
 def trials(records: Iterable[RunRecord]) -> list[Trial]:
-    """The trials outside of the confirm phase, by number."""
+    """The trials outside of the confirm phase and the probe, by number."""
     runs: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
-        if record.arm != "confirm":
+        if record.arm not in ("confirm", PROBE):
             runs[record.trial].append(record)
     return [Trial(number, tuple(runs[number])) for number in sorted(runs)]
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from dashboards.evidence import confirmed_values, task_of_blocks
+from dashboards.pace import Pace as Timed
 from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.statistics.scale import Panel, Scale
@@ -23,13 +24,9 @@ from dashboards.statistics.stability import Failures, failures
 from dashboards.trials import Standing
 from studies.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
 from studies.parts import Scenario
-from studies.records import RunRecord, State
 
 Ruling = Literal["supported", "refuted", "tie", "inconclusive", "not testable here"]
 
-PROBE = "probe"
-"""The arm of runs that were timed alone, in turn with those of the other variants."""
-SAME_PACE = math.log(1.03)
 _EXPECTED: Mapping[Word, Ruling] = {
     "better": "supported",
     "worse": "refuted",
@@ -57,12 +54,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Case:
-    """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind."""
+    """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind; `timed`: variant ->
+    its pace in the probe.
+    """
 
     standings: Sequence[Standing]
     scale: Scale
     baseline: str | None
     kinds: Mapping[Situation, tuple[str, ...]]
+    timed: Mapping[str, Timed]
 
     def variant(self, loss: str) -> str | None:
         """The variant that stands for a loss alone: the one with its name, else the first."""
@@ -86,10 +86,16 @@ class Case:
 
 
 def verdicts(
-    standings: Sequence[Standing], scale: Scale, baseline: str | None, scenarios: Mapping[str, Scenario]
+    standings: Sequence[Standing],
+    scale: Scale,
+    baseline: str | None,
+    scenarios: Mapping[str, Scenario],
+    timed: Mapping[str, Timed],
 ) -> tuple[Verdict, ...]:
-    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name."""
-    case = Case(standings, scale, baseline, situations(scenarios))
+    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name; `timed`: variant -> its
+    pace in the probe.
+    """
+    case = Case(standings, scale, baseline, situations(scenarios), timed)
     return tuple(_judge(claim, case) for claim in CLAIMS)
 
 
@@ -223,37 +229,33 @@ def _because(difference: Difference, claimed: str, unit: str) -> str:
 
 
 def _pace(claim: Claim, test: Pace, variant: str, case: Case) -> Verdict:
-    """Log of steps a second of the probe, block by block (a round of the probe)."""
+    """By the probe: of a step that takes as long as the baseline's, "as fast" is true and "slower" is not."""
     if case.baseline is None or variant == case.baseline:
         return _no_baseline(claim, case.baseline)
-    timed = {name: _timed(case, name) for name in case.variants}
-    panel: dict[str, dict[int, float]] = {}
-    for name, runs in timed.items():
-        of_block: dict[int, list[float]] = {}
-        for run in runs:
-            of_block.setdefault(run.block, []).append(math.log(run.metrics["steps_per_second"]))
-        panel[name] = {block: sum(logs) / len(logs) for block, logs in sorted(of_block.items())}
-    found = compare(panel, case.baseline, SAME_PACE, {b: b for of in panel.values() for b in of})
-    if variant not in found:
+    timed = case.timed.get(variant)
+    if timed is None or timed.difference is None:
         return Verdict(claim, "not testable here", "the study has no timed probe: runs beside others are not timings")
-    difference = found[variant]
+    difference = timed.difference
     ruling = _ruling(difference, -1 if test.slower else 1)
-    if ruling == "tie" and not test.slower:  # "as fast" is what is claimed
-        ruling = "supported"
-    ids = tuple(run.run_id for name in (variant, case.baseline) for run in timed[name])
+    if ruling == "tie":
+        ruling = "refuted" if test.slower else "supported"
     return Verdict(
         claim,
         ruling,
-        _because(difference, f"pace of {variant} and {case.baseline}", "log steps/s"),
+        _because_of_pace(timed, difference, case.baseline),
         difference.estimate,
         "log steps/s",
-        run_ids=ids,
+        run_ids=(*timed.run_ids, *case.timed[case.baseline].run_ids),
     )
 
 
-def _timed(case: Case, variant: str) -> list[RunRecord]:
-    runs = [run for s in case.standings if s.stratum.variant == variant for run in s.records]
-    return [r for r in runs if r.arm == PROBE and r.state is State.COMPLETE and r.metrics.get("steps_per_second")]
+def _because_of_pace(timed: Timed, difference: Difference, baseline: str) -> str:
+    longer = math.exp(-difference.estimate.value)
+    tests = [("with Holm", difference.p_holm), ("TOST", difference.p_tie)]
+    ps = ", ".join(f"p {p:.2g} {name}" for name, p in tests if p is not None)
+    doubt = "" if difference.is_general else "; not so without one of the rounds"
+    rounds = f"{difference.estimate.blocks} rounds"
+    return f"a step takes {longer:.3f} times as long as one of {baseline}: {timed.word} ({rounds}, {ps}){doubt}"
 
 
 def _failures(case: Case, variant: str) -> Failures:

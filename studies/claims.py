@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.parts import Scenario
+from studies.records import DataConfig
 
 Column = Literal["Speed", "Stability", "Best for", "Text"]
-Situation = Literal["clean", "flipped", "small", "worse", "better"]
-"""Kinds of scenarios: the data as they are; labels flipped; few pairs; pairs from a worse or a better writer."""
+Situation = Literal["clean", "flipped", "biased", "shuffled", "small", "worse", "better"]
+"""Kinds of scenarios: the data as they are; labels flipped by chance; labels flipped towards the longer answer;
+rejected answers of other prompts; few pairs; pairs from a worse or a better writer.
+"""
 
 FEW_PAIRS = 256
 # Settings of a scenario that leave it of its kind: how long it is trained.
@@ -188,8 +191,9 @@ CLAIMS: tuple[Claim, ...] = (
 def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, ...]]:
     """Which of a study's scenarios are of which kind; one that changes several things at once is of none."""
     found: dict[Situation, tuple[str, ...]] = {}
+    plain = DataConfig()
     for name, scenario in scenarios.items():
-        changed = {key: value for key, value in scenario.data.items() if value}
+        changed = {key: value for key, value in scenario.data.items() if value != getattr(plain, key)}
         kind = _kind(changed) if scenario.base.keys() <= _LONGER else None
         if kind is not None:
             found[kind] = (*found.get(kind, ()), name)
@@ -203,14 +207,16 @@ def _kind(changed: Mapping[str, object]) -> Situation | None:
             return "clean"
         case {"label_flip": float(), **rest} if not rest:
             return "flipped"
+        case {"label_flip": float(), "flip_by": "length", **rest} if not rest:
+            return "biased"
+        case {"rejected_from": "another", **rest} if not rest:
+            return "shuffled"
         case {"rows": int(rows), **rest} if not rest and rows <= FEW_PAIRS:
             return "small"
         case {"pairs_from": "worse", **rest} if not rest:
             return "worse"
         case {"pairs_from": "better", **rest} if not rest:
             return "better"
-        case {"pairs_from": "same", **rest} if not rest:
-            return "clean"
     return None
 
 

@@ -145,6 +145,8 @@ class Scenario(Part):
     """
 
     label_flip: float | None = None
+    flip_by: Literal["chance", "length"] | None = None
+    rejected_from: Literal["own", "another"] | None = None
     rows: int | None = None
     pairs_from: Literal["same", "better", "worse"] | None = None
     base: Mapping[str, Any] = {}
@@ -160,8 +162,15 @@ class Scenario(Part):
         return {name: value for name, value in given.items() if value is not None}
 
 
-DATA_FIELDS = ("label_flip", "rows", "pairs_from")
+DATA_FIELDS = ("label_flip", "flip_by", "rejected_from", "rows", "pairs_from")
 """The fields of a scenario that are fields of `DataConfig`."""
+
+
+class Probe(Part):
+    """Every variant timed alone on the machine, in turn with the others: `rounds` runs of `steps` steps of each."""
+
+    rounds: int = 12
+    steps: int = 40
 
 
 class Objective(Part):
@@ -253,6 +262,7 @@ class StudySpec(Part):
     runs: Runs = Runs()
     rungs: Rungs | None = None
     confirm: Confirm | None = None
+    probe: Probe | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: Judge | None = None
     objective: Objective = Objective()

@@ -32,6 +32,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "runs": parts.Runs,
     "rungs": parts.Rungs,
     "confirm": parts.Confirm,
+    "probe": parts.Probe,
     "variants.*": parts.Variant,
     "variants.*.expect": parts.Expectation,
     "scenarios.*": parts.Scenario,

@@ -467,6 +467,7 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
 
 def _records(spec: StudySpec) -> list[RunRecord]:
     from dashboards.load import load_records, store_uri
+    from studies.records import PROBE
     from studies.spec import in_scenario
 
     # What an earlier form of the file asked for stays in MLflow, but is not what is asked now.
@@ -477,7 +478,12 @@ def _records(spec: StudySpec) -> list[RunRecord]:
         if own.confirm is not None:
             asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     found = load_records(store_uri(None, Path.cwd()), spec.study)
-    return [r for r in found if (r.scenario, r.arm == "confirm", r.block, r.seed) in asked]
+    rounds = 0 if spec.probe is None else spec.probe.rounds
+    return [
+        r
+        for r in found
+        if (r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked)
+    ]
 
 
 def _render(table: Comparison, format: Format, width: int | None = None) -> str:

@@ -28,7 +28,7 @@ from dashboards.load import (
     store_uri,
     to_record,
 )
-from studies.records import Measurement, RunConfig, RunRecord, RunResult, State
+from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.redact import redact
 from studies.spec import StudySpec
 from sweeper.outbox import Entry, Outbox
@@ -192,7 +192,7 @@ class Tracker:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
         id of our own, which this tracker takes in its place.
 
-        `arm`: unbiased, tpe, fixed or confirm. Only the study's knobs become parameters; the whole config is the
+        `arm`: unbiased, tpe, fixed, confirm or probe. Only the study's knobs become parameters; the whole config is the
         artifact `config.json`.
         """
         study, ticket = self._opened, f"waiting-{uuid.uuid4().hex}"
@@ -216,7 +216,7 @@ class Tracker:
         self._send(
             do="start",
             run=ticket,
-            name=run_name(config, attempt, scenario=study.scenario_in_names),
+            name=run_name(config, attempt, arm, scenario=study.scenario_in_names),
             tags=tags,
             params={key: encode(value) for key, value in redact(config.knobs).items()},
             config=json.dumps(redact(config.model_dump(mode="json")), indent=2),
@@ -395,10 +395,12 @@ def _dataset(config: RunConfig, result: RunResult) -> dict[str, str] | None:
     }
 
 
-def run_name(config: RunConfig, attempt: int, *, scenario: bool) -> str:
-    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several."""
+def run_name(config: RunConfig, attempt: int, arm: str, *, scenario: bool) -> str:
+    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several; `ipo timed 3`."""
     where = f" {config.scenario}" if scenario else ""
     again = f" #{attempt}" if attempt > 1 else ""
+    if arm == PROBE:
+        return f"{config.variant}{where} timed {config.seed}{again}"
     return f"{config.variant}{where} t{config.trial} b{config.block} s{config.seed}{again}"
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from studies.records import EvaluationConfig, Measurement
+from studies.records import EvaluationConfig, Measurement, Scalar
 from trainers.data import Pairs, Text, TokenIds, prompt_ids, tokenise
 from trainers.formulas import (
     Estimate,
@@ -29,6 +29,7 @@ from trainers.formulas import (
     entropy,
     length_baseline,
     margin,
+    margin_reached,
     mean,
     ranking_gain,
     ratio,
@@ -95,6 +96,11 @@ class ReferenceNumbers:
     gold: float | None
     entropy: float
     distinct: float
+
+    @property
+    def facts(self) -> dict[str, Scalar]:
+        """What a run records of the untrained model: its gold on the run's block, where there is one."""
+        return {} if self.gold is None else {"reference_gold": self.gold}
 
 
 @dataclass(frozen=True)
@@ -188,12 +194,14 @@ def _measurements(
 ) -> tuple[Measurement, ...]:
     """All measurements of one policy, from its log-probabilities of held-out and training pairs and its samples."""
     held_out, training = log_probs
+    reached = margin_reached(held_out, reference.held_out, reference.config.margin)
     found = {
         **_on_pairs(held_out, reference.held_out),
+        "margin_share": mean(reached),
         "train_accuracy": accuracy(training, reference.training),
         **_on_samples(drawn, reference.sample_tokens),
     }
-    halves = _halves(drawn)
+    halves = _halves(drawn) | _halves_of_pairs(reached)
     return tuple(Measurement(name, e.value, e.error, step, halves.get(name)) for name, e in found.items())
 
 
@@ -238,6 +246,12 @@ def _halves(drawn: Drawn) -> dict[str, tuple[float, float]]:
             tokens, others = (drawn.tokens[half] for half in rows)
             found[f"{name}_per_token"] = (ratio(first, tokens).value, ratio(second, others).value)
     return found
+
+
+def _halves_of_pairs(reached: Floats) -> dict[str, tuple[float, float]]:
+    """`margin_share` on each of two fixed halves of the held-out pairs [n]; nothing of a single pair."""
+    first, second = np.array_split(reached[np.random.default_rng(HALVES_SEED).permutation(len(reached))], 2)
+    return {"margin_share": (mean(first).value, mean(second).value)} if len(second) else {}
 
 
 def samples(

@@ -178,7 +178,7 @@ def make_member(job: Job, warm: Warm) -> Member:
         pairs=pairs,
         data=data,
         numbers=numbers,
-        facts={**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
+        facts={**pairs.facts, **numbers.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
         sums=zero.new_zeros(3),
         norm=zero,
         sound=torch.ones((), dtype=torch.bool, device=args.device),

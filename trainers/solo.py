@@ -20,7 +20,7 @@ from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Job
 from trainers.reference import is_fixed
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
-from trainers.verdict import CURVE, judge, memory, speed
+from trainers.verdict import CURVE, forget_peak, judge, memory, speed
 from trainers.warm import Warm, WarmDPOTrainer
 
 # report(run key, step, metrics), see `Desk.report`.
@@ -56,6 +56,7 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         if fixed:
             trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
             trainer.precompute_ref_logps = True
+        forget_peak()
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started - watch.evaluation_seconds
@@ -67,7 +68,7 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         raise
     restore_base(trainer.model, warm)
     measured = (*watch.measurements, *watch.speed(seconds), *memory())
-    facts = {**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
+    facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
     facts["steps"] = trainer.state.global_step
     return RunResult(
         key=config.key,

@@ -154,11 +154,6 @@ def test_the_mean_is_taken_over_the_unbiased_arm_where_there_is_one() -> None:
     assert row_of(*adaptive).mean == 5.0
 
 
-def test_speed_is_the_median_over_complete_runs() -> None:
-    speeds = [a_record(t, metrics={"gold": 1.0, "steps_per_second": s}) for t, s in enumerate([9.0, 10.0, 50.0])]
-    assert row_of(*speeds).steps_per_second == 10.0
-
-
 def test_every_cell_names_the_runs_it_came_from() -> None:
     row = row_of(a_record(0), a_record(1, gold=2.0), a_record(2, cause=Cause.NON_FINITE))
     assert row.run_ids["best"] == ("r1.0",)

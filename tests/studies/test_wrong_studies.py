@@ -311,6 +311,26 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
             ["scenarios.noisy.rows", "0"],
         ],
     ),
+    "scenarios that do nothing": (
+        GOOD.replace("embedded", "org/model")
+        + "data: {path: org/pairs, gold: prompt, flip_by: length}\nevaluate: {margin: 0}\n"
+        + "scenarios: {clean: {}, biased: {label_flip: 0.2}, none: {flip_by: length}}\n",
+        [
+            ["data.gold", "'prompt'", "org/pairs", "only embedded data have gold"],
+            ["data.flip_by", "'length'", "scenario clean", "label_flip is 0", "scenarios that flip"],
+            ["scenarios.none.flip_by", "'length'", "label_flip is 0", "give label_flip"],
+            ["evaluate.margin", "0", "above 0"],
+        ],
+    ),
+    "what scenarios cannot be": (
+        GOOD + "data: {flip_by: chanse, gold: promt}\nscenarios: {a: {flip_by: lenght}, b: {rejected_from: others}}\n",
+        [
+            ["data.flip_by", "'chanse'", "did you mean chance"],
+            ["data.gold", "'promt'", "did you mean prompt"],
+            ["scenarios.a.flip_by", "'lenght'", "did you mean length"],
+            ["scenarios.b.rejected_from", "'others'", "own", "another"],
+        ],
+    ),
     "choices that are none": (
         GOOD + "sampler: gird\nmode: serach\nbaseline: sigmod\ntrainer: dop\noutput: {keep: bset}\n",
         [

@@ -128,6 +128,7 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
             metrics={"gold": 2.5, "margin": 4.0, "loss": 0.6},
             errors={"gold": 0.1},
             halves={"gold": (2.25, 2.75)},
+            curves={"gold": ((60, 1.0), (120, 2.5))},
             facts={
                 "digest": "d" * 64,
                 "train_rows": "100",

@@ -235,6 +235,12 @@ def test_shifts_are_differences_of_whole_log_probs_with_the_end() -> None:
     assert found["margin"].value == pytest.approx((chosen - rejected).mean(), abs=1e-5)
     assert found["margin"].error == pytest.approx((chosen - rejected).std(ddof=1) / math.sqrt(6), abs=1e-5)
     assert found["accuracy"].value == pytest.approx(((chosen - rejected) > 0).mean())
+    reached = (chosen - rejected) >= 0.1
+    assert 0.0 < reached.mean() < 1.0
+    least = evaluated(policy, pairs, EvaluationConfig(prompts=2, max_new_tokens=2, batch_size=4, margin=0.1))
+    assert least["margin_share"].value == pytest.approx(reached.mean())
+    assert least["margin_share"].error == pytest.approx(reached.std(ddof=1) / math.sqrt(6))
+    assert sum(least["margin_share"].halves or ()) / 2 == pytest.approx(reached.mean())
 
 
 # ---- samples
@@ -318,7 +324,8 @@ def test_every_measurement_has_a_name_with_a_unit_and_the_step() -> None:
     assert {m.name for m in found} == set(METRICS) - timed - logged
     assert {m.step for m in found} == {7}
     assert {m.name for m in found if m.error is None} == {"distinct"}
-    assert {m.name for m in found if m.halves} == {"gold", "gold_per_token", "kl", "kl_per_token"}
+    halved = {"gold", "gold_per_token", "kl", "kl_per_token", "margin_share"}
+    assert {m.name for m in found if m.halves} == halved
 
 
 def test_the_training_part_is_labelled_as_it_is_trained() -> None:
