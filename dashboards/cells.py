@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dashboards.budgets import AtBudget
+from dashboards.expectations import Finding
 from dashboards.pace import SAME_PACE, Pace
 from dashboards.reach import SHARE, Reach
 from dashboards.spaces import Space
@@ -20,8 +21,9 @@ KNOBS = "Best knobs"
 TO_TARGET = f"To {SHARE:.0%}"
 WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
+    | {"Expected", "Found"}
 )
-LEFT = WORDS | {"Loss", "Scenario", KNOBS}
+LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", KNOBS}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def sections(table: Comparison) -> list[Section]:
             [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None],
         ),
         Section("Over the whole space", space_cells(table), space_notes(table)),
+        Section(
+            "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
+        ),
     ]
     return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
 
@@ -249,6 +254,18 @@ def _claim(verdict: Verdict) -> list[str]:
     ]
 
 
+CONTROL_NOTES = (
+    "A control's answer is known beforehand: where one is not held, other numbers of this study may be wrong as well.",
+)
+
+
+def control_cells(controls: Sequence[Finding]) -> Cells:
+    """The controls, one a row."""
+    held = {True: "yes", False: "NO", None: "not yet"}
+    rows = [[c.control, c.scenario, c.expected, c.found, f"{c.n} {c.unit}", held[c.held]] for c in controls]
+    return Cells(["Control", "Scenario", "Expected", "Found", "n", "Held"], rows)
+
+
 def share(of: Proportion) -> str:
     """`k/n` with its limits in per cent."""
     return f"{of.k}/{of.n} [{100 * of.low:.0f}-{100 * of.high:.0f}%]" if of.n else "-"
@@ -419,7 +436,10 @@ def _or(numbers: Sequence[int]) -> str:
 def _count_notes(rows: Sequence[Row]) -> list[str]:
     found = []
     if any(row.failures.n for row in rows):
-        found.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
+        found.append(
+            "Failed: trials that diverged, inverted, collapsed, drifted (samples below half or above twice the "
+            "reference's length) or ran out of memory, 95% exact limits."
+        )
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
     found += [f"{stopped} runs were stopped by a limit, at a rung or by hand and are not counted as failed."] * (
         stopped > 0

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,19 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
             raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
         runs = read_runs(client, experiment.experiment_id)
         return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
+
+
+def load_steps(uri: str, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """Run -> metric -> step -> value: some metrics of some runs at every step that was logged.
+
+    A query for each metric of each run, so for a handful of runs. Raises StoreError.
+    """
+    client = connect(uri)
+    with store_calls(uri):
+        return {
+            run: {name: {m.step: m.value for m in client.get_metric_history(run, name)} for name in metrics}
+            for run in run_ids
+        }
 
 
 def study_pages(uri: str) -> dict[str, str]:

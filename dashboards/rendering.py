@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, sections
+from dashboards.expectations import Finding
 from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
@@ -24,7 +25,7 @@ Format = Literal["text", "markdown", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 # Width of a text table where nobody says how wide the screen is.
 WIDE = 170
-NAMING = ("KL at most", "Loss", "Scenario")
+NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
 
 
@@ -38,7 +39,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
             whole = asdict(table)
             return json.dumps(whole, indent=2) + "\n"
         case "csv":
-            return _csv(table.rows)
+            return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
             return _markdown(table)
         case "html":
@@ -147,7 +148,7 @@ def _rich_table(cells: Cells) -> RichTable:
             justify="left" if name in LEFT else "right",
             no_wrap=name == "Loss",
             min_width=longest_word,
-            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why"} else None,
+            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why", "Expected", "Found"} else None,
         )
     for row in cells.rows:
         table.add_row(*row)
@@ -256,3 +257,15 @@ def _csv(rows: Sequence[Row]) -> str:
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip
     return out.getvalue()
+
+
+def _controls_csv(controls: Sequence[Finding]) -> str:
+    """The controls as a table of their own behind an empty line; nothing where the study has none."""
+    if not controls:
+        return ""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["control", "scenario", "expected", "found", "n", "unit", "held", "run_ids"])
+    for c in controls:
+        writer.writerow([c.control, c.scenario, c.expected, c.found, c.n, c.unit, c.held, " ".join(c.run_ids)])
+    return "\n" + out.getvalue()

@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 from dashboards.budgets import AtBudget, at_budgets
+from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
+from dashboards.expectations import Curves, Finding, findings
 from dashboards.pace import Pace, paces
 from dashboards.reach import Reach, reaches
 from dashboards.spaces import Space, space_of
@@ -24,7 +26,7 @@ from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standi
 from dashboards.verdicts import Verdict, verdicts
 from studies.claims import Column, guide_words
 from studies.records import Cause, RunRecord, Scalar, State
-from studies.spec import Objective, Scenario
+from studies.spec import Expectation, Objective, Scenario
 
 Basis = Literal["confirmed", "selected"]
 
@@ -52,8 +54,8 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
-    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
+    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
+    came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
     stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
     objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
@@ -95,14 +97,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, and the
-    strata at each KL budget that was confirmed.
+    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
+    at each KL budget that was confirmed, and what became of the study's controls.
     """
 
     rows: tuple[Row, ...]
     baseline: str | None
     verdicts: tuple[Verdict, ...]
     at_kl: tuple[AtBudget, ...] = ()
+    controls: tuple[Finding, ...] = ()
 
 
 def comparison(
@@ -114,12 +117,16 @@ def comparison(
     source: str = "",
     scenarios: Mapping[str, Scenario] | None = None,
     kl_budgets: Sequence[float] = (),
+    expectations: Mapping[str, Expectation] | None = None,
+    curves: Curves | None = None,
+    confirm_blocks: int | None = None,
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
     study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
-    confirm phase.
+    confirm phase. `expectations`: variant -> what must come out of it; `curves` of the runs that must equal others;
+    `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt.
     """
     records = tuple(records)
     found = standings(records, objective, strata)
@@ -133,7 +140,12 @@ def comparison(
         for s, place in zip(found, places, strict=True)
     )
     rulings = verdicts(found, scale, baseline, scenarios, timed) if scenarios else ()
-    return Comparison(rows, baseline, rulings, at_budgets(records, objective, strata, kl_budgets, scale, baseline))
+    controls = (
+        *findings(found, expectations or {}, scale, curves or {}),
+        *pool_findings(found, objective, scale, confirm_blocks),
+    )
+    at_kl = at_budgets(records, objective, strata, kl_budgets, scale, baseline)
+    return Comparison(rows, baseline, rulings, at_kl, controls)
 
 
 def _row(

@@ -12,6 +12,7 @@ from math import prod
 
 from studies import losses as table
 from studies.data_checks import data_notices, data_problems
+from studies.expectations import expectation_problems
 from studies.parts import (
     MOST_AXES,
     Arm,
@@ -63,6 +64,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_sampling(spec, arms),
         *_resources(spec),
         *_objective(spec, arms),
+        *expectation_problems(spec),
         *_evaluation(spec),
         *_runs(spec),
         *scenario_problems(spec, arms),

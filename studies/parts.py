@@ -75,6 +75,22 @@ Distribution = Annotated[
 ]
 
 
+Outcome = Literal["fails", "non_finite", "inverted", "collapsed", "no_gain"]
+
+
+class Expectation(Part):
+    """What must come out of a variant wherever the whole procedure is right, which makes it a control.
+
+    `outcome`: a failure of the training (fails: any), or `no_gain`, that the mean is no better than the untrained
+    model. `equals`: another variant whose numbers it must give again run by run, to `within` a step (0: exactly).
+    One of the two is given; `expect: inverted` in a file is `expect: {outcome: inverted}`.
+    """
+
+    outcome: Outcome | None = None
+    equals: str | None = None
+    within: float = 0.0
+
+
 class Variant(Part):
     """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
 
@@ -86,6 +102,7 @@ class Variant(Part):
     base: Mapping[str, Any] = {}
     space: Mapping[str, Distribution | None] = {}
     points: tuple[Mapping[str, Scalar], ...] = ()
+    expect: Expectation | None = None
 
 
 class Runs(Part):

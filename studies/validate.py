@@ -34,6 +34,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "confirm": parts.Confirm,
     "probe": parts.Probe,
     "variants.*": parts.Variant,
+    "variants.*.expect": parts.Expectation,
     "scenarios.*": parts.Scenario,
     "scenarios.*.runs": parts.Runs,
     "scenarios.*.confirm": parts.Confirm,

@@ -428,6 +428,8 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
 
 
 def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
+    from dashboards.expectations import CURVE, compared_runs
+    from dashboards.load import load_steps, store_uri
     from dashboards.tables import comparison
     from dashboards.trials import Stratum
     from studies.spec import arms_in, in_scenario
@@ -446,14 +448,20 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
         if (own := in_scenario(spec, scenario))
         for arm in arms_in(spec, arms, scenario).values()
     ]
+    records = _records(spec)
+    expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
+    twins = compared_runs(records, expected)
     return comparison(
-        _records(spec),
+        records,
         spec.objective,
         strata,
         baseline=spec.baseline,
         source=pairs_source(spec),
         scenarios=spec.scenarios,
         kl_budgets=sorted({k for name in spec.scenarios if (c := in_scenario(spec, name).confirm) for k in c.kl}),
+        expectations=expected,
+        curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
+        confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
     )
 
 

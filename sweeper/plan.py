@@ -26,6 +26,7 @@ class PlannedArm:
     warnings: tuple[str, ...]
     points: tuple[tuple[str, Mapping[str, Scalar]], ...]
     adaptive: int
+    expected: str = ""  # what must come out of it, where it is a control
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,20 @@ def _plan_arm(spec: StudySpec, arm: Arm) -> PlannedArm:
         warnings=arm.warnings,
         points=tuple(known),
         adaptive=0 if searching else quota(spec, arm) - len(known),
+        expected=_expected(spec, arm),
     )
+
+
+def _expected(spec: StudySpec, arm: Arm) -> str:
+    """What must come out of the arm, in words."""
+    expected = spec.variants[arm.name].expect
+    if expected is None:
+        return ""
+    from dashboards.expectations import describe
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(spec.objective, pairs_source(spec))
+    return describe(expected, scale.tie_within, scale.unit)
 
 
 _WORTH_SHOWING = ("beta", "learning_rate", "label_smoothing", "discopop_tau", "loss_weights", "f_divergence_type")

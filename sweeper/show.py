@@ -106,6 +106,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"    {arm.adaptive} trials that TPE chooses from results")
         for name, reason in arm.left_out.items():
             say(f"  left out: {name}: {_plain(reason)}")
+        if arm.expected:
+            say(f"  control: {_plain(arm.expected)}")
         for warning in arm.warnings:
             say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
     for line in describe_brackets(plan):

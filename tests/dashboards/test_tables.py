@@ -83,6 +83,16 @@ def test_what_a_configuration_broke_is_a_failure_and_no_quality(cause: Cause) ->
     assert row.best.trial == 0
 
 
+@pytest.mark.parametrize("ratio", [0.4, 2.7])
+def test_what_drifted_to_another_length_is_a_failure_and_never_the_best(ratio: float) -> None:
+    drifted = a_record(1, metrics={"gold": 9.0, "kl": 2.0, "margin": 3.0, "length_ratio": ratio})
+    row = row_of(a_record(0), drifted)
+    assert (row.failures.k, row.failures.n, row.trials_done) == (1, 2, 2)
+    assert row.best is not None
+    assert row.best.trial == 0
+    assert row_of(drifted).best is None
+
+
 @pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.USER_STOP])
 def test_a_stopped_run_is_counted_and_not_held_against_the_loss(cause: Cause) -> None:
     row = row_of(a_record(0), a_record(1, gold=9.0, cause=cause))
