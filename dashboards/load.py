@@ -11,13 +11,14 @@ import logging
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
+from dashboards.sqlite_runs import StoredRun, read_sqlite_runs
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
 
@@ -184,14 +185,21 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
     edited so that it can no longer be understood.
     """
     _check_exists(uri)
+    return [to_record(study, run) for run in _read_study(uri, study) if SUPERSEDED not in run.tags]
+
+
+def _read_study(uri: str, study: str) -> list[StoredRun]:
+    """All runs of the study: of a SQLite file from its tables, of any other store by MLflow's client."""
+    file = sqlite_file(uri)
+    if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
+        return found
     client = connect(uri)
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
         if experiment is None or experiment.lifecycle_stage != "active":
             known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
             raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
-        runs = read_runs(client, experiment.experiment_id)
-        return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
+        return list(read_runs(client, experiment.experiment_id))
 
 
 def study_pages(uri: str) -> dict[str, str]:
@@ -227,7 +235,7 @@ def _check_exists(uri: str) -> None:
         raise StoreMissing(missing)
 
 
-def read_runs(client: Any, experiment_id: str) -> Iterator[Any]:
+def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:
     """All MLflow runs of kind `run` in the experiment, oldest first, a page a query."""
     token = None
     while True:
@@ -238,28 +246,30 @@ def read_runs(client: Any, experiment_id: str) -> Iterator[Any]:
             max_results=PAGE,
             page_token=token,
         )
-        yield from page
+        for run in page:
+            data = run.data
+            yield StoredRun(run.info.run_id, run.info.run_name, run.info.status, data.tags, data.params, data.metrics)
         token = page.token
         if not token:
             return
 
 
-def run_state(run: Any) -> State:
+def run_state(run: StoredRun) -> State:
     """The state of an MLflow run; one that was not closed is RUNNING whatever its tags say."""
-    if run.info.status in ("RUNNING", "SCHEDULED"):
+    if run.status in ("RUNNING", "SCHEDULED"):
         return State.RUNNING
-    return State(run.data.tags["state"])
+    return State(run.tags["state"])
 
 
-def to_record(study: str, run: Any) -> RunRecord:
+def to_record(study: str, run: StoredRun) -> RunRecord:
     """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
-    tags: Mapping[str, str] = run.data.tags
+    tags = run.tags
     ended_non_finite = tags.get(NON_FINITE, "").split(", ")
-    values = {name: value for name, value in run.data.metrics.items() if name not in ended_non_finite}
+    values = {name: value for name, value in run.metrics.items() if name not in ended_non_finite}
     facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
     try:
         return RunRecord(
-            run_id=run.info.run_id,
+            run_id=run.run_id,
             key=tags["key"],
             study=study,
             variant=tags["variant"],
@@ -271,7 +281,7 @@ def to_record(study: str, run: Any) -> RunRecord:
             state=run_state(run),
             cause=Cause(tags["cause"]) if "cause" in tags else None,
             arm=tags["arm"],
-            knobs={name: decode(text) for name, text in run.data.params.items()},
+            knobs={name: decode(text) for name, text in run.params.items()},
             metrics=values,
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
@@ -279,7 +289,7 @@ def to_record(study: str, run: Any) -> RunRecord:
         )
     except (KeyError, ValueError) as error:
         raise StoreError(
-            f"The tags of MLflow run {run.info.run_id} ({run.info.run_name}) cannot be read: {error}. Tags that "
+            f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
             "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
         ) from error
 
