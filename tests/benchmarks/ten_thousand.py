@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.ten_thousand [--runs 10000] [--server] [--keep FOLDER]
 
-Fills an MLflow SQLite store with generated runs as a sweep over 12 variants in 3 scenarios leaves them: Sobol configs on
-10 blocks, some of them failed, superseded or in training, a confirm arm on 16 blocks, and for each run the tags of an
+Fills an MLflow SQLite store with generated runs as a sweep over 12 variants in 3 scenarios leaves them: configs on 10
+blocks, some of them failed, superseded or in training, a confirm arm on 16 blocks, and for each run the tags of an
 embedded run, 72 values of a training curve and its measurements. 50 of them are written by the tracker itself too and
 must read back equal. Then calls the command as a user does, each time as a new process: the first time with the store
 out of the file cache, again, after 100 more runs, and in other formats. `--server`: also through an MLflow server on
@@ -13,6 +13,7 @@ that store, whose runs come by HTTP. `--keep`: leaves store and study there.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import random
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,9 @@ def _result(record: RunRecord, config: RunConfig, cause: Cause, draw: random.Ran
         else Measurement(name, value, None, 120)
         for name, value in values.items()
     )
-    return RunResult(key=config.key, cause=cause, measurements=measurements, curve=curve, facts=facts, adapter="adapter")
+    return RunResult(
+        key=config.key, cause=cause, measurements=measurements, curve=curve, facts=facts, adapter="adapter"
+    )
 
 
 def send(tracker: Tracker, runs: Sequence[Generated]) -> None:
@@ -182,17 +185,20 @@ class Store:
         self.tracker._outbox = outbox
         self._bulk.write(entries)
 
-    def content(self) -> tuple[list[RunRecord], list[object]]:
+    def content(self) -> list[object]:
         """All that reads back of the runs but what is of its time and place: records, histories, inputs."""
-        records = load_records(self.tracker.uri, self.spec.study)
-        client, histories = self.tracker._client, []
-        for record in records:
-            run = client.get_run(record.run_id)
+        client, found = self.tracker._client, []
+        for record in load_records(self.tracker.uri, self.spec.study):
+            run, history = client.get_run(record.run_id), client.get_metric_history
             tags = {k: v for k, v in run.data.tags.items() if k not in ("ticket", "mlflow.parentRunId")}
-            values = {n: [(m.step, m.value) for m in client.get_metric_history(record.run_id, n)] for n in record.metrics}
-            inputs = [(i.dataset.to_dictionary(), [(t.key, t.value) for t in i.tags]) for i in run.inputs.dataset_inputs]
-            histories.append((tags, run.data.params, run.data.metrics, values, inputs, run.info.status))
-        return [record.model_copy(update={"run_id": ""}) for record in records], histories
+            values = {n: [(m.step, m.value) for m in history(record.run_id, n)] for n in record.metrics}
+            inputs = [
+                (i.dataset.to_dictionary(), [(t.key, t.value) for t in i.tags]) for i in run.inputs.dataset_inputs
+            ]
+            place = (record.variant, record.scenario, record.trial, record.block, record.attempt)
+            same = record.model_copy(update={"run_id": ""})
+            found.append((place, same, tags, run.data.params, run.data.metrics, values, inputs, run.info.status))
+        return sorted(found, key=lambda run: run[0])
 
 
 def check_equal(runs: Sequence[Generated], text: str) -> None:
@@ -202,11 +208,7 @@ def check_equal(runs: Sequence[Generated], text: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = Store(Path(folder), text)
             write(store, runs)
-            records, histories = store.content()
-            key: Callable[[int], tuple[str, str, int, int, int]] = lambda i: (  # noqa: E731
-                records[i].variant, records[i].scenario, records[i].trial, records[i].block, records[i].attempt,
-            )  # fmt: skip
-            found.append([(records[i], histories[i]) for i in sorted(range(len(records)), key=key)])
+            found.append(store.content())
     assert found[0] == found[1], "rows that are written at once read back other than what the tracker writes"
     assert found[0], "no run to compare"
 
@@ -220,22 +222,26 @@ class Cost:
     output: bytes
 
 
+# A process of its own, since the peak of a new process begins with that of the one that starts it.
+MEASURED = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([done.returncode, time.perf_counter() - started, used.ru_maxrss / 1024]))
+"""
+
+
 def table(folder: Path, *options: str, store: str | None = None) -> Cost:
     """Call `sweeper table` in a new process."""
-    environment = os.environ | ({"MLFLOW_TRACKING_URI": store} if store else {})
-    if store is None:
-        environment.pop("MLFLOW_TRACKING_URI", None)
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    environment |= {"MLFLOW_TRACKING_URI": store} if store else {}
     command = [sys.executable, "-m", "sweeper", "table", "study.yaml", *options]
-    with tempfile.TemporaryFile() as out:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=out, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-        out.seek(0)
-        return Cost(seconds, usage.ru_maxrss / 1024, out.read())
+    done = subprocess.run([sys.executable, "-c", MEASURED, *command], cwd=folder, capture_output=True, env=environment)
+    code, seconds, mebibytes = json.loads(done.stdout)
+    if code:
+        raise SystemExit(f"{' '.join(command)} ended with {code}: {done.stderr.decode()}")
+    return Cost(seconds, mebibytes, done.stderr)
 
 
 def forget(file: Path) -> None:
@@ -253,7 +259,18 @@ def server(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri, address = f"sqlite:///{folder / 'mlflow.db'}", f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(120):
@@ -277,7 +294,9 @@ def measure(folder: Path, wanted: int, through_server: bool) -> None:
     """Fill, call, print."""
     trials = trials_for(wanted)
     text, runs = study_text(trials), generated(trials)
-    check_equal([*runs[: EQUAL - 10], *(r for r in runs if r.replaced or (r.result and r.result.message))][:EQUAL], text)
+    check_equal(
+        [*runs[: EQUAL - 10], *(r for r in runs if r.replaced or (r.result and r.result.message))][:EQUAL], text
+    )
     started = time.perf_counter()
     store = Store(folder, text)
     rest = [*runs[-MORE:-20], *(Generated(r.config, None, r.arm) for r in runs[-20:])]  # the last ones in training
