@@ -303,9 +303,10 @@ def encode(value: Scalar) -> str:
 
 def decode(text: str) -> Scalar:
     """The knob that `encode` wrote as `text`."""
-    if not _is_json(text):
+    try:
+        value: Scalar = json.loads(text)
+    except ValueError:
         return text
-    value: Scalar = json.loads(text)
     return value
 
 
