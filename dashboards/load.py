@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from dashboards.sqlite_runs import StoredRun, read_sqlite_runs
+from dashboards.sqlite_runs import StoredRun, open_to_read, read_sqlite_runs
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
 
@@ -227,7 +227,7 @@ def _check_exists(uri: str) -> None:
     if not file.is_file():
         raise StoreMissing(missing)
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(open_to_read(file)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error

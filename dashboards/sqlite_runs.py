@@ -51,7 +51,7 @@ def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list
     experiment is missing or deleted, or SQLite cannot read the file: MLflow's client knows then what is wrong.
     """
     try:
-        with closing(_open(file)) as database:
+        with closing(open_to_read(file)) as database:
             versions = {version for (version,) in database.execute("select version_num from alembic_version")}
             found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
             if not versions or versions - KNOWN_SCHEMAS or len(found) != 1:
@@ -64,9 +64,14 @@ def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list
         return None
 
 
-def _open(file: Path) -> sqlite3.Connection:
-    """A connection that cannot write, and begins a transaction only where it is told to."""
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+def open_to_read(file: Path) -> sqlite3.Connection:
+    """A connection that makes no file and changes no row, and begins a transaction only where it is told to.
+
+    Not opened as read-only: SQLite must be able to take back what a killed process left half written.
+    """
+    database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    database.execute("pragma query_only = on")
+    return database
 
 
 def _fill(database: sqlite3.Connection, runs: Mapping[str, StoredRun]) -> None:

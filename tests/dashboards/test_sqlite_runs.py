@@ -179,6 +179,18 @@ def test_an_unfinished_write_of_another_process_is_not_seen_and_not_waited_for(s
     assert trials(store) == [9, 9, 9]
 
 
+def test_what_a_killed_process_left_half_written_is_taken_back(store: Store) -> None:
+    said = (
+        "import os, sqlite3, sys; d = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "d.execute('pragma cache_size = 1'); d.execute('begin'); "
+        "d.execute(\"update tags set value = '9' where key = 'trial'\"); "
+        "d.execute('create table filler as select randomblob(500000)'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", said, str(store.file)], check=False)
+    assert Path(f"{store.file}-journal").is_file()
+    assert trials(store) == [0, 1, 2]
+
+
 def test_a_store_of_another_version_is_left_to_mlflow(store: Store) -> None:
     with closing(sqlite3.connect(store.file)) as database, database:
         database.execute("update alembic_version set version_num = '728d730b5ebd'")
