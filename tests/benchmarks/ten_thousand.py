@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.ten_thousand [--runs 10000] [--server] [--keep FOLDER]
 
-Fills an MLflow SQLite store with generated runs as a sweep over 12 variants in 3 scenarios leaves them: configs on 10
-blocks, some of them failed, superseded or in training, a confirm arm on 16 blocks, and for each run the tags of an
-embedded run, 72 values of a training curve and its measurements. 50 of them are written by the tracker itself too and
+Fills an MLflow SQLite store with generated runs as a sweep over 12 variants in 3 scenarios leaves them: Sobol configs
+on 10 blocks, some of them failed, superseded or in training, a confirm arm on 16 blocks, and for each run the tags of
+an embedded run, 72 values of a training curve and its measurements. 50 of them are written by the tracker itself too and
 must read back equal. Then calls the command as a user does, each time as a new process: the first time with the store
 out of the file cache, again, after 100 more runs, and in other formats. `--server`: also through an MLflow server on
 that store, whose runs come by HTTP. `--keep`: leaves store and study there.
@@ -24,14 +24,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.load import load_records
-from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunRecord, RunResult
-from studies.spec import StudySpec, load_study
+from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunRecord, RunResult, Scalar
+from studies.spec import StudySpec, arms, load_study
+from sweeper.points import planned_points
 from sweeper.tracking import Tracker
 from tests.benchmarks.bulk import Bulk, collected
 from tests.dashboards.generated import pool
@@ -99,29 +100,33 @@ def trials_for(runs: int) -> int:
     return max(1, math.ceil((runs - strata * len(CONFIRM)) / (strata * len(BLOCKS))))
 
 
-def generated(trials: int) -> list[Generated]:
+def generated(spec: StudySpec) -> list[Generated]:
     """All runs of the study in the order in which a sweep ends them, those of the confirm arm last."""
     found: list[Generated] = []
+    trials = spec.budget.trials
+    points = {arm.name: planned_points(spec, arm) for arm in arms(spec).values()}
     for number, scenario in enumerate(SCENARIOS):
         gains = {name: 0.01 * i for i, name in enumerate(LOSSES)}
         records = pool(gains, configs=trials, blocks=BLOCKS, confirm=CONFIRM, scenario=scenario, seed=number)
         best = {(r.variant, r.trial) for r in records if r.arm == "confirm"}
         draw = random.Random(number)
         broken = {(name, t) for name in LOSSES for t in range(trials) if draw.random() < 0.05} - best
-        found += [run for r in records for run in _attempts(r, (r.variant, r.trial) in broken, draw)]
+        for r in records:
+            config = _config(r, points[r.variant][r.trial].params)
+            found += _attempts(r, config, (r.variant, r.trial) in broken, draw)
     return sorted(found, key=lambda run: run.arm == "confirm")
 
 
-def _attempts(record: RunRecord, broken: bool, draw: random.Random) -> list[Generated]:
+def _attempts(record: RunRecord, config: RunConfig, broken: bool, draw: random.Random) -> list[Generated]:
     """The run of a record, seldom with an attempt before it that the machine lost."""
-    config, causes = _config(record), (Cause.NON_FINITE, Cause.INVERTED, Cause.COLLAPSED)
+    causes = (Cause.NON_FINITE, Cause.INVERTED, Cause.COLLAPSED)
     cause = causes[record.trial % len(causes)] if broken and draw.random() < 0.7 else Cause.FINISHED
     lost = RunResult(key=config.key, cause=Cause.WORKER_LOST, message="the worker ended without a word")
     before = [Generated(config, lost, record.arm, 1, replaced=True)] if draw.random() < 0.01 else []
     return [*before, Generated(config, _result(record, config, cause, draw), record.arm, 1 + len(before))]
 
 
-def _config(record: RunRecord) -> RunConfig:
+def _config(record: RunRecord, knobs: Mapping[str, Scalar]) -> RunConfig:
     return RunConfig(
         study="ten-thousand",
         variant=record.variant,
@@ -129,8 +134,8 @@ def _config(record: RunRecord) -> RunConfig:
         trial=record.trial,
         block=record.block,
         seed=record.seed,
-        settings={"loss_type": [record.variant], "max_steps": 120, **record.knobs, "trial": record.trial},
-        knobs=record.knobs,
+        settings={"loss_type": [record.variant], "max_steps": 120, **knobs},
+        knobs=knobs,
         data=DataConfig(rows=2048, label_flip=0.2 if record.scenario == "flips" else 0.0),
         evaluation=EvaluationConfig(prompts=512, max_new_tokens=32),
     )
@@ -292,18 +297,17 @@ def report(name: str, cost: Cost) -> None:
 
 def measure(folder: Path, wanted: int, through_server: bool) -> None:
     """Fill, call, print."""
-    trials = trials_for(wanted)
-    text, runs = study_text(trials), generated(trials)
-    check_equal(
-        [*runs[: EQUAL - 10], *(r for r in runs if r.replaced or (r.result and r.result.message))][:EQUAL], text
-    )
-    started = time.perf_counter()
+    text = study_text(trials_for(wanted))
     store = Store(folder, text)
+    runs = generated(store.spec)
     rest = [*runs[-MORE:-20], *(Generated(r.config, None, r.arm) for r in runs[-20:])]  # the last ones in training
+    unusual = [run for run in runs if run.replaced or (run.result and run.result.message)]
+    check_equal([*unusual[: EQUAL // 3], *rest[-EQUAL // 3 :], *runs[: EQUAL - 2 * (EQUAL // 3)]], text)
+    started = time.perf_counter()
     store.fill(runs[:-MORE])
-    size = (folder / "mlflow.db").stat().st_size / 2**20
-    filled = time.perf_counter() - started
-    print(f"{len(runs)} attempts, {trials} configs a stratum; store of {size:.0f} MiB made in {filled:.0f} s")  # noqa: T201
+    filled, size = time.perf_counter() - started, (folder / "mlflow.db").stat().st_size / 2**20
+    print(f"{len(runs) - MORE} attempts, {store.spec.budget.trials} configs a stratum; "  # noqa: T201
+          f"{size:.0f} MiB written in {filled:.0f} s", flush=True)  # fmt: skip
     forget(folder / "mlflow.db")
     first = table(folder)
     report("first time, file not cached", first)
