@@ -4,10 +4,10 @@
 
 Fills an MLflow SQLite store with generated runs as a sweep over 12 variants in 3 scenarios leaves them: Sobol configs
 on 10 blocks, some of them failed, superseded or in training, a confirm arm on 16 blocks, and for each run the tags of
-an embedded run, 72 values of a training curve and its measurements. 50 of them are written by the tracker itself too and
-must read back equal. Then calls the command as a user does, each time as a new process: the first time with the store
-out of the file cache, again, after 100 more runs, and in other formats. `--server`: also through an MLflow server on
-that store, whose runs come by HTTP. `--keep`: leaves store and study there.
+an embedded run, 72 values of a training curve and its measurements. 50 of them are written by the tracker itself too
+and must read back equal. Then calls the command as a user does, each time as a new process: the first time with the
+store out of the file cache, again, after 100 more runs, and in other formats. `--server`: also through an MLflow server
+on that store, whose runs come by HTTP. `--keep`: leaves store and study there.
 """
 
 from __future__ import annotations
