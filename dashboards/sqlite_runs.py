@@ -25,7 +25,7 @@ _RUNS = """
 select run_uuid, name, status from runs
 where experiment_id = ? and lifecycle_stage = 'active'
 and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
-order by start_time is null, start_time, run_uuid
+order by start_time, run_uuid
 """
 _TAGS = "select run_uuid, key, value from tags where run_uuid in ({})"
 _PARAMS = "select run_uuid, key, value from params where run_uuid in ({})"

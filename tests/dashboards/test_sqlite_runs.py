@@ -96,15 +96,14 @@ def test_both_readings_give_the_same_runs_in_the_same_order(store: Store, monkey
         client.log_metric(running, f"at{step}", value, timestamp=5, step=0)
     for step, value in ((10, 0.5), (20, 0.25), (15, 0.75)):
         client.log_metric(running, "loss", value, timestamp=5, step=step)
-    with closing(sqlite3.connect(store.file)) as database, database:  # as very old versions left them
-        database.execute("update runs set start_time = null where run_uuid = ?", (running,))
+    with closing(sqlite3.connect(store.file)) as database, database:
         database.execute("update tags set value = null where run_uuid = ? and key = 'attempt'", (running,))
     found = store.read()
     assert found is not None
     assert repr(found) == repr(store.by_client())
-    assert [run.tags["trial"] for run in found][-1] == "5"
     assert len(found) == 6
-    assert found[-1].metrics["loss"] == 0.25
+    (unfinished,) = (run for run in found if run.run_id == running)
+    assert unfinished.metrics["loss"] == 0.25
 
 
 def trials(store: Store) -> list[int]:
@@ -195,8 +194,7 @@ def test_a_store_of_another_version_is_left_to_mlflow(store: Store) -> None:
     with closing(sqlite3.connect(store.file)) as database, database:
         database.execute("update alembic_version set version_num = '728d730b5ebd'")
     assert store.read() is None
-    with pytest.raises(StoreError, match=r"another version of MLflow.*mlflow db upgrade"):
-        load_records(store.uri, "pilot")
+    assert trials(store) == [0, 1, 2]  # by the client, which has looked at the version before
 
 
 def test_a_damaged_page_is_told_in_a_sentence(store: Store) -> None:
