@@ -220,9 +220,10 @@ def check_equal(runs: Sequence[Generated], text: str) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call took, in all and at most."""
+    """What one call took: seconds in all and of a processor, and memory at most."""
 
     seconds: float
+    processor: float
     mebibytes: float
     output: bytes
 
@@ -233,7 +234,8 @@ import json, resource, subprocess, sys, time
 started = time.perf_counter()
 done = subprocess.run(sys.argv[1:], stdout=sys.stderr)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([done.returncode, time.perf_counter() - started, used.ru_maxrss / 1024]))
+seconds = time.perf_counter() - started
+print(json.dumps([done.returncode, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
 """
 
 
@@ -243,10 +245,10 @@ def table(folder: Path, *options: str, store: str | None = None) -> Cost:
     environment |= {"MLFLOW_TRACKING_URI": store} if store else {}
     command = [sys.executable, "-m", "sweeper", "table", "study.yaml", *options]
     done = subprocess.run([sys.executable, "-c", MEASURED, *command], cwd=folder, capture_output=True, env=environment)
-    code, seconds, mebibytes = json.loads(done.stdout)
+    code, seconds, processor, mebibytes = json.loads(done.stdout)
     if code:
         raise SystemExit(f"{' '.join(command)} ended with {code}: {done.stderr.decode()}")
-    return Cost(seconds, mebibytes, done.stderr)
+    return Cost(seconds, processor, mebibytes, done.stderr)
 
 
 def forget(file: Path) -> None:
@@ -292,7 +294,8 @@ def server(folder: Path) -> Iterator[str]:
 
 def report(name: str, cost: Cost) -> None:
     """One line."""
-    print(f"{name:28} {cost.seconds:6.2f} s  peak {cost.mebibytes:5.0f} MiB", flush=True)  # noqa: T201
+    used = f"{cost.processor:.2f} s of a processor, peak {cost.mebibytes:.0f} MiB"
+    print(f"{name:28} {cost.seconds:6.2f} s, {used}", flush=True)  # noqa: T201
 
 
 def measure(folder: Path, wanted: int, through_server: bool) -> None:
