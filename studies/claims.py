@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.parts import Scenario
-from studies.records import DataConfig
+from studies.records import DataConfig, Scalar
 
 Column = Literal["Speed", "Stability", "Best for", "Text"]
 Situation = Literal["clean", "flipped", "unflipped", "biased", "shuffled", "small", "worse", "better"]
@@ -215,7 +215,7 @@ def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, 
     return {kind: tuple(dict.fromkeys(names)) for kind, names in found.items()}
 
 
-def _condition(scenario: Scenario) -> tuple[dict[str, object], dict[str, object]]:
+def _condition(scenario: Scenario) -> tuple[dict[str, Scalar], dict[str, object]]:
     """What a scenario changes of the data and of the training."""
     plain = DataConfig()
     changed = {key: value for key, value in scenario.data.items() if value != getattr(plain, key)}

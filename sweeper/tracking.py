@@ -178,7 +178,7 @@ class Tracker:
             if self._known is None:
                 raise
             return tuple(self._known.values())
-        records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.data.tags)
+        records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.tags)
         self._known = {record.run_id: KnownRun.model_validate(dict(record)) for record in records}
         return tuple(self._known.values())
 

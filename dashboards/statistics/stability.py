@@ -72,7 +72,7 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
     for trial, of_trial in runs.items():
         inverted = is_inverted(of_trial, scale)
         for run in of_trial:
-            kinds = failures_of(run) | ({"inversion"} if inverted else set())
+            kinds: set[Kind] = set(failures_of(run)) | ({"inversion"} if inverted else set())
             for kind in kinds:
                 shown[kind].add(trial)
             ids += [run.run_id] * bool(kinds)

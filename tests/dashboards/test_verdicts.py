@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from scipy import stats
 
 from dashboards.pace import paces
+from dashboards.statistics.estimates import clopper_pearson
 from dashboards.statistics.scale import scale_of
 from dashboards.trials import Stratum, standings
-from dashboards.verdicts import Ruling, Verdict, verdicts
+from dashboards.verdicts import Ruling, Verdict, fisher, verdicts
 from studies.claims import CLAIMS
 from studies.parts import Scenario
 from studies.records import PROBE, Cause, RunRecord
@@ -216,3 +218,11 @@ def test_another_config_of_the_same_loss_is_no_rival() -> None:
     ]
     found = verdicts(standings(records, GOLD, strata), scale_of(GOLD, "embedded"), "sigmoid", {"clean": Scenario()}, {})
     assert {v.claim.id: v.ruling for v in found}["sigmoid-best-for"] == "supported"
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (4, 7), (27, 27), (150, 30)])
+def test_shares_are_compared_by_the_exact_test_of_scipy(n: int, m: int) -> None:
+    for k in range(0, n + 1, max(1, n // 9)):
+        for j in range(0, m + 1, max(1, m // 9)):
+            expected = stats.fisher_exact([[k, n - k], [j, m - j]]).pvalue
+            assert fisher(clopper_pearson(k, n), clopper_pearson(j, m)) == pytest.approx(expected, rel=1e-9)
