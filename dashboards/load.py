@@ -276,12 +276,18 @@ def to_record(study: str, run: Any) -> RunRecord:
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
+            started=_seconds(run.info.start_time),
+            ended=_seconds(run.info.end_time),
         )
     except (KeyError, ValueError) as error:
         raise StoreError(
             f"The tags of MLflow run {run.info.run_id} ({run.info.run_name}) cannot be read: {error}. Tags that "
             "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
         ) from error
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def encode(value: Scalar) -> str:

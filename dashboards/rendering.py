@@ -59,7 +59,7 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
     if format == "markdown":
         return "\n".join(f"{title}\n\n{_markdown_table(cells)}\n" for title, cells in titled) + f"\n- {note}\n"
     if format == "html":
-        parts = [f"<h2>{escape(title)}</h2>{_html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
+        parts = [f"<h2>{escape(title)}</h2>{html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
         return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
     tables = [(title, _rich_table(cells)) for title, cells in titled]
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
@@ -188,18 +188,17 @@ _STYLE = (
 
 def _html(table: Comparison) -> str:
     """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
-    rows = _html_table(row_cells(table), [{name: ids for name, ids in r.run_ids.items() if ids} for r in table.rows])
-    claims = _html_table(
-        claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
-    )
+    rows = html_table(row_cells(table), [{name: ids for name, ids in r.run_ids.items() if ids} for r in table.rows])
+    claims = html_table(claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts])
     guide = guide_cells(table.verdicts)
-    found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
+    found = "<h2>What the guide says, and what was found</h2>" + html_table(guide, [{}] * len(guide.rows)) + claims
     spaces = space_cells(table)
-    space = _html_table(spaces, [{}] * len(spaces.rows)) + _html_list(space_notes(table)) if spaces.rows else ""
-    return _page("Comparison", f"{rows}{_html_list(notes(table))}{space}{found if table.verdicts else ''}")
+    space = html_table(spaces, [{}] * len(spaces.rows)) + html_list(space_notes(table)) if spaces.rows else ""
+    return _page("Comparison", f"{rows}{html_list(notes(table))}{space}{found if table.verdicts else ''}")
 
 
-def _html_list(notes: Sequence[str]) -> str:
+def html_list(notes: Sequence[str]) -> str:
+    """Notes as a list."""
     return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
 
 
@@ -210,7 +209,8 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _html_table(cells: Cells, runs: Sequence[dict[str, tuple[str, ...]]]) -> str:
+def html_table(cells: Cells, runs: Sequence[dict[str, tuple[str, ...]]]) -> str:
+    """Cells as a table; `runs`: for each row, the ids of the MLflow runs behind it by what they are for."""
     kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
     head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
     body = []

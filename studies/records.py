@@ -214,8 +214,27 @@ class RunConfig(Frozen):
         return f"{self.study}/{self.variant}/{self.scenario}"
 
 
+class Shown(Frozen):
+    """What the untrained and the trained model write under one prompt, by the same random numbers.
+
+    `gold_before` and `gold_after`: what the two are worth, where the data has a reward; `cut_before`, `cut_after`:
+    whether they were cut off at the length cap.
+    """
+
+    prompt: str
+    before: str
+    after: str
+    gold_before: float | None = None
+    gold_after: float | None = None
+    cut_before: bool = False
+    cut_after: bool = False
+
+
 class RunResult(Frozen):
-    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep."""
+    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep.
+
+    `samples`: a few of the last evaluation's, to be read.
+    """
 
     key: str
     cause: Cause
@@ -224,6 +243,7 @@ class RunResult(Frozen):
     curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
     facts: Mapping[str, Scalar] = {}
     adapter: str | None = None
+    samples: tuple[Shown, ...] = ()
 
     @property
     def state(self) -> State:
@@ -239,7 +259,7 @@ class RunRecord(Frozen):
     """One run as it is read back from the store: what tables are made of.
 
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
-    other, so that what is chosen on one half can be read on the other.
+    other, so that what is chosen on one half can be read on the other. `started` and `ended`: seconds since 1970.
     """
 
     run_id: str
@@ -259,6 +279,8 @@ class RunRecord(Frozen):
     errors: Mapping[str, float]
     halves: Mapping[str, tuple[float, float]] = {}
     facts: Mapping[str, str]
+    started: float | None = None
+    ended: float | None = None
 
 
 def digest(value: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.histories import SAMPLES
 from dashboards.load import (
     KIND,
     RUN,
@@ -236,6 +237,7 @@ class Tracker:
             measured=measured_values(result),
             tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
             dataset=_dataset(config, result),
+            samples=[shown.model_dump() for shown in result.samples],
             status=STATUS[result.state],
         )
         known = (self._known or {}).get(run_id)
@@ -319,6 +321,8 @@ class Tracker:
 
             tags = [InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(run_id, [DatasetInput(Dataset(**entry["dataset"]), tags)])
+        if entry.get("samples"):  # a journal of an earlier version has none
+            self._client.log_text(run_id, json.dumps(entry["samples"], indent=1, ensure_ascii=False), SAMPLES)
         self._client.set_terminated(run_id, entry["status"], end_time=entry["time"])
         self._curve_ends.pop(run_id, None)
 
