@@ -251,7 +251,7 @@ class Tracker:
             self._known.pop(run_id, None)
 
     def log_table(self, files: Mapping[str, str]) -> None:
-        """Keep the table, file name -> text, as artifacts of the sweep's run."""
+        """Keep table, page and figures, file name -> text, as artifacts of the sweep's run."""
         self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
 
     def log_adapter(self, run_id: str, folder: Path) -> None:

@@ -53,9 +53,9 @@ def margins(material: Material, scenario: str, name: str) -> Figure | Missing:
     scales = Scales("optimizer step", "margin on training pairs (nats)", zero="untrained")
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
-        "Log-ratio margin of the training batches while the best config of each loss trains: TRL's "
-        "rewards/margins over "
-        "beta, which makes it nats for every loss. Losses and rewards as TRL logs them scale with beta and cannot be "
+        "Log-ratio margin of the training batches while the best config of each loss trains: TRL's rewards/margins "
+        "over beta, which makes it nats for every loss. Losses and rewards as TRL logs them scale with beta and "
+        "cannot be "
         "compared. " + _band_words(series) + others(material)
     )
     return Figure(name, title, caption, svg)
@@ -147,7 +147,7 @@ def timeline(material: Material, name: str) -> Figure | Missing:
     lanes = _lanes([(a, b) for _, a, b in spans])
     count = max(lanes) + 1
     top, body = 0.95, min(0.4 + 0.16 * count, 2.6)
-    height = 0.55 + top + 0.25 + body + 0.45
+    height = 0.3 + top + 0.12 + body + 0.45
     whole = at(max(b for _, _, b in spans))
     unit, words = (3600.0, "hours") if whole > 7200 else (60.0, "minutes") if whole > 120 else (1.0, "seconds")
     with drawing(WIDTH, height) as canvas:
@@ -178,12 +178,12 @@ def timeline(material: Material, name: str) -> Figure | Missing:
                 best.plot([], [], color=colour, lw=4, label=word)
         best.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=7.5)
         svg = svg_of(canvas, name)
-    caption = f"{len(spans)} runs, a line each from start to end; above, the best run so far in the objective. " + (
-        f"Cut out, at dashed lines: {len(pauses)} times when nothing trained for {_IDLE / 60:.0f} minutes or more."
-        if pauses
-        else ""
+    cut = f" Cut out, at dashed lines: {len(pauses)} times when nothing trained for {_IDLE / 60:.0f} minutes or more."
+    caption = (
+        f"{len(spans)} runs, a line each from start to end; above, the objective of each complete one in its loss's "
+        f"colour, and the best so far.{cut if pauses else ''}"
     )
-    return Figure(name, title, caption.strip(), svg)
+    return Figure(name, title, caption, svg)
 
 
 def _state_colour(run: RunRecord) -> str:

@@ -12,16 +12,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from dashboards.statistics.estimates import Floats
+
 WIDTH: Final = 9.0
 """Inches of a figure."""
 LONGEST_LABEL: Final = 26
+MOST_BEHIND: Final = 300
+"""Points of another variant behind a panel's own: each is drawn once in every panel."""
 INK: Final = "#222222"
 FAINT: Final = "#c9c9c9"
 QUIET: Final = "#767676"
@@ -45,7 +50,7 @@ _STYLE: Final[Mapping[str, Any]] = {
     "ytick.labelcolor": INK,
     "text.color": INK,
     "text.parse_math": False,  # names of variants and knobs are shown as they are
-    "lines.linewidth": 1.5,
+    "lines.linewidth": 1.3,
     "figure.facecolor": "white",
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "axes.unicode_minus": False,
@@ -131,12 +136,14 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True)
 class Scales:
-    """What the two axes show, and whether they are logarithmic. `zero`: what lies at 0 of y, drawn as a line."""
+    """What the two axes show, and how x is drawn. `zero`: what lies at 0 of y, drawn as a line.
+
+    `root`: by its square root, which shows a KL of 0 to 2 beside one of 80 (as in 2210.10760).
+    """
 
     x: str
     y: str
-    log_x: bool = False
-    log_y: bool = False
+    x_scale: Literal["linear", "log", "root"] = "linear"
     zero: str = ""
 
 
@@ -171,7 +178,7 @@ class Series:
 
     `line`: (x, y) in order; `low` and `high`: its band, as long as the line; `bars`: (x, y, low, high), points with an
     interval; `points`: (x, y); `failed`: x of configs that failed, None where that is not known: they are marked at the
-    panel's foot. `note` stands in the panel's corner.
+    panel's foot. `note` stands above the panel, `levels` are values to compare with.
     """
 
     variant: str
@@ -226,10 +233,9 @@ def _panel(
     limits: tuple[tuple[float, float], tuple[float, float]],
 ) -> None:
     (left, right), (low, high) = limits
-    axes.set(xscale="log" if scales.log_x else "linear", yscale="log" if scales.log_y else "linear")
+    _scale_x(axes, scales, left, right)
     axes.set(xlim=(left, right), ylim=(low, high))
-    _tick(axes.xaxis, left, right, log=scales.log_x)
-    _tick(axes.yaxis, low, high, log=scales.log_y)
+    axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
     look = styles[own.variant]
     axes.set_title(label(own.title), color=look.colour, fontweight="bold", loc="left", pad=3)
     if scales.zero:
@@ -240,14 +246,15 @@ def _panel(
         if other.line:
             axes.plot(*zip(*other.line, strict=True), color=FAINT, lw=0.8, zorder=1)
         elif other.points:
-            axes.plot(*zip(*other.points, strict=True), ls="", marker="o", ms=1.8, color=FAINT, zorder=1)
+            few = other.points[:: -(-len(other.points) // MOST_BEHIND)]
+            axes.plot(*zip(*few, strict=True), ls="", marker="o", ms=1.8, mew=0, color=FAINT, zorder=1)
     reference = next((s for s in series if s.variant == baseline and s is not own and s.line), None)
     if reference is not None:
         axes.plot(*zip(*reference.line, strict=True), color=BASELINE, lw=0.9, ls=(0, (3, 2)), zorder=2)
-    _own(axes, own, look, (left, right), low)
+    _own(axes, own, look, (left, right), low, high)
 
 
-def _own(axes: Axes, own: Series, look: Look, across: tuple[float, float], foot: float) -> None:
+def _own(axes: Axes, own: Series, look: Look, across: tuple[float, float], foot: float, top: float) -> None:
     """The panel's own series."""
     for text, level in own.levels:
         axes.axhline(level, color=QUIET, lw=0.8, ls=(0, (3, 2)), zorder=2)
@@ -262,27 +269,65 @@ def _own(axes: Axes, own: Series, look: Look, across: tuple[float, float], foot:
             *zip(*own.points, strict=True),
             ls="",
             marker=look.marker,
-            ms=3,
+            ms=3.4,
             mew=0,
-            alpha=0.7,
+            alpha=0.85,
             color=look.colour,
             zorder=4,
         )
     for x0, y0, low, high in own.bars:
         axes.plot([x0, x0], [low, high], color=look.colour, lw=1.2, zorder=5)
         axes.plot([x0], [y0], ls="", marker=look.marker, ms=3.5, mfc="white", mec=look.colour, zorder=5)
-    if own.failed:
-        at = [across[0] if x is None else min(max(x, across[0]), across[1]) for x in own.failed]
-        axes.plot(at, [foot] * len(at), ls="", marker="x", ms=4, mew=1.0, color=look.colour, clip_on=False, zorder=6)
+    _failed(axes, own.failed, look, across, (foot, top))
     if own.note:
-        axes.text(0.98, 0.96, own.note, transform=axes.transAxes, ha="right", va="top", fontsize=6.5, color=QUIET)
+        axes.set_title(own.note, loc="right", fontsize=6.5, color=QUIET, pad=3)
 
 
-def _tick(axis: Any, low: float, high: float, *, log: bool) -> None:
-    if log:
-        log_ticks(axis, low, high)
-    else:
-        axis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
+def _failed(
+    axes: Axes, failed: Sequence[float | None], look: Look, across: tuple[float, float], up: tuple[float, float]
+) -> None:
+    """A cross for each failed config at the panel's foot; those whose place is not known are stacked on its left."""
+    known = [min(max(x, across[0]), across[1]) for x in failed if x is not None]
+    unknown = len(failed) - len(known)
+    step = (up[1] - up[0]) * min(0.06, 1 / max(unknown, 1))
+    x = known + [across[0]] * unknown
+    y = [up[0]] * len(known) + [up[0] + step * i for i in range(unknown)]
+    if x:
+        axes.plot(x, y, ls="", marker="x", ms=4, mew=1.0, color=look.colour, clip_on=False, zorder=6)
+
+
+def _scale_x(axes: Axes, scales: Scales, low: float, high: float) -> None:
+    match scales.x_scale:
+        case "log":
+            axes.set_xscale("log")
+            log_ticks(axes.xaxis, low, high)
+        case "root":
+            axes.set_xscale("function", functions=(_root, _square))
+            places = [0.0]
+            for place in sorted(m * 10**e for e in range(-3, 5) for m in (1, 2, 5)):
+                if place <= high and place**0.5 - places[-1] ** 0.5 > 0.17 * high**0.5:
+                    places.append(place)
+            axes.xaxis.set_major_locator(FixedLocator(places))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        case "linear":
+            axes.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
+
+
+def _root(values: Floats) -> Floats:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(values: Floats) -> Floats:
+    return np.sign(values) * np.square(values)
+
+
+def spread_by_ratio(values: Sequence[float]) -> bool:
+    """Whether values fill a logarithmic axis more evenly than a linear one: their median is nearer to its middle."""
+    low, middle, high = (float(v) for v in np.quantile(values, [0.0, 0.5, 1.0]))
+    if low <= 0 or high < 5 * low:
+        return False
+    linear = abs((middle - low) / (high - low) - 0.5)
+    return abs(math.log(middle / low) / math.log(high / low) - 0.5) < linear
 
 
 def _limits(series: Sequence[Series], scales: Scales) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -291,7 +336,10 @@ def _limits(series: Sequence[Series], scales: Scales) -> tuple[tuple[float, floa
     ys = [y for s in series for y in [*(p[1] for p in [*s.line, *s.points]), *s.low, *s.high]]
     ys += [y for s in series for bar in s.bars for y in bar[1:]] + [y for s in series for _, y in s.levels]
     ys += [0.0] if scales.zero else []
-    return _room(xs, log=scales.log_x), _room(ys, log=scales.log_y)
+    left, right = _room(xs, log=scales.x_scale == "log")
+    if scales.x_scale == "root":  # the room that a small part of a root takes is none
+        left, right = -0.001 * max(xs, default=1.0), right
+    return (left, right), _room(ys, log=False)
 
 
 def _room(values: Sequence[float], *, log: bool, share: float = 0.07) -> tuple[float, float]:

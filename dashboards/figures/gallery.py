@@ -8,6 +8,7 @@ from functools import partial
 from dashboards.figures import course, knobs, outcome, price
 from dashboards.figures.figure import Figure, Missing, slug
 from dashboards.figures.material import Material
+from dashboards.figures.parallel import parallel
 
 Draw = Callable[[Material, str, str], Figure | Missing]
 
@@ -51,7 +52,7 @@ def _per_scenario(material: Material) -> list[tuple[str, Draw]]:
         *((f"sensitivity-{slug(knob)}", partial(_sensitivity, knob)) for knob in knobs.knobs_of(material)),
         ("strength", knobs.strength),
         ("importance", knobs.weights_of_knobs),
-        ("parallel", knobs.parallel),
+        ("parallel", parallel),
         ("mixtures", knobs.mixtures),
         ("curves", course.margins),
         *((f"checkpoints-{slug(name)}", partial(_checkpoints, name)) for name in dict.fromkeys((metric, "kl"))),

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.collections import LineCollection
 
 from dashboards.figures.figure import (
     QUIET,
@@ -21,13 +19,13 @@ from dashboards.figures.figure import (
     fixed_ticks,
     label,
     small_multiples,
+    spread_by_ratio,
     svg_of,
 )
 from dashboards.figures.material import Config, Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.importance import importance
 from dashboards.statistics.stability import strengths
-from dashboards.trials import Standing, estimate
 
 BINS = 5
 FEWEST_VALUES = 3
@@ -36,8 +34,8 @@ RATE, BETA = "learning_rate", "beta"
 
 
 def knobs_of(material: Material) -> tuple[str, ...]:
-    """Knobs with three numbers or more in some variant, weights of mixtures left out: they have a figure of "
-    "their own."""
+    """Knobs with three numbers or more in some variant, weights of mixtures left out: they have a figure of their "
+    "own."""
     found: dict[str, None] = {}
     for standing in material.standings:
         configs = material.configs(standing)
@@ -56,7 +54,7 @@ def sensitivity(material: Material, scenario: str, knob: str, name: str) -> Figu
     if not strata:
         return Missing(name, title, f"no stratum of {scenario} has three values of {knob}")
     values = [c.number(knob) or 0.0 for _, configs in strata for c in configs]
-    log = min(values) > 0 and max(values) / min(values) >= 5
+    log = spread_by_ratio(values)
     series = []
     for standing, configs in strata:
         good = [(c.number(knob) or 0.0, c.value) for c in configs if c.value is not None and not c.failed]
@@ -66,12 +64,11 @@ def sensitivity(material: Material, scenario: str, knob: str, name: str) -> Figu
         series.append(
             Series(standing.stratum.variant, standing.stratum.variant, line, points=good, failed=failed, note=note)
         )
-    scales = Scales(knob, material.quality, log_x=log, zero=material.untrained)
+    scales = Scales(knob, material.quality, "log" if log else "linear", zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
-        "Every config outside of the confirm phase at its mean over blocks; line: the best at each value of "
-        f"{knob}, or in "
-        f"each fifth of its range where it has more values; crosses: configs that failed. {others(material)}"
+        f"Every config outside of the confirm phase at its mean over blocks; line: the best at each value of {knob}, "
+        f"or in each fifth of its range where it has more values; crosses: configs that failed. {others(material)}"
         + (" Beta is another quantity in each loss: compare shapes, not places." if knob == BETA else "")
     )
     return Figure(name, title, caption, svg)
@@ -113,9 +110,8 @@ def strength(material: Material, scenario: str, name: str) -> Figure | Missing:
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     left_out = [v for v in material.variants if v not in {s.variant for s in series}]
     caption = (
-        "Configs of one learning rate, the one at which the loss is best, along beta; at 0 every loss is 2 "
-        "nats from the "
-        f"untrained model, so that places can be compared. {others(material)}"
+        "Configs of one learning rate, the one at which the loss is best, along beta; at 0 every loss is 2 nats "
+        f"from the untrained model, so that places can be compared. {others(material)}"
         + (f" Without a path that crosses 2 nats: {', '.join(left_out)}." if left_out else "")
     )
     return Figure(name, title, caption, svg)
@@ -142,11 +138,11 @@ def noise(material: Material, name: str) -> Figure | Missing:
     for variant in material.variants:
         bars, points = [], []
         for standing in material.standings:
-            if standing.stratum.variant == variant and standing.best is not None:
-                e = estimate_in_unit(material, standing)
+            best = material.best(standing) if standing.stratum.variant == variant else None
+            if best is not None:
                 x = 100 * flips[standing.stratum.scenario]
-                points.append((x, e[0]))
-                bars += [(x, *e)] if e[1] < e[2] else []
+                points.append((x, best.value))
+                bars += [(x, best.value, best.low, best.high)] if best.low is not None and best.high is not None else []
         if points:
             series.append(
                 Series(variant, variant, tuple(sorted(points)), bars=tuple(bars), points=() if bars else points)
@@ -154,20 +150,11 @@ def noise(material: Material, name: str) -> Figure | Missing:
     scales = Scales("training labels flipped (%)", material.quality, zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
-        "Best config of each loss at each share of flipped labels, tuned there; held-out pairs and gold are as "
-        "they were. "
-        "Bars: 95 % t intervals over blocks, where there are three; values that chose their config are too good on "
-        f"average. {others(material)}"
+        "Best config of each loss at each share of flipped labels, tuned there; held-out pairs and gold are as they "
+        "were. Bars: 95 % t intervals over blocks, where there are three; values that chose their config are too "
+        f"good on average. {others(material)}"
     )
     return Figure(name, title, caption, svg)
-
-
-def estimate_in_unit(material: Material, standing: Standing) -> tuple[float, float, float]:
-    """Value and interval of a stratum's best in the scale's unit; an interval of no width where there is none."""
-    values = material.scale.by_block(standing.speak)
-    unit = [run.model_copy(update={"metrics": {"value": values[run.block]}}) for run in standing.speak]
-    e = estimate(unit, "value")
-    return e.value, e.value if e.low is None else e.low, e.value if e.high is None else e.high
 
 
 def mixtures(material: Material, scenario: str, name: str) -> Figure | Missing:
@@ -183,9 +170,9 @@ def mixtures(material: Material, scenario: str, name: str) -> Figure | Missing:
                 continue
             pure = knob.removeprefix(WEIGHT)
             levels = [
-                (f"{other.stratum.variant} alone", estimate_in_unit(material, other)[0])
+                (f"{other.stratum.variant} alone", best.value)
                 for other in material.of(scenario)
-                if other.best is not None
+                if (best := material.best(other)) is not None
                 and len(other.stratum.losses) == 1
                 and other.stratum.losses[0] in standing.stratum.losses
             ]
@@ -199,9 +186,8 @@ def mixtures(material: Material, scenario: str, name: str) -> Figure | Missing:
     scales = Scales("weight of the loss named in the title", material.quality, zero=material.untrained)
     svg = small_multiples(series, material.looks, None, scales, name)
     caption = (
-        "Configs of each mixture over the weight of one of its losses; line: the best at each weight, or in "
-        "each fifth of "
-        "the range. Dashed: the best config of the losses alone, where the study has them."
+        "Configs of each mixture over the weight of one of its losses; line: the best at each weight, or in each "
+        "fifth of the range. Dashed: the best config of the losses alone, where the study has them."
     )
     return Figure(name, title, caption, svg)
 
@@ -246,105 +232,9 @@ def weights_of_knobs(material: Material, scenario: str, name: str) -> Figure | M
         axes.spines[:].set_visible(False)
         svg = svg_of(canvas, name)
     caption = (
-        "Share of the variance of the configs' ranks, by the objective, that lies between groups of one knob: "
-        "eta squared "
-        "of Kruskal and Wallis, corrected for chance, 0 for nothing and 1 for all. Groups: the knob's values "
-        "where they "
-        "are few, else thirds. Of the unbiased arm, failed configs as the untrained model; what two knobs do "
-        "together is "
-        "in neither number."
+        "Share of the variance of the configs' ranks, by the objective, that lies between groups of one knob: eta "
+        "squared of Kruskal and Wallis, corrected for chance, 0 for nothing and 1 for all. Groups: the knob's "
+        "values where they are few, else thirds. Of the unbiased arm, failed configs as the untrained model; what "
+        "two knobs do together is in neither number."
     )
     return Figure(name, title, caption, svg)
-
-
-# ---- all knobs at once --------------------------------------------------------------------------------------------
-
-
-def parallel(material: Material, scenario: str, name: str) -> Figure | Missing:
-    """Every config as a line over its knobs, its KL and its objective."""
-    title = "All configs, all knobs"
-    rows = [(s.stratum.variant, c) for s in material.of(scenario) for c in material.configs(s)]
-    rows = [(variant, c) for variant, c in rows if c.failed or c.value is not None]
-    count = len(rows)
-    shared = [
-        k
-        for k in dict.fromkeys(n for _, c in rows for n in c.knobs)
-        if sum(c.number(k) is not None for _, c in rows) > count / 2
-    ]
-    shared = [k for k in shared if len({c.number(k) for _, c in rows} - {None}) > 1]
-    if not shared or count < FEWEST_VALUES:
-        return Missing(name, title, "it takes three configs, and a knob that most of them have")
-    variants = [v for v in material.variants if any(v == variant for variant, _ in rows)]
-    columns = [_Column.of(k, [c.number(k) for _, c in rows]) for k in shared]
-    columns += [
-        _Column.of("KL (nats)", [c.kl for _, c in rows]),
-        _Column.of(material.scale.metric, [c.value for _, c in rows]),
-    ]
-    columns = [column for column in columns if column is not None]
-    ranks = _ranks([None if c.failed else material.scale.sign * (c.value or 0.0) for _, c in rows])
-    height = 3.6
-    with drawing(WIDTH, height) as canvas:
-        axes = canvas.add_axes((1.5 / WIDTH, 0.35 / height, 1 - 2.1 / WIDTH, 1 - 0.65 / height))
-        lanes = {v: 1 - i / max(len(variants) - 1, 1) for i, v in enumerate(variants)}
-        order = sorted(range(count), key=lambda i: -1.0 if ranks[i] is None else ranks[i] or 0.0)
-        lines, colours = [], []
-        for i in order:
-            variant, _ = rows[i]
-            spread = (i % 7 - 3) * 0.012 if len(variants) > 1 else 0.0
-            points = [(0.0, lanes[variant] + spread)] + [
-                (x, y) for x, column in enumerate(columns, start=1) if (y := column.places[i]) is not None
-            ]
-            rank = ranks[i]
-            lines.append(points if rank is not None else [*points, (len(columns), -0.07)])
-            colours.append(
-                "#D55E00" if rank is None else (*colormaps["cividis_r"](0.1 + 0.9 * rank)[:3], 0.25 + 0.6 * rank)
-            )
-        styles = [(0, (2, 1.5)) if ranks[i] is None else "-" for i in order]
-        axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.9, linestyles=styles))
-        axes.set(xlim=(-0.02, len(columns) + 0.02), ylim=(-0.1, 1.04))
-        axes.axis("off")
-        for variant, lane in lanes.items():
-            axes.text(-0.03, lane, label(variant), ha="right", va="center", color=material.looks[variant].colour)
-        for x, column in enumerate(columns, start=1):
-            axes.plot([x, x], [0, 1], color=QUIET, lw=0.8)
-            axes.text(x, 1.06, label(column.name), ha="center", va="bottom", fontweight="bold")
-            for text, place in column.ticks:
-                axes.text(x + 0.02, place, text, ha="left", va="center", fontsize=6.5, color="#222222")
-        svg = svg_of(canvas, name)
-    broken = sum(rank is None for rank in ranks)
-    caption = (
-        f"{count} configs outside of the confirm phase, one line each, at their means over blocks; the darker, "
-        "the better "
-        f"its rank by {material.scale.metric}."
-        + (f" Dashed orange, down to the foot: the {broken} that failed." if broken else "")
-        + " A knob that a loss does not have is passed over."
-    )
-    return Figure(name, title, caption, svg)
-
-
-class _Column:
-    """An axis of the parallel coordinates: its name, the place of every config from 0 to 1, and its ticks."""
-
-    def __init__(self, name: str, places: Sequence[float | None], ticks: Sequence[tuple[str, float]]) -> None:
-        self.name, self.places, self.ticks = name, places, ticks
-
-    @classmethod
-    def of(cls, name: str, values: Sequence[float | None]) -> _Column | None:
-        """The column of some values, logarithmic where they are positive and far apart; None where all are the same."""
-        known = [v for v in values if v is not None]
-        if not known or min(known) == max(known):
-            return None
-        low, high = min(known), max(known)
-        log = low > 0 and high / low >= 10
-        at = (lambda v: math.log(v / low) / math.log(high / low)) if log else (lambda v: (v - low) / (high - low))
-        shown = np.geomspace(low, high, 5) if log else np.linspace(low, high, 5)
-        distinct = sorted(set(known))
-        shown = np.array(distinct) if len(distinct) <= 8 else shown
-        return cls(name, [None if v is None else at(v) for v in values], [(f"{v:.2g}", at(float(v))) for v in shown])
-
-
-def _ranks(values: Sequence[float | None]) -> list[float | None]:
-    """Each value's rank from 0, the worst, to 1; None stays None."""
-    known = sorted(v for v in values if v is not None)
-    last = max(len(known) - 1, 1)
-    return [None if v is None else known.index(v) / last for v in values]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dashboards.figures.figure import Look, looks
+from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import failures
 from dashboards.tables import Comparison, Row
@@ -92,6 +93,15 @@ class Material:
     @cached_property
     def _configs(self) -> Mapping[tuple[str, str], tuple[Config, ...]]:
         return {(s.stratum.variant, s.stratum.scenario): _configs(s, self.scale) for s in self.standings}
+
+    def best(self, standing: Standing) -> Estimate | None:
+        """The objective of the stratum's best config in the scale's unit, by the runs that speak for it."""
+        if not standing.speak:
+            return None
+        blocks: dict[int, list[float]] = {}
+        for run in standing.speak:
+            blocks.setdefault(run.block, []).append(self.scale.in_unit([run.metrics[self.scale.metric]], run.block)[0])
+        return block_mean(blocks, [self.scale.error(run) for run in standing.speak])
 
     @property
     def quality(self) -> str:

@@ -39,7 +39,8 @@ _KIND_COLOURS: dict[Kind, str] = {
 def comparison(material: Material, scenario: str, name: str) -> Figure | Missing:
     """Each loss's best config, and its difference to the baseline with interval and region of equivalence."""
     title = "Best of each loss, and against the baseline"
-    rows = [material.row(s) for s in material.of(scenario)]
+    standings = material.of(scenario)
+    rows = [material.row(s) for s in standings]
     if not any(row.best for row in rows):
         return Missing(name, title, f"no trial of {scenario} has the objective")
     judged = [row for row in rows if row.difference is not None]
@@ -51,9 +52,10 @@ def comparison(material: Material, scenario: str, name: str) -> Figure | Missing
             1, 2 if judged else 1, sharey=True, squeeze=False, gridspec_kw=margins | {"wspace": 0.08}
         )
         best, *against = panels.flat
-        for i, row in enumerate(rows):
-            if row.best is not None:
-                _interval(best, i, row.best.estimate, material.looks[row.variant], solid=row.best.basis == "confirmed")
+        for i, (standing, row) in enumerate(zip(standings, rows, strict=True)):
+            value = material.best(standing)
+            if row.best is not None and value is not None:
+                _interval(best, i, value, material.looks[row.variant], solid=row.best.basis == "confirmed")
         best.set_title(f"best config, {label(scenario)}", loc="left")
         best.set_xlabel(material.quality)
         if material.untrained:
@@ -109,9 +111,9 @@ def _comparison_caption(material: Material, rows: Sequence[Row], judged: Sequenc
     if judged:
         blocks = sorted({row.difference.estimate.blocks for row in judged if row.difference})
         parts.append(
-            f"Right: paired over {' or '.join(map(str, blocks))} blocks of the confirm phase, Holm over the "
-            "losses; grey "
-            "band: differences that do not matter. ~ inconclusive without one of the tasks, ? the other way round."
+            f"Right: paired over {' or '.join(map(str, blocks))} blocks of the confirm phase, Holm over the losses; "
+            "grey band: differences that do not matter. ~ inconclusive without one of the tasks, ? the other way "
+            "round."
         )
     lost = [row.variant for row in rows if row.best is None]
     if lost:
@@ -147,8 +149,9 @@ def failed(material: Material, scenario: str, name: str) -> Figure | Missing:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=7.5)
         svg = svg_of(canvas, name)
     caption = (
-        "Of the unbiased arm, whose configs were chosen without a look at results. A config counts once in the whole; "
-        "one that failed in several ways is shared between the colours. Grey lines: exact 95 % limits of the whole."
+        "Of the unbiased arm, whose configs were chosen without a look at results. A config counts once in the "
+        "whole; one that failed in several ways is shared between the colours. Grey lines: exact 95 % limits of the "
+        "whole."
     )
     return Figure(name, title, caption, svg)
 
@@ -187,9 +190,8 @@ def profile(material: Material, scenario: str, name: str) -> Figure | Missing:
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     of_what = "the confirm phase" if use_confirmed else "the whole unbiased arm, failed ones below every level"
     caption = (
-        f"Share of runs of {of_what} that reach a level, mean over {'tasks' if scale.by_task else 'blocks'}; "
-        "the further "
-        f"{'right' if scale.sign == 1 else 'left'} a curve, the better. {others(material)}"
+        f"Share of runs of {of_what} that reach a level, mean over {'tasks' if scale.by_task else 'blocks'}; the "
+        f"further {'right' if scale.sign == 1 else 'left'} a curve, the better. {others(material)}"
     )
     return Figure(name, title, caption, svg)
 
@@ -209,9 +211,9 @@ def tuning(material: Material, scenario: str, name: str) -> Figure | Missing:
     scales = Scales("configs tried", material.quality, zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
-        "Expected best of n configs drawn from the unbiased arm, failed ones as the untrained model (0), up to half of "
-        "the configs; too low on average, the more the further right. A flat curve needs no tuning: any config does as "
-        f"well. {others(material)}"
+        "Expected best of n configs drawn from the unbiased arm, failed ones as the untrained model (0), up to half "
+        "of the configs; too low on average, the more the further right. A flat curve needs no tuning: any config "
+        f"does as well. {others(material)}"
     )
     return Figure(name, title, caption, svg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboards.figures.figure import Figure, Missing, Scales, Series, small_multiples
+from dashboards.figures.figure import MOST_BEHIND, Figure, Missing, Scales, Series, small_multiples
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.frontier import Points, at_budgets, frontier_difference, points_of
@@ -21,24 +21,25 @@ def price(material: Material, scenario: str, name: str) -> Figure | Missing:
     series = [s for s in series if s.points or s.failed]
     if not any(s.points for s in series):
         return Missing(name, title, f"no config of {scenario} has both {metric} and kl")
-    scales = Scales("KL to the untrained model (nats a sequence)", material.quality, zero=material.untrained)
+    scales = Scales("KL to the untrained model (nats a sequence)", material.quality, "root", zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     has_line, has_bars = any(s.line for s in series), any(s.bars for s in series)
     points = sum(len(s.points) for s in series)
     caption = (
-        f"{points} configs outside of the confirm phase, each at its mean over blocks; crosses at the foot: "
-        "configs that "
-        "failed, at their KL where it was measured. "
+        f"{points} configs outside of the confirm phase, each at its mean over blocks; crosses at the foot: configs "
+        "that failed, at their KL, on the left edge where that was not measured. "
         + (
-            "Line: the most that is reachable within a KL budget by mixing policies, of unbiased configs that did not "
-            "fail; its corners are chosen on one half of the evaluation samples and read on the other, so it may run "
-            "below the highest points, whose height is in part luck. "
+            "Line: the most that is reachable within a KL budget by mixing policies, of unbiased configs that did "
+            "not fail; its corners are chosen on one half of the evaluation samples and read on the other, so it "
+            "may run below the highest points, whose height is in part luck. "
             if has_line
             else ""
         )
         + ("Bars: its 95 % intervals over blocks. " if has_bars else "")
         + others(material)
     )
+    if any(len(s.points) > MOST_BEHIND and not s.line for s in series):
+        caption += f" Of the others at most {MOST_BEHIND} points each."
     return Figure(name, title, caption, svg)
 
 
@@ -50,7 +51,7 @@ def priced(material: Material, standing: Standing) -> Series:
     line: tuple[tuple[float, float], ...] = ()
     if points is not None:
         highest = float(points.kl.mean(axis=(0, 2)).max())
-        budgets = np.linspace(0.0, highest, _STEPS)
+        budgets = np.linspace(0.0, highest**0.5, _STEPS) ** 2
         means = points.kl.mean(axis=2)[None], points.gold.mean(axis=2)[None]
         line = tuple(zip(budgets.tolist(), at_budgets(*means, budgets.tolist())[0].tolist(), strict=True))
     space = material.row(standing).space
@@ -103,7 +104,7 @@ def lead(material: Material, scenario: str, name: str) -> Figure | Missing:
     if not series:
         return Missing(name, title, "no other loss has a frontier over the same blocks")
     scales = Scales(
-        "KL budget (nats a sequence)", f"gain over {baseline} ({material.scale.unit})", log_x=True, zero="same"
+        "KL budget (nats a sequence)", f"gain over {baseline} ({material.scale.unit})", x_scale="log", zero="same"
     )
     svg = small_multiples(series, material.looks, None, scales, name)
     blocks = len(reference.blocks)

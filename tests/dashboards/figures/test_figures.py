@@ -11,6 +11,7 @@ from dashboards.figures import course, knobs, outcome, price
 from dashboards.figures.figure import Figure, Missing, looks
 from dashboards.figures.gallery import figures
 from dashboards.figures.material import Material
+from dashboards.figures.parallel import parallel
 from studies.records import Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, gold_of, pool
@@ -230,7 +231,7 @@ def test_importance_names_the_knob_that_decides() -> None:
 
 def test_parallel_coordinates_have_a_line_for_each_config_failed_ones_dashed() -> None:
     records = [*configs(beta=(0.01, 0.1, 1.0), learning_rate=(1e-4, 1e-3, 1e-2)), broken("sigmoid", 9)]
-    found = knobs.parallel(material_of(records), "clean", "x")
+    found = parallel(material_of(records), "clean", "x")
     picture = drawn(found)
     assert {"beta", "learning_rate", "gold", "KL (nats)"} <= set(texts(picture))
     assert isinstance(found, Figure)
@@ -300,7 +301,7 @@ DRAW: tuple[Callable[[Material, str, str], Figure | Missing], ...] = (
     outcome.comparison,
     price.price,
     outcome.profile,
-    knobs.parallel,
+    parallel,
 )
 
 
