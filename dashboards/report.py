@@ -115,10 +115,30 @@ def _head(report: Report) -> str:
     given = {"claims": bool(report.table.verdicts), "samples": bool(report.samples)}
     nav = "".join(f'<a href="#{anchor}">{text}</a>' for anchor, text in places if given.get(anchor, True))
     question = f'<p class="question">{escape(report.question)}</p>' if report.question else ""
+    short = "".join(f"<p>{escape(line)}</p>" for line in _short(report.table))
     return (
         f"<header><h1>{escape(report.study)}</h1>{question}"
-        f'<p class="meta">{when}{counts}.{link}</p><nav>{nav}</nav></header>\n'
+        f'<p class="meta">{when}{counts}.{link}</p>{short}<nav>{nav}</nav></header>\n'
     )
+
+
+def _short(table: Comparison) -> list[str]:
+    """Of each scenario one sentence: what is better, worse or the same; claims that lean on one task are left open."""
+    several = len({row.scenario for row in table.rows}) > 1
+    found = []
+    for scenario in dict.fromkeys(row.scenario for row in table.rows):
+        words: dict[str, list[str]] = {}
+        for row in table.rows:
+            if row.scenario == scenario and row.difference is not None:
+                word = row.difference.word if row.difference.is_general else "inconclusive"
+                words.setdefault(word, []).append(row.variant)
+        said = "; ".join(f"{word}: {', '.join(words[word])}" for word in _WORDS if word in words)
+        where = f" in {scenario}" if several else ""
+        found += [f"Against {table.baseline}{where}, by the confirm phase: {said}."] if said else []
+    return found or ["Nothing is called better or worse: that takes confirm runs of a baseline and another loss."]
+
+
+_WORDS = ("better", "tie", "inconclusive", "worse")
 
 
 def _day(seconds: float) -> str:

@@ -178,7 +178,7 @@ def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> N
     if outcome.stopped or outcome.failed:
         console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
-    console.print(f"Next: sweeper export {wanted.study}, or browse the runs: sweeper ui")
+    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
 
 
 @app.command()

@@ -116,6 +116,12 @@ def test_other_scenarios_are_folded_and_what_was_not_drawn_says_why() -> None:
     assert "it takes scenarios with different label_flip" in found.text
 
 
+def test_the_page_begins_with_what_is_better_and_claims_nothing_without_a_confirm_phase(page: str) -> None:
+    assert "Against sigmoid, by the confirm phase: better: ipo; " in Page(page).text
+    unconfirmed = report_of(pool({"sigmoid": 0.0, "ipo": 1.0}))
+    assert "Nothing is called better or worse" in Page(render_report(unconfirmed)).text
+
+
 def test_a_study_without_samples_claims_or_an_end_has_a_page_all_the_same() -> None:
     page = Page(render_report(report_of(samples=[], question="", asked="")))
     assert "Samples" not in page.text
