@@ -43,7 +43,7 @@ def make_report(
         standings=found,
         comparison=table,
         scale=scale_of(spec.objective, pairs_source(spec)),
-        flips={name: _flip(spec, name) for name in spec.scenarios},
+        noise=kinds_of_noise(spec),
         betas={name: _beta(arm) for name, arm in arms.items()},
         curves=load_curves(uri, speaking, names),
     )
@@ -64,9 +64,27 @@ def make_report(
     return Made(page, by_name(drawn))
 
 
-def _flip(spec: StudySpec, scenario: str) -> float:
-    own = spec.scenarios[scenario].label_flip
-    return spec.data.label_flip if own is None else own
+# What a scenario may say of how much is trained in it, which makes it no other condition.
+_AMOUNTS = frozenset({"variants", "trials", "runs", "confirm"})
+
+
+def kinds_of_noise(spec: StudySpec) -> dict[str, dict[str, float]]:
+    """Kind of label noise -> scenario -> share of flipped labels; only scenarios that differ in nothing else.
+
+    A kind is what else such scenarios have in common, "" where that is nothing. Where it is a way to flip, data without
+    a flipped label belong to it too.
+    """
+    found: dict[str, dict[str, float]] = {}
+    ways = {""}
+    for name, scenario in spec.scenarios.items():
+        changed = scenario.model_dump(exclude_defaults=True)
+        flip = changed.pop("label_flip", spec.data.label_flip)
+        others = {key: value for key, value in changed.items() if key not in _AMOUNTS}
+        kind = ", ".join(f"{key} {value}" for key, value in others.items())
+        found.setdefault(kind, {})[name] = flip
+        ways |= {kind} if all(key.startswith("flip") for key in others) else set()
+    plain = {name: flip for name, flip in found.get("", {}).items() if flip == 0.0}
+    return {kind: (plain if kind in ways else {}) | flips for kind, flips in found.items() if any(flips.values())}
 
 
 def _beta(arm: Arm) -> float:

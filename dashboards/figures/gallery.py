@@ -22,9 +22,10 @@ def figures(material: Material) -> Iterator[tuple[str, Figure | Missing]]:
         return
     first, *rest = material.scenarios
     one = _per_scenario(material)
-    names: set[str] = {"noise", "timeline"}
+    names: set[str] = {"timeline"}
     yield from ((first, draw(material, first, _unused(name, names))) for name, draw in one)
-    yield "", knobs.noise(material, "noise")
+    for kind in material.noise or ("",):
+        yield "", knobs.noise(material, kind, _unused(f"noise-{slug(kind)}" if kind else "noise", names))
     yield "", course.timeline(material, "timeline")
     for scenario in rest:
         yield from (

@@ -128,25 +128,25 @@ def _path(configs: Sequence[Config], sign: int) -> list[Config]:
     return [found[beta] for beta in sorted(found, key=lambda b: b or 0.0)]
 
 
-def noise(material: Material, name: str) -> Figure | Missing:
-    """The objective of each loss's best config over the share of flipped labels."""
-    title = "Robustness to label noise"
-    flips = {scenario: material.flips.get(scenario, 0.0) for scenario in material.scenarios}
+def noise(material: Material, kind: str, name: str) -> Figure | Missing:
+    """The objective of each loss's best config over the share of flipped labels, for one kind of noise."""
+    title = f"Robustness to label noise{f', {kind}' if kind else ''}"
+    flips = material.noise.get(kind, {})
     if len(set(flips.values())) < 2:
-        return Missing(name, title, "it takes scenarios with different label_flip")
+        return Missing(name, title, "it takes scenarios that differ in label_flip and in nothing else")
     series = []
     for variant in material.variants:
         bars, points = [], []
         for standing in material.standings:
-            best = material.best(standing) if standing.stratum.variant == variant else None
-            if best is not None:
-                x = 100 * flips[standing.stratum.scenario]
-                points.append((x, best.value))
-                bars += [(x, best.value, best.low, best.high)] if best.low is not None and best.high is not None else []
+            x = flips.get(standing.stratum.scenario)
+            best = material.best(standing) if standing.stratum.variant == variant and x is not None else None
+            if x is not None and best is not None:
+                points.append((100 * x, best.value))
+                if best.low is not None and best.high is not None:
+                    bars.append((100 * x, best.value, best.low, best.high))
         if points:
-            series.append(
-                Series(variant, variant, tuple(sorted(points)), bars=tuple(bars), points=() if bars else points)
-            )
+            shown = () if bars else tuple(points)
+            series.append(Series(variant, variant, tuple(sorted(points)), bars=tuple(bars), points=shown))
     scales = Scales("training labels flipped (%)", material.quality, zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (

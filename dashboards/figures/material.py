@@ -48,14 +48,15 @@ class Config:
 class Material:
     """All that figures are drawn from.
 
-    `flips`: scenario -> share of its labels that are flipped. `betas`: variant -> beta of its runs that have no such
+    `noise`: of each kind of label noise ("" where there is but one), scenario -> share of its labels that are flipped,
+    scenarios that differ in nothing else. `betas`: variant -> beta of its runs that have no such
     knob. `curves`: run id -> metric -> its values by step, of runs that speak for their stratum.
     """
 
     standings: tuple[Standing, ...]
     comparison: Comparison
     scale: Scale
-    flips: Mapping[str, float]
+    noise: Mapping[str, Mapping[str, float]]
     betas: Mapping[str, float]
     curves: Mapping[str, Mapping[str, Curve]]
 

@@ -37,7 +37,7 @@ def material_of(
         "standings": standings(records, objective, strata),
         "comparison": table,
         "scale": scale_of(objective, source),
-        "flips": {},
+        "noise": {},
         "betas": {},
         "curves": curves or {},
     }

@@ -113,7 +113,7 @@ def test_other_scenarios_are_folded_and_what_was_not_drawn_says_why() -> None:
     assert "The same for noisy" in found.text
     missing = {f.reason for _, f in report.figures if isinstance(f, Missing)}
     assert missing
-    assert "it takes scenarios with different label_flip" in found.text
+    assert "it takes scenarios that differ in label_flip" in found.text
 
 
 def test_the_page_begins_with_what_is_better_and_claims_nothing_without_a_confirm_phase(page: str) -> None:

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from studies.spec import Scenario, StudySpec, Variant
+from sweeper.reporting import kinds_of_noise
 from tests.sweeper.conftest import Sweeper
 
 STUDY = """
@@ -83,6 +85,21 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_table_nor_the_sweep(
     assert "The report could not be made (ZeroDivisionError: no picture)" in ended.stdout
     assert len(list((tmp_path / "mlartifacts").rglob("table.csv"))) == 1
     assert not list((tmp_path / "mlartifacts").rglob("report.html"))
+
+
+def test_a_kind_of_noise_has_only_scenarios_that_differ_in_nothing_else() -> None:
+    scenarios = {
+        "clean": Scenario(),
+        "flips": Scenario(label_flip=0.2),
+        "small": Scenario(rows=100),
+        "better": Scenario(pairs_from="better"),
+        "better-flips": Scenario(pairs_from="better", label_flip=0.4),
+    }
+    spec = StudySpec(study="s", base={}, variants={"sigmoid": Variant()}, scenarios=scenarios)
+    assert kinds_of_noise(spec) == {
+        "": {"clean": 0.0, "flips": 0.2},
+        "pairs_from better": {"better": 0.0, "better-flips": 0.4},
+    }
 
 
 def test_without_a_store_or_a_place_the_report_is_refused(sweeper: Sweeper, swept: Path, tmp_path: Path) -> None:

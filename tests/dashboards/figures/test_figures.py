@@ -199,10 +199,10 @@ def test_strength_puts_two_nats_at_zero() -> None:
 
 
 def test_noise_takes_scenarios_with_different_flips() -> None:
-    records = [*configs(beta=(0.1, 0.2)), *configs(scenario="noisy", beta=(0.1, 0.2))]
-    flipped = material_of(records, flips={"clean": 0.0, "noisy": 0.4})
-    assert marks(drawn(knobs.noise(flipped, "x")), "#ffffff") == 2
-    assert isinstance(knobs.noise(material_of(records), "x"), Missing)
+    records = [r for name in ("clean", "noisy", "small") for r in configs(scenario=name, beta=(0.1, 0.2))]
+    flipped = material_of(records, noise={"": {"clean": 0.0, "noisy": 0.4}})
+    assert marks(drawn(knobs.noise(flipped, "", "x")), "#ffffff") == 2
+    assert isinstance(knobs.noise(material_of(records), "", "x"), Missing)
 
 
 def test_a_mixture_is_drawn_over_its_weight_beside_its_pure_losses() -> None:
