@@ -218,7 +218,8 @@ def weights_of_knobs(material: Material, scenario: str, name: str) -> Figure | M
     with drawing(WIDTH, height) as canvas:
         width = min(1.3 * len(knobs), WIDTH - 2.6)
         axes = canvas.add_axes((1.6 / WIDTH, 0.15 / height, width / WIDTH, 1 - 0.6 / height))
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        edges = np.arange(len(knobs) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
+        axes.pcolormesh(*edges, shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1.0)
         for (i, j), share in np.ndenumerate(shares):
             text = "-" if np.isnan(share) else f"{share:.2f}"
             axes.text(j, i, text, ha="center", va="center", color="white" if share > 0.6 else "#222222")

@@ -29,7 +29,7 @@ def material_of(
     **changes: Any,
 ) -> Material:
     """The material of all strata that the records are of."""
-    found = dict.fromkeys((r.scenario, r.variant) for r in records)
+    found = sorted({(r.scenario, r.variant) for r in records})
     strata = [Stratum(v, s, (losses or {}).get(v, (v,)), 0) for s, v in found]
     scenarios = {s: Scenario() for s, _ in found}
     table = comparison(records, objective, strata, baseline=baseline, source=source, scenarios=scenarios)
@@ -55,8 +55,8 @@ def texts(picture: ElementTree.Element) -> list[str]:
     return ["".join(node.itertext()) for node in picture.iter(f"{SVG}text")]
 
 
-def marks(picture: ElementTree.Element, colour: str, *, filled: bool = True) -> int:
-    """How many marks of a colour a picture has: filled ones, or crosses, which have only a stroke."""
-    wanted = f"fill: {colour.lower()}" if filled else f"stroke: {colour.lower()}"
+def marks(picture: ElementTree.Element, colour: str, *, crosses: bool = False) -> int:
+    """How many marks of a colour a picture has: filled ones without a rim of the same colour, or crosses."""
     styles = [use.get("style", "") for use in picture.iter(f"{SVG}use")]
-    return sum(wanted in style and (filled or "fill: " not in style) for style in styles)
+    fill, rim = f"fill: {colour.lower()}", f"stroke: {colour.lower()}"
+    return sum(fill in style and (rim in style) is crosses for style in styles)

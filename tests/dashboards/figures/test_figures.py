@@ -149,8 +149,8 @@ def test_every_config_is_a_point_and_every_failed_one_a_cross() -> None:
     material = material_of(records)
     picture = drawn(price.price(material, "clean", "x"))
     ipo, hinge = material.looks["ipo"].colour, material.looks["hinge"].colour
-    assert (marks(picture, ipo), marks(picture, ipo, filled=False)) == (12, 3)
-    assert (marks(picture, hinge), marks(picture, hinge, filled=False)) == (12, 0)
+    assert (marks(picture, ipo), marks(picture, ipo, crosses=True)) == (12, 3)
+    assert (marks(picture, hinge), marks(picture, hinge, crosses=True)) == (12, 0)
     assert "12 configs, 3 failed" in texts(picture)
 
 
@@ -173,10 +173,11 @@ def test_without_gold_the_objective_is_drawn_against_kl_without_a_frontier() -> 
 
 
 def test_sensitivity_has_each_config_at_its_value_and_a_line_through_the_best() -> None:
-    records = configs(beta=(0.01, 0.01, 0.1, 1.0), learning_rate=(1e-4, 1e-3, 1e-3, 1e-3))
+    records = configs("ipo", beta=(0.01, 0.01, 0.1, 1.0), learning_rate=(1e-4, 1e-3, 1e-3, 1e-3))
     material = material_of(records)
     assert knobs.knobs_of(material) == ("beta",)
-    assert marks(drawn(knobs.sensitivity(material, "clean", "beta", "x")), "#000000") == 4
+    picture = drawn(knobs.sensitivity(material, "clean", "beta", "x"))
+    assert marks(picture, material.looks["ipo"].colour) == 4
     assert knobs.best_along([(1.0, 0.0), (1.0, 2.0), (3.0, 1.0)], 1, log=False) == ((1.0, 2.0), (3.0, 1.0))
     assert knobs.best_along([(1.0, 0.0), (1.0, 2.0), (3.0, 1.0)], -1, log=False) == ((1.0, 0.0), (3.0, 1.0))
 
@@ -255,7 +256,7 @@ def test_the_margin_is_in_nats_whatever_the_beta() -> None:
     }
     material = material_of([*small, *large], curves=curves, betas={"ipo": 2.0})
     for series in course.margin_series(material, "clean"):
-        assert series.line == pytest.approx(((1.0, 1.0), (2.0, 2.0), (3.0, 3.0)))
+        assert [y for _, y in series.line] == pytest.approx([1.0, 2.0, 3.0])
         assert series.note == "3 runs"
     assert {"ipo", "sigmoid"} <= set(texts(drawn(course.margins(material, "clean", "x"))))
 
