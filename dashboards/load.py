@@ -77,6 +77,7 @@ def connect(uri: str) -> Any:
     Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     _check_reachable(uri)
     from mlflow import MlflowClient
 

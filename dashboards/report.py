@@ -34,6 +34,7 @@ h3{font-size:1.02em;margin:1.8em 0 .3em}p{margin:.5em 0;max-width:52em}a{color:v
 nav a{margin-right:1.2em}ul{padding-left:1.2em}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.8em 0;font-size:.86em;font-variant-numeric:tabular-nums}
 th,td{padding:.32em .6em;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
+td:not(.words){white-space:nowrap}td.words{min-width:6em}
 th{font-weight:600;border-bottom:2px solid var(--line);vertical-align:bottom}th.words,td.words{text-align:left}
 tbody tr:hover{background:var(--soft)}code,pre{font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:.86em}
 td code{overflow-wrap:anywhere}summary{cursor:pointer;color:var(--link)}

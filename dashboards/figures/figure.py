@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import matplotlib
@@ -136,7 +136,7 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True)
 class Scales:
-    """What the two axes show, and how x is drawn. `zero`: what lies at 0 of y, drawn as a line.
+    """What the two axes show, and how x is drawn. `zero`: what lies at 0 of y, drawn as a line; `ticks`: of x.
 
     `root`: by its square root, which shows a KL of 0 to 2 beside one of 80 (as in 2210.10760).
     """
@@ -145,6 +145,7 @@ class Scales:
     y: str
     x_scale: Literal["linear", "log", "root"] = "linear"
     zero: str = ""
+    ticks: Sequence[float] = ()
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
@@ -190,7 +191,7 @@ class Series:
     points: Sequence[tuple[float, float]] = ()
     failed: Sequence[float | None] = ()
     note: str = ""
-    levels: Sequence[tuple[str, float]] = field(default=())
+    levels: Sequence[tuple[str, float]] = ()
 
 
 def small_multiples(
@@ -311,6 +312,8 @@ def _scale_x(axes: Axes, scales: Scales, low: float, high: float) -> None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         case "linear":
             axes.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
+    if scales.ticks:
+        axes.xaxis.set_major_locator(FixedLocator(list(scales.ticks)))
 
 
 def _root(values: Floats) -> Floats:

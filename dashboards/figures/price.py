@@ -7,7 +7,7 @@ import numpy as np
 from dashboards.figures.figure import MOST_BEHIND, Figure, Missing, Scales, Series, small_multiples
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
-from dashboards.statistics.frontier import Points, at_budgets, frontier_difference, points_of
+from dashboards.statistics.frontier import BUDGETS, Points, at_budgets, frontier_difference, points_of
 from dashboards.trials import Standing
 
 _STEPS = 40
@@ -104,7 +104,7 @@ def lead(material: Material, scenario: str, name: str) -> Figure | Missing:
     if not series:
         return Missing(name, title, "no other loss has a frontier over the same blocks")
     scales = Scales(
-        "KL budget (nats a sequence)", f"gain over {baseline} ({material.scale.unit})", x_scale="log", zero="same"
+        "KL budget (nats a sequence)", f"gain over {baseline} ({material.scale.unit})", "log", "same", BUDGETS
     )
     svg = small_multiples(series, material.looks, None, scales, name)
     blocks = len(reference.blocks)
