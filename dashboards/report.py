@@ -26,7 +26,7 @@ _STYLE = """
 --link:#7cc0ff}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:var(--ink);background:var(--page);margin:0 auto;
-padding:2.5em 1.5em 5em;max-width:76em}
+padding:2.5em 1.5em 5em;max-width:92em}
 h1{font-size:1.7em;line-height:1.2;margin:0 0 .2em}h2{font-size:1.25em;margin:2.4em 0 .6em;
 padding-top:.5em;border-top:1px solid var(--line)}
 h3{font-size:1.02em;margin:1.8em 0 .3em}p{margin:.5em 0;max-width:52em}a{color:var(--link)}

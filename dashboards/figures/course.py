@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from dashboards.figures.figure import (
+    BELOW,
     QUIET,
     WIDTH,
     Figure,
@@ -79,7 +80,7 @@ def margin_series(material: Material, scenario: str) -> list[Series]:
 def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Figure | Missing:
     """A measurement at every checkpoint of each loss's best config."""
     about = METRICS.get(metric)
-    title = f"{metric} over training"
+    title = f"{metric[:1].upper()}{metric[1:]} over training"
     in_unit = metric == material.scale.metric
     series = []
     for standing in material.of(scenario):
@@ -244,5 +245,9 @@ def _best_so_far(axes: Axes, material: Material, ends: Sequence[tuple[RunRecord,
         top = max(top, sign * value)
         steps.append((at, sign * top))
     if dots:
-        axes.scatter(*zip(*[(x, y) for x, y, _ in dots], strict=True), s=5, c=[c for _, _, c in dots], lw=0, alpha=0.6)
+        times, values, colours = zip(*dots, strict=True)
+        axes.scatter(times, values, s=5, c=colours, lw=0, alpha=0.6)
         axes.step(*zip(*steps, strict=True), where="post", color="#222222", lw=1.0)
+        low, high = axes.get_ylim()
+        if material.untrained and high > 0:  # a run that fell apart would press all others flat
+            axes.set_ylim(max(low, -BELOW * high), high)

@@ -25,6 +25,7 @@ from dashboards.statistics.estimates import Floats
 WIDTH: Final = 9.0
 """Inches of a figure."""
 LONGEST_LABEL: Final = 26
+BELOW: Final = 0.6
 MOST_BEHIND: Final = 300
 """Points of another variant behind a panel's own: each is drawn once in every panel."""
 INK: Final = "#222222"
@@ -103,7 +104,8 @@ def looks(variants: Sequence[str], baseline: str | None) -> dict[str, Look]:
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Canvas]:
     """An empty figure of so many inches, in the house style while the block lasts. `svg_of` belongs into the block."""
-    with matplotlib.rc_context(dict(_STYLE)), warnings.catch_warnings():
+    style: Any = dict(_STYLE)  # matplotlib types the names of settings one by one
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # text stays text: the browser has them
         yield Canvas(figsize=(width, height))
 
@@ -137,6 +139,8 @@ def slug(text: str) -> str:
 @dataclass(frozen=True)
 class Scales:
     """What the two axes show, and how x is drawn. `zero`: what lies at 0 of y, drawn as a line; `ticks`: of x.
+    `floored`: y begins at most `BELOW` of what is above 0 below it, since a loss that falls apart would press all
+    others flat; what is lower is drawn at the foot.
 
     `root`: by its square root, which shows a KL of 0 to 2 beside one of 80 (as in 2210.10760).
     """
@@ -146,6 +150,7 @@ class Scales:
     x_scale: Literal["linear", "log", "root"] = "linear"
     zero: str = ""
     ticks: Sequence[float] = ()
+    floored: bool = False
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
@@ -265,9 +270,15 @@ def _own(axes: Axes, own: Series, look: Look, across: tuple[float, float], foot:
         axes.plot(x, y, color=look.colour, zorder=4)
         if own.low:
             axes.fill_between(x, own.low, own.high, color=look.colour, alpha=0.22, lw=0, zorder=3)
-    if own.points:
+    inside = [(x, y) for x, y in own.points if y >= foot]
+    below = [(x, foot) for x, y in own.points if y < foot]
+    if below:
         axes.plot(
-            *zip(*own.points, strict=True),
+            *zip(*below, strict=True), ls="", marker="v", ms=4, mfc="white", mec=look.colour, clip_on=False, zorder=6
+        )
+    if inside:
+        axes.plot(
+            *zip(*inside, strict=True),
             ls="",
             marker=look.marker,
             ms=3.4,
@@ -342,7 +353,8 @@ def _limits(series: Sequence[Series], scales: Scales) -> tuple[tuple[float, floa
     left, right = _room(xs, log=scales.x_scale == "log")
     if scales.x_scale == "root":  # the room that a small part of a root takes is none
         left, right = -0.001 * max(xs, default=1.0), right
-    return (left, right), _room(ys, log=False)
+    low, high = _room(ys, log=False)
+    return (left, right), (max(low, -BELOW * high) if scales.floored and high > 0 else low, high)
 
 
 def _room(values: Sequence[float], *, log: bool, share: float = 0.07) -> tuple[float, float]:
@@ -356,6 +368,13 @@ def _room(values: Sequence[float], *, log: bool, share: float = 0.07) -> tuple[f
         return low / factor, high * factor
     room = share * (high - low) or 0.1 * abs(high) or 1.0
     return low - room, high + room
+
+
+def floored(series: Sequence[Series], scales: Scales) -> str:
+    """What a caption says of points at the foot, "" where there is none."""
+    foot = _limits(series, scales)[1][0]
+    count = sum(y < foot for s in series for _, y in s.points)
+    return f" Open triangles at the foot: {count} configs further below." if count else ""
 
 
 def fixed_ticks(axes: Axes, names: Sequence[str]) -> None:

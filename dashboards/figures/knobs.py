@@ -17,6 +17,7 @@ from dashboards.figures.figure import (
     Series,
     drawing,
     fixed_ticks,
+    floored,
     label,
     small_multiples,
     spread_by_ratio,
@@ -64,12 +65,13 @@ def sensitivity(material: Material, scenario: str, knob: str, name: str) -> Figu
         series.append(
             Series(standing.stratum.variant, standing.stratum.variant, line, points=good, failed=failed, note=note)
         )
-    scales = Scales(knob, material.quality, "log" if log else "linear", zero=material.untrained)
+    scales = Scales(knob, material.quality, "log" if log else "linear", material.untrained, floored=True)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
         f"Every config outside of the confirm phase at its mean over blocks; line: the best at each value of {knob}, "
         f"or in each fifth of its range where it has more values; crosses: configs that failed. {others(material)}"
         + (" Beta is another quantity in each loss: compare shapes, not places." if knob == BETA else "")
+        + floored(series, scales)
     )
     return Figure(name, title, caption, svg)
 
@@ -183,11 +185,12 @@ def mixtures(material: Material, scenario: str, name: str) -> Figure | Missing:
             series.append(Series(of, f"{of}, {pure}", line, points=good, failed=failed, note=note, levels=levels))
     if not series:
         return Missing(name, title, "it takes a mixture with three weights of a loss or more")
-    scales = Scales("weight of the loss named in the title", material.quality, zero=material.untrained)
+    scales = Scales("weight of the loss named in the title", material.quality, zero=material.untrained, floored=True)
     svg = small_multiples(series, material.looks, None, scales, name)
     caption = (
         "Configs of each mixture over the weight of one of its losses; line: the best at each weight, or in each "
         "fifth of the range. Dashed: the best config of the losses alone, where the study has them."
+        + floored(series, scales)
     )
     return Figure(name, title, caption, svg)
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from dashboards.evidence import confirmed_values
 from dashboards.figures.figure import (
+    BELOW,
     QUIET,
     WIDTH,
     Figure,
@@ -58,7 +59,8 @@ def comparison(material: Material, scenario: str, name: str) -> Figure | Missing
                 _interval(best, i, value, material.looks[row.variant], solid=row.best.basis == "confirmed")
         best.set_title(f"best config, {label(scenario)}", loc="left")
         best.set_xlabel(material.quality)
-        if material.untrained:
+        left, right = best.get_xlim()
+        if material.untrained and left <= 0.0 <= right:
             best.axvline(0.0, color=QUIET, lw=0.6, ls=(0, (1, 2)))
         if against:
             _differences(against[0], rows, material)
@@ -179,7 +181,8 @@ def profile(material: Material, scenario: str, name: str) -> Figure | Missing:
     values = [v for of in scores.values() for runs in of.values() for v in runs if np.isfinite(v)]
     if not values:
         return Missing(name, title, "it takes three runs of a confirm phase or of an unbiased arm")
-    levels = np.linspace(min(values), max(values), _LEVELS)
+    lowest = max(min(values), -BELOW * max(values)) if material.untrained and max(values) > 0 else min(values)
+    levels = np.linspace(lowest, max(values), _LEVELS)
     series = []
     for variant, of in scores.items():
         shares = performance_profile(list(of.values()), list(levels - 1e-12))

@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from dashboards.cells import number
 from dashboards.figures.figure import QUIET, WIDTH, Figure, Missing, drawing, label, spread_by_ratio, svg_of
 from dashboards.figures.material import Config, Material
 
@@ -70,7 +71,7 @@ def _columns(configs: Sequence[Config], metric: str) -> list[Column] | None:
     found = [column for name, of in shared.items() if (column := column_of(name, of)) is not None]
     if not found:
         return None
-    measured = {"KL (nats)": [c.kl for c in configs], metric: [c.value for c in configs]}
+    measured = {"KL (nats)": [c.kl for c in configs], metric: [None if c.failed else c.value for c in configs]}
     return found + [column for name, of in measured.items() if (column := column_of(name, of)) is not None]
 
 
@@ -86,7 +87,7 @@ def column_of(name: str, values: Sequence[float | None]) -> Column | None:
         return math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
 
     shown = known if len(known) <= _FEW else (np.geomspace if log else np.linspace)(low, high, 5).tolist()
-    ticks = tuple((f"{value:.2g}", place(value)) for value in shown)
+    ticks = tuple((number(value) if value >= 100 else f"{value:.2g}", place(value)) for value in shown)
     return Column(name, tuple(None if v is None else place(v) for v in values), ticks)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboards.figures.figure import MOST_BEHIND, Figure, Missing, Scales, Series, small_multiples
+from dashboards.figures.figure import MOST_BEHIND, Figure, Missing, Scales, Series, floored, small_multiples
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.frontier import BUDGETS, Points, at_budgets, frontier_difference, points_of
@@ -21,7 +21,9 @@ def price(material: Material, scenario: str, name: str) -> Figure | Missing:
     series = [s for s in series if s.points or s.failed]
     if not any(s.points for s in series):
         return Missing(name, title, f"no config of {scenario} has both {metric} and kl")
-    scales = Scales("KL to the untrained model (nats a sequence)", material.quality, "root", zero=material.untrained)
+    scales = Scales(
+        "KL to the untrained model (nats a sequence)", material.quality, "root", material.untrained, floored=True
+    )
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     has_line, has_bars = any(s.line for s in series), any(s.bars for s in series)
     points = sum(len(s.points) for s in series)
@@ -38,6 +40,7 @@ def price(material: Material, scenario: str, name: str) -> Figure | Missing:
         + ("Bars: its 95 % intervals over blocks. " if has_bars else "")
         + others(material)
     )
+    caption += floored(series, scales)
     if any(len(s.points) > MOST_BEHIND and not s.line for s in series):
         caption += f" Of the others at most {MOST_BEHIND} points each."
     return Figure(name, title, caption, svg)

@@ -77,8 +77,9 @@ def test_a_loss_has_one_colour_in_all_figures_and_the_baseline_is_black(material
     many = looks([f"v{i}" for i in range(18)], None)
     assert len({(look.colour, look.dash) for look in many.values()}) == 18
     for draw in (outcome.comparison, price.price):
-        colour = material.looks["ipo"].colour.lower()
-        assert colour in draw(material, "clean", "x").svg  # type: ignore[union-attr]
+        found = draw(material, "clean", "x")
+        assert isinstance(found, Figure)
+        assert material.looks["ipo"].colour.lower() in found.svg
 
 
 def test_names_are_shown_as_they_are_whatever_they_hold() -> None:
@@ -152,6 +153,16 @@ def test_every_config_is_a_point_and_every_failed_one_a_cross() -> None:
     assert (marks(picture, ipo), marks(picture, ipo, crosses=True)) == (12, 3)
     assert (marks(picture, hinge), marks(picture, hinge, crosses=True)) == (12, 0)
     assert "12 configs, 3 failed" in texts(picture)
+
+
+def test_configs_far_below_the_untrained_model_do_not_press_the_others_flat() -> None:
+    fallen = a_record(variant="ipo", trial=60, run_id="fallen", metrics={"gold": gold_of(0, -9.0), "kl": 50.0})
+    material = material_of([*POOL, fallen])
+    found = price.price(material, "clean", "x")
+    assert isinstance(found, Figure)
+    assert "Open triangles at the foot: 1 configs further below." in found.caption
+    assert marks(drawn(found), material.looks["ipo"].colour) == 12
+    assert not any(text.startswith("-9") for text in texts(drawn(found)))
 
 
 def test_the_frontier_never_falls_and_starts_at_the_untrained_model(material: Material) -> None:
