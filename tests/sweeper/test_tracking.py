@@ -341,7 +341,7 @@ def test_samples_and_curves_come_back_of_the_runs_that_have_some(tracker: Tracke
     assert load_samples(tracker.uri, ids) == {ids[0]: (sample,)}
     assert load_curves(tracker.uri, ids, ["loss", "grad_norm"]) == {ids[0]: {"loss": [(1, 0.7), (2, 0.5)]}}
     asked = load_asked(tracker.uri, "pilot")
-    assert (asked.text, asked.page) == ("study: pilot", None)
+    assert (asked.text, asked.page) == ("study: pilot\n", None)
 
 
 def test_samples_that_somebody_edited_are_refused_by_name(tracker: Tracker) -> None:
