@@ -42,8 +42,10 @@ figure{margin:0 0 2em}figure svg{display:block;width:100%;height:auto;max-width:
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.8em 1em;border-radius:4px;margin:.4em 0}
 .samples td{text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;width:33%;min-width:14em}
 .gold{color:var(--quiet)}
-@media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}figure,tr{break-inside:avoid}
-.wide{overflow:visible}table{font-size:7.5pt}h2{break-after:avoid}}
+@page{size:A4 landscape;margin:12mm}
+@media print{body{max-width:none;padding:0;font-size:9pt}nav,td details{display:none}figure,tr{break-inside:avoid}
+.wide{overflow:visible}table{font-size:7pt}th,td{padding:.2em .4em}td:not(.words){white-space:normal}td.words{min-width:0}
+h2,h3{break-after:avoid}figure svg{max-width:22cm}}
 """
 
 
