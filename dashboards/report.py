@@ -44,8 +44,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 .gold{color:var(--quiet)}
 @page{size:A4 landscape;margin:12mm}
 @media print{body{max-width:none;padding:0;font-size:9pt}nav,td details{display:none}figure,tr{break-inside:avoid}
-.wide{overflow:visible}table{font-size:7pt}th,td{padding:.2em .4em}td:not(.words){white-space:normal}td.words{min-width:0}
-h2,h3{break-after:avoid}figure svg{max-width:22cm}}
+.wide{overflow:visible}table{font-size:7pt}th,td{padding:.2em .4em}td:not(.words){white-space:normal}
+td.words{min-width:0}h2,h3{break-after:avoid}figure svg{max-width:22cm}}
 """
 
 
