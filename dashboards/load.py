@@ -79,6 +79,7 @@ def connect(uri: str) -> Any:
     Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     _check_reachable(uri)
     from mlflow import MlflowClient
 
@@ -261,8 +262,17 @@ def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:
             page_token=token,
         )
         for run in page:
-            data = run.data
-            yield StoredRun(run.info.run_id, run.info.run_name, run.info.status, data.tags, data.params, data.metrics)
+            info, data = run.info, run.data
+            times = (info.start_time, info.end_time)
+            yield StoredRun(
+                info.run_id,
+                info.run_name,
+                info.status,
+                *times,
+                tags=data.tags,
+                params=data.params,
+                metrics=data.metrics,
+            )
         token = page.token
         if not token:
             return
@@ -301,12 +311,18 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
             curves=json.loads(tags.get(CURVES, "{}")),
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
+            started=_seconds(run.started),
+            ended=_seconds(run.ended),
         )
     except (KeyError, ValueError) as error:
         raise StoreError(
             f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
             "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
         ) from error
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def encode(value: Scalar) -> str:

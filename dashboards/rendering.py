@@ -60,7 +60,7 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
     if format == "markdown":
         return "\n".join(f"{title}\n\n{_markdown_table(cells)}\n" for title, cells in titled) + f"\n- {note}\n"
     if format == "html":
-        parts = [f"<h2>{escape(title)}</h2>{_html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
+        parts = [f"<h2>{escape(title)}</h2>{html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
         return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
     tables = [(title, _rich_table(cells)) for title, cells in titled]
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
@@ -193,16 +193,15 @@ def _html(table: Comparison) -> str:
     for section in sections(table):
         parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
         runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
-        parts += [_html_table(section.cells, runs or [{}] * len(section.cells.rows)), _html_list(section.notes)]
-    claims = _html_table(
-        claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
-    )
+        parts += [html_table(section.cells, runs or [{}] * len(section.cells.rows)), html_list(section.notes)]
+    claims = html_table(claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts])
     guide = guide_cells(table.verdicts)
-    found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
+    found = "<h2>What the guide says, and what was found</h2>" + html_table(guide, [{}] * len(guide.rows)) + claims
     return _page("Comparison", "".join(parts) + (found if table.verdicts else ""))
 
 
-def _html_list(notes: Sequence[str]) -> str:
+def html_list(notes: Sequence[str]) -> str:
+    """Notes as a list."""
     return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
 
 
@@ -213,7 +212,8 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str:
+def html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str:
+    """Cells as a table; `runs`: for each row, the ids of the MLflow runs behind it by what they are for."""
     kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
     head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
     body = []

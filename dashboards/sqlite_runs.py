@@ -22,7 +22,7 @@ CHUNK = 500  # runs a transaction: who writes waits for a fraction of a second a
 _EXPERIMENTS = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
 # In the order in which MLflow's client gives them.
 _RUNS = """
-select run_uuid, name, status from runs
+select run_uuid, name, status, start_time, end_time from runs
 where experiment_id = ? and lifecycle_stage = 'active'
 and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
 order by start_time, run_uuid
@@ -34,11 +34,15 @@ _METRICS = "select run_uuid, key, value, is_nan from latest_metrics where run_uu
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as MLflow keeps it: `status` in its words, of each metric the last value."""
+    """A run as MLflow keeps it: `status` in its words, of each metric the last value; `started` and `ended` in
+    milliseconds since 1970.
+    """
 
     run_id: str
     name: str | None
     status: str
+    started: int | None = None
+    ended: int | None = None
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)

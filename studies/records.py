@@ -231,8 +231,27 @@ class RunConfig(Frozen):
         return f"{self.study}/{self.variant}/{self.scenario}"
 
 
+class Shown(Frozen):
+    """What the untrained and the trained model write under one prompt, by the same random numbers.
+
+    `gold_before` and `gold_after`: what the two are worth, where the data has a reward; `cut_before`, `cut_after`:
+    whether they were cut off at the length cap.
+    """
+
+    prompt: str
+    before: str
+    after: str
+    gold_before: float | None = None
+    gold_after: float | None = None
+    cut_before: bool = False
+    cut_after: bool = False
+
+
 class RunResult(Frozen):
-    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep."""
+    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep.
+
+    `samples`: a few of the last evaluation's, to be read.
+    """
 
     key: str
     cause: Cause
@@ -241,6 +260,7 @@ class RunResult(Frozen):
     curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
     facts: Mapping[str, Scalar] = {}
     adapter: str | None = None
+    samples: tuple[Shown, ...] = ()
 
     @property
     def state(self) -> State:
@@ -257,7 +277,7 @@ class RunRecord(Frozen):
 
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
     other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
-    steps, (step, value) in order.
+    steps, (step, value) in order. `started` and `ended`: seconds since 1970.
     """
 
     run_id: str
@@ -278,6 +298,8 @@ class RunRecord(Frozen):
     halves: Mapping[str, tuple[float, float]] = {}
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     facts: Mapping[str, str]
+    started: float | None = None
+    ended: float | None = None
 
 
 def digest(value: Any) -> str:

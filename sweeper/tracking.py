@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.histories import SAMPLES
 from dashboards.load import (
     KIND,
     RUN,
@@ -28,6 +29,7 @@ from dashboards.load import (
     store_uri,
     to_record,
 )
+from dashboards.sqlite_runs import StoredRun
 from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.redact import redact
 from studies.spec import StudySpec
@@ -182,11 +184,11 @@ class Tracker:
         self._known = {record.run_id: KnownRun.model_validate(dict(record)) for record in records}
         return tuple(self._known.values())
 
-    def _close_superseded(self, runs: Sequence[Any]) -> None:
+    def _close_superseded(self, runs: Sequence[StoredRun]) -> None:
         """Close attempts that were marked as superseded by a process that was killed before it closed them."""
         for run in runs:
-            if SUPERSEDED in run.data.tags and run_state(run) is State.RUNNING:
-                self._client.set_terminated(run.info.run_id, "KILLED")
+            if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
+                self._client.set_terminated(run.run_id, "KILLED")
 
     def start_run(self, config: RunConfig, attempt: int, arm: str) -> str:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
@@ -244,6 +246,7 @@ class Tracker:
             measured=measured_values(result),
             tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
             dataset=_dataset(config, result),
+            samples=[shown.model_dump() for shown in result.samples],
             status=STATUS[result.state],
         )
         known = (self._known or {}).get(run_id)
@@ -257,7 +260,7 @@ class Tracker:
             self._known.pop(run_id, None)
 
     def log_table(self, files: Mapping[str, str]) -> None:
-        """Keep the table, file name -> text, as artifacts of the sweep's run."""
+        """Keep table, page and figures, file name -> text, as artifacts of the sweep's run."""
         self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
 
     def log_adapter(self, run_id: str, folder: Path) -> None:
@@ -327,6 +330,8 @@ class Tracker:
 
             tags = [InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(run_id, [DatasetInput(Dataset(**entry["dataset"]), tags)])
+        if entry.get("samples"):  # a journal of an earlier version has none
+            self._client.log_text(run_id, json.dumps(entry["samples"], indent=1, ensure_ascii=False), SAMPLES)
         self._client.set_terminated(run_id, entry["status"], end_time=entry["time"])
         self._curve_ends.pop(run_id, None)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from trl import DPOTrainer, get_peft_config
 
-from studies.records import Cause, Measurement, RunResult, Scalar
+from studies.records import Cause, Measurement, RunResult, Scalar, Shown
 from trainers.adapters import Adapter, Unpackable
 from trainers.data import Pairs
 from trainers.evaluate import ReferenceNumbers
@@ -47,6 +47,7 @@ class Member:
     micro: int = 0
     curve: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    samples: tuple[Shown, ...] = ()  # of the last evaluation
     cause: Cause | None = None
     message: str = ""
     logged: int = 0  # the step of the last point of the curve
@@ -134,6 +135,7 @@ class Member:
             curve=tuple(self.curve),
             facts={**self.facts, "steps": self.step, "together": self.together},
             adapter="adapter" if (self.job.folder / "adapter").is_dir() else None,
+            samples=self.samples,
         )
 
 

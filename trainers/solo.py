@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import get_peft_config
 
 from studies.micro_batches import cut
-from studies.records import Cause, Measurement, RunConfig, RunResult
+from studies.records import Cause, Measurement, RunConfig, RunResult, Shown
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Job
@@ -78,6 +78,7 @@ def train_alone(job: Job, report: Report, warm: Warm) -> RunResult:
         curve=tuple(watch.curve),
         facts=facts,
         adapter="adapter" if (job.folder / "adapter").is_dir() else None,
+        samples=watch.samples,
     )
 
 
@@ -108,6 +109,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._evaluation_steps: frozenset[int] = frozenset()
         self.curve: list[tuple[int, Mapping[str, float]]] = []
         self.measurements: list[Measurement] = []
+        self.samples: tuple[Shown, ...] = ()
         self.evaluation_seconds = 0.0
         self.reference_model: torch.nn.Module | None = None
         self._cause = Cause.FINISHED
@@ -174,7 +176,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         try:
-            self.measurements += evaluate(
+            measured, self.samples = evaluate(
                 model,
                 self._tokenizer,
                 self._pairs,
@@ -183,6 +185,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 reference_model=self.reference_model,
                 step=step,
             )
+            self.measurements += measured
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
         finally:
