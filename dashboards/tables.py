@@ -116,7 +116,7 @@ def comparison(
     baseline: str | None = None,
     source: str = "",
     scenarios: Mapping[str, Scenario] | None = None,
-    kl_budgets: Sequence[float] = (),
+    kl_budgets: Mapping[str, Sequence[float]] | None = None,
     expectations: Mapping[str, Expectation] | None = None,
     curves: Curves | None = None,
     confirm_blocks: int | None = None,
@@ -125,8 +125,8 @@ def comparison(
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
     study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
-    confirm phase. `expectations`: variant -> what must come out of it; `curves` of the runs that must equal others;
-    `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt.
+    confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
+    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt.
     """
     records = tuple(records)
     found = standings(records, objective, strata)
@@ -144,7 +144,7 @@ def comparison(
         *findings(found, expectations or {}, scale, curves or {}),
         *pool_findings(found, objective, scale, confirm_blocks),
     )
-    at_kl = at_budgets(records, objective, strata, kl_budgets, scale, baseline)
+    at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
     return Comparison(rows, baseline, rulings, at_kl, controls)
 
 

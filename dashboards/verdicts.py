@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dashboards.evidence import confirmed_values, task_of_blocks
+from dashboards.evidence import panel_of, task_of_blocks
 from dashboards.pace import Pace as Timed
 from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
@@ -175,9 +175,13 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
 
 def _panel(case: Case, situation: Situation, scale: Scale) -> Panel:
     """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
+    panels = {
+        scenario: panel_of([s for s in case.standings if s.stratum.scenario == scenario], scale)
+        for scenario in case.kinds.get(situation, ())
+    }
     found: dict[str, dict[int, float]] = {}
     for variant in case.variants:
-        columns = [confirmed_values(s, scale) for s in case.of(variant, situation)]
+        columns = [panels[s.stratum.scenario].get(variant, {}) for s in case.of(variant, situation)]
         blocks = set.intersection(*map(set, columns)) if columns else set()
         if blocks:
             found[variant] = {b: sum(column[b] for column in columns) / len(columns) for b in sorted(blocks)}

@@ -483,7 +483,7 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunR
         baseline=spec.baseline,
         source=pairs_source(spec),
         scenarios=spec.scenarios,
-        kl_budgets=sorted({k for name in spec.scenarios if (c := in_scenario(spec, name).confirm) for k in c.kl}),
+        kl_budgets={name: c.kl for name in spec.scenarios if (c := in_scenario(spec, name).confirm)},
         expectations=expected,
         curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),

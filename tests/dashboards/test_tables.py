@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dashboards.rendering import FORMATS, Format, render
+from dashboards.statistics.scale import scale_of
 from dashboards.tables import Comparison, Row, comparison
 from dashboards.trials import Stratum
 from studies.records import Cause, RunRecord
@@ -279,6 +280,34 @@ def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
     row = compared([*CONFIRMED, broken]).rows[1]
     assert row.difference is None
     assert row.failures.k == 1
+
+
+def out_of_bounds(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"metrics": {**record.metrics, "kl": 1e3}})
+
+
+def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model() -> None:
+    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased"]
+    records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    bounded = GOLD.within_kl(100.0)
+    table = comparison(records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS)
+    _, ipo, hinge = table.rows
+    assert hinge.best is None
+    assert hinge.difference.word == "worse"
+    confirmed = [r for r in records if r.variant == "sigmoid" and r.arm == "confirm"]
+    of_sigmoid = scale_of(bounded, "embedded").by_block(confirmed)
+    assert hinge.difference.estimate.value == pytest.approx(-sum(of_sigmoid.values()) / len(of_sigmoid))
+    assert ipo.difference.word == "tie"
+    assert "worth the untrained model" in render(table)
+
+
+def test_a_loss_that_has_trials_left_is_not_said_to_have_nothing() -> None:
+    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased" and r.trial < 11]
+    records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    table = comparison(records, GOLD.within_kl(100.0), strata, baseline="sigmoid", source="embedded")
+    assert table.rows[2].difference is None
 
 
 def test_the_difference_and_its_word_stand_in_every_format() -> None:

@@ -107,7 +107,8 @@ def test_the_settings_of_shipped_runs_are_read_by_trls_own_parser(folder: Path) 
         spec = load_study(name)
         made = list(arms(spec).values())
         for arm in (made[0], made[-1]):  # the last is the mixture, where there is one
-            config = resolve_run(spec, arm, "clean", trial=0, knobs=_first_point(spec, arm), block=0, seed=3)
+            scenario = next(iter(spec.scenarios))
+            config = resolve_run(spec, arm, scenario, trial=0, knobs=_first_point(spec, arm), block=0, seed=3)
             here = {"output_dir": "out", "dataset_name": "any", "bf16": False, "use_cpu": True}
             (folder / "config.yaml").write_text(yaml.safe_dump({**config.settings, **here}))
             parser = TrlParser((ScriptArguments, DPOConfig, ModelConfig))
