@@ -213,9 +213,8 @@ def picture(figure: Figure) -> str:
     svg = figure.svg[figure.svg.index("<svg") :]
     svg = re.sub(r' (?:xmlns(?::\w+)?|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    text = re.sub(r">([^<>]+)</text>", lambda m: f">{redact(m[1])}</text>", svg)
     spoken = f'<svg role="img" aria-label="{escape(redact(figure.title))}" style="stroke-linejoin:round"'
-    return text.replace("<svg", spoken, 1)
+    return svg.replace("<svg", spoken, 1)
 
 
 # ---- samples ------------------------------------------------------------------------------------------------------

@@ -21,10 +21,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dashboards.statistics.estimates import Floats
+from studies.redact import redact
 
 WIDTH: Final = 9.0
 """Inches of a figure."""
-LONGEST_LABEL: Final = 26
+LONGEST_LABEL, LONGEST_TITLE = 26, 80
 BELOW: Final = 0.6
 MOST_BEHIND: Final = 300
 """Points of another variant behind a panel's own: each is drawn once in every panel."""
@@ -123,8 +124,8 @@ def svg_of(canvas: Canvas, name: str) -> str:
 
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:
-    """A name as it may stand in a picture: one line, printable, not too long."""
-    plain = "".join(c if c.isprintable() else " " for c in text).strip()
+    """A name as it may stand in a picture: one line, without secrets (nobody could tell them once cut), and short."""
+    plain = "".join(c if c.isprintable() else " " for c in redact(text)).strip()
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
@@ -224,8 +225,8 @@ def small_multiples(
             adorn(axes, series[i])
             if i + columns >= len(series):
                 axes.tick_params(labelbottom=True)
-        canvas.supxlabel(scales.x, fontsize=8.5, y=0.08 / height, va="bottom")
-        canvas.supylabel(scales.y, fontsize=8.5, x=0.06 / WIDTH, ha="left")
+        canvas.supxlabel(label(scales.x, LONGEST_TITLE), fontsize=8.5, y=0.08 / height, va="bottom")
+        canvas.supylabel(label(scales.y, LONGEST_TITLE), fontsize=8.5, x=0.06 / WIDTH, ha="left")
         return svg_of(canvas, name)
 
 

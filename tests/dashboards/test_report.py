@@ -9,7 +9,7 @@ import pytest
 
 from dashboards.figures.figure import Figure, Missing
 from dashboards.report import Told, render_report
-from studies.records import Shown
+from studies.records import RunRecord, Shown
 from studies.redact import REDACTED
 from tests.dashboards.generated import pool
 from tests.dashboards.reports import SAMPLE, report_of
@@ -78,6 +78,11 @@ def test_every_place_that_is_referred_to_exists_once(page: str) -> None:
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(ids)
 
 
+def renamed(variant: str) -> list[RunRecord]:
+    records = pool({"sigmoid": 0.0, "ipo": 1.0, "hinge": 0.5})
+    return [r.model_copy(update={"variant": variant}) if r.variant == "ipo" else r for r in records]
+
+
 def test_what_comes_from_data_and_study_files_stays_text() -> None:
     sample = Shown(prompt=HOSTILE, before=HOSTILE, after=HOSTILE)
     records = [
@@ -91,17 +96,15 @@ def test_what_comes_from_data_and_study_files_stays_text() -> None:
     assert found.text.count(HOSTILE) >= 8
 
 
-def test_secrets_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    secret, token = "correct horse battery", "hf_" + "A1b2C3d4" * 4
+def test_secrets_are_left_out_whole_even_where_names_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, token = "correct horse battery staple and more", "hf_" + "A1b2C3d4" * 4
     monkeypatch.setenv("STORE_PASSWORD", secret)
-    records = [
-        r.model_copy(update={"variant": token}) if r.variant == "ipo" else r for r in pool({"sigmoid": 0.0, "ipo": 1.0})
-    ]
+    records = [r.model_copy(update={"variant": token}) if r.variant == "hinge" else r for r in renamed(secret)]
     sample = SAMPLE.model_copy(update={"after": f"my password is {secret}"})
     told = [Told("ipo", "clean", 0, "r", (sample,))]
     page = render_report(report_of(records, asked=f"token: {token}", question=token, samples=told))
-    assert secret not in page
-    assert token not in page
+    assert secret[:12] not in page
+    assert token[:12] not in page
     assert page.count(REDACTED) >= 4
 
 
