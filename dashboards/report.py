@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
-from dashboards.cells import claim_cells, guide_cells, notes, number, row_cells, space_cells, space_notes
+from dashboards.cells import claim_cells, guide_cells, number, sections
 from dashboards.figures.figure import Figure, Missing
 from dashboards.rendering import html_list, html_table
 from dashboards.tables import Comparison
@@ -149,13 +149,12 @@ def _day(seconds: float) -> str:
 
 
 def _table(table: Comparison) -> str:
-    rows = html_table(row_cells(table), [{name: ids for name, ids in r.run_ids.items() if ids} for r in table.rows])
-    spaces = space_cells(table)
-    space = ""
-    if spaces.rows:
-        space = f"<h3>Over the whole space</h3>{_wide(html_table(spaces, [{}] * len(spaces.rows)))}"
-        space += html_list(space_notes(table))
-    return _wide(rows) + html_list(notes(table)) + space
+    parts = []
+    for section in sections(table):
+        runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
+        parts += [f"<h3>{escape(section.title)}</h3>"] if section.title else []
+        parts += [_wide(html_table(section.cells, runs or [{}] * len(section.cells.rows))), html_list(section.notes)]
+    return "".join(parts)
 
 
 def _claims(table: Comparison) -> str:
