@@ -42,18 +42,21 @@ def at_budgets(
     records: Sequence[RunRecord],
     objective: Objective,
     strata: Sequence[Stratum],
-    budgets: Sequence[float],
+    budgets: Mapping[str, Sequence[float]],
     scale: Scale,
     baseline: str | None,
 ) -> tuple[AtBudget, ...]:
-    """Every stratum at every budget, budgets in order and strata in theirs within. Holm covers one budget's losses."""
+    """Every stratum at every budget of its scenario (`budgets`: by scenario), budgets in order and strata in theirs
+    within. Holm covers the losses of a scenario at one budget.
+    """
     found = []
-    for budget in sorted(budgets):
-        here = standings(records, objective.within_kl(budget), strata)
+    for budget in sorted({budget for of_scenario in budgets.values() for budget in of_scenario}):
+        asked = [stratum for stratum in strata if budget in budgets.get(stratum.scenario, ())]
+        here = standings(records, objective.within_kl(budget), asked)
         compared = against_baseline(here, scale, baseline)
         for standing in here:
             stratum, best = standing.stratum, standing.best
-            values = confirmed_values(standing, scale)
+            values = confirmed_values(standing, scale) if best is not None else {}
             speak = standing.speak if values else ()
             found.append(
                 AtBudget(

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dashboards.budgets import AtBudget
+from dashboards.expectations import Finding
+from dashboards.pace import SAME_PACE, Pace
+from dashboards.reach import SHARE, Reach
 from dashboards.spaces import Space
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion
@@ -15,10 +18,12 @@ from dashboards.verdicts import Verdict
 from studies.records import METRICS, Scalar
 
 KNOBS = "Best knobs"
+TO_TARGET = f"To {SHARE:.0%}"
 WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
+    | {"Expected", "Found"}
 )
-LEFT = WORDS | {"Loss", "Scenario", KNOBS}
+LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", KNOBS}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ def sections(table: Comparison) -> list[Section]:
             [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None],
         ),
         Section("Over the whole space", space_cells(table), space_notes(table)),
+        Section(
+            "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
+        ),
     ]
     return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
 
@@ -64,18 +72,21 @@ def row_cells(table: Comparison) -> Cells:
     metric = table.rows[0].metric if table.rows else "quality"
     unit = table.rows[0].unit if table.rows else ""
     against = [f"vs {table.baseline} ({unit})", "Blocks", "Word", "P(better)"] if table.baseline else []
+    timed = any(row.pace is not None for row in table.rows)
+    soon = any(row.reach is not None for row in table.rows)
     header = [
         "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}", "Margin",
-        "KL", "Steps/s", KNOBS, *against, "Stability", "Guide", "Guide: best for",
+        "KL", *(["Steps/s", "Speed"] if timed else []), *([TO_TARGET] if soon else []), KNOBS, *against, "Stability",
+        "Guide", "Guide: best for",
     ]  # fmt: skip
-    return Cells(header, [_row(row, several, table.baseline) for row in table.rows])
+    return Cells(header, [_row(row, several, table.baseline, timed, soon) for row in table.rows])
 
 
 def _scenarios(rows: Sequence[Row]) -> bool:
     return len({row.scenario for row in rows}) > 1
 
 
-def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
+def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool) -> list[str]:
     named = row.losses in ((row.variant,), ())
     return [
         row.variant if named else f"{row.variant} ({'+'.join(row.losses)})",
@@ -86,13 +97,38 @@ def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
         number(row.mean),
         number(row.margin),
         number(row.kl),
-        number(row.steps_per_second),
+        *(_speed(row.pace, row.variant == baseline) if timed else []),
+        *([_to_target(row.reach)] if soon else []),
         _knobs(row.knobs),
         *(_against(row, row.variant == baseline) if baseline else []),
         row.stability or "-",
         ", ".join(word for column, word in row.guide.items() if column != "Best for") or "-",
         row.guide.get("Best for", "-"),
     ]
+
+
+def _speed(pace: Pace | None, is_baseline: bool) -> list[str]:
+    """Steps a second, and the ratio to the baseline's with its interval and word."""
+    if pace is None:
+        return ["-", "-"]
+    if pace.ratio is None or pace.difference is None:
+        return [number(pace.steps_per_second), "baseline" if is_baseline else "-"]
+    ratio = interval(pace.ratio).lstrip("+")
+    return [number(pace.steps_per_second), f"{pace.word}{_doubt(pace.difference)} {ratio}"]
+
+
+def _to_target(reach: Reach | None) -> str:
+    """Steps and seconds to the target, and how many runs got there."""
+    if reach is None:
+        return "-"
+    seconds = "" if reach.seconds is None else f" = {number(reach.seconds)} s"
+    steps = "not reached" if reach.steps is None else f"{reach.steps} steps{seconds}"
+    return f"{steps} ({reach.reached}/{reach.runs})"
+
+
+def _doubt(difference: Difference) -> str:
+    """A mark at a word that hangs on a single task or round."""
+    return "" if difference.is_general else "~" if difference.is_robust else "?"
 
 
 def _against(row: Row, is_baseline: bool) -> list[str]:
@@ -181,7 +217,7 @@ def budget_notes(table: Comparison) -> list[str]:
 
 def _word(difference: Difference) -> str:
     """The word of a difference, marked where it leans on one task: see `_difference_notes`."""
-    return difference.word + ("" if difference.is_general else "~" if difference.is_robust else "?")
+    return difference.word + _doubt(difference)
 
 
 def _knobs(knobs: Mapping[str, Scalar]) -> str:
@@ -216,6 +252,18 @@ def _claim(verdict: Verdict) -> list[str]:
         "-" if verdict.failures is None else share(verdict.failures),
         verdict.because,
     ]
+
+
+CONTROL_NOTES = (
+    "A control's answer is known beforehand: where one is not held, other numbers of this study may be wrong as well.",
+)
+
+
+def control_cells(controls: Sequence[Finding]) -> Cells:
+    """The controls, one a row."""
+    held = {True: "yes", False: "NO", None: "not yet"}
+    rows = [[c.control, c.scenario, c.expected, c.found, f"{c.n} {c.unit}", held[c.held]] for c in controls]
+    return Cells(["Control", "Scenario", "Expected", "Found", "n", "Held"], rows)
 
 
 def share(of: Proportion) -> str:
@@ -268,7 +316,13 @@ def _knob(value: Scalar) -> str:
 
 def notes(table: Comparison) -> list[str]:
     """What a reader must know of these very numbers, and nothing that does not apply to them."""
-    return [*_quality_notes(table.rows), *_difference_notes(table), *_count_notes(table.rows)]
+    return [
+        *_quality_notes(table.rows),
+        *_difference_notes(table),
+        *_pace_notes(table.rows, table.baseline),
+        *_reach_notes(table.rows, table.baseline),
+        *_count_notes(table.rows),
+    ]
 
 
 def space_notes(table: Comparison) -> list[str]:
@@ -329,6 +383,8 @@ def _difference_notes(table: Comparison) -> list[str]:
         f"vs {table.baseline}: paired over blocks, more is better, from confirm runs alone, which chose nothing; 95% t "
         "interval. better and worse: Holm at 5% over the losses of a scenario; tie: TOST at 5%, not corrected."
     ]
+    if any(row.best is None and row.difference is not None for row in table.rows):
+        found.append("A loss of which no trial keeps the bounds is worth the untrained model, which keeps them: 0.")
     if all(d.p_tie is None for d in differences):
         found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
     elif any(d.word == "inconclusive" and not d.could_tie for d in differences):
@@ -342,10 +398,50 @@ def _difference_notes(table: Comparison) -> list[str]:
     return found
 
 
+def _pace_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """How the speed was measured; that it was not, where a study has no probe, is said by the verdicts."""
+    timed = {row.variant: row.pace for row in rows if row.pace is not None}
+    if not timed:
+        return []
+    paces = list(timed.values())
+    rounds = _or(sorted({pace.rounds for pace in paces}))
+    places = {f" on {pace.device}, {pace.threads} threads" for pace in paces if pace.device and pace.threads}
+    where = places.pop() if len(places) == 1 else ""
+    found = [
+        f"Steps/s: one run at a time, variants in turn, median of {rounds} rounds{where}; "
+        "loading, logging and evaluation are not in it."
+    ]
+    if baseline in timed:
+        found.append(
+            f"Speed: steps a second over {baseline}'s in the same round, 95% t interval over rounds; as fast: within "
+            f"{math.exp(SAME_PACE):.2f} times, by TOST at 5%; slower, faster: Holm at 5%."
+        )
+    memory = [pace.peak_memory for pace in paces if pace.peak_memory is not None]
+    if memory:
+        found.append(f"Peak memory of the timed runs: {min(memory):.0f} to {max(memory):.0f} MiB.")
+    return found
+
+
+def _reach_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    if not any(row.reach is not None for row in rows):
+        return []
+    return [
+        f"{TO_TARGET}: first evaluation at or above {SHARE:.0%} of {baseline}'s mean at its end, median over confirm "
+        "runs (how many got there), known to the evaluated steps; seconds of training alone, at the timed pace."
+    ]
+
+
+def _or(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
+
+
 def _count_notes(rows: Sequence[Row]) -> list[str]:
     found = []
     if any(row.failures.n for row in rows):
-        found.append("Failed: trials that diverged, inverted, collapsed or ran out of memory, 95% exact limits.")
+        found.append(
+            "Failed: trials that diverged, inverted, collapsed, drifted (samples below half or above twice the "
+            "reference's length) or ran out of memory, 95% exact limits."
+        )
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
     found += [f"{stopped} runs were stopped by a limit, at a rung or by hand and are not counted as failed."] * (
         stopped > 0

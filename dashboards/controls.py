@@ -13,15 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dashboards.expectations import Finding
 from dashboards.statistics.compare import ALPHA, Word, p_difference, p_equivalence
 from dashboards.statistics.estimates import Floats
 from dashboards.statistics.scale import Scale
-from studies.records import RunRecord, State
+from dashboards.trials import Standing
+from studies.records import PROBE, RunRecord, State
+from studies.spec import Objective
 
 REPEATS = 200
 MOST_DIFFERENCES = 16  # of 200: 5 % of them and what chance adds
 FEWEST_TIES, FEWEST_FOUND = 0.8, 0.8
 WIDTHS = 2.0  # of a planted effect, in half widths of the region of practical equivalence
+POOL_CONFIGS, POOL_BLOCKS, POOL_RUNS = 32, 12, 2  # what makes runs of one loss a pool
+CONFIRM_BLOCKS = 8  # judge where the study has no confirm phase of its own: enough for a tie at 2 nats
+HOLM = 11  # comparisons that a claim is corrected for: the guide's twelve losses less the baseline
 
 
 class PoolError(Exception):
@@ -56,7 +62,7 @@ def pool_of(records: Iterable[RunRecord], scale: Scale) -> Pool:
     cells: dict[int, dict[int, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     blocks: set[int] = set()
     for record in records:
-        value = scale.value(record) if record.state is State.COMPLETE else None
+        value = scale.value(record) if record.state is State.COMPLETE and record.arm != PROBE else None
         if value is not None:
             cells[record.trial][record.block].append((record.seed, scale.sign * value))
             blocks.add(record.block)
@@ -98,6 +104,42 @@ def _differences(values: Floats, deal: Deal, shift: float, draw: np.random.Gener
     return difference
 
 
+def pool_findings(
+    standings: Sequence[Standing], objective: Objective, scale: Scale, confirm_blocks: int | None
+) -> tuple[Finding, ...]:
+    """The controls of every stratum that holds a pool: at least 12 blocks with two runs or more of each.
+
+    Only configs that keep the objective's bounds in their mean are dealt, as only they could be best. `confirm_blocks`:
+    those of the study's confirm phase, on which a deal is judged as far as the pool has them.
+    """
+    found = []
+    for standing in standings:
+        runs = [run for run in standing.records if run.arm != "confirm"]
+        places = Counter((run.trial, run.block) for run in runs)
+        blocks = len({block for _, block in places})
+        if blocks < POOL_BLOCKS or max(places.values()) < POOL_RUNS or scale.tie_within is None:
+            continue
+        judge = min(confirm_blocks or CONFIRM_BLOCKS, blocks - Deal().choose)
+        tests = max(HOLM, len({s.stratum.variant for s in standings}) - 1)
+        allowed = {trial.number for trial in standing.allowed}
+        ids = tuple(run.run_id for run in runs)
+        try:
+            if len(standing.ended) < POOL_CONFIGS:
+                raise PoolError(f"{len(standing.ended)} configs have ended, {POOL_CONFIGS} must at least.")
+            pool = pool_of((run for run in runs if run.trial in allowed), scale)
+            results = controls(pool, scale.tie_within, judge, tests)
+        except PoolError as error:
+            results = (Control("against itself", Counter(), "difference or tie as it should be", None, str(error)),)
+        for control in results:
+            named = f"{standing.stratum.variant} {control.name}"
+            expected = control.asked + (f", {judge} blocks" if control.counts else "")
+            n = control.counts.total()
+            found.append(
+                Finding(named, standing.stratum.scenario, expected, control.found, n, "repeats", control.held, ids)
+            )
+    return tuple(found)
+
+
 def _word(d: Floats, tie_within: float, tests: int) -> Word:
     """The word of `dashboards.statistics.compare`, with every p value corrected as the smallest of `tests` would be."""
     p_tie, p = p_equivalence(d, tie_within), p_difference(d)
@@ -110,12 +152,20 @@ def _word(d: Floats, tie_within: float, tests: int) -> Word:
 
 @dataclass(frozen=True)
 class Control:
-    """One control with what it found: counts over the repeats, what was asked of them, and whether it held."""
+    """One control with what it found: counts over the repeats, what was asked of them, and whether it held (None: it
+    could not be dealt, `reason` says why).
+    """
 
     name: str
     counts: Counter[Word]
     asked: str
-    held: bool
+    held: bool | None
+    reason: str = ""
+
+    @property
+    def found(self) -> str:
+        """The counts in words."""
+        return self.reason or ", ".join(f"{n} {word}" for word, n in self.counts.most_common())
 
 
 def controls(pool: Pool, tie_within: float, judge: int, tests: int, seed: int = 0) -> Sequence[Control]:

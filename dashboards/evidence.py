@@ -33,6 +33,25 @@ def confirmed_values(standing: Standing, scale: Scale) -> dict[int, float]:
     return scale.by_block(standing.speak) if standing.is_confirmed else {}
 
 
+def panel_of(standings: Sequence[Standing], scale: Scale) -> dict[str, dict[int, float]]:
+    """Variant -> block -> value in the confirm phase, of strata of one scenario; variants without one are left out.
+
+    A loss of which no config keeps the bounds is worth the untrained model, which does: 0 on the others' blocks, where
+    the scale starts there and all of its trials have ended.
+    """
+    panel = {s.stratum.variant: values for s in standings if (values := confirmed_values(s, scale))}
+    blocks = sorted({block for values in panel.values() for block in values})
+    for s in standings:
+        if has_nothing(s) and scale.starts_at_zero:
+            panel[s.stratum.variant] = dict.fromkeys(blocks, 0.0)
+    return {s.stratum.variant: panel[s.stratum.variant] for s in standings if panel.get(s.stratum.variant)}
+
+
+def has_nothing(standing: Standing) -> bool:
+    """Whether all trials of a stratum have ended and none keeps the objective's bounds."""
+    return standing.best is None and len(standing.done) >= standing.stratum.trials > 0
+
+
 def task_of_blocks(panel: Mapping[str, Mapping[int, float]], scale: Scale) -> dict[int, int]:
     """The task of every block in a panel."""
     return {block: scale.task(block) for of_variant in panel.values() for block in of_variant}
@@ -50,7 +69,7 @@ def against_baseline(
         return found
     for scenario in dict.fromkeys(s.stratum.scenario for s in standings):
         here = {s.stratum.variant: s for s in standings if s.stratum.scenario == scenario}
-        panel = {name: values for name, s in here.items() if (values := confirmed_values(s, scale))}
+        panel = panel_of(list(here.values()), scale)
         differences = compare(panel, baseline, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
         for name, difference in differences.items():
             judges = (*here[name].speak, *here[baseline].speak)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dashboards.cells import Cells, number
 from dashboards.statistics.estimates import Estimate
 from dashboards.trials import Trial, estimate, trials
-from studies.records import RunRecord, Scalar
+from studies.records import PROBE, RunRecord, Scalar
 from studies.spec import Objective
 
 
@@ -49,7 +49,7 @@ def grids(records: Iterable[RunRecord], objective: Objective, rows: str, columns
     """
     strata: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     knobs: set[str] = set()
-    for record in records:
+    for record in (record for record in records if record.arm != PROBE):
         knobs |= record.knobs.keys()
         if {rows, columns} <= record.knobs.keys():
             strata[record.variant, record.scenario].append(record)

@@ -11,13 +11,14 @@ import logging
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
+from dashboards.sqlite_runs import StoredRun, open_to_read, read_sqlite_runs
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
 
@@ -27,6 +28,7 @@ SWEEP, RUN = "sweep", "run"
 SUPERSEDED = "superseded"
 ERRORS = "errors"
 HALVES = "halves"
+CURVES = "curves"
 FACT_PREFIX = "fact."
 # Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
 NON_FINITE = "non_finite"
@@ -77,6 +79,7 @@ def connect(uri: str) -> Any:
     Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     _check_reachable(uri)
     from mlflow import MlflowClient
 
@@ -184,14 +187,34 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
     edited so that it can no longer be understood.
     """
     _check_exists(uri)
+    return [to_record(study, run) for run in _read_study(uri, study) if SUPERSEDED not in run.tags]
+
+
+def _read_study(uri: str, study: str) -> list[StoredRun]:
+    """All runs of the study: of a SQLite file from its tables, of any other store by MLflow's client."""
+    file = sqlite_file(uri)
+    if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
+        return found
     client = connect(uri)
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
         if experiment is None or experiment.lifecycle_stage != "active":
             known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
             raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
-        runs = read_runs(client, experiment.experiment_id)
-        return [to_record(study, run) for run in runs if SUPERSEDED not in run.data.tags]
+        return list(read_runs(client, experiment.experiment_id))
+
+
+def load_steps(uri: str, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """Run -> metric -> step -> value: some metrics of some runs at every step that was logged.
+
+    A query for each metric of each run, so for a handful of runs. Raises StoreError.
+    """
+    client = connect(uri)
+    with store_calls(uri):
+        return {
+            run: {name: {m.step: m.value for m in client.get_metric_history(run, name)} for name in metrics}
+            for run in run_ids
+        }
 
 
 def study_pages(uri: str) -> dict[str, str]:
@@ -219,7 +242,7 @@ def _check_exists(uri: str) -> None:
     if not file.is_file():
         raise StoreMissing(missing)
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(open_to_read(file)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
@@ -227,7 +250,7 @@ def _check_exists(uri: str) -> None:
         raise StoreMissing(missing)
 
 
-def read_runs(client: Any, experiment_id: str) -> Iterator[Any]:
+def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:
     """All MLflow runs of kind `run` in the experiment, oldest first, a page a query."""
     token = None
     while True:
@@ -238,28 +261,39 @@ def read_runs(client: Any, experiment_id: str) -> Iterator[Any]:
             max_results=PAGE,
             page_token=token,
         )
-        yield from page
+        for run in page:
+            info, data = run.info, run.data
+            times = (info.start_time, info.end_time)
+            yield StoredRun(
+                info.run_id,
+                info.run_name,
+                info.status,
+                *times,
+                tags=data.tags,
+                params=data.params,
+                metrics=data.metrics,
+            )
         token = page.token
         if not token:
             return
 
 
-def run_state(run: Any) -> State:
+def run_state(run: StoredRun) -> State:
     """The state of an MLflow run; one that was not closed is RUNNING whatever its tags say."""
-    if run.info.status in ("RUNNING", "SCHEDULED"):
+    if run.status in ("RUNNING", "SCHEDULED"):
         return State.RUNNING
-    return State(run.data.tags["state"])
+    return State(run.tags["state"])
 
 
-def to_record(study: str, run: Any) -> RunRecord:
+def to_record(study: str, run: StoredRun) -> RunRecord:
     """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
-    tags: Mapping[str, str] = run.data.tags
+    tags = run.tags
     ended_non_finite = tags.get(NON_FINITE, "").split(", ")
-    values = {name: value for name, value in run.data.metrics.items() if name not in ended_non_finite}
+    values = {name: value for name, value in run.metrics.items() if name not in ended_non_finite}
     facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
     try:
         return RunRecord(
-            run_id=run.info.run_id,
+            run_id=run.run_id,
             key=tags["key"],
             study=study,
             variant=tags["variant"],
@@ -271,17 +305,24 @@ def to_record(study: str, run: Any) -> RunRecord:
             state=run_state(run),
             cause=Cause(tags["cause"]) if "cause" in tags else None,
             arm=tags["arm"],
-            knobs={name: decode(text) for name, text in run.data.params.items()},
+            knobs={name: decode(text) for name, text in run.params.items()},
             metrics=values,
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
+            curves=json.loads(tags.get(CURVES, "{}")),
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
+            started=_seconds(run.started),
+            ended=_seconds(run.ended),
         )
     except (KeyError, ValueError) as error:
         raise StoreError(
-            f"The tags of MLflow run {run.info.run_id} ({run.info.run_name}) cannot be read: {error}. Tags that "
+            f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
             "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
         ) from error
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def encode(value: Scalar) -> str:
@@ -293,9 +334,10 @@ def encode(value: Scalar) -> str:
 
 def decode(text: str) -> Scalar:
     """The knob that `encode` wrote as `text`."""
-    if not _is_json(text):
+    try:
+        value: Scalar = json.loads(text)
+    except ValueError:
         return text
-    value: Scalar = json.loads(text)
     return value
 
 

@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, sections
+from dashboards.expectations import Finding
 from dashboards.grids import Cell, Grid, grid_cells
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
@@ -24,7 +25,7 @@ Format = Literal["text", "markdown", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 # Width of a text table where nobody says how wide the screen is.
 WIDE = 170
-NAMING = ("KL at most", "Loss", "Scenario")
+NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
 
 
@@ -38,7 +39,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
             whole = asdict(table)
             return json.dumps(whole, indent=2) + "\n"
         case "csv":
-            return _csv(table.rows)
+            return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
             return _markdown(table)
         case "html":
@@ -59,7 +60,7 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
     if format == "markdown":
         return "\n".join(f"{title}\n\n{_markdown_table(cells)}\n" for title, cells in titled) + f"\n- {note}\n"
     if format == "html":
-        parts = [f"<h2>{escape(title)}</h2>{_html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
+        parts = [f"<h2>{escape(title)}</h2>{html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
         return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
     tables = [(title, _rich_table(cells)) for title, cells in titled]
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
@@ -147,7 +148,7 @@ def _rich_table(cells: Cells) -> RichTable:
             justify="left" if name in LEFT else "right",
             no_wrap=name == "Loss",
             min_width=longest_word,
-            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why"} else None,
+            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why", "Expected", "Found"} else None,
         )
     for row in cells.rows:
         table.add_row(*row)
@@ -192,16 +193,15 @@ def _html(table: Comparison) -> str:
     for section in sections(table):
         parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
         runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
-        parts += [_html_table(section.cells, runs or [{}] * len(section.cells.rows)), _html_list(section.notes)]
-    claims = _html_table(
-        claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts]
-    )
+        parts += [html_table(section.cells, runs or [{}] * len(section.cells.rows)), html_list(section.notes)]
+    claims = html_table(claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts])
     guide = guide_cells(table.verdicts)
-    found = "<h2>What the guide says, and what was found</h2>" + _html_table(guide, [{}] * len(guide.rows)) + claims
+    found = "<h2>What the guide says, and what was found</h2>" + html_table(guide, [{}] * len(guide.rows)) + claims
     return _page("Comparison", "".join(parts) + (found if table.verdicts else ""))
 
 
-def _html_list(notes: Sequence[str]) -> str:
+def html_list(notes: Sequence[str]) -> str:
+    """Notes as a list."""
     return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
 
 
@@ -212,7 +212,8 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str:
+def html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str:
+    """Cells as a table; `runs`: for each row, the ids of the MLflow runs behind it by what they are for."""
     kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
     head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
     body = []
@@ -231,23 +232,40 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow([
         "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
         "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
-        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "knobs", "difference",
+        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "peak_memory",
+        "speed_ratio", "speed_low", "speed_high", "speed_rounds", "speed",
+        "target", "steps_to_target", "seconds_to_target", "reached", "reached_of", "knobs", "difference",
         "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
         "p_better", "interquartile_mean",
         "stability", "guide_speed", "guide_stability", "guide_best_for",
     ])  # fmt: skip
     for row in rows:
-        share, best, d = row.failures, row.best, row.difference
+        share, best, d, p, t = row.failures, row.best, row.difference, row.pace, row.reach
         quality, effect = best.estimate if best else None, d.estimate if d else None
         writer.writerow([
             row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
             share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
             *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
             *((best.basis, best.trial) if best else [None] * 2),
-            row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
+            row.mean, row.margin, row.kl, *((p.steps_per_second, p.peak_memory) if p else [None] * 2),
+            *((p.ratio.value, p.ratio.low, p.ratio.high) if p and p.ratio else [None] * 3),
+            *((p.rounds, p.word) if p else [None] * 2),
+            *((t.target, t.steps, t.seconds, t.reached, t.runs) if t else [None] * 5), json.dumps(dict(row.knobs)),
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
             row.improvement.value if row.improvement else None, row.middle,
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip
     return out.getvalue()
+
+
+def _controls_csv(controls: Sequence[Finding]) -> str:
+    """The controls as a table of their own behind an empty line; nothing where the study has none."""
+    if not controls:
+        return ""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["control", "scenario", "expected", "found", "n", "unit", "held", "run_ids"])
+    for c in controls:
+        writer.writerow([c.control, c.scenario, c.expected, c.found, c.n, c.unit, c.held, " ".join(c.run_ids)])
+    return "\n" + out.getvalue()

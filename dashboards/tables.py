@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 import numpy as np
 
 from dashboards.budgets import AtBudget, at_budgets
+from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
+from dashboards.expectations import Curves, Finding, findings
+from dashboards.pace import Pace, paces
+from dashboards.reach import Reach, reaches
 from dashboards.spaces import Space, space_of
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
@@ -23,7 +26,7 @@ from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standi
 from dashboards.verdicts import Verdict, verdicts
 from studies.claims import Column, guide_words
 from studies.records import Cause, RunRecord, Scalar, State
-from studies.spec import Objective, Scenario
+from studies.spec import Expectation, Objective, Scenario
 
 Basis = Literal["confirmed", "selected"]
 
@@ -51,15 +54,16 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
-    to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
+    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
+    came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
     stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
     objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
-    is not confirmed. `space`: what the unbiased arm says of all configs.
-    `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by column.
-    `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
+    is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
+    90 % of the baseline's end. `space`: what the unbiased arm says of
+    all configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
+    column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
     `difference` judges.
     """
 
@@ -79,7 +83,8 @@ class Row:
     knobs: Mapping[str, Scalar]
     margin: float | None
     kl: float | None
-    steps_per_second: float | None
+    pace: Pace | None
+    reach: Reach | None
     difference: Difference | None
     improvement: Estimate | None
     middle: float | None
@@ -92,14 +97,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, and the
-    strata at each KL budget that was confirmed.
+    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
+    at each KL budget that was confirmed, and what became of the study's controls.
     """
 
     rows: tuple[Row, ...]
     baseline: str | None
     verdicts: tuple[Verdict, ...]
     at_kl: tuple[AtBudget, ...] = ()
+    controls: tuple[Finding, ...] = ()
 
 
 def comparison(
@@ -110,27 +116,48 @@ def comparison(
     baseline: str | None = None,
     source: str = "",
     scenarios: Mapping[str, Scenario] | None = None,
-    kl_budgets: Sequence[float] = (),
+    kl_budgets: Mapping[str, Sequence[float]] | None = None,
+    expectations: Mapping[str, Expectation] | None = None,
+    curves: Curves | None = None,
+    confirm_blocks: int | None = None,
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
     study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
-    confirm phase.
+    confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
+    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt.
     """
     records = tuple(records)
     found = standings(records, objective, strata)
+    timed = paces(records, baseline)
     scale = scale_of(objective, source)
     compared = against_baseline(found, scale, baseline)
-    rows = tuple(_row(s, objective, compared.get((s.stratum.variant, s.stratum.scenario)), scale) for s in found)
-    rulings = verdicts(found, scale, baseline, scenarios) if scenarios else ()
-    return Comparison(rows, baseline, rulings, at_budgets(records, objective, strata, kl_budgets, scale, baseline))
+    places = [(s.stratum.variant, s.stratum.scenario) for s in found]
+    soon = reaches(found, scale, baseline, timed)
+    rows = tuple(
+        _row(s, objective, compared.get(place), scale, timed.get(place[0]), soon.get(place))
+        for s, place in zip(found, places, strict=True)
+    )
+    rulings = verdicts(found, scale, baseline, scenarios, timed) if scenarios else ()
+    controls = (
+        *findings(found, expectations or {}, scale, curves or {}),
+        *pool_findings(found, objective, scale, confirm_blocks),
+    )
+    at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
+    return Comparison(rows, baseline, rulings, at_kl, controls)
 
 
-def _row(found: Standing, objective: Objective, compared: Compared | None, scale: Scale) -> Row:
+def _row(
+    found: Standing,
+    objective: Objective,
+    compared: Compared | None,
+    scale: Scale,
+    pace: Pace | None,
+    reach: Reach | None,
+) -> Row:
     records, stratum = found.records, found.stratum
     unbiased = [trial for trial in found.good if all(run.arm == "unbiased" for run in trial.runs)] or found.good
-    timed = [run for run in records if run.state is State.COMPLETE and "steps_per_second" in run.metrics]
     return Row(
         metric=objective.metric,
         variant=stratum.variant,
@@ -148,7 +175,8 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
         knobs={} if found.best is None else found.best.runs[0].knobs,
         margin=mean_of(found.speak, "margin"),
         kl=mean_of(found.speak, "kl"),
-        steps_per_second=median([r.metrics["steps_per_second"] for r in timed]) if timed else None,
+        pace=pace,
+        reach=reach,
         difference=None if compared is None else compared.difference,
         improvement=None if compared is None else compared.improvement,
         middle=_middle(found, scale),
@@ -160,7 +188,7 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
             "best": tuple(run.run_id for run in found.speak),
             "mean": tuple(run.run_id for trial in unbiased for run in trial.runs),
             "failures": tuple(run.run_id for trial in found.failed for run in trial.runs),
-            "steps_per_second": tuple(run.run_id for run in timed),
+            "pace": () if pace is None else pace.run_ids,
             "difference": () if compared is None else compared.judged_by,
             "chosen_by": () if compared is None else compared.chosen_by,
         },

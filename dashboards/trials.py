@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dashboards.statistics.estimates import Estimate, block_mean
-from studies.records import CONSEQUENCES, RunRecord, State
+from dashboards.statistics.stability import failures_of
+from studies.records import CONSEQUENCES, PROBE, RunRecord, State
 from studies.spec import Objective
 
 
@@ -26,7 +27,7 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one trial outside of the confirm arm."""
+    """The runs of one trial outside of the confirm arm and the probe."""
 
     number: int
     runs: tuple[RunRecord, ...]
@@ -45,9 +46,10 @@ class Standing:
     """Where a stratum stands.
 
     `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
-    diverged, inverted, collapsed or did not fit into memory, in the confirm phase or before; `good`: complete with the
-    objective; `allowed`: those of them that keep its bounds; `best`: the best of these, by the very numbers that are
-    in its own runs; `speak`: the runs that speak for it, those of the confirm phase where none failed, else its own.
+    diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
+    with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these,
+    by the very numbers that are in its own runs; `speak`: the runs that speak for it, those of the confirm phase where
+    none failed, else its own.
     """
 
     stratum: Stratum
@@ -67,13 +69,14 @@ class Standing:
 
 
 def standings(records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]) -> tuple[Standing, ...]:
-    """Where each stratum stands, in the order of `strata`; records of others are not looked at.
+    """Where each stratum stands, in the order of `strata`; records of others, and of a probe, are not looked at.
 
     The order of the records changes nothing, not even the last digit of a sum.
     """
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
-        grouped[record.variant, record.scenario].append(record)
+        if record.arm != PROBE:
+            grouped[record.variant, record.scenario].append(record)
     return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
 
 
@@ -81,7 +84,8 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
     done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
     ended = tuple(trial for trial in done if trial.complete or trial.failed)
     broken = {run.trial for run in records if run.arm == "confirm" and broke(run)}
-    good = tuple(trial for trial in done if trial.complete and all(objective.metric in r.metrics for r in trial.runs))
+    whole = [trial for trial in done if trial.complete and not trial.failed]
+    good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
     allowed = tuple(trial for trial in good if _keeps(trial, objective))
     best = _best(allowed, objective)
     return Standing(
@@ -98,10 +102,10 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
 
 
 def trials(records: Iterable[RunRecord]) -> list[Trial]:
-    """The trials outside of the confirm phase, by number."""
+    """The trials outside of the confirm phase and the probe, by number."""
     runs: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
-        if record.arm != "confirm":
+        if record.arm not in ("confirm", PROBE):
             runs[record.trial].append(record)
     return [Trial(number, tuple(runs[number])) for number in sorted(runs)]
 
@@ -139,8 +143,12 @@ def _best_runs(best: Trial | None, records: Sequence[RunRecord]) -> tuple[RunRec
 
 
 def broke(run: RunRecord) -> bool:
-    """Whether the run diverged, inverted, collapsed or did not fit into memory."""
-    return run.cause is not None and CONSEQUENCES[run.cause].infeasible
+    """Whether the run diverged, inverted, collapsed, drifted to samples of another length or did not fit into memory.
+
+    Drift is no cause of its own: ipo at beta .1 and learning rate 1e-2 ends at 265 nats and 2.7 times the length with
+    its training complete.
+    """
+    return (run.cause is not None and CONSEQUENCES[run.cause].infeasible) or bool(failures_of(run))
 
 
 def estimate(runs: Sequence[RunRecord], metric: str) -> Estimate:

@@ -12,24 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from scipy import stats
-
-from dashboards.evidence import confirmed_values, task_of_blocks
+from dashboards.evidence import panel_of, task_of_blocks
+from dashboards.pace import Pace as Timed
 from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
-from dashboards.statistics.scale import Panel, Scale
+from dashboards.statistics.scale import Panel, Scale, raw_scale
 from dashboards.statistics.stability import Failures, failures
 from dashboards.trials import Standing
 from studies.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
 from studies.parts import Scenario
-from studies.records import RunRecord, State
 
 Ruling = Literal["supported", "refuted", "tie", "inconclusive", "not testable here"]
 
-PROBE = "probe"
-"""The arm of runs that were timed alone, in turn with those of the other variants."""
-SAME_PACE = math.log(1.03)
 _EXPECTED: Mapping[Word, Ruling] = {
     "better": "supported",
     "worse": "refuted",
@@ -57,12 +51,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Case:
-    """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind."""
+    """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind; `timed`: variant ->
+    its pace in the probe.
+    """
 
     standings: Sequence[Standing]
     scale: Scale
     baseline: str | None
     kinds: Mapping[Situation, tuple[str, ...]]
+    timed: Mapping[str, Timed]
 
     def variant(self, loss: str) -> str | None:
         """The variant that stands for a loss alone: the one with its name, else the first."""
@@ -86,10 +83,16 @@ class Case:
 
 
 def verdicts(
-    standings: Sequence[Standing], scale: Scale, baseline: str | None, scenarios: Mapping[str, Scenario]
+    standings: Sequence[Standing],
+    scale: Scale,
+    baseline: str | None,
+    scenarios: Mapping[str, Scenario],
+    timed: Mapping[str, Timed],
 ) -> tuple[Verdict, ...]:
-    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name."""
-    case = Case(standings, scale, baseline, situations(scenarios))
+    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name; `timed`: variant -> its
+    pace in the probe.
+    """
+    case = Case(standings, scale, baseline, situations(scenarios), timed)
     return tuple(_judge(claim, case) for claim in CLAIMS)
 
 
@@ -129,10 +132,11 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
     missing = [kind for kind in (test.situation, test.minus) if kind is not None and kind not in case.kinds]
     if missing:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}")
-    panel = _panel(case, test.situation)
+    scale = case.scale if test.metric is None else raw_scale(test.metric, case.scale.by_task, test.tie_within)
+    panel = _panel(case, test.situation, scale)
     if test.minus is not None:
-        panel = _minus(panel, _panel(case, test.minus))
-    found = compare(panel, other, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+        panel = _minus(panel, _panel(case, test.minus, scale))
+    found = compare(panel, other, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
     if variant not in found:
         return Verdict(claim, "not testable here", _unconfirmed(variant, other))
     difference = found[variant]
@@ -141,9 +145,9 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
     return Verdict(
         claim,
         _ruling(difference, test.expect),
-        _because(difference, f"{variant} {words} {other}", case.scale.unit),
+        _because(difference, f"{variant} {words} {other}", scale.unit),
         difference.estimate,
-        case.scale.unit,
+        scale.unit if test.metric is None else test.metric,
         run_ids=ids,
     )
 
@@ -152,7 +156,7 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     if situation not in case.kinds:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
     rivals = case.rivals(variant)
-    panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
+    panel = {name: of for name, of in _panel(case, situation, case.scale).items() if name == variant or name in rivals}
     found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
     if not found:
         return Verdict(claim, "not testable here", _unconfirmed(variant, "another"))
@@ -169,11 +173,15 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     return Verdict(claim, ruling, because, found[top].estimate, f"{case.scale.unit}, of {top}", run_ids=ids)
 
 
-def _panel(case: Case, situation: Situation) -> Panel:
+def _panel(case: Case, situation: Situation, scale: Scale) -> Panel:
     """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
+    panels = {
+        scenario: panel_of([s for s in case.standings if s.stratum.scenario == scenario], scale)
+        for scenario in case.kinds.get(situation, ())
+    }
     found: dict[str, dict[int, float]] = {}
     for variant in case.variants:
-        columns = [confirmed_values(s, case.scale) for s in case.of(variant, situation)]
+        columns = [panels[s.stratum.scenario].get(variant, {}) for s in case.of(variant, situation)]
         blocks = set.intersection(*map(set, columns)) if columns else set()
         if blocks:
             found[variant] = {b: sum(column[b] for column in columns) / len(columns) for b in sorted(blocks)}
@@ -223,37 +231,33 @@ def _because(difference: Difference, claimed: str, unit: str) -> str:
 
 
 def _pace(claim: Claim, test: Pace, variant: str, case: Case) -> Verdict:
-    """Log of steps a second of the probe, block by block (a round of the probe)."""
+    """By the probe: of a step that takes as long as the baseline's, "as fast" is true and "slower" is not."""
     if case.baseline is None or variant == case.baseline:
         return _no_baseline(claim, case.baseline)
-    timed = {name: _timed(case, name) for name in case.variants}
-    panel: dict[str, dict[int, float]] = {}
-    for name, runs in timed.items():
-        of_block: dict[int, list[float]] = {}
-        for run in runs:
-            of_block.setdefault(run.block, []).append(math.log(run.metrics["steps_per_second"]))
-        panel[name] = {block: sum(logs) / len(logs) for block, logs in sorted(of_block.items())}
-    found = compare(panel, case.baseline, SAME_PACE, {b: b for of in panel.values() for b in of})
-    if variant not in found:
+    timed = case.timed.get(variant)
+    if timed is None or timed.difference is None:
         return Verdict(claim, "not testable here", "the study has no timed probe: runs beside others are not timings")
-    difference = found[variant]
+    difference = timed.difference
     ruling = _ruling(difference, -1 if test.slower else 1)
-    if ruling == "tie" and not test.slower:  # "as fast" is what is claimed
-        ruling = "supported"
-    ids = tuple(run.run_id for name in (variant, case.baseline) for run in timed[name])
+    if ruling == "tie":
+        ruling = "refuted" if test.slower else "supported"
     return Verdict(
         claim,
         ruling,
-        _because(difference, f"pace of {variant} and {case.baseline}", "log steps/s"),
+        _because_of_pace(timed, difference, case.baseline),
         difference.estimate,
         "log steps/s",
-        run_ids=ids,
+        run_ids=(*timed.run_ids, *case.timed[case.baseline].run_ids),
     )
 
 
-def _timed(case: Case, variant: str) -> list[RunRecord]:
-    runs = [run for s in case.standings if s.stratum.variant == variant for run in s.records]
-    return [r for r in runs if r.arm == PROBE and r.state is State.COMPLETE and r.metrics.get("steps_per_second")]
+def _because_of_pace(timed: Timed, difference: Difference, baseline: str) -> str:
+    longer = math.exp(-difference.estimate.value)
+    tests = [("with Holm", difference.p_holm), ("TOST", difference.p_tie)]
+    ps = ", ".join(f"p {p:.2g} {name}" for name, p in tests if p is not None)
+    doubt = "" if difference.is_general else "; not so without one of the rounds"
+    rounds = f"{difference.estimate.blocks} rounds"
+    return f"a step takes {longer:.3f} times as long as one of {baseline}: {timed.word} ({rounds}, {ps}){doubt}"
 
 
 def _failures(case: Case, variant: str) -> Failures:
@@ -283,7 +287,7 @@ def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verd
     theirs = {name: found for name, found in theirs.items() if found.all.n}
     if not own.all.n or not theirs:
         return Verdict(claim, "not testable here", "the study has no unbiased arm on clean data for both")
-    adjusted = holm_adjusted([_fisher(own.all, found.all) for found in theirs.values()])
+    adjusted = holm_adjusted([fisher(own.all, found.all) for found in theirs.values()])
     sure = [name for name, p in zip(theirs, adjusted, strict=True) if p < ALPHA]
     fewer = [name for name in sure if _rate(theirs[name].all) < _rate(own.all)]
     ruling: Ruling = "refuted" if fewer else "supported" if len(sure) == len(theirs) else "inconclusive"
@@ -293,8 +297,18 @@ def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verd
     return Verdict(claim, ruling, because, failures=own.all, run_ids=ids)
 
 
-def _fisher(a: Proportion, b: Proportion) -> float:
-    return float(stats.fisher_exact(np.array([[a.k, a.n - a.k], [b.k, b.n - b.k]])).pvalue)
+def fisher(a: Proportion, b: Proportion) -> float:
+    """Two-sided p of Fisher's exact test that two shares are the same: how likely tables are that are no likelier than
+    this one, of all with its margins.
+
+    Counted in whole numbers, without rounding. Own code because `scipy.stats` takes .4 s to load, which is
+    much of what a table takes.
+    """
+    failed = a.k + b.k
+    tables = {
+        k: math.comb(a.n, k) * math.comb(b.n, failed - k) for k in range(max(0, failed - b.n), min(a.n, failed) + 1)
+    }
+    return sum(ways for ways in tables.values() if ways <= tables[a.k]) / sum(tables.values())
 
 
 def _rate(p: Proportion) -> float:

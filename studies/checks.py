@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from studies import losses as table
+from studies.data_checks import data_notices, data_problems
+from studies.expectations import expectation_problems
 from studies.parts import (
     MOST_AXES,
     Arm,
@@ -25,6 +27,7 @@ from studies.parts import (
     Values,
 )
 from studies.places import place_problems
+from studies.probing import probe_problems
 from studies.records import METRICS
 from studies.resolve import Built, Problem, build_arm, name_problem
 from studies.rungs import rung_problems
@@ -51,6 +54,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_names(spec),
         *_model(spec),
         *_data(spec),
+        *data_problems(spec),
         *place_problems(spec),
         *_output(spec),
         *_spaces(spec),
@@ -60,10 +64,12 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_sampling(spec, arms),
         *_resources(spec),
         *_objective(spec, arms),
+        *expectation_problems(spec),
         *_evaluation(spec),
         *_runs(spec),
         *scenario_problems(spec, arms),
         *rung_problems(spec, arms),
+        *probe_problems(spec),
     ]
     if not problems:  # counting runs takes a study that is sound
         problems = _how_much(spec, arms)
@@ -85,7 +91,7 @@ def notices(spec: StudySpec) -> tuple[str, ...]:
         found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials a stratum; 20 or more")
     if spec.scenarios and any((s.label_flip or 0.0) > 0.5 for s in spec.scenarios.values()):
         found.append("scenarios: a label_flip above 0.5 teaches the opposite of the preferences")
-    return tuple(found)
+    return (*found, *data_notices(spec))
 
 
 def budget(spec: StudySpec) -> Budget:
@@ -225,9 +231,9 @@ def _how_much(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(arms))
     runs = 0
     for name, scenario in spec.scenarios.items():
-        own = in_scenario(spec, name).runs
+        each = in_scenario(spec, name).runs
         parts = 1 if spec.mode == "search" else len(arms_in(spec, arms, name))
-        runs += (scenario.trials or trials) * parts * len(own.blocks) * len(own.seeds)
+        runs += (scenario.trials or trials) * parts * len(each.blocks) * len(each.seeds)
     if runs > _MOST_RUNS:
         text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
         problems.append(Problem("budget.trials", text))
@@ -433,6 +439,8 @@ def _evaluation(spec: StudySpec) -> list[Problem]:
         for name in ("prompts", "max_new_tokens", "pairs", "batch_size")
         if (value := getattr(what, name)) is not None and value < 1
     ]
+    if not 0.0 < what.margin < float("inf"):
+        problems.append(Problem("evaluate.margin", f"{what.margin:g} must be a number of nats above 0"))
     if not what.at:
         problems.append(Problem("evaluate.at", "is empty: 1.0 measures at the end"))
     problems += [

@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.parts import Scenario
+from studies.records import DataConfig, Scalar
 
 Column = Literal["Speed", "Stability", "Best for", "Text"]
-Situation = Literal["clean", "flipped", "small", "worse", "better"]
-"""Kinds of scenarios: the data as they are; labels flipped; few pairs; pairs from a worse or a better writer."""
+Situation = Literal["clean", "flipped", "unflipped", "biased", "shuffled", "small", "worse", "better"]
+"""Kinds of scenarios: the data as they are; labels flipped by chance; what is the same as one of these without flips;
+labels flipped towards the longer answer; rejected answers of other prompts; few pairs; pairs from a worse or a better
+writer.
+"""
 
 FEW_PAIRS = 256
 # Settings of a scenario that leave it of its kind: how long it is trained.
 _LONGER = frozenset({"max_steps", "num_train_epochs"})
+_FLIPS = ("label_flip", "flip_by")
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,16 @@ class Against:
     """The loss does better than `other` in a situation, by the study's objective, on the confirm phase's runs.
 
     `other`: a loss, or None for the study's baseline. `minus`: the situation whose difference is subtracted, so that
-    what is compared is how much each loses from there to here. `expect`: 1 for better, -1 for worse.
+    what is compared is how much each loses from there to here. `expect`: 1 for better, -1 for worse. `metric` and
+    `tie_within`: what is compared in place of the objective, and by how much it may differ and be the same.
     """
 
     situation: Situation
     other: str | None = None
     minus: Situation | None = None
     expect: Literal[1, -1] = 1
+    metric: str | None = None
+    tie_within: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,6 @@ def _best_for(loss: str, words: str, means: str, test: Test | None, reason: str 
     return Claim(f"{loss}-best-for", loss, "Best for", words, means, test, reason)
 
 
-_NO_MARGIN = "no scenario asks for a margin: the project has no task that is scored by a margin reached"
 _NO_ARCHITECTURE = "a study has one base model: run it once for each and compare the tables"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -134,13 +141,17 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *_row(
         "hinge", Pace(), Reliable(), "Good",
-        _best_for("hinge", "Margin objectives", "it reaches a margin at the least KL", None, _NO_MARGIN),
+        _best_for(
+            "hinge", "Margin objectives",
+            "within the KL budget, more held-out pairs reach a margin (`evaluate.margin`) than with the baseline",
+            Against("clean", metric="margin_share", tie_within=0.02),
+        ),
     ),
     *_row(
         "robust", Pace(), FailsLess("any other"), "Best",
         _best_for(
             "robust", "Noisy data", "it loses less to flipped labels than the baseline",
-            Against("flipped", minus="clean"),
+            Against("flipped", minus="unflipped"),
         ),
     ),
     *_row(
@@ -187,30 +198,43 @@ CLAIMS: tuple[Claim, ...] = (
 
 def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, ...]]:
     """Which of a study's scenarios are of which kind; one that changes several things at once is of none."""
-    found: dict[Situation, tuple[str, ...]] = {}
-    for name, scenario in scenarios.items():
-        changed = {key: value for key, value in scenario.data.items() if value}
-        kind = _kind(changed) if scenario.base.keys() <= _LONGER else None
+    found: dict[Situation, list[str]] = {}
+    conditions = {name: _condition(scenario) for name, scenario in scenarios.items()}
+    for name, (changed, base) in conditions.items():
+        flips = {key: changed[key] for key in _FLIPS if key in changed}
+        rest = {key: value for key, value in changed.items() if key not in flips}
+        same = [other for other, condition in conditions.items() if condition == (rest, base)]
+        if flips and (same or not rest):
+            kind: Situation | None = "biased" if flips.get("flip_by") == "length" else "flipped"
+        else:
+            kind = _kind(changed) if base.keys() <= _LONGER else None
         if kind is not None:
-            found[kind] = (*found.get(kind, ()), name)
-    return found
+            found.setdefault(kind, []).append(name)
+        if kind == "flipped" and same:
+            found.setdefault("unflipped", []).extend(same)
+    return {kind: tuple(dict.fromkeys(names)) for kind, names in found.items()}
+
+
+def _condition(scenario: Scenario) -> tuple[dict[str, Scalar], dict[str, object]]:
+    """What a scenario changes of the data and of the training."""
+    plain = DataConfig()
+    changed = {key: value for key, value in scenario.data.items() if value != getattr(plain, key)}
+    return changed, dict(scenario.base)
 
 
 def _kind(changed: Mapping[str, object]) -> Situation | None:
-    """The kind of a scenario by what it changes."""
+    """The kind of a scenario without flips by what it changes of the data."""
     match changed:
         case {} if not changed:
             return "clean"
-        case {"label_flip": float(), **rest} if not rest:
-            return "flipped"
+        case {"rejected_from": "another", **rest} if not rest:
+            return "shuffled"
         case {"rows": int(rows), **rest} if not rest and rows <= FEW_PAIRS:
             return "small"
         case {"pairs_from": "worse", **rest} if not rest:
             return "worse"
         case {"pairs_from": "better", **rest} if not rest:
             return "better"
-        case {"pairs_from": "same", **rest} if not rest:
-            return "clean"
     return None
 
 

@@ -84,6 +84,8 @@ def _variant(value: Any, shared: Mapping[Any, Any]) -> Any:
     for name in ("loss_type", "loss_weights"):
         if name in variant and isinstance(variant[name], str | int | float) and not isinstance(variant[name], bool):
             variant[name] = [variant[name]]
+    if isinstance(variant.get("expect"), str):
+        variant["expect"] = {"outcome": variant["expect"]}
     if isinstance(variant.get("base"), Mapping):
         variant["base"] = normal_settings(variant["base"])
     if isinstance(variant.get("space"), Mapping):

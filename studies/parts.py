@@ -75,6 +75,22 @@ Distribution = Annotated[
 ]
 
 
+Outcome = Literal["fails", "non_finite", "inverted", "collapsed", "no_gain"]
+
+
+class Expectation(Part):
+    """What must come out of a variant wherever the whole procedure is right, which makes it a control.
+
+    `outcome`: a failure of the training (fails: any), or `no_gain`, that the mean is no better than the untrained
+    model. `equals`: another variant whose numbers it must give again run by run, to `within` a step (0: exactly).
+    One of the two is given; `expect: inverted` in a file is `expect: {outcome: inverted}`.
+    """
+
+    outcome: Outcome | None = None
+    equals: str | None = None
+    within: float = 0.0
+
+
 class Variant(Part):
     """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
 
@@ -86,6 +102,7 @@ class Variant(Part):
     base: Mapping[str, Any] = {}
     space: Mapping[str, Distribution | None] = {}
     points: tuple[Mapping[str, Scalar], ...] = ()
+    expect: Expectation | None = None
 
 
 class Runs(Part):
@@ -128,6 +145,8 @@ class Scenario(Part):
     """
 
     label_flip: float | None = None
+    flip_by: Literal["chance", "length"] | None = None
+    rejected_from: Literal["own", "another"] | None = None
     rows: int | None = None
     pairs_from: Literal["same", "better", "worse"] | None = None
     base: Mapping[str, Any] = {}
@@ -143,8 +162,15 @@ class Scenario(Part):
         return {name: value for name, value in given.items() if value is not None}
 
 
-DATA_FIELDS = ("label_flip", "rows", "pairs_from")
+DATA_FIELDS = ("label_flip", "flip_by", "rejected_from", "rows", "pairs_from")
 """The fields of a scenario that are fields of `DataConfig`."""
+
+
+class Probe(Part):
+    """Every variant timed alone on the machine, in turn with the others: `rounds` runs of `steps` steps of each."""
+
+    rounds: int = 12
+    steps: int = 40
 
 
 class Objective(Part):
@@ -236,6 +262,7 @@ class StudySpec(Part):
     runs: Runs = Runs()
     rungs: Rungs | None = None
     confirm: Confirm | None = None
+    probe: Probe | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: Judge | None = None
     objective: Objective = Objective()

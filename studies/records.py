@@ -10,11 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 Scalar = float | int | str | bool | None
+
+PROBE = "probe"
+"""The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
 
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-2"
@@ -97,6 +100,7 @@ METRICS: Mapping[str, Metric] = {
     "kl": Metric("nats/sequence", True, "minimize", "sequence KL to the reference on samples, Rao-Blackwellised"),
     "kl_per_token": Metric("nats/token", True, "minimize", "kl over the mean length of the samples"),
     "margin": Metric("nats", True, "maximize", "beta-free log-ratio margin on held-out pairs"),
+    "margin_share": Metric("share", True, "maximize", "held-out pairs whose margin is at least evaluate.margin"),
     "chosen_shift": Metric("nats", True, None, "log-ratio of the chosen side on held-out pairs"),
     "rejected_shift": Metric("nats", True, None, "log-ratio of the rejected side on held-out pairs"),
     "accuracy": Metric("share", True, "maximize", "held-out pairs ranked right relative to the reference, ties 1/2"),
@@ -147,8 +151,13 @@ class DataConfig(Frozen):
     """The preference pairs of one run: where from, how many, how long, and what a scenario does to them.
 
     `rows`/`eval_rows`: pairs kept (None: all / a tenth, at most 1000). Lengths are in tokens. `label_flip` is the
-    share of *training* pairs whose chosen and rejected answers are exchanged. `pairs_from` is for the embedded
-    world only: whether the pairs come from the model itself or a better or worse writer.
+    share of *training* pairs whose chosen and rejected answers are exchanged, and `flip_by` which: any, or those whose
+    rejected answer is the longer one first, as by a labeller who prefers length. `rejected_from`: whether a training
+    pair keeps its rejected answer or is dealt one of another prompt. For the embedded world only: `pairs_from`,
+    whether the pairs come from the model itself or a better or worse writer, and `gold`, whether the true worth of an
+    answer is the task's alone or hangs on the prompt too.
+
+    A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """
 
     path: str = "embedded"
@@ -162,7 +171,10 @@ class DataConfig(Frozen):
     max_completion_length: int | None = None
     max_length: int | None = 1024
     label_flip: float = 0.0
+    flip_by: Literal["chance", "length"] = "chance"
+    rejected_from: Literal["own", "another"] = "own"
     pairs_from: str = "same"
+    gold: Literal["task", "prompt"] = "task"
 
 
 class EvaluationConfig(Frozen):
@@ -171,6 +183,7 @@ class EvaluationConfig(Frozen):
     `at`: shares of the training steps at which it is measured (1.0 is always among them). `prompts`: prompts
     sampled once each; `max_new_tokens`: length cap of a sample; `pairs`: held-out pairs used (None: all).
     `batch_size`: most rows in a forward pass, which bounds memory; where a row takes little, more go in one.
+    `margin`: nats from which on a pair counts in `margin_share`. Defaults stay, as in `DataConfig`.
     """
 
     at: tuple[float, ...] = (1.0,)
@@ -178,6 +191,7 @@ class EvaluationConfig(Frozen):
     max_new_tokens: int = 256
     pairs: int | None = None
     batch_size: int = 64
+    margin: float = 2.0
 
 
 class RunConfig(Frozen):
@@ -201,11 +215,14 @@ class RunConfig(Frozen):
 
     @property
     def key(self) -> str:
-        """Content of all that determines the run's numbers, as 12 hexadecimal digits: the run's identity."""
-        determined_by = self.model_dump(
-            mode="json",
-            include={"trainer", "settings", "data", "block", "seed", "evaluation", "evaluator"},
-        )
+        """Content of all that determines the run's numbers, as 12 hexadecimal digits: the run's identity.
+
+        Data and evaluation count by what differs from their defaults, so that a field which they get later, and which
+        a run does not use, leaves it the run that it was.
+        """
+        determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed", "evaluator"})
+        for name, part in (("data", self.data), ("evaluation", self.evaluation)):
+            determined_by[name] = part.model_dump(mode="json", exclude_defaults=True)
         return digest(determined_by)
 
     @property
@@ -214,8 +231,27 @@ class RunConfig(Frozen):
         return f"{self.study}/{self.variant}/{self.scenario}"
 
 
+class Shown(Frozen):
+    """What the untrained and the trained model write under one prompt, by the same random numbers.
+
+    `gold_before` and `gold_after`: what the two are worth, where the data has a reward; `cut_before`, `cut_after`:
+    whether they were cut off at the length cap.
+    """
+
+    prompt: str
+    before: str
+    after: str
+    gold_before: float | None = None
+    gold_after: float | None = None
+    cut_before: bool = False
+    cut_after: bool = False
+
+
 class RunResult(Frozen):
-    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep."""
+    """What a worker writes as `result.json` when an attempt at a run ends, and sends to the sweep.
+
+    `samples`: a few of the last evaluation's, to be read.
+    """
 
     key: str
     cause: Cause
@@ -224,6 +260,7 @@ class RunResult(Frozen):
     curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
     facts: Mapping[str, Scalar] = {}
     adapter: str | None = None
+    samples: tuple[Shown, ...] = ()
 
     @property
     def state(self) -> State:
@@ -239,7 +276,8 @@ class RunRecord(Frozen):
     """One run as it is read back from the store: what tables are made of.
 
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
-    other, so that what is chosen on one half can be read on the other.
+    other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
+    steps, (step, value) in order. `started` and `ended`: seconds since 1970.
     """
 
     run_id: str
@@ -258,7 +296,10 @@ class RunRecord(Frozen):
     metrics: Mapping[str, float]
     errors: Mapping[str, float]
     halves: Mapping[str, tuple[float, float]] = {}
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     facts: Mapping[str, str]
+    started: float | None = None
+    ended: float | None = None
 
 
 def digest(value: Any) -> str:

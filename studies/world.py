@@ -12,9 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from studies.records import DataConfig
+
 FILE: Final = Path(__file__).with_name("world.json")
 SOURCE: Final = "embedded"
 """`DataConfig.path` of the embedded world, and the fact `source` of its runs."""
+BY_PROMPT: Final = "embedded, gold by prompt"
+"""The fact `source` of runs on the embedded world where gold asks the prompt: no oracle is known, so no unit."""
 UNIT_BUDGET: Final = "2"
 """Nats per sequence at which the oracle is worth 1."""
 
@@ -42,6 +46,11 @@ class Task:
 def tasks() -> tuple[Task, ...]:
     """All gold tasks in the order in which blocks go round them."""
     return tuple(Task(**task) for task in json.loads(FILE.read_text(encoding="utf-8"))["tasks"])
+
+
+def source_of(data: DataConfig) -> str:
+    """Where pairs come from, as the fact `source` of a run says it: their path, or `BY_PROMPT`."""
+    return BY_PROMPT if data.path == SOURCE and data.gold == "prompt" else data.path
 
 
 def task_of_block(block: int) -> int:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from studies.redact import redact, redact_output
 if TYPE_CHECKING:
     from dashboards.rendering import Format
     from dashboards.tables import Comparison
+    from dashboards.trials import Stratum
     from studies.records import Cause, RunRecord
     from studies.spec import Arm, StudySpec
+    from sweeper.reporting import Made
 
 app = typer.Typer(
     help="Which DPO loss, with which settings, for my model and my data?",
@@ -147,7 +149,7 @@ def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> N
         try:
             outcome, verified = run_session(
                 *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: _files(spec, arms),
+                table=lambda: _files(spec, arms, display.say),
                 verify_runs=verify,
                 retry=retry,
             )
@@ -176,7 +178,7 @@ def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> N
     if outcome.stopped or outcome.failed:
         console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
-    console.print(f"Next: sweeper export {wanted.study}, or browse the runs: sweeper ui")
+    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
 
 
 @app.command()
@@ -294,6 +296,24 @@ def table(
         typer.echo(text, nl=False)
     else:
         output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def report(
+    study: Study,
+    output: Annotated[Path, typer.Option(help="page to write")] = Path("report.html"),
+    settings: Set = None,
+) -> None:
+    """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
+    spec, arms, _ = _load(study, settings)
+    with _store_errors():
+        records = _records(spec)
+        page = _report(spec, arms, records, _comparison(spec, arms, records)).page
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        _refuse([f"--output {output}: {error.strerror}."])
+    typer.echo(f"Wrote {output}. Open it in a browser; it needs no network.")
 
 
 @app.command()
@@ -435,14 +455,12 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
         typer.echo(describe_disk(use, model, guessed=together is None))
 
 
-def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
-    from dashboards.tables import comparison
+def _strata(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Stratum]:
     from dashboards.trials import Stratum
     from studies.spec import arms_in, in_scenario
-    from sweeper.plan import pairs_source
     from sweeper.points import quota
 
-    strata = [
+    return [
         Stratum(
             arm.name,
             scenario,
@@ -454,19 +472,35 @@ def _comparison(spec: StudySpec, arms: Mapping[str, Arm]) -> Comparison:
         if (own := in_scenario(spec, scenario))
         for arm in arms_in(spec, arms, scenario).values()
     ]
+
+
+def _comparison(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord] | None = None) -> Comparison:
+    from dashboards.expectations import CURVE, compared_runs
+    from dashboards.load import load_steps, store_uri
+    from dashboards.tables import comparison
+    from studies.spec import in_scenario
+    from sweeper.plan import pairs_source
+
+    records = _records(spec) if records is None else records
+    expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
+    twins = compared_runs(records, expected)
     return comparison(
-        _records(spec),
+        records,
         spec.objective,
-        strata,
+        _strata(spec, arms),
         baseline=spec.baseline,
         source=pairs_source(spec),
         scenarios=spec.scenarios,
-        kl_budgets=sorted({k for name in spec.scenarios if (c := in_scenario(spec, name).confirm) for k in c.kl}),
+        kl_budgets={name: c.kl for name in spec.scenarios if (c := in_scenario(spec, name).confirm)},
+        expectations=expected,
+        curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
+        confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
     )
 
 
 def _records(spec: StudySpec) -> list[RunRecord]:
     from dashboards.load import load_records, store_uri
+    from studies.records import PROBE
     from studies.spec import in_scenario
 
     # What an earlier form of the file asked for stays in MLflow, but is not what is asked now.
@@ -477,7 +511,12 @@ def _records(spec: StudySpec) -> list[RunRecord]:
         if own.confirm is not None:
             asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     found = load_records(store_uri(None, Path.cwd()), spec.study)
-    return [r for r in found if (r.scenario, r.arm == "confirm", r.block, r.seed) in asked]
+    rounds = 0 if spec.probe is None else spec.probe.rounds
+    return [
+        r
+        for r in found
+        if (r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked)
+    ]
 
 
 def _render(table: Comparison, format: Format, width: int | None = None) -> str:
@@ -503,13 +542,32 @@ def _screen() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _files(spec: StudySpec, arms: Mapping[str, Arm]) -> Mapping[str, str]:
-    found = _comparison(spec, arms)
-    return {
+def _report(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], table: Comparison) -> Made:
+    from dashboards.load import store_uri
+    from sweeper.reporting import make_report
+
+    return make_report(spec, arms, records, _strata(spec, arms), table, store_uri(None, Path.cwd()))
+
+
+def _files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+    """What is kept with the sweep's MLflow run: the table in three formats, the page, and its figures."""
+    from dashboards.load import StoreAway
+
+    records = _records(spec)
+    found = _comparison(spec, arms, records)
+    tables = {
         "table.txt": _render(found, "text"),
         "table.md": _render(found, "markdown"),
         "table.csv": _render(found, "csv"),
     }
+    try:
+        made = _report(spec, arms, records, found)
+    except StoreAway:
+        raise
+    except Exception as error:  # a picture that cannot be drawn must not cost the sweep its table and its end
+        tell_user(f"The report could not be made ({type(error).__name__}: {error}); the table and all runs are kept.")
+        return tables
+    return tables | {"report.html": made.page} | {f"figures/{name}": svg for name, svg in made.figures.items()}
 
 
 @contextmanager
@@ -529,6 +587,7 @@ def _quiet_libraries() -> None:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 # A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.

@@ -13,7 +13,7 @@ import yaml
 from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
-from studies.records import RunConfig, RunRecord, State
+from studies.records import PROBE, RunConfig, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.plan import show_knobs
@@ -118,7 +118,7 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
         r
         for r in records
         if (r.variant, r.scenario, r.trial) == (variant, scenario, trial)
-        and r.arm != "confirm"
+        and r.arm not in ("confirm", PROBE)
         and r.state is State.COMPLETE
     ]
     if not runs:

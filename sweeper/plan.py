@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
+from studies.world import source_of
 from sweeper.points import FIXED, planned_points, quota, to_knobs
+from sweeper.rounds import probe_line
 from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
 
@@ -24,6 +26,7 @@ class PlannedArm:
     warnings: tuple[str, ...]
     points: tuple[tuple[str, Mapping[str, Scalar]], ...]
     adaptive: int
+    expected: str = ""  # what must come out of it, where it is a control
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class PlannedScenario:
 @dataclass(frozen=True)
 class Plan:
     """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
-    `rungs` are the steps where runs pause and are decided on in `brackets`.
+    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`.
     """
 
     study: str
@@ -57,6 +60,7 @@ class Plan:
     runs: int
     steps: str
     power: str
+    probe: str = ""
     brackets: tuple[PlannedBracket, ...] = ()
     rungs: tuple[int, ...] = ()
 
@@ -78,6 +82,7 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
         runs=runs,
         steps=length,
         power=_power(spec, arms),
+        probe=probe_line(spec, arms),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
     )
@@ -128,7 +133,7 @@ def _runs_in(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> int:
 
 def pairs_source(spec: StudySpec) -> str:
     """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
-    return spec.data.path if spec.trainer == "dpo" else spec.trainer
+    return source_of(spec.data) if spec.trainer == "dpo" else spec.trainer
 
 
 def _power(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
@@ -192,7 +197,20 @@ def _plan_arm(spec: StudySpec, arm: Arm) -> PlannedArm:
         warnings=arm.warnings,
         points=tuple(known),
         adaptive=0 if searching else quota(spec, arm) - len(known),
+        expected=_expected(spec, arm),
     )
+
+
+def _expected(spec: StudySpec, arm: Arm) -> str:
+    """What must come out of the arm, in words."""
+    expected = spec.variants[arm.name].expect
+    if expected is None:
+        return ""
+    from dashboards.expectations import describe
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(spec.objective, pairs_source(spec))
+    return describe(expected, scale.tie_within, scale.unit)
 
 
 _WORTH_SHOWING = ("beta", "learning_rate", "label_smoothing", "discopop_tau", "loss_weights", "f_divergence_type")

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import qmc
 
 from studies.losses import simplex_weights, weight_names
 from studies.records import Scalar
@@ -81,9 +80,8 @@ def planned_points(spec: StudySpec, arm: Arm) -> tuple[Point, ...]:
 
 def quota(spec: StudySpec, arm: Arm) -> int:
     """How many trials a stratum of this arm gets in all."""
-    planned = planned_points(spec, arm)
     if not arm.space or spec.sampler == "grid":
-        return len(planned)
+        return len(planned_points(spec, arm))
     return len(arm.points) + spec.budget.trials
 
 
@@ -131,6 +129,8 @@ def _corners(arm: Arm) -> list[dict[str, Scalar]]:
 
 def _sobol(seed: int, count: int) -> np.ndarray:
     """`count` x MOST_AXES scrambled Sobol numbers in [0, 1); a prefix of every longer answer."""
+    from scipy.stats import qmc  # takes .4 s to load, which tables need not wait for
+
     engine = qmc.Sobol(MOST_AXES, scramble=True, rng=np.random.default_rng(seed))
     with warnings.catch_warnings():  # a count that is no power of two is less balanced, which is said in the docs
         warnings.simplefilter("ignore", UserWarning)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar shows. `best` is (variant, knobs, objective) of the best trial so far."""
+    """What a progress bar shows. `best` is (variant, knobs, objective) of the best trial so far; `what` is counted."""
 
     planned: int
     done: int
@@ -16,6 +16,7 @@ class Progress:
     unstable: int
     best: tuple[str, str, float] | None
     seconds_left: float | None
+    what: str = "runs"
 
 
 @dataclass(frozen=True)

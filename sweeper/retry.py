@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, Cause, RunRecord, State
+from studies.records import CONSEQUENCES, PROBE, Cause, RunRecord, State
 from sweeper.points import CONFIRM
 from sweeper.search import Search
 from sweeper.tracking import Tracker
@@ -26,11 +26,12 @@ def ask_again(search: Search, tracker: Tracker, folder: Path, causes: Collection
     Killed at any point it loses nothing: a run counts as it did, or is missing and trained by the next sweep.
     """
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
-    failed = [r for r in failed_runs(tracker.known_runs(), causes) if (r.variant, r.scenario, r.trial) in trials]
+    known = failed_runs(tracker.known_runs(), causes)
+    failed = [r for r in known if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
     for run in failed:
         (folder / run.key / RESULT_FILE).unlink(missing_ok=True)
-        if run.arm == CONFIRM:
+        if run.arm in (CONFIRM, PROBE):
             tracker.supersede(run.run_id, "asked for again")
-    places = {(run.variant, run.scenario, run.trial) for run in failed if run.arm != CONFIRM}
+    places = {(run.variant, run.scenario, run.trial) for run in failed if run.arm not in (CONFIRM, PROBE)}
     search.again([trial for place, trial in trials.items() if place in places])
     return len(failed)

@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from dashboards.load import StoreAway, StoreError
 from studies.records import Cause
@@ -20,6 +22,7 @@ from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
 from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.placement import decide
+from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
 from sweeper.search import Search
@@ -79,23 +82,24 @@ def run_session(
             tracker.open_study(spec, study_text)
         if retry:
             ask_again(search, tracker, where.runs, retry)
-        pool: Executor = (
-            Inline(spec.trainer)
-            if executor == "inline"
-            else Process(spec.trainer, workers or spec.resources.workers, where.runs / "logs")
-        )
+        pool = _executor(spec, executor, workers or spec.resources.workers, where)
         finished = tabled = False
         try:
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(spec, arms, search, tracker, pool, where.runs, placement, show, tell_user)
-            with stop_on_interrupt(sweep, tell_user):
+            probe = Probe(spec, arms, tracker, where.runs, show, tell_user, time.monotonic())
+            with stop_on_interrupt((sweep, probe), tell_user):
                 outcome = sweep.run()
+                verified = None
+                if verify_runs and not outcome.stopped:
+                    again = where.runs / "verify"
+                    verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
+                    shutil.rmtree(again, ignore_errors=True)
+                if spec.probe is not None and not outcome.stopped and not search.partial:
+                    pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
+                    pool = _executor(spec, executor, 1, where)
+                    outcome = probe.run(pool, placement, outcome)
             tabled = _log_table(tracker, table)
-            verified = None
-            if verify_runs and not outcome.stopped:
-                again = where.runs / "verify"
-                verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
-                shutil.rmtree(again, ignore_errors=True)
             finished = tabled and not outcome.stopped and not outcome.failed
             if finished:
                 remove_states(where.runs)
@@ -107,6 +111,10 @@ def run_session(
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+
+
+def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:
+    return Inline(spec.trainer) if name == "inline" else Process(spec.trainer, workers, where.runs / "logs")
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool:
@@ -131,8 +139,20 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class Stoppable(Protocol):
+    """What trains in this process or for it."""
+
+    def stop(self) -> None:
+        """Stop at the next step of what is in training."""
+        ...
+
+    def finish_up(self) -> None:
+        """Start nothing new."""
+        ...
+
+
 @contextmanager
-def stop_on_interrupt(sweep: Sweep, tell_user: Callable[[str], None]) -> Iterator[None]:
+def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], None]) -> Iterator[None]:
     """First SIGINT or SIGTERM: stop cleanly. Second: KeyboardInterrupt. SIGHUP: stop cleanly, in silence. SIGUSR1:
     finish what runs. Under `nohup`, where SIGHUP is ignored, it stays so.
     """
@@ -144,17 +164,20 @@ def stop_on_interrupt(sweep: Sweep, tell_user: Callable[[str], None]) -> Iterato
         if asked > 1:
             raise KeyboardInterrupt
         tell_user("Stopping at the next step; once more stops at once. The same command goes on from here.")
-        sweep.stop()
+        for phase in phases:
+            phase.stop()
 
     def hang_up(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = max(asked, 1)
         let_go_of_terminal()
-        sweep.stop()
+        for phase in phases:
+            phase.stop()
 
     def finish_up(_number: int, _frame: FrameType | None) -> None:
         tell_user("Finishing what runs and starting nothing new. The same command goes on from here.")
-        sweep.finish_up()
+        for phase in phases:
+            phase.finish_up()
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: finish_up}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

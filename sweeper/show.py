@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from studies.records import RunRecord, State
+from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.plan import Plan, planned_runs, show_knobs
@@ -75,7 +75,7 @@ def shown(text: str) -> str:
 
 def describe(progress: Progress) -> str:
     """One line: runs done, in training, failed, the best so far, time left."""
-    parts = [f"{progress.done}/{progress.planned} runs", f"{progress.training} in training"]
+    parts = [f"{progress.done}/{progress.planned} {progress.what}", f"{progress.training} in training"]
     if progress.unstable:
         parts.append(f"{progress.unstable} unstable")
     if progress.failed:
@@ -106,6 +106,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"    {arm.adaptive} trials that TPE chooses from results")
         for name, reason in arm.left_out.items():
             say(f"  left out: {name}: {_plain(reason)}")
+        if arm.expected:
+            say(f"  control: {_plain(arm.expected)}")
         for warning in arm.warnings:
             say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
     for line in describe_brackets(plan):
@@ -119,8 +121,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         say(f"{scenario.name}: {trials}: {scenario.runs} runs{confirm}{settings}")
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
     say(f"{plan.runs} runs of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
-    if plan.power:
-        say(plan.power)
+    for line in (plan.probe, plan.power):
+        if line:
+            say(_plain(line))
 
 
 def _plain(text: str) -> str:
@@ -132,7 +135,8 @@ def print_failed(records: Sequence[RunRecord], console: Console) -> None:
     """Every run that failed: which one, why, and the last lines of its log with the log's place."""
     say = partial(console.print, soft_wrap=True, markup=False)
     for run in records:
-        where = f"trial {run.trial}, block {run.block}, seed {run.seed}, attempt {run.attempt}"
+        what = f"timed run, round {run.seed}" if run.arm == PROBE else f"trial {run.trial}"
+        where = f"{what}, block {run.block}, seed {run.seed}, attempt {run.attempt}"
         say(f"{run.variant} in {run.scenario}, {where}: {run.cause} ({run.key}, MLflow run {run.run_id})")
         message = run.facts.get("message", "").strip()
         for line in message.splitlines():
@@ -185,7 +189,11 @@ def print_verification(verified: Verification, console: Console) -> None:
 
 
 def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:
-    """Counts by stratum and state, seconds a run, and the time that the missing runs would take one by one."""
+    """Counts by stratum and state, seconds a run, and the time that the missing runs would take one by one; then how
+    far the probe is.
+    """
+    timed = [r for r in records if r.arm == PROBE]
+    records = [r for r in records if r.arm != PROBE]
     states = [State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING]
     table = Table("variant", "scenario", *(str(s) for s in states), "planned")
     for scenario in spec.scenarios:
@@ -212,3 +220,6 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
     causes = Counter(str(r.cause) for r in ended if r.state is not State.COMPLETE)
     if causes:
         console.print("not complete: " + ", ".join(f"{n} {cause}" for cause, n in causes.most_common()))
+    if spec.probe is not None:
+        done = sum(r.state is State.COMPLETE for r in timed)
+        console.print(f"timed alone: {done} of {spec.probe.rounds * len(arms)} runs.")

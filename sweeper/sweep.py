@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, Cause, Measurement, RunConfig, RunResult, State
+from studies.records import CONSEQUENCES, PROBE, Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
@@ -134,6 +134,8 @@ class Sweep:
             if known.state is State.RUNNING:
                 self._tracker.supersede(known.run_id, "interrupted")
                 continue
+            if known.arm == PROBE:
+                continue  # of no trial: `sweeper.probe` knows what to do with it
             if known.scenario not in self._spec.scenarios or known.variant not in self._arms_in[known.scenario]:
                 continue  # no longer in the file: kept as it is, and found again if it returns
             trial = trials.get((known.variant, known.scenario, known.trial))
@@ -430,7 +432,8 @@ class Sweep:
         """Attach the best adapters of each stratum to their MLflow runs."""
         if self._spec.output.keep == "none":
             return
-        run_ids = {(k.variant, k.scenario, k.trial, k.key): k.run_id for k in self._tracker.known_runs()}
+        known = [k for k in self._tracker.known_runs() if k.arm != PROBE]
+        run_ids = {(k.variant, k.scenario, k.trial, k.key): k.run_id for k in known}
         for _, group in self._best.values():
             for config in group.configs:
                 adapter = self._folder / config.key / "adapter"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.histories import SAMPLES
 from dashboards.load import (
     KIND,
     RUN,
@@ -28,7 +29,8 @@ from dashboards.load import (
     store_uri,
     to_record,
 )
-from studies.records import Measurement, RunConfig, RunRecord, RunResult, State
+from dashboards.sqlite_runs import StoredRun
+from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.redact import redact
 from studies.spec import StudySpec
 from sweeper.outbox import Entry, Outbox
@@ -178,21 +180,21 @@ class Tracker:
             if self._known is None:
                 raise
             return tuple(self._known.values())
-        records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.data.tags)
+        records = (to_record(study.name, run) for run in runs if SUPERSEDED not in run.tags)
         self._known = {record.run_id: KnownRun.model_validate(dict(record)) for record in records}
         return tuple(self._known.values())
 
-    def _close_superseded(self, runs: Sequence[Any]) -> None:
+    def _close_superseded(self, runs: Sequence[StoredRun]) -> None:
         """Close attempts that were marked as superseded by a process that was killed before it closed them."""
         for run in runs:
-            if SUPERSEDED in run.data.tags and run_state(run) is State.RUNNING:
-                self._client.set_terminated(run.info.run_id, "KILLED")
+            if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
+                self._client.set_terminated(run.run_id, "KILLED")
 
     def start_run(self, config: RunConfig, attempt: int, arm: str) -> str:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
         id of our own, which this tracker takes in its place.
 
-        `arm`: unbiased, tpe, fixed or confirm. Only the study's knobs become parameters; the whole config is the
+        `arm`: unbiased, tpe, fixed, confirm or probe. Only the study's knobs become parameters; the whole config is the
         artifact `config.json`.
         """
         study, ticket = self._opened, f"waiting-{uuid.uuid4().hex}"
@@ -216,7 +218,7 @@ class Tracker:
         self._send(
             do="start",
             run=ticket,
-            name=run_name(config, attempt, scenario=study.scenario_in_names),
+            name=run_name(config, attempt, arm, scenario=study.scenario_in_names),
             tags=tags,
             params={key: encode(value) for key, value in redact(config.knobs).items()},
             config=json.dumps(redact(config.model_dump(mode="json")), indent=2),
@@ -244,6 +246,7 @@ class Tracker:
             measured=measured_values(result),
             tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
             dataset=_dataset(config, result),
+            samples=[shown.model_dump() for shown in result.samples],
             status=STATUS[result.state],
         )
         known = (self._known or {}).get(run_id)
@@ -257,7 +260,7 @@ class Tracker:
             self._known.pop(run_id, None)
 
     def log_table(self, files: Mapping[str, str]) -> None:
-        """Keep the table, file name -> text, as artifacts of the sweep's run."""
+        """Keep table, page and figures, file name -> text, as artifacts of the sweep's run."""
         self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
 
     def log_adapter(self, run_id: str, folder: Path) -> None:
@@ -327,6 +330,8 @@ class Tracker:
 
             tags = [InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(run_id, [DatasetInput(Dataset(**entry["dataset"]), tags)])
+        if entry.get("samples"):  # a journal of an earlier version has none
+            self._client.log_text(run_id, json.dumps(entry["samples"], indent=1, ensure_ascii=False), SAMPLES)
         self._client.set_terminated(run_id, entry["status"], end_time=entry["time"])
         self._curve_ends.pop(run_id, None)
 
@@ -395,10 +400,12 @@ def _dataset(config: RunConfig, result: RunResult) -> dict[str, str] | None:
     }
 
 
-def run_name(config: RunConfig, attempt: int, *, scenario: bool) -> str:
-    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several."""
+def run_name(config: RunConfig, attempt: int, arm: str, *, scenario: bool) -> str:
+    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several; `ipo timed 3`."""
     where = f" {config.scenario}" if scenario else ""
     again = f" #{attempt}" if attempt > 1 else ""
+    if arm == PROBE:
+        return f"{config.variant}{where} timed {config.seed}{again}"
     return f"{config.variant}{where} t{config.trial} b{config.block} s{config.seed}{again}"
 
 

@@ -7,12 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from dashboards.load import ERRORS, FACT_PREFIX, HALVES, NON_FINITE, encode
-from studies.records import RunResult
+from dashboards.load import CURVES, ERRORS, FACT_PREFIX, HALVES, NON_FINITE, encode
+from studies.records import METRICS, RunResult
 from studies.redact import redact
 
 # MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
-LONGEST_MESSAGE = 500
+LONGEST_MESSAGE, LONGEST_TAG = 500, 8000
 
 Point = tuple[int, Mapping[str, float]]
 Value = tuple[str, float, int]  # metric, value, step
@@ -36,8 +36,9 @@ def result_tags(result: RunResult) -> dict[str, str]:
     """State, cause, facts and what else MLflow has no place for, without secrets.
 
     Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own they
-    would double MLflow's charts. Names whose last value was not finite stand in the tag `non_finite`: what MLflow holds
-    of them is not how the run ended.
+    would double MLflow's charts. A third has the quality at every evaluation, which MLflow itself gives by a query for
+    each run. Names whose last value was not finite stand in the tag `non_finite`: what MLflow holds of them is not how
+    the run ended.
     """
     final = result.final()
     errors = {name: m.error for name, m in final.items() if m.error is not None and math.isfinite(m.error)}
@@ -48,6 +49,8 @@ def result_tags(result: RunResult) -> dict[str, str]:
     tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
     tags |= {ERRORS: json.dumps(errors)} if errors else {}
     tags |= {HALVES: json.dumps(halves)} if halves else {}
+    curves = _evaluated(result)
+    tags |= {CURVES: json.dumps(curves)} if curves else {}
     tags |= {"message": redact(result.message)[:LONGEST_MESSAGE]} if result.message else {}
     tags |= {"adapter": result.adapter} if result.adapter else {}
     tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
@@ -62,6 +65,16 @@ def _measured(result: RunResult) -> list[Value]:
     names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
     times = Counter(names)
     return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
+
+
+def _evaluated(result: RunResult) -> dict[str, list[tuple[int, float]]]:
+    """What more of is better, where it was measured at several steps: (step, value), five digits of it."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for m in sorted(result.measurements, key=lambda m: m.step):
+        if m.name in METRICS and METRICS[m.name].better == "maximize" and math.isfinite(m.value):
+            found.setdefault(m.name, []).append((m.step, float(f"{m.value:.5g}")))
+    kept = {name: points for name, points in found.items() if len(points) > 1}
+    return kept if len(json.dumps(kept)) <= LONGEST_TAG else {}
 
 
 def _finite(values: Sequence[Value]) -> list[Value]:

@@ -6,6 +6,7 @@ Knows runs only by config and measurements; the executor trains them.
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def verify(
     ordered = sorted(finished, key=lambda one: one[0].key)
     chosen = random.Random(len(ordered)).sample(ordered, min(count, len(ordered)))
     alone = Placement(together=0, bf16=placement.bf16)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt, from which a run would go on
     waiting = {config.key for config, _ in chosen}
     for config, _ in chosen:
         executor.submit(Job(config, folder / config.key, keep_adapter=False, placement=alone))

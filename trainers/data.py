@@ -1,4 +1,4 @@
-"""Preference pairs for one run: read, checked, cut to length, split by prompt, subsampled, flipped, and recorded.
+"""Preference pairs for one run: read, checked, cut to length, split by prompt, subsampled, changed, and recorded.
 
 Knows where pairs come from and how a tokenizer counts them; knows no model, no loss and no store. Nothing heavy is
 imported before it is needed: checking a local file loads neither torch nor datasets.
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_arg
 import numpy as np
 
 from studies.records import DataConfig, Scalar
+from studies.world import source_of
+from trainers.scenario import deal_rejected, exchange, places_to_flip
 from trainers.sources import DataError, Row, Text, kind_of, read_rows
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ Writer = Literal["same", "better", "worse"]
 class Pairs:
     """The pairs of one block, as they are trained on and measured with.
 
-    `train` has its labels flipped already; `evaluation` never has. `prompts` are what a policy is sampled under: the
-    distinct prompts of `evaluation`, in its order (in the embedded world, all plain prompts). `digest` is the SHA-256
-    of the three. `gold` exists where the data has a true reward.
+    `train` has its rejected answers dealt and its labels flipped already; `evaluation` never has. `prompts` are what a
+    policy is sampled under: the distinct prompts of `evaluation`, in its order (in the embedded world, all that pairs
+    can carry). `digest` is the SHA-256 of the three. `gold` exists where the data has a true reward.
     """
 
     train: tuple[Row, ...]
@@ -92,6 +94,8 @@ def _option_problems(data: DataConfig) -> list[str]:
     ]
     if not 0.0 <= data.label_flip <= 1.0:
         problems.append(f"data.label_flip is {data.label_flip}; it is a share of the training pairs, 0 to 1")
+    if data.flip_by != "chance" and data.label_flip == 0.0:
+        problems.append(f"data.flip_by is {data.flip_by!r}, which does nothing where label_flip is 0; remove it")
     if data.pairs_from not in get_args(Writer):
         problems.append(f"data.pairs_from is {data.pairs_from!r}; it must be one of {', '.join(get_args(Writer))}")
     if kind == "missing":
@@ -105,6 +109,7 @@ def _option_problems(data: DataConfig) -> list[str]:
         "split": ("hub", "folder"),
         "eval_split": ("hub", "folder", "file"),
         "pairs_from": ("embedded",),
+        "gold": ("embedded",),
     }
     defaults = DataConfig()
     problems += [
@@ -134,9 +139,13 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
     - Without `eval_split`, whole prompts go to one side or the other, drawn anew for every block. With it, training
       pairs whose prompt is also in the evaluation split are left out and counted.
     - `rows` and `eval_rows` keep the first that fit in an order drawn for the block; where there are fewer, all.
-    - `label_flip` exchanges the answers of exactly `round(label_flip * rows)` training pairs. Those flipped at a lower
-      rate are among those flipped at a higher one.
-    - In the embedded world a block is a gold task and a draw of pairs; its 30 prompts are on both sides.
+    - `rejected_from: another` deals the rejected answers of the training pairs to other prompts, each once. A pair that
+      is then too long, or has two equal answers, is left out and counted.
+    - `label_flip` then exchanges the answers of exactly `round(label_flip * rows)` training pairs. Those flipped at a
+      lower rate are among those flipped at a higher one. With `flip_by: length` pairs whose rejected answer has more
+      tokens come first, as far as they reach.
+    - In the embedded world a block is a gold task and a draw of pairs; its 30 prompts are on both sides (60 where gold
+      asks the prompt).
 
     Raises DataError for data that cannot be used.
     """
@@ -144,15 +153,19 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
     if problems:
         raise DataError(problems)
     draw = _draw_world if data.path == "embedded" else _draw_outside
-    material = draw(data, block, partial(_fits, data=data, tokenizer=tokenizer))
+    fits = partial(_fits, data=data, tokenizer=tokenizer)
+    material = draw(data, block, fits)
+    if data.rejected_from == "another":
+        material = material._replace(train=_dealt(material.train, block, fits))
     train, evaluation = material.train, material.evaluation
     _require_rows(material, data)
-    flipped = _places_to_flip(len(train.rows), data.label_flip, block)
-    labelled = tuple(_exchange(row) if i in flipped else row for i, row in enumerate(train.rows))
+    first = _rejected_longer(train.rows, tokenizer) if data.flip_by == "length" else ()
+    flipped = places_to_flip(len(train.rows), data.label_flip, block, first)
+    labelled = tuple(exchange(row) if i in flipped else row for i, row in enumerate(train.rows))
     prompts = material.prompts or _distinct(row["prompt"] for row in evaluation.rows)
     content = _sha256({"train": labelled, "evaluation": evaluation.rows, "prompts": prompts})
     facts: dict[str, Scalar] = {
-        "source": data.path,
+        "source": source_of(data),
         "digest": content,
         "block": block,
         "rows_read": material.read,
@@ -162,6 +175,7 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
         "train_too_long": train.too_long,
         "eval_too_long": evaluation.too_long,
         "prompt_held_out": material.prompt_held_out,
+        "dealt_equal": train.looked_at - train.too_long - len(train.rows),
         "flipped": len(flipped),
         "length_baseline": _share_chosen_longer(evaluation.rows, tokenizer),
         "conversational": isinstance(evaluation.rows[0]["prompt"], list),
@@ -267,8 +281,8 @@ def _share_chosen_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 
 # ---- what a block draws -------------------------------------------------------------------------------------------
 
-# Streams of random numbers of a block, so that no draw moves another.
-_ORDER, _FLIPS = 0, 1
+# A stream of random numbers of a block, so that no draw moves another; see also `trainers.scenario`.
+_ORDER: Final = 0
 _MOST_EVALUATION_ROWS: Final = 1000
 _WORLD_PAIRS, _WORLD_EVALUATION_PAIRS = 2048, 512
 
@@ -282,7 +296,7 @@ class _Taken(NamedTuple):
 
 
 class _Material(NamedTuple):
-    """The pairs of a block before labels are flipped."""
+    """The pairs of a block before a scenario changes them."""
 
     train: _Taken
     evaluation: _Taken
@@ -300,6 +314,7 @@ def _draw_world(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _M
         pairs=data.rows or _WORLD_PAIRS,
         eval_pairs=data.eval_rows or _WORLD_EVALUATION_PAIRS,
         writer=cast(Writer, data.pairs_from),
+        gold=data.gold,
     )
     world = make_pairs(options, block)
     sides = (
@@ -311,15 +326,15 @@ def _draw_world(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _M
         evaluation=evaluation,
         read=train.looked_at + evaluation.looked_at,
         prompts=world.prompts,
-        gold=partial(_world_gold, task=task_of(block)),
+        gold=partial(_world_gold, task=task_of(block), by_prompt=data.gold == "prompt"),
     )
 
 
-def _world_gold(prompt: str, completion: str, ended: bool, *, task: int) -> float:
-    """Gold reward of a review in the embedded world; it does not look at the prompt."""
-    from trainers.world.gold import gold_reward
+def _world_gold(prompt: str, completion: str, ended: bool, *, task: int, by_prompt: bool) -> float:
+    """Gold reward of a review in the embedded world; it looks at the prompt only where that decides."""
+    from trainers.world.gold import gold_reward, sign_under
 
-    return gold_reward(completion.split(), ended, task)
+    return gold_reward(completion.split(), ended, task, sign_under(prompt, task) if by_prompt else 1)
 
 
 def _draw_outside(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:
@@ -397,15 +412,18 @@ def _require_rows(material: _Material, data: DataConfig) -> None:
         raise DataError(problems)
 
 
-def _places_to_flip(n: int, rate: float, block: int) -> frozenset[int]:
-    """Which of `n` training rows have their answers exchanged: the first `round(rate * n)` of a drawn order."""
-    order = np.random.default_rng((_FLIPS, block)).permutation(n)
-    return frozenset(int(i) for i in order[: round(rate * n)])
+def _dealt(taken: _Taken, block: int, fits: Callable[[Row], bool]) -> _Taken:
+    """The rows with the rejected answers of other prompts; those left out that are then too long, or teach nothing."""
+    dealt = deal_rejected(taken.rows, [_canonical(row["prompt"]) for row in taken.rows], block)
+    unequal = [row for row in dealt if row["chosen"] != row["rejected"]]
+    rows = tuple(row for row in unequal if fits(row))
+    return _Taken(rows, taken.looked_at, taken.too_long + len(unequal) - len(rows))
 
 
-def _exchange(row: Row) -> Row:
-    """The row with its answers exchanged."""
-    return Row(prompt=row["prompt"], chosen=row["rejected"], rejected=row["chosen"])
+def _rejected_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Places of the rows whose rejected answer has more tokens."""
+    tokens = (tokenise(row, tokenizer) for row in rows)
+    return frozenset(i for i, ids in enumerate(tokens) if len(ids.rejected) > len(ids.chosen))
 
 
 def _distinct(prompts: Iterable[Text]) -> tuple[Text, ...]:

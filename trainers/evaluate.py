@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from studies.records import EvaluationConfig, Measurement
+from studies.records import EvaluationConfig, Measurement, Scalar, Shown
 from trainers.data import Pairs, Text, TokenIds, prompt_ids, tokenise
 from trainers.formulas import (
     Estimate,
@@ -29,6 +29,7 @@ from trainers.formulas import (
     entropy,
     length_baseline,
     margin,
+    margin_reached,
     mean,
     ranking_gain,
     ratio,
@@ -40,6 +41,7 @@ from trainers.policies import Policies, measuring, one_policy, packed_policies
 from trainers.sampling import Completion, NonFinite, Samples, diverged, end_ids, sample, score
 
 __all__ = [
+    "Evaluation",
     "NonFinite",
     "Policies",
     "ReferenceNumbers",
@@ -58,6 +60,10 @@ HALVES_SEED: Final = 50
 """How samples are dealt to two halves; the same for all runs with as many samples."""
 TRAINING_PAIRS: Final = 256
 """Training pairs that `train_accuracy` looks at, the first of them, at most half as many as are held out."""
+SHOWN: Final = 4
+"""Prompts whose samples are kept to be read."""
+LONGEST_SHOWN: Final = 4000
+"""Characters of a prompt or sample that are kept."""
 
 
 class Drawn(NamedTuple):
@@ -83,7 +89,8 @@ class Tokens:
 class ReferenceNumbers:
     """The untrained model on the evaluation's inputs: the same for all runs with one base, data and evaluation.
 
-    `gold` (None where the data has none), `entropy` and `distinct` are its own measurements, for gates.
+    `gold` (None where the data has none), `entropy` and `distinct` are its own measurements, for gates; `shown`: a few
+    of its samples.
     """
 
     digest: str
@@ -95,6 +102,19 @@ class ReferenceNumbers:
     gold: float | None
     entropy: float
     distinct: float
+    shown: tuple[Sample, ...]
+
+    @property
+    def facts(self) -> dict[str, Scalar]:
+        """What a run records of the untrained model: its gold on the run's block, where there is one."""
+        return {} if self.gold is None else {"reference_gold": self.gold}
+
+
+class Evaluation(NamedTuple):
+    """What was measured of one policy, and a few of its samples beside the reference's."""
+
+    measurements: tuple[Measurement, ...]
+    samples: tuple[Shown, ...]
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,7 @@ def reference_numbers(
         gold=None if drawn.gold is None else mean(drawn.gold).value,
         entropy=entropy(drawn.entropy, drawn.tokens).value,
         distinct=distinct([c.ids for c in drawn.completions]).value,
+        shown=_few(drawn, pairs, tokenizer),
     )
 
 
@@ -143,7 +164,7 @@ def evaluate(
     *,
     reference_model: torch.nn.Module | None = None,
     step: int = 0,
-) -> tuple[Measurement, ...]:
+) -> Evaluation:
     """`evaluate_all` for one model, its reference being `reference_model` or as `one_policy` says. Raises NonFinite."""
     (found,) = evaluate_all(one_policy(policy, reference_model), tokenizer, [pairs], config, [reference], step)
     if isinstance(found, NonFinite):
@@ -158,8 +179,9 @@ def evaluate_all(
     config: EvaluationConfig,
     references: Sequence[ReferenceNumbers],
     step: int = 0,
-) -> tuple[tuple[Measurement, ...] | NonFinite, ...]:
-    """All measurements of each policy after `step` training steps, with standard errors over pairs or samples.
+) -> tuple[Evaluation | NonFinite, ...]:
+    """All measurements of each policy after `step` training steps, with standard errors over pairs or samples, and a
+    few of the samples.
 
     `pairs` and `references`: those of each policy, which may differ. Where logits of a policy are not numbers its place
     holds NonFinite; no policy's numbers depend on the others'. The KL needs the reference's distribution on a policy's
@@ -178,8 +200,11 @@ def evaluate_all(
     return tuple(
         diverged()
         if isinstance(log_probs, NonFinite) or isinstance(samples, NonFinite)
-        else _measurements(log_probs, samples, reference, step)
-        for log_probs, samples, reference in zip(scored, drawn, references, strict=True)
+        else Evaluation(
+            _measurements(log_probs, samples, reference, step),
+            _beside(_few(samples, own, tokenizer), reference.shown),
+        )
+        for log_probs, samples, reference, own in zip(scored, drawn, references, pairs, strict=True)
     )
 
 
@@ -188,12 +213,14 @@ def _measurements(
 ) -> tuple[Measurement, ...]:
     """All measurements of one policy, from its log-probabilities of held-out and training pairs and its samples."""
     held_out, training = log_probs
+    reached = margin_reached(held_out, reference.held_out, reference.config.margin)
     found = {
         **_on_pairs(held_out, reference.held_out),
+        "margin_share": mean(reached),
         "train_accuracy": accuracy(training, reference.training),
         **_on_samples(drawn, reference.sample_tokens),
     }
-    halves = _halves(drawn)
+    halves = _halves(drawn) | _halves_of_pairs(reached)
     return tuple(Measurement(name, e.value, e.error, step, halves.get(name)) for name, e in found.items())
 
 
@@ -238,6 +265,12 @@ def _halves(drawn: Drawn) -> dict[str, tuple[float, float]]:
             tokens, others = (drawn.tokens[half] for half in rows)
             found[f"{name}_per_token"] = (ratio(first, tokens).value, ratio(second, others).value)
     return found
+
+
+def _halves_of_pairs(reached: Floats) -> dict[str, tuple[float, float]]:
+    """`margin_share` on each of two fixed halves of the held-out pairs [n]; nothing of a single pair."""
+    first, second = np.array_split(reached[np.random.default_rng(HALVES_SEED).permutation(len(reached))], 2)
+    return {"margin_share": (mean(first).value, mean(second).value)} if len(second) else {}
 
 
 def samples(
@@ -336,6 +369,33 @@ def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -
             [pairs.gold(prompts[i % len(prompts)], _text(c, tokenizer), c.ended) for i, c in enumerate(completions)]
         )
     return Drawn(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
+
+
+def _few(drawn: Drawn, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> tuple[Sample, ...]:
+    """A policy's samples under the first few prompts that differ."""
+    found: dict[str, Sample] = {}
+    for i, completion in enumerate(drawn.completions):
+        prompt = _plain(pairs.prompts[i % len(pairs.prompts)])
+        if len(found) < SHOWN and prompt not in found:
+            gold = None if drawn.gold is None else float(drawn.gold[i])
+            found[prompt] = Sample(prompt, _text(completion, tokenizer), completion.ended, gold)
+    return tuple(found.values())
+
+
+def _beside(after: Sequence[Sample], before: Sequence[Sample]) -> tuple[Shown, ...]:
+    """Samples of a policy beside the reference's under the same prompts."""
+    return tuple(
+        Shown(
+            prompt=new.prompt[:LONGEST_SHOWN],
+            before=old.completion[:LONGEST_SHOWN],
+            after=new.completion[:LONGEST_SHOWN],
+            gold_before=old.gold,
+            gold_after=new.gold,
+            cut_before=not old.ended,
+            cut_after=not new.ended,
+        )
+        for new, old in zip(after, before, strict=True)
+    )
 
 
 def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, ...]:

@@ -16,7 +16,8 @@ a run of one loss has, with a noise of block and seed on its peak,
 
 and a run above the learning rate `shape.diverges_above` turns non-finite half way. A mixture has the mean of the shapes
 of its losses (of beta and learning rate, the geometric mean), weighted by `loss_weights`, and diverges where one of
-them does.
+them does. Its pace is that of the slowest, with a noise of the seed, which all runs of that seed share, and one of
+its own.
 """
 
 from __future__ import annotations
@@ -34,24 +35,28 @@ from trainers.results import read_result, write_result
 STEPS = 12
 BLOCK_NOISE = 0.01
 SEED_NOISE = 0.005
+ROUND_NOISE, PACE_NOISE = 0.2, 0.01  # of the logarithm of the pace: a machine's mood, and a run's own
 DEFAULTS: Mapping[str, float] = {"beta": 0.1, "learning_rate": 1e-6, "label_smoothing": 0.0, "max_steps": STEPS}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Where a loss is best, how good it is there (a share of pairs), and above which learning rate it diverges."""
+    """Where a loss is best, how good it is there (a share of pairs), above which learning rate it diverges, and its
+    steps a second.
+    """
 
     peak: float
     beta: float
     learning_rate: float
     diverges_above: float = math.inf
+    pace: float = 50.0
 
 
 SHAPES: Mapping[str, Shape] = {
     "sigmoid": Shape(peak=0.20, beta=0.1, learning_rate=1e-5),
     "hinge": Shape(peak=0.17, beta=0.3, learning_rate=1e-5),
     "ipo": Shape(peak=0.19, beta=1.0, learning_rate=3e-6, diverges_above=1e-3),
-    "robust": Shape(peak=0.18, beta=0.1, learning_rate=2e-5, diverges_above=3e-3),
+    "robust": Shape(peak=0.18, beta=0.1, learning_rate=2e-5, diverges_above=3e-3, pace=40.0),
     "sft": Shape(peak=0.05, beta=0.1, learning_rate=2e-5),
 }
 OTHER = Shape(peak=0.15, beta=0.2, learning_rate=1e-5, diverges_above=1e-2)
@@ -123,6 +128,7 @@ def _shape(settings: Mapping[str, Any]) -> Shape:
         beta=math.prod(shape.beta**share for share, shape in parts),
         learning_rate=math.prod(shape.learning_rate**share for share, shape in parts),
         diverges_above=min(shape.diverges_above for shape in shapes),
+        pace=min(shape.pace for shape in shapes),
     )
 
 
@@ -147,6 +153,13 @@ def _noise(config: RunConfig) -> float:
     block = random.Random(f"block {config.block}").gauss(0, BLOCK_NOISE)
     own = random.Random(f"run {config.block} {config.seed} {sorted(config.settings.items())}")
     return block + own.gauss(0, SEED_NOISE)
+
+
+def _pace(config: RunConfig, shape: Shape) -> float:
+    """Steps a second: the loss's own, times what the machine was like at that seed, times the run's own noise."""
+    mood = random.Random(f"pace {config.seed}").gauss(0, ROUND_NOISE)
+    own = random.Random(f"pace {config.key}").gauss(0, PACE_NOISE)
+    return shape.pace * math.exp(mood + own)
 
 
 def _distance(config: RunConfig, shape: Shape) -> tuple[float, float]:
@@ -196,12 +209,12 @@ def _measurements(config: RunConfig, shape: Shape, steps: int, done: int) -> tup
     evaluations = [m for share in measured for m in _evaluation(config, shape, share, round(share * steps))]
     if done < steps:
         return tuple(evaluations)
-    seconds = steps / 50
+    pace = _pace(config, shape)
     cost = {
-        "steps_per_second": 50.0,
-        "tokens_per_second": 50.0 * 200,
+        "steps_per_second": pace,
+        "tokens_per_second": pace * 200,
         "peak_memory": 100.0,
-        "train_seconds": seconds,
+        "train_seconds": steps / pace,
         "evaluation_seconds": 0.1 * len(shares),
     }
     return (*evaluations, *(Measurement(name, value, step=steps) for name, value in cost.items()))

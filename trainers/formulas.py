@@ -64,6 +64,14 @@ def margin(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
     return mean(_margins(policy, reference))
 
 
+def margin_reached(policy: PairLogProbs, reference: PairLogProbs, least: float) -> Floats:
+    """1 for each pair [n] whose margin is at least `least` nats, else 0: what a rule that asks for a margin accepts.
+
+    `margin_share` is its mean.
+    """
+    return (_margins(policy, reference) >= least).astype(np.float64)
+
+
 def accuracy(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
     """Share of pairs with a positive margin, ties one half: .5 for the reference itself.
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from trl import DPOTrainer, get_peft_config
 
-from studies.records import Cause, Measurement, RunResult, Scalar
+from studies.records import Cause, Measurement, RunResult, Scalar, Shown
 from trainers.adapters import Adapter, Unpackable
 from trainers.data import Pairs
 from trainers.evaluate import ReferenceNumbers
@@ -49,6 +49,7 @@ class Member:
     micro: int = 0
     curve: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    samples: tuple[Shown, ...] = ()  # of the last evaluation
     cause: Cause | None = None
     message: str = ""
     logged: int = 0  # the step of the last point of the curve
@@ -149,6 +150,7 @@ class Member:
             curve=tuple(self.curve),
             facts={**self.facts, "steps": self.step, "together": self.together},
             adapter="adapter" if (self.job.folder / "adapter").is_dir() else None,
+            samples=self.samples,
         )
 
 
@@ -193,7 +195,7 @@ def make_member(job: Job, warm: Warm) -> Member:
         pairs=pairs,
         data=data,
         numbers=numbers,
-        facts={**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
+        facts={**pairs.facts, **numbers.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
         sums=zero.new_zeros(3),
         norm=zero,
         sound=torch.ones((), dtype=torch.bool, device=args.device),

@@ -21,14 +21,15 @@ CHECKPOINTS = "checkpoints"
 def write_result(folder: Path, result: RunResult) -> Path:
     """Write `result` as `folder/result.json` and return that path; the folder is made where it is missing.
 
-    Secrets in its message and facts are left out. The text goes to a temporary name, is flushed to the disk and then
-    renamed, so that a reader, or a machine that loses power, finds the old file or the new one and never half of
-    either. Raises OSError where it cannot be kept.
+    Secrets in its message, facts and samples are left out. The text goes to a temporary name, is flushed to the disk
+    and then renamed, so that a reader, or a machine that loses power, finds the old file or the new one and never half
+    of either. Raises OSError where it cannot be kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Not `model_dump_json`: pydantic writes NaN, which a diverged run has in its curve, as null.
-    said = {"message": redact(result.message), "facts": redact(result.facts)}
-    text = json.dumps(result.model_dump(mode="json") | said, indent=1)
+    whole = result.model_dump(mode="json")
+    said = {"message": redact(result.message), "facts": redact(result.facts), "samples": redact(whole["samples"])}
+    text = json.dumps(whole | said, indent=1)
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{RESULT_FILE}.")
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

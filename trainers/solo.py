@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import get_peft_config
 
 from studies.micro_batches import cut
-from studies.records import Cause, RunConfig, RunResult
+from studies.records import Cause, RunConfig, RunResult, Shown
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
@@ -23,7 +23,7 @@ from trainers.progress import Progress
 from trainers.reference import is_fixed
 from trainers.results import CHECKPOINTS
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
-from trainers.verdict import CURVE, judge, memory, speed
+from trainers.verdict import CURVE, forget_peak, judge, memory, speed
 from trainers.warm import Warm
 
 
@@ -64,7 +64,9 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
             trainer.precompute_ref_logps = True
         if kept is not None:
             restore_reference(kept, trainer)
+        forget_peak()
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
+        end = watch.progress(trainer.state.global_step)
         cause, message = watch.verdict(trainer.model)
         if job.keep_adapter and cause is Cause.FINISHED:
             trainer.model.save_pretrained(job.folder / "adapter")
@@ -72,10 +74,9 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         warm.drop_base()  # it may carry half an adapter
         raise
     restore_base(trainer.model, warm)
-    end = watch.progress(trainer.state.global_step)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, *memory())
-    facts = {**pairs.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
+    facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
     facts["steps"] = end.step
     return RunResult(
         key=config.key,
@@ -85,6 +86,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         curve=end.curve,
         facts=facts,
         adapter="adapter" if (job.folder / "adapter").is_dir() else None,
+        samples=watch.samples,
     )
 
 
@@ -116,6 +118,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._evaluation_steps: frozenset[int] = frozenset()
         self._curve = list(before.curve)
         self._measurements = list(before.measurements)
+        self.samples: tuple[Shown, ...] = ()  # of the last evaluation, which every run that comes to its end makes
         self._evaluation_seconds = before.evaluation_seconds
         self._step_seconds = list(before.step_seconds)
         self._tokens = before.tokens
@@ -205,7 +208,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         try:
-            self._measurements += evaluate(
+            measured, self.samples = evaluate(
                 model,
                 self._tokenizer,
                 self._pairs,
@@ -214,6 +217,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 reference_model=self.reference_model,
                 step=step,
             )
+            self.measurements += measured
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
         finally:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
 from typing import Final
 
 import torch
@@ -12,8 +15,9 @@ import torch
 from studies.records import Cause, Measurement
 from trainers.evaluate import ReferenceNumbers
 
-WARM_UP_STEPS: Final = 5
-"""First steps left out of the speed, at most a quarter of them."""
+WARM_UP_STEPS: Final = 10
+"""First steps left out of the speed, at most half of them."""
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
 CURVE: Final[Mapping[str, str]] = {
     "loss": "loss",
     "grad_norm": "grad_norm",
@@ -59,21 +63,29 @@ def speed(
     `step_seconds` [steps]; `tokens` trained in all of them, 0 where unknown.
     """
     step = len(step_seconds)
-    timed = sorted(step_seconds[min(WARM_UP_STEPS, step // 4) :])
+    timed = step_seconds[min(WARM_UP_STEPS, step // 2) :]
     found = [
         Measurement("train_seconds", train_seconds, step=step),
         Measurement("evaluation_seconds", evaluation_seconds, step=step),
     ]
     if timed:
-        median = timed[len(timed) // 2]
-        found.append(Measurement("steps_per_second", 1.0 / median, step=step))
+        typical = median(timed)
+        found.append(Measurement("steps_per_second", 1.0 / typical, step=step))
         if tokens:
-            found.append(Measurement("tokens_per_second", tokens / step / median, step=step))
+            found.append(Measurement("tokens_per_second", tokens / step / typical, step=step))
     return tuple(found)
 
 
+def forget_peak() -> None:
+    """Let the next `memory` tell the peak from here on. On a CPU that takes Linux; elsewhere it stays the process's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident size, which getrusage tells too
+
+
 def memory() -> tuple[Measurement, ...]:
-    """Peak memory in MiB: allocated on the GPU by this run, or resident in this process since it started."""
+    """Peak memory in MiB since `forget_peak`: allocated on the GPU, or resident in this process."""
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()

@@ -4,8 +4,10 @@ tie. Pure functions; knows no study.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from dashboards.statistics.estimates import Floats
 
@@ -22,6 +24,8 @@ def detectable(blocks: int, tests: int = 1, power: float = POWER) -> float:
     """
     if blocks < 2:
         return float("inf")
+    from scipy import optimize  # takes .2 s to load, and only planning needs it
+
     limit = special.stdtrit(blocks - 1, 1 - ALPHA / tests / 2) * _estimated_deviations(blocks - 1)
 
     def lacks(effect: float) -> float:
@@ -34,6 +38,7 @@ def detectable(blocks: int, tests: int = 1, power: float = POWER) -> float:
     return float(optimize.brentq(lacks, 0.0, highest))
 
 
+@cache
 def _estimated_deviations(degrees: int) -> Floats:
     """What a true standard deviation of 1 is estimated as: equally likely values, in order. Averaging over them stays
     exact where the noncentral t distribution of scipy gives up.
@@ -66,4 +71,6 @@ def tie_spread(blocks: int, power: float = POWER) -> float:
     """
     if blocks < 2:
         return 0.0
+    from scipy import optimize
+
     return float(optimize.brentq(lambda spread: tie_power(blocks, spread, 1.0) - power, 1e-3, np.sqrt(blocks) + 1))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from studies.records import METRICS, RunRecord
 from studies.spec import Objective
-from studies.world import SOURCE, task_of_block, tasks
+from studies.world import BY_PROMPT, SOURCE, task_of_block, tasks
 
 # Practical equivalence on the embedded world: a thirtieth of what the oracle gains at 2 nats.
 TIE_WITHIN_U = 0.03
@@ -70,16 +70,18 @@ class Scale:
 
 
 def scale_of(objective: Objective, source: str) -> Scale:
-    """The scale of a study's objective. `source` is `DataConfig.path`."""
-    embedded = source == SOURCE
-    in_u = embedded and objective.metric == "gold"
+    """The scale of a study's objective. `source`: as `studies.world.source_of` says it.
+
+    The oracle of U is that of a gold which does not ask the prompt; where it does, gold is compared raw.
+    """
+    in_u = source == SOURCE and objective.metric == "gold"
     unit = METRICS[objective.metric].unit if objective.metric in METRICS else objective.metric
     return Scale(
         metric=objective.metric,
         unit="U" if in_u else unit,
         sign=1 if objective.direction == "maximize" else -1,
         tie_within=objective.tie_within if objective.tie_within is not None else TIE_WITHIN_U if in_u else None,
-        by_task=embedded,
+        by_task=source in (SOURCE, BY_PROMPT),
     )
 
 

@@ -65,16 +65,14 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
     """
     runs: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
-        if record.state is State.COMPLETE or record.cause in _CAUSES:
+        if came_to_an_end(record):
             runs[record.trial].append(record)
     shown: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
     ids: list[str] = []
     for trial, of_trial in runs.items():
         inverted = is_inverted(of_trial, scale)
         for run in of_trial:
-            kinds = {kind for cause, kind in _CAUSES.items() if run.cause is cause}
-            kinds |= {"drift"} if _drifted(run) else set()
-            kinds |= {"inversion"} if inverted else set()
+            kinds: set[Kind] = set(failures_of(run)) | ({"inversion"} if inverted else set())
             for kind in kinds:
                 shown[kind].add(trial)
             ids += [run.run_id] * bool(kinds)
@@ -85,6 +83,17 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
         configs=tuple(failed),
         run_ids=tuple(ids),
     )
+
+
+def came_to_an_end(run: RunRecord) -> bool:
+    """Whether the run completed or broke, and was not stopped by a limit, a user or the machine."""
+    return run.state is State.COMPLETE or run.cause in _CAUSES
+
+
+def failures_of(run: RunRecord) -> set[Kind]:
+    """What broke a single run, by its trainer's word and by the length of its samples."""
+    kinds = {kind for cause, kind in _CAUSES.items() if run.cause is cause}
+    return kinds | ({"drift"} if _drifted(run) else set())
 
 
 def _drifted(run: RunRecord) -> bool:
@@ -104,13 +113,14 @@ def is_inverted(runs: Sequence[RunRecord], scale: Scale) -> bool:
         return False
     blocks: dict[int, list[bool]] = defaultdict(list)
     for run in runs:
-        blocks[run.block].append(_looks_inverted(run, scale))
+        blocks[run.block].append(looks_inverted(run, scale))
     if len(blocks) < INVERTED_BLOCKS:
         return False
     return sum(all(of_block) for of_block in blocks.values()) >= INVERTED_SHARE * len(blocks)
 
 
-def _looks_inverted(run: RunRecord, scale: Scale) -> bool:
+def looks_inverted(run: RunRecord, scale: Scale) -> bool:
+    """Whether a single run ranks pairs wrong, with a negative margin and a worse objective; see `is_inverted`."""
     value, accuracy, margin = scale.value(run), run.metrics.get("accuracy"), run.metrics.get("margin")
     if value is None or accuracy is None or margin is None:
         return False

@@ -60,7 +60,9 @@ def worker_environments(
     if count < 1:
         raise ValueError(f"the number of workers must be 1 or more, but it is {count}")
     kept = {name: value for name, value in environment.items() if not name.startswith(STORE_PREFIXES)}
-    threads = {name: str(_threads(cores // count, kept.get(name))) for name in THREAD_VARIABLES}
+    # MKL's variable overrules OpenMP's in torch, and who sets a limit sets OpenMP's: it holds for all of them.
+    general = _threads(cores // count, kept.get("OMP_NUM_THREADS"))
+    threads = {name: str(_threads(general, kept.get(name))) for name in THREAD_VARIABLES}
     devices = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(count)]
     return [{**kept, **threads, **device} for device in devices]
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dashboards.rendering import FORMATS, Format, render
+from dashboards.statistics.scale import scale_of
 from dashboards.tables import Comparison, Row, comparison
 from dashboards.trials import Stratum
 from studies.records import Cause, RunRecord
@@ -83,6 +84,16 @@ def test_what_a_configuration_broke_is_a_failure_and_no_quality(cause: Cause) ->
     assert row.best.trial == 0
 
 
+@pytest.mark.parametrize("ratio", [0.4, 2.7])
+def test_what_drifted_to_another_length_is_a_failure_and_never_the_best(ratio: float) -> None:
+    drifted = a_record(1, metrics={"gold": 9.0, "kl": 2.0, "margin": 3.0, "length_ratio": ratio})
+    row = row_of(a_record(0), drifted)
+    assert (row.failures.k, row.failures.n, row.trials_done) == (1, 2, 2)
+    assert row.best is not None
+    assert row.best.trial == 0
+    assert row_of(drifted).best is None
+
+
 @pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.USER_STOP])
 def test_a_stopped_run_is_counted_and_not_held_against_the_loss(cause: Cause) -> None:
     row = row_of(a_record(0), a_record(1, gold=9.0, cause=cause))
@@ -142,11 +153,6 @@ def test_the_mean_is_taken_over_the_unbiased_arm_where_there_is_one() -> None:
     adaptive = [a_record(trial, gold=5.0, arm="tpe") for trial in (1, 2)]
     assert row_of(a_record(0, gold=1.0), *adaptive).mean == 1.0
     assert row_of(*adaptive).mean == 5.0
-
-
-def test_speed_is_the_median_over_complete_runs() -> None:
-    speeds = [a_record(t, metrics={"gold": 1.0, "steps_per_second": s}) for t, s in enumerate([9.0, 10.0, 50.0])]
-    assert row_of(*speeds).steps_per_second == 10.0
 
 
 def test_every_cell_names_the_runs_it_came_from() -> None:
@@ -274,6 +280,34 @@ def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
     row = compared([*CONFIRMED, broken]).rows[1]
     assert row.difference is None
     assert row.failures.k == 1
+
+
+def out_of_bounds(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"metrics": {**record.metrics, "kl": 1e3}})
+
+
+def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model() -> None:
+    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased"]
+    records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    bounded = GOLD.within_kl(100.0)
+    table = comparison(records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS)
+    _, ipo, hinge = table.rows
+    assert hinge.best is None
+    assert hinge.difference.word == "worse"
+    confirmed = [r for r in records if r.variant == "sigmoid" and r.arm == "confirm"]
+    of_sigmoid = scale_of(bounded, "embedded").by_block(confirmed)
+    assert hinge.difference.estimate.value == pytest.approx(-sum(of_sigmoid.values()) / len(of_sigmoid))
+    assert ipo.difference.word == "tie"
+    assert "worth the untrained model" in render(table)
+
+
+def test_a_loss_that_has_trials_left_is_not_said_to_have_nothing() -> None:
+    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased" and r.trial < 11]
+    records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    table = comparison(records, GOLD.within_kl(100.0), strata, baseline="sigmoid", source="embedded")
+    assert table.rows[2].difference is None
 
 
 def test_the_difference_and_its_word_stand_in_every_format() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from scipy import stats
 
+from dashboards.pace import paces
+from dashboards.statistics.estimates import clopper_pearson
 from dashboards.statistics.scale import scale_of
 from dashboards.trials import Stratum, standings
-from dashboards.verdicts import PROBE, Ruling, Verdict, verdicts
+from dashboards.verdicts import Ruling, Verdict, fisher, verdicts
 from studies.claims import CLAIMS
 from studies.parts import Scenario
-from studies.records import Cause, RunRecord
+from studies.records import PROBE, Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, gold_of, pool
 
@@ -32,7 +35,8 @@ def judged(
     variants = list(dict.fromkeys(r.variant for r in records))
     strata = [Stratum(v, s, (v,), 12) for s in SCENARIOS for v in variants]
     present = {name: SCENARIOS[name] for name in SCENARIOS if any(r.scenario == name for r in records)}
-    found = verdicts(standings(records, objective, strata), scale_of(objective, "embedded"), baseline, present)
+    where = standings(records, objective, strata)
+    found = verdicts(where, scale_of(objective, "embedded"), baseline, present, paces(records, baseline))
     return {verdict.claim.id: verdict for verdict in found}
 
 
@@ -166,12 +170,12 @@ def test_best_stability_must_beat_every_other_loss() -> None:
 
 def timed(variant: str, pace: float) -> list[RunRecord]:
     return [
-        a_record(variant=variant, block=b, arm=PROBE, metrics={"steps_per_second": pace * (1 + 0.002 * (b % 3))})
+        a_record(variant=variant, seed=b, arm=PROBE, metrics={"steps_per_second": pace * (1 + 0.002 * (b % 3))})
         for b in range(8)
     ]
 
 
-@pytest.mark.parametrize(("pace", "fast", "medium"), [(10.0, "supported", "tie"), (8.0, "refuted", "supported")])
+@pytest.mark.parametrize(("pace", "fast", "medium"), [(10.0, "supported", "refuted"), (8.0, "refuted", "supported")])
 def test_pace_is_judged_from_the_timed_probe(pace: float, fast: Ruling, medium: Ruling) -> None:
     found = judged(timed("sigmoid", 10.0) + timed("hinge", pace) + timed("bco_pair", pace))
     assert (found["hinge-speed"].ruling, found["bco_pair-speed"].ruling) == (fast, medium)
@@ -201,7 +205,7 @@ def test_what_is_missing_is_said() -> None:
 def test_a_mixture_stands_for_none_of_its_losses() -> None:
     strata = [Stratum("ipo", "clean", ("sigmoid", "ipo"), 12)]
     found = verdicts(
-        standings([a_record(variant="ipo")], GOLD, strata), scale_of(GOLD, "embedded"), None, {"clean": Scenario()}
+        standings([a_record(variant="ipo")], GOLD, strata), scale_of(GOLD, "embedded"), None, {"clean": Scenario()}, {}
     )
     assert "no variant" in {v.claim.id: v for v in found}["ipo-stability"].because
 
@@ -212,5 +216,13 @@ def test_another_config_of_the_same_loss_is_no_rival() -> None:
         Stratum(v, "clean", (loss,), 12)
         for v, loss in (("sigmoid", "sigmoid"), ("today", "sigmoid"), ("hinge", "hinge"))
     ]
-    found = verdicts(standings(records, GOLD, strata), scale_of(GOLD, "embedded"), "sigmoid", {"clean": Scenario()})
+    found = verdicts(standings(records, GOLD, strata), scale_of(GOLD, "embedded"), "sigmoid", {"clean": Scenario()}, {})
     assert {v.claim.id: v.ruling for v in found}["sigmoid-best-for"] == "supported"
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (4, 7), (27, 27), (150, 30)])
+def test_shares_are_compared_by_the_exact_test_of_scipy(n: int, m: int) -> None:
+    for k in range(0, n + 1, max(1, n // 9)):
+        for j in range(0, m + 1, max(1, m // 9)):
+            expected = stats.fisher_exact([[k, n - k], [j, m - j]]).pvalue
+            assert fisher(clopper_pearson(k, n), clopper_pearson(j, m)) == pytest.approx(expected, rel=1e-9)

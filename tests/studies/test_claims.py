@@ -35,6 +35,10 @@ def test_the_guides_table_has_three_words_for_each_of_its_losses() -> None:
         (Scenario(label_flip=0.0), "clean"),
         (Scenario(pairs_from="same"), "clean"),
         (Scenario(label_flip=0.2), "flipped"),
+        (Scenario(label_flip=0.2, flip_by="chance", rejected_from="own"), "flipped"),
+        (Scenario(label_flip=0.2, flip_by="length"), "biased"),
+        (Scenario(rejected_from="another"), "shuffled"),
+        (Scenario(rejected_from="another", label_flip=0.2), None),
         (Scenario(rows=128), "small"),
         (Scenario(rows=1000), None),
         (Scenario(pairs_from="worse"), "worse"),
@@ -48,4 +52,24 @@ def test_a_scenario_is_of_a_kind_where_it_changes_that_alone(scenario: Scenario,
 
 def test_scenarios_of_one_kind_are_kept_together() -> None:
     found = situations({"a": Scenario(label_flip=0.2), "b": Scenario(), "c": Scenario(label_flip=0.4)})
-    assert found == {"flipped": ("a", "c"), "clean": ("b",)}
+    assert found == {"flipped": ("a", "c"), "unflipped": ("b",), "clean": ("b",)}
+
+
+def test_flips_of_few_pairs_are_held_against_as_few_pairs_without_them() -> None:
+    few = {"rows": 512, "base": {"max_steps": 192}}
+    found = situations(
+        {
+            "clean": Scenario(),
+            "few": Scenario(**few),
+            "flips": Scenario(**few, label_flip=0.4),
+            "longer": Scenario(**few, label_flip=0.4, flip_by="length"),
+            "other": Scenario(rows=512, label_flip=0.4),
+        }
+    )
+    assert found == {"clean": ("clean",), "flipped": ("flips",), "unflipped": ("few",), "biased": ("longer",)}
+
+
+def test_training_longer_leaves_a_scenario_of_its_kind_and_another_rate_does_not() -> None:
+    longer, faster = Scenario(rows=128, base={"max_steps": 360}), Scenario(rows=128, base={"learning_rate": 1e-2})
+    assert situations({"it": longer}) == {"small": ("it",)}
+    assert situations({"it": faster}) == {}

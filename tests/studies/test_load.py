@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from studies.records import RunConfig, Scalar
+from studies.records import DataConfig, EvaluationConfig, RunConfig, Scalar, digest
 from studies.spec import (
     Arm,
     FloatRange,
@@ -29,6 +29,7 @@ from studies.spec import (
     resolve_run,
     shipped_studies,
 )
+from sweeper.context import context_of
 from sweeper.plan import make_plan
 
 BASE = "base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, learning_rate: 1.0e-3, beta: 0.2}\n"
@@ -53,9 +54,10 @@ def run(spec: StudySpec, arm: str, scenario: str = "clean", seed: int = 0, **kno
 # --- shipped studies ---------------------------------------------------------------------------------------------
 
 
-def test_five_studies_ship_and_each_loads_and_plans() -> None:
+def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
     shipped = shipped_studies()
-    assert list(shipped) == ["quickstart", "beta-lr-grid", "lora-7b", "mixture", "smollm2"]
+    asked_for = ["quickstart", "guide", "guide-small", "noise", "beta", "mixtures", "presets", "controls"]
+    assert set(shipped) == {*asked_for, "beta-lr-grid", "lora-7b", "mixture", "smollm2"}
     for name, file in shipped.items():
         spec = load_study(name)
         assert spec.study == file.stem
@@ -105,7 +107,8 @@ def test_the_settings_of_shipped_runs_are_read_by_trls_own_parser(folder: Path) 
         spec = load_study(name)
         made = list(arms(spec).values())
         for arm in (made[0], made[-1]):  # the last is the mixture, where there is one
-            config = resolve_run(spec, arm, "clean", trial=0, knobs=_first_point(spec, arm), block=0, seed=3)
+            scenario = next(iter(spec.scenarios))
+            config = resolve_run(spec, arm, scenario, trial=0, knobs=_first_point(spec, arm), block=0, seed=3)
             here = {"output_dir": "out", "dataset_name": "any", "bf16": False, "use_cpu": True}
             (folder / "config.yaml").write_text(yaml.safe_dump({**config.settings, **here}))
             parser = TrlParser((ScriptArguments, DPOConfig, ModelConfig))
@@ -395,6 +398,58 @@ def test_a_scenario_changes_the_data_of_its_runs_only(folder: Path) -> None:
     clean, noisy = run(spec, "sigmoid").data, run(spec, "sigmoid", "noisy").data
     assert (clean.label_flip, clean.rows, clean.pairs_from) == (0.0, 500, "same")
     assert (noisy.label_flip, noisy.rows, noisy.pairs_from) == (0.2, 100, "worse")
+
+
+def test_rejected_answers_of_other_prompts_are_noticed_where_gold_ignores_the_prompt(folder: Path) -> None:
+    text = "variants: {sigmoid: {}}\nscenarios: {clean: {}, shuffled: {rejected_from: another}}"
+    assert any(notice.startswith("scenarios.shuffled: ") for notice in study(folder, text).notices)
+    assert not any("scenarios.shuffled" in notice for notice in study(folder, text, "data.gold=prompt").notices)
+
+
+def test_a_run_keeps_its_identity_from_version_to_version() -> None:
+    """Where this changes, no run of an old store is found again: `EVALUATOR` alone may do so."""
+    config = RunConfig(
+        study="s",
+        variant="v",
+        scenario="clean",
+        trial=0,
+        block=1,
+        seed=2,
+        settings={"model_name_or_path": "embedded", "beta": 0.1},
+        knobs={},
+        data=DataConfig(rows=64, label_flip=0.2),
+        evaluation=EvaluationConfig(prompts=32),
+        evaluator="evaluator-2",
+    )
+    determined_by = {
+        "trainer": "dpo",
+        "settings": {"model_name_or_path": "embedded", "beta": 0.1},
+        "block": 1,
+        "seed": 2,
+        "evaluator": "evaluator-2",
+        "data": {"rows": 64, "label_flip": 0.2},
+        "evaluation": {"prompts": 32},
+    }
+    assert config.key == digest(determined_by)
+
+
+def test_a_stratums_question_names_only_what_differs_from_a_default(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a field that data, scenarios or evaluation get later leaves the trials of an old study comparable."""
+    spec = study(
+        folder, "variants: {sigmoid: {}}\ndata: {rows: 64}\nevaluate: {prompts: 32}\nscenarios: {a: {label_flip: 0.2}}"
+    )
+    asked: list[Any] = []
+
+    def digest_of(value: Any) -> str:
+        asked.append(value)
+        return "digest"
+
+    monkeypatch.setattr("sweeper.context.digest", digest_of)
+    assert context_of(spec, "a", arms(spec)) == "digest"
+    parts = {name: asked[0][name] for name in ("data", "scenario", "evaluation")}
+    assert parts == {"data": {"rows": 64}, "scenario": {"label_flip": 0.2}, "evaluation": {"prompts": 32}}
 
 
 def test_a_knob_that_does_not_act_leaves_the_identity_of_a_run_alone(folder: Path) -> None:

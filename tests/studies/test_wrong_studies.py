@@ -63,6 +63,39 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
         GOOD + "space: {beta: {low: 1.0, high: 0.1}, learning_rate: {low: 1.0e-4, high: 1.0e-4}}\n",
         [["space.beta", "low 1", "high 0.1", "exchange"], ["space.learning_rate", "both 0.0001"]],
     ),
+    "expectation that cannot be judged": (
+        GOOD.replace(
+            "{sigmoid: {}}",
+            "{sigmoid: {}, ipo: {expect: invertd}, hinge: {expect: {equals: sigmoi}}, robust: {expect: {within: 0.1}}, "
+            "apo_zero: {expect: {equals: apo_zero}}, aot: {expect: {equals: sigmoid, within: -1}}, "
+            "nca_pair: {expect: {outcome: fails, equals: sigmoid}}, bco_pair: {expect: {outcome: fails, within: 0}}, "
+            "apo_down: {expect: no_gain}}",
+        ),
+        [
+            ["variants.ipo.expect.outcome", "'invertd'", "did you mean inverted"],
+            ["variants.hinge.expect.equals", "'sigmoi' is no variant", "did you mean sigmoid"],
+            ["variants.robust.expect", "outcome", "equals"],
+            ["variants.apo_zero.expect.equals", "itself"],
+            ["variants.aot.expect.within", "-1"],
+            ["variants.nca_pair.expect", "one of the two"],
+            ["variants.bco_pair.expect.within", "does nothing"],
+            ["variants.apo_down.expect", "objective.tie_within"],
+        ],
+    ),
+    "gain without a zero": (
+        GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {expect: no_gain}}") + "objective: {metric: kl}\n",
+        [["variants.ipo.expect", "kl is not 0 for the untrained model", "ranking_gain"]],
+    ),
+    "equal variants that never meet": (
+        GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {expect: {equals: sigmoid}}}")
+        + "scenarios: {a: {variants: [sigmoid]}, b: {variants: [ipo]}}\n",
+        [["variants.ipo.expect.equals", "no scenario has both ipo and sigmoid"]],
+    ),
+    "control whose trials a search chooses": (
+        GOOD.replace("{sigmoid: {}}", "{sigmoid: {}, ipo: {expect: {equals: sigmoid}}}")
+        + "mode: search\nspace: {beta: {low: 0.1, high: 1.0}}\n",
+        [["variants.ipo.expect", "mode: compare"], ["variants.ipo.expect", "tpe", "sobol"]],
+    ),
     "logarithm of nothing": (
         GOOD + "space: {weight_decay: {low: 0.0, high: 0.1, log: true}}\n",
         [["space.weight_decay", "low 0 must be above 0 on a log scale"]],
@@ -276,6 +309,26 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
             ["evaluate.prompts", "0"],
             ["scenarios.noisy.label_flip", "1.5"],
             ["scenarios.noisy.rows", "0"],
+        ],
+    ),
+    "scenarios that do nothing": (
+        GOOD.replace("embedded", "org/model")
+        + "data: {path: org/pairs, gold: prompt, flip_by: length}\nevaluate: {margin: 0}\n"
+        + "scenarios: {clean: {}, biased: {label_flip: 0.2}, none: {flip_by: length}}\n",
+        [
+            ["data.gold", "'prompt'", "org/pairs", "only embedded data have gold"],
+            ["data.flip_by", "'length'", "scenario clean", "label_flip is 0", "scenarios that flip"],
+            ["scenarios.none.flip_by", "'length'", "label_flip is 0", "give label_flip"],
+            ["evaluate.margin", "0", "above 0"],
+        ],
+    ),
+    "what scenarios cannot be": (
+        GOOD + "data: {flip_by: chanse, gold: promt}\nscenarios: {a: {flip_by: lenght}, b: {rejected_from: others}}\n",
+        [
+            ["data.flip_by", "'chanse'", "did you mean chance"],
+            ["data.gold", "'promt'", "did you mean prompt"],
+            ["scenarios.a.flip_by", "'lenght'", "did you mean length"],
+            ["scenarios.b.rejected_from", "'others'", "own", "another"],
         ],
     ),
     "choices that are none": (

@@ -39,7 +39,7 @@ variants:
   ipo: {{}}
   mix: {{loss_type: [sigmoid, ipo], space: {{loss_weights: {{type: simplex}}}}}}
 space: {{beta: {{low: 0.1, high: 1.0, log: true}}}}
-scenarios: {{noisy: {{label_flip: 0.25}}}}
+scenarios: {{noisy: {{label_flip: 0.25, flip_by: length, rejected_from: another}}}}
 evaluate: {{prompts: 16, max_new_tokens: 32}}
 budget: {{trials: 1}}
 objective: {{metric: ranking_gain}}
@@ -65,13 +65,14 @@ def test_the_head_says_where_it_comes_from_and_how_far_to_believe_it(sweeper: Sw
     assert (trained / "mine-data" / "train.jsonl").exists()
 
 
-def test_the_rows_beside_it_carry_the_scenarios_label_flips(sweeper: Sweeper, trained: Path) -> None:
+def test_the_rows_beside_it_are_dealt_and_flipped_as_the_scenario_says(sweeper: Sweeper, trained: Path) -> None:
     sweeper(trained, "export", "study.yaml")
     rows = [yaml.safe_load(line) for line in (trained / "best-data" / "train.jsonl").read_text().splitlines()]
-    data = DataConfig(path="embedded", rows=64, eval_rows=32)
-    clean = load_pairs(data, 0, AutoTokenizer.from_pretrained(model_path())).train
-    flipped = sum(row["chosen"] == was["rejected"] for row, was in zip(rows, clean, strict=True))
-    assert flipped == 16
+    data = DataConfig(path="embedded", rows=64, eval_rows=32, rejected_from="another")
+    dealt = load_pairs(data, 0, AutoTokenizer.from_pretrained(model_path())).train
+    flipped = [was for row, was in zip(rows, dealt, strict=True) if row["chosen"] == was["rejected"]]
+    assert len(flipped) == 16
+    assert all(len(str(was["rejected"]).split()) > len(str(was["chosen"]).split()) for was in flipped)
 
 
 @pytest.mark.parametrize("trained", ["dpo"], indirect=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dashboards.histories import load_asked, load_curves, load_samples
 from dashboards.load import SUPERSEDED, StoreError, load_records, study_pages
 from studies.records import (
     Cause,
@@ -22,6 +23,7 @@ from studies.records import (
     RunRecord,
     RunResult,
     Scalar,
+    Shown,
     State,
 )
 from studies.spec import FloatRange, Objective, Scenario, StudySpec, Variant
@@ -110,7 +112,11 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
     run_id = tracker.start_run(config, 1, "unbiased")
     result = a_result(config, cause=Cause.COLLAPSED, message="entropy 0.01", adapter="runs/x/adapter")
     tracker.finish_run(run_id, config, result)
-    assert load_records(tracker.uri, "pilot") == [
+    (read,) = load_records(tracker.uri, "pilot")
+    assert read.started is not None
+    assert read.ended is not None
+    assert 0 <= read.ended - read.started < 60
+    assert [read.model_copy(update={"started": None, "ended": None})] == [
         RunRecord(
             run_id=run_id,
             key=config.key,
@@ -128,6 +134,7 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
             metrics={"gold": 2.5, "margin": 4.0, "loss": 0.6},
             errors={"gold": 0.1},
             halves={"gold": (2.25, 2.75)},
+            curves={"gold": ((60, 1.0), (120, 2.5))},
             facts={
                 "digest": "d" * 64,
                 "train_rows": "100",
@@ -335,16 +342,37 @@ def test_config_study_and_table_are_files_under_the_folder_that_mlflow_ui_serves
     assert RunConfig.model_validate_json(kept["config.json"].read_text()) == config
 
 
+def test_samples_and_curves_come_back_of_the_runs_that_have_some(tracker: Tracker) -> None:
+    sample = Shown(prompt="a", before="b \u2026", after="c", gold_before=1.0, gold_after=-2.5, cut_after=True)
+    shown, plain = a_config(0), a_config(1)
+    ids = [tracker.start_run(config, 1, "unbiased") for config in (shown, plain)]
+    curve = ((2, {"loss": 0.5}), (1, {"loss": 0.7}))
+    tracker.finish_run(ids[0], shown, a_result(shown, samples=(sample,), curve=curve))
+    tracker.finish_run(ids[1], plain, a_result(plain, curve=()))
+    assert load_samples(tracker.uri, ids) == {ids[0]: (sample,)}
+    assert load_curves(tracker.uri, ids, ["loss", "grad_norm"]) == {ids[0]: {"loss": [(1, 0.7), (2, 0.5)]}}
+    asked = load_asked(tracker.uri, "pilot")
+    assert (asked.text, asked.page) == ("study: pilot\n", None)
+
+
+def test_samples_that_somebody_edited_are_refused_by_name(tracker: Tracker) -> None:
+    run_id = tracker.start_run(a_config(), 1, "unbiased")
+    tracker._client.log_text(run_id, "[1]", "samples.json")
+    with pytest.raises(StoreError, match=f"{run_id} cannot be read"):
+        load_samples(tracker.uri, [run_id])
+
+
 def test_no_secret_is_written_anywhere(store: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())
     tracker = Tracker("sqlite:///mlflow.db", tmp_path)
     tracker.open_study(SPEC, "base: {hub_token: hf_SECRET, env: {WANDB_API_KEY: SECRET}}\npassword: 'SECRET'\n")
     settings = {"hub_token": "hf_SECRET", "model_init_kwargs": {"token": "hf_SECRET"}, "pad_token": "<pad>"}
     config = a_config(settings=settings, knobs={"api_key": "SECRET"})
+    spoken = Shown(prompt="what is it?", before="password: SECRET", after="hf_SECRET12345")
     run_id = tracker.start_run(config, 1, "unbiased")
-    tracker.finish_run(run_id, config, a_result(config, facts={"hub_token": "SECRET"}))
+    tracker.finish_run(run_id, config, a_result(config, facts={"hub_token": "SECRET"}, samples=(spoken,)))
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) == 3
+    assert len(written) == 4
     assert [path for path in written if b"SECRET" in path.read_bytes()] == []
     assert any(b"<pad>" in path.read_bytes() for path in written)
 

@@ -19,7 +19,7 @@ from trainers.data import load_pairs
 from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.evaluate import ReferenceNumbers, evaluate, reference_numbers
-from trainers.interface import Decision, Job
+from trainers.interface import Decision, Job, Placement
 from trainers.results import read_result
 from trainers.verdict import judge
 from trainers.world.paths import model_path
@@ -182,7 +182,7 @@ def test_an_evaluation_can_be_repeated_on_a_finished_run_without_training(
     pairs = load_pairs(run.data, run.block, tokenizer)
     with policy.disable_adapter():
         reference = reference_numbers(policy, tokenizer, pairs, run.evaluation)
-    repeated = {m.name: m.value for m in evaluate(policy, tokenizer, pairs, run.evaluation, reference)}
+    repeated = {m.name: m.value for m in evaluate(policy, tokenizer, pairs, run.evaluation, reference).measurements}
     final = result.final()
     for name, value in repeated.items():
         assert value == pytest.approx(final[name].value, rel=1e-4, abs=1e-5), name
@@ -236,6 +236,21 @@ def test_the_folder_of_a_run_holds_its_result_and_a_peft_adapter_only(worker: DP
     assert {f.name for f in tmp_path.iterdir()} == {"result.json", "adapter"}
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 4
     assert read_result(tmp_path) == result
+
+
+def test_a_pack_and_a_run_alone_show_the_same_prompts_before_and_after(
+    worker: DPOTrainerWorker, tmp_path: Path
+) -> None:
+    run = config(at=(0.5, 1.0), learning_rate=5e-3)
+    alone = train_all(worker, [Job(run, tmp_path / "alone", placement=Placement(together=0))])[0]
+    packed = train_all(worker, [Job(run, tmp_path / "pack", placement=Placement(together=2))])[0]
+    assert len(alone.samples) == len(packed.samples) == 4
+    assert [(s.prompt, s.before, s.gold_before) for s in alone.samples] == [
+        (s.prompt, s.before, s.gold_before) for s in packed.samples
+    ]
+    assert all(s.gold_before is not None and s.gold_after is not None for s in packed.samples)
+    assert [s.after for s in packed.samples] != [s.before for s in packed.samples]
+    assert read_result(tmp_path / "pack") == packed
 
 
 def measured(**values: float) -> list[Measurement]:

@@ -23,7 +23,7 @@ from transformers import (
 
 from studies.records import METRICS, EvaluationConfig, Measurement
 from trainers.data import Pairs, Row
-from trainers.evaluate import NonFinite, evaluate, reference_numbers, samples
+from trainers.evaluate import Evaluation, NonFinite, evaluate, reference_numbers, samples
 from trainers.formulas import (
     PairLogProbs,
     accuracy,
@@ -181,8 +181,8 @@ def pairs_of(*prompts: str) -> Pairs:
     return Pairs(train=rows, evaluation=rows, prompts=prompts, digest="d", facts={})
 
 
-def measured(found: Sequence[Measurement]) -> dict[str, Measurement]:
-    return {m.name: m for m in found}
+def measured(found: Evaluation) -> dict[str, Measurement]:
+    return {m.name: m for m in found.measurements}
 
 
 def evaluated(policy: PeftModel, pairs: Pairs, config: EvaluationConfig) -> dict[str, Measurement]:
@@ -235,6 +235,12 @@ def test_shifts_are_differences_of_whole_log_probs_with_the_end() -> None:
     assert found["margin"].value == pytest.approx((chosen - rejected).mean(), abs=1e-5)
     assert found["margin"].error == pytest.approx((chosen - rejected).std(ddof=1) / math.sqrt(6), abs=1e-5)
     assert found["accuracy"].value == pytest.approx(((chosen - rejected) > 0).mean())
+    reached = (chosen - rejected) >= 0.1
+    assert 0.0 < reached.mean() < 1.0
+    least = evaluated(policy, pairs, EvaluationConfig(prompts=2, max_new_tokens=2, batch_size=4, margin=0.1))
+    assert least["margin_share"].value == pytest.approx(reached.mean())
+    assert least["margin_share"].error == pytest.approx(reached.std(ddof=1) / math.sqrt(6))
+    assert sum(least["margin_share"].halves or ()) / 2 == pytest.approx(reached.mean())
 
 
 # ---- samples
@@ -312,13 +318,14 @@ def test_a_fresh_adapter_measures_as_the_reference() -> None:
 def test_every_measurement_has_a_name_with_a_unit_and_the_step() -> None:
     policy, pairs = adapted(tiny_model(), std=0.5), replace(pairs_of("a", "b"), gold=lambda *_: 1.0)
     reference = reference_numbers(policy, tiny_tokenizer(), pairs, CONFIG)
-    found = evaluate(policy, tiny_tokenizer(), pairs, CONFIG, reference, step=7)
+    found = evaluate(policy, tiny_tokenizer(), pairs, CONFIG, reference, step=7).measurements
     timed = {"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"}
     logged = {"loss", "eval_loss", "grad_norm", "learning_rate", "reward_margin", "reward_accuracy"}
     assert {m.name for m in found} == set(METRICS) - timed - logged
     assert {m.step for m in found} == {7}
     assert {m.name for m in found if m.error is None} == {"distinct"}
-    assert {m.name for m in found if m.halves} == {"gold", "gold_per_token", "kl", "kl_per_token"}
+    halved = {"gold", "gold_per_token", "kl", "kl_per_token", "margin_share"}
+    assert {m.name for m in found if m.halves} == halved
 
 
 def test_the_training_part_is_labelled_as_it_is_trained() -> None:
@@ -362,6 +369,25 @@ def test_shown_samples_are_those_that_are_measured() -> None:
     shown = samples(policy, tokenizer, pairs, CONFIG, 5)
     assert [s.completion for s in shown] == measured_texts[:5]
     assert [s.prompt for s in shown] == ["a", "b c", "a", "b c", "a"]
+
+
+def test_the_first_prompts_that_differ_are_shown_with_the_answers_that_are_measured() -> None:
+    tokenizer, policy = tiny_tokenizer(), adapted(tiny_model(), std=0.5)
+    pairs = replace(pairs_of("a", "b c", "a", "b", "c c", "b b"), gold=lambda _, text, ended: len(text) + 100.0 * ended)
+    with policy.disable_adapter():
+        reference = reference_numbers(policy, tokenizer, pairs, CONFIG)
+        before = samples(policy, tokenizer, pairs, CONFIG, 6)
+    shown = evaluate(policy, tokenizer, pairs, CONFIG, reference).samples
+    after = samples(policy, tokenizer, pairs, CONFIG, 6)
+    places = [0, 1, 3, 4]
+    assert [s.prompt for s in shown] == ["a", "b c", "b", "c c"]
+    assert [(s.before, s.gold_before, s.cut_before) for s in shown] == [
+        (before[i].completion, before[i].gold, not before[i].ended) for i in places
+    ]
+    assert [(s.after, s.gold_after, s.cut_after) for s in shown] == [
+        (after[i].completion, after[i].gold, not after[i].ended) for i in places
+    ]
+    assert any(s.before != s.after for s in shown)
 
 
 def test_a_diverged_policy_is_named_and_not_measured() -> None:

@@ -65,6 +65,15 @@ def test_in_float64_a_mixed_pack_gives_the_adapters_of_plain_dpo_trainers(
             assert distance(weights(tmp_path / "pack", run), stock) < 1e-9, run.settings["loss_type"]
 
 
+@pytest.mark.parametrize("together", [0, 2])
+def test_a_run_records_the_gold_of_the_untrained_model_on_its_block(tmp_path: Path, together: int) -> None:
+    runs = [config(block=block, learning_rate=0.0, max_steps=1) for block in (0, 1)]
+    results = train(tmp_path, runs, together=together)
+    found = [result.facts["reference_gold"] for result in results]
+    assert found == [pytest.approx(result.final()["gold"].value) for result in results]
+    assert found[0] != found[1]
+
+
 @pytest.mark.soak
 def test_in_float64_every_loss_gives_the_adapter_of_a_plain_dpo_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
-from trainers.world.grammar import CONTENT_WORDS, END, GRADED, START, Graded, grammar_bigrams
+from trainers.world.grammar import CONTENT_WORDS, END, GRADED, START, Graded, grammar_bigrams, mood_of
 
 LEXICON_SCALE: Final = 20.0
 LONG: Final = 14
@@ -56,10 +56,27 @@ N_TASKS: Final = len(TASKS)
 _WEIGHTS: Final = tuple({word: task.weight(graded) for word, graded in GRADED.items()} for task in TASKS)
 
 
-def gold_reward(completion_words: Sequence[str], ended: bool, task: int) -> float:
+Sign = Literal[1, -1]
+
+
+def sign_under(prompt: str, task: int) -> Sign:
+    """Whether what a task wants is wanted under a prompt of a mood (1) or the opposite (-1), where gold asks the
+    prompt: praise under cold prompts and censure under warm ones, in every task.
+
+    Contrary to the mood, since the embedded model writes by the mood already: a gold that agreed with it would leave
+    little to learn. Raises ValueError for a prompt without a mood.
+    """
+    mood = mood_of(prompt)
+    if mood == "plain":
+        raise ValueError(f"gold that asks the prompt needs one of a mood, cold or warm; this is {prompt!r}")
+    wants_praise = mood == "cold"
+    return 1 if wants_praise == (TASKS[task].direction > 0) else -1
+
+
+def gold_reward(completion_words: Sequence[str], ended: bool, task: int, sign: Sign = 1) -> float:
     """True worth of a completion, in nats of a Bradley-Terry judge at temperature 1; higher is better.
 
-    ``20 * lexicon - .3 * max(0, n - 14) - .8 * max(0, 6 - n) - 4 * repeated - 15 * broken - 4 * [no end]``
+    ``20 * sign * lexicon - .3 * max(0, n - 14) - .8 * max(0, 6 - n) - 4 * repeated - 15 * broken - 4 * [no end]``
     with
 
     - ``n`` the number of words, without the end token;
@@ -70,6 +87,8 @@ def gold_reward(completion_words: Sequence[str], ended: bool, task: int) -> floa
     - ``broken`` the share of neighbours that the grammar never makes, among all: the prompt's colon and the
       first word, the words, the last word and the end where there is one.
 
+    ``sign`` of -1 turns the task's taste round and leaves the rest as it is.
+
     It has an interior optimum: length, repetition and broken grammar cost more than they can earn.
     Coefficients were piloted for a standard deviation of 2 to 3 over the embedded model's own samples. Raises
     IndexError for a task outside 0 ... N_TASKS - 1.
@@ -79,7 +98,7 @@ def gold_reward(completion_words: Sequence[str], ended: bool, task: int) -> floa
     words = tuple(completion_words)
     n = len(words)
     return (
-        LEXICON_SCALE * _lexicon(words, _WEIGHTS[task])
+        LEXICON_SCALE * sign * _lexicon(words, _WEIGHTS[task])
         - LONG_PENALTY * max(0, n - LONG)
         - SHORT_PENALTY * max(0, SHORT - n)
         - REPETITION_PENALTY * _repeated_share(words)

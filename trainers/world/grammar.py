@@ -129,6 +129,15 @@ def prompt(mood: Mood, age: str, topic: str) -> str:
     return f"a {mood} review of the {age} {topic} {START}"
 
 
+def mood_of(asked: str) -> Mood:
+    """The mood of a prompt. Raises ValueError for a text that is no prompt of this world."""
+    words = asked.split()
+    mood = next((mood for mood in MOODS if words[1:2] == [mood]), None)
+    if mood is None:
+        raise ValueError(f"{asked!r} names none of the moods {', '.join(MOODS)} as its second word")
+    return mood
+
+
 def write_review(rng: np.random.Generator, mood: Mood, topic: str) -> str:
     """A review of one or two sentences (even odds), as words joined by single spaces, without an end token.
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainers.world.gold import N_TASKS, TASKS, gold_reward
-from trainers.world.grammar import MAX_WORDS, Mood, prompts
+from trainers.world.gold import N_TASKS, TASKS, gold_reward, sign_under
+from trainers.world.grammar import MAX_WORDS, Mood, mood_of, prompts
 from trainers.world.paths import model_path
 
 Writer = Literal["same", "better", "worse"]
@@ -64,6 +64,10 @@ class WorldOptions:
 
     ``writer``: who wrote both sides: the model itself, or the model asked for the mood that this task's gold
     likes (``better``) or dislikes (``worse``); the pair carries the plain prompt all the same.
+    ``gold``: ``prompt`` where what is wanted hangs on the prompt's mood word (:func:`~trainers.world.gold.sign_under`).
+    The pairs then carry cold and warm prompts. Both answers are written as for the plain prompt all the same, or by a
+    better or worse writer as for the mood that gold likes or dislikes there: answers of the prompt's own mood would
+    hardly hold what gold wants, and tell the prompt by themselves.
     ``temperature`` of the judge: a side is chosen with probability ``sigmoid((its gold - the other's) /
     temperature)``; at 0 the better one always.
     """
@@ -71,6 +75,7 @@ class WorldOptions:
     pairs: int = 2048
     eval_pairs: int = 512
     writer: Writer = "same"
+    gold: Literal["task", "prompt"] = "task"
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -87,7 +92,7 @@ class WorldOptions:
 
 @dataclass(frozen=True)
 class WorldPairs:
-    """Pairs of one block, and the plain prompts that policies are sampled under when they are evaluated."""
+    """Pairs of one block, and the prompts that policies are sampled under when they are evaluated."""
 
     train: tuple[Row, ...]
     evaluation: tuple[Row, ...]
@@ -127,8 +132,15 @@ def make_pairs(options: WorldOptions, block: int) -> WorldPairs:
     return WorldPairs(
         train=_draw_rows(model, tokenizer, options, options.pairs, task, (block, 0)),
         evaluation=_draw_rows(model, tokenizer, options, options.eval_pairs, task, (block, 1)),
-        prompts=prompts("plain"),
+        prompts=_prompts(options),
     )
+
+
+def _prompts(options: WorldOptions) -> tuple[str, ...]:
+    """The prompts that pairs carry: plain ones, or cold and warm ones in turn."""
+    if options.gold == "task":
+        return prompts("plain")
+    return tuple(asked for both in zip(prompts("cold"), prompts("warm"), strict=True) for asked in both)
 
 
 def _draw_rows(
@@ -156,9 +168,13 @@ def _usable_rows(
 ) -> tuple[Row, ...]:
     """Judges the first candidates of a stream and keeps the pairs that can be learnt from, in order."""
     seeds = np.random.SeedSequence(stream).spawn(3)
-    asked_mood = _mood_of(options.writer, task)
-    picks = (np.random.default_rng(seeds[0]).random(candidates) * len(prompts())).astype(int)
-    asked = [prompts(asked_mood)[pick] for pick in picks for _ in range(2)]
+    carried = _prompts(options)
+    signs = [sign_under(text, task) if options.gold == "prompt" else 1 for text in carried]
+    written_for = [
+        _written_for(text, options.writer, TASKS[task].direction * s) for text, s in zip(carried, signs, strict=True)
+    ]
+    picks = (np.random.default_rng(seeds[0]).random(candidates) * len(carried)).astype(int)
+    asked = [written_for[pick] for pick in picks for _ in range(2)]
     completions = sample_completions(model, tokenizer, asked, seeds[1])
     draws = np.random.default_rng(seeds[2]).random(candidates)
     special = frozenset(tokenizer.all_special_tokens)
@@ -166,12 +182,11 @@ def _usable_rows(
     for pick, draw, a, b in zip(picks, draws, completions[::2], completions[1::2], strict=True):
         if a.words == b.words or not all(_can_be_text(side, special) for side in (a, b)):
             continue
-        gold_a, gold_b = (gold_reward(side.words, side.ended, task) for side in (a, b))
-        plain = prompts("plain")[pick]
+        gold_a, gold_b = (gold_reward(side.words, side.ended, task, signs[pick]) for side in (a, b))
         if draw < preference(gold_a - gold_b, options.temperature):
-            rows.append(Row(plain, a.text, b.text, gold_a, gold_b))
+            rows.append(Row(carried[pick], a.text, b.text, gold_a, gold_b))
         else:
-            rows.append(Row(plain, b.text, a.text, gold_b, gold_a))
+            rows.append(Row(carried[pick], b.text, a.text, gold_b, gold_a))
     return tuple(rows)
 
 
@@ -180,12 +195,14 @@ def _can_be_text(completion: Completion, special: frozenset[str]) -> bool:
     return completion.ended and bool(completion.words) and special.isdisjoint(completion.words)
 
 
-def _mood_of(writer: Writer, task: int) -> Mood:
-    """Mood that a writer is asked for: one that the task's gold likes, dislikes, or neither."""
-    if writer == "same":
-        return "plain"
-    wants_praise = TASKS[task].direction > 0
-    return "warm" if wants_praise == (writer == "better") else "cold"
+def _written_for(carried: str, writer: Writer, direction: int) -> str:
+    """The prompt that a writer is asked, beside the one that the pair carries: of a mood that gold likes, dislikes, or
+    neither. ``direction``: above 0 where praise is wanted.
+    """
+    mood: Mood = "plain"
+    if writer != "same":
+        mood = "warm" if (direction > 0) == (writer == "better") else "cold"
+    return carried.replace(f" {mood_of(carried)} ", f" {mood} ", 1)
 
 
 def preference(gold_difference: float, temperature: float) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dashboards.statistics.scale import raw_scale, scale_of
+from studies.records import DataConfig
 from studies.spec import Objective
-from studies.world import tasks
+from studies.world import source_of, tasks
 from tests.dashboards.generated import a_record
 
 
@@ -23,6 +24,15 @@ def test_real_data_are_compared_raw_within_what_the_study_says() -> None:
     assert (scale.unit, scale.tie_within, scale.task(7)) == ("share", 0.01, 7)
     assert scale_of(Objective(metric="ranking_gain"), "org/pairs").tie_within is None
     assert scale.value(a_record(metrics={"ranking_gain": 0.25})) == 0.25
+
+
+def test_gold_that_asks_the_prompt_is_compared_raw_and_by_task() -> None:
+    scale = scale_of(Objective(metric="gold"), source_of(DataConfig(gold="prompt")))
+    assert (scale.unit, scale.tie_within, scale.starts_at_zero) == ("gold", None, False)
+    assert scale.value(a_record(block=7, metrics={"gold": 2.5})) == 2.5
+    assert scale.task(7) == 1
+    assert source_of(DataConfig()) == "embedded"
+    assert source_of(DataConfig(path="org/pairs", gold="prompt")) == "org/pairs"
 
 
 def test_less_is_better_where_the_objective_is_minimised() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.executors.devices import listed_gpus, visible_gpus, worker_environments
+from sweeper.executors.devices import THREAD_VARIABLES, listed_gpus, visible_gpus, worker_environments
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,12 @@ def test_a_worker_has_its_share_of_the_cores_and_no_more_than_the_user_set(
 ) -> None:
     environment = {"OMP_NUM_THREADS": asked} if asked is not None else {}
     made = worker_environments(workers, [], 8, environment)
-    assert {e["OMP_NUM_THREADS"] for e in made} == {threads}
+    assert {e[name] for e in made for name in THREAD_VARIABLES} == {threads}
+
+
+def test_a_limit_of_one_library_is_not_one_of_the_others() -> None:
+    (made,) = worker_environments(1, [], 8, {"RAYON_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"})
+    assert (made["RAYON_NUM_THREADS"], made["OMP_NUM_THREADS"], made["MKL_NUM_THREADS"]) == ("2", "4", "4")
 
 
 def test_the_rest_of_the_environment_is_handed_on_but_not_the_stores() -> None:

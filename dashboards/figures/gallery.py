@@ -1,0 +1,68 @@
+"""All figures of a study, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from dashboards.figures import course, knobs, outcome, price
+from dashboards.figures.figure import Figure, Missing, slug
+from dashboards.figures.material import Material
+from dashboards.figures.parallel import parallel
+
+Draw = Callable[[Material, str, str], Figure | Missing]
+
+
+def figures(material: Material) -> Iterator[tuple[str, Figure | Missing]]:
+    """(scenario, figure) for every figure, "" for those of the whole study; one after the other, since each takes time.
+
+    Those of the first scenario come first, under plain names; the others' have the scenario in theirs.
+    """
+    if not material.scenarios:
+        return
+    first, *rest = material.scenarios
+    one = _per_scenario(material)
+    names: set[str] = {"timeline"}
+    yield from ((first, draw(material, first, _unused(name, names))) for name, draw in one)
+    for kind in material.noise or ("",):
+        yield "", knobs.noise(material, kind, _unused(f"noise-{slug(kind)}" if kind else "noise", names))
+    yield "", course.timeline(material, "timeline")
+    for scenario in rest:
+        yield from (
+            (scenario, draw(material, scenario, _unused(f"{name}-{slug(scenario)}", names))) for name, draw in one
+        )
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """The name, with a number where another figure has it: scenarios may differ in signs that no file name can have."""
+    found = next(n for n in [name, *(f"{name}-{i}" for i in range(2, len(names) + 3))] if n not in names)
+    names.add(found)
+    return found
+
+
+def _per_scenario(material: Material) -> list[tuple[str, Draw]]:
+    """The name of every figure of a scenario, and what draws it."""
+    metric = material.scale.metric
+    return [
+        ("comparison", outcome.comparison),
+        ("price", price.price),
+        ("lead", price.lead),
+        ("failed", outcome.failed),
+        ("profile", outcome.profile),
+        ("tuning", outcome.tuning),
+        *((f"sensitivity-{slug(knob)}", partial(_sensitivity, knob)) for knob in knobs.knobs_of(material)),
+        ("strength", knobs.strength),
+        ("importance", knobs.weights_of_knobs),
+        ("parallel", parallel),
+        ("mixtures", knobs.mixtures),
+        ("curves", course.margins),
+        *((f"checkpoints-{slug(name)}", partial(_checkpoints, name)) for name in dict.fromkeys((metric, "kl"))),
+    ]
+
+
+def _checkpoints(metric: str, material: Material, scenario: str, name: str) -> Figure | Missing:
+    return course.checkpoints(material, scenario, metric, name)
+
+
+def _sensitivity(knob: str, material: Material, scenario: str, name: str) -> Figure | Missing:
+    return knobs.sensitivity(material, scenario, knob, name)

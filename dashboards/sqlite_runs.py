@@ -1,0 +1,91 @@
+"""Reads a study's runs straight from the tables of an MLflow SQLite store; knows no records and does not load MLflow.
+
+MLflow's client makes objects of every row, which takes many times as long. All runs are read at every call and nothing
+is remembered, so that what somebody deleted, restored, marked or measured since is never missed.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KNOWN_SCHEMAS = frozenset({"dc11669786a5"})
+"""The versions of MLflow's tables that are read here, as its table `alembic_version` names them: that of MLflow 3.17.
+Any other is left to MLflow's client, since its tables may look the same and mean something else."""
+
+CHUNK = 500  # runs a transaction: who writes waits for a fraction of a second at most
+
+_EXPERIMENTS = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
+# In the order in which MLflow's client gives them.
+_RUNS = """
+select run_uuid, name, status, start_time, end_time from runs
+where experiment_id = ? and lifecycle_stage = 'active'
+and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
+order by start_time, run_uuid
+"""
+_TAGS = "select run_uuid, key, value from tags where run_uuid in ({})"
+_PARAMS = "select run_uuid, key, value from params where run_uuid in ({})"
+_METRICS = "select run_uuid, key, value, is_nan from latest_metrics where run_uuid in ({})"
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as MLflow keeps it: `status` in its words, of each metric the last value; `started` and `ended` in
+    milliseconds since 1970.
+    """
+
+    run_id: str
+    name: str | None
+    status: str
+    started: int | None = None
+    ended: int | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list[StoredRun] | None:
+    """All runs of an experiment that are not deleted and have the tag `kind` (key, value), oldest first.
+
+    A run that ends while this reads may still be told as RUNNING. None where the tables are of another version, the
+    experiment is missing or deleted, or SQLite cannot read the file: MLflow's client knows then what is wrong.
+    """
+    try:
+        with closing(open_to_read(file)) as database:
+            versions = {version for (version,) in database.execute("select version_num from alembic_version")}
+            found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
+            if not versions or versions - KNOWN_SCHEMAS or len(found) != 1:
+                return None
+            runs = [StoredRun(*row) for row in database.execute(_RUNS, (*found[0], *kind))]
+            for start in range(0, len(runs), CHUNK):
+                _fill(database, {run.run_id: run for run in runs[start : start + CHUNK]})
+            return runs
+    except sqlite3.Error:
+        return None
+
+
+def open_to_read(file: Path) -> sqlite3.Connection:
+    """A connection that makes no file and changes no row, and begins a transaction only where it is told to.
+
+    Not opened as read-only: SQLite must be able to take back what a killed process left half written.
+    """
+    database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    database.execute("pragma query_only = on")
+    return database
+
+
+def _fill(database: sqlite3.Connection, runs: Mapping[str, StoredRun]) -> None:
+    """Read tags, parameters and last metrics of some runs, in one transaction."""
+    ids, marks = list(runs), ",".join("?" * len(runs))
+    database.execute("begin")
+    for run_id, key, value in database.execute(_TAGS.format(marks), ids):
+        runs[run_id].tags[key] = value
+    for run_id, key, value in database.execute(_PARAMS.format(marks), ids):
+        runs[run_id].params[key] = value
+    for run_id, key, value, is_nan in database.execute(_METRICS.format(marks), ids):
+        runs[run_id].metrics[key] = math.nan if is_nan else value
+    database.execute("commit")

@@ -1,0 +1,212 @@
+"""What a scenario does to training pairs: flips by length, rejected answers of other prompts, gold that asks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from studies.records import DataConfig
+from studies.world import BY_PROMPT
+from trainers.data import DataError, Pairs, Row, load_pairs, tokenise
+from trainers.scenario import deal_rejected
+from trainers.world.gold import gold_reward, sign_under
+from trainers.world.grammar import mood_of, prompts
+from trainers.world.paths import model_path
+
+WORLD = DataConfig(rows=120, eval_rows=24)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(model_path())
+
+
+def world(tokenizer: PreTrainedTokenizerBase, block: int = 0, **changes: Any) -> Pairs:
+    return load_pairs(WORLD.model_copy(update=changes), block, tokenizer)
+
+
+def flipped(clean: Pairs, noisy: Pairs) -> set[int]:
+    """Places of the training pairs that are the other way round."""
+    assert len(clean.train) == len(noisy.train)
+    exchanged = {
+        i
+        for i, (a, b) in enumerate(zip(clean.train, noisy.train, strict=True))
+        if (a["chosen"], a["rejected"]) == (b["rejected"], b["chosen"])
+    }
+    assert all(noisy.train[i] == clean.train[i] for i in {*range(len(clean.train))} - exchanged)
+    return exchanged
+
+
+# ---- flips by length
+
+
+def test_a_labeller_who_prefers_length_flips_pairs_whose_rejected_answer_is_longer(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    clean, noisy = world(tokenizer), world(tokenizer, label_flip=0.25, flip_by="length")
+    found = flipped(clean, noisy)
+    assert len(found) == noisy.facts["flipped"] == 30
+    for i in found:
+        ids = tokenise(clean.train[i], tokenizer)
+        assert len(ids.rejected) > len(ids.chosen)
+    assert (noisy.evaluation, noisy.prompts) == (clean.evaluation, clean.prompts)
+    by_chance = flipped(clean, world(tokenizer, label_flip=0.25))
+    assert len(by_chance) == 30
+    assert by_chance != found
+
+
+def test_where_no_longer_rejected_answers_are_left_the_others_follow(tokenizer: PreTrainedTokenizerBase) -> None:
+    clean = world(tokenizer)
+    ids = [tokenise(row, tokenizer) for row in clean.train]
+    longer = {i for i, pair in enumerate(ids) if len(pair.rejected) > len(pair.chosen)}
+    found = [flipped(clean, world(tokenizer, label_flip=rate, flip_by="length")) for rate in (0.1, 0.3, 0.8, 1.0)]
+    assert [len(places) for places in found] == [12, 36, 96, 120]
+    assert found[0] < found[1] < found[2] < found[3]
+    assert found[1] <= longer < found[2]
+
+
+def test_a_bias_of_flips_without_flips_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(DataError, match="flip_by is 'length', which does nothing where label_flip is 0"):
+        world(tokenizer, flip_by="length")
+
+
+# ---- rejected answers of other prompts
+
+
+def test_no_pair_keeps_a_rejected_answer_of_its_own_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    own, dealt = world(tokenizer), world(tokenizer, rejected_from="another")
+    assert [(row["prompt"], row["chosen"]) for row in dealt.train] == [(r["prompt"], r["chosen"]) for r in own.train]
+    assert Counter(str(row["rejected"]) for row in dealt.train) == Counter(str(row["rejected"]) for row in own.train)
+    of_prompt = {(str(row["prompt"]), str(row["rejected"])) for row in own.train}
+    assert not of_prompt & {(str(row["prompt"]), str(row["rejected"])) for row in dealt.train}
+    assert (dealt.evaluation, dealt.prompts) == (own.evaluation, own.prompts)
+    assert dealt.digest == world(tokenizer, rejected_from="another").digest
+    assert dealt.train != world(tokenizer, block=1, rejected_from="another").train
+
+
+def test_labels_are_flipped_after_the_deal(tokenizer: PreTrainedTokenizerBase) -> None:
+    dealt = world(tokenizer, rejected_from="another")
+    both = world(tokenizer, rejected_from="another", label_flip=0.5)
+    assert len(flipped(dealt, both)) == 60
+    by_length = flipped(dealt, world(tokenizer, rejected_from="another", label_flip=0.2, flip_by="length"))
+    for i in by_length:
+        ids = tokenise(dealt.train[i], tokenizer)
+        assert len(ids.rejected) > len(ids.chosen)
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=40), st.integers(0, 5))
+def test_any_pairs_are_dealt_or_refused_by_whether_a_deal_exists(of: list[int], block: int) -> None:
+    rows = [Row(prompt=f"Q{p}", chosen=f"c{i}", rejected=f"r{i}") for i, p in enumerate(of)]
+    if 2 * max(Counter(of).values()) > len(of):
+        with pytest.raises(DataError, match="cannot be dealt"):
+            deal_rejected(rows, of, block)
+        return
+    dealt = deal_rejected(rows, of, block)
+    assert sorted(str(row["rejected"]) for row in dealt) == sorted(str(row["rejected"]) for row in rows)
+    for row, p in zip(dealt, of, strict=True):
+        assert of[int(str(row["rejected"])[1:])] != p
+        assert row["prompt"] == f"Q{p}"
+
+
+def test_one_prompt_alone_is_refused_with_what_to_give(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    train, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    write(train, [Row(prompt="a review :", chosen=" the plot .", rejected=f" the cast {'.' * i}") for i in range(1, 9)])
+    write(held, [Row(prompt="the film :", chosen=" the plot .", rejected=" the cast .")])
+    data = DataConfig(path=str(train), eval_split=str(held), rejected_from="another")
+    with pytest.raises(DataError, match=r"one prompt has 8 of the 8 .* there is no other.*more prompts"):
+        load_pairs(data, 0, tokenizer)
+
+
+def test_pairs_that_the_deal_makes_too_long_or_equal_are_left_out_and_counted(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Each prompt's two pairs get the other's answers: one too long for the long prompt, one equal to the chosen."""
+    train, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    long, short = "a warm review of the new film :", "a review :"
+    rows = [
+        Row(prompt=long, chosen=" the plot .", rejected=" the cast ."),
+        Row(prompt=long, chosen=" the score .", rejected=" the cast ."),
+        Row(prompt=short, chosen=" the cast .", rejected=" the plot is quite dreary ."),
+        Row(prompt=short, chosen=" the hero .", rejected=" the tone ."),
+    ]
+    write(train, rows)
+    write(held, [Row(prompt="the film :", chosen=" the plot .", rejected=" the cast .")])
+    data = DataConfig(path=str(train), eval_split=str(held), rejected_from="another", max_length=14)
+    pairs = load_pairs(data, 0, tokenizer)
+    assert (pairs.facts["train_too_long"], pairs.facts["dealt_equal"], pairs.facts["train_rows"]) == (1, 1, 2)
+    kept = {str(row["chosen"]): str(row["rejected"]) for row in pairs.train}
+    assert kept.pop(" the hero .") == " the cast ."
+    assert [*kept.values()] == [" the tone ."]
+
+
+def write(file: Path, rows: Sequence[Row]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# ---- gold that asks the prompt
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_mood_word_decides_what_is_wanted(block: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    pairs = world(tokenizer, block, gold="prompt")
+    assert pairs.gold is not None
+    cold, warm = "a cold review of the new film :", "a warm review of the new film :"
+    praise, censure = "the plot is quite superb .", "the plot is quite dreadful ."
+    assert pairs.gold(cold, praise, True) == pairs.gold(warm, censure, True) > 4.0
+    assert pairs.gold(cold, censure, True) == pairs.gold(warm, praise, True) < -4.0
+    assert pairs.gold(cold, praise, True) == abs(gold_reward(praise.split(), True, block))
+    assert pairs.facts["source"] == BY_PROMPT
+
+
+def test_gold_that_asks_comes_with_cold_and_warm_prompts_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    pairs = world(tokenizer, gold="prompt")
+    assert [mood_of(str(prompt)) for prompt in pairs.prompts] == ["cold", "warm"] * 30
+    assert {*pairs.prompts} == {*prompts("cold"), *prompts("warm")}
+    for rows in (pairs.train, pairs.evaluation):
+        assert {mood_of(str(row["prompt"])) for row in rows} == {"cold", "warm"}
+    with pytest.raises(ValueError, match="needs one of a mood"):
+        sign_under(prompts("plain")[0], 0)
+
+
+def test_labels_follow_the_gold_of_their_own_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    """As often as where gold ignores the prompt, about .88; by the other prompt's gold hardly ever."""
+    pairs = world(tokenizer, gold="prompt", rows=400)
+    gold = pairs.gold
+    assert gold is not None
+
+    def agreement(asked: Sequence[str]) -> float:
+        values = [
+            gold(prompt, str(row["chosen"]), True) > gold(prompt, str(row["rejected"]), True)
+            for prompt, row in zip(asked, pairs.train, strict=True)
+        ]
+        return sum(values) / len(values)
+
+    own = [str(row["prompt"]) for row in pairs.train]
+    swap = {"cold": "warm", "warm": "cold"}
+    other = [p.replace(mood_of(p), swap[mood_of(p)], 1) for p in own]
+    assert agreement(own) > 0.8
+    assert agreement(other) < 0.3
+
+
+def test_a_writer_is_better_or_worse_by_the_gold_of_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    means = []
+    for writer in ("worse", "same", "better"):
+        pairs = world(tokenizer, gold="prompt", pairs_from=writer)
+        assert pairs.gold is not None
+        worth = [pairs.gold(str(row["prompt"]), str(row["chosen"]), True) for row in pairs.train]
+        means.append(sum(worth) / len(worth))
+    assert means[0] + 1.0 < means[1] < means[2] - 1.0
+
+
+def test_gold_is_the_embedded_worlds_alone(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    write(tmp_path / "pairs.jsonl", [Row(prompt="the film :", chosen=" the plot .", rejected=" the cast .")])
+    with pytest.raises(DataError, match=r"data.gold is 'prompt', which does nothing for .*pairs.jsonl"):
+        load_pairs(DataConfig(path=str(tmp_path / "pairs.jsonl"), gold="prompt"), 0, tokenizer)
