@@ -162,8 +162,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         due = state.global_step in self._evaluation_steps
         # A run that is stopped where it is to be measured is measured when it goes on, unless what it is measured
         # against moves at the end of this very step: that one is stopped a step later.
+        decision = self._desk.decision(self._config.key)
         if not (due and args.sync_ref_model):
-            self._heed(self._desk.decision(self._config.key), state, control)
+            self._heed(decision, state, control)
         if due and self._cause is Cause.FINISHED:
             self._evaluate(kwargs["model"], state.global_step, control)
 
@@ -217,7 +218,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 reference_model=self.reference_model,
                 step=step,
             )
-            self.measurements += measured
+            self._measurements += measured
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
         finally:

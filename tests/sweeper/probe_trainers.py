@@ -23,6 +23,7 @@ class Noting:
         config, file = job.config, Path(os.environ["NOTES"])
         began = time.monotonic()
         is_timed = job.placement.together == 0
+        left = sorted(path.name for path in job.folder.iterdir()) if job.folder.is_dir() else []
         if is_timed and os.environ.get("INTERRUPT") == f"{config.variant} {config.seed}":
             del os.environ["INTERRUPT"]
             os.kill(os.getpid(), signal.SIGINT)
@@ -35,6 +36,7 @@ class Noting:
             "block": config.block,
             "steps": config.settings["max_steps"],
             "timed": is_timed,
+            "left": left,
             "process": os.getpid(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "began": began,

@@ -23,6 +23,7 @@ from sweeper.progress import Outcome
 from sweeper.rounds import probe_round
 from sweeper.tracking import Tracker
 from trainers.interface import Placement
+from trainers.results import CHECKPOINTS
 
 Sweeper = Callable[..., Any]
 Run = Callable[..., Any]
@@ -156,6 +157,13 @@ def test_an_interrupted_round_is_timed_whole_again(
     assert run(NOTING).returncode == 0
     assert Counter(r.seed for r in timed(tmp_path)) == dict.fromkeys(range(5), 2)
     assert [note["variant"] for note in noted(notes) if note["round"] == 2] == [*cut, *cut]
+
+
+def test_a_timed_run_never_goes_on_from_what_a_killed_sweep_left(run: Run, notes: Path, tmp_path: Path) -> None:
+    for variant in ("sigmoid", "hinge"):
+        (tmp_path / "runs" / "paced" / f"probe-0-{variant}" / CHECKPOINTS / "checkpoint-3").mkdir(parents=True)
+    assert run(NOTING).returncode == 0
+    assert [note["left"] for note in noted(notes)] == [[]] * 10
 
 
 def test_another_variant_or_setting_has_all_rounds_timed_again(run: Run, notes: Path, tmp_path: Path) -> None:
