@@ -1,8 +1,9 @@
-"""What a study will take on disk at most, told before anything runs; loads no torch and no weights.
+"""What a study will about take on disk, told before anything runs; loads no torch and no weights.
 
 An adapter's size follows from its rank and the shapes of the layers that it adapts, which stand in the header of the
 model's safetensors files; a state to go on from has the adapter and its optimizer's two moments, three times as much.
-Full fine-tuning keeps the whole model where others keep an adapter. Not counted: databases, logs, reference log-probs.
+Full fine-tuning keeps the whole model where others keep an adapter. Not counted: databases, logs, reference log-probs,
+and what runs have kept whose trial is not over yet.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _KEPT_STATES, _WRITTEN_STATES = 2, 1
 
 @dataclass(frozen=True)
 class DiskUse:
-    """How many adapters and states there are at most, and the bytes of one adapter, None where unknown.
+    """How many adapters and states there are, and the bytes of one adapter, None where unknown.
 
     `states`: of runs in training; `paused`: of those that wait at a rung. Each has the size of three adapters.
     """
@@ -49,12 +50,13 @@ class DiskUse:
 
 
 def planned_disk(spec: StudySpec, arms: Mapping[str, Arm], workers: int, together: int) -> DiskUse:
-    """What the study takes with so many workers, each with so many runs together (0: TRL's own loop)."""
+    """What the study keeps, and what training takes beside it with so many workers, each with so many runs together
+    (0: TRL's own loop).
+    """
     packs = together > 1 and any(arm.settings.get("use_peft") for arm in arms.values())
-    each = len(spec.runs.blocks) * len(spec.runs.seeds)
-    strata = sum(len(arms_in(spec, arms, name)) for name in spec.scenarios)
-    kept = {"none": 0, "best": strata * each, "all": planned_runs(spec, arms)}[spec.output.keep]
-    copies = strata * each if spec.output.keep != "none" else 0  # MLflow has the best ones too
+    best = sum(len(arms_in(spec, arms, name)) * _runs_a_trial(spec, name) for name in spec.scenarios)
+    kept = {"none": 0, "best": best, "all": planned_runs(spec, arms)}[spec.output.keep]
+    copies = best if spec.output.keep != "none" else 0  # MLflow has the best ones too
     brackets = bracket_sizes(spec, planned_trials(spec, arms)) if spec.rungs else [0]
     settings = [{**a.settings, "lora_r": _rank(a)} for n in spec.scenarios for a in _arms(spec, arms, n)]
     sizes = [adapter_bytes(one) for one in settings]
@@ -62,9 +64,14 @@ def planned_disk(spec: StudySpec, arms: Mapping[str, Arm], workers: int, togethe
     return DiskUse(
         adapters=kept + copies,
         states=workers * (_KEPT_STATES * (together if packs else 1) + _WRITTEN_STATES),
-        paused=_KEPT_STATES * max(brackets) * each,
+        paused=_KEPT_STATES * max(brackets) * max(_runs_a_trial(spec, name) for name in spec.scenarios),
         adapter_bytes=max(known) if known and len(known) == len(sizes) else None,
     )
+
+
+def _runs_a_trial(spec: StudySpec, scenario: str) -> int:
+    runs = in_scenario(spec, scenario).runs
+    return len(runs.blocks) * len(runs.seeds)
 
 
 def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
@@ -75,11 +82,11 @@ def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
     when = ", with one run at a time on a worker, as long as no pilot has chosen more" if guessed else ""
     if use.adapter_bytes is None:
         return (
-            f"Disk: at most {use.in_adapters} times an adapter ({what}){when}; the size of an adapter of {model} is "
+            f"Disk: about {use.in_adapters} times an adapter ({what}){when}; the size of an adapter of {model} is "
             "not known, as its weights are not on this machine or name their layers in a way that is not known here."
         )
     size = use.adapter_bytes / MEBIBYTE
-    return f"Disk: at most {use.in_adapters * size:.4g} MiB ({what}, an adapter {size:.2g} MiB){when}."
+    return f"Disk: about {use.in_adapters * size:.4g} MiB ({what}, an adapter {size:.2g} MiB){when}."
 
 
 def adapter_bytes(settings: Mapping[str, Any]) -> int | None:

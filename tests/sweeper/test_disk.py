@@ -59,9 +59,10 @@ def test_the_size_of_an_adapter_is_known_from_rank_and_model(
 
 def planned(tmp_path: Path, more: str, workers: int = 2, together: int = 4) -> DiskUse:
     file = tmp_path / "study.yaml"
+    variants = "" if "\nvariants:" in more else "variants: {sigmoid: {}, ipo: {}}\n"
     file.write_text(
-        "study: s\nvariants: {sigmoid: {}, ipo: {}}\nspace: {beta: {low: 0.1, high: 1.0, log: true}}\n"
-        "runs: {blocks: [0, 1, 2]}\nobjective: {metric: gold}\n" + more
+        f"study: s\n{variants}space: {{beta: {{low: 0.1, high: 1.0, log: true}}}}\n"
+        "runs: {blocks: [0, 1, 2]}\nobjective: {metric: ranking_gain}\n" + more
     )
     spec = load_study(file)
     return planned_disk(spec, arms(spec), workers, together)
@@ -74,6 +75,11 @@ def test_adapters_are_counted_as_output_keeps_them_and_mlflow_copies_them(tmp_pa
     trials = "budget: {trials: 5}\noutput: {keep: %s}\n"
     kept = {keep: planned(tmp_path, PEFT + trials % keep).adapters for keep in ("none", "best", "all")}
     assert kept == {"none": 0, "best": 2 * 3 + 6, "all": 2 * 5 * 3 + 6}
+
+
+def test_a_scenario_counts_with_its_own_variants_and_runs(tmp_path: Path) -> None:
+    scenarios = "scenarios: {clean: {}, one: {variants: [ipo], runs: {blocks: [0], seeds: [0, 1]}}}\n"
+    assert planned(tmp_path, PEFT + scenarios).adapters == 2 * (2 * 3 + 1 * 2), "kept, and copied by MLflow"
 
 
 def test_states_are_two_a_run_and_one_that_is_written_on_every_worker(tmp_path: Path) -> None:
@@ -96,9 +102,10 @@ def test_the_largest_rank_of_the_space_counts(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_here_leaves_the_size_open(tmp_path: Path) -> None:
-    use = planned(tmp_path, PEFT.replace("embedded", "some-org/not-here"))
+    data = "data: {path: some-org/pairs}\n"
+    use = planned(tmp_path, PEFT.replace("embedded", "some-org/not-here") + data)
     line = describe_disk(use, "some-org/not-here", guessed=True)
-    assert f"at most {use.in_adapters} times an adapter" in line
+    assert f"about {use.in_adapters} times an adapter" in line
     assert "an adapter of some-org/not-here is not known" in line
     assert "as long as no pilot has chosen" in line
 
@@ -111,6 +118,6 @@ def test_plan_prints_it_without_torch(tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, "-c", script, "plan", "quickstart"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "Disk: at most" in said.stdout
+    assert "Disk: about" in said.stdout
     assert "MiB" in said.stdout
     assert said.stdout.splitlines()[-1] == "False False"
