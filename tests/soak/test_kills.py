@@ -41,10 +41,15 @@ budget: {trials: 2}
 objective: {metric: ranking_gain}
 resources: {attempts: 100, retry_after: 0, together: 2}
 """
-FULL = REAL.replace("use_peft: true", "use_peft: false").replace("1.0e-3", "1.0e-4")  # trains alone, by TRL's own loop
-# Relative, between packed runs in float32 with other neighbours: a product of another shape rounds otherwise. A bound
-# that is expected and has not been measured yet; the test prints how far apart they are. What trains alone is the same.
-PACKED_WITHIN = 1e-4
+FULL = (  # trains alone, by TRL's own loop
+    REAL.replace("use_peft: true, lora_r: 4, lora_target_modules: all-linear", "use_peft: false")
+    .replace(", lora_dropout: 0.0", "")
+    .replace("1.0e-3", "1.0e-4")
+)
+# Relative, between packed runs in float32 with other neighbours or threads: a product of another shape may round
+# otherwise. REAL without kills, in packs of 1, 2 and 4 and in two workers, was 1e-7 apart at most on a CPU where
+# torch had two threads, and the same where it had one. What trains alone is the same.
+PACKED_WITHIN = 1e-5
 # What the machine's speed or its memory decides, and not the study.
 MEASURED = ("steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds")
 
