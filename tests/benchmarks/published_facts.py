@@ -5,7 +5,7 @@
 The signs that are expected come from the papers and not from the sweep; what comes out is printed as it is.
 
     1  At equal beta and learning rate DPO (sigmoid) does better than SLiC (hinge); at equal KL it does not: the IMDb
-       runs of DiscoPOP (arXiv 2406.08414, imdb_results_2.csv of its repository) give +.010 at beta .05, -.003 at equal KL.
+       runs of DiscoPOP (arXiv 2406.08414, imdb_results_2.csv in its repository) give +.010 and -.003.
     2  Under flipped labels robust depends least on beta (arXiv 2403.00409).
     3  DiscoPOP fails on part of the range of beta, DPO does not (33 % and 0 % of the same IMDb runs).
     4  From a KL of 1 nat on DPO lowers the likelihood of chosen answers too (arXiv 2410.08847).
