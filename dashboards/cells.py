@@ -16,6 +16,8 @@ KNOBS = "Best knobs"
 WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
 )
+# Shares of pairs ranked right, beside which stands what the length of the answers alone gives away.
+ACCURACIES = ("accuracy", "train_accuracy", "reward_accuracy")
 LEFT = WORDS | {"Loss", "Scenario", KNOBS}
 
 
@@ -38,8 +40,9 @@ def row_cells(table: Comparison) -> Cells:
     unit = table.rows[0].unit if table.rows else ""
     against = [f"vs {table.baseline} ({unit})", "Blocks", "Word", "P(better)"] if table.baseline else []
     header = [
-        "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}", "Margin",
-        "KL", "Steps/s", KNOBS, *against, "Stability", "Guide", "Guide: best for",
+        "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}",
+        *(["Longer answer"] if metric in ACCURACIES else []), "Margin", "KL", "Steps/s", KNOBS,
+        *against, "Stability", "Guide", "Guide: best for",
     ]  # fmt: skip
     return Cells(header, [_row(row, several, table.baseline) for row in table.rows])
 
@@ -57,6 +60,7 @@ def _row(row: Row, scenario: bool, baseline: str | None) -> list[str]:
         share(row.failures),
         _best_cell(row.best),
         number(row.mean),
+        *([number(row.length_baseline)] if row.metric in ACCURACIES else []),
         number(row.margin),
         number(row.kl),
         number(row.steps_per_second),
@@ -235,6 +239,8 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
         found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    if any(row.metric in ACCURACIES and row.length_baseline is not None for row in rows):
+        found.append("Longer answer: what picking the longer answer gets right of the same pairs, without a model.")
     if any(best.is_optimistic for best in bests):
         found.append("* chosen as the best of several by this very number, so too good on average.")
     if any(best.estimate.low is None for best in bests):

@@ -229,9 +229,9 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow([
         "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
         "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
-        "best_blocks", "best_basis", "best_trial", "mean", "margin", "kl", "steps_per_second", "knobs", "difference",
-        "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
-        "p_better", "interquartile_mean",
+        "best_blocks", "best_basis", "best_trial", "mean", "length_baseline", "margin", "kl", "steps_per_second",
+        "knobs", "difference", "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm",
+        "p_tie", "word", "p_better", "interquartile_mean",
         "stability", "guide_speed", "guide_stability", "guide_best_for",
     ])  # fmt: skip
     for row in rows:
@@ -242,7 +242,7 @@ def _csv(rows: Sequence[Row]) -> str:
             share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
             *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
             *((best.basis, best.trial) if best else [None] * 2),
-            row.mean, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
+            row.mean, row.length_baseline, row.margin, row.kl, row.steps_per_second, json.dumps(dict(row.knobs)),
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
             row.improvement.value if row.improvement else None, row.middle,

@@ -53,7 +53,8 @@ class Row:
     `failures`: trials whose training diverged, inverted, collapsed or did not fit into memory, of those that came
     to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
     stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
-    objective over the trials of the unbiased arm, where there is one, else over all. `difference`: the best trial
+    objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
+    the best trial's pairs that picking the longer answer gets right. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
     is not confirmed. `space`: what the unbiased arm says of all configs.
@@ -79,6 +80,7 @@ class Row:
     margin: float | None
     kl: float | None
     steps_per_second: float | None
+    length_baseline: float | None
     difference: Difference | None
     improvement: Estimate | None
     middle: float | None
@@ -140,6 +142,7 @@ def _row(found: Standing, objective: Objective, compared: Compared | None, scale
         knobs={} if found.best is None else found.best.runs[0].knobs,
         margin=mean_of(found.speak, "margin"),
         kl=mean_of(found.speak, "kl"),
+        length_baseline=mean_of(found.speak, "length_baseline"),
         steps_per_second=median([r.metrics["steps_per_second"] for r in timed]) if timed else None,
         difference=None if compared is None else compared.difference,
         improvement=None if compared is None else compared.improvement,

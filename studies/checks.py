@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from studies import losses as table
+from studies.judges import judge_problems
 from studies.parts import MOST_AXES, Arm, Budget, Distribution, FloatRange, IntRange, Simplex, StudySpec, Values
 from studies.places import place_problems
 from studies.records import METRICS
@@ -48,6 +49,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_resources(spec),
         *_objective(spec, arms),
         *_evaluation(spec),
+        *judge_problems(spec),
         *_runs(spec),
         *rung_problems(spec, arms),
     ]
@@ -365,11 +367,13 @@ def _objective(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
         problems.append(
             Problem("objective.direction", f"{name} has no better end of its own: say maximize or minimize")
         )
-    if name.startswith("gold") and metric is not None and spec.data.path != "embedded" and spec.trainer == "dpo":
+    has_gold = spec.data.path == "embedded" or spec.evaluation.judge is not None or spec.trainer != "dpo"
+    if name.startswith("gold") and metric is not None and not has_gold:
         problems.append(
             Problem(
                 "objective.metric",
-                f"{name!r} needs data with a gold reward, and only embedded has one: use ranking_gain",
+                f"{name!r} needs data with a gold reward, which only embedded has, or a judge: use ranking_gain, or "
+                "name a reward model or a function under evaluate.judge",
             )
         )
     tie = spec.objective.tie_within

@@ -14,7 +14,6 @@ from studies.parts import (
     Distribution,
     FloatRange,
     IntRange,
-    Judge,
     Objective,
     Output,
     Resources,
@@ -27,6 +26,7 @@ from studies.parts import (
     Values,
     Variant,
 )
+from studies.records import Judge
 from studies.resolve import arms, resolve_run, scenario_data
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dashboards.tables import Comparison
     from studies.records import Cause, RunRecord
     from studies.spec import Arm, StudySpec
+    from sweeper.evaluate import Scored, Selection
 
 app = typer.Typer(
     help="Which DPO loss, with which settings, for my model and my data?",
@@ -297,6 +299,41 @@ def table(
 
 
 @app.command()
+def evaluate(
+    study: Study,
+    judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
+    judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
+    only_best: Annotated[bool, typer.Option("--only-best", help="only the best trial of each stratum")] = False,
+    settings: Set = None,
+    executor: Executor = "process",
+    workers: Workers = None,
+) -> None:
+    """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    from sweeper.evaluate import EvaluateError, best_runs, select, summary
+    from sweeper.session import places
+
+    judged = _judge_settings(judge_model, judge_function)
+    wanted = _runnable(study, [*(settings or []), *judged], executor, workers, None)
+    spec, arms, folder = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None).runs
+    with _store_errors():
+        records = _records(spec)
+        try:
+            chosen = best_runs(spec, arms, records) if only_best else records
+            selection = select(spec, arms, chosen, folder)
+        except EvaluateError as error:
+            _refuse([str(error)])
+    _warn_of_code(spec)
+    scored = _score(wanted, selection, folder)
+    for sentence in summary(selection, scored):
+        typer.echo(sentence)
+    if scored.failed:
+        raise typer.Exit(1)
+    more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    show = [word for setting in [*(settings or []), *judged, *more] for word in ("--set", setting)]
+    typer.echo(f"Next: {shlex.join(['sweeper', 'table', study, *show])}")
+
+
+@app.command()
 def export(
     study: Study,
     variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
@@ -351,6 +388,40 @@ def doctor() -> None:
     print_findings(findings, Console(highlight=False))
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+def _judge_settings(model: str | None, function: str | None) -> list[str]:
+    """A judge of the command line as a setting that replaces the study's."""
+    given = {"reward_model": model, "function": function}
+    judge = {name: value for name, value in given.items() if value is not None}
+    return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
+
+
+def _score(wanted: _Wanted, selection: Selection, folder: Path) -> Scored:
+    """Score the selected runs; exits with 2 where a sweep of the study runs, with 1 where it is interrupted."""
+    from sweeper.control import AlreadyRunning, lock
+    from sweeper.evaluate import EVALUATOR, score
+    from sweeper.executors import Inline, Process
+    from sweeper.show import shown
+    from sweeper.tracking import Tracker
+
+    _quiet_libraries()
+    with _store_errors():
+        try:
+            with lock(folder):
+                tracker = Tracker(None, Path.cwd())
+                inline = wanted.executor == "inline"
+                count = wanted.workers or wanted.spec.resources.workers
+                pool = Inline(EVALUATOR) if inline else Process(EVALUATOR, count, folder / "logs")
+                try:
+                    return score(selection, pool, tracker, lambda line: typer.echo(shown(line)))
+                finally:
+                    pool.close(now=True)
+        except AlreadyRunning as error:
+            _refuse([str(error)])
+        except KeyboardInterrupt:
+            typer.echo("Stopped. What is scored is kept; the same command goes on from here.")
+            raise typer.Exit(1) from None
 
 
 def _run_folder(study: str, settings: list[str] | None) -> Path:

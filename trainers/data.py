@@ -25,18 +25,30 @@ if TYPE_CHECKING:
 __all__ = [
     "DataError",
     "Gold",
+    "JudgeError",
     "Pairs",
     "Row",
     "Text",
     "TokenIds",
     "check_data",
     "load_pairs",
+    "plain",
     "tokenise",
     "write_pairs",
 ]
 
-Gold = Callable[[str, str, bool], float]
-"""gold(prompt, completion without its end token, whether it ended) -> true worth of the completion."""
+Gold = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
+"""gold(prompts, completions without their end tokens, whether each ended) -> the worth of each completion.
+
+Raises JudgeError."""
+
+
+class JudgeError(ValueError):
+    """A judge that cannot be used or did not answer as it must: says who, what and what to do.
+
+    It ends a run as refused: what the study asks for cannot be measured, and another try would end the same.
+    """
+
 
 Writer = Literal["same", "better", "worse"]
 
@@ -47,7 +59,7 @@ class Pairs:
 
     `train` has its labels flipped already; `evaluation` never has. `prompts` are what a policy is sampled under: the
     distinct prompts of `evaluation`, in its order (in the embedded world, all plain prompts). `digest` is the SHA-256
-    of the three. `gold` exists where the data has a true reward.
+    of the three. `gold` exists where the data has a true reward, or the study a judge.
     """
 
     train: tuple[Row, ...]
@@ -180,6 +192,13 @@ def write_pairs(pairs: Pairs, folder: Path) -> tuple[Path, Path]:
     for file, rows in ((train, pairs.train), (evaluation, pairs.evaluation)):
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return train, evaluation
+
+
+def plain(prompt: Text) -> str:
+    """A prompt as one text: messages as `role: content` lines."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 # ---- tokens -------------------------------------------------------------------------------------------------------
@@ -315,11 +334,13 @@ def _draw_world(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _M
     )
 
 
-def _world_gold(prompt: str, completion: str, ended: bool, *, task: int) -> float:
-    """Gold reward of a review in the embedded world; it does not look at the prompt."""
+def _world_gold(
+    prompts: Sequence[Text], completions: Sequence[str], ended: Sequence[bool], *, task: int
+) -> list[float]:
+    """Gold reward of reviews in the embedded world; it does not look at the prompts."""
     from trainers.world.gold import gold_reward
 
-    return gold_reward(completion.split(), ended, task)
+    return [gold_reward(text.split(), end, task) for text, end in zip(completions, ended, strict=True)]
 
 
 def _draw_outside(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:

@@ -310,7 +310,10 @@ def test_a_fresh_adapter_measures_as_the_reference() -> None:
 
 
 def test_every_measurement_has_a_name_with_a_unit_and_the_step() -> None:
-    policy, pairs = adapted(tiny_model(), std=0.5), replace(pairs_of("a", "b"), gold=lambda *_: 1.0)
+    policy, pairs = (
+        adapted(tiny_model(), std=0.5),
+        replace(pairs_of("a", "b"), gold=lambda prompts, *_: [1.0] * len(prompts)),
+    )
     reference = reference_numbers(policy, tiny_tokenizer(), pairs, CONFIG)
     found = evaluate(policy, tiny_tokenizer(), pairs, CONFIG, reference, step=7)
     timed = {"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"}
@@ -333,9 +336,9 @@ def test_the_training_part_is_labelled_as_it_is_trained() -> None:
 def test_gold_sees_the_prompt_the_text_without_its_end_and_whether_it_ended() -> None:
     seen: list[tuple[str, str, bool]] = []
 
-    def gold(prompt: str, completion: str, ended: bool) -> float:
-        seen.append((prompt, completion, ended))
-        return len(completion.split()) + 100.0 * ended
+    def gold(prompts: Sequence[Any], completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        seen.extend(zip(prompts, completions, ended, strict=True))
+        return [len(text.split()) + 100.0 * end for text, end in zip(completions, ended, strict=True)]
 
     policy, pairs = adapted(tiny_model(), std=0.5), replace(pairs_of("a", "b c"), gold=gold)
     found = evaluated(policy, pairs, CONFIG)
@@ -352,9 +355,9 @@ def test_shown_samples_are_those_that_are_measured() -> None:
     tokenizer, policy = tiny_tokenizer(), adapted(tiny_model(), std=0.5)
     seen: list[str] = []
 
-    def gold(_: str, completion: str, ended: bool) -> float:
-        seen.append(completion)
-        return float(ended)
+    def gold(_: object, completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        seen.extend(completions)
+        return [float(end) for end in ended]
 
     pairs = replace(pairs_of("a", "b c"), gold=gold)
     evaluated(policy, pairs, CONFIG)
@@ -432,10 +435,14 @@ def test_only_the_asked_for_pairs_are_measured() -> None:
     assert few["margin"] == only["margin"] != evaluated(policy, pairs, CONFIG)["margin"]
 
 
+def _ends_a_sentence(_: object, completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+    return [float(end and text.endswith(" .")) for text, end in zip(completions, ended, strict=True)]
+
+
 def test_the_embedded_model_writes_as_its_world_says() -> None:
     tokenizer, model = load_tokenizer(), load_model()
     prompt = "a plain review of the new film :"
-    pairs = replace(pairs_of(prompt), gold=lambda _, text, ended: float(ended and text.endswith(" .")))
+    pairs = replace(pairs_of(prompt), gold=_ends_a_sentence)
     config = EvaluationConfig(prompts=200, max_new_tokens=32, batch_size=200)
     reference = reference_numbers(model, tokenizer, pairs, config)
     assert reference.gold is not None
