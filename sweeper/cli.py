@@ -309,7 +309,7 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
-    from sweeper.evaluate import EvaluateError, best_runs, select, summary
+    from sweeper.evaluate import EvaluateError, Scored, best_runs, select, summary
     from sweeper.session import places
 
     judged = _judge_settings(judge_model, judge_function)
@@ -322,6 +322,8 @@ def evaluate(
             selection = select(spec, arms, chosen, folder)
         except EvaluateError as error:
             _refuse([str(error)])
+    if not selection.tasks and not selection.scored:
+        _refuse(["No finished run can be scored.", *summary(selection, Scored(0, {}, ()))[1:]])
     _warn_of_code(spec)
     scored = _score(wanted, selection, folder)
     for sentence in summary(selection, scored):
