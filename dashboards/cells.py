@@ -239,6 +239,10 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
         found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    judges = sorted({judge for row in rows for judge in row.judges if row.metric.startswith("gold")})
+    if judges:
+        several = "; not comparable, since they are several: score all runs by one with `sweeper evaluate`"
+        found.append(f"Gold by {' and by '.join(judges)}{several if len(judges) > 1 else ''}.")
     if any(row.metric in ACCURACIES and row.length_baseline is not None for row in rows):
         found.append("Longer answer: what picking the longer answer gets right of the same pairs, without a model.")
     if any(best.is_optimistic for best in bests):

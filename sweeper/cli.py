@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dashboards.tables import Comparison
     from studies.records import Cause, RunRecord
     from studies.spec import Arm, StudySpec
-    from sweeper.evaluate import Scored, Selection
 
 app = typer.Typer(
     help="Which DPO loss, with which settings, for my model and my data?",
@@ -309,23 +308,29 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
-    from sweeper.evaluate import EvaluateError, Scored, best_runs, select, summary
-    from sweeper.session import places
+    from sweeper.control import AlreadyRunning
+    from sweeper.evaluate import EvaluateError, best_runs, score_all, select, summary
+    from sweeper.session import Interrupted, places
+    from sweeper.show import shown
 
     judged = _judge_settings(judge_model, judge_function)
     wanted = _runnable(study, [*(settings or []), *judged], executor, workers, None)
-    spec, arms, folder = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None).runs
+    spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
+    _warn_of_code(spec)
+    _quiet_libraries()
     with _store_errors():
         records = _records(spec)
         try:
-            chosen = best_runs(spec, arms, records) if only_best else records
-            selection = select(spec, arms, chosen, folder)
-        except EvaluateError as error:
+            only = best_runs(spec, arms, records) if only_best else None
+            selection = select(spec, arms, records, where.runs, only)
+            scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
+        except (EvaluateError, AlreadyRunning) as error:
             _refuse([str(error)])
-    if not selection.tasks and not selection.scored:
-        _refuse(["No finished run can be scored.", *summary(selection, Scored(0, {}, ()))[1:]])
-    _warn_of_code(spec)
-    scored = _score(wanted, selection, folder)
+        except OSError as error:
+            _refuse([f"{error.filename or where.runs}: {error.strerror}."])
+        except (Interrupted, KeyboardInterrupt) as error:
+            typer.echo(f"error: {str(error) or 'stopped'}. What is scored is kept; the same command goes on.", err=True)
+            raise typer.Exit(1) from None
     for sentence in summary(selection, scored):
         typer.echo(sentence)
     if scored.failed:
@@ -397,33 +402,6 @@ def _judge_settings(model: str | None, function: str | None) -> list[str]:
     given = {"reward_model": model, "function": function}
     judge = {name: value for name, value in given.items() if value is not None}
     return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
-
-
-def _score(wanted: _Wanted, selection: Selection, folder: Path) -> Scored:
-    """Score the selected runs; exits with 2 where a sweep of the study runs, with 1 where it is interrupted."""
-    from sweeper.control import AlreadyRunning, lock
-    from sweeper.evaluate import EVALUATOR, score
-    from sweeper.executors import Inline, Process
-    from sweeper.show import shown
-    from sweeper.tracking import Tracker
-
-    _quiet_libraries()
-    with _store_errors():
-        try:
-            with lock(folder):
-                tracker = Tracker(None, Path.cwd())
-                inline = wanted.executor == "inline"
-                count = wanted.workers or wanted.spec.resources.workers
-                pool = Inline(EVALUATOR) if inline else Process(EVALUATOR, count, folder / "logs")
-                try:
-                    return score(selection, pool, tracker, lambda line: typer.echo(shown(line)))
-                finally:
-                    pool.close(now=True)
-        except AlreadyRunning as error:
-            _refuse([str(error)])
-        except KeyboardInterrupt:
-            typer.echo("Stopped. What is scored is kept; the same command goes on from here.")
-            raise typer.Exit(1) from None
 
 
 def _run_folder(study: str, settings: list[str] | None) -> Path:

@@ -6,15 +6,18 @@ does not do again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dashboards.load import StoreAway
 from dashboards.trials import Stratum, standings
 from studies.records import JUDGE_FACT, METRICS, Judge, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, resolve_run
-from sweeper.executors import Dropped, Executor, Finished, Lost
+from sweeper.control import lock
+from sweeper.executors import Dropped, Executor, Finished, Inline, Lost, Process
+from sweeper.session import Interrupted, Places
 from sweeper.tracking import Tracker
 from trainers.interface import Job, Placement
 
@@ -60,10 +63,18 @@ class Scored:
     moved: tuple[str, ...]
 
 
-def select(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord], folder: Path) -> Selection:
-    """Which of the study's finished runs are to be scored by its judge. `folder`: where its runs are kept.
+def select(
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    records: Iterable[RunRecord],
+    folder: Path,
+    only: Collection[str] | None = None,
+) -> Selection:
+    """Which of the study's finished runs are to be scored by its judge. `folder`: where its runs are kept; `only`: ids
+    of the runs that are asked for (None: all).
 
-    Raises EvaluateError for a study without a judge, and where scores of two judges would come to stand together.
+    Raises EvaluateError for a study without a judge, where nothing can be scored, and where scores of two judges would
+    come to stand together.
     """
     judge = spec.evaluation.judge
     if judge is None:
@@ -74,12 +85,14 @@ def select(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord
     if spec.trainer != "dpo":
         raise EvaluateError(f"Runs of trainer {spec.trainer} leave no adapter that could be measured again.")
     found: dict[str, Task] = {}
-    scored, gone, others = [], [], []
+    scored, gone, others, left = [], [], [], []
     for record in records:
         if record.state is not State.COMPLETE:
             continue
         config = _config(spec, arms, record)
-        if config is None:
+        if only is not None and record.run_id not in only:
+            left.append(record)
+        elif config is None:
             others.append(record)
         elif _judged_by(record) == redact(judge.name):
             scored.append(record)
@@ -91,18 +104,22 @@ def select(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord
             evaluation = config.evaluation.model_copy(update={"judge": judge})
             asked = config.model_copy(update={"evaluation": evaluation})
             found[record.key] = Task(Job(asked, folder / record.key, placement=_placement(record)), (record,))
-    mixed = [record for record in gone if _judged_by(record) is not None]
+    mixed = [r for r in (*gone, *others, *left) if _judged_by(r) not in (None, redact(judge.name))]
     if mixed and found:
         raise EvaluateError(
-            f"{len(mixed)} runs have scores of another judge ({_judged_by(mixed[0])}) and no adapter any more, so that "
-            f"scores of two judges would stand in one table: {_named(mixed)}. Score with that judge, or train the "
-            "study under another name with output.keep: all."
+            f"{len(mixed)} runs that would not be scored now have scores of another judge ({_judged_by(mixed[0])}), so "
+            f"that scores of two judges would stand in one table: {_named(mixed)}. Score with that judge, or all runs "
+            "with this one; those that keep no adapter must be trained again, under another name of the study with "
+            "output.keep: all."
         )
-    return Selection(judge, tuple(found.values()), tuple(scored), tuple(gone), tuple(others))
+    selection = Selection(judge, tuple(found.values()), tuple(scored), tuple(gone), tuple(others))
+    if not found and not scored:
+        raise EvaluateError(" ".join(["No finished run can be scored.", *_left_out(selection)]))
+    return selection
 
 
-def best_runs(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs of the best trial of each stratum, those of the confirm phase among them.
+def best_runs(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord]) -> frozenset[str]:
+    """Ids of the runs of the best trial of each stratum, those of the confirm phase among them.
 
     Raises EvaluateError where no run has the objective yet.
     """
@@ -114,8 +131,35 @@ def best_runs(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRec
             f"No trial is the best by {spec.objective.metric}, which no finished trial has: leave --only-best out, or "
             "choose by another metric with --set objective.metric=ranking_gain."
         )
-    chosen = {run.run_id: run for one in bests if one.best is not None for run in (*one.best.runs, *one.speak)}
-    return list(chosen.values())
+    return frozenset(run.run_id for one in bests if one.best is not None for run in (*one.best.runs, *one.speak))
+
+
+def score_all(
+    spec: StudySpec,
+    selection: Selection,
+    where: Places,
+    executor: str,
+    workers: int | None,
+    say: Callable[[str], None],
+) -> Scored:
+    """Score the selected runs in workers, or with the executor `inline` in this process.
+
+    Raises AlreadyRunning while the study is being run, StoreError where the store cannot be used, and Interrupted where
+    it, or the workers, went away; what is scored by then is kept.
+    """
+    with lock(where.runs):
+        tracker = Tracker(where.tracking, where.folder)
+        pool: Executor = (
+            Inline(EVALUATOR)
+            if executor == "inline"
+            else Process(EVALUATOR, workers or spec.resources.workers, where.runs / "logs")
+        )
+        try:
+            return score(selection, pool, tracker, say)
+        except (StoreAway, OSError, RuntimeError) as error:
+            raise Interrupted(str(error)) from error
+        finally:
+            pool.close(now=True)
 
 
 def score(selection: Selection, executor: Executor, tracker: Tracker, say: Callable[[str], None]) -> Scored:
@@ -206,6 +250,19 @@ def _named(records: Sequence[RunRecord]) -> str:
 def summary(selection: Selection, scored: Scored) -> list[str]:
     """What came of it, in sentences."""
     found = [f"{scored.written} runs scored by {redact(selection.judge.name)}, {len(selection.scored)} had been."]
+    found += _left_out(selection)
+    if scored.moved:
+        found.append(
+            f"{len(scored.moved)} runs have another {' or '.join(_CHECKED)} now than when they were trained, by more "
+            f"than its standard error: {', '.join(scored.moved[:5])}. Another device or library computes otherwise, or "
+            "the adapter was changed."
+        )
+    return found
+
+
+def _left_out(selection: Selection) -> list[str]:
+    """Which runs cannot be scored, and why."""
+    found = []
     if selection.gone:
         found.append(
             f"{len(selection.gone)} finished runs keep no adapter and cannot be scored: {_named(selection.gone)}. The "
@@ -215,11 +272,5 @@ def summary(selection: Selection, scored: Scored) -> list[str]:
         found.append(
             f"{len(selection.others)} finished runs answer another question than the study file asks now: "
             f"{_named(selection.others)}."
-        )
-    if scored.moved:
-        found.append(
-            f"{len(scored.moved)} runs have another {' or '.join(_CHECKED)} now than when they were trained, by more "
-            f"than its standard error: {', '.join(scored.moved[:5])}. Another device or library computes otherwise, or "
-            "the adapter was changed."
         )
     return found

@@ -224,6 +224,13 @@ def test_beside_an_accuracy_stands_what_the_length_of_the_answers_gives_away() -
         assert line["length_baseline"] == ("" if metric == "train_accuracy" else "0.625")
 
 
+def test_who_judged_is_said_and_that_scores_of_two_judges_do_not_compare() -> None:
+    one, other = (a_record(trial, facts={"judge": f"function my:{name}"}) for trial, name in enumerate("ab"))
+    assert "Gold by function my:a." in shown(one)
+    assert "Gold by function my:a and by function my:b; not comparable" in shown(one, other).replace("\n", " ")
+    assert "Gold by" not in shown(a_record())
+
+
 def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
     lines = [line for line in shown(a_record(), format="markdown").splitlines() if line.startswith("|")]
     assert len(lines) == 3

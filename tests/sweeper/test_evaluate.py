@@ -69,8 +69,8 @@ class Study:
     def select(self, *settings: str, only_best: bool = False) -> Selection:
         spec = self.spec(*settings)
         records = list(self.records().values())
-        chosen = best_runs(spec, arms(spec), records) if only_best else records
-        return select(spec, arms(spec), chosen, self.runs)
+        only = best_runs(spec, arms(spec), records) if only_best else None
+        return select(spec, arms(spec), records, self.runs, only)
 
     def score(self, *settings: str, **options: bool) -> tuple[Selection, Scored, list[str]]:
         said: list[str] = []
@@ -131,17 +131,28 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
 def test_scores_of_two_judges_never_stand_in_one_table(study: Study) -> None:
     study.add(0, None, "sigmoid", JUDGE, gold=7.0)
     study.add(1, "1.0")
-    with pytest.raises(EvaluateError, match=r"1 runs have scores of another judge \(reward model org/judge\)"):
+    with pytest.raises(EvaluateError, match=r"1 runs .* another judge \(reward model org/judge\)"):
         study.select("evaluate.judge.reward_model=org/other")
     assert len(study.select(JUDGE).tasks) == 1
 
 
+def test_the_best_alone_is_not_scored_by_another_judge_than_the_rest(study: Study) -> None:
+    for trial in range(2):
+        study.add(trial, "1.0")
+    study.score(JUDGE)
+    with pytest.raises(EvaluateError, match="1 runs that would not be scored now"):
+        study.select("evaluate.judge.reward_model=org/other", only_best=True)
+    assert len(study.select("evaluate.judge.reward_model=org/other").tasks) == 2
+
+
 def test_runs_of_another_question_are_left_alone_and_named(study: Study) -> None:
     study.add(0, "1.0")
-    selection = study.select(JUDGE, "base.max_steps=99")
-    assert (len(selection.tasks), len(selection.others)) == (0, 1)
+    study.add(0, "1.0", "ipo")
+    for setting in ("base.max_steps=99", "data.rows=5"):
+        with pytest.raises(EvaluateError, match=r"No finished run can be scored. 2 finished runs answer another"):
+            study.select(JUDGE, setting)
     selection = study.select(JUDGE, "variants={ipo: {}}")
-    assert (len(selection.tasks), len(selection.others)) == (0, 1)
+    assert (len(selection.tasks), len(selection.others)) == (1, 1)
 
 
 def test_two_variants_that_are_the_same_run_are_measured_once_and_written_twice(study: Study) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -365,6 +365,16 @@ def test_shown_samples_are_those_that_are_measured() -> None:
     shown = samples(policy, tokenizer, pairs, CONFIG, 5)
     assert [s.completion for s in shown] == measured_texts[:5]
     assert [s.prompt for s in shown] == ["a", "b c", "a", "b c", "a"]
+
+
+def test_the_first_space_of_a_sample_is_kept_where_the_tokenizer_would_leave_it_out() -> None:
+    words = Tokenizer(models.WordLevel({END: 0, **{f"▁{w}": i + 1 for i, w in enumerate(WORDS)}}, unk_token=END))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, pad_token=END)
+    assert tokenizer.decode([2, 3]) == "b c"
+    shown = samples(tiny_model(), tokenizer, pairs_of("a b"), CONFIG, 10)
+    assert {s.completion[:1] for s in shown} <= {"", " "}
+    assert any(s.completion for s in shown)
 
 
 def test_a_diverged_policy_is_named_and_not_measured() -> None:
