@@ -20,6 +20,7 @@ from studies.resolve import Problem
 
 _PATH = "evaluate.judge"
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_MOST_CLASSES = 10_000  # a classifier that says it has more is looked at where it is loaded
 # What acts on a reward model alone.
 _OF_MODELS = ("label", "max_length", "batch_size", "trust_remote_code")
 
@@ -118,7 +119,8 @@ def label_names(config: Any) -> list[str] | None:
     names = config.get("id2label")
     if isinstance(names, dict) and names:
         return [str(names[number]) for number in sorted(names, key=int)]
-    return [f"LABEL_{i}" for i in range(int(config["num_labels"]))] if "num_labels" in config else None
+    count = int(config.get("num_labels") or 0)
+    return [f"LABEL_{i}" for i in range(count)] if 0 < count <= _MOST_CLASSES else None
 
 
 def label_problem(label: int | str | None, names: Sequence[str]) -> str | None:

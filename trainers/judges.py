@@ -8,11 +8,15 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -30,6 +34,7 @@ from studies.judges import label_number, label_problem
 from studies.records import Judge
 from trainers.data import Gold, JudgeError, plain
 from trainers.sources import Text
+from trainers.tokenizer import UnusableModel, check_ids
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +45,31 @@ _NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError
 
 
 def load_judge(judge: Judge) -> Gold:
-    """The judge, ready to score. Raises JudgeError; OSError where the Hub does not answer."""
-    score = _reward_model(judge) if judge.reward_model else _function(judge)
+    """The judge, ready to score. It leaves the global random states as they are, on which a run in training goes on.
+
+    Raises JudgeError; OSError where the Hub does not answer.
+    """
+    with _random_states_kept():
+        score = _reward_model(judge) if judge.reward_model else _function(judge)
 
     def checked(prompts: Sequence[Text], completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
         """See `Gold`. Raises JudgeError for what is not a finite number for each completion."""
-        return _checked(judge, completions, score(prompts, completions))
+        with _random_states_kept():
+            return _checked(judge, completions, score(prompts, completions))
 
     return checked
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Afterwards the random numbers of Python, numpy and torch are those that would have come without it."""
+    ours, numpys = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)
 
 
 def _checked(judge: Judge, completions: Sequence[str], scores: Any) -> list[float]:
@@ -99,9 +121,11 @@ def _function(judge: Judge) -> Score:
 
 
 def _failed(judge: Judge, what: str, error: Exception) -> str:
+    """What is told of the user's code; all of its traceback goes to the log."""
+    logger.error("judge %s: %s", judge.name, what, exc_info=error)
     return (
         f"judge {judge.name}: {what} ({type(error).__name__}: {error}); its traceback is in the worker's log. Mend it, "
-        "then: sweeper retry STUDY --cause refused"
+        "and train what it ended again with: sweeper retry STUDY --cause refused"
     )
 
 
@@ -116,6 +140,10 @@ def _reward_model(judge: Judge) -> Score:
 
     def score(prompts: Sequence[Text], completions: Sequence[str]) -> list[float]:
         rows = [_ids(judge, tokenizer, p, c, limit) for p, c in zip(prompts, completions, strict=True)]
+        try:
+            check_ids(chain.from_iterable(ids for ids, _ in rows), model, tokenizer)
+        except UnusableModel as error:
+            raise JudgeError(f"judge {judge.name}: {error}") from error
         cut = sum(was_cut for _, was_cut in rows)
         if cut:
             logger.warning(
@@ -159,8 +187,9 @@ def _load(judge: Judge) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "pad_token_id", None) is None:
+        text_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device).eval(), tokenizer
 
 
@@ -218,13 +247,14 @@ def _ids(
     return list(tokenizer(text, add_special_tokens=not templated, truncation=True, max_length=limit)["input_ids"]), True
 
 
-@torch.no_grad()
 def _rewards(model: PreTrainedModel, rows: Sequence[list[int]], label: int, exclusive: bool) -> list[float]:
-    """The reward of each row of ids."""
-    padding = float(model.config.pad_token_id or 0)
+    """The reward of each row of ids, in the classifier's own precision whatever the policy is measured in."""
+    padding = float(model.config.get_text_config().pad_token_id or 0)
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
-    logits: Tensor = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits.double()
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+    logits: Tensor = output.logits.double()
     reward = logits[:, label]
     if exclusive:
         others = [i for i in range(logits.shape[1]) if i != label]

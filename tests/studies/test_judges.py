@@ -110,6 +110,8 @@ def test_what_lies_in_a_folder_must_be_a_classifier_with_the_class_that_is_asked
     assert "(did you mean good?)" in problems(folder, {"reward_model": "three", "label": "god"})[0]
     assert "3 is no class" in problems(folder, {"reward_model": "three", "label": 3})[0]
     assert load(folder, {"reward_model": "three", "label": 2}).evaluation.judge.label == 2
+    classifier(folder / "many", id2label=None, num_labels=10**12)
+    assert load(folder, {"reward_model": "many"})
     classifier(folder / "odd", id2label=["no mapping"], architectures="Bert")
     assert problems(folder, {"reward_model": "odd"})
     classifier(folder / "two", id2label={"0": "no", "1": "yes"})

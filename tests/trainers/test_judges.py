@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -134,6 +136,13 @@ def test_a_reward_model_that_cannot_be_used_is_refused(tmp_path: Path, judge: di
         load_judge(Judge(**judge))
 
 
+def test_the_precision_of_the_policy_is_not_that_of_the_judge(tmp_path: Path) -> None:
+    score = load_judge(Judge(reward_model=str(save_classifier(tmp_path / "judge", num_labels=1))))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = score(PROMPTS, COMPLETIONS, ENDED)
+    assert low == score(PROMPTS, COMPLETIONS, ENDED)
+
+
 # ---- functions ------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +179,29 @@ def test_a_function_is_called_as_trl_calls_reward_functions() -> None:
 def test_a_function_that_does_not_answer_as_it_must_is_named_with_what_it_did(text: str, words: str) -> None:
     with pytest.raises(JudgeError, match=f"judge function our_judge:score: .*{words}"):
         ask(function(text))
+
+
+def test_a_judge_leaves_the_random_states_of_a_training_alone(tmp_path: Path) -> None:
+    judge = function(
+        "import random, numpy, torch\n"
+        "random.seed(1), numpy.random.seed(1), torch.manual_seed(1)\n"
+        "def score(prompts, completions):\n"
+        "    return [random.random() + numpy.random.rand() + float(torch.rand(())) for _ in prompts]\n"
+    )
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    for one in (judge, Judge(reward_model=str(save_classifier(tmp_path / "judge", num_labels=1)))):
+        found = []
+        for asks in (False, True):
+            random.seed(5)
+            np.random.seed(5)
+            torch.manual_seed(5)
+            if asks:
+                ask(one)
+            found.append(drawn())
+        assert found[0] == found[1]
 
 
 def test_a_file_in_the_working_folder_hides_no_library() -> None:
