@@ -333,6 +333,11 @@ def evaluate(
             raise typer.Exit(1) from None
     for sentence in summary(selection, scored):
         typer.echo(sentence)
+    if selection.tasks and not judged:
+        typer.echo(
+            "note: these runs were trained before the study file named this judge, and `sweeper run` would train them "
+            "again with it; a judge on the command line changes nothing for `sweeper run`."
+        )
     if scored.failed:
         raise typer.Exit(1)
     more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
