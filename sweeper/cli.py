@@ -322,7 +322,8 @@ def evaluate(
         records = _records(spec)
         try:
             only = best_runs(spec, arms, records) if only_best else None
-            selection = select(spec, arms, records, where.runs, only)
+            earlier = _load(study, settings)[0].evaluation.judge if judged else None
+            selection = select(spec, arms, records, where.runs, only, earlier)
             scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
         except (EvaluateError, AlreadyRunning) as error:
             _refuse([str(error)])

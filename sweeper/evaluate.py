@@ -69,9 +69,11 @@ def select(
     records: Iterable[RunRecord],
     folder: Path,
     only: Collection[str] | None = None,
+    earlier: Judge | None = None,
 ) -> Selection:
     """Which of the study's finished runs are to be scored by its judge. `folder`: where its runs are kept; `only`: ids
-    of the runs that are asked for (None: all).
+    of the runs that are asked for (None: all); `earlier`: the judge that runs may have been trained with, where
+    `spec` has another instead.
 
     Raises EvaluateError for a study without a judge, where nothing can be scored, and where scores of two judges would
     come to stand together.
@@ -89,7 +91,7 @@ def select(
     for record in records:
         if record.state is not State.COMPLETE:
             continue
-        config = _config(spec, arms, record)
+        config = _config(spec, arms, record, (judge, None, earlier))
         if only is not None and record.run_id not in only:
             left.append(record)
         elif config is None:
@@ -189,13 +191,13 @@ def score(selection: Selection, executor: Executor, tracker: Tracker, say: Calla
     return Scored(written, failed, tuple(moved))
 
 
-def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig | None:
-    """The config of a recorded run; None where it is not what the file asks for now, a judge apart: the file may have
-    got one after the run was trained.
-    """
+def _config(
+    spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, judges: Collection[Judge | None]
+) -> RunConfig | None:
+    """The config of a recorded run; None where it is not what the file asks for now with one of these judges."""
     if record.variant not in arms or record.scenario not in spec.scenarios:
         return None
-    for judge in (spec.evaluation.judge, None):
+    for judge in judges:
         asked = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"judge": judge})})
         config = resolve_run(
             *(asked, arms[record.variant], record.scenario),

@@ -26,6 +26,7 @@ variants: {sigmoid: {}, ipo: {}}
 space: {beta: {low: 0.1, high: 1.0}}
 budget: {trials: 3}
 """
+SCORED = {"gold": 7.0}  # what was measured of a run that was trained with a judge
 JUDGE = "evaluate.judge.reward_model=org/judge"
 
 
@@ -45,8 +46,8 @@ class Study:
         spec, knobs = self.spec(*settings), {"beta": beta or 0.1 + 0.3 * trial}
         return resolve_run(spec, arms(spec)[variant], "clean", trial=trial, knobs=knobs, block=0, seed=0)
 
-    def add(self, trial: int, gold: str | None, variant: str = "sigmoid", *settings: str, **measured: float) -> str:
-        """A finished run, with an adapter that is worth `gold` where that is given."""
+    def add(self, trial: int, worth: str | None, variant: str = "sigmoid", *settings: str, **measured: float) -> str:
+        """A finished run, with an adapter that is worth `worth` where that is given."""
         config = self.config(trial, variant, *settings)
         values = {"ranking_gain": 0.1 * trial, "margin": 2.0, "kl": 1.0, **measured}
         facts = {"judge": Judge(reward_model="org/judge").name} if "gold" in measured else {}
@@ -58,21 +59,21 @@ class Study:
         )
         run_id = self.tracker.start_run(config, 1, "unbiased")
         self.tracker.finish_run(run_id, config, result)
-        if gold is not None:
+        if worth is not None:
             (self.runs / config.key / "adapter").mkdir(parents=True)
-            (self.runs / config.key / "adapter" / "gold.txt").write_text(gold)
+            (self.runs / config.key / "adapter" / "gold.txt").write_text(worth)
         return run_id
 
     def records(self) -> dict[str, RunRecord]:
         return {record.run_id: record for record in load_records(self.tracker.uri, "judged")}
 
-    def select(self, *settings: str, only_best: bool = False) -> Selection:
+    def select(self, *settings: str, only_best: bool = False, earlier: Judge | None = None) -> Selection:
         spec = self.spec(*settings)
         records = list(self.records().values())
         only = best_runs(spec, arms(spec), records) if only_best else None
-        return select(spec, arms(spec), records, self.runs, only)
+        return select(spec, arms(spec), records, self.runs, only, earlier)
 
-    def score(self, *settings: str, **options: bool) -> tuple[Selection, Scored, list[str]]:
+    def score(self, *settings: str, **options: Any) -> tuple[Selection, Scored, list[str]]:
         said: list[str] = []
         selection = self.select(*settings, **options)
         executor = Inline("tests.sweeper.scoring_trainers:Scores")
@@ -110,8 +111,9 @@ def test_a_run_that_has_the_scores_is_not_scored_again(study: Study) -> None:
 
 
 def test_another_judge_takes_the_place_of_the_first(study: Study) -> None:
-    run_id = study.add(0, "1.0", "sigmoid", JUDGE, gold=7.0)  # measured in training, at step 12
-    _, done, _ = study.score(JUDGE, "evaluate.judge.label=1")
+    run_id = study.add(0, "1.0", "sigmoid", JUDGE, **SCORED)  # measured in training, at step 12
+    assert len(study.select(JUDGE).scored) == 1
+    _, done, _ = study.score(JUDGE, "evaluate.judge.label=1", earlier=Judge(reward_model="org/judge"))
     record = study.records()[run_id]
     assert done.written == 1
     assert (record.metrics["gold"], record.facts["judge"]) == (1.0, "reward model org/judge, label 1")
@@ -129,7 +131,7 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
 
 
 def test_scores_of_two_judges_never_stand_in_one_table(study: Study) -> None:
-    study.add(0, None, "sigmoid", JUDGE, gold=7.0)
+    study.add(0, None, "sigmoid", JUDGE, **SCORED)
     study.add(1, "1.0")
     with pytest.raises(EvaluateError, match=r"1 runs .* another judge \(reward model org/judge\)"):
         study.select("evaluate.judge.reward_model=org/other")
