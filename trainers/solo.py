@@ -15,7 +15,7 @@ from trl import get_peft_config
 
 from studies.micro_batches import cut
 from studies.records import Cause, Measurement, RunConfig, RunResult, Shown
-from trainers.data import Pairs
+from trainers.data import JudgeError, Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Job
 from trainers.reference import is_fixed
@@ -188,6 +188,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.measurements += measured
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
+        except JudgeError as error:
+            self._end(Cause.REFUSED, str(error), control)
         finally:
             model.train(was_training)
         self.evaluation_seconds += time.perf_counter() - started
