@@ -115,7 +115,7 @@ def test_the_settings_of_shipped_runs_are_read_by_trls_own_parser(folder: Path) 
             _, args, _ = parser.parse_args_and_config(["--config", "config.yaml"], fail_with_unknown_args=True)
             assert args.loss_type == list(arm.losses)
             assert (args.seed, args.max_length) == (3, spec.data.max_length)
-            assert args.beta == config.settings["beta"]
+            assert args.beta == config.settings.get("beta", 0.1)
 
 
 def _first_point(spec: StudySpec, arm: Arm) -> dict[str, Scalar]:
