@@ -24,6 +24,8 @@ WORDS = frozenset(
     | {"Expected", "Found"}
 )
 LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", KNOBS}
+# Shares of pairs ranked right, beside which stands what the length of the answers alone gives away.
+ACCURACIES = ("accuracy", "train_accuracy", "reward_accuracy")
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def row_cells(table: Comparison) -> Cells:
     timed = any(row.pace is not None for row in table.rows)
     soon = any(row.reach is not None for row in table.rows)
     header = [
-        "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}", "Margin",
-        "KL", *(["Steps/s", "Speed"] if timed else []), *([TO_TARGET] if soon else []), KNOBS, *against, "Stability",
-        "Guide", "Guide: best for",
+        "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}",
+        *(["Longer answer"] if metric in ACCURACIES else []), "Margin", "KL", *(["Steps/s", "Speed"] if timed else []),
+        *([TO_TARGET] if soon else []), KNOBS, *against, "Stability", "Guide", "Guide: best for",
     ]  # fmt: skip
     return Cells(header, [_row(row, several, table.baseline, timed, soon) for row in table.rows])
 
@@ -95,6 +97,7 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool
         share(row.failures),
         _best_cell(row.best),
         number(row.mean),
+        *([number(row.length_baseline)] if row.metric in ACCURACIES else []),
         number(row.margin),
         number(row.kl),
         *(_speed(row.pace, row.variant == baseline) if timed else []),
@@ -362,6 +365,12 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
         found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    judges = sorted({judge for row in rows for judge in row.judges if row.metric.startswith("gold")})
+    if judges:
+        several = "; not comparable, since they are several: score all runs by one with `sweeper evaluate`"
+        found.append(f"Gold by {' and by '.join(judges)}{several if len(judges) > 1 else ''}.")
+    if any(row.metric in ACCURACIES and row.length_baseline is not None for row in rows):
+        found.append("Longer answer: what picking the longer answer gets right of the same pairs, without a model.")
     if any(best.is_optimistic for best in bests):
         found.append("* chosen as the best of several by this very number, so too good on average.")
     if any(best.estimate.low is None for best in bests):

@@ -33,16 +33,17 @@ def confirmed_values(standing: Standing, scale: Scale) -> dict[int, float]:
     return scale.by_block(standing.speak) if standing.is_confirmed else {}
 
 
-def panel_of(standings: Sequence[Standing], scale: Scale) -> dict[str, dict[int, float]]:
+def panel_of(standings: Sequence[Standing], scale: Scale, *, with_nothing: bool = True) -> dict[str, dict[int, float]]:
     """Variant -> block -> value in the confirm phase, of strata of one scenario; variants without one are left out.
 
     A loss of which no config keeps the bounds is worth the untrained model, which does: 0 on the others' blocks, where
-    the scale starts there and all of its trials have ended.
+    the scale starts there and all of its trials have ended. Not so without `with_nothing`: who had nothing to lose
+    cannot be said to have lost less.
     """
     panel = {s.stratum.variant: values for s in standings if (values := confirmed_values(s, scale))}
     blocks = sorted({block for values in panel.values() for block in values})
     for s in standings:
-        if has_nothing(s) and scale.starts_at_zero:
+        if with_nothing and has_nothing(s) and scale.starts_at_zero:
             panel[s.stratum.variant] = dict.fromkeys(blocks, 0.0)
     return {s.stratum.variant: panel[s.stratum.variant] for s in standings if panel.get(s.stratum.variant)}
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dashboards.evidence import panel_of, task_of_blocks
+from dashboards.evidence import has_nothing, panel_of, task_of_blocks
 from dashboards.pace import Pace as Timed
 from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
@@ -133,19 +133,21 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
     if missing:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}")
     scale = case.scale if test.metric is None else raw_scale(test.metric, case.scale.by_task, test.tie_within)
-    panel = _panel(case, test.situation, scale)
+    panel = _panel(case, test.situation, scale, with_nothing=test.minus is None)
     if test.minus is not None:
-        panel = _minus(panel, _panel(case, test.minus, scale))
+        panel = _minus(panel, _panel(case, test.minus, scale, with_nothing=False))
     found = compare(panel, other, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
     if variant not in found:
-        return Verdict(claim, "not testable here", _unconfirmed(variant, other))
+        return Verdict(claim, "not testable here", _unconfirmed(variant, other, case, (test.situation, test.minus)))
     difference = found[variant]
     ids = _ids(case, (variant, other), (test.situation, *([test.minus] if test.minus else [])))
     words = "loses less than" if test.minus else "does better than"
+    empty = [n for n in (variant, other) if any(has_nothing(s) for s in case.of(n, test.situation))]
+    at_zero = "".join(f"; {name} has no config within the bounds and counts as untrained" for name in empty)
     return Verdict(
         claim,
         _ruling(difference, test.expect),
-        _because(difference, f"{variant} {words} {other}", scale.unit),
+        _because(difference, f"{variant} {words} {other}", scale.unit) + at_zero,
         difference.estimate,
         scale.unit if test.metric is None else test.metric,
         run_ids=ids,
@@ -159,7 +161,7 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     panel = {name: of for name, of in _panel(case, situation, case.scale).items() if name == variant or name in rivals}
     found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
     if not found:
-        return Verdict(claim, "not testable here", _unconfirmed(variant, "another"))
+        return Verdict(claim, "not testable here", _unconfirmed(variant, "another", case, (situation,)))
     top = max(found, key=lambda name: found[name].estimate.value)
     beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_general]
     open_ = [name for name, d in found.items() if d.word in ("better", "inconclusive") and name not in beaten_by]
@@ -173,10 +175,12 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
     return Verdict(claim, ruling, because, found[top].estimate, f"{case.scale.unit}, of {top}", run_ids=ids)
 
 
-def _panel(case: Case, situation: Situation, scale: Scale) -> Panel:
+def _panel(case: Case, situation: Situation, scale: Scale, *, with_nothing: bool = True) -> Panel:
     """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
     panels = {
-        scenario: panel_of([s for s in case.standings if s.stratum.scenario == scenario], scale)
+        scenario: panel_of(
+            [s for s in case.standings if s.stratum.scenario == scenario], scale, with_nothing=with_nothing
+        )
         for scenario in case.kinds.get(situation, ())
     }
     found: dict[str, dict[int, float]] = {}
@@ -198,8 +202,16 @@ def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tup
     return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.speak))
 
 
-def _unconfirmed(variant: str, other: str) -> str:
-    return f"no confirm runs of {variant} and {other} on the same blocks, or some of them failed"
+def _unconfirmed(variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> str:
+    nothing = [
+        f"{s.stratum.variant} has no config within the objective's bounds in {s.stratum.scenario}"
+        for kind in kinds
+        if kind is not None
+        for name in (variant, other)
+        for s in case.of(name, kind)
+        if has_nothing(s)
+    ]
+    return "; ".join(nothing) or f"no confirm runs of {variant} and {other} on the same blocks, or some of them failed"
 
 
 def _ruling(difference: Difference, expect: int = 1) -> Ruling:
@@ -217,14 +229,14 @@ def _because(difference: Difference, claimed: str, unit: str) -> str:
     if not difference.is_robust:
         return f"{tests}; leaving out task {', '.join(map(str, difference.flips_without))} turns it round"
     if difference.word == "tie":
-        return f"{claimed}: shown to differ by less than matters ({n} blocks, TOST p {difference.p_tie:.2g})"
+        return f"whether {claimed}: shown to differ by less than matters ({n} blocks, TOST p {difference.p_tie:.2g})"
     if difference.word == "inconclusive" and difference.p_tie is None:
         return f"{tests}; without objective.tie_within no tie can be concluded in {unit}"
     if difference.word == "inconclusive" and not difference.could_tie:
         return f"{tests}; too few blocks for their spread to show a tie"
     if not difference.is_general:
         return f"{tests}; inconclusive without task {' or '.join(map(str, difference.leans_on))}"
-    return f"{claimed}: {tests}"
+    return f"whether {claimed}: {tests}"
 
 
 # ---- pace and failures --------------------------------------------------------------------------------------------

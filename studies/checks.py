@@ -13,6 +13,7 @@ from math import prod
 from studies import losses as table
 from studies.data_checks import data_notices, data_problems
 from studies.expectations import expectation_problems
+from studies.judges import judge_problems
 from studies.parts import (
     MOST_AXES,
     Arm,
@@ -66,6 +67,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *_objective(spec, arms),
         *expectation_problems(spec),
         *_evaluation(spec),
+        *judge_problems(spec),
         *_runs(spec),
         *scenario_problems(spec, arms),
         *rung_problems(spec, arms),
@@ -389,11 +391,13 @@ def _objective(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
         problems.append(
             Problem("objective.direction", f"{name} has no better end of its own: say maximize or minimize")
         )
-    if name.startswith("gold") and metric is not None and spec.data.path != "embedded" and spec.trainer == "dpo":
+    has_gold = spec.data.path == "embedded" or spec.evaluation.judge is not None or spec.trainer != "dpo"
+    if name.startswith("gold") and metric is not None and not has_gold:
         problems.append(
             Problem(
                 "objective.metric",
-                f"{name!r} needs data with a gold reward, and only embedded has one: use ranking_gain",
+                f"{name!r} needs data with a gold reward, which only embedded has, or a judge: use ranking_gain, or "
+                "name a reward model or a function under evaluate.judge",
             )
         )
     tie = spec.objective.tie_within

@@ -47,8 +47,6 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
 def not_yet(spec: StudySpec) -> tuple[str, ...]:
     """What the study asks for that is parsed and planned but cannot be done by this version: `run` must refuse it."""
     found = []
-    if spec.judge is not None:
-        found.append(f"evaluate.judge: judging with {spec.judge.reward_model} is not built yet; leave it out to run")
     if spec.resources.gpus_per_run > 1:
         found.append(
             f"resources.gpus_per_run: {spec.resources.gpus_per_run} GPUs a run is not built yet; 1 is, one run per GPU"
@@ -66,6 +64,14 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
         )
     if ":" in spec.trainer:
         found.append(f"trainer: Python code of {spec.trainer} will run")
+    judge = spec.evaluation.judge
+    if judge is not None and judge.function:
+        found.append(f"evaluate.judge.function: Python code of {judge.function} will run in the workers")
+    if judge is not None and judge.trust_remote_code:
+        found.append(
+            f"evaluate.judge.trust_remote_code: Python code that lies with {judge.reward_model} will run with all "
+            "rights of yours; read it, and pin what you read with evaluate.judge.revision"
+        )
     return tuple(found)
 
 

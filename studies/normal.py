@@ -30,10 +30,6 @@ def normal_study(raw: Mapping[Any, Any]) -> dict[Any, Any]:
     study = dict(raw)
     if "evaluate" in study and "evaluation" not in study:
         study["evaluation"] = study.pop("evaluate")
-    evaluation = study.get("evaluation")
-    if isinstance(evaluation, Mapping) and "judge" in evaluation and "judge" not in study:
-        study["judge"] = evaluation["judge"]
-        study["evaluation"] = {key: value for key, value in evaluation.items() if key != "judge"}
     if isinstance(study.get("base"), Mapping):
         study["base"] = normal_settings(study["base"])
     if isinstance(study.get("space"), Mapping):

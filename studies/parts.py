@@ -207,12 +207,6 @@ class Budget(Part):
         return seconds(value)
 
 
-class Judge(Part):
-    """A reward model that judges samples; parsed and planned, not measured yet."""
-
-    reward_model: str
-
-
 class Resources(Part):
     """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
     decides; 0: each by TRL's own loop), and GPUs that one run takes.
@@ -243,8 +237,8 @@ class Output(Part):
 class StudySpec(Part):
     """A whole study file. Only `study`, `base` and `variants` must be given.
 
-    `evaluation` and `judge` are written under `evaluate` in the file. `notices` is what loading translated or left
-    out; it is not written by the user.
+    `evaluation` is written as `evaluate` in the file. `notices` is what loading translated or left out; it is not
+    written by the user.
     """
 
     study: str
@@ -264,7 +258,6 @@ class StudySpec(Part):
     confirm: Confirm | None = None
     probe: Probe | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
-    judge: Judge | None = None
     objective: Objective = Objective()
     budget: Budget = Budget()
     resources: Resources = Resources()

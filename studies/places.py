@@ -34,14 +34,18 @@ def locate(spec: StudySpec, folder: Path) -> StudySpec:
     base = dict(spec.base)
     if isinstance(base.get("model_name_or_path"), str):
         base["model_name_or_path"] = _found(base["model_name_or_path"], folder)
-    return spec.model_copy(update={"data": data, "base": base})
+    evaluation = spec.evaluation
+    if evaluation.judge is not None and evaluation.judge.reward_model:
+        judge = evaluation.judge.model_copy(update={"reward_model": _found(evaluation.judge.reward_model, folder)})
+        evaluation = evaluation.model_copy(update={"judge": judge})
+    return spec.model_copy(update={"data": data, "base": base, "evaluation": evaluation})
 
 
 def place_problems(spec: StudySpec) -> list[Problem]:
     """Local files that are not there, and names that can be neither a file nor a Hub id."""
     problems = []
     path = spec.data.path
-    if path != "embedded" and existing(path) is None and not _is_hub_id(path):
+    if path != "embedded" and existing(path) is None and not is_hub_id(path):
         problems.append(
             Problem(
                 "data.path",
@@ -50,7 +54,7 @@ def place_problems(spec: StudySpec) -> list[Problem]:
             )
         )
     model = spec.base.get("model_name_or_path")
-    if isinstance(model, str) and existing(model) is None and not _is_hub_id(model):
+    if isinstance(model, str) and existing(model) is None and not is_hub_id(model):
         problems.append(
             Problem(
                 "base.model_name_or_path",
@@ -61,7 +65,8 @@ def place_problems(spec: StudySpec) -> list[Problem]:
     return problems
 
 
-def _is_hub_id(path: str) -> bool:
+def is_hub_id(path: str) -> bool:
+    """Whether a name has the form of a Hub id and not that of a local file."""
     looks_local = path.startswith((".", "~")) or _is_data_file(path)
     return _HUB_ID.fullmatch(path) is not None and not looks_local
 

@@ -19,6 +19,8 @@ Scalar = float | int | str | bool | None
 PROBE = "probe"
 """The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
 
+JUDGE_FACT = "judge"  # a run's gold is by this judge; absent where it is the data's own
+
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-2"
 
@@ -95,7 +97,7 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "gold": Metric("gold", True, "maximize", "gold reward of samples, mean over prompts"),
+    "gold": Metric("gold", True, "maximize", "gold reward of samples, by the data or a judge, mean over prompts"),
     "gold_per_token": Metric("gold/token", True, "maximize", "gold reward of samples over their tokens"),
     "kl": Metric("nats/sequence", True, "minimize", "sequence KL to the reference on samples, Rao-Blackwellised"),
     "kl_per_token": Metric("nats/token", True, "minimize", "kl over the mean length of the samples"),
@@ -177,13 +179,43 @@ class DataConfig(Frozen):
     gold: Literal["task", "prompt"] = "task"
 
 
+class Judge(Frozen):
+    """Who says what a sample is worth where the data do not: exactly one of a reward model and a Python function.
+
+    `reward_model`: Hub id or folder of a sequence classifier. Prompt and completion go to it as one text, messages
+    through its own chat template; `max_length`: tokens of it, the last ones of a longer text (None: what the model
+    takes); `batch_size`: texts in a forward pass; `label`: the class, by name or number, whose output is the reward
+    (None: the only one, or the second of two). The output is a logit where there is one class or they do not exclude
+    one another, else the log-odds of the class in nats. `trust_remote_code`: run the code that lies with it.
+    `function`: `module:name`, found from the working folder and called as TRL's reward functions are
+    (`trl/trainer/grpo_trainer.py`), by name and with nothing else: `name(prompts=[...], completions=[...])` gives a
+    number for each. `revision`: of the reward model; of a function, a mark of its version that changes with its code.
+    """
+
+    reward_model: str | None = None
+    function: str | None = None
+    revision: str | None = None
+    label: int | str | None = None
+    max_length: int | None = None
+    batch_size: int = 16
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        """All of it that changes a number, in words: what tells one judge from another."""
+        who = f"reward model {self.reward_model}" if self.reward_model else f"function {self.function}"
+        given = {"revision": self.revision, "label": self.label, "max_length": self.max_length}
+        return ", ".join([who, *(f"{key} {value}" for key, value in given.items() if value is not None)])
+
+
 class EvaluationConfig(Frozen):
     """What is measured of a trained adapter, and when.
 
     `at`: shares of the training steps at which it is measured (1.0 is always among them). `prompts`: prompts
     sampled once each; `max_new_tokens`: length cap of a sample; `pairs`: held-out pairs used (None: all).
     `batch_size`: most rows in a forward pass, which bounds memory; where a row takes little, more go in one.
-    `margin`: nats from which on a pair counts in `margin_share`. Defaults stay, as in `DataConfig`.
+    `margin`: nats from which on a pair counts in `margin_share`; `judge`: gives samples their gold reward where the
+    data have none. Defaults stay, as in `DataConfig`.
     """
 
     at: tuple[float, ...] = (1.0,)
@@ -192,6 +224,7 @@ class EvaluationConfig(Frozen):
     pairs: int | None = None
     batch_size: int = 64
     margin: float = 2.0
+    judge: Judge | None = None
 
 
 class RunConfig(Frozen):

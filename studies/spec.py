@@ -15,7 +15,6 @@ from studies.parts import (
     Expectation,
     FloatRange,
     IntRange,
-    Judge,
     Objective,
     Output,
     Probe,
@@ -29,6 +28,7 @@ from studies.parts import (
     Values,
     Variant,
 )
+from studies.records import Judge
 from studies.resolve import arms, resolve_run, scenario_data
 from studies.scenarios import arms_in, in_scenario
 

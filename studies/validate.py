@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from studies import parts
 from studies.losses import suggest
 from studies.parts import StudySpec
-from studies.records import DataConfig, EvaluationConfig
+from studies.records import DataConfig, EvaluationConfig, Judge
 from studies.resolve import Problem
 
 Path = tuple[str | int, ...]
@@ -24,7 +24,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "": StudySpec,
     "data": DataConfig,
     "evaluation": EvaluationConfig,
-    "judge": parts.Judge,
+    "evaluation.*": Judge,
     "objective": parts.Objective,
     "budget": parts.Budget,
     "resources": parts.Resources,
@@ -67,8 +67,6 @@ def shown_path(path: Sequence[str | int]) -> str:
     steps = [str(step) for step in path]
     if steps and steps[0] == "evaluation":
         steps[0] = "evaluate"
-    if steps and steps[0] == "judge":
-        steps.insert(0, "evaluate")
     return ".".join(steps) or "study file"
 
 
@@ -220,5 +218,5 @@ def _valid_keys(path: Path, rest: Any) -> list[str]:
     pattern = ".".join("*" if i == 1 else str(step) for i, step in enumerate(parent))
     fields = list(_MODELS[pattern].model_fields) if pattern in _MODELS else []
     if pattern == "":
-        fields = ["evaluate" if f == "evaluation" else f for f in fields if f not in ("judge", "notices")]
-    return [*fields, "judge"] if pattern == "evaluation" else fields
+        fields = ["evaluate" if f == "evaluation" else f for f in fields if f != "notices"]
+    return fields

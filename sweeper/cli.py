@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -317,6 +318,55 @@ def report(
 
 
 @app.command()
+def evaluate(
+    study: Study,
+    judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
+    judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
+    only_best: Annotated[bool, typer.Option("--only-best", help="only the best trial of each stratum")] = False,
+    settings: Set = None,
+    executor: Executor = "process",
+    workers: Workers = None,
+) -> None:
+    """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    from sweeper.control import AlreadyRunning
+    from sweeper.evaluate import EvaluateError, best_runs, score_all, select, summary
+    from sweeper.session import Interrupted, places
+    from sweeper.show import shown
+
+    judged = _judge_settings(judge_model, judge_function)
+    wanted = _runnable(study, [*(settings or []), *judged], executor, workers, None)
+    spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
+    _warn_of_code(spec)
+    _quiet_libraries()
+    with _store_errors():
+        records = _records(spec)
+        try:
+            only = best_runs(spec, arms, records) if only_best else None
+            earlier = _load(study, settings)[0].evaluation.judge if judged else None
+            selection = select(spec, arms, records, where.runs, only, earlier)
+            scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
+        except (EvaluateError, AlreadyRunning) as error:
+            _refuse([str(error)])
+        except OSError as error:
+            _refuse([f"{error.filename or where.runs}: {error.strerror}."])
+        except (Interrupted, KeyboardInterrupt) as error:
+            typer.echo(f"error: {str(error) or 'stopped'}. What is scored is kept; the same command goes on.", err=True)
+            raise typer.Exit(1) from None
+    for sentence in summary(selection, scored):
+        typer.echo(sentence)
+    if selection.tasks and not judged:
+        typer.echo(
+            "note: these runs were trained before the study file named this judge, and `sweeper run` would train them "
+            "again with it; a judge on the command line changes nothing for `sweeper run`."
+        )
+    if scored.failed:
+        raise typer.Exit(1)
+    more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    show = [word for setting in [*(settings or []), *judged, *more] for word in ("--set", setting)]
+    typer.echo(f"Next: {shlex.join(['sweeper', 'table', study, *show])}")
+
+
+@app.command()
 def export(
     study: Study,
     variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
@@ -371,6 +421,13 @@ def doctor() -> None:
     print_findings(findings, Console(highlight=False))
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+def _judge_settings(model: str | None, function: str | None) -> list[str]:
+    """A judge of the command line as a setting that replaces the study's."""
+    given = {"reward_model": model, "function": function}
+    judge = {name: value for name, value in given.items() if value is not None}
+    return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
 
 
 def _run_folder(study: str, settings: list[str] | None) -> Path:

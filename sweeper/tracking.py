@@ -30,12 +30,12 @@ from dashboards.load import (
     to_record,
 )
 from dashboards.sqlite_runs import StoredRun
-from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, State
+from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
 from studies.redact import redact
 from studies.spec import StudySpec
 from sweeper.outbox import Entry, Outbox
 from sweeper.saved_view import experiment_tags, note
-from sweeper.values import LONGEST_MESSAGE, Point, Value, curve_values, measured_values, result_tags
+from sweeper.values import LONGEST_MESSAGE, Point, Value, curve_values, measured_values, result_tags, score_tags
 
 _log = logging.getLogger(__name__)
 
@@ -266,6 +266,29 @@ class Tracker:
     def log_adapter(self, run_id: str, folder: Path) -> None:
         """Keep a trained adapter as the artifact folder `adapter` of its run."""
         self._send(do="adapter", run=run_id, folder=str(folder.absolute()))
+
+    def log_scores(
+        self,
+        record: RunRecord,
+        measurements: Sequence[Measurement],
+        facts: Mapping[str, Scalar],
+        samples: Sequence[Shown],
+    ) -> None:
+        """Add measurements and facts to a run that has ended, in place of earlier ones of the same names, in one
+        transaction, after its samples. Needs no open study and keeps nothing back: raises StoreError where the store
+        does not take it.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        at, run_id = int(time.time() * 1000), record.run_id
+        with store_calls(self.uri):
+            shown = redact([one.model_dump() for one in samples], by_name=False)
+            if shown:
+                self._client.log_text(run_id, json.dumps(shown, indent=1, ensure_ascii=False), SAMPLES)
+            last = self._read_curve_ends(run_id, {m.name for m in measurements})
+            metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in measurements]
+            tags = [RunTag(name, text) for name, text in score_tags(record, measurements, facts).items()]
+            self._client.log_batch(run_id, metrics=metrics, tags=tags)
 
     def _send(self, **entry: Any) -> None:
         """Deliver a record or keep it. Raises StoreError where neither can be done."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from dashboards.load import CURVES, ERRORS, FACT_PREFIX, HALVES, NON_FINITE, encode
-from studies.records import METRICS, RunResult
+from studies.records import METRICS, Measurement, RunRecord, RunResult, Scalar
 from studies.redact import redact
 
 # MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
@@ -55,6 +55,20 @@ def result_tags(result: RunResult) -> dict[str, str]:
     tags |= {"adapter": result.adapter} if result.adapter else {}
     tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
     return tags
+
+
+def score_tags(record: RunRecord, measurements: Sequence[Measurement], facts: Mapping[str, Scalar]) -> dict[str, str]:
+    """What changes in the tags of a run with measurements that were made after it had ended; all of them finite.
+
+    Their earlier values on the way go: another judge may have given them.
+    """
+    errors = {**record.errors, **{m.name: m.error for m in measurements if m.error is not None}}
+    halves = {**record.halves, **{m.name: m.halves for m in measurements if m.halves}}
+    tags = {FACT_PREFIX + name: encode(value) for name, value in redact(facts).items()}
+    names = {m.name for m in measurements}
+    curves = {name: points for name, points in record.curves.items() if name not in names}
+    tags |= {CURVES: json.dumps(curves)} if record.curves else {}
+    return tags | {ERRORS: json.dumps(errors), HALVES: json.dumps(halves)}
 
 
 def _values(points: Sequence[Point]) -> list[Value]:

@@ -27,18 +27,30 @@ if TYPE_CHECKING:
 __all__ = [
     "DataError",
     "Gold",
+    "JudgeError",
     "Pairs",
     "Row",
     "Text",
     "TokenIds",
     "check_data",
     "load_pairs",
+    "plain",
     "tokenise",
     "write_pairs",
 ]
 
-Gold = Callable[[str, str, bool], float]
-"""gold(prompt, completion without its end token, whether it ended) -> true worth of the completion."""
+Gold = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
+"""gold(prompts, completions without their end tokens, whether each ended) -> the worth of each completion.
+
+Raises JudgeError."""
+
+
+class JudgeError(ValueError):
+    """A judge that cannot be used or did not answer as it must: says who, what and what to do.
+
+    It ends a run as refused: what the study asks for cannot be measured, and another try would end the same.
+    """
+
 
 Writer = Literal["same", "better", "worse"]
 
@@ -49,7 +61,8 @@ class Pairs:
 
     `train` has its rejected answers dealt and its labels flipped already; `evaluation` never has. `prompts` are what a
     policy is sampled under: the distinct prompts of `evaluation`, in its order (in the embedded world, all that pairs
-    can carry). `digest` is the SHA-256 of the three. `gold` exists where the data has a true reward.
+    can carry). `digest` is the SHA-256 of the three. `gold` exists where the data has a true reward, or the study a
+    judge.
     """
 
     train: tuple[Row, ...]
@@ -196,6 +209,13 @@ def write_pairs(pairs: Pairs, folder: Path) -> tuple[Path, Path]:
     return train, evaluation
 
 
+def plain(prompt: Text) -> str:
+    """A prompt as one text: messages as `role: content` lines."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
 # ---- tokens -------------------------------------------------------------------------------------------------------
 
 
@@ -330,11 +350,16 @@ def _draw_world(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _M
     )
 
 
-def _world_gold(prompt: str, completion: str, ended: bool, *, task: int, by_prompt: bool) -> float:
-    """Gold reward of a review in the embedded world; it looks at the prompt only where that decides."""
+def _world_gold(
+    prompts: Sequence[Text], completions: Sequence[str], ended: Sequence[bool], *, task: int, by_prompt: bool
+) -> list[float]:
+    """Gold reward of reviews in the embedded world; it looks at the prompts only where they decide."""
     from trainers.world.gold import gold_reward, sign_under
 
-    return gold_reward(completion.split(), ended, task, sign_under(prompt, task) if by_prompt else 1)
+    return [
+        gold_reward(text.split(), end, task, sign_under(plain(prompt), task) if by_prompt else 1)
+        for prompt, text, end in zip(prompts, completions, ended, strict=True)
+    ]
 
 
 def _draw_outside(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:

@@ -20,7 +20,6 @@ import torch
 import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
-from trl.trainer.utils import create_model_from_path
 
 from studies.records import CONSEQUENCES, Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
@@ -35,8 +34,7 @@ from trainers.pilot import run_pilot
 from trainers.results import drop_state, write_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import train_alone
-from trainers.tokenizer import load_tokenizer
-from trainers.warm import Warm
+from trainers.warm import Warm, load_base
 
 logger = logging.getLogger(__name__)
 
@@ -218,9 +216,5 @@ class _Packing:
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The trained policy of a finished run: its base model with the adapter at `adapter`."""
     args, model_args = parse_settings({**hardware_settings(), **config.settings}, adapter.parent / "trainer", 0)
-    path = resolve_model(str(model_args.model_name_or_path))
-    base = create_model_from_path(
-        path, revision=model_args.model_revision, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code
-    )
-    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code)
+    base, tokenizer = load_base(resolve_model(str(model_args.model_name_or_path)), args, model_args)
     return PeftModel.from_pretrained(base, str(adapter)), tokenizer

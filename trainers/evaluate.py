@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from studies.records import EvaluationConfig, Measurement, Scalar, Shown
-from trainers.data import Pairs, Text, TokenIds, prompt_ids, tokenise
+from trainers.data import JudgeError, Pairs, Text, TokenIds, plain, prompt_ids, tokenise
 from trainers.formulas import (
     Estimate,
     Floats,
@@ -46,6 +47,7 @@ __all__ = [
     "Policies",
     "ReferenceNumbers",
     "Sample",
+    "Unmeasured",
     "evaluate",
     "evaluate_all",
     "one_policy",
@@ -53,6 +55,9 @@ __all__ = [
     "reference_numbers",
     "samples",
 ]
+
+Unmeasured = NonFinite | JudgeError
+"""Why a policy has no measurements."""
 
 SAMPLING_SEED: Final = 20305
 """One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
@@ -133,13 +138,15 @@ class Sample:
 def reference_numbers(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, config: EvaluationConfig
 ) -> ReferenceNumbers:
-    """Measure the untrained model (a base model, or a PEFT model whose adapter is off). Raises NonFinite."""
+    """Measure the untrained model (a base model, or a PEFT model that is off). Raises NonFinite and JudgeError."""
     tokens = _tokens(tokenizer, pairs, config)
     policies = Policies(model)
     (log_probs,) = _pair_log_probs(policies, [tokens], config)
     (drawn,) = _draw(policies, tokenizer, [pairs], config, [tokens])
     if isinstance(log_probs, NonFinite) or isinstance(drawn, NonFinite):
         raise diverged()
+    if isinstance(drawn, JudgeError):
+        raise drawn
     held_out, training = log_probs
     return ReferenceNumbers(
         digest=pairs.digest,
@@ -165,9 +172,11 @@ def evaluate(
     reference_model: torch.nn.Module | None = None,
     step: int = 0,
 ) -> Evaluation:
-    """`evaluate_all` for one model, its reference being `reference_model` or as `one_policy` says. Raises NonFinite."""
+    """`evaluate_all` for one model, its reference being `reference_model` or as `one_policy` says. Raises NonFinite
+    and JudgeError.
+    """
     (found,) = evaluate_all(one_policy(policy, reference_model), tokenizer, [pairs], config, [reference], step)
-    if isinstance(found, NonFinite):
+    if isinstance(found, Unmeasured):
         raise found
     return found
 
@@ -179,14 +188,14 @@ def evaluate_all(
     config: EvaluationConfig,
     references: Sequence[ReferenceNumbers],
     step: int = 0,
-) -> tuple[Evaluation | NonFinite, ...]:
+) -> tuple[Evaluation | Unmeasured, ...]:
     """All measurements of each policy after `step` training steps, with standard errors over pairs or samples, and a
     few of the samples.
 
     `pairs` and `references`: those of each policy, which may differ. Where logits of a policy are not numbers its place
-    holds NonFinite; no policy's numbers depend on the others'. The KL needs the reference's distribution on a policy's
-    own samples: without `policies.reference` it is not measured. Names and units are those of
-    `studies.records.METRICS`. The model's mode and the global random state stay as they are.
+    holds NonFinite, where its judge gave no numbers JudgeError; no policy's numbers depend on the others'. The KL needs
+    the reference's distribution on a policy's own samples: without `policies.reference` it is not measured. Names and
+    units are those of `studies.records.METRICS`. The model's mode and the global random state stay as they are.
     Raises ValueError for a reference's numbers of other data.
     """
     if len(pairs) != policies.count or len(references) != policies.count:
@@ -200,6 +209,8 @@ def evaluate_all(
     return tuple(
         diverged()
         if isinstance(log_probs, NonFinite) or isinstance(samples, NonFinite)
+        else samples
+        if isinstance(samples, JudgeError)
         else Evaluation(
             _measurements(log_probs, samples, reference, step),
             _beside(_few(samples, own, tokenizer), reference.shown),
@@ -280,18 +291,17 @@ def samples(
     config: EvaluationConfig,
     count: int,
 ) -> tuple[Sample, ...]:
-    """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite."""
+    """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite, JudgeError."""
     asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(min(count, config.prompts))]
     asked_ids = [prompt_ids(prompt, tokenizer) for prompt in asked]
     (drawn,) = _sample(Policies(model), tokenizer, [asked_ids], config)
     if isinstance(drawn, NonFinite):
         raise drawn
-    shown = []
-    for prompt, completion in zip(asked, drawn.completions, strict=True):
-        text = _text(completion, tokenizer)
-        gold = pairs.gold(_plain(prompt), text, completion.ended) if pairs.gold else None
-        shown.append(Sample(_plain(prompt), text, completion.ended, gold))
-    return tuple(shown)
+    texts, gold = _texts(drawn.completions, tokenizer), _gold(pairs, asked, drawn.completions, tokenizer)
+    return tuple(
+        Sample(plain(prompt), texts[i], completion.ended, None if gold is None else float(gold[i]))
+        for i, (prompt, completion) in enumerate(zip(asked, drawn.completions, strict=True))
+    )
 
 
 # ---- what a model says --------------------------------------------------------------------------------------------
@@ -350,7 +360,7 @@ def _draw(
     pairs: Sequence[Pairs],
     config: EvaluationConfig,
     tokens: Sequence[Tokens],
-) -> list[Drawn | NonFinite]:
+) -> list[Drawn | Unmeasured]:
     """Samples of each policy, and per sample what `Drawn` says."""
     drawn = _sample(policies, tokenizer, [own.prompts for own in tokens], config, _entropy_and_kl)
     return [
@@ -359,26 +369,35 @@ def _draw(
     ]
 
 
-def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> Drawn:
+def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> Drawn | JudgeError:
     """One policy's samples with the sums of `_entropy_and_kl` and their gold."""
     completions, sums = samples
-    gold = None
-    if pairs.gold is not None:
-        prompts = [_plain(prompt) for prompt in pairs.prompts]
-        gold = np.array(
-            [pairs.gold(prompts[i % len(prompts)], _text(c, tokenizer), c.ended) for i, c in enumerate(completions)]
-        )
+    prompts = [pairs.prompts[i % len(pairs.prompts)] for i in range(len(completions))]
+    try:
+        gold = _gold(pairs, prompts, completions, tokenizer)
+    except JudgeError as error:  # of this policy alone, not of those beside it
+        return error
     return Drawn(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
+
+
+def _gold(
+    pairs: Pairs, prompts: Sequence[Text], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
+) -> Floats | None:
+    """The gold reward of each sample [n]; None where the pairs have none. Raises JudgeError."""
+    if pairs.gold is None:
+        return None
+    ended = [completion.ended for completion in completions]
+    return np.array(pairs.gold(prompts, _texts(completions, tokenizer), ended), dtype=np.float64)
 
 
 def _few(drawn: Drawn, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> tuple[Sample, ...]:
     """A policy's samples under the first few prompts that differ."""
     found: dict[str, Sample] = {}
     for i, completion in enumerate(drawn.completions):
-        prompt = _plain(pairs.prompts[i % len(pairs.prompts)])
+        prompt = plain(pairs.prompts[i % len(pairs.prompts)])
         if len(found) < SHOWN and prompt not in found:
             gold = None if drawn.gold is None else float(drawn.gold[i])
-            found[prompt] = Sample(prompt, _text(completion, tokenizer), completion.ended, gold)
+            found[prompt] = Sample(prompt, _texts([completion], tokenizer)[0], completion.ended, gold)
     return tuple(found.values())
 
 
@@ -428,14 +447,19 @@ def _lengths(completions: Sequence[Completion]) -> Floats:
     return np.array([float(len(c.ids)) for c in completions])
 
 
-def _text(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The completion without its end token; other special tokens stay, since the policy wrote them."""
-    ids = completion.ids[:-1] if completion.ended else completion.ids
-    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+def _texts(completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Completions without their end tokens; other special tokens stay, since the policy wrote them.
 
+    Each is decoded behind its prompt where it can be: at the beginning of a text, tokenizers leave a first space out.
+    """
 
-def _plain(prompt: Text) -> str:
-    """A prompt as one text: messages as `role: content` lines."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    @cache
+    def decode(ids: tuple[int, ...]) -> str:
+        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    texts = []
+    for completion in completions:
+        prompt, ids = tuple(completion.prompt), tuple(completion.ids[:-1] if completion.ended else completion.ids)
+        before, whole = decode(prompt), decode((*prompt, *ids))
+        texts.append(whole[len(before) :] if whole.startswith(before) else decode(ids))
+    return texts

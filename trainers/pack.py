@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from studies.records import Cause
 from trainers.adapters import PackedAdapters, Unpackable
 from trainers.engine import Engine, Update, Work
-from trainers.evaluate import Evaluation, NonFinite, evaluate_all
+from trainers.evaluate import Evaluation, NonFinite, Unmeasured, evaluate_all
 from trainers.head import token_log_probs
 from trainers.interface import Decision, Desk
 from trainers.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
@@ -217,11 +217,13 @@ class Pack:
             member.evaluation_seconds += seconds
             if isinstance(measured, NonFinite):
                 member.end(Cause.NON_FINITE, str(measured))
+            elif isinstance(measured, Unmeasured):
+                member.end(Cause.REFUSED, str(measured))
             else:
                 member.measurements += [replace(m, step=member.step) for m in measured.measurements]
                 member.samples = measured.samples
 
-    def evaluate(self, slots: Sequence[int]) -> tuple[Evaluation | NonFinite, ...]:
+    def evaluate(self, slots: Sequence[int]) -> tuple[Evaluation | Unmeasured, ...]:
         """Measure some of the runs as they are now, in one go."""
         members = [self.members[k] for k in slots]
         with self._engine.adapters.only(slots) as adapters, self._autocast():

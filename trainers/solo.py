@@ -16,7 +16,7 @@ from trl import get_peft_config
 from studies.micro_batches import cut
 from studies.records import Cause, RunConfig, RunResult, Shown
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
-from trainers.data import Pairs
+from trainers.data import JudgeError, Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Desk, Job
 from trainers.progress import Progress
@@ -221,6 +221,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._measurements += measured
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
+        except JudgeError as error:
+            self._end(Cause.REFUSED, str(error), control)
         finally:
             model.train(was_training)
         self._evaluation_seconds += time.perf_counter() - started

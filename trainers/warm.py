@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -21,10 +22,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
-from studies.records import RunConfig, digest
-from trainers.data import Pairs, load_pairs, tokenise
+from studies.records import JUDGE_FACT, Judge, RunConfig, digest
+from trainers.data import Gold, Pairs, load_pairs, tokenise
 from trainers.evaluate import ReferenceNumbers, reference_numbers
 from trainers.interface import MODEL_SETTINGS
+from trainers.judges import load_judge
 from trainers.layout import Pair, make_pair
 from trainers.reference import ReferenceStore, model_digest, with_reference_log_probs
 from trainers.settings import resolve_model
@@ -92,6 +94,7 @@ class Warm:
         self._forget_data()
         self._store: ReferenceStore | None = None
         self._model_digest = ""
+        self._judges: Recent[Gold] = Recent(1)
 
     def _forget_data(self) -> None:
         self._pairs: Recent[Pairs] = Recent(_KEPT_DATA)
@@ -112,14 +115,21 @@ class Warm:
         if self._base is None or self._base[0] != key:
             self._base = None  # before the other is loaded: there may be room for one only
             self._forget_data()
-            model, tokenizer = _load(path, args, model_args)
+            model, tokenizer = load_base(path, args, model_args)
             self._base, self._model_digest = (key, model, tokenizer), model_digest(model)
         args.model_init_kwargs = None
         return self._base[1], self._base[2]
 
     def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
-        """The run's pairs, none with a token that the base has no embedding for."""
-        return self._pairs.get(data_key(config, settings), lambda: self._load_pairs(config, tokenizer))
+        """The run's pairs, none with a token that the base has no embedding for, with the judge of its study."""
+        judge = config.evaluation.judge
+        pairs = self._pairs.get(data_key(config, settings), lambda: self._load_pairs(config, tokenizer))
+        return pairs if judge is None else self._judged(pairs, judge)
+
+    def _judged(self, pairs: Pairs, judge: Judge) -> Pairs:
+        """The pairs with a judge, which is loaded for the first run that has it."""
+        gold = self._judges.get(judge.model_dump_json(), lambda: load_judge(judge))
+        return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name})
 
     def _load_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
         pairs = load_pairs(config.data, config.block, tokenizer)
@@ -197,7 +207,8 @@ def _limit(args: DPOConfig) -> slice:
     return slice(args.max_length) if args.truncation_mode == "keep_start" else slice(-args.max_length, None)
 
 
-def _load(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model as `trl dpo` loads it, on its device, and its tokenizer. Raises UnusableModel."""
     kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "trust_remote_code": args.trust_remote_code,

@@ -219,6 +219,24 @@ def test_csv_holds_unrounded_numbers_one_a_column() -> None:
     assert (line["best"], line["best_low"], line["failed"], line["failed_of"]) == ("1.23456789", "", "0", "1")
 
 
+def test_beside_an_accuracy_stands_what_the_length_of_the_answers_gives_away() -> None:
+    record = a_record(metrics={"gold": 1.0, "accuracy": 0.7, "ranking_gain": 0.1, "length_baseline": 0.625})
+    for metric, beside in (("accuracy", True), ("train_accuracy", True), ("ranking_gain", False), ("gold", False)):
+        table = comparison([record], Objective(metric=metric), [IPO])
+        text = render(table, "markdown")
+        assert ("Longer answer" in text, "picking the longer" in text) == (beside, beside and metric == "accuracy")
+        assert ("0.625" in text) == (beside and metric == "accuracy")
+        (line,) = csv.DictReader(io.StringIO(render(table, "csv")))
+        assert line["length_baseline"] == ("" if metric == "train_accuracy" else "0.625")
+
+
+def test_who_judged_is_said_and_that_scores_of_two_judges_do_not_compare() -> None:
+    one, other = (a_record(trial, facts={"judge": f"function my:{name}"}) for trial, name in enumerate("ab"))
+    assert "Gold by function my:a." in shown(one)
+    assert "Gold by function my:a and by function my:b; not comparable" in shown(one, other).replace("\n", " ")
+    assert "Gold by" not in shown(a_record())
+
+
 def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
     lines = [line for line in shown(a_record(), format="markdown").splitlines() if line.startswith("|")]
     assert len(lines) == 3

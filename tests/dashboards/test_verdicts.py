@@ -168,6 +168,30 @@ def test_best_stability_must_beat_every_other_loss() -> None:
     assert judged(others + failing("robust", 29) + failing("hinge", 1))["robust-stability"].ruling == "refuted"
 
 
+def beyond(records: Sequence[RunRecord], variant: str) -> list[RunRecord]:
+    """The records with every config of a variant far from the start, and so never confirmed."""
+    kept = [r for r in records if r.variant != variant or r.arm == "unbiased"]
+    return [r.model_copy(update={"metrics": {**r.metrics, "kl": 1e3}}) if r.variant == variant else r for r in kept]
+
+
+BOUNDED = GOLD.within_kl(100.0)
+
+
+def test_a_baseline_of_which_nothing_keeps_the_bounds_counts_as_untrained_and_is_named() -> None:
+    records = beyond(in_scenario("few", {"sigmoid": 0.0, "ipo": 0.0}), "sigmoid")
+    found = judged(records, objective=BOUNDED)["ipo-best-for"]
+    assert found.ruling == "supported"
+    assert "sigmoid has no config within the bounds" in found.because
+
+
+def test_who_had_nothing_to_lose_is_not_said_to_have_lost_less() -> None:
+    both = {"sigmoid": 0.0, "robust": 0.0}
+    records = beyond(in_scenario("clean", both), "robust") + in_scenario("flips", both)
+    found = judged(records, objective=BOUNDED)["robust-best-for"]
+    assert found.ruling == "not testable here"
+    assert found.because == "robust has no config within the objective's bounds in clean"
+
+
 def timed(variant: str, pace: float) -> list[RunRecord]:
     return [
         a_record(variant=variant, seed=b, arm=PROBE, metrics={"steps_per_second": pace * (1 + 0.002 * (b % 3))})

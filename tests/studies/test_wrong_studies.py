@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
     ),
     "gold without a gold reward": (
         GOOD.replace("embedded", "org/model") + "data: {path: org/pairs}\nobjective: {metric: gold}\n",
-        [["objective.metric", "'gold'", "ranking_gain"]],
+        [["objective.metric", "'gold'", "ranking_gain", "evaluate.judge"]],
     ),
     "lora without peft": (
         GOOD.replace("use_peft: true, ", "") + "space: {lora_alpha: {values: [8, 16]}}\n",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 Sweeper = Callable[..., Any]
-COMMANDS = ("init", "plan", "run", "status", "table", "report", "export", "ui", "doctor")
+COMMANDS = ("init", "plan", "run", "status", "table", "report", "export", "evaluate", "ui", "doctor")
 FORMULA = """
 study: small
 trainer: formula
@@ -57,7 +57,7 @@ def test_plan_shows_every_trial_and_writes_nothing(sweeper: Sweeper, tmp_path: P
     assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "status", "table", "report", "export"])
+@pytest.mark.parametrize("command", ["plan", "run", "status", "table", "report", "export", "evaluate"])
 def test_a_wrong_study_file_exits_2_with_every_mistake_and_no_traceback(
     sweeper: Sweeper, tmp_path: Path, command: str
 ) -> None:
@@ -95,7 +95,7 @@ def test_bad_rows_of_local_data_are_refused_before_any_store_exists(sweeper: Swe
     assert sorted(f.name for f in tmp_path.iterdir()) == ["pairs.jsonl", "study.yaml"]
 
 
-@pytest.mark.parametrize("command", ["status", "table", "export"])
+@pytest.mark.parametrize("command", ["status", "table", "export", "evaluate"])
 def test_reading_a_study_never_run_makes_no_database(sweeper: Sweeper, tmp_path: Path, command: str) -> None:
     (tmp_path / "study.yaml").write_text(FORMULA)
     refused = sweeper(tmp_path, command, "study.yaml")

@@ -108,7 +108,7 @@ def plain_training(folder: Path, run: RunConfig, *, reverse: bool = False) -> di
     args, model_args = parse_settings(settings, folder, run.seed)
     path = resolve_model(str(model_args.model_name_or_path))
     model = create_model_from_path(path, dtype=model_args.dtype)
-    if warm._load is not _LOAD:
+    if warm.load_base is not _LOAD:
         model.double()
     tokenizer = AutoTokenizer.from_pretrained(path)
     trainer = DPOTrainer(
@@ -142,7 +142,7 @@ def apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return float(sum(((a[name].double() - b[name].double()) ** 2).sum() for name in a) ** 0.5)
 
 
-_LOAD = warm._load
+_LOAD = warm.load_base
 
 
 @contextmanager
@@ -167,5 +167,5 @@ def float64(patch: pytest.MonkeyPatch) -> Iterator[None]:
     with patch.context() as inside:
         inside.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", vars(wide)["ChunkedLogProbFunction"])
         inside.setattr(LlamaRMSNorm, "forward", norm)
-        inside.setattr(warm, "_load", load)
+        inside.setattr(warm, "load_base", load)
         yield

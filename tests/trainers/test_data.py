@@ -280,15 +280,18 @@ def test_the_embedded_world_gives_pairs_and_a_gold_reward() -> None:
     assert pairs.facts["train_too_long"] == pairs.facts["eval_too_long"] == 0
     assert pairs.gold is not None
     review = "the plot is quite superb ."
-    assert pairs.gold(str(pairs.prompts[0]), review, True) == gold_reward(review.split(), True, task=1)
-    assert pairs.gold(str(pairs.prompts[0]), review, False) < pairs.gold(str(pairs.prompts[0]), review, True)
+    ended, cut_off = pairs.gold([pairs.prompts[0]] * 2, [review] * 2, [True, False])
+    assert ended == gold_reward(review.split(), True, task=1) > cut_off
 
 
 def test_the_embedded_worlds_writer_is_the_one_asked_for() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     same, worse = (load_pairs(DataConfig(rows=64, eval_rows=8, pairs_from=w), 0, tokenizer) for w in ("same", "worse"))
     assert same.gold is not None
-    means = [sum(same.gold("", str(row["chosen"]), True) for row in pairs.train) / 64 for pairs in (same, worse)]
+    means = [
+        sum(same.gold([""] * 64, [str(row["chosen"]) for row in pairs.train], [True] * 64)) / 64
+        for pairs in (same, worse)
+    ]
     assert means[1] < means[0] - 1.0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -316,7 +316,10 @@ def test_a_fresh_adapter_measures_as_the_reference() -> None:
 
 
 def test_every_measurement_has_a_name_with_a_unit_and_the_step() -> None:
-    policy, pairs = adapted(tiny_model(), std=0.5), replace(pairs_of("a", "b"), gold=lambda *_: 1.0)
+    policy, pairs = (
+        adapted(tiny_model(), std=0.5),
+        replace(pairs_of("a", "b"), gold=lambda prompts, *_: [1.0] * len(prompts)),
+    )
     reference = reference_numbers(policy, tiny_tokenizer(), pairs, CONFIG)
     found = evaluate(policy, tiny_tokenizer(), pairs, CONFIG, reference, step=7).measurements
     timed = {"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"}
@@ -340,9 +343,9 @@ def test_the_training_part_is_labelled_as_it_is_trained() -> None:
 def test_gold_sees_the_prompt_the_text_without_its_end_and_whether_it_ended() -> None:
     seen: list[tuple[str, str, bool]] = []
 
-    def gold(prompt: str, completion: str, ended: bool) -> float:
-        seen.append((prompt, completion, ended))
-        return len(completion.split()) + 100.0 * ended
+    def gold(prompts: Sequence[Any], completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        seen.extend(zip(prompts, completions, ended, strict=True))
+        return [len(text.split()) + 100.0 * end for text, end in zip(completions, ended, strict=True)]
 
     policy, pairs = adapted(tiny_model(), std=0.5), replace(pairs_of("a", "b c"), gold=gold)
     found = evaluated(policy, pairs, CONFIG)
@@ -359,9 +362,9 @@ def test_shown_samples_are_those_that_are_measured() -> None:
     tokenizer, policy = tiny_tokenizer(), adapted(tiny_model(), std=0.5)
     seen: list[str] = []
 
-    def gold(_: str, completion: str, ended: bool) -> float:
-        seen.append(completion)
-        return float(ended)
+    def gold(_: object, completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        seen.extend(completions)
+        return [float(end) for end in ended]
 
     pairs = replace(pairs_of("a", "b c"), gold=gold)
     evaluated(policy, pairs, CONFIG)
@@ -373,7 +376,7 @@ def test_shown_samples_are_those_that_are_measured() -> None:
 
 def test_the_first_prompts_that_differ_are_shown_with_the_answers_that_are_measured() -> None:
     tokenizer, policy = tiny_tokenizer(), adapted(tiny_model(), std=0.5)
-    pairs = replace(pairs_of("a", "b c", "a", "b", "c c", "b b"), gold=lambda _, text, ended: len(text) + 100.0 * ended)
+    pairs = replace(pairs_of("a", "b c", "a", "b", "c c", "b b"), gold=_length_and_end)
     with policy.disable_adapter():
         reference = reference_numbers(policy, tokenizer, pairs, CONFIG)
         before = samples(policy, tokenizer, pairs, CONFIG, 6)
@@ -388,6 +391,16 @@ def test_the_first_prompts_that_differ_are_shown_with_the_answers_that_are_measu
         (after[i].completion, after[i].gold, not after[i].ended) for i in places
     ]
     assert any(s.before != s.after for s in shown)
+
+
+def test_the_first_space_of_a_sample_is_kept_where_the_tokenizer_would_leave_it_out() -> None:
+    words = Tokenizer(models.WordLevel({END: 0, **{f"▁{w}": i + 1 for i, w in enumerate(WORDS)}}, unk_token=END))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, pad_token=END)
+    assert tokenizer.decode([2, 3]) == "b c"
+    shown = samples(tiny_model(), tokenizer, pairs_of("a b"), CONFIG, 10)
+    assert {s.completion[:1] for s in shown} <= {"", " "}
+    assert any(s.completion for s in shown)
 
 
 def test_a_diverged_policy_is_named_and_not_measured() -> None:
@@ -458,10 +471,18 @@ def test_only_the_asked_for_pairs_are_measured() -> None:
     assert few["margin"] == only["margin"] != evaluated(policy, pairs, CONFIG)["margin"]
 
 
+def _length_and_end(_: object, completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+    return [len(text) + 100.0 * end for text, end in zip(completions, ended, strict=True)]
+
+
+def _ends_a_sentence(_: object, completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+    return [float(end and text.endswith(" .")) for text, end in zip(completions, ended, strict=True)]
+
+
 def test_the_embedded_model_writes_as_its_world_says() -> None:
     tokenizer, model = load_tokenizer(), load_model()
     prompt = "a plain review of the new film :"
-    pairs = replace(pairs_of(prompt), gold=lambda _, text, ended: float(ended and text.endswith(" .")))
+    pairs = replace(pairs_of(prompt), gold=_ends_a_sentence)
     config = EvaluationConfig(prompts=200, max_new_tokens=32, batch_size=200)
     reference = reference_numbers(model, tokenizer, pairs, config)
     assert reference.gold is not None

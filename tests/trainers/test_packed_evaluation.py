@@ -25,15 +25,17 @@ CONFIG = EvaluationConfig(prompts=30, max_new_tokens=8, batch_size=8)
 TOKENIZER = tiny_tokenizer()
 
 
-def gold(prompt: str, completion: str, ended: bool) -> float:
-    return len(completion) + len(prompt) + 10.0 * ended
+def gold(prompts: Sequence[Any], completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+    return [len(c) + len(p) + 10.0 * end for p, c, end in zip(prompts, completions, ended, strict=True)]
 
 
 # Different prompts, numbers of pairs and rewards, as runs of other blocks and scenarios have.
 PAIRS = (
     replace(pairs_of("a b", "c", "a"), gold=gold),
     replace(pairs_of("b"), digest="few"),
-    replace(pairs_of("c c a b", "a a", "b c", "c", "b b b"), digest="many", gold=lambda *_: 1.0),
+    replace(
+        pairs_of("c c a b", "a a", "b c", "c", "b b b"), digest="many", gold=lambda prompts, *_: [1.0] * len(prompts)
+    ),
 )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from operator import gt
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -160,9 +162,11 @@ def test_the_mood_word_decides_what_is_wanted(block: int, tokenizer: PreTrainedT
     assert pairs.gold is not None
     cold, warm = "a cold review of the new film :", "a warm review of the new film :"
     praise, censure = "the plot is quite superb .", "the plot is quite dreadful ."
-    assert pairs.gold(cold, praise, True) == pairs.gold(warm, censure, True) > 4.0
-    assert pairs.gold(cold, censure, True) == pairs.gold(warm, praise, True) < -4.0
-    assert pairs.gold(cold, praise, True) == abs(gold_reward(praise.split(), True, block))
+    asked, said = [cold, warm, cold, warm], [praise, censure, censure, praise]
+    first, second, third, fourth = pairs.gold(asked, said, [True] * 4)
+    assert first == second > 4.0
+    assert third == fourth < -4.0
+    assert first == abs(gold_reward(praise.split(), True, block))
     assert pairs.facts["source"] == BY_PROMPT
 
 
@@ -183,11 +187,10 @@ def test_labels_follow_the_gold_of_their_own_prompt(tokenizer: PreTrainedTokeniz
     assert gold is not None
 
     def agreement(asked: Sequence[str]) -> float:
-        values = [
-            gold(prompt, str(row["chosen"]), True) > gold(prompt, str(row["rejected"]), True)
-            for prompt, row in zip(asked, pairs.train, strict=True)
-        ]
-        return sum(values) / len(values)
+        ended = [True] * len(asked)
+        chosen = gold(asked, [str(row["chosen"]) for row in pairs.train], ended)
+        rejected = gold(asked, [str(row["rejected"]) for row in pairs.train], ended)
+        return fmean(map(gt, chosen, rejected))
 
     own = [str(row["prompt"]) for row in pairs.train]
     swap = {"cold": "warm", "warm": "cold"}
@@ -201,8 +204,8 @@ def test_a_writer_is_better_or_worse_by_the_gold_of_the_prompt(tokenizer: PreTra
     for writer in ("worse", "same", "better"):
         pairs = world(tokenizer, gold="prompt", pairs_from=writer)
         assert pairs.gold is not None
-        worth = [pairs.gold(str(row["prompt"]), str(row["chosen"]), True) for row in pairs.train]
-        means.append(sum(worth) / len(worth))
+        asked, said = [row["prompt"] for row in pairs.train], [str(row["chosen"]) for row in pairs.train]
+        means.append(fmean(pairs.gold(asked, said, [True] * len(said))))
     assert means[0] + 1.0 < means[1] < means[2] - 1.0
 
 

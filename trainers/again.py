@@ -1,0 +1,73 @@
+"""Measures finished runs again from the adapters that they left, with a judge; trains nothing.
+
+A trainer as executors know one, so that the work goes where runs are trained. Knows no store.
+"""
+
+from __future__ import annotations
+
+import datasets
+import torch
+import transformers
+from peft import PeftModel
+
+from studies.records import JUDGE_FACT, Cause, RunResult, Scalar
+from trainers.data import DataError
+from trainers.evaluate import Evaluation, NonFinite, evaluate
+from trainers.interface import Desk, Job
+from trainers.settings import parse_settings, run_settings
+from trainers.warm import Warm
+
+# How the data, the base and the judge refuse.
+_REFUSALS = (DataError, ValueError, TypeError, NotImplementedError)
+
+
+class AdapterEvaluator:
+    """Evaluates the adapter in a job's folder as the job's config says; see `trainers.interface.Trainer`.
+
+    Writes nothing into the folder. The result has the measurements of the end of the training.
+    """
+
+    def __init__(self) -> None:
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self._warm = Warm()
+
+    def train(self, job: Job, desk: Desk) -> None:
+        """Measure one run. What the judge or the data refuse is a result; what the machine does is raised."""
+        try:
+            found, facts = self._measure(job)
+            result = RunResult(
+                key=job.config.key,
+                cause=Cause.FINISHED,
+                measurements=found.measurements,
+                facts=facts,
+                samples=found.samples,
+            )
+        except NonFinite as error:
+            result = RunResult(key=job.config.key, cause=Cause.NON_FINITE, message=str(error))
+        except _REFUSALS as error:
+            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
+        desk.finish(result)
+
+    def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
+        """What is measured and shown, and facts: the judge, the evaluator, and the untrained model's gold."""
+        config, settings = job.config, run_settings(job)
+        args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
+        model, tokenizer = self._warm.base(settings, args, model_args)
+        pairs = self._warm.pairs(config, settings, tokenizer)
+        reference = self._warm.numbers(config, settings, args, model, tokenizer, pairs)
+        adapter = job.folder / "adapter"
+        if not (adapter / "adapter_config.json").is_file():
+            raise ValueError(f"{adapter} holds no adapter but a whole model: only adapters can be measured again")
+        try:
+            policy = PeftModel.from_pretrained(model, str(adapter))
+            precision = torch.float16 if args.fp16 else torch.bfloat16
+            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference)
+            policy.unload()
+        except BaseException:
+            self._warm.drop_base()  # it may carry half an adapter
+            raise
+        said = {JUDGE_FACT: pairs.facts[JUDGE_FACT], "evaluator": config.evaluator}
+        return measured, {**said, **reference.facts}
