@@ -237,6 +237,7 @@ def _evaluation(config: RunConfig, shape: Shape, share: float, step: int) -> lis
         Measurement("margin", margin, margin * per_pair, step),
         Measurement("chosen_shift", 0.3 * margin, 0.3 * margin * per_pair, step),
         Measurement("rejected_shift", -0.7 * margin, 0.7 * margin * per_pair, step),
+        Measurement("margin_share", _share(0.5 + 0.1 * (margin - 2.0)), 0.5 * per_pair, step),
         Measurement("accuracy", _share(0.5 + gain), 0.5 * per_pair, step),
         Measurement("ranking_gain", gain, 0.5 * per_pair, step),
         Measurement("length_ratio", 1 + 0.01 * kl, 0.1 * per_prompt, step),

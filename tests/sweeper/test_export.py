@@ -32,7 +32,7 @@ base:
   lora_target_modules: all-linear
   max_steps: 6
   per_device_train_batch_size: 8
-  learning_rate: 1.0e-3
+  learning_rate: 1.0e-5
   warmup_steps: 2
 data: {{path: embedded, rows: 64, eval_rows: 32}}
 variants:
