@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,8 @@ from studies.redact import redact, redact_output
 
 if TYPE_CHECKING:
     from dashboards.rendering import Format
-    from dashboards.tables import Comparison
-    from dashboards.trials import Stratum
-    from studies.records import Cause, RunRecord
+    from studies.records import Cause
     from studies.spec import Arm, StudySpec
-    from sweeper.reporting import Made
 
 app = typer.Typer(
     help="Which DPO loss, with which settings, for my model and my data?",
@@ -133,6 +130,7 @@ def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> N
     from rich.console import Console
 
     from sweeper.control import AlreadyRunning
+    from sweeper.reading import comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
     from sweeper.show import Display, print_verification, shown
     from sweeper.storage import StorageError, check_storage
@@ -150,7 +148,7 @@ def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> N
         try:
             outcome, verified = run_session(
                 *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: _files(spec, arms, display.say),
+                table=lambda: kept_files(spec, arms, display.say),
                 verify_runs=verify,
                 retry=retry,
             )
@@ -169,7 +167,7 @@ def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> N
         console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
     else:
         with _store_errors():
-            typer.echo(_render(_comparison(spec, arms), "text", _screen()), nl=False)
+            typer.echo(written(comparison_of(spec, arms), "text", _screen()), nl=False)
     if verified is not None:
         print_verification(verified, console)
     console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
@@ -193,6 +191,7 @@ def retry(
 ) -> None:
     """Train those runs again that failed, and no others."""
     from studies.records import Cause
+    from sweeper.reading import records_of
     from sweeper.retry import FAILED, failed_runs
 
     unknown = sorted(set(cause or ()) - {str(known) for known in FAILED})
@@ -201,7 +200,7 @@ def retry(
     causes = {Cause(name) for name in cause} if cause else FAILED
     wanted = _runnable(study, settings, executor, workers, storage)
     with _store_errors():
-        failed = failed_runs(_records(wanted.spec), causes)
+        failed = failed_runs(records_of(wanted.spec), causes)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
@@ -250,12 +249,13 @@ def status(
     from rich.console import Console
 
     from sweeper.control import paused
+    from sweeper.reading import records_of
     from sweeper.retry import FAILED, failed_runs
     from sweeper.show import print_failed, print_status
 
     spec, arms, _ = _load(study, settings)
     with _store_errors():
-        records = _records(spec)
+        records = records_of(spec)
     console = Console(highlight=False)
     if failed:
         print_failed(failed_runs(records, FAILED), console)
@@ -277,6 +277,7 @@ def table(
 ) -> None:
     """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
     from dashboards.rendering import FORMATS
+    from sweeper.reading import comparison_of, written
 
     kinds: dict[str, Format] = {name: name for name in FORMATS}
     problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
@@ -292,7 +293,7 @@ def table(
         if rows is not None and columns is not None:
             text = _grids(spec, rows, columns, kinds[format], width)
         else:
-            text = _render(_comparison(spec, arms), kinds[format], width)
+            text = written(comparison_of(spec, arms), kinds[format], width)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -306,10 +307,12 @@ def report(
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
+    from sweeper.reading import comparison_of, records_of, report_of
+
     spec, arms, _ = _load(study, settings)
     with _store_errors():
-        records = _records(spec)
-        page = _report(spec, arms, records, _comparison(spec, arms, records)).page
+        records = records_of(spec)
+        page = report_of(spec, arms, records, comparison_of(spec, arms, records)).page
     try:
         output.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -330,6 +333,7 @@ def evaluate(
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
     from sweeper.control import AlreadyRunning
     from sweeper.evaluate import EvaluateError, best_runs, score_all, select, summary
+    from sweeper.reading import records_of
     from sweeper.session import Interrupted, places
     from sweeper.show import shown
 
@@ -339,7 +343,7 @@ def evaluate(
     _warn_of_code(spec)
     _quiet_libraries()
     with _store_errors():
-        records = _records(spec)
+        records = records_of(spec)
         try:
             only = best_runs(spec, arms, records) if only_best else None
             earlier = _load(study, settings)[0].evaluation.judge if judged else None
@@ -376,12 +380,13 @@ def export(
 ) -> None:
     """Write the best config as a file that stock `trl dpo --config` runs."""
     from sweeper.export import ExportError, export_best
+    from sweeper.reading import comparison_of, records_of
 
     spec, arms, _ = _load(study, settings)
     with _store_errors():
-        records = _records(spec)
+        records = records_of(spec)
         try:
-            chosen = export_best(spec, arms, records, _comparison(spec, arms).rows, variant, trial, output)
+            chosen = export_best(spec, arms, records, comparison_of(spec, arms, records).rows, variant, trial, output)
         except ExportError as error:
             _refuse([str(error)])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
@@ -512,83 +517,13 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
         typer.echo(describe_disk(use, model, guessed=together is None))
 
 
-def _strata(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Stratum]:
-    from dashboards.trials import Stratum
-    from studies.spec import arms_in, in_scenario
-    from sweeper.points import quota
-
-    return [
-        Stratum(
-            arm.name,
-            scenario,
-            arm.losses,
-            0 if spec.mode == "search" else quota(own, arm),
-            len(own.runs.blocks) * len(own.runs.seeds),
-        )
-        for scenario in spec.scenarios
-        if (own := in_scenario(spec, scenario))
-        for arm in arms_in(spec, arms, scenario).values()
-    ]
-
-
-def _comparison(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord] | None = None) -> Comparison:
-    from dashboards.expectations import CURVE, compared_runs
-    from dashboards.load import load_steps, store_uri
-    from dashboards.tables import comparison
-    from studies.spec import in_scenario
-    from sweeper.plan import pairs_source
-
-    records = _records(spec) if records is None else records
-    expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
-    twins = compared_runs(records, expected)
-    return comparison(
-        records,
-        spec.objective,
-        _strata(spec, arms),
-        baseline=spec.baseline,
-        source=pairs_source(spec),
-        scenarios=spec.scenarios,
-        kl_budgets={name: c.kl for name in spec.scenarios if (c := in_scenario(spec, name).confirm)},
-        expectations=expected,
-        curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
-        confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
-    )
-
-
-def _records(spec: StudySpec) -> list[RunRecord]:
-    from dashboards.load import load_records, store_uri
-    from studies.records import PROBE
-    from studies.spec import in_scenario
-
-    # What an earlier form of the file asked for stays in MLflow, but is not what is asked now.
-    asked = set[tuple[str, bool, int, int]]()
-    for name in spec.scenarios:
-        own = in_scenario(spec, name)
-        asked |= {(name, False, b, s) for b in own.runs.blocks for s in own.runs.seeds}
-        if own.confirm is not None:
-            asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
-    found = load_records(store_uri(None, Path.cwd()), spec.study)
-    rounds = 0 if spec.probe is None else spec.probe.rounds
-    return [
-        r
-        for r in found
-        if (r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked)
-    ]
-
-
-def _render(table: Comparison, format: Format, width: int | None = None) -> str:
-    from dashboards.rendering import render
-
-    text: str = redact(render(table, format, width))
-    return text.rstrip("\n") + "\n"
-
-
 def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int | None) -> str:
     from dashboards.grids import GridError, grids
     from dashboards.rendering import render_grids
+    from sweeper.reading import records_of
 
     try:
-        found = grids(_records(spec), spec.objective, rows, columns)
+        found = grids(records_of(spec), spec.objective, rows, columns)
         return str(redact(render_grids(found, spec.objective, format, width)))
     except GridError as error:
         _refuse([str(error)])
@@ -597,34 +532,6 @@ def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int 
 def _screen() -> int | None:
     """Columns of the terminal, None where the output goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _report(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], table: Comparison) -> Made:
-    from dashboards.load import store_uri
-    from sweeper.reporting import make_report
-
-    return make_report(spec, arms, records, _strata(spec, arms), table, store_uri(None, Path.cwd()))
-
-
-def _files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
-    """What is kept with the sweep's MLflow run: the table in three formats, the page, and its figures."""
-    from dashboards.load import StoreAway
-
-    records = _records(spec)
-    found = _comparison(spec, arms, records)
-    tables = {
-        "table.txt": _render(found, "text"),
-        "table.md": _render(found, "markdown"),
-        "table.csv": _render(found, "csv"),
-    }
-    try:
-        made = _report(spec, arms, records, found)
-    except StoreAway:
-        raise
-    except Exception as error:  # a picture that cannot be drawn must not cost the sweep its table and its end
-        tell_user(f"The report could not be made ({type(error).__name__}: {error}); the table and all runs are kept.")
-        return tables
-    return tables | {"report.html": made.page} | {f"figures/{name}": svg for name, svg in made.figures.items()}
 
 
 @contextmanager

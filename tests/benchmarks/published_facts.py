@@ -26,7 +26,8 @@ from dashboards.load import load_records
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
 from studies.records import RunRecord, State
-from studies.spec import load_study
+from studies.spec import arms, load_study
+from sweeper.reading import comparison_of
 
 UNBIASED = "unbiased"
 
@@ -59,10 +60,8 @@ def at_equal_beta(records: Sequence[RunRecord], scale: Scale) -> str:
 
 def at_equal_kl(records: Sequence[RunRecord], scale: Scale) -> str:
     """sigmoid less hinge in the confirm phase, a value a block: each at its best within the budget of the study."""
-    from sweeper.cli import _comparison, _load
-
-    spec, arms, _ = _load(records[0].study, None)
-    found = {(r.variant, r.budget): r for r in _comparison(spec, arms).at_kl if r.scenario == "clean"}
+    spec = load_study(records[0].study)
+    found = {(r.variant, r.budget): r for r in comparison_of(spec, arms(spec), records).at_kl if r.scenario == "clean"}
     lines = []
     for budget in sorted({budget for _, budget in found}):
         hinge = found.get(("hinge", budget))
