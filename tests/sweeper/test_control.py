@@ -162,6 +162,7 @@ def test_a_pause_that_makes_no_sense_is_refused(sweeper: Sweeper, tmp_path: Path
     assert word in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_stops_the_sweep_cleanly(sweeper: Sweeper, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     sweep = start(tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)

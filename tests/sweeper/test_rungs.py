@@ -252,6 +252,7 @@ def test_what_the_machine_fails_is_tried_again_before_the_rung_is_decided(
     assert decided(tmp_path / "failing") == decided(tmp_path / "sound")
 
 
+@pytest.mark.slow
 def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stands(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +295,7 @@ def test_runs_that_cannot_pause_are_decided_by_what_they_measured_at_the_rung_an
     assert len(records(tmp_path)) == 18
 
 
+@pytest.mark.slow
 def test_more_trials_make_a_bracket_of_their_own_and_train_only_that(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     before = decided(tmp_path)

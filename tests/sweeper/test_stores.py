@@ -60,6 +60,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_sweep_with_a_word_and_room_on_it_completes_it(
     small_disk: Path, empty_mlflow: Path
 ) -> None:

@@ -222,6 +222,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: P
     assert optuna_states(tmp_path) == {"COMPLETE": 36}
 
 
+@pytest.mark.slow
 def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
     sweeper: Sweeper, run: Run, tmp_path: Path
 ) -> None:
