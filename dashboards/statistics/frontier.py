@@ -211,14 +211,3 @@ def _slopes(kl: Floats, gold: Floats, origin: Places) -> Floats:
     run = kl - kl[rows, origin][:, None]
     slopes: Floats = (gold - gold[rows, origin][:, None]) / np.where(run == 0.0, np.inf, run)
     return slopes
-
-
-def config_at(points: Points, budget: float) -> int | None:
-    """The config to confirm at a budget: of those whose mean KL keeps it, the one with the most gold over all samples
-    and blocks; None where none keeps it or gains anything.
-    """
-    kl, gold = points.kl.mean(axis=(0, 2)), points.gold.mean(axis=(0, 2))
-    kept = np.nonzero(kl <= budget)[0]
-    if not len(kept) or gold[kept].max() <= 0.0:
-        return None
-    return points.configs[int(kept[gold[kept].argmax()])]

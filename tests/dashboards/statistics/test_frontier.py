@@ -12,7 +12,6 @@ from dashboards.statistics.frontier import (
     BUDGETS,
     Points,
     at_budgets,
-    config_at,
     frontier,
     frontier_difference,
     points_of,
@@ -178,10 +177,3 @@ def test_a_difference_resamples_both_together() -> None:
 def test_the_order_of_records_does_not_matter() -> None:
     pool = a_pool(12)
     assert frontier(points_of(pool[::-1], U, [], {})).values == frontier(points_of(pool, U, [], {})).values
-
-
-def test_the_config_to_confirm_keeps_the_budget_and_gains_most() -> None:
-    points = points_of(a_pool(2), U, [], {})
-    assert [config_at(points, budget) for budget in (0.5, 1.0, 2.5, 9.0)] == [None, 0, 1, 2]
-    loss = points_of([a_run(0, 0, 1.0, -0.2)], U, [], {})
-    assert config_at(loss, 2.0) is None
