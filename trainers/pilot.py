@@ -25,6 +25,8 @@ from trainers.pack import Pack
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 _TIMED_PASSES: Final = 5
+_ENOUGH_SECONDS: Final = 10.0
+"""Of timed passes at one size: noise is a matter of milliseconds, and a pass of a large model takes seconds."""
 _WORTH_IT: Final = 0.95
 """A larger pack is taken where it needs less than this share of the time a run: else it only costs memory."""
 _FASTER: Final = 1.1
@@ -152,8 +154,8 @@ def _make(job: Job, crew: Crew, costs: _Costs) -> Member:
 
 def _time(pack: Pack) -> float:
     """Median seconds of a pass, after one that is not counted."""
-    found = []
-    for _ in range(_TIMED_PASSES + 1):
+    found: list[float] = []
+    while len(found) <= _TIMED_PASSES and (len(found) < 2 or sum(found[1:]) < _ENOUGH_SECONDS):
         started = time.perf_counter()
         pack.practise()
         if torch.cuda.is_available():
