@@ -11,7 +11,7 @@ Every rung trains the same configs on the same batches and measures each adapter
 
 Rungs are repeated in turn, each in fresh processes, so that a slow minute of the machine meets all of them. Not timed:
 imports, loading the base model and making the pairs, except in a, where every process pays them; they cannot be saved
-there.
+there. The pilot of e, which a study pays once whatever its number of runs, is printed by itself.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def _measure(config: RunConfig, path: str, pairs: Any) -> Any:
     return measure
 
 
-def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> float:
-    """Rungs d and e. Seconds; the workers have loaded the base and the pairs before."""
+def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> tuple[float, float]:
+    """Rungs d and e. Seconds of the runs and of the pilot; the workers have loaded the base and the pairs before."""
     pool = Process("dpo", None, folder / "logs")
     try:
         warm = [
@@ -191,7 +191,7 @@ def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> fl
             for i, c in enumerate(configs[: usable_cores()])
         ]
         _train(pool, warm, folder / "warm", Placement())
-        placement = Placement()
+        placement, began = Placement(), time.perf_counter()
         if packs:
             answer = pool.pilot([Job(config, folder / "pilot" / config.key) for config in configs])
             assert answer.pilot is not None, answer.reason
@@ -199,7 +199,7 @@ def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> fl
         pool.together = placement.together
         started = time.perf_counter()
         _train(pool, configs, folder / "runs", placement)
-        return time.perf_counter() - started
+        return time.perf_counter() - started, started - began if packs else 0.0
     finally:
         pool.close(now=True)
 
@@ -216,15 +216,15 @@ def _train(pool: Process, configs: Sequence[RunConfig], folder: Path, placement:
             assert not isinstance(event, Lost), event.reason
 
 
-def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> float:
-    """Seconds of all runs of one rung, in this process."""
+def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> tuple[float, float]:
+    """Seconds of all runs of one rung, in this process, and of its pilot."""
     match name:
         case "a":
-            return by_commands(configs, folder)
+            return by_commands(configs, folder), 0.0
         case "b":
-            return by_loop(configs, folder, precompute=False)
+            return by_loop(configs, folder, precompute=False), 0.0
         case "c":
-            return by_loop(configs, folder, precompute=True)
+            return by_loop(configs, folder, precompute=True), 0.0
         case "d":
             return by_workers(configs, folder, packs=False)
         case "e":
@@ -232,15 +232,16 @@ def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> float:
     raise ValueError(name)
 
 
-def measure_rung(name: str, options: argparse.Namespace, count: int) -> float:
-    """Seconds a run of one rung, in fresh processes."""
+def measure_rung(name: str, options: argparse.Namespace, count: int) -> tuple[float, float]:
+    """Seconds a run of one rung, in fresh processes, and seconds of its pilot."""
     if name == "c2":
         with tempfile.TemporaryDirectory() as scratch:
             started = [_start("c", options, count, 1, Path(scratch) / str(i)) for i in range(2)]
-            return sum(_seconds(process) for process in started) / 2 / (2 * count)
+            return sum(_seconds(process)[0] for process in started) / 2 / (2 * count), 0.0
     threads = options.threads if name in ("b", "c") else usable_cores()
     with tempfile.TemporaryDirectory() as scratch:
-        return _seconds(_start(name, options, count, threads, Path(scratch))) / count
+        seconds, pilot = _seconds(_start(name, options, count, threads, Path(scratch)))
+        return seconds / count, pilot
 
 
 def _start(name: str, options: argparse.Namespace, count: int, threads: int, folder: Path) -> subprocess.Popen[str]:
@@ -252,11 +253,12 @@ def _start(name: str, options: argparse.Namespace, count: int, threads: int, fol
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _seconds(process: subprocess.Popen[str]) -> float:
+def _seconds(process: subprocess.Popen[str]) -> tuple[float, float]:
     out, error = process.communicate()
     if process.returncode:
         raise SystemExit(error[-3000:])
-    return float(json.loads(out.strip().splitlines()[-1]))
+    seconds, pilot = json.loads(out.strip().splitlines()[-1])
+    return float(seconds), float(pilot)
 
 
 def main() -> None:
@@ -279,17 +281,23 @@ def main() -> None:
         print(json.dumps(one_rung(options.rung, configs, options.folder)))  # noqa: T201
         return
     seen: dict[str, list[float]] = {name: [] for name in options.rungs}
+    pilots: list[float] = []
     for _ in range(options.repeats):
         for name in options.rungs:
             fewer = {"a": options.commands, "b": options.loops, "c": options.loops, "c2": options.loops}.get(name)
-            seen[name].append(measure_rung(name, options, fewer or options.runs))
+            seconds, pilot = measure_rung(name, options, fewer or options.runs)
+            seen[name].append(seconds)
+            pilots += [pilot] if pilot else []
+            print(f"  {name:2} {seconds:6.2f}", file=sys.stderr, flush=True)  # noqa: T201
     what = f"{options.runs} runs of {options.steps} steps (a: {options.commands}, b and c: {options.loops})"
     print(f"{options.world}: {what}, seconds a run, {options.repeats} repeats")  # noqa: T201
-    for name, seconds in seen.items():
-        ratios = [s / e for s, e in zip(seconds, seen["e"], strict=True)] if "e" in seen else []
+    for name, found in seen.items():
+        ratios = [s / e for s, e in zip(found, seen["e"], strict=True)] if "e" in seen else []
         of_e = f"; {statistics.median(ratios):.2f} times e ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
-        spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
-        print(f"  {name:2} {statistics.median(seconds):6.2f} {spread}{of_e}")  # noqa: T201
+        spread = f"({min(found):.2f} to {max(found):.2f})"
+        print(f"  {name:2} {statistics.median(found):6.2f} {spread}{of_e}")  # noqa: T201
+    if pilots:
+        print(f"  pilot of e: {statistics.median(pilots):.1f} seconds, once a study")  # noqa: T201
 
 
 if __name__ == "__main__":
