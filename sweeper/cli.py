@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from studies.redact import redact, redact_output
+from sweeper.commands import (
+    load,
+    quiet_libraries,
+    refuse,
+    refuse_bad_data,
+    run_sweep,
+    runnable,
+    screen_width,
+    store_errors,
+    warn_of_code,
+)
 
 if TYPE_CHECKING:
     from dashboards.rendering import Format
-    from studies.records import Cause
     from studies.spec import Arm, StudySpec
 
 app = typer.Typer(
@@ -53,7 +60,7 @@ def init(
     from sweeper.starter import write_starter
 
     if file.exists():
-        _refuse([f"{file} exists already: give another name, or remove it first."])
+        refuse([f"{file} exists already: give another name, or remove it first."])
     write_starter(file, model, dataset)
     typer.echo(f"Wrote {file}. Look at what it would run with: sweeper plan {file}")
 
@@ -74,12 +81,12 @@ def plan(
     from sweeper.plan import make_plan
     from sweeper.show import print_plan, shown
 
-    spec, arms, _ = _load(study, settings)
+    spec, arms, _ = load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
     _print_cost(spec, arms, workers, measure=pilot)
     for notice in (*spec.notices, *not_yet(spec)):
         typer.echo(f"note: {shown(notice)}")
-    _warn_of_code(spec)
+    warn_of_code(spec)
 
 
 @app.command()
@@ -92,92 +99,7 @@ def run(
     verify: Annotated[int, typer.Option(min=0, help="train so many finished runs again alone, and compare")] = 0,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
-    _sweep(_runnable(study, settings, executor, workers, storage), verify)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A sweep that somebody asked for; `again` is the command that goes on with it."""
-
-    study: str
-    spec: StudySpec
-    arms: Mapping[str, Arm]
-    text: str
-    executor: str
-    workers: int | None
-    storage: str | None
-    again: str
-
-
-def _runnable(
-    study: str, settings: list[str] | None, executor: str, workers: int | None, storage: str | None
-) -> _Wanted:
-    """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
-    from studies.spec import not_yet
-
-    if executor not in ("process", "inline"):
-        _refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
-    spec, arms, text = _load(study, settings)
-    if not_yet(spec):
-        _refuse(not_yet(spec))
-    _check_data(spec)
-    again = shlex.join(["sweeper", "run", study, *(word for setting in settings or [] for word in ("--set", setting))])
-    return _Wanted(study, spec, arms, text, executor, workers, storage, again)
-
-
-def _sweep(wanted: _Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> None:
-    """Run a sweep and print its table; exits with 1 where it did not come to its end, with 2 where it did not begin."""
-    from rich.console import Console
-
-    from sweeper.control import AlreadyRunning
-    from sweeper.reading import comparison_of, kept_files, written
-    from sweeper.session import Interrupted, places, run_session
-    from sweeper.show import Display, print_verification, shown
-    from sweeper.storage import StorageError, check_storage
-
-    spec, arms, again = wanted.spec, wanted.arms, wanted.again
-    where = places(spec, Path.cwd(), wanted.storage)
-    try:
-        check_storage(where.storage)
-    except StorageError as error:
-        _refuse([str(error)])
-    console = Console(highlight=False)
-    _warn_of_code(spec)
-    _quiet_libraries()
-    with _store_errors(), Display(spec.study, console) as display:
-        try:
-            outcome, verified = run_session(
-                *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(spec, arms, display.say),
-                verify_runs=verify,
-                retry=retry,
-            )
-        except (AlreadyRunning, StorageError) as error:
-            _refuse([str(error)])
-        except OSError as error:
-            _refuse([f"{error.filename or where.folder}: {error.strerror}. A sweep writes into the folder it runs in."])
-        except Interrupted as error:
-            typer.echo(f"error: {error}", err=True)
-            display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(again)}")
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            display.say(f"Stopped at once. Go on with: {shown(again)}")
-            raise typer.Exit(1) from None
-    if outcome.undelivered:
-        console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
-    else:
-        with _store_errors():
-            typer.echo(written(comparison_of(spec, arms), "text", _screen()), nl=False)
-    if verified is not None:
-        print_verification(verified, console)
-    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
-    if outcome.undelivered:
-        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    if outcome.stopped or outcome.failed:
-        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
+    run_sweep(runnable(study, settings, executor, workers, storage), verify)
 
 
 @app.command()
@@ -196,16 +118,16 @@ def retry(
 
     unknown = sorted(set(cause or ()) - {str(known) for known in FAILED})
     if unknown:
-        _refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
+        refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
     causes = {Cause(name) for name in cause} if cause else FAILED
-    wanted = _runnable(study, settings, executor, workers, storage)
-    with _store_errors():
+    wanted = runnable(study, settings, executor, workers, storage)
+    with store_errors():
         failed = failed_runs(records_of(wanted.spec), causes)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
     typer.echo(f"Training {len(failed)} runs again.")
-    _sweep(wanted, retry=causes)
+    run_sweep(wanted, retry=causes)
 
 
 @app.command()
@@ -220,7 +142,7 @@ def stop(
     try:
         process = ask_to_stop(_run_folder(study, settings), now=now)
     except NotHere as error:
-        _refuse([str(error)])
+        refuse([str(error)])
     how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
     typer.echo(f"Process {process} {how}. `sweeper run {study}` goes on from there.")
 
@@ -253,8 +175,8 @@ def status(
     from sweeper.retry import FAILED, failed_runs
     from sweeper.show import print_failed, print_status
 
-    spec, arms, _ = _load(study, settings)
-    with _store_errors():
+    spec, arms, _ = load(study, settings)
+    with store_errors():
         records = records_of(spec)
     console = Console(highlight=False)
     if failed:
@@ -286,10 +208,10 @@ def table(
             "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
         )
     if problems:
-        _refuse(problems)
-    spec, arms, _ = _load(study, settings)
-    width = _screen() if output is None else None
-    with _store_errors():
+        refuse(problems)
+    spec, arms, _ = load(study, settings)
+    width = screen_width() if output is None else None
+    with store_errors():
         if rows is not None and columns is not None:
             text = _grids(spec, rows, columns, kinds[format], width)
         else:
@@ -309,14 +231,14 @@ def report(
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
     from sweeper.reading import comparison_of, records_of, report_of
 
-    spec, arms, _ = _load(study, settings)
-    with _store_errors():
+    spec, arms, _ = load(study, settings)
+    with store_errors():
         records = records_of(spec)
         page = report_of(spec, arms, records, comparison_of(spec, arms, records)).page
     try:
         output.write_text(page, encoding="utf-8")
     except OSError as error:
-        _refuse([f"--output {output}: {error.strerror}."])
+        refuse([f"--output {output}: {error.strerror}."])
     typer.echo(f"Wrote {output}. Open it in a browser; it needs no network.")
 
 
@@ -338,21 +260,21 @@ def evaluate(
     from sweeper.show import shown
 
     judged = _judge_settings(judge_model, judge_function)
-    wanted = _runnable(study, [*(settings or []), *judged], executor, workers, None)
+    wanted = runnable(study, [*(settings or []), *judged], executor, workers, None)
     spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
-    _warn_of_code(spec)
-    _quiet_libraries()
-    with _store_errors():
+    warn_of_code(spec)
+    quiet_libraries()
+    with store_errors():
         records = records_of(spec)
         try:
             only = best_runs(spec, arms, records) if only_best else None
-            earlier = _load(study, settings)[0].evaluation.judge if judged else None
+            earlier = load(study, settings)[0].evaluation.judge if judged else None
             selection = select(spec, arms, records, where.runs, only, earlier)
             scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
         except (EvaluateError, AlreadyRunning) as error:
-            _refuse([str(error)])
+            refuse([str(error)])
         except OSError as error:
-            _refuse([f"{error.filename or where.runs}: {error.strerror}."])
+            refuse([f"{error.filename or where.runs}: {error.strerror}."])
         except (Interrupted, KeyboardInterrupt) as error:
             typer.echo(f"error: {str(error) or 'stopped'}. What is scored is kept; the same command goes on.", err=True)
             raise typer.Exit(1) from None
@@ -382,13 +304,13 @@ def export(
     from sweeper.export import ExportError, export_best
     from sweeper.reading import comparison_of, records_of
 
-    spec, arms, _ = _load(study, settings)
-    with _store_errors():
+    spec, arms, _ = load(study, settings)
+    with store_errors():
         records = records_of(spec)
         try:
             chosen = export_best(spec, arms, records, comparison_of(spec, arms, records).rows, variant, trial, output)
         except ExportError as error:
-            _refuse([str(error)])
+            refuse([str(error)])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
 
 
@@ -402,8 +324,8 @@ def ui(
 
     uri = store_uri(None, Path.cwd())
     if uri.startswith(("http://", "https://")):
-        _refuse([f"MLflow runs at {uri} already: open that address in a browser."])
-    with _store_errors():
+        refuse([f"MLflow runs at {uri} already: open that address in a browser."])
+    with store_errors():
         pages = study_pages(uri)
     typer.echo(f"MLflow UI of {redact(uri)} on http://{host}:{port}")
     for study, page in pages.items():
@@ -438,54 +360,24 @@ def _judge_settings(model: str | None, function: str | None) -> list[str]:
 def _run_folder(study: str, settings: list[str] | None) -> Path:
     from sweeper.session import places
 
-    return places(_load(study, settings)[0], Path.cwd(), None).runs
+    return places(load(study, settings)[0], Path.cwd(), None).runs
 
 
 def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
     """Put a variant on the list of paused ones, or take it off; exits with 2 where there is no such variant."""
     from sweeper.control import paused, set_paused
 
-    _, arms, _ = _load(study, settings)
+    _, arms, _ = load(study, settings)
     runs = _run_folder(study, settings)
     held = paused(runs)
     if variant not in arms and (hold or variant not in held):
-        _refuse([f"{variant}: the study has no such variant; it has {', '.join(arms)}."])
+        refuse([f"{variant}: the study has no such variant; it has {', '.join(arms)}."])
     if hold and not arms.keys() - held - {variant}:
-        _refuse([f"{variant}: no other variant would be left to train; `sweeper stop {study}` stops the sweep."])
+        refuse([f"{variant}: no other variant would be left to train; `sweeper stop {study}` stops the sweep."])
     try:
         set_paused(runs, held | {variant} if hold else held - {variant})
     except OSError as error:
-        _refuse([f"{error.filename or runs}: {error.strerror}."])
-
-
-def _load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
-    """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
-    from studies.spec import StudyError, arms, load_study
-
-    try:
-        spec = load_study(study, settings or ())
-        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
-    except StudyError as error:
-        _refuse(error.problems)
-
-
-def _warn_of_code(spec: StudySpec) -> None:
-    """Name the code from elsewhere that the study lets in, on standard error."""
-    from studies.spec import foreign_code
-
-    for warning in foreign_code(spec):
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _check_data(spec: StudySpec) -> None:
-    """Exit with 2 where local data cannot be used, before any store is made."""
-    if spec.trainer != "dpo" or spec.data.path == "embedded":
-        return
-    from trainers.data import check_data
-
-    problems = check_data(spec.data)
-    if problems:
-        _refuse(problems)
+        refuse([f"{error.filename or runs}: {error.strerror}."])
 
 
 def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *, measure: bool) -> None:
@@ -497,7 +389,7 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
     runs = Path.cwd() / spec.output.folder / spec.study  # as `places` of sweeper.session, which loads the stores
     found, reason = kept_pilot(spec, arms, runs, workers), ""
     if measure:
-        _check_data(spec)
+        refuse_bad_data(spec)
         pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs")
         try:
             found, reason = make_pilot(spec, arms, runs, workers, pool)
@@ -526,47 +418,4 @@ def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int 
         found = grids(records_of(spec), spec.objective, rows, columns)
         return str(redact(render_grids(found, spec.objective, format, width)))
     except GridError as error:
-        _refuse([str(error)])
-
-
-def _screen() -> int | None:
-    """Columns of the terminal, None where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """Exit with 2 and the store's own words where it is missing or cannot be used."""
-    from dashboards.load import StoreError
-
-    try:
-        yield
-    except StoreError as error:
-        _refuse([str(error)])
-
-
-def _quiet_libraries() -> None:
-    """Keep library chatter of this process out of the progress display."""
-    import logging
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-
-
-# A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.
-_LONGEST_PROBLEM = 1500
-
-
-def _shortened(problem: str) -> str:
-    half = _LONGEST_PROBLEM // 2
-    return problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:half]} ... {problem[-half:]}"
-
-
-def _refuse(problems: tuple[str, ...] | list[str]) -> NoReturn:
-    """Print every problem on standard error and exit with 2."""
-    from sweeper.show import shown
-
-    for problem in problems:
-        typer.echo(f"error: {_shortened(shown(problem))}", err=True)
-    raise typer.Exit(2)
+        refuse([str(error)])

@@ -1,0 +1,174 @@
+"""What commands share: a study loaded or refused, a sweep run to its table. Knows no Optuna, MLflow or torch."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from studies.records import Cause
+    from studies.spec import Arm, StudySpec
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A sweep that somebody asked for; `again` is the command that goes on with it."""
+
+    study: str
+    spec: StudySpec
+    arms: Mapping[str, Arm]
+    text: str
+    executor: str
+    workers: int | None
+    storage: str | None
+    again: str
+
+
+def runnable(study: str, settings: list[str] | None, executor: str, workers: int | None, storage: str | None) -> Wanted:
+    """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
+    from studies.spec import not_yet
+
+    if executor not in ("process", "inline"):
+        refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
+    spec, arms, text = load(study, settings)
+    if not_yet(spec):
+        refuse(not_yet(spec))
+    refuse_bad_data(spec)
+    again = shlex.join(["sweeper", "run", study, *(word for setting in settings or [] for word in ("--set", setting))])
+    return Wanted(study, spec, arms, text, executor, workers, storage, again)
+
+
+def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> None:
+    """Run a sweep and print its table; exits with 1 where it did not come to its end, with 2 where it did not begin."""
+    from rich.console import Console
+
+    from sweeper.control import AlreadyRunning
+    from sweeper.reading import comparison_of, kept_files, written
+    from sweeper.session import Interrupted, places, run_session
+    from sweeper.show import Display, print_verification, shown
+    from sweeper.storage import StorageError, check_storage
+
+    spec, arms, again = wanted.spec, wanted.arms, wanted.again
+    where = places(spec, Path.cwd(), wanted.storage)
+    try:
+        check_storage(where.storage)
+    except StorageError as error:
+        refuse([str(error)])
+    console = Console(highlight=False)
+    warn_of_code(spec)
+    quiet_libraries()
+    with store_errors(), Display(spec.study, console) as display:
+        try:
+            outcome, verified = run_session(
+                *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
+                table=lambda: kept_files(spec, arms, display.say),
+                verify_runs=verify,
+                retry=retry,
+            )
+        except (AlreadyRunning, StorageError) as error:
+            refuse([str(error)])
+        except OSError as error:
+            refuse([f"{error.filename or where.folder}: {error.strerror}. A sweep writes into the folder it runs in."])
+        except Interrupted as error:
+            typer.echo(f"error: {error}", err=True)
+            display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(again)}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            display.say(f"Stopped at once. Go on with: {shown(again)}")
+            raise typer.Exit(1) from None
+    if outcome.undelivered:
+        console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
+    else:
+        with store_errors():
+            typer.echo(written(comparison_of(spec, arms), "text", screen_width()), nl=False)
+    if verified is not None:
+        print_verification(verified, console)
+    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    if outcome.undelivered:
+        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    if outcome.stopped or outcome.failed:
+        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
+
+
+def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
+    """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
+    from studies.spec import StudyError, arms, load_study
+
+    try:
+        spec = load_study(study, settings or ())
+        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
+    except StudyError as error:
+        refuse(error.problems)
+
+
+def warn_of_code(spec: StudySpec) -> None:
+    """Name the code from elsewhere that the study lets in, on standard error."""
+    from studies.spec import foreign_code
+
+    for warning in foreign_code(spec):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def refuse_bad_data(spec: StudySpec) -> None:
+    """Exit with 2 where local data cannot be used, before any store is made."""
+    if spec.trainer != "dpo" or spec.data.path == "embedded":
+        return
+    from trainers.data import check_data
+
+    problems = check_data(spec.data)
+    if problems:
+        refuse(problems)
+
+
+def screen_width() -> int | None:
+    """Columns of the terminal, None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Exit with 2 and the store's own words where it is missing or cannot be used."""
+    from dashboards.load import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        refuse([str(error)])
+
+
+def quiet_libraries() -> None:
+    """Keep library chatter of this process out of the progress display."""
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+# A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.
+_LONGEST_PROBLEM = 1500
+
+
+def _shortened(problem: str) -> str:
+    half = _LONGEST_PROBLEM // 2
+    return problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:half]} ... {problem[-half:]}"
+
+
+def refuse(problems: tuple[str, ...] | list[str]) -> NoReturn:
+    """Print every problem on standard error and exit with 2."""
+    from sweeper.show import shown
+
+    for problem in problems:
+        typer.echo(f"error: {_shortened(shown(problem))}", err=True)
+    raise typer.Exit(2)
