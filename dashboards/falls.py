@@ -1,6 +1,6 @@
 """How far strata end below their own peak along training; knows no store and no page.
 
-Read from evaluations of the objective along training (`evaluate.at`) that kept it on both halves of their samples, as
+Read from evaluations along training (`evaluate.at`) that kept a metric on both halves of their samples, as
 `dashboards.statistics.stability.late_collapse` says. It says nothing of runs that broke: those are failures.
 """
 
@@ -29,7 +29,7 @@ class Falling:
 
 @dataclass(frozen=True)
 class Falls:
-    """Late collapse of a stratum, in `unit`; positive is a fall, whichever way the objective goes.
+    """Late collapse of a stratum in `metric`; positive is a fall, whichever way is better.
 
     `best`: of the best trial by its confirm runs, which did not choose it; `configs`: of the unbiased arm's configs
     that did not fail. None where not all of these runs were measured at eight steps or more. `checkpoints`: fewest and
@@ -38,14 +38,22 @@ class Falls:
 
     variant: str
     scenario: str
+    metric: str
     unit: str
     checkpoints: tuple[int, int]
     best: Falling | None
     configs: Falling | None
 
 
-def falls(standings: Sequence[Standing], scale: Scale) -> tuple[Falls, ...]:
-    """The late collapse of every stratum that was measured along training, in their order; others are not in it."""
+def falls(standings: Sequence[Standing], scale: Scale, gold: Scale) -> tuple[Falls, ...]:
+    """The late collapse of every stratum that was measured along training, in their order; others are not in it.
+
+    Of the objective, whose scale is `scale`, or of gold where that has no halves, as a share of ranked pairs has none.
+    """
+    return _falls(standings, scale) or _falls(standings, gold)
+
+
+def _falls(standings: Sequence[Standing], scale: Scale) -> tuple[Falls, ...]:
     found = []
     for standing in standings:
         trials = [trial for trial in standing.good if all(run.arm == "unbiased" for run in trial.runs)]
@@ -54,9 +62,8 @@ def falls(standings: Sequence[Standing], scale: Scale) -> tuple[Falls, ...]:
         if best is None and configs is None:
             continue
         counts = [n for runs in groups for run in runs if (n := len(_points(run, scale))) >= FEWEST_CHECKPOINTS]
-        stratum = standing.stratum
-        checkpoints = (min(counts), max(counts))
-        found.append(Falls(stratum.variant, stratum.scenario, scale.unit, checkpoints, best, configs))
+        place = (standing.stratum.variant, standing.stratum.scenario)
+        found.append(Falls(*place, scale.metric, scale.unit, (min(counts), max(counts)), best, configs))
     return tuple(found)
 
 

@@ -66,7 +66,7 @@ def fall_cells(falls: Sequence[Falls]) -> Cells:
     """How far strata end below their peak along training, a row each; empty where nothing was measured on the way."""
     several = len({row.scenario for row in falls}) > 1
     unit = falls[0].unit if falls else ""
-    of = (f"fall ({unit})", f"regained ({unit})", "blocks")
+    of = (f"fall of {falls[0].metric} ({unit})", f"regained ({unit})", "blocks") if falls else ()
     header = ["Loss", *(["Scenario"] if several else []), "Evaluations", *(f"Best: {name}" for name in of), "Configs",
               *(f"All: {name}" for name in of)]  # fmt: skip
     return Cells(header, [_fall_row(row, several) for row in falls])

@@ -152,7 +152,9 @@ def comparison(
         *pool_findings(found, objective, scale, confirm_blocks),
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
-    return Comparison(rows, baseline, rulings, at_kl, controls, falls(found, scale))
+    return Comparison(
+        rows, baseline, rulings, at_kl, controls, falls(found, scale, scale_of(Objective(metric="gold"), source))
+    )
 
 
 def _row(

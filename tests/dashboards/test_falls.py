@@ -72,6 +72,17 @@ def test_a_lower_objective_falls_upwards() -> None:
     assert found.configs.fall.value == pytest.approx(0.3)
 
 
+def test_an_objective_without_halves_leaves_it_to_gold() -> None:
+    """Gold that falls while pairs are ranked better and better is over-optimisation as such."""
+    gain = {"metrics": {"ranking_gain": 0.1}}
+    records = study("sigmoid", FALLS, FALLS, **gain)
+    strata = [Stratum("sigmoid", "clean", ("sigmoid",), 2, 3)]
+    (found,) = comparison(records, Objective(metric="ranking_gain"), strata, source="embedded").falls
+    assert (found.metric, found.unit) == ("gold", "U")
+    assert found.best is not None
+    assert found.best.fall.value == pytest.approx(0.3)
+
+
 def test_configs_that_failed_are_under_failed() -> None:
     broken = [measured("sigmoid", FALLS, 2, block, "unbiased", cause=Cause.COLLAPSED) for block in range(3)]
     (found,) = compared([*study("sigmoid", RISES, FALLS), *broken]).falls
@@ -99,7 +110,7 @@ def test_the_section_names_units_blocks_and_what_is_regained() -> None:
     table = compared([*study("sigmoid", RISES, FALLS), *study("ipo", DIPS, FALLS)])
     text = render(table, "markdown")
     assert "Late collapse:" in text
-    assert "| Loss | Evaluations | Best: fall (U) | Best: regained (U) | Best: blocks | Configs |" in text
+    assert "| Loss | Evaluations | Best: fall of gold (U) | Best: regained (U) | Best: blocks | Configs |" in text
     assert "| ipo | 8 | +0.1" in text
     assert "Late collapse" in render(table, "text", 170)
     assert "sigmoid-0-3-confirm" in render(table, "html")
