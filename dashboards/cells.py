@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dashboards.budgets import AtBudget
 from dashboards.expectations import Finding
@@ -38,34 +38,6 @@ class Cells:
     def columns(self, which: Sequence[int]) -> Cells:
         """Some of its columns."""
         return Cells([self.header[i] for i in which], [[row[i] for i in which] for row in self.rows])
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its title (none for the first), its table, the runs behind each row, and notes under it."""
-
-    title: str
-    cells: Cells
-    notes: Sequence[str] = ()
-    runs: Sequence[Mapping[str, Sequence[str]]] = field(default=())
-
-
-def sections(table: Comparison) -> list[Section]:
-    """The parts of the comparison that have something to show, in reading order; the guide's claims come after."""
-    parts = [
-        Section("", row_cells(table), notes(table), [r.run_ids for r in table.rows]),
-        Section(
-            "At equal KL",
-            budget_cells(table),
-            budget_notes(table),
-            [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None],
-        ),
-        Section("Over the whole space", space_cells(table), space_notes(table)),
-        Section(
-            "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
-        ),
-    ]
-    return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
 
 
 def row_cells(table: Comparison) -> Cells:

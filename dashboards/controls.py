@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,7 @@ MOST_DIFFERENCES = 16  # of 200: 5 % of them and what chance adds
 FEWEST_TIES, FEWEST_FOUND = 0.8, 0.8
 WIDTHS = 2.0  # of a planted effect, in half widths of the region of practical equivalence
 POOL_CONFIGS, POOL_BLOCKS, POOL_RUNS = 32, 12, 2  # what makes runs of one loss a pool
-CONFIRM_BLOCKS = 8  # judge where the study has no confirm phase of its own: enough for a tie at 2 nats
+CHOOSING = 4  # one block in so many chooses, the others are there to judge
 HOLM = 11  # comparisons that a claim is corrected for: the guide's twelve losses less the baseline
 
 
@@ -48,10 +48,19 @@ class Deal:
     its best one; `judge` other blocks on which they are compared; the first step of Holm's correction over `tests`.
     """
 
-    points: int = 12
-    choose: int = 3
-    judge: int = 16
+    choose: int
+    judge: int
     tests: int = 1
+    points: int = 12
+
+
+def deal_of(blocks: int, confirm_blocks: int | None, tests: int) -> Deal:
+    """How a pool of so many blocks is dealt: a quarter of them to choose on, the others to judge on, and of these no
+    more than the study's confirm phase has (None: it has none).
+    """
+    choose = blocks // CHOOSING
+    left = blocks - choose
+    return Deal(choose, left if confirm_blocks is None else min(confirm_blocks, left), tests)
 
 
 def pool_of(records: Iterable[RunRecord], scale: Scale) -> Pool:
@@ -110,7 +119,7 @@ def pool_findings(
     """The controls of every stratum that holds a pool: at least 12 blocks with two runs or more of each.
 
     Only configs that keep the objective's bounds in their mean are dealt, as only they could be best. `confirm_blocks`:
-    those of the study's confirm phase, on which a deal is judged as far as the pool has them.
+    those of the study's confirm phase (see `deal_of`).
     """
     found = []
     for standing in standings:
@@ -119,20 +128,20 @@ def pool_findings(
         blocks = len({block for _, block in places})
         if blocks < POOL_BLOCKS or max(places.values()) < POOL_RUNS or scale.tie_within is None:
             continue
-        judge = min(confirm_blocks or CONFIRM_BLOCKS, blocks - Deal().choose)
-        tests = max(HOLM, len({s.stratum.variant for s in standings}) - 1)
+        deal = deal_of(blocks, confirm_blocks, max(HOLM, len({s.stratum.variant for s in standings}) - 1))
         allowed = {trial.number for trial in standing.allowed}
         ids = tuple(run.run_id for run in runs)
         try:
             if len(standing.ended) < POOL_CONFIGS:
                 raise PoolError(f"{len(standing.ended)} configs have ended, {POOL_CONFIGS} must at least.")
             pool = pool_of((run for run in runs if run.trial in allowed), scale)
-            results = controls(pool, scale.tie_within, judge, tests)
+            results = controls(pool, scale.tie_within, deal)
         except PoolError as error:
             results = (Control("against itself", Counter(), "difference or tie as it should be", None, str(error)),)
         for control in results:
             named = f"{standing.stratum.variant} {control.name}"
-            expected = control.asked + (f", {judge} blocks" if control.counts else "")
+            dealt = f"; {deal.choose} blocks choose, {deal.judge} judge"
+            expected = control.asked + (dealt if control.counts else "")
             n = control.counts.total()
             found.append(
                 Finding(named, standing.stratum.scenario, expected, control.found, n, "repeats", control.held, ids)
@@ -168,12 +177,12 @@ class Control:
         return self.reason or ", ".join(f"{n} {word}" for word, n in self.counts.most_common())
 
 
-def controls(pool: Pool, tie_within: float, judge: int, tests: int, seed: int = 0) -> Sequence[Control]:
-    """The negative and the positive control on one pool. `judge`: blocks of the confirm phase; `tests`: variants that
-    the study compares with its baseline. Raises PoolError.
+def controls(pool: Pool, tie_within: float, deal: Deal, seed: int = 0) -> Sequence[Control]:
+    """The negative and the positive control on one pool. `deal.tests`: variants that the study compares with its
+    baseline, for which only the planted effect is corrected. Raises PoolError.
     """
-    itself = repeat(pool, tie_within, Deal(judge=judge), seed=seed)
-    planted = repeat(pool, tie_within, Deal(judge=judge, tests=tests), shift=WIDTHS * tie_within, seed=seed)
+    itself = repeat(pool, tie_within, replace(deal, tests=1), seed=seed)
+    planted = repeat(pool, tie_within, deal, shift=WIDTHS * tie_within, seed=seed)
     different = itself["better"] + itself["worse"]
     return (
         Control(
@@ -191,7 +200,7 @@ def controls(pool: Pool, tie_within: float, judge: int, tests: int, seed: int = 
         Control(
             f"planted effect of {WIDTHS * tie_within:g}",
             planted,
-            f"found in at least {FEWEST_FOUND:.0%}, Holm over {tests}",
+            f"found in at least {FEWEST_FOUND:.0%}, Holm over {deal.tests}",
             planted["better"] >= FEWEST_FOUND * REPEATS,
         ),
     )

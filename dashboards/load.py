@@ -29,6 +29,7 @@ SUPERSEDED = "superseded"
 ERRORS = "errors"
 HALVES = "halves"
 CURVES = "curves"
+CURVE_HALVES = "curve_halves"
 FACT_PREFIX = "fact."
 # Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
 NON_FINITE = "non_finite"
@@ -310,6 +311,7 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
             curves=json.loads(tags.get(CURVES, "{}")),
+            curve_halves=json.loads(tags.get(CURVE_HALVES, "{}")),
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
             started=_seconds(run.started),
             ended=_seconds(run.ended),

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells, sections
+from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.expectations import Finding
 from dashboards.grids import Cell, Grid, grid_cells
+from dashboards.sections import sections
 from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
 from studies.records import Scalar

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
-from dashboards.cells import claim_cells, guide_cells, number, sections
+from dashboards.cells import claim_cells, guide_cells, number
 from dashboards.figures.figure import Figure, Missing
 from dashboards.rendering import html_list, html_table
+from dashboards.sections import sections
 from dashboards.tables import Comparison
 from studies.records import RunRecord, Shown, State
 from studies.redact import redact

@@ -15,6 +15,7 @@ from dashboards.budgets import AtBudget, at_budgets
 from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
 from dashboards.expectations import Curves, Finding, findings
+from dashboards.falls import Falls, falls
 from dashboards.pace import Pace, paces
 from dashboards.reach import Reach, reaches
 from dashboards.spaces import Space, space_of
@@ -102,7 +103,8 @@ class Row:
 @dataclass(frozen=True)
 class Comparison:
     """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
-    at each KL budget that was confirmed, and what became of the study's controls.
+    at each KL budget that was confirmed, what became of the study's controls, and the late collapse of strata that were
+    measured along training.
     """
 
     rows: tuple[Row, ...]
@@ -110,6 +112,7 @@ class Comparison:
     verdicts: tuple[Verdict, ...]
     at_kl: tuple[AtBudget, ...] = ()
     controls: tuple[Finding, ...] = ()
+    falls: tuple[Falls, ...] = ()
 
 
 def comparison(
@@ -149,7 +152,9 @@ def comparison(
         *pool_findings(found, objective, scale, confirm_blocks),
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
-    return Comparison(rows, baseline, rulings, at_kl, controls)
+    return Comparison(
+        rows, baseline, rulings, at_kl, controls, falls(found, scale, scale_of(Objective(metric="gold"), source))
+    )
 
 
 def _row(

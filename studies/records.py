@@ -310,7 +310,8 @@ class RunRecord(Frozen):
 
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
     other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
-    steps, (step, value) in order. `started` and `ended`: seconds since 1970.
+    steps, (step, value) in order; `curve_halves`: of those of them that have halves, (step, one half, the other).
+    `started` and `ended`: seconds since 1970.
     """
 
     run_id: str
@@ -330,6 +331,7 @@ class RunRecord(Frozen):
     errors: Mapping[str, float]
     halves: Mapping[str, tuple[float, float]] = {}
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
+    curve_halves: Mapping[str, tuple[tuple[int, float, float], ...]] = {}
     facts: Mapping[str, str]
     started: float | None = None
     ended: float | None = None

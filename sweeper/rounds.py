@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from studies.probing import unlike_steps
 from studies.records import EvaluationConfig, RunConfig, Scalar
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.points import axes, to_knobs, value_at
@@ -61,7 +62,13 @@ def probe_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
         return ""
     runs = probe.rounds * len(arms)
     ratio = "" if spec.baseline else "; without a baseline no ratio is told"
+    unlike = unlike_steps(probe_round(spec, arms, 0))
+    warning = (
+        f" Warning: the timed runs differ in {', '.join(unlike)}, so that their pace is not that of the losses alone: "
+        "give every variant the same, or take no speed of a loss from the table."
+    )
     return (
         f"Then a probe times each variant alone on the machine, in turn: {probe.rounds} rounds of {probe.steps} steps, "
         f"{runs} more runs and {runs * probe.steps} steps, on the data of {next(iter(spec.scenarios))}{ratio}."
+        + (warning if unlike else "")
     )

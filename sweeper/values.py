@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from dashboards.load import CURVES, ERRORS, FACT_PREFIX, HALVES, NON_FINITE, encode
+from dashboards.load import CURVE_HALVES, CURVES, ERRORS, FACT_PREFIX, HALVES, NON_FINITE, encode
 from studies.records import METRICS, Measurement, RunRecord, RunResult, Scalar
 from studies.redact import redact
 
@@ -36,9 +36,9 @@ def result_tags(result: RunResult) -> dict[str, str]:
     """State, cause, facts and what else MLflow has no place for, without secrets.
 
     Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own they
-    would double MLflow's charts. A third has the quality at every evaluation, which MLflow itself gives by a query for
-    each run. Names whose last value was not finite stand in the tag `non_finite`: what MLflow holds of them is not how
-    the run ended.
+    would double MLflow's charts. Two more have the quality at every evaluation and on its halves: MLflow gives the
+    first by a query for each run, the second not at all. Names whose last value was not finite stand in the tag
+    `non_finite`: what MLflow holds of them is not how the run ended.
     """
     final = result.final()
     errors = {name: m.error for name, m in final.items() if m.error is not None and math.isfinite(m.error)}
@@ -49,8 +49,7 @@ def result_tags(result: RunResult) -> dict[str, str]:
     tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
     tags |= {ERRORS: json.dumps(errors)} if errors else {}
     tags |= {HALVES: json.dumps(halves)} if halves else {}
-    curves = _evaluated(result)
-    tags |= {CURVES: json.dumps(curves)} if curves else {}
+    tags |= _curve_tags(result)
     tags |= {"message": redact(result.message)[:LONGEST_MESSAGE]} if result.message else {}
     tags |= {"adapter": result.adapter} if result.adapter else {}
     tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
@@ -66,8 +65,9 @@ def score_tags(record: RunRecord, measurements: Sequence[Measurement], facts: Ma
     halves = {**record.halves, **{m.name: m.halves for m in measurements if m.halves}}
     tags = {FACT_PREFIX + name: encode(value) for name, value in redact(facts).items()}
     names = {m.name for m in measurements}
-    curves = {name: points for name, points in record.curves.items() if name not in names}
-    tags |= {CURVES: json.dumps(curves)} if record.curves else {}
+    for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
+        left = {name: points for name, points in before.items() if name not in names}
+        tags |= {tag: json.dumps(left)} if before else {}
     return tags | {ERRORS: json.dumps(errors), HALVES: json.dumps(halves)}
 
 
@@ -81,14 +81,28 @@ def _measured(result: RunResult) -> list[Value]:
     return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
 
 
-def _evaluated(result: RunResult) -> dict[str, list[tuple[int, float]]]:
-    """What more of is better, where it was measured at several steps: (step, value), five digits of it."""
-    found: dict[str, list[tuple[int, float]]] = {}
+def _curve_tags(result: RunResult) -> dict[str, str]:
+    """What more of is better, where it was measured at several steps, and its halves: five digits of each.
+
+    A curve that is too long for a tag is left out.
+    """
+    of: dict[str, list[Measurement]] = {}
     for m in sorted(result.measurements, key=lambda m: m.step):
         if m.name in METRICS and METRICS[m.name].better == "maximize" and math.isfinite(m.value):
-            found.setdefault(m.name, []).append((m.step, float(f"{m.value:.5g}")))
-    kept = {name: points for name, points in found.items() if len(points) > 1}
-    return kept if len(json.dumps(kept)) <= LONGEST_TAG else {}
+            of.setdefault(m.name, []).append(m)
+    several = {name: points for name, points in of.items() if len(points) > 1}
+    curves = {name: [(m.step, _short(m.value)) for m in points] for name, points in several.items()}
+    halves = {
+        name: [(m.step, *map(_short, m.halves)) for m in points if m.halves]
+        for name, points in several.items()
+        if all(m.halves and all(map(math.isfinite, m.halves)) for m in points)
+    }
+    texts = {tag: json.dumps(found) for tag, found in ((CURVES, curves), (CURVE_HALVES, halves)) if found}
+    return {tag: text for tag, text in texts.items() if len(text) <= LONGEST_TAG}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _finite(values: Sequence[Value]) -> list[Value]:

@@ -27,7 +27,7 @@ from dashboards.figures.figure import (
 )
 from dashboards.figures.material import TRL_BETA, Curve, Material
 from dashboards.figures.outcome import others
-from studies.records import METRICS, RunRecord, State
+from studies.records import JUDGE_FACT, METRICS, RunRecord, State
 
 REWARD_MARGIN = "reward_margin"
 FEWEST_POINTS = 3
@@ -78,27 +78,41 @@ def margin_series(material: Material, scenario: str) -> list[Series]:
 
 
 def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Figure | Missing:
-    """A measurement at every checkpoint of each loss's best config."""
+    """A measurement at every checkpoint of each loss's best config, as far as one judge gave all of it."""
     about = METRICS.get(metric)
     title = f"{metric[:1].upper()}{metric[1:]} over training"
     in_unit = metric == material.scale.metric
-    series = []
+    series, mixed = [], 0
     for standing in material.of(scenario):
         curves = []
         for run in standing.speak:
             curve = material.curves.get(run.run_id, {}).get(metric, ())
-            if len(curve) >= FEWEST_POINTS:
-                values = [value for _, value in curve]
-                shown = material.scale.in_unit(values, run.block) if in_unit else values
-                curves.append(list(zip([step for step, _ in curve], shown, strict=True)))
+            if len(curve) < FEWEST_POINTS:
+                continue
+            if not _by_one_judge(run, metric):
+                mixed += 1
+                continue
+            values = [value for _, value in curve]
+            shown = material.scale.in_unit(values, run.block) if in_unit else values
+            curves.append(list(zip([step for step, _ in curve], shown, strict=True)))
         series += _series(standing.stratum.variant, curves)
+    left_out = f"{mixed} runs were scored again after training; their curves are not by the judge of their ends"
     if not series:
-        return Missing(name, title, "it takes three checkpoints: evaluate.at, such as [0.25, 0.5, 1.0]")
+        few = "it takes three checkpoints: evaluate.at, such as [0.25, 0.5, 1.0]"
+        return Missing(name, title, left_out if mixed else few)
     words = material.quality if in_unit else f"{metric} ({about.unit})" if about else metric
     scales = Scales("optimizer step", words, zero=material.untrained if in_unit else "")
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     what = about.what if about else metric
-    return Figure(name, title, f"{what} of the best config of each loss. {_band_words(series)}{others(material)}", svg)
+    caption = f"{what} of the best config of each loss. {_band_words(series)}{others(material)}"
+    return Figure(name, title, caption + (f" Left out: {left_out}." if mixed else ""), svg)
+
+
+def _by_one_judge(run: RunRecord, metric: str) -> bool:
+    """Whether the run's curve is by the judge of its end. `sweeper evaluate` scores the end alone: MLflow's history
+    keeps what an earlier judge gave on the way, the record's own curves do not.
+    """
+    return not metric.startswith("gold") or JUDGE_FACT not in run.facts or metric in run.curves
 
 
 def _series(variant: str, curves: Sequence[Curve]) -> list[Series]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ GOOD, FAIR = 0.02, 0.10  # the largest failure rate of each word
 WORD_LEVEL = 0.90  # a word leans on one limit, so that each is wrong in 5 % of cases: 149 configs without a failure
 LENGTH = (0.5, 2.0)  # length_ratio outside of it is drift
 INVERTED_BLOCKS, INVERTED_SHARE = 5, 0.8
+FEWEST_CHECKPOINTS = 8  # of a curve that late collapse is read from
 _CAUSES: Mapping[Cause, Kind] = {
     Cause.NON_FINITE: "non-finite",
     Cause.INVERTED: "inversion",
@@ -209,22 +210,40 @@ def strengths(betas: Sequence[float], kls: Sequence[float], budget: float = 2.0)
     return None
 
 
-def late_collapse(first: Sequence[float], second: Sequence[float]) -> float:
+class LateCollapse(NamedTuple):
+    """How far a score ends below its peak, and how far above the lowest point that it had after the peak.
+
+    What is `regained` was lost for a while, as where the learning rate was too high in the middle of its schedule;
+    a fall of which little is regained is over-optimisation.
+    """
+
+    fall: float
+    regained: float
+
+
+def late_collapse(first: Sequence[float], second: Sequence[float]) -> LateCollapse:
     """How far the score falls from its peak to the end, by two halves of the evaluation samples at each checkpoint.
 
-    The peak of a 3-point running median is found on one half; there and at the end the other half is read; then the
-    halves change places and both answers are averaged. So a flat noisy curve gives 0 on average, where max - last of
-    one curve finds a collapse of .05 in 9 to 21 % of cases. Raises ValueError below eight checkpoints.
+    The peak of a 3-point running median, and the lowest point from there on, are found on one half; there and at the
+    end the other half is read; then the halves change places and both answers are averaged. So a flat noisy curve gives
+    0 and 0 on average, where max - last of one curve finds a collapse of .05 in 9 to 21 % of cases; a curve that rises
+    to its end gives a little less than 0. Raises ValueError below eight checkpoints.
     """
-    if len(first) != len(second) or len(first) < 8:
-        raise ValueError(f"late collapse needs two halves of 8 checkpoints or more, got {len(first)} and {len(second)}")
-    halves = (np.asarray(first, dtype=float), np.asarray(second, dtype=float))
-    return float(np.mean([_fall(halves[0], halves[1]), _fall(halves[1], halves[0])]))
+    if len(first) != len(second) or len(first) < FEWEST_CHECKPOINTS:
+        raise ValueError(
+            f"late collapse needs two halves of {FEWEST_CHECKPOINTS} checkpoints or more, got {len(first)} and "
+            f"{len(second)}"
+        )
+    medians = [_median_of_three(np.asarray(half, dtype=float)) for half in (first, second)]
+    falls = np.mean([_falls(*medians), _falls(*reversed(medians))], axis=0)
+    return LateCollapse(*map(float, falls))
 
 
-def _fall(chosen_by: Floats, read_from: Floats) -> float:
-    peak = int(np.argmax(_median_of_three(chosen_by)))
-    return float(_median_of_three(read_from)[peak] - _median_of_three(read_from)[-1])
+def _falls(chosen_by: Floats, read_from: Floats) -> tuple[float, float]:
+    """Peak less end, and end less the lowest point after the peak."""
+    peak = int(np.argmax(chosen_by))
+    lowest = peak + int(np.argmin(chosen_by[peak:]))
+    return float(read_from[peak] - read_from[-1]), float(read_from[-1] - read_from[lowest])
 
 
 def _median_of_three(values: Floats) -> Floats:

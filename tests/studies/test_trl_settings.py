@@ -12,6 +12,7 @@ import pytest
 
 from studies import trl_settings as settings
 from studies.base import take_apart
+from studies.probing import PACE_SETTINGS
 
 
 def installed() -> dict[str, dataclasses.Field[Any]]:
@@ -51,6 +52,12 @@ def simple(hint: Any) -> str:
 
 def test_names_and_types_are_those_of_the_installed_trl() -> None:
     assert dict(settings.TYPES) == installed_types()
+
+
+def test_what_decides_the_pace_of_a_step_has_the_defaults_of_the_installed_trl() -> None:
+    fields = installed()
+    given = {name: fields[name].default for name in PACE_SETTINGS}
+    assert {name: getattr(value, "value", value) for name, value in given.items()} == dict(PACE_SETTINGS)
 
 
 def test_choices_are_those_of_the_installed_trl() -> None:

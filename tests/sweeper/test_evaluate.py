@@ -124,17 +124,21 @@ def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: Study
     config = study.config(0, "sigmoid", JUDGE)
     run_id = study.tracker.start_run(config, 1, "unbiased")
     points = [
-        Measurement(name, value, None, step) for name in ("gold", "accuracy") for step, value in ((6, 0.5), (12, 0.75))
+        Measurement(name, value, None, step, halves=(value, value))
+        for name in ("gold", "accuracy")
+        for step, value in ((6, 0.5), (12, 0.75))
     ]
     old = Shown(prompt="a", before="b", after="c", gold_after=0.75)
     facts = {"judge": "reward model org/judge"}
     result = RunResult(key=config.key, cause=Cause.FINISHED, measurements=tuple(points), facts=facts, samples=(old,))
     study.tracker.finish_run(run_id, config, result)
-    assert set(study.records()[run_id].curves) == {"gold", "accuracy"}
+    before = study.records()[run_id]
+    assert set(before.curves) == set(before.curve_halves) == {"gold", "accuracy"}
     (study.runs / config.key / "adapter").mkdir(parents=True)
     (study.runs / config.key / "adapter" / "gold.txt").write_text("1.0")
     study.score(JUDGE, "evaluate.judge.label=1", earlier=Judge(reward_model="org/judge"))
-    assert set(study.records()[run_id].curves) == {"accuracy"}
+    after = study.records()[run_id]
+    assert set(after.curves) == set(after.curve_halves) == {"accuracy"}
     (shown,) = load_samples(study.tracker.uri, [run_id])[run_id]
     assert shown.gold_after == 1.0
 

@@ -112,6 +112,38 @@ def test_an_arm_of_fixed_points_is_timed_at_its_first(tmp_path: Path) -> None:
     assert (own.settings["beta"], own.knobs) == (0.7, {"beta": 0.7})
 
 
+UNLIKE = PROBED.replace("hinge: {}", "hinge: {base: {lora_r: 16, per_device_train_batch_size: 4}}").replace(
+    "bco_pair: {}", "bco_pair: {base: {bf16: true, lora_target_modules: [v_proj, q_proj]}}"
+)
+
+
+def test_plan_warns_where_variants_differ_in_more_than_their_loss(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(UNLIKE)
+    said = " ".join(sweeper(tmp_path, "plan", "study.yaml").stdout.split())
+    assert (
+        "Warning: the timed runs differ in per_device_train_batch_size (8: sigmoid, robust, bco_pair; 4: hinge)" in said
+    )
+    assert "lora_r (8: sigmoid, robust, bco_pair; 16: hinge)" in said
+    assert "lora_target_modules (None: sigmoid, hinge, robust; q_proj, v_proj: bco_pair)" in said
+    assert "bf16 (None: sigmoid, hinge, robust; True: bco_pair)" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PROBED,  # label_smoothing and beta are the losses' own
+        PROBED.replace("hinge: {}", "hinge: {base: {per_device_train_batch_size: 8, gradient_checkpointing: true}}"),
+        PROBED.replace("space: {", "space: {lora_r: {values: [4, 8]}, ").replace("lora_r: 8, ", ""),
+        UNLIKE.split("probe:")[0],
+    ],
+)
+def test_plan_does_not_warn_of_what_is_the_same_or_the_losses_own(sweeper: Sweeper, tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    shown = sweeper(tmp_path, "plan", "study.yaml")
+    assert shown.returncode == 0, shown.stderr
+    assert "Warning" not in shown.stdout
+
+
 @pytest.mark.parametrize("executor", ["inline", "process"])
 def test_timed_runs_follow_each_other_in_one_process_after_all_others(
     run: Run, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str

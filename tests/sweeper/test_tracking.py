@@ -135,6 +135,7 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
             errors={"gold": 0.1},
             halves={"gold": (2.25, 2.75)},
             curves={"gold": ((60, 1.0), (120, 2.5))},
+            curve_halves={"gold": ((60, 0.75, 1.25), (120, 2.25, 2.75))},
             facts={
                 "digest": "d" * 64,
                 "train_rows": "100",

@@ -12,7 +12,7 @@ from dashboards.figures.figure import Figure, Missing, looks
 from dashboards.figures.gallery import figures
 from dashboards.figures.material import Material
 from dashboards.figures.parallel import parallel
-from studies.records import Cause, RunRecord
+from studies.records import JUDGE_FACT, Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, gold_of, pool
 from tests.dashboards.materials import GOLD, drawn, marks, material_of, texts
@@ -279,6 +279,34 @@ def test_checkpoints_are_drawn_from_three_on() -> None:
     assert "3 runs" in texts(drawn(found))
     once = {run: {"gold": of["gold"][:1]} for run, of in curves.items()}
     assert isinstance(course.checkpoints(material_of(records, curves=once), "clean", "gold", "x"), Missing)
+
+
+def test_a_curve_that_ends_with_another_judge_is_left_out_and_said() -> None:
+    """`sweeper evaluate` scores the end of a run: MLflow's history then mixes judges, the record has no such curve."""
+    records = configs(beta=(0.1,))
+    steps = (1, 5, 10)
+    curves = {r.run_id: {name: [(s, float(s)) for s in steps] for name in ("gold", "kl")} for r in records}
+    judged = [r.model_copy(update={"facts": r.facts | {JUDGE_FACT: "reward model b"}}) for r in records]
+    in_training = [r.model_copy(update={"curves": {"gold": [(s, float(s)) for s in steps]}}) for r in judged]
+
+    def found(records: list[RunRecord], metric: str = "gold") -> Figure | Missing:
+        return course.checkpoints(material_of(records, curves=curves), "clean", metric, "x")
+
+    mixed, some, pure, drift = (
+        found(judged),
+        found([judged[0], *in_training[1:]]),
+        found(in_training),
+        found(judged, "kl"),
+    )
+    assert isinstance(mixed, Missing)
+    assert "3 runs were scored again" in mixed.reason
+    assert isinstance(some, Figure)
+    assert "2 runs" in texts(drawn(some))
+    assert "Left out: 1 runs were scored again" in some.caption
+    for whole in (pure, drift):
+        assert isinstance(whole, Figure)
+        assert "3 runs" in texts(drawn(whole))
+        assert "Left out" not in whole.caption
 
 
 def timed(*spans: tuple[float, float | None], cause: Cause | None = Cause.FINISHED) -> list[RunRecord]:
