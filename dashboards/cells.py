@@ -365,6 +365,12 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
         found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    balanced = dict.fromkeys(row.variant for row in rows if row.balanced)
+    if balanced:
+        found.append(
+            f"{', '.join(balanced)}: loss_weights are shares of the gradient before training; what each run gave TRL for "
+            "them is among its tags, fact.loss_weight."
+        )
     judges = sorted({judge for row in rows for judge in row.judges if row.metric.startswith("gold")})
     if judges:
         several = "; not comparable, since they are several: score all runs by one with `sweeper evaluate`"
