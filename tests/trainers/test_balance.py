@@ -60,23 +60,44 @@ def test_by_trls_own_loop_dropout_drops_what_it_would_without_the_measurement(tm
     assert distance(weights(tmp_path / "ours", run), weights(tmp_path / "again", again)) == 0.0
 
 
-@pytest.mark.parametrize("run", RUNS, ids=["two", "three, accumulated", "equal shares"])
+def singly(folder: Path, run: RunConfig, weights: list[list[float]], **settings: Any) -> list[list[float]]:
+    """The gradient norms that training logs, step by step, of the run with other weights."""
+    runs = [as_trained(run, only) for only in weights]
+    runs = [one.model_copy(update={"settings": {**one.settings, **settings}}) for one in runs]
+    return [[values["grad_norm"] for _, values in r.curve] for r in train(folder, runs, len(runs))]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        balanced("sigmoid", "ipo", loss_weights=[0.7, 0.3], beta=0.1, per_device_train_batch_size=64, max_steps=1),
+        balanced("ipo", "sigmoid", "sft", loss_weights=[1.0, 2.0, 1.0], gradient_accumulation_steps=16, max_steps=1),
+        balanced("sigmoid", "sppo_hard", per_device_train_batch_size=32, gradient_accumulation_steps=2, max_steps=1),
+    ],
+    ids=["two", "three, accumulated", "equal shares"],
+)
 def test_at_the_first_step_each_loss_has_its_share_of_the_gradient_and_all_have_the_size_of_the_first(
     tmp_path: Path, run: RunConfig
 ) -> None:
-    """By the gradient norms that training logs of each loss with its weight and the others at 0."""
+    """Where that step has as many pairs as are measured: by the loss with its weight and the others at 0."""
     losses = run.settings["loss_type"]
-    (result,) = train(tmp_path / "balanced", [run.model_copy(update={"settings": {**run.settings, "max_steps": 1}})], 1)
+    (result,) = train(tmp_path / "balanced", [run], 1)
     given = found(run, result)
     single = [[w if k == i else 0.0 for k, w in enumerate(given)] for i in range(len(losses))]
     single.append([1.0] + [0.0] * (len(losses) - 1))
-    runs = [as_trained(run, only) for only in single]
-    runs = [one.model_copy(update={"settings": {**one.settings, "max_steps": 1}}) for one in runs]
-    *norms, first = [r.curve[0][1]["grad_norm"] for r in train(tmp_path / "single", runs, len(runs))]
+    *norms, first = (steps[0] for steps in singly(tmp_path / "single", run, single))
     shares = run.settings.get("loss_weights") or [1.0] * len(losses)
     assert [norm / sum(norms) for norm in norms] == pytest.approx([s / sum(shares) for s in shares], rel=1e-4)
     assert sum(norms) == pytest.approx(first, rel=1e-4)
-    assert found(run, result, NORM_FACT)[0] == pytest.approx(first, rel=1e-4)
+
+
+def test_of_small_batches_the_first_64_pairs_are_measured(tmp_path: Path) -> None:
+    """As the steps of a training that moves nothing have them; here 8 steps of 8 pairs, in two micro-batches each."""
+    run = balanced("sigmoid", "ipo", gradient_accumulation_steps=2, max_steps=10, rows=128)
+    (result,) = train(tmp_path / "balanced", [run], 1)
+    still = singly(tmp_path / "single", run, [[1.0, 0.0], [0.0, 1.0]], learning_rate=0.0, lr_scheduler_type="constant")
+    assert [sum(norms[:8]) / 8 for norms in still] == pytest.approx(found(run, result, NORM_FACT), rel=1e-4)
+    assert found(run, result)[1] == pytest.approx(0.5 * sum(still[0][:8]) / sum(still[1][:8]), rel=1e-4)
 
 
 def test_weights_as_written_are_left_as_they_are(tmp_path: Path) -> None:
