@@ -37,9 +37,10 @@ RUNS = (
 )
 
 
-@pytest.mark.parametrize("together", [4, 0])
+# By TRL's own loop the reference's log-probs come through TRL's collator, which makes them float32.
+@pytest.mark.parametrize(("together", "within"), [(4, 1e-9), (0, 1e-7)])
 def test_in_float64_a_balanced_run_is_a_plain_dpo_trainer_with_the_weights_that_it_tells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int, within: float
 ) -> None:
     """In a pack with others, and by TRL's own loop: measuring has moved no random number and left no gradient."""
     with float64(monkeypatch):
@@ -48,7 +49,7 @@ def test_in_float64_a_balanced_run_is_a_plain_dpo_trainer_with_the_weights_that_
         for run, result in zip(RUNS, results, strict=True):
             assert result.cause in (Cause.FINISHED, Cause.COLLAPSED), result.message
             stock = plain_training(tmp_path / "stock", as_trained(run, found(run, result)))
-            assert distance(weights(tmp_path / "ours", run), stock) < 1e-9, run.settings["loss_type"]
+            assert distance(weights(tmp_path / "ours", run), stock) < within, run.settings["loss_type"]
 
 
 def test_by_trls_own_loop_dropout_drops_what_it_would_without_the_measurement(tmp_path: Path) -> None:
