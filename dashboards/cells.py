@@ -15,7 +15,7 @@ from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.tables import Comparison, Quality, Row
 from dashboards.verdicts import Verdict
-from studies.records import METRICS, Scalar
+from studies.records import METRICS, WEIGHT_FACT, Scalar
 
 KNOBS = "Best knobs"
 TO_TARGET = f"To {SHARE:.0%}"
@@ -337,6 +337,12 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
         found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    balanced = dict.fromkeys(row.variant for row in rows if row.balanced)
+    if balanced:
+        found.append(
+            f"{', '.join(balanced)}: loss_weights are shares of the gradient before training; the weights that TRL was "
+            f"given for them are tags of each run, fact.{WEIGHT_FACT}LOSS."
+        )
     judges = sorted({judge for row in rows for judge in row.judges if row.metric.startswith("gold")})
     if judges:
         several = "; not comparable, since they are several: score all runs by one with `sweeper evaluate`"

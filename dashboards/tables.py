@@ -26,7 +26,7 @@ from dashboards.statistics.stability import Stability, failures
 from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standings
 from dashboards.verdicts import Verdict, verdicts
 from studies.claims import Column, guide_words
-from studies.records import JUDGE_FACT, Cause, RunRecord, Scalar, State
+from studies.records import JUDGE_FACT, WEIGHT_FACT, Cause, RunRecord, Scalar, State
 from studies.spec import Expectation, Objective, Scenario
 
 Basis = Literal["confirmed", "selected"]
@@ -60,7 +60,7 @@ class Row:
     stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
     objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
     the best trial's pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not
-    the data's own. `difference`: the best trial
+    the data's own; `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial
     against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
     is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
@@ -90,6 +90,7 @@ class Row:
     reach: Reach | None
     length_baseline: float | None
     judges: tuple[str, ...]
+    balanced: bool
     difference: Difference | None
     improvement: Estimate | None
     middle: float | None
@@ -188,6 +189,7 @@ def _row(
         reach=reach,
         length_baseline=mean_of(found.speak, "length_baseline"),
         judges=tuple(sorted({r.facts[JUDGE_FACT] for r in records if "gold" in r.metrics and JUDGE_FACT in r.facts})),
+        balanced=any(fact.startswith(WEIGHT_FACT) for run in records for fact in run.facts),
         difference=None if compared is None else compared.difference,
         improvement=None if compared is None else compared.improvement,
         middle=_middle(found, scale),

@@ -424,7 +424,7 @@ def _unknown_metric(name: str) -> str:
 
 def _scale_differs(arms: Mapping[str, Arm]) -> bool:
     """Whether losses, or knobs that scale a loss, differ between trials of the study."""
-    if len({arm.losses for arm in arms.values()}) > 1:
+    if len({arm.losses for arm in arms.values()}) > 1 or any(arm.balance for arm in arms.values()):
         return True
     scaling = {*table.DEFAULTS, "loss_weights"}
     fixed = {tuple(str(arm.settings.get(knob)) for knob in sorted(scaling)) for arm in arms.values()}

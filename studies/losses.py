@@ -393,9 +393,9 @@ def needs(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]]) -> li
     return found
 
 
-def traps(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]]) -> list[Finding]:
+def traps(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]], *, balanced: bool = False) -> list[Finding]:
     """What runs and surprises: warned, trained and flagged. `possible`: every value or both ends of a range, by
-    knob; a knob that is missing has TRL's default.
+    knob; a knob that is missing has TRL's default. `balanced`: a mixture's weights are shares of the gradient.
     """
     beta = _numbers(possible, "beta")
     found = []
@@ -436,12 +436,13 @@ def traps(losses: Sequence[str], possible: Mapping[str, Sequence[Scalar]]) -> li
             )
         )
     dominant = sorted({"ipo", "sppo_hard"} & set(losses))
-    if dominant and len(losses) > 1 and min(beta) <= 0.1:
+    if dominant and len(losses) > 1 and min(beta) <= 0.1 and not balanced:
         found.append(
             Finding(
                 "loss_weights",
                 f"{' and '.join(dominant)} at beta {min(beta):g} gives most of this mixture's gradient: weights are "
-                "not normalised, so the mixture is close to it alone",
+                "not normalised, so the mixture is close to it alone; balance: gradient in the variant makes them "
+                "shares of the gradient",
             )
         )
     return found

@@ -95,10 +95,14 @@ class Variant(Part):
     """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
 
     Points alone, without a space of its own, make an arm of fixed points: the shared space is not sampled for it.
+    `balance: gradient` says that the weights of a mixture, wherever they are given, are shares of the gradient: every
+    run measures how large each loss's gradient is before training and divides by it, since weights as TRL takes them
+    say little where one loss pulls many times as hard as another.
     """
 
     loss_type: tuple[str, ...] | None = None
     loss_weights: tuple[float, ...] | None = None
+    balance: Literal["gradient"] | None = None
     base: Mapping[str, Any] = {}
     space: Mapping[str, Distribution | None] = {}
     points: tuple[Mapping[str, Scalar], ...] = ()
@@ -275,7 +279,7 @@ class Arm(Frozen):
 
     `settings` are flat TRL names (base and variant merged, `loss_type` and `loss_weights` included). `space` holds
     only knobs that act on its losses, in the order of the study's shared space and then its own; a simplex stands
-    there under `loss_weights`. `left_out` says, per knob, why a shared knob is not in it.
+    there under `loss_weights`. `left_out` says, per knob, why a shared knob is not in it. `balance`: see `Variant`.
     """
 
     name: str
@@ -285,6 +289,7 @@ class Arm(Frozen):
     points: tuple[Mapping[str, Scalar], ...]
     left_out: Mapping[str, str]
     warnings: tuple[str, ...]
+    balance: Literal["gradient"] | None = None
 
 
 class StudyError(Exception):

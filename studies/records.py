@@ -21,6 +21,10 @@ PROBE = "probe"
 
 JUDGE_FACT = "judge"  # a run's gold is by this judge; absent where it is the data's own
 
+# Of a run with `balance`, followed by the name of a loss: the norm of its gradient before training, and the weight that
+# TRL was given for it.
+NORM_FACT, WEIGHT_FACT = "gradient_norm.", "loss_weight."
+
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-2"
 
@@ -230,7 +234,9 @@ class EvaluationConfig(Frozen):
 class RunConfig(Frozen):
     """One training of a trial, fully resolved: nothing that changes its numbers lies outside of it.
 
-    `settings` are flat TRL names, those that `export` writes; `knobs` names the ones that the study varies.
+    `settings` are flat TRL names, those that `export` writes; `knobs` names the ones that the study varies. `balance`:
+    the `loss_weights` among the settings are shares of the gradient before training, from which the trainer makes the
+    weights (None: they are the weights).
     """
 
     study: str
@@ -245,15 +251,17 @@ class RunConfig(Frozen):
     data: DataConfig
     evaluation: EvaluationConfig
     evaluator: str = EVALUATOR
+    balance: Literal["gradient"] | None = None
 
     @property
     def key(self) -> str:
         """Content of all that determines the run's numbers, as 12 hexadecimal digits: the run's identity.
 
-        Data and evaluation count by what differs from their defaults, so that a field which they get later, and which
-        a run does not use, leaves it the run that it was.
+        Data, evaluation and balance count by what differs from their defaults, so that a field which they get later,
+        and which a run does not use, leaves it the run that it was.
         """
         determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed", "evaluator"})
+        determined_by |= self.model_dump(mode="json", include={"balance"}, exclude_defaults=True)
         for name, part in (("data", self.data), ("evaluation", self.evaluation)):
             determined_by[name] = part.model_dump(mode="json", exclude_defaults=True)
         return digest(determined_by)

@@ -71,8 +71,10 @@ def build_arm(spec: StudySpec, name: str) -> Built:
         points=variant.points,
         left_out=left_out,
         warnings=(),
+        balance=variant.balance,
     )
     places = _places(spec, name, variant, arm)
+    problems += _balance_problems(spec.trainer, arm, places)
     problems += [Problem(places.get(f.knob, f"variants.{name}"), f.message) for f in table.needs(losses, possible(arm))]
     problems += _peft_problems(arm, places)
     return Built(arm.model_copy(update={"warnings": _warnings(arm)}), problems)
@@ -111,6 +113,7 @@ def resolve_run(
         knobs=dict(knobs),
         data=scenario_data(spec.data, spec.scenarios[scenario]),
         evaluation=spec.evaluation,
+        balance=arm.balance,
     )
 
 
@@ -352,6 +355,24 @@ def _places(spec: StudySpec, name: str, variant: Variant, arm: Arm) -> dict[str,
     return places
 
 
+def _balance_problems(trainer: str, arm: Arm, places: Mapping[str, str]) -> list[Problem]:
+    """Where shares of the gradient cannot be had or mean nothing."""
+    if arm.balance is None:
+        return []
+    path, problems = f"variants.{arm.name}.balance", []
+    if len(arm.losses) == 1:
+        text = f"does nothing on the single loss {arm.losses[0]}: it weighs the members of a mixture; leave it out"
+        problems.append(Problem(path, f"{arm.balance!r} {text}"))
+    if trainer != "dpo":
+        text = f"needs a trainer that measures gradients, which dpo does and {trainer} does not: leave it out"
+        problems.append(Problem(path, f"{arm.balance!r} {text}"))
+    weights = arm.settings.get("loss_weights") or ()
+    if any(weight < 0.0 for weight in weights):
+        text = f"{list(weights)} must be 0 or more with balance: {arm.balance}, as they are shares of the gradient"
+        problems.append(Problem(places.get("loss_weights", f"variants.{arm.name}.loss_weights"), text))
+    return problems
+
+
 def _peft_problems(arm: Arm, places: Mapping[str, str]) -> list[Problem]:
     if True in possible(arm).get("use_peft", ()):
         return []
@@ -366,7 +387,7 @@ def _peft_problems(arm: Arm, places: Mapping[str, str]) -> list[Problem]:
 
 def _warnings(arm: Arm) -> tuple[str, ...]:
     """Traps of the arm's knobs, then presets that it uses as they are printed."""
-    found = [finding.message for finding in table.traps(arm.losses, possible(arm))]
+    found = [f.message for f in table.traps(arm.losses, possible(arm), balanced=arm.balance is not None)]
     fixed = {k: v for k, v in arm.settings.items() if isinstance(v, Scalar) and k not in arm.space}
     candidates = [{**fixed, **point} for point in arm.points] or [fixed]
     found += [w for c in candidates if (w := table.preset_warning(arm.losses, c)) is not None]

@@ -25,12 +25,14 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],
             **({"rungs": spec.rungs.model_dump(mode="json")} if spec.rungs else {}),
-            "arms": {
-                name: [dict(arm.settings), {knob: d.model_dump(mode="json") for knob, d in arm.space.items()}]
-                for name, arm in arms.items()
-            },
+            "arms": {name: _arm(arm) for name, arm in arms.items()},
         }
     )
+
+
+def _arm(arm: Arm) -> list[Any]:
+    space = {knob: distribution.model_dump(mode="json") for knob, distribution in arm.space.items()}
+    return [dict(arm.settings), space, *([arm.balance] if arm.balance else [])]
 
 
 def _condition(scenario: Scenario) -> dict[str, Any]:

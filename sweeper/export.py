@@ -13,7 +13,7 @@ import yaml
 from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
-from studies.records import PROBE, RunConfig, RunRecord, State
+from studies.records import NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, resolve_run
 from sweeper.plan import show_knobs
@@ -57,17 +57,18 @@ def export_best(
             f"Trial {number} of {row.variant} was trained with other settings than the study file gives now. Run the "
             "study again, or export from the study file as it was (it is kept as study.yaml with the sweep's run)."
         )
+    trained = _as_trained(config, record)
     from trainers.bundle import write_bundle
     from trainers.data import DataError
 
     data = output.with_name(f"{output.stem}-data")
     try:
-        model, digest = write_bundle(config, data, output.with_name(f"{output.stem}-model"))
+        model, digest = write_bundle(trained, data, output.with_name(f"{output.stem}-model"))
     except (DataError, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
-    settings = trl_settings(config, record, model, data, output)
+    settings = trl_settings(trained, record, model, data, output)
     text = yaml.safe_dump(redact(settings), sort_keys=False, allow_unicode=True)
-    output.write_text(redact(_head(spec, row, record, digest, rows)) + text, encoding="utf-8")
+    output.write_text(redact(_head(spec, row, config, record, digest, rows)) + text, encoding="utf-8")
     return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
 
 
@@ -86,6 +87,25 @@ def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, o
         "save_strategy": "no",
         "logging_nan_inf_filter": False,
     }
+
+
+def _as_trained(config: RunConfig, record: RunRecord) -> RunConfig:
+    """The config with the weights that TRL was given, where the run made them of shares of the gradient."""
+    if not config.balance:
+        return config
+    settings = {**config.settings, "loss_weights": _measured(config, record, WEIGHT_FACT)}
+    return config.model_copy(update={"settings": settings, "balance": None})
+
+
+def _measured(config: RunConfig, record: RunRecord, fact: str) -> list[Any]:
+    """A fact that the run has of each of its losses."""
+    try:
+        return [decode(record.facts[f"{fact}{loss}"]) for loss in config.settings["loss_type"]]
+    except KeyError as missing:
+        raise ExportError(
+            f"MLflow run {record.run_id} does not tell {missing} (a tag of it), and without it TRL cannot repeat a run "
+            f"with balance: {config.balance}. Delete the run in MLflow and run the study again."
+        ) from missing
 
 
 def _choose(
@@ -126,7 +146,7 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
     return min(runs, key=lambda r: (r.block, r.seed))
 
 
-def _head(spec: StudySpec, row: Row, record: RunRecord, digest: str, rows: Sequence[Row]) -> str:
+def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, digest: str, rows: Sequence[Row]) -> str:
     """The comment at the head of the file: where the config comes from and how far it can be believed."""
     best = row.best
     if best is not None and best.trial == record.trial:
@@ -143,12 +163,24 @@ def _head(spec: StudySpec, row: Row, record: RunRecord, digest: str, rows: Seque
         f"study {spec.study}, variant {row.variant}, scenario {row.scenario}, trial {record.trial}",
         f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
         f"knobs: {show_knobs(record.knobs) or 'none'}",
+        *_weights(config, record),
         f"objective: {objective}",
         f"cannot be told apart from it: {_ties(row, rows)}",
         f"data digest {digest}",
         f"trained on {record.facts.get('device', 'unknown')}; {packages}; written {date.today().isoformat()}",
     ]
     return "".join(f"# {line}\n" for line in lines)
+
+
+def _weights(config: RunConfig, record: RunRecord) -> list[str]:
+    """Where the weights of a mixture come from that was balanced by gradient."""
+    if not config.balance:
+        return []
+    losses = config.settings["loss_type"]
+    shares = config.settings.get("loss_weights") or [1.0] * len(losses)
+    norms = _measured(config, record, NORM_FACT)
+    said = [f"{loss} {share:.3g} over {norm:.3g}" for loss, share, norm in zip(losses, shares, norms, strict=True)]
+    return [f"loss_weights: shares of the gradient over its norm before training: {', '.join(said)}"]
 
 
 def _interval(estimate: Estimate) -> str:

@@ -191,7 +191,8 @@ def _plan_arm(spec: StudySpec, arm: Arm) -> PlannedArm:
     return PlannedArm(
         name=arm.name,
         losses=arm.losses,
-        fixed={k: v for k, v in arm.settings.items() if k in _WORTH_SHOWING and k not in arm.space},
+        fixed={k: v for k, v in arm.settings.items() if k in _WORTH_SHOWING and k not in arm.space}
+        | ({"balance": arm.balance} if arm.balance else {}),
         space={name: _range(distribution) for name, distribution in arm.space.items()},
         left_out=arm.left_out,
         warnings=arm.warnings,

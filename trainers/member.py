@@ -15,6 +15,7 @@ from trl import DPOTrainer, get_peft_config
 
 from studies.records import Cause, Measurement, RunResult, Scalar, Shown
 from trainers.adapters import Adapter, Unpackable
+from trainers.balance import Balance, balance
 from trainers.data import Pairs
 from trainers.evaluate import ReferenceNumbers
 from trainers.interface import Job
@@ -23,7 +24,7 @@ from trainers.progress import Progress
 from trainers.reference import is_fixed
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
-from trainers.state import Moments, RunState, Unlogged
+from trainers.state import Moments, RunState, Unlogged, load_state
 from trainers.verdict import judge, memory, speed
 from trainers.warm import LaidOut, Warm, WarmDPOTrainer
 
@@ -45,6 +46,7 @@ class Member:
     sums: Tensor
     norm: Tensor
     sound: Tensor
+    gradient_norms: tuple[float, ...] = ()  # before training, where the loss's weights rest on them
     step: int = 0
     micro: int = 0
     curve: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
@@ -126,6 +128,7 @@ class Member:
             evaluation_seconds=self.evaluation_seconds,
             step_seconds=tuple(self.step_seconds),
             tokens=self.tokens,
+            gradient_norms=self.gradient_norms,
         )
         sums = tuple(float(value) for value in self.sums.tolist())
         unlogged = Unlogged(self.logged, sums, self.batches, self.window, bool(self.sound))
@@ -181,6 +184,7 @@ def make_member(job: Job, warm: Warm) -> Member:
             peft_config=peft_config,
         )
         warm.keep_rows(config, settings, trainer)
+        balanced = _balanced(trainer, job)
         run = prepare(trainer, DPOTrainer, job.placement.split)
         dtype = next(iter(run.adapter.values())).a.dtype
         data = warm.laid_out(config, settings, trainer, folder, dtype)
@@ -195,11 +199,26 @@ def make_member(job: Job, warm: Warm) -> Member:
         pairs=pairs,
         data=data,
         numbers=numbers,
-        facts={**pairs.facts, **numbers.facts, **hardware_facts(args, model_args), **cut_facts(job, args)},
+        facts={
+            **pairs.facts,
+            **numbers.facts,
+            **hardware_facts(args, model_args),
+            **cut_facts(job, args),
+            **balanced.facts,
+        },
         sums=zero.new_zeros(3),
         norm=zero,
         sound=torch.ones((), dtype=torch.bool, device=args.device),
+        gradient_norms=balanced.norms,
     )
+
+
+def _balanced(trainer: DPOTrainer, job: Job) -> Balance:
+    """See `balance`; a run that goes on has the weights that it had, to the last digit."""
+    kept = load_state(job.folder, job.config.key) if job.config.balance else None
+    norms = kept.progress.gradient_norms if kept else ()
+    place = job.placement
+    return balance(trainer, job.config, norms, split=place.split, checkpointing=bool(place.checkpointing))
 
 
 def save_adapter(member: Member, adapter: Adapter) -> None:

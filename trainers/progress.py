@@ -12,7 +12,8 @@ from studies.records import Measurement
 @dataclass(frozen=True)
 class Progress:
     """Optimizer steps made, curve and measurements so far, seconds spent, and what the speed is worked out from: the
-    seconds of each step that is timed, and the tokens trained.
+    seconds of each step that is timed, and the tokens trained. `gradient_norms`: of the losses before training, where
+    their weights rest on them (`trainers.balance`).
     """
 
     step: int
@@ -22,6 +23,7 @@ class Progress:
     evaluation_seconds: float = 0.0
     step_seconds: tuple[float, ...] = ()
     tokens: int = 0
+    gradient_norms: tuple[float, ...] = ()
 
 
 def to_json(progress: Progress) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def to_json(progress: Progress) -> dict[str, Any]:
         "curve": [[step, dict(values)] for step, values in progress.curve],
         "measurements": [vars(m) for m in progress.measurements],
         "step_seconds": list(progress.step_seconds),
+        "gradient_norms": list(progress.gradient_norms),
     }
 
 
@@ -44,6 +47,7 @@ def from_json(kept: Mapping[str, Any]) -> Progress:
         evaluation_seconds=float(kept["evaluation_seconds"]),
         step_seconds=tuple(float(seconds) for seconds in kept["step_seconds"]),
         tokens=int(kept["tokens"]),
+        gradient_norms=tuple(float(norm) for norm in kept.get("gradient_norms", ())),  # a state of before has none
     )
 
 

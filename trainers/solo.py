@@ -15,6 +15,7 @@ from trl import get_peft_config
 
 from studies.micro_batches import cut
 from studies.records import Cause, RunConfig, RunResult, Shown
+from trainers.balance import balance
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import JudgeError, Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
@@ -59,6 +60,8 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
         trainer.remove_callback(transformers.PrinterCallback)
         warm.keep_rows(config, settings, trainer)
+        balanced = balance(trainer, config, watch.gradient_norms)
+        watch.gradient_norms = balanced.norms
         if fixed:
             trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
             trainer.precompute_ref_logps = True
@@ -77,7 +80,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, *memory())
     facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
-    facts["steps"] = end.step
+    facts |= {**balanced.facts, "steps": end.step}
     return RunResult(
         key=config.key,
         cause=cause,
@@ -122,6 +125,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._evaluation_seconds = before.evaluation_seconds
         self._step_seconds = list(before.step_seconds)
         self._tokens = before.tokens
+        self.gradient_norms = before.gradient_norms
         self.reference_model: torch.nn.Module | None = None
         self._cause = Cause.FINISHED
         self._message = ""
@@ -139,6 +143,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             evaluation_seconds=self._evaluation_seconds,
             step_seconds=tuple(self._step_seconds),
             tokens=self._tokens,
+            gradient_norms=self.gradient_norms,
         )
 
     def on_train_begin(

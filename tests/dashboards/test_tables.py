@@ -237,6 +237,12 @@ def test_who_judged_is_said_and_that_scores_of_two_judges_do_not_compare() -> No
     assert "Gold by" not in shown(a_record())
 
 
+def test_weights_that_are_shares_of_the_gradient_are_said_to_be() -> None:
+    balanced = a_record(facts={"loss_weight.sigmoid": "0.7", "loss_weight.ipo": "0.016"})
+    assert "ipo: loss_weights are shares of the gradient before training" in shown(balanced).replace("\n", " ")
+    assert "shares of the gradient" not in shown(a_record())
+
+
 def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
     lines = [line for line in shown(a_record(), format="markdown").splitlines() if line.startswith("|")]
     assert len(lines) == 3

@@ -445,6 +445,27 @@ def test_a_stratums_question_names_only_what_differs_from_a_default(
     assert context_of(spec, "a", arms(spec)) == "digest"
     parts = {name: asked[0][name] for name in ("data", "scenario", "evaluation")}
     assert parts == {"data": {"rows": 64}, "scenario": {"label_flip": 0.2}, "evaluation": {"prompts": 32}}
+    assert asked[0]["arms"] == {"sigmoid": [arms(spec)["sigmoid"].settings, {}]}
+
+
+def test_shares_of_the_gradient_are_other_runs_and_another_question_than_weights(folder: Path) -> None:
+    mix = "variants: {mix: {loss_type: [sigmoid, ipo], %sspace: {loss_weights: {type: simplex}}}}"
+    weights, shares = (study(folder, mix % balance) for balance in ("", "balance: gradient, "))
+    one, other = (run(spec, "mix", **{"loss_weights.ipo": 0.3}) for spec in (weights, shares))
+    assert other.balance == "gradient"
+    assert other.settings == one.settings
+    assert other.key != one.key
+    assert context_of(weights, "clean", arms(weights)) != context_of(shares, "clean", arms(shares))
+
+
+def test_a_mixture_balanced_by_gradient_is_planned_as_one_and_not_warned_of(folder: Path) -> None:
+    mix = "variants: {mix: {loss_type: [sigmoid, ipo], %spoints: [{loss_weights.ipo: 0.3}]}}"
+    base = BASE.replace("beta: 0.2", "beta: 0.1")
+    weights, shares = (study(folder, mix % balance, base=base) for balance in ("", "balance: gradient, "))
+    (plain,), (balanced,) = (make_plan(spec, arms(spec)).arms for spec in (weights, shares))
+    assert any("balance: gradient in the variant" in warning for warning in plain.warnings)
+    assert balanced.warnings == ()
+    assert balanced.fixed == {**plain.fixed, "balance": "gradient"}
 
 
 def test_a_knob_that_does_not_act_leaves_the_identity_of_a_run_alone(folder: Path) -> None:

@@ -119,6 +119,27 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
             ["variants.d.space.loss_weights", "simplex"],
         ],
     ),
+    "shares of the gradient that mean nothing": (
+        GOOD.replace(
+            "{sigmoid: {}}",
+            "{sigmoid: {balance: gradient}, a: {loss_type: [sigmoid, ipo], balance: norm}, "
+            "b: {loss_type: [sigmoid, robust], loss_weights: [1.8, -0.8], balance: gradient}}",
+        ),
+        [
+            ["variants.sigmoid.balance", "does nothing on the single loss sigmoid"],
+            ["variants.a.balance", "'norm' must be one of", "gradient"],
+            ["variants.b.loss_weights", "[1.8, -0.8] must be 0 or more with balance: gradient"],
+        ],
+    ),
+    "shares of a gradient that there is not": (
+        GOOD.replace("{sigmoid: {}}", "{mix: {loss_type: [sigmoid, ipo], balance: gradient}}") + "trainer: formula\n",
+        [["variants.mix.balance", "dpo does and formula does not"]],
+    ),
+    "loss of a scale that every run has for itself": (
+        GOOD.replace("{sigmoid: {}}", "{mix: {loss_type: [sigmoid, ipo], balance: gradient}}")
+        + "objective: {metric: eval_loss}\n",
+        [["objective.metric", "'eval_loss' cannot be compared"]],
+    ),
     "empty space": (GOOD + "space: {}\n", [["space", "is empty"]]),
     "trials of nothing": (GOOD + "budget: {trials: 4}\n", [["budget.trials", "4 trials", "nothing is varied"]]),
     "empty lists": (

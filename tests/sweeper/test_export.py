@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl.scripts.dpo import make_parser
 
-from studies.records import DataConfig
+from studies.records import WEIGHT_FACT, DataConfig
 from trainers.data import load_pairs
+from trainers.results import read_result
 from trainers.world.paths import model_path
 
 Sweeper = Callable[..., Any]
@@ -37,19 +38,21 @@ base:
 data: {{path: embedded, rows: 64, eval_rows: 32}}
 variants:
   ipo: {{}}
-  mix: {{loss_type: [sigmoid, ipo], space: {{loss_weights: {{type: simplex}}}}}}
+  mix: {{loss_type: [sigmoid, ipo], {balance}space: {{loss_weights: {{type: simplex}}}}}}
 space: {{beta: {{low: 0.1, high: 1.0, log: true}}}}
 scenarios: {{noisy: {{label_flip: 0.25, flip_by: length, rejected_from: another}}}}
 evaluate: {{prompts: 16, max_new_tokens: 32}}
 budget: {{trials: 1}}
 objective: {{metric: ranking_gain}}
 """
+FORMULA, DPO = {"trainer": "formula", "balance": ""}, {"trainer": "dpo", "balance": ""}
+BALANCED = {"trainer": "dpo", "balance": "balance: gradient, "}
 
 
 @pytest.fixture
 def trained(sweeper: Sweeper, tmp_path: Path, request: pytest.FixtureRequest, empty_mlflow: Path) -> Path:
     """A folder in which the study has been run by the trainer that the test asks for."""
-    (tmp_path / "study.yaml").write_text(STUDY.format(trainer=getattr(request, "param", "formula")))
+    (tmp_path / "study.yaml").write_text(STUDY.format(**getattr(request, "param", FORMULA)))
     (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
     done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     assert done.returncode == 0, done.stderr
@@ -75,11 +78,20 @@ def test_the_rows_beside_it_are_dealt_and_flipped_as_the_scenario_says(sweeper: 
     assert all(len(str(was["rejected"]).split()) > len(str(was["chosen"]).split()) for was in flipped)
 
 
-@pytest.mark.parametrize("trained", ["dpo"], indirect=True)
+@pytest.mark.parametrize("trained", [DPO, BALANCED], ids=["weights", "balanced"], indirect=True)
 def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(sweeper: Sweeper, trained: Path) -> None:
     exported = sweeper(trained, "export", "study.yaml", "--variant", "mix")
     assert exported.returncode == 0, exported.stderr
-    assert_parsed_as_written(trained / "best.yaml")
+    training = parsed_as_written(trained / "best.yaml")
+    key = (trained / "best.yaml").read_text().partition(", key ")[2].split()[0]
+    result = read_result(trained / "runs" / "small" / key)
+    assert result is not None
+    measured = [result.facts.get(f"{WEIGHT_FACT}{loss}") for loss in training.loss_type]
+    if measured == [None, None]:
+        assert sum(training.loss_weights) == pytest.approx(1.0)
+    else:
+        assert training.loss_weights == measured
+        assert "# loss_weights: shares of the gradient over its norm before" in (trained / "best.yaml").read_text()
     subprocess.run(
         [Path(sys.executable).with_name("trl"), "dpo", "--config", "best.yaml"],
         cwd=trained,
@@ -88,7 +100,6 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(swe
         timeout=300,
         check=True,
     )
-    key = (trained / "best.yaml").read_text().partition(", key ")[2].split()[0]
     first = load_file(trained / "runs" / "small" / key / "adapter" / "adapter_model.safetensors")
     again = load_file(trained / "best-adapter" / "adapter_model.safetensors")
     assert first.keys() == again.keys()
@@ -96,8 +107,8 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(swe
         torch.testing.assert_close(weight, again[name], rtol=0.0, atol=1e-5)
 
 
-def assert_parsed_as_written(config: Path) -> None:
-    """Every line of the file reaches TRL's types with its value, and none is left over."""
+def parsed_as_written(config: Path) -> Any:
+    """TRL's training arguments: every line of the file reaches TRL's types with its value, and none is left over."""
     script, training, model, _, rest = make_parser().parse_args_and_config(
         ["--config", str(config)], return_remaining_strings=True
     )
@@ -107,8 +118,8 @@ def assert_parsed_as_written(config: Path) -> None:
         parsed = getattr(holder, name)
         assert parsed in (value, *READ_AS.get(name, ())) or [parsed] == value, name
     assert training.loss_type == ["sigmoid", "ipo"]
-    assert sum(training.loss_weights) == pytest.approx(1.0)
     assert (training.bf16, training.gradient_checkpointing, training.use_cpu) == (False, False, True)
+    return training
 
 
 @pytest.mark.parametrize(
@@ -130,7 +141,7 @@ def test_asking_for_what_is_not_there_exits_2_and_writes_nothing(
 
 def test_no_limit_stays_no_limit(sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path) -> None:
     """TRL's own default is a limit of 1024 tokens, so a null that was left out would truncate."""
-    text = STUDY.format(trainer="formula").replace("eval_rows: 32", "eval_rows: 32, max_length: null")
+    text = STUDY.format(**FORMULA).replace("eval_rows: 32", "eval_rows: 32, max_length: null")
     (tmp_path / "study.yaml").write_text(text)
     (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
     assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
