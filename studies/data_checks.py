@@ -21,6 +21,14 @@ def data_problems(spec: StudySpec) -> list[Problem]:
     if spec.data.gold != "task" and spec.data.path != SOURCE:
         text = f"{spec.data.gold!r} does nothing with {spec.data.path}: only embedded data have gold"
         problems.append(Problem("data.gold", text))
+    if spec.data.path != SOURCE:
+        asked = [("data.rejected_from", spec.data.rejected_from)]
+        asked += [(f"scenarios.{name}.rejected_from", of.rejected_from) for name, of in spec.scenarios.items()]
+        text = (
+            f"'model' samples the embedded model, which cannot answer {spec.data.path}: sample your own model, write "
+            "its answers as the rejected ones of a file, and remove this"
+        )
+        problems += [Problem(path, text) for path, value in asked if value == "model"]
     return problems
 
 
