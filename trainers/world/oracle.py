@@ -83,4 +83,4 @@ def _kl_to_uniform(weights: Floats) -> float:
     """Nats from equal weights, mean over the groups: sum of w log(n w), with 0 log 0 = 0."""
     carried = weights[weights > 0.0]
     groups, samples = weights.shape
-    return float(carried @ np.log(samples * carried)) / groups
+    return float(carried @ np.log(samples * carried) / groups)
