@@ -147,7 +147,7 @@ def comparison(
         _row(s, objective, compared.get(place), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
-    rulings = verdicts(found, scale, baseline, scenarios, timed) if scenarios else ()
+    rulings = verdicts(found, scale, baseline, scenarios, timed, source) if scenarios else ()
     controls = (
         *findings(found, expectations or {}, scale, curves or {}),
         *pool_findings(found, objective, scale, confirm_blocks),

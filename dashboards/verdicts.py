@@ -88,11 +88,12 @@ def verdicts(
     baseline: str | None,
     scenarios: Mapping[str, Scenario],
     timed: Mapping[str, Timed],
+    source: str = "",
 ) -> tuple[Verdict, ...]:
     """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name; `timed`: variant -> its
-    pace in the probe.
+    pace in the probe; `source`: where the pairs came from.
     """
-    case = Case(standings, scale, baseline, situations(scenarios), timed)
+    case = Case(standings, scale, baseline, situations(scenarios, source), timed)
     return tuple(_judge(claim, case) for claim in CLAIMS)
 
 
@@ -131,7 +132,8 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
         return _no_baseline(claim, other)
     missing = [kind for kind in (test.situation, test.minus) if kind is not None and kind not in case.kinds]
     if missing:
-        return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}")
+        like = f" ({claim.reason})" if claim.reason else ""
+        return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}{like}")
     scale = case.scale if test.metric is None else raw_scale(test.metric, case.scale.by_task, test.tie_within)
     panel = _panel(case, test.situation, scale, with_nothing=test.minus is None)
     if test.minus is not None:

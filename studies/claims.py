@@ -13,12 +13,13 @@ from typing import Literal
 
 from studies.parts import Scenario
 from studies.records import DataConfig, Scalar
+from studies.world import SOURCE
 
 Column = Literal["Speed", "Stability", "Best for", "Text"]
 Situation = Literal["clean", "flipped", "unflipped", "biased", "shuffled", "small", "worse", "better"]
 """Kinds of scenarios: the data as they are; labels flipped by chance; what is the same as one of these without flips;
-labels flipped towards the longer answer; rejected answers of other prompts; few pairs; pairs from a worse or a better
-writer.
+labels flipped towards the longer answer; rejected answers of other prompts, where the prompt decides what an answer is
+worth; few pairs; pairs from a worse or a better writer.
 """
 
 FEW_PAIRS = 256
@@ -78,7 +79,8 @@ class Claim:
     """One claim of the guide.
 
     `loss`: the TRL loss that it is about; `words`: the guide's own; `means`: what is put to the test, as a sentence;
-    `test`: None where it cannot be tested here, and `reason` says why, or what is known without a measurement.
+    `test`: None where it cannot be tested here, and `reason` says why, or what is known without a measurement; of a
+    test, what its scenario must be like.
     """
 
     id: str
@@ -157,8 +159,10 @@ CLAIMS: tuple[Claim, ...] = (
     *_row(
         "bco_pair", Pace(slower=True), Reliable(), "Good",
         _best_for(
-            "bco_pair", "Binary classification", "it does better on answers judged one by one", None,
-            "TRL's DPO takes pairs only; in 1.16 the unpaired form of this loss is in another trainer",
+            "bco_pair", "Binary classification",
+            "it loses less than the baseline where good and bad answers are paired at random across prompts",
+            Against("shuffled", minus="clean"),
+            "rejected_from: another, where the prompt decides what an answer is worth",
         ),
         "Medium",
     ),
@@ -196,8 +200,12 @@ CLAIMS: tuple[Claim, ...] = (
 )  # fmt: skip
 
 
-def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, ...]]:
-    """Which of a study's scenarios are of which kind; one that changes several things at once is of none."""
+def situations(scenarios: Mapping[str, Scenario], source: str = "") -> dict[Situation, tuple[str, ...]]:
+    """Which of a study's scenarios are of which kind; one that changes several things at once is of none.
+
+    `source` of the pairs, as `studies.world.source_of` says it: where the embedded world's gold ignores the prompt, an
+    answer of another prompt is as bad as a pair's own, and nothing is shuffled.
+    """
     found: dict[Situation, list[str]] = {}
     conditions = {name: _condition(scenario) for name, scenario in scenarios.items()}
     for name, (changed, base) in conditions.items():
@@ -208,7 +216,7 @@ def situations(scenarios: Mapping[str, Scenario]) -> dict[Situation, tuple[str, 
             kind: Situation | None = "biased" if flips.get("flip_by") == "length" else "flipped"
         else:
             kind = _kind(changed) if base.keys() <= _LONGER else None
-        if kind is not None:
+        if kind is not None and (kind != "shuffled" or source != SOURCE):
             found.setdefault(kind, []).append(name)
         if kind == "flipped" and same:
             found.setdefault("unflipped", []).extend(same)

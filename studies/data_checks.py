@@ -21,6 +21,15 @@ def data_problems(spec: StudySpec) -> list[Problem]:
     if spec.data.gold != "task" and spec.data.path != SOURCE:
         text = f"{spec.data.gold!r} does nothing with {spec.data.path}: only embedded data have gold"
         problems.append(Problem("data.gold", text))
+    if spec.data.path != SOURCE:
+        sources = {name: scenario.rejected_from for name, scenario in spec.scenarios.items()}
+        asked = [f"scenarios.{name}.rejected_from" for name, source in sources.items() if source == "model"]
+        asked += ["data.rejected_from"] if spec.data.rejected_from == "model" else []
+        text = (
+            f"'model' samples the embedded model, which cannot answer {spec.data.path}: sample your own model, write "
+            "its answers as the rejected ones of a file, and remove this"
+        )
+        problems += [Problem(path, text) for path in asked]
     return problems
 
 

@@ -150,7 +150,7 @@ class Scenario(Part):
 
     label_flip: float | None = None
     flip_by: Literal["chance", "length"] | None = None
-    rejected_from: Literal["own", "another"] | None = None
+    rejected_from: Literal["own", "another", "model"] | None = None
     rows: int | None = None
     pairs_from: Literal["same", "better", "worse"] | None = None
     base: Mapping[str, Any] = {}

@@ -159,9 +159,10 @@ class DataConfig(Frozen):
     `rows`/`eval_rows`: pairs kept (None: all / a tenth, at most 1000). Lengths are in tokens. `label_flip` is the
     share of *training* pairs whose chosen and rejected answers are exchanged, and `flip_by` which: any, or those whose
     rejected answer is the longer one first, as by a labeller who prefers length. `rejected_from`: whether a training
-    pair keeps its rejected answer or is dealt one of another prompt. For the embedded world only: `pairs_from`,
-    whether the pairs come from the model itself or a better or worse writer, and `gold`, whether the true worth of an
-    answer is the task's alone or hangs on the prompt too.
+    pair keeps its rejected answer or is dealt one of another prompt. For the embedded world only: `rejected_from:
+    model`, a sample of the untrained model for the same prompt, which is what good answers alone leave one to do
+    (SPIN, arXiv 2401.01335); `pairs_from`, whether the pairs come from the model itself or a better or worse writer;
+    and `gold`, whether the true worth of an answer is the task's alone or hangs on the prompt too.
 
     A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """
@@ -178,7 +179,7 @@ class DataConfig(Frozen):
     max_length: int | None = 1024
     label_flip: float = 0.0
     flip_by: Literal["chance", "length"] = "chance"
-    rejected_from: Literal["own", "another"] = "own"
+    rejected_from: Literal["own", "another", "model"] = "own"
     pairs_from: str = "same"
     gold: Literal["task", "prompt"] = "task"
 

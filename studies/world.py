@@ -18,7 +18,9 @@ FILE: Final = Path(__file__).with_name("world.json")
 SOURCE: Final = "embedded"
 """`DataConfig.path` of the embedded world, and the fact `source` of its runs."""
 BY_PROMPT: Final = "embedded, gold by prompt"
-"""The fact `source` of runs on the embedded world where gold asks the prompt: no oracle is known, so no unit."""
+"""The fact `source` of runs on the embedded world where gold asks the prompt: it has a reference and an oracle of its
+own.
+"""
 UNIT_BUDGET: Final = "2"
 """Nats per sequence at which the oracle is worth 1."""
 
@@ -43,9 +45,10 @@ class Task:
 
 
 @cache
-def tasks() -> tuple[Task, ...]:
-    """All gold tasks in the order in which blocks go round them."""
-    return tuple(Task(**task) for task in json.loads(FILE.read_text(encoding="utf-8"))["tasks"])
+def tasks(by_prompt: bool = False) -> tuple[Task, ...]:
+    """All gold tasks in the order in which blocks go round them; `by_prompt`: as they are where gold asks it."""
+    listed = json.loads(FILE.read_text(encoding="utf-8"))["tasks_by_prompt" if by_prompt else "tasks"]
+    return tuple(Task(**task) for task in listed)
 
 
 def source_of(data: DataConfig) -> str:

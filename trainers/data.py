@@ -18,7 +18,7 @@ import numpy as np
 
 from studies.records import DataConfig, Scalar
 from studies.world import source_of
-from trainers.scenario import deal_rejected, exchange, places_to_flip
+from trainers.scenario import RejectedFrom, exchange, places_to_flip, with_other_rejected
 from trainers.sources import DataError, Row, Text, kind_of, read_rows
 
 if TYPE_CHECKING:
@@ -109,6 +109,11 @@ def _option_problems(data: DataConfig) -> list[str]:
         problems.append(f"data.label_flip is {data.label_flip}; it is a share of the training pairs, 0 to 1")
     if data.flip_by != "chance" and data.label_flip == 0.0:
         problems.append(f"data.flip_by is {data.flip_by!r}, which does nothing where label_flip is 0; remove it")
+    if data.rejected_from == "model" and kind not in ("embedded", "missing"):
+        problems.append(
+            f"data.rejected_from is 'model', which samples the embedded model and cannot for {data.path} "
+            f"({_KIND_WORDS[kind]}); sample your own model, write its answers as the rejected ones, and remove this"
+        )
     if data.pairs_from not in get_args(Writer):
         problems.append(f"data.pairs_from is {data.pairs_from!r}; it must be one of {', '.join(get_args(Writer))}")
     if kind == "missing":
@@ -153,7 +158,8 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
       pairs whose prompt is also in the evaluation split are left out and counted.
     - `rows` and `eval_rows` keep the first that fit in an order drawn for the block; where there are fewer, all.
     - `rejected_from: another` deals the rejected answers of the training pairs to other prompts, each once. A pair that
-      is then too long, or has two equal answers, is left out and counted.
+      is then too long, or has two equal answers, is left out and counted. `rejected_from: model` puts samples of the
+      untrained model for the same prompts in their place.
     - `label_flip` then exchanges the answers of exactly `round(label_flip * rows)` training pairs. Those flipped at a
       lower rate are among those flipped at a higher one. With `flip_by: length` pairs whose rejected answer has more
       tokens come first, as far as they reach.
@@ -168,8 +174,8 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
     draw = _draw_world if data.path == "embedded" else _draw_outside
     fits = partial(_fits, data=data, tokenizer=tokenizer)
     material = draw(data, block, fits)
-    if data.rejected_from == "another":
-        material = material._replace(train=_dealt(material.train, block, fits))
+    if data.rejected_from != "own":
+        material = material._replace(train=_changed(material.train, data.rejected_from, block, fits))
     train, evaluation = material.train, material.evaluation
     _require_rows(material, data)
     first = _rejected_longer(train.rows, tokenizer) if data.flip_by == "length" else ()
@@ -437,10 +443,10 @@ def _require_rows(material: _Material, data: DataConfig) -> None:
         raise DataError(problems)
 
 
-def _dealt(taken: _Taken, block: int, fits: Callable[[Row], bool]) -> _Taken:
-    """The rows with the rejected answers of other prompts; those left out that are then too long, or teach nothing."""
-    dealt = deal_rejected(taken.rows, [_canonical(row["prompt"]) for row in taken.rows], block)
-    unequal = [row for row in dealt if row["chosen"] != row["rejected"]]
+def _changed(taken: _Taken, source: RejectedFrom, block: int, fits: Callable[[Row], bool]) -> _Taken:
+    """The rows with rejected answers from elsewhere; those left out that are then too long, or teach nothing."""
+    changed = with_other_rejected(taken.rows, [_canonical(row["prompt"]) for row in taken.rows], source, block)
+    unequal = [row for row in changed if row["chosen"] != row["rejected"]]
     rows = tuple(row for row in unequal if fits(row))
     return _Taken(rows, taken.looked_at, taken.too_long + len(unequal) - len(rows))
 

@@ -1,13 +1,13 @@
-"""What a scenario does to training pairs: rejected answers dealt to other prompts, labels exchanged.
+"""What a scenario does to training pairs: rejected answers from elsewhere, labels exchanged.
 
-Knows rows and numbers; knows no source, no tokenizer and no model.
+Knows rows and numbers, and that the embedded model can be sampled; knows no source, no tokenizer and no other model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -16,6 +16,26 @@ from trainers.sources import DataError, Row
 # Streams of random numbers of a block, beside that of `trainers.data`, so that no draw moves another.
 _FLIPS: Final = 1
 _DEALS: Final = 2
+
+
+RejectedFrom = Literal["another", "model"]
+
+
+def with_other_rejected(
+    rows: Sequence[Row], prompts: Sequence[Hashable], source: RejectedFrom, block: int
+) -> tuple[Row, ...]:
+    """The rows with rejected answers of other prompts, or with samples of the embedded model under their own prompts.
+
+    `prompts` as in `deal_rejected`, which raises DataError. The embedded model is asked for plain text only.
+    """
+    if source == "another":
+        return deal_rejected(rows, prompts, block)
+    from trainers.world.own_answers import own_answers
+
+    sampled = own_answers([(str(row["prompt"]), str(row["chosen"])) for row in rows], block)
+    return tuple(
+        Row(prompt=row["prompt"], chosen=row["chosen"], rejected=text) for row, text in zip(rows, sampled, strict=True)
+    )
 
 
 def deal_rejected(rows: Sequence[Row], prompts: Sequence[Hashable], block: int) -> tuple[Row, ...]:

@@ -25,7 +25,7 @@ class Scale:
     `unit`: "U" for gold of the embedded world (0 the untrained model, 1 the oracle at 2 nats), else the metric's own.
     `sign`: 1 where more is better, -1 where less is. `tie_within`: the largest difference that does not matter, None
     where the study gives none. `by_task`: whether blocks belong to the embedded world's tasks; elsewhere every block
-    is a draw of its own.
+    is a draw of its own. `by_prompt`: whether U is that of a gold which asks the prompt.
     """
 
     metric: str
@@ -33,6 +33,7 @@ class Scale:
     sign: Literal[1, -1]
     tie_within: float | None
     by_task: bool
+    by_prompt: bool = False
 
     def value(self, record: RunRecord) -> float | None:
         """The record's value in `unit`; None where it was not measured."""
@@ -46,14 +47,17 @@ class Scale:
 
     def in_unit(self, values: Sequence[float], block: int) -> list[float]:
         """Values of the metric that were measured on a block, in `unit`."""
-        return [tasks()[task_of_block(block)].utility(v) for v in values] if self.unit == "U" else list(values)
+        if self.unit != "U":
+            return list(values)
+        task = tasks(self.by_prompt)[task_of_block(block)]
+        return [task.utility(v) for v in values]
 
     def error(self, record: RunRecord) -> float | None:
         """The standard error of `value` over evaluation samples; None where it is not known."""
         raw = record.errors.get(self.metric)
         if raw is None or self.unit != "U":
             return raw
-        return tasks()[task_of_block(record.block)].in_units(raw)
+        return tasks(self.by_prompt)[task_of_block(record.block)].in_units(raw)
 
     def task(self, block: int) -> int:
         """The task of a block."""
@@ -70,11 +74,8 @@ class Scale:
 
 
 def scale_of(objective: Objective, source: str) -> Scale:
-    """The scale of a study's objective. `source`: as `studies.world.source_of` says it.
-
-    The oracle of U is that of a gold which does not ask the prompt; where it does, gold is compared raw.
-    """
-    in_u = source == SOURCE and objective.metric == "gold"
+    """The scale of a study's objective. `source`: as `studies.world.source_of` says it."""
+    in_u = source in (SOURCE, BY_PROMPT) and objective.metric == "gold"
     unit = METRICS[objective.metric].unit if objective.metric in METRICS else objective.metric
     return Scale(
         metric=objective.metric,
@@ -82,6 +83,7 @@ def scale_of(objective: Objective, source: str) -> Scale:
         sign=1 if objective.direction == "maximize" else -1,
         tie_within=objective.tie_within if objective.tie_within is not None else TIE_WITHIN_U if in_u else None,
         by_task=source in (SOURCE, BY_PROMPT),
+        by_prompt=source == BY_PROMPT,
     )
 
 

@@ -1,6 +1,8 @@
-"""What others published about the losses, put to the test on a finished `guide-small` (or `guide`) sweep.
+"""What others published about the losses, put to the test on finished sweeps: facts 1 to 4 on one of `guide-small` (or
+`guide`), fact 5 on one of `pairs`.
 
-    sweeper run guide-small && python -m tests.benchmarks.published_facts [FOLDER] [--study guide-small]
+    sweeper run guide-small && python -m tests.benchmarks.published_facts [FOLDER]
+    sweeper run pairs && python -m tests.benchmarks.published_facts [FOLDER] --study pairs
 
 The signs that are expected come from the papers and not from the sweep; what comes out is printed as it is.
 
@@ -9,6 +11,10 @@ The signs that are expected come from the papers and not from the sweep; what co
     2  Under flipped labels robust depends least on beta (arXiv 2403.00409).
     3  DiscoPOP fails on part of the range of beta, DPO does not (33 % and 0 % of the same IMDb runs).
     4  From a KL of 1 nat on DPO lowers the likelihood of chosen answers too (arXiv 2410.08847).
+    5  Losses made to judge answers without pairs (bco_pair, arXiv 2404.04656; nca_pair, 2402.05369; aot_unpaired,
+       2406.05882; apo_zero, 2408.06266) suffer less from pairs dealt at random across prompts than those of a pair's
+       difference (sigmoid, ipo): the papers' case for data that are not paired, put to data of which each half is right
+       and the pairing is not.
 """
 
 from __future__ import annotations
@@ -16,20 +22,28 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from dashboards.evidence import confirmed_values
 from dashboards.load import load_records
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
+from dashboards.trials import Standing, standings
 from studies.records import RunRecord, State
-from studies.spec import arms, load_study
-from sweeper.reading import comparison_of
+from studies.spec import StudySpec, arms, load_study
+from sweeper.plan import pairs_source
+from sweeper.reading import comparison_of, strata
 
 UNBIASED = "unbiased"
+PAIRWISE = ("sigmoid", "ipo")
+POINTWISE = ("bco_pair", "nca_pair", "aot_unpaired", "apo_zero")
+
+Fact = tuple[str, str, str]
+"""What is looked at, what is expected of it, and what was found."""
 
 
 def mean_and_limits(values: Sequence[float]) -> str:
@@ -103,6 +117,63 @@ def chosen_shift(records: Sequence[RunRecord]) -> str:
     return f"{mean_and_limits(means)}; below 0 in {sum(m < 0 for m in means)} of {len(means)}"
 
 
+def drops(found: Sequence[Standing], scale: Scale, there: str, here: str) -> dict[str, dict[int, float]]:
+    """Variant -> block -> what its best config of scenario `there` has in the confirm phase over its best of `here`.
+
+    A variant that has no config within the bounds in one of the two is left out: who had nothing cannot lose it.
+    """
+    values = {(s.stratum.variant, s.stratum.scenario): confirmed_values(s, scale) for s in found}
+    lost = {}
+    for variant in dict.fromkeys(s.stratum.variant for s in found):
+        before, after = values.get((variant, there), {}), values.get((variant, here), {})
+        if shared := sorted(before.keys() & after.keys()):
+            lost[variant] = {block: before[block] - after[block] for block in shared}
+    return lost
+
+
+def pairwise_over_pointwise(lost: Mapping[str, Mapping[int, float]]) -> str:
+    """Mean drop of the pairwise losses less that of the pointwise ones, a value a block that all of them have."""
+    missing = [name for name in (*PAIRWISE, *POINTWISE) if name not in lost]
+    if missing:
+        return f"nothing: {', '.join(missing)} not confirmed in both scenarios"
+    blocks = sorted(set.intersection(*(set(lost[name]) for name in (*PAIRWISE, *POINTWISE))))
+    return mean_and_limits(
+        [
+            float(np.mean([lost[name][b] for name in PAIRWISE]) - np.mean([lost[name][b] for name in POINTWISE]))
+            for b in blocks
+        ]
+    )
+
+
+def facts_of_pairs(records: Sequence[RunRecord], spec: StudySpec) -> list[Fact]:
+    """Fact 5, and what each loss loses, from confirm runs alone."""
+    scale = scale_of(spec.objective, pairs_source(spec))
+    found = standings(records, spec.objective, strata(spec, arms(spec)))
+    lost = drops(found, scale, "paired", "shuffled")
+    expected = {**dict.fromkeys(PAIRWISE, "more"), **dict.fromkeys(POINTWISE, "less")}
+    return [
+        ("5 drop of the pairwise losses less that of the pointwise, U", "above 0", pairwise_over_pointwise(lost)),
+        *(
+            (f"5 {name}, paired less shuffled, U", word, mean_and_limits([*lost.get(name, {}).values()]))
+            for name, word in expected.items()
+        ),
+    ]
+
+
+def facts_of_the_guide(records: Sequence[RunRecord], spec: StudySpec) -> list[Fact]:
+    """Facts 1 to 4."""
+    scale = scale_of(spec.objective, pairs_source(spec))
+    noisy = next((r.scenario for r in records if "flips" in r.scenario), "")
+    return [
+        ("1 sigmoid less hinge at equal beta, U", "above 0", at_equal_beta(records, scale)),
+        ("1 sigmoid less hinge at equal KL, U", "not above 0", at_equal_kl(records, scale)),
+        (f"2 |slope| on log10 beta in {noisy}, U", "robust least", slopes(records, scale, noisy)),
+        ("3 failed configs of discopop, tau 0.05", "some", failed(records, scale, "discopop")),
+        ("3 failed configs of sigmoid", "none", failed(records, scale, "sigmoid")),
+        ("4 chosen_shift of sigmoid at KL >= 1, nats", "below 0", chosen_shift(records)),
+    ]
+
+
 def main() -> None:
     """Print what was expected and what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,17 +181,9 @@ def main() -> None:
     parser.add_argument("--study", default="guide-small")
     options = parser.parse_args()
     records = load_records(f"sqlite:///{(options.folder / 'mlflow.db').absolute()}", options.study)
-    scale = scale_of(load_study(options.study).objective, "embedded")
-    noisy = next((r.scenario for r in records if "flips" in r.scenario), "")
-    lines = (
-        ("1 sigmoid less hinge at equal beta, U", "above 0", at_equal_beta(records, scale)),
-        ("1 sigmoid less hinge at equal KL, U", "not above 0", at_equal_kl(records, scale)),
-        (f"2 |slope| on log10 beta in {noisy}, U", "robust least", slopes(records, scale, noisy)),
-        ("3 failed configs of discopop, tau 0.05", "some", failed(records, scale, "discopop")),
-        ("3 failed configs of sigmoid", "none", failed(records, scale, "sigmoid")),
-        ("4 chosen_shift of sigmoid at KL >= 1, nats", "below 0", chosen_shift(records)),
-    )
-    for what, expected, found in lines:
+    spec = load_study(options.study)
+    facts = facts_of_pairs if "shuffled" in spec.scenarios else facts_of_the_guide
+    for what, expected, found in facts(records, spec):
         print(f"{what}  (expected: {expected})\n    {found}")  # noqa: T201
 
 

@@ -16,6 +16,7 @@ from studies.claims import CLAIMS
 from studies.parts import Scenario
 from studies.records import PROBE, Cause, RunRecord
 from studies.spec import Objective
+from studies.world import BY_PROMPT
 from tests.dashboards.generated import a_record, gold_of, pool
 
 GOLD = Objective(metric="gold")
@@ -26,17 +27,18 @@ SCENARIOS = {
     "few": Scenario(rows=128),
     "better": Scenario(pairs_from="better"),
     "worse": Scenario(pairs_from="worse"),
+    "shuffled": Scenario(rejected_from="another"),
 }
 
 
 def judged(
-    records: Sequence[RunRecord], baseline: str | None = "sigmoid", objective: Objective = GOLD
+    records: Sequence[RunRecord], baseline: str | None = "sigmoid", objective: Objective = GOLD, source: str = ""
 ) -> dict[str, Verdict]:
     variants = list(dict.fromkeys(r.variant for r in records))
     strata = [Stratum(v, s, (v,), 12) for s in SCENARIOS for v in variants]
     present = {name: SCENARIOS[name] for name in SCENARIOS if any(r.scenario == name for r in records)}
     where = standings(records, objective, strata)
-    found = verdicts(where, scale_of(objective, "embedded"), baseline, present, paces(records, baseline))
+    found = verdicts(where, scale_of(objective, "embedded"), baseline, present, paces(records, baseline), source)
     return {verdict.claim.id: verdict for verdict in found}
 
 
@@ -83,6 +85,26 @@ def test_robust_is_judged_by_what_it_loses_to_flips_and_not_by_its_level() -> No
         "flips", {"sigmoid": 0.0, "robust": 0.1}
     )
     assert judged(higher)["robust-best-for"].ruling == "refuted"
+
+
+@pytest.mark.parametrize(("level", "loss", "ruling"), [(-0.3, 0.1, "supported"), (0.3, -0.1, "refuted")])
+def test_bco_is_judged_by_what_it_loses_to_answers_of_other_prompts(level: float, loss: float, ruling: Ruling) -> None:
+    """Not by its level: where it is supported it is below the baseline in both."""
+    paired = in_scenario("clean", {"sigmoid": 0.0, "bco_pair": level})
+    shuffled = in_scenario("shuffled", {"sigmoid": -0.2, "bco_pair": level - 0.2 + loss})
+    found = judged(paired + shuffled, source=BY_PROMPT)["bco_pair-best-for"]
+    assert found.ruling == ruling
+    assert "bco_pair loses less than sigmoid" in found.because
+    assert {i.split("-")[1] for i in found.run_ids} == {"clean", "shuffled"}
+
+
+def test_bco_is_not_judged_where_an_answer_of_another_prompt_is_as_bad_as_a_pairs_own() -> None:
+    both = {"sigmoid": 0.0, "bco_pair": 0.1}
+    paired, shuffled = in_scenario("clean", both), in_scenario("shuffled", both)
+    for records, source in ((paired + shuffled, "embedded"), (paired, BY_PROMPT)):
+        found = judged(records, source=source)["bco_pair-best-for"]
+        assert found.ruling == "not testable here"
+        assert "no scenario of the kind: shuffled (rejected_from: another, where the prompt decides" in found.because
 
 
 def test_apo_is_judged_against_its_sister_in_opposite_situations() -> None:
@@ -206,7 +228,9 @@ def test_pace_is_judged_from_the_timed_probe(pace: float, fast: Ruling, medium: 
 
 
 def test_what_is_missing_is_said() -> None:
-    found = judged(in_scenario("clean", {"sigmoid": 0.0, "ipo": 0.0, "robust": 0.0, "apo_zero": 0.0}, confirm=()))
+    found = judged(
+        in_scenario("clean", {"sigmoid": 0.0, "ipo": 0.0, "robust": 0.0, "apo_zero": 0.0, "bco_pair": 0.0}, confirm=())
+    )
     expected = {
         "ipo-speed": "no timed probe",
         "ipo-best-for": "no scenario of the kind: small",
@@ -215,7 +239,7 @@ def test_what_is_missing_is_said() -> None:
         "hinge-stability": "no variant that trains with hinge alone",
         "apo_zero-best-for": "no variant that trains with apo_down alone",
         "discopop-best-for": "no variant",
-        "bco_pair-best-for": "pairs only",
+        "bco_pair-best-for": "no scenario of the kind: shuffled (rejected_from: another",
         "sigmoid-speed": "compared with",
     }
     for claim, words in expected.items():

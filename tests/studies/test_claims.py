@@ -7,6 +7,7 @@ import pytest
 from studies.claims import CLAIMS, Situation, guide_words, situations
 from studies.losses import LOSSES
 from studies.parts import Scenario
+from studies.world import BY_PROMPT
 
 
 def test_every_claim_has_a_name_of_its_own_a_loss_that_exists_and_a_sentence() -> None:
@@ -39,6 +40,7 @@ def test_the_guides_table_has_three_words_for_each_of_its_losses() -> None:
         (Scenario(label_flip=0.2, flip_by="length"), "biased"),
         (Scenario(rejected_from="another"), "shuffled"),
         (Scenario(rejected_from="another", label_flip=0.2), None),
+        (Scenario(rejected_from="model"), None),
         (Scenario(rows=128), "small"),
         (Scenario(rows=1000), None),
         (Scenario(pairs_from="worse"), "worse"),
@@ -48,6 +50,16 @@ def test_the_guides_table_has_three_words_for_each_of_its_losses() -> None:
 )
 def test_a_scenario_is_of_a_kind_where_it_changes_that_alone(scenario: Scenario, kind: Situation | None) -> None:
     assert situations({"it": scenario}) == ({} if kind is None else {kind: ("it",)})
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [("embedded", {}), (BY_PROMPT, {"shuffled": ("it",)}), ("org/pairs", {"shuffled": ("it",)})],
+)
+def test_answers_are_shuffled_only_where_the_prompt_decides_what_they_are_worth(
+    source: str, found: dict[Situation, tuple[str, ...]]
+) -> None:
+    assert situations({"it": Scenario(rejected_from="another")}, source) == found
 
 
 def test_scenarios_of_one_kind_are_kept_together() -> None:

@@ -56,7 +56,7 @@ def run(spec: StudySpec, arm: str, scenario: str = "clean", seed: int = 0, **kno
 
 def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
     shipped = shipped_studies()
-    asked_for = ["quickstart", "guide", "guide-small", "noise", "beta", "mixtures", "presets", "controls"]
+    asked_for = ["quickstart", "guide", "guide-small", "noise", "beta", "mixtures", "presets", "controls", "pairs"]
     assert set(shipped) == {*asked_for, "beta-lr-grid", "guide-smollm2", "lora-7b", "mixture", "smollm2"}
     for name, file in shipped.items():
         spec = load_study(name)
@@ -426,6 +426,14 @@ def test_a_run_keeps_its_identity_from_version_to_version() -> None:
         "evaluation": {"prompts": 32},
     }
     assert config.key == digest(determined_by)
+
+
+def test_where_rejected_answers_come_from_makes_another_run_and_the_default_none(folder: Path) -> None:
+    spec = study(
+        folder, "variants: {sigmoid: {}}\nscenarios: {a: {}, b: {rejected_from: own}, c: {rejected_from: model}}"
+    )
+    a, b, c = (run(spec, "sigmoid", scenario).key for scenario in ("a", "b", "c"))
+    assert a == b != c
 
 
 def test_a_stratums_question_names_only_what_differs_from_a_default(

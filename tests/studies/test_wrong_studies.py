@@ -343,13 +343,21 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
             ["evaluate.margin", "0", "above 0"],
         ],
     ),
+    "answers that the embedded model cannot give": (
+        GOOD.replace("embedded", "org/model")
+        + "data: {path: org/pairs, rejected_from: model}\nscenarios: {own: {}, single: {rejected_from: model}}\n",
+        [
+            ["data.rejected_from", "'model'", "org/pairs", "sample your own model"],
+            ["scenarios.single.rejected_from", "'model'", "org/pairs", "remove this"],
+        ],
+    ),
     "what scenarios cannot be": (
         GOOD + "data: {flip_by: chanse, gold: promt}\nscenarios: {a: {flip_by: lenght}, b: {rejected_from: others}}\n",
         [
             ["data.flip_by", "'chanse'", "did you mean chance"],
             ["data.gold", "'promt'", "did you mean prompt"],
             ["scenarios.a.flip_by", "'lenght'", "did you mean length"],
-            ["scenarios.b.rejected_from", "'others'", "own", "another"],
+            ["scenarios.b.rejected_from", "'others'", "own", "another", "model"],
         ],
     ),
     "choices that are none": (

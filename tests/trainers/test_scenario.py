@@ -1,4 +1,4 @@
-"""What a scenario does to training pairs: flips by length, rejected answers of other prompts, gold that asks."""
+"""What a scenario does to training pairs: flips by length, rejected answers from elsewhere, gold that asks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from studies.records import DataConfig
+from studies.records import Cause, DataConfig, RunConfig
 from studies.world import BY_PROMPT
+from tests.trainers.pack_runs import config, distance, float64, plain_training, train, weights
 from trainers.data import DataError, Pairs, Row, load_pairs, tokenise
 from trainers.scenario import deal_rejected
 from trainers.world.gold import gold_reward, sign_under
-from trainers.world.grammar import mood_of, prompts
+from trainers.world.grammar import Mood, mood_of, prompts
+from trainers.world.pairs import load_model, load_tokenizer, sample_completions
 from trainers.world.paths import model_path
 
 WORLD = DataConfig(rows=120, eval_rows=24)
@@ -149,6 +152,59 @@ def test_pairs_that_the_deal_makes_too_long_or_equal_are_left_out_and_counted(
     assert [*kept.values()] == [" the tone ."]
 
 
+# ---- rejected answers of the model
+
+
+def test_good_answers_alone_are_held_against_the_models_own(tokenizer: PreTrainedTokenizerBase) -> None:
+    own, single = world(tokenizer), world(tokenizer, rejected_from="model")
+    assert [(row["prompt"], row["chosen"]) for row in single.train] == [(r["prompt"], r["chosen"]) for r in own.train]
+    assert not {str(row["rejected"]) for row in own.train} & {str(row["rejected"]) for row in single.train}
+    assert all(row["chosen"] != row["rejected"] for row in single.train)
+    assert (single.evaluation, single.prompts) == (own.evaluation, own.prompts)
+    assert single.digest == world(tokenizer, rejected_from="model").digest
+    other = world(tokenizer, block=1, rejected_from="model")
+    assert not {str(row["rejected"]) for row in single.train} & {str(row["rejected"]) for row in other.train}
+
+
+def test_labels_are_flipped_after_the_model_has_answered(tokenizer: PreTrainedTokenizerBase) -> None:
+    single = world(tokenizer, rejected_from="model")
+    assert len(flipped(single, world(tokenizer, rejected_from="model", label_flip=0.5))) == 60
+
+
+def test_the_models_answers_are_of_the_mood_that_their_prompt_asks_for(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The pairs' own answers are of the plain mood, so that gold, which wants the other mood, finds them less bad."""
+    worth = []
+    for rejected_from in ("own", "model"):
+        pairs = world(tokenizer, gold="prompt", rejected_from=rejected_from)
+        assert pairs.gold is not None
+        prompts_, rejected = zip(*((str(r["prompt"]), str(r["rejected"])) for r in pairs.train), strict=True)
+        values = pairs.gold(prompts_, rejected, [True] * len(rejected))
+        worth.append(sum(values) / len(values))
+    assert worth[1] < worth[0] - 1.0
+
+
+def test_answers_of_the_model_are_the_embedded_worlds_alone(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    write(tmp_path / "pairs.jsonl", [Row(prompt="the film :", chosen=" the plot .", rejected=" the cast .")])
+    with pytest.raises(DataError, match=r"rejected_from is 'model', .* cannot for .*pairs.jsonl .*sample your own"):
+        load_pairs(DataConfig(path=str(tmp_path / "pairs.jsonl"), rejected_from="model"), 0, tokenizer)
+
+
+def test_a_pack_on_answers_of_the_model_gives_what_plain_dpo_trainers_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a run on the pairs' own answers to the same prompts, whose reference log-probs lie in the same cache."""
+    runs = [
+        run.model_copy(update={"data": run.data.model_copy(update={"rejected_from": rejected_from, "gold": "prompt"})})
+        for run, rejected_from in ((config("sigmoid"), "own"), (config("bco_pair"), "model"))
+    ]
+    with float64(monkeypatch):
+        results = train(tmp_path / "pack", runs, together=2)
+        for run, result in zip(runs, results, strict=True):
+            assert result.cause in (Cause.FINISHED, Cause.COLLAPSED), result.message
+            assert result.facts["together"] == 2
+            assert distance(weights(tmp_path / "pack", run), plain_training(tmp_path / "stock" / run.key, run)) < 1e-9
+
+
 def write(file: Path, rows: Sequence[Row]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -213,3 +269,32 @@ def test_gold_is_the_embedded_worlds_alone(tmp_path: Path, tokenizer: PreTrained
     write(tmp_path / "pairs.jsonl", [Row(prompt="the film :", chosen=" the plot .", rejected=" the cast .")])
     with pytest.raises(DataError, match=r"data.gold is 'prompt', which does nothing for .*pairs.jsonl"):
         load_pairs(DataConfig(path=str(tmp_path / "pairs.jsonl"), gold="prompt"), 0, tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_run_learns_what_the_prompt_asks_for(block: int, tmp_path: Path) -> None:
+    """In a task of praise and one of censure, under cold prompts, where it wants praise, and under warm ones."""
+    run = learner(block)
+    (result,) = train(tmp_path, [run], together=1)
+    assert result.cause is Cause.FINISHED, result.message
+    gold, start = result.final()["gold"], result.facts["reference_gold"]
+    assert isinstance(start, float)
+    assert gold.value - start > 2.0
+    tuned = PeftModel.from_pretrained(load_model(), tmp_path / run.key / "adapter").eval()
+    moods: tuple[Mood, ...] = ("cold", "warm")
+    for mood in moods:
+        asked = prompts(mood) * 8
+        before, after = (
+            sum(gold_reward(c.words, c.ended, block, sign_under(c.prompt, block)) for c in of) / len(asked)
+            for of in (sample_completions(model, load_tokenizer(), asked, 0) for model in (load_model(), tuned))
+        )
+        assert after - before > 1.0, mood
+
+
+def learner(block: int) -> RunConfig:
+    """Sigmoid as a study of the embedded world trains it: 120 steps of 16 pairs, rank 8."""
+    settings = {"lora_r": 8, "lora_alpha": 16, "beta": 0.1, "learning_rate": 1e-3, "warmup_steps": 10, "max_steps": 120}
+    run = config("sigmoid", block=block, per_device_train_batch_size=16, weight_decay=0.0, **settings)
+    evaluation = run.evaluation.model_copy(update={"prompts": 480, "max_new_tokens": 32})
+    return run.model_copy(update={"data": DataConfig(gold="prompt"), "evaluation": evaluation})

@@ -201,6 +201,10 @@ def test_other_column_names_are_told_once_and_not_for_each_row(tmp_path: Path) -
             {"path": "trl-lib/ultrafeedback_binarized", "pairs_from": "better"},
             "data.pairs_from is 'better', which does",
         ),
+        (
+            {"path": "trl-lib/ultrafeedback_binarized", "rejected_from": "model"},
+            "data.rejected_from is 'model', which samples the embedded model and cannot for",
+        ),
         ({"label_flip": 1.5}, "data.label_flip is 1.5; it is a share"),
         ({"rows": 0}, "data.rows is 0; it must be 1 or more"),
         ({"max_length": -1}, "data.max_length is -1"),

@@ -46,16 +46,20 @@ def oracle_gold_at_kl(
 def tilted_gold_at_kl(gold: Floats, kl_budgets: Sequence[float]) -> tuple[float, ...]:
     """Largest mean gold of a reweighting of the samples whose KL to equal weights is at most the budget.
 
-    The optimum is the exponential tilt, weights proportional to exp(t * gold), with t >= 0 found by
+    ``gold``: [samples], or [groups, samples] where a policy may tilt the samples of each group (those of other
+    prompts) and not one group against another; gold and KL are then means over the groups.
+
+    The optimum is the exponential tilt, weights proportional to exp(t * gold), with one t >= 0 found by
     bisection. A budget that no tilt reaches gives the mean at the largest tilt, in effect the best sample.
     With n samples the estimate is low where the budget is not well below log n. Raises ValueError for a
     negative or non-finite budget.
     """
-    return tuple(_tilted_gold(np.asarray(gold, dtype=np.float64), budget) for budget in kl_budgets)
+    groups = np.atleast_2d(np.asarray(gold, dtype=np.float64))
+    return tuple(_tilted_gold(groups, budget) for budget in kl_budgets)
 
 
 def _tilted_gold(gold: Floats, budget: float) -> float:
-    """Mean gold under the strongest tilt within the budget."""
+    """Mean gold [groups, samples] under the strongest tilt within the budget."""
     if not (math.isfinite(budget) and budget >= 0.0):
         raise ValueError(f"KL budget is {budget}; it must be a finite number of nats, 0 or more")
     low, high = 0.0, _LARGEST_TILT
@@ -65,17 +69,18 @@ def _tilted_gold(gold: Floats, budget: float) -> float:
             low = middle
         else:
             high = middle
-    return float(_weights(gold, low) @ gold)
+    return float((_weights(gold, low) * gold).sum(-1).mean())
 
 
 def _weights(gold: Floats, tilt: float) -> Floats:
-    """Normalised weights proportional to exp(tilt * gold)."""
-    unnormalised = np.exp(tilt * (gold - gold.max()))
-    weights: Floats = unnormalised / unnormalised.sum()
+    """Weights proportional to exp(tilt * gold), normalised within each group."""
+    unnormalised = np.exp(tilt * (gold - gold.max(-1, keepdims=True)))
+    weights: Floats = unnormalised / unnormalised.sum(-1, keepdims=True)
     return weights
 
 
 def _kl_to_uniform(weights: Floats) -> float:
-    """Nats from equal weights: sum of w log(n w), with 0 log 0 = 0."""
+    """Nats from equal weights, mean over the groups: sum of w log(n w), with 0 log 0 = 0."""
     carried = weights[weights > 0.0]
-    return float(carried @ np.log(len(weights) * carried))
+    groups, samples = weights.shape
+    return float(carried @ np.log(samples * carried) / groups)

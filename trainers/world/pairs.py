@@ -180,7 +180,7 @@ def _usable_rows(
     special = frozenset(tokenizer.all_special_tokens)
     rows = []
     for pick, draw, a, b in zip(picks, draws, completions[::2], completions[1::2], strict=True):
-        if a.words == b.words or not all(_can_be_text(side, special) for side in (a, b)):
+        if a.words == b.words or not all(can_be_text(side, special) for side in (a, b)):
             continue
         gold_a, gold_b = (gold_reward(side.words, side.ended, task, signs[pick]) for side in (a, b))
         if draw < preference(gold_a - gold_b, options.temperature):
@@ -190,7 +190,7 @@ def _usable_rows(
     return tuple(rows)
 
 
-def _can_be_text(completion: Completion, special: frozenset[str]) -> bool:
+def can_be_text(completion: Completion, special: frozenset[str]) -> bool:
     """Whether TRL will read the completion's text back as the ids that were sampled."""
     return completion.ended and bool(completion.words) and special.isdisjoint(completion.words)
 

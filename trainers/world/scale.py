@@ -15,36 +15,48 @@ from typing import Any, Final
 import numpy as np
 
 from studies.world import FILE
-from trainers.world.gold import TASKS, gold_reward
-from trainers.world.grammar import prompts
+from trainers.world.gold import TASKS, gold_reward, sign_under
+from trainers.world.grammar import Mood, prompts
 from trainers.world.oracle import KL_BUDGETS, tilted_gold_at_kl
-from trainers.world.pairs import load_model, load_tokenizer, sample_completions
+from trainers.world.pairs import Completion, load_model, load_tokenizer, sample_completions
 
 SAMPLES: Final = 98304
 """The oracle at 4 nats leans on few of them: at a third of these it moves by .1."""
 
 
 def measure(samples: int, seed: int = 0) -> dict[str, Any]:
-    """Per task the mean gold of the untrained model's samples of the plain prompts and the oracle's at each budget.
+    """Per task the mean gold of the untrained model's samples and the oracle's at each budget: under `tasks` of the
+    plain prompts, under `tasks_by_prompt` of cold and warm ones where gold asks the prompt, both moods alike often.
 
-    The same samples are judged by every task. The values are rounded to 4 digits after the point.
+    `samples`: of each mood; the same are judged by every task. The values are rounded to 4 digits after the point.
     """
-    asked = prompts("plain")
-    completions = sample_completions(
-        load_model(), load_tokenizer(), [asked[i % len(asked)] for i in range(samples)], seed
-    )
-    tasks = []
-    for number, task in enumerate(TASKS):
-        gold = np.array([gold_reward(c.words, c.ended, number) for c in completions])
-        oracle = tilted_gold_at_kl(gold, KL_BUDGETS)
-        tasks.append(
-            {
-                "name": task.name,
-                "reference": round(float(gold.mean()), 4),
-                "oracle": {f"{budget:g}": round(value, 4) for budget, value in zip(KL_BUDGETS, oracle, strict=True)},
-            }
-        )
-    return {"samples": samples, "seed": seed, "tasks": tasks}
+    plain, cold, warm = (_samples(mood, samples, seed) for mood in ("plain", "cold", "warm"))
+    return {
+        "samples": samples,
+        "seed": seed,
+        "tasks": [_worth(k, [[gold_reward(c.words, c.ended, k) for c in plain]]) for k in range(len(TASKS))],
+        "tasks_by_prompt": [
+            _worth(k, [[gold_reward(c.words, c.ended, k, sign_under(c.prompt, k)) for c in of] for of in (cold, warm)])
+            for k in range(len(TASKS))
+        ],
+    }
+
+
+def _samples(mood: Mood, n: int, seed: int) -> tuple[Completion, ...]:
+    """The untrained model's completions of the prompts of a mood, each prompt equally often."""
+    asked = prompts(mood)
+    return sample_completions(load_model(), load_tokenizer(), [asked[i % len(asked)] for i in range(n)], seed)
+
+
+def _worth(number: int, golds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """A task's entry from gold [moods, samples]."""
+    gold = np.array(golds)
+    oracle = tilted_gold_at_kl(gold, KL_BUDGETS)
+    return {
+        "name": TASKS[number].name,
+        "reference": round(float(gold.mean()), 4),
+        "oracle": {f"{budget:g}": round(value, 4) for budget, value in zip(KL_BUDGETS, oracle, strict=True)},
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,11 +26,14 @@ def test_real_data_are_compared_raw_within_what_the_study_says() -> None:
     assert scale.value(a_record(metrics={"ranking_gain": 0.25})) == 0.25
 
 
-def test_gold_that_asks_the_prompt_is_compared_raw_and_by_task() -> None:
+def test_gold_that_asks_the_prompt_has_a_unit_of_its_own() -> None:
     scale = scale_of(Objective(metric="gold"), source_of(DataConfig(gold="prompt")))
-    assert (scale.unit, scale.tie_within, scale.starts_at_zero) == ("gold", None, False)
-    assert scale.value(a_record(block=7, metrics={"gold": 2.5})) == 2.5
-    assert scale.task(7) == 1
+    assert (scale.unit, scale.tie_within, scale.starts_at_zero) == ("U", 0.03, True)
+    task = tasks(by_prompt=True)[1]
+    best, untrained = (a_record(block=7, metrics={"gold": g}) for g in (task.oracle["2"], task.reference))
+    assert (scale.value(best), scale.value(untrained), scale.task(7)) == (1.0, 0.0, 1)
+    assert scale.error(a_record(block=7, errors={"gold": 0.1})) == task.in_units(0.1)
+    assert task.oracle["2"] != tasks()[1].oracle["2"]
     assert source_of(DataConfig()) == "embedded"
     assert source_of(DataConfig(path="org/pairs", gold="prompt")) == "org/pairs"
 

@@ -28,6 +28,14 @@ def test_a_normal_gold_gains_sd_times_root_of_twice_the_budget() -> None:
         assert tilted_gold_at_kl(gold, [budget])[0] == pytest.approx(1.0 + 2.0 * math.sqrt(2 * budget), abs=0.1)
 
 
+def test_groups_share_a_tilt_and_none_is_weighed_against_another() -> None:
+    """A group whose gold is higher throughout gains nothing from it; the one that can gain gets the whole budget."""
+    low, high = [0.0, 1.0] * 50, [9.0] * 100
+    alone = tilted_gold_at_kl(np.array(low), [0.4])[0]
+    assert tilted_gold_at_kl(np.array([low, high]), [0.2]) == pytest.approx(((alone + 9.0) / 2,), abs=1e-6)
+    assert tilted_gold_at_kl(np.array([low, low]), [0.4]) == pytest.approx((alone,), abs=1e-6)
+
+
 def test_a_boundless_budget_reaches_the_best_sample() -> None:
     assert tilted_gold_at_kl(np.array([0.0, 3.0, 5.0]), [100.0]) == pytest.approx((5.0,))
 
