@@ -2,7 +2,6 @@
 
     tiles    attention in tiles to PyTorch's kernel, over shapes (rows, heads, their heads, length, size of a head)
     places   rows gathered and brought back to the same with autograd's backward
-    memory   a pass over four runs with freed memory kept to the same with glibc's defaults, in fresh processes in turn
 
 One thread, the two in turn, median and quartiles of the ratio of CPU seconds. Below 1 the piece saves time.
 """
@@ -10,8 +9,6 @@ One thread, the two in turn, median and quartiles of the ratio of CPU seconds. B
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,12 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.trainers.packs import lora_weights, pack_of
-from trainers.head import token_log_probs
-from trainers.layout import MicroBatch, Pair, hidden_states, micro_batch, pack_batch, packed_rows
-from trainers.memory import keep_freed_memory
+from trainers.layout import MicroBatch, Pair, micro_batch, pack_batch
 from trainers.places import Places, to_places, to_tokens
 from trainers.tiles import tiled_attention
 
@@ -33,7 +26,6 @@ SHAPES = (
     *((8, 4, 4, length, 16) for length in (26, 64, 128)),
     *((8, 9, 3, length, 64) for length in (26, 64, 128, 256)),
 )
-PROCESSES = 5
 
 
 def report(name: str, ratios: Sequence[float]) -> None:
@@ -90,48 +82,12 @@ def gathering(places: Places, repeats: int) -> list[float]:
     )
 
 
-def passes(repeats: int) -> float:
-    """Median CPU seconds of a pass over four runs of a random model of stories260k's shape."""
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=172,
-        num_hidden_layers=5,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    )
-    model = LlamaForCausalLM(config)
-    pack = pack_of(model, [lora_weights(model, seed, 0.01, rank=8) for seed in range(4)])
-    micro = micro_batches(4)
-
-    def one() -> Tensor:
-        batch = pack_batch(micro, torch.device("cpu"))
-        with packed_rows(pack.model):
-            return token_log_probs(pack.model, hidden_states(pack.model, batch), batch.target)
-
-    return float(np.median([seconds(one) for _ in range(repeats + 2)][2:]))
-
-
-def fresh(how: str, repeats: int) -> float:
-    """`passes` in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.pack_step", "--repeats", str(repeats), "--passes", how]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--passes", choices=("keep", "leave"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.passes:
-        if options.passes == "keep":
-            keep_freed_memory()
-        print(passes(options.repeats))  # noqa: T201
-        return
-    report("memory", [fresh("keep", options.repeats) / fresh("leave", options.repeats) for _ in range(PROCESSES)])
-    keep_freed_memory()
     for runs in (1, 4):
         places = pack_batch(micro_batches(runs), torch.device("cpu")).places
         report(f"places, {runs} runs", gathering(places, options.repeats))
