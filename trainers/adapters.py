@@ -287,9 +287,8 @@ class _PackedLinear(nn.Module):
 class _SmallLinearWithAdapters(torch.autograd.Function):
     """x (W' + a b) + bias over K groups: `_LinearWithAdapters` for layers so small that products of rank r cost more.
 
-    Thin products are slow for what they compute and pass over the activations once each. Where the layer itself is
-    thin, one product with a weight per run and one for the gradient of that weight, from which those of both factors
-    follow in passing, take .64 to .97 of the time (tests/benchmarks/small_layers.py).
+    Thin products pass over the activations once each. Where the layer itself is thin, those that add the adapter's part
+    cost more than a weight for each run (tests/benchmarks/small_layers.py).
     """
 
     @staticmethod
@@ -313,9 +312,8 @@ class _SmallLinearWithAdapters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, whole, a, scaled = ctx.saved_tensors
-        d_whole = torch.bmm(x.mT, dy)
-        ctx.grad_a.baddbmm_(d_whole, scaled.mT)
-        ctx.grad_b += torch.bmm(a.mT, d_whole) * ctx.scaling
+        ctx.grad_a += torch.bmm(torch.bmm(scaled, dy.mT), x).mT
+        ctx.grad_b += torch.bmm(torch.bmm(a.mT, x.mT), dy) * ctx.scaling
         dx = torch.bmm(dy, whole.mT) if ctx.needs_input_grad[0] else None
         return dx, None, None, None, None, None, None, None, None
 
@@ -325,7 +323,9 @@ class _LinearWithAdapters(torch.autograd.Function):
 
     One function, so that the adapter's part is added inside of the products (baddbmm) both ways, instead of in passes
     of its own over activations. The factors' gradients are not autograd's: adding them to the flat vector directly
-    saves one copy of each, and what a run's gradient does never depends on another's.
+    saves one copy of each, and what a run's gradient does never depends on another's. All that has the rank for a side
+    is computed and kept as [rank, rows]: products with so few columns take a CPU several times as long as with so few
+    rows.
     """
 
     @staticmethod
@@ -343,8 +343,8 @@ class _LinearWithAdapters(torch.autograd.Function):
     ) -> Tensor:
         y = functional.linear(x, weight, bias)
         mixed = x.dtype is not a.dtype  # a half-precision base without autocast: PEFT adds in the adapter's precision
-        inner = torch.bmm(x.to(a.dtype), a)
-        y = (y + torch.bmm(inner, scaled)).to(y.dtype) if mixed else y.baddbmm_(inner, scaled)
+        inner = torch.bmm(a.mT, x.to(a.dtype).mT)
+        y = (y + torch.bmm(inner.mT, scaled)).to(y.dtype) if mixed else y.baddbmm_(inner.mT, scaled)
         ctx.save_for_backward(x, weight, a, scaled, inner)
         ctx.scaling, ctx.grad_a, ctx.grad_b = scaling, grad_a, grad_b
         return y
@@ -353,16 +353,14 @@ class _LinearWithAdapters(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, a, scaled, inner = ctx.saved_tensors
         wide = dy.to(a.dtype)
-        d_inner = torch.bmm(wide, scaled.mT)
-        ctx.grad_b += torch.bmm(inner.mT, wide).to(ctx.grad_b.dtype) * ctx.scaling
-        if ctx.grad_a.dtype is a.dtype:
-            ctx.grad_a.baddbmm_(x.mT, d_inner)
-        else:
-            ctx.grad_a += torch.bmm(x.to(a.dtype).mT, d_inner)
+        d_inner = torch.bmm(scaled, wide.mT)
+        ctx.grad_b += torch.bmm(inner, wide).to(ctx.grad_b.dtype) * ctx.scaling
+        ctx.grad_a += torch.bmm(d_inner, x.to(a.dtype)).mT
         dx = None
         if ctx.needs_input_grad[0]:
             dx = dy @ weight
-            dx = dx.baddbmm_(d_inner, a.mT) if dx.dtype is a.dtype else (dx + torch.bmm(d_inner, a.mT)).to(dx.dtype)
+            thin = d_inner.mT
+            dx = dx.baddbmm_(thin, a.mT) if dx.dtype is a.dtype else (dx + torch.bmm(thin, a.mT)).to(dx.dtype)
         return dx, None, None, None, None, None, None, None, None
 
 

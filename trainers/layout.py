@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,8 +22,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trainers.adapters import Unpackable
-
-Ints = npt.NDArray[np.int64]
+from trainers.places import Ints, Places, Rows, make_places, to_places, to_tokens
+from trainers.tiles import tiled_attention, tiles_pay
 
 ATTENTION: Final = "packed_rows"
 """Under this name transformers finds `attention`, which reads the layout that the model is called with."""
@@ -66,7 +65,7 @@ class MicroBatch:
     `tokens`, `positions` [N]; `row`, `place` [N]: one row and place in it where the token stands; `tokens_of` [2n,
     T]: the token at each place (0 behind a row's end, where `attention_mask` is 0). For each of the M predicted tokens:
     `source` [M] (the token whose hidden state predicts it), `target` [M] (its id), and its place `at` in [2n, T-1].
-    `real_tokens`: of all rows without padding, as TRL counts them.
+    `lengths` [2n]: of the rows, without padding.
     """
 
     tokens: Ints
@@ -79,7 +78,12 @@ class MicroBatch:
     at: Tensor
     attention_mask: Tensor
     completion_mask: Tensor
-    real_tokens: int
+    lengths: Ints
+
+    @property
+    def real_tokens(self) -> int:
+        """Of all rows without padding, as TRL counts them."""
+        return int(self.lengths.sum())
 
     @property
     def rows(self) -> int:
@@ -126,7 +130,7 @@ def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
         at=torch.from_numpy(rows * (longest - 1) + ends).to(device),
         attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
         completion_mask=torch.from_numpy(completion.astype(np.int64)).to(device),
-        real_tokens=int(lengths.sum()),
+        lengths=lengths,
     )
 
 
@@ -134,17 +138,14 @@ def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
 class PackBatch:
     """The micro-batches of K runs as one forward pass.
 
-    `tokens`, `positions` [K, N], padded with 0; `gather` [R * T] of the flat tokens into rows, `scatter` [K * N] of
-    flat rows back into tokens; `source`, `target` [M] over all runs, those of run k in `predicted[k]`.
+    `tokens`, `positions` [K, N], padded with 0, and their `places` in attention; `source`, `target` [M] over all runs,
+    those of run k in `predicted[k]`.
     """
 
     micro: tuple[MicroBatch, ...]
     tokens: Tensor
     positions: Tensor
-    rows: int
-    length: int
-    gather: Tensor
-    scatter: Tensor
+    places: Places
     source: Tensor
     target: Tensor
     predicted: tuple[slice, ...]
@@ -159,42 +160,45 @@ class PackBatch:
 def pack_batch(micro: Sequence[MicroBatch], device: torch.device, multiple: int = 1) -> PackBatch:
     """Put the micro-batches of K runs side by side.
 
-    `multiple`: lengths are rounded up to it, so that kernels made for one shape serve the next steps too.
+    `multiple`: lengths are rounded up to it and all rows are one block, so that kernels made for one shape serve the
+    next steps too.
     """
     width = _up(max(len(m.tokens) for m in micro), multiple)
-    length = _up(max(m.length for m in micro), multiple if multiple == 1 else 8)
-    rows = max(m.rows for m in micro)
-    count = len(micro)
-    tokens, positions = np.zeros((count, width), np.int64), np.zeros((count, width), np.int64)
-    # What is padded points into its own run, so that one that diverged cannot reach another.
-    gather = np.broadcast_to((np.arange(count) * width)[:, None, None], (count, rows, length)).copy()
-    scatter = np.broadcast_to((np.arange(count) * rows * length)[:, None], (count, width)).copy()
+    tokens, positions = np.zeros((len(micro), width), np.int64), np.zeros((len(micro), width), np.int64)
     for k, m in enumerate(micro):
         tokens[k, : len(m.tokens)], positions[k, : len(m.tokens)] = m.tokens, m.positions
-        gather[k, : m.rows, : m.length] += m.tokens_of
-        scatter[k, : len(m.tokens)] += m.row * length + m.place
     ends = np.cumsum([len(m.source) for m in micro])
-    arrays = (
-        tokens,
-        positions,
-        gather.ravel(),
-        scatter.ravel(),
-        np.concatenate([m.source + k * width for k, m in enumerate(micro)]),
-        np.concatenate([m.target for m in micro]),
-    )
-    on_device = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+    source = np.concatenate([m.source + k * width for k, m in enumerate(micro)])
+    target = np.concatenate([m.target for m in micro])
+    there = [torch.from_numpy(a).to(device, non_blocking=True) for a in (tokens, positions, source, target)]
     return PackBatch(
         micro=tuple(micro),
-        tokens=on_device[0],
-        positions=on_device[1],
-        rows=count * rows,
-        length=length,
-        gather=on_device[2],
-        scatter=on_device[3],
-        source=on_device[4],
-        target=on_device[5],
+        tokens=there[0],
+        positions=there[1],
+        places=make_places(_rows_of(micro, width, multiple), device, by_length=multiple == 1),
+        source=there[2],
+        target=there[3],
         predicted=tuple(slice(int(e) - len(m.source), int(e)) for e, m in zip(ends, micro, strict=True)),
     )
+
+
+def _rows_of(micro: Sequence[MicroBatch], width: int, multiple: int) -> Rows:
+    """The rows of K runs whose tokens lie in [K, width]."""
+    count, rows = len(micro), max(m.rows for m in micro)
+    longest = _up(max(m.length for m in micro), multiple if multiple == 1 else 8)
+    runs = np.arange(count)
+    # What is padded points into its own run, so that one that diverged cannot reach another.
+    tokens = np.broadcast_to((runs * width)[:, None, None], (count, rows, longest)).copy()
+    row = np.broadcast_to((runs * rows)[:, None], (count, width)).copy()
+    place, real = np.zeros((count, width), np.int64), np.zeros((count, width), bool)
+    lengths = np.zeros((count, rows), np.int64)
+    for k, m in enumerate(micro):
+        tokens[k, : m.rows, : m.length] += m.tokens_of
+        lengths[k, : m.rows] = m.lengths
+        here = slice(len(m.tokens))
+        row[k, here] += m.row
+        place[k, here], real[k, here] = m.place, True
+    return Rows(tokens.reshape(-1, longest), lengths.ravel(), row.ravel(), place.ravel(), real.ravel())
 
 
 def _up(value: int, multiple: int) -> int:
@@ -222,24 +226,35 @@ def attention(
     special = sorted(name for name in ("softcap", "s_aux", "position_bias") if other.get(name) is not None)
     if layout is None or attention_mask is not None or special or not getattr(module, "is_causal", True):
         raise Unpackable(f"attention of {type(module).__name__} asks for more than causal rows {special}")
-    if sliding_window is not None and layout.length > sliding_window:
-        raise Unpackable(f"rows of {layout.length} tokens pass the sliding window of {sliding_window}")
-    groups = query.shape[1] // key.shape[1]
-    q, k, v = (_rows(t, layout) for t in (query, key, value))
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
-    flat = out.transpose(1, 2).flatten(0, 1).flatten(1)
-    back = flat.index_select(0, layout.scatter)
+    places = layout.places
+    if sliding_window is not None and places.length > sliding_window:
+        raise Unpackable(f"rows of {places.length} tokens pass the sliding window of {sliding_window}")
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    parts = [_blocks(states, places) for states in (query, key, value)]
+    found = [_attend(q, k, v, scale, dropout).flatten(0, 1) for q, k, v in zip(*parts, strict=True)]
+    flat = torch.cat(found) if len(found) > 1 else found[0]
+    back = to_tokens(flat.flatten(1), places)
     return back.view(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
 
-def _rows(states: Tensor, layout: PackBatch) -> Tensor:
-    """[K, heads, N, d] of flat tokens as rows [R, heads, T, d]."""
+def _blocks(states: Tensor, places: Places) -> list[Tensor]:
+    """[K, heads, N, d] of flat tokens as blocks of rows [B, T, heads, d]."""
     count, heads, width, size = states.shape
-    flat = states.transpose(1, 2).reshape(count * width, heads * size)
-    gathered = flat.index_select(0, layout.gather)
-    return gathered.view(layout.rows, layout.length, heads, size).transpose(1, 2)
+    gathered = to_places(states.transpose(1, 2).reshape(count * width, heads * size), places)
+    parts = gathered.split([rows * length for rows, length in places.blocks])
+    return [p.view(*block, heads, size) for p, block in zip(parts, places.blocks, strict=True)]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float) -> Tensor:
+    """Causal attention [B, T, heads, d] of queries [B, T, heads, d] to keys and values [B, T, their heads, d]."""
+    if dropout == 0 and tiles_pay(query):
+        return tiled_attention(query, key, value, scale)
+    groups = query.shape[2] // key.shape[2]
+    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
+    return out.transpose(1, 2)
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention)

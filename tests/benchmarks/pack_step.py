@@ -1,0 +1,99 @@
+"""Pieces of a pack's step on a CPU, as ratios to what they took the place of: `python -m tests.benchmarks.pack_step`.
+
+    tiles    attention in tiles to PyTorch's kernel, over shapes (rows, heads, their heads, length, size of a head)
+    places   rows gathered and brought back to the same with autograd's backward
+
+One thread, the two in turn, median and quartiles of the ratio of CPU seconds. Below 1 the piece saves time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainers.layout import MicroBatch, Pair, micro_batch, pack_batch
+from trainers.places import Places, to_places, to_tokens
+from trainers.tiles import tiled_attention
+
+SHAPES = (
+    *((8, 8, 4, length, 8) for length in (16, 24, 32, 48, 64, 90, 128, 256)),
+    *((8, 4, 4, length, 16) for length in (26, 64, 128)),
+    *((8, 9, 3, length, 64) for length in (26, 64, 128, 256)),
+)
+
+
+def report(name: str, ratios: Sequence[float]) -> None:
+    """Print median and quartiles."""
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    print(f"{name:44} {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)  # noqa: T201
+
+
+def seconds(function: Callable[[], Tensor]) -> float:
+    """CPU seconds of a pass there and back."""
+    started = time.thread_time()
+    out = function()
+    out.backward(torch.ones_like(out))
+    return time.thread_time() - started
+
+
+def ratios(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], repeats: int) -> list[float]:
+    """Of both in turn, after one pass of each that does not count."""
+    return [seconds(ours) / seconds(theirs) for _ in range(repeats + 1)][1:]
+
+
+def attention(shape: tuple[int, int, int, int, int], repeats: int) -> list[float]:
+    """Tiles to PyTorch's kernel."""
+    rows, heads, shared, length, size = shape
+    q, k, v = (torch.randn(rows, length, n, size, requires_grad=True) for n in (heads, shared, shared))
+
+    def kernel() -> Tensor:
+        turned = (t.transpose(1, 2).repeat_interleave(heads // t.shape[2], dim=1) for t in (q, k, v))
+        return functional.scaled_dot_product_attention(*turned, is_causal=True)
+
+    return ratios(lambda: tiled_attention(q, k, v, size**-0.5), kernel, repeats)
+
+
+def micro_batches(runs: int) -> list[MicroBatch]:
+    """Eight pairs of the lengths of stories, the same for all runs."""
+    draw = np.random.default_rng(0)
+    pairs = []
+    for _ in range(8):
+        shared, chosen, rejected = (
+            draw.integers(5, 500, int(draw.integers(*most))) for most in ((12, 36), *2 * [(40, 66)])
+        )
+        sides = (np.concatenate([shared, [first], own]) for first, own in ((3, chosen), (4, rejected)))
+        pairs.append(Pair(*sides, len(shared), len(shared)))
+    return [micro_batch(pairs, torch.device("cpu"))] * runs
+
+
+def gathering(places: Places, repeats: int) -> list[float]:
+    """Own selections to autograd's."""
+    states = torch.randn(len(places.scatter), 64, requires_grad=True)
+    return ratios(
+        lambda: to_tokens(to_places(states, places), places),
+        lambda: states.index_select(0, places.gather).index_select(0, places.scatter),
+        repeats,
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for runs in (1, 4):
+        places = pack_batch(micro_batches(runs), torch.device("cpu")).places
+        report(f"places, {runs} runs", gathering(places, options.repeats))
+    for shape in SHAPES:
+        report(f"tiles, {shape}", attention(shape, options.repeats))
+
+
+if __name__ == "__main__":
+    main()
