@@ -202,9 +202,9 @@ def pooled(configs: int = 32, blocks: Sequence[int] = TWELVE, seeds: int = 2, **
 def test_a_pool_is_dealt_against_itself_and_with_a_planted_effect() -> None:
     difference, tie, planted = pooled()
     assert [c.held for c in (difference, tie, planted)] == [True, True, True]
-    assert "at most 16 of 200; 3 blocks choose, 9 judge" in difference.expected
+    assert "at most 8%; 3 blocks choose, 9 judge" in difference.expected
     assert "Holm over 11" in planted.expected
-    assert (difference.n, len(difference.run_ids)) == (200, 32 * 12 * 2)
+    assert (difference.n, len(difference.run_ids)) == (2000, 32 * 12 * 2)
 
 
 def test_a_pool_whose_differences_cannot_be_told_from_ties_does_not_hold() -> None:
