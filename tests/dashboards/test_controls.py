@@ -105,7 +105,7 @@ def test_the_shipped_pool_judges_on_as_many_blocks_as_the_smallest_confirm_phase
     assert deal_of(len(pool_blocks), None, 11).judge == min(len(c.blocks) for c in confirms if c is not None)
 
 
-def over_pools(highest_kl: float, blocks: int, judge: int, pools: int = 6) -> list[Sequence[Control]]:
+def over_pools(highest_kl: float, blocks: int, judge: int, pools: int = 12) -> list[Sequence[Control]]:
     """The controls on several generated pools of 32 configs with two runs of each."""
     found = []
     deal = replace(deal_of(blocks, None, tests=11), judge=judge)
