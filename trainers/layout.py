@@ -247,7 +247,7 @@ def _blocks(states: Tensor, places: Places) -> list[Tensor]:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float) -> Tensor:
     """Causal attention [B, T, heads, d] of queries [B, T, heads, d] to keys and values [B, T, their heads, d]."""
-    if dropout == 0 and tiles_pay(query):
+    if dropout == 0 and tiles_pay(query, key):
         return tiled_attention(query, key, value, scale)
     groups = query.shape[2] // key.shape[2]
     q, k, v = (t.transpose(1, 2) for t in (query, key, value))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 
-_ROWS_OF_BLOCK: Final = 8
-"""Rows of like length that lie as one rectangle: few enough that little is padded and that they fit into a cache."""
+_ROWS_OF_BLOCK: Final = 16
+"""Rows of like length that lie as one rectangle: few, so that little is padded and their attention fits into a cache."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from trainers.places import Places, to_places, to_tokens
 from trainers.tiles import tiled_attention
 
 SHAPES = (
-    *((8, 8, 4, length, 8) for length in (16, 24, 32, 48, 64, 90, 128, 256)),
-    *((8, 4, 4, length, 16) for length in (26, 64, 128)),
-    *((8, 9, 3, length, 64) for length in (26, 64, 128, 256)),
+    *((16, 8, 4, length, 8) for length in (32, 48, 64, 90, 128, 256)),
+    *((16, 4, 4, length, 16) for length in (26, 64, 128, 256)),
+    *((8, 9, 3, length, 64) for length in (26, 43, 64, 128, 256)),
 )
 
 

@@ -18,7 +18,7 @@ def states(rows: int, length: int, heads: int, seed: int) -> Tensor:
     return torch.randn(rows, length, heads, 6, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-@pytest.mark.parametrize("length", [1, 47, 48, 49, 130])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 130])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
 def test_tiles_give_the_attention_and_gradients_of_pytorch(length: int, heads: tuple[int, int]) -> None:
     q, k, v = states(3, length, heads[0], 0), states(3, length, heads[1], 1), states(3, length, heads[1], 2)
