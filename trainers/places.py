@@ -17,7 +17,7 @@ from torch import Tensor
 Ints = npt.NDArray[np.int64]
 
 _ROWS_OF_BLOCK: Final = 16
-"""Rows of like length that lie as one rectangle: few, so that little is padded and their attention fits into a cache."""
+"""Rows of like length that lie as one rectangle: few, so that little is padded and their attention fits in a cache."""
 
 
 @dataclass(frozen=True)
