@@ -17,7 +17,7 @@ from torch import Tensor
 
 _PLACES: Final = 32
 """Places of a tile, about; later keys than the tile's last query are left out."""
-_FEWEST_QUERIES: Final = 128
+_FEWEST_QUERIES: Final = 64
 """Queries that share a key, over all places of a row, from which this pays."""
 _LONGEST: Final = 256
 """Places of a row up to which it does: the weights that are kept grow with the square."""
@@ -26,10 +26,11 @@ _LONGEST: Final = 256
 def tiles_pay(query: Tensor, key: Tensor) -> bool:
     """Whether this takes less time than PyTorch's kernel for queries [B, T, heads, d] and keys [B, T, their heads, d].
 
-    With fewer queries the products are too small; measured by tests/benchmarks/pack_step.py.
+    Where each head has its own keys, or rows are short, the products are too small for it; measured by
+    tests/benchmarks/pack_step.py.
     """
     length, groups = query.shape[1], query.shape[2] // key.shape[2]
-    fits = length <= _LONGEST and length * groups >= _FEWEST_QUERIES
+    fits = groups > 1 and length <= _LONGEST and length * groups >= _FEWEST_QUERIES
     return fits and query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
 
 
