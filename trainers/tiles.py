@@ -31,7 +31,8 @@ def tiles_pay(query: Tensor, key: Tensor) -> bool:
     """
     length, groups = query.shape[1], query.shape[2] // key.shape[2]
     fits = groups > 1 and length <= _LONGEST and length * groups >= _FEWEST_QUERIES
-    return fits and query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
+    whole = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(query.device.type)
+    return fits and query.device.type == "cpu" and whole
 
 
 def tiled_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
