@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trainers.adapters import Unpackable
-from trainers.places import Ints, Places, Rows, make_places, to_places, to_tokens
+from trainers.places import Ints, Places, Rows, make_places
 from trainers.tiles import tiled_attention, tiles_pay
 
 ATTENTION: Final = "packed_rows"
@@ -190,15 +190,15 @@ def _rows_of(micro: Sequence[MicroBatch], width: int, multiple: int) -> Rows:
     # What is padded points into its own run, so that one that diverged cannot reach another.
     tokens = np.broadcast_to((runs * width)[:, None, None], (count, rows, longest)).copy()
     row = np.broadcast_to((runs * rows)[:, None], (count, width)).copy()
-    place, real = np.zeros((count, width), np.int64), np.zeros((count, width), bool)
+    place = np.zeros((count, width), np.int64)
     lengths = np.zeros((count, rows), np.int64)
     for k, m in enumerate(micro):
         tokens[k, : m.rows, : m.length] += m.tokens_of
         lengths[k, : m.rows] = m.lengths
         here = slice(len(m.tokens))
         row[k, here] += m.row
-        place[k, here], real[k, here] = m.place, True
-    return Rows(tokens.reshape(-1, longest), lengths.ravel(), row.ravel(), place.ravel(), real.ravel())
+        place[k, here] = m.place
+    return Rows(tokens.reshape(-1, longest), lengths.ravel(), row.ravel(), place.ravel())
 
 
 def _up(value: int, multiple: int) -> int:
@@ -233,21 +233,21 @@ def attention(
     parts = [_blocks(states, places) for states in (query, key, value)]
     found = [_attend(q, k, v, scale, dropout).flatten(0, 1) for q, k, v in zip(*parts, strict=True)]
     flat = torch.cat(found) if len(found) > 1 else found[0]
-    back = to_tokens(flat.flatten(1), places)
+    back = flat.flatten(1).index_select(0, places.scatter)
     return back.view(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
 
 def _blocks(states: Tensor, places: Places) -> list[Tensor]:
     """[K, heads, N, d] of flat tokens as blocks of rows [B, T, heads, d]."""
     count, heads, width, size = states.shape
-    gathered = to_places(states.transpose(1, 2).reshape(count * width, heads * size), places)
+    gathered = states.transpose(1, 2).reshape(count * width, heads * size).index_select(0, places.gather)
     parts = gathered.split([rows * length for rows, length in places.blocks])
     return [p.view(*block, heads, size) for p, block in zip(parts, places.blocks, strict=True)]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float) -> Tensor:
     """Causal attention [B, T, heads, d] of queries [B, T, heads, d] to keys and values [B, T, their heads, d]."""
-    if dropout == 0 and tiles_pay(query):
+    if dropout == 0 and tiles_pay(query, key):
         return tiled_attention(query, key, value, scale)
     groups = query.shape[2] // key.shape[2]
     q, k, v = (t.transpose(1, 2) for t in (query, key, value))

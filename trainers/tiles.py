@@ -1,8 +1,8 @@
 """Causal attention on a CPU in tiles that stay in its cache; knows no model and no layout.
 
 PyTorch's kernel for CPUs takes every head of every row by itself, which costs most where heads are small and rows
-short, as in the models that a CPU trains. Here one batched product serves all heads of some rows, and every product
-has the rows' length, never the head's size, as its longest side.
+short, as in the models that a CPU trains. Here one batched product serves all heads of some rows, the queries that
+share a key are one side of it, and a head's few numbers are never its columns, for which a CPU is slow.
 """
 
 from __future__ import annotations
@@ -15,15 +15,24 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-_QUERIES: Final = 48
+_PLACES: Final = 32
 """Places of a tile, about; later keys than the tile's last query are left out."""
-_FEWEST: Final = 48
-"""Length of rows from which this pays."""
+_FEWEST_QUERIES: Final = 64
+"""Queries that share a key, over all places of a row, from which this pays."""
+_LONGEST: Final = 256
+"""Places of a row up to which it does: the weights that are kept grow with the square."""
 
 
-def tiles_pay(query: Tensor) -> bool:
-    """Whether this takes less time than PyTorch's kernel, for queries [B, T, heads, d]."""
-    return query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64) and query.shape[1] >= _FEWEST
+def tiles_pay(query: Tensor, key: Tensor) -> bool:
+    """Whether this takes less time than PyTorch's kernel for queries [B, T, heads, d] and keys [B, T, their heads, d].
+
+    Where each head has its own keys, or rows are short, the products are too small for it; measured by
+    tests/benchmarks/pack_step.py.
+    """
+    length, groups = query.shape[1], query.shape[2] // key.shape[2]
+    fits = groups > 1 and length <= _LONGEST and length * groups >= _FEWEST_QUERIES
+    whole = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(query.device.type)
+    return fits and query.device.type == "cpu" and whole
 
 
 def tiled_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -75,7 +84,7 @@ class _TiledAttention(torch.autograd.Function):
 
 def _tiles(length: int) -> Iterator[tuple[int, int]]:
     """Where tiles of about as many places start and end."""
-    count = -(-length // _QUERIES)
+    count = -(-length // _PLACES)
     ends = [length * i // count for i in range(count + 1)]
     return pairwise(ends)
 

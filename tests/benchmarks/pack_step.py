@@ -1,7 +1,6 @@
 """Pieces of a pack's step on a CPU, as ratios to what they took the place of: `python -m tests.benchmarks.pack_step`.
 
     tiles    attention in tiles to PyTorch's kernel, over shapes (rows, heads, their heads, length, size of a head)
-    places   rows gathered and brought back to the same with autograd's backward
 
 One thread, the two in turn, median and quartiles of the ratio of CPU seconds. Below 1 the piece saves time.
 """
@@ -17,14 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.layout import MicroBatch, Pair, micro_batch, pack_batch
-from trainers.places import Places, to_places, to_tokens
 from trainers.tiles import tiled_attention
 
 SHAPES = (
-    *((8, 8, 4, length, 8) for length in (16, 24, 32, 48, 64, 90, 128, 256)),
-    *((8, 4, 4, length, 16) for length in (26, 64, 128)),
-    *((8, 9, 3, length, 64) for length in (26, 64, 128, 256)),
+    *((16, 8, 4, length, 8) for length in (32, 48, 64, 90, 128, 256)),
+    *((16, 4, 4, length, 16) for length in (26, 64, 128, 256)),
+    *((8, 9, 3, length, 64) for length in (26, 43, 64, 128, 256)),
 )
 
 
@@ -59,38 +56,12 @@ def attention(shape: tuple[int, int, int, int, int], repeats: int) -> list[float
     return ratios(lambda: tiled_attention(q, k, v, size**-0.5), kernel, repeats)
 
 
-def micro_batches(runs: int) -> list[MicroBatch]:
-    """Eight pairs of the lengths of stories, the same for all runs."""
-    draw = np.random.default_rng(0)
-    pairs = []
-    for _ in range(8):
-        shared, chosen, rejected = (
-            draw.integers(5, 500, int(draw.integers(*most))) for most in ((12, 36), *2 * [(40, 66)])
-        )
-        sides = (np.concatenate([shared, [first], own]) for first, own in ((3, chosen), (4, rejected)))
-        pairs.append(Pair(*sides, len(shared), len(shared)))
-    return [micro_batch(pairs, torch.device("cpu"))] * runs
-
-
-def gathering(places: Places, repeats: int) -> list[float]:
-    """Own selections to autograd's."""
-    states = torch.randn(len(places.scatter), 64, requires_grad=True)
-    return ratios(
-        lambda: to_tokens(to_places(states, places), places),
-        lambda: states.index_select(0, places.gather).index_select(0, places.scatter),
-        repeats,
-    )
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for runs in (1, 4):
-        places = pack_batch(micro_batches(runs), torch.device("cpu")).places
-        report(f"places, {runs} runs", gathering(places, options.repeats))
     for shape in SHAPES:
         report(f"tiles, {shape}", attention(shape, options.repeats))
 
