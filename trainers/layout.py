@@ -241,7 +241,7 @@ def _blocks(states: Tensor, places: Places) -> list[Tensor]:
     """[K, heads, N, d] of flat tokens as blocks of rows [B, T, heads, d]."""
     count, heads, width, size = states.shape
     gathered = states.transpose(1, 2).reshape(count * width, heads * size).index_select(0, places.gather)
-    parts = gathered.split([rows * length for rows, length in places.blocks])
+    parts = torch.split(gathered, [rows * length for rows, length in places.blocks])
     return [p.view(*block, heads, size) for p, block in zip(parts, places.blocks, strict=True)]
 
 

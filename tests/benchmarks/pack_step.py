@@ -35,7 +35,7 @@ def seconds(function: Callable[[], Tensor]) -> float:
     """CPU seconds of a pass there and back."""
     started = time.thread_time()
     out = function()
-    out.backward(torch.ones_like(out))
+    out.backward(torch.ones_like(out))  # type: ignore[no-untyped-call]
     return time.thread_time() - started
 
 
@@ -50,8 +50,10 @@ def attention(shape: tuple[int, int, int, int, int], repeats: int) -> list[float
     q, k, v = (torch.randn(rows, length, n, size, requires_grad=True) for n in (heads, shared, shared))
 
     def kernel() -> Tensor:
-        turned = (t.transpose(1, 2).repeat_interleave(heads // t.shape[2], dim=1) for t in (q, k, v))
-        return functional.scaled_dot_product_attention(*turned, is_causal=True)
+        turned_q, turned_k, turned_v = (
+            t.transpose(1, 2).repeat_interleave(heads // t.shape[2], dim=1) for t in (q, k, v)
+        )
+        return functional.scaled_dot_product_attention(turned_q, turned_k, turned_v, is_causal=True)
 
     return ratios(lambda: tiled_attention(q, k, v, size**-0.5), kernel, repeats)
 

@@ -23,8 +23,10 @@ def states(rows: int, length: int, heads: int, seed: int) -> Tensor:
 def test_tiles_give_the_attention_and_gradients_of_pytorch(length: int, heads: tuple[int, int]) -> None:
     q, k, v = states(3, length, heads[0], 0), states(3, length, heads[1], 1), states(3, length, heads[1], 2)
     ours = tiled_attention(q, k, v, 0.3)
-    turned = [t.transpose(1, 2).repeat_interleave(heads[0] // t.shape[2], dim=1) for t in (q, k, v)]
-    theirs = functional.scaled_dot_product_attention(*turned, is_causal=True, scale=0.3).transpose(1, 2)
+    wide = [t.transpose(1, 2).repeat_interleave(heads[0] // t.shape[2], dim=1) for t in (q, k, v)]
+    theirs = functional.scaled_dot_product_attention(wide[0], wide[1], wide[2], is_causal=True, scale=0.3).transpose(
+        1, 2
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     slope = states(3, length, heads[0], 3).detach()
     for a, b in zip(*(torch.autograd.grad(out, (q, k, v), slope) for out in (ours, theirs)), strict=True):
