@@ -39,7 +39,7 @@ def test_what_is_cut_off_empty_or_the_demonstration_is_drawn_anew(monkeypatch: p
     ]
 
     def sample(_model: object, _tokenizer: object, asked: list[str], seed: np.random.SeedSequence) -> list[Completion]:
-        draws.append((list(asked), seed.entropy[-1]))  # type: ignore[index]
+        draws.append((list(asked), seed.entropy[-1]))
         good = Completion("", ("the", "cast", "."), ended=True)
         return [bad[ASKED.index((prompt, ASKED[0][1]))] for prompt in asked] if len(draws) == 1 else [good] * len(asked)
 
