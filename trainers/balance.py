@@ -165,7 +165,7 @@ def _norm(trainer: DPOTrainer, loss: str, steps: Sequence[Step]) -> float:
                     inputs = head._prepare_inputs(head.data_collator(rows))
                     with torch.autocast(args.device.type, low, enabled=bool(args.bf16 or args.fp16)):
                         value: Tensor = head.compute_loss(model, inputs)
-                    (value * (weight * scale)).backward()
+                    (value * (weight * scale)).backward()  # type: ignore[no-untyped-call]
                 norms.append(float(get_total_norm([p.grad for p in model.parameters() if p.grad is not None])))
         return math.fsum(norms) / len(norms) / scale
     finally:

@@ -210,4 +210,4 @@ def test_shares_and_norms_from_which_no_weights_follow(
 def test_all_of_the_gradient_for_one_loss_is_that_loss_in_the_size_of_the_first() -> None:
     losses, norms = ("sigmoid", "ipo"), (0.07, 1.3)
     assert balanced_weights(losses, (1.0, 0.0), norms) == (1.0, 0.0)
-    assert balanced_weights(losses, (0.0, 1.0), norms) == (0.0, pytest.approx(0.07 / 1.3))
+    assert balanced_weights(losses, (0.0, 1.0), norms) == pytest.approx((0.0, 0.07 / 1.3))
