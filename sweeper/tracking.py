@@ -33,6 +33,7 @@ from dashboards.sqlite_runs import StoredRun
 from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
 from studies.redact import redact
 from studies.spec import StudySpec
+from sweeper.new_store import make_store
 from sweeper.outbox import Entry, Outbox
 from sweeper.saved_view import experiment_tags, note
 from sweeper.values import LONGEST_MESSAGE, Point, Value, curve_values, measured_values, result_tags, score_tags
@@ -92,6 +93,7 @@ class Tracker:
         self.uri = store_uri(uri, folder)
         self._folder, self._tell_user = folder, tell_user
         self._artifacts = folder.absolute() / "mlartifacts" if sqlite_file(self.uri) else None
+        make_store(self.uri)
         self._client = connect(self.uri)
         self._study: _OpenStudy | None = None
         self._outbox: Outbox | None = None
