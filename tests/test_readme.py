@@ -20,7 +20,7 @@ def test_its_study_file_loads_and_plans(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     spec = load_study("mine.yaml")
-    assert list(arms(spec)) == ["sigmoid", "ipo", "robust", "mix", "today"]
+    assert list(arms(spec)) == ["sigmoid", "ipo", "robust", "even", "mix", "today"]
 
 
 def test_every_command_it_shows_exists_with_its_options() -> None:

@@ -126,6 +126,7 @@ def test_configs_at_a_budget_of_2_nats_pass_every_control_at_confirm_size(blocks
     assert all(control.held for of_pool in over_pools(2.4, blocks, judge) for control in of_pool)
 
 
+@pytest.mark.slow
 def test_where_runs_scatter_more_ties_need_twenty_blocks() -> None:
     """The best gold at KL 3 to 4, paired deviation .04 U: 16 blocks find the planted effect and show too few ties."""
     sixteen, twenty = over_pools(6.0, 24, 16), over_pools(6.0, 28, 20)

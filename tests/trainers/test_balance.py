@@ -38,7 +38,7 @@ RUNS = (
 
 
 # By TRL's own loop the reference's log-probs come through TRL's collator, which makes them float32.
-@pytest.mark.parametrize(("together", "within"), [(4, 1e-9), (0, 1e-6)])
+@pytest.mark.parametrize(("together", "within"), [(4, 1e-9), pytest.param(0, 1e-6, marks=pytest.mark.slow)])
 def test_in_float64_a_balanced_run_is_a_plain_dpo_trainer_with_the_weights_that_it_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int, within: float
 ) -> None:
@@ -106,6 +106,7 @@ def test_weights_as_written_are_left_as_they_are(tmp_path: Path) -> None:
     assert not any(name.startswith((NORM_FACT, WEIGHT_FACT)) for name in result.facts)
 
 
+@pytest.mark.slow
 def test_what_memory_asks_for_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of micro-batches, gradient checkpointing; and where parts would change a loss, they are not taken."""
     kinds = {"ipo": balanced("sigmoid", "ipo", max_steps=1), "aot": balanced("sigmoid", "aot", max_steps=1, beta=2.0)}

@@ -41,6 +41,17 @@ def results(events: list[Event]) -> dict[str, RunResult]:
     return {event.key: event.result for event in events if isinstance(event, Finished)}
 
 
+def cancel_once_begun(executor: Executor, job: Job, key: str | None) -> None:
+    """Cancel a run, or all, as soon as `job` is in training, which a busy machine may take seconds to come to."""
+
+    def wait() -> None:
+        while not job.folder.exists():
+            time.sleep(0.01)
+        executor.cancel(key)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_a_run_is_started_reported_and_finished_in_this_order(
     make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
 ) -> None:
@@ -126,7 +137,7 @@ def test_a_run_in_training_stops_at_its_next_report_and_the_others_go_on(
     executor, endless, other = make_executor(), make_job("until stopped"), make_job("finish")
     executor.submit(endless)
     executor.submit(other)
-    threading.Timer(0.4, executor.cancel, [endless.config.key]).start()
+    cancel_once_begun(executor, endless, endless.config.key)
     found = results(until_ended(executor, 2))
     assert found[endless.config.key].cause is Cause.USER_STOP
     assert found[other.config.key].cause is Cause.FINISHED
@@ -138,7 +149,7 @@ def test_cancelling_all_stops_the_run_in_training_and_drops_those_that_wait(
     executor, endless, waiting = make_executor(), make_job("until stopped"), make_job("finish")
     executor.submit(endless)
     executor.submit(waiting)
-    threading.Timer(0.4, executor.cancel, [None]).start()
+    cancel_once_begun(executor, endless, None)
     events = until_ended(executor, 2)
     assert results(events)[endless.config.key].cause is Cause.USER_STOP
     assert Dropped(waiting.config.key) in events
@@ -150,7 +161,7 @@ def test_a_cancelled_run_can_be_submitted_again(
 ) -> None:
     executor, job = make_executor(), make_job("until stopped")
     executor.submit(job)
-    threading.Timer(0.4, executor.cancel, [job.config.key]).start()
+    cancel_once_begun(executor, job, job.config.key)
     until_ended(executor, 1)
     executor.cancel(job.config.key)  # too late: it has ended
     executor.submit(job)
