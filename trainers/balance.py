@@ -89,8 +89,8 @@ def gradient_norms(trainer: DPOTrainer, *, split: int = 1, checkpointing: bool =
 
     What a step's gradient is, and not that of the whole data: its noise is a part of what drives the training. Several
     steps, since norms of different losses do not rise and fall together where length enters: over batches of 16 pairs
-    of the embedded world ipo's over sigmoid's has a standard deviation of 14 % of its mean, over batches of 4 of 21 %.
-    64 pairs bring it to 7 and 5 % (tests/benchmarks/gradient_noise.py); where a batch is that large, the shares of the
+    of the embedded world ipo's over sigmoid's has a standard deviation of 13 % of its mean, over batches of 4 as well.
+    64 pairs bring it to 7 and 3 % (tests/benchmarks/gradient_noise.py); where a batch is that large, the shares of the
     first step are exact.
 
     TRL's own loss, rows, collator and precision; seed, data and block decide it all. Trainer, model and random numbers

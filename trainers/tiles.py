@@ -17,10 +17,8 @@ from torch import Tensor
 
 _PLACES: Final = 32
 """Places of a tile, about; later keys than the tile's last query are left out."""
-_FEWEST_QUERIES: Final = 64
-"""Queries that share a key, over all places of a row, from which this pays."""
-_LONGEST: Final = 256
-"""Places of a row up to which it does: the weights that are kept grow with the square."""
+_SHORTEST, _LONGEST = 32, 256
+"""Places of a row from which and up to which this pays; the weights that are kept grow with the square of them."""
 
 
 def tiles_pay(query: Tensor, key: Tensor) -> bool:
@@ -30,7 +28,7 @@ def tiles_pay(query: Tensor, key: Tensor) -> bool:
     tests/benchmarks/pack_step.py.
     """
     length, groups = query.shape[1], query.shape[2] // key.shape[2]
-    fits = groups > 1 and length <= _LONGEST and length * groups >= _FEWEST_QUERIES
+    fits = groups > 1 and _SHORTEST <= length <= _LONGEST
     whole = query.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(query.device.type)
     return fits and query.device.type == "cpu" and whole
 
