@@ -145,6 +145,16 @@ def pairwise_over_pointwise(lost: Mapping[str, Mapping[int, float]]) -> str:
     )
 
 
+def kl_used(found: Sequence[Standing], variant: str) -> str:
+    """Mean KL of the confirm runs that are compared, paired and shuffled: where they differ, so do the configs."""
+    kls = {
+        s.stratum.scenario: np.mean([run.metrics["kl"] for run in s.speak])
+        for s in found
+        if s.stratum.variant == variant and s.is_confirmed
+    }
+    return f"; KL {kls['paired']:.2f} and {kls['shuffled']:.2f}" if kls.keys() >= {"paired", "shuffled"} else ""
+
+
 def facts_of_pairs(records: Sequence[RunRecord], spec: StudySpec) -> list[Fact]:
     """Fact 5, and what each loss loses, from confirm runs alone."""
     scale = scale_of(spec.objective, pairs_source(spec))
@@ -154,7 +164,11 @@ def facts_of_pairs(records: Sequence[RunRecord], spec: StudySpec) -> list[Fact]:
     return [
         ("5 drop of the pairwise losses less that of the pointwise, U", "above 0", pairwise_over_pointwise(lost)),
         *(
-            (f"5 {name}, paired less shuffled, U", word, mean_and_limits([*lost.get(name, {}).values()]))
+            (
+                f"5 {name}, paired less shuffled, U",
+                word,
+                mean_and_limits([*lost.get(name, {}).values()]) + kl_used(found, name),
+            )
             for name, word in expected.items()
         ),
     ]
