@@ -187,7 +187,7 @@ def make_member(job: Job, warm: Warm) -> Member:
         balanced = _balanced(trainer, job)
         run = prepare(trainer, DPOTrainer, job.placement.split)
         dtype = next(iter(run.adapter.values())).a.dtype
-        data = warm.laid_out(config, settings, trainer, folder, dtype)
+        data = warm.laid_out(config, settings, trainer, folder, dtype, run.rows(job.pause_at))
     except BaseException:
         warm.drop_base()  # it may carry half an adapter
         raise

@@ -137,6 +137,12 @@ class Pack:
         for member in self.members:
             member.micro = 0
 
+    def begin_again(self) -> None:
+        """Let every run come to its first batch again, its adapter as it is: for a pilot."""
+        self.begin_step_again()
+        for member in self.members:
+            member.step = 0
+
     def practise(self) -> None:
         """One micro-batch of every run and the steps that end with it, with no other consequence."""
         laid_out: dict[tuple[int, tuple[int, ...]], MicroBatch] = {}

@@ -25,6 +25,9 @@ from trainers.pack import Pack
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 _TIMED_PASSES: Final = 5
+_PRACTISED: Final = _TIMED_PASSES + 1
+"""Steps that the runs of a pilot come to: their reference log-probs, which all of the data may need, are not computed
+for more."""
 _ENOUGH_SECONDS: Final = 10.0
 """Of timed passes at one size: noise is a matter of milliseconds, and a pass of a large model takes seconds."""
 _WORTH_IT: Final = 0.95
@@ -129,7 +132,8 @@ def _grow(jobs: Sequence[Job], placement: Placement, crew: Crew, limit: float | 
             found.append(Timing(here, None, None))
             break
         try:
-            pack.admit([_make(replace(job, placement=here), crew, costs) for job in jobs[len(pack.members) : size]])
+            new = [replace(job, placement=here, pause_at=_PRACTISED) for job in jobs[len(pack.members) : size]]
+            pack.admit([_make(job, crew, costs) for job in new])
             seconds = _time(pack)
         except (RuntimeError, MemoryError) as error:
             if not crew.is_out_of_memory(error):
@@ -156,11 +160,14 @@ def _time(pack: Pack) -> float:
     """Median seconds of a pass, after one that is not counted."""
     found: list[float] = []
     while len(found) <= _TIMED_PASSES and (len(found) < 2 or sum(found[1:]) < _ENOUGH_SECONDS):
+        if any(member.step == member.last_step for member in pack.members):
+            pack.begin_again()
         started = time.perf_counter()
         pack.practise()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         found.append(time.perf_counter() - started)
+    pack.begin_again()  # with those that are to come, which then have the same batches
     return statistics.median(found[1:])
 
 

@@ -53,6 +53,10 @@ class PreparedRun:
     learning_rates: tuple[float, ...]
     loss: StockLoss
 
+    def rows(self, until: int | None) -> list[int]:
+        """The training rows of the steps before `until` (None: of all), in their order."""
+        return sorted({row for step in self.steps[:until] for part in step for row in part.rows})
+
 
 def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> PreparedRun:
     """Take from a constructed trainer what a pack needs. Consumes random numbers as its `train` would.

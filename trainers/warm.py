@@ -7,7 +7,7 @@ training.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -28,14 +28,13 @@ from trainers.evaluate import ReferenceNumbers, reference_numbers
 from trainers.interface import MODEL_SETTINGS
 from trainers.judges import load_judge
 from trainers.layout import Pair, make_pair
-from trainers.reference import ReferenceStore, model_digest, with_reference_log_probs
+from trainers.reference import Base, model_digest, reference_log_probs
+from trainers.reference_store import ReferenceLogProbs, ReferenceStore
 from trainers.settings import resolve_model
 from trainers.tokenizer import check_ids, load_tokenizer
 
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
-
-_SIDES: Final = ("chosen", "rejected")
 
 Value = TypeVar("Value")
 
@@ -60,7 +59,9 @@ class Recent(Generic[Value]):
 
 
 class LaidOut(NamedTuple):
-    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats."""
+    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats; NaN for rows
+    that the run does not come to.
+    """
 
     rows: tuple[Pair, ...]
     chosen: Tensor
@@ -93,12 +94,13 @@ class Warm:
         self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._forget_data()
         self._store: ReferenceStore | None = None
-        self._model_digest = ""
+        self._reference = Base("", 0)
         self._judges: Recent[Gold] = Recent(1)
 
     def _forget_data(self) -> None:
         self._pairs: Recent[Pairs] = Recent(_KEPT_DATA)
         self._rows: Recent[datasets.Dataset] = Recent(_KEPT_DATA)
+        self._laid_rows: Recent[tuple[Pair, ...]] = Recent(_KEPT_DATA)
         self._laid_out: Recent[LaidOut] = Recent(_KEPT_DATA)
         self._numbers: Recent[ReferenceNumbers] = Recent(2 * _KEPT_DATA)
 
@@ -116,7 +118,8 @@ class Warm:
             self._base = None  # before the other is loaded: there may be room for one only
             self._forget_data()
             model, tokenizer = load_base(path, args, model_args)
-            self._base, self._model_digest = (key, model, tokenizer), model_digest(model)
+            self._base = (key, model, tokenizer)
+            self._reference = Base(model_digest(model), model.num_parameters())
         args.model_init_kwargs = None
         return self._base[1], self._base[2]
 
@@ -172,32 +175,44 @@ class Warm:
         return self._numbers.get(key, measure)
 
     def laid_out(
-        self, config: RunConfig, settings: Mapping[str, Any], trainer: DPOTrainer, folder: Path, dtype: torch.dtype
+        self,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        trainer: DPOTrainer,
+        folder: Path,
+        dtype: torch.dtype,
+        used: Sequence[int],
     ) -> LaidOut:
-        """A pack's form of the trainer's rows, with their reference log-probs from the store in `folder`."""
-        args = trainer.args
-        key = digest([data_key(config, settings), args.ld_alpha, args.bf16, args.truncation_mode, str(folder)])
+        """A pack's form of the trainer's rows, with the reference log-probs of the `used` ones from the store in
+        `folder`: a run of a few steps of a large model must not wait for the reference of all the data.
+        """
+        args, limit = trainer.args, _limit(trainer.args)
+        data = digest([data_key(config, settings), args.truncation_mode])
+
+        def lay_rows() -> tuple[Pair, ...]:
+            columns = (trainer.train_dataset[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+            return tuple(make_pair(p, c, r, limit) for p, c, r in zip(*columns, strict=True))
 
         def lay_out() -> LaidOut:
-            rows = self.with_reference(trainer, folder)
-            limit = _limit(args)
-            columns = (rows[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
-            return LaidOut(
-                tuple(make_pair(p, c, r, limit) for p, c, r in zip(*columns, strict=True)),
-                *(torch.tensor(rows[f"ref_{side}_logps"][:], dtype=dtype, device=args.device) for side in _SIDES),
-            )
+            known = self._log_probs(trainer, folder, used)
+            sides = (torch.tensor(side, dtype=dtype, device=args.device) for side in known)
+            return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
-        return self._laid_out.get(key, lay_out)
+        return self._laid_out.get(digest([data, args.ld_alpha, args.bf16, str(folder), list(used)]), lay_out)
 
     def with_reference(self, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
-        """The trainer's rows with their reference log-probs, from the store in `folder` that a study's runs share."""
+        """The trainer's rows with their reference log-probs, in the columns that TRL's loss reads."""
+        rows = trainer.train_dataset
+        known = self._log_probs(trainer, folder, range(len(rows)))
+        return rows.add_column("ref_chosen_logps", known.chosen).add_column("ref_rejected_logps", known.rejected)
+
+    def _log_probs(self, trainer: DPOTrainer, folder: Path, used: Sequence[int]) -> ReferenceLogProbs:
+        """From the store in `folder`, which a study's runs share."""
         if self._store is None or self._store.folder != folder:
             self._store = ReferenceStore(folder)
         policy = trainer.model
         with policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext():
-            return with_reference_log_probs(
-                trainer.train_dataset, policy, self._model_digest, trainer.args, self._store
-            )
+            return reference_log_probs(trainer.train_dataset, used, policy, self._reference, trainer.args, self._store)
 
 
 def _limit(args: DPOConfig) -> slice:
