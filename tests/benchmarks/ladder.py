@@ -11,7 +11,9 @@ Every rung trains the same configs on the same batches and measures each adapter
 
 Rungs are repeated in turn, each in fresh processes, so that a slow minute of the machine meets all of them. Not timed:
 imports, loading the base model and making the pairs, except in a, where every process pays them; they cannot be saved
-there. The pilot of e, which a study pays once whatever its number of runs, is printed by itself.
+there. The pilot of e, which a study pays once whatever its number of runs, is printed by itself. So is what arithmetic
+alone allows: b passes over the padded rows of a batch three times a step (policy, reference, and back, where a frozen
+weight has no gradient), e twice over tokens without padding, the shared beginning of a pair once.
 """
 
 from __future__ import annotations
@@ -216,8 +218,23 @@ def _train(pool: Process, configs: Sequence[RunConfig], folder: Path, placement:
             assert not isinstance(event, Lost), event.reason
 
 
+def tokens(config: RunConfig, folder: Path) -> tuple[float, float]:
+    """Tokens of a step as stock TRL pads them, and as they lie in a pack; means over a run."""
+    from trainers.dpo import DPOTrainerWorker
+    from trainers.layout import micro_batch
+
+    few = config.evaluation.model_copy(update={"prompts": 1, "max_new_tokens": 1, "pairs": 2})
+    member = DPOTrainerWorker().make(Job(config.model_copy(update={"evaluation": few}), folder, pause_at=1))
+    batches = [
+        micro_batch([member.data.rows[i] for i in part.rows], member.sums.device)
+        for step in member.run.steps
+        for part in step
+    ]
+    return statistics.fmean(b.rows * b.length for b in batches), statistics.fmean(len(b.tokens) for b in batches)
+
+
 def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> tuple[float, float]:
-    """Seconds of all runs of one rung, in this process, and of its pilot."""
+    """Seconds of all runs of one rung, in this process, and of its pilot; for "tokens" see there."""
     match name:
         case "a":
             return by_commands(configs, folder), 0.0
@@ -229,6 +246,8 @@ def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> tuple[flo
             return by_workers(configs, folder, packs=False)
         case "e":
             return by_workers(configs, folder, packs=True)
+        case "tokens":
+            return tokens(configs[0], folder)
     raise ValueError(name)
 
 
@@ -296,6 +315,12 @@ def main() -> None:
         of_e = f"; {statistics.median(ratios):.2f} times e ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
         spread = f"({min(found):.2f} to {max(found):.2f})"
         print(f"  {name:2} {statistics.median(found):6.2f} {spread}{of_e}")  # noqa: T201
+    with tempfile.TemporaryDirectory() as scratch:
+        padded, packed = _seconds(_start("tokens", options, 1, usable_cores(), Path(scratch)))
+    print(  # noqa: T201
+        f"  tokens a step: {padded:.0f} padded, {packed:.0f} in a pack; by arithmetic alone of training e takes "
+        f"{2 * packed / (3 * padded):.2f} of b's time"
+    )
     if pilots:
         print(f"  pilot of e: {statistics.median(pilots):.1f} seconds, once a study")  # noqa: T201
 
