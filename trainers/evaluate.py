@@ -35,7 +35,7 @@ from trainers.formulas import (
     ranking_gain,
     ratio,
     token_entropy,
-    token_kl,
+    token_entropy_and_kl,
     token_log_probs,
 )
 from trainers.policies import Policies, measuring, one_policy, packed_policies
@@ -419,8 +419,7 @@ def _beside(after: Sequence[Sample], before: Sequence[Sample]) -> tuple[Shown, .
 
 def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, ...]:
     """Entropy and, where there is a reference, KL of each next-token distribution."""
-    entropies = token_entropy(policy)
-    return (entropies,) if reference is None else (entropies, token_kl(policy, reference))
+    return (token_entropy(policy),) if reference is None else token_entropy_and_kl(policy, reference)
 
 
 def _sample(

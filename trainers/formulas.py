@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
@@ -111,14 +112,16 @@ def distinct(completions: Sequence[Sequence[int]]) -> Estimate:
     return Estimate(len(set(bigrams)) / len(bigrams) if bigrams else 0.0)
 
 
-def token_kl(policy: Tensor, reference: Tensor) -> Tensor:
-    """KL(pi || ref) of next-token distributions given by logits [..., V]: sum_v pi(v) log(pi(v) / ref(v)), nats.
+def token_entropy_and_kl(policy: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """`token_entropy` of pi, and KL(pi || ref) of next-token distributions given by logits [..., V], in nats.
 
-    Summed over the positions of a sample of pi it is the Rao-Blackwellised estimate of the sequence KL: unbiased, and
-    of no more variance than the log-ratio of the sample (2504.10637).
+    KL is sum_v pi(v) log(pi(v) / ref(v)). Summed over the positions of a sample of pi it is the Rao-Blackwellised
+    estimate of the sequence KL: unbiased, and of no more variance than the log-ratio of the sample (2504.10637).
     """
     log_pi, log_ref = policy.log_softmax(-1), reference.log_softmax(-1)
-    return (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+    pi = log_pi.exp()
+    kl = torch.sub(log_pi, log_ref, out=log_ref).mul_(pi).sum(-1)
+    return -log_pi.mul_(pi).sum(-1), kl
 
 
 def token_entropy(logits: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ _COMPACT_BELOW: Final = 0.75
 _LOGITS_ON_CPU: Final = 2**25
 _LOGITS_ON_GPU: Final = 2**27
 """Logits of a batch when completions are scored. Measuring KL takes about six times 4 bytes each: 0.8 and 3.2 GB."""
+_LOGITS_IN_CACHE: Final = 2**17
+"""Logits whose numbers a CPU computes at a time: 512 KiB and a few times as much for what they are made of."""
 _FREE_ON_CPU: Final = 2**20
 _FREE_ON_GPU: Final = 2**24
 """Numbers in one activation, tokens x hidden size, up to which a batch may have more rows than the batch size asked
@@ -211,26 +213,34 @@ class _Drawing:
         if self._per_token is None:
             return
         ids, mask = (torch.cat([step[i] for step in steps], dim=1) for i in (0, 1))
-        logits, written = (torch.stack([step[i] for step in steps], dim=1) for i in (2, 3))
-        other = None
+        written = torch.stack([step[3] for step in steps], dim=1)
+        again = other = None
         if self._policies.reference is not None:
             if not self._followers:
-                self._coarse = _is_coarse(logits[:, 0])
+                self._coarse = _is_coarse(steps[0][2])
             if self._coarse:
-                logits = self._read_again("policy", self._policies.model, ids, mask)
+                again = self._read_again("policy", self._policies.model, ids, mask)
             with self._policies.reference() as model:
                 other = self._read_again("reference", model, ids, mask)
-        found = [torch.where(written, values, 0.0).to(self.sums.dtype) for values in self._per_token(logits, other)]
+        found = []
+        for rows in _slices(len(ids), len(steps) * steps[0][2].shape[-1], ids.device):
+            logits = torch.stack([step[2][rows] for step in steps], dim=1) if again is None else again[rows]
+            numbers = self._per_token(logits, None if other is None else other[rows])
+            found.append(torch.stack([torch.where(written[rows], n, 0.0).to(self.sums.dtype).sum(1) for n in numbers]))
+        added = torch.cat(found, dim=1).T
         if self.sums.shape[1] == 0:
-            self.sums = self.sums.new_zeros(len(self.sums), len(found))
-        added = torch.stack([values.sum(1) for values in found], dim=1)
+            self.sums = self.sums.new_zeros(len(self.sums), added.shape[1])
         self._note_finite(added, written[:, 0])
         self.sums[self._active] += added
 
     def _read_again(self, name: str, model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits of a model that reads what was written since it last did."""
+        """Logits of a model that reads what was written since it last did.
+
+        The reference is one model for the rows of all policies, so that it reads a prompt of several of them once.
+        """
         if name not in self._followers:
-            self._followers[name] = Reader(model, self._prompts, self._policies.count)
+            count = 1 if name == "reference" else self._policies.count
+            self._followers[name] = Reader(model, self._prompts, count)
         return self._followers[name].logits(ids, mask)
 
 
@@ -241,6 +251,12 @@ def _is_coarse(logits: Tensor) -> bool:
     """
     halves = (logits.to(half).to(logits.dtype) for half in (torch.bfloat16, torch.float16))
     return any(bool((half == logits).all(-1).any()) for half in halves)
+
+
+def _slices(rows: int, numbers: int, device: torch.device) -> Iterator[slice]:
+    """Rows in slices with as many logits as stay in a CPU's cache, one row at least; `numbers`: of each row."""
+    size = max(1, _LOGITS_IN_CACHE // numbers) if device.type == "cpu" else rows
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 def _kept(writing: Tensor, count: int, most: int) -> Tensor:

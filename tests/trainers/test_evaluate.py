@@ -35,7 +35,7 @@ from trainers.formulas import (
     ranking_gain,
     ratio,
     token_entropy,
-    token_kl,
+    token_entropy_and_kl,
     token_log_probs,
 )
 from trainers.policies import Policies, measuring
@@ -107,9 +107,11 @@ def test_distinct_counts_bigrams_over_all_samples() -> None:
 
 def test_token_formulas_on_two_words() -> None:
     p, q = torch.tensor([0.75, 0.25]).log(), torch.tensor([0.5, 0.5]).log() + 3.0
-    assert token_kl(p, q).item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
-    assert token_kl(q, p).item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2), abs=1e-6)
-    assert token_entropy(p - 2.0).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
+    uneven, even = -0.75 * math.log(0.75) - 0.25 * math.log(0.25), math.log(2)
+    of_p, of_q = (torch.stack(token_entropy_and_kl(*logits)).tolist() for logits in ((p - 1.0, q), (q, p)))
+    assert of_p == pytest.approx([uneven, 0.75 * math.log(1.5) + 0.25 * math.log(0.5)], abs=1e-6)
+    assert of_q == pytest.approx([even, 0.5 * math.log(2 / 3) + 0.5 * math.log(2)], abs=1e-6)
+    assert token_entropy(p - 2.0).item() == pytest.approx(uneven, abs=1e-6)
     assert token_log_probs(q[None], torch.tensor([1])).item() == pytest.approx(math.log(0.5), abs=1e-6)
 
 

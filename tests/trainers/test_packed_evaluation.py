@@ -49,6 +49,7 @@ def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "small batches":
         monkeypatch.setattr("trainers.sampling._FREE_ON_CPU", 0)
         monkeypatch.setattr("trainers.sampling._LOGITS_ON_CPU", 40)
+        monkeypatch.setattr("trainers.sampling._LOGITS_IN_CACHE", 40)
 
 
 def adapters(model: PreTrainedModel) -> list[Weights]:
@@ -196,6 +197,44 @@ def test_a_prompt_is_read_once_for_all_samples_of_it(model: PreTrainedModel) -> 
     with counting(), torch.no_grad():
         Reader(model, [[1, 2, 3]] * 5 + [[1, 2, 3], [2, 2, 2]] + [[1, 2, 3]] * 3, count=2)
     assert read == [2 * 2 * 2]  # two different prompts in the second group, filled up to two in the first
+
+
+def test_the_reference_reads_a_prompt_of_several_policies_once(model: PreTrainedModel) -> None:
+    pack = pack_of(model, adapters(model))
+    begun: list[int] = []
+
+    def note(_module: object, _args: object, given: dict[str, Any]) -> None:
+        if given["past_key_values"] is None:
+            begun.append(len(given["input_ids"]))
+
+    pack.model.register_forward_pre_hook(note, with_kwargs=True)
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 3, "seed": 4, "batch_size": 64}
+    sample(packed_policies(pack), [[[1, 2, 3]] * 4] * 3, per_token=lambda policy, _: (policy.sum(-1),), **options)
+    assert begun == [3, 1]  # each policy for itself, then the reference
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 2**20])
+def test_sums_over_tokens_do_not_depend_on_how_many_are_summed_at_once(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 64}
+    prompts = [[[1, 2, 3][: 1 + i % 3] for i in range(7)]] * 3
+
+    def drawn() -> list[Samples]:
+        found = sample(
+            packed_policies(pack_of(model, adapters(model))),
+            prompts,
+            per_token=lambda policy, reference: (policy.logsumexp(-1), (policy - reference).abs().sum(-1)),
+            **options,
+        )
+        return [own for own in found if isinstance(own, Samples)]
+
+    expected = drawn()
+    monkeypatch.setattr("trainers.sampling._LOGITS_IN_CACHE", at_once)
+    for own, other in zip(drawn(), expected, strict=True):
+        assert own.completions == other.completions
+        assert own.sums == pytest.approx(other.sums, abs=1e-9)
+        assert len({tuple(row) for row in own.sums}) > 1
 
 
 def test_as_many_pairs_and_references_as_policies_are_asked_for(model: PreTrainedModel) -> None:
