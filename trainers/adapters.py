@@ -161,7 +161,7 @@ class PackedAdapters:
         # As PEFT does (autocast_adapter_dtype): adapters of a half-precision base are trained in float32.
         self.dtype = torch.float64 if parameter.dtype is torch.float64 else torch.float32
         self._likes: list[Adapter] = []
-        self._layers: dict[str, _PackedLinear] = {}
+        self._layers: dict[str, PackedLinear] = {}
         self._lay_out(self.geometry, torch.empty(0, 0, dtype=self.dtype, device=self.device))
 
     @property
@@ -225,7 +225,7 @@ class PackedAdapters:
             layer.grad_a, layer.grad_b = geometry.factors(self.gradients, name)
 
 
-class _PackedLinear(nn.Module):
+class PackedLinear(nn.Module):
     """A frozen linear layer with K adapters; takes [K * rows, ..., inputs], or [K, ..., inputs]."""
 
     a: Tensor
@@ -312,8 +312,8 @@ class _SmallLinearWithAdapters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, whole, a, scaled = ctx.saved_tensors
-        ctx.grad_a += torch.bmm(torch.bmm(scaled, dy.mT), x).mT
-        ctx.grad_b += torch.bmm(torch.bmm(a.mT, x.mT), dy) * ctx.scaling
+        ctx.grad_a.add_(torch.bmm(torch.bmm(scaled, dy.mT), x).mT)
+        ctx.grad_b.add_(torch.bmm(torch.bmm(a.mT, x.mT), dy) * ctx.scaling)
         dx = torch.bmm(dy, whole.mT) if ctx.needs_input_grad[0] else None
         return dx, None, None, None, None, None, None, None, None
 
@@ -354,8 +354,8 @@ class _LinearWithAdapters(torch.autograd.Function):
         x, weight, a, scaled, inner = ctx.saved_tensors
         wide = dy.to(a.dtype)
         d_inner = torch.bmm(scaled, wide.mT)
-        ctx.grad_b += torch.bmm(inner, wide).to(ctx.grad_b.dtype) * ctx.scaling
-        ctx.grad_a += torch.bmm(d_inner, x.to(a.dtype)).mT
+        ctx.grad_b.add_(torch.bmm(inner, wide).to(ctx.grad_b.dtype) * ctx.scaling)
+        ctx.grad_a.add_(torch.bmm(d_inner, x.to(a.dtype)).mT)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = dy @ weight
@@ -372,14 +372,14 @@ def _twin(base: PreTrainedModel) -> PreTrainedModel:
     return twin
 
 
-def _inject(model: PreTrainedModel, name: str) -> _PackedLinear:
+def _inject(model: PreTrainedModel, name: str) -> PackedLinear:
     """Put a packed layer in the place of the linear layer `name`. Raises Unpackable where that is something else."""
     module = model.get_submodule(name)
     if type(module) not in (nn.Linear, Conv1D):
         raise Unpackable(f"{name} is a {type(module).__name__}, not a plain linear layer")
     if math.prod(module.weight.shape) == 0:
         raise Unpackable(f"{name} has no weights in this process")
-    packed = _PackedLinear(module)
+    packed = PackedLinear(module)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, packed)
     return packed

@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from trainers import llama
 from trainers.adapters import Unpackable
 from trainers.places import Ints, Places, Rows, make_places
 from trainers.tiles import tiled_attention, tiles_pay
@@ -273,6 +274,8 @@ def packed_rows(model: PreTrainedModel) -> Iterator[None]:
 
 def hidden_states(model: PreTrainedModel, batch: PackBatch) -> Tensor:
     """Hidden states [M, d] of the tokens that predict, from one pass of the model's body; inside `packed_rows`."""
+    if llama.fits(model, batch.places):
+        return llama.hidden_states(model.base_model, batch.tokens, batch.positions, batch.places, batch.source)
     body = model.base_model(
         input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch
     ).last_hidden_state

@@ -5,6 +5,7 @@ Knows places, no model and no states.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,20 +16,33 @@ from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
 
-_ROWS_OF_BLOCK: Final = 16
-"""Rows of like length that lie as one rectangle: few, so that little is padded and their attention fits in a cache."""
+_PLACES_OF_BLOCK: Final = 1280
+"""Places of rows of like length that lie as one rectangle, at most: few, so that little is padded and their attention
+fits in a cache, and enough for products that are worth a call.
+"""
+_SHORTEST: Final = 16
+"""Places of a row at least: products with fewer for a side take a CPU twice as long."""
 
 
 @dataclass(frozen=True)
 class Places:
     """P places in `blocks` of (rows, length), one behind the other.
 
-    `gather` [P]: the flat token at each place. `scatter` [tokens]: the one place where a token stands by itself.
+    `gather` [P]: the flat token at each place. `scatter` [tokens]: the one place where a token stands by itself; of
+    what is no token but padding, any of its run, and not `real` [tokens]. `again` [2, A]: tokens, and places where
+    they stand too because rows share them.
     """
 
     blocks: tuple[tuple[int, int], ...]
     gather: Tensor
     scatter: Tensor
+    real: Tensor
+    again: Tensor
+
+    @property
+    def count(self) -> int:
+        """P."""
+        return len(self.gather)
 
     @property
     def length(self) -> int:
@@ -51,18 +65,33 @@ class Rows:
 
 
 def make_places(rows: Rows, device: torch.device, *, by_length: bool) -> Places:
-    """Places for the rows: in blocks of like length and no longer than that, or in one block of length T."""
+    """Places for the rows: in blocks of like length and hardly longer than that, or in one block of length T."""
     count, longest = rows.tokens.shape
     parts, ends = [np.arange(count)], [longest]
     if by_length:
-        order = np.argsort(rows.lengths, kind="stable")
-        order = order[rows.lengths[order] > 0]
-        parts = [order[i : i + _ROWS_OF_BLOCK] for i in range(0, len(order), _ROWS_OF_BLOCK)]
-        ends = [int(rows.lengths[part].max()) for part in parts]
-    gather = np.concatenate([rows.tokens[part, :end].ravel() for part, end in zip(parts, ends, strict=True)])
-    widths = np.repeat(ends, [len(part) for part in parts])
+        parts = list(_parts(rows.lengths))
+        ends = [max(_SHORTEST, int(rows.lengths[part].max())) for part in parts]
+    tokens = np.pad(rows.tokens, ((0, 0), (0, max(0, max(ends) - longest))), mode="edge")
+    gather = np.concatenate([tokens[part, :end].ravel() for part, end in zip(parts, ends, strict=True)])
+    order, widths = np.concatenate(parts), np.repeat(ends, [len(part) for part in parts])
     starts = np.zeros(count, np.int64)
-    starts[np.concatenate(parts)] = np.cumsum(widths) - widths
+    starts[order] = np.cumsum(widths) - widths
     scatter = starts[rows.row] + rows.place
-    there = (torch.from_numpy(array).to(device, non_blocking=True) for array in (gather, scatter))
+    real = gather[scatter] == np.arange(len(scatter))
+    stands = np.arange(len(gather)) - np.repeat(starts[order], widths) < np.repeat(rows.lengths[order], widths)
+    stands[scatter] = False
+    again = np.flatnonzero(stands)
+    found = (gather, scatter, real, np.stack([gather[again], again]))
+    there = (torch.from_numpy(array).to(device, non_blocking=True) for array in found)
     return Places(tuple((len(part), end) for part, end in zip(parts, ends, strict=True)), *there)
+
+
+def _parts(lengths: Ints) -> Iterator[Ints]:
+    """The rows that are not empty in groups of like length, shortest first."""
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    while len(order):
+        # As many as stay below the limit at the length of their longest, which is their last.
+        fit = np.arange(1, len(order) + 1) * np.maximum(lengths[order], _SHORTEST) <= _PLACES_OF_BLOCK
+        part, order = np.split(order, [max(1, int(fit.sum()))])
+        yield part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.trainers.pack_runs import (
     train,
     weights,
 )
+from trainers import llama
 from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.engine import Engine
@@ -375,16 +377,29 @@ def test_what_trl_refuses_is_one_result_among_the_others(tmp_path: Path) -> None
     assert "smoothing" in refused.message
 
 
-def test_a_base_that_the_layout_does_not_fit_is_found_out_and_trained_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def attends_differently(patch: pytest.MonkeyPatch) -> None:
+    """As a model may whose attention is not what the pack takes it for."""
     plain = ALL_ATTENTION_FUNCTIONS.get_interface
 
     def find(name: str, default: Any) -> Any:
         function = plain(name, default)
         return (lambda *a, **k: (function(*a, **k)[0] * 1.1, None)) if name == ATTENTION else function
 
-    monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "get_interface", find)
+    patch.setattr(llama, "fits", lambda *_: False)
+    patch.setattr(ALL_ATTENTION_FUNCTIONS, "get_interface", find)
+
+
+def turns_differently(patch: pytest.MonkeyPatch) -> None:
+    """As a Llama may whose positions are not what the pack takes them for."""
+    plain = llama._turn
+    patch.setattr(llama, "_turn", lambda *a: plain(*a) * 1.1)
+
+
+@pytest.mark.parametrize("differs", [attends_differently, turns_differently])
+def test_a_base_that_the_layout_does_not_fit_is_found_out_and_trained_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    differs(monkeypatch)
     (result,) = train(tmp_path, [config("sigmoid", max_steps=4)], together=2)
     assert result.cause is Cause.FINISHED
     assert "together" not in result.facts

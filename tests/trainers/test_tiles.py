@@ -18,7 +18,7 @@ def states(rows: int, length: int, heads: int, seed: int) -> Tensor:
     return torch.randn(rows, length, heads, 6, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 130])
+@pytest.mark.parametrize("length", [1, 16, 31, 33, 130])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
 def test_tiles_give_the_attention_and_gradients_of_pytorch(length: int, heads: tuple[int, int]) -> None:
     q, k, v = states(3, length, heads[0], 0), states(3, length, heads[1], 1), states(3, length, heads[1], 2)
@@ -59,3 +59,8 @@ def test_tokens_come_back_from_their_places(by_length: bool) -> None:
     there = tokens[places.gather]
     assert sum(rows * length for rows, length in places.blocks) == len(there)
     assert torch.equal(there[places.scatter][:6], tokens[:6])
+    assert places.real.tolist() == [True] * 6 + [False] * 2
+    again, second = places.again
+    assert again.tolist() == [0, 1]  # the second row begins with them too
+    assert torch.equal(there[second], tokens[again])
+    assert not set(second.tolist()) & set(places.scatter.tolist())
