@@ -36,10 +36,10 @@ from trainers.formulas import (
     ratio,
     token_entropy,
     token_entropy_and_kl,
-    token_log_probs,
 )
-from trainers.policies import Policies, measuring, one_policy, packed_policies
-from trainers.sampling import Completion, NonFinite, Samples, diverged, end_ids, sample, score
+from trainers.pair_scores import pair_log_probs
+from trainers.policies import Policies, one_policy, packed_policies
+from trainers.sampling import Completion, NonFinite, Samples, diverged, end_ids, sample
 
 __all__ = [
     "Evaluation",
@@ -322,36 +322,17 @@ def _pair_log_probs(
     policies: Policies, tokens: Sequence[Tokens], config: EvaluationConfig
 ) -> list[tuple[PairLogProbs, PairLogProbs] | NonFinite]:
     """Each policy's log-probabilities of both sides of its held-out and training pairs."""
-    sides = [
-        [
-            _completion(pair.prompt, ids)
-            for pair in (*own.held_out, *own.training)
-            for ids in (pair.chosen, pair.rejected)
-        ]
-        for own in tokens
-    ]
-    sums = [np.zeros(len(own)) for own in sides]
-    with measuring(policies.model):
-        for batch in score(policies, sides, config.batch_size):
-            found = torch.where(batch.mask, token_log_probs(batch.logits, batch.ids), 0.0).cpu().double().sum(-1)
-            for own, rows, values in zip(sums, batch.rows, found.view(policies.count, -1).numpy(), strict=True):
-                own[rows] = values
+    pairs = {id(own): (*own.held_out, *own.training) for own in tokens}
+    found = pair_log_probs(policies, [pairs[id(own)] for own in tokens], config.batch_size)
     return [
-        _split(PairLogProbs(found[::2], found[1::2], lengths[::2], lengths[1::2]), len(own.held_out))
-        if np.isfinite(found).all()
-        else diverged()
-        for found, lengths, own in zip(sums, map(_lengths, sides), tokens, strict=True)
+        one if isinstance(one, NonFinite) else _split(one, len(own.held_out))
+        for one, own in zip(found, tokens, strict=True)
     ]
 
 
 def _split(pairs: PairLogProbs, first: int) -> tuple[PairLogProbs, PairLogProbs]:
     """The first pairs, and the others."""
     return PairLogProbs(*(values[:first] for values in pairs)), PairLogProbs(*(values[first:] for values in pairs))
-
-
-def _completion(prompt: list[int], ids: list[int]) -> Completion:
-    """A completion to be scored. Without a prompt its first token is not predicted, as in TRL."""
-    return Completion(prompt, ids) if prompt else Completion(ids[:1], ids[1:])
 
 
 def _draw(

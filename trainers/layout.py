@@ -274,7 +274,7 @@ def packed_rows(model: PreTrainedModel) -> Iterator[None]:
 
 def hidden_states(model: PreTrainedModel, batch: PackBatch) -> Tensor:
     """Hidden states [M, d] of the tokens that predict, from one pass of the model's body; inside `packed_rows`."""
-    if llama.fits(model, batch.places):
+    if llama.fits(model, batch.places.length):
         return llama.hidden_states(model.base_model, batch.tokens, batch.positions, batch.places, batch.source)
     body = model.base_model(
         input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, layout=batch

@@ -35,8 +35,8 @@ _SMALL: Final = 2**15
 """Weights of a linear layer up to which every run gets its own, its adapter added, kept from forward to backward."""
 
 
-def fits(model: PreTrainedModel, places: Places) -> bool:
-    """Whether `hidden_states` computes what the body of `model` does for rows at these places, and in less time."""
+def fits(model: PreTrainedModel, length: int) -> bool:
+    """Whether `hidden_states` computes what the body of `model` does for rows of so many tokens, and in less time."""
     body = model.base_model
     weight = next(model.parameters())
     return (
@@ -44,7 +44,7 @@ def fits(model: PreTrainedModel, places: Places) -> bool:
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and places.length <= LONGEST
+        and length <= LONGEST
         and type(body.rotary_emb) is LlamaRotaryEmbedding
         and type(body.norm) is LlamaRMSNorm
         and all(_is_understood(layer) for layer in body.layers)

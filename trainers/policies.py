@@ -38,12 +38,14 @@ class Pack(Protocol):
 class Policies:
     """`count` policies in one model: of `count * n` rows, row i belongs to policy i // n.
 
-    `reference` gives the model that computes the reference on the same rows; None: there is none.
+    `reference` gives the model that computes the reference on the same rows; None: there is none. `packed`: the model
+    reads rows as `trainers.layout` lays them.
     """
 
     model: torch.nn.Module
     count: int = 1
     reference: Reference | None = None
+    packed: bool = False
 
 
 def one_policy(model: torch.nn.Module, reference_model: torch.nn.Module | None = None) -> Policies:
@@ -58,7 +60,7 @@ def one_policy(model: torch.nn.Module, reference_model: torch.nn.Module | None =
 
 def packed_policies(adapters: Pack) -> Policies:
     """One policy for each adapter of a pack; the reference is their common base."""
-    return Policies(adapters.model, adapters.count, partial(_adapters_off, adapters))
+    return Policies(adapters.model, adapters.count, partial(_adapters_off, adapters), packed=True)
 
 
 @contextmanager

@@ -323,6 +323,11 @@ def _most_logits(device: torch.device) -> int:
     return _LOGITS_ON_CPU if device.type == "cpu" else _LOGITS_ON_GPU
 
 
+def small_activation(device: torch.device) -> int:
+    """Numbers in one activation, tokens x hidden size, up to which a batch may grow."""
+    return _FREE_ON_CPU if device.type == "cpu" else _FREE_ON_GPU
+
+
 def _scored_rows(
     policies: Policies,
     completions: Sequence[Sequence[Completion]],
@@ -336,7 +341,7 @@ def _scored_rows(
     """
     config = base_model(policies.model).config.get_text_config()
     device = device_of(policies.model)
-    free = _FREE_ON_CPU if device.type == "cpu" else _FREE_ON_GPU
+    free = small_activation(device)
     written, tokens, fitting = 1, 1, 0
     for places in zip(*orders, strict=True):
         following = [own[i] for own, i in zip(completions, places, strict=True)]
@@ -353,6 +358,6 @@ def _scored_rows(
 def _sampled_rows(policies: Policies, total: int, tokens: int, batch_size: int) -> int:
     """How many of a policy's `total` rows are sampled together, at most `tokens` long; `batch_size` as when scored."""
     hidden: int = base_model(policies.model).config.get_text_config().hidden_size
-    free = _FREE_ON_CPU if device_of(policies.model).type == "cpu" else _FREE_ON_GPU
+    free = small_activation(device_of(policies.model))
     most = max(1, max(batch_size, _SAMPLED_FREE * free // (tokens * hidden)) // policies.count)
     return math.ceil(total / math.ceil(total / most))

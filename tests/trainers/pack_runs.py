@@ -145,6 +145,12 @@ def apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 _LOAD = warm.load_base
 
 
+def wide_norm(self: LlamaRMSNorm, hidden: Tensor) -> Tensor:
+    """Llama's norm in the precision of its input."""
+    scale: Tensor = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    return self.weight * (hidden * scale)
+
+
 @contextmanager
 def float64(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything in float64, in the pack and in stock TRL: the model, and the two places that are float32 whatever the
@@ -156,16 +162,12 @@ def float64(patch: pytest.MonkeyPatch) -> Iterator[None]:
     wide.__package__, wide.__file__ = "trl.kernels", fused_head.__file__
     exec(compile(source, str(fused_head.__file__), "exec"), vars(wide))
 
-    def norm(self: LlamaRMSNorm, hidden: Tensor) -> Tensor:
-        scale: Tensor = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * (hidden * scale)
-
     def load(*arguments: Any) -> Any:
         model, tokenizer = _LOAD(*arguments)
         return model.double(), tokenizer
 
     with patch.context() as inside:
         inside.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", vars(wide)["ChunkedLogProbFunction"])
-        inside.setattr(LlamaRMSNorm, "forward", norm)
+        inside.setattr(LlamaRMSNorm, "forward", wide_norm)
         inside.setattr(warm, "load_base", load)
         yield

@@ -8,16 +8,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from studies.records import EvaluationConfig, Measurement
+from tests.trainers.pack_runs import wide_norm
 from tests.trainers.packs import Weights, lora_weights, pack_of
 from tests.trainers.test_evaluate import measured, pairs_of, tiny_model, tiny_tokenizer
-from trainers.data import Pairs
+from trainers.data import Pairs, TokenIds
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
+from trainers.layout import hidden_states
+from trainers.pair_scores import pair_log_probs
 from trainers.policies import Policies, Reader, one_policy
 from trainers.sampling import Samples, sample
 
@@ -156,7 +161,9 @@ def test_a_policy_that_diverges_within_its_samples_is_named(model: PreTrainedMod
     assert isinstance(found[1], NonFinite)
 
 
-def test_a_pack_of_one_measures_as_the_merged_model(model: PreTrainedModel) -> None:
+def test_a_pack_of_one_measures_as_the_merged_model(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the model's norms are in float64 too, which round to float32 whatever it is in."""
+    monkeypatch.setattr(LlamaRMSNorm, "forward", wide_norm)
     weights, numbers = adapters(model)[0], references(model, PAIRS[:1])
     (packed,) = evaluated(model, [weights], PAIRS[:1], numbers)
     merged = tiny_model("llama" if "Llama" in type(model).__name__ else "gpt2").double().eval()
@@ -167,6 +174,34 @@ def test_a_pack_of_one_measures_as_the_merged_model(model: PreTrainedModel) -> N
     (alone,) = evaluate_all(one_policy(merged, model), TOKENIZER, PAIRS[:1], CONFIG, numbers, step=3)
     assert not isinstance(alone, NonFinite)
     assert flat(packed) == pytest.approx(flat(measured(alone)), abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("longest", [0, 256], ids=["padded", "laid out"])
+def test_pairs_have_the_same_log_probs_in_both_layouts(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, longest: int
+) -> None:
+    """Of prompts and answers of any length, and of policies with other pairs and other numbers of them."""
+    passes: list[Tensor] = []
+
+    def noted(*given: Any) -> Tensor:
+        passes.append(hidden_states(*given))
+        return passes[-1]
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", wide_norm)
+    monkeypatch.setattr("trainers.llama.LONGEST", longest)
+    monkeypatch.setattr("trainers.pair_scores.hidden_states", noted)
+    rows = [TokenIds([1] * (i % 3), [2, 3, 1, 2, 3][: 2 + i % 4], [2, 1, 1][: 2 + i % 2]) for i in range(9)]
+    pairs = [rows[:7], rows[4:5], rows[5:]]
+    weights = adapters(model)
+    together = pair_log_probs(packed_policies(pack_of(model, weights)), pairs, batch_size=4)
+    assert bool(passes) == ("Llama" in type(model).__name__ and longest > 0)
+    monkeypatch.setattr("trainers.llama.LONGEST", 0)
+    for own, asked, found in zip(weights, pairs, together, strict=True):
+        (alone,) = pair_log_probs(packed_policies(pack_of(model, [own])), [asked], batch_size=64)
+        assert not isinstance(found, NonFinite)
+        assert not isinstance(alone, NonFinite)
+        for ours, theirs in zip(found, alone, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
 def test_the_halves_of_the_samples_together_are_all_of_them(model: PreTrainedModel) -> None:
