@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,36 +100,53 @@ def _layer(layer: Any, x: Tensor, turn: Tensor, ways: Ways, trained: Tensor) -> 
 # ---- linear layers and norms --------------------------------------------------------------------------------------
 
 
+class Factors(NamedTuple):
+    """A linear layer's adapters [K, inputs, rank] and [K, rank, outputs], scaled, and where their gradients go."""
+
+    a: Tensor
+    scaled: Tensor
+    module: PackedLinear
+
+
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer in one pass: the weight [K, inputs, outputs] of each run, its adapter added, and the adapter's
-    factors. Outputs of heads of size `turning` lie as pairs that turn together; where it is 0, as they are.
+    """A linear layer in one pass: the weight [K, inputs, outputs] of each run, its adapter added. Outputs of heads of
+    size `turning` lie as pairs that turn together; where it is 0, as they are.
     """
 
     weight: Tensor
     turning: int
-    a: Tensor | None = None
-    scaled: Tensor | None = None
-    adapter: PackedLinear | None = None
+    factors: Factors | None = None
 
     @classmethod
     def of(cls, module: nn.Module, count: int, turning: int = 0) -> Linear:
         """Of a plain linear layer, or one with adapters."""
-        packed = isinstance(module, PackedLinear)
-        plain: Any = module.base_layer if packed else module
+        plain: Any = module.base_layer if isinstance(module, PackedLinear) else module
         weight = _as_pairs(plain.weight.detach().T, turning).expand(count, -1, -1)
         if not isinstance(module, PackedLinear) or not module.on:
             return cls(weight, turning)
         scaled = _as_pairs(module.b * module.scaling, turning)
-        return cls(torch.baddbmm(weight, module.a, scaled), turning, module.a, scaled, module)
+        whole = torch.baddbmm(weight.mT, scaled.mT, module.a.mT).mT  # as the base's weights lie, to copy them faster
+        return cls(whole, turning, Factors(module.a, scaled, module))
 
-    def add_gradients(self, x: Tensor, dy: Tensor) -> None:
-        """Of the factors, from inputs [K, N, inputs] and the gradient of outputs [K, N, outputs]."""
-        if self.adapter is None or self.a is None or self.scaled is None:
-            return
-        inner, d_inner = torch.bmm(self.a.mT, x.mT), torch.bmm(self.scaled, dy.mT)
-        self.adapter.grad_a.add_(torch.bmm(d_inner, x).mT)
-        self.adapter.grad_b.addcmul_(_as_halves(torch.bmm(inner, dy), self.turning), self.adapter.scaling)
+
+def add_gradients(linears: Sequence[Linear], x: Tensor, dys: Sequence[Tensor]) -> None:
+    """Of the factors of layers with the same inputs [K, N, inputs], from gradients of their outputs [K, N, outputs]."""
+    adapted = [(one.factors, one.turning, dy) for one, dy in zip(linears, dys, strict=True) if one.factors]
+    if not adapted:
+        return
+    # What has the rank for a side is one product for all layers: so few rows leave a CPU half idle.
+    inner = torch.bmm(torch.cat([factors.a for factors, _, _ in adapted], dim=2).mT, x.mT)
+    d_inner = torch.empty_like(inner)
+    rank = inner.shape[1] // len(adapted)
+    thin, d_thin = torch.split(inner, rank, dim=1), torch.split(d_inner, rank, dim=1)
+    for i, (factors, turning, dy) in enumerate(adapted):
+        torch.bmm(factors.scaled, dy.mT, out=d_thin[i])
+        grad_b = _as_halves(torch.bmm(thin[i], dy), turning)
+        factors.module.grad_b.addcmul_(grad_b, factors.module.scaling)
+    grads_a = torch.split(torch.bmm(d_inner, x), rank, dim=1)
+    for (factors, _, _), grad_a in zip(adapted, grads_a, strict=True):
+        factors.module.grad_a.add_(grad_a.mT)
 
 
 def _as_pairs(outputs: Tensor, size: int) -> Tensor:
@@ -279,7 +296,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, normed, factor, vectors, turn, out, *flat = ctx.saved_tensors
         layer, (*inwards, outwards), ways, widths, numbers = ctx.others
-        outwards.add_gradients(out, dy)
+        add_gradients([outwards], out, [dy])
         d_room = torch.zeros_like(ways.room(ways.heads[0], x))
         d_room.index_copy_(0, ways.out, torch.bmm(dy, outwards.weight.mT).view(-1, ways.heads[2]))
         d_vectors = ways.room(ways.heads[0] + 2 * ways.heads[1], x)
@@ -288,12 +305,11 @@ class Attention(torch.autograd.Function):
         for inputs, d_inputs, d_found, number in blocks:
             attend_back(d_found, inputs, [next(weights) for _ in range(number)], d_inputs)
         d_states = d_vectors.index_select(0, ways.back).view(*x.shape[:2], -1)
-        again = d_vectors.index_select(0, ways.again_back).view(len(ways.again), -1)
+        again = d_vectors.index_select(0, ways.again_back).view(-1, sum(widths))
         d_states.flatten(0, 1).index_add_(0, ways.again, again)
         _turning(d_states, turn).mul_(turn.conj())
         parts = torch.split(d_states, widths, dim=-1)
-        for one, part in zip(inwards, parts, strict=True):
-            one.add_gradients(normed, part)
+        add_gradients(inwards, normed, parts)
         dx = None
         if ctx.needs_input_grad[0]:
             d_normed = torch.bmm(parts[0], inwards[0].weight.mT)
@@ -314,21 +330,21 @@ class Gated(torch.autograd.Function):
         gate, up, down = linears
         normed, factor = norm(x, layer)
         gates, ups = torch.bmm(normed, gate.weight), torch.bmm(normed, up.weight)
-        opened = functional.silu(gates)
-        product = opened * ups
-        ctx.save_for_backward(x, normed, factor, gates, ups, opened, product)
+        y = torch.baddbmm(x, functional.silu(gates).mul_(ups), down.weight)
+        # Its product is computed again: that takes less time than to write it to memory and read it back.
+        ctx.save_for_backward(x, normed, factor, gates, ups)
         ctx.layer, ctx.linears = layer, linears
-        return torch.baddbmm(x, product, down.weight)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, normed, factor, gates, ups, opened, product = ctx.saved_tensors
+        x, normed, factor, gates, ups = ctx.saved_tensors
         gate, up, down = ctx.linears
-        down.add_gradients(product, dy)
+        opened = functional.silu(gates)
+        add_gradients([down], opened * ups, [dy])
         d_product = torch.bmm(dy, down.weight.mT)
-        d_ups = d_product * opened
-        up.add_gradients(normed, d_ups)
+        d_ups = opened.mul_(d_product)
         d_gates = torch.ops.aten.silu_backward(d_product.mul_(ups), gates)
-        gate.add_gradients(normed, d_gates)
+        add_gradients([gate, up], normed, [d_gates, d_ups])
         d_normed = torch.bmm(d_ups, up.weight.mT).baddbmm_(d_gates, gate.weight.mT)
         return norm_back(d_normed, x, normed, factor, ctx.layer, dy), None, None

@@ -96,6 +96,17 @@ def test_states_and_gradients_are_those_of_the_models_own_code(
     assert (gradients != 0).any(1).all()
 
 
+def test_pairs_that_share_no_token_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pack_batch([micro_batch([make_pair([], [1, 2, 3], [4, 5], slice(None))], CPU)], CPU)
+    assert batch.places.again.shape == (2, 0)
+    model = a_llama()
+    pack = pack_of(model, adapters(model)[:1])
+    found = there_and_back(pack, batch)
+    monkeypatch.setattr(llama, "fits", lambda *_: False)
+    for ours, own in zip(found, there_and_back(pack, batch), strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-10, atol=1e-11)
+
+
 def test_without_adapters_it_is_the_base(taken: list[bool]) -> None:
     model = a_llama()
     pack = pack_of(model, adapters(model))
