@@ -26,7 +26,7 @@ JUDGE_FACT = "judge"  # a run's gold is by this judge; absent where it is the da
 NORM_FACT, WEIGHT_FACT = "gradient_norm.", "loss_weight."
 
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
-EVALUATOR = "evaluator-2"
+EVALUATOR = "evaluator-3"
 
 
 class State(StrEnum):

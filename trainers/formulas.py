@@ -13,8 +13,10 @@ from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
 
-ROUNDING: Final = 1e-5
-"""Nats by which log-probabilities of single precision differ between batch shapes, with room: no more is a tie."""
+ROUNDING: Final = 1e-4
+ROUNDING_PER_TOKEN: Final = 1e-5
+"""Nats by which log-probabilities of single precision, of a hundred nats or two, differ between layouts and batch
+shapes, with room: no more is a tie."""
 
 
 class Estimate(NamedTuple):
@@ -78,7 +80,7 @@ def accuracy(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
 
     TRL's `rewards/accuracies` counts ties as wrong and so starts at 0. It saturates after the smallest step: a gate.
     """
-    return mean(_wins(_margins(policy, reference)))
+    return mean(_wins(_margins(policy, reference), ROUNDING))
 
 
 def ranking_gain(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
@@ -87,12 +89,13 @@ def ranking_gain(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
     Ties count one half; the error is that of the paired difference. Ranking accuracy: 2405.19534; length
     normalisation: 2405.14734.
     """
-    return mean(_wins(_per_token_margins(policy)) - _wins(_per_token_margins(reference)))
+    ours, theirs = (_wins(_per_token_margins(pairs), ROUNDING_PER_TOKEN) for pairs in (policy, reference))
+    return mean(ours - theirs)
 
 
 def length_baseline(pairs: PairLogProbs) -> Estimate:
     """Share of pairs whose chosen side has more tokens, ties one half: what 'pick the longer answer' gets right."""
-    return mean(_wins(pairs.chosen_tokens - pairs.rejected_tokens))
+    return mean(_wins(pairs.chosen_tokens - pairs.rejected_tokens, 0.0))
 
 
 def entropy(sums: Floats, tokens: Floats) -> Estimate:
@@ -145,6 +148,6 @@ def _per_token_margins(pairs: PairLogProbs) -> Floats:
     return pairs.chosen / pairs.chosen_tokens - pairs.rejected / pairs.rejected_tokens
 
 
-def _wins(differences: Floats) -> Floats:
+def _wins(differences: Floats, rounding: float) -> Floats:
     """1 where positive, 0 where negative, one half at 0 and where only rounding may be the difference."""
-    return (1.0 + np.sign(np.where(np.abs(differences) > ROUNDING, differences, 0.0))) / 2.0
+    return (1.0 + np.sign(np.where(np.abs(differences) > rounding, differences, 0.0))) / 2.0

@@ -414,14 +414,14 @@ def test_a_run_keeps_its_identity_from_version_to_version() -> None:
         knobs={},
         data=DataConfig(rows=64, label_flip=0.2),
         evaluation=EvaluationConfig(prompts=32),
-        evaluator="evaluator-2",
+        evaluator="evaluator-3",
     )
     determined_by = {
         "trainer": "dpo",
         "settings": {"model_name_or_path": "embedded", "beta": 0.1},
         "block": 1,
         "seed": 2,
-        "evaluator": "evaluator-2",
+        "evaluator": "evaluator-3",
         "data": {"rows": 64, "label_flip": 0.2},
         "evaluation": {"prompts": 32},
     }

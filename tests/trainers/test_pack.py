@@ -76,6 +76,15 @@ def test_a_run_records_the_gold_of_the_untrained_model_on_its_block(tmp_path: Pa
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize("together", [0, 3])
+def test_what_has_not_learned_ranks_no_pair_otherwise(tmp_path: Path, together: int) -> None:
+    """Whatever rounds otherwise in a pack's layout."""
+    runs = [config(beta=0.1 * i, learning_rate=0.0, max_steps=1) for i in (1, 2, 3)]
+    for result in train(tmp_path, runs, together=together):
+        assert (result.final()["accuracy"].value, result.final()["train_accuracy"].value) == (0.5, 0.5)
+        assert result.final()["ranking_gain"].value == 0.0
+
+
 @pytest.mark.soak
 def test_in_float64_every_loss_gives_the_adapter_of_a_plain_dpo_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
