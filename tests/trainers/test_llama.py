@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tests.trainers.pack_runs import wide_norm
 from tests.trainers.packs import Weights, lora_weights, pack_of
 from trainers import llama, tiles
 from trainers.adapters import PackedAdapters
@@ -30,11 +31,7 @@ def a_llama(**settings: Any) -> PreTrainedModel:
 @pytest.fixture(autouse=True)
 def wide_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Llama's norms in float64, as the rest."""
-
-    def norm(self: LlamaRMSNorm, hidden: Tensor) -> Tensor:
-        return self.weight * (hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", wide_norm)
 
 
 def a_batch(lengths: Sequence[Sequence[tuple[int, int, int]]]) -> PackBatch:
