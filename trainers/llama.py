@@ -48,7 +48,8 @@ def fits(model: PreTrainedModel, length: int) -> bool:
         and type(body.rotary_emb) is LlamaRotaryEmbedding
         and type(body.norm) is LlamaRMSNorm
         and all(_is_understood(layer) for layer in body.layers)
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in body.layers.modules())
+        and all(parameter.dtype is weight.dtype for parameter in body.parameters())
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in body.modules())
     )
 
 
@@ -162,7 +163,8 @@ def _as_halves(outputs: Tensor, size: int) -> Tensor:
 def norm(x: Tensor, layer: LlamaRMSNorm) -> tuple[Tensor, Tensor]:
     """x [..., width] over the root of its mean square, times the layer's weight; and each token's factor [..., 1].
 
-    In the model's own steps, so that it rounds as the model does: the states of all layers begin here.
+    In the model's own steps, so that it rounds as the model does: the states of all layers begin here. (But for a
+    float64 model, whose own norms are in float32.)
     """
     factor = x.pow(2).mean(-1, keepdim=True).add_(layer.variance_epsilon).rsqrt_()
     return (x * factor).mul_(layer.weight.detach()), factor

@@ -76,9 +76,7 @@ def _in_layout(policies: Policies, pairs: Sequence[Sequence[TokenIds]]) -> list[
     sums = [np.zeros(2 * len(own)) for own in pairs]
     with packed_rows(model):
         for start in range(0, most, size):
-            places = {
-                key: ([order[0]] * (most - len(order)) + order)[start : start + size] for key, order in orders.items()
-            }
+            places = {key: order[start : start + size] for key, order in orders.items()}
             micro = {key: micro_batch([laid[key][i] for i in here], device) for key, here in places.items()}
             batch = pack_batch([micro[id(own)] for own in pairs], device)
             flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)

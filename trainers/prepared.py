@@ -55,7 +55,7 @@ class PreparedRun:
 
     def rows(self, until: int | None) -> list[int]:
         """The training rows of the steps before `until` (None: of all), in their order."""
-        return sorted({row for step in self.steps[:until] for part in step for row in part.rows})
+        return sorted({row for step in self.steps[: until or None] for part in step for row in part.rows})
 
 
 def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> PreparedRun:

@@ -184,11 +184,11 @@ def reference_log_probs(
 ) -> ReferenceLogProbs:
     """Reference log-probs [rows] of those of TRL's tokenised rows that are `used`; NaN where they are not known.
 
-    `model` with its adapters off is the reference. What is computed in one pass depends on data and model alone, since
-    sums over other batches round otherwise: a run has the same numbers whatever runs came before it. So rows are
-    computed in parts of the data, whole where one row of it is used; a part is all of the data for small models, and
-    few pairs for large ones, which do not compute what no run uses. A forward pass takes no more tokens than a
-    micro-batch of training, where those are not few.
+    `model` with its adapters off is the reference. Sums over other batches round otherwise, so rows are computed in
+    parts of the data, whole where one row of it is used: on the same data a run has the same numbers whatever runs with
+    its batch size came before it. A part is all of the data for small models, and few pairs for large ones, which do
+    not compute what no run uses. A forward pass takes no more tokens than a micro-batch of training, where those are
+    not few.
     """
     columns = (rows[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
     pairs = [TokenIds(*ids) for ids in zip(*columns, strict=True)]

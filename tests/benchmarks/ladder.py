@@ -13,7 +13,8 @@ Rungs are repeated in turn, each in fresh processes, so that a slow minute of th
 imports, loading the base model and making the pairs, except in a, where every process pays them; they cannot be saved
 there. The pilot of e, which a study pays once whatever its number of runs, is printed by itself. So is what arithmetic
 alone allows: b passes over the padded rows of a batch three times a step (policy, reference, and back, where a frozen
-weight has no gradient), e twice over tokens without padding, the shared beginning of a pair once.
+weight has no gradient), e twice over tokens without padding, the shared beginning of a pair once, and once for all runs
+over the padded rows of the reference.
 """
 
 from __future__ import annotations
@@ -319,7 +320,7 @@ def main() -> None:
         padded, packed = _seconds(_start("tokens", options, 1, usable_cores(), Path(scratch)))
     print(  # noqa: T201
         f"  tokens a step: {padded:.0f} padded, {packed:.0f} in a pack; by arithmetic alone of training e takes "
-        f"{2 * packed / (3 * padded):.2f} of b's time"
+        f"{(2 * packed + padded / options.runs) / (3 * padded):.2f} of b's time"
     )
     if pilots:
         print(f"  pilot of e: {statistics.median(pilots):.1f} seconds, once a study")  # noqa: T201
