@@ -49,7 +49,7 @@ def fits(model: PreTrainedModel, length: int) -> bool:
         and type(body.norm) is LlamaRMSNorm
         and all(_is_understood(layer) for layer in body.layers)
         and all(parameter.dtype is weight.dtype for parameter in body.parameters())
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in body.modules())
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in (body, body.norm, *body.layers.modules()))
     )
 
 
