@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -67,7 +68,11 @@ def make_pilot(
     """Let a worker of `pool` measure, and keep what it found. None, and why, where there is nothing to be found."""
     most = -(-planned_runs(spec, arms) // max(1, pool.slots))
     configs = sample_runs(spec, arms)[:most]
-    answer = pool.pilot([Job(config, runs / "pilot" / config.key) for config in configs])
+    # Beside the runs' own folders, so that the reference log-probs that it computes are theirs.
+    jobs = [Job(config, runs / f"pilot-{config.key}") for config in configs]
+    answer = pool.pilot(jobs)
+    for job in jobs:
+        shutil.rmtree(job.folder, ignore_errors=True)
     if answer.pilot is not None:
         runs.mkdir(parents=True, exist_ok=True)
         kept = {"of": _identity(spec, arms, workers), "pilot": asdict(answer.pilot)}
