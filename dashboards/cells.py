@@ -292,6 +292,7 @@ def _knob(value: Scalar) -> str:
 def notes(table: Comparison) -> list[str]:
     """What a reader must know of these very numbers, and nothing that does not apply to them."""
     return [
+        *table.aside,
         *_quality_notes(table.rows),
         *_difference_notes(table),
         *_pace_notes(table.rows, table.baseline),

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from dashboards.sqlite_runs import StoredRun, open_to_read, read_sqlite_runs
+from dashboards.sqlite_runs import StoredRun, open_to_read, read_sqlite_runs, read_sqlite_tags
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
 
@@ -28,6 +28,10 @@ SWEEP, RUN = "sweep", "run"
 SUPERSEDED = "superseded"
 ERRORS = "errors"
 HALVES = "halves"
+QUESTION, CONTENT = "question", "content"
+# Tags of a study's experiment: what its sources held at the last sweep, which questions that asked, and whether runs of
+# an earlier version are left behind that cannot be checked.
+CONTENTS_TAG, QUESTIONS_TAG, STRICT_TAG = "sweeper.contents", "sweeper.questions", "sweeper.strict"
 CURVES = "curves"
 CURVE_HALVES = "curve_halves"
 FACT_PREFIX = "fact."
@@ -205,6 +209,24 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
         return list(read_runs(client, experiment.experiment_id))
 
 
+def load_study_tags(uri: str, study: str) -> dict[str, str]:
+    """What the store says of the study as a whole; nothing where there is no such store or study. Only reads.
+
+    Raises StoreError where the store cannot be read.
+    """
+    try:
+        _check_exists(uri)
+    except StoreMissing:
+        return {}
+    file = sqlite_file(uri)
+    if file is not None and (found := read_sqlite_tags(file, study)) is not None:
+        return found
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        return {} if experiment is None else dict(experiment.tags)
+
+
 def load_steps(uri: str, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
     """Run -> metric -> step -> value: some metrics of some runs at every step that was logged.
 
@@ -313,6 +335,8 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             curves=json.loads(tags.get(CURVES, "{}")),
             curve_halves=json.loads(tags.get(CURVE_HALVES, "{}")),
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
+            question=tags.get(QUESTION),
+            content=json.loads(tags.get(CONTENT, "{}")),
             started=_seconds(run.started),
             ended=_seconds(run.ended),
         )

@@ -20,6 +20,9 @@ Any other is left to MLflow's client, since its tables may look the same and mea
 CHUNK = 500  # runs a transaction: who writes waits for a fraction of a second at most
 
 _EXPERIMENTS = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
+_EXPERIMENT_TAGS = """
+select t.key, t.value from experiment_tags t join experiments e on e.experiment_id = t.experiment_id where e.name = ?
+"""
 # In the order in which MLflow's client gives them.
 _RUNS = """
 select run_uuid, name, status, start_time, end_time from runs
@@ -64,6 +67,18 @@ def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list
             for start in range(0, len(runs), CHUNK):
                 _fill(database, {run.run_id: run for run in runs[start : start + CHUNK]})
             return runs
+    except sqlite3.Error:
+        return None
+
+
+def read_sqlite_tags(file: Path, experiment: str) -> dict[str, str] | None:
+    """The tags of an experiment, deleted or not, none where there is no such one. None where `read_sqlite_runs` is."""
+    try:
+        with closing(open_to_read(file)) as database:
+            versions = {version for (version,) in database.execute("select version_num from alembic_version")}
+            if not versions or versions - KNOWN_SCHEMAS:
+                return None
+            return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
     except sqlite3.Error:
         return None
 

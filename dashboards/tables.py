@@ -105,7 +105,7 @@ class Row:
 class Comparison:
     """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
     at each KL budget that was confirmed, what became of the study's controls, and the late collapse of strata that were
-    measured along training.
+    measured along training. `aside`: sentences on recorded runs that are no answer to the study and stand in no row.
     """
 
     rows: tuple[Row, ...]
@@ -114,6 +114,7 @@ class Comparison:
     at_kl: tuple[AtBudget, ...] = ()
     controls: tuple[Finding, ...] = ()
     falls: tuple[Falls, ...] = ()
+    aside: tuple[str, ...] = ()
 
 
 def comparison(
@@ -128,13 +129,15 @@ def comparison(
     expectations: Mapping[str, Expectation] | None = None,
     curves: Curves | None = None,
     confirm_blocks: int | None = None,
+    aside: Sequence[str] = (),
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
     study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
     confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
-    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt.
+    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`: of
+    `Comparison`.
     """
     records = tuple(records)
     found = standings(records, objective, strata)
@@ -153,9 +156,8 @@ def comparison(
         *pool_findings(found, objective, scale, confirm_blocks),
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
-    return Comparison(
-        rows, baseline, rulings, at_kl, controls, falls(found, scale, scale_of(Objective(metric="gold"), source))
-    )
+    fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
+    return Comparison(rows, baseline, rulings, at_kl, controls, fallen, tuple(aside))
 
 
 def _row(

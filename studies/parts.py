@@ -238,11 +238,16 @@ class Output(Part):
     keep: Literal["best", "all", "none"] = "best"
 
 
+NOT_WRITTEN = ("notices", "contents")
+"""The fields of `StudySpec` that no study file has."""
+
+
 class StudySpec(Part):
     """A whole study file. Only `study`, `base` and `variants` must be given.
 
-    `evaluation` is written as `evaluate` in the file. `notices` is what loading translated or left out; it is not
-    written by the user.
+    `evaluation` is written as `evaluate` in the file. Not written by the user: `notices`, what loading translated or
+    left out, and `contents`, what the files and Hub repositories hold that the study names, as far as somebody has
+    looked (source, in words -> content, see `studies.contents`).
     """
 
     study: str
@@ -267,6 +272,7 @@ class StudySpec(Part):
     resources: Resources = Resources()
     output: Output = Output()
     notices: tuple[str, ...] = ()
+    contents: Mapping[str, str] = {}
 
     @model_validator(mode="before")
     @classmethod

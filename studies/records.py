@@ -27,6 +27,12 @@ NORM_FACT, WEIGHT_FACT = "gradient_norm.", "loss_weight."
 
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-3"
+# Stands in every run's key, as it did when the evaluator belonged to it: a newer one makes no other run.
+_KEYED_EVALUATOR = "evaluator-3"
+
+
+COMMIT = "commit:"
+"""Begins the content of what lies on the Hub: the commit that its name and revision stood for."""
 
 
 class State(StrEnum):
@@ -237,7 +243,8 @@ class RunConfig(Frozen):
 
     `settings` are flat TRL names, those that `export` writes; `knobs` names the ones that the study varies. `balance`:
     the `loss_weights` among the settings are shares of the gradient before training, from which the trainer makes the
-    weights (None: they are the weights).
+    weights (None: they are the weights). `content`: what its sources hold, by role (see `studies.contents`), as far
+    as it is known.
     """
 
     study: str
@@ -253,18 +260,38 @@ class RunConfig(Frozen):
     evaluation: EvaluationConfig
     evaluator: str = EVALUATOR
     balance: Literal["gradient"] | None = None
+    content: Mapping[str, str] = {}
 
     @property
     def key(self) -> str:
-        """Content of all that determines the run's numbers, as 12 hexadecimal digits: the run's identity.
+        """Digest of all that determines what is trained, as 12 hexadecimal digits: the run's identity.
 
         Data, evaluation and balance count by what differs from their defaults, so that a field which they get later,
-        and which a run does not use, leaves it the run that it was.
+        and which a run does not use, leaves it the run that it was. Where content is known it counts, and not the path
+        that it lies at. Who measures and judges does not count: that makes no other adapter.
         """
-        determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed", "evaluator"})
+        return self._digest(self.evaluation.model_copy(update={"judge": None}))
+
+    @property
+    def earlier_keys(self) -> frozenset[str]:
+        """Keys that the run may have in a store of format 1, which knew no content and counted the judge."""
+        bare = self.model_copy(update={"content": {}})
+        return frozenset({bare.key, bare._digest(self.evaluation)})
+
+    def _digest(self, evaluation: EvaluationConfig) -> str:
+        determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed"})
+        determined_by["evaluator"] = _KEYED_EVALUATOR
         determined_by |= self.model_dump(mode="json", include={"balance"}, exclude_defaults=True)
-        for name, part in (("data", self.data), ("evaluation", self.evaluation)):
+        here = {role: text for role, text in self.content.items() if not text.startswith(COMMIT)}
+        if here:  # a commit stands among the settings or the data, as their revision
+            determined_by["content"] = here
+        for name, part in (("data", self.data), ("evaluation", evaluation)):
             determined_by[name] = part.model_dump(mode="json", exclude_defaults=True)
+        if "base" in here:
+            del determined_by["settings"]["model_name_or_path"]
+        for role, name in (("data", "path"), ("eval_data", "eval_split")):
+            if role in here:
+                del determined_by["data"][name]
         return digest(determined_by)
 
     @property
@@ -320,7 +347,8 @@ class RunRecord(Frozen):
     `halves`: of the metrics that are means over samples, the same mean over one half of the samples and over the
     other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
     steps, (step, value) in order; `curve_halves`: of those of them that have halves, (step, one half, the other).
-    `started` and `ended`: seconds since 1970.
+    `question`: what it answers, see `sweeper.context`, and `content`: what its sources held, by role; a run of format 1
+    tells neither. `started` and `ended`: seconds since 1970.
     """
 
     run_id: str
@@ -342,6 +370,8 @@ class RunRecord(Frozen):
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     curve_halves: Mapping[str, tuple[tuple[int, float, float], ...]] = {}
     facts: Mapping[str, str]
+    question: str | None = None
+    content: Mapping[str, str] = {}
     started: float | None = None
     ended: float | None = None
 

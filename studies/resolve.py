@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from studies import losses as table
+from studies.contents import held, pinned
 from studies.parts import (
     Arm,
     Distribution,
@@ -91,7 +92,8 @@ def resolve_run(
     seed: int,
 ) -> RunConfig:
     """The config of one run. `knobs` are the sampled values by the names of `arm.space`; a simplex of K losses
-    gives the K-1 names `loss_weights.<loss>` (all losses but the first), each the weight of that loss.
+    gives the K-1 names `loss_weights.<loss>` (all losses but the first), each the weight of that loss. What the study
+    knows of its sources' contents goes into the config, commits as revisions too.
 
     Raises ValueError for weights that are not those of the arm's mixture, KeyError for an unknown scenario.
     """
@@ -101,6 +103,9 @@ def resolve_run(
     if weights is not None:
         settings["loss_weights"] = list(weights)
     settings["seed"] = seed
+    data = scenario_data(spec.data, spec.scenarios[scenario])
+    content = held(spec.contents, settings, data)
+    settings, data = pinned(content, settings, data)
     return RunConfig(
         study=spec.study,
         variant=arm.name,
@@ -111,9 +116,10 @@ def resolve_run(
         trainer=spec.trainer,
         settings=settings,
         knobs=dict(knobs),
-        data=scenario_data(spec.data, spec.scenarios[scenario]),
+        data=data,
         evaluation=spec.evaluation,
         balance=arm.balance,
+        content=content,
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from studies import parts
 from studies.losses import suggest
-from studies.parts import StudySpec
+from studies.parts import NOT_WRITTEN, StudySpec
 from studies.records import DataConfig, EvaluationConfig, Judge
 from studies.resolve import Problem
 
@@ -50,7 +50,8 @@ def validate(raw: Mapping[Any, Any]) -> tuple[StudySpec | None, list[Problem]]:
     """
     rest: Any = deepcopy(dict(raw))
     problems = _take_out_bad_keys(rest)
-    problems += _take_out(rest, ("notices",), "unknown key") if "notices" in rest else []
+    for field in NOT_WRITTEN:
+        problems += _take_out(rest, (field,), "unknown key") if field in rest else []
     for _ in range(_ROUNDS):
         try:
             return StudySpec.model_validate(rest), problems
@@ -218,5 +219,5 @@ def _valid_keys(path: Path, rest: Any) -> list[str]:
     pattern = ".".join("*" if i == 1 else str(step) for i, step in enumerate(parent))
     fields = list(_MODELS[pattern].model_fields) if pattern in _MODELS else []
     if pattern == "":
-        fields = ["evaluate" if f == "evaluation" else f for f in fields if f != "notices"]
+        fields = ["evaluate" if f == "evaluation" else f for f in fields if f not in NOT_WRITTEN]
     return fields

@@ -14,6 +14,7 @@ import typer
 
 from studies.redact import redact, redact_output
 from sweeper.commands import (
+    Reuse,
     load,
     quiet_libraries,
     refuse,
@@ -78,12 +79,18 @@ def plan(
     from rich.console import Console
 
     from studies.spec import not_yet
+    from sweeper.inputs import as_found
     from sweeper.plan import make_plan
+    from sweeper.reading import standing_of
     from sweeper.show import print_plan, shown
 
     spec, arms, _ = load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
-    _print_cost(spec, arms, workers, measure=pilot)
+    with store_errors():
+        found = as_found(spec, arms, typer.echo, reach=False)
+        for line in standing_of(found, arms).lines():
+            typer.echo(shown(line))
+    _print_cost(found, arms, workers, measure=pilot)
     for notice in (*spec.notices, *not_yet(spec)):
         typer.echo(f"note: {shown(notice)}")
     warn_of_code(spec)
@@ -97,9 +104,15 @@ def run(
     workers: Workers = None,
     storage: Storage = None,
     verify: Annotated[int, typer.Option(min=0, help="train so many finished runs again alone, and compare")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="leave finished runs behind without asking")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="take what the Hub has now, not at the first run")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="leave runs of an earlier version behind that cannot be checked")
+    ] = False,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
-    run_sweep(runnable(study, settings, executor, workers, storage), verify)
+    how = Reuse(yes=yes, refresh=refresh, strict=strict)
+    run_sweep(runnable(study, settings, executor, workers, storage), verify, how=how)
 
 
 @app.command()
@@ -113,7 +126,7 @@ def retry(
 ) -> None:
     """Train those runs again that failed, and no others."""
     from studies.records import Cause
-    from sweeper.reading import records_of
+    from sweeper.reading import answers_of
     from sweeper.retry import FAILED, failed_runs
 
     unknown = sorted(set(cause or ()) - {str(known) for known in FAILED})
@@ -122,7 +135,7 @@ def retry(
     causes = {Cause(name) for name in cause} if cause else FAILED
     wanted = runnable(study, settings, executor, workers, storage)
     with store_errors():
-        failed = failed_runs(records_of(wanted.spec), causes)
+        failed = failed_runs(answers_of(wanted.spec, wanted.arms).records, causes)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
@@ -171,18 +184,20 @@ def status(
     from rich.console import Console
 
     from sweeper.control import paused
-    from sweeper.reading import records_of
+    from sweeper.reading import answers_of
     from sweeper.retry import FAILED, failed_runs
     from sweeper.show import print_failed, print_status
 
     spec, arms, _ = load(study, settings)
     with store_errors():
-        records = records_of(spec)
+        answers = answers_of(spec, arms)
     console = Console(highlight=False)
     if failed:
-        print_failed(failed_runs(records, FAILED), console)
+        print_failed(failed_runs(answers.records, FAILED), console)
         return
-    print_status(spec, arms, records, console)
+    print_status(spec, arms, answers.records, console)
+    for note in answers.notes():
+        console.print(note, soft_wrap=True, markup=False)
     held = sorted(paused(_run_folder(study, settings)) & arms.keys())
     if held:
         console.print(f"paused: {', '.join(held)}")
@@ -213,7 +228,7 @@ def table(
     width = screen_width() if output is None else None
     with store_errors():
         if rows is not None and columns is not None:
-            text = _grids(spec, rows, columns, kinds[format], width)
+            text = _grids(spec, arms, rows, columns, kinds[format], width)
         else:
             text = written(comparison_of(spec, arms), kinds[format], width)
     if output is None:
@@ -229,12 +244,12 @@ def report(
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
-    from sweeper.reading import comparison_of, records_of, report_of
+    from sweeper.reading import answers_of, comparison_of, report_of
 
     spec, arms, _ = load(study, settings)
     with store_errors():
-        records = records_of(spec)
-        page = report_of(spec, arms, records, comparison_of(spec, arms, records)).page
+        answers = answers_of(spec, arms)
+        page = report_of(spec, arms, answers.records, comparison_of(spec, arms, answers)).page
     try:
         output.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -255,7 +270,8 @@ def evaluate(
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
     from sweeper.control import AlreadyRunning
     from sweeper.evaluate import EvaluateError, best_runs, score_all, select, summary
-    from sweeper.reading import records_of
+    from sweeper.inputs import as_recorded
+    from sweeper.reading import answers_of
     from sweeper.session import Interrupted, places
     from sweeper.show import shown
 
@@ -265,11 +281,12 @@ def evaluate(
     warn_of_code(spec)
     quiet_libraries()
     with store_errors():
-        records = records_of(spec)
+        answers = answers_of(spec, arms)
+        records = [*answers.records, *(run for runs in answers.aside.values() for run in runs)]
+        spec = as_recorded(spec)[0]
         try:
             only = best_runs(spec, arms, records) if only_best else None
-            earlier = load(study, settings)[0].evaluation.judge if judged else None
-            selection = select(spec, arms, records, where.runs, only, earlier)
+            selection = select(spec, arms, records, where.runs, only)
             scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
         except (EvaluateError, AlreadyRunning) as error:
             refuse([str(error)])
@@ -280,11 +297,6 @@ def evaluate(
             raise typer.Exit(1) from None
     for sentence in summary(selection, scored):
         typer.echo(sentence)
-    if selection.tasks and not judged:
-        typer.echo(
-            "note: these runs were trained before the study file named this judge, and `sweeper run` would train them "
-            "again with it; a judge on the command line changes nothing for `sweeper run`."
-        )
     if scored.failed:
         raise typer.Exit(1)
     more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
@@ -302,13 +314,16 @@ def export(
 ) -> None:
     """Write the best config as a file that stock `trl dpo --config` runs."""
     from sweeper.export import ExportError, export_best
-    from sweeper.reading import comparison_of, records_of
+    from sweeper.inputs import as_found
+    from sweeper.reading import answers_of, comparison_of
 
     spec, arms, _ = load(study, settings)
     with store_errors():
-        records = records_of(spec)
+        answers = answers_of(spec, arms)
+        found = as_found(spec, arms, typer.echo, reach=False)
+        rows = comparison_of(spec, arms, answers).rows
         try:
-            chosen = export_best(spec, arms, records, comparison_of(spec, arms, records).rows, variant, trial, output)
+            chosen = export_best(found, arms, answers.records, rows, variant, trial, output)
         except ExportError as error:
             refuse([str(error)])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
@@ -409,13 +424,13 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
         typer.echo(describe_disk(use, model, guessed=together is None))
 
 
-def _grids(spec: StudySpec, rows: str, columns: str, format: Format, width: int | None) -> str:
+def _grids(spec: StudySpec, arms: Mapping[str, Arm], rows: str, columns: str, format: Format, width: int | None) -> str:
     from dashboards.grids import GridError, grids
     from dashboards.rendering import render_grids
-    from sweeper.reading import records_of
+    from sweeper.reading import answers_of
 
     try:
-        found = grids(records_of(spec), spec.objective, rows, columns)
+        found = grids(answers_of(spec, arms).records, spec.objective, rows, columns)
         return str(redact(render_grids(found, spec.objective, format, width)))
     except GridError as error:
         refuse([str(error)])

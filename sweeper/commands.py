@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from studies.records import Cause
     from studies.spec import Arm, StudySpec
+    from sweeper.reading import StudyState
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,24 @@ def runnable(study: str, settings: list[str] | None, executor: str, workers: int
     return Wanted(study, spec, arms, text, executor, workers, storage, again)
 
 
-def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = ()) -> None:
+@dataclass(frozen=True)
+class Reuse:
+    """How a sweep treats what is recorded: whether finished runs are left behind without asking, what lies on the Hub
+    is taken as it is now, and runs of an earlier version are left behind of whose sources nothing was recorded.
+    """
+
+    yes: bool = False
+    refresh: bool = False
+    strict: bool = False
+
+
+def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where it did not come to its end, with 2 where it did not begin."""
     from rich.console import Console
 
     from sweeper.control import AlreadyRunning
-    from sweeper.reading import comparison_of, kept_files, written
+    from sweeper.inputs import as_found
+    from sweeper.reading import comparison_of, kept_files, standing_of, written
     from sweeper.session import Interrupted, places, run_session
     from sweeper.show import Display, print_verification, shown
     from sweeper.storage import StorageError, check_storage
@@ -65,6 +78,9 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = ()) ->
     console = Console(highlight=False)
     warn_of_code(spec)
     quiet_libraries()
+    with store_errors():
+        spec = as_found(spec, arms, typer.echo, refresh=how.refresh)
+        _ask_to_leave(standing_of(spec, arms, strict=how.strict), how)
     with store_errors(), Display(spec.study, console) as display:
         try:
             outcome, verified = run_session(
@@ -72,6 +88,7 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = ()) ->
                 table=lambda: kept_files(spec, arms, display.say),
                 verify_runs=verify,
                 retry=retry,
+                strict=how.strict,
             )
         except (AlreadyRunning, StorageError) as error:
             refuse([str(error)])
@@ -99,6 +116,25 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = ()) ->
         console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
     console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
+
+
+def _ask_to_leave(state: StudyState, how: Reuse) -> None:
+    """Say which finished runs the sweep would leave behind, and begin only where that is wanted."""
+    from sweeper.answers import leaving
+
+    lines = leaving(state.left)
+    if not lines or state.done >= state.planned:  # where nothing is trained, nothing is lost by looking elsewhere
+        return
+    if how.yes or not sys.stdin.isatty():
+        for line in lines:
+            typer.echo(line, err=not how.yes)
+        if not how.yes:
+            refuse(["Nothing was trained. Put the file or its data back, or go on without those runs with --yes."])
+        return
+    for line in lines:
+        typer.echo(line)
+    if not typer.confirm("They stay in MLflow and come back with what they answer. Go on without them?"):
+        raise typer.Exit(2)
 
 
 def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:

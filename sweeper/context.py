@@ -1,21 +1,66 @@
-"""What makes trials comparable: the question that a stratum's trials answer. Knows no Optuna."""
+"""What makes runs and trials comparable: the question that they answer. Knows no Optuna and no store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from studies.records import digest
-from studies.spec import Arm, Scenario, StudySpec
+from studies.contents import held
+from studies.records import RunConfig, digest
+from studies.spec import Arm, Scenario, StudySpec, arms_in, scenario_data
+
+
+def question_of(spec: StudySpec, scenario: str, arm: Arm) -> str:
+    """Digest of what all trials of a variant in a scenario share. Runs of another question are no answer to this one.
+
+    The space belongs to it: points of an old range beside those of a new one would be unequal shares. So do the
+    contents of data and model, where they are known, in place of their paths. Fixed points, blocks, seeds, the budget
+    and the objective only extend, and who judges does not change what is trained. Defaults are left out, as in
+    `RunConfig.key`: a field that comes later makes no other question of an old study.
+    """
+    data = scenario_data(spec.data, spec.scenarios[scenario])
+    config = RunConfig(
+        study=spec.study,
+        variant=arm.name,
+        scenario=scenario,
+        trial=0,
+        block=0,
+        seed=0,
+        trainer=spec.trainer,
+        settings={**arm.settings, **spec.scenarios[scenario].base},
+        knobs={},
+        data=data,
+        evaluation=spec.evaluation,
+        balance=arm.balance,
+        content=held(spec.contents, arm.settings, data),
+    )
+    space = {knob: distribution.model_dump(mode="json") for knob, distribution in arm.space.items()}
+    rungs = spec.rungs and spec.rungs.model_dump(mode="json")
+    return digest([config.key, space, spec.sampler, spec.sampler_seed, rungs, dict(config.content)])
+
+
+def stratum_question(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
+    """The question of all that one Optuna study holds: one variant, or in `mode: search` all of a scenario."""
+    return digest({name: question_of(spec, scenario, arm) for name, arm in arms.items()})
+
+
+def questions(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, str], str]:
+    """The question of every (variant, scenario) of the study. `arms`: all of its variants."""
+    return {
+        (arm.name, scenario): question_of(spec, scenario, arm)
+        for scenario in spec.scenarios
+        for arm in arms_in(spec, arms, scenario).values()
+    }
+
+
+def goal_of(spec: StudySpec) -> str:
+    """Digest of what Optuna's values are: trials told by another goal must be told anew before TPE learns from them."""
+    judge = spec.evaluation.judge
+    return digest([spec.objective.metric, spec.objective.direction, judge and judge.model_dump(mode="json")])
 
 
 def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
-    """Digest of what all trials of a stratum share. Trials of another context answer another question.
-
-    The space belongs to it: Optuna refuses other choices or another scale for a param that it knows, and points of an
-    old range beside those of a new one would be unequal shares. Fixed points and the budget only extend. Defaults are
-    left out, as in `RunConfig.key`: a field that comes later makes no other question of an old study.
-    """
+    """What format 1 kept of a stratum in the place of question and goal."""
     return digest(
         {
             "trainer": spec.trainer,

@@ -14,7 +14,8 @@ from dashboards.load import StoreAway
 from dashboards.trials import Stratum, standings
 from studies.records import JUDGE_FACT, METRICS, Judge, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.redact import redact
-from studies.spec import Arm, StudySpec, resolve_run
+from studies.spec import Arm, StudySpec
+from sweeper.answers import config_of
 from sweeper.control import lock
 from sweeper.executors import Dropped, Executor, Finished, Inline, Lost, Process
 from sweeper.session import Interrupted, Places
@@ -69,11 +70,9 @@ def select(
     records: Iterable[RunRecord],
     folder: Path,
     only: Collection[str] | None = None,
-    earlier: Judge | None = None,
 ) -> Selection:
     """Which of the study's finished runs are to be scored by its judge. `folder`: where its runs are kept; `only`: ids
-    of the runs that are asked for (None: all); `earlier`: the judge that runs may have been trained with, where
-    `spec` has another instead.
+    of the runs that are asked for (None: all).
 
     Raises EvaluateError for a study without a judge, where nothing can be scored, and where scores of two judges would
     come to stand together.
@@ -91,7 +90,7 @@ def select(
     for record in records:
         if record.state is not State.COMPLETE:
             continue
-        config = _config(spec, arms, record, (judge, None, earlier))
+        config = _config(spec, arms, record)
         if only is not None and record.run_id not in only:
             left.append(record)
         elif config is None:
@@ -103,9 +102,7 @@ def select(
         elif record.key in found:
             found[record.key] = replace(found[record.key], records=(*found[record.key].records, record))
         else:
-            evaluation = config.evaluation.model_copy(update={"judge": judge})
-            asked = config.model_copy(update={"evaluation": evaluation})
-            found[record.key] = Task(Job(asked, folder / record.key, placement=_placement(record)), (record,))
+            found[record.key] = Task(Job(config, folder / record.key, placement=_placement(record)), (record,))
     mixed = [r for r in (*gone, *others, *left) if _judged_by(r) not in (None, redact(judge.name))]
     if mixed and found:
         raise EvaluateError(
@@ -193,24 +190,12 @@ def score(selection: Selection, executor: Executor, tracker: Tracker, say: Calla
     return Scored(written, failed, tuple(moved))
 
 
-def _config(
-    spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, judges: Collection[Judge | None]
-) -> RunConfig | None:
-    """The config of a recorded run; None where it is not what the file asks for now with one of these judges."""
+def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig | None:
+    """The config of a recorded run; None where it is not what the file asks for now."""
     if record.variant not in arms or record.scenario not in spec.scenarios:
         return None
-    for judge in judges:
-        asked = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"judge": judge})})
-        config = resolve_run(
-            *(asked, arms[record.variant], record.scenario),
-            trial=record.trial,
-            knobs=record.knobs,
-            block=record.block,
-            seed=record.seed,
-        )
-        if config.key == record.key:
-            return config
-    return None
+    config = config_of(spec, arms, record)
+    return config if record.key in {config.key, *config.earlier_keys} else None
 
 
 def _judged_by(record: RunRecord) -> str | None:

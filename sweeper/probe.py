@@ -108,8 +108,8 @@ class Probe:
         missing = []
         for number, configs in enumerate(rounds):
             runs = known.get(number, [])
-            timed = {(run.variant, run.key) for run in runs if _stands(run)}
-            if timed == {(config.variant, config.key) for config in configs}:
+            standing = [run for run in runs if _stands(run)]
+            if len(standing) == len(configs) and all(_is_timed(config, standing) for config in configs):
                 continue
             for run in runs:
                 self._tracker.supersede(run.run_id, "its round is timed again")
@@ -218,6 +218,12 @@ class Probe:
 def _stands(run: KnownRun) -> bool:
     """Whether a recorded run is not asked for again: it came to an end, good or bad, and not by the machine's fault."""
     return run.state is not State.FAIL and run.cause is not Cause.USER_STOP
+
+
+def _is_timed(config: RunConfig, standing: Sequence[KnownRun]) -> bool:
+    """Whether one of these runs is the config's; format 1 may have given it another key."""
+    keys = {config.key, *config.earlier_keys}
+    return any(run.variant == config.variant and run.key in keys for run in standing)
 
 
 def _costs(result: RunResult) -> RunResult:

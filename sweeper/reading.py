@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.expectations import CURVE, compared_runs
-from dashboards.load import StoreAway, load_records, load_steps, store_uri
+from dashboards.load import (
+    QUESTIONS_TAG,
+    STRICT_TAG,
+    StoreAway,
+    StoreMissing,
+    load_records,
+    load_steps,
+    load_study_tags,
+    store_uri,
+)
 from dashboards.rendering import Format, render
 from dashboards.tables import Comparison, comparison
 from dashboards.trials import Stratum
-from studies.records import PROBE, RunRecord
+from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
-from sweeper.plan import pairs_source
+from sweeper.answers import Answers, leaving, sort
+from sweeper.inputs import as_recorded, pairs_comparer
+from sweeper.plan import pairs_source, planned_runs
 from sweeper.points import quota
 
 if TYPE_CHECKING:
@@ -37,28 +49,53 @@ def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Stratum]:
     ]
 
 
-def records_of(spec: StudySpec) -> list[RunRecord]:
-    """The runs in the working folder's store, or MLFLOW_TRACKING_URI's, that the study asks for as it is now: what an
-    earlier form of the file asked for stays in MLflow, but is no answer. Raises StoreError.
+def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
+    """The runs in the working folder's store, or MLFLOW_TRACKING_URI's, sorted by whether they answer what the study
+    asks as it is now, of sources as its last sweep found them. Reads no source. Raises StoreError.
     """
-    asked = set[tuple[str, bool, int, int]]()
-    for name in spec.scenarios:
-        own = in_scenario(spec, name)
-        asked |= {(name, False, b, s) for b in own.runs.blocks for s in own.runs.seeds}
-        if own.confirm is not None:
-            asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     found = load_records(store_uri(None, Path.cwd()), spec.study)
-    rounds = 0 if spec.probe is None else spec.probe.rounds
-    return [
-        r
-        for r in found
-        if (r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked)
-    ]
+    spec, was_kept = as_recorded(spec)
+    return sort(spec, arms, found, None if was_kept else lambda _record, _config: None)
 
 
-def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord] | None = None) -> Comparison:
-    """The study's table. `records`: of `records_of`, where they have been read already. Raises StoreError."""
-    records = records_of(spec) if records is None else records
+@dataclass(frozen=True)
+class StudyState:
+    """How far a study is: `planned` runs, `done` of them recorded, and what it would leave behind of what an earlier
+    form of it, or of its sources, trained: reason -> finished runs.
+    """
+
+    planned: int
+    done: int
+    left: Mapping[str, Sequence[RunRecord]]
+
+    def lines(self) -> list[str]:
+        """What `plan` says of it; nothing of a study without a recorded run."""
+        counted = [f"{self.done} runs are done, {self.planned - self.done} are missing."] if self.done else []
+        return counted + (leaving(self.left) if self.done < self.planned else [])
+
+
+def standing_of(spec: StudySpec, arms: Mapping[str, Arm], *, strict: bool = False) -> StudyState:
+    """How far the study is, with the contents that `spec` has. Raises StoreError."""
+    uri, planned = store_uri(None, Path.cwd()), planned_runs(spec, arms)
+    try:
+        records = load_records(uri, spec.study)
+    except StoreMissing:
+        return StudyState(planned, 0, {})
+    tags = load_study_tags(uri, spec.study)
+    answers = sort(spec, arms, records, pairs_comparer(), strict=strict or STRICT_TAG in tags)
+    before = tags.get(QUESTIONS_TAG)
+    left = {
+        reason: [run for run in runs if before is None or (run.question or "-") in before.split(",")]
+        for reason, runs in answers.finished_aside().items()
+    }
+    done = sum(run.arm != PROBE and run.state in (State.COMPLETE, State.PRUNED) for run in answers.records)
+    return StudyState(planned, min(done, planned), {reason: runs for reason, runs in left.items() if runs})
+
+
+def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], answers: Answers[RunRecord] | None = None) -> Comparison:
+    """The study's table. `answers`: of `answers_of`, where they have been read already. Raises StoreError."""
+    answers = answers_of(spec, arms) if answers is None else answers
+    records = answers.records
     expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
     twins = compared_runs(records, expected)
     return comparison(
@@ -72,6 +109,7 @@ def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Ru
         expectations=expected,
         curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
+        aside=answers.notes(),
     )
 
 
@@ -90,15 +128,15 @@ def report_of(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRec
 
 def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
     """What is kept with the sweep's MLflow run: the table in three formats, the page, and its figures."""
-    records = records_of(spec)
-    found = comparison_of(spec, arms, records)
+    answers = answers_of(spec, arms)
+    found = comparison_of(spec, arms, answers)
     tables = {
         "table.txt": written(found, "text"),
         "table.md": written(found, "markdown"),
         "table.csv": written(found, "csv"),
     }
     try:
-        made = report_of(spec, arms, records, found)
+        made = report_of(spec, arms, answers.records, found)
     except StoreAway:
         raise
     except Exception as error:  # a picture that cannot be drawn must not cost the sweep its table and its end

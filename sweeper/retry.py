@@ -20,14 +20,15 @@ def failed_runs(records: Iterable[RunRecord], causes: Collection[Cause]) -> list
     return [record for record in records if record.state is not State.RUNNING and record.cause in causes]
 
 
-def ask_again(search: Search, tracker: Tracker, folder: Path, causes: Collection[Cause]) -> int:
-    """Have all runs that ended for one of `causes` trained again, and tell how many they are.
+def ask_again(
+    search: Search, tracker: Tracker, known: Iterable[RunRecord], folder: Path, causes: Collection[Cause]
+) -> int:
+    """Have all of the `known` runs that ended for one of `causes` trained again, and tell how many they are.
 
     Killed at any point it loses nothing: a run counts as it did, or is missing and trained by the next sweep.
     """
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
-    known = failed_runs(tracker.known_runs(), causes)
-    failed = [r for r in known if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
+    failed = [r for r in failed_runs(known, causes) if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
     for run in failed:
         (folder / run.key / RESULT_FILE).unlink(missing_ok=True)
         if run.arm in (CONFIRM, PROBE):

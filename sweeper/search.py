@@ -18,14 +18,17 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.records import Scalar, State, digest
+from studies.losses import simplex_unit, weight_names, weights_from_knobs
+from studies.records import PROBE, RunRecord, Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
-from sweeper.context import context_of
-from sweeper.points import ADAPTIVE, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
+from sweeper.context import context_of, goal_of, stratum_question
+from sweeper.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
 from sweeper.storage import StorageError, connect_args, refusal, trouble
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
-WITHDRAWN = "withdrawn"  # on an Optuna study: numbers of closed trials that were asked for again
+# On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
+# are, see `sweeper.context`; and what format 1 kept in the place of both.
+WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
@@ -85,9 +88,21 @@ class _Stratum:
 class Search:
     """All strata of a study in one storage. Opening it creates or migrates the database and adopts the trials that
     an earlier, killed sweep left RUNNING: they go back to WAITING and are asked for again with the same knobs.
+
+    A stratum of another question than the file asks is put aside under another name, and found again if the file asks
+    it again. One without a trial asks first for those of `known`, the runs that answer the file and are recorded
+    elsewhere: where Optuna's database was lost, or its values would mean something else now. `changed`: (variant,
+    scenario) of format 1 whose sources have changed since.
     """
 
-    def __init__(self, spec: StudySpec, arms: Mapping[str, Arm], url: str) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        arms: Mapping[str, Arm],
+        url: str,
+        known: Sequence[RunRecord] = (),
+        changed: Collection[tuple[str, str]] = (),
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._spec = spec
@@ -96,7 +111,7 @@ class Search:
         self._strata: dict[str, _Stratum] = {}
         self._order: list[str] = []
         self._adaptive = UNBIASED if spec.sampler == "random" else ADAPTIVE
-        self.orphaned: list[str] = []
+        self._known, self._changed = known, changed
         self.partial = False  # whether less is asked for than the study has
         with _storage_calls(url):
             self._open_all(arms)
@@ -213,14 +228,20 @@ class Search:
 
     def _open(self, name: str, scenario: str, arms: Mapping[str, Arm]) -> _Stratum:
         spec = self._spec
-        context = context_of(spec, scenario, arms)
+        asks = (stratum_question(spec, scenario, arms), goal_of(spec))
         study = self._create(name, spec, arms)
-        if study.user_attrs.get("context", context) != context:
-            self.orphaned.append(name)
-            self._move(name, f"{name}@{study.user_attrs['context']}")
-            self._move(f"{name}@{context}", name)  # where the file says again what it said before
+        kept = self._asks(study, scenario, arms)
+        if kept != asks:
+            self._move(name, "@".join((name, *kept)))
+            # Where the file says again what it said before; the second name is that of format 1.
+            _ = self._move("@".join((name, *asks)), name) or self._move(
+                f"{name}@{context_of(spec, scenario, arms)}", name
+            )
             study = self._create(name, spec, arms)
-        study.set_user_attr("context", context)
+        study.set_user_attr(QUESTION, asks[0])
+        study.set_user_attr(GOAL, asks[1])
+        if not any("trial" in frozen.user_attrs for frozen in study.get_trials(deepcopy=False)):
+            self._fill(study, scenario, arms)
         withdrawn = set(study.user_attrs.get(WITHDRAWN, ()))
         counts: Counter[str] = Counter()
         tried: set[str] = set()
@@ -230,20 +251,44 @@ class Search:
             if frozen.state is not TrialState.FAIL and frozen.number not in withdrawn:
                 about = _about(frozen)
                 counts[about["origin"]] += 1
-                tried.add(_point_key(about["variant"], about["params"]))
+                tried.add(_point_key(about["variant"], _knobs(arms[about["variant"]], about)))
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         todo, adaptive = self._todo(scenario, arms, tried, counts)
         return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
 
-    def _move(self, name: str, to: str) -> None:
-        """Rename an Optuna study, replacing one of that name; nothing where there is none to move."""
+    def _asks(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> tuple[str, ...]:
+        """The question and the goal of what a stratum holds; those of the file where it holds nothing."""
+        attributes, asks = study.user_attrs, (stratum_question(self._spec, scenario, arms), goal_of(self._spec))
+        if QUESTION in attributes or CONTEXT not in attributes:
+            return attributes.get(QUESTION, asks[0]), attributes.get(GOAL, asks[1])
+        same = attributes[CONTEXT] == context_of(self._spec, scenario, arms)
+        return asks if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
+
+    def _fill(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> None:
+        """Have the trials of recorded runs asked for first, under the numbers that they had."""
+        trials: dict[int, RunRecord] = {}
+        for run in self._known:
+            here = run.scenario == scenario and run.variant in arms
+            if here and run.arm not in (CONFIRM, PROBE) and run.state is not State.FAIL:
+                trials.setdefault(run.trial, run)
+        for number in range(max(trials, default=-1) + 1):
+            run = trials.get(number)
+            if run is None:  # nobody knows it any more
+                study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+                continue
+            about = {"origin": run.arm, "variant": run.variant, **_params(arms[run.variant], run.knobs)}
+            study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
+
+    def _move(self, name: str, to: str) -> bool:
+        """Rename an Optuna study, replacing one of that name; False where there is none to move."""
         names = optuna.get_all_study_names(self._storage)
         if name not in names:
-            return
+            return False
         if to in names:
             optuna.delete_study(study_name=to, storage=self._storage)
         optuna.copy_study(from_study_name=name, from_storage=self._storage, to_storage=self._storage, to_study_name=to)
         optuna.delete_study(study_name=name, storage=self._storage)
+        return True
 
     def _create(self, name: str, spec: StudySpec, arms: Mapping[str, Arm]) -> optuna.Study:
         return optuna.create_study(
@@ -267,7 +312,7 @@ class Search:
             ((name, arm),) = arms.items()
             fixed = [(name, point) for point in planned_points(spec, arm)]
             adaptive = quota(spec, arm) - len(fixed)
-        todo = [(n, p) for n, p in fixed if _point_key(n, p.params) not in tried]
+        todo = [(n, p) for n, p in fixed if _point_key(n, to_knobs(arms[n], p.params)) not in tried]
         return todo, max(adaptive - counts[self._adaptive], 0)
 
     def _ask(self, name: str, stratum: _Stratum, paused: Collection[str]) -> Trial | None:
@@ -289,8 +334,7 @@ class Search:
             self._write_down(asked, stratum, about)
         stratum.open[asked.number] = asked
         arm = stratum.arms[about["variant"]]
-        knobs = to_knobs(arm, about["params"])
-        trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], knobs)
+        trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], _knobs(arm, about))
         return replace(trial, **_rungs(asked.user_attrs))
 
     def _next(self, stratum: _Stratum, paused: Collection[str], held: int) -> optuna.trial.Trial | None:
@@ -448,13 +492,28 @@ def _draw(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution) 
     raise TypeError(f"no knob is drawn from {distribution!r}")
 
 
+def _knobs(arm: Arm, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
+    """The knobs of a trial; as they were recorded where its params were made of them."""
+    knobs: Mapping[str, Scalar] = about.get("knobs") or to_knobs(arm, about["params"])
+    return knobs
+
+
+def _params(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
+    """A trial's params from its knobs, with these beside them where rounding lies between the two."""
+    params, names = dict(knobs), weight_names(arm.losses)
+    weights = weights_from_knobs(arm.losses, knobs) if "loss_weights" in arm.space else None
+    if weights is not None:
+        params |= dict(zip(names, simplex_unit(weights), strict=True))
+    return {"params": params} | ({"knobs": dict(knobs)} if to_knobs(arm, params) != knobs else {})
+
+
 def _about(frozen: FrozenTrial) -> dict[str, Any]:
     text = frozen.user_attrs.get("trial")
     return json.loads(text) if text else {"origin": ADAPTIVE, "variant": "", "params": {}}
 
 
-def _point_key(variant: str, params: Mapping[str, Scalar]) -> str:
-    return digest([variant, {k: float(v) if isinstance(v, int) else v for k, v in params.items()}])
+def _point_key(variant: str, knobs: Mapping[str, Scalar]) -> str:
+    return digest([variant, {k: float(v) if isinstance(v, int) else v for k, v in knobs.items()}])
 
 
 def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:
@@ -472,7 +531,7 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         arm.name,
         stratum.scenario,
         about["origin"],
-        to_knobs(arm, about["params"]),
+        _knobs(arm, about),
         _state(stratum, frozen),
     )
     return replace(trial, **_rungs(frozen.user_attrs))

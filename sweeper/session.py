@@ -16,10 +16,13 @@ from types import FrameType
 from typing import Protocol
 
 from dashboards.load import StoreAway, StoreError
-from studies.records import Cause
+from studies.records import PROBE, Cause, RunConfig, State
 from studies.spec import Arm, StudySpec
+from sweeper.answers import config_of, sort, unrecorded
+from sweeper.context import questions
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
+from sweeper.inputs import pairs_comparer
 from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.placement import decide
 from sweeper.probe import Probe
@@ -28,7 +31,7 @@ from sweeper.retry import ask_again
 from sweeper.search import Search
 from sweeper.storage import StorageError
 from sweeper.sweep import Sweep
-from sweeper.tracking import Tracker
+from sweeper.tracking import KnownRun, Tracker
 from sweeper.verify import Verification, verify
 
 
@@ -64,6 +67,7 @@ def run_session(
     table: Callable[[], Mapping[str, str]],
     verify_runs: int = 0,
     retry: Collection[Cause] = (),
+    strict: bool = False,
 ) -> tuple[Outcome, Verification | None]:
     """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
 
@@ -71,22 +75,26 @@ def run_session(
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
     resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
+    `strict`: take no run of an earlier version of whose sources nothing was recorded.
     Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go
     on.
     """
     with lock(where.runs):
         remove_half_written(where.runs)
         with one_at_a_time(where.folder):
-            search = Search(spec, arms, where.storage)
             tracker = Tracker(where.tracking, where.folder, tell_user)
-            tracker.open_study(spec, study_text)
+            tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
+            known = _known(spec, arms, tracker, tell_user)
+            search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
-            ask_again(search, tracker, where.runs, retry)
+            ask_again(search, tracker, known.records, where.runs, retry)
         pool = _executor(spec, executor, workers or spec.resources.workers, where)
         finished = tabled = False
         try:
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
-            sweep = Sweep(spec, arms, search, tracker, pool, where.runs, placement, show, tell_user)
+            sweep = Sweep(
+                *(spec, arms, search, tracker, known.with_configs, pool, where.runs, placement, show, tell_user)
+            )
             probe = Probe(spec, arms, tracker, where.runs, show, tell_user, time.monotonic())
             with stop_on_interrupt((sweep, probe), tell_user):
                 outcome = sweep.run()
@@ -111,6 +119,49 @@ def run_session(
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is recorded of a study: the runs that answer it, by id the configs of those that may have another key, the
+    (variant, scenario) of which format 1 recorded runs that answer something else, and the runs that a killed sweep
+    left RUNNING and that answer something else.
+    """
+
+    records: tuple[KnownRun, ...]
+    configs: Mapping[str, RunConfig]
+    changed: frozenset[tuple[str, str]]
+    interrupted: tuple[KnownRun, ...]
+
+    @property
+    def with_configs(self) -> list[tuple[KnownRun, RunConfig | None]]:
+        return [(run, self.configs.get(run.run_id)) for run in (*self.records, *self.interrupted)]
+
+
+def _known(spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, tell_user: Callable[[str], None]) -> _Known:
+    """What is recorded of the study. Runs of format 1 that answer it are marked as its own, and told of once."""
+    every = tracker.known_runs()
+    answers = sort(spec, arms, every, pairs_comparer(), strict=tracker.strict)
+    of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
+    for run, config in of_format_1:
+        tracker.adopt(run, config.content)
+    unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run))
+    if unknown:
+        tell_user(
+            f"{len(of_format_1)} runs of an earlier version of sweeper are taken over. What {' and '.join(unknown)} "
+            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind."
+        )
+    mine = {run.run_id for run in answers.records}
+    # Only where contents are known may a run have another key than its config now: format 1 gave it that.
+    renamed = [run for run in answers.records if spec.contents and run.arm != PROBE]
+    return _Known(
+        answers.records,
+        {run.run_id: config_of(spec, arms, run) for run in renamed},
+        frozenset(
+            (run.variant, run.scenario) for runs in answers.aside.values() for run in runs if run.question is None
+        ),
+        tuple(run for run in every if run.state is State.RUNNING and run.run_id not in mine),
+    )
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +33,8 @@ LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the 
 GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after that its worker is killed
 
 
-# Where a run stands in the study: variant, scenario, trial number, key.
-_Place = tuple[str, str, int, str]
+# Where a run stands in the study: variant, scenario, key.
+_Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,20 @@ class Sweep:
         arms: Mapping[str, Arm],
         search: Search,
         tracker: Tracker,
+        known: Sequence[tuple[KnownRun, RunConfig | None]],
         executor: Executor,
         folder: Path,
         placement: Placement,
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
     ) -> None:
+        """`known`: the recorded runs that answer the study, each that format 1 recorded with the config it is of."""
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
         self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
         self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
+        self._known = known
         self._recorded: dict[_Place, KnownRun] = {}
         self._candidates = Candidates(spec)
         self._best: dict[tuple[str, str], tuple[float, _Group]] = {}
@@ -129,29 +132,17 @@ class Sweep:
         The order of truth is: result.json, then MLflow, then Optuna.
         """
         trials = {(t.variant, t.scenario, t.number): t for t in self._search.trials()}
-        orphans = 0
-        for known in self._tracker.known_runs():
-            if known.state is State.RUNNING:
-                self._tracker.supersede(known.run_id, "interrupted")
-                continue
+        for known, config in self._known:
             if known.arm == PROBE:
                 continue  # of no trial: `sweeper.probe` knows what to do with it
-            if known.scenario not in self._spec.scenarios or known.variant not in self._arms_in[known.scenario]:
-                continue  # no longer in the file: kept as it is, and found again if it returns
             trial = trials.get((known.variant, known.scenario, known.trial))
-            if trial is None or known.key != self._config(trial, known.block, known.seed).key:
-                self._tracker.supersede(known.run_id, "the study file changed what determines this run")
-                orphans += 1
-            elif State.FAIL in (trial.state, known.state) or known.cause in PUT_OFF:
+            if known.state is State.RUNNING:
+                self._tracker.supersede(known.run_id, "interrupted")
+            elif known.state is State.FAIL or known.cause in PUT_OFF or (trial and trial.state is State.FAIL):
                 self._tracker.supersede(known.run_id, "tried again")
             else:
-                self._recorded[(known.variant, known.scenario, known.trial, known.key)] = known
-        if orphans:
-            self._tell_user(
-                f"{orphans} finished runs answer another question than the study file asks now "
-                f"(strata: {', '.join(self._search.orphaned) or 'points changed'}); they stay in MLflow, marked "
-                "superseded, and are not in the table."
-            )
+                key = known.key if config is None else config.key
+                self._recorded[(known.variant, known.scenario, key)] = known
         for trial in trials.values():
             if trial.state in (State.COMPLETE, State.PRUNED):
                 self._start(_Group(trial, self._configs(trial), trial.origin, asked=False))
@@ -266,9 +257,8 @@ class Sweep:
         """Whether the run has a result already, in MLflow or on disk; if only there, record it."""
         if config.key in group.results:
             return True
-        result = read_result(self._folder / config.key)
-        place = (config.variant, config.scenario, config.trial, config.key)
-        known = self._recorded.get(place)
+        result = read_result(self._kept(config))
+        known = self._recorded.get((config.variant, config.scenario, config.key))
         if known is not None:
             group.note(config.key, result or known.result())
             self._counts["reused"] += 1
@@ -281,6 +271,11 @@ class Sweep:
             return False
         self._close_if_complete(group)
         return True
+
+    def _kept(self, config: RunConfig) -> Path:
+        """The folder of a run, which has another name where format 1 gave it."""
+        known = self._recorded.get((config.variant, config.scenario, config.key))
+        return self._folder / (config.key if known is None else known.key)
 
     def _begun(self, key: str) -> str | None:
         """The MLflow run of what is in training under `key`, made when a worker takes it."""
@@ -426,18 +421,18 @@ class Sweep:
         held = {config.key for _, best in self._best.values() if best is not group for config in best.configs}
         for config in group.configs:
             if config.key not in held:
-                shutil.rmtree(self._folder / config.key / "adapter", ignore_errors=True)
+                shutil.rmtree(self._kept(config) / "adapter", ignore_errors=True)
 
     def _keep_adapters(self) -> None:
         """Attach the best adapters of each stratum to their MLflow runs."""
         if self._spec.output.keep == "none":
             return
         known = [k for k in self._tracker.known_runs() if k.arm != PROBE]
-        run_ids = {(k.variant, k.scenario, k.trial, k.key): k.run_id for k in known}
+        run_ids = {(k.variant, k.scenario, k.key): k.run_id for k in known}
         for _, group in self._best.values():
             for config in group.configs:
-                adapter = self._folder / config.key / "adapter"
-                run_id = run_ids.get((config.variant, config.scenario, config.trial, config.key))
+                adapter = self._kept(config) / "adapter"
+                run_id = run_ids.get((config.variant, config.scenario, adapter.parent.name))
                 if run_id is not None and adapter.is_dir():
                     self._tracker.log_adapter(run_id, adapter)
 

@@ -14,8 +14,13 @@ from typing import Any
 
 from dashboards.histories import SAMPLES
 from dashboards.load import (
+    CONTENT,
+    CONTENTS_TAG,
     KIND,
+    QUESTION,
+    QUESTIONS_TAG,
     RUN,
+    STRICT_TAG,
     SUPERSEDED,
     SWEEP,
     StoreAway,
@@ -43,6 +48,7 @@ _log = logging.getLogger(__name__)
 JOURNAL = "mlflow-journal.jsonl"
 TICKET = "ticket"  # tag: what a run is called until MLflow has given it an id
 LONGEST_NAME = 500
+LONGEST_TAG = 5000  # of an experiment, as MLflow takes it
 DATA_DIGEST = "digest"
 # How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
@@ -73,6 +79,7 @@ class _OpenStudy:
     experiment_id: str
     parent_run_id: str
     scenario_in_names: bool
+    questions: Mapping[tuple[str, str], str]
 
 
 class Tracker:
@@ -96,14 +103,25 @@ class Tracker:
         make_store(self.uri)
         self._client = connect(self.uri)
         self._study: _OpenStudy | None = None
+        self.strict = False
         self._outbox: Outbox | None = None
         self._run_ids: dict[str, str] = {}  # MLflow's, of runs that were named here while it was away
         self._curve_ends: dict[str, dict[str, int]] = {}
         self._known: dict[str, KnownRun] | None = None
 
-    def open_study(self, spec: StudySpec, study_yaml_text: str) -> str:
+    def open_study(
+        self,
+        spec: StudySpec,
+        study_yaml_text: str,
+        asked: Mapping[tuple[str, str], str] = {},
+        *,
+        strict: bool = False,
+    ) -> str:
         """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id.
 
+        `asked`: (variant, scenario) -> the question that runs answer from here on. It is kept with the study, as are
+        the contents that `spec` knows, so that whoever reads can tell without them which runs answer what. `strict`:
+        this sweep and all later ones take no run of format 1 of whose sources nothing was recorded.
         What an earlier sweep could not deliver is delivered first. Raises StoreError where the store is away.
         """
         with store_calls(self.uri):
@@ -116,7 +134,13 @@ class Tracker:
                 tags = {KIND: SWEEP, "mlflow.source.name": "sweeper", **note(spec.question)}
                 parent_run_id = self._client.create_run(experiment_id, tags=tags, run_name=spec.study).info.run_id
             self._client.log_text(parent_run_id, redact(study_yaml_text), "study.yaml")
-        self._study = _OpenStudy(spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1)
+            kept = {CONTENTS_TAG: json.dumps(dict(spec.contents)), QUESTIONS_TAG: ",".join(sorted(set(asked.values())))}
+            kept |= {STRICT_TAG: "true"} if strict else {}
+            for key, value in kept.items():
+                self._client.set_experiment_tag(experiment_id, key, value[:LONGEST_TAG])
+        self._study = _OpenStudy(
+            spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1, questions=asked
+        )
         journal = self._folder / spec.output.folder / spec.study / JOURNAL
         self._outbox = Outbox(journal, self._deliver, self._tell_user)
         waiting = self._outbox.waiting
@@ -126,6 +150,7 @@ class Tracker:
             self._tell_user(f"Delivered {waiting} records to MLflow that an earlier sweep could not.")
         with store_calls(self.uri):  # the journal may have held the end of the last sweep
             self._client.update_run(parent_run_id, status="RUNNING")
+            self.strict = STRICT_TAG in self._client.get_experiment(experiment_id).tags
         return parent_run_id
 
     def _open_experiment(self, spec: StudySpec) -> str:
@@ -215,6 +240,7 @@ class Tracker:
             "loss": _loss_name(config),
             KIND: RUN,
             TICKET: ticket,
+            **_answer_tags(study.questions.get((config.variant, config.scenario)), config.content),
         }
         self._curve_ends[ticket] = {}
         self._send(
@@ -227,7 +253,8 @@ class Tracker:
         )
         run_id = self._run_ids.get(ticket, ticket)
         if self._known is not None:
-            self._known[run_id] = _known_run(run_id, config, attempt, arm)
+            question = study.questions.get((config.variant, config.scenario))
+            self._known[run_id] = _known_run(run_id, config, attempt, arm, question)
         return run_id
 
     def log_curve(self, run_id: str, points: Sequence[Point]) -> None:
@@ -254,6 +281,11 @@ class Tracker:
         known = (self._known or {}).get(run_id)
         if self._known is not None and known is not None:
             self._known[run_id] = known.model_copy(update={"state": result.state, "cause": result.cause})
+
+    def adopt(self, run: RunRecord, content: Mapping[str, str]) -> None:
+        """Write down that a run of format 1 answers what is asked now, of sources that hold this."""
+        question = self._opened.questions[run.variant, run.scenario]
+        self._send(do="adopt", run=run.run_id, tags=_answer_tags(question, content))
 
     def supersede(self, run_id: str, reason: str) -> None:
         """Mark an attempt as replaced by a later one, which no table counts, and close it where it still runs."""
@@ -310,6 +342,9 @@ class Tracker:
                     self._deliver_values(self._real(entry["run"]), entry["curve"], [], {}, entry["time"])
                 case "finish":
                     self._deliver_finish(entry)
+                case "adopt":
+                    for name, text in entry["tags"].items():
+                        self._client.set_tag(self._real(entry["run"]), name, text)
                 case "supersede":
                     self._deliver_supersede(entry)
                 case "files":
@@ -394,7 +429,13 @@ class Tracker:
         return {name: max(m.step for m in self._client.get_metric_history(run_id, name)) for name in written}
 
 
-def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str) -> KnownRun:
+def _answer_tags(question: str | None, content: Mapping[str, str]) -> dict[str, str]:
+    """What a run answers, and what its sources held."""
+    answers = {QUESTION: question} if question else {}
+    return answers | ({CONTENT: json.dumps(dict(content))} if content else {})
+
+
+def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str, question: str | None) -> KnownRun:
     """A run in training as MLflow would tell it."""
     same = {name: getattr(config, name) for name in ("key", "study", "variant", "scenario", "trial", "block", "seed")}
     return KnownRun(
@@ -407,6 +448,8 @@ def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str) -> KnownR
         metrics={},
         errors={},
         facts={},
+        question=question,
+        content=config.content,
         **same,
     )
 

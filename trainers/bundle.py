@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from studies.records import RunConfig
-from trainers.data import load_pairs, write_pairs
+from trainers.data import Pairs, load_pairs, write_pairs
 from trainers.tokenizer import load_tokenizer
 from trainers.world.paths import model_path
 
@@ -19,11 +19,22 @@ def write_bundle(config: RunConfig, data_folder: Path, model_folder: Path) -> tu
     """
     name = str(config.settings["model_name_or_path"])
     embedded = name == "embedded"
-    source = str(model_path()) if embedded else name
+    pairs = _pairs(config)
     if embedded:
         shutil.copytree(model_path(), model_folder, dirs_exist_ok=True)
-    revision = config.settings.get("model_revision") or "main"
-    tokenizer = load_tokenizer(source, revision, bool(config.settings.get("trust_remote_code", False)))
-    pairs = load_pairs(config.data, config.block, tokenizer)
     write_pairs(pairs, data_folder)
     return (str(model_folder) if embedded else name), pairs.digest
+
+
+def pairs_digest(config: RunConfig) -> str:
+    """The digest of a run's pairs as they are now, see `Pairs.digest`. Raises trainers.data.DataError."""
+    return _pairs(config).digest
+
+
+def _pairs(config: RunConfig) -> Pairs:
+    settings = config.settings
+    name = str(settings["model_name_or_path"])
+    source = str(model_path()) if name == "embedded" else name
+    code = bool(settings.get("trust_remote_code", False))
+    tokenizer = load_tokenizer(source, settings.get("model_revision") or "main", code)
+    return load_pairs(config.data, config.block, tokenizer)

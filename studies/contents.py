@@ -1,0 +1,61 @@
+"""What a study's inputs hold, whatever they are called: its sources, and the digest of each as far as it is known.
+
+Reads nothing: `trainers/contents.py` reads the digests, the store keeps those that a study's runs had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+from studies.records import COMMIT, DataConfig
+
+Role = Literal["data", "eval_data", "base", "tokenizer", "date"]
+DATED: Final = "date of the chat template of"
+
+
+class Source(NamedTuple):
+    """Something that a run reads: `what` it is taken for, its path or Hub id, and its revision on the Hub.
+
+    The content of a date is a day, the one that a chat template is told which asks for it.
+    """
+
+    what: Literal["data", "model", "tokenizer", "date of the chat template of"]
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.name}" + (f" at {self.revision}" if self.revision else "")
+
+
+def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[Role, Source]:
+    """What a run of these settings and data reads. What ships with the project is no source: it has a version."""
+    found: dict[Role, Source] = {}
+    if data.path != "embedded":
+        found["data"] = Source("data", data.path, data.revision)
+        if data.eval_split is not None:  # the path of a file, or the name of a split of `path`, which nobody can read
+            found["eval_data"] = Source("data", data.eval_split)
+    model = settings.get("model_name_or_path")
+    if model is not None and model != "embedded":
+        revision = settings.get("model_revision")
+        found["base"] = Source("model", str(model), None if revision is None else str(revision))
+        found["tokenizer"] = found["base"]._replace(what="tokenizer")
+        found["date"] = found["base"]._replace(what=DATED)
+    return found
+
+
+def held(contents: Mapping[str, str], settings: Mapping[str, Any], data: DataConfig) -> dict[Role, str]:
+    """The content of each source of such a run that is known. `contents`: source, in words -> content."""
+    named = {role: contents.get(str(source)) for role, source in sources(settings, data).items()}
+    return {role: content for role, content in named.items() if content is not None}
+
+
+def pinned(
+    content: Mapping[Role, str], settings: Mapping[str, Any], data: DataConfig
+) -> tuple[dict[str, Any], DataConfig]:
+    """Settings and data with the commits of what lies on the Hub as their revisions."""
+    commits = {role: text.removeprefix(COMMIT) for role, text in content.items() if text.startswith(COMMIT)}
+    revision = {"model_revision": commits["base"]} if "base" in commits else {}
+    if "data" in commits:
+        data = data.model_copy(update={"revision": commits["data"]})
+    return {**settings, **revision}, data

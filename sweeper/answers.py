@@ -1,0 +1,195 @@
+"""Which recorded runs answer what a study file asks now, and why the others do not. Reads no file and no store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from studies.contents import held, sources
+from studies.records import PROBE, RunConfig, RunRecord, State
+from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
+from sweeper.context import questions
+from sweeper.rounds import probe_round
+
+Record = TypeVar("Record", bound=RunRecord)
+Compare = Callable[[RunRecord, RunConfig], str | None]
+"""Why a run of format 1, which says little of what its sources held, is not of this config; None where it may be."""
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Record]):
+    """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that format 1 recorded and
+    that are not marked as this study's yet, with the config that they answer. `aside`: reason -> the runs that answer
+    something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring back that the file does
+    not name.
+    """
+
+    records: tuple[Record, ...]
+    adopted: tuple[tuple[Record, RunConfig], ...] = ()
+    aside: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    unasked: tuple[Record, ...] = ()
+
+    def finished_aside(self) -> dict[str, tuple[Record, ...]]:
+        """Of `aside`, the runs that came to an end, good or bad."""
+        ended = {reason: tuple(r for r in runs if _is_finished(r)) for reason, runs in self.aside.items()}
+        return {reason: runs for reason, runs in ended.items() if runs}
+
+    def notes(self) -> list[str]:
+        """What is left aside, a sentence a reason."""
+        return [
+            f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
+            for reason, runs in self.finished_aside().items()
+        ]
+
+
+def sort(
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    records: Iterable[Record],
+    compare: Compare | None,
+    *,
+    strict: bool = False,
+) -> Answers[Record]:
+    """Sort a study's runs by what the file asks. `spec` has the contents that its sources are said to hold.
+
+    `compare`: how runs of format 1 are looked at (None: they are no answers any more, since a later sweep that looked
+    at them did not take them). `strict`: take none of them of whose sources nothing was recorded.
+    """
+    asked = questions(spec, arms)
+    wanted = _wanted(spec)
+    rounds = _probe_configs(spec, arms)
+    own, adopted, unasked, aside = [], [], [], dict[str, list[Record]]()
+    for record in records:
+        place = (record.variant, record.scenario)
+        if place not in asked or not wanted(record):
+            unasked.append(record)
+            continue
+        timed = rounds.get((record.variant, record.seed)) if record.arm == PROBE else None
+        if record.question is not None:
+            same = record.question == asked[place] if timed is None else record.key == timed.key
+            reason = None if same else _reason(spec, arms, record)
+        else:
+            config = timed or _config(spec, arms, record)
+            reason = _reason_format_1(spec, arms, record, config, compare, strict)
+            if reason is None and config is not None:
+                adopted.append((record, config))
+        if reason is None:
+            own.append(record)
+        else:
+            aside.setdefault(reason, []).append(record)
+    return Answers(tuple(own), tuple(adopted), {r: tuple(runs) for r, runs in aside.items()}, tuple(unasked))
+
+
+def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
+    """Whether the file asks for a run's block and seed, in the phase that it belongs to."""
+    asked = set[tuple[str, bool, int, int]]()
+    for name in spec.scenarios:
+        own = in_scenario(spec, name)
+        asked |= {(name, False, b, s) for b in own.runs.blocks for s in own.runs.seeds}
+        if own.confirm is not None:
+            asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
+    rounds = 0 if spec.probe is None else spec.probe.rounds
+    return lambda r: r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked
+
+
+def _probe_configs(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, int], RunConfig]:
+    """(variant, round) -> the timed run."""
+    rounds = range(0 if spec.probe is None else spec.probe.rounds)
+    return {(config.variant, number): config for number in rounds for config in probe_round(spec, arms, number)}
+
+
+def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig | None:
+    """The config that the file gives such a run; None where it cannot have its knobs."""
+    arm = arms[record.variant]
+    if record.arm != "fixed" and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
+        return None
+    try:
+        return config_of(spec, arms, record)
+    except ValueError:  # weights of another mixture
+        return None
+
+
+def config_of(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig:
+    """The config of a run that answers the file."""
+    return resolve_run(
+        spec,
+        arms[record.variant],
+        record.scenario,
+        trial=record.trial,
+        knobs=record.knobs,
+        block=record.block,
+        seed=record.seed,
+    )
+
+
+def _holds(arm: Arm, name: str, value: object) -> bool:
+    """Whether the arm's space holds the value of a knob, as far as a range can tell."""
+    match arm.space.get(name):
+        case FloatRange(low=low, high=high) | IntRange(low=low, high=high):
+            return isinstance(value, int | float) and low <= value <= high
+        case Values(values=values):
+            return value in values
+    return True
+
+
+def _reason(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str:
+    """Why a run answers another question: what changed of its sources, else the file."""
+    arm = arms[record.variant]
+    data = scenario_data(spec.data, spec.scenarios[record.scenario])
+    now, named = held(spec.contents, arm.settings, data), sources(arm.settings, data)
+    changed = [str(named[role]) for role, content in now.items() if record.content.get(role) not in (None, content)]
+    if changed:
+        return f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since"
+    return "settings, space, sampler or evaluation of the study file are others now"
+
+
+def _reason_format_1(
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    record: RunRecord,
+    config: RunConfig | None,
+    compare: Compare | None,
+    strict: bool,
+) -> str | None:
+    if config is None or record.key not in resolved_before(spec, arms, record, config):
+        return "settings, space, sampler or evaluation of the study file are others now"
+    if compare is None:
+        return "an earlier version of sweeper recorded them, and the last `sweeper run` did not take them over"
+    if strict and (unknown := unrecorded(config, record)):
+        return f"an earlier version of sweeper recorded them, and not what {' and '.join(unknown)} held"
+    return compare(record, config)
+
+
+def resolved_before(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, config: RunConfig) -> Collection[str]:
+    """The keys that format 1 gave the run of a config: it pinned no commit."""
+    if record.arm == PROBE or not spec.contents:
+        return config.earlier_keys
+    return config_of(spec.model_copy(update={"contents": {}}), arms, record).earlier_keys
+
+
+def unrecorded(config: RunConfig, record: RunRecord) -> list[str]:
+    """The sources of a run of format 1 whose content cannot be compared, in words."""
+    named = sources(config.settings, config.data)
+    known = {"data", "eval_data"} if "digest" in record.facts else set[str]()
+    return [str(named[role]) for role in config.content if role not in known and role in named]
+
+
+def _is_finished(record: RunRecord) -> bool:
+    return record.state in (State.COMPLETE, State.PRUNED)
+
+
+def leaving(left: Mapping[str, Sequence[RunRecord]]) -> list[str]:
+    """What a sweep would leave behind, a sentence a reason."""
+    return [f"{_runs(len(runs))} would be left behind: {reason} ({_where(runs)})." for reason, runs in left.items()]
+
+
+def _runs(number: int) -> str:
+    return f"{number} finished run{'' if number == 1 else 's'}"
+
+
+def _where(records: Sequence[RunRecord]) -> str:
+    """The variants that runs belong to, with their numbers."""
+    found = Counter(record.variant for record in records)
+    return ", ".join(f"{number} {variant}" for variant, number in found.items())

@@ -1,0 +1,108 @@
+"""What the sources of a study hold, now or as its last sweep kept it: what sweeps check and readers compare with.
+
+The commit of what lies on the Hub, and the day that a chat template is told, are those of the study's first sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dashboards.load import CONTENTS_TAG, load_study_tags, store_uri
+from studies.contents import DATED, Source, sources
+from studies.places import existing
+from studies.records import COMMIT, RunConfig, RunRecord, digest
+from studies.resolve import possible
+from studies.spec import Arm, StudySpec
+
+
+def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
+    """The study with the contents that its last sweep kept in the store, and whether there was one that kept any.
+
+    Reads no file, no model and no network. Raises StoreError.
+    """
+    tags = load_study_tags(store_uri(None, Path.cwd()), spec.study)
+    contents = recorded_contents(tags)
+    return spec.model_copy(update={"contents": contents or {}}), contents is not None
+
+
+def recorded_contents(tags: Mapping[str, str]) -> dict[str, str] | None:
+    """What a study's tags in the store say of its contents; None where no sweep has kept any."""
+    try:
+        return {str(k): str(v) for k, v in json.loads(tags[CONTENTS_TAG]).items()}
+    except (KeyError, ValueError, AttributeError):
+        return None
+
+
+def as_found(
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    tell_user: Callable[[str], None],
+    *,
+    refresh: bool = False,
+    reach: bool = True,
+) -> StudySpec:
+    """The study with what its sources hold now, Hub commits and days as kept unless `refresh` asks for today's.
+
+    `reach`: ask the Hub for what is not kept, and whether it has moved on since. Raises StoreError.
+    """
+    kept = {} if refresh else dict(as_recorded(spec)[0].contents)
+    found = {}
+    for source in study_sources(spec, arms):
+        content = _content(source, kept.get(str(source)), reach and spec.trainer != "formula", tell_user)
+        if content is not None:
+            found[str(source)] = content
+    return spec.model_copy(update={"contents": found})
+
+
+def study_sources(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Source, ...]:
+    """All sources that runs of the study read."""
+    found = dict[Source, None]()
+    for arm in arms.values():
+        for model in possible(arm).get("model_name_or_path", (None,)):
+            found |= dict.fromkeys(sources({**arm.settings, "model_name_or_path": model}, spec.data).values())
+    return tuple(found)
+
+
+def _content(source: Source, kept: str | None, reach: bool, tell_user: Callable[[str], None]) -> str | None:
+    from trainers.contents import hub_commit, read_content
+
+    here = existing(source.name) is not None
+    if kept is not None and (source.what == DATED or (kept.startswith(COMMIT) and not here)):
+        if source.what != DATED and reach and (now := hub_commit(source)) not in (None, kept.removeprefix(COMMIT)):
+            tell_user(
+                f"The Hub's {source} has moved on to {str(now)[:12]}; this study stays with "
+                f"{kept.removeprefix(COMMIT)[:12]}. `--refresh` takes the new one, and leaves the finished runs behind."
+            )
+        return kept
+    return read_content(source) if here or reach else None
+
+
+def pairs_comparer() -> Callable[[RunRecord, RunConfig], str | None]:
+    """Whether the pairs of a run of format 1 are still those that it recorded the digest of: None where they are, or
+    where it recorded none or they cannot be read now, which its training would tell; else what changed.
+    """
+    digests: dict[str, str | None] = {}
+
+    def compare(record: RunRecord, config: RunConfig) -> str | None:
+        recorded = record.facts.get("digest")
+        if recorded is None or not config.content.keys() & {"data", "eval_data"}:
+            return None
+        of = digest([config.data.model_dump(mode="json"), config.block, config.settings.get("model_name_or_path")])
+        if of not in digests:
+            digests[of] = _pairs_digest(config)
+        same = digests[of] in (None, recorded)
+        return None if same else f"data {config.data.path} has changed since"
+
+    return compare
+
+
+def _pairs_digest(config: RunConfig) -> str | None:
+    from trainers.bundle import pairs_digest
+    from trainers.data import DataError
+
+    try:
+        return pairs_digest(config)
+    except (DataError, OSError, ValueError):
+        return None

@@ -1,0 +1,172 @@
+"""Reads what a study's inputs hold: the bytes of local files and folders, the commit of what lies on the Hub.
+
+Loads neither torch nor transformers. Keeps nothing: a hash of all bytes of the data, and of samples of the weights,
+takes less than to find out whether an earlier one still holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import date
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final
+
+from studies.contents import COMMIT, DATED, Source
+from studies.places import existing, is_hub_id
+
+_WHOLE_MIB: Final = 64
+"""Weights of more than this are read in `_BLOCKS` places: a training step changes every block of them."""
+_BLOCKS, _BLOCK_BYTES, _HEAD_BYTES = 1000, 4096, 1 << 20
+_REACH_SECONDS: Final = 5.0
+
+# By which files of a model's folder its tokenizer is made; the others below make the model.
+_OF_TOKENIZER: Final = (
+    *("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "*.jinja", "chat_template*"),
+    *("*.model", "additional_chat_templates/*"),
+)
+_OF_MODEL: Final = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.py", "*.gguf", "*.h5")
+# What a training leaves beside its model, and no loader reads.
+_LEFT_OVER: Final = (
+    *("trainer_state.json", "training_args.bin", "*_results.json", "optimizer*", "scheduler*", "rng_state*"),
+)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+def read_content(source: Source) -> str | None:
+    """The content of a source, None where it cannot be known now: nothing of that name, unreadable, Hub out of reach.
+
+    `sha256:...` of bytes for what lies here, `commit:...` for what lies on the Hub at a name that can move.
+    """
+    place = existing(source.name)
+    try:
+        if place is None:
+            return _hub_content(source) if is_hub_id(source.name) else None
+        if source.what == DATED:
+            return date.today().isoformat() if is_dated(_local_templates(place)) else None
+        if place.is_file():
+            return f"sha256:{_whole(place)}"
+        return _folder_content(source, place) if place.is_dir() else None
+    except OSError:
+        return None
+
+
+def is_dated(templates: Iterable[str]) -> bool:
+    """Whether one of a tokenizer's chat templates asks what day it is, so that its ids change by the day."""
+    return any("strftime_now" in template for template in templates)
+
+
+def _folder_content(source: Source, folder: Path) -> str | None:
+    if source.what == "data":
+        files = [file for file in folder.rglob("*") if file.is_file() and not _is_hidden(file, folder)]
+        return f"sha256:{_files(folder, files)}"
+    ours = list(_matching(folder, _OF_TOKENIZER))
+    if source.what == "tokenizer":
+        return f"sha256:{_files(folder, ours)}" if ours else None
+    files = [f for f in _matching(folder, _OF_MODEL) if f not in ours and not _named(f, _LEFT_OVER)]
+    below = _base_of_adapter(folder)
+    return f"sha256:{_files(folder, files, below)}" if files else None
+
+
+def _base_of_adapter(folder: Path) -> str:
+    """The content of the model that an adapter in `folder` lies on; nothing for a folder of a whole model."""
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        name, revision = config.get("base_model_name_or_path"), config.get("revision")
+        if name:
+            return f"{name} {read_content(Source('model', str(name), revision))}"
+    return ""
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    for pattern in dict.fromkeys(patterns):
+        yield from (file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith("."))
+
+
+def _named(file: Path, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(file.name, pattern) for pattern in patterns)
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _files(folder: Path, files: Iterable[Path], beside: str = "") -> str:
+    """Digest of names and bytes of files in `folder`, whatever order they are listed in."""
+    found = hashlib.sha256(beside.encode())
+    for file in sorted(set(files)):
+        found.update(f"\0{file.relative_to(folder).as_posix()}\0{_sampled(file)}".encode())
+    return found.hexdigest()
+
+
+def _whole(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _sampled(file: Path) -> str:
+    """Digest of a file; of large weights of their size, their head (names, shapes) and blocks spread evenly."""
+    size = file.stat().st_size
+    if size <= _WHOLE_MIB << 20 or not _named(file, ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5")):
+        return _whole(file)
+    found = hashlib.sha256(str(size).encode())
+    with file.open("rb") as content:
+        found.update(content.read(_HEAD_BYTES))
+        for block in range(_BLOCKS):
+            content.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+            found.update(content.read(_BLOCK_BYTES))
+    return found.hexdigest()
+
+
+# ---- the Hub ------------------------------------------------------------------------------------------------------
+
+
+def _hub_content(source: Source) -> str | None:
+    """The commit that a name and revision stand for now; where the Hub is out of reach, when it was last loaded."""
+    if source.what == DATED:
+        commit = hub_commit(source._replace(what="model"))
+        return date.today().isoformat() if is_dated(_hub_templates(source, commit)) else None
+    if source.what == "tokenizer" or _COMMIT.fullmatch(source.revision or ""):
+        return None  # the model's commit is its too; a commit says itself what it is
+    commit = hub_commit(source)
+    return None if commit is None else f"{COMMIT}{commit}"
+
+
+def hub_commit(source: Source) -> str | None:
+    """The commit of a Hub repository at its revision: of the Hub where it answers, else of the local cache."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    kind = "dataset" if source.what == "data" else "model"
+    if not constants.is_offline_mode():
+        with suppress(OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, RuntimeError):
+            found = HfApi().repo_info(source.name, repo_type=kind, revision=source.revision, timeout=_REACH_SECONDS)
+            return str(found.sha)
+    cached = Path(constants.HF_HUB_CACHE) / f"{kind}s--{source.name.replace('/', '--')}" / "refs"
+    with suppress(OSError):
+        return (cached / (source.revision or "main")).read_text(encoding="utf-8").strip()
+    return None
+
+
+def _hub_templates(source: Source, commit: str | None) -> list[str]:
+    from huggingface_hub import hf_hub_download
+
+    found = []
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        with suppress(Exception):  # no such file, no network, no access: whoever loads the model says which
+            found.append(Path(hf_hub_download(source.name, name, revision=commit or source.revision)).read_text())
+    return found
+
+
+def _local_templates(folder: Path) -> list[str]:
+    """The texts in which a chat template may stand."""
+    files = [folder / "tokenizer_config.json", *_matching(folder, ("*.jinja", "chat_template*", "*/*.jinja"))]
+    texts = []
+    for file in files:
+        with suppress(OSError, UnicodeDecodeError):
+            texts.append(file.read_text(encoding="utf-8"))
+    return texts
