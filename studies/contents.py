@@ -44,14 +44,14 @@ def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[Role, Source]
     return found
 
 
-def held(contents: Mapping[str, str], settings: Mapping[str, Any], data: DataConfig) -> dict[Role, str]:
+def held(contents: Mapping[str, str], settings: Mapping[str, Any], data: DataConfig) -> dict[str, str]:
     """The content of each source of such a run that is known. `contents`: source, in words -> content."""
     named = {role: contents.get(str(source)) for role, source in sources(settings, data).items()}
     return {role: content for role, content in named.items() if content is not None}
 
 
 def pinned(
-    content: Mapping[Role, str], settings: Mapping[str, Any], data: DataConfig
+    content: Mapping[str, str], settings: Mapping[str, Any], data: DataConfig
 ) -> tuple[dict[str, Any], DataConfig]:
     """Settings and data with the commits of what lies on the Hub as their revisions."""
     commits = {role: text.removeprefix(COMMIT) for role, text in content.items() if text.startswith(COMMIT)}

@@ -272,10 +272,10 @@ class Search:
             if here and run.arm not in (CONFIRM, PROBE) and run.state is not State.FAIL:
                 trials.setdefault(run.trial, run)
         for number in range(max(trials, default=-1) + 1):
-            run = trials.get(number)
-            if run is None:  # nobody knows it any more
+            if number not in trials:  # nobody knows it any more
                 study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
                 continue
+            run = trials[number]
             about = {"origin": run.arm, "variant": run.variant, **_params(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
 

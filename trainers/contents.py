@@ -16,8 +16,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from studies.contents import COMMIT, DATED, Source
+from studies.contents import DATED, Source
 from studies.places import existing, is_hub_id
+from studies.records import COMMIT
 
 _WHOLE_MIB: Final = 64
 """Weights of more than this are read in `_BLOCKS` places: a training step changes every block of them."""

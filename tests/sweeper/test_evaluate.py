@@ -68,11 +68,11 @@ class Study:
     def records(self) -> dict[str, RunRecord]:
         return {record.run_id: record for record in load_records(self.tracker.uri, "judged")}
 
-    def select(self, *settings: str, only_best: bool = False, earlier: Judge | None = None) -> Selection:
+    def select(self, *settings: str, only_best: bool = False) -> Selection:
         spec = self.spec(*settings)
         records = list(self.records().values())
         only = best_runs(spec, arms(spec), records) if only_best else None
-        return select(spec, arms(spec), records, self.runs, only, earlier)
+        return select(spec, arms(spec), records, self.runs, only)
 
     def score(self, *settings: str, **options: Any) -> tuple[Selection, Scored, list[str]]:
         said: list[str] = []
@@ -114,7 +114,7 @@ def test_a_run_that_has_the_scores_is_not_scored_again(study: Study) -> None:
 def test_another_judge_takes_the_place_of_the_first(study: Study) -> None:
     run_id = study.add(0, "1.0", "sigmoid", JUDGE, **SCORED)  # measured in training, at step 12
     assert len(study.select(JUDGE).scored) == 1
-    _, done, _ = study.score(JUDGE, "evaluate.judge.label=1", earlier=Judge(reward_model="org/judge"))
+    _, done, _ = study.score(JUDGE, "evaluate.judge.label=1")
     record = study.records()[run_id]
     assert done.written == 1
     assert (record.metrics["gold"], record.facts["judge"]) == (1.0, "reward model org/judge, label 1")
@@ -136,7 +136,7 @@ def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: Study
     assert set(before.curves) == set(before.curve_halves) == {"gold", "accuracy"}
     (study.runs / config.key / "adapter").mkdir(parents=True)
     (study.runs / config.key / "adapter" / "gold.txt").write_text("1.0")
-    study.score(JUDGE, "evaluate.judge.label=1", earlier=Judge(reward_model="org/judge"))
+    study.score(JUDGE, "evaluate.judge.label=1")
     after = study.records()[run_id]
     assert set(after.curves) == set(after.curve_halves) == {"accuracy"}
     (shown,) = load_samples(study.tracker.uri, [run_id])[run_id]
