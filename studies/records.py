@@ -19,6 +19,7 @@ Scalar = float | int | str | bool | None
 PROBE = "probe"
 """The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
 
+DATA_DIGEST = "digest"  # a run's pairs, see `trainers.data.Pairs`
 JUDGE_FACT = "judge"  # a run's gold is by this judge; absent where it is the data's own
 
 # Of a run with `balance`, followed by the name of a loss: the norm of its gradient before training, and the weight that

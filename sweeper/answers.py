@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from studies.contents import held, sources
-from studies.records import PROBE, RunConfig, RunRecord, State
+from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
 from sweeper.rounds import probe_round
@@ -172,7 +172,7 @@ def resolved_before(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord,
 def unrecorded(config: RunConfig, record: RunRecord) -> list[str]:
     """The sources of a run of format 1 whose content cannot be compared, in words."""
     named = sources(config.settings, config.data)
-    known = {"data", "eval_data"} if "digest" in record.facts else set[str]()
+    known = {"data", "eval_data"} if DATA_DIGEST in record.facts else set[str]()
     return [str(named[role]) for role in config.content if role not in known and role in named]
 
 

@@ -13,9 +13,11 @@ import yaml
 from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
-from studies.records import NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
+from studies.contents import sources
+from studies.records import DATA_DIGEST, NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.redact import redact
-from studies.spec import Arm, StudySpec, resolve_run
+from studies.spec import Arm, StudySpec
+from sweeper.answers import config_of
 from sweeper.plan import show_knobs
 
 # Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
@@ -43,33 +45,45 @@ def export_best(
     scenario = next(iter(spec.scenarios))
     row, number = _choose(spec, rows, scenario, variant, trial)
     record = _run_of(records, row.variant, scenario, number)
-    config = resolve_run(
-        spec,
-        arms[row.variant],
-        scenario,
-        trial=number,
-        knobs=record.knobs,
-        block=record.block,
-        seed=record.seed,
-    )
-    if config.key != record.key:
-        raise ExportError(
-            f"Trial {number} of {row.variant} was trained with other settings than the study file gives now. Run the "
-            "study again, or export from the study file as it was (it is kept as study.yaml with the sweep's run)."
-        )
+    config = config_of(spec, arms, record)
+    _check_sources(config, record)
     trained = _as_trained(config, record)
     from trainers.bundle import write_bundle
     from trainers.data import DataError
 
     data = output.with_name(f"{output.stem}-data")
     try:
-        model, digest = write_bundle(trained, data, output.with_name(f"{output.stem}-model"))
+        model, digest = write_bundle(
+            trained, data, output.with_name(f"{output.stem}-model"), record.facts.get(DATA_DIGEST)
+        )
     except (DataError, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     settings = trl_settings(trained, record, model, data, output)
     text = yaml.safe_dump(redact(settings), sort_keys=False, allow_unicode=True)
     output.write_text(redact(_head(spec, row, config, record, digest, rows)) + text, encoding="utf-8")
     return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
+
+
+def _check_sources(config: RunConfig, record: RunRecord) -> None:
+    """Raises ExportError where what the run read is not what its sources hold now."""
+    named = sources(config.settings, config.data)
+    changed = [str(named[role]) for role, content in config.content.items() if _differs(record.content, role, content)]
+    gone = [str(named[role]) for role in record.content if role not in config.content and role in named]
+    if not changed and not gone:
+        return
+    what = f"{_have(changed, 'changed')} since" if changed else f"{_have(gone, 'gone')}, or cannot be read"
+    raise ExportError(
+        f"Trial {record.trial} of {record.variant} cannot be exported: {what}. Put back what the run read, or run the "
+        "study again on what is there now."
+    )
+
+
+def _differs(recorded: Mapping[str, str], role: str, content: str) -> bool:
+    return recorded.get(role) not in (None, content)
+
+
+def _have(names: Sequence[str], done: str) -> str:
+    return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} {done}"
 
 
 def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, output: Path) -> dict[str, Any]:

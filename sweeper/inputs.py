@@ -12,7 +12,7 @@ from pathlib import Path
 from dashboards.load import CONTENTS_TAG, load_study_tags, store_uri
 from studies.contents import DATED, Source, sources
 from studies.places import existing
-from studies.records import COMMIT, RunConfig, RunRecord, digest
+from studies.records import COMMIT, DATA_DIGEST, RunConfig, RunRecord, digest
 from studies.resolve import possible
 from studies.spec import Arm, StudySpec
 
@@ -86,7 +86,7 @@ def pairs_comparer() -> Callable[[RunRecord, RunConfig], str | None]:
     digests: dict[str, str | None] = {}
 
     def compare(record: RunRecord, config: RunConfig) -> str | None:
-        recorded = record.facts.get("digest")
+        recorded = record.facts.get(DATA_DIGEST)
         if recorded is None or not config.content.keys() & {"data", "eval_data"}:
             return None
         of = digest([config.data.model_dump(mode="json"), config.block, config.settings.get("model_name_or_path")])

@@ -35,7 +35,7 @@ from dashboards.load import (
     to_record,
 )
 from dashboards.sqlite_runs import StoredRun
-from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
+from studies.records import DATA_DIGEST, PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
 from studies.redact import redact
 from studies.spec import StudySpec
 from sweeper.new_store import make_store
@@ -49,7 +49,6 @@ JOURNAL = "mlflow-journal.jsonl"
 TICKET = "ticket"  # tag: what a run is called until MLflow has given it an id
 LONGEST_NAME = 500
 LONGEST_TAG = 5000  # of an experiment, as MLflow takes it
-DATA_DIGEST = "digest"
 # How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
 STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+from studies.places import existing
 from studies.records import RunConfig
-from trainers.data import Pairs, load_pairs, write_pairs
+from trainers.data import DataError, Pairs, load_pairs, write_pairs
+from trainers.dated import on_day
 from trainers.tokenizer import load_tokenizer
 from trainers.world.paths import model_path
 
 
-def write_bundle(config: RunConfig, data_folder: Path, model_folder: Path) -> tuple[str, str]:
+def write_bundle(
+    config: RunConfig, data_folder: Path, model_folder: Path, expected: str | None = None
+) -> tuple[str, str]:
     """Write the run's training and evaluation rows, in order, flips and length limits applied.
 
-    Gives the model to train (a Hub id or path, `model_folder` for the embedded one) and the digest of the data.
-    Raises trainers.data.DataError where the data can no longer be read.
+    Gives the model to train (a Hub id or path, `model_folder` for the embedded one, and for one whose chat template
+    asks for the date, which stands there as links beside a template with the run's day) and the digest of the data.
+    `expected`: the digest of what the run trained on, where that is known. Raises trainers.data.DataError, before
+    anything is written, where the data can no longer be read or are others.
     """
     name = str(config.settings["model_name_or_path"])
     embedded = name == "embedded"
     pairs = _pairs(config)
+    if expected is not None and pairs.digest != expected:
+        raise DataError(
+            [
+                f"data {config.data.path} has changed since the run: the digest of its pairs is {pairs.digest[:12]} "
+                f"now and was {expected[:12]}; put those of the run back, or run the study again on what is there"
+            ]
+        )
+    day = config.content.get("date")
     if embedded:
         shutil.copytree(model_path(), model_folder, dirs_exist_ok=True)
+    elif day is not None:
+        _link_dated(_local(name, config.settings.get("model_revision")), model_folder, day)
     write_pairs(pairs, data_folder)
-    return (str(model_folder) if embedded else name), pairs.digest
+    return (str(model_folder) if embedded or day is not None else name), pairs.digest
 
 
 def pairs_digest(config: RunConfig) -> str:
@@ -36,5 +53,42 @@ def _pairs(config: RunConfig) -> Pairs:
     name = str(settings["model_name_or_path"])
     source = str(model_path()) if name == "embedded" else name
     code = bool(settings.get("trust_remote_code", False))
-    tokenizer = load_tokenizer(source, settings.get("model_revision") or "main", code)
+    tokenizer = load_tokenizer(source, settings.get("model_revision") or "main", code, config.content.get("date"))
     return load_pairs(config.data, config.block, tokenizer)
+
+
+def _local(name: str, revision: str | None) -> Path:
+    """The folder of a model, in the Hub's cache where it lies on the Hub. Raises OSError where it is not there."""
+    place = existing(name)
+    if place is not None:
+        return place
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, local_files_only=True))
+
+
+def _link_dated(model: Path, folder: Path, day: str) -> None:
+    """Make a folder of links to a model's files, with the day written into its chat templates."""
+    for file in sorted(model.rglob("*")):
+        if not file.is_file():
+            continue
+        place = folder / file.relative_to(model)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)  # of an earlier export: written through, a link would change the model
+        if file.suffix == ".jinja":
+            place.write_text(on_day(file.read_text(encoding="utf-8"), day), encoding="utf-8")
+        elif file.name == "tokenizer_config.json":
+            place.write_text(_dated_config(file.read_text(encoding="utf-8"), day), encoding="utf-8")
+        else:
+            place.symlink_to(file.resolve())
+
+
+def _dated_config(text: str, day: str) -> str:
+    """A tokenizer_config.json with the day in the templates that it holds, one or a list by name."""
+    config = json.loads(text)
+    template = config.get("chat_template")
+    if isinstance(template, str):
+        config["chat_template"] = on_day(template, day)
+    elif isinstance(template, list):
+        config["chat_template"] = [{**one, "template": on_day(one["template"], day)} for one in template]
+    return json.dumps(config, indent=2, ensure_ascii=False)

@@ -19,6 +19,7 @@ from typing import Final
 from studies.contents import DATED, Source
 from studies.places import existing, is_hub_id
 from studies.records import COMMIT
+from trainers.dated import is_dated
 
 _WHOLE_MIB: Final = 64
 """Weights of more than this are read in `_BLOCKS` places: a training step changes every block of them."""
@@ -54,11 +55,6 @@ def read_content(source: Source) -> str | None:
         return _folder_content(source, place) if place.is_dir() else None
     except OSError:
         return None
-
-
-def is_dated(templates: Iterable[str]) -> bool:
-    """Whether one of a tokenizer's chat templates asks what day it is, so that its ids change by the day."""
-    return any("strftime_now" in template for template in templates)
 
 
 def _folder_content(source: Source, folder: Path) -> str | None:

@@ -19,6 +19,8 @@ from studies.records import Scalar
 from trainers.interface import Job
 from trainers.world.paths import model_path
 
+DAY: Final = "chat_template_day"
+"""Among a run's settings, the day that the model's chat template is told where it asks; no setting of TRL."""
 CURVE_POINTS: Final = 24
 """Logged points of a training curve."""
 
@@ -41,11 +43,13 @@ def hardware_settings() -> dict[str, Any]:
 
 
 def run_settings(job: Job) -> dict[str, Any]:
-    """The flat settings of a run, with what the hardware and the pilot decide where the study leaves it open."""
+    """The flat settings of a run, with what the hardware and the pilot decide where the study leaves it open, and the
+    `DAY`.
+    """
     settings = hardware_settings()
     if job.placement.bf16 is not None:
         settings |= {"bf16": job.placement.bf16, "fp16": False}
-    return {**settings, **job.config.settings}
+    return {**settings, **job.config.settings, DAY: job.config.content.get("date")}
 
 
 def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tuple[DPOConfig, ModelConfig]:

@@ -6,15 +6,20 @@ from collections.abc import Iterable
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from trainers.dated import on_day
+
 
 class UnusableModel(ValueError):
     """A model whose parts do not fit one another; says which and what to do."""
 
 
-def load_tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str, revision: str | None, trust_remote_code: bool, day: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of the model at `path`, padding with its end token where it has no other, as TRL does.
 
-    Raises UnusableModel for one without an end token: TRL ends every plain completion with it.
+    `day`: what its chat template is told where it asks for the date (None: today, each time). Raises UnusableModel for
+    one without an end token, with which TRL ends every plain completion, and for a template that no day answers.
     """
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token is None:
@@ -24,7 +29,19 @@ def load_tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> 
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if day is not None and tokenizer.chat_template is not None:
+        try:
+            tokenizer.chat_template = _on_day(tokenizer.chat_template, day)
+        except ValueError as error:
+            raise UnusableModel(f"model {path}: {error}") from error
     return tokenizer
+
+
+def _on_day(template: str | dict[str, str], day: str) -> str | dict[str, str]:
+    """A chat template, or several by name, as told one day."""
+    if isinstance(template, str):
+        return on_day(template, day)
+    return {name: on_day(text, day) for name, text in template.items()}
 
 
 def check_ids(ids: Iterable[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -30,7 +30,7 @@ from trainers.judges import load_judge
 from trainers.layout import Pair, make_pair
 from trainers.reference import Base, model_digest, reference_log_probs
 from trainers.reference_store import ReferenceLogProbs, ReferenceStore
-from trainers.settings import resolve_model
+from trainers.settings import DAY, resolve_model
 from trainers.tokenizer import check_ids, load_tokenizer
 
 _KEPT_DATA: Final = 12
@@ -113,11 +113,11 @@ class Warm:
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base model as `trl dpo` would load it, from the last run where it is the same."""
         path = resolve_model(str(model_args.model_name_or_path))
-        key = digest([path, {k: settings.get(k) for k in MODEL_SETTINGS}])
+        key = digest([path, {k: settings.get(k) for k in (*MODEL_SETTINGS, DAY)}])
         if self._base is None or self._base[0] != key:
             self._base = None  # before the other is loaded: there may be room for one only
             self._forget_data()
-            model, tokenizer = load_base(path, args, model_args)
+            model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
             self._base = (key, model, tokenizer)
             self._reference = Base(model_digest(model), model.num_parameters())
         args.model_init_kwargs = None
@@ -222,8 +222,10 @@ def _limit(args: DPOConfig) -> slice:
     return slice(args.max_length) if args.truncation_mode == "keep_start" else slice(-args.max_length, None)
 
 
-def load_base(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model as `trl dpo` loads it, on its device, and its tokenizer. Raises UnusableModel."""
+def load_base(
+    path: str, args: DPOConfig, model_args: ModelConfig, day: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model as `trl dpo` loads it, on its device, and its tokenizer, told the `day`. Raises UnusableModel."""
     kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -234,7 +236,7 @@ def load_base(path: str, args: DPOConfig, model_args: ModelConfig) -> tuple[PreT
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         kwargs["quantization_config"] = quantization
-    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code)
+    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
     model = create_model_from_path(path, **kwargs)
     check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved

@@ -1,0 +1,114 @@
+"""Stores that users have: what format 1 recorded is read, exported and not trained again.
+
+`tests/stores/format-1.tar.xz` is the working folder of six small studies, as the last version of format 1 (commit
+5c57d47) left it: study files, pairs, both databases, run folders, and the table of each study in JSON. The folder
+`model` that two of them train is a copy of the embedded model and was left out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tarfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainers.world.paths import model_path
+
+Sweeper = Callable[..., Any]
+STORE = Path(__file__).parents[1] / "stores" / "format-1.tar.xz"
+STUDIES = ("formula", "adaptive", "joint", "embedded", "local", "judged")
+RUNS = {"formula": 36, "adaptive": 8, "joint": 6, "embedded": 4, "local": 4, "judged": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "sweeps"
+    with tarfile.open(STORE) as archive:
+        archive.extractall(place, filter="data")
+    shutil.copytree(model_path(), place / "model")
+    return place
+
+
+def run(sweeper: Sweeper, folder: Path, study: str, *options: str) -> Any:
+    return sweeper(folder, "run", f"{study}.yaml", "--executor", "inline", *options)
+
+
+def numbers(table: str) -> list[Any]:
+    """What a table in JSON says of each stratum."""
+    rows = json.loads(table)["rows"]
+    return [
+        (r["variant"], r["scenario"], r["trials_done"], r["best"] and r["best"]["estimate"], r["kl"], r["knobs"])
+        for r in rows
+    ]
+
+
+def tags(folder: Path, key: str) -> list[str]:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        return [value for (value,) in database.execute("select value from tags where key = ?", (key,))]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_table_is_the_one_of_then_before_and_after_a_run_that_trains_nothing(
+    sweeper: Sweeper, folder: Path, study: str
+) -> None:
+    then = numbers((folder / f"{study}.table.json").read_text())
+    assert numbers(sweeper(folder, "table", f"{study}.yaml", "--format", "json").stdout) == then
+    for _ in range(2):
+        ended = run(sweeper, folder, study)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert f"0 runs trained, {RUNS[study]} were there already" in ended.stdout
+    assert numbers(sweeper(folder, "table", f"{study}.yaml", "--format", "json").stdout) == then
+    assert tags(folder, "superseded") == []
+
+
+def test_what_format_1_did_not_record_is_told_once(sweeper: Sweeper, folder: Path) -> None:
+    first, second = run(sweeper, folder, "local"), run(sweeper, folder, "local")
+    assert "4 runs of an earlier version of sweeper are taken over. What model model and tokenizer" in first.stdout
+    assert "taken over" not in second.stdout
+    assert "taken over" not in run(sweeper, folder, "embedded").stdout  # which ships with the project
+
+
+def test_strict_leaves_behind_what_cannot_be_checked_and_stays_so(sweeper: Sweeper, folder: Path) -> None:
+    refused = run(sweeper, folder, "local", "--strict")
+    assert refused.returncode == 2
+    assert "4 finished runs would be left behind" in refused.stderr
+    assert "not what model model and tokenizer model held" in refused.stderr
+    assert "0 runs trained" in run(sweeper, folder, "embedded", "--strict").stdout
+
+
+def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(sweeper: Sweeper, folder: Path) -> None:
+    pairs = folder / "pairs.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in swapped))
+    exported = sweeper(folder, "export", "local.yaml")
+    assert exported.returncode == 2
+    assert "pairs.jsonl has changed since" in exported.stderr
+    assert not list(folder.glob("best*"))
+    assert "4 finished runs would be left behind: data pairs.jsonl has changed since" in (
+        sweeper(folder, "plan", "local.yaml").stdout
+    )
+    refused = run(sweeper, folder, "local")
+    assert refused.returncode == 2
+    assert "data pairs.jsonl has changed since" in refused.stderr
+    assert "--yes" in refused.stderr
+
+
+def test_a_lost_optuna_db_costs_no_run(sweeper: Sweeper, folder: Path) -> None:
+    (folder / "optuna.db").unlink()
+    shutil.rmtree(folder / "runs" / "adaptive")
+    ended = run(sweeper, folder, "formula")
+    assert "0 runs trained, 36 were there already" in ended.stdout
+
+
+def test_the_export_of_an_old_run_is_what_it_trained_on(sweeper: Sweeper, folder: Path) -> None:
+    result = json.loads(next((folder / "runs" / "local").glob("*/result.json")).read_text())
+    exported = sweeper(folder, "export", "local.yaml")
+    assert exported.returncode == 0, exported.stderr
+    assert f"data digest {result['facts']['digest']}" in (folder / "best.yaml").read_text()
