@@ -48,9 +48,13 @@ def as_found(
     `reach`: ask the Hub for what is not kept, and whether it has moved on since. Raises StoreError.
     """
     kept = {} if refresh else dict(as_recorded(spec)[0].contents)
-    found = {}
+    found: dict[str, str] = {}
     for source in study_sources(spec, arms):
-        content = _content(source, kept.get(str(source)), reach and spec.trainer != "formula", tell_user)
+        asked = source
+        if source.what == DATED:  # of the model as it was found just before, so that nobody is asked for it again
+            commit = found.get(str(source._replace(what="model")), "").partition(COMMIT)[2]
+            asked = source._replace(revision=commit or source.revision)
+        content = _content(asked, kept.get(str(source)), reach and spec.trainer != "formula", tell_user)
         if content is not None:
             found[str(source)] = content
     return spec.model_copy(update={"contents": found})

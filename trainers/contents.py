@@ -125,7 +125,8 @@ def _sampled(file: Path) -> str:
 def _hub_content(source: Source) -> str | None:
     """The commit that a name and revision stand for now; where the Hub is out of reach, when it was last loaded."""
     if source.what == DATED:
-        commit = hub_commit(source._replace(what="model"))
+        revision = source.revision or ""
+        commit = revision if _COMMIT.fullmatch(revision) else hub_commit(source._replace(what="model"))
         return date.today().isoformat() if is_dated(_hub_templates(source, commit)) else None
     if source.what == "tokenizer" or _COMMIT.fullmatch(source.revision or ""):
         return None  # the model's commit is its too; a commit says itself what it is
@@ -136,11 +137,10 @@ def _hub_content(source: Source) -> str | None:
 def hub_commit(source: Source) -> str | None:
     """The commit of a Hub repository at its revision: of the Hub where it answers, else of the local cache."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     kind = "dataset" if source.what == "data" else "model"
     if not constants.is_offline_mode():
-        with suppress(OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, RuntimeError):
+        with suppress(Exception):  # out of reach, no such repository, no access: whoever loads it says which
             found = HfApi().repo_info(source.name, repo_type=kind, revision=source.revision, timeout=_REACH_SECONDS)
             return str(found.sha)
     cached = Path(constants.HF_HUB_CACHE) / f"{kind}s--{source.name.replace('/', '--')}" / "refs"
@@ -150,12 +150,22 @@ def hub_commit(source: Source) -> str | None:
 
 
 def _hub_templates(source: Source, commit: str | None) -> list[str]:
-    from huggingface_hub import hf_hub_download
+    """The texts in which a chat template may stand: of the local cache, else of the Hub, which is asked once."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers, get_session
 
     found = []
     for name in ("chat_template.jinja", "tokenizer_config.json"):
-        with suppress(Exception):  # no such file, no network, no access: whoever loads the model says which
-            found.append(Path(hf_hub_download(source.name, name, revision=commit or source.revision)).read_text())
+        cached = try_to_load_from_cache(source.name, name, revision=commit or source.revision)
+        if isinstance(cached, str):
+            found.append(Path(cached).read_text(encoding="utf-8"))
+        elif cached is None and commit is not None and not constants.is_offline_mode():
+            url = f"{constants.ENDPOINT}/{source.name}/resolve/{commit}/{name}"
+            with suppress(Exception):  # no such file, no access: whoever loads the model says which
+                answer = get_session().get(
+                    url, headers=build_hf_headers(), timeout=_REACH_SECONDS, follow_redirects=True
+                )
+                found += [answer.text] if answer.status_code == 200 else []
     return found
 
 
