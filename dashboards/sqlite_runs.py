@@ -20,6 +20,7 @@ Any other is left to MLflow's client, since its tables may look the same and mea
 CHUNK = 500  # runs a transaction: who writes waits for a fraction of a second at most
 
 _EXPERIMENTS = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
+_EXPERIMENT_TAGS = f"select key, value from experiment_tags where experiment_id in ({_EXPERIMENTS})"
 # In the order in which MLflow's client gives them.
 _RUNS = """
 select run_uuid, name, status, start_time, end_time from runs
@@ -66,6 +67,15 @@ def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list
             return runs
     except sqlite3.Error:
         return None
+
+
+def read_sqlite_tags(file: Path, experiment: str) -> dict[str, str]:
+    """The tags of an experiment that `read_sqlite_runs` can read; none where SQLite cannot read the file."""
+    try:
+        with closing(open_to_read(file)) as database:
+            return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
+    except sqlite3.Error:
+        return {}
 
 
 def open_to_read(file: Path) -> sqlite3.Connection:

@@ -14,6 +14,7 @@ import typer
 
 from studies.redact import redact, redact_output
 from sweeper.commands import (
+    check_owner,
     load,
     quiet_libraries,
     refuse,
@@ -91,6 +92,7 @@ def plan(
 
 @app.command()
 def run(
+    context: typer.Context,
     study: Study,
     settings: Set = None,
     executor: Executor = "process",
@@ -99,11 +101,12 @@ def run(
     verify: Annotated[int, typer.Option(min=0, help="train so many finished runs again alone, and compare")] = 0,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
-    run_sweep(runnable(study, settings, executor, workers, storage), verify)
+    run_sweep(runnable(context, study, settings, executor, workers, storage), verify)
 
 
 @app.command()
 def retry(
+    context: typer.Context,
     study: Study,
     cause: Annotated[list[str] | None, typer.Option(help="only what ended for this; may be repeated")] = None,
     settings: Set = None,
@@ -120,7 +123,8 @@ def retry(
     if unknown:
         refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
     causes = {Cause(name) for name in cause} if cause else FAILED
-    wanted = runnable(study, settings, executor, workers, storage)
+    wanted = runnable(context, study, settings, executor, workers, storage)
+    check_owner(wanted)
     with store_errors():
         failed = failed_runs(records_of(wanted.spec), causes)
     if not failed:
@@ -244,6 +248,7 @@ def report(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     study: Study,
     judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
     judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
@@ -260,7 +265,8 @@ def evaluate(
     from sweeper.show import shown
 
     judged = _judge_settings(judge_model, judge_function)
-    wanted = runnable(study, [*(settings or []), *judged], executor, workers, None)
+    wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
+    check_owner(wanted)
     spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
     warn_of_code(spec)
     quiet_libraries()

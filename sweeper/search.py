@@ -88,11 +88,9 @@ class Search:
     """
 
     def __init__(self, spec: StudySpec, arms: Mapping[str, Arm], url: str) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         self._spec = spec
         self._url = url
-        self._storage = _storage(url)
+        self._storage = open_storage(url)
         self._strata: dict[str, _Stratum] = {}
         self._order: list[str] = []
         self._adaptive = UNBIASED if spec.sampler == "random" else ADAPTIVE
@@ -366,7 +364,10 @@ def _storage_calls(url: str) -> Iterator[None]:
         raise StorageError(trouble(url, error)) from error
 
 
-def _storage(url: str) -> optuna.storages.RDBStorage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage, its tables made where there are none. Raises StorageError."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
     except sqlalchemy.exc.DatabaseError as error:

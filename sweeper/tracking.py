@@ -15,6 +15,7 @@ from typing import Any
 from dashboards.histories import SAMPLES
 from dashboards.load import (
     KIND,
+    MARK_PREFIX,
     RUN,
     SUPERSEDED,
     SWEEP,
@@ -101,6 +102,28 @@ class Tracker:
         self._curve_ends: dict[str, dict[str, int]] = {}
         self._known: dict[str, KnownRun] | None = None
 
+    def claim(self, spec: StudySpec, marks: Mapping[str, str]) -> bool:
+        """Write into the study's experiment, made or restored, whose it is, unless it is somebody else's, who may have
+        made it just now; whether it is ours then. Raises StoreError.
+        """
+        from mlflow.exceptions import MlflowException
+
+        tags = {MARK_PREFIX + name: text for name, text in marks.items()}
+        id_tag = f"{MARK_PREFIX}id"
+        with store_calls(self.uri):
+            try:
+                experiment = self._client.get_experiment(self._open_experiment(spec, tags))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return False
+            if experiment.tags.get(id_tag, tags[id_tag]) == tags[id_tag]:
+                for name, text in tags.items():
+                    if experiment.tags.get(name) != text:
+                        self._client.set_experiment_tag(experiment.experiment_id, name, text)
+            found = self._client.get_experiment(experiment.experiment_id).tags[id_tag]
+        return bool(found == tags[id_tag])
+
     def open_study(self, spec: StudySpec, study_yaml_text: str) -> str:
         """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id.
 
@@ -128,13 +151,15 @@ class Tracker:
             self._client.update_run(parent_run_id, status="RUNNING")
         return parent_run_id
 
-    def _open_experiment(self, spec: StudySpec) -> str:
-        """The id of the study's experiment, made or restored; what somebody changed on its page stays changed."""
+    def _open_experiment(self, spec: StudySpec, tags: Mapping[str, str] | None = None) -> str:
+        """The id of the study's experiment, made, with `tags` from the first moment, or restored; what somebody changed
+        on its page stays changed.
+        """
         experiment = self._client.get_experiment_by_name(spec.study)
         if experiment is None:
             place = (self._artifacts / spec.study).as_uri() if self._artifacts else None
             experiment = self._client.get_experiment(
-                self._client.create_experiment(spec.study, artifact_location=place)
+                self._client.create_experiment(spec.study, artifact_location=place, tags=dict(tags or {}))
             )
         experiment_id: str = experiment.experiment_id
         if experiment.lifecycle_stage == "deleted":
