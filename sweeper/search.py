@@ -1,6 +1,7 @@
-"""The only speaker of Optuna: strata, asking for trials, telling what became of them.
+"""The search in Optuna's words: strata, asking for trials, telling what became of them.
 
-Knows nothing of how a trial is trained, of MLflow, or of more than one sweep at a time (the caller holds a lock).
+Knows nothing of how a trial is trained, of MLflow, or of more than one sweep at a time (the caller holds the lease of
+`sweeper.lease`; beside it, only `sweeper.ledger` speaks to Optuna's storage).
 """
 
 from __future__ import annotations
