@@ -11,14 +11,16 @@ import logging
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from dashboards.sqlite_runs import StoredRun, open_to_read, read_sqlite_runs, read_sqlite_tags
+from studies.formats import refuse_newer
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
 
@@ -39,8 +41,10 @@ FACT_PREFIX = "fact."
 NON_FINITE = "non_finite"
 PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)
 PAGE = 1000
+_ALL_RUNS = 3  # MLflow's ViewType.ALL: deleted ones too
 REACH_SECONDS = 5.0
 REQUEST_SECONDS = 15  # whole, as MLflow reads it
+MARK_PREFIX = "sweeper."  # tags of an experiment: whose it is, in which format, by which version
 VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
@@ -199,6 +203,7 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
     """All runs of the study: of a SQLite file from its tables, of any other store by MLflow's client."""
     file = sqlite_file(uri)
     if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
+        _check_format(uri, study, _marks(read_sqlite_tags(file, study) or {}))
         return found
     client = connect(uri)
     with store_calls(uri):
@@ -206,6 +211,7 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
         if experiment is None or experiment.lifecycle_stage != "active":
             known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
             raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
+        _check_format(uri, study, _marks(experiment.tags))
         return list(read_runs(client, experiment.experiment_id))
 
 
@@ -225,6 +231,62 @@ def load_study_tags(uri: str, study: str) -> dict[str, str]:
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
         return {} if experiment is None else dict(experiment.tags)
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """What a store says of a study, deleted or not. `marks`: what this program wrote of whose it is; `keys`: of its
+    runs, where there is no mark; `last`: when its newest run began or ended; `user`, `artifacts`: who ran that, and
+    where its files are, as far as MLflow knows.
+    """
+
+    marks: Mapping[str, str]
+    keys: frozenset[str]
+    last: float | None
+    user: str | None
+    artifacts: str | None
+
+
+def stored_study(uri: str, study: str) -> StoredStudy | None:
+    """What the store holds of a study; None where there is no such store or study. Makes neither.
+
+    Raises StoreError where the store cannot be read, or keeps the study in a newer format.
+    """
+    try:
+        _check_exists(uri)
+    except StoreMissing:
+        return None
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            return None
+        marks = _marks(experiment.tags)
+        _check_format(uri, study, marks)
+        newest = client.search_runs(
+            [experiment.experiment_id],
+            f"tags.{KIND} = '{RUN}'",
+            _ALL_RUNS,
+            max_results=1 if marks else PAGE,
+            order_by=["attributes.start_time DESC"],
+        )
+    keys = frozenset(run.data.tags["key"] for run in newest if "key" in run.data.tags)
+    if not newest:
+        return StoredStudy(marks, keys, None, None, None)
+    info, user = newest[0].info, newest[0].data.tags.get("mlflow.user")
+    return StoredStudy(marks, keys, _seconds(info.end_time or info.start_time), user, experiment.artifact_location)
+
+
+def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
+    return {name.removeprefix(MARK_PREFIX): text for name, text in tags.items() if name.startswith(MARK_PREFIX)}
+
+
+def _check_format(uri: str, study: str, marks: Mapping[str, str]) -> None:
+    """Raise StoreError for a study that a newer version wrote in a format that this one does not know."""
+    where = f"The study {study!r} in the MLflow store {redact(uri)}"
+    problem = refuse_newer(marks.get("format"), marks.get("version"), where)
+    if problem is not None:
+        raise StoreError(problem)
 
 
 def load_steps(uri: str, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:

@@ -15,6 +15,7 @@ import typer
 from studies.redact import redact, redact_output
 from sweeper.commands import (
     Reuse,
+    check_owner,
     load,
     quiet_libraries,
     refuse,
@@ -98,6 +99,7 @@ def plan(
 
 @app.command()
 def run(
+    context: typer.Context,
     study: Study,
     settings: Set = None,
     executor: Executor = "process",
@@ -112,11 +114,12 @@ def run(
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
     how = Reuse(yes=yes, refresh=refresh, strict=strict)
-    run_sweep(runnable(study, settings, executor, workers, storage), verify, how=how)
+    run_sweep(runnable(context, study, settings, executor, workers, storage), verify, how=how)
 
 
 @app.command()
 def retry(
+    context: typer.Context,
     study: Study,
     cause: Annotated[list[str] | None, typer.Option(help="only what ended for this; may be repeated")] = None,
     settings: Set = None,
@@ -133,7 +136,8 @@ def retry(
     if unknown:
         refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
     causes = {Cause(name) for name in cause} if cause else FAILED
-    wanted = runnable(study, settings, executor, workers, storage)
+    wanted = runnable(context, study, settings, executor, workers, storage)
+    check_owner(wanted)
     with store_errors():
         failed = failed_runs(answers_of(wanted.spec, wanted.arms).records, causes)
     if not failed:
@@ -259,6 +263,7 @@ def report(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     study: Study,
     judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
     judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
@@ -276,7 +281,8 @@ def evaluate(
     from sweeper.show import shown
 
     judged = _judge_settings(judge_model, judge_function)
-    wanted = runnable(study, [*(settings or []), *judged], executor, workers, None)
+    wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
+    check_owner(wanted)
     spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
     warn_of_code(spec)
     quiet_libraries()

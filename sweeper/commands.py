@@ -16,12 +16,13 @@ import typer
 if TYPE_CHECKING:
     from studies.records import Cause
     from studies.spec import Arm, StudySpec
+    from sweeper.ownership import ForeignStudy
     from sweeper.reading import StudyState
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A sweep that somebody asked for; `again` is the command that goes on with it."""
+    """A sweep that somebody asked for; `command` asked for it, `again` is the command that goes on with it."""
 
     study: str
     spec: StudySpec
@@ -31,9 +32,17 @@ class Wanted:
     workers: int | None
     storage: str | None
     again: str
+    command: tuple[str, ...]
 
 
-def runnable(study: str, settings: list[str] | None, executor: str, workers: int | None, storage: str | None) -> Wanted:
+def runnable(
+    context: typer.Context,
+    study: str,
+    settings: list[str] | None,
+    executor: str,
+    workers: int | None,
+    storage: str | None,
+) -> Wanted:
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
     from studies.spec import not_yet
 
@@ -44,7 +53,43 @@ def runnable(study: str, settings: list[str] | None, executor: str, workers: int
         refuse(not_yet(spec))
     refuse_bad_data(spec)
     again = shlex.join(["sweeper", "run", study, *(word for setting in settings or [] for word in ("--set", setting))])
-    return Wanted(study, spec, arms, text, executor, workers, storage, again)
+    return Wanted(study, spec, arms, text, executor, workers, storage, again, _command(context))
+
+
+def _command(context: typer.Context) -> tuple[str, ...]:
+    """The command as it was given, in words."""
+    words = ["sweeper", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source, value = context.get_parameter_source(name), context.params[name]
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        options = parameter.opts[:1] if parameter.param_type_name == "option" else []
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += options if one is True else [*options, str(one)]
+    return tuple(words)
+
+
+def check_owner(wanted: Wanted) -> None:
+    """Exit with 2 where somebody else's study has this name, before anything is written."""
+    from sweeper.ownership import ForeignStudy, refuse_foreign
+    from sweeper.session import places
+    from sweeper.storage import StorageError, check_storage
+
+    where = places(wanted.spec, Path.cwd(), wanted.storage)
+    with store_errors():
+        try:
+            check_storage(where.storage)
+            refuse_foreign(wanted.spec.study, where)
+        except ForeignStudy as error:
+            _refuse_foreign(wanted, error)
+        except StorageError as error:
+            refuse([str(error)])
+
+
+def _refuse_foreign(wanted: Wanted, error: ForeignStudy) -> NoReturn:
+    """Exit with 2 and the same command for a study of another name."""
+    refuse([f"{error} {shlex.join([*wanted.command, '--set', f'study={error.free}'])}"])
 
 
 @dataclass(frozen=True)
@@ -64,17 +109,15 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = (), ho
 
     from sweeper.control import AlreadyRunning
     from sweeper.inputs import as_found
+    from sweeper.ownership import ForeignStudy
     from sweeper.reading import comparison_of, kept_files, standing_of, written
     from sweeper.session import Interrupted, places, run_session
     from sweeper.show import Display, print_verification, shown
-    from sweeper.storage import StorageError, check_storage
+    from sweeper.storage import StorageError
 
     spec, arms, again = wanted.spec, wanted.arms, wanted.again
     where = places(spec, Path.cwd(), wanted.storage)
-    try:
-        check_storage(where.storage)
-    except StorageError as error:
-        refuse([str(error)])
+    check_owner(wanted)
     console = Console(highlight=False)
     warn_of_code(spec)
     quiet_libraries()
@@ -90,6 +133,8 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = (), ho
                 retry=retry,
                 strict=how.strict,
             )
+        except ForeignStudy as error:
+            _refuse_foreign(wanted, error)
         except (AlreadyRunning, StorageError) as error:
             refuse([str(error)])
         except OSError as error:

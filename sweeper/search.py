@@ -1,6 +1,7 @@
-"""The only speaker of Optuna: strata, asking for trials, telling what became of them.
+"""The search in Optuna's words: strata, asking for trials, telling what became of them.
 
-Knows nothing of how a trial is trained, of MLflow, or of more than one sweep at a time (the caller holds a lock).
+Knows nothing of how a trial is trained, of MLflow, or of more than one sweep at a time (the caller holds the lease of
+`sweeper.lease`; beside it, only `sweeper.ledger` speaks to Optuna's storage).
 """
 
 from __future__ import annotations
@@ -103,11 +104,9 @@ class Search:
         known: Sequence[RunRecord] = (),
         changed: Collection[tuple[str, str]] = (),
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         self._spec = spec
         self._url = url
-        self._storage = _storage(url)
+        self._storage = open_storage(url)
         self._strata: dict[str, _Stratum] = {}
         self._order: list[str] = []
         self._adaptive = UNBIASED if spec.sampler == "random" else ADAPTIVE
@@ -410,7 +409,10 @@ def _storage_calls(url: str) -> Iterator[None]:
         raise StorageError(trouble(url, error)) from error
 
 
-def _storage(url: str) -> optuna.storages.RDBStorage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage, its tables made where there are none. Raises StorageError."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
     except sqlalchemy.exc.DatabaseError as error:

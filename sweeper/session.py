@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -23,7 +23,10 @@ from sweeper.context import questions
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
 from sweeper.inputs import pairs_comparer
+from sweeper.lease import hold, watch
+from sweeper.ledger import Ledger, sqlite_path
 from sweeper.leftovers import remove_half_written, remove_states
+from sweeper.ownership import mark_of, refuse_foreign, write_mark
 from sweeper.placement import decide
 from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
@@ -76,13 +79,17 @@ def run_session(
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
     resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
     `strict`: take no run of an earlier version of whose sources nothing was recorded.
-    Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go
-    on.
+    Raises AlreadyRunning and ForeignStudy; StoreError, StorageError and OSError where it cannot begin; Interrupted
+    where it cannot go on.
     """
-    with lock(where.runs):
+    ledger = Ledger(where.storage, spec.study)
+    refuse_foreign(spec.study, where)
+    dead = watch(ledger, tell_user)
+    with lock(where.runs), _held(ledger, where, dead, tell_user) as check_lease:
         remove_half_written(where.runs)
         with one_at_a_time(where.folder):
             tracker = Tracker(where.tracking, where.folder, tell_user)
+            _claim(spec, where, tracker)
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             known = _known(spec, arms, tracker, tell_user)
             search = Search(spec, arms, where.storage, known.records, known.changed)
@@ -90,12 +97,17 @@ def run_session(
             ask_again(search, tracker, known.records, where.runs, retry)
         pool = _executor(spec, executor, workers or spec.resources.workers, where)
         finished = tabled = False
+
+        def look(progress: Progress) -> None:
+            check_lease()  # here, where the loop comes by at least every second
+            show(progress)
+
         try:
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.with_configs, pool, where.runs, placement, show, tell_user)
+                *(spec, arms, search, tracker, known.with_configs, pool, where.runs, placement, look, tell_user)
             )
-            probe = Probe(spec, arms, tracker, where.runs, show, tell_user, time.monotonic())
+            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
             with stop_on_interrupt((sweep, probe), tell_user):
                 outcome = sweep.run()
                 verified = None
@@ -162,6 +174,25 @@ def _known(spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, tell_user
         ),
         tuple(run for run in every if run.state is State.RUNNING and run.run_id not in mine),
     )
+
+
+@contextmanager
+def _held(ledger: Ledger, where: Places, dead: str, tell_user: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold the study's lease, in a database that is made where there is none; see `lease.hold`."""
+    file = sqlite_path(where.storage)
+    beside = where.folder if file is None else file.absolute().parent
+    with one_at_a_time(beside if beside.is_dir() else where.folder):
+        ledger.make()
+    with hold(ledger, where.folder, dead, tell_user) as check:
+        yield check
+
+
+def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
+    """Write whose the study is where it is not written yet. Raises ForeignStudy where somebody else was quicker."""
+    mark = mark_of(refuse_foreign(spec.study, where), where.folder)
+    write_mark(mark, spec.study, where.runs, where.storage)
+    if not tracker.claim(spec, asdict(mark)):
+        refuse_foreign(spec.study, where)
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:

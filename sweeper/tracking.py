@@ -17,6 +17,7 @@ from dashboards.load import (
     CONTENT,
     CONTENTS_TAG,
     KIND,
+    MARK_PREFIX,
     QUESTION,
     QUESTIONS_TAG,
     RUN,
@@ -108,6 +109,28 @@ class Tracker:
         self._curve_ends: dict[str, dict[str, int]] = {}
         self._known: dict[str, KnownRun] | None = None
 
+    def claim(self, spec: StudySpec, marks: Mapping[str, str]) -> bool:
+        """Write into the study's experiment, made or restored, whose it is, unless it is somebody else's, who may have
+        made it just now; whether it is ours then. Raises StoreError.
+        """
+        from mlflow.exceptions import MlflowException
+
+        tags = {MARK_PREFIX + name: text for name, text in marks.items()}
+        id_tag = f"{MARK_PREFIX}id"
+        with store_calls(self.uri):
+            try:
+                experiment = self._client.get_experiment(self._open_experiment(spec, tags))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return False
+            if experiment.tags.get(id_tag, tags[id_tag]) == tags[id_tag]:
+                for name, text in tags.items():
+                    if experiment.tags.get(name) != text:
+                        self._client.set_experiment_tag(experiment.experiment_id, name, text)
+            found = self._client.get_experiment(experiment.experiment_id).tags[id_tag]
+        return bool(found == tags[id_tag])
+
     def open_study(
         self,
         spec: StudySpec,
@@ -152,13 +175,15 @@ class Tracker:
             self.strict = STRICT_TAG in self._client.get_experiment(experiment_id).tags
         return parent_run_id
 
-    def _open_experiment(self, spec: StudySpec) -> str:
-        """The id of the study's experiment, made or restored; what somebody changed on its page stays changed."""
+    def _open_experiment(self, spec: StudySpec, tags: Mapping[str, str] | None = None) -> str:
+        """The id of the study's experiment, made, with `tags` from the first moment, or restored; what somebody changed
+        on its page stays changed.
+        """
         experiment = self._client.get_experiment_by_name(spec.study)
         if experiment is None:
             place = (self._artifacts / spec.study).as_uri() if self._artifacts else None
             experiment = self._client.get_experiment(
-                self._client.create_experiment(spec.study, artifact_location=place)
+                self._client.create_experiment(spec.study, artifact_location=place, tags=dict(tags or {}))
             )
         experiment_id: str = experiment.experiment_id
         if experiment.lifecycle_stage == "deleted":
