@@ -82,8 +82,8 @@ def plan(
     from studies.spec import not_yet
     from sweeper.inputs import as_found
     from sweeper.plan import make_plan
-    from sweeper.reading import standing_of
     from sweeper.show import print_plan, shown
+    from sweeper.state import standing_of
 
     spec, arms, _ = load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))

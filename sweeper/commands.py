@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from studies.records import Cause
     from studies.spec import Arm, StudySpec
     from sweeper.ownership import ForeignStudy
-    from sweeper.reading import StudyState
+    from sweeper.state import StudyState
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,10 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = (), ho
     from sweeper.control import AlreadyRunning
     from sweeper.inputs import as_found
     from sweeper.ownership import ForeignStudy
-    from sweeper.reading import comparison_of, kept_files, standing_of, written
+    from sweeper.reading import comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
     from sweeper.show import Display, print_verification, shown
+    from sweeper.state import standing_of
     from sweeper.storage import StorageError
 
     spec, arms, again = wanted.spec, wanted.arms, wanted.again
