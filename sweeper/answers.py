@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from studies.contents import held, sources
-from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, State
+from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
 from sweeper.rounds import probe_round
 
 Record = TypeVar("Record", bound=RunRecord)
-Compare = Callable[[RunRecord, RunConfig], str | None]
-"""Why a run of format 1, which says little of what its sources held, is not of this config; None where it may be."""
+Compare = Callable[[Mapping[str, Scalar], RunConfig], str | None]
+"""From a run's facts why a run of format 1, which says little of what its sources held, is not of this config; None
+where it may be."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _reason_format_1(
         return "an earlier version of sweeper recorded them, and the last `sweeper run` did not take them over"
     if strict and (unknown := unrecorded(config, record)):
         return f"an earlier version of sweeper recorded them, and not what {' and '.join(unknown)} held"
-    return compare(record, config)
+    return compare(record.facts, config)
 
 
 def resolved_before(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, config: RunConfig) -> Collection[str]:

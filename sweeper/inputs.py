@@ -12,7 +12,7 @@ from pathlib import Path
 from dashboards.load import CONTENTS_TAG, load_study_tags, store_uri
 from studies.contents import DATED, Source, sources
 from studies.places import existing
-from studies.records import COMMIT, DATA_DIGEST, RunConfig, RunRecord, digest
+from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.resolve import possible
 from studies.spec import Arm, StudySpec
 
@@ -83,14 +83,14 @@ def _content(source: Source, kept: str | None, reach: bool, tell_user: Callable[
     return read_content(source) if here or reach else None
 
 
-def pairs_comparer() -> Callable[[RunRecord, RunConfig], str | None]:
+def pairs_comparer() -> Callable[[Mapping[str, Scalar], RunConfig], str | None]:
     """Whether the pairs of a run of format 1 are still those that it recorded the digest of: None where they are, or
     where it recorded none or they cannot be read now, which its training would tell; else what changed.
     """
     digests: dict[str, str | None] = {}
 
-    def compare(record: RunRecord, config: RunConfig) -> str | None:
-        recorded = record.facts.get(DATA_DIGEST)
+    def compare(facts: Mapping[str, Scalar], config: RunConfig) -> str | None:
+        recorded = facts.get(DATA_DIGEST)
         if recorded is None or not config.content.keys() & {"data", "eval_data"}:
             return None
         of = digest([config.data.model_dump(mode="json"), config.block, config.settings.get("model_name_or_path")])

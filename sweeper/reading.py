@@ -45,7 +45,7 @@ def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
     """
     found = load_records(store_uri(None, Path.cwd()), spec.study)
     spec, was_kept = as_recorded(spec)
-    return sort(spec, arms, found, None if was_kept else lambda _record, _config: None)
+    return sort(spec, arms, found, None if was_kept else lambda _facts, _config: None)
 
 
 def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], answers: Answers[RunRecord] | None = None) -> Comparison:

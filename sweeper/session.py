@@ -18,7 +18,7 @@ from typing import Protocol
 from dashboards.load import StoreAway, StoreError
 from studies.records import PROBE, Cause, RunConfig, State
 from studies.spec import Arm, StudySpec
-from sweeper.answers import config_of, sort, unrecorded
+from sweeper.answers import Compare, config_of, sort, unrecorded
 from sweeper.context import questions
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
@@ -91,7 +91,8 @@ def run_session(
             tracker = Tracker(where.tracking, where.folder, tell_user)
             _claim(spec, where, tracker)
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
-            known = _known(spec, arms, tracker, tell_user)
+            compare = pairs_comparer()
+            known = _known(spec, arms, tracker, compare, tell_user)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
@@ -105,7 +106,8 @@ def run_session(
         try:
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.with_configs, pool, where.runs, placement, look, tell_user)
+                *(spec, arms, search, tracker, known.with_configs, compare, pool, where.runs, placement),
+                *(look, tell_user),
             )
             probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
             with stop_on_interrupt((sweep, probe), tell_user):
@@ -150,10 +152,12 @@ class _Known:
         return [(run, self.configs.get(run.run_id)) for run in (*self.records, *self.interrupted)]
 
 
-def _known(spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, tell_user: Callable[[str], None]) -> _Known:
+def _known(
+    spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, compare: Compare, tell_user: Callable[[str], None]
+) -> _Known:
     """What is recorded of the study. Runs of format 1 that answer it are marked as its own, and told of once."""
     every = tracker.known_runs()
-    answers = sort(spec, arms, every, pairs_comparer(), strict=tracker.strict)
+    answers = sort(spec, arms, every, compare, strict=tracker.strict)
     of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
     for run, config in of_format_1:
         tracker.adopt(run, config.content)

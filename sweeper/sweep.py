@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from studies.records import CONSEQUENCES, PROBE, Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
+from sweeper.answers import Compare
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
 from sweeper.confirm import Candidates
@@ -66,19 +68,22 @@ class Sweep:
         search: Search,
         tracker: Tracker,
         known: Sequence[tuple[KnownRun, RunConfig | None]],
+        compare: Compare,
         executor: Executor,
         folder: Path,
         placement: Placement,
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
     ) -> None:
-        """`known`: the recorded runs that answer the study, each that format 1 recorded with the config it is of."""
+        """`known`: the recorded runs that answer the study, each that format 1 recorded with the config it is of;
+        `compare`: what is asked of results in run folders of format 1.
+        """
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
         self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
         self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
-        self._known = known
+        self._known, self._compare = known, compare
         self._recorded: dict[_Place, KnownRun] = {}
         self._candidates = Candidates(spec)
         self._best: dict[tuple[str, str], tuple[float, _Group]] = {}
@@ -257,8 +262,10 @@ class Sweep:
         """Whether the run has a result already, in MLflow or on disk; if only there, record it."""
         if config.key in group.results:
             return True
-        result = read_result(self._kept(config))
         known = self._recorded.get((config.variant, config.scenario, config.key))
+        if known is None:
+            self._take_over(config)
+        result = read_result(self._kept(config))
         if known is not None:
             group.note(config.key, result or known.result())
             self._counts["reused"] += 1
@@ -276,6 +283,14 @@ class Sweep:
         """The folder of a run, which has another name where format 1 gave it."""
         known = self._recorded.get((config.variant, config.scenario, config.key))
         return self._folder / (config.key if known is None else known.key)
+
+    def _take_over(self, config: RunConfig) -> None:
+        """Give the folder of a run of format 1 that no store knows any more its name of today."""
+        folder = self._folder / config.key
+        for earlier in config.earlier_keys - {config.key}:
+            result = None if folder.exists() else read_result(self._folder / earlier)
+            if result is not None and self._compare(result.facts, config) is None:
+                os.rename(self._folder / earlier, folder)
 
     def _begun(self, key: str) -> str | None:
         """The MLflow run of what is in training under `key`, made when a worker takes it."""

@@ -107,6 +107,15 @@ def test_a_lost_optuna_db_costs_no_run(sweeper: Sweeper, folder: Path) -> None:
     assert "0 runs trained, 36 were there already" in ended.stdout
 
 
+def test_a_lost_mlflow_db_costs_no_run_either(sweeper: Sweeper, folder: Path, empty_mlflow: Path) -> None:
+    then = numbers((folder / "local.table.json").read_text())
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    ended = run(sweeper, folder, "local")
+    assert "0 runs trained, 4 were there already" in ended.stdout
+    assert numbers(sweeper(folder, "table", "local.yaml", "--format", "json").stdout) == then
+    assert sweeper(folder, "export", "local.yaml").returncode == 0
+
+
 def test_the_export_of_an_old_run_is_what_it_trained_on(sweeper: Sweeper, folder: Path) -> None:
     result = json.loads(next((folder / "runs" / "local").glob("*/result.json")).read_text())
     exported = sweeper(folder, "export", "local.yaml")
