@@ -54,14 +54,10 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = ()) ->
     from sweeper.reading import comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
     from sweeper.show import Display, print_verification, shown
-    from sweeper.storage import StorageError, check_storage
+    from sweeper.storage import StorageError
 
     spec, arms, again = wanted.spec, wanted.arms, wanted.again
     where = places(spec, Path.cwd(), wanted.storage)
-    try:
-        check_storage(where.storage)
-    except StorageError as error:
-        refuse([str(error)])
     console = Console(highlight=False)
     warn_of_code(spec)
     quiet_libraries()

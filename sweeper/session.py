@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from dashboards.load import StoreAway, StoreError
+from dashboards.addresses import absolute_url, sqlite_url
+from dashboards.load import StoreAway, StoreError, store_uri
 from studies.records import Cause
 from studies.spec import Arm, StudySpec
 from sweeper.control import lock
@@ -26,7 +27,7 @@ from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
 from sweeper.search import Search
-from sweeper.storage import StorageError
+from sweeper.storage import StorageError, check_stores
 from sweeper.sweep import Sweep
 from sweeper.tracking import Tracker
 from sweeper.verify import Verification, verify
@@ -48,7 +49,7 @@ class Places:
 
 def places(spec: StudySpec, folder: Path, storage: str | None) -> Places:
     """The places of a study run in `folder`."""
-    url = storage or f"sqlite:///{folder / 'optuna.db'}"
+    url = absolute_url(storage, folder) if storage else sqlite_url(folder / "optuna.db")
     return Places(folder, folder / spec.output.folder / spec.study, url, None)
 
 
@@ -74,6 +75,8 @@ def run_session(
     Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go
     on.
     """
+    with one_at_a_time(where.folder):
+        check_stores(where.storage, store_uri(where.tracking, where.folder))
     with lock(where.runs):
         remove_half_written(where.runs)
         with one_at_a_time(where.folder):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.addresses import sqlite_file
+from dashboards.artifacts import study_artifacts
 from dashboards.histories import SAMPLES
 from dashboards.load import (
     KIND,
@@ -24,7 +26,6 @@ from dashboards.load import (
     encode,
     read_runs,
     run_state,
-    sqlite_file,
     store_calls,
     store_uri,
     to_record,
@@ -33,6 +34,7 @@ from dashboards.sqlite_runs import StoredRun
 from studies.records import PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
 from studies.redact import redact
 from studies.spec import StudySpec
+from sweeper.moved import mend_artifacts
 from sweeper.new_store import make_store
 from sweeper.outbox import Entry, Outbox
 from sweeper.saved_view import experiment_tags, note
@@ -87,14 +89,16 @@ class Tracker:
         """Open the store (see `store_uri`), making its tables where there are none.
 
         `folder` is the working folder; artifacts of a SQLite store go to `mlartifacts` in it, as with `mlflow ui`.
-        `tell_user` is told once when the store goes away and once when it is back.
+        `tell_user` is told once when the store goes away and once when it is back, and where the folder was moved.
         Raises StoreError where MLflow cannot use the store.
         """
         self.uri = store_uri(uri, folder)
         self._folder, self._tell_user = folder, tell_user
-        self._artifacts = folder.absolute() / "mlartifacts" if sqlite_file(self.uri) else None
         make_store(self.uri)
         self._client = connect(self.uri)
+        news = mend_artifacts(self._client, self.uri, folder)
+        if news:
+            tell_user(news)
         self._study: _OpenStudy | None = None
         self._outbox: Outbox | None = None
         self._run_ids: dict[str, str] = {}  # MLflow's, of runs that were named here while it was away
@@ -132,7 +136,7 @@ class Tracker:
         """The id of the study's experiment, made or restored; what somebody changed on its page stays changed."""
         experiment = self._client.get_experiment_by_name(spec.study)
         if experiment is None:
-            place = (self._artifacts / spec.study).as_uri() if self._artifacts else None
+            place = study_artifacts(self._folder, spec.study).as_uri() if sqlite_file(self.uri) else None
             experiment = self._client.get_experiment(
                 self._client.create_experiment(spec.study, artifact_location=place)
             )
