@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
-from dashboards.databases import MLFLOW, Refused, check_database
+from dashboards.databases import MLFLOW, Refused, check_database, shown
 from dashboards.sqlite_runs import StoredRun, read_sqlite_runs
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
@@ -263,9 +263,10 @@ def view_page(experiment_id: str) -> str:
 def _check_exists(uri: str) -> None:
     """Raise StoreMissing where there is no store yet: MLflow would silently make one."""
     if not check_store(uri):
-        place = sqlite_file(uri) or redact(uri)
+        makes = "`sweeper run` makes one, or " if _is_database(uri) else ""
         raise StoreMissing(
-            f"There is no MLflow store at {place}; `sweeper run` makes one, or give its place in MLFLOW_TRACKING_URI."
+            f"There is no MLflow store at {shown(uri)}; {makes}give its place in MLFLOW_TRACKING_URI, such as "
+            f"{MLFLOW.example}."
         )
 
 

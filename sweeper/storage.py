@@ -45,9 +45,9 @@ def check_apart(storage: str, tracking: str) -> None:
     """Raise StorageError where both addresses, which must be absolute, lead to one database. Opens nothing."""
     if same_database(storage, tracking):
         raise StorageError(
-            f"--storage: {shown(storage)} is MLflow's database, and the two would spoil it for each other, since both "
-            "keep the version of their tables in a table of the same name. Leave --storage out, or give each a "
-            f"database of its own, such as {OPTUNA.example} and MLFLOW_TRACKING_URI={MLFLOW.example}."
+            f"Optuna (--storage) and MLflow (MLFLOW_TRACKING_URI) cannot share {shown(storage)}: both keep "
+            "the version of their tables in a table of the same name, and would spoil it for each other. Give each a "
+            f"database of its own; where nothing is given these are {OPTUNA.example} and {MLFLOW.example}."
         )
 
 
