@@ -29,14 +29,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """Who keeps a database: how its store is called, tables that it always has, where its migrations lie, how it
-    upgrades a database, and how people name the database to us.
+    """Who keeps a database: how its store is called, tables that it always has, the one that is made first, where its
+    migrations lie, how it upgrades a database, and how people name the database to us.
     """
 
     name: str
     package: str
     store: str
     tables: frozenset[str]
+    first: str
     migrations: str
     upgrade: str
     given: str
@@ -48,6 +49,7 @@ MLFLOW = Program(
     package="mlflow",
     store="MLflow store",
     tables=frozenset({"experiments", "runs"}),
+    first="experiments",
     migrations="store/db_migrations/versions",
     upgrade="mlflow db upgrade {}",
     given="MLFLOW_TRACKING_URI=",
@@ -58,6 +60,7 @@ OPTUNA = Program(
     package="optuna",
     store="Optuna storage",
     tables=frozenset({"studies", "version_info"}),
+    first="studies",
     migrations="storages/_rdb/alembic/versions",
     upgrade="optuna storage upgrade --storage {}",
     given="--storage ",
@@ -73,8 +76,8 @@ class Contents:
     revisions: frozenset[str]
 
     def of(self, program: Program) -> bool:
-        """Whether it has the program's tables."""
-        return program.tables <= self.tables
+        """Whether it has the program's tables, or the first of them alone, as where its maker was killed."""
+        return program.tables <= self.tables or self.tables == {program.first}
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def schema(program: Program) -> Schema | None:
     lines = [found for text in texts for found in _REVISION.findall(text)]
     known = frozenset(revision for down, revision in lines if not down)
     heads = known - {revision for down, revision in lines if down}
-    return Schema(*heads, known) if len(heads) == 1 else None
+    return Schema(next(iter(heads)), known) if len(heads) == 1 else None
 
 
 def _has_driver(program: Program, url: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -271,7 +272,7 @@ class Tracker:
 
     def log_adapter(self, run_id: str, folder: Path) -> None:
         """Keep a trained adapter as the artifact folder `adapter` of its run."""
-        self._send(do="adapter", run=run_id, folder=str(folder.absolute()))
+        self._send(do="adapter", run=run_id, folder=os.path.relpath(folder, self._folder))
 
     def log_scores(
         self,
@@ -320,8 +321,9 @@ class Tracker:
                     for name, text in entry["files"].items():
                         self._client.log_text(entry["run"], text, name)
                 case "adapter":
-                    if Path(entry["folder"]).is_dir():  # else another trial has become the best since
-                        self._client.log_artifacts(self._real(entry["run"]), entry["folder"], "adapter")
+                    adapter = self._folder / entry["folder"]
+                    if adapter.is_dir():  # else another trial has become the best since
+                        self._client.log_artifacts(self._real(entry["run"]), str(adapter), "adapter")
                 case "close":
                     self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
 

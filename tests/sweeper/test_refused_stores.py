@@ -12,8 +12,11 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
+from optuna.storages._rdb.models import BaseModel
 
 from dashboards.addresses import sqlite_url
+from dashboards.databases import OPTUNA
 from dashboards.load import StoreError, check_store
 from sweeper.storage import StorageError, check_storage
 from sweeper.tracking import Tracker
@@ -87,7 +90,7 @@ def remade(name: str, place: str, statement: str) -> Callable[[Path], None]:
     return make
 
 
-def copied(name: str, place: str) -> Callable[[Path], None]:
+def copied(name: str, place: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / place).write_bytes((folder / name).read_bytes())
 
 
@@ -256,3 +259,15 @@ def test_a_link_to_a_store_that_is_not_there_yet_stays_a_link(tmp_path: Path, mo
     Tracker(None, tmp_path)
     assert (tmp_path / "mlflow.db").is_symlink()
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["mlflow.db"]
+
+
+def test_a_storage_whose_maker_was_killed_is_made_to_its_end(
+    sweeper: Sweeper, folder: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    engine = sqlalchemy.create_engine(sqlite_url(folder / "optuna.db"))
+    BaseModel.metadata.create_all(engine, tables=[BaseModel.metadata.tables[OPTUNA.first]])
+    engine.dispose()
+    assert check_storage(sqlite_url(folder / "optuna.db"))
+    assert sweeper(folder, *RUN).returncode == 0
