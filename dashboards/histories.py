@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.artifacts import found_here
 from dashboards.load import KIND, SWEEP, StoreError, StoreRefused, connect, store_calls, view_page
 from studies.records import Shown
 from studies.redact import redact
@@ -48,12 +49,14 @@ def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str]) -> Curve
     return found
 
 
-def load_samples(uri: str, run_ids: Iterable[str]) -> dict[str, tuple[Shown, ...]]:
-    """The samples before and after training of those runs that keep some. Raises StoreError where they were edited."""
+def load_samples(uri: str, run_ids: Iterable[str], folder: Path) -> dict[str, tuple[Shown, ...]]:
+    """The samples before and after training of those runs that keep some. `folder`: the working folder, which may have
+    been moved with them. Raises StoreError where they were edited.
+    """
     client = connect(uri)
     found = {}
     for run_id in dict.fromkeys(run_ids):
-        text = _artifact(client, uri, run_id, SAMPLES)
+        text = _artifact(client, uri, run_id, SAMPLES, folder)
         if text is None:
             continue
         try:
@@ -66,23 +69,32 @@ def load_samples(uri: str, run_ids: Iterable[str]) -> dict[str, tuple[Shown, ...
     return found
 
 
-def load_asked(uri: str, study: str) -> Asked:
-    """What the study's parent run keeps. Raises StoreError where the store does not answer."""
+def load_asked(uri: str, study: str, folder: Path) -> Asked:
+    """What the study's parent run keeps; `folder` as for `load_samples`. Raises StoreError where the store does not
+    answer.
+    """
     client = connect(uri)
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
             return Asked("", None)
         parents = client.search_runs([experiment.experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
-    text = _artifact(client, uri, parents[0].info.run_id, STUDY_FILE) if parents else None
+    text = _artifact(client, uri, parents[0].info.run_id, STUDY_FILE, folder) if parents else None
     served = uri.startswith(("http://", "https://"))
     page = redact(uri).rstrip("/") + view_page(experiment.experiment_id) if served else None
     return Asked(text or "", page)
 
 
-def _artifact(client: Any, uri: str, run_id: str, name: str) -> str | None:
+def _artifact(client: Any, uri: str, run_id: str, name: str, folder: Path) -> str | None:
     """The text of one artifact; None where the run has none of that name."""
-    with tempfile.TemporaryDirectory() as folder, suppress(StoreRefused), store_calls(uri):
+    with tempfile.TemporaryDirectory() as aside, suppress(StoreRefused), store_calls(uri):
+        here = found_here(client.get_run(run_id).info.artifact_uri, run_id, folder)
+        if here is not None:
+            return _text(here / name) if (here / name).is_file() else None
         if any(item.path == name for item in client.list_artifacts(run_id)):
-            return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8", errors="replace")
+            return _text(Path(client.download_artifacts(run_id, name, aside)))
     return None
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")

@@ -12,19 +12,20 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from dashboards.sqlite_runs import StoredRun, open_to_read, read_sqlite_runs, read_sqlite_tags
+from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
+from dashboards.databases import MLFLOW, Refused, check_database, shown
+from dashboards.sqlite_runs import StoredRun, read_sqlite_runs, read_sqlite_tags
 from studies.formats import refuse_newer
 from studies.records import Cause, RunRecord, Scalar, State
 from studies.redact import redact
 
-SQLITE = "sqlite:///"
 KIND = "kind"
 SWEEP, RUN = "sweep", "run"
 SUPERSEDED = "superseded"
@@ -71,22 +72,51 @@ def store_uri(uri: str | None, folder: Path) -> str:
     Always absolute, since MLflow resolves a relative one against the folder a process happens to be in, and prefers
     a stray `mlruns` there.
     """
-    given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    if not given.startswith(SQLITE):
-        return given
-    return SQLITE + str((folder / unquote(given.removeprefix(SQLITE))).absolute())
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return absolute_url(given, folder) if given else sqlite_url(folder / "mlflow.db")
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store, None for any other kind of store."""
-    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+def check_store(uri: str, *, write: bool = False) -> bool:
+    """Whether the store is there; False where nothing is yet. `write`: it is to be written as well.
+
+    Only reads. Raises StoreError where MLflow could not use it as it is.
+    """
+    if not _is_database(uri):
+        place = _folder_store(uri)
+        if place is not None and not place.exists() and not write:
+            return False
+        connect(uri)
+        return True
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return check_database(MLFLOW, uri, write=write)
+    except Refused as error:
+        raise StoreError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
+    except SQLAlchemyError as error:
+        raise StoreAway(f"MLflow's database {redact(uri)} does not answer: {redact(_first_line(error))}.") from error
+
+
+def _is_database(uri: str) -> bool:
+    return uri.partition("://")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def _folder_store(uri: str) -> Path | None:
+    """The folder of a store of files, None for any other kind of store."""
+    if uri.startswith("file:"):
+        return Path(unquote(urlsplit(uri).path))
+    return None if ":" in uri else Path(uri)
 
 
 def connect(uri: str) -> Any:
-    """An MlflowClient of the store, quiet and without MLflow's usage reports; makes or checks its tables.
+    """An MlflowClient of the store, quiet and without MLflow's usage reports; makes its tables where there are none.
 
     Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
     """
+    if _is_database(uri):
+        check_store(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     _check_reachable(uri)
@@ -110,6 +140,7 @@ def store_calls(uri: str) -> Iterator[None]:
     MLflow tries a server again for minutes, in silence. That can be changed by environment variables alone, which are
     read at every call: they are set here where the user has not set them, and put back.
     """
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -120,7 +151,7 @@ def store_calls(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise _as_store_error(uri, str(error), str(error.error_code)) from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, CommandError) as error:
         raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
     except OSError as error:
         raise StoreAway(f"MLflow at {redact(uri)} cannot be written: {_first_line(error)}.") from error
@@ -178,14 +209,9 @@ def _check_reachable(uri: str) -> None:
 
 def _unusable(uri: str, reason: str) -> str:
     """What to say of a store that MLflow refused."""
-    if "out-of-date database schema" in reason:
-        return (
-            f"The MLflow store {uri} was made by another version of MLflow. Stop everything that uses it, copy it "
-            f"to a safe place, then run: mlflow db upgrade {uri}"
-        )
     return (
         f"MLflow cannot use the store {uri}: {_first_line(reason)} "
-        f"Give a store that it can, such as {SQLITE}mlflow.db, in MLFLOW_TRACKING_URI."
+        f"Give a store that it can, such as {MLFLOW.example}, in MLFLOW_TRACKING_URI."
     )
 
 
@@ -195,7 +221,6 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
     Only reads. Raises StoreMissing where the store or the study is not there, StoreError where a run's tags were
     edited so that it can no longer be understood.
     """
-    _check_exists(uri)
     return [to_record(study, run) for run in _read_study(uri, study) if SUPERSEDED not in run.tags]
 
 
@@ -205,6 +230,7 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
     if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
         _check_format(uri, study, _marks(read_sqlite_tags(file, study) or {}))
         return found
+    _check_exists(uri)
     client = connect(uri)
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
@@ -319,20 +345,13 @@ def view_page(experiment_id: str) -> str:
 
 
 def _check_exists(uri: str) -> None:
-    """Raise StoreMissing for a SQLite file that is not an MLflow store: MLflow would silently make it one."""
-    file = sqlite_file(uri)
-    if file is None:
-        return
-    missing = f"There is no MLflow store at {file}; `sweeper run` makes one, or give its place in MLFLOW_TRACKING_URI."
-    if not file.is_file():
-        raise StoreMissing(missing)
-    try:
-        with closing(open_to_read(file)) as database:
-            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
-    if "experiments" not in tables:
-        raise StoreMissing(missing)
+    """Raise StoreMissing where there is no store yet: MLflow would silently make one."""
+    if not check_store(uri):
+        makes = "`sweeper run` makes one, or " if _is_database(uri) else ""
+        raise StoreMissing(
+            f"There is no MLflow store at {shown(uri)}; {makes}give its place in MLFLOW_TRACKING_URI, such as "
+            f"{MLFLOW.example}."
+        )
 
 
 def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:

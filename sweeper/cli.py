@@ -341,14 +341,19 @@ def ui(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
 ) -> None:
     """Open the MLflow UI on the store in this folder."""
-    from dashboards.load import store_uri, study_pages
+    from dashboards.databases import shown
+    from dashboards.load import connect, store_uri, study_pages
+    from sweeper.moved import mend_artifacts
 
     uri = store_uri(None, Path.cwd())
     if uri.startswith(("http://", "https://")):
         refuse([f"MLflow runs at {uri} already: open that address in a browser."])
     with store_errors():
         pages = study_pages(uri)
-    typer.echo(f"MLflow UI of {redact(uri)} on http://{host}:{port}")
+        news = mend_artifacts(connect(uri), uri, Path.cwd())
+    if news:
+        typer.echo(news)
+    typer.echo(f"MLflow UI of {shown(uri)} on http://{host}:{port}")
     for study, page in pages.items():
         typer.echo(f"  {study}: http://{host}:{port}{page}")
     if host not in ("127.0.0.1", "localhost", "::1"):

@@ -72,14 +72,16 @@ def _command(context: typer.Context) -> tuple[str, ...]:
 
 def check_owner(wanted: Wanted) -> None:
     """Exit with 2 where somebody else's study has this name, before anything is written."""
+    from dashboards.load import store_uri
     from sweeper.ownership import ForeignStudy, refuse_foreign
-    from sweeper.session import places
-    from sweeper.storage import StorageError, check_storage
+    from sweeper.session import one_at_a_time, places
+    from sweeper.storage import StorageError, check_stores
 
     where = places(wanted.spec, Path.cwd(), wanted.storage)
     with store_errors():
         try:
-            check_storage(where.storage)
+            with one_at_a_time(where.folder):
+                check_stores(where.storage, store_uri(where.tracking, where.folder))
             refuse_foreign(wanted.spec.study, where)
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)

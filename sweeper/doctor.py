@@ -6,14 +6,19 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.markup import escape
 
-from dashboards.load import sqlite_file, store_uri
+from dashboards.addresses import sqlite_file, sqlite_url
+from dashboards.databases import shown
+from dashboards.load import StoreError, check_store, store_uri
+from sweeper.storage import StorageError, check_apart, check_storage
 
 FREE_GIB = 2.0  # below this a sweep's checkpoints and databases are at risk
 
@@ -42,10 +47,10 @@ def examine(folder: Path) -> tuple[Finding, ...]:
 def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
     """One line each, with the remedy under what is not good."""
     for finding in findings:
-        mark = "[green]ok[/green]     " if finding.good else "[red]missing[/red]"
-        console.print(f"{mark} {finding.what}: {finding.found}")
+        mark = "[green]ok[/green]    " if finding.good else "[red]not ok[/red]"
+        console.print(f"{mark} {finding.what}: {escape(finding.found)}", soft_wrap=True)
         if finding.remedy:
-            console.print(f"        {finding.remedy}")
+            console.print(f"       {escape(finding.remedy)}", soft_wrap=True)
 
 
 def _packages() -> list[Finding]:
@@ -83,13 +88,27 @@ def _disk(folder: Path) -> Finding:
 
 
 def _stores(folder: Path) -> list[Finding]:
-    uri = store_uri(None, folder)
-    file = sqlite_file(uri)
-    made = "" if file is None or file.exists() else " (made by the first sweep)"
-    findings = [Finding("MLflow store", uri + made)]
-    if file is not None and (folder / "mlruns").exists():
+    """Both stores as a sweep would find them; nothing is written to them."""
+    uri, storage = store_uri(None, folder), sqlite_url(folder / "optuna.db")
+    findings = [
+        _store("stores", uri, lambda: check_apart(storage, uri)),
+        _store("MLflow store", uri, lambda: check_store(uri, write=True)),
+        _store("Optuna storage", storage, lambda: check_storage(storage)),
+    ]
+    if findings[0].good:
+        del findings[0]
+    if sqlite_file(uri) is not None and (folder / "mlruns").exists():
         remedy = "Plain `mlflow ui` here shows ./mlruns instead; use `sweeper ui`, or move that folder away."
         findings.append(Finding("mlruns", "an old MLflow file store lies in this folder", True, remedy))
     if not os.access(folder, os.W_OK):
         findings.append(Finding("folder", f"{folder} cannot be written", False, "run in a folder of your own"))
     return findings
+
+
+def _store(what: str, url: str, check: Callable[[], bool | None]) -> Finding:
+    """What a check says of a store: that it is there, that nothing is there yet, or what is wrong."""
+    try:
+        there = check()
+    except (StoreError, StorageError) as error:
+        return Finding(what, f"{shown(url)} cannot be used", False, str(error))
+    return Finding(what, shown(url) + ("" if there else " (made by the first sweep)"))

@@ -147,7 +147,7 @@ def score_all(
     it, or the workers, went away; what is scored by then is kept.
     """
     with lock(where.runs):
-        tracker = Tracker(where.tracking, where.folder)
+        tracker = Tracker(where.tracking, where.folder, say)
         pool: Executor = (
             Inline(EVALUATOR)
             if executor == "inline"

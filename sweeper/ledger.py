@@ -12,13 +12,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 from sqlalchemy import column, insert, select, table, update
 
+from dashboards.addresses import sqlite_file
 from sweeper.search import open_storage
 from sweeper.storage import StorageError, connect_args, refusal, trouble
 
@@ -47,7 +47,7 @@ class Ledger:
 
     def read(self) -> Kept:
         """What is there; makes neither file nor table."""
-        file = sqlite_path(self.url)
+        file = sqlite_file(self.url)
         if file is not None and not file.exists():
             return Kept()
         with self._calls() as connection:
@@ -122,13 +122,3 @@ class Ledger:
             raise
         except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             raise StorageError(trouble(self.url, error)) from error
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite storage; None for any other, and for one in memory."""
-    with suppress(sqlalchemy.exc.SQLAlchemyError):
-        address = sqlalchemy.make_url(url)
-        name = address.database
-        if address.get_backend_name() == "sqlite" and name and name != ":memory:" and not name.startswith("file:"):
-            return Path(name)
-    return None

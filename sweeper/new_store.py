@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from dashboards.load import StoreError, connect, sqlite_file
+from dashboards.addresses import sqlite_file, sqlite_url
+from dashboards.load import StoreError, connect
 
 _ASIDE = ".new"
 
 
 def make_store(uri: str) -> None:
-    """Where `uri` names a SQLite file that is not there, make MLflow's tables beside it and put them there as a whole.
+    """Where `uri` names a SQLite file that is not there or empty, make MLflow's tables beside it and put them there as
+    a whole.
 
     MLflow makes them in dozens of steps, which SQLite does not take back: what dies among them leaves a file that
     MLflow refuses from then on ("duplicate column name"). Whoever calls this keeps other sweeps from the folder
     (`sweeper.session.one_at_a_time`). What MLflow cannot make here it says in its own words when the store is opened.
     """
-    file = sqlite_file(uri)
-    if file is None or file.exists() or not os.access(file.parent, os.W_OK):
+    place = sqlite_file(uri)
+    if place is None or (place.exists() and place.stat().st_size):
+        return
+    file = place.resolve()  # where a link leads
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
         return
     _remove_left(file)
+    aside = file.with_name(f"{file.name}{_ASIDE}")
     try:
-        client = connect(uri + _ASIDE)
+        client = connect(sqlite_url(aside))
     except StoreError:
         _remove_left(file)
         return
     client._tracking_client.store.engine.dispose()
-    os.replace(f"{file}{_ASIDE}", file)
+    os.replace(aside, file)
 
 
 def _remove_left(file: Path) -> None:
     """Remove what a sweep left that died here, and what SQLite had beside it."""
-    for left in file.parent.glob(f"{file.name}{_ASIDE}*"):
-        left.unlink()
+    for beside in ("", "-journal", "-wal", "-shm"):
+        file.with_name(f"{file.name}{_ASIDE}{beside}").unlink(missing_ok=True)

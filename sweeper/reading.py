@@ -79,7 +79,7 @@ def report_of(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRec
     """The study's page and its figures. Raises StoreError."""
     from sweeper.reporting import make_report  # matplotlib, which no table needs
 
-    return make_report(spec, arms, records, strata(spec, arms), table, store_uri(None, Path.cwd()))
+    return make_report(spec, arms, records, strata(spec, arms), table, store_uri(None, Path.cwd()), Path.cwd())
 
 
 def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:

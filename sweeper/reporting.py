@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dashboards.figures.course import REWARD_MARGIN
 from dashboards.figures.figure import Figure, Missing
@@ -34,8 +35,11 @@ def make_report(
     strata: Sequence[Stratum],
     table: Comparison,
     uri: str,
+    folder: Path,
 ) -> Made:
-    """The report of a study whose records and table were read from the store `uri`. Raises StoreError."""
+    """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder.
+    Raises StoreError.
+    """
     found = standings(records, spec.objective, strata)
     speaking = [run.run_id for standing in found for run in standing.speak]
     names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
@@ -48,7 +52,7 @@ def make_report(
         curves=load_curves(uri, speaking, names),
     )
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
-    asked = load_asked(uri, spec.study)
+    asked = load_asked(uri, spec.study, folder)
     page = render_report(
         Report(
             study=spec.study,
@@ -56,7 +60,7 @@ def make_report(
             records=[run for standing in found for run in standing.records],
             table=table,
             figures=drawn,
-            samples=_told(found, uri),
+            samples=_told(found, uri, folder),
             asked=asked.text,
             page=asked.page,
         )
@@ -92,10 +96,10 @@ def _beta(arm: Arm) -> float:
     return float(value) if isinstance(value, int | float) else TRL_BETA
 
 
-def _told(found: Sequence[Standing], uri: str) -> list[Told]:
+def _told(found: Sequence[Standing], uri: str, folder: Path) -> list[Told]:
     """The samples of one run of each stratum's best, where it kept some."""
     speaking = {standing.speak[0].run_id: standing for standing in found if standing.speak}
-    samples = load_samples(uri, speaking)
+    samples = load_samples(uri, speaking, folder)
     return [
         Told(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
         for run_id, s in speaking.items()

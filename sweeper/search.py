@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from alembic.util import CommandError
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -414,11 +415,18 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
+        literal = url.replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
+        storage = optuna.storages.RDBStorage(literal, engine_kwargs={"connect_args": connect_args(url)})
     except sqlalchemy.exc.DatabaseError as error:
         known = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
         raise StorageError(trouble(url, error) if known else refusal(url, error)) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.OptunaError,
+        CommandError,
+        RuntimeError,
+        OSError,
+    ) as error:
         raise StorageError(refusal(url, error)) from error
     if url.startswith("sqlite"):
         # One writer, and MLflow holds the results: a commit need not wait for the disk, and a reader (the

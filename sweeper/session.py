@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from dashboards.load import StoreAway, StoreError
+from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
+from dashboards.load import StoreAway, StoreError, store_uri
 from studies.records import PROBE, Cause, RunConfig, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import Compare, config_of, sort, unrecorded
@@ -24,7 +25,7 @@ from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
 from sweeper.inputs import pairs_comparer
 from sweeper.lease import hold, watch
-from sweeper.ledger import Ledger, sqlite_path
+from sweeper.ledger import Ledger
 from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.ownership import mark_of, refuse_foreign, write_mark
 from sweeper.placement import decide
@@ -32,7 +33,7 @@ from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
 from sweeper.search import Search
-from sweeper.storage import StorageError
+from sweeper.storage import StorageError, check_stores
 from sweeper.sweep import Sweep
 from sweeper.tracking import KnownRun, Tracker
 from sweeper.verify import Verification, verify
@@ -54,7 +55,7 @@ class Places:
 
 def places(spec: StudySpec, folder: Path, storage: str | None) -> Places:
     """The places of a study run in `folder`."""
-    url = storage or f"sqlite:///{folder / 'optuna.db'}"
+    url = absolute_url(storage, folder) if storage else sqlite_url(folder / "optuna.db")
     return Places(folder, folder / spec.output.folder / spec.study, url, None)
 
 
@@ -82,6 +83,8 @@ def run_session(
     Raises AlreadyRunning and ForeignStudy; StoreError, StorageError and OSError where it cannot begin; Interrupted
     where it cannot go on.
     """
+    with one_at_a_time(where.folder):
+        check_stores(where.storage, store_uri(where.tracking, where.folder))
     ledger = Ledger(where.storage, spec.study)
     refuse_foreign(spec.study, where)
     dead = watch(ledger, tell_user)
@@ -183,7 +186,7 @@ def _known(
 @contextmanager
 def _held(ledger: Ledger, where: Places, dead: str, tell_user: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Hold the study's lease, in a database that is made where there is none; see `lease.hold`."""
-    file = sqlite_path(where.storage)
+    file = sqlite_file(where.storage)
     beside = where.folder if file is None else file.absolute().parent
     with one_at_a_time(beside if beside.is_dir() else where.folder):
         ledger.make()

@@ -1,10 +1,15 @@
-"""The address of Optuna's database: whether it can be used, and what to say where it cannot. Knows no Optuna."""
+"""The stores of a sweep: whether they can be used, and what to say where Optuna's cannot. Knows no Optuna."""
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import sqlalchemy
+
+from dashboards.addresses import same_database
+from dashboards.databases import MLFLOW, OPTUNA, Refused, check_database, shown
+from dashboards.load import check_store
 
 PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
 
@@ -13,12 +18,37 @@ class StorageError(Exception):
     """Optuna's storage cannot be used: says which, why and what would be valid."""
 
 
-def check_storage(url: str) -> None:
-    """Raise StorageError for a URL that no driver here can open; touches neither files nor the network."""
+def check_storage(url: str) -> bool:
+    """Whether Optuna's database is there; False where nothing is yet.
+
+    Only reads. Raises StorageError where Optuna could not use it as it is.
+    """
     try:
-        sqlalchemy.make_url(url).get_dialect().import_dbapi()
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise StorageError(refusal(url, error)) from error
+        return check_database(OPTUNA, url, write=True)
+    except Refused as error:
+        raise StorageError(str(error)) from error
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        raise StorageError(trouble(url, error)) from error
+
+
+def check_stores(storage: str, tracking: str) -> None:
+    """Check both stores of a sweep, given by their absolute URLs, before it makes or writes anything.
+
+    Only reads. Raises StorageError or StoreError, saying which store cannot be used, why and what to do.
+    """
+    check_apart(storage, tracking)
+    check_storage(storage)
+    check_store(tracking, write=True)
+
+
+def check_apart(storage: str, tracking: str) -> None:
+    """Raise StorageError where both addresses, which must be absolute, lead to one database. Opens nothing."""
+    if same_database(storage, tracking):
+        raise StorageError(
+            f"Optuna (--storage) and MLflow (MLFLOW_TRACKING_URI) cannot share {shown(storage)}: both keep "
+            "the version of their tables in a table of the same name, and would spoil it for each other. Give each a "
+            f"database of its own; where nothing is given these are {OPTUNA.example} and {MLFLOW.example}."
+        )
 
 
 def trouble(url: str, error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.addresses import sqlite_file
+from dashboards.artifacts import study_artifacts
 from dashboards.histories import SAMPLES
 from dashboards.load import (
     CONTENT,
@@ -30,7 +33,6 @@ from dashboards.load import (
     encode,
     read_runs,
     run_state,
-    sqlite_file,
     store_calls,
     store_uri,
     to_record,
@@ -39,6 +41,7 @@ from dashboards.sqlite_runs import StoredRun
 from studies.records import DATA_DIGEST, PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
 from studies.redact import redact
 from studies.spec import StudySpec
+from sweeper.moved import mend_artifacts
 from sweeper.new_store import make_store
 from sweeper.outbox import Entry, Outbox
 from sweeper.saved_view import experiment_tags, note
@@ -94,14 +97,16 @@ class Tracker:
         """Open the store (see `store_uri`), making its tables where there are none.
 
         `folder` is the working folder; artifacts of a SQLite store go to `mlartifacts` in it, as with `mlflow ui`.
-        `tell_user` is told once when the store goes away and once when it is back.
+        `tell_user` is told once when the store goes away and once when it is back, and where the folder was moved.
         Raises StoreError where MLflow cannot use the store.
         """
         self.uri = store_uri(uri, folder)
         self._folder, self._tell_user = folder, tell_user
-        self._artifacts = folder.absolute() / "mlartifacts" if sqlite_file(self.uri) else None
         make_store(self.uri)
         self._client = connect(self.uri)
+        news = mend_artifacts(self._client, self.uri, folder)
+        if news:
+            tell_user(news)
         self._study: _OpenStudy | None = None
         self.strict = False
         self._outbox: Outbox | None = None
@@ -181,7 +186,7 @@ class Tracker:
         """
         experiment = self._client.get_experiment_by_name(spec.study)
         if experiment is None:
-            place = (self._artifacts / spec.study).as_uri() if self._artifacts else None
+            place = study_artifacts(self._folder, spec.study).as_uri() if sqlite_file(self.uri) else None
             experiment = self._client.get_experiment(
                 self._client.create_experiment(spec.study, artifact_location=place, tags=dict(tags or {}))
             )
@@ -323,7 +328,7 @@ class Tracker:
 
     def log_adapter(self, run_id: str, folder: Path) -> None:
         """Keep a trained adapter as the artifact folder `adapter` of its run."""
-        self._send(do="adapter", run=run_id, folder=str(folder.absolute()))
+        self._send(do="adapter", run=run_id, folder=os.path.relpath(folder, self._folder))
 
     def log_scores(
         self,
@@ -375,8 +380,9 @@ class Tracker:
                     for name, text in entry["files"].items():
                         self._client.log_text(entry["run"], text, name)
                 case "adapter":
-                    if Path(entry["folder"]).is_dir():  # else another trial has become the best since
-                        self._client.log_artifacts(self._real(entry["run"]), entry["folder"], "adapter")
+                    adapter = self._folder / entry["folder"]
+                    if adapter.is_dir():  # else another trial has become the best since
+                        self._client.log_artifacts(self._real(entry["run"]), str(adapter), "adapter")
                 case "close":
                     self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
 

@@ -139,7 +139,7 @@ def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: Study
     study.score(JUDGE, "evaluate.judge.label=1")
     after = study.records()[run_id]
     assert set(after.curves) == set(after.curve_halves) == {"accuracy"}
-    (shown,) = load_samples(study.tracker.uri, [run_id])[run_id]
+    (shown,) = load_samples(study.tracker.uri, [run_id], study.tracker._folder)[run_id]
     assert shown.gold_after == 1.0
 
 

@@ -343,24 +343,24 @@ def test_config_study_and_table_are_files_under_the_folder_that_mlflow_ui_serves
     assert RunConfig.model_validate_json(kept["config.json"].read_text()) == config
 
 
-def test_samples_and_curves_come_back_of_the_runs_that_have_some(tracker: Tracker) -> None:
+def test_samples_and_curves_come_back_of_the_runs_that_have_some(tracker: Tracker, tmp_path: Path) -> None:
     sample = Shown(prompt="a", before="b \u2026", after="c", gold_before=1.0, gold_after=-2.5, cut_after=True)
     shown, plain = a_config(0), a_config(1)
     ids = [tracker.start_run(config, 1, "unbiased") for config in (shown, plain)]
     curve = ((2, {"loss": 0.5}), (1, {"loss": 0.7}))
     tracker.finish_run(ids[0], shown, a_result(shown, samples=(sample,), curve=curve))
     tracker.finish_run(ids[1], plain, a_result(plain, curve=()))
-    assert load_samples(tracker.uri, ids) == {ids[0]: (sample,)}
+    assert load_samples(tracker.uri, ids, tmp_path) == {ids[0]: (sample,)}
     assert load_curves(tracker.uri, ids, ["loss", "grad_norm"]) == {ids[0]: {"loss": [(1, 0.7), (2, 0.5)]}}
-    asked = load_asked(tracker.uri, "pilot")
+    asked = load_asked(tracker.uri, "pilot", tmp_path)
     assert (asked.text, asked.page) == ("study: pilot\n", None)
 
 
-def test_samples_that_somebody_edited_are_refused_by_name(tracker: Tracker) -> None:
+def test_samples_that_somebody_edited_are_refused_by_name(tracker: Tracker, tmp_path: Path) -> None:
     run_id = tracker.start_run(a_config(), 1, "unbiased")
     tracker._client.log_text(run_id, "[1]", "samples.json")
     with pytest.raises(StoreError, match=f"{run_id} cannot be read"):
-        load_samples(tracker.uri, [run_id])
+        load_samples(tracker.uri, [run_id], tmp_path)
 
 
 def test_no_secret_is_written_anywhere(store: Path, tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_a_store_of_another_mlflow_version_is_refused_with_the_way_out(store: Pa
     with sqlite3.connect(file) as database:
         database.execute("update alembic_version set version_num = 'ancient'")
     database.close()
-    with pytest.raises(StoreError, match="mlflow db upgrade sqlite:///"):
+    with pytest.raises(StoreError, match=r"made by a newer MLflow.*Upgrade mlflow"):
         Tracker(f"sqlite:///{file}", tmp_path)
 
 
