@@ -177,6 +177,5 @@ def _datasets(value: Any, base: Base) -> None:
         if key in ("columns", "fraction"):
             base.notices.append(f"base.datasets.0.{key}: left out, the whole dataset is read")
         elif key not in (*_ENTRY, "data_files", "data_dir"):
-            base.wrong(
-                f"datasets.0.{key}", f"unknown key{suggest(key, _ENTRY)}; valid are path, name, data_files, split"
-            )
+            valid = "valid are path, name, data_files, split; pairs are read from the columns prompt, chosen, rejected"
+            base.wrong(f"datasets.0.{key}", f"unknown key{suggest(key, _ENTRY)}; {valid}")

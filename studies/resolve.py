@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from studies import losses as table
+from studies.dialects import BASES, remedy
 from studies.parts import (
     Arm,
     Distribution,
@@ -295,6 +296,9 @@ def name_problem(knob: str) -> str | None:
         return None
     if knob.startswith("loss_weights."):
         return "weights are varied together: space: {loss_weights: {type: simplex}}"
+    meant = remedy(BASES, None, knob)
+    if meant is not None:
+        return f"it is called {meant[1:].partition(' ')[0]} here" if meant.startswith("=") else meant
     return f"no setting of `trl dpo` is called {knob}{table.suggest(knob, TYPES)}"
 
 
