@@ -12,7 +12,7 @@ from typing import Any
 
 from studies.losses import suggest
 from studies.resolve import Problem
-from studies.trl_settings import DATA, DROPPED, OWNED, REFUSED, RENAMED, TYPES, allows_none, coerce, type_problem
+from studies.trl_settings import DATA, DROPPED, OWNED, REFUSED, RENAMED, TYPES, UNSET, allows_none, coerce, type_problem
 
 # Fields of an entry of `datasets:` (TRL's DatasetConfig) that a study's `data` can say.
 _ENTRY = {"path": "path", "name": "name", "split": "split"}
@@ -39,9 +39,13 @@ def take_apart(raw: Mapping[Any, Any]) -> Base:
     renamed = _renamed(raw, base)
     evaluates = renamed.get("eval_strategy") not in (None, "no", False)  # YAML reads a bare `no` as false
     for name, value in renamed.items():
+        if _nobody_set(name, value):
+            continue
         if name == "seed":
             _seed(value, base)
         elif name in ("loss_type", "loss_weights"):
+            if value is None:
+                continue
             base.notices.append(f"base.{name}: left out, every variant says its own")
         elif name == "datasets":
             _datasets(value, base)
@@ -55,9 +59,7 @@ def take_apart(raw: Mapping[Any, Any]) -> Base:
         elif name in DROPPED:
             base.notices.append(f"base.{name}: left out, {DROPPED[name]}")
         elif name in REFUSED:
-            # The default of a setting that would do nothing, or of one that is off, is what an exported YAML holds.
-            if value not in (None, False, "", 0, 0.0):
-                base.wrong(name, f"{value!r} cannot be used: {REFUSED[name]}")
+            base.wrong(name, f"{value!r} cannot be used: {REFUSED[name]}")
         else:
             _setting(name, value, base)
     if not evaluates:
@@ -67,20 +69,53 @@ def take_apart(raw: Mapping[Any, Any]) -> Base:
     return base
 
 
+def _nobody_set(name: str, value: Any) -> bool:
+    """Whether a setting that the sweep decides, or that is gone, has the value that releases write out unasked."""
+    if any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in UNSET.get(name, ())):
+        return True
+    empty = value is None or (isinstance(value, str | list | Mapping) and not value)
+    return _is_off(value) if name in REFUSED else empty and (name in OWNED or name in DROPPED)
+
+
+def _is_off(value: Any) -> bool:
+    """Whether nothing in `value` is set: nothing at all, zero, no, or a mapping or list of such."""
+    if isinstance(value, Mapping):
+        return all(map(_is_off, value.values()))
+    return value in (None, False, 0, "", "no", [])
+
+
 def _renamed(raw: Mapping[Any, Any], base: Base) -> dict[str, Any]:
-    """`raw` under the names of the installed TRL."""
+    """`raw` under the names of the installed TRL. Of an old and a new name for one setting the one that is set holds:
+    a dump of old settings gives both, such as `warmup_steps: 0`, which means that `warmup_ratio` holds.
+    """
     renamed: dict[str, Any] = {}
     for name, value in raw.items():
+        new = RENAMED.get(name) if isinstance(name, str) else None
         if not isinstance(name, str):
             base.wrong(str(name), f"the name {name!r} must be text: put it in quotes")
-        elif name not in RENAMED:
-            renamed[name] = value
-        elif RENAMED[name] in raw:
-            base.wrong(name, f"{name} is called {RENAMED[name]} now, and both are given: keep {RENAMED[name]}")
+        elif new is None:
+            renamed.setdefault(name, value)
+        elif name == "warmup_ratio" and not _is_share(value):
+            base.wrong(
+                name, f"{value!r} must be a share of all steps, in [0, 1): give a number of steps as warmup_steps"
+            )
+        elif new not in raw:
+            if not _is_off(value):
+                base.notices.append(f"base.{name}: read as {new}, its name in this TRL")
+            renamed[new] = coerce(new, value)
+        elif _is_off(coerce(new, value)) or coerce(new, value) == coerce(new, raw[new]):
+            continue
+        elif _is_off(coerce(new, raw[new])):
+            base.notices.append(f"base.{name}: read as {new}, its name in this TRL, since {new} is {raw[new]!r}")
+            renamed[new] = coerce(new, value)
         else:
-            base.notices.append(f"base.{name}: read as {RENAMED[name]}, its name in this TRL")
-            renamed[RENAMED[name]] = coerce(RENAMED[name], value)
+            base.wrong(name, f"{name} is called {new} now, and both are given: keep {new}")
     return renamed
+
+
+def _is_share(value: Any) -> bool:
+    share = coerce("warmup_steps", value)
+    return share is None or (isinstance(share, float) and 0.0 <= share < 1.0)
 
 
 def _setting(name: str, value: Any, base: Base) -> None:
@@ -142,6 +177,5 @@ def _datasets(value: Any, base: Base) -> None:
         if key in ("columns", "fraction"):
             base.notices.append(f"base.datasets.0.{key}: left out, the whole dataset is read")
         elif key not in (*_ENTRY, "data_files", "data_dir"):
-            base.wrong(
-                f"datasets.0.{key}", f"unknown key{suggest(key, _ENTRY)}; valid are path, name, data_files, split"
-            )
+            valid = "valid are path, name, data_files, split; pairs are read from the columns prompt, chosen, rejected"
+            base.wrong(f"datasets.0.{key}", f"unknown key{suggest(key, _ENTRY)}; {valid}")

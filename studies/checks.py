@@ -304,7 +304,8 @@ def _inert_base(spec: StudySpec, built: Mapping[str, Built]) -> list[Problem]:
             overruled = any(
                 knob in variant.base or variant.space.get(knob) is not None for variant in spec.variants.values()
             )
-            if all(reasons) and not overruled and (knob in table.DEFAULTS or knob == "loss_weights"):
+            unset = place == "base" and spec.base[knob] == table.DEFAULTS.get(knob)  # as a dump of all settings says it
+            if all(reasons) and not (overruled or unset) and (knob in table.DEFAULTS or knob == "loss_weights"):
                 if any(table.acts(arm.losses, knob) for arm in arms):
                     continue
                 problems.append(Problem(f"{place}.{knob}", f"acts on no variant of this study: {reasons[0]}"))

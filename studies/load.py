@@ -12,6 +12,7 @@ from typing import Any
 
 from studies import checks, places, rungs, safe_yaml
 from studies.base import Base, take_apart
+from studies.foreign import base_problems, study_problems
 from studies.losses import suggest
 from studies.normal import normal_study
 from studies.parts import StudyError, StudySpec
@@ -28,6 +29,8 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     path = find_study(study)
     raw = read_yaml(path)
     problems = _override(raw, overrides)
+    found, raw = study_problems(raw, _KEYS)
+    problems += found
     base = _read_base(raw, path.parent, problems)
     problems += base.problems
     _fill_in(raw, base)
@@ -155,6 +158,7 @@ def _put(node: Any, steps: Sequence[str], value: Any) -> bool:
 
 
 _OVER_BASE = "--set base"
+_KEYS = {*StudySpec.model_fields, "evaluate", _OVER_BASE}
 
 
 def _read_base(raw: dict[Any, Any], folder: Path, problems: list[Problem]) -> Base:
@@ -177,6 +181,8 @@ def _read_base(raw: dict[Any, Any], folder: Path, problems: list[Problem]) -> Ba
             given = {}
     if not isinstance(given, Mapping):
         return Base()
+    foreign, given = base_problems(given)
+    problems += foreign
     base = take_apart(given)
     raw["base"] = base.settings
     return base

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from studies import losses as table
 from studies.contents import held, pinned
+from studies.dialects import BASES, remedy
 from studies.parts import (
     Arm,
     Distribution,
@@ -23,7 +24,7 @@ from studies.parts import (
     Variant,
 )
 from studies.records import DataConfig, RunConfig, Scalar
-from studies.trl_settings import DATA, OWNED, REFUSED, RENAMED, TYPES, coerce, type_problem
+from studies.trl_settings import DATA, OWNED, REFUSED, RENAMED, SWITCHED_OFF, TYPES, coerce, type_problem
 
 # Settings that do nothing unless `use_peft` is on.
 _PEFT_ONLY = {"use_rslora", "use_dora", "load_in_4bit", "load_in_8bit"}
@@ -76,8 +77,9 @@ def build_arm(spec: StudySpec, name: str) -> Built:
     )
     places = _places(spec, name, variant, arm)
     problems += _balance_problems(spec.trainer, arm, places)
-    problems += [Problem(places.get(f.knob, f"variants.{name}"), f.message) for f in table.needs(losses, possible(arm))]
-    problems += _peft_problems(arm, places)
+    needed = table.needs(losses, possible(arm))
+    combined = [Problem(places.get(f.knob, f"variants.{name}"), f.message) for f in needed]
+    problems += [p for p in (*combined, *_peft_problems(arm, places)) if not _written_out(spec.base, p.path)]
     return Built(arm.model_copy(update={"warnings": _warnings(arm)}), problems)
 
 
@@ -300,6 +302,9 @@ def name_problem(knob: str) -> str | None:
         return None
     if knob.startswith("loss_weights."):
         return "weights are varied together: space: {loss_weights: {type: simplex}}"
+    meant = remedy(BASES, None, knob)
+    if meant is not None:
+        return f"it is called {meant[1:].partition(' ')[0]} here" if meant.startswith("=") else meant
     return f"no setting of `trl dpo` is called {knob}{table.suggest(knob, TYPES)}"
 
 
@@ -389,6 +394,14 @@ def _peft_problems(arm: Arm, places: Mapping[str, str]) -> list[Problem]:
         for knob in dict.fromkeys(given)
         if knob.startswith("lora_") or knob in _PEFT_ONLY
     ]
+
+
+def _written_out(base: Mapping[str, Any], path: str) -> bool:
+    """Whether a setting of the base that does nothing is there only as a dump of all settings says it."""
+    knob = path.removeprefix("base.")
+    return any(
+        switch in base and knob in values and base.get(knob) in values[knob] for switch, values in SWITCHED_OFF.items()
+    )
 
 
 def _warnings(arm: Arm) -> tuple[str, ...]:

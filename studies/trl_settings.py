@@ -187,7 +187,8 @@ DROPPED: Mapping[str, str] = dict.fromkeys(
     fp16_opt_level per_gpu_eval_batch_size include_inputs_for_metrics mp_parameters torchdynamo past_index
     use_legacy_prediction_loop dataloader_pin_memory_device padding_value label_pad_token_id is_encoder_decoder
     generate_during_eval use_logits_to_keep use_num_logits_to_keep use_liger_loss sanity_check
-    gradient_checkpointing_use_reentrant"""),
+    gradient_checkpointing_use_reentrant split_batches dispatch_batches tpu_num_cores tpu_metrics_debug xpu_backend
+    include_tokens_per_second n_gpu _n_gpu"""),
     "newer releases dropped it; it changes nothing here",
 )
 
@@ -206,15 +207,68 @@ REFUSED: Mapping[str, str] = {
     "base_model_attribute_name": "TRL dropped it",
     "max_target_length": "TRL dropped encoder-decoder models: use data.max_completion_length",
     "group_by_length": "transformers 5 dropped it: write train_sampling_strategy: group_by_length",
+    "adafactor": "transformers 5 dropped it: write optim: adafactor",
     "use_flash_attention_2": "it was dropped: write attn_implementation: flash_attention_2",
     "tokenizer_name_or_path": "`trl dpo` takes the tokenizer that lies with the model",
     "chat_template": "`trl dpo` takes the chat template that lies with the model's tokenizer",
     "deepspeed": "a run takes one device for now; leave it out",
     "fsdp": "a run takes one device for now; leave it out",
     "fsdp_config": "a run takes one device for now; leave it out",
+    "fsdp_min_num_params": "a run takes one device for now; leave it out",
+    "fsdp_transformer_layer_cls_to_wrap": "a run takes one device for now; leave it out",
+    "sharded_ddp": "a run takes one device for now; leave it out",
+    "tools": "pairs with tools are not supported yet",
     "parallelism_config": "a run takes one device for now; leave it out",
     "auto_find_batch_size": "it changes the batch size behind the sweep's back; give per_device_train_batch_size",
     "gpus_per_run": "write resources: {gpus_per_run: ...}",
+}
+
+# What older releases wrote out for such a setting where nobody had set it, beside what is empty: a dump of all of their
+# settings is no wish for any of these.
+UNSET: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        _words("""do_train do_eval do_predict prediction_loss_only eval_on_start batch_eval_metrics
+        eval_use_gather_object load_best_model_at_end bf16_full_eval fp16_full_eval logging_first_step disable_tqdm
+        include_num_input_tokens_seen save_only_model save_on_each_node restore_callback_states_from_checkpoint
+        ignore_data_skip enable_jit_checkpoint push_to_hub hub_private_repo hub_always_push overwrite_output_dir
+        use_mps_device jit_mode_eval use_ipex use_legacy_prediction_loop include_inputs_for_metrics
+        include_tokens_per_second is_encoder_decoder generate_during_eval use_logits_to_keep use_num_logits_to_keep
+        use_liger_loss sanity_check gradient_checkpointing_use_reentrant split_batches tpu_metrics_debug"""),
+        (False,),
+    ),
+    **dict.fromkeys(
+        _words("log_on_each_node logging_nan_inf_filter eval_do_concat_batches save_safetensors"),
+        (True,),
+    ),
+    "report_to": ("all",),
+    "project": ("huggingface",),
+    "trackio_space_id": ("trackio",),
+    "logging_strategy": ("steps",),
+    "logging_steps": (500,),
+    "log_level": ("passive",),
+    "log_level_replica": ("warning",),
+    "eval_strategy": ("no", False),  # YAML reads a bare `no` as false
+    "eval_delay": (0,),
+    "per_device_eval_batch_size": (8,),
+    "save_strategy": ("steps",),
+    "save_steps": (500,),
+    "hub_strategy": ("every_save",),
+    "hub_token": ("<HUB_TOKEN>",),
+    "push_to_hub_token": ("<PUSH_TO_HUB_TOKEN>",),
+    "local_rank": (-1, 0),
+    "half_precision_backend": ("auto",),
+    "fp16_backend": ("auto",),
+    "fp16_opt_level": ("O1",),
+    "ray_scope": ("last",),
+    "past_index": (-1,),
+    "label_pad_token_id": (-100,),
+    "base_model_attribute_name": ("model",),
+}
+
+# A switch, and what a dump in which it is off says unasked of the settings that it switches.
+SWITCHED_OFF: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "use_peft": {"lora_r": (16,), "lora_alpha": (32,), "lora_dropout": (0.05,), "lora_task_type": ("CAUSAL_LM",)},
+    "f_divergence_type": {"f_alpha_divergence_coef": (1.0, 0.5)},
 }
 
 # Names that say what the data is; they fill in `data` where the study file leaves it open.

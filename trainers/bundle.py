@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from studies.places import existing
 from studies.records import RunConfig
-from trainers.data import DataError, Pairs, load_pairs, write_pairs
+from trainers.data import DataError, Pairs, load_pairs
 from trainers.dated import on_day
+from trainers.tables import write_pairs
 from trainers.tokenizer import load_tokenizer
 from trainers.world.paths import model_path
 
@@ -22,7 +25,7 @@ def write_bundle(
     Gives the model to train (a Hub id or path, `model_folder` for the embedded one, and for one whose chat template
     asks for the date, which stands there as links beside a template with the run's day) and the digest of the data.
     `expected`: the digest of what the run trained on, where that is known. Raises trainers.data.DataError, before
-    anything is written, where the data can no longer be read or are others.
+    anything is written, where the data can no longer be read, by stock TRL neither, or are others.
     """
     name = str(config.settings["model_name_or_path"])
     embedded = name == "embedded"
@@ -35,12 +38,25 @@ def write_bundle(
             ]
         )
     day = config.content.get("date")
-    if embedded:
-        shutil.copytree(model_path(), model_folder, dirs_exist_ok=True)
-    elif day is not None:
-        _link_dated(_local(name, config.settings.get("model_revision")), model_folder, day)
-    write_pairs(pairs, data_folder)
+    near = next(folder for folder in data_folder.absolute().parents if folder.is_dir())
+    with TemporaryDirectory(dir=near, prefix=f"{data_folder.name}-") as place:
+        write_pairs(pairs, Path(place) / data_folder.name)
+        if embedded:
+            shutil.copytree(model_path(), Path(place) / model_folder.name)
+        elif day is not None:
+            model = _local(name, config.settings.get("model_revision"))
+            _link_dated(model, Path(place) / model_folder.name, day)
+        _move(Path(place), data_folder.parent)
     return (str(model_folder) if embedded or day is not None else name), pairs.digest
+
+
+def _move(folder: Path, into: Path) -> None:
+    """Move every file in `folder` to its place in `into`, over what lies there."""
+    moves = {file: into / file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+    for place in moves.values():
+        place.parent.mkdir(parents=True, exist_ok=True)
+    for file, place in moves.items():
+        os.replace(file, place)
 
 
 def pairs_digest(config: RunConfig) -> str:
@@ -74,7 +90,6 @@ def _link_dated(model: Path, folder: Path, day: str) -> None:
             continue
         place = folder / file.relative_to(model)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)  # of an earlier export: written through, a link would change the model
         if file.suffix == ".jinja":
             place.write_text(on_day(file.read_text(encoding="utf-8"), day), encoding="utf-8")
         elif file.name == "tokenizer_config.json":

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -36,7 +35,6 @@ __all__ = [
     "load_pairs",
     "plain",
     "tokenise",
-    "write_pairs",
 ]
 
 Gold = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
@@ -200,19 +198,6 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
         "conversational": isinstance(evaluation.rows[0]["prompt"], list),
     }
     return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold)
-
-
-def write_pairs(pairs: Pairs, folder: Path) -> tuple[Path, Path]:
-    """Write `train.jsonl` and `eval.jsonl` into `folder`, one row a line in the order of `pairs`.
-
-    `datasets` reads such a folder as splits `train` and `test`, so stock TRL trains on the same rows in the same
-    order, flips and length limits included: `trl dpo --dataset_name FOLDER --dataset_test_split test`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    train, evaluation = folder / "train.jsonl", folder / "eval.jsonl"
-    for file, rows in ((train, pairs.train), (evaluation, pairs.evaluation)):
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return train, evaluation
 
 
 def plain(prompt: Text) -> str:

@@ -31,6 +31,7 @@ from trainers.layout import Pair, make_pair
 from trainers.reference import Base, model_digest, reference_log_probs
 from trainers.reference_store import ReferenceLogProbs, ReferenceStore
 from trainers.settings import DAY, resolve_model
+from trainers.tables import as_table
 from trainers.tokenizer import check_ids, load_tokenizer
 
 _KEPT_DATA: Final = 12
@@ -144,7 +145,7 @@ class Warm:
 
     def training_rows(self, config: RunConfig, settings: Mapping[str, Any], pairs: Pairs) -> datasets.Dataset:
         """Rows to construct a trainer with: tokenised ones where there are, see `keep_rows`."""
-        return self._rows.find(data_key(config, settings)) or datasets.Dataset.from_list(list(pairs.train))
+        return self._rows.find(data_key(config, settings)) or as_table(pairs.train)
 
     def keep_rows(self, config: RunConfig, settings: Mapping[str, Any], trainer: DPOTrainer) -> None:
         """Keep what a trainer has tokenised. Only that: precomputed log-probs depend on more than the data."""

@@ -112,9 +112,10 @@ def by_commands(configs: Sequence[RunConfig], folder: Path) -> float:
     import yaml
     from transformers import AutoTokenizer
 
-    from trainers.data import load_pairs, write_pairs
+    from trainers.data import load_pairs
     from trainers.dpo import load_adapter
     from trainers.settings import hardware_settings, resolve_model
+    from trainers.tables import write_pairs
 
     base = resolve_model(str(configs[0].settings["model_name_or_path"]))
     pairs = load_pairs(configs[0].data, 0, AutoTokenizer.from_pretrained(base))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer
 from trl.scripts.dpo import make_parser
 
 from studies.records import WEIGHT_FACT, DataConfig
+from tests.trainers.test_odd_models import SPECIAL, a_model, a_tokenizer
 from trainers.data import load_pairs
 from trainers.results import read_result
 from trainers.world.paths import model_path
@@ -92,16 +94,20 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(swe
     else:
         assert training.loss_weights == measured
         assert "# loss_weights: shares of the gradient over its norm before" in (trained / "best.yaml").read_text()
+    assert_stock_trl_gives_the_adapter_again(trained, trained / "runs" / "small" / key / "adapter")
+
+
+def assert_stock_trl_gives_the_adapter_again(folder: Path, adapter: Path) -> None:
     subprocess.run(
         [Path(sys.executable).with_name("trl"), "dpo", "--config", "best.yaml"],
-        cwd=trained,
+        cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         timeout=300,
         check=True,
     )
-    first = load_file(trained / "runs" / "small" / key / "adapter" / "adapter_model.safetensors")
-    again = load_file(trained / "best-adapter" / "adapter_model.safetensors")
+    first = load_file(adapter / "adapter_model.safetensors")
+    again = load_file(folder / "best-adapter" / "adapter_model.safetensors")
     assert first.keys() == again.keys()
     for name, weight in first.items():  # trained in a pack: the same up to rounding, see tests/trainers/test_pack.py
         torch.testing.assert_close(weight, again[name], rtol=0.0, atol=1e-5)
@@ -157,3 +163,44 @@ def test_a_study_file_that_has_changed_since_is_noticed(sweeper: Sweeper, traine
     refused = sweeper(trained, "export", "study.yaml")
     assert refused.returncode == 2
     assert "other settings" in refused.stderr
+
+
+def test_a_folder_that_stock_trl_could_not_read_is_refused_and_nothing_is_left(sweeper: Sweeper, trained: Path) -> None:
+    """`datasets` takes brackets in the path of a folder for a pattern."""
+    before = {path.name for path in trained.iterdir()}
+    refused = sweeper(trained, "export", "study.yaml", "--output", "a[1].yaml")
+    assert refused.returncode == 2
+    assert "--output" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert {path.name for path in trained.iterdir()} == before
+
+
+DATES = """
+study: dates
+base: {model_name_or_path: model, use_peft: true, lora_r: 4, max_steps: 2, per_device_train_batch_size: 4,
+  learning_rate: 1.0e-3}
+data: {path: pairs.jsonl, eval_rows: 4}
+variants: {sigmoid: {}}
+evaluate: {prompts: 4, max_new_tokens: 4}
+resources: {together: 0}
+"""
+
+
+@pytest.mark.slow
+def test_stock_trl_trains_on_answers_that_are_dates_as_the_run_did(
+    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path
+) -> None:
+    day = "{}-{:02d}-01"
+    rows = [
+        {"prompt": f"good {i} ?", "chosen": day.format(2021, i), "rejected": day.format(2019, i)} for i in range(1, 13)
+    ]
+    tokenizer = a_tokenizer(SPECIAL)
+    a_model(tmp_path / "model", tokenizer, len(tokenizer))
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "study.yaml").write_text(DATES)
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+    for command in (("run", "study.yaml", "--executor", "inline"), ("export", "study.yaml")):
+        done = sweeper(tmp_path, *command)
+        assert done.returncode == 0, done.stderr
+    key = (tmp_path / "best.yaml").read_text().partition(", key ")[2].split()[0]
+    assert_stock_trl_gives_the_adapter_again(tmp_path, tmp_path / "runs" / "dates" / key / "adapter")

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from studies.records import DataConfig
-from trainers.data import DataError, Pairs, Row, load_pairs, prompt_ids, tokenise, write_pairs
+from trainers.data import DataError, Pairs, Row, load_pairs, prompt_ids, tokenise
 from trainers.world.gold import gold_reward
 from trainers.world.paths import model_path
 
@@ -261,16 +261,6 @@ def test_the_length_baseline_is_what_the_longer_answer_gets_right(tmp_path: Path
     held = saved(tmp_path, [row for row in longer if row["chosen"] != row["rejected"]], "held.jsonl")
     pairs = load(tmp_path, text_rows(20), eval_split=held)
     assert pairs.facts["length_baseline"] == pytest.approx((3 + 3 * 0.5) / 6)
-
-
-@pytest.mark.parametrize("rows", [text_rows(40), chat_rows(40)])
-def test_written_pairs_are_read_back_by_datasets_in_the_same_order(rows: list[Row], tmp_path: Path) -> None:
-    pairs = load(tmp_path, rows, label_flip=0.5)
-    train, evaluation = write_pairs(pairs, tmp_path / "out")
-    assert (train.name, evaluation.name) == ("train.jsonl", "eval.jsonl")
-    back = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert tuple(back["train"]) == pairs.train
-    assert tuple(back["test"]) == pairs.evaluation
 
 
 def test_the_embedded_world_gives_pairs_and_a_gold_reward() -> None:

@@ -17,12 +17,13 @@ from studies.records import Cause, DataConfig, EvaluationConfig, Judge, RunConfi
 from tests.trainers.judge_models import save_classifier
 from tests.trainers.pack_runs import SETTINGS, train
 from trainers.again import AdapterEvaluator
-from trainers.data import JudgeError, load_pairs, write_pairs
+from trainers.data import JudgeError, load_pairs
 from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.evaluate import samples
 from trainers.interface import Job, Placement
 from trainers.judges import load_judge
+from trainers.tables import write_pairs
 from trainers.world.paths import model_path
 
 PROMPTS = ["a plain review of the new film :", "a review of the old book :", "a review :"] * 3

@@ -17,7 +17,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 import trainers.reference
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig
-from trainers.data import TokenIds, load_pairs, write_pairs
+from trainers.data import TokenIds, load_pairs
 from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job
@@ -30,6 +30,7 @@ from trainers.reference import (
     reference_log_probs,
 )
 from trainers.reference_store import Counting, Floats, ReferenceLogProbs, ReferenceStore, Scored, scored
+from trainers.tables import write_pairs
 from trainers.world.paths import model_path
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
