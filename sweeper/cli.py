@@ -105,29 +105,28 @@ def run(
 @app.command()
 def retry(
     study: Study,
-    cause: Annotated[list[str] | None, typer.Option(help="only what ended for this; may be repeated")] = None,
+    cause: Annotated[list[str] | None, typer.Option(help="only what failed so, as `status` says")] = None,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,
     storage: Storage = None,
 ) -> None:
     """Train those runs again that failed, and no others."""
-    from studies.records import Cause
     from sweeper.reading import records_of
-    from sweeper.retry import FAILED, failed_runs
+    from sweeper.retry import FAILED, NAMED, chosen_runs
 
-    unknown = sorted(set(cause or ()) - {str(known) for known in FAILED})
+    unknown = sorted(set(cause or ()) - NAMED)
     if unknown:
-        refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
-    causes = {Cause(name) for name in cause} if cause else FAILED
+        refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."])
+    names = cause or FAILED
     wanted = runnable(study, settings, executor, workers, storage)
     with store_errors():
-        failed = failed_runs(records_of(wanted.spec), causes)
+        failed = chosen_runs(records_of(wanted.spec), names)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
     typer.echo(f"Training {len(failed)} runs again.")
-    run_sweep(wanted, retry=causes)
+    run_sweep(wanted, retry=names)
 
 
 @app.command()
@@ -165,14 +164,13 @@ def resume(study: Study, variant: Variant, settings: Set = None) -> None:
 def status(
     study: Study,
     settings: Set = None,
-    failed: Annotated[bool, typer.Option("--failed", help="list the runs that failed, with cause and log")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
 ) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
     from rich.console import Console
 
     from sweeper.control import paused
     from sweeper.reading import records_of
-    from sweeper.retry import FAILED, failed_runs
     from sweeper.show import print_failed, print_status
 
     spec, arms, _ = load(study, settings)
@@ -180,7 +178,7 @@ def status(
         records = records_of(spec)
     console = Console(highlight=False)
     if failed:
-        print_failed(failed_runs(records, FAILED), console)
+        print_failed(spec, arms, records, console)
         return
     print_status(spec, arms, records, console)
     held = sorted(paused(_run_folder(study, settings)) & arms.keys())

@@ -52,7 +52,8 @@ def records_of(spec: StudySpec) -> list[RunRecord]:
     return [
         r
         for r in found
-        if (r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked)
+        if r.variant in spec.variants
+        and (r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked)
     ]
 
 

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Protocol
 
 from dashboards.load import StoreAway, StoreError
-from studies.records import Cause
 from studies.spec import Arm, StudySpec
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
@@ -63,14 +62,14 @@ def run_session(
     tell_user: Callable[[str], None],
     table: Callable[[], Mapping[str, str]],
     verify_runs: int = 0,
-    retry: Collection[Cause] = (),
+    retry: Collection[str] = (),
 ) -> tuple[Outcome, Verification | None]:
     """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
 
     `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
-    resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
+    resumed; a second one kills the workers. `retry`: train only the runs again that failed so, see `chosen_runs`.
     Raises AlreadyRunning; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go
     on.
     """
@@ -100,7 +99,7 @@ def run_session(
                     pool = _executor(spec, executor, 1, where)
                     outcome = probe.run(pool, placement, outcome)
             tabled = _log_table(tracker, table)
-            finished = tabled and not outcome.stopped and not outcome.failed
+            finished = tabled and outcome.whole
             if finished:
                 remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
