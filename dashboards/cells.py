@@ -307,9 +307,9 @@ def space_notes(table: Comparison) -> list[str]:
     if not spaces:
         return []
     found = [
-        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0). Broken: failed, or drifted to below half "
-        "or above twice the reference's length. Within: share of configs near the best. Best of 1 and of half of the "
-        "configs: expected, too low on average. Rate loss: mean loss from the best over thirds of the learning rate. "
+        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0). Broken: failed, and not for want of "
+        "memory. Within: share of configs near the best. Best of 1 and of half of the configs: expected, too low on "
+        "average. Rate loss: mean loss from the best over thirds of the learning rate. "
         "Gap: training less held-out accuracy.",
         *_boxes(table.rows),
     ]
@@ -435,7 +435,8 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
         stopped > 0
     )
     refused = sum(row.refused for row in rows)
-    found += [f"{refused} runs were refused by TRL or the data; `sweeper status` and MLflow say why."] * (refused > 0)
-    found += [f"{lost} runs were lost by the machine; run the study again to repeat them."] * (lost > 0)
+    found += [f"{refused} runs were refused by TRL or the data; `sweeper status --failed` says why."] * (refused > 0)
+    repeated = f"{lost} runs were lost by the machine; `sweeper status --failed` says why, `sweeper run` repeats them."
+    found += [repeated] * (lost > 0)
     found += [f"{outside} trials broke a bound of the objective and cannot be best."] * (outside > 0)
     return found

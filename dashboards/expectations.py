@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
-from dashboards.statistics.stability import KINDS, Kind, came_to_an_end, failures_of, looks_inverted
+from dashboards.statistics.stability import KINDS, Kind, came_to_an_end, kinds_of, looks_inverted
 from dashboards.trials import Standing
 from studies.records import PROBE, RunRecord
 from studies.spec import Expectation
@@ -126,7 +126,7 @@ def _failure(standing: Standing, expected: Expectation, scale: Scale) -> Finding
     shown: dict[int, list[set[Kind]]] = defaultdict(list)
     for run in runs:
         inverted: set[Kind] = {"inversion"} if scale.starts_at_zero and looks_inverted(run, scale) else set()
-        shown[run.block].append(failures_of(run) | inverted)
+        shown[run.block].append(kinds_of(run) | inverted)
     n, k = len(shown), sum(all(kinds & wanted for kinds in of_block) for of_block in shown.values())
     counts = Counter(kind for of_block in shown.values() for kinds in of_block for kind in kinds)
     what = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]) or "no failure"

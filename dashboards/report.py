@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from dashboards.cells import claim_cells, guide_cells, number
+from dashboards.failures import summary
 from dashboards.figures.figure import Figure, Missing
 from dashboards.rendering import html_list, html_table
 from dashboards.sections import sections
@@ -110,9 +111,10 @@ def _head(report: Report) -> str:
     times = [t for r in report.records for t in (r.started, r.ended) if t is not None]
     when = f"{_day(min(times))} to {_day(max(times))}, " if times else ""
     ended = sum(r.state is not State.RUNNING for r in report.records)
-    complete = sum(r.state is State.COMPLETE for r in report.records)
-    running = len(report.records) - ended
+    complete = sum(r.state is State.COMPLETE and r.failure is None for r in report.records)
+    running, failed = len(report.records) - ended, summary(report.records)
     counts = f"{ended} runs, {complete} of them complete" + (f", {running} still in training" if running else "")
+    counts += f"; {failed}" if failed else ""
     link = f' <a href="{escape(report.page)}">All runs in MLflow</a>.' if report.page else ""
     places = (("table", "Comparison"), ("claims", "Claims"), ("figures", "Figures"), ("samples", "Samples"),
               ("study", "Study"), ("reading", "How to read it"))  # fmt: skip

@@ -26,7 +26,7 @@ from dashboards.statistics.stability import Stability, failures
 from dashboards.trials import Standing, Stratum, estimate, mean, mean_of, standings
 from dashboards.verdicts import Verdict, verdicts
 from studies.claims import Column, guide_words
-from studies.records import JUDGE_FACT, WEIGHT_FACT, Cause, RunRecord, Scalar, State
+from studies.records import JUDGE_FACT, WEIGHT_FACT, Failure, RunRecord, Scalar, State
 from studies.spec import Expectation, Objective, Scenario
 
 Basis = Literal["confirmed", "selected"]
@@ -178,9 +178,9 @@ def _row(
         trials_done=len(found.done),
         trials_planned=stratum.trials,
         failures=clopper_pearson(len(found.failed), len(found.ended)),
-        stopped=sum(run.cause in (Cause.TIME_LIMIT, Cause.USER_STOP, Cause.PAUSED) for run in records),
-        lost=sum(run.state is State.FAIL and run.cause is not Cause.REFUSED for run in records),
-        refused=sum(run.cause is Cause.REFUSED for run in records),
+        stopped=sum(run.state is State.PRUNED and run.failure is None for run in records),
+        lost=sum(run.state is State.FAIL and run.failure is not Failure.REFUSED for run in records),
+        refused=sum(run.failure is Failure.REFUSED for run in records),
         outside=len(found.good) - len(found.allowed),
         best=_quality(found, objective),
         mean=mean([mean_of(trial.runs, objective.metric) for trial in unbiased]),

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dashboards.statistics.estimates import Estimate, block_mean
-from dashboards.statistics.stability import failures_of
-from studies.records import CONSEQUENCES, PROBE, RunRecord, State
+from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
 
 
@@ -143,12 +142,10 @@ def _best_runs(best: Trial | None, records: Sequence[RunRecord]) -> tuple[RunRec
 
 
 def broke(run: RunRecord) -> bool:
-    """Whether the run diverged, inverted, collapsed, drifted to samples of another length or did not fit into memory.
-
-    Drift is no cause of its own: ipo at beta .1 and learning rate 1e-2 ends at 265 nats and 2.7 times the length with
-    its training complete.
+    """Whether the run diverged, inverted, collapsed, drifted to samples of another length or did not fit into memory:
+    see `studies.records.Failure`.
     """
-    return (run.cause is not None and CONSEQUENCES[run.cause].infeasible) or bool(failures_of(run))
+    return run.failure is not None and run.failure.by_config
 
 
 def estimate(runs: Sequence[RunRecord], metric: str) -> Estimate:

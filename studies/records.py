@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,38 +64,90 @@ class Cause(StrEnum):
     PAUSED = "paused"
 
 
-class Consequence(NamedTuple):
-    """What follows from a cause: what Optuna is told, whether the run is tried again, whether it is instability.
+class Failure(StrEnum):
+    """What a failed run did or met, in one word: all that anybody calls failed is one of these, and nothing else is.
 
-    `infeasible`: told with a violated constraint. `smaller`: tried again as long as less memory can be tried.
+    `by_config`: its settings did it, which tables count against the loss. The others could not be trained: nothing is
+    known of their loss, and everybody must be told. What was merely stopped, by a limit, a user or at a rung, has not
+    failed.
+    """
+
+    DIVERGED = "diverged"
+    INVERTED = "inverted"
+    COLLAPSED = "collapsed"
+    DRIFTED = "drifted"
+    OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
+    OUT_OF_HOST_MEMORY = "out_of_host_memory"
+    REFUSED = "refused"
+    WORKER_LOST = "worker_lost"
+    PREEMPTED = "preempted"
+    INFRASTRUCTURE = "infrastructure"
+
+    @property
+    def by_config(self) -> bool:
+        return self not in (Failure.REFUSED, Failure.WORKER_LOST, Failure.PREEMPTED, Failure.INFRASTRUCTURE)
+
+
+class Consequence(NamedTuple):
+    """What follows from a cause: what Optuna is told, whether the run is tried again, and as what it has failed.
+
+    `smaller`: tried again as long as less memory can be tried.
     """
 
     told: State
-    retried: bool
-    instability: bool
-    infeasible: bool
+    retried: bool = False
+    failure: Failure | None = None
     smaller: bool = False
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether Optuna is told with a violated constraint."""
+        return self.failure is not None and self.failure.by_config
+
+    @property
+    def instability(self) -> bool:
+        """Whether it speaks against the loss, and not only for more memory."""
+        return self.infeasible and not self.smaller
 
 
 # A FAIL is invisible to Optuna's TPE, so what the *configuration* did is told as
 # PRUNED with a violated constraint, and FAIL is kept for what the *machine* did.
 CONSEQUENCES: Mapping[Cause, Consequence] = {
-    Cause.FINISHED: Consequence(State.COMPLETE, retried=False, instability=False, infeasible=False),
-    Cause.NON_FINITE: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
-    Cause.INVERTED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
-    Cause.COLLAPSED: Consequence(State.PRUNED, retried=False, instability=True, infeasible=True),
-    Cause.OUT_OF_GPU_MEMORY: Consequence(State.PRUNED, False, instability=False, infeasible=True, smaller=True),
-    Cause.OUT_OF_HOST_MEMORY: Consequence(State.PRUNED, False, instability=False, infeasible=True, smaller=True),
-    Cause.TIME_LIMIT: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
-    Cause.USER_STOP: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
-    Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
-    Cause.PREEMPTED: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
-    Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, instability=False, infeasible=False),
+    Cause.FINISHED: Consequence(State.COMPLETE),
+    Cause.NON_FINITE: Consequence(State.PRUNED, failure=Failure.DIVERGED),
+    Cause.INVERTED: Consequence(State.PRUNED, failure=Failure.INVERTED),
+    Cause.COLLAPSED: Consequence(State.PRUNED, failure=Failure.COLLAPSED),
+    Cause.OUT_OF_GPU_MEMORY: Consequence(State.PRUNED, failure=Failure.OUT_OF_GPU_MEMORY, smaller=True),
+    Cause.OUT_OF_HOST_MEMORY: Consequence(State.PRUNED, failure=Failure.OUT_OF_HOST_MEMORY, smaller=True),
+    Cause.TIME_LIMIT: Consequence(State.PRUNED),
+    Cause.USER_STOP: Consequence(State.PRUNED),
+    Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, failure=Failure.WORKER_LOST),
+    Cause.PREEMPTED: Consequence(State.FAIL, retried=True, failure=Failure.PREEMPTED),
+    Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, failure=Failure.INFRASTRUCTURE),
     # At a rung. The run goes on from its kept state where it is among the best; else this is how it ends.
-    Cause.PAUSED: Consequence(State.PRUNED, retried=False, instability=False, infeasible=False),
+    Cause.PAUSED: Consequence(State.PRUNED),
     # TRL or the data refused what the study asks for: another try would end the same.
-    Cause.REFUSED: Consequence(State.FAIL, retried=False, instability=False, infeasible=False),
+    Cause.REFUSED: Consequence(State.FAIL, failure=Failure.REFUSED),
 }
+
+LENGTHS = (0.5, 2.0)  # length_ratio outside of it is drift
+
+
+def failures_of(cause: Cause | None, metrics: Mapping[str, float]) -> tuple[Failure, ...]:
+    """All that a run shows which ended for this cause with these last measurements, its cause first; () where it has
+    not failed.
+
+    Drift is no cause of its own: ipo at beta .1 and learning rate 1e-2 ends at 265 nats and 2.7 times the length with
+    its training complete. What could not be trained says nothing of the loss, whatever was measured before.
+    """
+    if cause is None:
+        return ()
+    failure = CONSEQUENCES[cause].failure
+    if failure is not None and not failure.by_config:
+        return (failure,)
+    ratio = metrics.get("length_ratio", 1.0)
+    drifted = math.isfinite(ratio) and not LENGTHS[0] <= ratio <= LENGTHS[1]
+    return (*([failure] if failure else []), *([Failure.DRIFTED] if drifted else []))
 
 
 @dataclass(frozen=True)
@@ -337,6 +390,11 @@ class RunResult(Frozen):
         """The state that the cause leads to."""
         return CONSEQUENCES[self.cause].told
 
+    @property
+    def failure(self) -> Failure | None:
+        """As what the run has failed, None where it has not."""
+        return next(iter(failures_of(self.cause, {name: m.value for name, m in self.final().items()})), None)
+
     def final(self) -> Mapping[str, Measurement]:
         """The last measurement of each name."""
         return {m.name: m for m in sorted(self.measurements, key=lambda m: m.step)}
@@ -375,6 +433,16 @@ class RunRecord(Frozen):
     content: Mapping[str, str] = {}
     started: float | None = None
     ended: float | None = None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """All that the run shows, see `failures_of`; none while it trains."""
+        return () if self.state is State.RUNNING else failures_of(self.cause, self.metrics)
+
+    @property
+    def failure(self) -> Failure | None:
+        """As what the run is counted as failed, None where it has not."""
+        return next(iter(self.failures), None)
 
 
 def digest(value: Any) -> str:

@@ -121,30 +121,29 @@ def run(
 def retry(
     context: typer.Context,
     study: Study,
-    cause: Annotated[list[str] | None, typer.Option(help="only what ended for this; may be repeated")] = None,
+    cause: Annotated[list[str] | None, typer.Option(help="only what failed so, as `status` says")] = None,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,
     storage: Storage = None,
 ) -> None:
     """Train those runs again that failed, and no others."""
-    from studies.records import Cause
     from sweeper.reading import answers_of
-    from sweeper.retry import FAILED, failed_runs
+    from sweeper.retry import FAILED, NAMED, chosen_runs
 
-    unknown = sorted(set(cause or ()) - {str(known) for known in FAILED})
+    unknown = sorted(set(cause or ()) - NAMED)
     if unknown:
-        refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(str(known) for known in FAILED))}."])
-    causes = {Cause(name) for name in cause} if cause else FAILED
+        refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."])
+    names = cause or FAILED
     wanted = runnable(context, study, settings, executor, workers, storage)
     check_owner(wanted)
     with store_errors():
-        failed = failed_runs(answers_of(wanted.spec, wanted.arms).records, causes)
+        failed = chosen_runs(answers_of(wanted.spec, wanted.arms).records, names)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
     typer.echo(f"Training {len(failed)} runs again.")
-    run_sweep(wanted, retry=causes)
+    run_sweep(wanted, retry=names)
 
 
 @app.command()
@@ -182,14 +181,13 @@ def resume(study: Study, variant: Variant, settings: Set = None) -> None:
 def status(
     study: Study,
     settings: Set = None,
-    failed: Annotated[bool, typer.Option("--failed", help="list the runs that failed, with cause and log")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
 ) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
     from rich.console import Console
 
     from sweeper.control import paused
     from sweeper.reading import answers_of
-    from sweeper.retry import FAILED, failed_runs
     from sweeper.show import print_failed, print_status
 
     spec, arms, _ = load(study, settings)
@@ -197,7 +195,7 @@ def status(
         answers = answers_of(spec, arms)
     console = Console(highlight=False)
     if failed:
-        print_failed(failed_runs(answers.records, FAILED), console)
+        print_failed(spec, arms, answers.records, console)
         return
     print_status(spec, arms, answers.records, console)
     for note in answers.notes():

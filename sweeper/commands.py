@@ -7,14 +7,13 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from studies.records import Cause
     from studies.spec import Arm, StudySpec
     from sweeper.ownership import ForeignStudy
     from sweeper.state import StudyState
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A sweep that somebody asked for; `command` asked for it, `again` is the command that goes on with it."""
+    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed."""
 
     study: str
     spec: StudySpec
@@ -32,6 +31,7 @@ class Wanted:
     workers: int | None
     storage: str | None
     again: str
+    failed: str
     command: tuple[str, ...]
 
 
@@ -52,8 +52,11 @@ def runnable(
     if not_yet(spec):
         refuse(not_yet(spec))
     refuse_bad_data(spec)
-    again = shlex.join(["sweeper", "run", study, *(word for setting in settings or [] for word in ("--set", setting))])
-    return Wanted(study, spec, arms, text, executor, workers, storage, again, _command(context))
+    options = [word for setting in settings or [] for word in ("--set", setting)]
+    again, failed = (
+        shlex.join(["sweeper", *words, *options]) for words in (("run", study), ("status", study, "--failed"))
+    )
+    return Wanted(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
 
 
 def _command(context: typer.Context) -> tuple[str, ...]:
@@ -105,14 +108,15 @@ class Reuse:
     strict: bool = False
 
 
-def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = (), how: Reuse = Reuse()) -> None:
-    """Run a sweep and print its table; exits with 1 where it did not come to its end, with 2 where it did not begin."""
+def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
+    """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
     from rich.console import Console
 
+    from dashboards.failures import counted, summary, tell
     from sweeper.control import AlreadyRunning
     from sweeper.inputs import as_found
     from sweeper.ownership import ForeignStudy
-    from sweeper.reading import comparison_of, kept_files, written
+    from sweeper.reading import answers_of, comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
     from sweeper.show import Display, print_verification, shown
     from sweeper.state import standing_of
@@ -149,18 +153,23 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[Cause] = (), ho
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: {shown(again)}")
             raise typer.Exit(1) from None
+    failed = tell(outcome.failures)
     if outcome.undelivered:
         console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
     else:
         with store_errors():
-            typer.echo(written(comparison_of(spec, arms), "text", screen_width()), nl=False)
+            answers = answers_of(spec, arms)  # what the table and `sweeper status` count, of earlier sweeps too
+            typer.echo(written(comparison_of(spec, arms, answers), "text", screen_width()), nl=False)
+        failed, outcome = summary(answers.records), replace(outcome, failures=counted(answers.records))
     if verified is not None:
         print_verification(verified, console)
-    console.print(f"{outcome.trained} runs trained, {outcome.reused} were there already, {outcome.failed} failed.")
+    ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
+    done = f"{outcome.trained} runs trained, {outcome.reused} were there already"
+    console.print(f"{done}; {ending}", soft_wrap=True, markup=False)
     if outcome.undelivered:
         console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
-    if outcome.stopped or outcome.failed:
+    if not outcome.whole:
         console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
     console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")

@@ -4,11 +4,12 @@ nothing itself, see `sweeper.rungs`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from studies.records import Cause, RunConfig, RunResult
+from studies.records import Cause, Failure, RunConfig, RunResult
 from studies.spec import StudySpec
 from sweeper.points import CONFIRM
 from sweeper.rungs import Brackets, Entrant, Score, Standing
@@ -65,6 +66,7 @@ class Pacing:
         self._open: list[Group] = []
         self._told: dict[tuple[str, int], int] = {}
         self.ended = 0  # runs that ended at a rung
+        self.failures = Counter[Failure]()  # of them
 
     def enter(self, group: Group) -> None:
         """Put a trial into its bracket, with what its runs had reported when they were last heard of."""
@@ -169,6 +171,7 @@ class Pacing:
             self._tracker.finish_run(run_id, config, result, step)
             group.note(config.key, result)
             self.ended += 1
+            self.failures.update([result.failure] if result.failure else [])
         self._close(group)
         held = {config.key for other in self._open if other.asked for config in other.configs}
         for config in group.configs:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, PROBE, Cause, RunConfig, RunResult, State
+from studies.records import CONSEQUENCES, PROBE, Cause, Failure, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec
 from sweeper.budget import Cost, Meter
 from sweeper.executors import Dropped, Executor, Finished, Lost
@@ -53,7 +54,8 @@ class Probe:
         self._executor: Executor | None = None
         self._meter: Meter | None = None
         self._stopping = self._closing = False
-        self._done, self._trained, self._failed = 0, 0, 0
+        self._done, self._trained = 0, 0
+        self._failures = Counter[Failure]()
 
     def stop(self) -> None:
         """Stop at the next step of the run in training."""
@@ -84,18 +86,18 @@ class Probe:
                 "other work on it widens the intervals until nothing can be said."
             )
         for config in (config for configs in missing for config in configs):
-            self._show(Progress(planned, self._done, 1, self._failed, 0, None, self._left(planned), "timed runs"))
+            self._show(Progress(planned, self._done, 1, self._failures, None, self._left(planned), "timed runs"))
             if not self._time(config, alone):
                 break
             self._done += 1
-        self._show(Progress(planned, self._done, 0, self._failed, 0, None, None, "timed runs"))
+        self._show(Progress(planned, self._done, 0, self._failures, None, None, "timed runs"))
         now = time.monotonic()
         self._meter.keep(now, self._workers.spent(now), at_once=True)
         return replace(
             so_far,
             trained=so_far.trained + self._trained,
             reused=so_far.reused + reused,
-            failed=so_far.failed + self._failed,
+            failures=Counter(so_far.failures) + self._failures,
             stopped=so_far.stopped or self._done < planned,
         )
 
@@ -123,29 +125,31 @@ class Probe:
         result = self._result_of(config, alone)
         if result is None:
             return False
-        self._trained += 1
+        self._failures.update([result.failure] if result.failure else [])
         if result.state is not State.FAIL:
+            self._trained += 1
             return True
-        self._failed += 1
         said = result.message.strip().partition("\n")[0]
         self._tell_user(f"The probe ends: {config.variant} cannot be timed ({result.cause}). {said}")
         return False
 
     def _result_of(self, config: RunConfig, alone: Placement) -> RunResult | None:
         """Of the last attempt; another is made, at once, where the machine fails it. None where it was stopped."""
-        number = 0
-        while self._may_start():
+        if not self._may_start():
+            return None
+        number = 1
+        run_id, result = self._train(config, alone, number)
+        while result is not None and self._again(result, number) and self._may_start():
+            self._tracker.supersede(run_id, f"{result.cause}: tried again")
             number += 1
-            result = self._train(config, alone, number)
-            if result is None or not self._again(result, number):
-                return result
-        return None
+            run_id, result = self._train(config, alone, number)
+        return result
 
     def _again(self, result: RunResult, number: int) -> bool:
         return CONSEQUENCES[result.cause].retried and number < self._spec.resources.attempts
 
-    def _train(self, config: RunConfig, alone: Placement, number: int) -> RunResult | None:
-        """One attempt, recorded; None where it was stopped. The last failed one stays, earlier ones are superseded."""
+    def _train(self, config: RunConfig, alone: Placement, number: int) -> tuple[str, RunResult | None]:
+        """One attempt, recorded, and its MLflow run; None where it was stopped."""
         run_id = self._tracker.start_run(config, number, PROBE)
         folder = self._folder / f"probe-{config.seed}-{config.variant}"  # two variants may be the same run
         shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt: a run that goes on is not one that was timed
@@ -157,10 +161,8 @@ class Probe:
         shutil.rmtree(folder, ignore_errors=True)
         if result.cause is Cause.USER_STOP:
             self._tracker.supersede(run_id, "stopped before its end")
-            return None
-        if self._again(result, number):
-            self._tracker.supersede(run_id, f"{result.cause}: tried again")
-        return result
+            return run_id, None
+        return run_id, result
 
     def _result(self, key: str) -> RunResult:
         """Wait for the run, with an eye on the budget. Nothing is written meanwhile: the machine is the run's."""

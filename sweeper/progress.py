@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from studies.records import Failure
 
 
 @dataclass(frozen=True)
@@ -12,8 +15,7 @@ class Progress:
     planned: int
     done: int
     training: int
-    failed: int
-    unstable: int
+    failures: Mapping[Failure, int]
     best: tuple[str, str, float] | None
     seconds_left: float | None
     what: str = "runs"
@@ -21,10 +23,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended. `reused` runs were finished before it started; `undelivered` records wait for MLflow."""
+    """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
+    trained; `undelivered` records wait for MLflow.
+    """
 
     trained: int
     reused: int
-    failed: int
+    failures: Mapping[Failure, int]
     stopped: bool
     undelivered: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to train: it was not stopped, and what failed failed by its config."""
+        return not self.stopped and all(failure.by_config for failure, n in self.failures.items() if n)

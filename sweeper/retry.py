@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, PROBE, Cause, RunRecord, State
+from studies.records import PROBE, Cause, Failure, RunRecord, State
 from sweeper.points import CONFIRM
 from sweeper.search import Search
 from sweeper.tracking import Tracker
 from trainers.results import RESULT_FILE
 
-# What `sweeper retry` means where no cause is named: neither what finished, nor what stops and goes on by itself.
-FAILED = frozenset(c for c in Cause if CONSEQUENCES[c].told in (State.FAIL, State.PRUNED)) - {Cause.USER_STOP}
+# What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
+# were stopped and do not go on by themselves.
+FAILED = frozenset(str(failure) for failure in Failure)
+NAMED = FAILED | {str(cause) for cause in Cause} - {Cause.FINISHED, Cause.USER_STOP}
 
 
-def failed_runs(records: Iterable[RunRecord], causes: Collection[Cause]) -> list[RunRecord]:
-    """The runs that ended for one of these causes."""
-    return [record for record in records if record.state is not State.RUNNING and record.cause in causes]
+def chosen_runs(records: Iterable[RunRecord], names: Collection[str]) -> list[RunRecord]:
+    """The runs that failed as one of these names says or ended for the cause of such a name."""
+    ended = [record for record in records if record.state is not State.RUNNING]
+    return [record for record in ended if {str(record.failure), str(record.cause)} & set(names)]
 
 
 def ask_again(
-    search: Search, tracker: Tracker, known: Iterable[RunRecord], folder: Path, causes: Collection[Cause]
+    search: Search, tracker: Tracker, known: Iterable[RunRecord], folder: Path, names: Collection[str]
 ) -> int:
-    """Have all of the `known` runs that ended for one of `causes` trained again, and tell how many they are.
+    """Have all of the `known` runs that `chosen_runs` finds trained again, and tell how many they are.
 
     Killed at any point it loses nothing: a run counts as it did, or is missing and trained by the next sweep.
     """
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
-    failed = [r for r in failed_runs(known, causes) if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
+    failed = [r for r in chosen_runs(known, names) if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
     for run in failed:
         (folder / run.key / RESULT_FILE).unlink(missing_ok=True)
         if run.arm in (CONFIRM, PROBE):

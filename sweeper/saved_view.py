@@ -32,7 +32,7 @@ def experiment_tags(spec: StudySpec) -> Mapping[str, str]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": ["tags.`state`", *columns],
+        "selectedColumns": ["tags.`state`", "tags.`failure`", *columns],
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "FIRST_20_RUNS",

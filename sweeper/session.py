@@ -17,7 +17,7 @@ from typing import Protocol
 
 from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
 from dashboards.load import StoreAway, StoreError, store_uri
-from studies.records import PROBE, Cause, RunConfig, State
+from studies.records import PROBE, RunConfig, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import Compare, config_of, sort, unrecorded
 from sweeper.context import questions
@@ -70,7 +70,7 @@ def run_session(
     tell_user: Callable[[str], None],
     table: Callable[[], Mapping[str, str]],
     verify_runs: int = 0,
-    retry: Collection[Cause] = (),
+    retry: Collection[str] = (),
     strict: bool = False,
 ) -> tuple[Outcome, Verification | None]:
     """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
@@ -78,7 +78,7 @@ def run_session(
     `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
-    resumed; a second one kills the workers. `retry`: train only the runs again that ended for one of these causes.
+    resumed; a second one kills the workers. `retry`: train only the runs again that failed so, see `chosen_runs`.
     `strict`: take no run of an earlier version of whose sources nothing was recorded.
     Raises AlreadyRunning and ForeignStudy; StoreError, StorageError and OSError where it cannot begin; Interrupted
     where it cannot go on.
@@ -125,7 +125,7 @@ def run_session(
                     pool = _executor(spec, executor, 1, where)
                     outcome = probe.run(pool, placement, outcome)
             tabled = _log_table(tracker, table)
-            finished = tabled and not outcome.stopped and not outcome.failed
+            finished = tabled and outcome.whole
             if finished:
                 remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dashboards.failures import failed_lines, summary, tell
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
@@ -25,7 +26,6 @@ from sweeper.progress import Progress
 from sweeper.verify import Verification
 
 LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
-LOG_LINES = 12  # of a failed run's log
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -76,10 +76,8 @@ def shown(text: str) -> str:
 def describe(progress: Progress) -> str:
     """One line: runs done, in training, failed, the best so far, time left."""
     parts = [f"{progress.done}/{progress.planned} {progress.what}", f"{progress.training} in training"]
-    if progress.unstable:
-        parts.append(f"{progress.unstable} unstable")
-    if progress.failed:
-        parts.append(f"{progress.failed} failed")
+    failed = tell(progress.failures)
+    parts += [failed] if failed else []
     if progress.best is not None:
         variant, knobs, value = progress.best
         parts.append(f"best {value:.3g} by {variant} ({knobs})" if knobs else f"best {value:.3g} by {variant}")
@@ -131,22 +129,17 @@ def _plain(text: str) -> str:
     return escape(shown(text))
 
 
-def print_failed(records: Sequence[RunRecord], console: Console) -> None:
-    """Every run that failed: which one, why, and the last lines of its log with the log's place."""
-    say = partial(console.print, soft_wrap=True, markup=False)
-    for run in records:
-        what = f"timed run, round {run.seed}" if run.arm == PROBE else f"trial {run.trial}"
-        where = f"{what}, block {run.block}, seed {run.seed}, attempt {run.attempt}"
-        say(f"{run.variant} in {run.scenario}, {where}: {run.cause} ({run.key}, MLflow run {run.run_id})")
-        message = run.facts.get("message", "").strip()
-        for line in message.splitlines():
-            say(f"    {line}")
-        if "log" in run.facts:
-            say(f"  log {run.facts['log']} ended with:")
-        for line in run.facts.get("log_tail", "").strip().splitlines()[-LOG_LINES:]:
-            say(f"    {line}")
-    causes = Counter(str(run.cause) for run in records)
-    say(", ".join(f"{n} {cause}" for cause, n in causes.most_common()) or "No run of this study failed.")
+def print_failed(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:
+    """Every run that failed, those that failed alike together, with one message and one log; last, how many."""
+    for line in failed_lines(records, console.width):
+        console.print(shown(line), soft_wrap=True, markup=False)
+    console.print(f"{len(_ended(records))} of {planned_runs(spec, arms)} planned runs have ended.")
+    console.print(f"{summary(records) or 'No run that is recorded failed'}.", soft_wrap=True, markup=False)
+
+
+def _ended(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs of trials that are not to be trained again."""
+    return [r for r in records if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
 
 
 def describe_brackets(plan: Plan) -> list[str]:
@@ -189,22 +182,23 @@ def print_verification(verified: Verification, console: Console) -> None:
 
 
 def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:
-    """Counts by stratum and state, seconds a run, and the time that the missing runs would take one by one; then how
-    far the probe is.
+    """Counts by stratum and how runs ended, seconds a run, and the time that the missing runs would take one by one;
+    then what failed or was stopped, and how far the probe is.
     """
+    everything = records
     timed = [r for r in records if r.arm == PROBE]
     records = [r for r in records if r.arm != PROBE]
-    states = [State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING]
-    table = Table("variant", "scenario", *(str(s) for s in states), "planned")
+    several = len(spec.scenarios) > 1
+    table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
     for scenario in spec.scenarios:
         own = in_scenario(spec, scenario)
         each = len(own.runs.blocks) * len(own.runs.seeds)
         for arm in arms_in(spec, arms, scenario).values():
-            counts = Counter(r.state for r in records if (r.variant, r.scenario) == (arm.name, scenario))
+            counts = Counter(_end(r) for r in records if (r.variant, r.scenario) == (arm.name, scenario))
             planned = "shared" if spec.mode == "search" else str(quota(own, arm) * each)
-            table.add_row(arm.name, scenario, *(str(counts[s]) for s in states), planned)
+            table.add_row(arm.name, *[scenario] * several, *(str(counts[end]) for end in _ENDS), planned)
     console.print(table)
-    ended = [r for r in records if r.state is not State.RUNNING]
+    ended = _ended(records)
     seconds = [
         r.metrics["train_seconds"] + r.metrics.get("evaluation_seconds", 0.0)
         for r in ended
@@ -217,9 +211,22 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
         console.print(f"{len(ended)} runs ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time.")
     else:
         console.print(f"{len(ended)} runs ended; {missing} missing.")
-    causes = Counter(str(r.cause) for r in ended if r.state is not State.COMPLETE)
-    if causes:
-        console.print("not complete: " + ", ".join(f"{n} {cause}" for cause, n in causes.most_common()))
+    failed = summary(everything)
+    if failed:
+        console.print(f"{failed}: `sweeper status --failed` says which and why.", soft_wrap=True, markup=False)
+    stopped = Counter(str(r.cause) for r in everything if _end(r) == "stopped")
+    if stopped:
+        console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in stopped.most_common()))
     if spec.probe is not None:
         done = sum(r.state is State.COMPLETE for r in timed)
         console.print(f"timed alone: {done} of {spec.probe.rounds * len(arms)} runs.")
+
+
+_ENDS = ("complete", "failed", "stopped", "untrained", "training")
+
+
+def _end(run: RunRecord) -> str:
+    """The column of `print_status` that a run is counted in."""
+    if run.failure is not None:
+        return "failed" if run.failure.by_config else "untrained"
+    return {State.COMPLETE: "complete", State.RUNNING: "training"}.get(run.state, "stopped")

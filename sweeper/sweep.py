@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.records import CONSEQUENCES, PROBE, Cause, Measurement, RunConfig, RunResult, State
+from studies.records import CONSEQUENCES, PROBE, Cause, Failure, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.answers import Compare
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
@@ -37,6 +37,17 @@ GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after
 
 # Where a run stands in the study: variant, scenario, key.
 _Place = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """An MLflow run that failed and is to be replaced. It stands until another attempt begins: there may never be one,
+    and then it is what people must be told.
+    """
+
+    run_id: str
+    failure: Failure | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,9 @@ class Sweep:
         self._recorded: dict[_Place, KnownRun] = {}
         self._candidates = Candidates(spec)
         self._best: dict[tuple[str, str], tuple[float, _Group]] = {}
-        self._counts = {"trained": 0, "reused": 0, "failed": 0, "unstable": 0}
+        self._counts = {"trained": 0, "reused": 0, "untrained": 0}
+        self._failures = Counter[Failure]()
+        self._replaced: dict[tuple[str, str, str], list[_Replaced]] = {}
         self._arms_in = {name: arms_in(spec, arms, name) for name in spec.scenarios}
         self._runs = {name: in_scenario(spec, name).runs for name in spec.scenarios}
         self._planned = planned_runs(spec, arms)
@@ -110,16 +123,23 @@ class Sweep:
             self._queue_confirm()
             self._drain()
         held = self._held_back()
+        if not (self._closing or held or self._search.partial):  # what stands for no run that is asked for now
+            for same in list(self._replaced):
+                self._replace(same)
         self._give_back()
         self._keep_adapters()
         now = time.monotonic()
         self._meter.keep(now, self._workers.spent(now), at_once=True)
         counts = self._counts
-        return Outcome(self._trained, counts["reused"], counts["failed"], self._closing or held)
+        return Outcome(self._trained, counts["reused"], self._failed, self._closing or held)
 
     @property
     def _trained(self) -> int:
         return self._counts["trained"] + (self._pacing.ended if self._pacing else 0)
+
+    @property
+    def _failed(self) -> Counter[Failure]:
+        return self._failures + (self._pacing.failures if self._pacing else Counter())
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
@@ -141,12 +161,14 @@ class Sweep:
             if known.arm == PROBE:
                 continue  # of no trial: `sweeper.probe` knows what to do with it
             trial = trials.get((known.variant, known.scenario, known.trial))
+            key = known.key if config is None else config.key
             if known.state is State.RUNNING:
                 self._tracker.supersede(known.run_id, "interrupted")
-            elif known.state is State.FAIL or known.cause in PUT_OFF or (trial and trial.state is State.FAIL):
+            elif known.cause in PUT_OFF:
                 self._tracker.supersede(known.run_id, "tried again")
+            elif known.state is State.FAIL or (trial is not None and trial.state is State.FAIL):
+                self._to_replace((known.variant, known.scenario, key), known.run_id, known.failure, "tried again")
             else:
-                key = known.key if config is None else config.key
                 self._recorded[(known.variant, known.scenario, key)] = known
         for trial in trials.values():
             if trial.state in (State.COMPLETE, State.PRUNED):
@@ -269,11 +291,14 @@ class Sweep:
         if known is not None:
             group.note(config.key, result or known.result())
             self._counts["reused"] += 1
+            self._count(known.failure)
         elif result is not None and result.state is not State.FAIL and not _goes_on(group, result):
+            self._replace((config.variant, config.scenario, config.key))
             run_id = self._tracker.start_run(config, 1, group.arm)
             self._tracker.finish_run(run_id, config, result)
             group.note(config.key, result)
             self._counts["reused"] += 1
+            self._count(result.failure)
         else:
             return False
         self._close_if_complete(group)
@@ -298,8 +323,23 @@ class Sweep:
         if attempt is None:
             return None
         if attempt.run_id is None:
-            attempt.run_id = self._tracker.start_run(attempt.config, attempt.this.number, attempt.group.arm)
+            config = attempt.config
+            self._replace((config.variant, config.scenario, key))
+            attempt.run_id = self._tracker.start_run(config, attempt.this.number, attempt.group.arm)
         return attempt.run_id
+
+    def _to_replace(self, same: tuple[str, str, str], run_id: str, failure: Failure | None, reason: str) -> None:
+        """Let a failed run stand until another attempt at the same (variant, scenario, key) begins."""
+        self._replaced.setdefault(same, []).append(_Replaced(run_id, failure, reason))
+        self._count(failure)
+
+    def _replace(self, same: tuple[str, str, str]) -> None:
+        for earlier in self._replaced.pop(same, []):
+            self._tracker.supersede(earlier.run_id, earlier.reason)
+            self._failures.subtract([earlier.failure] if earlier.failure else [])
+
+    def _count(self, failure: Failure | None) -> None:
+        self._failures.update([failure] if failure else [])
 
     def _reported(self, key: str, step: int, metrics: Mapping[str, float]) -> None:
         attempt = self._training.get(key)
@@ -327,8 +367,14 @@ class Sweep:
             return
         together = 1 if result.facts.get("together") == 1 or stint is None else stint.together
         again = self._attempts.after(attempt.this, config, result.cause, together, time.monotonic())
+        if again is not None and run_id is not None:
+            why = "stopped before its end" if self._closing else describe(attempt.this, again, result.cause)
+            if is_machine(result.cause):
+                self._to_replace((config.variant, config.scenario, key), run_id, result.failure, why)
+            else:
+                self._tracker.supersede(run_id, why)
         if result.cause in PUT_OFF or (again is not None and self._closing):
-            if run_id is not None:
+            if again is None and run_id is not None:
                 self._tracker.supersede(run_id, "stopped before its end")
             if group.asked:
                 self._search.requeue(group.trial)
@@ -336,18 +382,16 @@ class Sweep:
             self._queue = deque(waiting for waiting in self._queue if waiting.group is not group)
             return
         if again is not None:
-            if run_id is not None:
-                self._tracker.supersede(run_id, describe(attempt.this, again, result.cause))
             self._queue.appendleft(_Waiting(group, config, again))
             return
-        self._counts["trained"] += 1
+        self._count(result.failure)
         if result.state is not State.FAIL:  # which the next sweep tries again
+            self._counts["trained"] += 1
             drop_state(self._folder / key)
         else:
-            self._counts["failed"] += 1
+            self._counts["untrained"] += 1
             said = _first_line(result.message)
             self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
-        self._counts["unstable"] += CONSEQUENCES[result.cause].instability
         group.note(key, result)
         self._close_if_complete(group)
         self._heed_rungs()
@@ -482,7 +526,7 @@ class Sweep:
 
     def _progress(self) -> Progress:
         counts, planned = self._counts, self._planned
-        done = self._trained + counts["reused"]
+        done = self._trained + counts["reused"] + counts["untrained"]
         elapsed = time.monotonic() - self._started
         left = elapsed / self._trained * max(planned - done, 0) if self._trained else None
         best = None
@@ -491,7 +535,7 @@ class Sweep:
             value, group = (max if maximize else min)(self._best.values(), key=lambda entry: entry[0])
             best = (group.trial.variant, show_knobs(group.trial.knobs), value)
         training = sum(attempt.run_id is not None for attempt in self._training.values())
-        return Progress(planned, done, training, counts["failed"], counts["unstable"], best, left)
+        return Progress(planned, done, training, self._failed, best, left)
 
 
 def _first_line(message: str) -> str:

@@ -53,8 +53,6 @@ JOURNAL = "mlflow-journal.jsonl"
 TICKET = "ticket"  # tag: what a run is called until MLflow has given it an id
 LONGEST_NAME = 500
 LONGEST_TAG = 5000  # of an experiment, as MLflow takes it
-# How a state is shown in MLflow: a diverged or stopped run is KILLED, only the machine's failures are FAILED.
-STATUS: Mapping[State, str] = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 
 
 class KnownRun(RunRecord):
@@ -305,7 +303,7 @@ class Tracker:
             tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
             dataset=_dataset(config, result),
             samples=[shown.model_dump() for shown in result.samples],
-            status=STATUS[result.state],
+            status=_status(result),
         )
         known = (self._known or {}).get(run_id)
         if self._known is not None and known is not None:
@@ -482,6 +480,13 @@ def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str, question:
         content=config.content,
         **same,
     )
+
+
+def _status(result: RunResult) -> str:
+    """How a run that ended is shown in MLflow: FAILED is what `sweeper status` calls so, KILLED was stopped."""
+    if result.failure is not None:
+        return "FAILED"
+    return "FINISHED" if result.state is State.COMPLETE else "KILLED"
 
 
 def _dataset(config: RunConfig, result: RunResult) -> dict[str, str] | None:

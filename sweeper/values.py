@@ -33,7 +33,7 @@ def measured_values(result: RunResult) -> list[Value]:
 
 
 def result_tags(result: RunResult) -> dict[str, str]:
-    """State, cause, facts and what else MLflow has no place for, without secrets.
+    """State, cause, failure, facts and what else MLflow has no place for, without secrets.
 
     Standard errors go into one tag, and the values on halves of the samples into another: as metrics of their own they
     would double MLflow's charts. Two more have the quality at every evaluation and on its halves: MLflow gives the
@@ -46,6 +46,7 @@ def result_tags(result: RunResult) -> dict[str, str]:
     last = {name: value for name, value, _ in sorted(_values(result.curve) + _measured(result), key=lambda v: v[2])}
     non_finite = sorted(name for name, value in last.items() if not math.isfinite(value))
     tags = {"state": result.state.value, "cause": result.cause.value}
+    tags |= {"failure": result.failure.value} if result.failure else {}
     tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
     tags |= {ERRORS: json.dumps(errors)} if errors else {}
     tags |= {HALVES: json.dumps(halves)} if halves else {}

@@ -27,6 +27,7 @@ from dashboards.figures.figure import (
 )
 from dashboards.figures.material import TRL_BETA, Curve, Material
 from dashboards.figures.outcome import others
+from dashboards.trials import broke
 from studies.records import JUDGE_FACT, METRICS, RunRecord, State
 
 REWARD_MARGIN = "reward_margin"
@@ -204,7 +205,8 @@ def timeline(material: Material, name: str) -> Figure | Missing:
 def _state_colour(run: RunRecord) -> str:
     if run.state is State.RUNNING:
         return _RUNNING
-    return {state: colour for state, _, colour in _STATES}.get(run.state, _LOST)
+    shown = State.PRUNED if broke(run) else run.state  # of drift the training itself is complete
+    return {state: colour for state, _, colour in _STATES}.get(shown, _LOST)
 
 
 def _without_pauses(spans: Sequence[tuple[float, float]]) -> tuple[_Clock, list[float]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dashboards.statistics.estimates import Floats, Proportion, clopper_pearson
 from dashboards.statistics.scale import Scale
-from studies.records import Cause, RunRecord, State
+from studies.records import CONSEQUENCES, Failure, RunRecord, State
 
 Kind = Literal["non-finite", "inversion", "collapse", "drift"]
 KINDS: tuple[Kind, ...] = ("non-finite", "inversion", "collapse", "drift")
@@ -23,13 +23,14 @@ Stability = Literal["Good", "Fair", "Poor"]
 
 GOOD, FAIR = 0.02, 0.10  # the largest failure rate of each word
 WORD_LEVEL = 0.90  # a word leans on one limit, so that each is wrong in 5 % of cases: 149 configs without a failure
-LENGTH = (0.5, 2.0)  # length_ratio outside of it is drift
 INVERTED_BLOCKS, INVERTED_SHARE = 5, 0.8
 FEWEST_CHECKPOINTS = 8  # of a curve that late collapse is read from
-_CAUSES: Mapping[Cause, Kind] = {
-    Cause.NON_FINITE: "non-finite",
-    Cause.INVERTED: "inversion",
-    Cause.COLLAPSED: "collapse",
+# Not among them is want of memory, which says nothing of the loss.
+_KINDS: Mapping[Failure, Kind] = {
+    Failure.DIVERGED: "non-finite",
+    Failure.INVERTED: "inversion",
+    Failure.COLLAPSED: "collapse",
+    Failure.DRIFTED: "drift",
 }
 
 
@@ -73,7 +74,7 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
     for trial, of_trial in runs.items():
         inverted = is_inverted(of_trial, scale)
         for run in of_trial:
-            kinds: set[Kind] = set(failures_of(run)) | ({"inversion"} if inverted else set())
+            kinds: set[Kind] = set(kinds_of(run)) | ({"inversion"} if inverted else set())
             for kind in kinds:
                 shown[kind].add(trial)
             ids += [run.run_id] * bool(kinds)
@@ -88,18 +89,12 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
 
 def came_to_an_end(run: RunRecord) -> bool:
     """Whether the run completed or broke, and was not stopped by a limit, a user or the machine."""
-    return run.state is State.COMPLETE or run.cause in _CAUSES
+    return run.state is State.COMPLETE or (run.cause is not None and CONSEQUENCES[run.cause].instability)
 
 
-def failures_of(run: RunRecord) -> set[Kind]:
+def kinds_of(run: RunRecord) -> set[Kind]:
     """What broke a single run, by its trainer's word and by the length of its samples."""
-    kinds = {kind for cause, kind in _CAUSES.items() if run.cause is cause}
-    return kinds | ({"drift"} if _drifted(run) else set())
-
-
-def _drifted(run: RunRecord) -> bool:
-    ratio = run.metrics.get("length_ratio")
-    return ratio is not None and not LENGTH[0] <= ratio <= LENGTH[1]
+    return {_KINDS[failure] for failure in run.failures if failure in _KINDS}
 
 
 def is_inverted(runs: Sequence[RunRecord], scale: Scale) -> bool:

@@ -101,7 +101,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 def test_the_sweep_met_the_secrets(swept: tuple[Path, dict[str, str]]) -> None:
     folder, printed = swept
-    assert "2 failed" in printed["run"]
+    assert "2 runs could not be trained (2 infrastructure)" in printed["run"]
     assert f"RuntimeError: 401 for https://{REDACTED}@example.org, {REDACTED}" in printed["run"]
     files = written(folder)
     (log, *_) = (content for name, content in files.items() if name.endswith(".log") and content)

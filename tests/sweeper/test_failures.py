@@ -82,7 +82,7 @@ def test_what_the_machine_fails_for_good_is_told_everywhere_with_its_log(
     assert superseded(tmp_path) == [f"{cause}: tried again"] * 2
     listed = run({"ipo": act}, STUDY, "status", "--failed").stdout
     assert f"2 {cause}" in listed
-    assert "about to train ipo 1" in listed, "the last lines of the log"
+    assert "about to train ipo" in listed, "the last lines of the log"
     assert str(tmp_path / "runs" / "small" / "logs" / "worker-0.log") in listed
     tags = {r.facts["log_tail"].splitlines()[0] for r in records(tmp_path) if r.variant == "ipo"}
     assert any("about to train ipo" in tag for tag in tags)
@@ -112,6 +112,28 @@ def test_a_worker_on_which_three_different_runs_fail_in_a_row_is_set_aside_and_n
     assert run({}, many).returncode == 0
     assert causes(tmp_path) == {(v, State.COMPLETE, Cause.FINISHED) for v in ("sigmoid", "ipo")}
     assert len(records(tmp_path)) == 16
+
+
+def test_what_could_not_be_trained_is_told_although_the_sweep_had_tries_left_for_it(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Three runs in a row set the only worker aside, before any of them has had its last try."""
+    many = STUDY.replace("trials: 2", "trials: 8").replace("attempts: 2", "attempts: 3").replace("0.3s", "0s")
+    ended = run({"sigmoid": "die", "ipo": "die"}, many)
+    assert ended.returncode == 1
+    tried = {note.name for note in (tmp_path / "notes").iterdir()}
+    assert {r.key for r in records(tmp_path)} == tried, "one run each, whatever the number of its tries"
+    assert {(r.state, r.cause) for r in records(tmp_path)} == {(State.FAIL, Cause.WORKER_LOST)}
+    told = f"{len(tried)} runs could not be trained ({len(tried)} worker_lost)"
+    assert f"\n0 runs trained, 0 were there already; {told}: sweeper status study.yaml --failed" in ended.stdout
+    listed = run({}, many, "status", "--failed").stdout
+    assert listed.count("the worker exited with code 3") == 1
+    assert f"{told}." in listed
+    again = run({}, many)
+    assert again.returncode == 0
+    assert "16 runs trained, 0 were there already" in again.stdout
+    assert run({}, many, "status", "--failed").stdout.count("could not be trained") == 0
+    assert Counter(r.state for r in records(tmp_path)) == {State.COMPLETE: 16}
 
 
 def test_the_other_workers_go_on_without_the_one_that_is_set_aside(run: Callable[..., Any], tmp_path: Path) -> None:

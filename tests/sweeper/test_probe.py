@@ -283,8 +283,8 @@ def test_a_spent_budget_ends_the_probe(empty_mlflow: Path, tmp_path: Path) -> No
     said: list[str] = []
     began = time.monotonic() - 100
     probe = Probe(spec, arms(spec), tracker, tmp_path / "runs" / "paced", lambda _: None, said.append, began)
-    ended = probe.run(Inline("formula"), Placement(), Outcome(8, 0, 0, stopped=False))
-    assert ended == Outcome(8, 0, 0, stopped=True)
+    ended = probe.run(Inline("formula"), Placement(), Outcome(8, 0, {}, stopped=False))
+    assert ended == Outcome(8, 0, {}, stopped=True)
     assert "the wall-clock budget of 60 s is spent" in said[-1]
     assert timed(tmp_path) == []
 

@@ -160,19 +160,24 @@ def test_a_run_in_training_is_read_as_running(tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "status"),
+    ("cause", "length", "status", "failure"),
     [
-        (Cause.FINISHED, "FINISHED"),
-        (Cause.NON_FINITE, "KILLED"),
-        (Cause.USER_STOP, "KILLED"),
-        (Cause.WORKER_LOST, "FAILED"),
+        (Cause.FINISHED, 1.1, "FINISHED", None),
+        (Cause.FINISHED, 0.4, "FAILED", "drifted"),
+        (Cause.NON_FINITE, 1.1, "FAILED", "diverged"),
+        (Cause.USER_STOP, 1.1, "KILLED", None),
+        (Cause.WORKER_LOST, 0.4, "FAILED", "worker_lost"),
     ],
 )
-def test_the_status_in_mlflow_follows_from_the_cause(tracker: Tracker, cause: Cause, status: str) -> None:
+def test_the_status_in_mlflow_tells_what_failed_from_what_was_stopped(
+    tracker: Tracker, cause: Cause, length: float, status: str, failure: str | None
+) -> None:
     config = a_config()
     run_id = tracker.start_run(config, 1, "unbiased")
-    tracker.finish_run(run_id, config, a_result(config, cause=cause))
-    assert stored(tracker, run_id).info.status == status
+    measured = (Measurement("length_ratio", length, step=6),)
+    tracker.finish_run(run_id, config, a_result(config, cause=cause, measurements=measured))
+    run = stored(tracker, run_id)
+    assert (run.info.status, run.data.tags.get("failure")) == (status, failure)
 
 
 def test_a_superseded_attempt_is_not_loaded_and_not_left_running(tracker: Tracker) -> None:
