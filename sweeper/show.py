@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dashboards.configs import distinct
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
@@ -104,6 +105,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
             say(f"    {arm.adaptive} trials that TPE chooses from results")
+        if arm.fewer:
+            say(f"    {arm.fewer}")
         for name, reason in arm.left_out.items():
             say(f"  left out: {name}: {_plain(reason)}")
         if arm.expected:
@@ -119,6 +122,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
         trials = f"{scenario.trials} trials{each} of {scenario.variants} variants"
         say(f"{scenario.name}: {trials}: {scenario.runs} runs{confirm}{settings}")
+    if plan.fewer:
+        say(f"{plan.fewer}.")
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
     say(f"{plan.runs} runs of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
     for line in (plan.probe, plan.power):
@@ -193,7 +198,7 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
     far the probe is.
     """
     timed = [r for r in records if r.arm == PROBE]
-    records = [r for r in records if r.arm != PROBE]
+    records = [r for r in distinct(records) if r.arm != PROBE]
     states = [State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING]
     table = Table("variant", "scenario", *(str(s) for s in states), "planned")
     for scenario in spec.scenarios:
