@@ -23,38 +23,36 @@ def distinct(records: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
     Records of a probe stay as they are.
     """
     records = tuple(records)
-    numbers = numbers_of(records)
+    known = _numbered(records)
     twins: dict[object, list[int]] = defaultdict(list)
-    for i, run in enumerate(records):
-        place = (run.variant, run.scenario, numbers[i], run.arm == "confirm", run.key, run.block, run.seed)
+    for i, run in enumerate(known):
+        place = (run.variant, run.scenario, run.trial, run.arm == "confirm", run.key, run.block, run.seed)
         twins[i if run.arm == PROBE else place].append(i)
     found: dict[int, RunRecord] = {}
     for of in twins.values():
         first = min(of, key=lambda i: (_ORDER.index(records[i].state), records[i].trial, records[i].run_id))
-        run = records[first]
-        arm = "unbiased" if any(records[i].arm == "unbiased" for i in of) else run.arm
-        same = (run.trial, run.arm) == (numbers[first], arm)
-        found[first] = run if same else run.model_copy(update={"trial": numbers[first], "arm": arm})
+        run = known[first]
+        found[first] = _changed(run, arm="unbiased" if any(known[i].arm == "unbiased" for i in of) else run.arm)
     return tuple(found[i] for i in sorted(found))
 
 
 def number_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: int) -> int:
     """The number by which `distinct` knows the config of a trial of the store; `trial` itself where it has no run."""
     here = [
-        number
-        for run, number in zip(records, numbers_of(records), strict=True)
-        if (run.variant, run.scenario) == (variant, scenario) and run.arm != PROBE and trial in (run.trial, number)
+        known.trial
+        for run, known in zip(records, _numbered(records), strict=True)
+        if (run.variant, run.scenario) == (variant, scenario) and run.arm != PROBE and trial in (run.trial, known.trial)
     ]
     return trial if trial in here else next(iter(here), trial)
 
 
-def numbers_of(records: Sequence[RunRecord]) -> list[int]:
-    """The number of each record's config, see `distinct`; that of its trial for a record of a probe."""
+def _numbered(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records with the number of their config, and with all of its knobs."""
     strata: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, run in enumerate(records):
         if run.arm != PROBE:
             strata[run.variant, run.scenario].append(i)
-    numbers = [run.trial for run in records]
+    found = list(records)
     for places in strata.values():
         taken: set[int] = set()
         last = max(records[i].trial for i in places)
@@ -63,9 +61,15 @@ def numbers_of(records: Sequence[RunRecord]) -> list[int]:
             if number in taken:
                 last = number = last + 1
             taken.add(number)
+            knobs = max((records[i].knobs for i in config), key=len)
             for i in config:
-                numbers[i] = number
-    return numbers
+                found[i] = _changed(records[i], trial=number, knobs=knobs)
+    return found
+
+
+def _changed(run: RunRecord, **fields: object) -> RunRecord:
+    """The run with other fields; itself where they are as they were."""
+    return run if all(getattr(run, name) == value for name, value in fields.items()) else run.model_copy(update=fields)
 
 
 def _configs(records: Sequence[RunRecord], places: Iterable[int]) -> list[list[int]]:
