@@ -112,6 +112,7 @@ def retry(
     storage: Storage = None,
 ) -> None:
     """Train those runs again that failed, and no others."""
+    from dashboards.configs import distinct
     from studies.records import Cause
     from sweeper.reading import records_of
     from sweeper.retry import FAILED, failed_runs
@@ -122,7 +123,7 @@ def retry(
     causes = {Cause(name) for name in cause} if cause else FAILED
     wanted = runnable(study, settings, executor, workers, storage)
     with store_errors():
-        failed = failed_runs(records_of(wanted.spec), causes)
+        failed = failed_runs(distinct(records_of(wanted.spec)), causes)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
@@ -170,6 +171,7 @@ def status(
     """Count a study's runs by stratum and state, with rate and time left."""
     from rich.console import Console
 
+    from dashboards.configs import distinct
     from sweeper.control import paused
     from sweeper.reading import records_of
     from sweeper.retry import FAILED, failed_runs
@@ -177,7 +179,7 @@ def status(
 
     spec, arms, _ = load(study, settings)
     with store_errors():
-        records = records_of(spec)
+        records = distinct(records_of(spec))
     console = Console(highlight=False)
     if failed:
         print_failed(failed_runs(records, FAILED), console)

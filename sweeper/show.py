@@ -16,7 +16,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.configs import distinct
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
@@ -198,7 +197,7 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
     far the probe is.
     """
     timed = [r for r in records if r.arm == PROBE]
-    records = [r for r in distinct(records) if r.arm != PROBE]
+    records = [r for r in records if r.arm != PROBE]
     states = [State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING]
     table = Table("variant", "scenario", *(str(s) for s in states), "planned")
     for scenario in spec.scenarios:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,7 +160,7 @@ def test_a_simplex_needs_one_number_less_than_it_has_losses() -> None:
 # ---- each config once ---------------------------------------------------------------------------------------------
 
 
-def knobs_of(spec: StudySpec, arm: Arm) -> list[tuple[object, ...]]:
+def knobs_of(spec: StudySpec, arm: Arm) -> list[tuple[Any, ...]]:
     return [tuple(to_knobs(arm, p.params).values()) for p in planned_points(spec, arm)]
 
 
@@ -219,7 +220,7 @@ def test_a_fixed_point_that_is_sampled_too_is_one_point_of_the_shared_sample(tmp
     assert [p.origin for p in found] == ["unbiased", "fixed", *["unbiased"] * 4]
     assert quota(spec, by_name["sigmoid"]) == 6
     sampled = [p.params for p in found if p.origin == "unbiased"]
-    assert sorted(p["beta"] for p in sampled) == sorted(  # type: ignore[type-var]
+    assert sorted(p["beta"] for p in sampled) == sorted(
         p.params["beta"] for p in planned_points(spec, by_name["robust"])
     )
 

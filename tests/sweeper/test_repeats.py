@@ -119,7 +119,7 @@ def test_an_unchanged_study_trains_nothing_more_and_leaves_the_old_runs(
 
 def test_any_trial_number_of_a_config_exports_it(sweeper: Sweeper, old: Path) -> None:
     numbers = [r.trial for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.variant == "ipo"]
-    exported = Counter()
+    exported: Counter[float] = Counter()
     for number in sorted(numbers):
         told = sweeper(old, "export", "study.yaml", "--variant", "ipo", "--trial", str(number), "--output", "mine.yaml")
         assert told.returncode == 0, told.stderr
