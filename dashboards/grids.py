@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.cells import Cells, number
+from dashboards.configs import distinct
 from dashboards.statistics.estimates import Estimate
 from dashboards.trials import Trial, estimate, trials
 from studies.records import PROBE, RunRecord, Scalar
@@ -49,7 +50,7 @@ def grids(records: Iterable[RunRecord], objective: Objective, rows: str, columns
     """
     strata: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     knobs: set[str] = set()
-    for record in (record for record in records if record.arm != PROBE):
+    for record in (record for record in distinct(records) if record.arm != PROBE):
         knobs |= record.knobs.keys()
         if {rows, columns} <= record.knobs.keys():
             strata[record.variant, record.scenario].append(record)

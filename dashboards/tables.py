@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dashboards.budgets import AtBudget, at_budgets
+from dashboards.configs import distinct
 from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
 from dashboards.expectations import Curves, Finding, findings
@@ -139,7 +140,7 @@ def comparison(
     equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`: of
     `Comparison`.
     """
-    records = tuple(records)
+    records = distinct(records)
     found = standings(records, objective, strata)
     timed = paces(records, baseline)
     scale = scale_of(objective, source)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from dashboards.configs import distinct
 from dashboards.statistics.estimates import Estimate, block_mean
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
@@ -26,7 +27,7 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one trial outside of the confirm arm and the probe."""
+    """The runs of one config outside of the confirm arm and the probe; `number`: the least of its trials."""
 
     number: int
     runs: tuple[RunRecord, ...]
@@ -70,10 +71,11 @@ class Standing:
 def standings(records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]) -> tuple[Standing, ...]:
     """Where each stratum stands, in the order of `strata`; records of others, and of a probe, are not looked at.
 
-    The order of the records changes nothing, not even the last digit of a sum.
+    Each of its trials is another config, however many the store has of it (see `dashboards.configs`). The order of the
+    records changes nothing, not even the last digit of a sum.
     """
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
+    for record in sorted(distinct(records), key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
         if record.arm != PROBE:
             grouped[record.variant, record.scenario].append(record)
     return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)

@@ -99,11 +99,7 @@ def resolve_run(
 
     Raises ValueError for weights that are not those of the arm's mixture, KeyError for an unknown scenario.
     """
-    weights = table.weights_from_knobs(arm.losses, knobs)
-    settings: dict[str, Any] = {**arm.settings, **spec.scenarios[scenario].base}
-    settings.update({k: coerce(k, v) for k, v in knobs.items() if not k.startswith("loss_weights.")})
-    if weights is not None:
-        settings["loss_weights"] = list(weights)
+    settings: dict[str, Any] = {**arm.settings, **spec.scenarios[scenario].base, **knob_settings(arm, knobs)}
     settings["seed"] = seed
     data = scenario_data(spec.data, spec.scenarios[scenario])
     content = held(spec.contents, settings, data)
@@ -123,6 +119,13 @@ def resolve_run(
         balance=arm.balance,
         content=content,
     )
+
+
+def knob_settings(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
+    """What the knobs of a trial set, by TRL names. Raises ValueError for weights that are not of the arm's mixture."""
+    weights = table.weights_from_knobs(arm.losses, knobs)
+    settings = {k: coerce(k, v) for k, v in knobs.items() if not k.startswith("loss_weights.")}
+    return settings if weights is None else {**settings, "loss_weights": list(weights)}
 
 
 def scenario_data(data: DataConfig, scenario: Scenario) -> DataConfig:

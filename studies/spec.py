@@ -29,7 +29,7 @@ from studies.parts import (
     Variant,
 )
 from studies.records import Judge
-from studies.resolve import arms, resolve_run, scenario_data
+from studies.resolve import arms, knob_settings, resolve_run, scenario_data
 from studies.scenarios import arms_in, in_scenario
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "arms_in",
     "foreign_code",
     "in_scenario",
+    "knob_settings",
     "load_study",
     "not_yet",
     "resolve_run",

@@ -128,6 +128,7 @@ def retry(
     storage: Storage = None,
 ) -> None:
     """Train those runs again that failed, and no others."""
+    from dashboards.configs import distinct
     from sweeper.reading import answers_of
     from sweeper.retry import FAILED, NAMED, chosen_runs
 
@@ -138,7 +139,7 @@ def retry(
     wanted = runnable(context, study, settings, executor, workers, storage)
     check_owner(wanted)
     with store_errors():
-        failed = chosen_runs(answers_of(wanted.spec, wanted.arms).records, names)
+        failed = chosen_runs(distinct(answers_of(wanted.spec, wanted.arms).records), names)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
@@ -193,11 +194,11 @@ def status(
     spec, arms, _ = load(study, settings)
     with store_errors():
         answers = answers_of(spec, arms)
-    console = Console(highlight=False)
+    records, console = distinct(answers.records), Console(highlight=False)
     if failed:
-        print_failed(spec, arms, answers.records, console)
+        print_failed(spec, arms, records, console)
         return
-    print_status(spec, arms, answers.records, console)
+    print_status(spec, arms, records, console)
     for note in answers.notes():
         console.print(note, soft_wrap=True, markup=False)
     held = sorted(paused(_run_folder(study, settings)) & arms.keys())

@@ -112,6 +112,7 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
     from rich.console import Console
 
+    from dashboards.configs import distinct
     from dashboards.failures import counted, summary, tell
     from sweeper.control import AlreadyRunning
     from sweeper.inputs import as_found
@@ -160,7 +161,8 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
         with store_errors():
             answers = answers_of(spec, arms)  # what the table and `sweeper status` count, of earlier sweeps too
             typer.echo(written(comparison_of(spec, arms, answers), "text", screen_width()), nl=False)
-        failed, outcome = summary(answers.records), replace(outcome, failures=counted(answers.records))
+        records = distinct(answers.records)
+        failed, outcome = summary(records), replace(outcome, failures=counted(records))
     if verified is not None:
         print_verification(verified, console)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."

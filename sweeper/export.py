@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dashboards.configs import distinct, number_of
 from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
@@ -44,7 +45,8 @@ def export_best(
     """
     scenario = next(iter(spec.scenarios))
     row, number = _choose(spec, rows, scenario, variant, trial)
-    record = _run_of(records, row.variant, scenario, number)
+    number = number_of(records, row.variant, scenario, number)
+    record = _run_of(distinct(records), row.variant, scenario, number)
     config = config_of(spec, arms, record)
     _check_sources(config, record)
     trained = _as_trained(config, record)

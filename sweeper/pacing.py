@@ -69,9 +69,9 @@ class Pacing:
         self.failures = Counter[Failure]()  # of them
 
     def enter(self, group: Group) -> None:
-        """Put a trial into its bracket, with what its runs had reported when they were last heard of."""
+        """Put a trial into its bracket, no config twice, with what its runs had reported when last heard of."""
         trial = group.trial
-        if trial.bracket is None or group.entrant is not None or group.arm == CONFIRM:
+        if trial.bracket is None or trial.repeats or group.entrant is not None or group.arm == CONFIRM:
             return
         scores = tuple(Score(*score) for score in trial.scores)
         group.entrant = Entrant(len(group.configs), over=not group.asked, scores=scores)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
 from studies.world import source_of
-from sweeper.points import FIXED, planned_points, quota, to_knobs
+from sweeper.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
 from sweeper.rounds import probe_line
 from sweeper.rungs import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """One variant as it will run. `points` are the trials known in advance; `adaptive` more depend on results."""
+    """One variant as it will run. `points` are the trials known in advance; `adaptive` more depend on results.
+    `fewer`: why they are fewer than the budget asks for, where they are.
+    """
 
     name: str
     losses: tuple[str, ...]
@@ -26,6 +28,7 @@ class PlannedArm:
     warnings: tuple[str, ...]
     points: tuple[tuple[str, Mapping[str, Scalar]], ...]
     adaptive: int
+    fewer: str = ""
     expected: str = ""  # what must come out of it, where it is a control
 
 
@@ -48,7 +51,8 @@ class PlannedScenario:
 @dataclass(frozen=True)
 class Plan:
     """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
-    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`.
+    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`;
+    `fewer`: why a joint search has fewer trials than the budget asks for, where it has.
     """
 
     study: str
@@ -63,11 +67,12 @@ class Plan:
     probe: str = ""
     brackets: tuple[PlannedBracket, ...] = ()
     rungs: tuple[int, ...] = ()
+    fewer: str = ""
 
 
 def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
     """Every trial that the study will ask for, as far as it is known in advance."""
-    planned = tuple(_plan_arm(spec, arm) for arm in arms.values())
+    planned = tuple(_plan_arm(spec, arms, arm) for arm in arms.values())
     runs = planned_runs(spec, arms)
     steps = spec.base.get("max_steps")
     length = f"{steps} steps" if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
@@ -85,6 +90,7 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
         probe=probe_line(spec, arms),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
+        fewer=_jointly_fewer(spec, arms) if spec.mode == "search" else "",
     )
 
 
@@ -104,7 +110,7 @@ def _plan_scenario(spec: StudySpec, arms: Mapping[str, Arm], name: str) -> Plann
 def planned_trials(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
     """How many trials a scenario has in all, where `spec` and `arms` are those of the scenario."""
     if spec.mode == "search":
-        return spec.budget.trials + sum(len(arm.points) for arm in arms.values())
+        return joint_quota(spec, arms)
     return sum(quota(spec, arm) for arm in arms.values())
 
 
@@ -181,7 +187,7 @@ def show_knobs(knobs: Mapping[str, Scalar]) -> str:
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in knobs.items())
 
 
-def _plan_arm(spec: StudySpec, arm: Arm) -> PlannedArm:
+def _plan_arm(spec: StudySpec, arms: Mapping[str, Arm], arm: Arm) -> PlannedArm:
     searching = spec.mode == "search"
     known = (
         [(FIXED, dict(p)) for p in arm.points]
@@ -198,8 +204,36 @@ def _plan_arm(spec: StudySpec, arm: Arm) -> PlannedArm:
         warnings=arm.warnings,
         points=tuple(known),
         adaptive=0 if searching else quota(spec, arm) - len(known),
+        fewer="" if searching else _fewer_of(spec, arms, arm),
         expected=_expected(spec, arm),
     )
+
+
+def _fewer_of(spec: StudySpec, arms: Mapping[str, Arm], arm: Arm) -> str:
+    """Why the arm has fewer trials than the file asks for, in the scenario that asks for the most; a grid is what it
+    is.
+    """
+    if spec.sampler == "grid":
+        return ""
+    own = [in_scenario(spec, name) for name in spec.scenarios if arm.name in arms_in(spec, arms, name)]
+    most = max(own, key=lambda one: one.budget.trials, default=spec)
+    asked_for = most.budget.trials + len(arm.points) if arm.space else len(arm.points) or 1
+    return _fewer(most, [arm], quota(most, arm), asked_for)
+
+
+def _jointly_fewer(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+    """The same of a joint search over the arms."""
+    asked_for = spec.budget.trials + sum(len(arm.points) for arm in arms.values())
+    return _fewer(spec, arms.values(), joint_quota(spec, arms), asked_for)
+
+
+def _fewer(spec: StudySpec, arms: Collection[Arm], quota: int, asked_for: int) -> str:
+    """Why there are `quota` trials of these arms, "" where it is what the file asks for."""
+    if quota == asked_for:
+        return ""
+    whole = sum(held(spec, arm, quota + 1) for arm in arms) <= quota
+    why = "the space holds no more" if whole else "fixed points repeat others"
+    return f"{quota} distinct config{'s' * (quota > 1)}: {why}; the quota of {asked_for} falls to {quota}"
 
 
 def _expected(spec: StudySpec, arm: Arm) -> str:

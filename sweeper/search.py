@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,14 +16,37 @@ from typing import Any
 import optuna
 import sqlalchemy
 from alembic.util import CommandError
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    _get_single_value,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
 from studies.records import PROBE, RunRecord, Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
 from sweeper.context import context_of, goal_of, stratum_question
-from sweeper.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
+from sweeper.points import (
+    ADAPTIVE,
+    CONFIRM,
+    FIXED,
+    UNBIASED,
+    Axis,
+    Config,
+    Point,
+    all_points,
+    axes,
+    config_of,
+    config_of_knobs,
+    joint_quota,
+    planned_points,
+    quota,
+    size_of,
+    to_knobs,
+)
 from sweeper.storage import StorageError, connect_args, refusal, trouble
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
@@ -35,6 +57,10 @@ WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
 _SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
 BRACKET, SCORES = "bracket", "rung_scores"
+_DRAWS = 8  # of the sampler, where it suggests what was tried already
+
+# Variant and config: what a stratum tries once.
+_Place = tuple[str, Config]
 
 
 @dataclass(frozen=True)
@@ -42,7 +68,8 @@ class Trial:
     """A trial as the sweep sees it: where it stands in Optuna, its variant, scenario and knobs.
 
     `state` is RUNNING for one just asked for, `number` counts within its stratum. `bracket`: with rungs, the number and
-    the size of its bracket; `scores`: what was kept of it at decided rungs.
+    the size of its bracket; `scores`: what was kept of it at decided rungs. `repeats`: whether an earlier trial has the
+    same config, and so the same runs, as in stores of versions that asked for a config again.
     """
 
     stratum: str
@@ -54,6 +81,7 @@ class Trial:
     state: State = State.RUNNING
     bracket: tuple[int, int] | None = None
     scores: tuple[tuple[float, float], ...] = ()
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,11 +103,12 @@ class Verdict:
 
 @dataclass
 class _Stratum:
-    """One Optuna study and what is left to ask of it. In `mode: search` it holds all arms, else one."""
+    """One Optuna study, what was asked of it and what is left to ask. In `mode: search` it holds all arms, else one."""
 
     study: optuna.Study
     scenario: str
     arms: Mapping[str, Arm]
+    tried: set[_Place]
     todo: list[tuple[str, Point]]
     adaptive: int
     requeued: int
@@ -130,13 +159,17 @@ class Search:
         """All trials of this study, oldest first within their stratum. One that waits to be asked for again is
         RUNNING here: its runs may have begun.
         """
+        found: list[Trial] = []
         with _storage_calls(self._url):
-            return [
-                _as_trial(name, stratum, frozen)
-                for name, stratum in self._strata.items()
-                for frozen in stratum.study.get_trials(deepcopy=False)
-                if "trial" in frozen.user_attrs
-            ]
+            for name, stratum in self._strata.items():
+                seen: set[_Place] = set()
+                for frozen in stratum.study.get_trials(deepcopy=False):
+                    if "trial" not in frozen.user_attrs:
+                        continue
+                    trial, place = _as_trial(name, stratum, frozen), _place(stratum.arms, frozen)
+                    found.append(replace(trial, repeats=place in seen))
+                    seen |= {place} if trial.state is not State.FAIL else set()
+        return found
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -184,21 +217,23 @@ class Search:
         return any(stratum.requeued or stratum.todo or stratum.adaptive for stratum in mine)
 
     def again(self, trials: Collection[Trial]) -> None:
-        """Ask for these closed trials again, with the same knobs, and beside them only for those that were begun.
+        """Ask for these closed trials again, with the same knobs, and beside them only for those that were begun; once
+        for each config.
 
         Optuna lets nobody reopen a trial: each gets a new number, and the old one is withdrawn, a FAIL from now on.
         """
         self.partial = any(stratum.todo or stratum.adaptive for stratum in self._strata.values())
         for name, stratum in self._strata.items():
             numbers = {trial.number for trial in trials if trial.stratum == name}
+            once = {trial.number for trial in trials if trial.stratum == name and not trial.repeats}
             with _storage_calls(self._url):
                 for frozen in stratum.study.get_trials(deepcopy=False):
-                    if frozen.number in numbers:
+                    if frozen.number in once:
                         stratum.study.enqueue_trial({}, user_attrs={"trial": frozen.user_attrs["trial"]})
                 stratum.withdrawn |= numbers
                 stratum.study.set_user_attr(WITHDRAWN, sorted(stratum.withdrawn))
             stratum.todo, stratum.adaptive = [], 0
-            stratum.requeued += len(numbers)
+            stratum.requeued += len(once)
 
     def tell(self, trial: Trial, verdict: Verdict) -> None:
         """Close a trial. Only COMPLETE and PRUNED teach TPE anything, so what a config did to itself is never FAIL."""
@@ -243,18 +278,18 @@ class Search:
         if not any("trial" in frozen.user_attrs for frozen in study.get_trials(deepcopy=False)):
             self._fill(study, scenario, arms)
         withdrawn = set(study.user_attrs.get(WITHDRAWN, ()))
-        counts: Counter[str] = Counter()
-        tried: set[str] = set()
+        tried: dict[_Place, str] = {}  # with the origin of its trial
         for frozen in study.get_trials(deepcopy=False):
             if frozen.state is TrialState.RUNNING:
                 self._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
             if frozen.state is not TrialState.FAIL and frozen.number not in withdrawn:
-                about = _about(frozen)
-                counts[about["origin"]] += 1
-                tried.add(_point_key(about["variant"], _knobs(arms[about["variant"]], about)))
+                place = _place(arms, frozen)
+                if place in tried and not frozen.state.is_finished():  # asked for twice by an earlier version
+                    self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+                tried.setdefault(place, _about(frozen)["origin"])
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        todo, adaptive = self._todo(scenario, arms, tried, counts)
-        return _Stratum(study, scenario, arms, todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
+        todo, adaptive = self._todo(scenario, arms, tried)
+        return _Stratum(study, scenario, arms, set(tried), todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
 
     def _asks(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> tuple[str, ...]:
         """The question and the goal of what a stratum holds; those of the file where it holds nothing."""
@@ -301,19 +336,21 @@ class Search:
         )
 
     def _todo(
-        self, scenario: str, arms: Mapping[str, Arm], tried: set[str], counts: Counter[str]
+        self, scenario: str, arms: Mapping[str, Arm], tried: Mapping[_Place, str]
     ) -> tuple[list[tuple[str, Point]], int]:
         """The points still to try, and how many trials the adaptive sampler still owes."""
         spec = in_scenario(self._spec, scenario)
         if spec.mode == "search":
-            fixed = [(n, Point(FIXED, dict(p))) for n, a in arms.items() for p in a.points]
-            adaptive = spec.budget.trials
+            known = [(name, Point(FIXED, dict(point))) for name, arm in arms.items() for point in arm.points]
+            total = joint_quota(spec, arms)
         else:
             ((name, arm),) = arms.items()
-            fixed = [(name, point) for point in planned_points(spec, arm)]
-            adaptive = quota(spec, arm) - len(fixed)
-        todo = [(n, p) for n, p in fixed if _point_key(n, to_knobs(arms[n], p.params)) not in tried]
-        return todo, max(adaptive - counts[self._adaptive], 0)
+            known = [(name, point) for point in planned_points(spec, arm)]
+            total = quota(spec, arm)
+        places = {(name, config_of(arms[name], point.params)): (name, point) for name, point in reversed(known)}
+        todo = [places[place] for place in reversed(places) if place not in tried]
+        chosen = [place for place, origin in tried.items() if origin == self._adaptive and place not in places]
+        return todo, max(total - len(places) - len(chosen), 0)
 
     def _ask(self, name: str, stratum: _Stratum, paused: Collection[str]) -> Trial | None:
         held = self._hold(stratum, paused) if stratum.requeued > 0 else []
@@ -324,17 +361,20 @@ class Search:
                 self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
         if asked is None:
             return None
-        about: dict[str, Any]
         text = asked.user_attrs.get("trial")
-        if text is None:
-            about = self._suggest(asked, stratum, paused)
+        about: dict[str, Any] | None = json.loads(text) if text else self._suggest(asked, stratum, paused)
+        if about is None:
+            stratum.study.tell(asked, state=TrialState.FAIL)
+            stratum.adaptive = 0
+            return None
+        if not text:
             asked.set_user_attr("trial", json.dumps(about))
-        else:
-            about = json.loads(text)
-            self._write_down(asked, stratum, about)
+        self._write_down(asked, stratum, about)
         stratum.open[asked.number] = asked
         arm = stratum.arms[about["variant"]]
-        trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], _knobs(arm, about))
+        knobs = _knobs(arm, about)
+        stratum.tried.add((arm.name, config_of_knobs(arm, knobs)))
+        trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], knobs)
         return replace(trial, **_rungs(asked.user_attrs))
 
     def _next(self, stratum: _Stratum, paused: Collection[str], held: int) -> optuna.trial.Trial | None:
@@ -347,7 +387,7 @@ class Search:
             variant, point = planned
             about = {"origin": point.origin, "variant": variant, "params": dict(point.params)}
             stratum.study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
-        elif stratum.adaptive > 0:
+        elif stratum.adaptive > 0 and self._free(stratum, paused):
             stratum.adaptive -= 1
         else:
             return None
@@ -361,23 +401,50 @@ class Search:
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return held
 
-    def _suggest(self, asked: optuna.trial.Trial, stratum: _Stratum, paused: Collection[str]) -> dict[str, Any]:
-        """Let the sampler choose: in `mode: search` the variant first, then the knobs of that variant."""
-        names = list(stratum.arms)
-        others = [name for name in names if name not in paused]
-        if self._spec.mode != "search":
-            variant = names[0]
-        elif paused:
-            variant = others[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(others)]
-            _write(asked, "variant", CategoricalDistribution(names), variant)
-        else:
-            variant = str(asked.suggest_categorical("variant", names))
+    def _free(self, stratum: _Stratum, paused: Collection[str]) -> list[str]:
+        """Variants, none of them paused, whose space holds a config that was not tried."""
+        return [name for name in stratum.arms if name not in paused and self._untried(stratum, name) is not None]
+
+    def _untried(
+        self, stratum: _Stratum, variant: str, near: Mapping[str, Scalar] | None = None
+    ) -> Mapping[str, Scalar] | None:
+        """A point of the variant's space that was not tried, the first from `near` on; None where there is none."""
         arm = stratum.arms[variant]
-        params = {
-            axis.name: _draw(asked, optuna_name(self._spec, arm, axis.name), _distribution(axis))
-            for axis in axes(self._spec, arm)
-        }
-        return {"origin": self._adaptive, "variant": variant, "params": params}
+        over = axes(self._spec, arm)
+        if near is None and size_of(over) > len(stratum.tried):
+            return {}  # whichever it is
+        points = all_points(arm, over, near)
+        return next((p for p in points if (variant, config_of(arm, p)) not in stratum.tried), None)
+
+    def _suggest(self, asked: optuna.trial.Trial, stratum: _Stratum, paused: Collection[str]) -> dict[str, Any] | None:
+        """Let the sampler choose what was not tried: in `mode: search` the variant first, then that variant's knobs.
+
+        Where it chooses what was tried it is asked again, and after some draws the next untried point is taken. None
+        where the space holds none.
+        """
+        names, free = list(stratum.arms), self._free(stratum, paused)
+        if not free:
+            return None
+        other = free[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(free)]
+        last: tuple[str, Mapping[str, Scalar]] = (other, {})
+        for draw in range(_DRAWS):
+            relative, variant = _relative(asked, again=draw > 0), other
+            if self._spec.mode == "search" and not paused:
+                drawn = str(_draw(asked, relative, "variant", CategoricalDistribution(names)))
+                variant = drawn if drawn in free else other
+            arm = stratum.arms[variant]
+            params = {
+                axis.name: _draw(asked, relative, optuna_name(self._spec, arm, axis.name), _distribution(axis))
+                for axis in axes(self._spec, arm)
+            }
+            if (variant, config_of(arm, params)) not in stratum.tried:
+                return {"origin": self._adaptive, "variant": variant, "params": params}
+            last = variant, params
+        for variant in dict.fromkeys([last[0], *free]):
+            near = self._untried(stratum, variant, near=last[1] if variant == last[0] else {})
+            if near is not None:
+                return {"origin": self._adaptive, "variant": variant, "params": near}
+        return None
 
     def _write_down(self, asked: optuna.trial.Trial, stratum: _Stratum, about: Mapping[str, Any]) -> None:
         """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params."""
@@ -489,17 +556,37 @@ def _write(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution,
         asked._cached_frozen_trial.params[name] = value
 
 
-def _draw(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution) -> Scalar:
-    """The sampler's value for `name`."""
-    match distribution:
-        case FloatDistribution():
-            return asked.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-        case IntDistribution():
-            return asked.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
-        case CategoricalDistribution():
-            choice: Scalar = asked.suggest_categorical(name, distribution.choices)
-            return choice
-    raise TypeError(f"no knob is drawn from {distribution!r}")
+def _relative(asked: optuna.trial.Trial, *, again: bool) -> Mapping[str, Any]:
+    """What the sampler chooses together for the knobs that all trials have; `again`: anew."""
+    first = asked.relative_params
+    if not again:
+        return first
+    return asked.study.sampler.sample_relative(
+        asked.study, asked._cached_frozen_trial, asked.relative_search_space or {}
+    )
+
+
+def _draw(asked: optuna.trial.Trial, relative: Mapping[str, Any], name: str, distribution: BaseDistribution) -> Scalar:
+    """The sampler's value for `name` as `Trial.suggest_*` finds it, which would write it down for good."""
+    value: Scalar
+    if name in asked.params:
+        value = asked.params[name]
+    elif distribution.single():
+        value = _get_single_value(distribution)
+    elif name in relative and distribution._contains(distribution.to_internal_repr(relative[name])):
+        value = relative[name]
+    else:
+        value = asked.study.sampler.sample_independent(asked.study, asked._cached_frozen_trial, name, distribution)
+    return value
+
+
+def _place(arms: Mapping[str, Arm], frozen: FrozenTrial) -> _Place:
+    """The variant and config of a trial; one that was killed before it had any is like no other."""
+    about = _about(frozen)
+    if about["variant"] not in arms:
+        return "", frozenset({("number", frozen.number)})
+    arm = arms[about["variant"]]
+    return arm.name, config_of_knobs(arm, _knobs(arm, about))
 
 
 def _knobs(arm: Arm, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
@@ -520,10 +607,6 @@ def _params(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
 def _about(frozen: FrozenTrial) -> dict[str, Any]:
     text = frozen.user_attrs.get("trial")
     return json.loads(text) if text else {"origin": ADAPTIVE, "variant": "", "params": {}}
-
-
-def _point_key(variant: str, knobs: Mapping[str, Scalar]) -> str:
-    return digest([variant, {k: float(v) if isinstance(v, int) else v for k, v in knobs.items()}])
 
 
 def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:

@@ -102,6 +102,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
             say(f"    {arm.adaptive} trials that TPE chooses from results")
+        if arm.fewer:
+            say(f"    {arm.fewer}")
         for name, reason in arm.left_out.items():
             say(f"  left out: {name}: {_plain(reason)}")
         if arm.expected:
@@ -117,6 +119,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
         trials = f"{scenario.trials} trials{each} of {scenario.variants} variants"
         say(f"{scenario.name}: {trials}: {scenario.runs} runs{confirm}{settings}")
+    if plan.fewer:
+        say(f"{plan.fewer}.")
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
     say(f"{plan.runs} runs of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
     for line in (plan.probe, plan.power):

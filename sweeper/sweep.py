@@ -254,8 +254,11 @@ class Sweep:
 
     def _start(self, group: _Group) -> None:
         """Queue the runs of a trial that have no result yet; close the trial if all have. A trial of a bracket is led
-        by that, and once it has ended at a rung nothing more of it is trained.
+        by that, and once it has ended at a rung nothing more of it is trained. The runs of one that repeats an
+        earlier config are that one's.
         """
+        if group.trial.repeats:
+            return
         if self._pacing is not None:
             self._pacing.enter(group)
         led = group.entrant is not None and group.trial.state is not State.COMPLETE

@@ -14,10 +14,10 @@ from studies.world import task_of_block, tasks
 
 
 def a_record(cause: Cause | None = Cause.FINISHED, **changes: Any) -> RunRecord:
-    """One run, complete unless its cause says otherwise; a cause of None leaves it running."""
+    """One run, complete unless its cause says otherwise; a cause of None leaves it running. Every trial is a config."""
     fields: dict[str, Any] = {
         "run_id": f"{changes.get('variant', 'sigmoid')}-{changes.get('trial', 0)}-{changes.get('block', 0)}",
-        "key": "k",
+        "key": f"k{changes.get('trial', 0)}",
         "study": "pool",
         "variant": "sigmoid",
         "scenario": "clean",
@@ -28,7 +28,7 @@ def a_record(cause: Cause | None = Cause.FINISHED, **changes: Any) -> RunRecord:
         "state": CONSEQUENCES[cause].told if cause else State.RUNNING,
         "cause": cause,
         "arm": "unbiased",
-        "knobs": {"beta": 0.1},
+        "knobs": {"beta": 0.1 + changes.get("trial", 0)},
         "metrics": {},
         "errors": {},
         "facts": {"source": "embedded"},

@@ -300,7 +300,8 @@ def test_runs_that_chose_never_judge() -> None:
 
 
 def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
-    broken = a_record(variant="ipo", trial=compared().rows[1].best.trial, arm="confirm", block=3, cause=Cause.COLLAPSED)
+    best, knobs = compared().rows[1].best, compared().rows[1].knobs
+    broken = a_record(best.trial, arm="confirm", key="broken", cause=Cause.COLLAPSED, knobs=knobs)
     row = compared([*CONFIRMED, broken]).rows[1]
     assert row.difference is None
     assert row.failures.k == 1

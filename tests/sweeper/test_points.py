@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms, load_study
+from studies.records import Scalar, digest
+from studies.spec import (
+    Arm,
+    FloatRange,
+    IntRange,
+    Simplex,
+    StudySpec,
+    Values,
+    arms,
+    arms_in,
+    in_scenario,
+    load_study,
+)
 from sweeper.points import planned_points, quota, to_knobs, value_at
 
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
@@ -141,3 +155,130 @@ def test_a_simplex_needs_one_number_less_than_it_has_losses() -> None:
         warnings=(),
     )
     assert to_knobs(arm, {"loss_weights.ipo": 0.3}) == {"loss_weights.ipo": pytest.approx(0.3)}
+
+
+# ---- each config once ---------------------------------------------------------------------------------------------
+
+
+def knobs_of(spec: StudySpec, arm: Arm) -> list[tuple[Any, ...]]:
+    return [tuple(to_knobs(arm, p.params).values()) for p in planned_points(spec, arm)]
+
+
+@pytest.mark.parametrize("sampler", ["sobol", "random"])
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        ("{beta: {values: [0.1]}}", 1),
+        ("{beta: {values: [0.1, 0.3]}, learning_rate: {values: [1.0e-5, 1.0e-4, 1.0e-3]}}", 6),
+        ("{lora_r: {low: 4, high: 7}}", 4),
+        ("{lora_r: {low: 1, high: 128, log: true}}", 128),
+    ],
+)
+def test_a_finite_space_is_planned_once_and_the_quota_falls(
+    tmp_path: Path, space: str, size: int, sampler: str
+) -> None:
+    text = f"variants: {{sigmoid: {{}}}}\nspace: {space}\nsampler: {sampler}\nbudget: {{trials: 160}}\n"
+    spec, by_name = study(tmp_path, text)
+    found = knobs_of(spec, by_name["sigmoid"])
+    assert len(found) == len(set(found)) == quota(spec, by_name["sigmoid"]) == size
+
+
+def test_the_points_of_a_finite_space_are_the_first_new_ones_of_the_same_sequence(tmp_path: Path) -> None:
+    ranges = "variants: {sigmoid: {}}\nspace: {beta: {low: 1, high: 5}, learning_rate: {low: 1, high: 4}}\n"
+    spec, by_name = study(tmp_path, ranges + "budget: {trials: 64}\n")
+    units = [(int(beta), int(rate)) for beta, rate in knobs_of(spec, by_name["sigmoid"])]
+    listed = "variants: {sigmoid: {}}\nspace: {beta: {values: [1, 2, 3, 4]}, learning_rate: {values: [1, 2, 3]}}\n"
+    for trials in (5, 9, 12):
+        spec, by_name = study(tmp_path, listed + f"budget: {{trials: {trials}}}\n")
+        assert knobs_of(spec, by_name["sigmoid"]) == list(dict.fromkeys(units))[:trials]
+
+
+def test_a_continuous_knob_beside_a_listed_one_makes_every_point_distinct(tmp_path: Path) -> None:
+    text = (
+        "variants: {sigmoid: {}, sft: {}}\n"
+        "space: {learning_rate: {values: [1.0e-5]}, beta: {low: 0.1, high: 1.0}}\nbudget: {trials: 20}\n"
+    )
+    spec, by_name = study(tmp_path, text)
+    assert {name: quota(spec, arm) for name, arm in by_name.items()} == {"sigmoid": 20, "sft": 1}  # beta does not act
+    assert len(set(knobs_of(spec, by_name["sigmoid"]))) == 20
+
+
+def test_a_value_that_the_sequence_hits_late_is_planned_all_the_same(tmp_path: Path) -> None:
+    text = "variants: {sigmoid: {}}\nspace: {lora_r: {low: 1, high: 400, log: true}, max_steps: {low: 1, high: 2}}\n"
+    spec, by_name = study(tmp_path, text + "budget: {trials: 800}\n")
+    assert len(set(knobs_of(spec, by_name["sigmoid"]))) == 800
+    less, _ = study(tmp_path, text + "budget: {trials: 790}\n")
+    assert planned_points(less, by_name["sigmoid"]) == planned_points(spec, by_name["sigmoid"])[:790]
+
+
+def test_a_fixed_point_that_is_sampled_too_is_one_point_of_the_shared_sample(tmp_path: Path) -> None:
+    plain, arms_of = study(tmp_path, TWO)
+    third = dict(planned_points(plain, arms_of["sigmoid"])[2].params)
+    point = f"{{points: [{third}, {{beta: 0.5, learning_rate: 0.5}}], space: {{beta: {{log: true}}}}}}"
+    spec, by_name = study(tmp_path, TWO.replace("sigmoid: {}", f"sigmoid: {point}"))
+    found = planned_points(spec, by_name["sigmoid"])
+    assert [p.origin for p in found] == ["unbiased", "fixed", *["unbiased"] * 4]
+    assert quota(spec, by_name["sigmoid"]) == 6
+    sampled = [p.params for p in found if p.origin == "unbiased"]
+    assert sorted(p["beta"] for p in sampled) == sorted(
+        p.params["beta"] for p in planned_points(spec, by_name["robust"])
+    )
+
+
+def test_a_fixed_point_that_leaves_a_knob_to_base_equals_one_that_says_the_same(tmp_path: Path) -> None:
+    base = "variants: {sigmoid: {base: {learning_rate: 1.0e-5}, points: [{beta: 0.3}, POINT]}}\n"
+    spec, by_name = study(tmp_path, base.replace("POINT", "{beta: 0.3, learning_rate: 1.0e-5}"))
+    assert [p.params for p in planned_points(spec, by_name["sigmoid"])] == [{"beta": 0.3}]
+    assert quota(spec, by_name["sigmoid"]) == 1
+    spec, by_name = study(tmp_path, base.replace("POINT", "{beta: 0.3, learning_rate: 2.0e-5}"))
+    assert quota(spec, by_name["sigmoid"]) == 2
+
+
+def test_a_corner_of_a_mixture_that_is_a_fixed_point_too_is_planned_once(tmp_path: Path) -> None:
+    text = (
+        "variants: {mix: {loss_type: [sigmoid, ipo], points: [{loss_weights.ipo: 1.0}], "
+        "space: {loss_weights: {type: simplex, corners: true}}}}\nbudget: {trials: 5}\n"
+    )
+    spec, by_name = study(tmp_path, text)
+    found = knobs_of(spec, by_name["mix"])
+    assert len(found) == len(set(found)) == quota(spec, by_name["mix"]) == 5
+    assert {(0.0,), (1.0,)} <= set(found)
+
+
+@pytest.mark.parametrize(("sampler", "known"), [("tpe", 1), ("sobol+tpe", 6)])
+def test_what_tpe_chooses_is_counted_as_far_as_the_space_holds_it(tmp_path: Path, sampler: str, known: int) -> None:
+    own = "variants: {sigmoid: {points: [{beta: 5.0}], space: {beta: {values: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}}}}\n"
+    spec, by_name = study(tmp_path, own + f"sampler: {sampler}\nbudget: {{trials: 10}}\n")
+    assert len(planned_points(spec, by_name["sigmoid"])) == known
+    assert quota(spec, by_name["sigmoid"]) == 8
+
+
+# Of the points of all strata, as they were before configs were told apart; no shipped study had one twice.
+SHIPPED = {
+    "beta": "227afa7d94ab",
+    "controls": "3393c05fbad4",
+    "guide-small": "375e0b1ab128",
+    "guide": "71b3efb4ddab",
+    "mixtures": "2952e92aa0b0",
+    "noise": "c658c4f4aea7",
+    "pairs": "6313dc1c972f",
+    "presets": "e32d45386bbb",
+    "quickstart": "c9498f7e0c9e",
+}
+
+
+def show(params: Mapping[str, Scalar]) -> list[str]:
+    """With fewer digits than another C library may round otherwise."""
+    return [f"{name}={value:.12g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()]
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_no_point_of_a_shipped_study_has_changed(name: str) -> None:
+    spec = load_study(name)
+    found = []
+    for scenario in spec.scenarios:
+        own = in_scenario(spec, scenario)
+        for variant, arm in arms_in(spec, arms(spec), scenario).items():
+            points = [[p.origin, show(p.params)] for p in planned_points(own, arm)]
+            found.append([scenario, variant, quota(own, arm), points])
+    assert digest(found) == SHIPPED[name]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -214,3 +216,142 @@ def test_a_changed_range_of_one_variant_keeps_the_shares_equal(tmp_path: Path) -
     assert put_aside(tmp_path) == ["s/ipo/clean"]
     drain(search)
     assert Counter(t.variant for t in search.trials()) == {"sigmoid": 2, "ipo": 2, "hinge": 2}
+
+
+# ---- each config once ---------------------------------------------------------------------------------------------
+
+SIX = (
+    BASE + "variants: {sigmoid: {}, ipo: {}}\n"
+    "space: {beta: {values: [0.1, 0.3]}, learning_rate: {values: [1.0e-6, 1.0e-5, 1.0e-4]}}\n"
+)
+SAMPLERS = ["sampler: random", "sampler: tpe", "sampler: sobol+tpe", "mode: search", "mode: search\nsampler: random"]
+
+
+def configs(trials: Sequence[Trial]) -> list[tuple[str, tuple[object, ...]]]:
+    return [(t.variant, tuple(t.knobs.values())) for t in trials]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_config_is_asked_for_twice_and_the_end_is_that_of_the_space(tmp_path: Path, sampler: str) -> None:
+    text = SIX + f"{sampler}\nbudget: {{trials: 30}}\n"
+    first = configs(drain(opened(tmp_path, text)))
+    assert len(first) == len(set(first)) == 12
+    search = opened(tmp_path, text)
+    assert not search.left(["sigmoid", "ipo"])
+    assert search.ask() is None
+    (tmp_path / "optuna.db").unlink()
+    assert configs(drain(opened(tmp_path, text))) == first
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_smaller_budget_than_the_space_is_spent_on_distinct_configs(tmp_path: Path, sampler: str) -> None:
+    trials = 5 if "search" not in sampler else 10
+    text = SIX + f"{sampler}\nbudget: {{trials: {trials}}}\n"
+    found = configs(drain(opened(tmp_path, text)))
+    assert len(found) == len(set(found)) == 10
+    more = configs(drain(opened(tmp_path, text.replace(f"trials: {trials}", "trials: 11"))))
+    assert len({*found, *more}) == 12 - ("search" in sampler)
+    assert not {*found} & {*more}
+
+
+def test_tpe_learns_though_it_gives_no_config_twice(tmp_path: Path) -> None:
+    """17 of the 128 configs are good: 40 drawn at random would hold 5 of them."""
+    text = BASE + "variants: {sigmoid: {}}\nspace: {lora_r: {low: 1, high: 64}, beta: {values: [0.1, 0.3]}}\n"
+    search = opened(tmp_path, text + "sampler: tpe\nbudget: {trials: 40}\n")
+    tried = []
+    while (trial := search.ask()) is not None:
+        rank, beta = float(trial.knobs["lora_r"]), float(trial.knobs["beta"])
+        search.tell(trial, Verdict(State.COMPLETE, -abs(rank - 40) - 20 * (beta != 0.1), {}))
+        tried.append((rank, beta))
+    assert len(set(tried)) == len(tried) == 40
+    assert sum(abs(rank - 40) <= 8 and beta == 0.1 for rank, beta in tried) >= 10
+
+
+def test_what_optuna_holds_of_a_trial_is_what_it_was_asked_with(tmp_path: Path) -> None:
+    drain(opened(tmp_path, SIX + "mode: search\nbudget: {trials: 30}\n"))
+    for stored in frozen(tmp_path, "s/search/clean"):
+        about = json.loads(stored.user_attrs["trial"])
+        assert stored.params["variant"] == about["variant"]
+        assert stored.params["learning_rate"] == about["params"]["learning_rate"]
+        assert stored.params[f"{about['variant']}.beta"] == about["params"]["beta"]
+
+
+def test_a_joint_search_leaves_a_variant_whose_space_is_at_its_end(tmp_path: Path) -> None:
+    text = (
+        BASE + "mode: search\nvariants: {sigmoid: {base: {beta: 0.1}}, ipo: {points: [{beta: 0.3}]}, "
+        "hinge: {space: {beta: {low: 0.01, high: 1.0}}}}\nbudget: {trials: 15}\n"
+    )
+    found = drain(opened(tmp_path, text))
+    assert Counter(t.variant for t in found) == {"sigmoid": 1, "ipo": 1, "hinge": 14}
+    assert [t.knobs for t in found if t.variant != "hinge"] == [{"beta": 0.3}, {}]
+
+
+def test_a_paused_variant_keeps_what_is_left_of_a_joint_search(tmp_path: Path) -> None:
+    search = opened(tmp_path, SIX + "mode: search\nbudget: {trials: 30}\n")
+    found = []
+    while (trial := search.ask(paused=["ipo"])) is not None:
+        search.tell(trial, Verdict(State.COMPLETE, 0.0, {}))
+        found.append(trial)
+    assert {t.variant for t in found} == {"sigmoid"}
+    assert len(found) == 6
+    assert search.left(["ipo"])
+    assert {t.variant for t in drain(search)} == {"ipo"}
+    assert len(search.trials()) == 12
+
+
+def test_a_fixed_point_is_not_suggested_again(tmp_path: Path) -> None:
+    own = "{points: [{beta: 0.1, learning_rate: 1.0e-5}], space: {beta: {values: [0.1, 0.3]}}}"
+    for sampler in ("sampler: tpe", "mode: search"):
+        found = configs(drain(opened(tmp_path, SIX.replace("ipo: {}", f"ipo: {own}") + f"{sampler}\n")))
+        assert len(found) == len(set(found))
+        (tmp_path / "optuna.db").unlink()
+
+
+# ---- stores of versions that asked for a config again ---------------------------------------------------------------
+
+
+def repeat(tmp_path: Path, name: str, number: int, state: optuna.trial.TrialState, times: int) -> None:
+    """Leave `times` more trials of what trial `number` tried."""
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/optuna.db")
+    old = study.trials[number]
+    value = 0.0 if state is optuna.trial.TrialState.COMPLETE else None
+    for _ in range(times):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state, value=value, params=old.params, distributions=old.distributions, user_attrs=old.user_attrs
+            )
+        )
+
+
+def test_closed_repetitions_of_an_old_store_are_told_and_take_no_place(tmp_path: Path) -> None:
+    text = SIX + "sampler: tpe\nbudget: {trials: 3}\n"
+    drain(opened(tmp_path, text))
+    repeat(tmp_path, "s/ipo/clean", 1, optuna.trial.TrialState.COMPLETE, times=4)
+    search = opened(tmp_path, text)
+    assert search.ask() is None
+    assert [t.repeats for t in search.trials() if t.variant == "ipo"] == [False] * 3 + [True] * 4
+    more = drain(opened(tmp_path, text.replace("trials: 3", "trials: 5")))
+    assert Counter(t.variant for t in more) == {"sigmoid": 2, "ipo": 2}
+
+
+def test_repetitions_that_an_old_sweep_left_waiting_are_not_asked_for(tmp_path: Path) -> None:
+    text = SIX + "budget: {trials: 3}\n"
+    drain(opened(tmp_path, text))
+    repeat(tmp_path, "s/ipo/clean", 1, optuna.trial.TrialState.WAITING, times=2)
+    repeat(tmp_path, "s/ipo/clean", 2, optuna.trial.TrialState.RUNNING, times=1)
+    search = opened(tmp_path, text)
+    assert search.ask() is None
+    assert not search.left(["ipo"])
+    assert Counter(t.state.name for t in frozen(tmp_path, "s/ipo/clean")) == {"COMPLETE": 3, "FAIL": 3}
+
+
+def test_a_repeated_config_is_tried_again_once(tmp_path: Path) -> None:
+    text = SIX + "budget: {trials: 3}\n"
+    drain(opened(tmp_path, text))
+    repeat(tmp_path, "s/ipo/clean", 1, optuna.trial.TrialState.COMPLETE, times=4)
+    search = opened(tmp_path, text)
+    search.again([t for t in search.trials() if t.variant == "ipo" and t.number not in (0, 2)])
+    again = drain(search)
+    assert len(again) == 1
+    closed = [t for t in opened(tmp_path, text).trials() if t.variant == "ipo" and t.state is State.COMPLETE]
+    assert [(t.number, t.repeats) for t in closed] == [(0, False), (2, False), (again[0].number, False)]

@@ -27,8 +27,8 @@ def material() -> Material:
 
 
 def broken(variant: str, trial: int, **changes: object) -> RunRecord:
-    """A config that turned non-finite."""
-    knobs = {"beta": 0.01, "learning_rate": 1e-2}
+    """A config that turned non-finite, another for every trial."""
+    knobs = {"beta": 0.01, "learning_rate": 1e-2 + 1e-5 * trial}
     return a_record(
         Cause.NON_FINITE, variant=variant, trial=trial, run_id=f"{variant}-broken-{trial}", knobs=knobs, **changes
     )
@@ -232,7 +232,7 @@ def test_importance_names_the_knob_that_decides() -> None:
     records = [
         a_record(
             trial=i, run_id=f"r{i}", metrics={"gold": gold_of(0, float(b)), "kl": 1.0},
-            knobs={"beta": float(b), "learning_rate": float(random.choice([1e-5, 1e-4]))},
+            knobs={"beta": float(b), "learning_rate": float(random.choice([1e-5, 1e-4])) * (1 + i / 1000)},
         )
         for i, b in enumerate(beta)
     ]  # fmt: skip
@@ -332,7 +332,10 @@ def test_the_time_line_counts_what_ran_at_once_and_cuts_pauses_out() -> None:
 def test_the_time_line_shows_how_runs_ended() -> None:
     ended = [*timed((0, 60)), *timed((0, 30), cause=Cause.NON_FINITE), *timed((0, 20), cause=Cause.WORKER_LOST)]
     records = [*ended, *timed((40, None), cause=None)]
-    records = [r.model_copy(update={"run_id": str(i), "trial": i}) for i, r in enumerate(records)]
+    records = [
+        r.model_copy(update={"run_id": str(i), "key": str(i), "trial": i, "knobs": {"beta": float(i)}})
+        for i, r in enumerate(records)
+    ]
     words = set(texts(drawn(course.timeline(material_of(records), "x"))))
     assert {"complete", "stopped or failed by its config", "lost or refused", "in training"} <= words
 
