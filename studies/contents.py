@@ -6,11 +6,11 @@ Reads nothing: `trainers/contents.py` reads the digests, the store keeps those t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from studies.records import COMMIT, DataConfig
 
-Role = Literal["data", "eval_data", "base", "tokenizer", "date"]
 DATED: Final = "date of the chat template of"
 
 
@@ -28,12 +28,12 @@ class Source(NamedTuple):
         return f"{self.what} {self.name}" + (f" at {self.revision}" if self.revision else "")
 
 
-def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[Role, Source]:
-    """What a run of these settings and data reads. What ships with the project is no source: it has a version."""
-    found: dict[Role, Source] = {}
+def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[str, Source]:
+    """What a run of these settings and data reads, by role: data, eval_data, base, tokenizer, date. What ships with the project is no source: it has a version."""
+    found: dict[str, Source] = {}
     if data.path != "embedded":
         found["data"] = Source("data", data.path, data.revision)
-        if data.eval_split is not None:  # the path of a file, or the name of a split of `path`, which nobody can read
+        if data.eval_split is not None and Path(data.eval_split).suffix:  # a file, and not the name of a split
             found["eval_data"] = Source("data", data.eval_split)
     model = settings.get("model_name_or_path")
     if model is not None and model != "embedded":

@@ -187,6 +187,7 @@ def status(
     """Count a study's runs by stratum and state, with rate and time left."""
     from rich.console import Console
 
+    from dashboards.configs import distinct
     from sweeper.control import paused
     from sweeper.reading import answers_of
     from sweeper.show import print_failed, print_status

@@ -20,7 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dashboards.load import StoredStudy, sqlite_file, store_uri, stored_study
+from dashboards.addresses import sqlite_file
+from dashboards.load import StoredStudy, store_uri, stored_study
 from studies.formats import FORMAT, refuse_newer, this_version
 from studies.redact import redact
 from sweeper.ledger import Ledger

@@ -152,7 +152,7 @@ def hub_commit(source: Source) -> str | None:
 def _hub_templates(source: Source, commit: str | None) -> list[str]:
     """The texts in which a chat template may stand: of the local cache, else of the Hub, which is asked once."""
     from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
     found = []
     for name in ("chat_template.jinja", "tokenizer_config.json"):

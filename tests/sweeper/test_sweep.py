@@ -97,14 +97,6 @@ def test_an_added_block_trains_it_for_every_trial_there_is(run: Run, tmp_path: P
     assert Counter(r.block for r in records(tmp_path)) == {0: 9, 1: 9}
 
 
-def test_an_edit_that_changes_the_question_leaves_old_runs_out_of_the_table(run: Run, tmp_path: Path) -> None:
-    run(tmp_path)
-    done = run(tmp_path, STUDY.replace("max_steps: 6", "max_steps: 8"))
-    assert "9 finished runs answer another question" in done.stdout
-    assert "9 runs trained" in done.stdout
-    assert len(records(tmp_path)) == 9
-
-
 def test_optuna_is_told_the_mean_over_blocks_and_seeds(run: Run, tmp_path: Path) -> None:
     run(tmp_path, STUDY + "runs: {blocks: [0, 1], seeds: [0, 1]}\n")
     found = [r for r in records(tmp_path) if (r.variant, r.trial) == ("ipo", 1)]
