@@ -29,7 +29,9 @@ class Source(NamedTuple):
 
 
 def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[str, Source]:
-    """What a run of these settings and data reads, by role: data, eval_data, base, tokenizer, date. What ships with the project is no source: it has a version."""
+    """What a run of these settings and data reads, by role: data, eval_data, base, tokenizer, date. What ships with the
+    project is no source: it has a version.
+    """
     found: dict[str, Source] = {}
     if data.path != "embedded":
         found["data"] = Source("data", data.path, data.revision)
