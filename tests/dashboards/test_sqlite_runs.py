@@ -190,11 +190,18 @@ def test_what_a_killed_process_left_half_written_is_taken_back(store: Store) -> 
     assert trials(store) == [0, 1, 2]
 
 
-def test_a_store_of_another_version_is_left_to_mlflow(store: Store) -> None:
+def test_a_store_of_another_version_is_left_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboards.sqlite_runs.KNOWN_SCHEMAS", frozenset({"728d730b5ebd"}))
+    assert store.read() is None
+    assert trials(store) == [0, 1, 2]
+
+
+def test_a_store_that_the_installed_mlflow_does_not_work_with_is_refused(store: Store) -> None:
     with closing(sqlite3.connect(store.file)) as database, database:
         database.execute("update alembic_version set version_num = '728d730b5ebd'")
     assert store.read() is None
-    assert trials(store) == [0, 1, 2]  # by the client, which has looked at the version before
+    with pytest.raises(StoreError, match="made by an older MLflow"):
+        trials(store)
 
 
 def test_a_damaged_page_is_told_in_a_sentence(store: Store) -> None:
