@@ -164,7 +164,7 @@ def _values(axis: Axis, near: Mapping[str, Scalar]) -> Iterable[Scalar]:
             values: Sequence[Scalar] = range(low, high + 1)
         case Values(values=values):
             pass
-    first = values.index(near[axis.name]) if near.get(axis.name) in values else 0
+    first = values.index(near[axis.name]) if axis.name in near and near[axis.name] in values else 0
     return itertools.chain(values[first:], values[:first])
 
 

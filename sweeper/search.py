@@ -411,7 +411,7 @@ class Search:
         """A point of the variant's space that was not tried, the first from `near` on; None where there is none."""
         arm = stratum.arms[variant]
         over = axes(self._spec, arm)
-        if near is None and size_of(over) > len(stratum.tried):
+        if near is None and over and size_of(over) > len(stratum.tried):
             return {}  # whichever it is
         points = all_points(arm, over, near)
         return next((p for p in points if (variant, config_of(arm, p)) not in stratum.tried), None)

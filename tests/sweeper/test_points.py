@@ -22,7 +22,7 @@ from studies.spec import (
     in_scenario,
     load_study,
 )
-from sweeper.points import planned_points, quota, to_knobs, value_at
+from sweeper.points import Axis, all_points, planned_points, quota, to_knobs, value_at
 
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
 
@@ -282,3 +282,11 @@ def test_no_point_of_a_shipped_study_has_changed(name: str) -> None:
             points = [[p.origin, show(p.params)] for p in planned_points(own, arm)]
             found.append([scenario, variant, quota(own, arm), points])
     assert digest(found) == SHIPPED[name]
+
+
+def test_a_space_is_gone_through_from_where_one_is_and_the_last_knob_changes_first() -> None:
+    arm = Arm(name="a", losses=("sigmoid",), settings={}, space={}, points=(), left_out={}, warnings=())
+    over = [Axis("one", IntRange(low=1, high=3), 0), Axis("two", Values(values=(None, "b")), 1)]
+    assert [tuple(p.values()) for p in all_points(arm, over)] == [(n, t) for n in (1, 2, 3) for t in (None, "b")]
+    near = [tuple(p.values()) for p in all_points(arm, over, {"one": 2, "two": "b"})]
+    assert near == [(2, "b"), (2, None), (3, "b"), (3, None), (1, "b"), (1, None)]
