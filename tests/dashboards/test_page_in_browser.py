@@ -12,6 +12,7 @@ import pytest
 
 from dashboards.report import render_report
 from tests.dashboards.reports import report_of
+from tests.waiting import PATIENCE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = (
@@ -31,14 +32,14 @@ def test_the_page_renders_without_a_network(tmp_path: Path) -> None:
     assert CHROMIUM is not None
     shot = subprocess.run(
         [CHROMIUM, *options, "--window-size=1200,2400", f"--screenshot={picture}", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     assert re.findall(r".*CONSOLE.*", shot.stderr) == []
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1200, 2400)
     assert picture.stat().st_size > 100_000  # a blank one of this size takes 10 kB
     # As the browser has it once loaded: figures are pictures with a size, not text.
     dom = subprocess.run(
-        [CHROMIUM, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [CHROMIUM, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=PATIENCE, check=True
     ).stdout
     assert dom.count('<svg role="img"') == report_of_pictures()
 

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 
 from dashboards.load import load_records
 from studies.records import RunRecord, State
+from tests.waiting import PATIENCE
 
 HERE = Path(__file__).parent
 STEP_SECONDS = 0.03
@@ -27,7 +28,6 @@ STEP_SECONDS = 0.03
 MOMENTS = ("start", "training", "writing")
 VICTIMS = ("main", "worker", "all")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
-LONGEST = 300.0  # seconds that a sweep may take between two kills
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Soak:
             if main.poll() is not None:
                 main = self._start()
         for _ in range(10):
-            if main.wait(timeout=LONGEST) == 0:
+            if main.wait(timeout=PATIENCE) == 0:
                 return
             main = self._start()
         raise AssertionError(f"the sweep does not come to its end: {self.output()}")
@@ -67,9 +67,9 @@ class Soak:
         """The end of what all processes of the sweep have printed."""
         return (self.folder / "output.log").read_text(errors="replace")[-3000:]
 
-    def orphans(self, seconds: float = 10.0) -> list[int]:
-        """Processes of the sweep that are still there after so many seconds."""
-        _, alive = psutil.wait_procs(list(self._seen.values()), timeout=seconds)
+    def orphans(self) -> list[int]:
+        """Processes of the sweep that do not go."""
+        _, alive = psutil.wait_procs(list(self._seen.values()), timeout=PATIENCE)
         return [process.pid for process in alive]
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -89,7 +89,7 @@ class Soak:
 
     def _wait(self, main: subprocess.Popen[bytes], moment: str) -> bool:
         """Until the moment has come; False where the sweep ends before."""
-        until = time.monotonic() + LONGEST
+        until = time.monotonic() + PATIENCE
         pause = self.random.uniform(0.0, 3.0 if moment == "start" else 1.0)
         results = self._results()
         while time.monotonic() < until:
@@ -135,7 +135,7 @@ class Soak:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
             main.send_signal(number)
-            main.wait(timeout=LONGEST)
+            main.wait(timeout=PATIENCE)
         self.done[f"{victim} by {number.name} at {moment}"] += 1
 
 

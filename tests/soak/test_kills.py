@@ -46,10 +46,6 @@ FULL = (  # trains alone, by TRL's own loop
     .replace(", lora_dropout: 0.0", "")
     .replace("1.0e-3", "1.0e-4")
 )
-# Relative, between packed runs in float32 with other neighbours or threads: a product of another shape may round
-# otherwise. REAL without kills, in packs of 1, 2 and 4 and in two workers, was 1e-7 apart at most on a CPU where
-# torch had two threads, and the same where it had one. What trains alone is the same.
-PACKED_WITHIN = 1e-5
 # What the machine's speed or its memory decides, and not the study.
 MEASURED = ("steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds")
 
@@ -77,11 +73,11 @@ def apart(a: dict[tuple[object, ...], float], b: dict[tuple[object, ...], float]
     return max(abs(a[place] - b[place]) / max(1.0, abs(b[place])) for place in a)
 
 
-def unkilled(folder: Path, study: str) -> str:
+def unkilled(folder: Path, study: str, *options: str) -> str:
     """The table of the sweep when nobody kills it."""
     folder.mkdir()
     (folder / "study.yaml").write_text(study)
-    call(folder, "run", "study.yaml", "--executor", "inline")
+    call(folder, "run", "study.yaml", "--executor", "inline", *options)
     return call(folder, "table", "study.yaml")
 
 
@@ -117,10 +113,17 @@ def test_200_kills_leave_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("study", "within"), [(REAL, PACKED_WITHIN), (FULL, 0.0)], ids=["packed", "alone"])
-def test_20_kills_of_real_training_leave_no_trace(tmp_path: Path, study: str, within: float) -> None:
+@pytest.mark.parametrize("study", [REAL, FULL], ids=["packed", "alone"])
+def test_20_kills_of_real_training_leave_no_trace(tmp_path: Path, study: str) -> None:
+    """What trains alone is the same; in a pack, where a kill gives a run other neighbours, a product of another shape
+    may round otherwise, but no more than it does between packs of other sizes that nobody kills, with room.
+    """
     unkilled(tmp_path / "unkilled", study)
     wanted = comparable(tmp_path / "unkilled")
+    own = 0.0
+    for together in (1, 4) if study == REAL else ():
+        unkilled(tmp_path / f"of-{together}", study, "--set", f"resources.together={together}")
+        own = max(own, apart(comparable(tmp_path / f"of-{together}"), wanted))
     done: Counter[str] = Counter()
     worst = 0.0
     for seed in range(10):
@@ -132,6 +135,6 @@ def test_20_kills_of_real_training_leave_no_trace(tmp_path: Path, study: str, wi
         worst = max(worst, apart(comparable(folder), wanted))
         states = [path for name in ("state*", "checkpoints") for path in (folder / "runs").glob(f"*/*/{name}")]
         assert not states, "a complete sweep keeps nothing to go on from"
-    assert worst <= within
+    assert worst <= 3 * own
     assert sum(done.values()) >= 20
     print(f"{sum(done.values())} kills of real training, {worst:.2g} apart: {dict(sorted(done.items()))}")  # noqa: T201

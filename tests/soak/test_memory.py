@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from dashboards.load import load_records
 from studies.records import Cause, State
 from tests.soak.kills import HERE
+from tests.waiting import PATIENCE
 
 # A run takes as many MiB a row as `lora_r` says, for 8 rows: 160, 640 or 1280 MiB.
 STUDY = """
@@ -55,7 +56,7 @@ def check(folder: Path, environment: dict[str, str], group: Path | None = None) 
         text=True,
         preexec_fn=None if group is None else lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
     )
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     uri = f"sqlite:///{folder}/mlflow.db"
     assert {(r.variant, r.state, r.cause) for r in load_records(uri, "hungry")} == EXPECTED, output

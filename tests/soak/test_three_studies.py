@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dashboards.load import load_records
 from tests.soak.kills import HERE, problems
+from tests.waiting import PATIENCE
 
 STUDY = """
 study: NAME
@@ -37,7 +38,7 @@ def test_three_studies_at_once_on_fresh_databases_with_six_workers_lose_nothing(
                 stderr=subprocess.STDOUT,
             )
     for name, sweep in sweeps.items():
-        ended = sweep.wait(timeout=300)
+        ended = sweep.wait(timeout=PATIENCE)
         printed = (tmp_path / f"{name}.log").read_text()
         assert ended == 0, printed
         assert "locked" not in printed

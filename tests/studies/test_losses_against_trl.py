@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trl import DPOConfig, DPOTrainer
 
 from studies import losses as table
 from studies import micro_batches
+from tests.trainers.pack_runs import float64
 from trainers.world.paths import model_path
 
 # Another value for each knob than TRL's default, and what must be set beside it for it to mean anything.
@@ -52,10 +54,13 @@ EVEN_PAIRS = [
 
 
 class Bench:
-    """Real DPOTrainers over one pair of tiny random models; asks for the loss and gradient of one batch."""
+    """Real DPOTrainers over one pair of tiny random models; asks for the loss and gradient of one batch.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    In float64 (`wide`), what is equal up to rounding is told from what is not on every machine.
+    """
+
+    def __init__(self, folder: Path, *, wide: bool) -> None:
+        self._folder, self._wide = folder, wide
         self._tokenizer = AutoTokenizer.from_pretrained(model_path())
         self._shape = LlamaConfig(
             vocab_size=len(self._tokenizer),
@@ -70,7 +75,8 @@ class Bench:
     def model(self, seed: int) -> LlamaForCausalLM:
         """A random model; equal seeds give equal models."""
         torch.manual_seed(seed)
-        return LlamaForCausalLM(self._shape)
+        model = LlamaForCausalLM(self._shape)
+        return model.double() if self._wide else model
 
     def loss(
         self,
@@ -84,6 +90,16 @@ class Bench:
 
         `at_reference`: the policy equals the reference, as at the first step; else all log-ratios differ.
         """
+        with pytest.MonkeyPatch.context() as patch, float64(patch) if self._wide else nullcontext():
+            return self._loss(losses, pairs, at_reference, settings)
+
+    def _loss(
+        self,
+        losses: Sequence[str],
+        pairs: Sequence[tuple[str, str, str]],
+        at_reference: bool,
+        settings: Mapping[str, Any],
+    ) -> tuple[float, torch.Tensor]:
         needed = {k: v for loss in losses for k, v in NEEDED.get(loss, {}).items()}
         args = DPOConfig(
             output_dir=str(self._folder),
@@ -113,9 +129,14 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    torch.set_num_threads(1)
     datasets.disable_progress_bars()
-    return Bench(tmp_path_factory.mktemp("trl"))
+    return Bench(tmp_path_factory.mktemp("trl"), wide=True)
+
+
+@pytest.fixture(scope="module")
+def narrow_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """In float32, the widest in which TRL knows the alpha divergence."""
+    return Bench(tmp_path_factory.mktemp("trl"), wide=False)
 
 
 def test_the_table_has_the_losses_that_trl_names(bench: Bench) -> None:
@@ -131,7 +152,7 @@ def test_the_defaults_are_those_of_trl() -> None:
 
 
 @pytest.mark.parametrize("loss", table.LOSSES)
-def test_knobs_act_on_a_loss_as_the_table_says(bench: Bench, loss: str) -> None:
+def test_knobs_act_on_a_loss_as_the_table_says(narrow_bench: Bench, loss: str) -> None:
     measured, said = {}, {}
     for knob, (value, beside) in OTHER.items():
         said[knob] = (
@@ -139,7 +160,7 @@ def test_knobs_act_on_a_loss_as_the_table_says(bench: Bench, loss: str) -> None:
             if table.refusal([loss], knob) is not None
             else ("acts" if table.acts([loss], knob) else "does nothing")
         )
-        measured[knob] = _effect(lambda **s: bench.loss([loss], **s), knob, value, beside)
+        measured[knob] = _effect(lambda **s: narrow_bench.loss([loss], **s), knob, value, beside)
     assert measured == said
 
 
@@ -162,10 +183,10 @@ def test_a_loss_sees_pairs_as_the_table_says(bench: Bench, loss: str) -> None:
     halves = [([0, 1], [2, 3]), ([0, 2], [1, 3]), ([0, 3], [1, 2])]
     means = [sum(bench.loss([loss], [pairs[i] for i in half])[0] for half in split) / 2 for split in halves]
     view = table.LOSSES[loss].view
-    assert (whole != pytest.approx(apart, rel=1e-5)) == (view in ("pairwise", "mixed"))
+    assert (whole != pytest.approx(apart, rel=1e-9)) == (view in ("pairwise", "mixed"))
     # aot and aot_unpaired sort the batch, so its halves do not add up to it. (sft averages over tokens, which shows
     # only where answers differ in length.)
-    assert any(whole != pytest.approx(mean, rel=1e-5) for mean in means) == (loss in ("aot", "aot_unpaired"))
+    assert any(whole != pytest.approx(mean, rel=1e-9) for mean in means) == (loss in ("aot", "aot_unpaired"))
 
 
 def test_beta_of_a_mixture_acts_where_it_acts_on_a_member(bench: Bench) -> None:
@@ -221,7 +242,7 @@ def test_discopop_starts_the_wrong_way_below_the_tau_of_the_table(bench: Bench) 
 def test_aot_with_one_pair_a_batch_is_sigmoid(bench: Bench, loss: str) -> None:
     _, aot = bench.loss([loss], PAIRS[:1])
     _, sigmoid = bench.loss(["sigmoid"], PAIRS[:1])
-    torch.testing.assert_close(aot, sigmoid, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(aot, sigmoid, rtol=1e-9, atol=1e-9)
     assert table.traps([loss], {"per_device_train_batch_size": (1,)}) != []
     assert table.traps([loss], {"per_device_train_batch_size": (4,)}) == []
 
@@ -234,7 +255,7 @@ def test_the_recipe_for_conservative_dpo_is_conservative_dpo(bench: Bench) -> No
     )
     # aot of one pair is sigmoid with label smoothing, that is conservative DPO.
     conservative, _ = bench.loss(["aot_unpaired"], PAIRS[:1], label_smoothing=flips)
-    assert recipe == pytest.approx(conservative, abs=1e-5)
+    assert recipe == pytest.approx(conservative, abs=1e-9)
 
 
 def test_ipo_gives_most_of_the_gradient_of_a_mixture_at_small_beta(bench: Bench) -> None:
@@ -254,5 +275,5 @@ def test_a_micro_batch_can_be_cut_where_its_loss_is_the_mean_over_pairs_and_nowh
     for pairs in (PAIRS, EVEN_PAIRS):  # sft shows where lengths differ, aot where policy and reference rank differently
         _, whole = bench.loss([loss], pairs)
         parts = [bench.loss([loss], half)[1] for half in (pairs[:2], pairs[2:])]
-        same = same and torch.allclose(torch.stack(parts).mean(0), whole, rtol=1e-3, atol=1e-5)
+        same = same and torch.allclose(torch.stack(parts).mean(0), whole, rtol=1e-9, atol=1e-9)
     assert same is micro_batches.can_be_cut({"loss_type": loss, "per_device_train_batch_size": len(PAIRS)}, 2)

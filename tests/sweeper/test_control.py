@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from dashboards.load import load_records
 from studies.records import RunRecord, State
+from tests.waiting import PATIENCE, wait_until
 
 Sweeper = Callable[..., Any]
 TRAINERS = Path(__file__).parents[1] / "soak"
@@ -50,12 +50,14 @@ def start(folder: Path, seconds: str = "0.1", **options: Any) -> subprocess.Pope
         env={**os.environ, "PYTHONPATH": path, "STEP_SECONDS": seconds},
         **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options},
     )
-    deadline = time.monotonic() + 60
-    while not list((folder / "runs").glob("*/*/result.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: process.poll() is not None or results(folder), "no run ends")
+    assert process.poll() is None
     return process
+
+
+def results(folder: Path) -> list[Path]:
+    """Of the runs that have ended."""
+    return list((folder / "runs").glob("*/*/result.json"))
 
 
 def records(folder: Path) -> list[RunRecord]:
@@ -81,7 +83,7 @@ def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_pa
     said = sweeper(tmp_path, "stop", "study.yaml")
     assert said.returncode == 0, said.stderr
     assert str(sweep.pid) in said.stdout
-    assert sweep.wait(timeout=60) == 1
+    assert sweep.wait(timeout=PATIENCE) == 1
     found = records(tmp_path)
     assert {r.state for r in found} == {State.COMPLETE}, "no run was cut short"
     assert len(found) < 20
@@ -91,10 +93,10 @@ def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_pa
 
 def test_stop_now_ends_runs_at_their_next_step(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep = start(tmp_path, "0.3")
-    results = len(list((tmp_path / "runs").glob("*/*/result.json")))
+    ended = len(results(tmp_path))
     assert sweeper(tmp_path, "stop", "study.yaml", "--now").returncode == 0
-    assert sweep.wait(timeout=60) == 1
-    assert len([r for r in records(tmp_path) if r.state is State.COMPLETE]) <= results + 1
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert len([r for r in records(tmp_path) if r.state is State.COMPLETE]) <= ended + 1
     assert "RUNNING" not in optuna_states(tmp_path)
     finish(sweeper, tmp_path)
 
@@ -135,7 +137,7 @@ def test_a_paused_variant_is_not_asked_for_until_it_is_resumed(sweeper: Sweeper,
 def test_a_sweep_that_runs_heeds_a_pause(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep = start(tmp_path)
     sweeper(tmp_path, "pause", "study.yaml", "ipo")
-    assert sweep.wait(timeout=120) == 1
+    assert sweep.wait(timeout=PATIENCE) == 1
     found = Counter(r.variant for r in records(tmp_path))
     assert found["sigmoid"] == 10
     assert found["ipo"] < 10
@@ -170,8 +172,8 @@ def test_a_closed_terminal_stops_the_sweep_cleanly(sweeper: Sweeper, tmp_path: P
     os.close(theirs)
     os.close(ours)  # what was written to the terminal from here on fails
     sweep.send_signal(signal.SIGHUP)
-    assert sweep.wait(timeout=60) == 1
-    assert not psutil.wait_procs(workers, timeout=5)[1]
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
     assert not [r for r in records(tmp_path) if r.state is State.RUNNING]
     assert "RUNNING" not in optuna_states(tmp_path)
     finish(sweeper, tmp_path)

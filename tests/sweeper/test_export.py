@@ -15,9 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
-from trl.scripts.dpo import make_parser
+from trl.scripts.dpo import main, make_parser
 
 from studies.records import WEIGHT_FACT, DataConfig
+from tests.trainers.pack_runs import assert_rounding, float64
 from tests.trainers.test_odd_models import SPECIAL, a_model, a_tokenizer
 from trainers.data import load_pairs
 from trainers.results import read_result
@@ -35,7 +36,7 @@ base:
   lora_target_modules: all-linear
   max_steps: 6
   per_device_train_batch_size: 8
-  learning_rate: 1.0e-5
+  learning_rate: 1.0e-3
   warmup_steps: 2
 data: {{path: embedded, rows: 64, eval_rows: 32}}
 variants:
@@ -81,7 +82,9 @@ def test_the_rows_beside_it_are_dealt_and_flipped_as_the_scenario_says(sweeper: 
 
 
 @pytest.mark.parametrize("trained", [DPO, BALANCED], ids=["weights", "balanced"], indirect=True)
-def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(sweeper: Sweeper, trained: Path) -> None:
+def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exported = sweeper(trained, "export", "study.yaml", "--variant", "mix")
     assert exported.returncode == 0, exported.stderr
     training = parsed_as_written(trained / "best.yaml")
@@ -94,23 +97,31 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(swe
     else:
         assert training.loss_weights == measured
         assert "# loss_weights: shares of the gradient over its norm before" in (trained / "best.yaml").read_text()
-    assert_stock_trl_gives_the_adapter_again(trained, trained / "runs" / "small" / key / "adapter")
+    assert_stock_trl_gives_the_adapter_again(trained, trained / "runs" / "small" / key / "adapter", monkeypatch)
 
 
-def assert_stock_trl_gives_the_adapter_again(folder: Path, adapter: Path) -> None:
+def assert_stock_trl_gives_the_adapter_again(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(
         [Path(sys.executable).with_name("trl"), "dpo", "--config", "best.yaml"],
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
-        timeout=300,
         check=True,
     )
     first = load_file(adapter / "adapter_model.safetensors")
     again = load_file(folder / "best-adapter" / "adapter_model.safetensors")
-    assert first.keys() == again.keys()
-    for name, weight in first.items():  # trained in a pack: the same up to rounding, see tests/trainers/test_pack.py
-        torch.testing.assert_close(weight, again[name], rtol=0.0, atol=1e-5)
+    assert_rounding(first, again, exact_adapter(folder / "best.yaml", monkeypatch))
+
+
+def exact_adapter(config: Path, patch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The adapter that `trl dpo` gives for the file in float64."""
+    output = config.with_name("exact-adapter")
+    patch.chdir(config.parent)
+    script, training, *others = make_parser().parse_args_and_config(["--config", config.name, f"--output_dir={output}"])
+    training.model_init_kwargs = {"dtype": torch.float64}
+    with float64(patch):
+        main(script, training, *others)
+    return dict(load_file(output / "adapter_model.safetensors"))
 
 
 def parsed_as_written(config: Path) -> Any:
@@ -188,7 +199,7 @@ resources: {together: 0}
 
 @pytest.mark.slow
 def test_stock_trl_trains_on_answers_that_are_dates_as_the_run_did(
-    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path
+    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = "{}-{:02d}-01"
     rows = [
@@ -203,4 +214,4 @@ def test_stock_trl_trains_on_answers_that_are_dates_as_the_run_did(
         done = sweeper(tmp_path, *command)
         assert done.returncode == 0, done.stderr
     key = (tmp_path / "best.yaml").read_text().partition(", key ")[2].split()[0]
-    assert_stock_trl_gives_the_adapter_again(tmp_path, tmp_path / "runs" / "dates" / key / "adapter")
+    assert_stock_trl_gives_the_adapter_again(tmp_path, tmp_path / "runs" / "dates" / key / "adapter", monkeypatch)

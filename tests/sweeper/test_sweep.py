@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from dashboards.load import load_records
 from studies.records import Cause, RunConfig, RunRecord, RunResult, State
+from tests.waiting import PATIENCE, wait_until
 from trainers import formula
 
 Sweeper = Callable[..., Any]
@@ -167,11 +167,12 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 def wait_for_runs(folder: Path, process: subprocess.Popen[bytes], at_least: int) -> None:
     """Until so many runs have a result; fails if the sweep ends before."""
-    deadline = time.monotonic() + 60
-    while len(list((folder / "runs" / "small").glob("*/result.json"))) < at_least:
-        assert process.poll() is None, "the sweep ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+
+    def enough() -> bool:
+        return len(list((folder / "runs" / "small").glob("*/result.json"))) >= at_least
+
+    wait_until(lambda: process.poll() is not None or enough(), "the runs do not end")
+    assert process.poll() is None, "the sweep ended before it could be killed"
 
 
 LONG = STUDY.replace("trials: 3", "trials: 25")
@@ -189,7 +190,7 @@ def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run,
 
     done = run(tmp_path, LONG, "--executor", executor, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert not psutil.wait_procs(workers, timeout=5)[1], "a worker outlived the sweep"
+    assert not psutil.wait_procs(workers, timeout=PATIENCE)[1], "a worker outlived the sweep"
     found = records(tmp_path)
     assert Counter((r.variant, r.trial) for r in found) == {
         (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(25)
@@ -206,7 +207,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: P
     process = start(tmp_path, "--executor", "process", "--workers", "2")
     wait_for_runs(tmp_path, process, 5)
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     assert not [r for r in records(tmp_path) if r.state is State.RUNNING]
     assert "RUNNING" not in optuna_states(tmp_path)
     assert run(tmp_path, two_runs_a_trial).returncode == 0
@@ -222,7 +223,7 @@ def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
     table = sweeper(tmp_path, "table", "study.yaml").stdout
     (tmp_path / "mlflow.db").unlink()
     # Another process, as MLflow keeps the engine of a URI and with it the file that was unlinked.
-    assert start(tmp_path, "--executor", "inline").wait(timeout=120) == 0
+    assert start(tmp_path, "--executor", "inline").wait(timeout=PATIENCE) == 0
     assert sweeper(tmp_path, "table", "study.yaml").stdout == table
     results = [f.stat().st_mtime for f in (tmp_path / "runs" / "small").glob("*/result.json")]
     assert len(results) == 9

@@ -20,8 +20,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from studies.records import METRICS, EvaluationConfig, Measurement
+from tests.trainers.pack_runs import wide_norm
 from trainers.data import Pairs, Row
 from trainers.evaluate import Evaluation, NonFinite, evaluate, reference_numbers, samples
 from trainers.formulas import (
@@ -106,13 +108,14 @@ def test_distinct_counts_bigrams_over_all_samples() -> None:
 
 
 def test_token_formulas_on_two_words() -> None:
-    p, q = torch.tensor([0.75, 0.25]).log(), torch.tensor([0.5, 0.5]).log() + 3.0
+    p, q = (torch.tensor(shares, dtype=torch.float64).log() for shares in ([0.75, 0.25], [0.5, 0.5]))
+    q = q + 3.0
     uneven, even = -0.75 * math.log(0.75) - 0.25 * math.log(0.25), math.log(2)
     of_p, of_q = (torch.stack(token_entropy_and_kl(*logits)).tolist() for logits in ((p - 1.0, q), (q, p)))
-    assert of_p == pytest.approx([uneven, 0.75 * math.log(1.5) + 0.25 * math.log(0.5)], abs=1e-6)
-    assert of_q == pytest.approx([even, 0.5 * math.log(2 / 3) + 0.5 * math.log(2)], abs=1e-6)
-    assert token_entropy(p - 2.0).item() == pytest.approx(uneven, abs=1e-6)
-    assert token_log_probs(q[None], torch.tensor([1])).item() == pytest.approx(math.log(0.5), abs=1e-6)
+    assert of_p == pytest.approx([uneven, 0.75 * math.log(1.5) + 0.25 * math.log(0.5)], abs=1e-12)
+    assert of_q == pytest.approx([even, 0.5 * math.log(2 / 3) + 0.5 * math.log(2)], abs=1e-12)
+    assert token_entropy(p - 2.0).item() == pytest.approx(uneven, abs=1e-12)
+    assert token_log_probs(q[None], torch.tensor([1])).item() == pytest.approx(math.log(0.5), abs=1e-12)
 
 
 # ---- a model small enough to enumerate
@@ -193,12 +196,19 @@ def evaluated(policy: PeftModel, pairs: Pairs, config: EvaluationConfig) -> dict
     return measured(evaluate(policy, tiny_tokenizer(), pairs, config, reference))
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models in float64 have no layer in float32 either, so that nothing rounds by how many rows are read at once."""
+    monkeypatch.setattr(LlamaRMSNorm, "forward", wide_norm)
+
+
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_kl_of_one_token_is_exact(kind: str) -> None:
-    policy = adapted(tiny_model(kind), std=0.5).eval()
+    policy = adapted(tiny_model(kind).double(), std=0.5).eval()
     kl = evaluated(policy, pairs_of("a b"), EvaluationConfig(prompts=5, max_new_tokens=1))["kl"]
-    assert kl.value == pytest.approx(exact_kl(policy, [1, 2], 1), abs=1e-5)
-    assert kl.error == pytest.approx(0.0, abs=1e-6)
+    assert kl.value == pytest.approx(exact_kl(policy, [1, 2], 1), abs=1e-12)
+    assert kl.error == pytest.approx(0.0, abs=1e-12)
     assert kl.value > 0.05
 
 
@@ -220,8 +230,9 @@ def test_kl_and_entropy_of_sequences_agree_with_enumeration(kind: str) -> None:
     assert abs(found["kl_per_token"].value - exact / tokens) < SE * found["kl_per_token"].error
 
 
+@pytest.mark.usefixtures("exact")
 def test_shifts_are_differences_of_whole_log_probs_with_the_end() -> None:
-    policy, pairs = adapted(tiny_model(), std=0.5).eval(), pairs_of("a", "b c a")
+    policy, pairs = adapted(tiny_model().double(), std=0.5).eval(), pairs_of("a", "b c a")
     found = evaluated(policy, pairs, EvaluationConfig(prompts=2, max_new_tokens=2, batch_size=4))
     ids = {word: i + 1 for i, word in enumerate(WORDS)}
     shifts: dict[str, list[float]] = {"chosen": [], "rejected": []}
@@ -232,10 +243,10 @@ def test_shifts_are_differences_of_whole_log_probs_with_the_end() -> None:
         with policy.disable_adapter():
             shifts[side].append(ours - log_prob(policy, prompt, completion))
     chosen, rejected = np.array(shifts["chosen"]), np.array(shifts["rejected"])
-    assert found["chosen_shift"].value == pytest.approx(chosen.mean(), abs=1e-5)
-    assert found["rejected_shift"].value == pytest.approx(rejected.mean(), abs=1e-5)
-    assert found["margin"].value == pytest.approx((chosen - rejected).mean(), abs=1e-5)
-    assert found["margin"].error == pytest.approx((chosen - rejected).std(ddof=1) / math.sqrt(6), abs=1e-5)
+    assert found["chosen_shift"].value == pytest.approx(chosen.mean(), abs=1e-12)
+    assert found["rejected_shift"].value == pytest.approx(rejected.mean(), abs=1e-12)
+    assert found["margin"].value == pytest.approx((chosen - rejected).mean(), abs=1e-12)
+    assert found["margin"].error == pytest.approx((chosen - rejected).std(ddof=1) / math.sqrt(6), abs=1e-12)
     assert found["accuracy"].value == pytest.approx(((chosen - rejected) > 0).mean())
     reached = (chosen - rejected) >= 0.1
     assert 0.0 < reached.mean() < 1.0
@@ -286,11 +297,11 @@ def test_a_sample_depends_on_nothing_else_in_its_batch(kind: str) -> None:
     assert {len(c.ids) for c in alone if not c.ended} == {8}
 
 
-@pytest.mark.usefixtures("small_batches")
+@pytest.mark.usefixtures("small_batches", "exact")
 @pytest.mark.parametrize("prompts", [4, 2])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_padding_and_batches_do_not_change_log_probs(kind: str, prompts: int) -> None:
-    model = tiny_model(kind).eval()
+    model = tiny_model(kind).double().eval()
     completions = [Completion([1, 2, 3, 1][: 1 + i % prompts], [2, 3, 1, 1, 0][i % 3 :]) for i in range(12)]
     found: dict[int, float] = {}
     with measuring(model):
@@ -299,7 +310,7 @@ def test_padding_and_batches_do_not_change_log_probs(kind: str, prompts: int) ->
             values = token_log_probs(batch.logits, batch.ids)
             found |= dict(zip(batch.rows[0], (values * batch.mask).sum(-1).tolist(), strict=True))
     expected = [log_prob(model, c.prompt, c.ids) for c in completions]
-    assert [found[i] for i in range(12)] == pytest.approx(expected, abs=1e-5)
+    assert [found[i] for i in range(12)] == pytest.approx(expected, abs=1e-12)
 
 
 # ---- evaluation as a whole
@@ -308,12 +319,13 @@ def test_padding_and_batches_do_not_change_log_probs(kind: str, prompts: int) ->
 CONFIG = EvaluationConfig(prompts=20, max_new_tokens=6, batch_size=8)
 
 
+@pytest.mark.usefixtures("exact")
 def test_a_fresh_adapter_measures_as_the_reference() -> None:
-    found = evaluated(adapted(tiny_model(), std=0.0), pairs_of("a", "b c"), CONFIG)
+    found = evaluated(adapted(tiny_model().double(), std=0.0), pairs_of("a", "b c"), CONFIG)
     zero = ("margin", "chosen_shift", "rejected_shift", "ranking_gain")
     assert [found[name].value for name in zero] == [0.0] * len(zero)
     # the policy reads its samples a token at a time and the reference many, so that rounding differs
-    assert [found[name].value for name in ("kl", "kl_per_token")] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert [found[name].value for name in ("kl", "kl_per_token")] == pytest.approx([0.0, 0.0], abs=1e-12)
     assert (found["accuracy"].value, found["train_accuracy"].value, found["length_ratio"].value) == (0.5, 0.5, 1.0)
 
 
@@ -432,20 +444,22 @@ def test_measuring_leaves_mode_gradients_and_random_numbers_alone() -> None:
     policy(input_ids=torch.tensor([[1, 2]]), labels=torch.tensor([[1, 2]])).loss.backward()
 
 
+@pytest.mark.usefixtures("exact")
 def test_a_full_model_is_measured_against_a_model_of_its_own() -> None:
-    tokenizer, pairs = tiny_tokenizer(), pairs_of("a", "b c")
-    policy = adapted(tiny_model(), std=0.5)
+    tokenizer, pairs, start = tiny_tokenizer(), pairs_of("a", "b c"), tiny_model().double()
+    policy = adapted(tiny_model().double(), std=0.5)
     expected = evaluated(policy, pairs, CONFIG)
     merged = policy.merge_and_unload()
-    reference = reference_numbers(tiny_model(), tokenizer, pairs, CONFIG)
-    found = measured(evaluate(merged, tokenizer, pairs, CONFIG, reference, reference_model=tiny_model()))
-    assert {n: m.value for n, m in found.items()} == pytest.approx({n: m.value for n, m in expected.items()}, abs=1e-4)
+    reference = reference_numbers(start, tokenizer, pairs, CONFIG)
+    found = measured(evaluate(merged, tokenizer, pairs, CONFIG, reference, reference_model=start))
+    assert {n: m.value for n, m in found.items()} == pytest.approx({n: m.value for n, m in expected.items()}, abs=1e-9)
     alone = measured(evaluate(merged, tokenizer, pairs, CONFIG, reference))
     assert set(found) - set(alone) == {"kl", "kl_per_token"}
 
 
+@pytest.mark.usefixtures("exact")
 def test_the_reference_of_an_adapter_trained_further_is_its_state_at_the_start() -> None:
-    policy, pairs = adapted(tiny_model(), std=0.5), pairs_of("a")
+    policy, pairs = adapted(tiny_model().double(), std=0.5), pairs_of("a")
     policy.add_adapter("ref", LoraConfig(r=2, target_modules="all-linear"))
     weights = dict(policy.named_parameters())
     with torch.no_grad():
@@ -454,7 +468,7 @@ def test_the_reference_of_an_adapter_trained_further_is_its_state_at_the_start()
                 parameter.copy_(weights[name.replace(".ref.", ".default.")])
     reference = reference_numbers(policy, tiny_tokenizer(), pairs, CONFIG)
     found = measured(evaluate(policy, tiny_tokenizer(), pairs, CONFIG, reference))
-    assert found["kl"].value == pytest.approx(0.0, abs=1e-6)
+    assert found["kl"].value == pytest.approx(0.0, abs=1e-12)
 
 
 def test_numbers_of_other_data_or_another_evaluation_are_refused() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Judge, RunConfig
 from tests.trainers.judge_models import save_classifier
-from tests.trainers.pack_runs import SETTINGS, train
+from tests.trainers.pack_runs import SETTINGS, float64, scored_beside, train
 from trainers.again import AdapterEvaluator
 from trainers.data import JudgeError, load_pairs
 from trainers.desk import train_all
@@ -50,12 +50,21 @@ def ask(judge: Judge, prompts: Sequence[Any] = PROMPTS, completions: Sequence[st
     return list(load_judge(judge)(prompts, completions, [True] * len(prompts)))
 
 
-def logits(folder: Path, text: str, **options: Any) -> list[float]:
+def logits(folder: Path, text: str, dtype: torch.dtype = torch.float64, **options: Any) -> list[float]:
     """What the classifier says of one text, by transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
     with torch.no_grad():
         return [float(v) for v in model(**tokenizer(text, return_tensors="pt", **options)).logits[0]]
+
+
+def near(folder: Path, *expected: float) -> Any:
+    """What a judge in float32 may say where float64 says this: as far from it as transformers' own float32 is on this
+    machine, at most, of the texts above, with room.
+    """
+    texts = [p + c for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    own = [np.array([logits(folder, text, dtype) for text in texts]) for dtype in (torch.float32, torch.float64)]
+    return pytest.approx(expected, rel=0, abs=3 * float(np.abs(own[0] - own[1]).max()))
 
 
 # ---- reward models --------------------------------------------------------------------------------------------------
@@ -67,7 +76,7 @@ def test_a_reward_does_not_depend_on_what_shares_its_batch(tmp_path: Path, kind:
     folder = save_classifier(tmp_path / "judge", kind, num_labels=1)
     expected = [logits(folder, p + c)[0] for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
     found = ask(Judge(reward_model=str(folder), batch_size=size))
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert tuple(found) == near(folder, *expected)
     assert len(set(found)) == len({*zip(PROMPTS, COMPLETIONS, strict=True)})
 
 
@@ -77,41 +86,38 @@ def test_of_classes_that_exclude_each_other_the_reward_is_the_log_odds(tmp_path:
     expected = middle - float(torch.tensor([low, high]).logsumexp(0))
     for label in ("so so", 1):
         found = ask(Judge(reward_model=str(three), label=label))
-        assert found[0] == pytest.approx(expected, abs=1e-5)
+        assert (found[0],) == near(three, expected)
     two = save_classifier(tmp_path / "two", num_labels=2)
     no, yes = logits(two, PROMPTS[0] + COMPLETIONS[0])
-    assert ask(Judge(reward_model=str(two)))[0] == pytest.approx(yes - no, abs=1e-5)
+    assert (ask(Judge(reward_model=str(two)))[0],) == near(two, yes - no)
 
 
 def test_of_outputs_that_are_no_classes_the_reward_is_the_output_itself(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "judge", num_labels=3, problem_type="regression")
     expected = logits(folder, PROMPTS[0] + COMPLETIONS[0])[2]
-    assert ask(Judge(reward_model=str(folder), label=2))[0] == pytest.approx(expected, abs=1e-5)
+    assert (ask(Judge(reward_model=str(folder), label=2))[0],) == near(folder, expected)
 
 
 def test_of_a_text_that_is_too_long_the_end_is_judged(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "judge", num_labels=1)
     words = COMPLETIONS[0].split()
     (found,) = ask(Judge(reward_model=str(folder), max_length=len(words)), PROMPTS[:1], [" " + COMPLETIONS[0]])
-    assert found == pytest.approx(logits(folder, COMPLETIONS[0])[0], abs=1e-5)
-    assert ask(Judge(reward_model=str(folder)), ["the " * 100], ["plot"]) == pytest.approx(
-        [logits(folder, "the " * 63 + "plot")[0]], abs=1e-5
-    )
+    assert (found,) == near(folder, logits(folder, COMPLETIONS[0])[0])
+    (found,) = ask(Judge(reward_model=str(folder)), ["the " * 100], ["plot"])
+    assert (found,) == near(folder, logits(folder, "the " * 63 + "plot")[0])
 
 
 def test_messages_go_through_the_reward_models_own_template(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "judge", num_labels=1)
     messages = [{"role": "user", "content": "a plain review"}]
     lines = "user: a plain review\nassistant: superb"
-    assert ask(Judge(reward_model=str(folder)), [messages], ["superb"])[0] == pytest.approx(
-        logits(folder, lines)[0], abs=1e-5
-    )
+    (found,) = ask(Judge(reward_model=str(folder)), [messages], ["superb"])
+    assert (found,) == near(folder, logits(folder, lines)[0])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} . {% endfor %}"
     tokenizer.save_pretrained(folder)
-    assert ask(Judge(reward_model=str(folder)), [messages], ["superb"])[0] == pytest.approx(
-        logits(folder, "a plain review . superb . ", add_special_tokens=False)[0], abs=1e-5
-    )
+    (found,) = ask(Judge(reward_model=str(folder)), [messages], ["superb"])
+    assert (found,) == near(folder, logits(folder, "a plain review . superb . ", add_special_tokens=False)[0])
 
 
 def test_a_model_whose_head_would_be_random_is_refused(tmp_path: Path) -> None:
@@ -266,11 +272,17 @@ def test_gold_is_the_mean_of_what_the_judge_says_of_the_samples(runs: Any, tmp_p
         assert final["gold"].halves is not None
 
 
-def test_a_reward_model_judges_the_runs_of_a_pack_as_it_judges_each_alone(runs: Any, tmp_path: Path) -> None:
-    judge = Judge(reward_model=str(save_classifier(tmp_path / "judge", num_labels=1)))
-    packed, alone = (train(tmp_path / f"runs{size}", runs(judge), size) for size in (2, 0))
+def test_a_reward_model_judges_the_runs_of_a_pack_as_it_judges_each_alone(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policies in float64, so that both write the same; the judge, in float32, rounds by what shares its batch."""
+    folder = save_classifier(tmp_path / "judge", num_labels=1)
+    scored_beside(monkeypatch)
+    with float64(monkeypatch):
+        configs = runs(Judge(reward_model=str(folder)))
+        packed, alone = (train(tmp_path / f"runs{size}", configs, size) for size in (2, 0))
     golds = [[result.final()["gold"].value for result in results] for results in (packed, alone)]
-    assert golds[0] == pytest.approx(golds[1], abs=1e-4)
+    assert tuple(golds[0]) == near(folder, *golds[1])
     assert golds[0][0] != golds[0][1]
 
 
@@ -299,10 +311,13 @@ def test_a_judge_that_fails_on_one_policy_ends_that_run_alone(runs: Any, tmp_pat
     assert second.cause is Cause.FINISHED, second.message
 
 
-def test_what_is_left_of_a_finished_run_is_measured_again_as_it_was(runs: Any, tmp_path: Path) -> None:
+def test_in_float64_what_is_left_of_a_finished_run_is_measured_again_as_it_was(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With another judge, whose gold is the mean of its scores of the same samples."""
     (config,) = runs(function(LENGTH), count=1)
-    (trained,) = train(tmp_path / "runs", [config], 1)
+    with float64(monkeypatch):
+        (trained,) = train(tmp_path / "runs", [config], 1)
     again = config.model_copy(
         update={"evaluation": config.evaluation.model_copy(update={"judge": Judge(function="our_judge:twice")})}
     )
@@ -311,13 +326,14 @@ def test_what_is_left_of_a_finished_run_is_measured_again_as_it_was(runs: Any, t
     sys.modules.pop("our_judge")
     folder = tmp_path / "runs" / config.key
     before = (folder / "result.json").read_bytes()
-    (result,) = train_all(AdapterEvaluator(), [Job(again, folder, placement=Placement(bf16=False))])
+    with float64(monkeypatch):
+        (result,) = train_all(AdapterEvaluator(), [Job(again, folder, placement=Placement(bf16=False))])
     assert result.cause is Cause.FINISHED, result.message
     found, was = result.final(), trained.final()
     assert found["gold"].value == pytest.approx(2 * was["gold"].value)
     assert found["gold"].halves == pytest.approx([2 * half for half in was["gold"].halves or ()])
     for name in ("kl", "margin", "ranking_gain", "length_ratio"):
-        assert found[name].value == pytest.approx(was[name].value, abs=1e-4), name
+        assert found[name].value == pytest.approx(was[name].value, abs=1e-9), name
     assert result.facts["judge"] == "function our_judge:twice"
     assert (folder / "result.json").read_bytes() == before
 

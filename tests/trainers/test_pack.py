@@ -20,10 +20,14 @@ from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import (
     LOSSES,
     apart,
+    assert_rounding,
     config,
     distance,
+    exact_training,
     float64,
+    more_padding,
     plain_training,
+    scored_beside,
     train,
     weights,
 )
@@ -99,20 +103,17 @@ def test_in_float64_every_loss_gives_the_adapter_of_a_plain_dpo_trainer(
             assert distance(weights(tmp_path / "pack", run), stock) < 1e-9, run.settings["loss_type"]
 
 
-def within_rounding(folder: Path, runs: list[RunConfig]) -> None:
-    """Packed and stock differ by less than three times what stock differs from itself in another order of rows, or in
-    bf16 with more padding: there another order rounds the same products, and only another shape rounds anew.
+def within_rounding(folder: Path, runs: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed and stock differ, and by no more than stock in float32 from stock in float64, or in bf16 from stock with
+    more padding, with room.
     """
     train(folder / "pack", runs, together=len(runs))
     for run in runs:
-        stock = plain_training(folder / "stock" / run.key, run)
-        if run.settings.get("bf16"):
-            padded = run.model_copy(update={"settings": {**run.settings, "pad_to_multiple_of": 32}})
-            other = plain_training(folder / "padded" / run.key, padded)
-        else:
-            other = plain_training(folder / "reversed" / run.key, run, reverse=True)
-        ours, own = apart(weights(folder / "pack", run), stock), apart(stock, other)
-        assert 0 < ours <= 3 * own, (run.settings["loss_type"], run.settings["learning_rate"], ours, own)
+        packed, stock = weights(folder / "pack", run), plain_training(folder / "stock" / run.key, run)
+        assert apart(packed, stock) > 0
+        narrow = run.settings.get("bf16")
+        other = more_padding(folder / "a", run) if narrow else exact_training(folder / "b", run, monkeypatch)
+        assert_rounding(packed, stock, other)
 
 
 def as_exact_as_stock(folder: Path, runs: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +123,7 @@ def as_exact_as_stock(folder: Path, runs: list[RunConfig], monkeypatch: pytest.M
     train(folder / "pack", runs, together=len(runs))
     ratios = {}
     for run in runs:
-        whole = run.model_copy(update={"settings": {k: v for k, v in run.settings.items() if k != "bf16"}})
-        with float64(monkeypatch):
-            exact = plain_training(folder / "exact" / run.key, whole)
+        exact = exact_training(folder / "exact" / run.key, run, monkeypatch)
         stock = plain_training(folder / "stock" / run.key, run)
         ratios[str(run.settings["loss_type"])] = apart(weights(folder / "pack", run), exact) / apart(stock, exact)
     assert min(ratios.values()) > 0, ratios
@@ -132,23 +131,29 @@ def as_exact_as_stock(folder: Path, runs: list[RunConfig], monkeypatch: pytest.M
     assert max(ratios.values()) <= 1.5, ratios
 
 
-def test_in_float32_a_pack_differs_from_stock_by_rounding(tmp_path: Path) -> None:
-    within_rounding(tmp_path, [config("sigmoid"), config("ipo", beta=0.5, learning_rate=5e-4)])
+def test_in_float32_a_pack_differs_from_stock_by_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    within_rounding(tmp_path, [config("sigmoid"), config("ipo", beta=0.5, learning_rate=5e-4)], monkeypatch)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("learning_rate", [5e-4, 2e-3])
-def test_in_float32_every_loss_differs_from_stock_by_rounding(tmp_path: Path, learning_rate: float) -> None:
-    within_rounding(tmp_path, [config(name, learning_rate=learning_rate) for name in LOSSES])
+def test_in_float32_every_loss_differs_from_stock_by_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learning_rate: float
+) -> None:
+    within_rounding(tmp_path, [config(name, learning_rate=learning_rate) for name in LOSSES], monkeypatch)
 
 
-def test_in_bf16_a_pack_differs_from_stock_as_stock_with_more_padding_does(tmp_path: Path) -> None:
-    within_rounding(tmp_path, [config("sigmoid", bf16=True)])
+def test_in_bf16_a_pack_differs_from_stock_as_stock_with_more_padding_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within_rounding(tmp_path, [config("sigmoid", bf16=True)], monkeypatch)
 
 
 @pytest.mark.soak
-def test_in_bf16_every_loss_differs_from_stock_as_stock_with_more_padding_does(tmp_path: Path) -> None:
-    within_rounding(tmp_path, [config(name, bf16=True) for name in LOSSES])
+def test_in_bf16_every_loss_differs_from_stock_as_stock_with_more_padding_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within_rounding(tmp_path, [config(name, bf16=True) for name in LOSSES], monkeypatch)
 
 
 def test_in_bf16_a_pack_is_as_near_to_exact_arithmetic_as_stock(
@@ -218,13 +223,17 @@ def test_checkpointing_and_parts_of_micro_batches_change_no_number(
             assert again == pytest.approx(values, abs=1e-9)
 
 
-def test_the_curve_of_a_pack_is_the_curve_of_stock(tmp_path: Path) -> None:
+def test_in_float64_the_curve_of_a_pack_is_the_curve_of_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = config("robust", max_steps=12, gradient_accumulation_steps=2)
-    (packed,) = train(tmp_path / "pack", [run], 1)
-    (stock,) = train(tmp_path / "stock", [run], 0)
+    scored_beside(monkeypatch)
+    with float64(monkeypatch):
+        (packed,) = train(tmp_path / "pack", [run], 1)
+        (stock,) = train(tmp_path / "stock", [run], 0)
     assert [step for step, _ in packed.curve] == [step for step, _ in stock.curve]
-    for (_, values), (_, expected) in zip(packed.curve[1:], stock.curve[1:], strict=True):
-        assert values == pytest.approx(expected, abs=1e-4)
+    # Before, every pair is a tie. Trainer adds the losses of a step up in float32, which is the same on every machine.
+    for (_, values), (_, expected) in zip(packed.curve[2:], stock.curve[2:], strict=True):
+        assert values.pop("loss") == pytest.approx(expected.pop("loss"), rel=2**-22)
+        assert values == pytest.approx(expected, abs=1e-9)
 
 
 def _result(folder: Path, run: RunConfig) -> RunResult:
@@ -273,21 +282,24 @@ def test_a_stopped_run_costs_nothing_more(tmp_path: Path, passes: list[int]) -> 
     assert passes == [2] * 4 + [1] * 8
 
 
-def test_the_adapter_on_disk_is_what_peft_loads_and_the_pack_trained(tmp_path: Path) -> None:
-    run = config("sigmoid", use_rslora=True, lora_alpha=12)
-    (result,) = train(tmp_path, [run], 1)
-    policy, tokenizer = load_adapter(run, tmp_path / run.key / "adapter")
-    assert isinstance(policy, PeftModel)
-    ids = tokenizer("a plain review of the new film :", return_tensors="pt").input_ids
+def test_in_float64_the_adapter_on_disk_is_what_peft_loads_and_the_pack_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config("sigmoid", use_rslora=True, lora_alpha=12, max_steps=10)
     worker, desk = DPOTrainerWorker(), ListDesk([])
     job = Job(run, tmp_path / "again", placement=Placement())
-    pack: Pack = worker.empty_pack(job)
-    pack.admit([worker.make(job)])
-    for _ in range(30):
-        pack.practise()
-    with torch.no_grad():
-        expected = pack.adapters.model.eval()(ids).logits
-        torch.testing.assert_close(policy.eval()(ids).logits, expected, rtol=0, atol=1e-5)
+    with float64(monkeypatch):
+        (result,) = train(tmp_path, [run], 1)
+        policy, tokenizer = load_adapter(run, tmp_path / run.key / "adapter")
+        assert isinstance(policy, PeftModel)
+        ids = tokenizer("a plain review of the new film :", return_tensors="pt").input_ids
+        pack: Pack = worker.empty_pack(job)
+        pack.admit([worker.make(job)])
+        for _ in range(10):
+            pack.practise()
+        with torch.no_grad():
+            expected = pack.adapters.model.eval()(ids).logits
+            torch.testing.assert_close(policy.eval()(ids).logits, expected, rtol=0, atol=1e-9)
     assert result.adapter == "adapter"
     assert desk.results == {}
 
@@ -443,7 +455,7 @@ ALONE = {"a shorter window", "capped logits", "no attention interface"}
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_is_packed_where_the_numbers_are_those_of_stock_and_trained_alone_elsewhere(
-    tmp_path: Path, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     kind, settings = ARCHITECTURES[name]
     path = tmp_path / "model"
@@ -457,9 +469,8 @@ def test_an_architecture_is_packed_where_the_numbers_are_those_of_stock_and_trai
     assert result.cause in (Cause.FINISHED, Cause.COLLAPSED, Cause.INVERTED), result.message
     assert ("together" not in result.facts) == (name in ALONE)
     if name not in ALONE and result.cause is Cause.FINISHED:
-        stock = plain_training(tmp_path / "stock", run)
-        moved = apart(stock, {n: w if "lora_A" in n else torch.zeros_like(w) for n, w in stock.items()})
-        assert apart(weights(tmp_path / "pack", run), stock) < 1e-3 * moved
+        padded, exact = more_padding(tmp_path / "a", run), exact_training(tmp_path / "b", run, monkeypatch)
+        assert_rounding(weights(tmp_path / "pack", run), plain_training(tmp_path / "stock", run), padded, exact)
 
 
 class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_step(tmp_path: Path) -> No
 
     (resumed,) = train(tmp_path / "parts", [run], together=1, decide=watch)
     assert trained == [7, 8, 9, 10, 11, 12]
-    assert measured(resumed) == pytest.approx(measured(whole), abs=1e-4)
+    assert measured(resumed) == measured(whole)  # in batches of the same rows, so to the bit
     assert {step for _, step in measured(resumed)} == {RUNG, STEPS}
 
 
@@ -100,4 +100,4 @@ def test_a_damaged_state_is_told_and_the_run_starts_anew(tmp_path: Path) -> None
     with pytest.warns(UserWarning, match="not what was written"):
         (result,) = to_rung(tmp_path, [run], together=1, step=None)
     (whole,) = train(tmp_path / "whole", [run], together=1)
-    assert measured(result) == pytest.approx(measured(whole), abs=1e-6)
+    assert measured(result) == measured(whole)  # in batches of the same rows, so to the bit

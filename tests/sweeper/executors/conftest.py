@@ -10,6 +10,7 @@ import pytest
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from sweeper.executors import Dropped, Event, Executor, Finished, Lost
+from tests.waiting import PATIENCE
 from trainers.interface import Job
 
 HERE = Path(__file__).parent
@@ -47,10 +48,10 @@ def make_job(tmp_path: Path) -> MakeJob:
 
 @pytest.fixture
 def until_ended() -> UntilEnded:
-    """`until_ended(executor, n)`: all events until n jobs have ended, 20 s at most."""
+    """`until_ended(executor, n)`: all events until n jobs have ended."""
 
     def collect(executor: Executor, jobs: int) -> list[Event]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         seen: list[Event] = []
         while sum(isinstance(event, Finished | Lost | Dropped) for event in seen) < jobs:
             assert time.monotonic() < deadline, f"{jobs} jobs have not ended; seen: {seen[-20:]}"

@@ -13,6 +13,8 @@ from studies.records import Cause, RunResult, Scalar
 from trainers.interface import Decision, Desk, Job
 from trainers.results import write_result
 
+FOREVER = 1200.0  # seconds, as in tests/waiting.py: whoever waits for the end has no patience for it
+
 
 class Obedient:
     """Does what the setting `act` says, then tells about itself and its process."""
@@ -50,13 +52,13 @@ class Obedient:
                 raise KeyboardInterrupt
             case "sleep":
                 leave_note(job)
-                time.sleep(60)
+                time.sleep(FOREVER)
             case "have a child":
-                leave_note(job, subprocess.Popen(["sleep", "60"]).pid)
-                time.sleep(60)
+                leave_note(job, subprocess.Popen(["sleep", str(FOREVER)]).pid)
+                time.sleep(FOREVER)
             case "hold the lock":
                 leave_note(job)
-                ctypes.PyDLL(None).sleep(60)  # native code that keeps the interpreter's lock
+                ctypes.PyDLL(None).sleep(int(FOREVER))  # native code that keeps the interpreter's lock
             case "SIGKILL" | "SIGSEGV":
                 os.kill(os.getpid(), signal.Signals[act])
             case "_exit":
@@ -65,7 +67,7 @@ class Obedient:
                 if (child := os.fork()) != 0:
                     leave_note(job, child)
                     os._exit(3)
-                time.sleep(60)
+                time.sleep(FOREVER)
         return Cause.FINISHED
 
 
@@ -85,9 +87,9 @@ def leave_note(job: Job, child: int | None = None) -> None:
 
 
 def until_stopped(job: Job, desk: Desk) -> Cause:
-    """Report every few milliseconds until told to stop, a minute at most."""
+    """Report every few milliseconds until told to stop, but not for ever."""
     leave_note(job)
-    for step in range(1, 12_000):
+    for step in range(1, int(FOREVER / 0.005)):
         if desk.report(job.config.key, step, {"loss": 0.5}) is Decision.STOP:
             return Cause.USER_STOP
         time.sleep(0.005)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 from studies.records import Cause, RunConfig
 from sweeper.executors import Event, Executor, Finished, Lost, Process, Reported, Started
 from tests.trainers.pack_runs import config
+from tests.waiting import PATIENCE, wait_until
 from trainers.interface import Job, Placement, pack_key
 from trainers.results import CHECKPOINTS, STATE_FILE, read_result
 
@@ -42,10 +44,7 @@ def worker() -> psutil.Process:
 
 
 def wait_for_note(job: Job) -> None:
-    deadline = time.monotonic() + 20
-    while not list(job.folder.glob("process-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: list(job.folder.glob("process-*")), "the job has not been started")
 
 
 def test_a_run_whose_worker_is_told_to_go_is_pre_empted_and_the_next_job_gets_another_worker(
@@ -72,13 +71,19 @@ def test_an_idle_worker_and_one_told_twice_go_at_once(
     time.sleep(0.3)
     idle = worker()
     idle.send_signal(signal.SIGTERM)
-    assert idle.wait(2) is not None or not idle.is_running()
+    idle.wait(PATIENCE)
     stuck = make_job("sleep")
     executor.submit(stuck)
     wait_for_note(stuck)
-    for _ in range(2):
-        worker().send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+    told = worker()
+
+    def tell() -> bool:
+        """Once more, since two signals that come together are one."""
+        with suppress(psutil.NoSuchProcess):
+            told.send_signal(signal.SIGTERM)
+        return not told.is_running()
+
+    wait_until(tell, "the worker has not gone")
     (lost,) = [event for event in until_ended(executor, 1) if isinstance(event, Lost)]
     assert (lost.cause, lost.reason) == (Cause.PREEMPTED, "the worker was told to go by SIGTERM")
 
@@ -91,7 +96,6 @@ def test_a_worker_told_to_go_in_the_middle_of_a_long_step_goes_all_the_same(
     executor.submit(stuck)
     wait_for_note(stuck)
     worker().send_signal(signal.SIGTERM)
-    time.sleep(10)
     (lost,) = [event for event in until_ended(executor, 1) if isinstance(event, Lost)]
     assert lost.cause is Cause.PREEMPTED
     assert "did not come to the end of a step in time" in lost.reason
@@ -99,7 +103,7 @@ def test_a_worker_told_to_go_in_the_middle_of_a_long_step_goes_all_the_same(
 
 def until(executor: Process, count: int, kind: type[Event]) -> list[Event]:
     """All events until so many of a kind have come; a worker loads torch first."""
-    deadline, seen = time.monotonic() + 120, list[Event]()
+    deadline, seen = time.monotonic() + PATIENCE, list[Event]()
     while sum(isinstance(event, kind) for event in seen) < count:
         assert time.monotonic() < deadline, seen
         seen += executor.events(0.5)
