@@ -150,7 +150,7 @@ def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
 
 
 def _first_line(error: object) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0][:500]
+    return (redact(str(error)).splitlines() or ["no reason given"])[0][:500]
 
 
 def _check_reachable(uri: str) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.markup import escape
 
 from dashboards.load import sqlite_file, store_uri
+from studies.redact import redact
 
 FREE_GIB = 2.0  # below this a sweep's checkpoints and databases are at risk
 
@@ -43,9 +45,10 @@ def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
     """One line each, with the remedy under what is not good."""
     for finding in findings:
         mark = "[green]ok[/green]     " if finding.good else "[red]missing[/red]"
-        console.print(f"{mark} {finding.what}: {finding.found}")
+        # Lines stay whole: of an address that is broken in two no secret could be told any more.
+        console.print(f"{mark} {finding.what}: {escape(redact(finding.found))}", soft_wrap=True)
         if finding.remedy:
-            console.print(f"        {finding.remedy}")
+            console.print(f"        {escape(redact(finding.remedy))}", soft_wrap=True)
 
 
 def _packages() -> list[Finding]:
