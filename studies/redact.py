@@ -12,7 +12,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, quote_plus, unquote
@@ -96,18 +96,18 @@ class _Output(io.TextIOWrapper):
 
 
 class _Known(NamedTuple):
-    """Secret values as they are looked for: `anywhere`, the longest first, and those that are told by what is around."""
+    """Secret values as they are looked for: `anywhere`, the longest first, and those told by what is around."""
 
     anywhere: Sequence[str]
-    words: re.Pattern[str] | None
+    around: re.Pattern[str] | None
 
 
 def _known(found: Collection[str]) -> _Known:
     secrets = [secret for secret in found if secret not in REDACTED]  # of what was redacted before
     spellings = {spelling for secret in secrets for spelling in _spellings(secret) if len(spelling) >= SHORTEST_VALUE}
     numbers = {spelling for spelling in spellings if spelling.isdigit()}
-    words = {word for secret in secrets for word in _short_ones(secret)}
-    return _Known(sorted(spellings - numbers, key=len, reverse=True), _any_of(tuple(sorted(words | numbers))))
+    around = {_as_a_word(number) for number in numbers} | {_short_one(s) for s in secrets if len(s) < SHORTEST_VALUE}
+    return _Known(sorted(spellings - numbers, key=len, reverse=True), _any_of(tuple(sorted(around - {""}))))
 
 
 @lru_cache(maxsize=10_000)
@@ -130,19 +130,21 @@ def _spellings(secret: str) -> frozenset[str]:
     return frozenset(plain | written)
 
 
-def _short_ones(secret: str) -> Iterable[str]:
-    """A short secret where it is told apart from words: hunter2 by its digit, abc only as Python quotes it."""
-    if not 3 <= len(secret) < SHORTEST_VALUE or secret in ("null", "None", "true", "false"):
-        return ()
-    mixed = len(secret) >= 4 and re.search(r"[A-Za-z]", secret) and re.search(r"[^A-Za-z_.-]", secret)
-    return (secret,) if mixed else (repr(secret),)
+def _short_one(secret: str) -> str:
+    """A pattern for a short secret where it is told from words: hunter2 by its digit, abc only as Python quotes it."""
+    if len(secret) < 3 or secret in ("null", "None", "true", "false"):
+        return ""
+    mixed = len(secret) > 3 and re.search(r"[A-Za-z]", secret) and re.search(r"[^A-Za-z_.-]", secret)
+    return _as_a_word(secret) if mixed else rf"(?<='){re.escape(secret)}(?=')"
+
+
+def _as_a_word(text: str) -> str:
+    return rf"(?<!\w)(?<!\d\.){re.escape(text)}(?!\w|\.\d)"
 
 
 @lru_cache(maxsize=100)
-def _any_of(words: Sequence[str]) -> re.Pattern[str] | None:
-    if not words:
-        return None
-    return re.compile(rf"(?<![\w])(?<!\d\.)(?:{'|'.join(map(re.escape, words))})(?!\w|\.\d)")
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(patterns)) if patterns else None
 
 
 def _redact(value: Any, known: _Known, by_name: bool, named: bool) -> Any:
@@ -164,7 +166,7 @@ def _redact(value: Any, known: _Known, by_name: bool, named: bool) -> Any:
 def _text(text: str, known: _Known) -> str:
     for secret in known.anywhere:
         text = text.replace(secret, REDACTED)
-    text = known.words.sub(REDACTED, text) if known.words is not None else text
+    text = known.around.sub(REDACTED, text) if known.around is not None else text
     return REDACTED.join(map(_part, text.split(REDACTED)))
 
 

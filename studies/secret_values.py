@@ -35,7 +35,7 @@ QUERY: Final = re.compile(r"(?P<lead>[?&;](?P<name>[\w.%-]{1,80})=)(?P<value>[^\
 # A name, its sign and its value, as YAML, JSON, an assignment or an option write them.
 _NAMED: Final = re.compile(
     r"""(?<![\w.-])(?P<name>[\w.-]++)["']?[ \t]*[=:][ \t]*"""
-    r"""(?:"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<bare>[^\s,;&{}\[\]()#"'][^\s,;{}\[\]()"']*))"""
+    r"""(?:"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<bare>[^\n,{}\[\]"']+))"""
 )
 
 
@@ -111,8 +111,12 @@ def _leaves(value: Any) -> Iterator[str]:
 
 def secrets_in_text(text: str) -> frozenset[str]:
     """The same for text that should be YAML and cannot be read as such."""
-    values = {m["double"] or m["single"] or m["bare"] or "" for m in _NAMED.finditer(text) if is_secret(m["name"])}
-    return frozenset({*values, *_in_addresses(text)})
+    found = set(_in_addresses(text))
+    for match in _NAMED.finditer(text):
+        if is_secret(match["name"]):
+            value = match["double"] or match["single"] or match["bare"] or ""
+            found |= {value.strip(), *(word.lstrip("*&!|>%@`") for word in value.split())}  # as errors quote it
+    return frozenset(found)
 
 
 def secrets_in_options(arguments: Sequence[str]) -> frozenset[str]:
@@ -165,4 +169,3 @@ def _login(address: str) -> Iterator[str]:
     yield from (secret, unquote(secret), *re.split(r"[/?#@]", secret))
     if colon and len(secret) < SHORTEST_VALUE:
         yield login  # too short to be known by itself
-

@@ -205,7 +205,8 @@ def _may_come_back(error: OSError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (redact(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines: list[str] = redact(str(error)).strip().splitlines()  # before a secret is cut in two
+    return (lines or [type(error).__name__])[0][:300]
 
 
 def _output(judge: Judge, model: PreTrainedModel) -> tuple[int, bool]:

@@ -42,7 +42,10 @@ def test_known_forms_of_secrets_are_taken_out_wherever_they_stand(secret: str, a
         ("Authorization: Bearer abcdefgh123", f"Authorization: Bearer {REDACTED}"),
         ("Max retries exceeded with url: /x?api_key=abc (Caused by", f"{URL}?api_key={REDACTED} (Caused by"),
         ("https://h/x?key=abc#a", f"https://h/x?key={REDACTED}#a"),
-        ("https://h/x?AWSAccessKeyId=abc;accessToken=d", f"https://h/x?AWSAccessKeyId={REDACTED};accessToken={REDACTED}"),
+        (
+            "https://h/x?AWSAccessKeyId=abc;accessToken=d",
+            f"https://h/x?AWSAccessKeyId={REDACTED};accessToken={REDACTED}",
+        ),
         ("{'Authorization': 'Basic bWU6cGFzcw=='}", f"{{'Authorization': 'Basic {REDACTED}'}}"),
     ],
 )
@@ -118,7 +121,7 @@ def test_a_variable_about_a_secret_is_none(name: str, monkeypatch: pytest.Monkey
         ("p%C3%A4ss%22word", r'as "p\u00e4ss\"word"', f'as "{REDACTED}"'),
         ("Sup3r/Secret", "cannot use postgresql://me:Sup3r/Secret@db", f"cannot use postgresql://me:{REDACTED}@db"),
         ("Sup3r#Secret", "Port could not be cast as 'Sup3r'", f"Port could not be cast as '{REDACTED}'"),
-        ("Sup3r?Secret", "no such host: 'Secret'", f"no such host: {REDACTED}"),
+        ("Sup3r?Secret", "no such host: 'Secret'", f"no such host: '{REDACTED}'"),
         ("a/b", "cannot use postgresql://me:a/b@db", f"cannot use postgresql://{REDACTED}@db"),
         ("correct@horse-1", "no host correct@horse-1", f"no host {REDACTED}"),
         ("tr&<b>le-one", "<td>tr&amp;&lt;b&gt;le-one</td>", f"<td>{REDACTED}</td>"),
@@ -131,7 +134,9 @@ def test_a_password_of_an_address_is_known_decoded_escaped_and_in_the_parts_that
     assert redact(quoted) == left
 
 
-@pytest.mark.parametrize("address", ["https://host:5000/a@b", "https://host/learning_rate@x", "file:///learning_rate@b"])
+@pytest.mark.parametrize(
+    "address", ["https://host:5000/a@b", "https://host/learning_rate@x", "file:///learning_rate@b"]
+)
 def test_an_at_sign_in_a_path_makes_no_login(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", address)
     assert redact(f"host, 5000/a and learning_rate at {address}") == f"host, 5000/a and learning_rate at {address}"
@@ -159,7 +164,7 @@ def test_names_that_a_study_gives_are_no_settings() -> None:
 
 def test_a_short_secret_is_told_from_words_by_its_digit_or_by_its_quotes() -> None:
     note_command(["run", "s.yaml", "--set", "base.hub_token=base", "--set", "x.password=r2d2"])
-    assert redact("base.hub_token: 'base' must be r2d2") == f"base.hub_token: {REDACTED} must be {REDACTED}"
+    assert redact("base.hub_token: 'base' must be r2d2") == f"base.hub_token: '{REDACTED}' must be {REDACTED}"
     assert redact("the base of r2d22") == "the base of r2d22"
     note_command([])
 
