@@ -189,7 +189,8 @@ def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
 
 
 def _first_line(error: object) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0][:500]
+    lines: list[str] = redact(str(error)).splitlines()  # before a secret is cut in two
+    return (lines or ["no reason given"])[0][:500]
 
 
 def _check_reachable(uri: str) -> None:

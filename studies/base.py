@@ -12,6 +12,7 @@ from typing import Any
 
 from studies.losses import suggest
 from studies.resolve import Problem
+from studies.secret_values import secrets_in
 from studies.trl_settings import DATA, DROPPED, OWNED, REFUSED, RENAMED, TYPES, UNSET, allows_none, coerce, type_problem
 
 # Fields of an entry of `datasets:` (TRL's DatasetConfig) that a study's `data` can say.
@@ -20,13 +21,14 @@ _ENTRY = {"path": "path", "name": "name", "split": "split"}
 
 @dataclass
 class Base:
-    """A base taken apart. `data` and `seed` fill in what the study file leaves open."""
+    """A base taken apart. `data` and `seed` fill in what the study file leaves open; `secrets` is not to be told."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     notices: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    secrets: frozenset[str] = frozenset()
 
     def wrong(self, name: str, text: str) -> None:
         """Record a mistake in the setting `name`."""
@@ -35,7 +37,7 @@ class Base:
 
 def take_apart(raw: Mapping[Any, Any]) -> Base:
     """Every name of `raw` put where it belongs."""
-    base = Base()
+    base = Base(secrets=secrets_in(raw))
     renamed = _renamed(raw, base)
     evaluates = renamed.get("eval_strategy") not in (None, "no", False)  # YAML reads a bare `no` as false
     for name, value in renamed.items():

@@ -16,7 +16,9 @@ from studies.foreign import base_problems, study_problems
 from studies.losses import suggest
 from studies.normal import normal_study
 from studies.parts import StudyError, StudySpec
+from studies.redact import redact
 from studies.resolve import Problem
+from studies.secret_values import secrets_in, secrets_in_options, secrets_in_text
 from studies.validate import validate
 
 _HERE = Path(__file__).parent
@@ -25,13 +27,16 @@ _HERE = Path(__file__).parent
 def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     """Read, check and complete a study: `study` is a path or the name of a shipped one; `overrides` are
     `key.sub=value` strings, values typed by YAML. Raises StudyError with all mistakes at once; creates nothing.
+    What is told of it, mistakes and notices, holds no value of a secret setting.
     """
     path = find_study(study)
     raw = read_yaml(path)
     problems = _override(raw, overrides)
+    secrets = secrets_in_options(overrides) | secrets_in(raw)
     found, raw = study_problems(raw, _KEYS)
     problems += found
     base = _read_base(raw, path.parent, problems)
+    secrets |= base.secrets
     problems += base.problems
     _fill_in(raw, base)
     spec, found = validate(normal_study(raw))
@@ -40,8 +45,11 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         spec = places.locate(spec, path.parent)
         problems += checks.check_study(spec, already={problem.path for problem in problems})
     if problems or spec is None:
-        raise StudyError(tuple(dict.fromkeys(f"{path}: {p.path}: {p.text}" for p in problems)))
-    notices = (*base.notices, *checks.notices(spec))
+        told = redact([p.text for p in problems], also=secrets)
+        raise StudyError(
+            tuple(dict.fromkeys(f"{path}: {p.path}: {text}" for p, text in zip(problems, told, strict=True)))
+        )
+    notices = tuple(redact([*base.notices, *checks.notices(spec)], also=secrets))
     return spec.model_copy(
         update={"notices": notices, "budget": checks.budget(spec), "evaluation": rungs.evaluation(spec)}
     )
@@ -103,10 +111,13 @@ def find_study(study: str | Path) -> Path:
 
 def read_yaml(path: Path) -> dict[Any, Any]:
     """A YAML file that holds a mapping. Raises StudyError for unreadable text, bad syntax and repeated keys."""
+    text = ""
     try:
-        raw = safe_yaml.parse(safe_yaml.read_text(path))
+        text = safe_yaml.read_text(path)
+        raw = safe_yaml.parse(text)
     except safe_yaml.UnusableYaml as error:
-        raise StudyError(tuple(f"{path}: {text}" for text in error.problems)) from error
+        told = redact(error.problems, also=secrets_in_text(text))
+        raise StudyError(tuple(f"{path}: {problem}" for problem in told)) from None  # its cause may hold a secret
     if not isinstance(raw, dict):
         raise StudyError((f"{path}: must be a mapping of keys, is {'empty' if raw is None else type(raw).__name__}",))
     return raw

@@ -1,75 +1,82 @@
-"""Takes secrets out of what is about to be written or shown: the one place that knows what a secret looks like.
+"""Takes secrets out of what is about to be written or shown. They are known by value, or by a form of their own.
 
 Called wherever something leaves a process: MLflow, result files, exports, tables, the terminal. Knows nothing of them.
+No word of ours is ever a secret for standing beside the word token or key: `studies.secret_values` looks for values
+where they are given.
 """
 
 from __future__ import annotations
 
+import html
 import io
-import os
+import json
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import unquote
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, quote_plus, unquote
+
+from studies.secret_values import (
+    OWN_NAMES,
+    QUERY,
+    SHORTEST_VALUE,
+    holds_secret,
+    is_secret,
+    is_secret_parameter,
+    secrets_in,
+    secrets_in_options,
+    secrets_of_environment,
+)
+
+__all__ = ["REDACTED", "is_secret", "note_command", "note_settings", "redact", "redact_output"]
 
 REDACTED: Final = "(not recorded)"
 
-_SECRET_WORDS: Final = frozenset(
-    {"token", "key", "apikey", "secret", "password", "passwd", "passphrase", "credential", "credentials"}
-)
-_NOT_SECRET: Final = frozenset(
-    {"pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token"}
-)
-
-# Values of the environment shorter than this are words such as "true", found everywhere.
-_SHORTEST_VALUE: Final = 8
+_SHORTEST_LINE: Final = 16  # of a secret of several lines, to be known by itself
 
 # Each of these takes time in proportion to the text, whatever that is: no part of it is looked at again and again.
 _FORMS: Final = re.compile(
     r"""
     (?<![A-Za-z0-9])(?:
-      hf_[A-Za-z0-9]{8,} | api_org_[A-Za-z0-9]{8,}                    # Hugging Face
-    | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_\w{16,} | glpat-[\w-]{16,}
-    | sk-[A-Za-z0-9_-]{16,}                                           # OpenAI, Anthropic and others
+      gh[pousr]_[A-Za-z0-9]{16,} | github_pat_\w{16,} | glpat-[\w-]{16,}
     | (?:AKIA|ASIA)[A-Z0-9]{16}                                       # AWS
     | AIza[\w-]{30,} | xox[abeoprs]-[\w-]{10,} | dapi[0-9a-f]{32} | npm_[A-Za-z0-9]{30,}
     | eyJ[\w-]{10,1000}\.[\w-]{10,}\.[\w-]{5,}                        # a signed JSON web token
+    | (?:hf_|api_org_)(?P<hugging>[A-Za-z0-9]{8,})                    # Hugging Face
+    | sk-(?P<dashed>[A-Za-z0-9_-]{16,})                               # OpenAI, Anthropic and others
     )
     | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----.*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
-    | (?<=[Bb]earer[ ])[A-Za-z0-9._~+/-]{8,}=*
+    | (?<=[Bb]earer[ ])(?P<header>[A-Za-z0-9._~+/-]{8,}=*)
+    | (?:(?<=Authorization:[ ]Basic[ ])|(?<=Authorization'[:][ ]'Basic[ ]))[A-Za-z0-9+/]{4,}=*
     """,
     re.VERBOSE | re.DOTALL,
 )
 _IN_URL: Final = re.compile(r"(://)[^\s/?#\"'<>]+@")
-_LOGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/?#:]*:)?([^\s/?#]+)@")
-_IN_QUERY: Final = re.compile(
-    r"([?&;][\w.%-]{0,60}(?:token|key|secret|passw|pwd|sig|credential|auth)[\w.%-]{0,60}=)[^\s&;#\"'<>)\]}]+",
-    re.IGNORECASE,
-)
-# A name, its sign and its value, as YAML, JSON, an assignment or an option write them.
-_NAMED: Final = re.compile(
-    r"""(?P<lead>(?<![\w.-])(?P<name>[\w.-]++)["']?(?:\s*=\s*|\s*:[ \t]+))"""
-    r"""(?:"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'|(?P<bare>[^\s,;&{}\[\]()#"'][^\s,;&{}\[\]()"']*))"""
-)
+
+# What the commands of this process were given. A process has one output, and no more than one command at a time.
+_noted: Final[set[str]] = set()
 
 
-def is_secret(name: str) -> bool:
-    """Whether a setting of this name may hold a secret: a word of it is token, key, secret or password."""
-    last = name.rpartition(".")[2]
-    if last in _NOT_SECRET or last.endswith("per_token"):
-        return False
-    return not _SECRET_WORDS.isdisjoint(re.split(r"[^a-z]+", last.lower()))
+def note_command(arguments: Sequence[str]) -> None:
+    """Know from here on the secrets among the words of a command, and forget those of an earlier command."""
+    _noted.clear()
+    _noted.update(secrets_in_options(arguments))
 
 
-def redact(value: Any, *, by_name: bool = True) -> Any:
-    """`value` with all that looks like a secret replaced, at any depth of mappings and lists.
+def note_settings(settings: Any) -> None:
+    """Know from here on the secrets in the settings of a study or a run: mappings and lists of them."""
+    _noted.update(secrets_in(settings))
 
-    In text: keys and tokens of known forms, user and password of a URL, secret parameters of a query, what stands after
-    a secret name, and every value of an environment variable with a secret name. In a mapping also whole values by
-    their name; not so with `by_name=False`, for mappings whose names are the caller's own.
+
+def redact(value: Any, *, by_name: bool = True, also: Collection[str] = ()) -> Any:
+    """`value` with all secrets replaced, at any depth of mappings and lists.
+
+    In text: keys and tokens of known forms, user and password of a URL, secret parameters of a query, and every value
+    that is known as a secret: of the environment, of the command and the settings that were noted, and `also`. In a
+    mapping also whole values by their name; not so with `by_name=False`, for mappings whose names are the caller's own.
     """
-    return _redact(value, _environment(), by_name)
+    return _redact(value, _known({*secrets_of_environment(), *tuple(_noted), *also}), by_name, by_name)
 
 
 def redact_output() -> None:
@@ -88,48 +95,97 @@ class _Output(io.TextIOWrapper):
         return len(text)
 
 
-def _redact(value: Any, known: tuple[str, ...], by_name: bool) -> Any:
+class _Known(NamedTuple):
+    """Secret values as they are looked for: `anywhere`, the longest first, and those told by what is around."""
+
+    anywhere: Sequence[str]
+    around: re.Pattern[str] | None
+
+
+def _known(found: Collection[str]) -> _Known:
+    secrets = [secret for secret in found if secret not in REDACTED]  # of what was redacted before
+    spellings = {spelling for secret in secrets for spelling in _spellings(secret) if len(spelling) >= SHORTEST_VALUE}
+    numbers = {spelling for spelling in spellings if spelling.isdigit()}
+    around = {_as_a_word(number) for number in numbers} | {_short_one(s) for s in secrets if len(s) < SHORTEST_VALUE}
+    return _Known(sorted(spellings - numbers, key=len, reverse=True), _any_of(tuple(sorted(around - {""}))))
+
+
+@lru_cache(maxsize=10_000)
+def _spellings(secret: str) -> frozenset[str]:
+    """A secret as text, as URLs, JSON, Python and HTML write it, and line by line."""
+    plain = {secret, secret.strip(), unquote(secret)}
+    plain |= {line.strip() for line in secret.splitlines() if len(line.strip()) >= _SHORTEST_LINE}
+    written = {
+        spelling
+        for text in plain
+        for spelling in (
+            quote(text, safe=""),
+            quote_plus(text),
+            json.dumps(text)[1:-1],
+            json.dumps(text, ensure_ascii=False)[1:-1],
+            repr(text)[1:-1],
+            html.escape(text),
+        )
+    }
+    return frozenset(plain | written)
+
+
+def _short_one(secret: str) -> str:
+    """A pattern for a short secret where it is told from words: hunter2 by its digit, abc only as Python quotes it."""
+    if len(secret) < 3 or secret in ("null", "None", "true", "false"):
+        return ""
+    mixed = len(secret) > 3 and re.search(r"[A-Za-z]", secret) and re.search(r"[^A-Za-z_.-]", secret)
+    return _as_a_word(secret) if mixed else rf"(?<='){re.escape(secret)}(?=')"
+
+
+def _as_a_word(text: str) -> str:
+    return rf"(?<!\w)(?<!\d\.){re.escape(text)}(?!\w|\.\d)"
+
+
+@lru_cache(maxsize=100)
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(patterns)) if patterns else None
+
+
+def _redact(value: Any, known: _Known, by_name: bool, named: bool) -> Any:
+    """`named`: whether the names in this mapping are those of settings."""
     if isinstance(value, str):
         return _text(value, known)
     if isinstance(value, Mapping):
         return {
             name: REDACTED
-            if by_name and isinstance(name, str) and is_secret(name) and item is not None
-            else _redact(item, known, by_name)
+            if named and isinstance(name, str) and holds_secret(name, item)
+            else _redact(item, known, by_name, by_name and not (named and name in OWN_NAMES))
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return type(value)(_redact(item, known, by_name) for item in value)
+        return type(value)(_redact(item, known, by_name, named) for item in value)
     return value
 
 
-def _text(text: str, known: tuple[str, ...]) -> str:
-    for secret in known:
+def _text(text: str, known: _Known) -> str:
+    for secret in known.anywhere:
         text = text.replace(secret, REDACTED)
+    text = known.around.sub(REDACTED, text) if known.around is not None else text
     return REDACTED.join(map(_part, text.split(REDACTED)))
 
 
 def _part(text: str) -> str:
     text = _IN_URL.sub(rf"\1{REDACTED}@", text)
-    text = _IN_QUERY.sub(rf"\1{REDACTED}", text)
-    text = _FORMS.sub(REDACTED, text)
-    return _NAMED.sub(_value_of_secret_name, text)
+    text = QUERY.sub(_parameter, text)
+    return _FORMS.sub(_form, text)
 
 
-def _value_of_secret_name(match: re.Match[str]) -> str:
-    bare = match["bare"]
-    if not is_secret(match["name"]) or bare in ("null", "None", "true", "false"):
+def _parameter(match: re.Match[str]) -> str:
+    return match["lead"] + REDACTED if is_secret_parameter(match["name"]) else match[0]
+
+
+def _form(match: re.Match[str]) -> str:
+    """Nothing of what is a secret; names that begin as one does stay: hf_transfer, sk-learn-comparison-of-losses."""
+    body = match["hugging"] or match["header"]
+    if body is not None and len(body) < 20 and not re.search(r"[0-9=]|[a-z][A-Z]", body):
         return match[0]
-    quote = '"' if match["double"] is not None else "'" if match["single"] is not None else ""
-    return f"{match['lead']}{quote}{REDACTED}{quote}"
-
-
-def _environment() -> tuple[str, ...]:
-    """The secrets of the environment, longest first: values of secret names, and passwords within URLs."""
-    found = set()
-    for name, value in os.environ.items():
-        if is_secret(name):
-            found.add(value)
-        elif match := _LOGIN.match(value):
-            found |= {match[1], unquote(match[1])}
-    return tuple(sorted((value for value in found if len(value) >= _SHORTEST_VALUE), key=len, reverse=True))
+    dashed = match["dashed"]
+    if dashed is not None and not re.search(r"[A-Za-z0-9]{16}", dashed):
+        return REDACTED if re.search("[0-9]", dashed) and re.search("[A-Z]", dashed) else match[0]
+    return REDACTED

@@ -178,7 +178,7 @@ def _repeated(node: yaml.Node | None, path: str = "") -> Iterator[str]:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            name = f"{path}{_shown(key.value)[1:-1]}" if isinstance(key, yaml.ScalarNode) else f"{path}?"
+            name = f"{path}{key.value[:_LONGEST_SHOWN]!r}" if isinstance(key, yaml.ScalarNode) else f"{path}?"
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen and key.value != "<<":
@@ -191,6 +191,6 @@ def _repeated(node: yaml.Node | None, path: str = "") -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """A scalar as it can be printed, not longer than a line."""
+    """A scalar as it can be printed, not longer than a line. No part of a longer one: it may be a secret's."""
     text = value if isinstance(value, str) else type(value).__name__
-    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from studies.redact import redact, redact_output
+from studies.redact import note_command, redact, redact_output
 from sweeper.commands import (
     Reuse,
     check_owner,
+    command_line,
     load,
     quiet_libraries,
     refuse,
@@ -31,7 +31,26 @@ if TYPE_CHECKING:
     from dashboards.rendering import Format
     from studies.spec import Arm, StudySpec
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands, which know the secrets among their words before they complain of any."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        note_command(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            told = vars(error)  # of typer's own: it is printed in a box, which may break a secret in two
+            if isinstance(told.get("message"), str):
+                told["message"] = redact(told["message"])
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Which DPO loss, with which settings, for my model and my data?",
     no_args_is_help=True,
     add_completion=False,
@@ -306,8 +325,7 @@ def evaluate(
     if scored.failed:
         raise typer.Exit(1)
     more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
-    show = [word for setting in [*(settings or []), *judged, *more] for word in ("--set", setting)]
-    typer.echo(f"Next: {shlex.join(['sweeper', 'table', study, *show])}")
+    typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
 
 
 @app.command()

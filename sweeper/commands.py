@@ -5,13 +5,16 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
+
+from studies.redact import REDACTED, note_settings, redact
+from studies.secret_values import holds_secret
 
 if TYPE_CHECKING:
     from studies.spec import Arm, StudySpec
@@ -52,11 +55,19 @@ def runnable(
     if not_yet(spec):
         refuse(not_yet(spec))
     refuse_bad_data(spec)
-    options = [word for setting in settings or [] for word in ("--set", setting)]
-    again, failed = (
-        shlex.join(["sweeper", *words, *options]) for words in (("run", study), ("status", study, "--failed"))
-    )
+    again = command_line("run", study, settings or [])
+    failed = command_line("status", study, settings or [], "--failed")
     return Wanted(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
+
+
+def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
+    """A command to copy. A secret setting keeps its name, and a shell refuses what stands in place of its value."""
+    words = [shlex.join(["sweeper", command, study, *options])]
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        told = f"{shlex.quote(name)}={REDACTED}" if holds_secret(name, value) else shlex.quote(setting)
+        words.append(f"--set {told}")
+    return " ".join(words)
 
 
 def _command(context: typer.Context) -> tuple[str, ...]:
@@ -198,11 +209,15 @@ def _ask_to_leave(state: StudyState, how: Reuse) -> None:
 
 def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
     """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
+    from pydantic_core import to_json
+
     from studies.spec import StudyError, arms, load_study
 
     try:
         spec = load_study(study, settings or ())
-        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
+        given = spec.model_dump(mode="json", exclude_defaults=True)
+        note_settings(given)
+        return spec, arms(spec), to_json(redact(given), indent=2).decode()
     except StudyError as error:
         refuse(error.problems)
 

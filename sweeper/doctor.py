@@ -18,6 +18,7 @@ from rich.markup import escape
 from dashboards.addresses import sqlite_file, sqlite_url
 from dashboards.databases import shown
 from dashboards.load import StoreError, check_store, store_uri
+from studies.redact import redact
 from sweeper.storage import StorageError, check_apart, check_storage
 
 FREE_GIB = 2.0  # below this a sweep's checkpoints and databases are at risk
@@ -48,9 +49,10 @@ def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
     """One line each, with the remedy under what is not good."""
     for finding in findings:
         mark = "[green]ok[/green]    " if finding.good else "[red]not ok[/red]"
-        console.print(f"{mark} {finding.what}: {escape(finding.found)}", soft_wrap=True)
+        # Lines stay whole: of an address that is broken in two no secret could be told any more.
+        console.print(f"{mark} {finding.what}: {escape(redact(finding.found))}", soft_wrap=True)
         if finding.remedy:
-            console.print(f"       {escape(finding.remedy)}", soft_wrap=True)
+            console.print(f"       {escape(redact(finding.remedy))}", soft_wrap=True)
 
 
 def _packages() -> list[Finding]:

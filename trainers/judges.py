@@ -32,6 +32,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from studies.judges import label_number, label_problem
 from studies.records import Judge
+from studies.redact import redact
 from trainers.data import Gold, JudgeError, plain
 from trainers.sources import Text
 from trainers.tokenizer import UnusableModel, check_ids
@@ -204,7 +205,8 @@ def _may_come_back(error: OSError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines: list[str] = redact(str(error)).strip().splitlines()  # before a secret is cut in two
+    return (lines or [type(error).__name__])[0][:300]
 
 
 def _output(judge: Judge, model: PreTrainedModel) -> tuple[int, bool]:

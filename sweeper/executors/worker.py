@@ -21,7 +21,7 @@ from types import FrameType
 from typing import NoReturn
 
 from studies.records import Cause, RunResult
-from studies.redact import redact_output
+from studies.redact import note_settings, redact_output
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.messages import (
     End,
@@ -143,8 +143,12 @@ class Worker:
                 case Job():
                     # A stop that came too late for an earlier attempt must not end this one.
                     self._stopped.discard(order.config.key)
+                    note_settings(order.config.model_dump())
                     self._answers.put(order)
-                case Nothing() | Practise():
+                case Practise():
+                    note_settings([job.config.model_dump() for job in order.jobs])
+                    self._answers.put(order)
+                case Nothing():
                     self._answers.put(order)
                 case Stop(key):
                     self._stopped.add(key)

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from studies.redact import REDACTED, is_secret, redact
+from studies.redact import REDACTED, is_secret, note_command, note_settings, redact
 from tests.robustness.harness import in_time
 
 HF = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
+URL = "Max retries exceeded with url: /x"
 FORMS = [
     HF,
     "ghp_" + "0" * 36,
@@ -39,10 +40,13 @@ def test_known_forms_of_secrets_are_taken_out_wherever_they_stand(secret: str, a
         ("https://h/x?a=1&token=abc&b=2", f"https://h/x?a=1&token={REDACTED}&b=2"),
         ("https://h/x?X-Amz-Signature=abc", f"https://h/x?X-Amz-Signature={REDACTED}"),
         ("Authorization: Bearer abcdefgh123", f"Authorization: Bearer {REDACTED}"),
-        ("password: 'hush hush'", f"password: '{REDACTED}'"),
-        ('{"api_key": "hush", "n": 1}', f'{{"api_key": "{REDACTED}", "n": 1}}'),
-        ("--api-key=hush x", f"--api-key={REDACTED} x"),
-        ("MY_SECRET=hush", f"MY_SECRET={REDACTED}"),
+        ("Max retries exceeded with url: /x?api_key=abc (Caused by", f"{URL}?api_key={REDACTED} (Caused by"),
+        ("https://h/x?key=abc#a", f"https://h/x?key={REDACTED}#a"),
+        (
+            "https://h/x?AWSAccessKeyId=abc;accessToken=d",
+            f"https://h/x?AWSAccessKeyId={REDACTED};accessToken={REDACTED}",
+        ),
+        ("{'Authorization': 'Basic bWU6cGFzcw=='}", f"{{'Authorization': 'Basic {REDACTED}'}}"),
     ],
 )
 def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
@@ -64,6 +68,23 @@ def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
         "hf_hub",
         "beta=0.1, learning_rate=1e-05",
         "https://host.org/a?page=2#x",
+        # Words of ours beside a name that could be a secret's.
+        "--set KEY=VALUE",
+        "base.hub_token: left out, the study's own folders keep what is trained",
+        "api_key: unknown key; valid here are low, high, log",
+        "error: --set token=3: there is no such place in the study file",
+        "key: 0123456789ab, token: sigmoid, secret = 1, password='ipo'",
+        '{"key": "0123456789ab", "token": {"beta": 0.1}}',
+        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=byvariant",
+        "https://h/x?orderByKey=start_time&author=me&sigmoid=1&max_tokens=5&page=tokenizer",
+        "    for key, value in settings.items():\n        token=config.token, key=lambda run: run.key",
+        'say "my password: hunter2" to the model',
+        # Names that begin as a secret does.
+        "pip install hf_transfer",
+        "study sk-learn-comparison-of-losses",
+        "Bearer authentication is needed",
+        "Basic Authentication failed",
+        "postgresql://host:5432/db?user=me",
     ],
 )
 def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
@@ -78,6 +99,95 @@ def test_secrets_of_the_environment_are_known_by_value(monkeypatch: pytest.Monke
     assert redact(text) == f"failed with {REDACTED}, {REDACTED}, {REDACTED}; yes"
 
 
+@pytest.mark.parametrize("name", ["PGPASSWORD", "githubToken", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "API_KEY_2"])
+def test_variables_with_secrets_are_known_however_their_names_are_written(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "correct horse")
+    assert redact("with correct horse") == f"with {REDACTED}"
+
+
+@pytest.mark.parametrize("name", ["TOKEN_PATH", "CREDENTIALS_FILE", "token_level", "PWD", "KEYBOARD", "max_tokens"])
+def test_a_variable_about_a_secret_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "/home/me/somewhere")
+    assert redact("in /home/me/somewhere") == "in /home/me/somewhere"
+
+
+@pytest.mark.parametrize(
+    ("password", "quoted", "left"),
+    [
+        ("battery%20staple", "for me (battery staple)", f"for me ({REDACTED})"),
+        ("battery%20staple", "db?secret is battery+staple", f"db?secret is {REDACTED}"),
+        ("p%C3%A4ss%22word", r'as "p\u00e4ss\"word"', f'as "{REDACTED}"'),
+        ("Sup3r/Secret", "cannot use postgresql://me:Sup3r/Secret@db", f"cannot use postgresql://me:{REDACTED}@db"),
+        ("Sup3r#Secret", "Port could not be cast as 'Sup3r'", f"Port could not be cast as '{REDACTED}'"),
+        ("Sup3r?Secret", "no such host: 'Secret'", f"no such host: '{REDACTED}'"),
+        ("a/b", "cannot use postgresql://me:a/b@db", f"cannot use postgresql://{REDACTED}@db"),
+        ("correct@horse-1", "no host correct@horse-1", f"no host {REDACTED}"),
+        ("tr&<b>le-one", "<td>tr&amp;&lt;b&gt;le-one</td>", f"<td>{REDACTED}</td>"),
+    ],
+)
+def test_a_password_of_an_address_is_known_decoded_escaped_and_in_the_parts_that_errors_quote(
+    password: str, quoted: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{password}@db/x")
+    assert redact(quoted) == left
+
+
+@pytest.mark.parametrize(
+    "address", ["https://host:5000/a@b", "https://host/learning_rate@x", "file:///learning_rate@b"]
+)
+def test_an_at_sign_in_a_path_makes_no_login(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", address)
+    assert redact(f"host, 5000/a and learning_rate at {address}") == f"host, 5000/a and learning_rate at {address}"
+
+
+def test_secrets_of_settings_are_known_by_value_once_they_are_noted() -> None:
+    note_command([])
+    base = {"model_init_kwargs": {"token": "plain words of mine", "n": 1}, "hub_token": "hunter2", "num_token": 5}
+    note_settings({"base": base, "variants": {"token": {"base": {"password": 20261128}}, "key": {}}})
+    assert redact("401 for plain words of mine, hunter2, hunter22 and 20261128") == (
+        f"401 for {REDACTED}, {REDACTED}, hunter22 and {REDACTED}"
+    )
+    note_command([])
+    assert redact("plain words of mine") == "plain words of mine"
+
+
+def test_names_that_a_study_gives_are_no_settings() -> None:
+    note_command([])
+    names = {"token": {"loss_type": ["learning_rate"]}, "key": {"points": [{"key": "sentence-level"}]}}
+    study = {"variants": names, "scenarios": {"secret": {"trials": 2}}, "space": {"key": {"values": ["plain-words"]}}}
+    note_settings(study)
+    assert redact("learning_rate, sentence-level, plain-words") == "learning_rate, sentence-level, plain-words"
+    assert redact(study) == study
+
+
+def test_a_short_secret_is_told_from_words_by_its_digit_or_by_its_quotes() -> None:
+    note_command(["run", "s.yaml", "--set", "base.hub_token=base", "--set", "x.password=r2d2"])
+    assert redact("base.hub_token: 'base' must be r2d2") == f"base.hub_token: '{REDACTED}' must be {REDACTED}"
+    assert redact("the base of r2d22") == "the base of r2d22"
+    note_command([])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "base.hub_token=on the command line"],
+        ["--set=base.hub_token=on the command line"],
+        ["--set", "hub_token=on the command line"],
+        ["--set", "base.hub-token:'on the command line'"],
+        ["--hub-token", "on the command line"],
+        ["--set", "base.hub_token", "on the command line"],
+        ["--storage", "postgresql://me:on%20the%20command%20line@db/x"],
+        ["--storage", "postgresql://db/x?password=on+the+command+line"],
+    ],
+)
+def test_secrets_among_the_words_of_a_command_are_known(words: list[str]) -> None:
+    note_command(["run", "study.yaml", *words])
+    assert redact("study.yaml: on the command line") == f"study.yaml: {REDACTED}"
+    note_command([])
+
+
 def test_mappings_are_redacted_by_name_at_any_depth() -> None:
     given = {"hub_token": "x", "a": [{"password": 5, "beta": 0.1}], "token": None, "t": (HF, 1)}
     assert redact(given) == {
@@ -87,6 +197,11 @@ def test_mappings_are_redacted_by_name_at_any_depth() -> None:
         "t": (REDACTED, 1),
     }
     assert redact({"key": "0123", "x": HF}, by_name=False) == {"key": "0123", "x": REDACTED}
+
+
+def test_numbers_of_tokens_and_special_tokens_are_no_secrets() -> None:
+    given = {"pad_token_id": 0, "image_token": "<image>", "token_level": "word", "use_auth_token": True, "key": 3}
+    assert redact(given) == given
 
 
 def test_json_stays_json() -> None:
@@ -128,6 +243,12 @@ def test_secrets_are_known_by_the_words_of_their_name(name: str, secret: bool) -
         "a: ",
         " ",
         "-----BEGIN ",
+        "sk-",
+        "hf_a",
+        "Bearer ",
+        "://a:",
+        "?a=",
+        ";key=",
     ],
 )
 def test_no_text_takes_long(piece: str) -> None:
