@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dashboards.histories import SAMPLES
 from dashboards.load import (
     KIND,
@@ -115,7 +117,7 @@ class Tracker:
             else:
                 tags = {KIND: SWEEP, "mlflow.source.name": "sweeper", **note(spec.question)}
                 parent_run_id = self._client.create_run(experiment_id, tags=tags, run_name=spec.study).info.run_id
-            self._client.log_text(parent_run_id, redact(study_yaml_text), "study.yaml")
+            self._client.log_text(parent_run_id, _without_secrets(study_yaml_text), "study.yaml")
         self._study = _OpenStudy(spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1)
         journal = self._folder / spec.output.folder / spec.study / JOURNAL
         self._outbox = Outbox(journal, self._deliver, self._tell_user)
@@ -392,6 +394,16 @@ class Tracker:
         """The last step that an earlier process wrote of each name. Only after a crash, so its queries are rare."""
         written = names & set(self._client.get_run(run_id).data.metrics)
         return {name: max(m.step for m in self._client.get_metric_history(run_id, name)) for name in written}
+
+
+def _without_secrets(study_yaml_text: str) -> str:
+    """The study file as it is where it holds no secret, else written anew without."""
+    try:
+        study = json.loads(study_yaml_text)  # which has numbers that YAML reads as text
+    except ValueError:
+        study = yaml.safe_load(study_yaml_text)
+    told = redact(study)
+    return study_yaml_text if told == study else yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
 def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str) -> KnownRun:
