@@ -178,7 +178,7 @@ def _repeated(node: yaml.Node | None, path: str = "") -> Iterator[str]:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            name = f"{path}{key.value[:_LONGEST_SHOWN]!r}" if isinstance(key, yaml.ScalarNode) else f"{path}?"
+            name = f"{path}{repr(key.value[:_LONGEST_SHOWN])[1:-1]}" if isinstance(key, yaml.ScalarNode) else f"{path}?"
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen and key.value != "<<":

@@ -22,8 +22,8 @@ _ABOUT: Final = frozenset({"level", "type", "kind", "name", "path", "file", "dir
 _SPECIAL_TOKENS: Final = frozenset(
     {"pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token"}
 )
-# Below these keys of a study and of a run's config names are the user's own, not those of settings.
-OWN_NAMES: Final = frozenset({"variants", "scenarios", "space", "points", "knobs"})
+# Below these keys of a study names are the user's own, or those of knobs, whose values are no secrets.
+OWN_NAMES: Final = frozenset({"variants", "scenarios", "space", "points"})
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # In a query, as services call them: `key` alone and as in access_key, but not as in orderByKey.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from studies.redact import REDACTED, note_settings, redact
+from studies.redact import REDACTED, note_settings
 from studies.secret_values import holds_secret
 
 if TYPE_CHECKING:
@@ -209,15 +209,12 @@ def _ask_to_leave(state: StudyState, how: Reuse) -> None:
 
 def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
     """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
-    from pydantic_core import to_json
-
     from studies.spec import StudyError, arms, load_study
 
     try:
         spec = load_study(study, settings or ())
-        given = spec.model_dump(mode="json", exclude_defaults=True)
-        note_settings(given)
-        return spec, arms(spec), to_json(redact(given), indent=2).decode()
+        note_settings(spec.model_dump(mode="json"))
+        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
     except StudyError as error:
         refuse(error.problems)
 

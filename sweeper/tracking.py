@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dashboards.addresses import sqlite_file
 from dashboards.artifacts import study_artifacts
 from dashboards.histories import SAMPLES
@@ -158,7 +160,7 @@ class Tracker:
             else:
                 tags = {KIND: SWEEP, "mlflow.source.name": "sweeper", **note(spec.question)}
                 parent_run_id = self._client.create_run(experiment_id, tags=tags, run_name=spec.study).info.run_id
-            self._client.log_text(parent_run_id, redact(study_yaml_text), "study.yaml")
+            self._client.log_text(parent_run_id, _without_secrets(study_yaml_text), "study.yaml")
             kept = {CONTENTS_TAG: json.dumps(dict(spec.contents)), QUESTIONS_TAG: ",".join(sorted(set(asked.values())))}
             kept |= {STRICT_TAG: "true"} if strict else {}
             for key, value in kept.items():
@@ -461,6 +463,16 @@ def _answer_tags(question: str | None, content: Mapping[str, str]) -> dict[str, 
     """What a run answers, and what its sources held."""
     answers = {QUESTION: question} if question else {}
     return answers | ({CONTENT: json.dumps(dict(content))} if content else {})
+
+
+def _without_secrets(study_yaml_text: str) -> str:
+    """The study file as it is where it holds no secret, else written anew without."""
+    try:
+        study = json.loads(study_yaml_text)  # which has numbers that YAML reads as text
+    except ValueError:
+        study = yaml.safe_load(study_yaml_text)
+    told = redact(study)
+    return study_yaml_text if told == study else yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
 def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str, question: str | None) -> KnownRun:

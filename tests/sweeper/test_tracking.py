@@ -376,13 +376,14 @@ def test_no_secret_is_written_anywhere(store: Path, tmp_path: Path) -> None:
     tracker.open_study(SPEC, "base: {hub_token: hf_SECRET, env: {WANDB_API_KEY: SECRET}}\npassword: 'SECRET'\n")
     settings = {"hub_token": "hf_SECRET", "model_init_kwargs": {"token": "hf_SECRET"}, "pad_token": "<pad>"}
     config = a_config(settings=settings, knobs={"api_key": "SECRET"})
-    spoken = Shown(prompt="what is it?", before="password: SECRET", after="hf_SECRET12345")
+    spoken = Shown(prompt="what is it?", before="password: hunter2, token: a", after="hf_SECRET12345")
     run_id = tracker.start_run(config, 1, "unbiased")
     tracker.finish_run(run_id, config, a_result(config, facts={"hub_token": "SECRET"}, samples=(spoken,)))
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 4
     assert [path for path in written if b"SECRET" in path.read_bytes()] == []
     assert any(b"<pad>" in path.read_bytes() for path in written)
+    assert any(b'"before": "password: hunter2, token: a"' in path.read_bytes() for path in written)  # data, not ours
 
 
 def test_the_saved_view_shows_objective_and_knobs_by_variant(tracker: Tracker) -> None:
@@ -398,8 +399,9 @@ def test_the_saved_view_shows_objective_and_knobs_by_variant(tracker: Tracker) -
 
 
 def test_a_question_acts_on_no_page() -> None:
-    shown = note("<script>x</script> ![a](http://h/x.png) [b](javascript:1) token=hush")["mlflow.note.content"]
+    shown = note("<script>x</script> ![a](http://h/x.png) [b](javascript:1) http://h?token=hush")["mlflow.note.content"]
     assert not [part for part in ("<script", "![a]", "[b]", "hush") if part in shown]
+    assert note("Which token: ipo or hinge?")["mlflow.note.content"] == "Which token: ipo or hinge?"
     assert note("") == {}
 
 
