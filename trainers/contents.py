@@ -51,22 +51,27 @@ def read_content(source: Source) -> str | None:
         if source.what == DATED:
             return date.today().isoformat() if is_dated(_local_templates(place)) else None
         if place.is_file():
-            return f"sha256:{_whole(place)}"
+            return _sha256(_whole(place))
         return _folder_content(source, place) if place.is_dir() else None
     except OSError:
         return None
 
 
+def _sha256(hexadecimal: str) -> str:
+    """A digest as it is kept: 128 bits tell as well, and many sources must fit into a tag of MLflow."""
+    return f"sha256:{hexadecimal[:32]}"
+
+
 def _folder_content(source: Source, folder: Path) -> str | None:
     if source.what == "data":
         files = [file for file in folder.rglob("*") if file.is_file() and not _is_hidden(file, folder)]
-        return f"sha256:{_files(folder, files)}"
+        return _sha256(_files(folder, files))
     ours = list(_matching(folder, _OF_TOKENIZER))
     if source.what == "tokenizer":
-        return f"sha256:{_files(folder, ours)}" if ours else None
+        return _sha256(_files(folder, ours)) if ours else None
     files = [f for f in _matching(folder, _OF_MODEL) if f not in ours and not _named(f, _LEFT_OVER)]
     below = _base_of_adapter(folder)
-    return f"sha256:{_files(folder, files, below)}" if files else None
+    return _sha256(_files(folder, files, below)) if files else None
 
 
 def _base_of_adapter(folder: Path) -> str:
