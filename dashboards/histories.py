@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.load import KIND, SWEEP, StoreError, StoreRefused, connect, store_calls, view_page
-from studies.records import Shown
+from studies.records import SAMPLES, Shown
 from studies.redact import redact
 
-SAMPLES = "samples.json"
 STUDY_FILE = "study.yaml"
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
@@ -48,19 +47,22 @@ def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str]) -> Curve
     return found
 
 
-def load_samples(uri: str, run_ids: Iterable[str]) -> dict[str, tuple[Shown, ...]]:
-    """The samples before and after training of those runs that keep some. Raises StoreError where they were edited."""
+def load_samples(uri: str, run_ids: Iterable[str], files: Mapping[str, str] = {}) -> dict[str, tuple[Shown, ...]]:
+    """The samples before and after training of those runs that keep some. `files`: run id -> the artifact that they
+    are in, where it is not that of the last measurement. Raises StoreError where they were edited.
+    """
     client = connect(uri)
     found = {}
     for run_id in dict.fromkeys(run_ids):
-        text = _artifact(client, uri, run_id, SAMPLES)
+        name = files.get(run_id, SAMPLES)
+        text = _artifact(client, uri, run_id, name)
         if text is None:
             continue
         try:
             found[run_id] = tuple(Shown.model_validate(shown) for shown in json.loads(text))
         except (ValueError, TypeError) as error:
             raise StoreError(
-                f"The artifact {SAMPLES} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
+                f"The artifact {name} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
                 "wrote must stay as they were; delete this one, and the report goes without it."
             ) from error
     return found

@@ -23,13 +23,14 @@ class Answers(Generic[Record]):
     """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that format 1 recorded and
     that are not marked as this study's yet, with the config that they answer. `aside`: reason -> the runs that answer
     something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring back that the file does
-    not name.
+    not name. `measured`: what is said of the measurers of `records`.
     """
 
     records: tuple[Record, ...]
     adopted: tuple[tuple[Record, RunConfig], ...] = ()
     aside: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     unasked: tuple[Record, ...] = ()
+    measured: tuple[str, ...] = ()
 
     def finished_aside(self) -> dict[str, tuple[Record, ...]]:
         """Of `aside`, the runs that came to an end, good or bad."""
@@ -38,10 +39,11 @@ class Answers(Generic[Record]):
 
     def notes(self) -> list[str]:
         """What is left aside, a sentence a reason."""
-        return [
+        aside = [
             f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
             for reason, runs in self.finished_aside().items()
         ]
+        return [*aside, *self.measured]
 
 
 def sort(

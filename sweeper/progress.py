@@ -21,10 +21,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended. `reused` runs were finished before it started; `undelivered` records wait for MLflow."""
+    """How a sweep ended. `reused` runs were finished before it started; `undelivered` records wait for MLflow;
+    `unmeasured` finished runs could not be measured again.
+    """
 
     trained: int
     reused: int
     failed: int
     stopped: bool
     undelivered: int = 0
+    unmeasured: int = 0

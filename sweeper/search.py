@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
-from studies.records import PROBE, RunRecord, Scalar, State, digest
+from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
 from sweeper.context import context_of, goal_of, stratum_question
 from sweeper.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Axis, Point, axes, planned_points, quota, to_knobs
@@ -29,6 +29,8 @@ _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, S
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
 # are, see `sweeper.context`; and what format 1 kept in the place of both.
 WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
+# On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
+UNMEASURED = "unmeasured"
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
@@ -57,7 +59,8 @@ class Trial:
 @dataclass(frozen=True)
 class Verdict:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
-    failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped.
+    failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
+    without a value is one that nobody has measured as is asked now.
     """
 
     state: State
@@ -205,6 +208,10 @@ class Search:
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
         with _storage_calls(self._url):
+            if verdict.state is State.COMPLETE and verdict.value is None:
+                asked.set_user_attr(UNMEASURED, True)
+                stratum.study.tell(asked, state=TrialState.FAIL)
+                return
             for name, excess in verdict.constraints.items():
                 asked.set_constraint(name, excess)
             if verdict.state is State.PRUNED and verdict.value is not None:
@@ -248,7 +255,7 @@ class Search:
         for frozen in study.get_trials(deepcopy=False):
             if frozen.state is TrialState.RUNNING:
                 self._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
-            if frozen.state is not TrialState.FAIL and frozen.number not in withdrawn:
+            if (frozen.state is not TrialState.FAIL or _is_unmeasured(frozen)) and frozen.number not in withdrawn:
                 about = _about(frozen)
                 counts[about["origin"]] += 1
                 tried.add(_point_key(about["variant"], _knobs(arms[about["variant"]], about)))
@@ -261,8 +268,9 @@ class Search:
         attributes, asks = study.user_attrs, (stratum_question(self._spec, scenario, arms), goal_of(self._spec))
         if QUESTION in attributes or CONTEXT not in attributes:
             return attributes.get(QUESTION, asks[0]), attributes.get(GOAL, asks[1])
+        told = asks[0], goal_of(self._spec, FIRST_EVALUATOR)
         same = attributes[CONTEXT] == context_of(self._spec, scenario, arms)
-        return asks if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
+        return told if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
 
     def _fill(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> None:
         """Have the trials of recorded runs asked for first, under the numbers that they had."""
@@ -512,6 +520,10 @@ def _about(frozen: FrozenTrial) -> dict[str, Any]:
     return json.loads(text) if text else {"origin": ADAPTIVE, "variant": "", "params": {}}
 
 
+def _is_unmeasured(frozen: FrozenTrial) -> bool:
+    return UNMEASURED in frozen.user_attrs
+
+
 def _point_key(variant: str, knobs: Mapping[str, Scalar]) -> str:
     return digest([variant, {k: float(v) if isinstance(v, int) else v for k, v in knobs.items()}])
 
@@ -519,6 +531,8 @@ def _point_key(variant: str, knobs: Mapping[str, Scalar]) -> str:
 def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:
     if not frozen.state.is_finished():
         return State.RUNNING
+    if _is_unmeasured(frozen) and frozen.number not in stratum.withdrawn:
+        return State.COMPLETE
     return State.FAIL if frozen.number in stratum.withdrawn else State(frozen.state.name)
 
 
