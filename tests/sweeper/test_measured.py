@@ -15,7 +15,9 @@ from dashboards.histories import load_samples
 from dashboards.load import load_records
 from studies.contents import Source
 from studies.records import Cause, Measurer, Numbers, RunRecord, State
-from sweeper.measured import Measurers, chosen, left_out, under
+from studies.spec import StudySpec, arms, resolve_run
+from sweeper.context import goal_of
+from sweeper.measured import Measurers, asked_of, chosen, left_out, under
 from trainers.contents import read_content
 from trainers.interface import TRAINERS
 
@@ -283,6 +285,22 @@ def test_runs_that_broke_off_do_not_say_which_evaluator_is_shown() -> None:
     broken = [a_record(trial, OLD, state=State.PRUNED) for trial in range(3)]
     assert chosen([*broken, a_record(3, NEW)], BY_NEW) == BY_NEW
     assert left_out([*broken, a_record(3, NEW)], BY_NEW, BY_NEW) == []
+
+
+def test_what_a_judge_holds_is_in_the_config_and_in_no_key() -> None:
+    text = {"study": "s", "base": {"model_name_or_path": "org/model"}, "data": {"path": "org/pairs"}}
+    spec = StudySpec.model_validate(
+        {**text, "variants": {"ipo": {}}, "evaluation": {"judge": {"reward_model": "org/judge"}}}
+    )
+    known = spec.model_copy(update={"contents": {"reward model org/judge": "commit:abc"}})
+    one, other = (resolve_run(s, arms(s)["ipo"], "clean", trial=0, knobs={}, block=0, seed=0) for s in (spec, known))
+    assert (one.judge_content, other.judge_content) == (None, "commit:abc")
+    assert one.key == other.key
+    assert one.earlier_keys == other.earlier_keys
+    assert asked_of(known).judged == Measurer(judge="reward model org/judge", content="commit:abc")
+    assert goal_of(known) == goal_of(spec)
+    gold = {"objective": known.objective.model_copy(update={"metric": "gold"})}
+    assert goal_of(known.model_copy(update=gold)) != goal_of(spec.model_copy(update=gold))
 
 
 # ---- what a judge holds ---------------------------------------------------------------------------------------------
