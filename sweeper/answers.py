@@ -141,7 +141,8 @@ def _reason(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str:
     arm = arms[record.variant]
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
     now, named = held(spec.contents, arm.settings, data), sources(arm.settings, data)
-    changed = [str(named[role]) for role, content in now.items() if record.content.get(role) not in (None, content)]
+    before = record.content
+    changed = [str(named[r]) for r in named if r in now and before.get(r) not in (None, now[r])]
     if changed:
         return f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since"
     return "settings, space, sampler or evaluation of the study file are others now"

@@ -167,13 +167,14 @@ def _known(spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, tell_user
     for run, config in of_format_1:
         tracker.adopt(run, config.content)
     unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run))
-    if not tracker.strict and any(run.run_id in unjudged for run, _ in of_format_1):
+    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in of_format_1)
+    if is_judge_new:
         unknown |= {str(judge_source(spec.evaluation)): None}
     if unknown:
         tell_user(
             f"{len(of_format_1)} runs of an earlier version of sweeper are taken over. What {' and '.join(unknown)} "
-            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind, "
-            "and has what such a judge said said again."
+            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind"
+            f"{', and asks such a judge again' if is_judge_new else ''}."
         )
     mine = {run.run_id for run in answers.records}
     # Only where contents are known may a run have another key than its config now: format 1 gave it that.

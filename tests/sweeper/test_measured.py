@@ -82,7 +82,7 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path: Path, empty_mlflow: Path, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> Folder:
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
-    monkeypatch.setitem(TRAINERS, "dpo", "tests.sweeper.scoring_trainers:Trains")  # type: ignore[arg-type]
+    monkeypatch.setitem(TRAINERS, "dpo", "tests.sweeper.scoring_trainers:Trains")
     monkeypatch.setattr("sweeper.measuring.EVALUATOR", "tests.sweeper.scoring_trainers:Measures")
     return Folder(tmp_path, sweeper)
 
