@@ -15,10 +15,9 @@ from typing import Any
 
 from dashboards.artifacts import found_here
 from dashboards.load import KIND, SWEEP, StoreError, StoreRefused, connect, store_calls, view_page
-from studies.records import Shown
+from studies.records import SAMPLES, Shown
 from studies.redact import redact
 
-SAMPLES = "samples.json"
 STUDY_FILE = "study.yaml"
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
@@ -49,21 +48,25 @@ def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str]) -> Curve
     return found
 
 
-def load_samples(uri: str, run_ids: Iterable[str], folder: Path) -> dict[str, tuple[Shown, ...]]:
+def load_samples(
+    uri: str, run_ids: Iterable[str], folder: Path, files: Mapping[str, str] = {}
+) -> dict[str, tuple[Shown, ...]]:
     """The samples before and after training of those runs that keep some. `folder`: the working folder, which may have
-    been moved with them. Raises StoreError where they were edited.
+    been moved with them; `files`: run id -> the artifact that they are in, where it is not that of the last
+    measurement. Raises StoreError where they were edited.
     """
     client = connect(uri)
     found = {}
     for run_id in dict.fromkeys(run_ids):
-        text = _artifact(client, uri, run_id, SAMPLES, folder)
+        name = files.get(run_id, SAMPLES)
+        text = _artifact(client, uri, run_id, name, folder)
         if text is None:
             continue
         try:
             found[run_id] = tuple(Shown.model_validate(shown) for shown in json.loads(text))
         except (ValueError, TypeError) as error:
             raise StoreError(
-                f"The artifact {SAMPLES} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
+                f"The artifact {name} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
                 "wrote must stay as they were; delete this one, and the report goes without it."
             ) from error
     return found

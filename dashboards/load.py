@@ -23,7 +23,7 @@ from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
 from dashboards.databases import MLFLOW, Refused, check_database, shown
 from dashboards.sqlite_runs import StoredRun, read_sqlite_runs, read_sqlite_tags
 from studies.formats import refuse_newer
-from studies.records import Cause, RunRecord, Scalar, State
+from studies.records import FIRST_EVALUATOR, JUDGE_FACT, Cause, Measurer, Numbers, RunRecord, Scalar, State
 from studies.redact import redact
 
 KIND = "kind"
@@ -35,6 +35,8 @@ QUESTION, CONTENT = "question", "content"
 # Tags of a study's experiment: what its sources held at the last sweep, which questions that asked, and whether runs of
 # an earlier version are left behind that cannot be checked.
 CONTENTS_TAG, QUESTIONS_TAG, STRICT_TAG = "sweeper.contents", "sweeper.questions", "sweeper.strict"
+# Who gave a run's numbers, and who its gold, see `RunRecord`; and, with a number behind it, what others found before.
+MEASURED_BY, FORMER = "measured", "former"
 CURVES = "curves"
 CURVE_HALVES = "curve_halves"
 FACT_PREFIX = "fact."
@@ -366,21 +368,19 @@ def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:
             max_results=PAGE,
             page_token=token,
         )
-        for run in page:
-            info, data = run.info, run.data
-            times = (info.start_time, info.end_time)
-            yield StoredRun(
-                info.run_id,
-                info.run_name,
-                info.status,
-                *times,
-                tags=data.tags,
-                params=data.params,
-                metrics=data.metrics,
-            )
+        yield from map(stored, page)
         token = page.token
         if not token:
             return
+
+
+def stored(run: Any) -> StoredRun:
+    """A run as MLflow's client gives it."""
+    info, data = run.info, run.data
+    times = (info.start_time, info.end_time)
+    return StoredRun(
+        info.run_id, info.run_name, info.status, *times, tags=data.tags, params=data.params, metrics=data.metrics
+    )
 
 
 def run_state(run: StoredRun) -> State:
@@ -397,6 +397,7 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
     values = {name: value for name, value in run.metrics.items() if name not in ended_non_finite}
     facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
     try:
+        measurers = _measurers(tags, facts)
         return RunRecord(
             run_id=run.run_id,
             key=tags["key"],
@@ -419,14 +420,39 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
             question=tags.get(QUESTION),
             content=json.loads(tags.get(CONTENT, "{}")),
+            measured=measurers[0],
+            judged=measurers[1],
+            former=_former(tags),
             started=_seconds(run.started),
             ended=_seconds(run.ended),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(
             f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
             "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
         ) from error
+
+
+def _measurers(tags: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Measurer, Measurer]:
+    """Who gave a run's numbers and its gold. Format 1 did not say: it had one evaluator, and told the judge's name."""
+    if MEASURED_BY in tags:
+        told = json.loads(tags[MEASURED_BY])
+        return Measurer.model_validate(told["measured"]), Measurer.model_validate(told["judged"])
+    first = Measurer(evaluator=FIRST_EVALUATOR)
+    return first, first.model_copy(update={"judge": facts.get(JUDGE_FACT)})
+
+
+def former_tag(number: int, part: str = "") -> str:
+    """The tag of what a run's measurer of that number had found; `part`: one that may be long, in a tag of its own."""
+    return f"{FORMER}.{number}" + (f".{part}" if part else "")
+
+
+def _former(tags: Mapping[str, str]) -> tuple[Numbers, ...]:
+    found: list[Numbers] = []
+    while (name := former_tag(len(found))) in tags:
+        parts = {part: json.loads(tags.get(former_tag(len(found), part), "{}")) for part in (CURVES, CURVE_HALVES)}
+        found.append(Numbers.model_validate(json.loads(tags[name]) | parts))
+    return tuple(found)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from studies.records import COMMIT, DataConfig
+from studies.records import COMMIT, DataConfig, EvaluationConfig
 
 DATED: Final = "date of the chat template of"
+JUDGE_MODEL: Final = "reward model"
+JUDGE_FUNCTION: Final = "judge function"
 
 
 class Source(NamedTuple):
@@ -20,7 +22,7 @@ class Source(NamedTuple):
     The content of a date is a day, the one that a chat template is told which asks for it.
     """
 
-    what: Literal["data", "model", "tokenizer", "date of the chat template of"]
+    what: Literal["data", "model", "tokenizer", "date of the chat template of", "reward model", "judge function"]
     name: str
     revision: str | None = None
 
@@ -44,6 +46,22 @@ def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[str, Source]:
         found["tokenizer"] = found["base"]._replace(what="tokenizer")
         found["date"] = found["base"]._replace(what=DATED)
     return found
+
+
+def judge_source(evaluation: EvaluationConfig) -> Source | None:
+    """What a run's judge is made of: a reward model, or the code of a function. It makes no other training."""
+    judge = evaluation.judge
+    if judge is None:
+        return None
+    if judge.reward_model is not None:
+        return Source(JUDGE_MODEL, judge.reward_model, judge.revision)
+    return Source(JUDGE_FUNCTION, str(judge.function))
+
+
+def held_by_judge(contents: Mapping[str, str], evaluation: EvaluationConfig) -> str | None:
+    """The content of the judge, where there is one and it is known. `contents`: source, in words -> content."""
+    source = judge_source(evaluation)
+    return None if source is None else contents.get(str(source))
 
 
 def held(contents: Mapping[str, str], settings: Mapping[str, Any], data: DataConfig) -> dict[str, str]:

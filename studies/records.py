@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Scalar = float | int | str | bool | None
 
@@ -21,7 +21,9 @@ PROBE = "probe"
 """The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
 
 DATA_DIGEST = "digest"  # a run's pairs, see `trainers.data.Pairs`
-JUDGE_FACT = "judge"  # a run's gold is by this judge; absent where it is the data's own
+# A run's gold is by this judge, absent where it is the data's own, which held this, where that is known; the version of
+# the evaluator.
+JUDGE_FACT, JUDGE_CONTENT_FACT, EVALUATOR_FACT = "judge", "judge_content", "evaluator"
 
 # Of a run with `balance`, followed by the name of a loss: the norm of its gradient before training, and the weight that
 # TRL was given for it.
@@ -29,9 +31,11 @@ NORM_FACT, WEIGHT_FACT = "gradient_norm.", "loss_weight."
 
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-3"
-# Stands in every run's key, as it did when the evaluator belonged to it: a newer one makes no other run.
-_KEYED_EVALUATOR = "evaluator-3"
+# Of format 1. Stands in every run's key, as it did when the evaluator belonged to it: a newer one makes no other run.
+FIRST_EVALUATOR = "evaluator-3"
 
+
+SAMPLES = "samples.json"  # name of the artifact of a run that keeps a few samples
 
 COMMIT = "commit:"
 """Begins the content of what lies on the Hub: the commit that its name and revision stood for."""
@@ -191,6 +195,14 @@ METRICS: Mapping[str, Metric] = {
     "reward_accuracy": Metric("share", False, None, "rewards/accuracies as TRL logs them; ties count as wrong"),
 }
 
+JUDGED = frozenset({"gold", "gold_per_token"})
+"""Metrics that hang on who judges samples, and on the evaluator that draws them."""
+MEASURED = JUDGED | {
+    *("kl", "kl_per_token", "margin", "margin_share", "chosen_shift", "rejected_shift", "accuracy", "ranking_gain"),
+    *("length_ratio", "entropy", "distinct", "train_accuracy", "length_baseline"),
+}
+"""Metrics that the evaluator gives. The others are what a training costs and logs."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -298,7 +310,7 @@ class RunConfig(Frozen):
     `settings` are flat TRL names, those that `export` writes; `knobs` names the ones that the study varies. `balance`:
     the `loss_weights` among the settings are shares of the gradient before training, from which the trainer makes the
     weights (None: they are the weights). `content`: what its sources hold, by role (see `studies.contents`), as far
-    as it is known.
+    as it is known; `judge_content`: what its judge does.
     """
 
     study: str
@@ -312,7 +324,8 @@ class RunConfig(Frozen):
     knobs: Mapping[str, Scalar]
     data: DataConfig
     evaluation: EvaluationConfig
-    evaluator: str = EVALUATOR
+    evaluator: str = Field(default_factory=lambda: EVALUATOR)
+    judge_content: str | None = None
     balance: Literal["gradient"] | None = None
     content: Mapping[str, str] = {}
 
@@ -334,7 +347,7 @@ class RunConfig(Frozen):
 
     def _digest(self, evaluation: EvaluationConfig) -> str:
         determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed"})
-        determined_by["evaluator"] = _KEYED_EVALUATOR
+        determined_by["evaluator"] = FIRST_EVALUATOR
         determined_by |= self.model_dump(mode="json", include={"balance"}, exclude_defaults=True)
         here = {role: text for role, text in self.content.items() if not text.startswith(COMMIT)}
         if here:  # a commit stands among the settings or the data, as their revision
@@ -400,6 +413,33 @@ class RunResult(Frozen):
         return {m.name: m for m in sorted(self.measurements, key=lambda m: m.step)}
 
 
+class Measurer(Frozen):
+    """Who gave numbers of a run: the evaluator's version; of gold also the judge (None: the data themselves), and what
+    it held, where that is known.
+    """
+
+    evaluator: str = Field(default_factory=lambda: EVALUATOR)
+    judge: str | None = None
+    content: str | None = None
+
+
+class Numbers(Frozen):
+    """What one measurer found of a run: its gold (`gold`), or all else that an evaluator gives.
+
+    `facts`: those that go with it; `samples`: name of the artifact that keeps its samples.
+    """
+
+    by: Measurer
+    gold: bool
+    metrics: Mapping[str, float] = {}
+    errors: Mapping[str, float] = {}
+    halves: Mapping[str, tuple[float, float]] = {}
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
+    curve_halves: Mapping[str, tuple[tuple[int, float, float], ...]] = {}
+    facts: Mapping[str, str] = {}
+    samples: str = SAMPLES
+
+
 class RunRecord(Frozen):
     """One run as it is read back from the store: what tables are made of.
 
@@ -407,7 +447,8 @@ class RunRecord(Frozen):
     other, so that what is chosen on one half can be read on the other. `curves`: of what was evaluated at several
     steps, (step, value) in order; `curve_halves`: of those of them that have halves, (step, one half, the other).
     `question`: what it answers, see `sweeper.context`, and `content`: what its sources held, by role; a run of format 1
-    tells neither. `started` and `ended`: seconds since 1970.
+    tells neither. `measured`: who gave its numbers, and `judged`: who its gold; `former`: what others had found before
+    them; `samples`: name of the artifact that keeps its samples. `started` and `ended`: seconds since 1970.
     """
 
     run_id: str
@@ -431,6 +472,10 @@ class RunRecord(Frozen):
     facts: Mapping[str, str]
     question: str | None = None
     content: Mapping[str, str] = {}
+    measured: Measurer = Field(default_factory=Measurer)
+    judged: Measurer = Field(default_factory=Measurer)
+    former: tuple[Numbers, ...] = ()
+    samples: str = SAMPLES
     started: float | None = None
     ended: float | None = None
 

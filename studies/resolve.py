@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from studies import losses as table
-from studies.contents import held, pinned
+from studies.contents import held, held_by_judge, pinned
 from studies.dialects import BASES, remedy
 from studies.parts import (
     Arm,
@@ -116,6 +116,7 @@ def resolve_run(
         knobs=dict(knobs),
         data=data,
         evaluation=spec.evaluation,
+        judge_content=held_by_judge(spec.contents, spec.evaluation),
         balance=arm.balance,
         content=content,
     )

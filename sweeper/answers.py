@@ -24,13 +24,14 @@ class Answers(Generic[Record]):
     """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that format 1 recorded and
     that are not marked as this study's yet, with the config that they answer. `aside`: reason -> the runs that answer
     something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring back that the file does
-    not name.
+    not name. `measured`: what is said of the measurers of `records`.
     """
 
     records: tuple[Record, ...]
     adopted: tuple[tuple[Record, RunConfig], ...] = ()
     aside: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     unasked: tuple[Record, ...] = ()
+    measured: tuple[str, ...] = ()
 
     def finished_aside(self) -> dict[str, tuple[Record, ...]]:
         """Of `aside`, the runs that came to an end, good or bad."""
@@ -39,10 +40,11 @@ class Answers(Generic[Record]):
 
     def notes(self) -> list[str]:
         """What is left aside, a sentence a reason."""
-        return [
+        aside = [
             f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
             for reason, runs in self.finished_aside().items()
         ]
+        return [*aside, *self.measured]
 
 
 def sort(
@@ -140,7 +142,8 @@ def _reason(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str:
     arm = arms[record.variant]
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
     now, named = held(spec.contents, arm.settings, data), sources(arm.settings, data)
-    changed = [str(named[role]) for role, content in now.items() if record.content.get(role) not in (None, content)]
+    before = record.content
+    changed = [str(named[r]) for r in named if r in now and before.get(r) not in (None, now[r])]
     if changed:
         return f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since"
     return "settings, space, sampler or evaluation of the study file are others now"

@@ -182,7 +182,11 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     if outcome.undelivered:
         console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
-    if not outcome.whole:
+    if outcome.unmeasured:
+        console.print(
+            f"{outcome.unmeasured} finished runs could not be measured again; their numbers are as they were."
+        )
+    if not outcome.whole or outcome.unmeasured:
         console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
     console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")

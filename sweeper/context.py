@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from studies.contents import held
-from studies.records import RunConfig, digest
+from studies.records import JUDGED, RunConfig, digest
 from studies.spec import Arm, Scenario, StudySpec, arms_in, scenario_data
+from sweeper.measured import asked_of
 
 
 def question_of(spec: StudySpec, scenario: str, arm: Arm) -> str:
@@ -53,10 +54,14 @@ def questions(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, str],
     }
 
 
-def goal_of(spec: StudySpec) -> str:
-    """Digest of what Optuna's values are: trials told by another goal must be told anew before TPE learns from them."""
-    judge = spec.evaluation.judge
-    return digest([spec.objective.metric, spec.objective.direction, judge and judge.model_dump(mode="json")])
+def goal_of(spec: StudySpec, evaluator: str | None = None) -> str:
+    """Digest of what Optuna's values are: trials told by another goal must be told anew before TPE learns from them.
+
+    Who measures belongs to it, and where gold is looked at, who judges. `evaluator`: another than this version's.
+    """
+    objective, asked = spec.objective, asked_of(spec)
+    judged = [asked.judged.judge, asked.judged.content] if JUDGED & {objective.metric, *objective.constraints} else None
+    return digest([objective.metric, objective.direction, evaluator or asked.measured.evaluator, judged])
 
 
 def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dashboards.load import CONTENTS_TAG, load_study_tags, store_uri
-from studies.contents import DATED, Source, sources
+from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, judge_source, sources
 from studies.places import existing
 from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.resolve import possible
@@ -60,9 +60,20 @@ def as_found(
     return spec.model_copy(update={"contents": found})
 
 
+def with_judge(spec: StudySpec, tell_user: Callable[[str], None]) -> StudySpec:
+    """The study with what its judge holds now, beside the contents that `spec` knows."""
+    judge = judge_source(spec.evaluation)
+    if judge is None:
+        return spec
+    content = _content(judge, spec.contents.get(str(judge)), True, tell_user)
+    found = {} if content is None else {str(judge): content}
+    return spec.model_copy(update={"contents": {**spec.contents, **found}})
+
+
 def study_sources(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Source, ...]:
-    """All sources that runs of the study read."""
-    found = dict[Source, None]()
+    """All sources that runs of the study read, and their judge."""
+    judge = judge_source(spec.evaluation)
+    found = dict[Source, None]() if judge is None else {judge: None}
     for arm in arms.values():
         for model in possible(arm).get("model_name_or_path", (None,)):
             found |= dict.fromkeys(sources({**arm.settings, "model_name_or_path": model}, spec.data).values())
@@ -72,12 +83,13 @@ def study_sources(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Source, ...
 def _content(source: Source, kept: str | None, reach: bool, tell_user: Callable[[str], None]) -> str | None:
     from trainers.contents import hub_commit, read_content
 
-    here = existing(source.name) is not None
+    here = source.what == JUDGE_FUNCTION or existing(source.name) is not None
     if kept is not None and (source.what == DATED or (kept.startswith(COMMIT) and not here)):
         if source.what != DATED and reach and (now := hub_commit(source)) not in (None, kept.removeprefix(COMMIT)):
+            then = "measures finished runs again" if source.what == JUDGE_MODEL else "leaves the finished runs behind"
             tell_user(
                 f"The Hub's {source} has moved on to {str(now)[:12]}; this study stays with "
-                f"{kept.removeprefix(COMMIT)[:12]}. `--refresh` takes the new one, and leaves the finished runs behind."
+                f"{kept.removeprefix(COMMIT)[:12]}. `--refresh` takes the new one, and {then}."
             )
         return kept
     return read_content(source) if here or reach else None

@@ -24,7 +24,7 @@ class Progress:
 @dataclass(frozen=True)
 class Outcome:
     """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
-    trained; `undelivered` records wait for MLflow.
+    trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again.
     """
 
     trained: int
@@ -32,6 +32,7 @@ class Outcome:
     failures: Mapping[Failure, int]
     stopped: bool
     undelivered: int = 0
+    unmeasured: int = 0
 
     @property
     def whole(self) -> bool:

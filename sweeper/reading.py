@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.expectations import CURVE, compared_runs
-from dashboards.load import StoreAway, load_records, load_steps, store_uri
+from dashboards.load import STRICT_TAG, StoreAway, load_records, load_steps, load_study_tags, store_uri
 from dashboards.rendering import Format, render
 from dashboards.tables import Comparison, comparison
 from dashboards.trials import Stratum
@@ -16,6 +17,7 @@ from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import Answers, sort
 from sweeper.inputs import as_recorded
+from sweeper.measured import Measurers, asked_of, chosen, left_out, settled, under
 from sweeper.plan import pairs_source
 from sweeper.points import quota
 
@@ -40,12 +42,27 @@ def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Stratum]:
 
 
 def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
-    """The runs in the working folder's store, or MLFLOW_TRACKING_URI's, sorted by whether they answer what the study
-    asks as it is now, of sources as its last sweep found them. Reads no source. Raises StoreError.
+    """The runs of `recorded_answers`, with the numbers of one evaluator, and of gold those of one judge: of those that
+    the study asks, where others did not measure more of its runs. Raises StoreError.
     """
-    found = load_records(store_uri(None, Path.cwd()), spec.study)
+    answers, asked = recorded_answers(spec, arms)
+    who = chosen(answers.records, asked)
+    compared = tuple(under(record, who) for record in answers.records)
+    return replace(answers, records=compared, measured=tuple(left_out(answers.records, asked, who)))
+
+
+def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[RunRecord], Measurers]:
+    """The runs in the working folder's store, or MLFLOW_TRACKING_URI's, sorted by whether they answer what the study
+    asks as it is now, of sources as its last sweep found them, and who is asked to measure them. Reads no source.
+    Raises StoreError.
+    """
+    uri = store_uri(None, Path.cwd())
+    found = load_records(uri, spec.study)
     spec, was_kept = as_recorded(spec)
-    return sort(spec, arms, found, None if was_kept else lambda _facts, _config: None)
+    asked = asked_of(spec)
+    if STRICT_TAG not in load_study_tags(uri, spec.study):
+        found = settled(found, asked.judged)
+    return sort(spec, arms, found, None if was_kept else lambda _record, _config: None), asked
 
 
 def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], answers: Answers[RunRecord] | None = None) -> Comparison:

@@ -99,7 +99,7 @@ def _beta(arm: Arm) -> float:
 def _told(found: Sequence[Standing], uri: str, folder: Path) -> list[Told]:
     """The samples of one run of each stratum's best, where it kept some."""
     speaking = {standing.speak[0].run_id: standing for standing in found if standing.speak}
-    samples = load_samples(uri, speaking, folder)
+    samples = load_samples(uri, speaking, folder, {run_id: s.speak[0].samples for run_id, s in speaking.items()})
     return [
         Told(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
         for run_id, s in speaking.items()

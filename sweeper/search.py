@@ -26,7 +26,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
-from studies.records import PROBE, RunRecord, Scalar, State, digest
+from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
 from sweeper.context import context_of, goal_of, stratum_question
 from sweeper.points import (
@@ -53,6 +53,8 @@ _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, S
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
 # are, see `sweeper.context`; and what format 1 kept in the place of both.
 WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
+# On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
+UNMEASURED = "unmeasured"
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
@@ -87,7 +89,8 @@ class Trial:
 @dataclass(frozen=True)
 class Verdict:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
-    failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped.
+    failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
+    without a value is one that nobody has measured as is asked now.
     """
 
     state: State
@@ -240,6 +243,10 @@ class Search:
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
         with _storage_calls(self._url):
+            if verdict.state is State.COMPLETE and verdict.value is None:
+                asked.set_user_attr(UNMEASURED, True)
+                stratum.study.tell(asked, state=TrialState.FAIL)
+                return
             for name, excess in verdict.constraints.items():
                 asked.set_constraint(name, excess)
             if verdict.state is State.PRUNED and verdict.value is not None:
@@ -282,7 +289,7 @@ class Search:
         for frozen in study.get_trials(deepcopy=False):
             if frozen.state is TrialState.RUNNING:
                 self._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
-            if frozen.state is not TrialState.FAIL and frozen.number not in withdrawn:
+            if (frozen.state is not TrialState.FAIL or _is_unmeasured(frozen)) and frozen.number not in withdrawn:
                 place = _place(arms, frozen)
                 if place in tried and not frozen.state.is_finished():  # asked for twice by an earlier version
                     self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
@@ -296,8 +303,9 @@ class Search:
         attributes, asks = study.user_attrs, (stratum_question(self._spec, scenario, arms), goal_of(self._spec))
         if QUESTION in attributes or CONTEXT not in attributes:
             return attributes.get(QUESTION, asks[0]), attributes.get(GOAL, asks[1])
+        told = asks[0], goal_of(self._spec, FIRST_EVALUATOR)
         same = attributes[CONTEXT] == context_of(self._spec, scenario, arms)
-        return asks if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
+        return told if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
 
     def _fill(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> None:
         """Have the trials of recorded runs asked for first, under the numbers that they had."""
@@ -609,9 +617,15 @@ def _about(frozen: FrozenTrial) -> dict[str, Any]:
     return json.loads(text) if text else {"origin": ADAPTIVE, "variant": "", "params": {}}
 
 
+def _is_unmeasured(frozen: FrozenTrial) -> bool:
+    return UNMEASURED in frozen.user_attrs
+
+
 def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:
     if not frozen.state.is_finished():
         return State.RUNNING
+    if _is_unmeasured(frozen) and frozen.number not in stratum.withdrawn:
+        return State.COMPLETE
     return State.FAIL if frozen.number in stratum.withdrawn else State(frozen.state.name)
 
 

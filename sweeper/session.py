@@ -17,6 +17,7 @@ from typing import Protocol
 
 from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
 from dashboards.load import StoreAway, StoreError, store_uri
+from studies.contents import judge_source
 from studies.records import PROBE, RunConfig, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import Compare, config_of, sort, unrecorded
@@ -27,6 +28,8 @@ from sweeper.inputs import pairs_comparer
 from sweeper.lease import hold, watch
 from sweeper.ledger import Ledger
 from sweeper.leftovers import remove_half_written, remove_states
+from sweeper.measured import Measurers, asked_of, is_unsettled, named_measurers, settled, under
+from sweeper.measuring import Scored, measure, measuring, stale
 from sweeper.ownership import mark_of, refuse_foreign, write_mark
 from sweeper.placement import decide
 from sweeper.probe import Probe
@@ -107,14 +110,19 @@ def run_session(
             show(progress)
 
         try:
+            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user)
+            if anew.written:
+                known = _known(spec, arms, tracker, compare, tell_user)
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.with_configs, compare, pool, where.runs, placement),
+                *(spec, arms, search, tracker, known.under(asked_of(spec)), compare, pool, where.runs, placement),
                 *(look, tell_user),
             )
             probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
             with stop_on_interrupt((sweep, probe), tell_user):
-                outcome = sweep.run()
+                if anew.stopped:
+                    sweep.stop()
+                outcome = replace(sweep.run(), unmeasured=len(anew.failed))
                 verified = None
                 if verify_runs and not outcome.stopped:
                     again = where.runs / "verify"
@@ -125,7 +133,7 @@ def run_session(
                     pool = _executor(spec, executor, 1, where)
                     outcome = probe.run(pool, placement, outcome)
             tabled = _log_table(tracker, table)
-            finished = tabled and outcome.whole
+            finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:
                 remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
@@ -141,8 +149,8 @@ def run_session(
 @dataclass(frozen=True)
 class _Known:
     """What is recorded of a study: the runs that answer it, by id the configs of those that may have another key, the
-    (variant, scenario) of which format 1 recorded runs that answer something else, and the runs that a killed sweep
-    left RUNNING and that answer something else.
+    (variant, scenario) of which format 1 recorded runs that answer something else or were judged by nobody knows what,
+    and the runs that a killed sweep left RUNNING and that answer something else.
     """
 
     records: tuple[KnownRun, ...]
@@ -150,25 +158,31 @@ class _Known:
     changed: frozenset[tuple[str, str]]
     interrupted: tuple[KnownRun, ...]
 
-    @property
-    def with_configs(self) -> list[tuple[KnownRun, RunConfig | None]]:
-        return [(run, self.configs.get(run.run_id)) for run in (*self.records, *self.interrupted)]
+    def under(self, who: Measurers) -> list[tuple[KnownRun, RunConfig | None]]:
+        """Each run with the numbers that these measurers found of it, and its config."""
+        return [(under(run, who), self.configs.get(run.run_id)) for run in (*self.records, *self.interrupted)]
 
 
 def _known(
     spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, compare: Compare, tell_user: Callable[[str], None]
 ) -> _Known:
     """What is recorded of the study. Runs of format 1 that answer it are marked as its own, and told of once."""
-    every = tracker.known_runs()
+    every, judge = tracker.known_runs(), asked_of(spec).judged
+    unjudged = {run.run_id for run in every if is_unsettled(run, judge)}
+    every = every if tracker.strict else tuple(settled(every, judge))
     answers = sort(spec, arms, every, compare, strict=tracker.strict)
     of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
     for run, config in of_format_1:
         tracker.adopt(run, config.content)
     unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run))
+    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in of_format_1)
+    if is_judge_new:
+        unknown |= {str(judge_source(spec.evaluation)): None}
     if unknown:
         tell_user(
             f"{len(of_format_1)} runs of an earlier version of sweeper are taken over. What {' and '.join(unknown)} "
-            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind."
+            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind"
+            f"{', and asks such a judge again' if is_judge_new else ''}."
         )
     mine = {run.run_id for run in answers.records}
     # Only where contents are known may a run have another key than its config now: format 1 gave it that.
@@ -177,7 +191,9 @@ def _known(
         answers.records,
         {run.run_id: config_of(spec, arms, run) for run in renamed},
         frozenset(
-            (run.variant, run.scenario) for runs in answers.aside.values() for run in runs if run.question is None
+            (run.variant, run.scenario)
+            for run in (*(run for runs in answers.aside.values() for run in runs), *answers.records)
+            if run.question is None and (run.run_id not in mine or (tracker.strict and run.run_id in unjudged))
         ),
         tuple(run for run in every if run.state is State.RUNNING and run.run_id not in mine),
     )
@@ -200,6 +216,50 @@ def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
     write_mark(mark, spec.study, where.runs, where.storage)
     if not tracker.claim(spec, asdict(mark)):
         refuse_foreign(spec.study, where)
+
+
+def _measure_again(
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    known: _Known,
+    where: Places,
+    executor: str,
+    workers: int | None,
+    tracker: Tracker,
+    tell_user: Callable[[str], None],
+) -> Scored:
+    """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
+    is trained, as the search goes on from what is found.
+    """
+    tasks = stale(spec, arms, known.records, where.runs)
+    if not tasks:
+        return Scored(0, {}, ())
+    tell_user(
+        f"Measuring {len(tasks)} finished runs again, by {named_measurers(asked_of(spec))}; nothing is trained for it."
+    )
+    with measuring(spec, executor, workers, where.runs) as pool:
+        stopper = Stopper(pool)
+        with stop_on_interrupt((stopper,), tell_user):
+            done = measure(tasks, pool, tracker, tell_user)
+    return replace(done, stopped=stopper.stopped)
+
+
+class Stopper:
+    """Stops what an executor does, as one phase of a session."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self.stopped = True
+        self._executor.cancel(None)
+
+    def finish_up(self) -> None:
+        """Start nothing new."""
+        self.stopped = True
+        self._executor.hold_back()
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:

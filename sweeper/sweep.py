@@ -18,6 +18,7 @@ from sweeper.budget import Cost, Meter
 from sweeper.confirm import Candidates
 from sweeper.control import paused
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
+from sweeper.measured import asked_of, counted, measured_as, told_by
 from sweeper.pacing import Group as _Group
 from sweeper.pacing import Pacing
 from sweeper.plan import planned_runs, planned_trials, show_knobs
@@ -86,8 +87,9 @@ class Sweep:
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
     ) -> None:
-        """`known`: the recorded runs that answer the study, each that format 1 recorded with the config it is of;
-        `compare`: what is asked of results in run folders of format 1.
+        """`known`: the recorded runs that answer the study, with the numbers that those found of them who measure runs
+        now, each that format 1 recorded with the config it is of; `compare`: what is asked of results in run folders of
+        format 1.
         """
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
@@ -292,14 +294,15 @@ class Sweep:
             self._take_over(config)
         result = read_result(self._kept(config))
         if known is not None:
-            group.note(config.key, result or known.result())
+            group.note(config.key, known.result() if result is None else measured_as(result, known))
             self._counts["reused"] += 1
             self._count(known.failure)
         elif result is not None and result.state is not State.FAIL and not _goes_on(group, result):
             self._replace((config.variant, config.scenario, config.key))
             run_id = self._tracker.start_run(config, 1, group.arm)
-            self._tracker.finish_run(run_id, config, result)
-            group.note(config.key, result)
+            by = told_by(result, asked_of(self._spec).judged)
+            self._tracker.finish_run(run_id, config, result, by=by)
+            group.note(config.key, counted(result, by, asked_of(self._spec)))
             self._counts["reused"] += 1
             self._count(result.failure)
         else:
@@ -440,6 +443,8 @@ class Sweep:
             self._search.tell(group.trial, verdict)
         if group.entrant is not None:
             group.entrant.over = True
+        if verdict.state is State.COMPLETE and value is None:
+            return  # what it is worth is not known yet, for which its adapters may be needed
         if not verdict.feasible or value is None or group.arm == CONFIRM:
             self._drop_adapters(group)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ import yaml
 
 from dashboards.addresses import sqlite_file
 from dashboards.artifacts import study_artifacts
-from dashboards.histories import SAMPLES
 from dashboards.load import (
     CONTENT,
     CONTENTS_TAG,
@@ -37,17 +37,40 @@ from dashboards.load import (
     run_state,
     store_calls,
     store_uri,
+    stored,
     to_record,
 )
 from dashboards.sqlite_runs import StoredRun
-from studies.records import DATA_DIGEST, PROBE, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown, State
+from studies.records import (
+    DATA_DIGEST,
+    PROBE,
+    SAMPLES,
+    Measurement,
+    RunConfig,
+    RunRecord,
+    RunResult,
+    Scalar,
+    Shown,
+    State,
+)
 from studies.redact import redact
 from studies.spec import StudySpec
+from sweeper.measured import Measurers, measurers_of
 from sweeper.moved import mend_artifacts
 from sweeper.new_store import make_store
 from sweeper.outbox import Entry, Outbox
 from sweeper.saved_view import experiment_tags, note
-from sweeper.values import LONGEST_MESSAGE, Point, Value, curve_values, measured_values, result_tags, score_tags
+from sweeper.values import (
+    LONGEST_MESSAGE,
+    Point,
+    Value,
+    curve_values,
+    measured_values,
+    measurer_tag,
+    replaced_by,
+    result_tags,
+    score_tags,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -291,18 +314,25 @@ class Tracker:
         if points:
             self._send(do="curve", run=run_id, curve=curve_values(points))
 
-    def finish_run(self, run_id: str, config: RunConfig, result: RunResult, rung: int | None = None) -> None:
+    def finish_run(
+        self,
+        run_id: str,
+        config: RunConfig,
+        result: RunResult,
+        rung: int | None = None,
+        by: Measurers | None = None,
+    ) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
-        `rung`: the step of the rung at which it was stopped. Safe to call again for a run whose closing was
-        interrupted.
+        `rung`: the step of the rung at which it was stopped; `by`: who measured it, where it is not who measures such
+        runs now. Safe to call again for a run whose closing was interrupted.
         """
         self._send(
             do="finish",
             run=run_id,
             curve=curve_values(result.curve),
             measured=measured_values(result),
-            tags=result_tags(result) | ({"rung": str(rung)} if rung else {}),
+            tags=result_tags(result) | measurer_tag(by or measurers_of(config)) | ({"rung": str(rung)} if rung else {}),
             dataset=_dataset(config, result),
             samples=[shown.model_dump() for shown in result.samples],
             status=_status(result),
@@ -312,9 +342,10 @@ class Tracker:
             self._known[run_id] = known.model_copy(update={"state": result.state, "cause": result.cause})
 
     def adopt(self, run: RunRecord, content: Mapping[str, str]) -> None:
-        """Write down that a run of format 1 answers what is asked now, of sources that hold this."""
+        """Write down that a run of format 1 answers what is asked now, of sources that hold this, and its measurers."""
         question = self._opened.questions[run.variant, run.scenario]
-        self._send(do="adopt", run=run.run_id, tags=_answer_tags(question, content))
+        tags = _answer_tags(question, content) | measurer_tag(Measurers(run.measured, run.judged))
+        self._send(do="adopt", run=run.run_id, tags=tags)
 
     def supersede(self, run_id: str, reason: str) -> None:
         """Mark an attempt as replaced by a later one, which no table counts, and close it where it still runs."""
@@ -336,22 +367,44 @@ class Tracker:
         measurements: Sequence[Measurement],
         facts: Mapping[str, Scalar],
         samples: Sequence[Shown],
+        who: Measurers,
     ) -> None:
-        """Add measurements and facts to a run that has ended, in place of earlier ones of the same names, in one
-        transaction, after its samples. Needs no open study and keeps nothing back: raises StoreError where the store
-        does not take it.
+        """Add measurements and facts that `who` found to a run that has ended, in one transaction, after its samples.
+        What others had found of the same is kept beside them. Needs no open study and keeps nothing back: raises
+        StoreError where the store does not take it.
         """
         from mlflow.entities import Metric, RunTag
 
         at, run_id = int(time.time() * 1000), record.run_id
         with store_calls(self.uri):
+            now = to_record(record.study, stored(self._client.get_run(run_id)))
             shown = redact([one.model_dump() for one in samples], by_name=False)
+            replaced = bool(replaced_by(now, measurements))
+            before = self._keep_samples(run_id, len(now.former)) if shown and replaced else SAMPLES
             if shown:
                 self._client.log_text(run_id, json.dumps(shown, indent=1, ensure_ascii=False), SAMPLES)
             last = self._read_curve_ends(run_id, {m.name for m in measurements})
             metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in measurements]
-            tags = [RunTag(name, text) for name, text in score_tags(record, measurements, facts).items()]
+            tags = [RunTag(name, text) for name, text in score_tags(now, measurements, facts, who, before).items()]
             self._client.log_batch(run_id, metrics=metrics, tags=tags)
+
+    def keep_contents(self, study: str, contents: Mapping[str, str]) -> None:
+        """Keep what sources of a study hold, where a sweep has kept any. Needs no open study."""
+        with store_calls(self.uri):
+            experiment = self._client.get_experiment_by_name(study)
+            if experiment is not None and CONTENTS_TAG in experiment.tags:
+                text = json.dumps(dict(contents))[:LONGEST_TAG]
+                self._client.set_experiment_tag(experiment.experiment_id, CONTENTS_TAG, text)
+
+    def _keep_samples(self, run_id: str, number: int) -> str:
+        """Keep a run's samples under another name, which this gives, before others take their place."""
+        kept = f"samples-{number}.json"
+        names = {item.path for item in self._client.list_artifacts(run_id)}
+        if SAMPLES in names and kept not in names:  # else somebody was interrupted after it
+            with tempfile.TemporaryDirectory() as folder:
+                text = Path(self._client.download_artifacts(run_id, SAMPLES, folder)).read_text(encoding="utf-8")
+            self._client.log_text(run_id, text, kept)
+        return kept
 
     def _send(self, **entry: Any) -> None:
         """Deliver a record or keep it. Raises StoreError where neither can be done."""

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from dashboards.load import CURVE_HALVES, CURVES, ERRORS, FACT_PREFIX, HALVES, NON_FINITE, encode
-from studies.records import METRICS, Measurement, RunRecord, RunResult, Scalar
+from dashboards.load import (
+    CURVE_HALVES,
+    CURVES,
+    ERRORS,
+    FACT_PREFIX,
+    HALVES,
+    MEASURED_BY,
+    NON_FINITE,
+    encode,
+    former_tag,
+)
+from studies.records import JUDGED, MEASURED, METRICS, Measurement, Numbers, RunRecord, RunResult, Scalar
 from studies.redact import redact
+from sweeper.measured import Measurers, numbers_now
 
 # MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
 LONGEST_MESSAGE, LONGEST_TAG = 500, 8000
@@ -57,19 +69,70 @@ def result_tags(result: RunResult) -> dict[str, str]:
     return tags
 
 
-def score_tags(record: RunRecord, measurements: Sequence[Measurement], facts: Mapping[str, Scalar]) -> dict[str, str]:
+def measurer_tag(who: Measurers) -> dict[str, str]:
+    """Who measured a run."""
+    parts = {"measured": who.measured, "judged": who.judged}
+    return {MEASURED_BY: json.dumps({name: by.model_dump(exclude_none=True) for name, by in parts.items()})}
+
+
+def score_tags(
+    record: RunRecord,
+    measurements: Sequence[Measurement],
+    facts: Mapping[str, Scalar],
+    who: Measurers,
+    samples: str,
+) -> dict[str, str]:
     """What changes in the tags of a run with measurements that were made after it had ended; all of them finite.
 
-    Their earlier values on the way go: another judge may have given them.
+    What was found before of what is measured again (gold, or all else) goes into tags of its own, with who had found
+    it. `samples`: the artifact that keeps its samples from here on.
     """
-    errors = {**record.errors, **{m.name: m.error for m in measurements if m.error is not None}}
-    halves = {**record.halves, **{m.name: m.halves for m in measurements if m.halves}}
-    tags = {FACT_PREFIX + name: encode(value) for name, value in redact(facts).items()}
     names = {m.name for m in measurements}
+    parts = _parts(names)
+    replaced = frozenset[str]().union(*(JUDGED if gold else MEASURED - JUDGED for gold in parts))
+    errors = {m.name: m.error for m in measurements if m.error is not None}
+    halves = {m.name: m.halves for m in measurements if m.halves}
+    lost = sorted((replaced & record.metrics.keys()) - names | _non_finite(record) - names)
+    by = Measurers(who.measured if False in parts else record.measured, who.judged if True in parts else record.judged)
+    tags = {FACT_PREFIX + name: encode(value) for name, value in redact(facts).items()}
+    for number, numbers in enumerate(replaced_by(record, measurements), start=len(record.former)):
+        tags |= _former_tags(number, numbers.model_copy(update={"samples": samples}))
     for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
-        left = {name: points for name, points in before.items() if name not in names}
+        left = {name: points for name, points in before.items() if name not in replaced}
         tags |= {tag: json.dumps(left)} if before else {}
-    return tags | {ERRORS: json.dumps(errors), HALVES: json.dumps(halves)}
+    tags |= {ERRORS: json.dumps(_others(record.errors, replaced) | errors)}
+    tags |= {HALVES: json.dumps(_others(record.halves, replaced) | halves)}
+    tags |= {NON_FINITE: ", ".join(lost)} if lost or _non_finite(record) else {}
+    return tags | measurer_tag(by)
+
+
+def replaced_by(record: RunRecord, measurements: Sequence[Measurement]) -> list[Numbers]:
+    """What was found of a run before that such measurements take the place of."""
+    parts = _parts({m.name for m in measurements})
+    return [numbers for gold in parts if (numbers := numbers_now(record, gold=gold)).metrics]
+
+
+def _parts(names: Collection[str]) -> list[bool]:
+    """Which parts of a run's numbers metrics belong to, see `Numbers.gold`."""
+    return [gold for gold in (False, True) if not (JUDGED if gold else MEASURED - JUDGED).isdisjoint(names)]
+
+
+def _former_tags(number: int, numbers: Numbers) -> dict[str, str]:
+    """What one measurer found, in up to three tags: MLflow cuts longer ones off."""
+    whole = numbers.model_dump(mode="json", exclude_none=True)
+    long = {part: whole.pop(part) for part in (CURVES, CURVE_HALVES) if part in whole}
+    return {former_tag(number): json.dumps(whole)} | {
+        former_tag(number, part): json.dumps(points) for part, points in long.items()
+    }
+
+
+def _others(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _non_finite(record: RunRecord) -> set[str]:
+    """Names of what MLflow holds of a run and how it did not end."""
+    return {name for name in record.facts.get(NON_FINITE, "").split(", ") if name}
 
 
 def _values(points: Sequence[Point]) -> list[Value]:

@@ -11,10 +11,16 @@ from sweeper.search import Verdict
 
 
 def verdict_on(results: Sequence[RunResult], objective: Objective) -> Verdict:
-    """A trial's state, the mean of the objective over its runs, and the constraints that it was held to."""
+    """A trial's state, the mean of the objective over its runs, and the constraints that it was held to.
+
+    One whose runs all came to their end and lack the objective has no value: nobody has measured it as is asked now.
+    """
     value = _mean(objective.metric, results)
     if any(r.state is State.FAIL for r in results):
         return Verdict(State.FAIL, None, {})
+    complete = all(r.state is State.COMPLETE for r in results)
+    if complete and any(objective.metric not in r.final() for r in results):
+        return Verdict(State.COMPLETE, None, {})
     failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
     if failures or value is None or any(r.state is State.PRUNED for r in results):
         step = max((m.step for r in results if r.cause is Cause.PAUSED for m in r.measurements), default=0)

@@ -1,4 +1,4 @@
-"""Measures finished runs again from the adapters that they left, with a judge; trains nothing.
+"""Measures finished runs again from the adapters that they left; trains nothing.
 
 A trainer as executors know one, so that the work goes where runs are trained. Knows no store.
 """
@@ -10,7 +10,7 @@ import torch
 import transformers
 from peft import PeftModel
 
-from studies.records import JUDGE_FACT, Cause, RunResult, Scalar
+from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
 from trainers.data import DataError
 from trainers.evaluate import Evaluation, NonFinite, evaluate
 from trainers.interface import Desk, Job
@@ -51,7 +51,7 @@ class AdapterEvaluator:
         desk.finish(result)
 
     def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
-        """What is measured and shown, and facts: the judge, the evaluator, and the untrained model's gold."""
+        """What is measured and shown, and facts: who measured it, and the untrained model's gold."""
         config, settings = job.config, run_settings(job)
         args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
         model, tokenizer = self._warm.base(settings, args, model_args)
@@ -69,5 +69,5 @@ class AdapterEvaluator:
         except BaseException:
             self._warm.drop_base()  # it may carry half an adapter
             raise
-        said = {JUDGE_FACT: pairs.facts[JUDGE_FACT], "evaluator": config.evaluator}
-        return measured, {**said, **reference.facts}
+        by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
+        return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}

@@ -6,17 +6,20 @@ takes less than to find out whether an earlier one still holds.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import date
 from fnmatch import fnmatch
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
 
-from studies.contents import DATED, Source
+from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source
 from studies.places import existing, is_hub_id
 from studies.records import COMMIT
 from trainers.dated import is_dated
@@ -46,6 +49,8 @@ def read_content(source: Source) -> str | None:
     """
     place = existing(source.name)
     try:
+        if source.what == JUDGE_FUNCTION:
+            return _code_content(source.name.partition(":")[0])
         if place is None:
             return _hub_content(source) if is_hub_id(source.name) else None
         if source.what == DATED:
@@ -67,6 +72,9 @@ def _folder_content(source: Source, folder: Path) -> str | None:
         files = [file for file in folder.rglob("*") if file.is_file() and not _is_hidden(file, folder)]
         return _sha256(_files(folder, files))
     ours = list(_matching(folder, _OF_TOKENIZER))
+    if source.what == JUDGE_MODEL:
+        judge = [f for f in _matching(folder, (*_OF_TOKENIZER, *_OF_MODEL)) if not _named(f, _LEFT_OVER)]
+        return f"sha256:{_files(folder, judge)}" if judge else None
     if source.what == "tokenizer":
         return _sha256(_files(folder, ours)) if ours else None
     files = [f for f in _matching(folder, _OF_MODEL) if f not in ours and not _named(f, _LEFT_OVER)]
@@ -122,6 +130,54 @@ def _sampled(file: Path) -> str:
             content.seek((size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
             found.update(content.read(_BLOCK_BYTES))
     return found.hexdigest()
+
+
+# ---- code of the user -----------------------------------------------------------------------------------------------
+
+
+def _code_content(module: str) -> str | None:
+    """The content of a module as `trainers.judges` imports it: its file, or all those of its package, and of what they
+    import from the working folder. Runs none of it.
+    """
+    here = Path.cwd()
+    files = _code_files(module.partition(".")[0], here)
+    waiting = list(files.values())
+    while waiting:
+        for name in _imported(waiting.pop()):
+            more = _code_files(name, here, only_here=True)
+            waiting += [file for label, file in more.items() if label not in files]
+            files |= more
+    found = hashlib.sha256()
+    for label, file in sorted(files.items()):
+        found.update(f"\0{label}\0{_whole(file)}".encode())
+    return f"sha256:{found.hexdigest()}" if files else None
+
+
+def _code_files(name: str, here: Path, *, only_here: bool = False) -> dict[str, Path]:
+    """The file of a module, or all Python files of a package, by what they are called in it."""
+    spec = PathFinder.find_spec(name, [*sys.path, str(here)])
+    if spec is None:
+        return {}
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    places = folders or ([Path(spec.origin)] if spec.origin else [])
+    if only_here:
+        places = [place for place in places if place.parent == here]
+    return {
+        file.relative_to(place.parent).as_posix(): file
+        for place in places
+        for file in (place.rglob("*.py") if place.is_dir() else [place])
+    }
+
+
+def _imported(file: Path) -> set[str]:
+    """The modules that a Python file imports by name, without what lies in them; none of one that cannot be read."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in named}
 
 
 # ---- the Hub ------------------------------------------------------------------------------------------------------

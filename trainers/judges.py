@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -102,7 +103,7 @@ def _function(judge: Judge) -> Score:
     if here not in sys.path:
         sys.path.append(here)  # last, so that a file here hides no library
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = getattr(_module(module), name)
     except Exception as error:  # it is the user's code that runs
         raise JudgeError(_failed(judge, "cannot be imported", error)) from error
     if not callable(function):
@@ -119,6 +120,14 @@ def _function(judge: Judge) -> Score:
             raise JudgeError(_failed(judge, f"raised for {len(answers)} completions", error)) from error
 
     return score
+
+
+def _module(name: str) -> ModuleType:
+    """The module as its file is now, which may have changed since this process imported it."""
+    earlier = sys.modules.get(name)
+    if earlier is not None and Path(earlier.__file__ or "").parent == Path.cwd():
+        return importlib.reload(earlier)
+    return importlib.import_module(name)
 
 
 def _failed(judge: Judge, what: str, error: Exception) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from trl import DPOTrainer, get_peft_config
 
-from studies.records import Cause, Measurement, RunResult, Scalar, Shown
+from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scalar, Shown
 from trainers.adapters import Adapter, Unpackable
 from trainers.balance import Balance, balance
 from trainers.data import Pairs
@@ -205,6 +205,7 @@ def make_member(job: Job, warm: Warm) -> Member:
             **hardware_facts(args, model_args),
             **cut_facts(job, args),
             **balanced.facts,
+            EVALUATOR_FACT: config.evaluator,
         },
         sums=zero.new_zeros(3),
         norm=zero,

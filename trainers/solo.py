@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import get_peft_config
 
 from studies.micro_batches import cut
-from studies.records import Cause, RunConfig, RunResult, Shown
+from studies.records import EVALUATOR_FACT, Cause, RunConfig, RunResult, Shown
 from trainers.balance import balance
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import JudgeError, Pairs
@@ -80,7 +80,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, *memory())
     facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
-    facts |= {**balanced.facts, "steps": end.step}
+    facts |= {**balanced.facts, "steps": end.step, EVALUATOR_FACT: config.evaluator}
     return RunResult(
         key=config.key,
         cause=cause,

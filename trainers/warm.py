@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
-from studies.records import JUDGE_FACT, Judge, RunConfig, digest
+from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, Judge, RunConfig, digest
 from trainers.data import Gold, Pairs, load_pairs, tokenise
 from trainers.evaluate import ReferenceNumbers, reference_numbers
 from trainers.interface import MODEL_SETTINGS
@@ -128,12 +128,16 @@ class Warm:
         """The run's pairs, none with a token that the base has no embedding for, with the judge of its study."""
         judge = config.evaluation.judge
         pairs = self._pairs.get(data_key(config, settings), lambda: self._load_pairs(config, tokenizer))
-        return pairs if judge is None else self._judged(pairs, judge)
+        return pairs if judge is None else self._judged(pairs, judge, config.judge_content)
 
-    def _judged(self, pairs: Pairs, judge: Judge) -> Pairs:
-        """The pairs with a judge, which is loaded for the first run that has it."""
-        gold = self._judges.get(judge.model_dump_json(), lambda: load_judge(judge))
-        return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name})
+    def _judged(self, pairs: Pairs, judge: Judge, content: str | None) -> Pairs:
+        """The pairs with a judge of this content, which is loaded for the first run that has it."""
+        pinned = judge
+        if content is not None and content.startswith(COMMIT):
+            pinned = judge.model_copy(update={"revision": content.removeprefix(COMMIT)})
+        gold = self._judges.get(digest([pinned.model_dump(mode="json"), content]), lambda: load_judge(pinned))
+        known = {} if content is None else {JUDGE_CONTENT_FACT: content}
+        return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name, **known})
 
     def _load_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
         pairs = load_pairs(config.data, config.block, tokenizer)
@@ -166,7 +170,8 @@ class Warm:
         In the precision that the policy is measured in: the Trainer puts the policy's forward under autocast, and an
         untrained adapter must show no shift.
         """
-        key = digest([data_key(config, settings), config.evaluation.model_dump(mode="json"), args.bf16, args.fp16])
+        evaluation = [config.evaluation.model_dump(mode="json"), config.judge_content]
+        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16])
 
         def measure() -> ReferenceNumbers:
             precision = torch.float16 if args.fp16 else torch.bfloat16

@@ -28,7 +28,7 @@ from dashboards.figures.figure import (
 from dashboards.figures.material import TRL_BETA, Curve, Material
 from dashboards.figures.outcome import others
 from dashboards.trials import broke
-from studies.records import JUDGE_FACT, METRICS, RunRecord, State
+from studies.records import JUDGE_FACT, MEASURED, METRICS, RunRecord, State
 
 REWARD_MARGIN = "reward_margin"
 FEWEST_POINTS = 3
@@ -90,7 +90,9 @@ def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Fi
             curve = material.curves.get(run.run_id, {}).get(metric, ())
             if len(curve) < FEWEST_POINTS:
                 continue
-            if not _by_one_judge(run, metric):
+            if run.former and metric in MEASURED:  # MLflow's history has the points of all measurers
+                curve = run.curves.get(metric, ())
+            if len(curve) < FEWEST_POINTS or not _by_one_judge(run, metric):
                 mixed += 1
                 continue
             values = [value for _, value in curve]

@@ -14,8 +14,10 @@ from dashboards.histories import load_samples
 from dashboards.load import load_records
 from studies.records import Cause, Judge, Measurement, RunConfig, RunRecord, RunResult, Shown
 from studies.spec import StudySpec, arms, load_study, resolve_run
-from sweeper.evaluate import EvaluateError, Scored, Selection, best_runs, score, select, summary
+from sweeper.evaluate import EvaluateError, Selection, best_runs, score, select, summary
 from sweeper.executors import Inline
+from sweeper.measured import asked_of, chosen, left_out, under
+from sweeper.measuring import Scored
 from sweeper.tracking import Tracker
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -118,6 +120,8 @@ def test_another_judge_takes_the_place_of_the_first(study: Study) -> None:
     record = study.records()[run_id]
     assert done.written == 1
     assert (record.metrics["gold"], record.facts["judge"]) == (1.0, "reward model org/judge, label 1")
+    (former,) = record.former
+    assert (former.by.judge, former.metrics) == ("reward model org/judge", {"gold": 7.0})
 
 
 def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: Study) -> None:
@@ -154,21 +158,43 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
     assert "output: {keep: all}" in about
 
 
+def golds(study: Study, *settings: str) -> tuple[list[float | None], list[str]]:
+    """The gold of each run, oldest first, as tables of the study see it, and what they say of it."""
+    asked = asked_of(study.spec(*settings))
+    records = list(study.records().values())
+    who = chosen(records, asked)
+    return [under(r, who).metrics.get("gold") for r in records], left_out(records, asked, who)
+
+
 def test_scores_of_two_judges_never_stand_in_one_table(study: Study) -> None:
     study.add(0, None, "sigmoid", JUDGE, **SCORED)
     study.add(1, "1.0")
-    with pytest.raises(EvaluateError, match=r"1 runs .* another judge \(reward model org/judge\)"):
-        study.select("evaluate.judge.reward_model=org/other")
-    assert len(study.select(JUDGE).tasks) == 1
-
-
-def test_the_best_alone_is_not_scored_by_another_judge_than_the_rest(study: Study) -> None:
-    for trial in range(2):
-        study.add(trial, "1.0")
+    study.score("evaluate.judge.reward_model=org/other")
+    assert golds(study, JUDGE)[0] == [7.0, None]
+    seen, (said,) = golds(study, "evaluate.judge.reward_model=org/other")
+    assert seen == [None, 1.0]
+    assert said.startswith(
+        "Gold is compared without 1 finished run (1 sigmoid) that have none by reward model org/other, but by reward "
+        "model org/judge. `sweeper run` measures again"
+    )
     study.score(JUDGE)
-    with pytest.raises(EvaluateError, match="1 runs that would not be scored now"):
-        study.select("evaluate.judge.reward_model=org/other", only_best=True)
-    assert len(study.select("evaluate.judge.reward_model=org/other").tasks) == 2
+    assert golds(study, "evaluate.judge.reward_model=org/other")[0] == [7.0, 1.0]
+
+
+def test_the_best_alone_scored_by_another_judge_leaves_the_others_their_own(study: Study) -> None:
+    for trial in range(2):
+        study.add(trial, str(trial))
+    study.score(JUDGE)
+    other = "evaluate.judge.reward_model=org/other"
+    assert len(study.select(other, only_best=True).tasks) == 1
+    study.score(other, only_best=True)
+    seen, (said,) = golds(study, other)
+    assert seen == [0.0, 1.0]
+    assert said.startswith(
+        "Gold is by reward model org/judge, as 2 of 2 finished runs have it; 1 have it by reward model org/other, which"
+    )
+    study.score(other)
+    assert golds(study, other) == ([0.0, 1.0], [])
 
 
 def test_runs_of_another_question_are_left_alone_and_named(study: Study) -> None:

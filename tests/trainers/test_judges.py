@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from trainers.evaluate import samples
 from trainers.interface import Job, Placement
 from trainers.judges import load_judge
 from trainers.tables import write_pairs
+from trainers.warm import Warm
 from trainers.world.paths import model_path
 
 PROMPTS = ["a plain review of the new film :", "a review of the old book :", "a review :"] * 3
@@ -151,6 +153,35 @@ def test_the_precision_of_the_policy_is_not_that_of_the_judge(tmp_path: Path) ->
 
 
 # ---- functions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_whose_file_has_changed_is_asked_as_it_is_now() -> None:
+    assert ask(function("def score(prompts, completions):\n    return [1.0] * len(prompts)\n")) == [1.0] * 9
+    assert ask(function("def score(prompts, completions):\n    return [22.0] * len(prompts)\n")) == [22.0] * 9
+
+
+def test_a_reward_model_is_loaded_at_the_commit_that_is_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("trainers.warm.load_judge", lambda judge: asked.append(judge.revision))
+    rows = [{"prompt": f"a {i}", "chosen": "b", "rejected": "c"} for i in range(8)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RunConfig(
+        study="s",
+        variant="sigmoid",
+        scenario="clean",
+        trial=0,
+        block=0,
+        seed=0,
+        settings=SETTINGS,
+        knobs={},
+        data=DataConfig(path="pairs.jsonl", eval_rows=2),
+        evaluation=EvaluationConfig(judge=Judge(reward_model="org/judge")),
+        judge_content="commit:" + "a" * 40,
+    )
+    pairs = Warm().pairs(config, SETTINGS, AutoTokenizer.from_pretrained(model_path()))
+    assert asked == ["a" * 40]
+    assert pairs.facts["judge"] == "reward model org/judge"
+    assert pairs.facts["judge_content"] == config.judge_content
 
 
 def test_a_function_is_called_as_trl_calls_reward_functions() -> None:
