@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from studies.records import EvaluationConfig, Judge
+from studies.records import Judge
 from studies.spec import StudyError, arms, foreign_code, load_study, resolve_run
 
 STUDY = """
@@ -118,7 +118,7 @@ def test_what_lies_in_a_folder_must_be_a_classifier_with_the_class_that_is_asked
     assert load(folder, {"reward_model": "two"}).evaluation.judge.label is None
 
 
-def test_the_judge_belongs_to_the_identity_of_a_run_and_its_absence_does_not(folder: Path) -> None:
+def test_the_judge_makes_no_other_run(folder: Path) -> None:
     spec = load(folder, {"reward_model": "a/b"})
     evaluations = [
         spec.evaluation.model_copy(update={"judge": judge})
@@ -127,5 +127,4 @@ def test_the_judge_belongs_to_the_identity_of_a_run_and_its_absence_does_not(fol
     arm = arms(spec)["sigmoid"]
     asked = [spec.model_copy(update={"evaluation": evaluation}) for evaluation in evaluations]
     keys = {resolve_run(s, arm, "clean", trial=0, knobs={}, block=0, seed=0).key for s in asked}
-    assert len(keys) == 4
-    assert "judge" not in EvaluationConfig().model_dump(exclude_defaults=True)  # as `RunConfig.key` takes it
+    assert len(keys) == 1
