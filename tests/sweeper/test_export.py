@@ -36,7 +36,7 @@ base:
   lora_target_modules: all-linear
   max_steps: 6
   per_device_train_batch_size: 8
-  learning_rate: 1.0e-3
+  learning_rate: {rate}
   warmup_steps: 2
 data: {{path: embedded, rows: 64, eval_rows: 32}}
 variants:
@@ -48,8 +48,9 @@ evaluate: {{prompts: 16, max_new_tokens: 32}}
 budget: {{trials: 1}}
 objective: {{metric: ranking_gain}}
 """
-FORMULA, DPO = {"trainer": "formula", "balance": ""}, {"trainer": "dpo", "balance": ""}
-BALANCED = {"trainer": "dpo", "balance": "balance: gradient, "}
+FORMULA = {"trainer": "formula", "balance": "", "rate": "1.0e-5"}
+DPO = {"trainer": "dpo", "balance": "", "rate": "1.0e-3"}
+BALANCED = {**DPO, "balance": "balance: gradient, "}
 
 
 @pytest.fixture
