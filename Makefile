@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check slow soak benchmark format
+.PHONY: quickstart test trainers-tests other-tests check slow soak benchmark format
 
 quickstart: $(READY)
 	$(BIN)/sweeper run quickstart
 
+# Two processes, as each test has one thread: the trainers' tests take about as long as all others.
 test: check
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --keep-going trainers-tests other-tests
+
+trainers-tests: $(READY)
+	$(BIN)/python -m pytest tests/trainers
+
+other-tests: $(READY)
+	$(BIN)/python -m pytest --ignore=tests/trainers
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dashboards.addresses import sqlite_file
 from sweeper.cli import app
-from sweeper.tracking import Tracker
+from sweeper.new_store import make_store
+from sweeper.reporting import Made
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,25 @@ def sweeper(monkeypatch: pytest.MonkeyPatch) -> Sweeper:
 
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with MLflow's tables and no run: making them takes seconds, so most tests start from a copy."""
-    folder = tmp_path_factory.mktemp("store")
-    Tracker(None, folder)
-    return folder / "mlflow.db"
+    """A store with MLflow's tables and no run."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    make_store(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process a new store is a copy of an empty one: MLflow takes seconds to make its tables."""
+
+    def copy(uri: str) -> None:
+        file = sqlite_file(uri)
+        if file is not None and not file.exists() and os.access(file.parent, os.W_OK):
+            shutil.copyfile(request.getfixturevalue("empty_mlflow"), file)
+
+    monkeypatch.setattr("sweeper.tracking.make_store", copy)
+
+
+@pytest.fixture(autouse=True)
+def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
+    monkeypatch.setattr("sweeper.reading.report_of", lambda *_: Made("", {}))

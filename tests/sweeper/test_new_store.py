@@ -29,6 +29,11 @@ Tracker(None, Path(sys.argv[2]))
 """
 
 
+@pytest.fixture(autouse=True)
+def stores_are_copies() -> None:
+    """Here they are made."""
+
+
 @pytest.mark.parametrize("statements", [5, 80])
 def test_a_kill_while_the_tables_are_made_is_not_in_the_way_of_the_next_sweep(tmp_path: Path, statements: int) -> None:
     died = subprocess.run([sys.executable, "-c", KILLED, str(statements), str(tmp_path)], capture_output=True)

@@ -27,6 +27,11 @@ objective: {metric: ranking_gain}
 """
 
 
+@pytest.fixture(autouse=True)
+def sweeps_end_without_a_page() -> None:
+    """Here they end with it."""
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the study was run."""

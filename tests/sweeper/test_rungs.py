@@ -19,10 +19,12 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from dashboards.load import load_records
 from studies.records import Cause, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import Objective
+from sweeper.cli import app
 from sweeper.executors.inline import Inline
 from sweeper.rungs import FAILED, Score, rung_scores, standing, survivors
 from tests.waiting import PATIENCE, wait_until
@@ -59,6 +61,17 @@ def run(sweeper: Sweeper, empty_mlflow: Path) -> Run:
         return sweeper(folder, "run", "study.yaml", *(arguments or ("--executor", "inline")))
 
     return call
+
+
+@pytest.fixture(scope="module")
+def in_order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study was run in one process, from one run to the next."""
+    folder = tmp_path_factory.mktemp("in-order")
+    (folder / "study.yaml").write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert CliRunner().invoke(app, ["run", "study.yaml", "--executor", "inline"]).exit_code == 0
+    return folder
 
 
 def records(folder: Path) -> list[RunRecord]:
@@ -156,9 +169,8 @@ def test_a_run_that_diverged_counts_as_last_and_its_place_is_not_filled_by_waiti
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_trials_go_on_whoever_reports_first(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    run: Run, in_order: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    run(tmp_path / "in order")
     order = random.Random(seed)
 
     def anywhere(self: Inline, job: Job) -> None:
@@ -167,13 +179,12 @@ def test_the_same_trials_go_on_whoever_reports_first(
     monkeypatch.setattr(Inline, "submit", anywhere)
     monkeypatch.setattr(Inline, "slots", 7)
     run(tmp_path / "shuffled")
-    assert decided(tmp_path / "shuffled") == decided(tmp_path / "in order")
+    assert decided(tmp_path / "shuffled") == decided(in_order)
 
 
-def test_worker_processes_decide_what_one_process_decides(run: Run, tmp_path: Path) -> None:
-    run(tmp_path / "one")
-    run(tmp_path / "two", STUDY, "--executor", "process", "--workers", "2")
-    assert decided(tmp_path / "two") == decided(tmp_path / "one")
+def test_worker_processes_decide_what_one_process_decides(run: Run, in_order: Path, tmp_path: Path) -> None:
+    run(tmp_path, STUDY, "--executor", "process", "--workers", "2")
+    assert decided(tmp_path) == decided(in_order)
 
 
 class Slow:
@@ -190,13 +201,11 @@ class Slow:
 
 @pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, 4), (signal.SIGKILL, 21), (signal.SIGINT, 14)])
 def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_same(
-    run: Run, tmp_path: Path, empty_mlflow: Path, number: signal.Signals, after: int
+    run: Run, in_order: Path, tmp_path: Path, empty_mlflow: Path, number: signal.Signals, after: int
 ) -> None:
     """`after`: so many pauses and ends; there are 18 at the first rung and 6 at the second."""
     slow = STUDY.replace("trainer: formula", "trainer: tests.sweeper.test_rungs:Slow")
-    run(tmp_path / "whole")
-    folder = tmp_path / "killed"
-    folder.mkdir()
+    folder = tmp_path
     (folder / "study.yaml").write_text(slow)
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")
     command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--executor", "process", "--workers", "1"]
@@ -223,9 +232,9 @@ def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_sam
         assert "RUNNING" not in {t.state.name for t in trials(folder)}
     done = run(folder, slow)
     assert done.returncode == 0, done.stderr
-    assert decided(folder) == decided(tmp_path / "whole")
+    assert decided(folder) == decided(in_order)
     assert len(records(folder)) == 18
-    assert {r.trial: r.cause for r in records(folder)} == {r.trial: r.cause for r in records(tmp_path / "whole")}
+    assert {r.trial: r.cause for r in records(folder)} == {r.trial: r.cause for r in records(in_order)}
     assert "0 runs trained, 18 were there already" in run(folder, slow).stdout
 
 
@@ -236,10 +245,9 @@ def with_results(monkeypatch: pytest.MonkeyPatch, change: Callable[[RunConfig, R
 
 
 def test_what_the_machine_fails_is_tried_again_before_the_rung_is_decided(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, in_order: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "sound")
-    best = max((t.value, t.number) for t in trials(tmp_path / "sound") if t.state.name == "COMPLETE")[1]
+    best = max((t.value, t.number) for t in trials(in_order) if t.state.name == "COMPLETE")[1]
     failures: list[Cause] = []
 
     def fail_twice(config: RunConfig, result: RunResult) -> RunResult:
@@ -251,16 +259,15 @@ def test_what_the_machine_fails_is_tried_again_before_the_rung_is_decided(
     with_results(monkeypatch, fail_twice)
     assert run(tmp_path / "failing").returncode == 0
     assert len(failures) == 2
-    assert decided(tmp_path / "failing") == decided(tmp_path / "sound")
+    assert decided(tmp_path / "failing") == decided(in_order)
 
 
 @pytest.mark.slow
 def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stands(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, in_order: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best trial pauses at the first rung and is lost before the second: the other five are decided without it."""
-    run(tmp_path / "sound")
-    best = max((t.value, t.number) for t in trials(tmp_path / "sound") if t.state.name == "COMPLETE")[1]
+    best = max((t.value, t.number) for t in trials(in_order) if t.state.name == "COMPLETE")[1]
 
     def fail(config: RunConfig, result: RunResult) -> RunResult:
         if config.trial == best and result.curve[-1][0] > 3:

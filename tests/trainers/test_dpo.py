@@ -132,8 +132,9 @@ def test_a_run_is_what_a_plain_dpo_trainer_gives(
 
 
 def plain_adapter(folder: Path, **more: Any) -> dict[str, torch.Tensor]:
-    """What TRL gives for the run above, written down anew, with more settings. In so many steps of that size even a beta
-    that is 1% off shows.
+    """What TRL gives for the run above, written down anew, with more settings.
+
+    In so many steps of that size even a beta that is 1% off shows.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     plain = DPOTrainer(

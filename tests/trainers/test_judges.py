@@ -369,6 +369,19 @@ def test_in_float64_what_is_left_of_a_finished_run_is_measured_again_as_it_was(
     assert (folder / "result.json").read_bytes() == before
 
 
+def test_a_run_is_measured_and_measured_again_in_the_precision_of_its_job(runs: Any, tmp_path: Path) -> None:
+    """In float32 again as it was, by a hundredth of what bf16 makes of it."""
+    (config,) = runs(function(LENGTH), count=1)
+    (trained,) = train(tmp_path / "runs", [config], 1)
+    folder, was = tmp_path / "runs" / config.key, trained.final()
+    off = {}
+    for bf16 in (False, True):
+        (result,) = train_all(AdapterEvaluator(), [Job(config, folder, placement=Placement(bf16=bf16))])
+        found = result.final()
+        off[bf16] = sum(abs(found[name].value - was[name].value) for name in ("kl", "margin", "chosen_shift"))
+    assert off[False] < 0.01 * off[True]
+
+
 def test_a_run_without_an_adapter_or_with_another_base_is_refused_and_not_measured(runs: Any, tmp_path: Path) -> None:
     configs = runs(function(LENGTH), count=2)
     trained = train(tmp_path / "runs", configs[:1], 1)
