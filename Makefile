@@ -4,20 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test trainers-tests other-tests check slow soak benchmark format
+.PHONY: quickstart test sweeper-tests other-tests check slow soak benchmark format
 
 quickstart: $(READY)
 	$(BIN)/sweeper run quickstart
 
-# Two processes, as each test has one thread: the trainers' tests take about as long as all others.
+# Two processes, as a test has one thread: the sweeper's tests take about as long as all others.
 test: check
-	$(MAKE) --jobs=2 --keep-going trainers-tests other-tests
+	$(MAKE) --jobs=2 --keep-going sweeper-tests other-tests
 
-trainers-tests: $(READY)
-	$(BIN)/python -m pytest tests/trainers
+sweeper-tests: $(READY)
+	$(BIN)/python -m pytest tests/sweeper
 
 other-tests: $(READY)
-	$(BIN)/python -m pytest --ignore=tests/trainers
+	$(BIN)/python -m pytest --ignore=tests/sweeper
 
 check: $(READY)
 	$(BIN)/ruff check .

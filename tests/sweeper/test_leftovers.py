@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from studies.records import Cause, RunResult
 from sweeper.leftovers import remove_half_written, remove_states
+from tests.sweeper.conftest import Sweeper
 from trainers.results import CHECKPOINTS, EARLIER_FILE, STATE_FILE, write_result
 
 WRITER = """
@@ -65,7 +64,7 @@ objective: {metric: ranking_gain}
 
 
 def test_a_sweep_removes_half_written_files_at_its_start_and_states_at_its_complete_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweeper: Sweeper, tmp_path: Path
 ) -> None:
     """States of runs that an edit of the study has left behind stay until the edited study is complete."""
     (tmp_path / "study.yaml").write_text(STUDY)
@@ -73,13 +72,10 @@ def test_a_sweep_removes_half_written_files_at_its_start_and_states_at_its_compl
     left.mkdir(parents=True)
     for name in (".result.json.abc", STATE_FILE):
         (left / name).touch()
-    monkeypatch.chdir(tmp_path)
-
-    def run(*more: str) -> int:
-        command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--executor", "inline", *more]
-        return subprocess.run(command, capture_output=True, check=False).returncode
-
-    assert run("--set", "budget.wall_clock=1s", "--set", "budget.trials=200") == 1, "stopped before its end"
+    run = ("run", "study.yaml", "--executor", "inline")
+    # More than fits into a second on any machine.
+    stopped = sweeper(tmp_path, *run, "--set", "budget.wall_clock=1s", "--set", "budget.trials=1000")
+    assert stopped.returncode == 1, "stopped before its end"
     assert names(left) == {STATE_FILE}
-    assert run() == 0
+    assert sweeper(tmp_path, *run).returncode == 0
     assert names(left) == set()
