@@ -244,6 +244,24 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
         return list(read_runs(client, experiment.experiment_id))
 
 
+def in_pieces(name: str, text: str, longest: int) -> dict[str, str]:
+    """A text as tags that MLflow takes: `name`, and `name.1`, ... for what does not fit; always one more, empty, at
+    which a reader ends whatever a longer text left behind it.
+    """
+    pieces = [text[i : i + longest] for i in range(0, len(text), longest)] or [""]
+    return {f"{name}.{i}" if i else name: piece for i, piece in enumerate([*pieces, ""])}
+
+
+def in_whole(tags: Mapping[str, str], name: str) -> str | None:
+    """The text that `in_pieces` made tags of; None where there is none."""
+    if name not in tags:
+        return None
+    text, number = tags[name], 1
+    while piece := tags.get(f"{name}.{number}", ""):
+        text, number = text + piece, number + 1
+    return text
+
+
 def load_study_tags(uri: str, study: str) -> dict[str, str]:
     """What the store says of the study as a whole; nothing where there is no such store or study. Only reads.
 
@@ -306,8 +324,11 @@ def stored_study(uri: str, study: str) -> StoredStudy | None:
     return StoredStudy(marks, keys, _seconds(info.end_time or info.start_time), user, experiment.artifact_location)
 
 
+_MARKS = ("id", "owner", "folder", "format", "version")  # the fields of `sweeper.ownership.Mark`
+
+
 def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
-    return {name.removeprefix(MARK_PREFIX): text for name, text in tags.items() if name.startswith(MARK_PREFIX)}
+    return {name: tags[MARK_PREFIX + name] for name in _MARKS if MARK_PREFIX + name in tags}
 
 
 def _check_format(uri: str, study: str, marks: Mapping[str, str]) -> None:

@@ -11,8 +11,10 @@ from studies.contents import held, sources
 from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
+from sweeper.points import FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
 from sweeper.rounds import probe_round
 
+Planned = Mapping[str, Collection[Config]]
 Record = TypeVar("Record", bound=RunRecord)
 Compare = Callable[[Mapping[str, Scalar], RunConfig], str | None]
 """From a run's facts why a run of format 1, which says little of what its sources held, is not of this config; None
@@ -44,6 +46,11 @@ class Answers(Generic[Record]):
             f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
             for reason, runs in self.finished_aside().items()
         ]
+        if unasked := [run for run in self.unasked if _is_finished(run) and run.arm != PROBE]:
+            aside.append(
+                f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
+                f"({_where(unasked)})."
+            )
         return [*aside, *self.measured]
 
 
@@ -62,7 +69,8 @@ def sort(
     """
     asked = questions(spec, arms)
     wanted = _wanted(spec)
-    rounds = _probe_configs(spec, arms)
+    records, rounds = tuple(records), _probe_configs(spec, arms)
+    planned = _planned(spec, arms, [record for record in records if record.question is None])
     own, adopted, unasked, aside = [], [], [], dict[str, list[Record]]()
     for record in records:
         place = (record.variant, record.scenario)
@@ -71,10 +79,11 @@ def sort(
             continue
         timed = rounds.get((record.variant, record.seed)) if record.arm == PROBE else None
         if record.question is not None:
-            same = record.question == asked[place] if timed is None else record.key == timed.key
-            reason = None if same else _reason(spec, arms, record)
+            same = record.question == asked[place] if timed is None else is_timed(record, timed)
+            changed = _changed(spec, arms, record) if not same or "model_name_or_path" in record.knobs else None
+            reason = changed or (None if same else _OTHERS)
         else:
-            config = timed or _config(spec, arms, record)
+            config = timed or _config(spec, arms, record, planned)
             reason = _reason_format_1(spec, arms, record, config, compare, strict)
             if reason is None and config is not None:
                 adopted.append((record, config))
@@ -83,6 +92,22 @@ def sort(
         else:
             aside.setdefault(reason, []).append(record)
     return Answers(tuple(own), tuple(adopted), {r: tuple(runs) for r, runs in aside.items()}, tuple(unasked))
+
+
+def _planned(spec: StudySpec, arms: Mapping[str, Arm], records: Collection[RunRecord]) -> Planned:
+    """By variant the configs that the sampler gives whatever the results are, as many as these runs may be of."""
+    most = max((record.trial + 1 for record in records), default=0)
+    if not most:
+        return {}
+    trials = spec.budget.trials if spec.sampler == "grid" else max(spec.budget.trials, most)
+    asked = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": trials})})
+    return {n: {config_of(arm, p.params) for p in planned_points(asked, arm)} for n, arm in arms.items()}
+
+
+def is_timed(record: RunRecord, config: RunConfig) -> bool:
+    """Whether a run of the probe is that of a config; format 1 may have given it another key."""
+    earlier = record.key in config.earlier_keys and record.content == config.content
+    return record.key == config.key or (earlier and record.variant == config.variant)
 
 
 def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
@@ -103,18 +128,21 @@ def _probe_configs(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, 
     return {(config.variant, number): config for number in rounds for config in probe_round(spec, arms, number)}
 
 
-def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig | None:
+def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, planned: Planned) -> RunConfig | None:
     """The config that the file gives such a run; None where it cannot have its knobs."""
     arm = arms[record.variant]
-    if record.arm != "fixed" and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
+    if record.arm == UNBIASED and spec.mode != "search" and record.variant in planned:
+        if config_of_knobs(arm, record.knobs) not in planned[record.variant]:
+            return None  # of another range, though this one may hold it too
+    elif record.arm != FIXED and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
         return None
     try:
-        return config_of(spec, arms, record)
+        return run_config_of(spec, arms, record)
     except ValueError:  # weights of another mixture
         return None
 
 
-def config_of(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig:
+def run_config_of(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig:
     """The config of a run that answers the file."""
     return resolve_run(
         spec,
@@ -137,16 +165,16 @@ def _holds(arm: Arm, name: str, value: object) -> bool:
     return True
 
 
-def _reason(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str:
-    """Why a run answers another question: what changed of its sources, else the file."""
-    arm = arms[record.variant]
+_OTHERS = "settings, space, sampler or evaluation of the study file are others now"
+
+
+def _changed(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str | None:
+    """Which sources of a run hold something else now, None where none does."""
+    settings = {**arms[record.variant].settings, **record.knobs}
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
-    now, named = held(spec.contents, arm.settings, data), sources(arm.settings, data)
-    before = record.content
+    now, named, before = held(spec.contents, settings, data), sources(settings, data), record.content
     changed = [str(named[r]) for r in named if r in now and before.get(r) not in (None, now[r])]
-    if changed:
-        return f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since"
-    return "settings, space, sampler or evaluation of the study file are others now"
+    return f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since" if changed else None
 
 
 def _reason_format_1(
@@ -158,10 +186,10 @@ def _reason_format_1(
     strict: bool,
 ) -> str | None:
     if config is None or record.key not in resolved_before(spec, arms, record, config):
-        return "settings, space, sampler or evaluation of the study file are others now"
+        return _OTHERS
     if compare is None:
         return "an earlier version of sweeper recorded them, and the last `sweeper run` did not take them over"
-    if strict and (unknown := unrecorded(config, record)):
+    if strict and (unknown := unrecorded(config, record.facts)):
         return f"an earlier version of sweeper recorded them, and not what {' and '.join(unknown)} held"
     return compare(record.facts, config)
 
@@ -170,13 +198,13 @@ def resolved_before(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord,
     """The keys that format 1 gave the run of a config: it pinned no commit."""
     if record.arm == PROBE or not spec.contents:
         return config.earlier_keys
-    return config_of(spec.model_copy(update={"contents": {}}), arms, record).earlier_keys
+    return run_config_of(spec.model_copy(update={"contents": {}}), arms, record).earlier_keys
 
 
-def unrecorded(config: RunConfig, record: RunRecord) -> list[str]:
+def unrecorded(config: RunConfig, facts: Mapping[str, Scalar]) -> list[str]:
     """The sources of a run of format 1 whose content cannot be compared, in words."""
     named = sources(config.settings, config.data)
-    known = {"data", "eval_data"} if DATA_DIGEST in record.facts else set[str]()
+    known = {"data", "eval_data"} if DATA_DIGEST in facts else set[str]()
     return [str(named[role]) for role in config.content if role not in known and role in named]
 
 

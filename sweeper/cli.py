@@ -294,8 +294,8 @@ def evaluate(
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
     from sweeper.control import AlreadyRunning
     from sweeper.evaluate import EvaluateError, best_runs, score_all, select, summary
-    from sweeper.inputs import as_recorded, with_judge
-    from sweeper.reading import answers_of, recorded_answers
+    from sweeper.inputs import as_found, with_judge
+    from sweeper.reading import answers_of, found_answers
     from sweeper.session import Interrupted, places
     from sweeper.show import shown
 
@@ -306,12 +306,11 @@ def evaluate(
     warn_of_code(spec)
     quiet_libraries()
     with store_errors():
-        answers, _ = recorded_answers(spec, arms)
-        records = [*answers.records, *(run for runs in answers.aside.values() for run in runs)]
+        answers = found_answers(found := as_found(spec, arms, typer.echo, reach=False), arms)
         try:
             only = best_runs(spec, arms, answers_of(spec, arms).records) if only_best else None
-            spec = with_judge(as_recorded(spec)[0], typer.echo)
-            selection = select(spec, arms, records, where.runs, only)
+            spec = with_judge(found, typer.echo)
+            selection = select(spec, arms, answers, where.runs, only)
             scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
         except (EvaluateError, AlreadyRunning) as error:
             refuse([str(error)])

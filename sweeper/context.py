@@ -7,6 +7,7 @@ from typing import Any
 
 from studies.contents import held
 from studies.records import JUDGED, RunConfig, digest
+from studies.resolve import possible
 from studies.spec import Arm, Scenario, StudySpec, arms_in, scenario_data
 from sweeper.measured import asked_of
 
@@ -37,7 +38,11 @@ def question_of(spec: StudySpec, scenario: str, arm: Arm) -> str:
     )
     space = {knob: distribution.model_dump(mode="json") for knob, distribution in arm.space.items()}
     rungs = spec.rungs and spec.rungs.model_dump(mode="json")
-    return digest([config.key, space, spec.sampler, spec.sampler_seed, rungs, dict(config.content)])
+    parts = [config.key, space, spec.sampler, spec.sampler_seed, rungs, dict(config.content)]
+    if "model_name_or_path" in arm.space:
+        models = possible(arm)["model_name_or_path"]
+        parts.append({str(m): held(spec.contents, {**arm.settings, "model_name_or_path": m}, data) for m in models})
+    return digest(parts)
 
 
 def stratum_question(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.load import StoreAway
 from dashboards.trials import Stratum, standings
-from studies.records import PROBE, Judge, RunConfig, RunRecord, State
+from studies.records import PROBE, Judge, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec
-from sweeper.answers import config_of
+from sweeper.answers import Answers, run_config_of
 from sweeper.control import lock
 from sweeper.executors import Executor
 from sweeper.measured import asked_of, is_measured, settled
@@ -40,7 +40,7 @@ class Selection:
 def select(
     spec: StudySpec,
     arms: Mapping[str, Arm],
-    records: Iterable[RunRecord],
+    answers: Answers[RunRecord],
     folder: Path,
     only: Collection[str] | None = None,
 ) -> Selection:
@@ -58,23 +58,18 @@ def select(
     if spec.trainer != "dpo":
         raise EvaluateError(f"Runs of trainer {spec.trainer} leave no adapter that could be measured again.")
     found: dict[str, Task] = {}
-    scored, gone, others = [], [], []
-    for record in settled(records, asked_of(spec).judged):
-        if (
-            record.state is not State.COMPLETE
-            or record.arm == PROBE
-            or (only is not None and record.run_id not in only)
-        ):
+    scored, gone, asked = [], [], asked_of(spec)
+    for record in settled(filter(_can_be_scored, answers.records), asked.judged):
+        if only is not None and record.run_id not in only:
             continue
-        config = _config(spec, arms, record)
-        if config is None:
-            others.append(record)
-        elif is_measured(record, asked_of(spec)):
+        if is_measured(record, asked):
             scored.append(record)
         elif keeps_adapter(record, folder):
-            add_task(found, config, record, folder)
+            add_task(found, run_config_of(spec, arms, record), record, folder)
         else:
             gone.append(record)
+    aside = [run for runs in answers.aside.values() for run in runs]
+    others = filter(_can_be_scored, (*aside, *answers.unasked))
     selection = Selection(judge, tuple(found.values()), tuple(scored), tuple(gone), tuple(others))
     if not found and not scored:
         raise EvaluateError(" ".join(["No finished run can be scored.", *_left_out(selection)]))
@@ -125,12 +120,8 @@ def score(selection: Selection, executor: Executor, tracker: Tracker, say: Calla
     return measure(selection.tasks, executor, tracker, say)
 
 
-def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig | None:
-    """The config of a recorded run; None where it is not what the file asks for now."""
-    if record.variant not in arms or record.scenario not in spec.scenarios:
-        return None
-    config = config_of(spec, arms, record)
-    return config if record.key in {config.key, *config.earlier_keys} else None
+def _can_be_scored(record: RunRecord) -> bool:
+    return record.state is State.COMPLETE and record.arm != PROBE
 
 
 def summary(selection: Selection, scored: Scored) -> list[str]:

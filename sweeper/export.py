@@ -18,7 +18,7 @@ from studies.contents import sources
 from studies.records import DATA_DIGEST, NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec
-from sweeper.answers import config_of
+from sweeper.answers import run_config_of
 from sweeper.plan import show_knobs
 
 # Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
@@ -47,7 +47,7 @@ def export_best(
     row, number = _choose(spec, rows, scenario, variant, trial)
     number = number_of(records, row.variant, scenario, number)
     record = _run_of(distinct(records), row.variant, scenario, number)
-    config = config_of(spec, arms, record)
+    config = run_config_of(spec, arms, record)
     _check_sources(config, record)
     trained = _as_trained(config, record)
     from trainers.bundle import write_bundle

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dashboards.load import CONTENTS_TAG, load_study_tags, store_uri
+from dashboards.load import CONTENTS_TAG, in_whole, load_study_tags, store_uri
 from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, judge_source, sources
 from studies.places import existing
 from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
@@ -30,8 +30,8 @@ def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
 def recorded_contents(tags: Mapping[str, str]) -> dict[str, str] | None:
     """What a study's tags in the store say of its contents; None where no sweep has kept any."""
     try:
-        return {str(k): str(v) for k, v in json.loads(tags[CONTENTS_TAG]).items()}
-    except (KeyError, ValueError, AttributeError):
+        return {str(k): str(v) for k, v in json.loads(in_whole(tags, CONTENTS_TAG) or "").items()}
+    except (ValueError, AttributeError):
         return None
 
 

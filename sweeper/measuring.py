@@ -14,7 +14,7 @@ from pathlib import Path
 
 from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import Arm, StudySpec
-from sweeper.answers import config_of
+from sweeper.answers import run_config_of
 from sweeper.executors import Dropped, Executor, Finished, Inline, Lost, Process
 from sweeper.measured import Measurers, asked_of, has_numbers, is_measured, measurers_of
 from sweeper.tracking import Tracker
@@ -49,11 +49,11 @@ def stale(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]
     """The finished runs that keep an adapter and lack numbers of those who measure now. `folder`: the study's runs."""
     if spec.trainer != "dpo":
         return ()
-    found: dict[str, Task] = {}
+    found, asked = dict[str, Task](), asked_of(spec)
     for record in records:
-        if record.state is not State.COMPLETE or record.arm == PROBE or is_measured(record, asked_of(spec)):
+        if record.state is not State.COMPLETE or record.arm == PROBE or is_measured(record, asked):
             continue
-        config = config_of(spec, arms, record)
+        config = run_config_of(spec, arms, record)
         if keeps_adapter(record, folder) and config.settings.get("use_peft"):
             add_task(found, config, record, folder)
     return tuple(found.values())
@@ -66,10 +66,10 @@ def keeps_adapter(record: RunRecord, folder: Path) -> bool:
 
 def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folder: Path) -> None:
     """Add a run to what is measured, once for all variants that it is the run of."""
-    if record.key in tasks:
-        tasks[record.key] = replace(tasks[record.key], records=(*tasks[record.key].records, record))
+    if config.key in tasks:
+        tasks[config.key] = replace(tasks[config.key], records=(*tasks[config.key].records, record))
     else:
-        tasks[record.key] = Task(Job(config, folder / record.key, placement=_placement(record)), (record,))
+        tasks[config.key] = Task(Job(config, folder / record.key, placement=_placement(record)), (record,))
 
 
 @contextmanager
@@ -86,14 +86,24 @@ def measuring(spec: StudySpec, executor: str, workers: int | None, folder: Path)
         pool.close(now=True)
 
 
-def measure(tasks: Sequence[Task], executor: Executor, tracker: Tracker, say: Callable[[str], None]) -> Scored:
-    """Measure runs and write each as it comes. Raises StoreError where MLflow does not take what is found."""
+def measure(
+    tasks: Sequence[Task],
+    executor: Executor,
+    tracker: Tracker,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+) -> Scored:
+    """Measure runs and write each as it comes; `check` is called at least every second.
+
+    Raises StoreError where MLflow does not take what is found.
+    """
     waiting = {task.job.config.key: task for task in tasks}
     for task in tasks:
         executor.submit(task.job)
     written, failed, moved = 0, {}, []
     total = len(waiting)
     while waiting:
+        check()
         for event in executor.events(timeout=1.0):
             if not isinstance(event, Finished | Lost | Dropped) or event.key not in waiting:
                 continue

@@ -106,9 +106,6 @@ class Pacing:
         """Bring every open trial to where its bracket stands: on to the next rung, or to its end."""
         for stratum in self._search.strata:
             for number, now in self._brackets.standings(stratum).items():
-                trials = [
-                    g for g in self._open if g.trial.stratum == stratum and (g.trial.bracket or ())[:1] == (number,)
-                ]
                 mine = [g for g in self._open if g.asked and g.trial.stratum == stratum]
                 trials = [g for g in mine if g.trial.bracket and g.trial.bracket[0] == number]
                 self._keep_scores(trials)

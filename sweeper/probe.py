@@ -16,6 +16,7 @@ from pathlib import Path
 
 from studies.records import CONSEQUENCES, PROBE, Cause, Failure, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec
+from sweeper.answers import is_timed
 from sweeper.budget import Cost, Meter
 from sweeper.executors import Dropped, Executor, Finished, Lost
 from sweeper.executors.messages import Started
@@ -110,8 +111,9 @@ class Probe:
         missing = []
         for number, configs in enumerate(rounds):
             runs = known.get(number, [])
-            standing = [run for run in runs if _stands(run)]
-            if len(standing) == len(configs) and all(_is_timed(config, standing) for config in configs):
+            standing = {run.variant: run for run in runs if _stands(run)}
+            timed = [c for c in configs if c.variant in standing and is_timed(standing[c.variant], c)]
+            if len(timed) == len(configs) == sum(map(_stands, runs)):
                 continue
             for run in runs:
                 self._tracker.supersede(run.run_id, "its round is timed again")
@@ -220,12 +222,6 @@ class Probe:
 def _stands(run: KnownRun) -> bool:
     """Whether a recorded run is not asked for again: it came to an end, good or bad, and not by the machine's fault."""
     return run.state is not State.FAIL and run.cause is not Cause.USER_STOP
-
-
-def _is_timed(config: RunConfig, standing: Sequence[KnownRun]) -> bool:
-    """Whether one of these runs is the config's; format 1 may have given it another key."""
-    keys = {config.key, *config.earlier_keys}
-    return any(run.variant == config.variant and run.key in keys for run in standing)
 
 
 def _costs(result: RunResult) -> RunResult:

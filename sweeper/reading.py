@@ -16,7 +16,7 @@ from studies.records import RunRecord
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import Answers, sort
-from sweeper.inputs import as_recorded
+from sweeper.inputs import as_recorded, pairs_comparer
 from sweeper.measured import Measurers, asked_of, chosen, left_out, settled, under
 from sweeper.plan import pairs_source
 from sweeper.points import quota
@@ -63,6 +63,15 @@ def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[
     if STRICT_TAG not in load_study_tags(uri, spec.study):
         found = settled(found, asked.judged)
     return sort(spec, arms, found, None if was_kept else lambda _record, _config: None), asked
+
+
+def found_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
+    """The runs in the store sorted by whether they answer what the study asks, of sources that hold what `spec` says.
+    Raises StoreError.
+    """
+    uri = store_uri(None, Path.cwd())
+    strict = STRICT_TAG in load_study_tags(uri, spec.study)
+    return sort(spec, arms, load_records(uri, spec.study), pairs_comparer(), strict=strict)
 
 
 def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], answers: Answers[RunRecord] | None = None) -> Comparison:

@@ -24,6 +24,7 @@ from optuna.distributions import (
     _get_single_value,
 )
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import column, table, update
 
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
 from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
@@ -53,12 +54,14 @@ _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, S
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
 # are, see `sweeper.context`; and what format 1 kept in the place of both.
 WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
+FILLING = "filling"  # on an Optuna study: its trials are being made of recorded runs
 # On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
 UNMEASURED = "unmeasured"
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
 BRACKET, SCORES = "bracket", "rung_scores"
+_STUDIES = table("studies", column("study_name"))  # as Optuna has it
 _DRAWS = 8  # of the sampler, where it suggests what was tried already
 
 # Variant and config: what a stratum tries once.
@@ -282,7 +285,7 @@ class Search:
             study = self._create(name, spec, arms)
         study.set_user_attr(QUESTION, asks[0])
         study.set_user_attr(GOAL, asks[1])
-        if not any("trial" in frozen.user_attrs for frozen in study.get_trials(deepcopy=False)):
+        if study.user_attrs.get(FILLING) or not any("trial" in t.user_attrs for t in study.get_trials(deepcopy=False)):
             self._fill(study, scenario, arms)
         withdrawn = set(study.user_attrs.get(WITHDRAWN, ()))
         tried: dict[_Place, str] = {}  # with the origin of its trial
@@ -308,19 +311,23 @@ class Search:
         return told if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
 
     def _fill(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> None:
-        """Have the trials of recorded runs asked for first, under the numbers that they had."""
+        """Have the trials of recorded runs asked for first, under the numbers that they had. Killed, it goes on."""
         trials: dict[int, RunRecord] = {}
         for run in self._known:
             here = run.scenario == scenario and run.variant in arms
             if here and run.arm not in (CONFIRM, PROBE) and run.state is not State.FAIL:
                 trials.setdefault(run.trial, run)
-        for number in range(max(trials, default=-1) + 1):
+        if not trials:
+            return
+        study.set_user_attr(FILLING, True)
+        for number in range(len(study.get_trials(deepcopy=False)), max(trials) + 1):
             if number not in trials:  # nobody knows it any more
                 study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
                 continue
             run = trials[number]
             about = {"origin": run.arm, "variant": run.variant, **_params(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
+        study.set_user_attr(FILLING, False)
 
     def _move(self, name: str, to: str) -> bool:
         """Rename an Optuna study, replacing one of that name; False where there is none to move."""
@@ -329,8 +336,9 @@ class Search:
             return False
         if to in names:
             optuna.delete_study(study_name=to, storage=self._storage)
-        optuna.copy_study(from_study_name=name, from_storage=self._storage, to_storage=self._storage, to_study_name=to)
-        optuna.delete_study(study_name=name, storage=self._storage)
+        # Optuna has no other way to rename than to copy, which a kill leaves half done.
+        with self._storage.engine.begin() as connection:
+            connection.execute(update(_STUDIES).where(_STUDIES.c.study_name == name).values(study_name=to))
         return True
 
     def _create(self, name: str, spec: StudySpec, arms: Mapping[str, Arm]) -> optuna.Study:

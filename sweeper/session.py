@@ -18,9 +18,9 @@ from typing import Protocol
 from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
 from dashboards.load import StoreAway, StoreError, store_uri
 from studies.contents import judge_source
-from studies.records import PROBE, RunConfig, State
+from studies.records import PROBE, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec
-from sweeper.answers import Compare, config_of, sort, unrecorded
+from sweeper.answers import Compare, run_config_of, sort, unrecorded
 from sweeper.context import questions
 from sweeper.control import lock
 from sweeper.executors import Executor, Inline, Process
@@ -99,6 +99,7 @@ def run_session(
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             compare = pairs_comparer()
             known = _known(spec, arms, tracker, compare, tell_user)
+            is_ours = _is_ours(tracker, compare)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
@@ -110,12 +111,12 @@ def run_session(
             show(progress)
 
         try:
-            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user)
+            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
                 known = _known(spec, arms, tracker, compare, tell_user)
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.under(asked_of(spec)), compare, pool, where.runs, placement),
+                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
                 *(look, tell_user),
             )
             probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
@@ -174,7 +175,7 @@ def _known(
     of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
     for run, config in of_format_1:
         tracker.adopt(run, config.content)
-    unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run))
+    unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run.facts))
     is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in of_format_1)
     if is_judge_new:
         unknown |= {str(judge_source(spec.evaluation)): None}
@@ -189,7 +190,7 @@ def _known(
     renamed = [run for run in answers.records if spec.contents and run.arm != PROBE]
     return _Known(
         answers.records,
-        {run.run_id: config_of(spec, arms, run) for run in renamed},
+        {run.run_id: run_config_of(spec, arms, run) for run in renamed},
         frozenset(
             (run.variant, run.scenario)
             for run in (*(run for runs in answers.aside.values() for run in runs), *answers.records)
@@ -218,6 +219,19 @@ def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
+def _is_ours(tracker: Tracker, compare: Compare) -> Callable[[str, RunConfig, RunResult], bool]:
+    """Whether a result that format 1 left in a run folder may be taken for that of a config: no run in MLflow, which
+    would say more of it, has its key, and what it says of its sources is so now.
+    """
+    recorded = {run.key for run in tracker.known_runs()}
+
+    def is_ours(key: str, config: RunConfig, result: RunResult) -> bool:
+        unknown = tracker.strict and unrecorded(config, result.facts)
+        return key not in recorded and not unknown and compare(result.facts, config) is None
+
+    return is_ours
+
+
 def _measure_again(
     spec: StudySpec,
     arms: Mapping[str, Arm],
@@ -227,6 +241,7 @@ def _measure_again(
     workers: int | None,
     tracker: Tracker,
     tell_user: Callable[[str], None],
+    check: Callable[[], None],
 ) -> Scored:
     """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
     is trained, as the search goes on from what is found.
@@ -240,7 +255,7 @@ def _measure_again(
     with measuring(spec, executor, workers, where.runs) as pool:
         stopper = Stopper(pool)
         with stop_on_interrupt((stopper,), tell_user):
-            done = measure(tasks, pool, tracker, tell_user)
+            done = measure(tasks, pool, tracker, tell_user, check)
     return replace(done, stopped=stopper.stopped)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.load import QUESTIONS_TAG, STRICT_TAG, StoreMissing, load_records, load_study_tags, store_uri
+from dashboards.configs import distinct
+from dashboards.load import QUESTIONS_TAG, STRICT_TAG, StoreMissing, in_whole, load_records, load_study_tags, store_uri
 from studies.records import PROBE, RunRecord, State
-from studies.spec import Arm, StudySpec
+from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import leaving, sort
 from sweeper.inputs import pairs_comparer
-from sweeper.plan import planned_runs
+from sweeper.plan import planned_confirm_runs, planned_runs, planned_trials
+from sweeper.points import CONFIRM, config_of, config_of_knobs, planned_points
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,29 @@ def standing_of(spec: StudySpec, arms: Mapping[str, Arm], *, strict: bool = Fals
         return StudyState(planned, 0, {})
     tags = load_study_tags(uri, spec.study)
     answers = sort(spec, arms, records, pairs_comparer(), strict=strict or STRICT_TAG in tags)
-    before = tags.get(QUESTIONS_TAG)
+    before = in_whole(tags, QUESTIONS_TAG)
     left = {
         reason: [run for run in runs if before is None or (run.question or "-") in before.split(",")]
         for reason, runs in answers.finished_aside().items()
     }
-    done = sum(run.arm != PROBE and run.state in (State.COMPLETE, State.PRUNED) for run in answers.records)
-    return StudyState(planned, min(done, planned), {reason: runs for reason, runs in left.items() if runs})
+    return StudyState(planned, _done(spec, arms, answers.records), {r: runs for r, runs in left.items() if runs})
+
+
+def _done(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]) -> int:
+    """How many of the planned runs are recorded: of known points these very ones, else as many as there can be."""
+    ended = [r for r in distinct(records) if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
+    done = 0
+    for scenario in spec.scenarios:
+        own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+        mine = [r for r in ended if r.scenario == scenario and r.variant in here]
+        confirmed = [r for r in mine if r.arm == CONFIRM]
+        done += min(len(confirmed), planned_confirm_runs(spec, arms, scenario))
+        known = {n: {config_of(arm, p.params) for p in planned_points(own, arm)} for n, arm in here.items()}
+        free = planned_trials(own, here) - (0 if spec.mode == "search" else sum(map(len, known.values())))
+        others = 0
+        for run in mine:
+            planned = spec.mode != "search" and config_of_knobs(here[run.variant], run.knobs) in known[run.variant]
+            done += planned and run.arm != CONFIRM
+            others += not planned and run.arm != CONFIRM
+        done += min(others, free * len(own.runs.blocks) * len(own.runs.seeds))
+    return done

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from studies.records import CONSEQUENCES, PROBE, Cause, Failure, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
-from sweeper.answers import Compare
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
 from sweeper.confirm import Candidates
@@ -80,7 +79,7 @@ class Sweep:
         search: Search,
         tracker: Tracker,
         known: Sequence[tuple[KnownRun, RunConfig | None]],
-        compare: Compare,
+        is_ours: Callable[[str, RunConfig, RunResult], bool],
         executor: Executor,
         folder: Path,
         placement: Placement,
@@ -88,15 +87,15 @@ class Sweep:
         tell_user: Callable[[str], None],
     ) -> None:
         """`known`: the recorded runs that answer the study, with the numbers that those found of them who measure runs
-        now, each that format 1 recorded with the config it is of; `compare`: what is asked of results in run folders of
-        format 1.
+        now, each that format 1 recorded with the config it is of; `is_ours`: whether a result in a folder of format 1,
+        by its key there, may be taken for that of a config.
         """
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
         self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
         self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
-        self._known, self._compare = known, compare
+        self._known, self._is_ours = known, is_ours
         self._recorded: dict[_Place, KnownRun] = {}
         self._candidates = Candidates(spec)
         self._best: dict[tuple[str, str], tuple[float, _Group]] = {}
@@ -261,6 +260,9 @@ class Sweep:
         """
         if group.trial.repeats:
             return
+        for config in group.configs:
+            if (config.variant, config.scenario, config.key) not in self._recorded:
+                self._take_over(config)
         if self._pacing is not None:
             self._pacing.enter(group)
         led = group.entrant is not None and group.trial.state is not State.COMPLETE
@@ -290,8 +292,6 @@ class Sweep:
         if config.key in group.results:
             return True
         known = self._recorded.get((config.variant, config.scenario, config.key))
-        if known is None:
-            self._take_over(config)
         result = read_result(self._kept(config))
         if known is not None:
             group.note(config.key, known.result() if result is None else measured_as(result, known))
@@ -320,7 +320,7 @@ class Sweep:
         folder = self._folder / config.key
         for earlier in config.earlier_keys - {config.key}:
             result = None if folder.exists() else read_result(self._folder / earlier)
-            if result is not None and self._compare(result.facts, config) is None:
+            if result is not None and self._is_ours(earlier, config, result):
                 os.rename(self._folder / earlier, folder)
 
     def _begun(self, key: str) -> str | None:

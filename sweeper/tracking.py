@@ -33,6 +33,7 @@ from dashboards.load import (
     StoreRefused,
     connect,
     encode,
+    in_pieces,
     read_runs,
     run_state,
     store_calls,
@@ -186,8 +187,9 @@ class Tracker:
             self._client.log_text(parent_run_id, _without_secrets(study_yaml_text), "study.yaml")
             kept = {CONTENTS_TAG: json.dumps(dict(spec.contents)), QUESTIONS_TAG: ",".join(sorted(set(asked.values())))}
             kept |= {STRICT_TAG: "true"} if strict else {}
-            for key, value in kept.items():
-                self._client.set_experiment_tag(experiment_id, key, value[:LONGEST_TAG])
+            for name, text in kept.items():
+                for key, value in in_pieces(name, text, LONGEST_TAG).items():
+                    self._client.set_experiment_tag(experiment_id, key, value)
         self._study = _OpenStudy(
             spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1, questions=asked
         )
@@ -393,8 +395,8 @@ class Tracker:
         with store_calls(self.uri):
             experiment = self._client.get_experiment_by_name(study)
             if experiment is not None and CONTENTS_TAG in experiment.tags:
-                text = json.dumps(dict(contents))[:LONGEST_TAG]
-                self._client.set_experiment_tag(experiment.experiment_id, CONTENTS_TAG, text)
+                for key, value in in_pieces(CONTENTS_TAG, json.dumps(dict(contents)), LONGEST_TAG).items():
+                    self._client.set_experiment_tag(experiment.experiment_id, key, value)
 
     def _keep_samples(self, run_id: str, number: int) -> str:
         """Keep a run's samples under another name, which this gives, before others take their place."""

@@ -74,7 +74,7 @@ def _folder_content(source: Source, folder: Path) -> str | None:
     ours = list(_matching(folder, _OF_TOKENIZER))
     if source.what == JUDGE_MODEL:
         judge = [f for f in _matching(folder, (*_OF_TOKENIZER, *_OF_MODEL)) if not _named(f, _LEFT_OVER)]
-        return f"sha256:{_files(folder, judge)}" if judge else None
+        return _sha256(_files(folder, judge)) if judge else None
     if source.what == "tokenizer":
         return _sha256(_files(folder, ours)) if ours else None
     files = [f for f in _matching(folder, _OF_MODEL) if f not in ours and not _named(f, _LEFT_OVER)]
@@ -150,7 +150,7 @@ def _code_content(module: str) -> str | None:
     found = hashlib.sha256()
     for label, file in sorted(files.items()):
         found.update(f"\0{label}\0{_whole(file)}".encode())
-    return f"sha256:{found.hexdigest()}" if files else None
+    return _sha256(found.hexdigest()) if files else None
 
 
 def _code_files(name: str, here: Path, *, only_here: bool = False) -> dict[str, Path]:

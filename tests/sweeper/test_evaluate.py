@@ -14,6 +14,7 @@ from dashboards.histories import load_samples
 from dashboards.load import load_records
 from studies.records import Cause, Judge, Measurement, RunConfig, RunRecord, RunResult, Shown
 from studies.spec import StudySpec, arms, load_study, resolve_run
+from sweeper.answers import sort
 from sweeper.evaluate import EvaluateError, Selection, best_runs, score, select, summary
 from sweeper.executors import Inline
 from sweeper.measured import asked_of, chosen, left_out, under
@@ -74,7 +75,8 @@ class Study:
         spec = self.spec(*settings)
         records = list(self.records().values())
         only = best_runs(spec, arms(spec), records) if only_best else None
-        return select(spec, arms(spec), records, self.runs, only)
+        answers = sort(spec, arms(spec), records, lambda _facts, _config: None)
+        return select(spec, arms(spec), answers, self.runs, only)
 
     def score(self, *settings: str, **options: Any) -> tuple[Selection, Scored, list[str]]:
         said: list[str] = []

@@ -80,6 +80,26 @@ def test_strict_leaves_behind_what_cannot_be_checked_and_stays_so(sweeper: Sweep
     assert "4 finished runs would be left behind" in refused.stderr
     assert "not what model model and tokenizer model held" in refused.stderr
     assert "0 runs trained" in run(sweeper, folder, "embedded", "--strict").stdout
+    trained = run(sweeper, folder, "local", "--strict", "--yes")
+    assert "4 runs trained, 0 were there already" in trained.stdout
+    assert "0 runs trained, 4 were there already" in run(sweeper, folder, "local").stdout
+
+
+def test_a_model_that_changes_after_its_runs_were_taken_over_leaves_them_behind(sweeper: Sweeper, folder: Path) -> None:
+    run(sweeper, folder, "local")
+    weights = bytearray((folder / "model" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model" / "model.safetensors").write_bytes(weights)
+    refused = run(sweeper, folder, "local")
+    assert "4 finished runs would be left behind: model model has changed since" in refused.stderr
+    assert "4 runs trained, 0 were there already" in run(sweeper, folder, "local", "--yes").stdout
+
+
+@pytest.mark.parametrize("low", ["0.0001", "0.06"])
+def test_runs_of_another_range_are_left_behind(sweeper: Sweeper, folder: Path, low: str) -> None:
+    study = folder / "formula.yaml"
+    study.write_text(study.read_text().replace("low: 0.05", f"low: {low}"))
+    assert "36 finished runs would be left behind" in sweeper(folder, "plan", "formula.yaml").stdout
 
 
 def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(sweeper: Sweeper, folder: Path) -> None:
@@ -103,8 +123,8 @@ def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(swee
 def test_a_lost_optuna_db_costs_no_run(sweeper: Sweeper, folder: Path) -> None:
     (folder / "optuna.db").unlink()
     shutil.rmtree(folder / "runs" / "adaptive")
-    ended = run(sweeper, folder, "formula")
-    assert "0 runs trained, 36 were there already" in ended.stdout
+    for study in ("formula", "adaptive", "joint"):
+        assert f"0 runs trained, {RUNS[study]} were there already" in run(sweeper, folder, study).stdout
 
 
 def test_a_lost_mlflow_db_costs_no_run_either(sweeper: Sweeper, folder: Path, empty_mlflow: Path) -> None:
