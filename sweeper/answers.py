@@ -11,7 +11,7 @@ from studies.contents import held, sources
 from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
-from sweeper.points import FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
+from sweeper.points import CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
 from sweeper.rounds import probe_round
 
 Planned = Mapping[str, Collection[Config]]
@@ -131,7 +131,8 @@ def _probe_configs(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, 
 def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, planned: Planned) -> RunConfig | None:
     """The config that the file gives such a run; None where it cannot have its knobs."""
     arm = arms[record.variant]
-    if record.arm == UNBIASED and spec.mode != "search" and record.variant in planned:
+    is_planned = record.arm == UNBIASED or (record.arm == CONFIRM and "tpe" not in spec.sampler)
+    if is_planned and spec.mode != "search":
         if config_of_knobs(arm, record.knobs) not in planned[record.variant]:
             return None  # of another range, though this one may hold it too
     elif record.arm != FIXED and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
