@@ -15,6 +15,7 @@ from dashboards.load import load_records
 from studies.records import Cause, Judge, Measurement, RunConfig, RunRecord, RunResult, Shown
 from studies.spec import StudySpec, arms, load_study, resolve_run
 from sweeper.answers import sort
+from sweeper.context import questions
 from sweeper.evaluate import EvaluateError, Selection, best_runs, score, select, summary
 from sweeper.executors import Inline
 from sweeper.measured import asked_of, chosen, left_out, under
@@ -41,7 +42,11 @@ class Study:
         self.folder, self.runs = folder, folder / "runs" / "judged"
         (folder / "study.yaml").write_text(STUDY)
         self.tracker = Tracker(None, folder)
-        self.tracker.open_study(self.spec(), STUDY)
+        self.open()
+
+    def open(self) -> None:
+        """Have runs answer what the study file asks now."""
+        self.tracker.open_study(self.spec(), STUDY, questions(self.spec(), arms(self.spec())))
 
     def spec(self, *settings: str) -> StudySpec:
         return load_study(self.folder / "study.yaml", settings)
@@ -211,6 +216,7 @@ def test_runs_of_another_question_are_left_alone_and_named(study: Study) -> None
 
 def test_two_variants_that_are_the_same_run_are_measured_once_and_written_twice(study: Study) -> None:
     (study.folder / "study.yaml").write_text(STUDY.replace("ipo: {}", "same: {loss_type: sigmoid}"))
+    study.open()
     study.add(0, "3.0")
     config = study.config(0, "same")
     again = study.tracker.start_run(config, 1, "unbiased")
