@@ -11,7 +11,7 @@ from studies.contents import held, sources
 from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
-from sweeper.points import CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
+from sweeper.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
 from sweeper.rounds import probe_round
 
 Planned = Mapping[str, Collection[Config]]
@@ -131,6 +131,9 @@ def _probe_configs(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, 
 def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, planned: Planned) -> RunConfig | None:
     """The config that the file gives such a run; None where it cannot have its knobs."""
     arm = arms[record.variant]
+    adaptive = spec.mode == "search" or "tpe" in spec.sampler
+    if (record.arm == ADAPTIVE and not adaptive) or (record.arm == UNBIASED and spec.sampler == "tpe"):
+        return None  # of another sampler
     is_planned = record.arm == UNBIASED or (record.arm == CONFIRM and "tpe" not in spec.sampler)
     if is_planned and spec.mode != "search":
         if config_of_knobs(arm, record.knobs) not in planned[record.variant]:

@@ -28,7 +28,7 @@ class StudyState:
 
     def lines(self) -> list[str]:
         """What `plan` says of it; nothing of a study without a recorded run."""
-        counted = [f"{self.done} runs are done, {self.planned - self.done} are missing."] if self.done else []
+        counted = [f"{self.done} of {self.planned} runs done, {self.planned - self.done} missing."] if self.done else []
         return counted + (leaving(self.left) if self.done < self.planned else [])
 
 

@@ -139,10 +139,10 @@ def test_an_edit_that_extends_leaves_nothing_behind(asked: Asked, old: str, new:
 
 
 def test_the_plan_counts_what_is_done_and_what_is_missing(asked: Asked) -> None:
-    assert "done" not in asked.call("plan").stdout
+    assert "runs done" not in asked.call("plan").stdout
     asked.run()
     asked.edit("trials: 3", "trials: 5")
-    assert "6 runs are done, 4 are missing." in asked.call("plan").stdout
+    assert "6 of 10 runs done, 4 missing." in asked.call("plan").stdout
 
 
 def test_a_setting_of_the_command_line_alone_shows_no_runs_of_another_question(asked: Asked) -> None:

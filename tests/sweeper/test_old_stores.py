@@ -102,6 +102,16 @@ def test_runs_of_another_range_are_left_behind(sweeper: Sweeper, folder: Path, l
     assert "36 finished runs would be left behind" in sweeper(folder, "plan", "formula.yaml").stdout
 
 
+def test_runs_of_another_sampler_are_left_behind(sweeper: Sweeper, folder: Path) -> None:
+    for study, old, new, runs in (
+        ("formula", "budget:", "sampler_seed: 7\nbudget:", 36),
+        ("adaptive", "sampler: tpe", "sampler: random", 8),
+    ):
+        file = folder / f"{study}.yaml"
+        file.write_text(file.read_text().replace(old, new))
+        assert f"{runs} finished runs would be left behind" in sweeper(folder, "plan", f"{study}.yaml").stdout
+
+
 def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(sweeper: Sweeper, folder: Path) -> None:
     pairs = folder / "pairs.jsonl"
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
