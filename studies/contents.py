@@ -5,7 +5,7 @@ Reads nothing: `trainers/contents.py` reads the digests, the store keeps those t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -79,3 +79,8 @@ def pinned(
     if "data" in commits:
         data = data.model_copy(update={"revision": commits["data"]})
     return {**settings, **revision}, data
+
+
+def changed_since(found: Iterable[Source]) -> str:
+    """That these sources hold something else than they did, in words."""
+    return f"{' and '.join(f'{source.what} changed in {source.name}' for source in found)} since"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from studies.contents import held, sources
+from studies.contents import changed_since, held, sources
 from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
@@ -177,8 +177,8 @@ def _changed(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str
     settings = {**arms[record.variant].settings, **record.knobs}
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
     now, named, before = held(spec.contents, settings, data), sources(settings, data), record.content
-    changed = [str(named[r]) for r in named if r in now and before.get(r) not in (None, now[r])]
-    return f"{' and '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since" if changed else None
+    changed = [named[r] for r in named if r in now and before.get(r) not in (None, now[r])]
+    return changed_since(changed) if changed else None
 
 
 def _reason_format_1(

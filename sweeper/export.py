@@ -14,7 +14,7 @@ from dashboards.configs import distinct, number_of
 from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
-from studies.contents import sources
+from studies.contents import changed_since, sources
 from studies.records import DATA_DIGEST, NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec
@@ -69,23 +69,15 @@ def export_best(
 def _check_sources(config: RunConfig, record: RunRecord) -> None:
     """Raises ExportError where what the run read is not what its sources hold now."""
     named = sources(config.settings, config.data)
-    changed = [str(named[role]) for role, content in config.content.items() if _differs(record.content, role, content)]
+    changed = [named[role] for role, now in config.content.items() if record.content.get(role) not in (None, now)]
     gone = [str(named[role]) for role in record.content if role not in config.content and role in named]
     if not changed and not gone:
         return
-    what = f"{_have(changed, 'changed')} since" if changed else f"{_have(gone, 'gone')}, or cannot be read"
+    what = changed_since(changed) if changed else f"{' and '.join(gone)} cannot be read now"
     raise ExportError(
         f"Trial {record.trial} of {record.variant} cannot be exported: {what}. Put back what the run read, or run the "
         "study again on what is there now."
     )
-
-
-def _differs(recorded: Mapping[str, str], role: str, content: str) -> bool:
-    return recorded.get(role) not in (None, content)
-
-
-def _have(names: Sequence[str], done: str) -> str:
-    return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} {done}"
 
 
 def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, output: Path) -> dict[str, Any]:

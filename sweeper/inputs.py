@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dashboards.load import CONTENTS_TAG, in_whole, load_study_tags, store_uri
-from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, judge_source, sources
+from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_source, sources
 from studies.places import existing
 from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.resolve import possible
@@ -109,7 +109,7 @@ def pairs_comparer() -> Callable[[Mapping[str, Scalar], RunConfig], str | None]:
         if of not in digests:
             digests[of] = _pairs_digest(config)
         same = digests[of] in (None, recorded)
-        return None if same else f"data {config.data.path} has changed since"
+        return None if same else changed_since([Source("data", config.data.path)])
 
     return compare
 

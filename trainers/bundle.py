@@ -33,7 +33,7 @@ def write_bundle(
     if expected is not None and pairs.digest != expected:
         raise DataError(
             [
-                f"data {config.data.path} has changed since the run: the digest of its pairs is {pairs.digest[:12]} "
+                f"data changed in {config.data.path} since the run: the digest of its pairs is {pairs.digest[:12]} "
                 f"now and was {expected[:12]}; put those of the run back, or run the study again on what is there"
             ]
         )

@@ -75,13 +75,13 @@ def test_pairs_corrected_in_place_are_other_pairs(asked: Asked) -> None:
     asked.pairs("b")
     refused = asked.call("run", "--executor", "inline")
     assert refused.returncode == 2
-    assert "6 finished runs would be left behind: data pairs.jsonl has changed since (3 sigmoid, 3 ipo)." in (
+    assert "6 finished runs would be left behind: data changed in pairs.jsonl since (3 sigmoid, 3 ipo)." in (
         refused.stderr
     )
     assert asked.rows() == before  # nobody has asked for others yet
     assert "6 runs trained, 0 were there already" in asked.run("--yes")
     table = asked.call("table").stdout
-    assert "6 finished runs left aside: data pairs.jsonl has changed since" in " ".join(table.split())
+    assert "6 finished runs left aside: data changed in pairs.jsonl since" in " ".join(table.split())
     asked.pairs("a")
     assert "0 runs trained, 6 were there already" in asked.run()
     assert asked.rows() == before

@@ -119,7 +119,7 @@ def test_what_the_former_judge_said_is_kept_and_comes_back_with_its_code(folder:
         assert {**now.metrics, **former.metrics} == then.metrics
         uri = f"sqlite:///{folder.path}/mlflow.db"
         shown = {
-            name: load_samples(uri, [now.run_id], {now.run_id: name})[now.run_id][0].gold_after
+            name: load_samples(uri, [now.run_id], folder.path, {now.run_id: name})[now.run_id][0].gold_after
             for name in (former.samples, now.samples)
         }
         assert shown == {former.samples: then.metrics["gold"], now.samples: now.metrics["gold"]}

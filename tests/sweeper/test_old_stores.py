@@ -91,7 +91,7 @@ def test_a_model_that_changes_after_its_runs_were_taken_over_leaves_them_behind(
     weights[-1] ^= 1
     (folder / "model" / "model.safetensors").write_bytes(weights)
     refused = run(sweeper, folder, "local")
-    assert "4 finished runs would be left behind: model model has changed since" in refused.stderr
+    assert "4 finished runs would be left behind: model changed in model since" in refused.stderr
     assert "4 runs trained, 0 were there already" in run(sweeper, folder, "local", "--yes").stdout
 
 
@@ -119,14 +119,14 @@ def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(swee
     pairs.write_text("".join(json.dumps(row) + "\n" for row in swapped))
     exported = sweeper(folder, "export", "local.yaml")
     assert exported.returncode == 2
-    assert "pairs.jsonl has changed since" in exported.stderr
+    assert "data changed in pairs.jsonl since" in exported.stderr
     assert not list(folder.glob("best*"))
-    assert "4 finished runs would be left behind: data pairs.jsonl has changed since" in (
+    assert "4 finished runs would be left behind: data changed in pairs.jsonl since" in (
         sweeper(folder, "plan", "local.yaml").stdout
     )
     refused = run(sweeper, folder, "local")
     assert refused.returncode == 2
-    assert "data pairs.jsonl has changed since" in refused.stderr
+    assert "data changed in pairs.jsonl since" in refused.stderr
     assert "--yes" in refused.stderr
 
 
