@@ -348,7 +348,7 @@ def export(
         try:
             chosen = export_best(found, arms, answers.records, rows, variant, trial, output)
         except ExportError as error:
-            refuse([str(error)])
+            refuse([" ".join([str(error), *answers.notes()])])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
 
 

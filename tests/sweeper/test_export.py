@@ -174,7 +174,7 @@ def test_a_study_file_that_has_changed_since_is_noticed(sweeper: Sweeper, traine
     (trained / "study.yaml").write_text(text.replace("max_steps: 6", "max_steps: 7"))
     refused = sweeper(trained, "export", "study.yaml")
     assert refused.returncode == 2
-    assert "other settings" in refused.stderr
+    assert "finished runs left aside: settings, space, sampler or evaluation of the study file" in refused.stderr
 
 
 def test_a_folder_that_stock_trl_could_not_read_is_refused_and_nothing_is_left(sweeper: Sweeper, trained: Path) -> None:
