@@ -28,6 +28,11 @@ RUN = ("run", "study.yaml", "--executor", "inline")
 
 
 @pytest.fixture(autouse=True)
+def stores_are_copies() -> None:
+    """Here they are made, where MLflow makes them."""
+
+
+@pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if every sweep were a process of its own: MLflow remembers in one where a run's artifacts were."""
     from mlflow.tracking._tracking_service import utils

@@ -14,6 +14,7 @@ import yaml
 
 from dashboards.load import load_records
 from studies.spec import arms, load_study, resolve_run
+from sweeper.context import questions
 from sweeper.search import Search
 from sweeper.tracking import Tracker
 from trainers.results import read_result
@@ -48,7 +49,7 @@ def repeat(folder: Path, times: int) -> None:
     spec = load_study(folder / "study.yaml")
     by_name, url = arms(spec), f"sqlite:///{folder}/optuna.db"
     search, tracker = Search(spec, by_name, url), Tracker(None, folder)
-    tracker.open_study(spec, "")
+    tracker.open_study(spec, "", questions(spec, by_name))
     for trial in search.trials():
         study = optuna.load_study(study_name=trial.stratum, storage=url)
         old = study.trials[trial.number]
