@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dashboards.addresses import sqlite_file
+from studies.spec import Arm, StudySpec
 from sweeper.cli import app
 from sweeper.new_store import make_store
 from sweeper.reporting import Made
@@ -67,4 +68,13 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    monkeypatch.setattr("sweeper.reading.report_of", lambda *_: Made("", {}))
+    from sweeper import reading
+
+    with_page = reading.kept_files
+
+    def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(reading, "report_of", lambda *_: Made("", {}))
+            return with_page(spec, arms, tell_user)
+
+    monkeypatch.setattr(reading, "kept_files", kept_files)
