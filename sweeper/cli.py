@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,8 +67,13 @@ Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  [def
 Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [default: sqlite:///optuna.db]")]
 
 
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""In the environment: no Python process that is started from here takes code from the working folder."""
+
+
 def main() -> None:
     """Entry point of the command `sweeper`."""
+    os.environ |= SAFE_PATH
     redact_output()
     app()
 
@@ -376,8 +383,11 @@ def ui(
     if host not in ("127.0.0.1", "localhost", "::1"):
         typer.echo(f"warning: everybody who reaches {host} can read and change all studies; MLflow asks nobody's name")
     # In the environment, since every user of a machine can read the arguments of a process.
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
+    os.environ |= {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **SAFE_PATH}
+    # uvicorn puts a folder of its own choice first among those of modules, the working folder where none is named.
+    of_modules = shlex.quote(f"--app-dir={sysconfig.get_path('stdlib')}")
+    server = ["mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", of_modules]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *server])
 
 
 @app.command()

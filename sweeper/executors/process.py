@@ -257,8 +257,10 @@ class Starter:
         ours, theirs = Pipe()
         log = self.log_folder / f"{self.name}.log"
         identity = (str(theirs.fileno()), str(os.getpid()), self.trainer, self.name)
-        # The module path is handed on, so that a trainer that can be imported here can be imported there.
-        environment = {**self.environment, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        # The module path is handed on, so that a trainer that can be imported here can be imported there, and what a
+        # worker starts takes no code from the working folder either.
+        modules = os.pathsep.join(path for path in sys.path if path)
+        environment = {**self.environment, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "sweeper.executors.worker", *identity],
