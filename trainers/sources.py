@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
@@ -23,6 +23,10 @@ Kind = Literal["embedded", "file", "folder", "hub", "missing"]
 
 _MOST_NAMED: Final = 10
 _LONGEST_CELL: Final = 1 << 30  # the csv module's own limit is 128 KiB, and it has no other than a global one
+_MOST_BYTES: Final = 4 << 30
+"""Of text in a split: as much stays in the memory of every worker."""
+_ALWAYS_UNPACKED, _MOST_UNPACKED = 256 << 20, 100
+"""A Parquet file may unpack to so many bytes, or to so many times its size (texts take 2 to 10)."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -88,8 +92,8 @@ def read_rows(data: DataConfig) -> Rows:
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
-def _read(data: DataConfig, path: str, split: str) -> list[_Placed]:
-    """The raw rows of a split. Raises DataError where nothing can be read."""
+def _read(data: DataConfig, path: str, split: str) -> Iterator[_Placed]:
+    """The raw rows of a split, one after the other. Raises DataError where nothing, or no more, can be read."""
     kind = kind_of(path)
     if kind == "file":
         file = Path(path).expanduser()
@@ -97,22 +101,32 @@ def _read(data: DataConfig, path: str, split: str) -> list[_Placed]:
         if reader is None:
             raise DataError([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(_READERS)}"])
         try:
-            return reader(file)
+            _check_size(file.stat().st_size, f"data {path}")
+            yield from reader(file)
         except (OSError, ValueError) as error:
             raise DataError([f"data {path}: cannot be read as {file.suffix.lower()} ({error})"]) from error
+        return
     if kind == "missing":
         raise DataError([f"data {path}: there is no such file or folder"])
     try:
         dataset = _saved_split(path, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
         raise DataError([f"data {path}: cannot load split {split!r} ({_first_line(error)})"]) from error
-    return [_Placed(f"row {i}", row) for i, row in enumerate(dataset, start=1)]
+    yield from _numbered(dataset)
 
 
-def _read_jsonl(file: Path) -> list[_Placed]:
+def _numbered(rows: Iterable[Any]) -> Iterator[_Placed]:
+    """Raw rows with their places."""
+    for i, row in enumerate(rows, start=1):
+        yield _Placed(f"row {i}", row)
+
+
+def _read_jsonl(file: Path) -> Iterator[_Placed]:
     """One JSON value a line; blank lines are passed over."""
-    lines = file.read_text(encoding="utf-8-sig").split("\n")
-    return [_json_line(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
+    with file.open(encoding="utf-8-sig") as lines:
+        for i, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _json_line(i, line.removesuffix("\n"))
 
 
 def _json_line(number: int, line: str) -> _Placed:
@@ -123,12 +137,12 @@ def _json_line(number: int, line: str) -> _Placed:
         return _Placed(f"line {number}", None, f"not JSON ({error}); repair or remove the line")
 
 
-def _read_json(file: Path) -> list[_Placed]:
+def _read_json(file: Path) -> Iterator[_Placed]:
     """A JSON list of objects, or JSON lines under this ending."""
     text = file.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         return _read_jsonl(file)
-    return [_Placed(f"row {i}", value) for i, value in enumerate(_parsed(text), start=1)]
+    return _numbered(_parsed(text))
 
 
 def _parsed(text: str) -> Any:
@@ -139,30 +153,104 @@ def _parsed(text: str) -> Any:
         raise ValueError("lists or objects lie too deep in one another") from error
 
 
-def _read_csv(file: Path) -> list[_Placed]:
+def _read_csv(file: Path) -> Iterator[_Placed]:
     """A header line and rows of plain text; a cell that is not there is None."""
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            return [_Placed(f"row {i}", row) for i, row in enumerate(csv.DictReader(stream), start=1)]
+            yield from _numbered(csv.DictReader(stream))
     except csv.Error as error:
         raise ValueError(str(error)) from error
     finally:
         csv.field_size_limit(before)
 
 
-def _read_parquet(file: Path) -> list[_Placed]:
-    """A Parquet table."""
+def _read_parquet(file: Path) -> Iterator[_Placed]:
+    """A Parquet table, a part at a time; a text that many rows share is there once. A file can say it a million times
+    in a kilobyte, so what it unpacks to is counted before it is unpacked.
+    """
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(file).to_pylist()
+        with pyarrow.parquet.ParquetFile(file) as table:
+            metadata, columns = table.metadata, [table.schema.column(i) for i in range(len(table.schema))]
+        groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+        size, packed = sum(group.total_byte_size for group in groups), file.stat().st_size
+        _check_unpacked(size, packed, metadata.num_rows)
+        texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXT_TYPES]
+        flat = [path for path in texts if "." not in path]  # pyarrow cannot read the others as dictionaries
+        at_once = 1024 if flat == texts else 16 if size < _MOST_UNPACKED // 4 * packed else 1
+        with pyarrow.parquet.ParquetFile(file, read_dictionary=flat) as table:
+            yield from _numbered(_unpacked(table, at_once, packed))
     except pyarrow.ArrowException as error:
         raise ValueError(_first_line(error)) from error
-    return [_Placed(f"row {i}", row) for i, row in enumerate(rows, start=1)]
 
 
-_READERS: Final[Mapping[str, Callable[[Path], list[_Placed]]]] = {
+_TEXT_TYPES: Final = ("STRING", "NONE")
+
+
+def _unpacked(table: Any, at_once: int, packed: int) -> Iterator[dict[str, Any]]:
+    """The rows of an opened Parquet file of `packed` bytes, so many of them at once."""
+    size = 0
+    for batch in table.iter_batches(batch_size=at_once):
+        size += sum(map(_bytes_in, batch.columns))
+        _check_unpacked(size, packed, table.metadata.num_rows)
+        columns = {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+        for i in range(batch.num_rows):
+            yield {name: values[i] for name, values in columns.items()}
+
+
+def _bytes_in(column: Any) -> int:
+    """What the values of an Arrow array take where each is written out."""
+    import pyarrow
+    import pyarrow.compute as compute
+
+    if pyarrow.types.is_dictionary(column.type):
+        lengths = compute.binary_length(column.dictionary)
+        return int(compute.sum(compute.cast(lengths.take(column.indices), "int64")).as_py() or 0)
+    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+        return _bytes_in(column.flatten())
+    if pyarrow.types.is_struct(column.type):
+        return sum(map(_bytes_in, column.flatten()))
+    return int(column.nbytes)
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of an Arrow array; equal ones of a dictionary are one object."""
+    import pyarrow
+
+    if not pyarrow.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    used = column.indices.unique()
+    texts = dict(zip(used.to_pylist(), column.dictionary.take(used).to_pylist(), strict=True))
+    return [texts[i] for i in column.indices.to_pylist()]
+
+
+def _check_unpacked(size: int, packed: int, rows: int) -> None:
+    """Raises ValueError where a file unpacks to so much more than it is that no texts of people can be in it."""
+    if size > max(_ALWAYS_UNPACKED, _MOST_UNPACKED * packed):
+        raise ValueError(
+            f"its {rows} rows unpack to {_mib(size)} or more from a file of {_mib(packed)}, over {_MOST_UNPACKED} "
+            "times as much: where that is meant, write it as .jsonl, else get the file again"
+        )
+
+
+def _check_size(size: int, where: str) -> None:
+    """Raises DataError where rows hold more than a study keeps in memory."""
+    if size > _MOST_BYTES:
+        raise DataError(
+            [
+                f"{where}: holds {_mib(size)} or more, and a study, which draws its rows from all of them, keeps "
+                f"{_mib(_MOST_BYTES)} in memory at most: write the rows that you want to a file of their own"
+            ]
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
+
+
+_READERS: Final[Mapping[str, Callable[[Path], Iterator[_Placed]]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
@@ -199,28 +287,40 @@ def _first_line(error: BaseException) -> str:
 # ---- checking -----------------------------------------------------------------------------------------------------
 
 
-def _checked(raw: Sequence[_Placed], where: str) -> tuple[list[Row], list[str]]:
+def _checked(raw: Iterable[_Placed], where: str) -> tuple[list[Row], list[str]]:
     """The rows that are sound, and what is wrong with the others (ten named, the rest counted)."""
-    if not raw:
+    columns: dict[str, None] = {}
+    rows: list[Row] = []
+    faults: list[str] = []
+    read = objects = size = others = 0
+    for placed in raw:
+        read += 1
+        if isinstance(placed.value, dict):
+            objects += 1
+            columns |= dict.fromkeys(placed.value)
+        fault = placed.fault or _row_fault(placed.value)
+        row = None if fault else _explicit(placed.value)
+        fault = fault or _explicit_fault(row, rows[0] if rows else None)
+        if fault and len(faults) < _MOST_NAMED:
+            faults.append(f"{where}, {placed.place}: {fault}")
+        elif fault:
+            others += 1
+        elif row:
+            rows.append(row)
+            size += sum(_length(text) for text in row.values())
+            _check_size(size, where)
+    if not read:
         return [], [f"{where}: there are no rows"]
-    objects = [placed.value for placed in raw if isinstance(placed.value, dict)]
-    columns = dict.fromkeys(key for value in objects for key in value)
     missing = [name for name in ("chosen", "rejected") if name not in columns]
     if objects and missing:
         lacking = " and ".join(map(repr, missing))
         return [], [f"{where}: no row has {lacking}; the columns are {', '.join(map(str, columns))}: rename them"]
-    rows: list[Row] = []
-    faults: list[str] = []
-    for placed in raw:
-        fault = placed.fault or _row_fault(placed.value)
-        row = None if fault else _explicit(placed.value)
-        fault = fault or _explicit_fault(row, rows[0] if rows else None)
-        if fault:
-            faults.append(f"{where}, {placed.place}: {fault}")
-        elif row:
-            rows.append(row)
-    named, others = faults[:_MOST_NAMED], len(faults) - _MOST_NAMED
-    return rows, [*named, f"{where}: ... and {others} more bad rows"] if others > 0 else named
+    return rows, [*faults, f"{where}: ... and {others} more bad rows"] if others else faults
+
+
+def _length(text: Any) -> int:
+    """Characters of a prompt or an answer."""
+    return len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text)
 
 
 def _row_fault(value: Any) -> str | None:
