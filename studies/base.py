@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from studies.free_settings import free_problems
 from studies.losses import suggest
 from studies.resolve import Problem
 from studies.secret_values import secrets_in
@@ -127,9 +128,11 @@ def _setting(name: str, value: Any, base: Base) -> None:
     value = coerce(name, value)
     if value is None and not allows_none(name):
         return  # null stands for "not given", as --set base.beta=null does
-    wrong = type_problem(name, value)
+    wrong, inside = type_problem(name, value), free_problems(name, value)
     if wrong is not None:
         base.wrong(name, f"{value!r} {wrong}")
+    elif inside:
+        base.problems += [Problem(f"base.{path}", text) for path, text in inside]
     elif name == "lora_target_modules" and "lm_head" in (value or ()):
         base.wrong(
             name, f"{value!r} holds lm_head: TRL computes log-probs past it, so the adapter would never be trained"

@@ -15,7 +15,7 @@ from studies.base import Base, take_apart
 from studies.foreign import base_problems, study_problems
 from studies.losses import suggest
 from studies.normal import normal_study
-from studies.parts import StudyError, StudySpec
+from studies.parts import StudyError, StudySpec, Values
 from studies.redact import redact
 from studies.resolve import Problem
 from studies.secret_values import secrets_in, secrets_in_options, secrets_in_text
@@ -70,7 +70,7 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
     found = []
     if spec.base.get("trust_remote_code"):
         found.append(
-            f"base.trust_remote_code: Python code that lies with {spec.base.get('model_name_or_path')} will run with "
+            f"base.trust_remote_code: Python code that lies with {' and '.join(_models(spec))} will run with "
             "all rights of yours; read it, and pin what you read with model_revision"
         )
     if ":" in spec.trainer:
@@ -84,6 +84,18 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
             "rights of yours; read it, and pin what you read with evaluate.judge.revision"
         )
     return tuple(found)
+
+
+def _models(spec: StudySpec) -> list[str]:
+    """Every model that runs of the study may start from."""
+    name = "model_name_or_path"
+    places: list[Mapping[str, Any]] = [spec.base]
+    for variant in spec.variants.values():
+        places += [variant.base, *variant.points]
+    named = [place[name] for place in places if place.get(name)]
+    spaces = [spec.space, *(variant.space for variant in spec.variants.values())]
+    named += [value for space in spaces if isinstance(one := space.get(name), Values) for value in one.values]
+    return [str(model) for model in dict.fromkeys(named)]
 
 
 def shipped_studies() -> Mapping[str, Path]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from studies import losses as table
 from studies.contents import held, held_by_judge, pinned
 from studies.dialects import BASES, remedy
+from studies.free_settings import free_problems
 from studies.parts import (
     Arm,
     Distribution,
@@ -339,7 +340,10 @@ def _value_problems(losses: Sequence[str], knob: str, value: Any, path: str) -> 
     wrong = type_problem(knob, value) or table.bound_problem(losses, knob, value)
     if wrong is None and knob == "lora_target_modules" and "lm_head" in (value or ()):
         wrong = "must not hold lm_head: TRL computes log-probs past it, so the adapter would never be trained"
-    return [] if wrong is None else [Problem(path, f"{_shown(value)} {wrong}")]
+    if wrong is not None:
+        return [Problem(path, f"{_shown(value)} {wrong}")]
+    where = path.rpartition(".")[0] if path.endswith(f".{knob}") else path
+    return [Problem(f"{where}.{inside}", text) for inside, text in free_problems(knob, value)]
 
 
 def _distribution_problems(losses: Sequence[str], knob: str, distribution: Distribution, path: str) -> list[Problem]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from studies import losses as table
+from studies.free_settings import free_problems
 from studies.parts import Arm, StudySpec
 from studies.resolve import Problem, name_problem
 from studies.trl_settings import type_problem
@@ -58,6 +59,7 @@ def scenario_problems(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]
         for knob, value in scenario.base.items():
             wrong = _setting_problem(arms, knob, value)
             problems += [Problem(f"{path}.base.{knob}", wrong)] if wrong else []
+            problems += [Problem(f"{path}.base.{inside}", text) for inside, text in free_problems(knob, value)]
     return problems
 
 

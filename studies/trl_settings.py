@@ -83,6 +83,15 @@ TYPES: Mapping[str, str] = {name: kind for kind, names in _NAMES.items() for nam
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "bfloat16", "float16", "float32"),
+    # What comes with transformers or is installed; ORG/NAME would fetch native code from the Hub.
+    "attn_implementation": _words("""eager sdpa flash_attention_2 flash_attention_3 flash_attention_4
+        flex_attention"""),
+    "torch_compile_backend": _words("inductor cudagraphs eager aot_eager openxla ipex hpu_backend"),
+    "torch_compile_mode": _words("default reduce-overhead max-autotune max-autotune-no-cudagraphs"),
+    "dataloader_multiprocessing_context": ("fork", "spawn", "forkserver"),
+    "ddp_backend": _words("nccl gloo mpi xccl ccl hccl cncl mccl"),
+    "bnb_4bit_quant_storage": _words("uint8 int8 float16 float32 float64 bfloat16"),
+    "lora_task_type": _words("SEQ_CLS SEQ_2_SEQ_LM CAUSAL_LM TOKEN_CLS QUESTION_ANS FEATURE_EXTRACTION"),
     "truncation_mode": ("keep_end", "keep_start"),
     "bnb_4bit_quant_type": ("fp4", "nf4"),
     "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
@@ -96,6 +105,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
         galore_adafactor galore_adamw_layerwise galore_adamw_8bit_layerwise galore_adafactor_layerwise lomo
         adalomo grokadamw schedule_free_radam schedule_free_adamw schedule_free_sgd apollo_adamw
         apollo_adamw_layerwise stable_adamw"""),
+}
+_WHY: Mapping[str, str] = {
+    "attn_implementation": ": a kernel by another name is native code that would be fetched from elsewhere",
 }
 
 
@@ -333,7 +345,7 @@ def type_problem(name: str, value: Any) -> str | None:
     if isinstance(value, int) and abs(value) >= 2**63:
         return "must be below 2**63"
     if name in CHOICES and value not in CHOICES[name]:
-        return f"must be one of {', '.join(CHOICES[name])}"
+        return f"must be one of {', '.join(CHOICES[name])}{_WHY.get(name, '')}"
     if name in BOUNDS and not BOUNDS[name].holds(value):
         return f"must be {BOUNDS[name]}"
     return None

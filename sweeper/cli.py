@@ -112,6 +112,7 @@ def plan(
     from sweeper.state import standing_of
 
     spec, arms, _ = load(study, settings)
+    warn_of_code(spec)
     print_plan(make_plan(spec, arms), Console(highlight=False))
     with store_errors():
         found = as_found(spec, arms, typer.echo, reach=False)
@@ -120,7 +121,6 @@ def plan(
     _print_cost(found, arms, workers, measure=pilot)
     for notice in (*spec.notices, *not_yet(spec)):
         typer.echo(f"note: {shown(notice)}")
-    warn_of_code(spec)
 
 
 @app.command()
@@ -348,6 +348,7 @@ def export(
     from sweeper.reading import answers_of, comparison_of
 
     spec, arms, _ = load(study, settings)
+    warn_of_code(spec)
     with store_errors():
         answers = answers_of(spec, arms)
         found = as_found(spec, arms, typer.echo, reach=False)

@@ -226,9 +226,10 @@ def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str
 def warn_of_code(spec: StudySpec) -> None:
     """Name the code from elsewhere that the study lets in, on standard error."""
     from studies.spec import foreign_code
+    from sweeper.show import shown
 
     for warning in foreign_code(spec):
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"warning: {shown(warning)}", err=True)
 
 
 def refuse_bad_data(spec: StudySpec) -> None:

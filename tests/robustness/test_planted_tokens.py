@@ -65,7 +65,7 @@ base:
   use_peft: true
   max_steps: 4
   learning_rate: 1.0e-5
-  model_init_kwargs: {{token: base-plant-one, subfolder: here, password: pl4nt7, pin_secret: 2026112877}}
+  lr_scheduler_kwargs: {{token: base-plant-one, subfolder: here, password: pl4nt7, pin_secret: 2026112877}}
   hub_token: base-plant-six
 variants: {{sigmoid: {{}}, ipo: {{}}, token_level: {{loss_type: [hinge]}}}}
 space: {{beta: {{low: 0.01, high: 1.0, log: true}}}}
@@ -88,7 +88,7 @@ def talking(config):
     print("signed in with", os.environ["HF_TOKEN"], os.environ["WANDB_API_KEY"], flush=True)
     print(dict(os.environ), config.settings, file=sys.stderr)
     logging.getLogger("library").warning("connected to %s", os.environ["RESULTS_URL"])
-    init = config.settings["model_init_kwargs"]
+    init = config.settings["lr_scheduler_kwargs"]
     print("with", init["token"], init["password"], init["pin_secret"], repr(init), flush=True)
     print(unquote(os.environ["ARCHIVE_URL"]), os.environ["ARCHIVE_URL"].split("@"), os.environ["https_proxy"])
     for line in os.environ["DEPLOY_KEY"].splitlines():
@@ -119,7 +119,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         file.write_text(text)
         return str(file)
 
-    option = ("--set", "base.model_init_kwargs.other_token=option-plant-two")
+    option = ("--set", "base.lr_scheduler_kwargs.other_token=option-plant-two")
     commands = {
         "plan": ("plan", study, *option),
         "run": ("run", study, "--workers", "2", *option),
@@ -169,13 +169,13 @@ def test_the_sweep_met_the_secrets(swept: tuple[Path, dict[str, str]]) -> None:
     assert f"signed in with {REDACTED} {REDACTED}" in log.decode()
     assert f"connected to postgresql://sweeper:{REDACTED}@db.example.org" in log.decode()
     assert f"with {REDACTED} {REDACTED} {REDACTED} {{'token': '{REDACTED}'" in log.decode()
-    assert any(name.endswith("config.json") and b"model_init_kwargs" in content for name, content in files.items())
+    assert any(name.endswith("config.json") and b"lr_scheduler_kwargs" in content for name, content in files.items())
     assert b"subfolder: here" in files["best.yaml"]
 
 
 def test_words_beside_the_secrets_stay(swept: tuple[Path, dict[str, str]]) -> None:
     folder, printed = swept
-    command = f"study.yaml --set base.model_init_kwargs.other_token={REDACTED}\n"
+    command = f"study.yaml --set base.lr_scheduler_kwargs.other_token={REDACTED}\n"
     assert [line for line in printed["run"].splitlines(True) if line.endswith(command)] != []
     assert "base.hub_token: left out" in printed["plan"]
     assert "base.hub_token: left out" in printed["left out"]
@@ -188,7 +188,7 @@ def test_words_beside_the_secrets_stay(swept: tuple[Path, dict[str, str]]) -> No
     (asked,) = (content for name, content in files.items() if name.endswith("artifacts/study.yaml"))
     assert list(yaml.safe_load(asked)["variants"]) == ["sigmoid", "ipo", "token_level"]
     kwargs = dict.fromkeys(("token", "password", "pin_secret", "other_token"), REDACTED) | {"subfolder": "here"}
-    assert yaml.safe_load(asked)["base"]["model_init_kwargs"] == kwargs
+    assert yaml.safe_load(asked)["base"]["lr_scheduler_kwargs"] == kwargs
 
 
 @pytest.mark.parametrize("planted", SECRETS)

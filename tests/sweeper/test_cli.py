@@ -211,3 +211,21 @@ def test_doctor_names_every_package_and_the_devices(sweeper: Sweeper, tmp_path: 
     assert shown.returncode == 0, shown.stdout
     for what in ("torch", "trl", "optuna", "mlflow", "devices", "disk"):
         assert what in shown.stdout
+
+
+@pytest.mark.parametrize("command", [("plan",), ("plan", "--pilot"), ("run",), ("evaluate",), ("export",)])
+def test_foreign_code_is_named_before_anything_of_it_can_run(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    seen: list[str] = []
+
+    def reads(*_given: object, **_more: object) -> None:
+        seen.append("read")
+        raise SystemExit(0)
+
+    monkeypatch.setattr("sweeper.cli.warn_of_code", lambda _spec: seen.append("warned"))
+    monkeypatch.setattr("sweeper.commands.warn_of_code", lambda _spec: seen.append("warned"))
+    monkeypatch.setattr("sweeper.inputs.as_found", reads)  # the first that looks at what the study names
+    monkeypatch.setattr("sweeper.reading.answers_of", lambda *_: None)
+    sweeper(tmp_path, command[0], "quickstart", *command[1:])
+    assert seen == ["warned", "read"]
