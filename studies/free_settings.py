@@ -139,10 +139,10 @@ def _wrong_key(key: Any, value: Any, rules: Mapping[str, Rule] | None) -> str | 
     """What is wrong with a key or its value."""
     if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
         return "must be the name of an argument"
-    if key in INSTEAD:
-        return INSTEAD[key]
     if rules is None:
         rules = {key: _plain}
+    elif key in INSTEAD:
+        return INSTEAD[key]
     if key not in rules:
         return f"is handed on to code that may do anything with it: leave it out; what can be given is {_list(rules)}"
     wrong = None if value is None else rules[key](value)

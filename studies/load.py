@@ -16,6 +16,7 @@ from studies.foreign import base_problems, study_problems
 from studies.losses import suggest
 from studies.normal import normal_study
 from studies.parts import StudyError, StudySpec, Values
+from studies.plain_text import text_problems
 from studies.redact import redact
 from studies.resolve import Problem
 from studies.secret_values import secrets_in, secrets_in_options, secrets_in_text
@@ -42,6 +43,7 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     spec, found = validate(normal_study(raw))
     problems += found
     if spec is not None:
+        problems += text_problems(spec)
         spec = places.locate(spec, path.parent)
         problems += checks.check_study(spec, already={problem.path for problem in problems})
     if problems or spec is None:

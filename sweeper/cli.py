@@ -85,8 +85,13 @@ def init(
     dataset: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
 ) -> None:
     """Write a study file to start from."""
+    from studies.plain_text import text_problem
     from sweeper.starter import write_starter
 
+    given = {"FILE": str(file), "--model": model, "--dataset": dataset}
+    problems = [f"{name} {text!r}: {wrong}." for name, text in given.items() if (wrong := text_problem(text))]
+    if problems:
+        refuse(problems)
     if file.exists():
         refuse([f"{file} exists already: give another name, or remove it first."])
     write_starter(file, model, dataset)

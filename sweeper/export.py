@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
@@ -15,8 +16,11 @@ from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
 from studies.contents import changed_since, sources
+from studies.free_settings import free_problems
+from studies.plain_text import escaped
 from studies.records import DATA_DIGEST, NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.redact import redact
+from studies.resolve import name_problem
 from studies.spec import Arm, StudySpec
 from sweeper.answers import run_config_of
 from sweeper.plan import show_knobs
@@ -47,6 +51,7 @@ def export_best(
     row, number = _choose(spec, rows, scenario, variant, trial)
     number = number_of(records, row.variant, scenario, number)
     record = _run_of(distinct(records), row.variant, scenario, number)
+    _check_knobs(record)
     config = run_config_of(spec, arms, record)
     _check_sources(config, record)
     trained = _as_trained(config, record)
@@ -54,16 +59,49 @@ def export_best(
     from trainers.data import DataError
 
     data = output.with_name(f"{output.stem}-data")
+
+    def text_of(model: str, digest: str) -> str:
+        settings = redact(trl_settings(trained, record, model, data, output))
+        head = _head(spec, row, config, record, digest, rows)
+        text = head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        _check_text(text, settings, output)
+        return text
+
+    text_of(str(trained.settings["model_name_or_path"]), "")  # refused before anything is written
     try:
         model, digest = write_bundle(
             trained, data, output.with_name(f"{output.stem}-model"), record.facts.get(DATA_DIGEST)
         )
     except (DataError, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
-    settings = trl_settings(trained, record, model, data, output)
-    text = yaml.safe_dump(redact(settings), sort_keys=False, allow_unicode=True)
-    output.write_text(redact(_head(spec, row, config, record, digest, rows)) + text, encoding="utf-8")
+    output.write_text(text_of(model, digest), encoding="utf-8")
     return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
+
+
+def _check_knobs(record: RunRecord) -> None:
+    """Raises ExportError where the store has a knob that no study may have: what is exported is trusted by TRL."""
+    for knob, value in record.knobs.items():
+        wrong = None if knob.startswith("loss_weights.") else name_problem(knob)
+        wrong = wrong or next((f"{path} {text}" for path, text in free_problems(knob, value)), None)
+        if wrong is not None:
+            raise ExportError(
+                f"Trial {record.trial} of {record.variant} cannot be exported: MLflow run {record.run_id} says that "
+                f"its knob {escaped(knob)} is {escaped(str(value))!r}: {wrong}."
+            )
+
+
+def _check_text(text: str, settings: Mapping[str, Any], output: Path) -> None:
+    """Raises ExportError where a reader of YAML would read anything else than the settings."""
+    try:
+        read: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        read = str(error)
+    if not isinstance(read, dict) or _as_json(read) != _as_json(settings):
+        raise ExportError(f"{output} would not be read as it is meant, so it is not written: export another trial.")
+
+
+def _as_json(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=repr)
 
 
 def _check_sources(config: RunConfig, record: RunRecord) -> None:
@@ -177,7 +215,7 @@ def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, diges
         f"data digest {digest}",
         f"trained on {record.facts.get('device', 'unknown')}; {packages}; written {date.today().isoformat()}",
     ]
-    return "".join(f"# {line}\n" for line in lines)
+    return "".join(f"# {escaped(redact(line))}\n" for line in lines)
 
 
 def _weights(config: RunConfig, record: RunRecord) -> list[str]:

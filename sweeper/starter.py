@@ -58,8 +58,8 @@ def write_starter(file: Path, model: str, dataset: str) -> None:
     text = _TEMPLATE.format(
         file=file,
         name=_study_name(file),
-        model=json.dumps(model) if model != "embedded" else model,
-        dataset=json.dumps(dataset) if dataset != "embedded" else dataset,
+        model=json.dumps(model, ensure_ascii=False) if model != "embedded" else model,
+        dataset=json.dumps(dataset, ensure_ascii=False) if dataset != "embedded" else dataset,
         base=_OWN_BASE if own else _EMBEDDED_BASE,
         rate=f"  learning_rate: {{low: {low}, high: {high}, log: true}}",
         metric="ranking_gain" if own else "gold",

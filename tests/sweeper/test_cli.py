@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 Sweeper = Callable[..., Any]
 COMMANDS = ("init", "plan", "run", "status", "table", "report", "export", "evaluate", "ui", "doctor")
@@ -229,3 +230,18 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
     monkeypatch.setattr("sweeper.reading.answers_of", lambda *_: None)
     sweeper(tmp_path, command[0], "quickstart", *command[1:])
     assert seen == ["warned", "read"]
+
+
+@pytest.mark.parametrize(
+    "options", [("a\nb.yaml",), ("a.yaml", "--model", "x\ny: 1"), ("a.yaml", "--dataset", "\u200b")]
+)
+def test_init_writes_no_text_of_several_lines(sweeper: Sweeper, tmp_path: Path, options: tuple[str, ...]) -> None:
+    refused = sweeper(tmp_path, "init", *options)
+    assert refused.returncode == 2
+    assert "write it on one line" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_writes_names_of_all_scripts(sweeper: Sweeper, tmp_path: Path) -> None:
+    assert sweeper(tmp_path, "init", "a.yaml", "--model", "ORG/M", "--dataset", "🎈 長.jsonl").returncode == 0
+    assert yaml.safe_load((tmp_path / "a.yaml").read_text())["data"]["path"] == "🎈 長.jsonl"

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl.scripts.dpo import main, make_parser
 
-from studies.records import WEIGHT_FACT, DataConfig
+from studies.records import WEIGHT_FACT, DataConfig, RunRecord
+from sweeper import export
 from tests.trainers.pack_runs import assert_rounding, float64
 from tests.trainers.test_odd_models import SPECIAL, a_model, a_tokenizer
 from trainers.data import load_pairs
@@ -80,6 +81,66 @@ def test_the_rows_beside_it_are_dealt_and_flipped_as_the_scenario_says(sweeper: 
     flipped = [was for row, was in zip(rows, dealt, strict=True) if row["chosen"] == was["rejected"]]
     assert len(flipped) == 16
     assert all(len(str(was["rejected"]).split()) > len(str(was["chosen"]).split()) for was in flipped)
+
+
+INJECTED = "x\nenv: {LD_PRELOAD: ./evil.so}\ntrust_remote_code: true #\u2028\u202e"
+
+
+def test_no_knob_of_an_older_store_becomes_a_key_of_its_own(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.load.text_problems", lambda _spec: [])  # as in older versions
+    points = {"ipo": {"points": [{"beta": 0.1, "length_column_name": INJECTED}]}}
+    study = yaml.safe_load(STUDY.format(**FORMULA)) | {"variants": points, "space": {}}
+    del study["space"]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
+    exported = sweeper(tmp_path, "export", "study.yaml")
+    assert exported.returncode == 0, exported.stderr
+    text = (tmp_path / "best.yaml").read_text()
+    written = yaml.safe_load(text)
+    assert written["length_column_name"] == INJECTED
+    assert not written.keys() & {"env", "trust_remote_code"}
+    head = text.partition("model_name_or_path")[0].splitlines()
+    assert all(line.startswith("# ") for line in head if "x\\nenv" in line)
+    assert [line for line in head if not line.startswith("#") and "env" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "told"),
+    [
+        ("trust_remote_code", True, "say it once, in base"),
+        ("env", "A", "does nothing here"),
+        ("model_init_kwargs", '{"trust_remote_code": true}', "runs Python code"),
+        ("a\nb", 1, r"its knob a\nb"),
+    ],
+)
+def test_a_knob_of_the_store_that_no_study_may_have_is_not_exported(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch, knob: str, value: Any, told: str
+) -> None:
+    of_the_store = export._run_of
+
+    def planted(*given: Any) -> RunRecord:
+        record = of_the_store(*given)
+        return record.model_copy(update={"knobs": {**record.knobs, knob: value}})
+
+    monkeypatch.setattr(export, "_run_of", planted)
+    refused = sweeper(trained, "export", "study.yaml")
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert not (trained / "best.yaml").exists()
+    assert not (trained / "best-data").exists()
+
+
+def test_what_would_be_read_otherwise_is_not_written(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "escaped", lambda text: f"{text}\nenv: {{A: b}}")
+    refused = sweeper(trained, "export", "study.yaml")
+    assert refused.returncode == 2
+    assert "would not be read as it is meant" in refused.stderr
+    assert not (trained / "best.yaml").exists()
+    assert not (trained / "best-data").exists()
 
 
 @pytest.mark.parametrize("trained", [DPO, BALANCED], ids=["weights", "balanced"], indirect=True)
