@@ -92,6 +92,7 @@ def check_owner(wanted: Wanted) -> None:
     from sweeper.storage import StorageError, check_stores
 
     where = places(wanted.spec, Path.cwd(), wanted.storage)
+    refuse_foreign_runs(where.runs)
     with store_errors():
         try:
             with one_at_a_time(where.folder):
@@ -101,6 +102,16 @@ def check_owner(wanted: Wanted) -> None:
             _refuse_foreign(wanted, error)
         except StorageError as error:
             refuse([str(error)])
+
+
+def refuse_foreign_runs(runs: Path) -> None:
+    """Exit with 2 where the folder of a study's runs holds what no sweep has made."""
+    from sweeper.own_folder import ForeignFolder, refuse_foreign_folder
+
+    try:
+        refuse_foreign_folder(runs)
+    except ForeignFolder as error:
+        refuse([str(error)])
 
 
 def _refuse_foreign(wanted: Wanted, error: ForeignStudy) -> NoReturn:

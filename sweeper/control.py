@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from studies.foreign_files import open_file, read_bytes, read_json, write_whole
+
 LOCK_FILE = "sweep.lock"
+_LONGEST_LOCK = 1000
 PAUSED_FILE = "paused.json"
 
 
@@ -33,7 +36,7 @@ def lock(runs: Path) -> Iterator[None]:
     Raises AlreadyRunning, naming the process that holds it; OSError where the folder cannot be written.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    with (runs / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with open_file(runs / LOCK_FILE, os.O_RDWR | os.O_CREAT) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -45,7 +48,7 @@ def lock(runs: Path) -> Iterator[None]:
             ) from None
         file.seek(0)
         file.truncate()
-        file.write(f"{os.getpid()} {socket.gethostname()}")
+        file.write(f"{os.getpid()} {socket.gethostname()}".encode())
         file.flush()
         yield
 
@@ -65,33 +68,31 @@ def ask_to_stop(runs: Path, *, now: bool) -> int:
 def paused(runs: Path) -> frozenset[str]:
     """The variants that are not asked for now."""
     with suppress(OSError, ValueError, TypeError):
-        return frozenset(str(name) for name in json.loads((runs / PAUSED_FILE).read_text(encoding="utf-8")))
+        return frozenset(str(name) for name in read_json(runs / PAUSED_FILE))
     return frozenset()
 
 
 def set_paused(runs: Path, variants: frozenset[str]) -> None:
     """Keep the list of paused variants; a sweep that runs heeds it within a second. Raises OSError."""
     runs.mkdir(parents=True, exist_ok=True)
-    temporary = runs / f".{PAUSED_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(sorted(variants)), encoding="utf-8")
-    os.replace(temporary, runs / PAUSED_FILE)
+    write_whole(runs / PAUSED_FILE, json.dumps(sorted(variants)))
 
 
 def _holder(runs: Path) -> tuple[str, str]:
     """Process id and host name as the holder of the lock wrote them, empty where it did not."""
     text = ""
-    with suppress(OSError):
-        text = (runs / LOCK_FILE).read_text(encoding="utf-8")
+    with suppress(OSError, ValueError):
+        text = read_bytes(runs / LOCK_FILE, _LONGEST_LOCK).decode()
     process, _, host = text.strip().partition(" ")
     return process, host
 
 
 def _is_held(runs: Path) -> bool:
     try:
-        with (runs / LOCK_FILE).open("r", encoding="utf-8") as file:
+        with open_file(runs / LOCK_FILE, os.O_RDONLY) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:
+        return False
     return False

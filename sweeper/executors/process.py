@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from studies.foreign_files import UnusableFile, is_folder, open_file
 from studies.records import Cause, RunResult
 from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
 from sweeper.executors.endings import oom_counter, oom_kills, why_it_ended
@@ -97,6 +98,8 @@ class Process:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ)
         log_folder.mkdir(parents=True, exist_ok=True)
+        if not is_folder(log_folder):
+            raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
         self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | Piloted | BaseException] = SimpleQueue()
@@ -238,7 +241,7 @@ class Running:
 
     def log_tail(self) -> str:
         """The end of what the process has written since it got its job."""
-        with self.log.open("rb") as file:
+        with open_file(self.log, os.O_RDONLY) as file:
             file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").strip()
 
@@ -259,7 +262,7 @@ class Starter:
         identity = (str(theirs.fileno()), str(os.getpid()), self.trainer, self.name)
         # The module path is handed on, so that a trainer that can be imported here can be imported there.
         environment = {**self.environment, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        with log.open("ab") as output:
+        with open_file(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "sweeper.executors.worker", *identity],
                 stdin=subprocess.DEVNULL,
