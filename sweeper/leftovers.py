@@ -17,10 +17,24 @@ from pathlib import Path
 from typing import Final
 
 from studies.foreign_files import is_file, is_folder
-from trainers.results import RESULT_FILE, STATE_FILE, drop_state, holds_run, holds_state, is_run_folder
+from trainers.results import (
+    ADAPTER,
+    CHECKPOINTS,
+    EARLIER_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+    drop_state,
+    holds_run,
+    holds_state,
+    is_run_folder,
+)
 
 _HALF_WRITTEN: Final = re.compile(rf"\.({re.escape(RESULT_FILE)}|{re.escape(STATE_FILE)})\.[0-9a-z_]+")
 _ASIDE: Final = re.compile(r"\.aside-[0-9a-f]{8}$")
+_KINDS: Final = {  # of what a run's folder holds
+    **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE), stat.S_ISREG),
+    **dict.fromkeys((ADAPTER, CHECKPOINTS), stat.S_ISDIR),
+}
 _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed
 
 
@@ -79,7 +93,10 @@ def _not_ours(run: Path) -> Iterator[Path]:
     while waiting:
         path = waiting.pop()
         found = path.lstat()
-        if stat.S_ISDIR(found.st_mode):
+        must = _KINDS.get(path.name) if path.parent == run else None
+        if must is not None and not must(found.st_mode):
+            yield path
+        elif stat.S_ISDIR(found.st_mode):
             waiting += [inside for inside in path.iterdir() if not _ASIDE.search(inside.name)]
         elif path == run or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             yield path

@@ -14,6 +14,7 @@ from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Caus
 from trainers.data import DataError
 from trainers.evaluate import Evaluation, NonFinite, evaluate
 from trainers.interface import Desk, Job
+from trainers.results import ADAPTER, adapter_files
 from trainers.settings import parse_settings, run_settings
 from trainers.warm import Warm
 
@@ -57,8 +58,9 @@ class AdapterEvaluator:
         model, tokenizer = self._warm.base(settings, args, model_args)
         pairs = self._warm.pairs(config, settings, tokenizer)
         reference = self._warm.numbers(config, settings, args, model, tokenizer, pairs)
-        adapter = job.folder / "adapter"
-        if not (adapter / "adapter_config.json").is_file():
+        adapter = job.folder / ADAPTER
+        ours, _ = adapter_files(job.folder)
+        if adapter / "adapter_config.json" not in ours:
             raise ValueError(f"{adapter} holds no adapter but a whole model: only adapters can be measured again")
         try:
             policy = PeftModel.from_pretrained(model, str(adapter))
