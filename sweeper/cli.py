@@ -441,7 +441,7 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
     found, reason = kept_pilot(spec, arms, runs, workers), ""
     if measure:
         refuse_bad_data(spec)
-        pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs")
+        pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs", env=spec.resources.env)
         try:
             found, reason = make_pilot(spec, arms, runs, workers, pool)
         finally:

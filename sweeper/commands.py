@@ -235,11 +235,13 @@ def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str
 
 
 def warn_of_code(spec: StudySpec) -> None:
-    """Name the code from elsewhere that the study lets in, on standard error."""
+    """Name the code from elsewhere that the study lets in, and what of the environment it gets, on standard error."""
     from studies.spec import foreign_code
 
     for warning in foreign_code(spec):
         typer.echo(f"warning: {warning}", err=True)
+    if spec.resources.env:
+        typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)
 
 
 def refuse_bad_data(spec: StudySpec) -> None:

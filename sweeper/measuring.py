@@ -80,7 +80,7 @@ def measuring(spec: StudySpec, executor: str, workers: int | None, folder: Path)
     pool: Executor = (
         Inline(EVALUATOR)
         if executor == "inline"
-        else Process(EVALUATOR, workers or spec.resources.workers, folder / "logs")
+        else Process(EVALUATOR, workers or spec.resources.workers, folder / "logs", env=spec.resources.env)
     )
     try:
         yield pool

@@ -277,7 +277,9 @@ class Stopper:
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:
-    return Inline(spec.trainer) if name == "inline" else Process(spec.trainer, workers, where.runs / "logs")
+    if name == "inline":
+        return Inline(spec.trainer)
+    return Process(spec.trainer, workers, where.runs / "logs", env=spec.resources.env)
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool:

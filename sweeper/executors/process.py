@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -92,11 +92,14 @@ class Process:
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
     `together`: how many runs a worker may train at once. What workers print goes to `worker-N.log` in `log_folder`.
+    `env`: names of environment variables that they get beside those that training needs.
     """
 
-    def __init__(self, trainer: str, workers: int | None, log_folder: Path, together: int = 1) -> None:
+    def __init__(
+        self, trainer: str, workers: int | None, log_folder: Path, together: int = 1, env: Collection[str] = ()
+    ) -> None:
         gpus = visible_gpus(os.environ)
-        environments = worker_environments(workers, gpus, usable_cores(), os.environ)
+        environments = worker_environments(workers, gpus, usable_cores(), os.environ, env)
         log_folder.mkdir(parents=True, exist_ok=True)
         if not is_folder(log_folder):
             raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")

@@ -52,7 +52,16 @@ def long(header: bytes, length: int | None = None) -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"abc", long(b"{}", 2**64 - 1), long(b"{}", 3), long(b"no"), long(b"[" * 100_000), long(b"[1]"), long(b"\xff")],
+    [
+        b"",
+        b"abc",
+        long(b"{}", 2**64 - 1),
+        long(b"{}", 3),
+        long(b"no"),
+        long(b"[" * 100_000),
+        long(b"[1]"),
+        long(b"\xff"),
+    ],
 )
 def test_the_header_of_a_damaged_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)

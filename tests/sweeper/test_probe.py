@@ -42,6 +42,7 @@ objective: {metric: ranking_gain}
 PROBED = STUDY + "probe: {rounds: 6, steps: 20}\n"
 FEW = PROBED.replace(", robust: {base: {label_smoothing: 0.1}}, bco_pair: {}", "").replace("rounds: 6", "rounds: 5")
 NOTING = FEW.replace("trainer: formula", "trainer: tests.sweeper.probe_trainers:Noting")
+NOTING += "resources: {env: [NOTES, INTERRUPT]}\n"
 
 
 @pytest.fixture
