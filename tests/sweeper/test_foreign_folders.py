@@ -48,18 +48,21 @@ def folder(tmp_path: Path, empty_mlflow: Path) -> Path:
     return place
 
 
-def contents(place: Path) -> dict[str, str]:
-    return {str(p.relative_to(place)): p.read_text() for p in sorted(place.rglob("*")) if p.is_file()}
+def contents(place: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(place)): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()}
 
 
 def keys(runs: Path) -> list[str]:
     return sorted(path.parent.name for path in runs.glob("*/result.json"))
 
 
-def forget(folder: Path) -> None:
-    """Lose both stores, so that what is done is found out from the run folders."""
-    for file in folder.glob("*.db*"):
-        file.unlink()
+def without_stores(folder: Path) -> Path:
+    """The working folder moved and without its stores, so that what is done is found out from the run folders."""
+    again = folder.with_name("again")
+    again.mkdir()
+    for name in ("study.yaml", "runs"):
+        (folder / name).rename(again / name)
+    return again
 
 
 def in_time(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,8 +74,14 @@ def in_time(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["folder", "link", "hidden file", "file"])
-@pytest.mark.parametrize("command", [RUN, ("plan", "study.yaml"), ("pause", "study.yaml", "ipo")])
+@pytest.mark.parametrize(
+    ("how", "command"),
+    [
+        *((how, RUN) for how in ("folder", "link", "hidden file", "file")),
+        ("folder", ("plan", "study.yaml")),
+        ("link", ("pause", "study.yaml", "ipo")),
+    ],
+)
 def test_a_folder_of_other_work_is_refused_before_anything_is_made(
     sweeper: Sweeper, folder: Path, how: str, command: tuple[str, ...]
 ) -> None:
@@ -105,22 +114,22 @@ def test_a_link_in_place_of_runs_and_an_empty_folder_are_taken(sweeper: Sweeper,
 
 
 def test_what_a_pause_and_an_unfinished_pilot_leave_is_no_other_work(sweeper: Sweeper, folder: Path) -> None:
-    runs = folder / "runs" / "small"
     (folder / "study.yaml").write_text(STUDY.replace("{ipo: {}}", "{ipo: {}, hinge: {}}"))
     sweeper(folder, "pause", "study.yaml", "ipo")
     assert sweeper(folder, "resume", "study.yaml", "ipo").returncode == 0
     assert sweeper(folder, *RUN).returncode == 0
-    shutil.rmtree(runs)
-    forget(folder)
-    (runs / "logs").mkdir(parents=True)
-    (runs / "logs" / "worker-0.log").touch()
-    assert sweeper(folder, *RUN).returncode == 0
+    other = folder.with_name("piloted")
+    (other / "runs" / "small" / "logs").mkdir(parents=True)
+    (other / "runs" / "small" / "logs" / "worker-0.log").touch()
+    (other / "study.yaml").write_text(STUDY)
+    assert sweeper(other, *RUN).returncode == 0
 
 
 def test_other_work_beside_the_runs_is_left_when_a_sweep_begins_goes_on_and_ends(
     sweeper: Sweeper, folder: Path
 ) -> None:
     runs, work = folder / "runs" / "small", folder.parent / "work"
+    (folder / "study.yaml").write_text(STUDY.replace("{ipo: {}}", "{ipo: {}, hinge: {}}"))
     assert sweeper(folder, *RUN).returncode == 0
     for name in ("mine", NOBODYS, "verify", "probe-0-ipo", "pilot-x"):
         shutil.copytree(work, runs / name)
@@ -177,9 +186,9 @@ def test_a_link_in_place_of_a_folder_or_log_of_the_study_is_refused_by_name(
 def test_a_run_is_trained_where_a_link_stood_and_what_that_led_to_stays(
     sweeper: Sweeper, folder: Path, name: str
 ) -> None:
-    runs, work = folder / "runs" / "small", folder.parent / "work"
     sweeper(folder, *RUN)
-    forget(folder)
+    folder = without_stores(folder)
+    runs, work = folder / "runs" / "small", folder.parent / "work"
     for key in keys(runs):
         shutil.rmtree(runs / key)
         (runs / key / name).parent.mkdir(exist_ok=True)
@@ -219,12 +228,13 @@ SPOIL: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
 def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
-    sweeper: Sweeper, folder: Path, spoil: Callable[[Path, Path], object]
+    sweeper: Sweeper, folder: Path, empty_mlflow: Path, spoil: Callable[[Path, Path], object]
 ) -> None:
-    runs = folder / "runs" / "small"
     sweeper(folder, *RUN)
     then = sweeper(folder, "table", "study.yaml", "--format", "csv").stdout
-    forget(folder)
+    folder = without_stores(folder)
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    runs = folder / "runs" / "small"
     first, second = (runs / key / "result.json" for key in keys(runs))
     spoil(first, second)
     ended = in_time(folder, *RUN)
@@ -235,9 +245,9 @@ def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
 
 
 def test_only_what_a_trainer_writes_is_attached_to_mlflow(sweeper: Sweeper, folder: Path) -> None:
-    runs, work = folder / "runs" / "small", folder.parent / "work"
     sweeper(folder, *RUN)
-    forget(folder)
+    folder = without_stores(folder)
+    runs, work = folder / "runs" / "small", folder.parent / "work"
     for number, key in enumerate(keys(runs)):
         adapter = runs / key / "adapter"
         adapter.mkdir()
@@ -316,10 +326,9 @@ def test_stop_signals_no_process_but_a_sweep(sweeper: Sweeper, folder: Path) -> 
             process.kill()
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(sweeper: Sweeper, folder: Path, umask: int) -> None:
-    (folder / "mlflow.db").unlink()
-    made_before = {folder / "study.yaml"}
+def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) -> None:
+    umask = 0o027
+    made_before = {folder / "study.yaml", folder / "mlflow.db"}
     before = os.umask(umask)
     try:
         ended = in_time(folder, "run", "study.yaml", "--workers", "1")
