@@ -353,6 +353,11 @@ def _sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
         problems.append(Problem("budget.gpu_hours", f"{spec.budget.gpu_hours:g} must be above 0 hours"))
     if spec.resources.attempts < 1:
         problems.append(Problem("resources.attempts", f"{spec.resources.attempts} must be at least 1"))
+    problems += [
+        Problem("resources.env", f"{name!r} is no name of an environment variable: name them, as in [OPENAI_API_KEY]")
+        for name in spec.resources.env
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+    ]
     if spec.resources.retry_after < 0:
         problems.append(Problem("resources.retry_after", f"{spec.resources.retry_after:g} must be 0 seconds or more"))
     if not 0 <= spec.sampler_seed < _SEEDS:

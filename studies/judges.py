@@ -5,13 +5,13 @@ Imports no code of the user and loads no model.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from studies.foreign_files import read_json
 from studies.losses import suggest
 from studies.parts import StudySpec
 from studies.places import existing, is_hub_id
@@ -100,7 +100,7 @@ def _of_folder(judge: Judge, folder: Path) -> list[Problem]:
     """What the config that lies with a model tells."""
     path, file = f"{_PATH}.reward_model", folder / "config.json"
     try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
+        config: Any = read_json(file, links=True)
         kinds, labels = list(config.get("architectures") or []), label_names(config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return [Problem(path, f"{folder} is no folder of a model: {file.name} cannot be read ({type(error).__name__})")]

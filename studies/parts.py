@@ -213,7 +213,8 @@ class Budget(Part):
 
 class Resources(Part):
     """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
-    decides; 0: each by TRL's own loop), and GPUs that one run takes.
+    decides; 0: each by TRL's own loop), GPUs that one run takes, and names of environment variables that workers get
+    beside those that training reads, such as the key that a judge of one's own needs.
 
     A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
     as many.
@@ -222,6 +223,7 @@ class Resources(Part):
     workers: int | None = None
     together: int | None = None
     gpus_per_run: int = 1
+    env: tuple[str, ...] = ()
     attempts: int = 3
     retry_after: float = 5.0
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from studies.foreign_files import read_json, write_whole
 from studies.spec import Budget
 
 KEPT_EVERY = 5.0  # seconds between two writes of what was spent
@@ -77,14 +78,13 @@ class Meter:
         if not at_once and now - self._kept_at < KEPT_EVERY:
             return
         self._kept_at = now
-        temporary = self._file.with_suffix(".new")
         with suppress(OSError):
-            temporary.write_text(json.dumps({"device_seconds": self._before + spent}), encoding="utf-8")
-            os.replace(temporary, self._file)
+            write_whole(self._file, json.dumps({"device_seconds": self._before + spent}))
 
 
 def read_spent(folder: Path) -> float:
     """Device seconds that the study's sweeps have spent; 0 where nothing readable says so."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return float(json.loads((folder / SPENT_FILE).read_text(encoding="utf-8"))["device_seconds"])
+        spent = float(read_json(folder / SPENT_FILE)["device_seconds"])
+        return spent if math.isfinite(spent) and spent >= 0 else 0.0
     return 0.0

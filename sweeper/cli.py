@@ -22,6 +22,7 @@ from sweeper.commands import (
     quiet_libraries,
     refuse,
     refuse_bad_data,
+    refuse_foreign_runs,
     run_sweep,
     runnable,
     screen_width,
@@ -118,6 +119,7 @@ def plan(
 
     spec, arms, _ = load(study, settings)
     warn_of_code(spec)
+    refuse_foreign_runs(_runs_of(spec))
     print_plan(make_plan(spec, arms), Console(highlight=False))
     with store_errors():
         found = as_found(spec, arms, typer.echo, reach=False)
@@ -422,12 +424,18 @@ def _run_folder(study: str, settings: list[str] | None) -> Path:
     return places(load(study, settings)[0], Path.cwd(), None).runs
 
 
+def _runs_of(spec: StudySpec) -> Path:
+    """As `places` of sweeper.session, which loads the stores."""
+    return Path.cwd() / spec.output.folder / spec.study
+
+
 def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
     """Put a variant on the list of paused ones, or take it off; exits with 2 where there is no such variant."""
     from sweeper.control import paused, set_paused
 
     _, arms, _ = load(study, settings)
     runs = _run_folder(study, settings)
+    refuse_foreign_runs(runs)
     held = paused(runs)
     if variant not in arms and (hold or variant not in held):
         refuse([f"{variant}: the study has no such variant; it has {', '.join(arms)}."])
@@ -445,11 +453,11 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
     from sweeper.placement import describe, kept_pilot, make_pilot, worker_count
     from sweeper.plan import planned_runs
 
-    runs = Path.cwd() / spec.output.folder / spec.study  # as `places` of sweeper.session, which loads the stores
+    runs = _runs_of(spec)
     found, reason = kept_pilot(spec, arms, runs, workers), ""
     if measure:
         refuse_bad_data(spec)
-        pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs")
+        pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs", env=spec.resources.env)
         try:
             found, reason = make_pilot(spec, arms, runs, workers, pool)
         finally:

@@ -92,6 +92,7 @@ def check_owner(wanted: Wanted) -> None:
     from sweeper.storage import StorageError, check_stores
 
     where = places(wanted.spec, Path.cwd(), wanted.storage)
+    refuse_foreign_runs(where.runs)
     with store_errors():
         try:
             with one_at_a_time(where.folder):
@@ -101,6 +102,16 @@ def check_owner(wanted: Wanted) -> None:
             _refuse_foreign(wanted, error)
         except StorageError as error:
             refuse([str(error)])
+
+
+def refuse_foreign_runs(runs: Path) -> None:
+    """Exit with 2 where the folder of a study's runs holds what no sweep has made."""
+    from sweeper.own_folder import ForeignFolder, refuse_foreign_folder
+
+    try:
+        refuse_foreign_folder(runs)
+    except ForeignFolder as error:
+        refuse([str(error)])
 
 
 def _refuse_foreign(wanted: Wanted, error: ForeignStudy) -> NoReturn:
@@ -224,12 +235,14 @@ def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str
 
 
 def warn_of_code(spec: StudySpec) -> None:
-    """Name the code from elsewhere that the study lets in, on standard error."""
+    """Name the code from elsewhere that the study lets in, and what of the environment it gets, on standard error."""
     from studies.spec import foreign_code
     from sweeper.show import shown
 
     for warning in foreign_code(spec):
         typer.echo(f"warning: {shown(warning)}", err=True)
+    if spec.resources.env:
+        typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)
 
 
 def refuse_bad_data(spec: StudySpec) -> None:

@@ -8,7 +8,6 @@ and what runs have kept whose trial is not over yet.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from studies.foreign_files import safetensors_header
 from studies.spec import Arm, IntRange, StudySpec, Values, arms_in, in_scenario
 from sweeper.plan import planned_runs, planned_trials
 from sweeper.rungs import bracket_sizes
@@ -24,6 +24,7 @@ from trainers.world.paths import model_path
 MEBIBYTE: Final = 2**20
 _DTYPE_BYTES: Final = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 _STORED_BYTES: Final = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_LARGEST_SIZE: Final = 2**40  # of a dimension
 _RANK: Final = 16  # TRL's default
 _DEFAULT_TARGETS: Final = ("q_proj", "v_proj", "c_attn", "query_key_value")  # PEFT's, for the usual architectures
 _NOT_LINEAR: Final = ("embed", "wte", "wpe", "lm_head")
@@ -90,8 +91,13 @@ def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
 
 
 def adapter_bytes(settings: Mapping[str, Any]) -> int | None:
-    """Bytes of what a run with these TRL settings leaves: adapter, or model. None where the model is not here."""
-    shapes = dict(_shapes(_model_folder(settings)))
+    """Bytes of what a run with these TRL settings leaves: adapter, or model. None where the model is not here, or its
+    files are none of a model.
+    """
+    try:
+        shapes = dict(_shapes(_model_folder(settings)))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None  # training will say what is wrong with the model
     if not shapes:
         return None
     if not settings.get("use_peft"):
@@ -146,13 +152,14 @@ def _model_folder(settings: Mapping[str, Any]) -> Path | None:
 
 
 def _shapes(folder: Path | None) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
-    """Name, shape and bytes a number of every weight, from the headers of the model's files.
-
-    The format: 8 bytes, little-endian, say how long the JSON is that follows (safetensors, README, "Format").
+    """Name, shape and bytes a number of every weight, from the headers of the model's files. Raises OSError, KeyError,
+    TypeError and ValueError for files that are none of a model.
     """
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, about in header.items():
-            if name != "__metadata__":
-                yield name, (tuple(about["shape"]), _STORED_BYTES.get(about["dtype"], 4))
+        for name, about in safetensors_header(path, links=True).items():  # the Hub's cache is made of links
+            if name == "__metadata__":
+                continue
+            shape = tuple(about["shape"])
+            if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in shape):
+                raise ValueError(f"{path}: {name} has the shape {shape}")
+            yield name, (shape, _STORED_BYTES.get(about["dtype"], 4))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from studies.foreign_files import is_folder
 from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import run_config_of
@@ -19,6 +20,7 @@ from sweeper.executors import Dropped, Executor, Finished, Inline, Lost, Process
 from sweeper.measured import Measurers, asked_of, has_numbers, is_measured, measurers_of
 from sweeper.tracking import Tracker
 from trainers.interface import Job, Placement
+from trainers.results import ADAPTER, is_run_folder
 
 EVALUATOR = "trainers.again:AdapterEvaluator"
 """The trainer of executors that measures adapters."""
@@ -61,7 +63,7 @@ def stale(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]
 
 def keeps_adapter(record: RunRecord, folder: Path) -> bool:
     """Whether what a run has trained is still in its folder."""
-    return (folder / record.key / "adapter").is_dir()
+    return is_run_folder(folder / record.key) and is_folder(folder / record.key / ADAPTER)
 
 
 def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folder: Path) -> None:
@@ -78,7 +80,7 @@ def measuring(spec: StudySpec, executor: str, workers: int | None, folder: Path)
     pool: Executor = (
         Inline(EVALUATOR)
         if executor == "inline"
-        else Process(EVALUATOR, workers or spec.resources.workers, folder / "logs")
+        else Process(EVALUATOR, workers or spec.resources.workers, folder / "logs", env=spec.resources.env)
     )
     try:
         yield pool

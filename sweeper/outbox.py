@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dashboards.load import StoreAway, StoreError, StoreRefused
+from studies.foreign_files import open_file, parse_json
 
 Entry = Mapping[str, Any]
 Deliver = Callable[[Entry, bool], None]
@@ -21,6 +22,7 @@ Deliver = Callable[[Entry, bool], None]
 `again`: an earlier try may have been taken without an answer."""
 
 # Seconds between tries while the store is away: each may hold up the sweep until its requests time out.
+LONGEST_LINE = 64 << 20
 FIRST_WAIT, LONGEST_WAIT = 5.0, 120.0
 
 
@@ -52,9 +54,9 @@ class Outbox:
         if not now and time.monotonic() < self._next_try:
             return False
         try:
-            with self._journal.open("rb") as file:
+            with open_file(self._journal, os.O_RDONLY) as file:
                 file.seek(self._position)
-                for line in file:
+                for line in _lines(file):
                     self._try_line(line)
                     self._position += len(line)
                     self.waiting -= 1
@@ -70,8 +72,10 @@ class Outbox:
 
     def _try_line(self, line: bytes) -> None:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
             self._set_aside(line, "a damaged line")
             return
         self._try(entry, again=True)
@@ -84,7 +88,7 @@ class Outbox:
 
     def _set_aside(self, line: bytes, reason: str) -> None:
         """Keep what will never be taken out of the way of the rest."""
-        place = self._journal.with_suffix(".refused.jsonl")
+        place = refused_of(self._journal)
         _append(place, line)
         self._tell_user(f"One record was not taken and lies in {place}: {reason}")
 
@@ -100,11 +104,21 @@ class Outbox:
             self._tell_user(f"{error} Training goes on; what MLflow misses is kept in {self._journal}.")
 
 
+def refused_of(journal: Path) -> Path:
+    """The file with what the store will never take of a journal."""
+    return journal.with_suffix(".refused.jsonl")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a journal; what is longer than any of ours comes in parts, which are no entries."""
+    return iter(lambda: file.readline(LONGEST_LINE), b"")
+
+
 def _append(file: Path, line: bytes) -> None:
     """Add a line and have it on the disk. Raises StoreError where there is no place for it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as stream:
+        with open_file(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
@@ -120,10 +134,10 @@ def _entries(journal: Path) -> int:
     not live to rely on it.
     """
     try:
-        with journal.open("r+b") as file:
+        with open_file(journal, os.O_RDWR) as file:
             count = end = 0
-            for line in file:
-                if line.endswith(b"\n"):
+            for line in _lines(file):
+                if line.endswith(b"\n") or len(line) == LONGEST_LINE:
                     count, end = count + 1, end + len(line)
             file.truncate(end)
     except FileNotFoundError:

@@ -22,15 +22,17 @@ from typing import TYPE_CHECKING
 
 from dashboards.addresses import sqlite_file
 from dashboards.load import StoredStudy, store_uri, stored_study
+from studies.foreign_files import write_whole
 from studies.formats import FORMAT, refuse_newer, this_version
 from studies.redact import redact
 from sweeper.ledger import Ledger
+from sweeper.own_folder import MARK_FILE, read_mark
 from sweeper.storage import StorageError
+from trainers.results import is_run_folder
 
 if TYPE_CHECKING:
     from sweeper.session import Places
 
-MARK_FILE = "study.json"
 LONGEST_NAME = 64  # of a study
 
 
@@ -114,7 +116,7 @@ def survey_study(study: str, where: Places) -> Survey:
     kept = Ledger(where.storage, study).read()
     stored = stored_study(uri, study)
     optuna = Found(_mark(kept.mark), kept.strata)
-    folder = Found(_read_mark(where.runs), _run_keys(where.runs))
+    folder = Found(_mark(read_mark(where.runs)), _run_keys(where.runs))
     mlflow = Found(_mark(stored.marks), stored.keys) if stored is not None else Found()
     for mark, place in (
         (optuna.mark, f"Optuna's storage {redact(where.storage)}"),
@@ -153,11 +155,9 @@ def write_mark(mark: Mark, study: str, runs: Path, storage: str) -> None:
     Raises StorageError and OSError. The caller holds the study's lock and lease.
     """
     Ledger(storage, study).write_mark(asdict(mark))
-    if _read_mark(runs) == mark:
+    if _mark(read_mark(runs)) == mark:
         return
-    temporary = runs / f".{MARK_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(mark), indent=1), encoding="utf-8")
-    os.replace(temporary, runs / MARK_FILE)
+    write_whole(runs / MARK_FILE, json.dumps(asdict(mark), indent=1))
 
 
 def user() -> str:
@@ -216,13 +216,6 @@ def _mark(values: Mapping[str, str] | None) -> Mark | None:
     return Mark(**{f.name: str(values.get(f.name, "")) for f in fields(Mark)})
 
 
-def _read_mark(runs: Path) -> Mark | None:
-    with suppress(OSError, ValueError):
-        found = json.loads((runs / MARK_FILE).read_text(encoding="utf-8"))
-        return _mark(found) if isinstance(found, dict) else None
-    return None
-
-
 def _run_keys(runs: Path) -> frozenset[str]:
     """Keys of the runs that have a folder."""
-    return frozenset(run.name for run in runs.glob("*") if re.fullmatch("[0-9a-f]{12}", run.name))
+    return frozenset(run.name for run in runs.glob("*") if is_run_folder(run))

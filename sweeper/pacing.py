@@ -80,7 +80,7 @@ class Pacing:
             self._open.append(group)
         for config in group.configs:
             result = read_result(self._folder / config.key)
-            if result is not None and result.cause in GOES_ON:
+            if result is not None and result.key == config.key and result.cause in GOES_ON:
                 group.entrant.results[config.key] = result.model_copy(update={"cause": Cause.PAUSED})
 
     def next_bracket(self, make: Callable[[Trial], Group]) -> list[Group]:

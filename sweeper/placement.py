@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -17,15 +16,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from studies.foreign_files import read_json, write_whole
 from studies.records import RunConfig, digest
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.executors import Executor
 from sweeper.executors.devices import usable_cores, visible_gpus
+from sweeper.leftovers import drop_scratch, scratch
+from sweeper.own_folder import PILOT_FILE
 from sweeper.plan import planned_runs
 from sweeper.points import axes, planned_points, to_knobs, value_at
 from trainers.interface import Job, Pilot, Placement, Timing, pack_key
 
-PILOT_FILE = "pilot.json"
 # More than any pack that a pilot tries.
 _MOST_RUNS = 32
 # Below this many runs a worker, a pilot costs more than it can save.
@@ -56,7 +57,7 @@ def _in_turn(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[RunConfig]:
 def kept_pilot(spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None) -> Pilot | None:
     """The pilot kept in the study's folder, if it was made for these runs on a machine like this one."""
     try:
-        kept = json.loads((runs / PILOT_FILE).read_text(encoding="utf-8"))
+        kept = read_json(runs / PILOT_FILE)
         return _pilot(kept["pilot"]) if kept["of"] == _identity(spec, arms, workers) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -69,16 +70,13 @@ def make_pilot(
     most = -(-planned_runs(spec, arms) // max(1, pool.slots))
     configs = sample_runs(spec, arms)[:most]
     # Beside the runs' own folders, so that the reference log-probs that it computes are theirs.
-    jobs = [Job(config, runs / f"pilot-{config.key}") for config in configs]
+    jobs = [Job(config, scratch(runs, f"pilot-{config.key}")) for config in configs]
     answer = pool.pilot(jobs)
     for job in jobs:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        drop_scratch(job.folder)
     if answer.pilot is not None:
-        runs.mkdir(parents=True, exist_ok=True)
         kept = {"of": _identity(spec, arms, workers), "pilot": asdict(answer.pilot)}
-        temporary = runs / f".{PILOT_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        os.replace(temporary, runs / PILOT_FILE)
+        write_whole(runs / PILOT_FILE, json.dumps(kept, indent=1))
     return answer.pilot, answer.reason
 
 

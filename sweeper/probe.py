@@ -7,7 +7,6 @@ outside of a step.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from sweeper.answers import is_timed
 from sweeper.budget import Cost, Meter
 from sweeper.executors import Dropped, Executor, Finished, Lost
 from sweeper.executors.messages import Started
+from sweeper.leftovers import drop_scratch, scratch
 from sweeper.progress import Outcome, Progress
 from sweeper.rounds import probe_round
 from sweeper.sweep import GRACE_SECONDS, LOOK_SECONDS
@@ -153,14 +153,14 @@ class Probe:
     def _train(self, config: RunConfig, alone: Placement, number: int) -> tuple[str, RunResult | None]:
         """One attempt, recorded, and its MLflow run; None where it was stopped."""
         run_id = self._tracker.start_run(config, number, PROBE)
-        folder = self._folder / f"probe-{config.seed}-{config.variant}"  # two variants may be the same run
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt: a run that goes on is not one that was timed
+        # Two variants may be the same run; and a run that goes on from a killed attempt is not one that was timed.
+        folder = scratch(self._folder, f"probe-{config.seed}-{config.variant}")
         limit = self._spec.budget.per_run
         assert self._executor is not None
         self._executor.submit(Job(config, folder, keep_adapter=False, placement=alone, time_limit=limit))
         result = _costs(self._result(config.key))
         self._tracker.finish_run(run_id, config, result)
-        shutil.rmtree(folder, ignore_errors=True)
+        drop_scratch(folder)
         if result.cause is Cause.USER_STOP:
             self._tracker.supersede(run_id, "stopped before its end")
             return run_id, None

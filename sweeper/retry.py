@@ -9,7 +9,7 @@ from studies.records import PROBE, Cause, Failure, RunRecord, State
 from sweeper.points import CONFIRM
 from sweeper.search import Search
 from sweeper.tracking import Tracker
-from trainers.results import RESULT_FILE
+from trainers.results import drop_result
 
 # What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
 # were stopped and do not go on by themselves.
@@ -33,7 +33,7 @@ def ask_again(
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
     failed = [r for r in chosen_runs(known, names) if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
     for run in failed:
-        (folder / run.key / RESULT_FILE).unlink(missing_ok=True)
+        drop_result(folder / run.key)
         if run.arm in (CONFIRM, PROBE):
             tracker.supersede(run.run_id, "asked for again")
     places = {(run.variant, run.scenario, run.trial) for run in failed if run.arm not in (CONFIRM, PROBE)}

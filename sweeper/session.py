@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import sys
 import time
@@ -30,6 +29,7 @@ from sweeper.ledger import Ledger
 from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.measured import Measurers, asked_of, is_unsettled, named_measurers, settled, under
 from sweeper.measuring import Scored, measure, measuring, stale
+from sweeper.own_folder import refuse_foreign_folder
 from sweeper.ownership import mark_of, refuse_foreign, write_mark
 from sweeper.placement import decide
 from sweeper.probe import Probe
@@ -83,9 +83,10 @@ def run_session(
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
     resumed; a second one kills the workers. `retry`: train only the runs again that failed so, see `chosen_runs`.
     `strict`: take no run of an earlier version of whose sources nothing was recorded.
-    Raises AlreadyRunning and ForeignStudy; StoreError, StorageError and OSError where it cannot begin; Interrupted
-    where it cannot go on.
+    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
+    Interrupted where it cannot go on.
     """
+    refuse_foreign_folder(where.runs)
     with one_at_a_time(where.folder):
         check_stores(where.storage, store_uri(where.tracking, where.folder))
     ledger = Ledger(where.storage, spec.study)
@@ -126,9 +127,7 @@ def run_session(
                 outcome = replace(sweep.run(), unmeasured=len(anew.failed))
                 verified = None
                 if verify_runs and not outcome.stopped:
-                    again = where.runs / "verify"
-                    verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
-                    shutil.rmtree(again, ignore_errors=True)
+                    verified = verify(list(sweep.finished.values()), verify_runs, pool, where.runs, placement)
                 if spec.probe is not None and not outcome.stopped and not search.partial:
                     pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
                     pool = _executor(spec, executor, 1, where)
@@ -278,7 +277,9 @@ class Stopper:
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:
-    return Inline(spec.trainer) if name == "inline" else Process(spec.trainer, workers, where.runs / "logs")
+    if name == "inline":
+        return Inline(spec.trainer)
+    return Process(spec.trainer, workers, where.runs / "logs", env=spec.resources.env)
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from studies.foreign_files import UnusableFile
 from studies.records import CONSEQUENCES, PROBE, Cause, Failure, Measurement, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
@@ -17,6 +17,7 @@ from sweeper.budget import Cost, Meter
 from sweeper.confirm import Candidates
 from sweeper.control import paused
 from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
+from sweeper.leftovers import set_aside
 from sweeper.measured import asked_of, counted, measured_as, told_by
 from sweeper.pacing import Group as _Group
 from sweeper.pacing import Pacing
@@ -28,7 +29,7 @@ from sweeper.tracking import KnownRun, Tracker
 from sweeper.verdicts import verdict_on
 from sweeper.workers import Stint, Workers
 from trainers.interface import Job, Placement
-from trainers.results import drop_state, read_result
+from trainers.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
 LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock
@@ -110,6 +111,7 @@ class Sweep:
         self._workers, self._meter = Workers(), Meter(spec.budget, folder, self._started)
         self._paused = paused(folder)
         self._hopeless: set[str] = set()
+        self._unusable: set[str] = set()
         self._stopping = False
         self._closing = False
         of_brackets = (search, tracker, folder, self._lead_on, self._close_if_complete, tell_user)
@@ -215,6 +217,8 @@ class Sweep:
             return False
         if self._answered(group, config):
             return True
+        for notice in set_aside(self._folder / config.key):
+            self._tell_user(notice)
         self._training[config.key] = _Attempt(group, config, waiting.this, group.run_ids.pop(config.key, None))
         self._executor.submit(
             Job(
@@ -292,7 +296,7 @@ class Sweep:
         if config.key in group.results:
             return True
         known = self._recorded.get((config.variant, config.scenario, config.key))
-        result = read_result(self._kept(config))
+        result = self._result_of(config)
         if known is not None:
             group.note(config.key, known.result() if result is None else measured_as(result, known))
             self._counts["reused"] += 1
@@ -310,6 +314,21 @@ class Sweep:
         self._close_if_complete(group)
         return True
 
+    def _result_of(self, config: RunConfig) -> RunResult | None:
+        """The result in a run's folder; says, once, where what is there is none, or is another run's."""
+        folder = self._kept(config)
+        try:
+            result = find_result(folder)
+            if result is None or result.key in (config.key, folder.name) or result.key in config.earlier_keys:
+                return result
+            said = f"{folder / RESULT_FILE} is the result of another run ({result.key})"
+        except UnusableFile as error:
+            said = str(error)
+        if said not in self._unusable:
+            self._unusable.add(said)
+            self._tell_user(f"{said}: it is left out, and the run is trained again where nothing else has its numbers.")
+        return None
+
     def _kept(self, config: RunConfig) -> Path:
         """The folder of a run, which has another name where format 1 gave it."""
         known = self._recorded.get((config.variant, config.scenario, config.key))
@@ -319,7 +338,7 @@ class Sweep:
         """Give the folder of a run of format 1 that no store knows any more its name of today."""
         folder = self._folder / config.key
         for earlier in config.earlier_keys - {config.key}:
-            result = None if folder.exists() else read_result(self._folder / earlier)
+            result = None if os.path.lexists(folder) else read_result(self._folder / earlier)
             if result is not None and self._is_ours(earlier, config, result):
                 os.rename(self._folder / earlier, folder)
 
@@ -488,7 +507,7 @@ class Sweep:
         held = {config.key for _, best in self._best.values() if best is not group for config in best.configs}
         for config in group.configs:
             if config.key not in held:
-                shutil.rmtree(self._kept(config) / "adapter", ignore_errors=True)
+                drop_adapter(self._kept(config))
 
     def _keep_adapters(self) -> None:
         """Attach the best adapters of each stratum to their MLflow runs."""
@@ -498,10 +517,10 @@ class Sweep:
         run_ids = {(k.variant, k.scenario, k.key): k.run_id for k in known}
         for _, group in self._best.values():
             for config in group.configs:
-                adapter = self._kept(config) / "adapter"
-                run_id = run_ids.get((config.variant, config.scenario, adapter.parent.name))
-                if run_id is not None and adapter.is_dir():
-                    self._tracker.log_adapter(run_id, adapter)
+                run = self._kept(config)
+                run_id = run_ids.get((config.variant, config.scenario, run.name))
+                if run_id is not None and os.path.lexists(run / ADAPTER):
+                    self._tracker.log_adapter(run_id, run.name)
 
     def _heed(self, now: float) -> None:
         """Look at the clock and at what other terminals have asked for."""

@@ -56,10 +56,12 @@ from studies.records import (
 )
 from studies.redact import redact
 from studies.spec import StudySpec
+from sweeper.journal import TICKET_PREFIX, checked
 from sweeper.measured import Measurers, measurers_of
 from sweeper.moved import mend_artifacts
 from sweeper.new_store import make_store
 from sweeper.outbox import Entry, Outbox
+from sweeper.own_folder import JOURNAL
 from sweeper.saved_view import experiment_tags, note
 from sweeper.values import (
     LONGEST_MESSAGE,
@@ -72,10 +74,10 @@ from sweeper.values import (
     result_tags,
     score_tags,
 )
+from trainers.results import ADAPTER, adapter_files
 
 _log = logging.getLogger(__name__)
 
-JOURNAL = "mlflow-journal.jsonl"
 TICKET = "ticket"  # tag: what a run is called until MLflow has given it an id
 LONGEST_NAME = 500
 LONGEST_TAG = 5000  # of an experiment, as MLflow takes it
@@ -100,12 +102,13 @@ class KnownRun(RunRecord):
 
 @dataclass(frozen=True)
 class _OpenStudy:
-    """The study that is being written: its place in MLflow and whether run names tell the scenario."""
+    """The study that is being written: its place in MLflow, whether run names tell the scenario, and its run folder."""
 
     name: str
     experiment_id: str
     parent_run_id: str
     scenario_in_names: bool
+    runs: Path
     questions: Mapping[tuple[str, str], str]
 
 
@@ -134,6 +137,7 @@ class Tracker:
         self._study: _OpenStudy | None = None
         self.strict = False
         self._outbox: Outbox | None = None
+        self._ours: set[str] = set()  # runs of this study that are in the journal
         self._run_ids: dict[str, str] = {}  # MLflow's, of runs that were named here while it was away
         self._curve_ends: dict[str, dict[str, int]] = {}
         self._known: dict[str, KnownRun] | None = None
@@ -191,9 +195,14 @@ class Tracker:
                 for key, value in in_pieces(name, text, LONGEST_TAG).items():
                     self._client.set_experiment_tag(experiment_id, key, value)
         self._study = _OpenStudy(
-            spec.study, experiment_id, parent_run_id, scenario_in_names=len(spec.scenarios) > 1, questions=asked
+            spec.study,
+            experiment_id,
+            parent_run_id,
+            scenario_in_names=len(spec.scenarios) > 1,
+            runs=self._folder / spec.output.folder / spec.study,
+            questions=asked,
         )
-        journal = self._folder / spec.output.folder / spec.study / JOURNAL
+        journal = self._study.runs / JOURNAL
         self._outbox = Outbox(journal, self._deliver, self._tell_user)
         waiting = self._outbox.waiting
         if not self._outbox.catch_up(now=True):
@@ -278,7 +287,7 @@ class Tracker:
         `arm`: unbiased, tpe, fixed, confirm or probe. Only the study's knobs become parameters; the whole config is the
         artifact `config.json`.
         """
-        study, ticket = self._opened, f"waiting-{uuid.uuid4().hex}"
+        study, ticket = self._opened, f"{TICKET_PREFIX}{uuid.uuid4().hex}"
         tags = {
             "mlflow.parentRunId": study.parent_run_id,
             "mlflow.source.name": "sweeper",
@@ -359,9 +368,9 @@ class Tracker:
         """Keep table, page and figures, file name -> text, as artifacts of the sweep's run."""
         self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
 
-    def log_adapter(self, run_id: str, folder: Path) -> None:
-        """Keep a trained adapter as the artifact folder `adapter` of its run."""
-        self._send(do="adapter", run=run_id, folder=os.path.relpath(folder, self._folder))
+    def log_adapter(self, run_id: str, key: str) -> None:
+        """Keep the trained adapter in the folder of this key as the artifact folder `adapter` of its run."""
+        self._send(do="adapter", run=run_id, key=key)
 
     def log_scores(
         self,
@@ -418,7 +427,14 @@ class Tracker:
 
     def _deliver(self, entry: Entry, again: bool) -> None:
         """Write one record to MLflow. Writing it a second time changes nothing. See `outbox.Deliver`."""
+        if again:  # out of the journal
+            found = checked(entry)
+            if found is None:
+                raise StoreRefused("a damaged line")
+            entry = found
         with store_calls(self.uri):
+            if again:
+                self._check_ours(entry["run"])
             match entry["do"]:
                 case "start":
                     self._deliver_start(entry, again)
@@ -435,15 +451,32 @@ class Tracker:
                     for name, text in entry["files"].items():
                         self._client.log_text(entry["run"], text, name)
                 case "adapter":
-                    adapter = self._folder / entry["folder"]
-                    if adapter.is_dir():  # else another trial has become the best since
-                        self._client.log_artifacts(self._real(entry["run"]), str(adapter), "adapter")
+                    self._deliver_adapter(entry)
                 case "close":
                     self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
 
+    def _check_ours(self, run_id: str) -> None:
+        """Raise StoreRefused for a run of another study."""
+        if run_id in self._ours or run_id.startswith(TICKET_PREFIX):  # which `_real` looks for in this study alone
+            return
+        if self._client.get_run(run_id).info.experiment_id != self._opened.experiment_id:
+            raise StoreRefused(f"the run {run_id} that it belongs to is of another study")
+        self._ours.add(run_id)
+
+    def _deliver_adapter(self, entry: Entry) -> None:
+        """Attach what a trainer has written, and nothing else that lies there."""
+        folder = self._opened.runs / entry["key"]
+        if not os.path.lexists(folder / ADAPTER):
+            return  # another trial has become the best since
+        files, others = adapter_files(folder)
+        for file in files:
+            self._client.log_artifact(self._real(entry["run"]), str(file), ADAPTER)
+        if others:
+            self._tell_user(f"Not attached to MLflow, as no trainer has written it: {', '.join(map(str, others))}")
+
     def _real(self, run_id: str) -> str:
         """MLflow's id of a run that may have been started while it was away. Raises StoreRefused for a lost one."""
-        if not run_id.startswith("waiting-"):
+        if not run_id.startswith(TICKET_PREFIX):
             return run_id
         if run_id not in self._run_ids:
             found = self._client.search_runs([self._opened.experiment_id], f"tags.{TICKET} = '{run_id}'", max_results=1)

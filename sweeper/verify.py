@@ -6,13 +6,13 @@ Knows runs only by config and measurements; the executor trains them.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from studies.records import METRICS, Measurement, RunConfig
 from sweeper.executors import Dropped, Executor, Finished, Lost
+from sweeper.leftovers import drop_scratch, scratch
 from trainers.interface import Job, Placement
 
 _COSTS = frozenset({"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"})
@@ -46,14 +46,16 @@ def verify(
     finished: Sequence[tuple[RunConfig, Mapping[str, Measurement]]],
     count: int,
     executor: Executor,
-    folder: Path,
+    runs: Path,
     placement: Placement,
 ) -> Verification:
-    """Train `count` of the finished runs again, chosen at random, in `folder`. The same runs give the same choice."""
+    """Train `count` of the finished runs again, chosen at random, in a folder in `runs` that is then removed. The same
+    runs give the same choice.
+    """
     ordered = sorted(finished, key=lambda one: one[0].key)
     chosen = random.Random(len(ordered)).sample(ordered, min(count, len(ordered)))
     alone = Placement(together=0, bf16=placement.bf16)
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt, from which a run would go on
+    folder = scratch(runs, "verify")
     waiting = {config.key for config, _ in chosen}
     for config, _ in chosen:
         executor.submit(Job(config, folder / config.key, keep_adapter=False, placement=alone))
@@ -73,6 +75,7 @@ def verify(
                 case Dropped(key=key):
                     waiting.discard(key)
                     failed[key] = "stopped"
+    drop_scratch(folder)
     findings = tuple(
         Finding(config, name, measured[name].value, again[config.key][name].value, measured[name].error)
         for config, measured in chosen

@@ -13,7 +13,9 @@ from peft import PeftModel
 from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
 from trainers.data import DataError
 from trainers.evaluate import Evaluation, NonFinite, evaluate
+from trainers.failures import bad_files
 from trainers.interface import Desk, Job
+from trainers.results import ADAPTER, adapter_files
 from trainers.settings import parse_settings, run_settings
 from trainers.warm import Warm
 
@@ -57,8 +59,9 @@ class AdapterEvaluator:
         model, tokenizer = self._warm.base(settings, args, model_args)
         pairs = self._warm.pairs(config, settings, tokenizer)
         reference = self._warm.numbers(config, settings, args, model, tokenizer, pairs)
-        adapter = job.folder / "adapter"
-        if not (adapter / "adapter_config.json").is_file():
+        adapter = job.folder / ADAPTER
+        ours, _ = adapter_files(job.folder)
+        if adapter / "adapter_config.json" not in ours:
             raise ValueError(f"{adapter} holds no adapter but a whole model: only adapters can be measured again")
         try:
             policy = PeftModel.from_pretrained(model, str(adapter))
@@ -66,8 +69,11 @@ class AdapterEvaluator:
             with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
                 measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference)
             policy.unload()
-        except BaseException:
+        except BaseException as error:
             self._warm.drop_base()  # it may carry half an adapter
-            raise
+            wrong = bad_files(error, str(adapter)) if isinstance(error, Exception) else None
+            if wrong is None:
+                raise
+            raise ValueError(f"{adapter}: {wrong}") from error
         by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
         return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}

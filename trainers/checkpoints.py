@@ -28,15 +28,15 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
 
+from studies.foreign_files import is_file, is_folder, open_file, read_json, write_whole
 from trainers.progress import Progress, from_json, to_json
+from trainers.results import CHECKPOINT_PREFIX, COMPLETE
 from trainers.warm import WarmDPOTrainer
 
 logger = logging.getLogger(__name__)
 
 KEEP_SECONDS: Final = 180.0
 """Between two checkpoints of a run; more where writing one takes more than a twentieth of it."""
-COMPLETE: Final = "complete.json"
-_PREFIX: Final = "checkpoint-"  # transformers' own
 _REFERENCE: Final = "reference.safetensors"
 _ARGUMENTS: Final = "training_args.bin"  # a pickle that may hold a token, and that nothing reads
 _KEPT: Final = 2
@@ -65,7 +65,7 @@ def last_checkpoint(folder: Path, key: str) -> Checkpoint | None:
         except FileNotFoundError as error:
             if Path(error.filename).name != COMPLETE:
                 warnings.warn(f"the checkpoint {path} is not whole and was removed ({error})", stacklevel=2)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(f"the checkpoint {path} is not usable and was removed ({error})", stacklevel=2)
         shutil.rmtree(path, ignore_errors=True)
     return None
@@ -76,12 +76,7 @@ def complete(path: Path, key: str, progress: Progress, unlogged: Mapping[str, An
     (path / _ARGUMENTS).unlink(missing_ok=True)
     about = {"key": key, "progress": to_json(progress), "unlogged": unlogged}
     about["files"] = {file.relative_to(path).as_posix(): _flushed_digest(file) for file in _files(path)}
-    temporary = path / f".{COMPLETE}"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(about, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path / COMPLETE)
+    write_whole(path / COMPLETE, json.dumps(about))
     older = [other for other in _checkpoints(path.parent) if other != path]
     whole = [other for other in older if (other / COMPLETE).exists()]
     for other in older:
@@ -161,7 +156,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
 def _path(args: TrainingArguments, state: TrainerState) -> Path:
     """Where the Trainer writes the checkpoint of the step that it is at."""
-    return Path(args.output_dir) / f"{_PREFIX}{state.global_step}"
+    return Path(args.output_dir) / f"{CHECKPOINT_PREFIX}{state.global_step}"
 
 
 def _give_up(path: Path, error: Exception) -> None:
@@ -171,22 +166,29 @@ def _give_up(path: Path, error: Exception) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Folders of checkpoints, the last step first."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: -int(path.name.removeprefix(_PREFIX)))
+    if not is_folder(folder):
+        return []
+    found = [
+        path
+        for path in folder.glob(f"{CHECKPOINT_PREFIX}*")
+        if is_folder(path) and path.name.removeprefix(CHECKPOINT_PREFIX).isdigit()
+    ]
+    return sorted(found, key=lambda path: -int(path.name.removeprefix(CHECKPOINT_PREFIX)))
 
 
 def _read(path: Path, key: str) -> Checkpoint:
-    about = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+    about = read_json(path / COMPLETE)
     if about["key"] != key:
         raise ValueError(f"it belongs to run {about['key']}, not to {key}")
     wrong = [name for name, digest in about["files"].items() if _digest(path / name) != digest]
+    wrong += sorted({file.relative_to(path).as_posix() for file in _files(path)} - set(about["files"]))
     if wrong:
         raise ValueError(f"{', '.join(wrong)} is not what was written")
     return Checkpoint(path, from_json(about["progress"]), about["unlogged"])
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != COMPLETE)
+    return sorted(file for file in path.rglob("*") if is_file(file) and file.name != COMPLETE)
 
 
 def _flushed_digest(file: Path) -> str:
@@ -199,5 +201,5 @@ def _flushed_digest(file: Path) -> str:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as content:
+    with open_file(file, os.O_RDONLY) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

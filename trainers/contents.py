@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source
+from studies.foreign_files import read_json
 from studies.places import existing, is_hub_id
 from studies.records import COMMIT
 from trainers.dated import is_dated
@@ -85,7 +85,7 @@ def _folder_content(source: Source, folder: Path) -> str | None:
 def _base_of_adapter(folder: Path) -> str:
     """The content of the model that an adapter in `folder` lies on; nothing for a folder of a whole model."""
     with suppress(OSError, ValueError, AttributeError, TypeError):
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "adapter_config.json", links=True)
         name, revision = config.get("base_model_name_or_path"), config.get("revision")
         if name:
             return f"{name} {read_content(Source('model', str(name), revision))}"

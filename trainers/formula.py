@@ -85,7 +85,8 @@ def _run(job: Job, desk: Desk) -> Iterator[bool]:
     steps = _steps(config)
     diverges_at = steps // 2 + 1 if _number(config, "learning_rate") > shape.diverges_above else None
     kept = read_result(job.folder)
-    curve: list[tuple[int, Mapping[str, float]]] = list(kept.curve) if kept and kept.cause is Cause.PAUSED else []
+    goes_on = kept is not None and kept.key == key and kept.cause is Cause.PAUSED
+    curve: list[tuple[int, Mapping[str, float]]] = list(kept.curve) if kept is not None and goes_on else []
     last = min(job.pause_at or steps, steps)
     cause, message = (Cause.PAUSED, f"paused after step {last} of {steps}") if last < steps else (Cause.FINISHED, "")
     for step in range(len(curve) + 1, last + 1):

@@ -35,6 +35,7 @@ from studies.judges import label_number, label_problem
 from studies.records import Judge
 from studies.redact import redact
 from trainers.data import Gold, JudgeError, plain
+from trainers.failures import bad_files
 from trainers.sources import Text
 from trainers.tokenizer import UnusableModel, check_ids
 
@@ -189,6 +190,11 @@ def _load(judge: Judge) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise JudgeError(
             f"judge {judge.name}: cannot be loaded as a sequence classifier: {_first_line(error)}"
         ) from error
+    except Exception as error:
+        wrong = bad_files(error, str(judge.reward_model))
+        if wrong is None:
+            raise
+        raise JudgeError(f"judge {judge.name}: {wrong}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise JudgeError(

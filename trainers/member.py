@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from trl import DPOTrainer, get_peft_config
 
+from studies.foreign_files import is_folder
 from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scalar, Shown
 from trainers.adapters import Adapter, Unpackable
 from trainers.balance import Balance, balance
@@ -152,7 +153,7 @@ class Member:
             measurements=tuple(m for m in measured if math.isfinite(m.value)),
             curve=tuple(self.curve),
             facts={**self.facts, "steps": self.step, "together": self.together},
-            adapter="adapter" if (self.job.folder / "adapter").is_dir() else None,
+            adapter="adapter" if is_folder(self.job.folder / "adapter") else None,
             samples=self.samples,
         )
 

@@ -12,13 +12,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ import trl
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from studies.foreign_files import UnusableFile, is_folder, open_file, read_bytes
 from trainers.data import TokenIds
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ FORMAT: Final = 1
 MOST_SHARDS: Final = 16
 """A folder with more shards has them merged into one."""
 SHARD_SEQUENCES: Final = 4096
+_SHARD: Final = re.compile(r"[0-9a-f]{32}\.safetensors")
+_LEFT: Final = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_LARGEST_SHARD: Final = 4 << 30
 SHARD_SECONDS: Final = 60.0
 """New sequences are written after so many or so long, so that a killed worker loses no more."""
 
@@ -213,11 +218,12 @@ class ReferenceStore:
     @contextmanager
     def _lock(self, folder: Path) -> Iterator[bool]:
         """Hold the folder's lock, or none (False) where it cannot be had. Freed by the system when a holder dies."""
-        descriptor: int | None = None
+        lock: BinaryIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _refuse_links(folder)
+            lock = open_file(folder / "lock", os.O_RDWR | os.O_CREAT)
+            fcntl.flock(lock, fcntl.LOCK_EX)
             locked = True
         except OSError as error:
             locked = False
@@ -225,13 +231,15 @@ class ReferenceStore:
         try:
             yield locked
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            if lock is not None:
+                lock.close()
 
     def _read(self, entries: _Entries, *, repair: bool) -> None:
         """Take in the shards that were not read yet. `repair`: remove those that are broken, with a warning."""
+        if not (is_folder(self.folder) and is_folder(entries.folder)):
+            return
         for path in sorted(entries.folder.glob("*.safetensors")):
-            if path.name in entries.shards:
+            if path.name in entries.shards or not _SHARD.fullmatch(path.name):
                 continue
             with suppress(OSError):  # merged by another process a moment ago, or not ours to read or remove
                 found = _read_shard(path)
@@ -246,6 +254,7 @@ class ReferenceStore:
         """Keep the finite ones of `sums` (what a broken base gives is no one else's) as a shard, and give its name."""
         finite = {key: pair for key, pair in sums.items() if np.isfinite(pair).all()}
         try:
+            _refuse_links(entries.folder)
             name = _write_shard(entries.folder, finite)
         except OSError as error:
             self._warn_unshared(entries.folder, error)
@@ -257,8 +266,9 @@ class ReferenceStore:
         """Under the lock: remove what a killed writer left, and merge shards where there are many."""
         with suppress(OSError):
             for left in entries.folder.glob(".*.tmp"):
-                left.unlink()
-            names = {path.name for path in entries.folder.glob("*.safetensors")}
+                if _LEFT.fullmatch(left.name):
+                    left.unlink()
+            names = {path.name for path in entries.folder.glob("*.safetensors") if _SHARD.fullmatch(path.name)}
             if len(names) > MOST_SHARDS and names <= entries.shards:
                 merged = self._write(entries, entries.sums)
                 for name in names - {merged} if merged else ():
@@ -271,9 +281,16 @@ class ReferenceStore:
         self._warned = True
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise OSError for a folder of shards that is reached through a link below the study's folder."""
+    for place in (folder.parent, folder):
+        if not is_folder(place):
+            raise UnusableFile(place, "is no real folder")
+
+
 def _read_shard(path: Path) -> dict[bytes, tuple[float, float]] | None:
     """The entries of a shard, or None where its bytes are not those that its name was made from. Raises OSError."""
-    content = path.read_bytes()
+    content = read_bytes(path, _LARGEST_SHARD)
     if _content_digest(content) != path.stem:
         return None
     try:

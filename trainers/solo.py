@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import get_peft_config
 
+from studies.foreign_files import is_folder
 from studies.micro_batches import cut
 from studies.records import EVALUATOR_FACT, Cause, RunConfig, RunResult, Shown
 from trainers.balance import balance
@@ -88,7 +89,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         measurements=tuple(m for m in measured if math.isfinite(m.value)),
         curve=end.curve,
         facts=facts,
-        adapter="adapter" if (job.folder / "adapter").is_dir() else None,
+        adapter="adapter" if is_folder(job.folder / "adapter") else None,
         samples=watch.samples,
     )
 

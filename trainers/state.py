@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from studies.foreign_files import parse_json, safetensors_header, write_beside
 from trainers.adapters import Adapter, Lora
 from trainers.progress import Progress, from_json, to_json
 from trainers.results import EARLIER_FILE, STATE_FILE
@@ -75,12 +76,8 @@ def save_state(folder: Path, state: RunState) -> None:
         "digest": _digest(tensors),
     }
     content = save(tensors, metadata={"run": json.dumps(about)})
-    temporary = folder / f".{STATE_FILE}.{os.getpid()}"
+    temporary = write_beside(folder / STATE_FILE, content)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         if (folder / STATE_FILE).exists():
             os.replace(folder / STATE_FILE, folder / EARLIER_FILE)
         os.replace(temporary, folder / STATE_FILE)
@@ -93,19 +90,20 @@ def load_state(folder: Path, key: str) -> RunState | None:
     run's is removed with a warning, and the one before it is taken.
     """
     for path in (folder / STATE_FILE, folder / EARLIER_FILE):
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         try:
             return _read(path, key)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(f"the state in {path} is not usable and was removed ({error})", stacklevel=2)
             path.unlink(missing_ok=True)
     return None
 
 
 def _read(path: Path, key: str) -> RunState:
+    safetensors_header(path)  # refuses what is no regular file
     with safe_open(path, framework="pt") as file:
-        about: dict[str, Any] = json.loads(file.metadata()["run"])
+        about: dict[str, Any] = parse_json(file.metadata()["run"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if about["key"] != key:
         raise ValueError(f"it belongs to run {about['key']}, not to {key}")

@@ -25,6 +25,7 @@ from trl.trainer.utils import create_model_from_path
 from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, Judge, RunConfig, digest
 from trainers.data import Gold, Pairs, load_pairs, tokenise
 from trainers.evaluate import ReferenceNumbers, reference_numbers
+from trainers.failures import bad_files
 from trainers.interface import MODEL_SETTINGS
 from trainers.judges import load_judge
 from trainers.layout import Pair, make_pair
@@ -32,7 +33,7 @@ from trainers.reference import Base, model_digest, reference_log_probs
 from trainers.reference_store import ReferenceLogProbs, ReferenceStore
 from trainers.settings import DAY, resolve_model
 from trainers.tables import as_table
-from trainers.tokenizer import check_ids, load_tokenizer
+from trainers.tokenizer import UnusableModel, check_ids, load_tokenizer
 
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
@@ -242,8 +243,14 @@ def load_base(
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         kwargs["quantization_config"] = quantization
-    tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
-    model = create_model_from_path(path, **kwargs)
+    try:
+        tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
+        model = create_model_from_path(path, **kwargs)
+    except Exception as error:
+        wrong = bad_files(error, path)
+        if wrong is None:
+            raise
+        raise UnusableModel(f"model {path}: {wrong}") from error
     check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)

@@ -5,12 +5,32 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 # torch, MKL, numpy's BLAS and the Rust tokenizers each start as many threads as there are cores unless told.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-# Workers speak to neither store, so they are not handed the addresses or the passwords.
-STORE_PREFIXES = ("MLFLOW_", "OPTUNA_")
+# What training reads of the environment. All else stays with the sweep: workers run what a study names, and need no
+# password of a store. What a judge or a trainer of one's own needs beside it, `resources.env` names.
+_NAMES = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "TERM"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"),
+        *("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "VIRTUAL_ENV", "MPLCONFIGDIR", "NO_COLOR", "DO_NOT_TRACK"),
+        *("DISABLE_TELEMETRY", "LRU_CACHE_CAPACITY", "GPU_DEVICE_ORDINAL", "HUGGING_FACE_HUB_TOKEN"),
+        *("HUGGINGFACE_HUB_CACHE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY", "GLIBC_TUNABLES", "USE_TORCH", "USE_TF"),
+        *("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_EXE", "CONDA_SHLVL"),
+    }
+)
+_PREFIXES = (
+    *("LC_", "XDG_", "PYTHON", "DYLD_", "MALLOC_", "SLURM_", "TQDM_", "NUMEXPR_", "NUMBA_", "RAYON_", "ARROW_"),
+    *("HF_", "TRANSFORMERS_", "DATASETS_", "TOKENIZERS_", "SAFETENSORS_", "ACCELERATE_", "TRL_", "PEFT_", "BNB_"),
+    *("BITSANDBYTES_", "FLASH_ATTENTION_", "XFORMERS_", "TORCH", "PYTORCH_", "ATEN_", "TRITON_", "KINETO_"),
+    *("CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_", "NVTE_", "NCCL_", "GLOO_", "UCX_", "FI_", "ROCR_", "ROCM_", "HIP_"),
+    *("HSA_", "AMD_", "MIOPEN_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_"),
+    *("OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "OPENMP_"),
+)
+_NEVER = frozenset({"SLURM_JWT"})  # signs in to the cluster
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
@@ -49,9 +69,15 @@ def usable_cores() -> int:
 
 
 def worker_environments(
-    workers: int | None, gpus: Sequence[str], cores: int, environment: Mapping[str, str]
+    workers: int | None,
+    gpus: Sequence[str],
+    cores: int,
+    environment: Mapping[str, str],
+    also: Collection[str] = (),
 ) -> list[dict[str, str]]:
-    """The environment of each worker. `workers` None means one per GPU, else one per core.
+    """The environment of each worker: what training needs, and the variables that are named in `also`.
+
+    `workers` None means one per GPU, else one per core.
 
     Workers beyond the number of GPUs share them in turn. Each gets an equal share of the cores, or fewer where the
     environment already asks for fewer threads. Raises ValueError for less than one worker.
@@ -59,12 +85,17 @@ def worker_environments(
     count = workers if workers is not None else len(gpus) or cores
     if count < 1:
         raise ValueError(f"the number of workers must be 1 or more, but it is {count}")
-    kept = {name: value for name, value in environment.items() if not name.startswith(STORE_PREFIXES)}
+    kept = {name: value for name, value in environment.items() if name in also or _is_needed(name)}
     # MKL's variable overrules OpenMP's in torch, and who sets a limit sets OpenMP's: it holds for all of them.
     general = _threads(cores // count, kept.get("OMP_NUM_THREADS"))
     threads = {name: str(_threads(general, kept.get(name))) for name in THREAD_VARIABLES}
     devices = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(count)]
     return [{**kept, **threads, **device} for device in devices]
+
+
+def _is_needed(name: str) -> bool:
+    """Whether training reads the variable. Those of proxies count in small letters too."""
+    return name not in _NEVER and (name.upper() in _NAMES or name.startswith(_PREFIXES))
 
 
 def _threads(share: int, asked: str | None) -> int:

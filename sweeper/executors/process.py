@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from studies.foreign_files import UnusableFile, is_folder, open_file
 from studies.records import Cause, RunResult
 from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
 from sweeper.executors.endings import oom_counter, oom_kills, why_it_ended
@@ -91,12 +92,17 @@ class Process:
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
     `together`: how many runs a worker may train at once. What workers print goes to `worker-N.log` in `log_folder`.
+    `env`: names of environment variables that they get beside those that training needs.
     """
 
-    def __init__(self, trainer: str, workers: int | None, log_folder: Path, together: int = 1) -> None:
+    def __init__(
+        self, trainer: str, workers: int | None, log_folder: Path, together: int = 1, env: Collection[str] = ()
+    ) -> None:
         gpus = visible_gpus(os.environ)
-        environments = worker_environments(workers, gpus, usable_cores(), os.environ)
+        environments = worker_environments(workers, gpus, usable_cores(), os.environ, env)
         log_folder.mkdir(parents=True, exist_ok=True)
+        if not is_folder(log_folder):
+            raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
         self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | Piloted | BaseException] = SimpleQueue()
@@ -238,7 +244,7 @@ class Running:
 
     def log_tail(self) -> str:
         """The end of what the process has written since it got its job."""
-        with self.log.open("rb") as file:
+        with open_file(self.log, os.O_RDONLY) as file:
             file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").strip()
 
@@ -261,7 +267,7 @@ class Starter:
         # worker starts takes no code from the working folder either.
         modules = os.pathsep.join(path for path in sys.path if path)
         environment = {**self.environment, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
-        with log.open("ab") as output:
+        with open_file(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "sweeper.executors.worker", *identity],
                 stdin=subprocess.DEVNULL,

@@ -70,7 +70,7 @@ base:
 variants: {{sigmoid: {{}}, ipo: {{}}, token_level: {{loss_type: [hinge]}}}}
 space: {{beta: {{low: 0.01, high: 1.0, log: true}}}}
 budget: {{trials: 2}}
-resources: {{attempts: 1}}
+resources: {{attempts: 1, env: [WANDB_API_KEY, SERVICE_PASSWORD, RESULTS_URL, ARCHIVE_URL, PGPASSWORD, DEPLOY_KEY]}}
 objective: {{metric: ranking_gain}}
 """
 

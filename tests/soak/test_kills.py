@@ -24,7 +24,7 @@ space: {beta: {low: 0.01, high: 1.0, log: true}}
 runs: {seeds: [0, 1]}
 budget: {trials: 4}
 objective: {metric: ranking_gain}
-resources: {attempts: 100, retry_after: 0}
+resources: {attempts: 100, retry_after: 0, env: [STEP_SECONDS]}
 """
 RUNS = 24  # of STUDY; those of ipo diverge
 REAL = """
@@ -39,7 +39,7 @@ variants: {sigmoid: {}, ipo: {}}
 space: {beta: {low: 0.1, high: 1.0, log: true}}
 budget: {trials: 2}
 objective: {metric: ranking_gain}
-resources: {attempts: 100, retry_after: 0, together: 2}
+resources: {attempts: 100, retry_after: 0, together: 2, env: [STEP_SECONDS]}
 """
 FULL = (  # trains alone, by TRL's own loop
     REAL.replace("use_peft: true, lora_r: 4, lora_target_modules: all-linear", "use_peft: false")

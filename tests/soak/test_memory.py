@@ -31,6 +31,7 @@ variants:
   hinge: {base: {lora_r: 160}}
 space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 1}
+resources: {env: [ADDRESS_SPACE_MIB]}
 objective: {metric: ranking_gain}
 """
 # With 500 MiB to take: sigmoid fits, ipo does with half a micro-batch, aot may not be cut, hinge is too big by far.

@@ -19,6 +19,7 @@ base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, le
 variants: {sigmoid: {}, ipo: {}, robust: {base: {label_smoothing: 0.1}}}
 space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 10}
+resources: {env: [STEP_SECONDS]}
 objective: {metric: ranking_gain}
 """
 NAMES = ("one", "two", "three")

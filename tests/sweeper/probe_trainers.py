@@ -23,7 +23,7 @@ class Noting:
         config, file = job.config, Path(os.environ["NOTES"])
         began = time.monotonic()
         is_timed = job.placement.together == 0
-        left = sorted(path.name for path in job.folder.iterdir()) if job.folder.is_dir() else []
+        left = sorted(path.name for path in job.folder.glob("[!.]*")) if job.folder.is_dir() else []
         if is_timed and os.environ.get("INTERRUPT") == f"{config.variant} {config.seed}":
             del os.environ["INTERRUPT"]
             os.kill(os.getpid(), signal.SIGINT)

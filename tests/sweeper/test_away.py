@@ -146,13 +146,13 @@ def test_runs_are_known_while_the_store_is_away(folder: Path, monkeypatch: pytes
     write_two_runs(tracker)
     known = tracker.known_runs()
     assert [(run.trial, run.state) for run in known] == [(0, State.COMPLETE), (1, State.COMPLETE)]
-    adapter = folder / "adapter"
-    adapter.mkdir()
-    (adapter / "weights").write_text("w")
-    tracker.log_adapter(known[1].run_id, adapter)
+    adapter = folder / "runs" / "pilot" / known[1].key / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_text("w")
+    tracker.log_adapter(known[1].run_id, known[1].key)
     client.left = 10**9
     tracker.close_study(finished=True)
-    (kept,) = (folder / "mlartifacts").rglob("weights")
+    (kept,) = (folder / "mlartifacts").rglob("adapter_model.safetensors")
     assert tracker.known_runs()[1].run_id in str(kept)
 
 

@@ -24,6 +24,7 @@ base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, le
 variants: {sigmoid: {}, ipo: {}}
 space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 12, BUDGET}
+resources: {env: [STEP_SECONDS]}
 objective: {metric: ranking_gain}
 """
 

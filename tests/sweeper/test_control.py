@@ -30,6 +30,7 @@ base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 10, l
 variants: {sigmoid: {}, ipo: {}}
 space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 10}
+resources: {env: [STEP_SECONDS]}
 objective: {metric: ranking_gain}
 """
 

@@ -25,7 +25,7 @@ base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, le
 variants: {sigmoid: {}, ipo: {}}
 space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 2}
-resources: {attempts: 2, retry_after: 0.3s}
+resources: {attempts: 2, retry_after: 0.3s, env: [FAILURES, NOTES]}
 objective: {metric: ranking_gain}
 """
 

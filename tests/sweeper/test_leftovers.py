@@ -11,6 +11,7 @@ from sweeper.leftovers import remove_half_written, remove_states
 from tests.sweeper.conftest import Sweeper
 from trainers.results import CHECKPOINTS, EARLIER_FILE, STATE_FILE, write_result
 
+KEY = "0123456789ab"
 WRITER = """
 import os, sys
 from pathlib import Path
@@ -26,8 +27,8 @@ def names(folder: Path) -> set[str]:
 
 
 def test_what_a_killed_writer_left_is_removed_and_the_earlier_result_stays(tmp_path: Path) -> None:
-    run = tmp_path / "key"
-    write_result(run, RunResult(key="key", cause=Cause.USER_STOP))
+    run = tmp_path / KEY
+    write_result(run, RunResult(key=KEY, cause=Cause.USER_STOP))
     command = [sys.executable, "-c", WRITER, str(run)]
     writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert writer.stdout.readline() == b"writing\n"
@@ -41,15 +42,16 @@ def test_what_a_killed_writer_left_is_removed_and_the_earlier_result_stays(tmp_p
 
 
 def test_states_go_and_results_and_adapters_stay(tmp_path: Path) -> None:
-    run = tmp_path / "key"
+    run = tmp_path / KEY
     (run / CHECKPOINTS / "checkpoint-3").mkdir(parents=True)
     (run / "adapter").mkdir()
-    for name in (STATE_FILE, EARLIER_FILE, "result.json"):
+    for name in (STATE_FILE, EARLIER_FILE):
         (run / name).touch()
+    write_result(run, RunResult(key=KEY, cause=Cause.FINISHED))
     (tmp_path / "pilot.json").touch()
     remove_states(tmp_path)
     assert names(run) == {"result.json", "adapter"}
-    assert names(tmp_path) == {"key", "pilot.json"}
+    assert names(tmp_path) == {KEY, "pilot.json"}
 
 
 STUDY = """
@@ -68,14 +70,15 @@ def test_a_sweep_removes_half_written_files_at_its_start_and_states_at_its_compl
 ) -> None:
     """States of runs that an edit of the study has left behind stay until the edited study is complete."""
     (tmp_path / "study.yaml").write_text(STUDY)
-    left = tmp_path / "runs" / "small" / "of-an-earlier-study"
-    left.mkdir(parents=True)
-    for name in (".result.json.abc", STATE_FILE):
-        (left / name).touch()
     run = ("run", "study.yaml", "--executor", "inline")
     # More than fits into a second on any machine.
-    stopped = sweeper(tmp_path, *run, "--set", "budget.wall_clock=1s", "--set", "budget.trials=1000")
-    assert stopped.returncode == 1, "stopped before its end"
-    assert names(left) == {STATE_FILE}
+    stop = ("--set", "budget.wall_clock=1s", "--set", "budget.trials=1000")
+    assert sweeper(tmp_path, *run, *stop).returncode == 1, "stopped before its end"
+    left = tmp_path / "runs" / "small" / KEY
+    write_result(left, RunResult(key=KEY, cause=Cause.PAUSED))
+    for name in (".result.json.abc", STATE_FILE):
+        (left / name).touch()
+    assert sweeper(tmp_path, *run, *stop).returncode == 1
+    assert names(left) == {STATE_FILE, "result.json"}
     assert sweeper(tmp_path, *run).returncode == 0
-    assert names(left) == set()
+    assert names(left) == {"result.json"}

@@ -18,6 +18,7 @@ from studies.records import PROBE, RunRecord, State
 from studies.spec import arms, load_study
 from sweeper.executors import Inline
 from sweeper.executors.devices import usable_cores
+from sweeper.leftovers import scratch
 from sweeper.probe import Probe
 from sweeper.progress import Outcome
 from sweeper.rounds import probe_round
@@ -41,6 +42,7 @@ objective: {metric: ranking_gain}
 PROBED = STUDY + "probe: {rounds: 6, steps: 20}\n"
 FEW = PROBED.replace(", robust: {base: {label_smoothing: 0.1}}, bco_pair: {}", "").replace("rounds: 6", "rounds: 5")
 NOTING = FEW.replace("trainer: formula", "trainer: tests.sweeper.probe_trainers:Noting")
+NOTING += "resources: {env: [NOTES, INTERRUPT]}\n"
 
 
 @pytest.fixture
@@ -192,8 +194,10 @@ def test_an_interrupted_round_is_timed_whole_again(
 
 
 def test_a_timed_run_never_goes_on_from_what_a_killed_sweep_left(run: Run, notes: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "paced").mkdir(parents=True)
+    (tmp_path / "runs" / "paced" / "sweep.lock").touch()
     for variant in ("sigmoid", "hinge"):
-        (tmp_path / "runs" / "paced" / f"probe-0-{variant}" / CHECKPOINTS / "checkpoint-3").mkdir(parents=True)
+        (scratch(tmp_path / "runs" / "paced", f"probe-0-{variant}") / CHECKPOINTS / "checkpoint-3").mkdir(parents=True)
     assert run(NOTING).returncode == 0
     assert [note["left"] for note in noted(notes)] == [[]] * 10
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -135,6 +137,35 @@ def test_a_model_that_cannot_train_on_the_data_is_refused_with_the_reason(
     result = train(tokenizer(), rows)
     assert result.cause is Cause.REFUSED, result.message
     assert told in result.message
+
+
+def _code_in_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": shutil.rmtree}, folder / "pytorch_model.bin")
+
+
+def _cut_in_half(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "code-in-a-pickle": _code_in_a_pickle,
+    "half-of-the-weights": _cut_in_half,
+    "no-weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "a-config-that-is-no-json": lambda folder: (folder / "config.json").write_text("{"),
+    "a-tokenizer-nested-without-end": lambda folder: (folder / "tokenizer.json").write_text("[" * 100_000),
+    "a-tokenizer-without-its-parts": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_files_that_are_none_of_a_model_are_refused_and_not_tried_again(
+    damage: Callable[[Path], object], train: Callable[..., RunResult]
+) -> None:
+    result = train(a_tokenizer(SPECIAL), TEXT, change=damage)
+    assert result.cause is Cause.REFUSED, result.message
+    assert "model: its files cannot be read" in result.message
 
 
 def test_an_id_without_a_row_in_the_embedding_is_refused_by_name(train: Callable[..., RunResult]) -> None:

@@ -90,8 +90,24 @@ def test_a_limit_of_one_library_is_not_one_of_the_others() -> None:
     assert (made["RAYON_NUM_THREADS"], made["OMP_NUM_THREADS"], made["MKL_NUM_THREADS"]) == ("2", "4", "4")
 
 
-def test_the_rest_of_the_environment_is_handed_on_but_not_the_stores() -> None:
-    environment = {"HF_HOME": "somewhere", "MLFLOW_TRACKING_PASSWORD": "x", "OPTUNA_STORAGE": "postgresql://u:p@h"}
-    (made,) = worker_environments(1, [], 1, environment)
-    assert made["HF_HOME"] == "somewhere"
-    assert not made.keys() & {"MLFLOW_TRACKING_PASSWORD", "OPTUNA_STORAGE"}
+NEEDED = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "HF_HOME", "HF_TOKEN", "TRANSFORMERS_CACHE", "CUDA_HOME"),
+    *("TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("KMP_AFFINITY", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "XDG_CACHE_HOME", "https_proxy", "NO_PROXY", "SSL_CERT_FILE"),
+    *("PYTHONHASHSEED", "SLURM_JOB_ID", "CC", "ROCR_VISIBLE_DEVICES"),
+)
+STAYS = (
+    *("PGPASSWORD", "MYSQL_PWD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "DB_PASS"),
+    *("MLFLOW_S3_ENDPOINT_URL", "OPTUNA_STORAGE", "GITHUB_TOKEN", "OPENAI_API_KEY", "SSH_AUTH_SOCK", "SLURM_JWT"),
+    "AZURE_STORAGE_CONNECTION_STRING",
+)
+
+
+def test_workers_get_what_training_reads_of_the_environment_and_nothing_else() -> None:
+    (made,) = worker_environments(1, [], 1, dict.fromkeys([*NEEDED, *STAYS], "x"))
+    assert made.keys() == {*NEEDED, *THREAD_VARIABLES}
+
+
+def test_workers_get_the_variables_that_are_named() -> None:
+    (made,) = worker_environments(1, [], 1, dict.fromkeys(STAYS, "x"), ["OPENAI_API_KEY", "UNSET"])
+    assert made.keys() == {"OPENAI_API_KEY", *THREAD_VARIABLES}
