@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
 from studies.secret_values import (
@@ -28,6 +28,7 @@ from studies.secret_values import (
     secrets_in_options,
     secrets_of_environment,
 )
+from studies.visible import visible_but_for_rich, visible_lines
 
 __all__ = ["REDACTED", "is_secret", "note_command", "note_settings", "redact", "redact_output"]
 
@@ -80,18 +81,37 @@ def redact(value: Any, *, by_name: bool = True, also: Collection[str] = ()) -> A
 
 
 def redact_output() -> None:
-    """From here on what this process prints goes through `redact`, as do tracebacks and log records.
+    """From here on what this process prints goes through `redact`, as do tracebacks and log records, and no character
+    of it acts on a terminal; see `studies.visible`.
 
-    A piece at a time, as it is written; what native code writes by itself is not seen.
+    A piece at a time, as it is written; what native code writes by itself is not seen. Rich writes to a stream of its
+    own, which lets through what rich adds to the text.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        setattr(sys, name, _Output(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True))
+        if stream is not None:  # closed by who started the process
+            setattr(sys, name, _Output(stream))
 
 
-class _Output(io.TextIOWrapper):
+class _Stream(io.TextIOWrapper):
+    def __init__(self, stream: TextIO) -> None:
+        # Written through, since two of these share a buffer.
+        super().__init__(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True, write_through=True)
+
+
+class _Output(_Stream):
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.rich_proxied_file = _OutputOfRich(stream)  # where rich looks for what to write to
+
     def write(self, text: str) -> int:
-        super().write(redact(text))
+        super().write(visible_lines(redact(text)))
+        return len(text)
+
+
+class _OutputOfRich(_Stream):
+    def write(self, text: str) -> int:
+        super().write(visible_but_for_rich(redact(text)))
         return len(text)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from studies.redact import note_command, redact, redact_output
+from studies.visible import visible
 from sweeper.commands import (
     Reuse,
     check_owner,
@@ -45,7 +46,7 @@ class _Commands(typer.core.TyperGroup):
         except Exception as error:
             told = vars(error)  # of typer's own: it is printed in a box, which may break a secret in two
             if isinstance(told.get("message"), str):
-                told["message"] = redact(told["message"])
+                told["message"] = visible(redact(told["message"]))
             raise
 
 
@@ -96,16 +97,14 @@ def plan(
     ] = None,
 ) -> None:
     """Show every trial that a study would run and, once a pilot has measured, what it costs; keeps nothing else."""
-    from rich.console import Console
-
     from studies.spec import not_yet
     from sweeper.inputs import as_found
     from sweeper.plan import make_plan
-    from sweeper.show import print_plan, shown
+    from sweeper.show import Screen, print_plan, shown
     from sweeper.state import standing_of
 
     spec, arms, _ = load(study, settings)
-    print_plan(make_plan(spec, arms), Console(highlight=False))
+    print_plan(make_plan(spec, arms), Screen())
     with store_errors():
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
@@ -204,17 +203,15 @@ def status(
     failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
 ) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
-    from rich.console import Console
-
     from dashboards.configs import distinct
     from sweeper.control import paused
     from sweeper.reading import answers_of
-    from sweeper.show import print_failed, print_status
+    from sweeper.show import Screen, print_failed, print_status
 
     spec, arms, _ = load(study, settings)
     with store_errors():
         answers = answers_of(spec, arms)
-    records, console = distinct(answers.records), Console(highlight=False)
+    records, console = distinct(answers.records), Screen()
     if failed:
         print_failed(spec, arms, records, console)
         return
@@ -383,12 +380,11 @@ def ui(
 @app.command()
 def doctor() -> None:
     """Show versions, devices and stores, and what is missing."""
-    from rich.console import Console
-
     from sweeper.doctor import examine, print_findings
+    from sweeper.show import Screen
 
     findings = examine(Path.cwd())
-    print_findings(findings, Console(highlight=False))
+    print_findings(findings, Screen())
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 

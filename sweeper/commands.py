@@ -121,8 +121,6 @@ class Reuse:
 
 def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
-    from rich.console import Console
-
     from dashboards.configs import distinct
     from dashboards.failures import counted, summary, tell
     from sweeper.control import AlreadyRunning
@@ -130,14 +128,14 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     from sweeper.ownership import ForeignStudy
     from sweeper.reading import answers_of, comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
-    from sweeper.show import Display, print_verification, shown
+    from sweeper.show import Display, Screen, print_verification, shown
     from sweeper.state import standing_of
     from sweeper.storage import StorageError
 
     spec, arms, again = wanted.spec, wanted.arms, wanted.again
     where = places(spec, Path.cwd(), wanted.storage)
     check_owner(wanted)
-    console = Console(highlight=False)
+    console = Screen()
     warn_of_code(spec)
     quiet_libraries()
     with store_errors():
