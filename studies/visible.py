@@ -6,10 +6,11 @@ tags), separators of lines and paragraphs, halves of characters. Written as Pyth
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
 
-__all__ = ["visible", "visible_but_for_rich", "visible_lines"]
+__all__ = ["visible", "visible_but_for_rich", "visible_json", "visible_lines"]
 
 # The categories Cc, Cf, Zl, Zp and Cs of Unicode, and all of the block of tags, of which some are not assigned.
 _HIDDEN: Final = (
@@ -35,6 +36,11 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """The same of a piece of a stream. A carriage return ends a line: what it would write over stays to be read."""
     return visible(_RETURN.sub("\n", text))
+
+
+def visible_json(text: str) -> str:
+    """JSON that says the same, and that a terminal may be sent."""
+    return _ALL.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def visible_but_for_rich(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
 
 import pytest
 
-from studies.visible import visible, visible_but_for_rich
+from studies.visible import visible, visible_but_for_rich, visible_json
 from tests.robustness.harness import in_time
 
 
@@ -52,3 +53,11 @@ def test_no_text_takes_long(piece: str) -> None:
     with in_time():
         visible_but_for_rich(piece * (400_000 // len(piece)))
         visible(piece * (400_000 // len(piece)))
+
+
+def test_json_is_json_of_the_same_that_no_terminal_acts_on() -> None:
+    said = ["\u202eleft", "\x9b31m\x7f", "模型 \U000e0041", "half \ud83d", "a\nb\t"]
+    text = visible_json(json.dumps(said, indent=1, ensure_ascii=False))
+    assert json.loads(text) == said
+    assert visible(text) == text
+    assert "模型" in text
