@@ -62,8 +62,15 @@ Study = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study fil
 Variant = Annotated[str, typer.Argument(help="name of a variant")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as base.max_steps=60")]
 Executor = Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")]
-Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")]
-Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [default: sqlite:///optuna.db]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OPTUNA_STORAGE",
+        help="URL of Optuna's storage; one with a password belongs in the variable, as all users of a machine see "
+        "options  (default: sqlite:///optuna.db)",
+    ),
+]
 
 
 def main() -> None:
@@ -93,7 +100,7 @@ def plan(
     settings: Set = None,
     pilot: Annotated[bool, typer.Option("--pilot", help="train a few steps to measure time and memory")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")
+        int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")
     ] = None,
 ) -> None:
     """Show every trial that a study would run and, once a pilot has measured, what it costs; keeps nothing else."""
