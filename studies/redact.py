@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus, unquote
 from studies.secret_values import (
     ADDRESS,
     OWN_NAMES,
+    PASSWORDS,
     QUERY,
     SHORTEST_VALUE,
     holds_secret,
@@ -73,7 +74,7 @@ _HEADER: Final = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _PAIR: Final = re.compile(
-    r"""(?<![\w.-])(?P<lead>(?P<name>[A-Za-z][\w.-]{2,60}+)["']?\s?[:=]\s?["']?)(?P<value>[\w+/.~-]{8,}+={0,2})(?![\w(\[])"""
+    r"""(?<![\w.-])(?P<lead>(?P<name>[A-Za-z][\w.-]{2,60}+)["']?(?P<sign>\s?[:=]\s?)["']?)(?P<value>[\w+/.~-]{8,}+={0,2})(?![\w(\[])"""
 )
 
 # What the commands of this process were given. A process has one output, and no more than one command at a time.
@@ -247,6 +248,8 @@ def _parameter(match: re.Match[str]) -> str:
 
 
 def _pair(match: re.Match[str]) -> str:
+    if match["sign"] != "=" and match["name"].lower() in PASSWORDS:  # what people say of passwords is no secret's form
+        return match[0]
     return match["lead"] + REDACTED if is_secret_pair(match["name"], match["value"]) else match[0]
 
 

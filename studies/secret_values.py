@@ -21,7 +21,7 @@ _ENDINGS: Final = ("token", "secret", "password", "passwd", "passphrase", "passc
 # The same, of words that end so and mean something else: MYSQL_PWD and SSHPASS, not OLDPWD and GIT_ASKPASS.
 _SHORT_ENDINGS: Final = ("pass", "pwd")
 _OTHER_WORDS: Final = frozenset({"pass", "pwd", "oldpwd", "askpass", "bypass", "compass", "surpass", "encompass"})
-_PASSWORDS: Final = ("password", "passwd", "passphrase", "pwd")
+PASSWORDS: Final = ("password", "passwd", "passphrase", "pwd")
 _WHOLE_WORDS: Final = frozenset({"auth", "cookie", "jwt"})  # at the end of a name
 _KEYS: Final = ("apikey", "accesskey", "secretkey", "privatekey", "authkey")
 # Last words of a name that is about a secret, or about tokens, and holds none.
@@ -102,7 +102,7 @@ def is_secret_pair(name: str, value: str) -> bool:
     nothing else, as accessToken, AccountKey or password, and the value no word, number, path or place in a program.
     """
     words, last = _words(name), name.rpartition(".")[2]
-    if last in _SPECIAL_TOKENS or not (is_secret_parameter(name) and (len(words) > 1 or words[0] in _PASSWORDS)):
+    if last in _SPECIAL_TOKENS or not (is_secret_parameter(name) and (len(words) > 1 or words[0] in PASSWORDS)):
         return False
     mixed = re.search(r"[0-9]", value) and re.search(r"[A-Za-z]", value)
     is_place = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+|[~.]{0,2}/[^=]*", value)
@@ -178,7 +178,7 @@ def secrets_of_environment() -> frozenset[str]:
 def _of_variable(name: str, value: str) -> frozenset[str]:
     found = {*_in_addresses(value), *_in_one_address(value)}
     pairs = [(pair["name"], pair["value"]) for pair in _PAIR.finditer(value)]
-    found |= {text for key, text in pairs if key.lower() in _PASSWORDS or is_secret_pair(key, text)}
+    found |= {text for key, text in pairs if key.lower() in PASSWORDS or is_secret_pair(key, text)}
     found |= {value} if is_secret(name) else set()
     return frozenset(secret for secret in found if len(secret) >= SHORTEST_OF_VARIABLES)
 

@@ -102,6 +102,7 @@ def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
         "https://h/x?orderByKey=start_time&author=me&sigmoid=1&max_tokens=5&page=tokenizer",
         "    for key, value in settings.items():\n        token=config.token, key=lambda run: run.key",
         'say "my password: hunter2" to the model',
+        "The password: Tr0ub4dor&3 of the story, password = correct1horse",
         "hub_token=settings.token1, access_token=the_token_1(x), api_key: /home/me/key1 and --set access_token=KEY",
         "run_key=0123456789ab, cache_key: 9f86d081884c7d65, data_token=sigmoid",
         "eos_token: im_end_2",

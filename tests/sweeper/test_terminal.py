@@ -20,7 +20,7 @@ from studies.visible import visible
 ROOT = Path(__file__).parents[2]
 STUDY = {
     "study": "small",
-    "question": "asked \u202eleft\u2066\u200b",
+    "question": "asked \u200dleft",
     "trainer": "hostile_trainers:Hostile",
     "base": {"model_name_or_path": "m", "max_steps": 4},
     "data": {"path": "somewhere/data"},
