@@ -30,7 +30,8 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Program:
     """Who keeps a database: how its store is called, tables that it always has, the one that is made first, where its
-    migrations lie, how it upgrades a database, and how people name the database to us.
+    migrations lie, how it upgrades a database, and how people name the database to us; in which variable, where others
+    must not read it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Program:
     migrations: str
     upgrade: str
     given: str
+    variable: str
     example: str
 
 
@@ -53,6 +55,7 @@ MLFLOW = Program(
     migrations="store/db_migrations/versions",
     upgrade="mlflow db upgrade {}",
     given="MLFLOW_TRACKING_URI=",
+    variable="MLFLOW_TRACKING_URI",
     example="sqlite:///mlflow.db",
 )
 OPTUNA = Program(
@@ -64,6 +67,7 @@ OPTUNA = Program(
     migrations="storages/_rdb/alembic/versions",
     upgrade="optuna storage upgrade --storage {}",
     given="--storage ",
+    variable="OPTUNA_STORAGE",
     example="sqlite:///optuna.db",
 )
 
@@ -113,6 +117,13 @@ def shown(url: str) -> str:
     """A database as it is told to people: its file, or its URL without a password."""
     file = sqlite_file(url)
     return str(redact(url)) if file is None else str(file)
+
+
+def word(program: Program, url: str) -> str:
+    """A database as a word of a command to copy. Where its URL holds a secret, the variable that is to hold it: a shell
+    refuses the command while it is not set.
+    """
+    return shlex.quote(url) if redact(url) == url else f'"${{{program.variable}:?}}"'
 
 
 def schema(program: Program) -> Schema | None:
@@ -237,7 +248,7 @@ def _check_revision(program: Program, url: str, found: Contents) -> None:
         raise Refused(
             f"{name} was made by an older {program.name} (schema {revision}; {installed} works with {ours.head}). Stop "
             "everything that uses it, copy it to a safe place, then run: "
-            f"{program.upgrade.format(shlex.quote(redact(url)))}"
+            f"{program.upgrade.format(word(program, url))}"
         )
     raise Refused(
         f"{name} was made by a newer {program.name} (schema {revision}, which {installed} does not know). Upgrade "

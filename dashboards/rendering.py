@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dashboards.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.expectations import Finding
@@ -18,6 +19,7 @@ from dashboards.tables import Comparison, Row
 from dashboards.verdicts import Verdict
 from studies.records import Scalar
 from studies.spec import Objective
+from studies.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -28,6 +30,15 @@ FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 WIDE = 170
 NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
+# What a spreadsheet takes for the beginning of a formula; also as full-width signs, and behind what it skips.
+_FORMULA: Final = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+# What Markdown acts on in words that are not ours: its own escapes, tags, entities and links.
+_MARKDOWN: Final = (
+    (re.compile(r"\\(?=[!-/:-@\[-`{-~])"), r"\\\\"),
+    (re.compile(r"&(?=#?\w+;)"), "&amp;"),
+    (re.compile(r"<(?=[A-Za-z/!?])"), "&lt;"),
+    (re.compile(r"\](?=[\[(:])"), r"\\]"),
+)
 
 
 def render(table: Comparison, format: Format = "text", width: int | None = None) -> str:
@@ -59,11 +70,12 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
     note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
     titled = [(f"{g.variant}, {g.scenario}", grid_cells(g, objective.direction)) for g in found]
     if format == "markdown":
-        return "\n".join(f"{title}\n\n{_markdown_table(cells)}\n" for title, cells in titled) + f"\n- {note}\n"
+        parts = [f"{_markdown_words(title)}\n\n{_markdown_table(cells)}\n" for title, cells in titled]
+        return "\n".join(parts) + f"\n- {note}\n"
     if format == "html":
         parts = [f"<h2>{escape(title)}</h2>{html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
         return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
-    tables = [(title, _rich_table(cells)) for title, cells in titled]
+    tables = [(title, _rich_table(_plain(cells))) for title, cells in titled]
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
 
 
@@ -73,16 +85,16 @@ def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
 
 def _grids_csv(found: Sequence[Grid]) -> str:
     """One cell a line."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["variant", "scenario", "row_knob", "row", "column_knob", "column", "mean", "low", "high", "blocks",
-                     "trials", "failed"])  # fmt: skip
+    lines: list[Sequence[Any]] = [
+        ["variant", "scenario", "row_knob", "row", "column_knob", "column", "mean", "low", "high", "blocks", "trials",
+         "failed"]
+    ]  # fmt: skip
     for g in found:
         for (row, column), cell in g.cells.items():
             e = cell.value
             mean = (e.value, e.low, e.high, e.blocks) if e else [None] * 4
-            writer.writerow([g.variant, g.scenario, g.rows, row, g.columns, column, *mean, cell.trials, cell.failed])
-    return out.getvalue()
+            lines.append([g.variant, g.scenario, g.rows, row, g.columns, column, *mean, cell.trials, cell.failed])
+    return _csv_text(lines)
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
@@ -93,10 +105,12 @@ def _text(table: Comparison, width: int) -> str:
     shown: list[RichTable | str] = []
     for section in sections(table):
         shown += ["", section.title] if section.title else []
-        shown += [_rich_table(section.cells.columns(part)) for part in _parts(section.cells, width)]
+        cells = _plain(section.cells)
+        shown += [_rich_table(cells.columns(part)) for part in _parts(cells, width)]
         shown += section.notes
     given = [v for v in table.verdicts if v.ruling != "not testable here"]
-    shown += ["", _rich_table(guide_cells(table.verdicts)), _rich_table(claim_cells(given))] if given else []
+    judged = (guide_cells(table.verdicts), claim_cells(given)) if given else ()
+    shown += ["", *(_rich_table(_plain(cells)) for cells in judged)] if judged else []
     return _printed([*shown, *_not_testable(table.verdicts)], width)
 
 
@@ -107,7 +121,7 @@ def _printed(shown: Sequence[RichTable | str], width: int) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, markup=False, no_color=True)
     for item in shown:
-        console.print(item)
+        console.print(visible(item) if isinstance(item, str) else item)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -133,6 +147,15 @@ def _not_testable(verdicts: Sequence[Verdict]) -> list[str]:
     if not count:
         return []
     return [f"{count} of the guide's {len(verdicts)} claims are not testable here; --format markdown says why of each."]
+
+
+def _plain(cells: Cells) -> Cells:
+    """The cells with nothing in them that acts on a terminal, each of one line."""
+    return Cells([_line(name) for name in cells.header], [[_line(cell) for cell in row] for row in cells.rows])
+
+
+def _line(text: str) -> str:
+    return visible(text).replace("\n", " ").replace("\t", " ")
 
 
 def _rich_table(cells: Cells) -> RichTable:
@@ -162,7 +185,7 @@ def _rich_table(cells: Cells) -> RichTable:
 def _markdown(table: Comparison) -> str:
     parts: list[str] = []
     for section in sections(table):
-        parts += ["", f"{section.title}:", ""] if section.title else []
+        parts += ["", f"{_markdown_words(section.title)}:", ""] if section.title else []
         parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]
     claims = claim_cells(table.verdicts)
     if claims.rows:
@@ -172,13 +195,26 @@ def _markdown(table: Comparison) -> str:
 
 
 def _bullets(notes: Sequence[str]) -> list[str]:
-    return [f"- {note.replace('*', chr(92) + '*')}" for note in notes]
+    return [f"- {_markdown_words(note).replace('*', chr(92) + '*')}" for note in notes]
 
 
 def _markdown_table(cells: Cells) -> str:
     rule = ["---" if name in LEFT else "---:" for name in cells.header]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [cells.header, rule, *cells.rows]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+    escaped = [[_markdown_cell(cell) for cell in row] for row in [cells.header, *cells.rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [escaped[0], rule, *escaped[1:]])
+
+
+def _markdown_words(text: str) -> str:
+    """Text in one line that Markdown shows as it stands, without tags, entities and links."""
+    text = _line(text)
+    for acting, escaped in _MARKDOWN:
+        text = acting.sub(escaped, text)
+    return text
+
+
+def _markdown_cell(text: str) -> str:
+    text = _markdown_words(text).replace("|", "\\|")
+    return text.replace("`", "\\`") if text.count("`") % 2 else text  # pairs of them are code, in which nothing acts
 
 
 _STYLE = (
@@ -228,9 +264,7 @@ def html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str
 
 def _csv(rows: Sequence[Row]) -> str:
     """One number a column, unrounded, so that nothing has to be parsed out of a cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([
+    lines: list[Sequence[Any]] = [[
         "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
         "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
         "best_blocks", "best_basis", "best_trial", "mean", "length_baseline", "margin", "kl", "steps_per_second",
@@ -239,11 +273,11 @@ def _csv(rows: Sequence[Row]) -> str:
         "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
         "p_better", "interquartile_mean",
         "stability", "guide_speed", "guide_stability", "guide_best_for",
-    ])  # fmt: skip
+    ]]  # fmt: skip
     for row in rows:
         share, best, d, p, t = row.failures, row.best, row.difference, row.pace, row.reach
         quality, effect = best.estimate if best else None, d.estimate if d else None
-        writer.writerow([
+        lines.append([
             row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
             share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
             *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
@@ -258,16 +292,27 @@ def _csv(rows: Sequence[Row]) -> str:
             row.improvement.value if row.improvement else None, row.middle,
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip
-    return out.getvalue()
+    return _csv_text(lines)
 
 
 def _controls_csv(controls: Sequence[Finding]) -> str:
     """The controls as a table of their own behind an empty line; nothing where the study has none."""
     if not controls:
         return ""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["control", "scenario", "expected", "found", "n", "unit", "held", "run_ids"])
+    lines: list[Sequence[Any]] = [["control", "scenario", "expected", "found", "n", "unit", "held", "run_ids"]]
     for c in controls:
-        writer.writerow([c.control, c.scenario, c.expected, c.found, c.n, c.unit, c.held, " ".join(c.run_ids)])
-    return "\n" + out.getvalue()
+        lines.append([c.control, c.scenario, c.expected, c.found, c.n, c.unit, c.held, " ".join(c.run_ids)])
+    return "\n" + _csv_text(lines)
+
+
+def _csv_text(lines: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([_csv_cell(value) for value in line] for line in lines)
+    return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """A number as it is, and text that no spreadsheet computes."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if _FORMULA.match(value.lstrip(" ")) else visible(value)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from studies.redact import note_command, redact, redact_output
+from studies.visible import visible
 from sweeper.commands import (
     Reuse,
     check_owner,
@@ -48,7 +49,7 @@ class _Commands(typer.core.TyperGroup):
         except Exception as error:
             told = vars(error)  # of typer's own: it is printed in a box, which may break a secret in two
             if isinstance(told.get("message"), str):
-                told["message"] = redact(told["message"])
+                told["message"] = visible(redact(told["message"]))
             raise
 
 
@@ -64,8 +65,15 @@ Study = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study fil
 Variant = Annotated[str, typer.Argument(help="name of a variant")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as base.max_steps=60")]
 Executor = Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")]
-Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")]
-Storage = Annotated[str | None, typer.Option(help="URL of Optuna's storage  [default: sqlite:///optuna.db]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OPTUNA_STORAGE",
+        help="URL of Optuna's storage; one with a password belongs in the variable, as all users of a machine see "
+        "options  (default: sqlite:///optuna.db)",
+    ),
+]
 
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -105,22 +113,20 @@ def plan(
     settings: Set = None,
     pilot: Annotated[bool, typer.Option("--pilot", help="train a few steps to measure time and memory")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="worker processes  [default: a GPU each, else a core]")
+        int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")
     ] = None,
 ) -> None:
     """Show every trial that a study would run and, once a pilot has measured, what it costs; keeps nothing else."""
-    from rich.console import Console
-
     from studies.spec import not_yet
     from sweeper.inputs import as_found
     from sweeper.plan import make_plan
-    from sweeper.show import print_plan, shown
+    from sweeper.show import Screen, print_plan, shown
     from sweeper.state import standing_of
 
     spec, arms, _ = load(study, settings)
     warn_of_code(spec)
     refuse_foreign_runs(_runs_of(spec))
-    print_plan(make_plan(spec, arms), Console(highlight=False))
+    print_plan(make_plan(spec, arms), Screen())
     with store_errors():
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
@@ -218,17 +224,15 @@ def status(
     failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
 ) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
-    from rich.console import Console
-
     from dashboards.configs import distinct
     from sweeper.control import paused
     from sweeper.reading import answers_of
-    from sweeper.show import print_failed, print_status
+    from sweeper.show import Screen, print_failed, print_status
 
     spec, arms, _ = load(study, settings)
     with store_errors():
         answers = answers_of(spec, arms)
-    records, console = distinct(answers.records), Console(highlight=False)
+    records, console = distinct(answers.records), Screen()
     if failed:
         print_failed(spec, arms, records, console)
         return
@@ -401,12 +405,11 @@ def ui(
 @app.command()
 def doctor() -> None:
     """Show versions, devices and stores, and what is missing."""
-    from rich.console import Console
-
     from sweeper.doctor import examine, print_findings
+    from sweeper.show import Screen
 
     findings = examine(Path.cwd())
-    print_findings(findings, Console(highlight=False))
+    print_findings(findings, Screen())
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 

@@ -35,7 +35,7 @@ class Wanted:
     storage: str | None
     again: str
     failed: str
-    command: tuple[str, ...]
+    command: str
 
 
 def runnable(
@@ -55,7 +55,7 @@ def runnable(
     if not_yet(spec):
         refuse(not_yet(spec))
     refuse_bad_data(spec)
-    again = command_line("run", study, settings or [])
+    again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return Wanted(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
 
@@ -70,18 +70,27 @@ def command_line(command: str, study: str, settings: Sequence[str], *options: st
     return " ".join(words)
 
 
-def _command(context: typer.Context) -> tuple[str, ...]:
-    """The command as it was given, in words."""
-    words = ["sweeper", str(context.info_name)]
+def _command(context: typer.Context) -> str:
+    """The command as it was given, to copy."""
+    words = [f"sweeper {context.info_name}"]
     for parameter in context.command.params:
         name = str(parameter.name)
         source, value = context.get_parameter_source(name), context.params[name]
-        if source is None or source.name != "COMMANDLINE":
+        if source is None or source.name != "COMMANDLINE" or name == "storage":
             continue
         options = parameter.opts[:1] if parameter.param_type_name == "option" else []
         for one in value if isinstance(value, list | tuple) else [value]:
-            words += options if one is True else [*options, str(one)]
-    return tuple(words)
+            words.append(shlex.join(options if one is True else [*options, str(one)]))
+    return " ".join(words) + _storage_words(context)
+
+
+def _storage_words(context: typer.Context) -> str:
+    """The option --storage where it was given in the command; its variable holds for the next one as well."""
+    from dashboards.databases import OPTUNA, word
+
+    source, url = context.get_parameter_source("storage"), context.params.get("storage")
+    given = url and source is not None and source.name == "COMMANDLINE"
+    return f" --storage {word(OPTUNA, str(url))}" if given else ""
 
 
 def check_owner(wanted: Wanted) -> None:
@@ -116,7 +125,7 @@ def refuse_foreign_runs(runs: Path) -> None:
 
 def _refuse_foreign(wanted: Wanted, error: ForeignStudy) -> NoReturn:
     """Exit with 2 and the same command for a study of another name."""
-    refuse([f"{error} {shlex.join([*wanted.command, '--set', f'study={error.free}'])}"])
+    refuse([f"{error} {wanted.command} {shlex.join(['--set', f'study={error.free}'])}"])
 
 
 @dataclass(frozen=True)
@@ -132,8 +141,6 @@ class Reuse:
 
 def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
-    from rich.console import Console
-
     from dashboards.configs import distinct
     from dashboards.failures import counted, summary, tell
     from sweeper.control import AlreadyRunning
@@ -141,14 +148,14 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     from sweeper.ownership import ForeignStudy
     from sweeper.reading import answers_of, comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
-    from sweeper.show import Display, print_verification, shown
+    from sweeper.show import Display, Screen, print_verification, shown
     from sweeper.state import standing_of
     from sweeper.storage import StorageError
 
     spec, arms, again = wanted.spec, wanted.arms, wanted.again
     where = places(spec, Path.cwd(), wanted.storage)
     check_owner(wanted)
-    console = Console(highlight=False)
+    console = Screen()
     warn_of_code(spec)
     quiet_libraries()
     with store_errors():

@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 
-from dashboards.addresses import sqlite_file, sqlite_url
+from dashboards.addresses import sqlite_file
 from dashboards.databases import shown
 from dashboards.load import StoreError, check_store, store_uri
 from studies.redact import redact
-from sweeper.storage import StorageError, check_apart, check_storage
+from sweeper.storage import StorageError, check_apart, check_storage, storage_url
 
 FREE_GIB = 2.0  # below this a sweep's checkpoints and databases are at risk
 
@@ -91,7 +91,7 @@ def _disk(folder: Path) -> Finding:
 
 def _stores(folder: Path) -> list[Finding]:
     """Both stores as a sweep would find them; nothing is written to them."""
-    uri, storage = store_uri(None, folder), sqlite_url(folder / "optuna.db")
+    uri, storage = store_uri(None, folder), storage_url(None, folder)
     findings = [
         _store("stores", uri, lambda: check_apart(storage, uri)),
         _store("MLflow store", uri, lambda: check_store(uri, write=True)),

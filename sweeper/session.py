@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
+from dashboards.addresses import sqlite_file
 from dashboards.load import StoreAway, StoreError, store_uri
 from studies.contents import judge_source
 from studies.records import PROBE, RunConfig, RunResult, State
@@ -36,7 +36,7 @@ from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
 from sweeper.search import Search
-from sweeper.storage import StorageError, check_stores
+from sweeper.storage import StorageError, check_stores, storage_url
 from sweeper.sweep import Sweep
 from sweeper.tracking import KnownRun, Tracker
 from sweeper.verify import Verification, verify
@@ -58,8 +58,7 @@ class Places:
 
 def places(spec: StudySpec, folder: Path, storage: str | None) -> Places:
     """The places of a study run in `folder`."""
-    url = absolute_url(storage, folder) if storage else sqlite_url(folder / "optuna.db")
-    return Places(folder, folder / spec.output.folder / spec.study, url, None)
+    return Places(folder, folder / spec.output.folder / spec.study, storage_url(storage, folder), None)
 
 
 def run_session(

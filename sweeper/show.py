@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +24,7 @@ from dashboards.failures import failed_lines, summary, tell
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
+from studies.visible import visible, visible_lines
 from sweeper.plan import Plan, planned_runs, show_knobs
 from sweeper.points import quota
 from sweeper.progress import Progress
@@ -29,17 +34,40 @@ LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
+class Screen(Console):
+    """Standard output as rich writes it, in which only rich's own characters act on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(file=getattr(sys.stdout, "rich_proxied_file", sys.stdout), highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """See `Console.render`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+class _Above(FileProxy):
+    """What others print meanwhile, put above the progress without the styles and links that rich would read in it."""
+
+    def write(self, text: str) -> int:
+        super().write(visible_lines(redact(text)))
+        return len(text)
+
+
 class Display:
     """Progress of a sweep: one live line on a terminal, a printed line every now and then elsewhere."""
 
     def __init__(self, study: str, console: Console) -> None:
         self._study, self._console = study, console
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._redirected = ExitStack()
         self._printed_at = 0.0
         self._printed = ""
 
     def __enter__(self) -> Display:
         if self._live is not None:
+            self._redirected.enter_context(redirect_stdout(_Above(self._console, sys.stdout)))
+            self._redirected.enter_context(redirect_stderr(_Above(self._console, sys.stderr)))
             self._live.start()
         return self
 
@@ -48,6 +76,7 @@ class Display:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+            self._redirected.close()
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
@@ -55,7 +84,7 @@ class Display:
 
     def progress(self, progress: Progress) -> None:
         """Show where the sweep is."""
-        text = describe(progress)
+        text = shown(describe(progress))
         if self._live is not None:
             grid = Table.grid(padding=(0, 1))
             bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
@@ -70,7 +99,7 @@ class Display:
 
 def shown(text: str) -> str:
     """The text as a terminal may have it: without secrets, and without characters that would act on the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in redact(text))
+    return visible(redact(text))
 
 
 def describe(progress: Progress) -> str:

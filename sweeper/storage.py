@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 
-from dashboards.addresses import same_database
+from dashboards.addresses import absolute_url, same_database, sqlite_url
 from dashboards.databases import MLFLOW, OPTUNA, Refused, check_database, shown
 from dashboards.load import check_store
 
 PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
+
+
+def storage_url(given: str | None, folder: Path) -> str:
+    """Optuna's storage: what is given, else the variable that Optuna's own commands read, else a file in `folder`."""
+    url = given or os.environ.get(OPTUNA.variable)
+    return absolute_url(url, folder) if url else sqlite_url(folder / "optuna.db")
 
 
 class StorageError(Exception):

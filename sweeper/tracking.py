@@ -56,6 +56,7 @@ from studies.records import (
 )
 from studies.redact import redact
 from studies.spec import StudySpec
+from studies.visible import visible_json
 from sweeper.journal import TICKET_PREFIX, checked
 from sweeper.measured import Measurers, measurers_of
 from sweeper.moved import mend_artifacts
@@ -393,7 +394,7 @@ class Tracker:
             replaced = bool(replaced_by(now, measurements))
             before = self._keep_samples(run_id, len(now.former)) if shown and replaced else SAMPLES
             if shown:
-                self._client.log_text(run_id, json.dumps(shown, indent=1, ensure_ascii=False), SAMPLES)
+                self._client.log_text(run_id, _samples_text(shown), SAMPLES)
             last = self._read_curve_ends(run_id, {m.name for m in measurements})
             metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in measurements]
             tags = [RunTag(name, text) for name, text in score_tags(now, measurements, facts, who, before).items()]
@@ -509,7 +510,7 @@ class Tracker:
             tags = [InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(run_id, [DatasetInput(Dataset(**entry["dataset"]), tags)])
         if entry.get("samples"):  # a journal of an earlier version has none
-            self._client.log_text(run_id, json.dumps(entry["samples"], indent=1, ensure_ascii=False), SAMPLES)
+            self._client.log_text(run_id, _samples_text(entry["samples"]), SAMPLES)
         self._client.set_terminated(run_id, entry["status"], end_time=entry["time"])
         self._curve_ends.pop(run_id, None)
 
@@ -551,6 +552,10 @@ def _answer_tags(question: str | None, content: Mapping[str, str]) -> dict[str, 
     """What a run answers, and what its sources held."""
     answers = {QUESTION: question} if question else {}
     return answers | ({CONTENT: json.dumps(dict(content))} if content else {})
+
+
+def _samples_text(samples: Sequence[Mapping[str, Any]]) -> str:
+    return visible_json(json.dumps(samples, indent=1, ensure_ascii=False))
 
 
 def _without_secrets(study_yaml_text: str) -> str:

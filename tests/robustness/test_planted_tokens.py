@@ -179,7 +179,7 @@ def test_words_beside_the_secrets_stay(swept: tuple[Path, dict[str, str]]) -> No
     assert [line for line in printed["run"].splitlines(True) if line.endswith(command)] != []
     assert "base.hub_token: left out" in printed["plan"]
     assert "base.hub_token: left out" in printed["left out"]
-    assert "hub_token: unknown key" in printed["misspelt"]
+    assert "hub_token: is a setting of TRL" in printed["misspelt"]
     assert "key: ipo" in printed["failed"]
     assert '"variant": "token_level"' in printed["table as JSON"]
     files = written(folder)

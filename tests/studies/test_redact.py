@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from studies.redact import REDACTED, is_secret, note_command, note_settings, redact
 from tests.robustness.harness import in_time
@@ -47,7 +49,28 @@ def test_known_forms_of_secrets_are_taken_out_wherever_they_stand(secret: str, a
             f"https://h/x?AWSAccessKeyId={REDACTED};accessToken={REDACTED}",
         ),
         ("{'Authorization': 'Basic bWU6cGFzcw=='}", f"{{'Authorization': 'Basic {REDACTED}'}}"),
+        ("postgresql://bob:Sup3r/Se#c?r@t@host:5432/db", f"postgresql://{REDACTED}@host:5432/db"),
+        (
+            "mysql+pymysql://bob:a:b@host and redis://:x/y@h/0",
+            f"mysql+pymysql://{REDACTED}@host and redis://{REDACTED}@h/0",
+        ),
+        ("https://me:pass@host/@scope/x?mail=a@b.org", f"https://{REDACTED}@host/@scope/x?mail=a@b.org"),
+        ('"authorization": "basic abc"', f'"authorization": "basic {REDACTED}"'),
+        ("Proxy-Authorization: Basic bWU6cGFzcw==", f"Proxy-Authorization: Basic {REDACTED}"),
+        ("sent Basic bWU6c2VjcmV0cGFzcw== to it", f"sent Basic {REDACTED} to it"),
+        ("Authorization: token abcdef", f"Authorization: token {REDACTED}"),
+        ("BEARER abcdefgh123", f"BEARER {REDACTED}"),
+        ("Cookie: session=abc; theme=dark", f"Cookie: {REDACTED}"),
+        ("{'Set-Cookie': 'sid=abc; Path=/'}", f"{{'Set-Cookie': '{REDACTED}'}}"),
+        ("https://h/x?sv=1&sig=a%2Bb&jwt=c&pwd=d", f"https://h/x?sv=1&sig={REDACTED}&jwt={REDACTED}&pwd={REDACTED}"),
+        ("AccountName=me;AccountKey=Ab1/cd+efg==;End=x", f"AccountName=me;AccountKey={REDACTED};End=x"),
+        ('{"accessToken": "abc123def4", "n": 1}', f'{{"accessToken": "{REDACTED}", "n": 1}}'),
+        ("clientSecret='q8~xY7z.w6v'", f"clientSecret='{REDACTED}'"),
+        ("host=db user=me password=Sup3rSecret dbname=x", f"host=db user=me password={REDACTED} dbname=x"),
+        ("-----BEGIN PGP PRIVATE KEY BLOCK-----\nabc\n-----END PGP PRIVATE KEY BLOCK-----\nx", f"{REDACTED}\nx"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nabc cut off", REDACTED),
     ],
+    ids=lambda _: "text",  # pytest keeps the name of a test in the environment, where its addresses would be known
 )
 def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
     assert redact(text) == left
@@ -79,6 +102,13 @@ def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
         "https://h/x?orderByKey=start_time&author=me&sigmoid=1&max_tokens=5&page=tokenizer",
         "    for key, value in settings.items():\n        token=config.token, key=lambda run: run.key",
         'say "my password: hunter2" to the model',
+        "The password: Tr0ub4dor&3 of the story, password = correct1horse",
+        "hub_token=settings.token1, access_token=the_token_1(x), api_key: /home/me/key1 and --set access_token=KEY",
+        "run_key=0123456789ab, cache_key: 9f86d081884c7d65, data_token=sigmoid",
+        "eos_token: im_end_2",
+        "Cookie: a small cake; basic authentication, basic settings; bearer of good news",
+        "postgresql://host:5432/db?options=a@b",
+        "https://host/a@b, https://host:5000/x?mail=me@example.org",
         # Names that begin as a secret does.
         "pip install hf_transfer",
         "study sk-learn-comparison-of-losses",
@@ -99,7 +129,11 @@ def test_secrets_of_the_environment_are_known_by_value(monkeypatch: pytest.Monke
     assert redact(text) == f"failed with {REDACTED}, {REDACTED}, {REDACTED}; yes"
 
 
-@pytest.mark.parametrize("name", ["PGPASSWORD", "githubToken", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "API_KEY_2"])
+@pytest.mark.parametrize(
+    "name",
+    ["PGPASSWORD", "githubToken", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "API_KEY_2", "MYSQL_PWD", "DB_PASS",
+     "SSHPASS", "DBPWD", "accessToken", "clientSecret", "AccountKey", "REDISCLI_AUTH", "SESSION_COOKIE"],
+)  # fmt: skip
 def test_variables_with_secrets_are_known_however_their_names_are_written(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +141,20 @@ def test_variables_with_secrets_are_known_however_their_names_are_written(
     assert redact("with correct horse") == f"with {REDACTED}"
 
 
-@pytest.mark.parametrize("name", ["TOKEN_PATH", "CREDENTIALS_FILE", "token_level", "PWD", "KEYBOARD", "max_tokens"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TOKEN_PATH",
+        "CREDENTIALS_FILE",
+        "token_level",
+        "PWD",
+        "OLDPWD",
+        "KEYBOARD",
+        "max_tokens",
+        "GIT_ASKPASS",
+        "PGPASSFILE",
+    ],
+)
 def test_a_variable_about_a_secret_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "/home/me/somewhere")
     assert redact("in /home/me/somewhere") == "in /home/me/somewhere"
@@ -140,6 +187,77 @@ def test_a_password_of_an_address_is_known_decoded_escaped_and_in_the_parts_that
 def test_an_at_sign_in_a_path_makes_no_login(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", address)
     assert redact(f"host, 5000/a and learning_rate at {address}") == f"host, 5000/a and learning_rate at {address}"
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "left"),
+    [
+        ("hunter2", "with hunter2, not hunter22", f"with {REDACTED}, not hunter22"),
+        ("s3cr!", "is s3cr! here", f"is {REDACTED} here"),
+        ("hUnTe", "is hUnTe here", f"is {REDACTED} here"),
+        ("swordfish", "the swordfish of swordfishes", f"the {REDACTED} of swordfishes"),
+        # Words and numbers of everybody's are told by what is around them.
+        ("token", "a token is a token; token='token'", f"a token is a token; token='{REDACTED}'"),
+        (
+            "12345",
+            "12345 runs, budget.trials=12345, password=12345",
+            f"12345 runs, budget.trials=12345, password={REDACTED}",
+        ),
+        ("postgres", "postgresql: postgres; PGPASSWORD=postgres", f"postgresql: postgres; PGPASSWORD={REDACTED}"),
+        ("password", "the password of x:password@h", f"the password of x:{REDACTED}@h"),
+        ("tiny", "tiny 'tiny' password=tiny", "tiny 'tiny' password=tiny"),
+    ],
+)
+def test_a_weak_secret_of_a_variable_is_told_from_words(
+    value: str, text: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASS", value)
+    assert redact(text) == left
+
+
+@pytest.mark.parametrize(
+    ("variable", "secret"),
+    [
+        ("DefaultEndpointsProtocol=https;AccountName=me;AccountKey=Ab1cdEfg==;EndpointSuffix=x", "Ab1cdEfg=="),
+        ("host=db password=swordfish user=me", "swordfish"),
+        ("postgresql://me:it's a secret@db/x", "it's a secret"),
+        ("postgresql://me:it%27s%2fa%20secret@db/x", "it%27s%2fa%20secret"),
+        ("postgresql://me:it%27s%2fa%20secret@db/x", "it's/a secret"),
+        ("postgresql://me:it%27s%2fa%20secret@db/x", "it%27s%2Fa+secret"),
+        ("postgresql://me:Sup3r/Se@cret1@db/x", "Sup3r/Se"),
+    ],
+)
+def test_what_any_variable_holds_of_secrets_is_known(
+    variable: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", variable)
+    assert redact(f"with {secret} failed") == f"with {REDACTED} failed"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://me:Sup3r%2fSecret@h:1/x", "mysql+pymysql://u:a:b:c-long@h/x", "redis://:only-this@h/0"],
+)
+def test_what_sqlalchemy_takes_for_the_password_is_known(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", address)
+    password = str(sqlalchemy.make_url(address).password)
+    assert redact(f"with {password} failed") == f"with {REDACTED} failed"
+    assert redact(repr(sqlalchemy.make_url(address).render_as_string(hide_password=False))).count(REDACTED) == 1
+
+
+def test_what_libraries_sign_in_with_from_files_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".cache/huggingface").mkdir(parents=True)
+    (tmp_path / ".cache/huggingface/token").write_text("kept-by-hf-login\n")
+    (tmp_path / ".netrc").write_text("machine example.org\n  login me\n  password kept-in-netrc\n")
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow/credentials").write_text("[mlflow]\nmlflow_tracking_password = kept-by-mlflow\n")
+    text = "kept-by-hf-login kept-in-netrc kept-by-mlflow"
+    assert redact(text) == f"{REDACTED} {REDACTED} {REDACTED}"
+    monkeypatch.setenv("HOME", str(tmp_path / "missing"))
+    assert redact(text) == text
 
 
 def test_secrets_of_settings_are_known_by_value_once_they_are_noted() -> None:
@@ -249,9 +367,19 @@ def test_secrets_are_known_by_the_words_of_their_name(name: str, secret: bool) -
         "://a:",
         "?a=",
         ";key=",
+        "token=",
+        "access_token: ",
+        "password=a1",
+        "Authorization: Basic ",
+        "cookie: a=",
+        "Basic aaaaaaaa",
+        "a://",
+        "a://b:c/",
+        "a.",
+        "Az0",
     ],
 )
 def test_no_text_takes_long(piece: str) -> None:
-    for text in (piece * (200_000 // len(piece)), "x://?token=" + piece * (200_000 // len(piece))):
+    for text in (piece * (400_000 // len(piece)), "x://?token=" + piece * (400_000 // len(piece))):
         with in_time():
             redact(text)
