@@ -60,12 +60,14 @@ def sort(
     records: Iterable[Record],
     compare: Compare | None,
     *,
+    asked_before: Callable[[RunRecord], bool] = lambda _record: True,
     strict: bool = False,
 ) -> Answers[Record]:
     """Sort a study's runs by what the file asks. `spec` has the contents that its sources are said to hold.
 
     `compare`: how runs of format 1 are looked at (None: they are no answers any more, since a later sweep that looked
-    at them did not take them). `strict`: take none of them of whose sources nothing was recorded.
+    at them did not take them). `asked_before`: whether one of them may have been asked this. `strict`: take none of
+    them of whose sources nothing was recorded.
     """
     asked = questions(spec, arms)
     wanted = _wanted(spec)
@@ -83,7 +85,7 @@ def sort(
             changed = _changed(spec, arms, record) if not same or "model_name_or_path" in record.knobs else None
             reason = changed or (None if same else _OTHERS)
         else:
-            config = timed or _config(spec, arms, record, planned)
+            config = timed or (_config(spec, arms, record, planned) if asked_before(record) else None)
             reason = _reason_format_1(spec, arms, record, config, compare, strict)
             if reason is None and config is not None:
                 adopted.append((record, config))

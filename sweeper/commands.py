@@ -142,7 +142,7 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     quiet_libraries()
     with store_errors():
         spec = as_found(spec, arms, typer.echo, refresh=how.refresh)
-        _ask_to_leave(standing_of(spec, arms, strict=how.strict), how)
+        _ask_to_leave(standing_of(spec, arms, storage=where.storage, strict=how.strict), how)
     with store_errors(), Display(spec.study, console) as display:
         try:
             outcome, verified = run_session(

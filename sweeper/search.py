@@ -28,8 +28,8 @@ from sqlalchemy import column, table, update
 
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
 from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
-from sweeper.context import context_of, goal_of, stratum_question
+from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario
+from sweeper.context import CONTEXT, context_of, goal_of, strata, stratum_question
 from sweeper.points import (
     ADAPTIVE,
     CONFIRM,
@@ -43,6 +43,7 @@ from sweeper.points import (
     config_of,
     config_of_knobs,
     joint_quota,
+    knobs_of,
     planned_points,
     quota,
     size_of,
@@ -52,8 +53,8 @@ from sweeper.storage import StorageError, connect_args, refusal, trouble
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
-# are, see `sweeper.context`; and what format 1 kept in the place of both.
-WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
+# are, see `sweeper.context`.
+WITHDRAWN, QUESTION, GOAL = "withdrawn", "question", "goal"
 FILLING = "filling"  # on an Optuna study: its trials are being made of recorded runs
 # On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
 UNMEASURED = "unmeasured"
@@ -152,14 +153,9 @@ class Search:
             self._open_all(arms)
 
     def _open_all(self, arms: Mapping[str, Arm]) -> None:
-        spec = self._spec
-        for scenario in spec.scenarios:
-            here = arms_in(spec, arms, scenario)
-            groups = {"search": here} if spec.mode == "search" else {n: {n: a} for n, a in here.items()}
-            for name, members in groups.items():
-                stratum = f"{spec.study}/{name}/{scenario}"
-                self._strata[stratum] = self._open(stratum, scenario, members)
-                self._order.append(stratum)
+        for name, (scenario, members) in strata(self._spec, arms).items():
+            self._strata[name] = self._open(name, scenario, members)
+            self._order.append(name)
 
     def trials(self) -> list[Trial]:
         """All trials of this study, oldest first within their stratum. One that waits to be asked for again is
@@ -388,7 +384,7 @@ class Search:
         self._write_down(asked, stratum, about)
         stratum.open[asked.number] = asked
         arm = stratum.arms[about["variant"]]
-        knobs = _knobs(arm, about)
+        knobs = knobs_of(arm, about)
         stratum.tried.add((arm.name, config_of_knobs(arm, knobs)))
         trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], knobs)
         return replace(trial, **_rungs(asked.user_attrs))
@@ -602,13 +598,7 @@ def _place(arms: Mapping[str, Arm], frozen: FrozenTrial) -> _Place:
     if about["variant"] not in arms:
         return "", frozenset({("number", frozen.number)})
     arm = arms[about["variant"]]
-    return arm.name, config_of_knobs(arm, _knobs(arm, about))
-
-
-def _knobs(arm: Arm, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
-    """The knobs of a trial; as they were recorded where its params were made of them."""
-    knobs: Mapping[str, Scalar] = about.get("knobs") or to_knobs(arm, about["params"])
-    return knobs
+    return arm.name, config_of_knobs(arm, knobs_of(arm, about))
 
 
 def _params(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
@@ -646,7 +636,7 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         arm.name,
         stratum.scenario,
         about["origin"],
-        _knobs(arm, about),
+        knobs_of(arm, about),
         _state(stratum, frozen),
     )
     return replace(trial, **_rungs(frozen.user_attrs))

@@ -23,6 +23,7 @@ from studies.spec import Arm, StudySpec
 from sweeper.answers import Compare, run_config_of, sort, unrecorded
 from sweeper.context import questions
 from sweeper.control import lock
+from sweeper.earlier import asked_before
 from sweeper.executors import Executor, Inline, Process
 from sweeper.inputs import pairs_comparer
 from sweeper.lease import hold, watch
@@ -98,7 +99,7 @@ def run_session(
             _claim(spec, where, tracker)
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             compare = pairs_comparer()
-            known = _known(spec, arms, tracker, compare, tell_user)
+            known = _known(spec, arms, where.storage, tracker, compare, tell_user)
             is_ours = _is_ours(tracker, compare)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
@@ -113,7 +114,7 @@ def run_session(
         try:
             anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
-                known = _known(spec, arms, tracker, compare, tell_user)
+                known = _known(spec, arms, where.storage, tracker, compare, tell_user)
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
                 *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
@@ -165,13 +166,19 @@ class _Known:
 
 
 def _known(
-    spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, compare: Compare, tell_user: Callable[[str], None]
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    storage: str,
+    tracker: Tracker,
+    compare: Compare,
+    tell_user: Callable[[str], None],
 ) -> _Known:
     """What is recorded of the study. Runs of format 1 that answer it are marked as its own, and told of once."""
     every, judge = tracker.known_runs(), asked_of(spec).judged
     unjudged = {run.run_id for run in every if is_unsettled(run, judge)}
     every = every if tracker.strict else tuple(settled(every, judge))
-    answers = sort(spec, arms, every, compare, strict=tracker.strict)
+    before = asked_before(spec, arms, every, storage)
+    answers = sort(spec, arms, every, compare, asked_before=before, strict=tracker.strict)
     of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
     for run, config in of_format_1:
         tracker.adopt(run, config.content)

@@ -11,6 +11,7 @@ from dashboards.load import QUESTIONS_TAG, STRICT_TAG, StoreMissing, in_whole, l
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import leaving, sort
+from sweeper.earlier import asked_before
 from sweeper.inputs import pairs_comparer
 from sweeper.plan import planned_confirm_runs, planned_runs, planned_trials
 from sweeper.points import CONFIRM, config_of, config_of_knobs, planned_points
@@ -32,18 +33,23 @@ class StudyState:
         return counted + (leaving(self.left) if self.done < self.planned else [])
 
 
-def standing_of(spec: StudySpec, arms: Mapping[str, Arm], *, strict: bool = False) -> StudyState:
-    """How far the study is, with the contents that `spec` has. Raises StoreError."""
+def standing_of(
+    spec: StudySpec, arms: Mapping[str, Arm], *, storage: str | None = None, strict: bool = False
+) -> StudyState:
+    """How far the study is, with the contents that `spec` has. `storage`: Optuna's URL (None: the one in the working
+    folder). Raises StoreError and StorageError.
+    """
     uri, planned = store_uri(None, Path.cwd()), planned_runs(spec, arms)
     try:
         records = load_records(uri, spec.study)
     except StoreMissing:
         return StudyState(planned, 0, {})
     tags = load_study_tags(uri, spec.study)
-    answers = sort(spec, arms, records, pairs_comparer(), strict=strict or STRICT_TAG in tags)
-    before = in_whole(tags, QUESTIONS_TAG)
+    before = asked_before(spec, arms, records, storage)
+    answers = sort(*(spec, arms, records, pairs_comparer()), asked_before=before, strict=strict or STRICT_TAG in tags)
+    last = in_whole(tags, QUESTIONS_TAG)
     left = {
-        reason: [run for run in runs if before is None or (run.question or "-") in before.split(",")]
+        reason: [run for run in runs if last is None or (run.question or "-") in last.split(",")]
         for reason, runs in answers.finished_aside().items()
     }
     return StudyState(planned, _done(spec, arms, answers.records), {r: runs for r, runs in left.items() if runs})
