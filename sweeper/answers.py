@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from studies.contents import changed_since, held, sources
+from studies.counts import so_many
 from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
 from sweeper.context import questions
@@ -26,14 +27,14 @@ class Answers(Generic[Record]):
     """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that format 1 recorded and
     that are not marked as this study's yet, with the config that they answer. `aside`: reason -> the runs that answer
     something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring back that the file does
-    not name. `measured`: what is said of the measurers of `records`.
+    not name. `said`: what there is to say of `records`, in sentences.
     """
 
     records: tuple[Record, ...]
     adopted: tuple[tuple[Record, RunConfig], ...] = ()
     aside: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     unasked: tuple[Record, ...] = ()
-    measured: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
     def finished_aside(self) -> dict[str, tuple[Record, ...]]:
         """Of `aside`, the runs that came to an end, good or bad."""
@@ -51,7 +52,7 @@ class Answers(Generic[Record]):
                 f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
                 f"({_where(unasked)})."
             )
-        return [*aside, *self.measured]
+        return [*aside, *self.said]
 
 
 def sort(
@@ -224,7 +225,7 @@ def leaving(left: Mapping[str, Sequence[RunRecord]]) -> list[str]:
 
 
 def _runs(number: int) -> str:
-    return f"{number} finished run{'' if number == 1 else 's'}"
+    return so_many(number, "finished run")
 
 
 def _where(records: Sequence[RunRecord]) -> str:

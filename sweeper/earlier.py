@@ -53,7 +53,7 @@ def asked_before(
 def _asked(
     spec: StudySpec, arms: Mapping[str, Arm], old: Collection[RunRecord], ledger: Ledger
 ) -> dict[tuple[str, str], Collection[_Trial] | bool]:
-    """(variant, scenario) -> whether runs of format 1 were asked this; of those that were asked two things, which were."""
+    """(variant, scenario) -> whether its runs of format 1 were asked this; where two things were, which trials."""
     kept, asked = ledger.contexts(), dict[tuple[str, str], Collection[_Trial] | bool]()
     for name, stratum in strata(spec, arms).items():
         mine = {n: context for n, context in kept.items() if n == name or n.startswith(f"{name}@")}

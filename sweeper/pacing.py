@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from studies.counts import so_many
 from studies.records import Cause, Failure, RunConfig, RunResult
 from studies.spec import StudySpec
 from sweeper.points import CONFIRM
@@ -141,10 +142,11 @@ class Pacing:
         folders = {self._folder / config.key for group in groups for config in group.configs}
         files = [folder / name for folder in folders for name in (STATE_FILE, EARLIER_FILE)]
         size = sum(file.stat().st_size for file in files if file.exists()) / 2**20
+        ends = sum(rung == now.rung - 1 for rung in now.out.values())
         held = f"; {size:.1f} MiB of paused runs on disk until now" if size else ""
         self._tell_user(
-            f"Bracket {number + 1}, step {self._brackets.steps[now.rung - 1]}: {len(now.alive)} trials go on, "
-            f"{sum(rung == now.rung - 1 for rung in now.out.values())} end here{held}"
+            f"Bracket {number + 1}, step {self._brackets.steps[now.rung - 1]}: {so_many(len(now.alive), 'trial')} "
+            f"go{'es' * (len(now.alive) == 1)} on, {ends} end{'s' * (ends == 1)} here{held}"
         )
 
     def _lead_on(self, group: Group, step: int | None) -> None:

@@ -21,6 +21,7 @@ from sweeper.inputs import as_recorded, pairs_comparer
 from sweeper.measured import Measurers, asked_of, chosen, left_out, settled, under
 from sweeper.plan import pairs_source
 from sweeper.points import quota
+from sweeper.state import untried
 
 if TYPE_CHECKING:
     from sweeper.reporting import Made
@@ -49,7 +50,8 @@ def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
     answers, asked = recorded_answers(spec, arms)
     who = chosen(answers.records, asked)
     compared = tuple(under(record, who) for record in answers.records)
-    return replace(answers, records=compared, measured=tuple(left_out(answers.records, asked, who)))
+    said = [*left_out(answers.records, asked, who), *untried(spec, arms, answers.records)]
+    return replace(answers, records=compared, said=tuple(said))
 
 
 def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[RunRecord], Measurers]:

@@ -55,6 +55,7 @@ _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, S
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
 # are, see `sweeper.context`.
 WITHDRAWN, QUESTION, GOAL = "withdrawn", "question", "goal"
+LATE = "late"  # on an Optuna study that is filled: the variants of which no trial is known
 FILLING = "filling"  # on an Optuna study: its trials are being made of recorded runs
 # On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
 UNMEASURED = "unmeasured"
@@ -323,6 +324,7 @@ class Search:
             run = trials[number]
             about = {"origin": run.arm, "variant": run.variant, **_params(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
+        study.set_user_attr(LATE, sorted(arms.keys() - {run.variant for run in trials.values()}))
         study.set_user_attr(FILLING, False)
 
     def _move(self, name: str, to: str) -> bool:
@@ -438,10 +440,13 @@ class Search:
         if not free:
             return None
         other = free[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(free)]
+        late = self._late(stratum, free)
+        if late is not None:
+            other = late
         last: tuple[str, Mapping[str, Scalar]] = (other, {})
         for draw in range(_DRAWS):
             relative, variant = _relative(asked, again=draw > 0), other
-            if self._spec.mode == "search" and not paused:
+            if self._spec.mode == "search" and not paused and late is None:
                 drawn = str(_draw(asked, relative, "variant", CategoricalDistribution(names)))
                 variant = drawn if drawn in free else other
             arm = stratum.arms[variant]
@@ -457,6 +462,12 @@ class Search:
             if near is not None:
                 return {"origin": self._adaptive, "variant": variant, "params": near}
         return None
+
+    def _late(self, stratum: _Stratum, free: Collection[str]) -> str | None:
+        """A variant that a search got after it had begun and has not tried, which TPE may never choose."""
+        tried = {variant for variant, _ in stratum.tried}
+        late: Collection[str] = stratum.study.user_attrs.get(LATE, ())
+        return next((name for name in late if name in free and name not in tried), None)
 
     def _write_down(self, asked: optuna.trial.Trial, stratum: _Stratum, about: Mapping[str, Any]) -> None:
         """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params."""

@@ -18,6 +18,7 @@ from typing import Protocol
 from dashboards.addresses import absolute_url, sqlite_file, sqlite_url
 from dashboards.load import StoreAway, StoreError, store_uri
 from studies.contents import judge_source
+from studies.counts import so_many
 from studies.records import PROBE, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import Compare, run_config_of, sort, unrecorded
@@ -188,8 +189,9 @@ def _known(
         unknown |= {str(judge_source(spec.evaluation)): None}
     if unknown:
         tell_user(
-            f"{len(of_format_1)} runs of an earlier version of sweeper are taken over. What {' and '.join(unknown)} "
-            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind"
+            f"{so_many(len(of_format_1), 'run')} of an earlier version of sweeper "
+            f"{'is' if len(of_format_1) == 1 else 'are'} taken over. What {' and '.join(unknown)} held was not "
+            "recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind"
             f"{', and asks such a judge again' if is_judge_new else ''}."
         )
     mine = {run.run_id for run in answers.records}
@@ -257,7 +259,8 @@ def _measure_again(
     if not tasks:
         return Scored(0, {}, ())
     tell_user(
-        f"Measuring {len(tasks)} finished runs again, by {named_measurers(asked_of(spec))}; nothing is trained for it."
+        f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
+        "trained for it."
     )
     with measuring(spec, executor, workers, where.runs) as pool:
         stopper = Stopper(pool)

@@ -242,7 +242,7 @@ def test_of_two_ranges_that_format_1_searched_each_keeps_its_own_trials(sweeper:
     edit(folder, "adaptive", *ADAPTIVE_RANGE)
     assert "8 finished runs would be left behind" in sweeper(folder, "plan", "adaptive.yaml").stdout
     edit(folder, "adaptive", *reversed(ADAPTIVE_RANGE))
-    assert "1 runs trained, 7 were there already" in run(sweeper, folder, "adaptive", "--yes").stdout
+    assert "1 run trained, 7 were there already" in run(sweeper, folder, "adaptive", "--yes").stdout
     now = numbers(sweeper(folder, "table", "adaptive.yaml", "--format", "json").stdout)
     assert [done for _, _, done, *_ in now] == [done for _, _, done, *_ in then]
 

@@ -280,7 +280,7 @@ def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stan
     told = Counter((t.state.name, max(t.intermediate_values, default=None)) for t in trials(tmp_path / "failing"))
     assert told == {("PRUNED", 3): 12, ("PRUNED", 6): 3, ("COMPLETE", None): 2, ("FAIL", None): 1}
     before = decided(tmp_path / "failing")
-    assert "1 runs trained, 17 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
+    assert "1 run trained, 17 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
     assert before.items() <= decided(tmp_path / "failing").items()
 
 
