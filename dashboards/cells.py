@@ -397,7 +397,7 @@ def _pace_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
     places = {f" on {pace.device}, {pace.threads} threads" for pace in paces if pace.device and pace.threads}
     where = places.pop() if len(places) == 1 else ""
     found = [
-        f"Steps/s: one run at a time, variants in turn, median of {so_many(rounds, 'round')}{where}; "
+        f"Steps/s: one run at a time, variants in turn, median of {rounds} round{'' if rounds == '1' else 's'}{where}; "
         "loading, logging and evaluation are not in it."
     ]
     if baseline in timed:

@@ -75,8 +75,9 @@ class Trial:
     """A trial as the sweep sees it: where it stands in Optuna, its variant, scenario and knobs.
 
     `state` is RUNNING for one just asked for, `number` counts within its stratum. `bracket`: with rungs, the number and
-    the size of its bracket; `scores`: what was kept of it at decided rungs. `repeats`: whether an earlier trial has the
-    same config, and so the same runs, as in stores of versions that asked for a config again.
+    the size of its bracket; `scores`: what was kept of it at decided rungs; `rung`: the step of the one where it ended.
+    `repeats`: whether an earlier trial has the same config, and so the same runs, as in stores of versions that asked
+    for a config again.
     """
 
     stratum: str
@@ -88,6 +89,7 @@ class Trial:
     state: State = State.RUNNING
     bracket: tuple[int, int] | None = None
     scores: tuple[tuple[float, float], ...] = ()
+    rung: int | None = None
     repeats: bool = False
 
 
@@ -649,6 +651,7 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         about["origin"],
         knobs_of(arm, about),
         _state(stratum, frozen),
+        rung=frozen.last_step if frozen.state is TrialState.PRUNED else None,
     )
     return replace(trial, **_rungs(frozen.user_attrs))
 
