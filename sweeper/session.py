@@ -174,25 +174,26 @@ def _known(
     compare: Compare,
     tell_user: Callable[[str], None],
 ) -> _Known:
-    """What is recorded of the study. Runs of format 1 that answer it are marked as its own, and told of once."""
+    """What is recorded of the study. Runs that answer it and do not say so are marked as its own, and told of once."""
     every, judge = tracker.known_runs(), asked_of(spec).judged
     unjudged = {run.run_id for run in every if is_unsettled(run, judge)}
     every = every if tracker.strict else tuple(settled(every, judge))
     before = asked_before(spec, arms, every, storage)
     answers = sort(spec, arms, every, compare, asked_before=before, strict=tracker.strict)
-    of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
-    for run, config in of_format_1:
+    adopted = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
+    for run, config in adopted:
         tracker.adopt(run, config.content)
-    unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run.facts))
-    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in of_format_1)
+    unknown = dict.fromkeys(source for run, config in adopted for source in unrecorded(config, run))
+    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in adopted)
     if is_judge_new:
         unknown |= {str(judge_source(spec.evaluation)): None}
+    whose = "of an earlier version of sweeper " if all(run.question is None for run, _ in adopted) else ""
     if unknown:
+        behind = "leaves such runs behind" + (", and asks such a judge again" if is_judge_new else "")
         tell_user(
-            f"{so_many(len(of_format_1), 'run')} of an earlier version of sweeper "
-            f"{'is' if len(of_format_1) == 1 else 'are'} taken over. What {' and '.join(unknown)} held was not "
-            "recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind"
-            f"{', and asks such a judge again' if is_judge_new else ''}."
+            f"{so_many(len(adopted), 'run')} {whose}{'is' if len(adopted) == 1 else 'are'} taken over. What "
+            f"{' and '.join(unknown)} held was not recorded then, and is taken to be the same; `sweeper run --strict` "
+            f"{behind}."
         )
     mine = {run.run_id for run in answers.records}
     # Only where contents are known may a run have another key than its config now: format 1 gave it that.
@@ -235,7 +236,7 @@ def _is_ours(tracker: Tracker, compare: Compare) -> Callable[[str, RunConfig, Ru
     recorded = {run.key for run in tracker.known_runs()}
 
     def is_ours(key: str, config: RunConfig, result: RunResult) -> bool:
-        unknown = tracker.strict and unrecorded(config, result.facts)
+        unknown = tracker.strict and unrecorded(config, result)
         return key not in recorded and not unknown and compare(result.facts, config) is None
 
     return is_ours
