@@ -651,7 +651,7 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         about["origin"],
         knobs_of(arm, about),
         _state(stratum, frozen),
-        rung=frozen.last_step if frozen.state is TrialState.PRUNED else None,
+        rung=frozen.last_step or None if frozen.state is TrialState.PRUNED else None,  # step 0: it ended by itself
     )
     return replace(trial, **_rungs(frozen.user_attrs))
 
