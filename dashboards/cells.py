@@ -15,6 +15,7 @@ from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.tables import Comparison, Quality, Row
 from dashboards.verdicts import Verdict
+from studies.counts import so_many
 from studies.records import METRICS, WEIGHT_FACT, Scalar
 
 KNOBS = "Best knobs"
@@ -97,7 +98,7 @@ def _to_target(reach: Reach | None) -> str:
     if reach is None:
         return "-"
     seconds = "" if reach.seconds is None else f" = {number(reach.seconds)} s"
-    steps = "not reached" if reach.steps is None else f"{reach.steps} steps{seconds}"
+    steps = "not reached" if reach.steps is None else f"{so_many(reach.steps, 'step')}{seconds}"
     return f"{steps} ({reach.reached}/{reach.runs})"
 
 
@@ -396,7 +397,7 @@ def _pace_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
     places = {f" on {pace.device}, {pace.threads} threads" for pace in paces if pace.device and pace.threads}
     where = places.pop() if len(places) == 1 else ""
     found = [
-        f"Steps/s: one run at a time, variants in turn, median of {rounds} rounds{where}; "
+        f"Steps/s: one run at a time, variants in turn, median of {rounds} round{'' if rounds == '1' else 's'}{where}; "
         "loading, logging and evaluation are not in it."
     ]
     if baseline in timed:
@@ -431,12 +432,17 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
             "reference's length) or ran out of memory, 95% exact limits."
         )
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
-    found += [f"{stopped} runs were stopped by a limit, at a rung or by hand and are not counted as failed."] * (
-        stopped > 0
-    )
+    found += [
+        f"{so_many(stopped, 'run', 'was', 'were')} stopped by a limit, at a rung or by hand and "
+        f"{'is' if stopped == 1 else 'are'} not counted as failed."
+    ] * (stopped > 0)
     refused = sum(row.refused for row in rows)
-    found += [f"{refused} runs were refused by TRL or the data; `sweeper status --failed` says why."] * (refused > 0)
-    repeated = f"{lost} runs were lost by the machine; `sweeper status --failed` says why, `sweeper run` repeats them."
-    found += [repeated] * (lost > 0)
-    found += [f"{outside} trials broke a bound of the objective and cannot be best."] * (outside > 0)
+    found += [
+        f"{so_many(refused, 'run', 'was', 'were')} refused by TRL or the data; `sweeper status --failed` says why."
+    ] * (refused > 0)
+    found += [
+        f"{so_many(lost, 'run', 'was', 'were')} lost by the machine; `sweeper status --failed` says why, `sweeper run` "
+        "repeats them."
+    ] * (lost > 0)
+    found += [f"{so_many(outside, 'trial')} broke a bound of the objective and cannot be best."] * (outside > 0)
     return found

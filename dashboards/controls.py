@@ -18,6 +18,7 @@ from dashboards.statistics.compare import ALPHA, Word, p_difference, p_equivalen
 from dashboards.statistics.estimates import Floats
 from dashboards.statistics.scale import Scale
 from dashboards.trials import Standing
+from studies.counts import so_many
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
 
@@ -134,7 +135,9 @@ def pool_findings(
         ids = tuple(run.run_id for run in runs)
         try:
             if len(standing.ended) < POOL_CONFIGS:
-                raise PoolError(f"{len(standing.ended)} configs have ended, {POOL_CONFIGS} must at least.")
+                raise PoolError(
+                    f"{so_many(len(standing.ended), 'config', 'has', 'have')} ended, {POOL_CONFIGS} must at least."
+                )
             pool = pool_of((run for run in runs if run.trial in allowed), scale)
             results = controls(pool, scale.tie_within, deal)
         except PoolError as error:

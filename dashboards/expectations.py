@@ -13,6 +13,7 @@ from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import KINDS, Kind, came_to_an_end, kinds_of, looks_inverted
 from dashboards.trials import Standing
+from studies.counts import so_many
 from studies.records import PROBE, RunRecord
 from studies.spec import Expectation
 
@@ -131,7 +132,7 @@ def _failure(standing: Standing, expected: Expectation, scale: Scale) -> Finding
     counts = Counter(kind for of_block in shown.values() for kinds in of_block for kind in kinds)
     what = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]) or "no failure"
     held = k >= FEWEST_SHARE * n if n >= FEWEST_BLOCKS else None
-    return _finding(standing, expected, scale, f"{k} of {n} blocks ({what})", n, "blocks", held, runs)
+    return _finding(standing, expected, scale, f"{k} of {so_many(n, 'block')} ({what})", n, "blocks", held, runs)
 
 
 def _no_gain(standing: Standing, expected: Expectation, scale: Scale) -> Finding:
@@ -139,7 +140,7 @@ def _no_gain(standing: Standing, expected: Expectation, scale: Scale) -> Finding
     runs = [run for run in standing.records if came_to_an_end(run) and scale.value(run) is not None]
     values = scale.by_block(runs)
     lost = sum(came_to_an_end(run) for run in standing.records) - len(runs)
-    without = f", {lost} runs without a value" if lost else ""
+    without = f", {so_many(lost, 'run')} without a value" if lost else ""
     if len(values) < FEWEST_SHUFFLES:
         return _finding(standing, expected, scale, f"n too small{without}", len(values), "blocks", None, runs)
     mean = block_mean({block: [scale.sign * value] for block, value in values.items()})

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from studies.counts import so_many
 from studies.records import PROBE, Failure, RunRecord
 
 Value = TypeVar("Value", bound=Hashable)
@@ -26,13 +27,9 @@ def tell(failures: Mapping[Failure, int], configs: int | None = None) -> str:
         kinds = {kind: failures[kind] for kind in Failure if kind.by_config is by_config and failures.get(kind)}
         n = sum(kinds.values())
         by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        of = f" of {_count(configs, 'config')}" if by_config and configs not in (None, n) else ""
-        said += [f"{_count(n, 'run')}{of} {what} ({by_kind})"] if n else []
+        of = f" of {so_many(configs, 'config')}" if by_config and configs is not None and configs != n else ""
+        said += [f"{so_many(n, 'run')}{of} {what} ({by_kind})"] if n else []
     return ", ".join(said)
-
-
-def _count(n: int | None, of: str) -> str:
-    return f"{n} {of}{'' if n == 1 else 's'}"
 
 
 def counted(records: Iterable[RunRecord]) -> Counter[Failure]:

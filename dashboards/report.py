@@ -17,6 +17,7 @@ from dashboards.figures.figure import Figure, Missing
 from dashboards.rendering import html_list, html_table
 from dashboards.sections import sections
 from dashboards.tables import Comparison
+from studies.counts import so_many
 from studies.records import RunRecord, Shown, State
 from studies.redact import redact
 
@@ -113,7 +114,9 @@ def _head(report: Report) -> str:
     ended = sum(r.state is not State.RUNNING for r in report.records)
     complete = sum(r.state is State.COMPLETE and r.failure is None for r in report.records)
     running, failed = len(report.records) - ended, summary(report.records)
-    counts = f"{ended} runs, {complete} of them complete" + (f", {running} still in training" if running else "")
+    counts = f"{so_many(ended, 'run')}, {complete} of them complete" + (
+        f", {running} still in training" if running else ""
+    )
     counts += f"; {failed}" if failed else ""
     link = f' <a href="{escape(report.page)}">All runs in MLflow</a>.' if report.page else ""
     places = (("table", "Comparison"), ("claims", "Claims"), ("figures", "Figures"), ("samples", "Samples"),

@@ -20,6 +20,7 @@ from dashboards.statistics.scale import Panel, Scale, raw_scale
 from dashboards.statistics.stability import Failures, failures
 from dashboards.trials import Standing
 from studies.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
+from studies.counts import so_many
 from studies.parts import Scenario
 
 Ruling = Literal["supported", "refuted", "tie", "inconclusive", "not testable here"]
@@ -227,11 +228,12 @@ def _ruling(difference: Difference, expect: int = 1) -> Ruling:
 
 def _because(difference: Difference, claimed: str, unit: str) -> str:
     n = difference.estimate.blocks
-    tests = f"{n} blocks" + ("" if difference.p_holm is None else f", p {difference.p_holm:.2g} with Holm")
+    tests = so_many(n, "block") + ("" if difference.p_holm is None else f", p {difference.p_holm:.2g} with Holm")
     if not difference.is_robust:
         return f"{tests}; leaving out task {', '.join(map(str, difference.flips_without))} turns it round"
     if difference.word == "tie":
-        return f"whether {claimed}: shown to differ by less than matters ({n} blocks, TOST p {difference.p_tie:.2g})"
+        because = f"{so_many(n, 'block')}, TOST p {difference.p_tie:.2g}"
+        return f"whether {claimed}: shown to differ by less than matters ({because})"
     if difference.word == "inconclusive" and difference.p_tie is None:
         return f"{tests}; without objective.tie_within no tie can be concluded in {unit}"
     if difference.word == "inconclusive" and not difference.could_tie:
@@ -270,7 +272,7 @@ def _because_of_pace(timed: Timed, difference: Difference, baseline: str) -> str
     tests = [("with Holm", difference.p_holm), ("TOST", difference.p_tie)]
     ps = ", ".join(f"p {p:.2g} {name}" for name, p in tests if p is not None)
     doubt = "" if difference.is_general else "; not so without one of the rounds"
-    rounds = f"{difference.estimate.blocks} rounds"
+    rounds = so_many(difference.estimate.blocks, "round")
     return f"a step takes {longer:.3f} times as long as one of {baseline}: {timed.word} ({rounds}, {ps}){doubt}"
 
 
@@ -290,7 +292,7 @@ def _reliable(claim: Claim, variant: str, case: Case) -> Verdict:
     said: Ruling = {"Good": "supported", "Fair": "refuted", "Poor": "refuted", None: "inconclusive"}[found.word]  # type: ignore[assignment]
     kinds = ", ".join(f"{p.k} {kind}" for kind, p in found.by_kind.items() if p.k) or "none"
     measured = found.word or "no word: the limits allow more than one"
-    because = f"{found.all.k} of {found.all.n} configs failed ({kinds}); measured: {measured}"
+    because = f"{found.all.k} of {so_many(found.all.n, 'config')} failed ({kinds}); measured: {measured}"
     return Verdict(claim, said, because, failures=found.all, run_ids=found.run_ids)
 
 
@@ -309,7 +311,7 @@ def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verd
     fewer = [name for name in sure if _rate(theirs[name].all) < _rate(own.all)]
     ruling: Ruling = "refuted" if fewer else "supported" if len(sure) == len(theirs) else "inconclusive"
     counts = ", ".join(f"{name} {found.all.k}/{found.all.n}" for name, found in theirs.items())
-    because = f"{own.all.k} of {own.all.n} configs failed; of others {counts}"
+    because = f"{own.all.k} of {so_many(own.all.n, 'config')} failed; of others {counts}"
     ids = own.run_ids + tuple(run_id for found in theirs.values() for run_id in found.run_ids)
     return Verdict(claim, ruling, because, failures=own.all, run_ids=ids)
 

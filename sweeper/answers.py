@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from studies.contents import changed_since, held, sources
-from studies.records import DATA_DIGEST, PROBE, RunConfig, RunRecord, Scalar, State
+from studies.counts import so_many
+from studies.records import COMMIT, DATA_DIGEST, PROBE, RunConfig, RunRecord, RunResult, Scalar, State
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
-from sweeper.context import questions
+from sweeper.context import question_of, questions
 from sweeper.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
 from sweeper.rounds import probe_round
 
@@ -23,17 +24,17 @@ where it may be."""
 
 @dataclass(frozen=True)
 class Answers(Generic[Record]):
-    """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that format 1 recorded and
-    that are not marked as this study's yet, with the config that they answer. `aside`: reason -> the runs that answer
-    something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring back that the file does
-    not name. `measured`: what is said of the measurers of `records`.
+    """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that do not say of all
+    sources what they held, and are not marked as this study's yet, with the config that they answer. `aside`: reason ->
+    the runs that answer something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring
+    back that the file does not name. `said`: what there is to say of `records`, in sentences.
     """
 
     records: tuple[Record, ...]
     adopted: tuple[tuple[Record, RunConfig], ...] = ()
     aside: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     unasked: tuple[Record, ...] = ()
-    measured: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
     def finished_aside(self) -> dict[str, tuple[Record, ...]]:
         """Of `aside`, the runs that came to an end, good or bad."""
@@ -51,7 +52,7 @@ class Answers(Generic[Record]):
                 f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
                 f"({_where(unasked)})."
             )
-        return [*aside, *self.measured]
+        return [*aside, *self.said]
 
 
 def sort(
@@ -60,17 +61,20 @@ def sort(
     records: Iterable[Record],
     compare: Compare | None,
     *,
+    asked_before: Callable[[RunRecord], bool] = lambda _record: True,
     strict: bool = False,
 ) -> Answers[Record]:
     """Sort a study's runs by what the file asks. `spec` has the contents that its sources are said to hold.
 
     `compare`: how runs of format 1 are looked at (None: they are no answers any more, since a later sweep that looked
-    at them did not take them). `strict`: take none of them of whose sources nothing was recorded.
+    at them did not take them). `asked_before`: whether one of them may have been asked this. `strict`: take none of
+    them of whose sources nothing was recorded.
     """
     asked = questions(spec, arms)
     wanted = _wanted(spec)
     records, rounds = tuple(records), _probe_configs(spec, arms)
     planned = _planned(spec, arms, [record for record in records if record.question is None])
+    knew = _knew_less(spec, arms)
     own, adopted, unasked, aside = [], [], [], dict[str, list[Record]]()
     for record in records:
         place = (record.variant, record.scenario)
@@ -82,8 +86,13 @@ def sort(
             same = record.question == asked[place] if timed is None else is_timed(record, timed)
             changed = _changed(spec, arms, record) if not same or "model_name_or_path" in record.knobs else None
             reason = changed or (None if same else _OTHERS)
+            if reason is _OTHERS and timed is None and knew(record):
+                config = run_config_of(spec, arms, record)
+                reason = _reason_unrecorded(record, config, compare, strict)
+                if reason is None:
+                    adopted.append((record, config))
         else:
-            config = timed or _config(spec, arms, record, planned)
+            config = timed or (_config(spec, arms, record, planned) if asked_before(record) else None)
             reason = _reason_format_1(spec, arms, record, config, compare, strict)
             if reason is None and config is not None:
                 adopted.append((record, config))
@@ -193,7 +202,7 @@ def _reason_format_1(
         return _OTHERS
     if compare is None:
         return "an earlier version of sweeper recorded them, and the last `sweeper run` did not take them over"
-    if strict and (unknown := unrecorded(config, record.facts)):
+    if strict and (unknown := unrecorded(config, record)):
         return f"an earlier version of sweeper recorded them, and not what {' and '.join(unknown)} held"
     return compare(record.facts, config)
 
@@ -205,11 +214,48 @@ def resolved_before(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord,
     return run_config_of(spec.model_copy(update={"contents": {}}), arms, record).earlier_keys
 
 
-def unrecorded(config: RunConfig, facts: Mapping[str, Scalar]) -> list[str]:
-    """The sources of a run of format 1 whose content cannot be compared, in words."""
+def unrecorded(config: RunConfig, run: RunRecord | RunResult) -> list[str]:
+    """The sources of a run, of format 1 or of a first sweep without the Hub, whose content cannot be compared, in
+    words.
+    """
     named = sources(config.settings, config.data)
-    known = {"data", "eval_data"} if DATA_DIGEST in facts else set[str]()
-    return [str(named[role]) for role in config.content if role not in known and role in named]
+    known = set[str]() if isinstance(run, RunResult) else set(run.content)
+    known |= {"data", "eval_data"} if DATA_DIGEST in run.facts else set()
+    unknown = [role for role in config.content if role not in known and role in named]
+    pinned = {role for role in unknown if config.content[role] == f"{COMMIT}{named[role].revision}"}
+    return [str(named[role]._replace(revision=None) if role in pinned else named[role]) for role in unknown]
+
+
+def _knew_less(spec: StudySpec, arms: Mapping[str, Arm]) -> Callable[[RunRecord], bool]:
+    """Whether a run was asked what is asked now, of sources of which some were not known then: a commit on the Hub that
+    could not be asked for.
+    """
+    questions = dict[tuple[str, str, frozenset[str]], str]()
+
+    def knew_less(record: RunRecord) -> bool:
+        arm = arms[record.variant]
+        settings, data = {**arm.settings, **record.knobs}, scenario_data(spec.data, spec.scenarios[record.scenario])
+        named, now = sources(settings, data), held(spec.contents, settings, data)
+        unknown = frozenset(str(named[role]) for role in now if role not in record.content)
+        for left in (unknown, frozenset(spec.contents)) if unknown else ():
+            place = (record.variant, record.scenario, left)
+            if place not in questions:
+                known = {source: content for source, content in spec.contents.items() if source not in left}
+                then = spec.model_copy(update={"contents": known})
+                questions[place] = question_of(then, record.scenario, arm)
+            if questions[place] == record.question:
+                return True
+        return False
+
+    return knew_less
+
+
+def _reason_unrecorded(record: RunRecord, config: RunConfig, compare: Compare | None, strict: bool) -> str | None:
+    if compare is None:
+        return _OTHERS
+    if strict and (unknown := unrecorded(config, record)):
+        return f"they did not record what {' and '.join(unknown)} held"
+    return compare(record.facts, config)
 
 
 def _is_finished(record: RunRecord) -> bool:
@@ -222,7 +268,7 @@ def leaving(left: Mapping[str, Sequence[RunRecord]]) -> list[str]:
 
 
 def _runs(number: int) -> str:
-    return f"{number} finished run{'' if number == 1 else 's'}"
+    return so_many(number, "finished run")
 
 
 def _where(records: Sequence[RunRecord]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from studies.counts import so_many
 from studies.redact import note_command, redact, redact_output
 from studies.visible import visible
 from sweeper.commands import (
@@ -182,7 +183,7 @@ def retry(
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
-    typer.echo(f"Training {len(failed)} runs again.")
+    typer.echo(f"Training {so_many(len(failed), 'run')} again.")
     run_sweep(wanted, retry=names)
 
 

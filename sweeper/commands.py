@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from studies.counts import so_many
 from studies.redact import REDACTED, note_settings
 from studies.secret_values import holds_secret
 
@@ -160,7 +161,7 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     quiet_libraries()
     with store_errors():
         spec = as_found(spec, arms, typer.echo, refresh=how.refresh)
-        _ask_to_leave(standing_of(spec, arms, strict=how.strict), how)
+        _ask_to_leave(standing_of(spec, arms, storage=where.storage, strict=how.strict), how)
     with store_errors(), Display(spec.study, console) as display:
         try:
             outcome, verified = run_session(
@@ -185,7 +186,9 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
             raise typer.Exit(1) from None
     failed = tell(outcome.failures)
     if outcome.undelivered:
-        console.print(f"MLflow is away and misses {outcome.undelivered} records; they are kept in {where.runs}.")
+        console.print(
+            f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
+        )
     else:
         with store_errors():
             answers = answers_of(spec, arms)  # what the table and `sweeper status` count, of earlier sweeps too
@@ -195,14 +198,16 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     if verified is not None:
         print_verification(verified, console)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
-    done = f"{outcome.trained} runs trained, {outcome.reused} were there already"
+    reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
+    done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
     console.print(f"{done}; {ending}", soft_wrap=True, markup=False)
     if outcome.undelivered:
         console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)
     if outcome.unmeasured:
         console.print(
-            f"{outcome.unmeasured} finished runs could not be measured again; their numbers are as they were."
+            f"{so_many(outcome.unmeasured, 'finished run')} could not be measured again; their numbers are as they "
+            "were."
         )
     if not outcome.whole or outcome.unmeasured:
         console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from studies.contents import held
-from studies.records import JUDGED, RunConfig, digest
+from studies.records import JUDGED, METRICS, RunConfig, digest
 from studies.resolve import possible
 from studies.spec import Arm, Scenario, StudySpec, arms_in, scenario_data
 from sweeper.measured import asked_of
+
+CONTEXT = "context"
+"""The attribute of an Optuna study in which format 1 kept what its trials answer and what their values are."""
+
+
+class Stratum(NamedTuple):
+    """What one Optuna study holds: a scenario's variant, or in `mode: search` all of its variants."""
+
+    scenario: str
+    arms: Mapping[str, Arm]
+
+
+def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[str, Stratum]:
+    """The strata of the study by their names in Optuna. `arms`: all of its variants."""
+    found: dict[str, Stratum] = {}
+    for scenario in spec.scenarios:
+        here = arms_in(spec, arms, scenario)
+        groups = {"search": here} if spec.mode == "search" else {n: {n: a} for n, a in here.items()}
+        found |= {f"{spec.study}/{name}/{scenario}": Stratum(scenario, members) for name, members in groups.items()}
+    return found
 
 
 def question_of(spec: StudySpec, scenario: str, arm: Arm) -> str:
@@ -82,6 +102,25 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
             **({"rungs": spec.rungs.model_dump(mode="json")} if spec.rungs else {}),
             "arms": {name: _arm(arm) for name, arm in arms.items()},
         }
+    )
+
+
+def contexts_of(spec: StudySpec, stratum: Stratum, recorded: Collection[str]) -> frozenset[str]:
+    """The contexts under which a stratum of format 1 asked what the study asks now. `recorded`: the variants that runs
+    are recorded of: a joint search may have got more of them since.
+
+    The objective belonged to a context, and makes no other question.
+    """
+    mine = {name: arm for name, arm in stratum.arms.items() if name in recorded}
+    objectives = [spec.objective] + [
+        spec.objective.model_copy(update={"metric": metric, "direction": direction})
+        for metric in METRICS
+        for direction in ("maximize", "minimize")
+    ]
+    return frozenset(
+        context_of(spec.model_copy(update={"objective": objective}), stratum.scenario, arms)
+        for objective in objectives
+        for arms in (stratum.arms, mine)
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dashboards.load import StoreAway
 from dashboards.trials import Stratum, standings
+from studies.counts import so_many
 from studies.records import PROBE, Judge, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec
@@ -126,13 +127,15 @@ def _can_be_scored(record: RunRecord) -> bool:
 
 def summary(selection: Selection, scored: Scored) -> list[str]:
     """What came of it, in sentences."""
-    found = [f"{scored.written} runs scored by {redact(selection.judge.name)}, {len(selection.scored)} had been."]
+    found = [
+        f"{so_many(scored.written, 'run')} scored by {redact(selection.judge.name)}, {len(selection.scored)} had been."
+    ]
     found += _left_out(selection)
     if scored.moved:
         found.append(
-            f"{len(scored.moved)} runs have another {' or '.join(CHECKED)} now than when they were trained, by more "
-            f"than its standard error: {', '.join(scored.moved[:5])}. Another device or library computes otherwise, or "
-            "the adapter was changed."
+            f"{so_many(len(scored.moved), 'run')} measured another {' or '.join(CHECKED)} now than when trained, "
+            f"by more than its standard error: {', '.join(scored.moved[:5])}. Another device or library computes "
+            "otherwise, or the adapter was changed."
         )
     return found
 
@@ -142,12 +145,13 @@ def _left_out(selection: Selection) -> list[str]:
     found = []
     if selection.gone:
         found.append(
-            f"{len(selection.gone)} finished runs keep no adapter and cannot be scored: {named(selection.gone)}. The "
-            "study keeps every adapter of the runs that it trains with output: {keep: all}."
+            f"{so_many(len(selection.gone), 'finished run', 'keeps', 'keep')} no adapter and cannot be scored: "
+            f"{named(selection.gone)}. "
+            "The study keeps every adapter of the runs that it trains with output: {keep: all}."
         )
     if selection.others:
         found.append(
-            f"{len(selection.others)} finished runs answer another question than the study file asks now: "
-            f"{named(selection.others)}."
+            f"{so_many(len(selection.others), 'finished run', 'answers', 'answer')} another question than the study "
+            f"file asks now: {named(selection.others)}."
         )
     return found

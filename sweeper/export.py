@@ -16,6 +16,7 @@ from dashboards.load import decode
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables import Row
 from studies.contents import changed_since, sources
+from studies.counts import so_many
 from studies.free_settings import free_problems
 from studies.plain_text import escaped
 from studies.records import DATA_DIGEST, NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
@@ -199,7 +200,7 @@ def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, diges
         how = (
             "on fresh blocks and seeds"
             if best.basis == "confirmed"
-            else f"selected as best of {best.trials} trials by it"
+            else f"selected as best of {so_many(best.trials, 'trial')} by it"
         )
         objective = f"{spec.objective.metric} {_interval(best.estimate)} ({how})"
     else:
@@ -231,7 +232,7 @@ def _weights(config: RunConfig, record: RunRecord) -> list[str]:
 
 def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4g}, no interval from {estimate.blocks} blocks"
+        return f"{estimate.value:.4g}, no interval from {so_many(estimate.blocks, 'block')}"
     return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}], 95% over {estimate.blocks} blocks"
 
 

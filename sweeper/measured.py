@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from studies.contents import held_by_judge
+from studies.counts import so_many
 from studies.records import (
     EVALUATOR_FACT,
     FIRST_EVALUATOR,
@@ -237,7 +238,8 @@ def left_out(records: Iterable[RunRecord], asked: Measurers, who: Measurers) -> 
     if who.measured != asked.measured:
         new = sum(asked.measured in _who(record, gold=False) for record in finished)
         found.append(
-            f"Measured by {who.measured.evaluator}, as {len(has)} of {len(finished)} finished runs were; "
+            f"Measured by {who.measured.evaluator}, as {len(has)} of "
+            f"{so_many(len(finished), 'finished run', 'was', 'were')}; "
             f"{asked.measured.evaluator}, which this version has, measured {new}. {_REMEDY}"
         )
     elif others:
@@ -255,8 +257,9 @@ def _left_out_of_gold(records: Sequence[RunRecord], wanted: Measurer, judge: Mea
         new = sum(wanted in _who(record, gold=True) for record in records)
         now = f"{wanted.judge} as it is now" if wanted.judge == judge.judge else wanted.judge
         return [
-            f"Gold is by {_judge_name(judge, wanted)}, as {len(has)} of {len(records)} finished runs have it; {new} "
-            f"have it by {now}, which the study asks. {_REMEDY}"
+            f"Gold is by {_judge_name(judge, wanted)}, as {len(has)} of "
+            f"{so_many(len(records), 'finished run', 'has', 'have')} it; "
+            f"{new} {'has' if new == 1 else 'have'} it by {now}, which the study asks. {_REMEDY}"
         ]
     if not others or (not has and wanted.judge is None):
         return []
@@ -283,4 +286,4 @@ def _judge_name(by: Measurer, now: Measurer | None = None) -> str:
 
 def _named(records: Sequence[RunRecord]) -> str:
     where = ", ".join(f"{number} {variant}" for variant, number in Counter(r.variant for r in records).items())
-    return f"{len(records)} finished run{'' if len(records) == 1 else 's'} ({where})"
+    return f"{so_many(len(records), 'finished run')} ({where})"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from studies.counts import so_many
 from studies.records import Cause, Failure, RunConfig, RunResult
 from studies.spec import StudySpec
 from sweeper.points import CONFIRM
@@ -65,7 +66,8 @@ class Pacing:
         self._queue, self._close, self._tell_user = queue, close, tell_user
         self._open: list[Group] = []
         self._told: dict[tuple[str, int], int] = {}
-        self.ended = 0  # runs that ended at a rung
+        # Runs that ended at a rung, to which they were trained here or before.
+        self.trained = self.reused = 0
         self.failures = Counter[Failure]()  # of them
 
     def enter(self, group: Group) -> None:
@@ -100,7 +102,18 @@ class Pacing:
         """A run has come to its rung. Its MLflow run stays open until it is decided."""
         assert group.entrant is not None
         group.run_ids[result.key], group.entrant.results[result.key] = run_id, result
-        self.heed()
+        if group.asked:
+            self.heed()
+        elif group.trial.rung is not None and all(self._has_ended(group, config) for config in group.configs):
+            self._end(group, group.trial.rung)
+
+    def train_again(self, group: Group) -> None:
+        """Queue the runs of a closed trial that nobody has any more: to the rung where it ended, or to their end."""
+        self._lead_on(group, group.trial.rung)
+
+    def _has_ended(self, group: Group, config: RunConfig) -> bool:
+        assert group.entrant is not None
+        return config.key in group.results or config.key in group.entrant.results
 
     def heed(self) -> None:
         """Bring every open trial to where its bracket stands: on to the next rung, or to its end."""
@@ -141,10 +154,11 @@ class Pacing:
         folders = {self._folder / config.key for group in groups for config in group.configs}
         files = [folder / name for folder in folders for name in (STATE_FILE, EARLIER_FILE)]
         size = sum(file.stat().st_size for file in files if file.exists()) / 2**20
+        ends = sum(rung == now.rung - 1 for rung in now.out.values())
         held = f"; {size:.1f} MiB of paused runs on disk until now" if size else ""
         self._tell_user(
-            f"Bracket {number + 1}, step {self._brackets.steps[now.rung - 1]}: {len(now.alive)} trials go on, "
-            f"{sum(rung == now.rung - 1 for rung in now.out.values())} end here{held}"
+            f"Bracket {number + 1}, step {self._brackets.steps[now.rung - 1]}: {so_many(len(now.alive), 'trial')} "
+            f"go{'es' * (len(now.alive) == 1)} on, {ends} end{'s' * (ends == 1)} here{held}"
         )
 
     def _lead_on(self, group: Group, step: int | None) -> None:
@@ -164,10 +178,10 @@ class Pacing:
             if config.key in group.results:
                 continue
             result = group.entrant.results[config.key]
-            run_id = group.run_ids.pop(config.key, None) or self._tracker.start_run(config, 1, group.arm)
-            self._tracker.finish_run(run_id, config, result, step)
+            run_id = group.run_ids.pop(config.key, None)
+            self.trained, self.reused = self.trained + (run_id is not None), self.reused + (run_id is None)
+            self._tracker.finish_run(run_id or self._tracker.start_run(config, 1, group.arm), config, result, step)
             group.note(config.key, result)
-            self.ended += 1
             self.failures.update([result.failure] if result.failure else [])
         self._close(group)
         held = {config.key for other in self._open if other.asked for config in other.configs}

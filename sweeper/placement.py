@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from studies.counts import so_many
 from studies.foreign_files import read_json, write_whole
 from studies.records import RunConfig, digest
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
@@ -132,7 +133,7 @@ def describe(pilot: Pilot, runs: int, workers: int) -> str:
     return (
         f"Runs train {', '.join([how, *extra])} on each of {workers} workers ({pilot.device}): "
         f"{1000 * (best.seconds or 0):.1f} ms a micro-batch and run{gain}, {best.memory or 0:.0f} MiB; {pilot.reason}. "
-        f"Expected: {wall} for {runs} runs."
+        f"Expected: {wall} for {so_many(runs, 'run')}."
     )
 
 

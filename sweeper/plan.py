@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS
+from studies.counts import so_many
 from studies.records import Scalar
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
 from studies.world import source_of
@@ -75,7 +76,7 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
     planned = tuple(_plan_arm(spec, arms, arm) for arm in arms.values())
     runs = planned_runs(spec, arms)
     steps = spec.base.get("max_steps")
-    length = f"{steps} steps" if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
+    length = so_many(int(str(steps)), "step") if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
     sizes = bracket_sizes(spec, planned_trials(spec, arms)) * len(spec.scenarios) if spec.rungs else []
     return Plan(
         study=spec.study,
@@ -233,7 +234,7 @@ def _fewer(spec: StudySpec, arms: Collection[Arm], quota: int, asked_for: int) -
         return ""
     whole = sum(held(spec, arm, quota + 1) for arm in arms) <= quota
     why = "the space holds no more" if whole else "fixed points repeat others"
-    return f"{quota} distinct config{'s' * (quota > 1)}: {why}; the quota of {asked_for} falls to {quota}"
+    return f"{so_many(quota, 'distinct config')}: {why}; the quota of {asked_for} falls to {quota}"
 
 
 def _expected(spec: StudySpec, arm: Arm) -> str:

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -224,6 +225,12 @@ def to_knobs(arm: Arm, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
         return dict(params)
     weights = simplex_weights([_number(params[n]) for n in names])
     return {**params, **dict(zip(names, weights[1:], strict=True))}
+
+
+def knobs_of(arm: Arm, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
+    """The knobs of a trial as Optuna keeps what it is `about`: as recorded where its params were made of them."""
+    knobs: Mapping[str, Scalar] = about.get("knobs") or to_knobs(arm, about["params"])
+    return knobs
 
 
 def _number(value: Scalar) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from studies.counts import so_many
 from studies.records import CONSEQUENCES, PROBE, Cause, Failure, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import is_timed
@@ -83,8 +84,8 @@ class Probe:
         self._done = reused = planned - sum(map(len, missing))
         if missing and not self._closing:
             self._tell_user(
-                f"Timing {len(self._arms)} variants alone, in turn, {len(missing)} rounds. Leave the machine alone: "
-                "other work on it widens the intervals until nothing can be said."
+                f"Timing {so_many(len(self._arms), 'variant')} alone, in turn, {so_many(len(missing), 'round')}. "
+                "Leave the machine alone: other work on it widens the intervals until nothing can be said."
             )
         for config in (config for configs in missing for config in configs):
             self._show(Progress(planned, self._done, 1, self._failures, None, self._left(planned), "timed runs"))

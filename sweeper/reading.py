@@ -16,10 +16,12 @@ from studies.records import RunRecord
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import Answers, sort
+from sweeper.earlier import asked_before
 from sweeper.inputs import as_recorded, pairs_comparer
 from sweeper.measured import Measurers, asked_of, chosen, left_out, settled, under
 from sweeper.plan import pairs_source
 from sweeper.points import quota
+from sweeper.state import untried
 
 if TYPE_CHECKING:
     from sweeper.reporting import Made
@@ -48,7 +50,8 @@ def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
     answers, asked = recorded_answers(spec, arms)
     who = chosen(answers.records, asked)
     compared = tuple(under(record, who) for record in answers.records)
-    return replace(answers, records=compared, measured=tuple(left_out(answers.records, asked, who)))
+    said = [*left_out(answers.records, asked, who), *untried(spec, arms, answers.records)]
+    return replace(answers, records=compared, said=tuple(said))
 
 
 def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[RunRecord], Measurers]:
@@ -62,7 +65,9 @@ def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[
     asked = asked_of(spec)
     if STRICT_TAG not in load_study_tags(uri, spec.study):
         found = settled(found, asked.judged)
-    return sort(spec, arms, found, None if was_kept else lambda _record, _config: None), asked
+    compare = None if was_kept else lambda _record, _config: None
+    before = asked_before(spec, arms, () if was_kept else found)
+    return sort(spec, arms, found, compare, asked_before=before), asked
 
 
 def found_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
@@ -71,7 +76,9 @@ def found_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord
     """
     uri = store_uri(None, Path.cwd())
     strict = STRICT_TAG in load_study_tags(uri, spec.study)
-    return sort(spec, arms, load_records(uri, spec.study), pairs_comparer(), strict=strict)
+    found = load_records(uri, spec.study)
+    before = asked_before(spec, arms, found)
+    return sort(spec, arms, found, pairs_comparer(), asked_before=before, strict=strict)
 
 
 def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], answers: Answers[RunRecord] | None = None) -> Comparison:

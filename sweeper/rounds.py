@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from studies.counts import so_many
 from studies.probing import unlike_steps
 from studies.records import EvaluationConfig, RunConfig, Scalar
 from studies.spec import Arm, StudySpec, resolve_run
@@ -68,7 +69,7 @@ def probe_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
         "give every variant the same, or take no speed of a loss from the table."
     )
     return (
-        f"Then a probe times each variant alone on the machine, in turn: {probe.rounds} rounds of {probe.steps} steps, "
-        f"{runs} more runs and {runs * probe.steps} steps, on the data of {next(iter(spec.scenarios))}{ratio}."
-        + (warning if unlike else "")
+        f"Then a probe times each variant alone on the machine, in turn: {so_many(probe.rounds, 'round')} of "
+        f"{so_many(probe.steps, 'step')}, {so_many(runs, 'more run')} and {so_many(runs * probe.steps, 'step')}, "
+        f"on the data of {next(iter(spec.scenarios))}{ratio}." + (warning if unlike else "")
     )

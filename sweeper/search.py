@@ -28,8 +28,8 @@ from sqlalchemy import column, table, update
 
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
 from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, arms_in, in_scenario
-from sweeper.context import context_of, goal_of, stratum_question
+from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario
+from sweeper.context import CONTEXT, context_of, goal_of, strata, stratum_question
 from sweeper.points import (
     ADAPTIVE,
     CONFIRM,
@@ -43,6 +43,7 @@ from sweeper.points import (
     config_of,
     config_of_knobs,
     joint_quota,
+    knobs_of,
     planned_points,
     quota,
     size_of,
@@ -52,8 +53,9 @@ from sweeper.storage import StorageError, connect_args, refusal, trouble
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
-# are, see `sweeper.context`; and what format 1 kept in the place of both.
-WITHDRAWN, QUESTION, GOAL, CONTEXT = "withdrawn", "question", "goal", "context"
+# are, see `sweeper.context`.
+WITHDRAWN, QUESTION, GOAL = "withdrawn", "question", "goal"
+LATE = "late"  # on an Optuna study that is filled: the variants of which no trial is known
 FILLING = "filling"  # on an Optuna study: its trials are being made of recorded runs
 # On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
 UNMEASURED = "unmeasured"
@@ -73,8 +75,9 @@ class Trial:
     """A trial as the sweep sees it: where it stands in Optuna, its variant, scenario and knobs.
 
     `state` is RUNNING for one just asked for, `number` counts within its stratum. `bracket`: with rungs, the number and
-    the size of its bracket; `scores`: what was kept of it at decided rungs. `repeats`: whether an earlier trial has the
-    same config, and so the same runs, as in stores of versions that asked for a config again.
+    the size of its bracket; `scores`: what was kept of it at decided rungs; `rung`: the step of the one where it ended.
+    `repeats`: whether an earlier trial has the same config, and so the same runs, as in stores of versions that asked
+    for a config again.
     """
 
     stratum: str
@@ -86,6 +89,7 @@ class Trial:
     state: State = State.RUNNING
     bracket: tuple[int, int] | None = None
     scores: tuple[tuple[float, float], ...] = ()
+    rung: int | None = None
     repeats: bool = False
 
 
@@ -152,14 +156,9 @@ class Search:
             self._open_all(arms)
 
     def _open_all(self, arms: Mapping[str, Arm]) -> None:
-        spec = self._spec
-        for scenario in spec.scenarios:
-            here = arms_in(spec, arms, scenario)
-            groups = {"search": here} if spec.mode == "search" else {n: {n: a} for n, a in here.items()}
-            for name, members in groups.items():
-                stratum = f"{spec.study}/{name}/{scenario}"
-                self._strata[stratum] = self._open(stratum, scenario, members)
-                self._order.append(stratum)
+        for name, (scenario, members) in strata(self._spec, arms).items():
+            self._strata[name] = self._open(name, scenario, members)
+            self._order.append(name)
 
     def trials(self) -> list[Trial]:
         """All trials of this study, oldest first within their stratum. One that waits to be asked for again is
@@ -327,6 +326,7 @@ class Search:
             run = trials[number]
             about = {"origin": run.arm, "variant": run.variant, **_params(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
+        study.set_user_attr(LATE, sorted(arms.keys() - {run.variant for run in trials.values()}))
         study.set_user_attr(FILLING, False)
 
     def _move(self, name: str, to: str) -> bool:
@@ -388,7 +388,7 @@ class Search:
         self._write_down(asked, stratum, about)
         stratum.open[asked.number] = asked
         arm = stratum.arms[about["variant"]]
-        knobs = _knobs(arm, about)
+        knobs = knobs_of(arm, about)
         stratum.tried.add((arm.name, config_of_knobs(arm, knobs)))
         trial = Trial(name, asked.number, arm.name, stratum.scenario, about["origin"], knobs)
         return replace(trial, **_rungs(asked.user_attrs))
@@ -442,10 +442,13 @@ class Search:
         if not free:
             return None
         other = free[int(digest([self._spec.sampler_seed, asked.number]), 16) % len(free)]
+        late = self._late(stratum, free)
+        if late is not None:
+            other = late
         last: tuple[str, Mapping[str, Scalar]] = (other, {})
         for draw in range(_DRAWS):
             relative, variant = _relative(asked, again=draw > 0), other
-            if self._spec.mode == "search" and not paused:
+            if self._spec.mode == "search" and not paused and late is None:
                 drawn = str(_draw(asked, relative, "variant", CategoricalDistribution(names)))
                 variant = drawn if drawn in free else other
             arm = stratum.arms[variant]
@@ -461,6 +464,12 @@ class Search:
             if near is not None:
                 return {"origin": self._adaptive, "variant": variant, "params": near}
         return None
+
+    def _late(self, stratum: _Stratum, free: Collection[str]) -> str | None:
+        """A variant that a search got after it had begun and has not tried, which TPE may never choose."""
+        tried = {variant for variant, _ in stratum.tried}
+        late: Collection[str] = stratum.study.user_attrs.get(LATE, ())
+        return next((name for name in late if name in free and name not in tried), None)
 
     def _write_down(self, asked: optuna.trial.Trial, stratum: _Stratum, about: Mapping[str, Any]) -> None:
         """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params."""
@@ -602,13 +611,7 @@ def _place(arms: Mapping[str, Arm], frozen: FrozenTrial) -> _Place:
     if about["variant"] not in arms:
         return "", frozenset({("number", frozen.number)})
     arm = arms[about["variant"]]
-    return arm.name, config_of_knobs(arm, _knobs(arm, about))
-
-
-def _knobs(arm: Arm, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
-    """The knobs of a trial; as they were recorded where its params were made of them."""
-    knobs: Mapping[str, Scalar] = about.get("knobs") or to_knobs(arm, about["params"])
-    return knobs
+    return arm.name, config_of_knobs(arm, knobs_of(arm, about))
 
 
 def _params(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
@@ -646,8 +649,9 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         arm.name,
         stratum.scenario,
         about["origin"],
-        _knobs(arm, about),
+        knobs_of(arm, about),
         _state(stratum, frozen),
+        rung=frozen.last_step or None if frozen.state is TrialState.PRUNED else None,  # step 0: it ended by itself
     )
     return replace(trial, **_rungs(frozen.user_attrs))
 

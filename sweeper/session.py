@@ -17,11 +17,13 @@ from typing import Protocol
 from dashboards.addresses import sqlite_file
 from dashboards.load import StoreAway, StoreError, store_uri
 from studies.contents import judge_source
+from studies.counts import so_many
 from studies.records import PROBE, RunConfig, RunResult, State
 from studies.spec import Arm, StudySpec
 from sweeper.answers import Compare, run_config_of, sort, unrecorded
 from sweeper.context import questions
 from sweeper.control import lock
+from sweeper.earlier import asked_before
 from sweeper.executors import Executor, Inline, Process
 from sweeper.inputs import pairs_comparer
 from sweeper.lease import hold, watch
@@ -98,7 +100,7 @@ def run_session(
             _claim(spec, where, tracker)
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             compare = pairs_comparer()
-            known = _known(spec, arms, tracker, compare, tell_user)
+            known = _known(spec, arms, where.storage, tracker, compare, tell_user)
             is_ours = _is_ours(tracker, compare)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
@@ -113,7 +115,7 @@ def run_session(
         try:
             anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
-                known = _known(spec, arms, tracker, compare, tell_user)
+                known = _known(spec, arms, where.storage, tracker, compare, tell_user)
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
                 *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
@@ -163,25 +165,33 @@ class _Known:
 
 
 def _known(
-    spec: StudySpec, arms: Mapping[str, Arm], tracker: Tracker, compare: Compare, tell_user: Callable[[str], None]
+    spec: StudySpec,
+    arms: Mapping[str, Arm],
+    storage: str,
+    tracker: Tracker,
+    compare: Compare,
+    tell_user: Callable[[str], None],
 ) -> _Known:
-    """What is recorded of the study. Runs of format 1 that answer it are marked as its own, and told of once."""
+    """What is recorded of the study. Runs that answer it and do not say so are marked as its own, and told of once."""
     every, judge = tracker.known_runs(), asked_of(spec).judged
     unjudged = {run.run_id for run in every if is_unsettled(run, judge)}
     every = every if tracker.strict else tuple(settled(every, judge))
-    answers = sort(spec, arms, every, compare, strict=tracker.strict)
-    of_format_1 = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
-    for run, config in of_format_1:
+    before = asked_before(spec, arms, every, storage)
+    answers = sort(spec, arms, every, compare, asked_before=before, strict=tracker.strict)
+    adopted = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
+    for run, config in adopted:
         tracker.adopt(run, config.content)
-    unknown = dict.fromkeys(source for run, config in of_format_1 for source in unrecorded(config, run.facts))
-    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in of_format_1)
+    unknown = dict.fromkeys(source for run, config in adopted for source in unrecorded(config, run))
+    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in adopted)
     if is_judge_new:
         unknown |= {str(judge_source(spec.evaluation)): None}
+    whose = "of an earlier version of sweeper " if all(run.question is None for run, _ in adopted) else ""
     if unknown:
+        behind = "leaves such runs behind" + (", and asks such a judge again" if is_judge_new else "")
         tell_user(
-            f"{len(of_format_1)} runs of an earlier version of sweeper are taken over. What {' and '.join(unknown)} "
-            "held was not recorded then, and is taken to be the same; `sweeper run --strict` leaves such runs behind"
-            f"{', and asks such a judge again' if is_judge_new else ''}."
+            f"{so_many(len(adopted), 'run')} {whose}{'is' if len(adopted) == 1 else 'are'} taken over. What "
+            f"{' and '.join(unknown)} held was not recorded then, and is taken to be the same; `sweeper run --strict` "
+            f"{behind}."
         )
     mine = {run.run_id for run in answers.records}
     # Only where contents are known may a run have another key than its config now: format 1 gave it that.
@@ -224,7 +234,7 @@ def _is_ours(tracker: Tracker, compare: Compare) -> Callable[[str, RunConfig, Ru
     recorded = {run.key for run in tracker.known_runs()}
 
     def is_ours(key: str, config: RunConfig, result: RunResult) -> bool:
-        unknown = tracker.strict and unrecorded(config, result.facts)
+        unknown = tracker.strict and unrecorded(config, result)
         return key not in recorded and not unknown and compare(result.facts, config) is None
 
     return is_ours
@@ -248,7 +258,8 @@ def _measure_again(
     if not tasks:
         return Scored(0, {}, ())
     tell_user(
-        f"Measuring {len(tasks)} finished runs again, by {named_measurers(asked_of(spec))}; nothing is trained for it."
+        f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
+        "trained for it."
     )
     with measuring(spec, executor, workers, where.runs) as pool:
         stopper = Stopper(pool)

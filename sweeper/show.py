@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards.failures import failed_lines, summary, tell
+from studies.counts import so_many
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
@@ -130,7 +131,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         if len(arm.points) > POINTS_SHOWN:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
-            say(f"    {arm.adaptive} trials that TPE chooses from results")
+            say(f"    {so_many(arm.adaptive, 'trial')} that TPE chooses from results")
         if arm.fewer:
             say(f"    {arm.fewer}")
         for name, reason in arm.left_out.items():
@@ -143,15 +144,15 @@ def print_plan(plan: Plan, console: Console) -> None:
         say(line)
     say("")
     for scenario in plan.scenarios:
-        each = f" x {scenario.runs_per_trial} runs" if scenario.runs_per_trial > 1 else ""
+        each = f" x {so_many(scenario.runs_per_trial, 'run')}" if scenario.runs_per_trial > 1 else ""
         confirm = f", {scenario.confirm_runs} of them to confirm the best" if scenario.confirm_runs else ""
         settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
-        trials = f"{scenario.trials} trials{each} of {scenario.variants} variants"
-        say(f"{scenario.name}: {trials}: {scenario.runs} runs{confirm}{settings}")
+        trials = f"{so_many(scenario.trials, 'trial')}{each} of {so_many(scenario.variants, 'variant')}"
+        say(f"{scenario.name}: {trials}: {so_many(scenario.runs, 'run')}{confirm}{settings}")
     if plan.fewer:
         say(f"{plan.fewer}.")
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
-    say(f"{plan.runs} runs of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
+    say(f"{so_many(plan.runs, 'run')} of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
     for line in (plan.probe, plan.power):
         if line:
             say(_plain(line))
@@ -166,7 +167,7 @@ def print_failed(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
     """Every run that failed, those that failed alike together, with one message and one log; last, how many."""
     for line in failed_lines(records, console.width):
         console.print(shown(line), soft_wrap=True, markup=False)
-    console.print(f"{len(_ended(records))} of {planned_runs(spec, arms)} planned runs have ended.")
+    console.print(f"{len(_ended(records))} of {so_many(planned_runs(spec, arms), 'planned run')} have ended.")
     console.print(f"{summary(records) or 'No run that is recorded failed'}.", soft_wrap=True, markup=False)
 
 
@@ -181,14 +182,14 @@ def describe_brackets(plan: Plan) -> list[str]:
         return []
     stages = [f"step {step}" for step in plan.rungs] + ["the end"]
     lines = ["\nRungs: the trials of a bracket train side by side, and the best of them go on."]
-    for bracket, count in Counter(plan.brackets).items():
+    for bracket, number in Counter(plan.brackets).items():
         way = ", ".join(f"{n} to {stage}" for n, stage in zip(bracket.trials, stages, strict=True))
-        lines.append(f"  {count} bracket{'s' if count > 1 else ''} of {bracket.trials[0]} trials: {way}")
+        lines.append(f"  {so_many(number, 'bracket')} of {so_many(bracket.trials[0], 'trial')}: {way}")
     paused = max(b.trials[0] for b in plan.brackets) * plan.scenarios[0].runs_per_trial
     steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
     lines.append(
-        f"  {steps} training steps in place of {whole} (one run a trial): {1 - steps / whole:.0%} saved. On disk at "
-        f"most {paused} paused runs, each three times its "
+        f"  {so_many(steps, 'training step')} in place of {whole} (one run a trial): {1 - steps / whole:.0%} "
+        f"saved. On disk at most {so_many(paused, 'paused run')}, each three times its "
         "adapter's size."
     )
     return lines
@@ -209,8 +210,8 @@ def print_verification(verified: Verification, console: Console) -> None:
     apart = sum(not f.within_error for f in measured)
     runs = len({f.config.key for f in verified.findings})
     console.print(
-        f"{runs} runs trained again by TRL's own loop: {apart} of {len(measured)} measurements with a standard error "
-        "are further apart than it."
+        f"{so_many(runs, 'run')} trained again by TRL's own loop: {apart} of {len(measured)} measurements with a "
+        "standard error are further apart than it."
     )
 
 
@@ -241,9 +242,11 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
     if seconds:
         mean = sum(seconds) / len(seconds)
         left = timedelta(seconds=round(mean * missing))
-        console.print(f"{len(ended)} runs ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time.")
+        console.print(
+            f"{so_many(len(ended), 'run')} ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time."
+        )
     else:
-        console.print(f"{len(ended)} runs ended; {missing} missing.")
+        console.print(f"{so_many(len(ended), 'run')} ended; {missing} missing.")
     failed = summary(everything)
     if failed:
         console.print(f"{failed}: `sweeper status --failed` says which and why.", soft_wrap=True, markup=False)
@@ -252,7 +255,7 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
         console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in stopped.most_common()))
     if spec.probe is not None:
         done = sum(r.state is State.COMPLETE for r in timed)
-        console.print(f"timed alone: {done} of {spec.probe.rounds * len(arms)} runs.")
+        console.print(f"timed alone: {done} of {so_many(spec.probe.rounds * len(arms), 'run')}.")
 
 
 _ENDS = ("complete", "failed", "stopped", "untrained", "training")

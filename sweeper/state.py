@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.configs import distinct
 from dashboards.load import QUESTIONS_TAG, STRICT_TAG, StoreMissing, in_whole, load_records, load_study_tags, store_uri
+from studies.counts import so_many
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import leaving, sort
+from sweeper.earlier import asked_before
 from sweeper.inputs import pairs_comparer
 from sweeper.plan import planned_confirm_runs, planned_runs, planned_trials
 from sweeper.points import CONFIRM, config_of, config_of_knobs, planned_points
@@ -19,34 +23,63 @@ from sweeper.points import CONFIRM, config_of, config_of_knobs, planned_points
 @dataclass(frozen=True)
 class StudyState:
     """How far a study is: `planned` runs, `done` of them recorded, and what it would leave behind of what an earlier
-    form of it, or of its sources, trained: reason -> finished runs.
+    form of it, or of its sources, trained: reason -> finished runs. `said`: what else there is to say, in sentences.
     """
 
     planned: int
     done: int
     left: Mapping[str, Sequence[RunRecord]]
+    said: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What `plan` says of it; nothing of a study without a recorded run."""
-        counted = [f"{self.done} of {self.planned} runs done, {self.planned - self.done} missing."] if self.done else []
-        return counted + (leaving(self.left) if self.done < self.planned else [])
+        if not self.done:
+            return leaving(self.left)
+        counted = f"{self.done} of {so_many(self.planned, 'run')} done, {self.planned - self.done} missing."
+        return [counted, *(leaving(self.left) if self.done < self.planned else []), *self.said]
 
 
-def standing_of(spec: StudySpec, arms: Mapping[str, Arm], *, strict: bool = False) -> StudyState:
-    """How far the study is, with the contents that `spec` has. Raises StoreError."""
+def standing_of(
+    spec: StudySpec, arms: Mapping[str, Arm], *, storage: str | None = None, strict: bool = False
+) -> StudyState:
+    """How far the study is, with the contents that `spec` has. `storage`: Optuna's URL (None: the one in the working
+    folder). Raises StoreError and StorageError.
+    """
     uri, planned = store_uri(None, Path.cwd()), planned_runs(spec, arms)
     try:
         records = load_records(uri, spec.study)
     except StoreMissing:
         return StudyState(planned, 0, {})
     tags = load_study_tags(uri, spec.study)
-    answers = sort(spec, arms, records, pairs_comparer(), strict=strict or STRICT_TAG in tags)
-    before = in_whole(tags, QUESTIONS_TAG)
+    before = asked_before(spec, arms, records, storage)
+    answers = sort(*(spec, arms, records, pairs_comparer()), asked_before=before, strict=strict or STRICT_TAG in tags)
+    last = in_whole(tags, QUESTIONS_TAG)
     left = {
-        reason: [run for run in runs if before is None or (run.question or "-") in before.split(",")]
+        reason: [run for run in runs if last is None or (run.question or "-") in last.split(",")]
         for reason, runs in answers.finished_aside().items()
     }
-    return StudyState(planned, _done(spec, arms, answers.records), {r: runs for r, runs in left.items() if runs})
+    done, said = _done(spec, arms, answers.records), untried(spec, arms, answers.records)
+    return StudyState(planned, done, {r: runs for r, runs in left.items() if runs}, tuple(said))
+
+
+def untried(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]) -> list[str]:
+    """What is said of the variants of a search that has spent its trials on others, as of those that it got later."""
+    if spec.mode != "search":
+        return []
+    found, tried = [], {(r.variant, r.scenario, r.trial) for r in records if r.arm not in (CONFIRM, PROBE)}
+    for scenario in spec.scenarios:
+        own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+        trials = Counter(variant for variant, where, _ in tried if where == scenario and variant in here)
+        without, most = [name for name in here if name not in trials], planned_trials(own, here)
+        if without and trials.total() >= most:
+            where = f" in {scenario}" if len(spec.scenarios) > 1 else ""
+            budget = own.budget.trials + math.ceil(most / len(trials)) * len(without)
+            found.append(
+                f"{' and '.join(without)} {'has' if len(without) == 1 else 'have'} no trial{where}: the "
+                f"{so_many(most, 'trial')} of the search are spent on other variants. A larger budget.trials, such as "
+                f"{budget}, gives {'it' if len(without) == 1 else 'them'} some."
+            )
+    return found
 
 
 def _done(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]) -> int:

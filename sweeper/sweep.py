@@ -133,12 +133,15 @@ class Sweep:
         self._keep_adapters()
         now = time.monotonic()
         self._meter.keep(now, self._workers.spent(now), at_once=True)
-        counts = self._counts
-        return Outcome(self._trained, counts["reused"], self._failed, self._closing or held)
+        return Outcome(self._trained, self._reused, self._failed, self._closing or held)
 
     @property
     def _trained(self) -> int:
-        return self._counts["trained"] + (self._pacing.ended if self._pacing else 0)
+        return self._counts["trained"] + (self._pacing.trained if self._pacing else 0)
+
+    @property
+    def _reused(self) -> int:
+        return self._counts["reused"] + (self._pacing.reused if self._pacing else 0)
 
     @property
     def _failed(self) -> Counter[Failure]:
@@ -259,7 +262,7 @@ class Sweep:
 
     def _start(self, group: _Group) -> None:
         """Queue the runs of a trial that have no result yet; close the trial if all have. A trial of a bracket is led
-        by that, and once it has ended at a rung nothing more of it is trained. The runs of one that repeats an
+        by that, and once it has ended at a rung it is trained no further. The runs of one that repeats an
         earlier config are that one's.
         """
         if group.trial.repeats:
@@ -269,10 +272,12 @@ class Sweep:
                 self._take_over(config)
         if self._pacing is not None:
             self._pacing.enter(group)
-        led = group.entrant is not None and group.trial.state is not State.COMPLETE
-        for config in group.configs:
-            if not self._answered(group, config) and not led:
+        missing = [config for config in group.configs if not self._answered(group, config)]
+        if self._pacing is None or group.entrant is None or group.trial.state is State.COMPLETE:
+            for config in missing:
                 self._lead_on(group, config)
+        elif missing and group.trial.state is State.PRUNED:
+            self._pacing.train_again(group)
         self._close_if_complete(group)
 
     def _lead_on(self, group: _Group, config: RunConfig) -> None:
@@ -305,7 +310,7 @@ class Sweep:
             self._replace((config.variant, config.scenario, config.key))
             run_id = self._tracker.start_run(config, 1, group.arm)
             by = told_by(result, asked_of(self._spec).judged)
-            self._tracker.finish_run(run_id, config, result, by=by)
+            self._tracker.finish_run(run_id, config, result, _rung(result), by=by)
             group.note(config.key, counted(result, by, asked_of(self._spec)))
             self._counts["reused"] += 1
             self._count(result.failure)
@@ -552,8 +557,7 @@ class Sweep:
         return bool(left)
 
     def _progress(self) -> Progress:
-        counts, planned = self._counts, self._planned
-        done = self._trained + counts["reused"] + counts["untrained"]
+        planned, done = self._planned, self._trained + self._reused + self._counts["untrained"]
         elapsed = time.monotonic() - self._started
         left = elapsed / self._trained * max(planned - done, 0) if self._trained else None
         best = None
@@ -563,6 +567,11 @@ class Sweep:
             best = (group.trial.variant, show_knobs(group.trial.knobs), value)
         training = sum(attempt.run_id is not None for attempt in self._training.values())
         return Progress(planned, done, training, self._failed, best, left)
+
+
+def _rung(result: RunResult) -> int | None:
+    """The step of the rung at which a run was stopped, None for any other."""
+    return max((m.step for m in result.measurements), default=None) if result.cause is Cause.PAUSED else None
 
 
 def _first_line(message: str) -> str:

@@ -42,6 +42,7 @@ from dashboards.load import (
     to_record,
 )
 from dashboards.sqlite_runs import StoredRun
+from studies.counts import so_many
 from studies.records import (
     DATA_DIGEST,
     PROBE,
@@ -207,9 +208,11 @@ class Tracker:
         self._outbox = Outbox(journal, self._deliver, self._tell_user)
         waiting = self._outbox.waiting
         if not self._outbox.catch_up(now=True):
-            raise StoreAway(f"MLflow at {redact(self.uri)} went away: {self.undelivered} records wait in {journal}.")
+            raise StoreAway(
+                f"MLflow at {redact(self.uri)} went away: {so_many(self.undelivered, 'record')} for it in {journal}."
+            )
         if waiting:
-            self._tell_user(f"Delivered {waiting} records to MLflow that an earlier sweep could not.")
+            self._tell_user(f"Delivered {so_many(waiting, 'record')} to MLflow that an earlier sweep could not.")
         with store_calls(self.uri):  # the journal may have held the end of the last sweep
             self._client.update_run(parent_run_id, status="RUNNING")
             self.strict = STRICT_TAG in self._client.get_experiment(experiment_id).tags

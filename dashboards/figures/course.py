@@ -28,6 +28,7 @@ from dashboards.figures.figure import (
 from dashboards.figures.material import TRL_BETA, Curve, Material
 from dashboards.figures.outcome import others
 from dashboards.trials import broke
+from studies.counts import so_many
 from studies.records import JUDGE_FACT, MEASURED, METRICS, RunRecord, State
 
 REWARD_MARGIN = "reward_margin"
@@ -99,7 +100,8 @@ def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Fi
             shown = material.scale.in_unit(values, run.block) if in_unit else values
             curves.append(list(zip([step for step, _ in curve], shown, strict=True)))
         series += _series(standing.stratum.variant, curves)
-    left_out = f"{mixed} runs were scored again after training; their curves are not by the judge of their ends"
+    again = so_many(mixed, "run", "was", "were")
+    left_out = f"{again} scored again after training; their curves are not by the judge of their ends"
     if not series:
         few = "it takes three checkpoints: evaluate.at, such as [0.25, 0.5, 1.0]"
         return Missing(name, title, left_out if mixed else few)
@@ -198,8 +200,8 @@ def timeline(material: Material, name: str) -> Figure | Missing:
         svg = svg_of(canvas, name)
     cut = f" Cut out, at dashed lines: {len(pauses)} times when nothing trained for {_IDLE / 60:.0f} minutes or more."
     caption = (
-        f"{len(spans)} runs, a line each from start to end; above, the objective of each complete one in its loss's "
-        f"colour, and the best so far.{cut if pauses else ''}"
+        f"{so_many(len(spans), 'run')}, a line each from start to end; above, the objective of each complete one "
+        f"in its loss's colour, and the best so far.{cut if pauses else ''}"
     )
     return Figure(name, title, caption, svg)
 

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dashboards.statistics.estimates import Floats
+from studies.counts import so_many
 from studies.redact import redact
 
 WIDTH: Final = 9.0
@@ -377,8 +378,8 @@ def _room(values: Sequence[float], *, log: bool, share: float = 0.07) -> tuple[f
 def floored(series: Sequence[Series], scales: Scales) -> str:
     """What a caption says of points at the foot, "" where there is none."""
     foot = _limits(series, scales)[1][0]
-    count = sum(y < foot for s in series for _, y in s.points)
-    return f" Open triangles at the foot: {count} configs further below." if count else ""
+    below = sum(y < foot for s in series for _, y in s.points)
+    return f" Open triangles at the foot: {so_many(below, 'config')} further below." if below else ""
 
 
 def fixed_ticks(axes: Axes, names: Sequence[str]) -> None:

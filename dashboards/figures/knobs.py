@@ -27,6 +27,7 @@ from dashboards.figures.material import Config, Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.importance import importance
 from dashboards.statistics.stability import strengths
+from studies.counts import so_many
 
 BINS = 5
 FEWEST_VALUES = 3
@@ -60,7 +61,7 @@ def sensitivity(material: Material, scenario: str, knob: str, name: str) -> Figu
     for standing, configs in strata:
         good = [(c.number(knob) or 0.0, c.value) for c in configs if c.value is not None and not c.failed]
         failed = [c.number(knob) for c in configs if c.failed]
-        note = f"{len(good)} configs" + (f", {len(failed)} failed" if failed else "")
+        note = so_many(len(good), "config") + (f", {len(failed)} failed" if failed else "")
         line = best_along(good, material.scale.sign, log=log)
         series.append(
             Series(standing.stratum.variant, standing.stratum.variant, line, points=good, failed=failed, note=note)
@@ -181,7 +182,7 @@ def mixtures(material: Material, scenario: str, name: str) -> Figure | Missing:
             of = standing.stratum.variant
             line = best_along(good, material.scale.sign, log=False)
             failed = [c.number(knob) for c in have if c.failed]
-            note = f"{len(good)} configs"
+            note = so_many(len(good), "config")
             series.append(Series(of, f"{of}, {pure}", line, points=good, failed=failed, note=note, levels=levels))
     if not series:
         return Missing(name, title, "it takes a mixture with three weights of a loss or more")
@@ -227,7 +228,8 @@ def weights_of_knobs(material: Material, scenario: str, name: str) -> Figure | M
             text = "-" if np.isnan(share) else f"{share:.2f}"
             axes.text(j, i, text, ha="center", va="center", color="white" if share > 0.6 else "#222222")
         for i, row in enumerate(rows):
-            axes.text(1.02, i, f"{counts[row]} configs", transform=axes.get_yaxis_transform(), va="center", color=QUIET)
+            note = so_many(counts[row], "config")
+            axes.text(1.02, i, note, transform=axes.get_yaxis_transform(), va="center", color=QUIET)
         fixed_ticks(axes, rows)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xticks(range(len(knobs)), [label(knob) for knob in knobs])

@@ -27,6 +27,7 @@ from dashboards.figures.material import Material
 from dashboards.statistics.estimates import Estimate
 from dashboards.statistics.stability import KINDS, Kind, performance_profile
 from dashboards.tables import Row
+from studies.counts import so_many
 
 _LEVELS = 101
 _KIND_COLOURS: dict[Kind, str] = {
@@ -187,7 +188,7 @@ def profile(material: Material, scenario: str, name: str) -> Figure | Missing:
     for variant, of in scores.items():
         shares = performance_profile(list(of.values()), list(levels - 1e-12))
         line = tuple(zip((scale.sign * levels).tolist(), (100 * shares).tolist(), strict=True))
-        series.append(Series(variant, variant, line=line, note=f"{sum(map(len, of.values()))} runs"))
+        series.append(Series(variant, variant, line=line, note=so_many(sum(map(len, of.values())), "run")))
     better = "above" if scale.sign == 1 else "below"
     scales = Scales(material.quality, f"runs at or {better} (%)")
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
@@ -207,7 +208,7 @@ def tuning(material: Material, scenario: str, name: str) -> Figure | Missing:
         space = material.row(standing).space
         if space is not None:
             line = tuple((float(n), material.scale.sign * value) for n, value in space.best_of.items())
-            note = f"{space.failures.all.n} configs"
+            note = so_many(space.failures.all.n, "config")
             series.append(Series(standing.stratum.variant, standing.stratum.variant, line=line, note=note))
     if not series or max(len(s.line) for s in series) < 3:
         return Missing(name, title, "it takes six configs of an unbiased arm in a stratum")

@@ -16,6 +16,7 @@ from matplotlib.collections import LineCollection
 from dashboards.cells import number
 from dashboards.figures.figure import QUIET, WIDTH, Figure, Missing, drawing, label, spread_by_ratio, svg_of
 from dashboards.figures.material import Config, Material
+from studies.counts import so_many
 
 FEWEST_CONFIGS = 3
 _HEIGHT = 3.6
@@ -55,8 +56,8 @@ def parallel(material: Material, scenario: str, name: str) -> Figure | Missing:
         svg = svg_of(canvas, name)
     broken = scores.count(None)
     caption = (
-        f"{len(rows)} configs outside of the confirm phase, one line each, at their means over blocks; the darker, the "
-        f"better its rank by {material.scale.metric}."
+        f"{so_many(len(rows), 'config')} outside of the confirm phase, one line each, at their means over blocks; "
+        f"the darker, the better its rank by {material.scale.metric}."
         + (f" Dashed orange, down to the foot: the {broken} that failed." if broken else "")
         + " A knob that a loss does not have is passed over."
     )

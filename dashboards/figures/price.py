@@ -9,6 +9,7 @@ from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.frontier import BUDGETS, Points, at_budgets, frontier_difference, points_of
 from dashboards.trials import Standing
+from studies.counts import so_many
 
 _STEPS = 40
 
@@ -28,8 +29,8 @@ def price(material: Material, scenario: str, name: str) -> Figure | Missing:
     has_line, has_bars = any(s.line for s in series), any(s.bars for s in series)
     points = sum(len(s.points) for s in series)
     caption = (
-        f"{points} configs outside of the confirm phase, each at its mean over blocks; crosses at the foot: configs "
-        "that failed, at their KL, on the left edge where that was not measured. "
+        f"{so_many(points, 'config')} outside of the confirm phase, each at its mean over blocks; crosses at the "
+        "foot: configs that failed, at their KL, on the left edge where that was not measured. "
         + (
             "Line: the most that is reachable within a KL budget by mixing policies, of unbiased configs that did "
             "not fail; its corners are chosen on one half of the evaluation samples and read on the other, so it "
@@ -71,7 +72,7 @@ def priced(material: Material, standing: Standing) -> Series:
         ),
         points=tuple((c.kl, c.value) for c in good if c.kl is not None and c.value is not None),
         failed=tuple(c.kl for c in configs if c.failed),
-        note=f"{len(good)} configs" + (f", {failed} failed" if (failed := sum(c.failed for c in configs)) else ""),
+        note=so_many(len(good), "config") + (f", {n} failed" if (n := sum(c.failed for c in configs)) else ""),
     )
 
 

@@ -194,8 +194,8 @@ def test_notes_speak_only_of_what_is_in_the_table() -> None:
     quiet = shown(a_record(0))
     assert "stopped" not in quiet
     loud = shown(a_record(0), a_record(1, cause=Cause.USER_STOP), a_record(2, cause=Cause.WORKER_LOST))
-    assert "1 runs were stopped" in loud
-    assert "1 runs were lost" in loud
+    assert "1 run was stopped" in loud
+    assert "1 run was lost" in loud
 
 
 def test_the_scenario_is_a_column_only_where_there_are_several() -> None:

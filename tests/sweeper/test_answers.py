@@ -60,7 +60,7 @@ class Asked:
 
     def superseded(self) -> int:
         with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
-            return int(database.execute("select count(*) from tags where key = 'superseded'").fetchone()[0])
+            return int(database.execute("select so_many(*) from tags where key = 'superseded'").fetchone()[0])
 
 
 @pytest.fixture
@@ -181,3 +181,31 @@ def test_readers_look_at_no_data(asked: Asked) -> None:
     (asked.folder / "pairs.jsonl").unlink()
     (asked.folder / "pairs.jsonl").mkdir()  # what is read as a file fails
     assert asked.rows() == before
+
+
+SEARCH = STUDY.replace("study: asked", "study: asked\nmode: search").replace("trials: 3", "trials: 6")
+UNTRIED = "hinge has no trial: the 6 trials of the search are spent on other variants."
+
+
+def test_a_variant_that_a_finished_search_gets_is_told_to_have_no_trial_and_gets_the_first_of_a_larger_budget(
+    asked: Asked,
+) -> None:
+    asked.write(SEARCH)
+    asked.run()
+    for command in ("plan", "table", "status"):
+        assert "has no trial" not in " ".join(asked.call(command).stdout.split())
+    asked.edit("ipo: {}", "ipo: {}, hinge: {}")
+    plan = asked.call("plan").stdout
+    assert "6 of 6 runs done, 0 missing." in plan
+    assert f"{UNTRIED} A larger budget.trials, such as 9, gives it some." in plan
+    for command in ("table", "status"):
+        assert UNTRIED in " ".join(asked.call(command).stdout.split())
+    ended = asked.run()
+    assert "0 runs trained, 6 were there already" in ended
+    assert UNTRIED in " ".join(ended.split())
+    asked.edit("trials: 6", "trials: 7")
+    assert "6 of 7 runs done, 1 missing." in asked.call("plan").stdout
+    ended = asked.run()
+    assert "1 run trained, 6 were there already" in ended
+    assert {variant: done for variant, done, _ in asked.rows()}["hinge"] == 1
+    assert "has no trial" not in " ".join(asked.call("status").stdout.split())

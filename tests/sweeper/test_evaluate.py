@@ -117,7 +117,7 @@ def test_a_run_that_has_the_scores_is_not_scored_again(study: Study) -> None:
     study.add(1, "2.0")
     selection, done, _ = study.score(JUDGE)
     assert (len(selection.scored), done.written) == (1, 1)
-    assert summary(selection, done)[0] == "1 runs scored by reward model org/judge, 1 had been."
+    assert summary(selection, done)[0] == "1 run scored by reward model org/judge, 1 had been."
 
 
 def test_another_judge_takes_the_place_of_the_first(study: Study) -> None:
@@ -159,7 +159,7 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
     study.add(1, "1.0")
     selection, done, _ = study.score(JUDGE)
     assert done.written == 1
-    (about,) = [s for s in summary(selection, done) if "keep no adapter" in s]
+    (about,) = [s for s in summary(selection, done) if "no adapter and cannot be scored" in s]
     assert "1 finished runs" in about
     assert "sigmoid clean t0 b0 s0" in about
     assert "output: {keep: all}" in about

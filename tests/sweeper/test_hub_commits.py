@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from studies.contents import DATED, Source
+from studies.records import COMMIT
 from studies.spec import StudySpec, arms, load_study, resolve_run
 from sweeper.context import questions
 from sweeper.inputs import as_found, as_recorded
@@ -119,3 +121,37 @@ def test_a_hub_that_does_not_answer_leaves_the_commit_unknown_and_keeps_nobody_w
 ) -> None:
     hub.close()
     assert as_found(spec, arms(spec), print).contents == {}
+
+
+FORMULA = STUDY.replace("base:", "trainer: formula\nbase:") + "space: {beta: {values: [0.1, 0.3]}}\nsampler: grid\n"
+
+
+def commits(monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+    """What everybody learns of sources on the Hub."""
+
+    def found(source: Source, kept: str | None, *_: Any) -> str | None:
+        return None if source.what == DATED else kept or content
+
+    monkeypatch.setattr("sweeper.inputs._content", found)
+
+
+def test_runs_of_a_first_sweep_without_the_hub_are_taken_over_once_when_the_commit_is_known(
+    sweeper: Any, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    (tmp_path / "study.yaml").write_text(FORMULA)
+    arguments = ("run", "study.yaml", "--executor", "inline")
+    commits(monkeypatch, None)
+    assert "2 runs trained" in sweeper(tmp_path, *arguments).stdout
+    commits(monkeypatch, f"{COMMIT}{FIRST}")
+    refused = sweeper(tmp_path, *arguments, "--strict")
+    assert refused.returncode == 2
+    assert "2 finished runs would be left behind: they did not record what data org/pairs" in refused.stderr
+    second = sweeper(tmp_path, *arguments)
+    assert "0 runs trained, 2 were there already" in second.stdout
+    assert "2 runs are taken over. What data org/pairs and model org/model" in second.stdout
+    assert "held was not recorded then, and is taken to be the same" in second.stdout
+    third = sweeper(tmp_path, *arguments)
+    assert "0 runs trained, 2 were there already" in third.stdout
+    assert "taken over" not in third.stdout
+    assert sweeper(tmp_path, "table", "study.yaml", "--format", "csv").stdout.count("\n") > 1

@@ -146,7 +146,7 @@ def test_where_most_runs_keep_no_adapter_the_former_judge_is_shown_and_nothing_i
     assert sentence in folder.call("status").stdout
     assert folder.told("sigmoid") == {0.1: ("FAIL", None), 0.2: ("FAIL", None), 0.4: ("COMPLETE", -80.0)}
     assert "0 runs trained, 6 were there already" in folder.run(LONG_IS_BAD, study)
-    assert "1 runs trained" in folder.run(
+    assert "1 run trained" in folder.run(
         LONG_IS_BAD,
         study.replace("0.4]}}", "0.4]}}").replace("hinge: {}", "hinge: {}, ipo: {space: {beta: {values: [0.3]}}}"),
     )

@@ -151,3 +151,104 @@ def test_the_export_of_an_old_run_is_what_it_trained_on(sweeper: Sweeper, folder
     exported = sweeper(folder, "export", "local.yaml")
     assert exported.returncode == 0, exported.stderr
     assert f"data digest {result['facts']['digest']}" in (folder / "best.yaml").read_text()
+
+
+ADAPTIVE_RANGE = ("beta: {low: 0.05", "beta: {low: 0.01")
+
+
+def edit(folder: Path, study: str, old: str, new: str) -> None:
+    file = folder / f"{study}.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("study", "old", "new"),
+    [
+        ("adaptive", *ADAPTIVE_RANGE),  # a range that holds all that was tried
+        ("joint", *ADAPTIVE_RANGE),
+        ("joint", "at: [0.5]", "at: [0.25]"),
+        ("joint", "eta: 3", "eta: 2"),
+        ("joint", "rungs: {at: [0.5], eta: 3}\n", ""),
+        ("adaptive", "sampler: tpe", "sampler: tpe\nsampler_seed: 7"),
+    ],
+)
+def test_what_was_asked_before_an_edit_is_left_behind_by_plan_table_and_run_and_comes_back_with_the_file(
+    sweeper: Sweeper, folder: Path, study: str, old: str, new: str
+) -> None:
+    then = numbers((folder / f"{study}.table.json").read_text())
+    edit(folder, study, old, new)
+    assert f"{RUNS[study]} finished runs would be left behind" in sweeper(folder, "plan", f"{study}.yaml").stdout
+    table = sweeper(folder, "table", f"{study}.yaml", "--format", "json").stdout
+    assert {done for _, _, done, *_ in numbers(table)} == {0}
+    assert run(sweeper, folder, study).returncode == 2
+    ended = run(sweeper, folder, study, "--yes")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    if "eta" not in old:  # under other rungs the same points are trained the same, and are found in their folders
+        assert f"{RUNS[study]} runs trained, 0 were there already" in ended.stdout
+    edit(folder, study, new or "budget:", old if new else f"{old}budget:")
+    assert f"0 runs trained, {RUNS[study]} were there already" in run(sweeper, folder, study).stdout
+    assert numbers(sweeper(folder, "table", f"{study}.yaml", "--format", "json").stdout) == then
+
+
+@pytest.mark.parametrize(
+    ("study", "old", "new"),
+    [
+        ("adaptive", "budget:", "objective: {metric: ranking_gain, direction: maximize}\nbudget:"),
+        ("joint", "budget:", "objective: {metric: kl, direction: minimize}\nbudget:"),
+        ("joint", "budget:", "question: Which?\nbudget:"),
+    ],
+)
+def test_an_edit_that_asks_the_same_keeps_the_runs_of_an_old_store(
+    sweeper: Sweeper, folder: Path, study: str, old: str, new: str
+) -> None:
+    edit(folder, study, old, new)
+    assert "left behind" not in sweeper(folder, "plan", f"{study}.yaml").stdout
+    assert f"0 runs trained, {RUNS[study]} were there already" in run(sweeper, folder, study).stdout
+
+
+def test_of_two_ranges_that_format_1_searched_each_keeps_its_own_trials(sweeper: Sweeper, folder: Path) -> None:
+    """Format 1 put a stratum of another range aside under the context's name and searched on under its own."""
+    then = numbers((folder / "adaptive.table.json").read_text())
+    with closing(sqlite3.connect(folder / "optuna.db")) as database:
+        for variant in ("sigmoid", "ipo"):
+            name = f"adaptive/{variant}/clean"
+            (context,) = database.execute(
+                "select value_json from study_user_attributes join studies using (study_id) where study_name = ?",
+                (name,),
+            ).fetchone()
+            aside = f"{name}@{json.loads(context)}"
+            database.execute("update studies set study_name = ? where study_name = ?", (aside, name))
+            made = database.execute("insert into studies (study_name) values (?)", (name,))
+            database.execute(
+                "insert into study_user_attributes (study_id, key, value_json) values (?, 'context', '\"0\"')",
+                (made.lastrowid,),
+            )
+            (sibling,) = database.execute("select study_id from studies where study_name = ?", (aside,)).fetchone()
+            database.execute(
+                "insert into study_directions (direction, study_id, objective) "
+                "select direction, ?, objective from study_directions where study_id = ?",
+                (made.lastrowid, sibling),
+            )
+        # of one of the runs Optuna says that it was of the other range
+        (trial,) = database.execute(
+            "select trial_id from trials where number = 3 and study_id = ?", (sibling,)
+        ).fetchone()
+        database.execute("update trials set study_id = ?, number = 0 where trial_id = ?", (made.lastrowid, trial))
+        database.commit()
+    plan = sweeper(folder, "plan", "adaptive.yaml").stdout
+    assert "7 of 8 runs done, 1 missing." in plan
+    assert "1 finished run would be left behind" in plan
+    edit(folder, "adaptive", *ADAPTIVE_RANGE)
+    assert "8 finished runs would be left behind" in sweeper(folder, "plan", "adaptive.yaml").stdout
+    edit(folder, "adaptive", *reversed(ADAPTIVE_RANGE))
+    assert "1 run trained, 7 were there already" in run(sweeper, folder, "adaptive", "--yes").stdout
+    now = numbers(sweeper(folder, "table", "adaptive.yaml", "--format", "json").stdout)
+    assert [done for _, _, done, *_ in now] == [done for _, _, done, *_ in then]
+
+
+def test_without_optuna_db_a_trial_that_a_range_holds_is_taken_for_one_of_it(sweeper: Sweeper, folder: Path) -> None:
+    (folder / "optuna.db").unlink()
+    edit(folder, "adaptive", *ADAPTIVE_RANGE)
+    assert "left behind" not in sweeper(folder, "plan", "adaptive.yaml").stdout
+    assert "0 runs trained, 8 were there already" in run(sweeper, folder, "adaptive").stdout

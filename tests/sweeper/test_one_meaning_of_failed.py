@@ -76,7 +76,7 @@ def test_everything_that_speaks_of_failures_counts_the_same_runs(ends: Callable[
     done = ends("run")
     assert done.returncode == 1, "something could not be trained"
     assert f"11 runs trained, 0 were there already; {TOLD}: sweeper status study.yaml --failed\n" in done.stdout
-    assert re.search("^[0-9]+ runs trained, [0-9]+ were there already", done.stdout, re.MULTILINE)
+    assert re.search("^[0-9]+ runs? trained, [0-9]+ were there already", done.stdout, re.MULTILINE)
     live = TOLD.replace(" of 2 configs", "")
     assert f"16/16 runs, 0 in training, {live}, best" in done.stdout, "the last line of progress"
 
@@ -136,7 +136,7 @@ def test_failures_are_listed_by_what_they_have_in_common_and_every_run_is_named(
 def test_retry_trains_what_is_listed_and_leaves_the_rest_told(ends: Callable[..., Any], tmp_path: Path) -> None:
     ends("run")
     some = ends("retry", "--cause", "drifted")
-    assert "Training 1 runs again." in some.stdout
+    assert "Training 1 run again." in some.stdout
     assert f"{TOLD}: sweeper status study.yaml --failed" in some.stdout, "the drifted one drifted again"
     assert some.returncode == 1
     everything = ends("retry")

@@ -280,7 +280,7 @@ def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stan
     told = Counter((t.state.name, max(t.intermediate_values, default=None)) for t in trials(tmp_path / "failing"))
     assert told == {("PRUNED", 3): 12, ("PRUNED", 6): 3, ("COMPLETE", None): 2, ("FAIL", None): 1}
     before = decided(tmp_path / "failing")
-    assert "1 runs trained, 17 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
+    assert "1 run trained, 17 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
     assert before.items() <= decided(tmp_path / "failing").items()
 
 
@@ -379,3 +379,63 @@ def test_rungs_that_make_no_sense_are_refused(
     refused = sweeper(tmp_path, "plan", "study.yaml")
     assert refused.returncode == 2
     assert said in refused.stderr
+
+
+def lose_runs(folder: Path) -> None:
+    for run in (folder / "runs" / "small").iterdir():
+        if run.is_dir():
+            shutil.rmtree(run)
+
+
+def jobs_of(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What is handed to the executor from here on."""
+    handed: list[Job] = []
+    plain = Inline.submit
+
+    def submit(self: Inline, job: Job) -> None:
+        handed.append(job)
+        plain(self, job)
+
+    monkeypatch.setattr(Inline, "submit", submit)
+    return handed
+
+
+def ends(folder: Path) -> dict[int, tuple[Any, ...]]:
+    return {r.trial: (r.cause, r.facts.get("rung"), r.metrics.get("ranking_gain")) for r in records(folder)}
+
+
+def test_runs_of_which_optuna_alone_tells_are_trained_again_each_to_where_it_ended(
+    run: Run, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = STUDY.replace("low: 1.0e-6", "low: 1.1e-3").replace("at: [0.25, 0.5]", "at: [0.25, 0.75]")
+    text = text.replace("{sigmoid: {}, ipo: {}}", "{ipo: {}}")  # which diverges there between the rungs
+    assert run(tmp_path, text).returncode == 0
+    before, told = ends(tmp_path), decided(tmp_path)
+    assert {(cause, rung) for cause, rung, _ in before.values()} == {(Cause.NON_FINITE, None), (Cause.PAUSED, "3")}
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    lose_runs(tmp_path)
+    jobs = jobs_of(monkeypatch)
+    done = run(tmp_path, text)
+    assert done.returncode == 0, done.stderr
+    assert "18 runs trained, 0 were there already" in done.stdout
+    assert len(jobs) == 18
+    assert ends(tmp_path) == before
+    assert decided(tmp_path) == told
+    assert "0 runs trained, 18 were there already" in run(tmp_path, text).stdout
+
+
+def test_runs_of_which_their_folders_alone_tell_are_recorded_at_the_rungs_where_they_ended(
+    run: Run, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path).returncode == 0
+    before, told = ends(tmp_path), decided(tmp_path)
+    jobs = jobs_of(monkeypatch)
+    for is_optuna_lost in (False, True):
+        shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+        if is_optuna_lost:
+            (tmp_path / "optuna.db").unlink()
+        done = run(tmp_path)
+        assert "0 runs trained, 18 were there already" in done.stdout
+        assert not jobs
+        assert ends(tmp_path) == before
+        assert decided(tmp_path) == told

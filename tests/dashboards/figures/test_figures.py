@@ -302,7 +302,7 @@ def test_a_curve_that_ends_with_another_judge_is_left_out_and_said() -> None:
     assert "3 runs were scored again" in mixed.reason
     assert isinstance(some, Figure)
     assert "2 runs" in texts(drawn(some))
-    assert "Left out: 1 runs were scored again" in some.caption
+    assert "Left out: 1 run was scored again" in some.caption
     for whole in (pure, drift):
         assert isinstance(whole, Figure)
         assert "3 runs" in texts(drawn(whole))
