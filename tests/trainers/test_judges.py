@@ -258,7 +258,6 @@ def test_the_working_folder_holds_modules_for_the_judge_alone() -> None:
     scored = load_judge(judge)
     assert find_spec("our_other") is None
     assert list(scored(PROMPTS, COMPLETIONS, ENDED)) == [len(text) for text in COMPLETIONS]
-    assert find_spec("our_other_one") is None
     assert str(Path.cwd()) not in sys.path
 
 
