@@ -146,7 +146,8 @@ def _wrong_key(key: Any, value: Any, rules: Mapping[str, Rule] | None) -> str | 
     if key not in rules:
         return f"is handed on to code that may do anything with it: leave it out; what can be given is {_list(rules)}"
     wrong = None if value is None else rules[key](value)
-    return None if wrong is None else f"{value!r} {wrong}"
+    shown = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    return None if wrong is None else f"{shown} {wrong}"
 
 
 def _list(rules: Mapping[str, Rule]) -> str:

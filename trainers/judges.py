@@ -11,7 +11,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -100,11 +100,9 @@ Score = Callable[[Sequence[Text], Sequence[str]], Any]
 def _function(judge: Judge) -> Score:
     """The user's function, in the form of TRL's reward functions."""
     module, _, name = str(judge.function).partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # last, so that a file here hides no library
     try:
-        function = getattr(_module(module), name)
+        with _working_folder():
+            function = getattr(_module(module), name)
     except Exception as error:  # it is the user's code that runs
         raise JudgeError(_failed(judge, "cannot be imported", error)) from error
     if not callable(function):
@@ -116,11 +114,29 @@ def _function(judge: Judge) -> Score:
             for prompt, text in zip(prompts, completions, strict=True)
         ]
         try:
-            return function(prompts=list(prompts), completions=answers)
+            with _working_folder():
+                return function(prompts=list(prompts), completions=answers)
         except Exception as error:
             raise JudgeError(_failed(judge, f"raised for {len(answers)} completions", error)) from error
 
     return score
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules are found in the working folder too, last, so that a file there hides no library; for the judge alone,
+    since a library takes whatever has the name of something that it can use and that is not installed.
+    """
+    here = str(Path.cwd())
+    if here in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the judge may have changed the path
+            sys.path.remove(here)
 
 
 def _module(name: str) -> ModuleType:

@@ -275,7 +275,10 @@ def _saved_split(path: str, split: str) -> Any:
 def _hub_split(data: DataConfig, split: str) -> Any:
     """A split of a Hub dataset at its revision, from the cache where it is there."""
     import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
+    if data.path in _PACKAGED_DATASETS_MODULES:  # a way to read files, which would look for some in the working folder
+        raise ValueError("this is a format and no dataset: name a file, a folder or ORG/NAME")
     return datasets.load_dataset(data.path, data.name, revision=data.revision, split=split)
 
 

@@ -88,14 +88,14 @@ def test_what_runs_or_fetches_code_is_refused_in_every_place(
     tmp_path: Path, place: str, kwargs: Mapping[str, Any], key: str, remedy: str
 ) -> None:
     given, text = {"model_init_kwargs": kwargs}, {"model_init_kwargs": json.dumps(kwargs)}
-    parts: dict[str, Any] = {
+    places: dict[str, dict[str, Any]] = {
         "base": {"base": given},
         "text": {"base": text},
         "variant": {"variants": {"sigmoid": {"base": given}}},
         "scenario": {"scenarios": {"clean": {"base": given}}},
         "point": {"variants": {"sigmoid": {"points": [text]}}},
-    }[place]
-    (told,) = problems(study(tmp_path, **parts))
+    }
+    (told,) = problems(study(tmp_path, **places[place]))
     assert f"model_init_kwargs.{key}: " in told
     assert remedy in told
 
@@ -126,13 +126,13 @@ def test_other_settings_hold_only_what_is_known(tmp_path: Path, setting: str, va
 @pytest.mark.parametrize("place", ["variant", "point", "scenario", "space"])
 def test_foreign_code_is_let_in_by_the_base_of_the_study_alone(tmp_path: Path, place: str) -> None:
     setting = {"trust_remote_code": True}
-    parts: dict[str, Any] = {
+    places: dict[str, dict[str, Any]] = {
         "variant": {"variants": {"sigmoid": {"base": setting}}},
         "point": {"variants": {"sigmoid": {"points": [setting]}}},
         "scenario": {"scenarios": {"clean": {"base": setting}}},
         "space": {"space": {"trust_remote_code": {"values": [True, False]}}},
-    }[place]
-    assert "say it once, in base" in "\n".join(problems(study(tmp_path, **parts)))
+    }
+    assert "say it once, in base" in "\n".join(problems(study(tmp_path, **places[place])))
 
 
 def test_all_models_whose_code_would_run_are_named(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def test_the_ui_runs_none_of_them_in_one_worker_and_ends_whole(hostile: Path) ->
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "sweeper", "ui", "--port", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, cwd=hostile, start_new_session=True, **quiet)
+    server = subprocess.Popen(
+        command, cwd=hostile, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         assert ask(f"http://127.0.0.1:{port}/health") == b"OK"
         assert b"<html" in ask(f"http://127.0.0.1:{port}/")

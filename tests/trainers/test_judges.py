@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,17 @@ def test_a_file_in_the_working_folder_hides_no_library() -> None:
     judge = function("import json\ndef score(prompts, completions): return [len(json.dumps(c)) for c in completions]")
     sys.modules.pop("json.tool", None)
     assert ask(judge)[0] == len(COMPLETIONS[0]) + 2
+
+
+def test_the_working_folder_holds_modules_for_the_judge_alone() -> None:
+    Path("our_other.py").write_text("length = len")
+    judge = function(
+        "def score(prompts, completions):\n    from our_other import length\n    return map(length, completions)"
+    )
+    scored = load_judge(judge)
+    assert find_spec("our_other") is None
+    assert list(scored(PROMPTS, COMPLETIONS, ENDED)) == [len(text) for text in COMPLETIONS]
+    assert str(Path.cwd()) not in sys.path
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

@@ -244,6 +244,16 @@ def test_a_hub_dataset_that_cannot_be_reached_is_an_error_in_words(monkeypatch: 
         read_rows(DataConfig(path="no-such/pairs"))
 
 
+@pytest.mark.parametrize("name", ["json", "parquet", "text", "imagefolder"])
+def test_a_format_is_no_dataset_and_reads_nothing_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    jsonl(tmp_path / "private.jsonl", [GOOD])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is a format and no dataset"):
+        read_rows(DataConfig(path=name))
+
+
 def test_checking_a_file_loads_neither_torch_nor_datasets(tmp_path: Path) -> None:
     code = (
         "import sys; from studies.records import DataConfig; from trainers.data import check_data\n"
