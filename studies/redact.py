@@ -74,7 +74,7 @@ _HEADER: Final = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _PAIR: Final = re.compile(
-    r"""(?<![\w.-])(?P<lead>(?P<name>[A-Za-z][\w.-]{2,60}+)["']?(?P<sign>\s?[:=]\s?)["']?)(?P<value>[\w+/.~-]{8,}+={0,2})(?![\w(\[])"""
+    r"""(?<![\w.])(?P<lead>(?P<name>[A-Za-z][\w.-]{2,60}+)["']?(?P<sign>\s?[:=]\s?)["']?)(?P<value>[\w+/.~-]{8,}+={0,2})(?![\w(\[])"""
 )
 
 # What the commands of this process were given. A process has one output, and no more than one command at a time.
@@ -248,9 +248,10 @@ def _parameter(match: re.Match[str]) -> str:
 
 
 def _pair(match: re.Match[str]) -> str:
-    if match["sign"] != "=" and match["name"].lower() in PASSWORDS:  # what people say of passwords is no secret's form
-        return match[0]
-    return match["lead"] + REDACTED if is_secret_pair(match["name"], match["value"]) else match[0]
+    """A name and its value. What people say of passwords, with a colon, has no form of a secret's."""
+    is_said = match["sign"] != "=" and match["name"].isalpha() and match["name"].lower().endswith(PASSWORDS)
+    secret = not is_said and is_secret_pair(match["name"], match["value"])
+    return match["lead"] + REDACTED if secret else match[0]
 
 
 def _header(match: re.Match[str]) -> str:

@@ -39,6 +39,7 @@ _KEY_OF: Final = frozenset(
     {"access", "account", "api", "app", "auth", "client", "private", "secret", "service", "shared", "subscription"}
 )
 _WEB: Final = ("http", "https", "ftp", "file", "git", "ssh", "s3", "gs", "hf")
+_TOKENS: Final = ("http", "https", "ftp", "git", "hf", None)  # where a user alone signs in
 # An address, as far as the next one: each part of a text is looked at once.
 ADDRESS: Final = re.compile(r"(?:(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]{0,30}))?://(?P<rest>(?:(?!://)[^\s\"'<>])*)")
 # In a list of settings, as Azure, libpq and others take them.
@@ -102,7 +103,7 @@ def is_secret_pair(name: str, value: str) -> bool:
     nothing else, as accessToken, AccountKey or password, and the value no word, number, path or place in a program.
     """
     words, last = _words(name), name.rpartition(".")[2]
-    if last in _SPECIAL_TOKENS or not (is_secret_parameter(name) and (len(words) > 1 or words[0] in PASSWORDS)):
+    if last in _SPECIAL_TOKENS or not (is_secret_parameter(name) and (len(words) > 1 or words[0].endswith(PASSWORDS))):
         return False
     mixed = re.search(r"[0-9]", value) and re.search(r"[A-Za-z]", value)
     is_place = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+|[~.]{0,2}/[^=]*", value)
@@ -232,20 +233,20 @@ def _in_one_address(text: str) -> Iterator[str]:
 
 
 def login_of(scheme: str | None, address: str) -> str:
-    """User and password in what stands after `://`, which ends before the @; "" where there is none.
+    """User and password in what stands after `://`, which ends before the @; "" where there is none. A user alone is a
+    token in an address of the web, and no secret in one of a database.
 
     They may hold what should have been percent-encoded: @, which ends nothing, and / ? #, where a colon tells them from
     a host. Behind the host of a web address an @ belongs to its path; a database has no such paths.
     """
     host = re.split(r"[/?#]", address, maxsplit=1)[0]
-    if "@" in host and scheme in _WEB:
-        return host.rpartition("@")[0]
-    login = address.rpartition("@")[0]
-    user, colon, password = login.partition(":")
-    is_host = re.search(r"[/?#]", user) or re.match(r"\d{1,5}[/?#]", password)
-    if is_host or (not colon and "@" not in host):
-        return host.rpartition("@")[0]
-    return login
+    login = host.rpartition("@")[0]
+    if not ("@" in host and scheme in _WEB):
+        whole = address.rpartition("@")[0]
+        user, colon, password = whole.partition(":")
+        if colon and not re.search(r"[/?#]", user) and not re.match(r"\d{1,5}[/?#]", password):
+            login = whole
+    return login if ":" in login or scheme in _TOKENS else ""
 
 
 def _login(scheme: str | None, address: str) -> Iterator[str]:

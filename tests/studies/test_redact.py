@@ -66,6 +66,7 @@ def test_known_forms_of_secrets_are_taken_out_wherever_they_stand(secret: str, a
         ("AccountName=me;AccountKey=Ab1/cd+efg==;End=x", f"AccountName=me;AccountKey={REDACTED};End=x"),
         ('{"accessToken": "abc123def4", "n": 1}', f'{{"accessToken": "{REDACTED}", "n": 1}}'),
         ("clientSecret='q8~xY7z.w6v'", f"clientSecret='{REDACTED}'"),
+        ("PGPASSWORD=Sup3rSecret psql --password=Sup3rSecret", f"PGPASSWORD={REDACTED} psql --password={REDACTED}"),
         ("host=db user=me password=Sup3rSecret dbname=x", f"host=db user=me password={REDACTED} dbname=x"),
         ("-----BEGIN PGP PRIVATE KEY BLOCK-----\nabc\n-----END PGP PRIVATE KEY BLOCK-----\nx", f"{REDACTED}\nx"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nabc cut off", REDACTED),
@@ -108,6 +109,7 @@ def test_the_rest_of_the_text_stays(text: str, left: str) -> None:
         "eos_token: im_end_2",
         "Cookie: a small cake; basic authentication, basic settings; bearer of good news",
         "postgresql://host:5432/db?options=a@b",
+        "as sqlite:///optuna.db or postgresql+psycopg2://user@host/name, ssh://git@github.com/x/y",
         "https://host/a@b, https://host:5000/x?mail=me@example.org",
         # Names that begin as a secret does.
         "pip install hf_transfer",
@@ -376,6 +378,7 @@ def test_secrets_are_known_by_the_words_of_their_name(name: str, secret: bool) -
         "a://",
         "a://b:c/",
         "a.",
+        "a-",
         "Az0",
     ],
 )
