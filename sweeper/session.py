@@ -27,7 +27,7 @@ from sweeper.control import lock
 from sweeper.earlier import asked_before
 from sweeper.executors import Executor, Inline, Process
 from sweeper.inputs import pairs_comparer
-from sweeper.lease import hold, watch
+from sweeper.lease import LeaseLost, hold, watch
 from sweeper.ledger import Ledger
 from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.measured import Measurers, asked_of, is_unsettled, named_measurers, settled, under
@@ -117,11 +117,12 @@ def run_session(
             if anew.written:
                 known = _known(spec, arms, where.storage, tracker, compare, tell_user)
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
+            check_lease()  # a pilot may have taken minutes
             sweep = Sweep(
                 *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
                 *(look, tell_user),
             )
-            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
+            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
             with stop_on_interrupt((sweep, probe), tell_user):
                 if anew.stopped:
                     sweep.stop()
@@ -129,13 +130,13 @@ def run_session(
                 verified = None
                 if verify_runs and not outcome.stopped:
                     again = where.runs / "verify"
-                    verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
+                    verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement, check_lease)
                     shutil.rmtree(again, ignore_errors=True)
                 if spec.probe is not None and not outcome.stopped and not search.partial:
                     pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
                     pool = _executor(spec, executor, 1, where)
                     outcome = probe.run(pool, placement, outcome)
-            tabled = _log_table(tracker, table)
+            tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:
                 remove_states(where.runs)
@@ -143,7 +144,8 @@ def run_session(
             raise Interrupted(str(error)) from error
         finally:
             pool.close(now=not finished)
-            with suppress(StoreError, OSError):
+            with suppress(StoreError, OSError, LeaseLost):
+                check_lease()
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
@@ -292,12 +294,14 @@ def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) ->
     return Inline(spec.trainer) if name == "inline" else Process(spec.trainer, workers, where.runs / "logs")
 
 
-def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool:
+def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:
     """Keep the table with the sweep's run; False where MLflow is away, which has the runs that it is made of."""
     if tracker.undelivered:
         return False
     try:
-        tracker.log_table(table())
+        files = table()
+        check()  # drawing them may have taken minutes
+        tracker.log_table(files)
     except StoreAway:
         return False
     return True

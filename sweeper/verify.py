@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,11 @@ def verify(
     executor: Executor,
     folder: Path,
     placement: Placement,
+    check: Callable[[], None] = lambda: None,
 ) -> Verification:
-    """Train `count` of the finished runs again, chosen at random, in `folder`. The same runs give the same choice."""
+    """Train `count` of the finished runs again, chosen at random, in `folder`. The same runs give the same choice.
+    `check` is called at least every second.
+    """
     ordered = sorted(finished, key=lambda one: one[0].key)
     chosen = random.Random(len(ordered)).sample(ordered, min(count, len(ordered)))
     alone = Placement(together=0, bf16=placement.bf16)
@@ -60,6 +63,7 @@ def verify(
     again: dict[str, Mapping[str, Measurement]] = {}
     failed: dict[str, str] = {}
     while waiting:
+        check()
         for event in executor.events(timeout=1.0):
             match event:
                 case Finished(key=key, result=result):
