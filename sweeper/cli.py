@@ -25,6 +25,7 @@ from sweeper.commands import (
     runnable,
     screen_width,
     store_errors,
+    tell_whose,
     warn_of_code,
 )
 
@@ -108,6 +109,7 @@ def plan(
     spec, arms, _ = load(study, settings)
     print_plan(make_plan(spec, arms), Console(highlight=False))
     with store_errors():
+        tell_whose(spec)
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
             typer.echo(shown(line))
@@ -214,6 +216,7 @@ def status(
 
     spec, arms, _ = load(study, settings)
     with store_errors():
+        tell_whose(spec)
         answers = answers_of(spec, arms)
     records, console = distinct(answers.records), Console(highlight=False)
     if failed:
@@ -251,6 +254,7 @@ def table(
     spec, arms, _ = load(study, settings)
     width = screen_width() if output is None else None
     with store_errors():
+        tell_whose(spec)
         if rows is not None and columns is not None:
             text = _grids(spec, arms, rows, columns, kinds[format], width)
         else:
@@ -272,6 +276,7 @@ def report(
 
     spec, arms, _ = load(study, settings)
     with store_errors():
+        tell_whose(spec)
         answers = answers_of(spec, arms)
         page = report_of(spec, arms, answers.records, comparison_of(spec, arms, answers)).page
     try:
@@ -343,6 +348,7 @@ def export(
 
     spec, arms, _ = load(study, settings)
     with store_errors():
+        tell_whose(spec)
         answers = answers_of(spec, arms)
         found = as_found(spec, arms, typer.echo, reach=False)
         rows = comparison_of(spec, arms, answers).rows
