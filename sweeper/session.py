@@ -101,7 +101,7 @@ def run_session(
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             compare = pairs_comparer()
             known = _known(spec, arms, where.storage, tracker, compare, tell_user)
-            is_ours = _is_ours(tracker, compare)
+            is_ours = _is_ours(known.keys, tracker.strict, compare)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
@@ -155,13 +155,14 @@ def run_session(
 class _Known:
     """What is recorded of a study: the runs that answer it, by id the configs of those that may have another key, the
     (variant, scenario) of which format 1 recorded runs that answer something else or were judged by nobody knows what,
-    and the runs that a killed sweep left RUNNING and that answer something else.
+    the runs that a killed sweep left RUNNING and that answer something else, and the keys of all runs.
     """
 
     records: tuple[KnownRun, ...]
     configs: Mapping[str, RunConfig]
     changed: frozenset[tuple[str, str]]
     interrupted: tuple[KnownRun, ...]
+    keys: frozenset[str]
 
     def under(self, who: Measurers) -> list[tuple[KnownRun, RunConfig | None]]:
         """Each run with the numbers that these measurers found of it, and its config."""
@@ -209,6 +210,7 @@ def _known(
             if run.question is None and (run.run_id not in mine or (tracker.strict and run.run_id in unjudged))
         ),
         tuple(run for run in every if run.state is State.RUNNING and run.run_id not in mine),
+        frozenset(run.key for run in every),
     )
 
 
@@ -231,14 +233,13 @@ def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
-def _is_ours(tracker: Tracker, compare: Compare) -> Callable[[str, RunConfig, RunResult], bool]:
+def _is_ours(recorded: Collection[str], strict: bool, compare: Compare) -> Callable[[str, RunConfig, RunResult], bool]:
     """Whether a result that format 1 left in a run folder may be taken for that of a config: no run in MLflow, which
     would say more of it, has its key, and what it says of its sources is so now.
     """
-    recorded = {run.key for run in tracker.known_runs()}
 
     def is_ours(key: str, config: RunConfig, result: RunResult) -> bool:
-        unknown = tracker.strict and unrecorded(config, result)
+        unknown = strict and unrecorded(config, result)
         return key not in recorded and not unknown and compare(result.facts, config) is None
 
     return is_ours

@@ -160,7 +160,7 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
     selection, done, _ = study.score(JUDGE)
     assert done.written == 1
     (about,) = [s for s in summary(selection, done) if "no adapter and cannot be scored" in s]
-    assert "1 finished runs" in about
+    assert "1 finished run keeps" in about
     assert "sigmoid clean t0 b0 s0" in about
     assert "output: {keep: all}" in about
 
