@@ -198,7 +198,7 @@ def test_the_best_alone_scored_by_another_judge_leaves_the_others_their_own(stud
     seen, (said,) = golds(study, other)
     assert seen == [0.0, 1.0]
     assert said.startswith(
-        "Gold is by reward model org/judge, as 2 of 2 finished runs have it; 1 have it by reward model org/other, which"
+        "Gold is by reward model org/judge, as 2 of 2 finished runs have it; 1 has it by reward model org/other, which"
     )
     study.score(other)
     assert golds(study, other) == ([0.0, 1.0], [])
