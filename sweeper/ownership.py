@@ -221,9 +221,12 @@ def _owned_by(survey: Survey, study: str, where: Places) -> str:
         )
     file = sqlite_file(store_uri(where.tracking, where.folder))
     if mlflow is not None and file is not None and file.resolve().parent == where.folder.resolve():
+        there = Path(mlflow.folder)
+        kept = there / os.path.relpath(runs, where.folder) / MARK_FILE
         back = (
-            f"If this is that folder, moved or copied, and its optuna.db and runs are lost, run it once as "
-            f"{mlflow.folder}, which may be a link to it"
+            f"If this folder is a copy of that one, copy {kept} to {runs}"
+            if there.exists()
+            else f"If it is that one, moved, move it back to {there}, run it there once, and move it again"
         )
     else:
         back = "If it is, put one of these two back"

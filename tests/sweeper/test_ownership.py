@@ -413,5 +413,11 @@ def test_a_copied_folder_that_lost_all_but_its_own_store_is_told_what_works(
     shutil.rmtree(second / "runs")
     refused = sweeper(second, *RUN)
     assert refused.returncode == 2
-    assert f"run it once as {first}, which may be a link to it" in refused.stderr
+    kept = first / "runs" / "small" / MARK_FILE
+    assert f"copy {kept} to {second}/runs/small" in refused.stderr
     assert "put one of these two back" not in refused.stderr
+    (second / "runs" / "small").mkdir(parents=True)
+    shutil.copy(kept, second / "runs" / "small")
+    again = sweeper(second, *RUN)
+    assert again.returncode == 0, again.stderr
+    assert "0 runs trained, 2 were there" in again.stdout
