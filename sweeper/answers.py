@@ -74,7 +74,7 @@ def sort(
     wanted = _wanted(spec)
     records, rounds = tuple(records), _probe_configs(spec, arms)
     planned = _planned(spec, arms, [record for record in records if record.question is None])
-    knew = _knew_less(spec, arms)
+    asked_then = _asked_then(spec, arms)
     own, adopted, unasked, aside = [], [], [], dict[str, list[Record]]()
     for record in records:
         place = (record.variant, record.scenario)
@@ -86,11 +86,13 @@ def sort(
             same = record.question == asked[place] if timed is None else is_timed(record, timed)
             changed = _changed(spec, arms, record) if not same or "model_name_or_path" in record.knobs else None
             reason = changed or (None if same else _OTHERS)
-            if reason is _OTHERS and timed is None and knew(record):
-                config = run_config_of(spec, arms, record)
-                reason = _reason_unrecorded(record, config, compare, strict)
+            if changed is not None and not same and not asked_then(record):
+                reason = f"{changed}, and {_OTHERS}"
+            if reason is _OTHERS and timed is None and asked_then(record):
+                now = run_config_of(spec, arms, record)
+                reason = _reason_unrecorded(record, now, compare, strict)
                 if reason is None:
-                    adopted.append((record, config))
+                    adopted.append((record, now))
         else:
             config = timed or (_config(spec, arms, record, planned) if asked_before(record) else None)
             reason = _reason_format_1(spec, arms, record, config, compare, strict)
@@ -128,7 +130,7 @@ def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
         if own.confirm is not None:
             asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     rounds = 0 if spec.probe is None else spec.probe.rounds
-    return lambda r: r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == "confirm", r.block, r.seed) in asked
+    return lambda r: r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == CONFIRM, r.block, r.seed) in asked
 
 
 def _probe_configs(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, int], RunConfig]:
@@ -198,8 +200,11 @@ def _reason_format_1(
     compare: Compare | None,
     strict: bool,
 ) -> str | None:
-    if config is None or record.key not in resolved_before(spec, arms, record, config):
+    if config is None:
         return _OTHERS
+    if record.key not in resolved_before(spec, arms, record, config):
+        changed = compare(record.facts, config) if compare is not None else None
+        return f"{changed}, and {_OTHERS}" if changed else _OTHERS
     if compare is None:
         return "an earlier version of sweeper recorded them, and the last `sweeper run` did not take them over"
     if strict and (unknown := unrecorded(config, record)):
@@ -226,28 +231,29 @@ def unrecorded(config: RunConfig, run: RunRecord | RunResult) -> list[str]:
     return [str(named[role]._replace(revision=None) if role in pinned else named[role]) for role in unknown]
 
 
-def _knew_less(spec: StudySpec, arms: Mapping[str, Arm]) -> Callable[[RunRecord], bool]:
-    """Whether a run was asked what is asked now, of sources of which some were not known then: a commit on the Hub that
-    could not be asked for.
+def _asked_then(spec: StudySpec, arms: Mapping[str, Arm]) -> Callable[[RunRecord], bool]:
+    """Whether a run was asked what is asked now, of sources as they were then, of which some may not have been known: a
+    commit on the Hub that could not be asked for.
     """
-    questions = dict[tuple[str, str, frozenset[str]], str]()
+    questions = dict[tuple[str, str, frozenset[str], frozenset[tuple[str, str]]], str]()
 
-    def knew_less(record: RunRecord) -> bool:
+    def asked_then(record: RunRecord) -> bool:
         arm = arms[record.variant]
         settings, data = {**arm.settings, **record.knobs}, scenario_data(spec.data, spec.scenarios[record.scenario])
         named, now = sources(settings, data), held(spec.contents, settings, data)
         unknown = frozenset(str(named[role]) for role in now if role not in record.content)
-        for left in (unknown, frozenset(spec.contents)) if unknown else ():
-            place = (record.variant, record.scenario, left)
+        others = frozenset((str(named[r]), c) for r, c in record.content.items() if r in now and c != now[r])
+        for left in (unknown, frozenset(spec.contents)) if unknown else (unknown,):
+            place = (record.variant, record.scenario, left, others)
             if place not in questions:
-                known = {source: content for source, content in spec.contents.items() if source not in left}
+                known = {source: c for source, c in {**spec.contents, **dict(others)}.items() if source not in left}
                 then = spec.model_copy(update={"contents": known})
                 questions[place] = question_of(then, record.scenario, arm)
             if questions[place] == record.question:
                 return True
         return False
 
-    return knew_less
+    return asked_then
 
 
 def _reason_unrecorded(record: RunRecord, config: RunConfig, compare: Compare | None, strict: bool) -> str | None:

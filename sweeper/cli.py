@@ -29,6 +29,7 @@ from sweeper.commands import (
     runnable,
     screen_width,
     store_errors,
+    tell_whose,
     warn_of_code,
 )
 
@@ -129,6 +130,7 @@ def plan(
     refuse_foreign_runs(_runs_of(spec))
     print_plan(make_plan(spec, arms), Screen())
     with store_errors():
+        tell_whose(spec)
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
             typer.echo(shown(line))
@@ -232,6 +234,7 @@ def status(
 
     spec, arms, _ = load(study, settings)
     with store_errors():
+        tell_whose(spec)
         answers = answers_of(spec, arms)
     records, console = distinct(answers.records), Screen()
     if failed:
@@ -269,6 +272,7 @@ def table(
     spec, arms, _ = load(study, settings)
     width = screen_width() if output is None else None
     with store_errors():
+        tell_whose(spec)
         if rows is not None and columns is not None:
             text = _grids(spec, arms, rows, columns, kinds[format], width)
         else:
@@ -290,6 +294,7 @@ def report(
 
     spec, arms, _ = load(study, settings)
     with store_errors():
+        tell_whose(spec)
         answers = answers_of(spec, arms)
         page = report_of(spec, arms, answers.records, comparison_of(spec, arms, answers)).page
     try:
@@ -362,6 +367,7 @@ def export(
     spec, arms, _ = load(study, settings)
     warn_of_code(spec)
     with store_errors():
+        tell_whose(spec)
         answers = answers_of(spec, arms)
         found = as_found(spec, arms, typer.echo, reach=False)
         rows = comparison_of(spec, arms, answers).rows

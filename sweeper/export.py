@@ -25,6 +25,7 @@ from studies.resolve import name_problem
 from studies.spec import Arm, StudySpec
 from sweeper.answers import run_config_of
 from sweeper.plan import show_knobs
+from sweeper.points import CONFIRM
 
 # Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
 HARDWARE = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "dtype")
@@ -185,7 +186,7 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
         r
         for r in records
         if (r.variant, r.scenario, r.trial) == (variant, scenario, trial)
-        and r.arm not in ("confirm", PROBE)
+        and r.arm not in (CONFIRM, PROBE)
         and r.state is State.COMPLETE
     ]
     if not runs:

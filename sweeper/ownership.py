@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.addresses import sqlite_file
-from dashboards.load import StoredStudy, store_uri, stored_study
+from dashboards.load import MARK_PREFIX, StoredStudy, store_uri, stored_study
 from studies.foreign_files import write_whole
 from studies.formats import FORMAT, refuse_newer, this_version
 from studies.redact import redact
@@ -68,7 +68,8 @@ class Found:
 @dataclass(frozen=True)
 class Survey:
     """What the three places know of a study. `private`: the MLflow store lies in the working folder and the study in it
-    was recorded from there, if it says where. `stored`: what else MLflow tells of it.
+    was recorded from there, if it says where, or by the same user on this machine in a folder that is gone. `stored`:
+    what else MLflow tells of it.
     """
 
     optuna: Found = Found()
@@ -127,7 +128,7 @@ def survey_study(study: str, where: Places) -> Survey:
             raise StorageError(problem)
     file, home = sqlite_file(uri), where.folder
     within = file is not None and file.resolve().parent == home.resolve()
-    private = within and (mlflow.mark is None or mlflow.mark.folder == redact(str(home)))
+    private = within and (mlflow.mark is None or mlflow.mark.folder == redact(str(home)) or _was_moved(mlflow.mark))
     return Survey(optuna, folder, mlflow, private, stored)
 
 
@@ -142,10 +143,7 @@ def refuse_foreign(study: str, where: Places) -> Survey:
 def mark_of(survey: Survey, folder: Path) -> Mark:
     """The mark of a study that is ours or new, as this process writes it: a new id where there is none."""
     known = [found.mark.id for found in (survey.optuna, survey.folder, survey.mlflow) if found.mark is not None]
-    owner = f"{user()}@{socket.gethostname()}"
-    return Mark(
-        known[0] if known else uuid.uuid4().hex, redact(owner), redact(str(folder)), str(FORMAT), this_version()
-    )
+    return Mark(known[0] if known else uuid.uuid4().hex, _owner(), redact(str(folder)), str(FORMAT), this_version())
 
 
 def write_mark(mark: Mark, study: str, runs: Path, storage: str) -> None:
@@ -167,9 +165,41 @@ def user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
+def _owner() -> str:
+    return str(redact(f"{user()}@{socket.gethostname()}"))
+
+
+def _was_moved(mark: Mark) -> bool:
+    """Whether the folder that a study was recorded in is not there any more, on the machine that it was on."""
+    return mark.owner == _owner() and not Path(mark.folder).exists()
+
+
+def notice_of(study: str, runs: Path, storage: str, uri: str, tags: Mapping[str, str]) -> str | None:
+    """What a reader is told of a study that is somebody else's, from its `tags` in the MLflow store; None of one that
+    is ours, or that nobody has marked. Raises StorageError.
+    """
+    mark = _mark({name.removeprefix(MARK_PREFIX): text for name, text in tags.items()})
+    if mark is None:
+        return None
+    optuna, file, home = Ledger(storage, study).read(), sqlite_file(uri), Path.cwd()
+    within = file is not None and file.resolve().parent == home.resolve()
+    private = within and (mark.folder == redact(str(home)) or _was_moved(mark))
+    survey = Survey(Found(_mark(optuna.mark)), Found(_read_mark(runs)), Found(mark), private)
+    if whose(survey) is not Whose.FOREIGN:
+        return None
+    return (
+        f"The study {study!r} in the MLflow store {redact(uri)} is of {_who(mark)}, and not of this folder. Runs of "
+        f"your own go under a name of their own: --set study={study[: LONGEST_NAME - len(_suffix())]}{_suffix()}"
+    )
+
+
+def _suffix() -> str:
+    return "-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", user()) or "mine")
+
+
 def _free_name(study: str, where: Places) -> str:
     """The first name after the user's that nobody else has; it may be one that is the user's already."""
-    suffix = "-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", user()) or "mine")
+    suffix = _suffix()
     number = 1
     while True:
         end = suffix if number == 1 else f"{suffix}-{number}"
@@ -189,12 +219,23 @@ def _owned_by(survey: Survey, study: str, where: Places) -> str:
             f"{_who(folder)}. Nothing was written. Give the --storage that belongs to this folder, or run it under a "
             "name of its own:"
         )
+    file = sqlite_file(store_uri(where.tracking, where.folder))
+    if mlflow is not None and file is not None and file.resolve().parent == where.folder.resolve():
+        there = Path(mlflow.folder)
+        kept = there / os.path.relpath(runs, where.folder) / MARK_FILE
+        back = (
+            f"If this folder is a copy of that one, copy {kept} to {runs}"
+            if there.exists()
+            else f"If it is that one, moved, move it back to {there}, run it there once, and move it again"
+        )
+    else:
+        back = "If it is, put one of these two back"
     last = None if survey.stored is None else survey.stored.last
     heard = "" if last is None else f", last heard of {datetime.fromtimestamp(last).astimezone():%Y-%m-%d %H:%M %Z}"
     return (
         f"The study {study!r} in the MLflow store {uri} is of {_who(mlflow) if mlflow else _unmarked(survey.stored)}"
         f"{heard}; neither Optuna's storage {storage} nor {runs} says that it is the one of this folder. Nothing was "
-        "written. If it is, put one of these two back; else run yours under a name of its own:"
+        f"written. {back}; else run yours under a name of its own:"
     )
 
 

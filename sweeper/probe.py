@@ -48,10 +48,13 @@ class Probe:
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
         started: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`folder`: the study's runs; `started`: when the sweep began that this belongs to, on the monotonic clock."""
+        """`folder`: the study's runs; `started`: when the sweep began that this belongs to, on the monotonic clock;
+        `check` is called at least every second.
+        """
         self._spec, self._arms, self._tracker, self._folder = spec, arms, tracker, folder
-        self._show, self._tell_user, self._started = show, tell_user, started
+        self._show, self._tell_user, self._started, self._check = show, tell_user, started, check
         self._workers = Workers()
         self._executor: Executor | None = None
         self._meter: Meter | None = None
@@ -160,6 +163,7 @@ class Probe:
         assert self._executor is not None
         self._executor.submit(Job(config, folder, keep_adapter=False, placement=alone, time_limit=limit))
         result = _costs(self._result(config.key))
+        self._check()  # again, as nothing may be written where it says so
         self._tracker.finish_run(run_id, config, result)
         drop_scratch(folder)
         if result.cause is Cause.USER_STOP:
@@ -171,6 +175,7 @@ class Probe:
         """Wait for the run, with an eye on the budget. Nothing is written meanwhile: the machine is the run's."""
         assert self._executor is not None
         while True:
+            self._check()
             for event in self._executor.events(LOOK_SECONDS):
                 match event:
                     case Started(worker=worker, at=at):

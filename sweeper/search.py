@@ -59,6 +59,7 @@ LATE = "late"  # on an Optuna study that is filled: the variants of which no tri
 FILLING = "filling"  # on an Optuna study: its trials are being made of recorded runs
 # On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
 UNMEASURED = "unmeasured"
+RETOLD = "retold"  # on an Optuna study: numbers of such trials whose worth another trial tells since
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
@@ -77,7 +78,7 @@ class Trial:
     `state` is RUNNING for one just asked for, `number` counts within its stratum. `bracket`: with rungs, the number and
     the size of its bracket; `scores`: what was kept of it at decided rungs; `rung`: the step of the one where it ended.
     `repeats`: whether an earlier trial has the same config, and so the same runs, as in stores of versions that asked
-    for a config again.
+    for a config again. `unmeasured`: whether Optuna does not know yet what it is worth.
     """
 
     stratum: str
@@ -91,6 +92,7 @@ class Trial:
     scores: tuple[tuple[float, float], ...] = ()
     rung: int | None = None
     repeats: bool = False
+    unmeasured: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,26 @@ class Search:
                 asked.report(verdict.value, step=verdict.step)
             value = verdict.value if verdict.state is State.COMPLETE else None
             stratum.study.tell(asked, values=value, state=_TOLD[verdict.state])
+
+    def retell(self, trial: Trial, verdict: Verdict) -> None:
+        """Tell what an unmeasured trial is worth, once somebody has measured it: by another one, as Optuna lets nobody
+        change what it was told.
+        """
+        study = self._strata[trial.stratum].study
+        with _storage_calls(self._url):
+            old = study.get_trials(deepcopy=False)[trial.number]
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.RUNNING,
+                    params=old.params,
+                    distributions=old.distributions,
+                    user_attrs={"trial": old.user_attrs["trial"]},
+                )
+            )
+            new = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[-1]._trial_id)
+            self._strata[trial.stratum].open[new.number] = new
+            self.tell(replace(trial, number=new.number), verdict)
+            study.set_user_attr(RETOLD, [*study.user_attrs.get(RETOLD, ()), trial.number])
 
     def requeue(self, trial: Trial) -> None:
         """Put an open trial back: it is asked for again, with the same knobs, by this or a later sweep."""
@@ -651,6 +673,7 @@ def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
         about["origin"],
         knobs_of(arm, about),
         _state(stratum, frozen),
+        unmeasured=_is_unmeasured(frozen) and frozen.number not in stratum.study.user_attrs.get(RETOLD, ()),
         rung=frozen.last_step or None if frozen.state is TrialState.PRUNED else None,  # step 0: it ended by itself
     )
     return replace(trial, **_rungs(frozen.user_attrs))

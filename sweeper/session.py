@@ -26,7 +26,7 @@ from sweeper.control import lock
 from sweeper.earlier import asked_before
 from sweeper.executors import Executor, Inline, Process
 from sweeper.inputs import pairs_comparer
-from sweeper.lease import hold, watch
+from sweeper.lease import LeaseLost, hold, watch
 from sweeper.ledger import Ledger
 from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.measured import Measurers, asked_of, is_unsettled, named_measurers, settled, under
@@ -101,7 +101,7 @@ def run_session(
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             compare = pairs_comparer()
             known = _known(spec, arms, where.storage, tracker, compare, tell_user)
-            is_ours = _is_ours(tracker, compare)
+            is_ours = _is_ours(known.keys, tracker.strict, compare)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
@@ -117,23 +117,26 @@ def run_session(
             if anew.written:
                 known = _known(spec, arms, where.storage, tracker, compare, tell_user)
             placement = decide(spec, arms, where.runs, workers, pool, tell_user)
+            check_lease()  # a pilot may have taken minutes
             sweep = Sweep(
                 *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
                 *(look, tell_user),
             )
-            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
+            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
             with stop_on_interrupt((sweep, probe), tell_user):
                 if anew.stopped:
                     sweep.stop()
                 outcome = replace(sweep.run(), unmeasured=len(anew.failed))
                 verified = None
                 if verify_runs and not outcome.stopped:
-                    verified = verify(list(sweep.finished.values()), verify_runs, pool, where.runs, placement)
+                    verified = verify(
+                        list(sweep.finished.values()), verify_runs, pool, where.runs, placement, check_lease
+                    )
                 if spec.probe is not None and not outcome.stopped and not search.partial:
                     pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
                     pool = _executor(spec, executor, 1, where)
                     outcome = probe.run(pool, placement, outcome)
-            tabled = _log_table(tracker, table)
+            tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:
                 remove_states(where.runs)
@@ -141,7 +144,8 @@ def run_session(
             raise Interrupted(str(error)) from error
         finally:
             pool.close(now=not finished)
-            with suppress(StoreError, OSError):
+            with suppress(StoreError, OSError, LeaseLost):
+                check_lease()
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
@@ -151,13 +155,14 @@ def run_session(
 class _Known:
     """What is recorded of a study: the runs that answer it, by id the configs of those that may have another key, the
     (variant, scenario) of which format 1 recorded runs that answer something else or were judged by nobody knows what,
-    and the runs that a killed sweep left RUNNING and that answer something else.
+    the runs that a killed sweep left RUNNING and that answer something else, and the keys of all runs.
     """
 
     records: tuple[KnownRun, ...]
     configs: Mapping[str, RunConfig]
     changed: frozenset[tuple[str, str]]
     interrupted: tuple[KnownRun, ...]
+    keys: frozenset[str]
 
     def under(self, who: Measurers) -> list[tuple[KnownRun, RunConfig | None]]:
         """Each run with the numbers that these measurers found of it, and its config."""
@@ -205,6 +210,7 @@ def _known(
             if run.question is None and (run.run_id not in mine or (tracker.strict and run.run_id in unjudged))
         ),
         tuple(run for run in every if run.state is State.RUNNING and run.run_id not in mine),
+        frozenset(run.key for run in every),
     )
 
 
@@ -227,14 +233,13 @@ def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
-def _is_ours(tracker: Tracker, compare: Compare) -> Callable[[str, RunConfig, RunResult], bool]:
+def _is_ours(recorded: Collection[str], strict: bool, compare: Compare) -> Callable[[str, RunConfig, RunResult], bool]:
     """Whether a result that format 1 left in a run folder may be taken for that of a config: no run in MLflow, which
     would say more of it, has its key, and what it says of its sources is so now.
     """
-    recorded = {run.key for run in tracker.known_runs()}
 
     def is_ours(key: str, config: RunConfig, result: RunResult) -> bool:
-        unknown = tracker.strict and unrecorded(config, result)
+        unknown = strict and unrecorded(config, result)
         return key not in recorded and not unknown and compare(result.facts, config) is None
 
     return is_ours
@@ -292,12 +297,14 @@ def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) ->
     return Process(spec.trainer, workers, where.runs / "logs", env=spec.resources.env)
 
 
-def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]]) -> bool:
+def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:
     """Keep the table with the sweep's run; False where MLflow is away, which has the runs that it is made of."""
     if tracker.undelivered:
         return False
     try:
-        tracker.log_table(table())
+        files = table()
+        check()  # drawing them may have taken minutes
+        tracker.log_table(files)
     except StoreAway:
         return False
     return True

@@ -16,6 +16,7 @@ from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from sweeper.answers import leaving, sort
 from sweeper.earlier import asked_before
 from sweeper.inputs import pairs_comparer
+from sweeper.measured import asked_of, named_measurers, settled
 from sweeper.plan import planned_confirm_runs, planned_runs, planned_trials
 from sweeper.points import CONFIRM, config_of, config_of_knobs, planned_points
 
@@ -58,8 +59,24 @@ def standing_of(
         reason: [run for run in runs if last is None or (run.question or "-") in last.split(",")]
         for reason, runs in answers.finished_aside().items()
     }
-    done, said = _done(spec, arms, answers.records), untried(spec, arms, answers.records)
+    done = _done(spec, arms, answers.records)
+    said = [*untried(spec, arms, answers.records), *_stale(spec, arms, answers.records, strict or STRICT_TAG in tags)]
     return StudyState(planned, done, {r: runs for r, runs in left.items() if runs}, tuple(said))
+
+
+def _stale(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], strict: bool) -> list[str]:
+    """What is said of finished runs that another evaluator or judge would measure again."""
+    if spec.trainer != "dpo":
+        return []
+    from sweeper.measuring import stale
+
+    asked = asked_of(spec)
+    tasks = stale(
+        spec, arms, records if strict else settled(records, asked.judged), Path.cwd() / spec.output.folder / spec.study
+    )
+    if not tasks:
+        return []
+    return [f"{so_many(len(tasks), 'finished run')} would be measured again, by {named_measurers(asked)}."]
 
 
 def untried(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]) -> list[str]:

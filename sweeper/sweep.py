@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from studies.foreign_files import UnusableFile
@@ -465,6 +465,9 @@ class Sweep:
         if group.asked:
             group.asked = False
             self._search.tell(group.trial, verdict)
+        elif group.trial.unmeasured and group.arm != CONFIRM and value is not None:
+            self._search.retell(group.trial, verdict)
+            group.trial = replace(group.trial, unmeasured=False)
         if group.entrant is not None:
             group.entrant.over = True
         if verdict.state is State.COMPLETE and value is None:

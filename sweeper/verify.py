@@ -6,7 +6,7 @@ Knows runs only by config and measurements; the executor trains them.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,10 @@ def verify(
     executor: Executor,
     runs: Path,
     placement: Placement,
+    check: Callable[[], None] = lambda: None,
 ) -> Verification:
     """Train `count` of the finished runs again, chosen at random, in a folder in `runs` that is then removed. The same
-    runs give the same choice.
+    runs give the same choice. `check` is called at least every second.
     """
     ordered = sorted(finished, key=lambda one: one[0].key)
     chosen = random.Random(len(ordered)).sample(ordered, min(count, len(ordered)))
@@ -62,6 +63,7 @@ def verify(
     again: dict[str, Mapping[str, Measurement]] = {}
     failed: dict[str, str] = {}
     while waiting:
+        check()
         for event in executor.events(timeout=1.0):
             match event:
                 case Finished(key=key, result=result):

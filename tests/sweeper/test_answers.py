@@ -209,3 +209,18 @@ def test_a_variant_that_a_finished_search_gets_is_told_to_have_no_trial_and_gets
     assert "1 run trained, 6 were there already" in ended
     assert {variant: done for variant, done, _ in asked.rows()}["hinge"] == 1
     assert "has no trial" not in " ".join(asked.call("status").stdout.split())
+
+
+@pytest.mark.parametrize(("old", "new"), [("max_steps: 4", "max_steps: 8"), ("low: 0.05", "low: 0.02")])
+def test_of_two_changes_at_once_both_are_named(asked: Asked, old: str, new: str) -> None:
+    asked.run()
+    asked.pairs("b")
+    asked.edit(old, new)
+    both = (
+        "6 finished runs would be left behind: data changed in pairs.jsonl since, and settings, space, sampler or "
+        "evaluation of the study file are others now (3 sigmoid, 3 ipo)."
+    )
+    assert both in asked.call("plan").stdout
+    assert both in asked.call("run", "--executor", "inline").stderr
+    asked.edit(new, old)
+    assert "data changed in pairs.jsonl since (3 sigmoid, 3 ipo)." in asked.call("plan").stdout

@@ -160,7 +160,7 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
     selection, done, _ = study.score(JUDGE)
     assert done.written == 1
     (about,) = [s for s in summary(selection, done) if "no adapter and cannot be scored" in s]
-    assert "1 finished runs" in about
+    assert "1 finished run keeps" in about
     assert "sigmoid clean t0 b0 s0" in about
     assert "output: {keep: all}" in about
 
@@ -198,7 +198,7 @@ def test_the_best_alone_scored_by_another_judge_leaves_the_others_their_own(stud
     seen, (said,) = golds(study, other)
     assert seen == [0.0, 1.0]
     assert said.startswith(
-        "Gold is by reward model org/judge, as 2 of 2 finished runs have it; 1 have it by reward model org/other, which"
+        "Gold is by reward model org/judge, as 2 of 2 finished runs have it; 1 has it by reward model org/other, which"
     )
     study.score(other)
     assert golds(study, other) == ([0.0, 1.0], [])

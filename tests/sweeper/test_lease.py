@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeper import lease
+from sweeper import lease, reading, session
 from sweeper.control import AlreadyRunning
 from sweeper.lease import Holder, LeaseLost, hold, this_process, watch
 from sweeper.ledger import FREE, Ledger
+from sweeper.tracking import Tracker
 
 Sweeper = Callable[..., Any]
 TRAINERS = Path(__file__).parents[1] / "soak"
@@ -214,3 +215,49 @@ def test_studies_whose_names_begin_alike_are_kept_apart(tmp_path: Path) -> None:
         Ledger(url, name).make()
         optuna.create_study(study_name=f"{name}/ipo/clean", storage=url)
     assert Ledger(url, "s_all").read().strata == {"s_all/ipo/clean"}
+
+
+@pytest.mark.parametrize("phase", ["decide", "verify", "kept_files"])
+def test_a_sweep_that_was_taken_over_writes_nothing_more_and_closes_nothing(
+    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """In each phase that may take minutes the lease is looked at before the next thing is written."""
+    written: list[str] = []
+    lost = False
+
+    @contextmanager
+    def held(*_: object) -> Iterator[Callable[[], None]]:
+        def check() -> None:
+            if lost:
+                raise LeaseLost("Another sweep has taken the study over.")
+
+        yield check
+
+    def lose(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def losing(*arguments: Any) -> Any:
+            nonlocal lost
+            lost = True
+            return plain(*arguments)
+
+        return losing
+
+    monkeypatch.setattr(session, "hold", held)
+    owner = reading if phase == "kept_files" else session
+    monkeypatch.setattr(owner, phase, lose(getattr(owner, phase)))
+    for name in ("log_table", "close_study", "start_run"):
+        plain = getattr(Tracker, name)
+
+        def noted(self: Tracker, *arguments: Any, plain: Any = plain, name: str = name, **named: Any) -> Any:
+            written.extend([name] if lost else [])
+            return plain(self, *arguments, **named)
+
+        monkeypatch.setattr(Tracker, name, noted)
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    (tmp_path / "study.yaml").write_text(TAKEN)
+    ended = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", "--verify", "1")
+    assert ended.returncode == 1
+    assert "taken the study over" in ended.stderr
+    assert written == []
+
+
+TAKEN = "study: small\ntrainer: formula\nbase: {model_name_or_path: m, max_steps: 4}\nvariants: {sigmoid: {}}\n"

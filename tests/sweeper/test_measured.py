@@ -354,3 +354,13 @@ def test_a_reward_model_is_its_weights_its_config_and_its_tokenizer(tmp_path: Pa
     assert len(seen) == 4
     (tmp_path / "README.md").write_text("moved")
     assert found() in seen
+
+
+def test_the_plan_tells_what_a_changed_judge_measures_again(folder: Folder) -> None:
+    folder.run(LONG_IS_GOOD)
+    again = "finished runs would be measured again, by evaluator-3 and function short:reward."
+    assert "measured again" not in folder.call("plan").stdout
+    (folder.path / "short.py").write_text(LONG_IS_BAD)
+    assert f"6 {again}" in folder.call("plan").stdout
+    folder.run(LONG_IS_BAD)
+    assert "measured again" not in folder.call("plan").stdout

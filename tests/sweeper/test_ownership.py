@@ -364,3 +364,61 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Pa
         here.chdir(folder)
         assert CliRunner().invoke(app, list(RUN)).exit_code == 0
     return folder
+
+
+# Readers, and a folder that was moved.
+
+
+@pytest.mark.parametrize(
+    "verb", [["table"], ["table", "--format", "json"], ["status"], ["report"], ["plan"], ["export"]]
+)
+def test_who_reads_the_study_of_somebody_else_is_told_whose_it_is(
+    sweeper: Sweeper, shared: str, tmp_path: Path, verb: list[str]
+) -> None:
+    assert sweeper(tmp_path / "alice", *RUN).returncode == 0
+    read = [verb[0], "study.yaml", *verb[1:]]
+    own, other = sweeper(tmp_path / "alice", *read), sweeper(tmp_path / "bob", *read)
+    assert own.returncode == 0, own.stderr
+    assert other.returncode == 0 or verb == ["export"], other.stderr  # whose file names other data
+    assert "note: The study 'small'" not in own.stderr
+    told = [line for line in other.stderr.splitlines() if line.startswith("note: The study 'small'")]
+    assert len(told) == 1
+    assert f"is of {tags(shared)['sweeper.owner']} in {tmp_path}/alice, and not of this folder" in told[0]
+    assert "--set study=small-" in told[0]
+    if verb[-1] == "json":
+        json.loads(other.stdout)
+
+
+def test_a_moved_folder_that_lost_all_but_its_own_store_goes_on(
+    sweeper: Sweeper, tmp_path: Path, recorded: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(recorded, first)
+    assert sweeper(first, *RUN).returncode == 0
+    first.rename(second)
+    (second / "optuna.db").unlink()
+    shutil.rmtree(second / "runs")
+    again = sweeper(second, *RUN)
+    assert again.returncode == 0, again.stderr
+    assert "0 runs trained, 2 were there" in again.stdout
+
+
+def test_a_copied_folder_that_lost_all_but_its_own_store_is_told_what_works(
+    sweeper: Sweeper, tmp_path: Path, recorded: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(recorded, first)
+    assert sweeper(first, *RUN).returncode == 0
+    shutil.copytree(first, second)
+    (second / "optuna.db").unlink()
+    shutil.rmtree(second / "runs")
+    refused = sweeper(second, *RUN)
+    assert refused.returncode == 2
+    kept = first / "runs" / "small" / MARK_FILE
+    assert f"copy {kept} to {second}/runs/small" in refused.stderr
+    assert "put one of these two back" not in refused.stderr
+    (second / "runs" / "small").mkdir(parents=True)
+    shutil.copy(kept, second / "runs" / "small")
+    again = sweeper(second, *RUN)
+    assert again.returncode == 0, again.stderr
+    assert "0 runs trained, 2 were there" in again.stdout

@@ -355,3 +355,23 @@ def test_a_repeated_config_is_tried_again_once(tmp_path: Path) -> None:
     assert len(again) == 1
     closed = [t for t in opened(tmp_path, text).trials() if t.variant == "ipo" and t.state is State.COMPLETE]
     assert [(t.number, t.repeats) for t in closed] == [(0, False), (2, False), (again[0].number, False)]
+
+
+def test_what_is_measured_later_is_told_once_and_takes_no_place(tmp_path: Path) -> None:
+    text = THREE.replace("objective:", "sampler: tpe\nobjective:") + "budget: {trials: 2}\n"
+    search = opened(tmp_path, text)
+    while (trial := search.ask()) is not None:
+        search.tell(trial, Verdict(State.COMPLETE, None, {}))
+    again = opened(tmp_path, text)
+    unmeasured = [trial for trial in again.trials() if trial.unmeasured]
+    assert len(unmeasured) == len(again.trials()) == 6
+    for trial in unmeasured:
+        again.retell(trial, Verdict(State.COMPLETE, float(trial.number), {"kl max": -1.0}))
+    told = [t for t in frozen(tmp_path, "s/ipo/clean") if t.state is optuna.trial.TrialState.COMPLETE]
+    assert [(t.value, t.params["beta"]) for t in told] == [
+        (float(t.number), t.knobs["beta"]) for t in unmeasured if t.variant == "ipo"
+    ]
+    assert told[0].constraints == {"kl max": -1.0}
+    third = opened(tmp_path, text)
+    assert not [trial for trial in third.trials() if trial.unmeasured]
+    assert third.ask() is None
