@@ -14,7 +14,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 MOST_BYTES: Final = 128 << 20
 """Of a file that is read whole; the largest of ours are results of very long runs."""
@@ -105,7 +105,7 @@ def safetensors_header(path: Path, *, links: bool = False) -> Mapping[str, Any]:
     return header
 
 
-def open_file(path: Path, flags: int, *, links: bool = False) -> BinaryIO:
+def open_file(path: Path, flags: int, *, links: bool = False) -> IO[bytes]:
     """Open a regular file, through no link unless `links`, and without waiting for one that is a pipe.
 
     To be written, it must have no other name either: a hard link would lead the writing elsewhere. Raises OSError.
@@ -162,7 +162,7 @@ def write_beside(path: Path, content: str | bytes) -> Path:
     return temporary
 
 
-def _read(path: Path, file: BinaryIO, most: int) -> bytes:
+def _read(path: Path, file: IO[bytes], most: int) -> bytes:
     size = os.fstat(file.fileno()).st_size
     content = file.read(most + 1) if size <= most else b""
     if size > most or len(content) > most:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from dashboards.load import StoreAway, StoreError, StoreRefused
 from studies.foreign_files import open_file, parse_json
@@ -109,7 +109,7 @@ def refused_of(journal: Path) -> Path:
     return journal.with_suffix(".refused.jsonl")
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """The lines of a journal; what is longer than any of ours comes in parts, which are no entries."""
     return iter(lambda: file.readline(LONGEST_LINE), b"")
 

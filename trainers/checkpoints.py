@@ -202,4 +202,4 @@ def _flushed_digest(file: Path) -> str:
 
 def _digest(file: Path) -> str:
     with open_file(file, os.O_RDONLY) as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # it is a BufferedReader

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -218,7 +218,7 @@ class ReferenceStore:
     @contextmanager
     def _lock(self, folder: Path) -> Iterator[bool]:
         """Hold the folder's lock, or none (False) where it cannot be had. Freed by the system when a holder dies."""
-        lock: BinaryIO | None = None
+        lock: IO[bytes] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_links(folder)

@@ -15,7 +15,8 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from dashboards.load import StoreAway, StoreError, load_records
 from studies.records import Cause, State
 from sweeper import outbox
-from sweeper.tracking import JOURNAL, Tracker
+from sweeper.own_folder import JOURNAL
+from sweeper.tracking import Tracker
 from tests.sweeper.test_tracking import SPEC, a_config, a_result
 
 Sweeper = Callable[..., Any]

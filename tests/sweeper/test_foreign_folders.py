@@ -216,13 +216,18 @@ def _better(result: Path, other: Path) -> None:
     result.write_text(other.read_text().replace('"value": ', '"value": 9e9'))
 
 
+def _folder(result: Path, other: Path) -> None:
+    result.unlink()
+    result.mkdir()
+
+
 SPOIL: dict[str, Callable[[Path, Path], object]] = {
     "pipe": _pipe,
     "nested": lambda result, other: result.write_text("[" * 100_000),
     "huge": _huge,
     "another-runs": _better,
     "no-result": lambda result, other: result.write_text("[]"),
-    "folder": lambda result, other: (result.unlink(), result.mkdir()),
+    "folder": _folder,
 }
 
 

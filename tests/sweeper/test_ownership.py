@@ -19,7 +19,8 @@ from dashboards import sqlite_runs
 from dashboards.load import SUPERSEDED, StoreError, load_records
 from studies.formats import FORMAT
 from studies.spec import load_study
-from sweeper.ownership import MARK_FILE, Found, Mark, Survey, Whose, whose
+from sweeper.own_folder import MARK_FILE
+from sweeper.ownership import Found, Mark, Survey, Whose, whose
 from sweeper.tracking import Tracker
 
 Sweeper = Callable[..., Any]

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64
-from trainers.checkpoints import COMPLETE, Keeper, KeptDPOTrainer
+from trainers.checkpoints import Keeper, KeptDPOTrainer
 from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
 from trainers.progress import Progress
-from trainers.results import CHECKPOINTS, read_result
+from trainers.results import CHECKPOINTS, COMPLETE, read_result
 
 STEPS = 10
 FULL = {"use_peft": False, "learning_rate": 1e-4, "max_steps": STEPS, "at": (0.3,)}
