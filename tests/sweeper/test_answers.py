@@ -60,7 +60,7 @@ class Asked:
 
     def superseded(self) -> int:
         with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
-            return int(database.execute("select so_many(*) from tags where key = 'superseded'").fetchone()[0])
+            return int(database.execute("select count(*) from tags where key = 'superseded'").fetchone()[0])
 
 
 @pytest.fixture
