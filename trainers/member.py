@@ -22,6 +22,7 @@ from trainers.interface import Job
 from trainers.prepared import Part, PreparedRun, prepare
 from trainers.progress import Progress
 from trainers.reference import is_fixed
+from trainers.rotary import COUPLED_ROWS, couples_rows, longest_row
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
 from trainers.state import Moments, RunState, Unlogged, load_state
@@ -169,6 +170,8 @@ def make_member(job: Job, warm: Warm) -> Member:
     peft_config = get_peft_config(model_args)
     if peft_config is None:
         raise Unpackable("full fine-tuning changes the base itself")
+    if couples_rows(model, longest_row(args)):
+        raise Unpackable(COUPLED_ROWS)
     if not is_fixed(model, args, adapter=True):
         raise Unpackable("its reference log-probs are not a function of the row")
     args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model

@@ -33,6 +33,7 @@ from trainers.reference_store import (
     Scored,
     canonical,
 )
+from trainers.rotary import couples_rows, longest_row
 
 WORK_AT_ONCE: Final = {"cpu": 2e10, "cuda": 1e13}
 """Parameters x tokens that are computed together where one of them is asked for: a few tenths of a second, enough to
@@ -145,12 +146,13 @@ def _fused_head(base: torch.nn.Module) -> Iterator[None]:
 def is_fixed(model: torch.nn.Module, args: DPOConfig, *, adapter: bool) -> bool:
     """Whether a run's reference log-probs are a function of the row, so that they may be computed before it starts.
 
-    They are not with `sync_ref_model`, which moves the reference. With an adapter TRL scores the reference by the
+    They are not with `sync_ref_model`, which moves the reference, nor where a row's numbers depend on its batch
+    (`trainers.rotary`). With an adapter TRL scores the reference by the
     policy's own modules in training mode; what is random there (dropout that `disable_dropout` leaves, NEFTune's noise,
     a router's jitter) is in the reference too. It stays as stock TRL has it unless the run asks for precomputing.
     `model` is the base without adapters.
     """
-    if args.sync_ref_model:
+    if args.sync_ref_model or couples_rows(model, longest_row(args)):
         return False
     if args.precompute_ref_log_probs or not adapter:
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import get_peft_config
 
 from studies.micro_batches import cut
-from studies.records import EVALUATOR_FACT, Cause, RunConfig, RunResult, Shown
+from studies.records import ALONE_FACT, EVALUATOR_FACT, PRECOMPUTE, Cause, RunConfig, RunResult, Shown
 from trainers.balance import balance
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import JudgeError, Pairs
@@ -23,6 +24,7 @@ from trainers.interface import Decision, Desk, Job
 from trainers.progress import Progress
 from trainers.reference import is_fixed
 from trainers.results import CHECKPOINTS
+from trainers.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.verdict import CURVE, forget_peak, judge, memory, speed
 from trainers.warm import Warm
@@ -37,6 +39,11 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     settings = cut(run_settings(job), job.placement.split)
     args, model_args = parse_settings(settings, job.folder / CHECKPOINTS, config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
+    coupled = couples_rows(model, longest_row(args))
+    if coupled:  # in parts, a micro-batch would have other numbers
+        job = replace(job, placement=replace(job.placement, split=1))
+        args, model_args = parse_settings(run_settings(job), job.folder / CHECKPOINTS, config.seed)
+        args.model_init_kwargs = None
     pairs = warm.pairs(config, settings, tokenizer)
     reference = warm.numbers(config, settings, args, model, tokenizer, pairs)
     kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
@@ -44,7 +51,8 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     keeper = Keeper(config.key, watch.progress, kept, keep_every)
     peft_config = get_peft_config(model_args)
     fixed = is_fixed(model, args, adapter=peft_config is not None)
-    if peft_config is not None:
+    asked = args.precompute_ref_log_probs
+    if peft_config is not None or coupled:
         args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     try:
         trainer = KeptDPOTrainer(
@@ -67,6 +75,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
             trainer.precompute_ref_logps = True
         if kept is not None:
             restore_reference(kept, trainer)
+        begin_anew(trainer.model)
         forget_peak()
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
@@ -81,6 +90,8 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     measured = (*end.measurements, *cost, *memory())
     facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
     facts |= {**balanced.facts, "steps": end.step, EVALUATOR_FACT: config.evaluator}
+    if coupled:
+        facts |= {ALONE_FACT: COUPLED_ROWS, **({PRECOMPUTE: False} if asked else {})}
     return RunResult(
         key=config.key,
         cause=cause,
