@@ -217,6 +217,8 @@ class _Packing:
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The trained policy of a finished run: its base model with the adapter at `adapter`."""
-    args, model_args = parse_settings({**hardware_settings(), **config.settings}, adapter.parent / "trainer", 0)
+    args, model_args = parse_settings(
+        {**hardware_settings(), **config.settings}, adapter.parent / "trainer", config.seed
+    )
     base, tokenizer = load_base(resolve_model(str(model_args.model_name_or_path)), args, model_args)
     return PeftModel.from_pretrained(base, str(adapter)), tokenizer

@@ -170,6 +170,8 @@ def make_member(job: Job, warm: Warm) -> Member:
     peft_config = get_peft_config(model_args)
     if peft_config is None:
         raise Unpackable("full fine-tuning changes the base itself")
+    if warm.draws:
+        raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
     if couples_rows(model, longest_row(args)):
         raise Unpackable(COUPLED_ROWS)
     if not is_fixed(model, args, adapter=True):
@@ -178,14 +180,15 @@ def make_member(job: Job, warm: Warm) -> Member:
     pairs = warm.pairs(config, settings, tokenizer)
     numbers = warm.numbers(config, settings, args, model, tokenizer, pairs)
     try:
-        trainer = WarmDPOTrainer(
-            model=model,
-            args=args,
-            train_dataset=warm.training_rows(config, settings, pairs),
-            processing_class=tokenizer,
-            quantization_config=None,
-            peft_config=peft_config,
-        )
+        with warm.just_loaded():
+            trainer = WarmDPOTrainer(
+                model=model,
+                args=args,
+                train_dataset=warm.training_rows(config, settings, pairs),
+                processing_class=tokenizer,
+                quantization_config=None,
+                peft_config=peft_config,
+            )
         warm.keep_rows(config, settings, trainer)
         balanced = _balanced(trainer, job)
         run = prepare(trainer, DPOTrainer, job.placement.split)

@@ -55,15 +55,16 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     if peft_config is not None or coupled:
         args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     try:
-        trainer = KeptDPOTrainer(
-            model=model,
-            args=args,
-            train_dataset=warm.training_rows(config, settings, pairs),
-            processing_class=tokenizer,
-            quantization_config=None,
-            peft_config=peft_config,
-            callbacks=[watch, keeper],
-        )
+        with warm.just_loaded():
+            trainer = KeptDPOTrainer(
+                model=model,
+                args=args,
+                train_dataset=warm.training_rows(config, settings, pairs),
+                processing_class=tokenizer,
+                quantization_config=None,
+                peft_config=peft_config,
+                callbacks=[watch, keeper],
+            )
         keeper.trainer = trainer
         watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
         trainer.remove_callback(transformers.PrinterCallback)
