@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
 
@@ -96,7 +96,17 @@ def restore_reference(kept: Checkpoint, trainer: DPOTrainer) -> None:
 
 
 class KeptDPOTrainer(WarmDPOTrainer):
-    """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run."""
+    """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run.
+
+    `first`: its first micro-batch.
+    """
+
+    first: Mapping[str, Tensor] | None = None
+
+    def _compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
+        if self.first is None:
+            self.first = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+        return super()._compute_loss(model, inputs, return_outputs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does; TRL would write a model card for the Hub as well."""

@@ -25,6 +25,7 @@ from trainers.reference import is_fixed
 from trainers.rotary import COUPLED_ROWS, couples_rows, longest_row
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
+from trainers.start import Gap
 from trainers.state import Moments, RunState, Unlogged, load_state
 from trainers.verdict import judge, memory, speed
 from trainers.warm import LaidOut, Warm, WarmDPOTrainer
@@ -63,6 +64,8 @@ class Member:
     evaluation_seconds: float = 0.0
     tokens: int = 0
     together: int = 1  # the most runs that it has trained beside, itself counted
+    begun: bool = False  # whether its first micro-batch has been looked at
+    start: dict[str, Scalar] = field(default_factory=dict)  # facts of before the first step
     kept_at: float = field(default_factory=time.monotonic)  # when its state was last written, or it began
 
     @property
@@ -109,9 +112,16 @@ class Member:
         if self.cause is None:
             self.cause, self.message = cause, message
 
+    def note(self, gap: Gap | None) -> None:
+        """Record that policy and reference are apart before the first step; end the run where it is by too much."""
+        self.start |= gap.facts if gap else {}
+        if gap and gap.is_far:
+            self.end(Cause.REFUSED, str(gap))
+
     def go_on(self, state: RunState) -> None:
         """Take up an earlier attempt where it was kept."""
         progress, unlogged = state.progress, state.unlogged
+        self.begun, self.start = True, dict(progress.start)
         self.step, self.logged = progress.step, unlogged.logged
         self.curve, self.measurements = list(progress.curve), list(progress.measurements)
         self.train_seconds, self.evaluation_seconds = progress.train_seconds, progress.evaluation_seconds
@@ -130,6 +140,7 @@ class Member:
             step_seconds=tuple(self.step_seconds),
             tokens=self.tokens,
             gradient_norms=self.gradient_norms,
+            start=self.start,
         )
         sums = tuple(float(value) for value in self.sums.tolist())
         unlogged = Unlogged(self.logged, sums, self.batches, self.window, bool(self.sound))
@@ -152,7 +163,7 @@ class Member:
             message=message,
             measurements=tuple(m for m in measured if math.isfinite(m.value)),
             curve=tuple(self.curve),
-            facts={**self.facts, "steps": self.step, "together": self.together},
+            facts={**self.facts, **self.start, "steps": self.step, "together": self.together},
             adapter="adapter" if (self.job.folder / "adapter").is_dir() else None,
             samples=self.samples,
         )

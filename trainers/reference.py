@@ -156,7 +156,12 @@ def is_fixed(model: torch.nn.Module, args: DPOConfig, *, adapter: bool) -> bool:
         return False
     if args.precompute_ref_log_probs or not adapter:
         return True
-    return not args.neftune_noise_alpha and not any(_is_random(m, args.disable_dropout) for m in model.modules())
+    return not draws_in_training(model, args)
+
+
+def draws_in_training(model: torch.nn.Module, args: DPOConfig) -> bool:
+    """Whether passes of the model draw random numbers while it trains, so that no two are alike."""
+    return bool(args.neftune_noise_alpha) or any(_is_random(m, args.disable_dropout) for m in model.modules())
 
 
 def _is_random(module: torch.nn.Module, disable_dropout: bool) -> bool:

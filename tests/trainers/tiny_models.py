@@ -80,11 +80,18 @@ def a_run(
 
 
 def train(
-    folder: Path, *runs: RunConfig, together: int = 4, worker: DPOTrainerWorker | None = None, **placement: Any
+    folder: Path,
+    *runs: RunConfig,
+    together: int = 4,
+    worker: DPOTrainerWorker | None = None,
+    pause_at: int | None = None,
+    **placement: Any,
 ) -> list[RunResult]:
     """The runs, in a pack where they can be."""
     place = Placement(together=together, **placement)
-    return train_all(worker or DPOTrainerWorker(), [Job(run, folder / run.key, placement=place) for run in runs])
+    return train_all(
+        worker or DPOTrainerWorker(), [Job(r, folder / r.key, placement=place, pause_at=pause_at) for r in runs]
+    )
 
 
 @dataclass(frozen=True)
