@@ -125,8 +125,7 @@ class Reader:
         self._mask = mask[:, :-1]
         if ids.shape[1] > 1:
             read, places = _distinct([(tuple(prompt), n) for prompt, n in zip(prompts, own, strict=True)], count)
-            lengths = self._lengths[read]
-            self._cache = self._forward(ids[read, :-1], mask[read, :-1], lengths, keep=1).past_key_values
+            self._cache = self._forward(ids[read, :-1], mask[read, :-1], self._lengths[read], keep=1).past_key_values
             self._cache.reorder_cache(places.to(ids.device))
 
     def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

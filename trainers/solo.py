@@ -247,7 +247,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         """
         trainer = self.trainer
         reference = one_policy(model, self.reference_model).reference
-        if trainer is None or trainer.first is None or reference is None or draws_in_training(model, args):
+        if trainer is None or trainer.first is None or draws_in_training(model, args):
             return
         metrics = trainer._metrics["train"]
         rewards = [metrics[name][0] for name in START_METRICS]

@@ -93,7 +93,7 @@ def measured_gaps(
     """Of each policy the gap to its reference's numbers on its first held-out `pairs`, as both are measured."""
     pairs = [own[:HELD] for own in pairs]
     found = pair_log_probs(policies, pairs, batch_size=2 * HELD)
-    gaps = []
+    gaps: list[Gap | None] = []
     for policy, reference, own in zip(found, references, pairs, strict=True):
         if not isinstance(policy, PairLogProbs) or policies.reference is None:
             gaps.append(None)
@@ -110,11 +110,13 @@ def training_gap(
     beta: float,
     size: float,
     pairs: Sequence[TokenIds],
-    reference: Reference,
+    reference: Reference | None,
     precision: torch.dtype,
 ) -> Gap | None:
     """The gap in the first micro-batch, by TRL's mean `rewards` of both sides, its rows' log-probs being of `size`."""
-    apart = max(abs(reward) for reward in rewards) / beta if beta else 0.0
+    if reference is None or not beta:
+        return None
+    apart = max(abs(reward) for reward in rewards) / beta
     return find_gap("training", apart, size, precision, lambda: rounding(reference, pairs))
 
 

@@ -135,7 +135,7 @@ def test_the_log_probs_of_a_pair_do_not_depend_on_the_pairs_beside_it(model: str
     alone, beside = (
         pair_log_probs(Policies(loaded), [pairs], batch_size=8)[0] for pairs in ([short], [short, long, long])
     )
-    for a, b in zip(alone, beside, strict=True):  # type: ignore[arg-type]
+    for a, b in zip(alone, beside, strict=True):
         assert b[:1] == pytest.approx(a, abs=1e-4)
 
 
@@ -148,7 +148,7 @@ def test_the_log_probs_of_a_pair_are_those_of_each_row_read_alone(model: str) ->
         ids = torch.tensor([[*pair.prompt, *pair.chosen]])
         with torch.no_grad():
             log_probs = loaded(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
-        assert found[0][i] == pytest.approx(float(log_probs[len(pair.prompt) - 1 :].sum()), abs=1e-3)  # type: ignore
+        assert found[0][i] == pytest.approx(float(log_probs[len(pair.prompt) - 1 :].sum()), abs=1e-3)
 
 
 def test_a_sample_does_not_depend_on_the_samples_beside_it(model: str) -> None:
@@ -157,7 +157,7 @@ def test_a_sample_does_not_depend_on_the_samples_beside_it(model: str) -> None:
         sample(Policies(loaded), [prompts], end_ids={256}, max_new_tokens=24, seed=1, batch_size=8)[0]
         for prompts in ([[5, 6, 7]], [[5, 6, 7], [8] * 50])
     ]
-    assert drawn[0].completions[0] == drawn[1].completions[0]  # type: ignore[union-attr]
+    assert drawn[0].completions[0] == drawn[1].completions[0]
 
 
 def test_measuring_leaves_what_the_model_remembers(tmp_path: Path) -> None:
