@@ -29,6 +29,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import DPOTrainer
 
 from trainers.progress import Progress, from_json, to_json
+from trainers.rotary import memory, remember
 from trainers.warm import WarmDPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         trainer._tr_loss += kept.unlogged["loss"]
         trainer._globalstep_last_logged = kept.unlogged["logged"]
         trainer._total_train_tokens = kept.unlogged["tokens"]
+        remember(trainer.model, kept.unlogged.get("rotary", []))  # a checkpoint of before has none
         trainer._metrics["train"].update({name: list(values) for name, values in kept.unlogged["metrics"].items()})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -166,6 +168,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
             "logged": trainer._globalstep_last_logged,
             "tokens": int(trainer._total_train_tokens),
             "metrics": sums,
+            "rotary": memory(trainer.model),
         }
 
 

@@ -26,6 +26,7 @@ _FAR: Final = 2**24
 """Longer than any row, and a whole number in float32 still."""
 _FEW: Final = 4
 _PLAIN: Final = "default"
+_LONGEST: Final = "max_seq_len_cached"
 # What a module says that takes other arguments than `_angles` gives it: it is none of this kind.
 _OTHER = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
 
@@ -53,6 +54,30 @@ def begin_anew(model: nn.Module) -> None:
     """Forget how long the rows were that were read before, as in a model that was just loaded."""
     for module in coupling(model):
         _reset(module)
+
+
+Memory = list[dict[str, int]]
+"""Of each module that depends on what was read before, the longest row by its name for it."""
+
+
+def memory(model: nn.Module) -> Memory:
+    """What the model remembers of the rows that it has read."""
+    return [
+        {name: int(value) for name, value in vars(module).items() if name.endswith(_LONGEST)}
+        for module in coupling(model)
+    ]
+
+
+def remember(model: nn.Module, memory: Memory) -> None:
+    """Bring a model to what `memory` told, by reading a row as long."""
+    for module, longest in zip(coupling(model), memory, strict=False):
+        _reset(module)
+        for name, length in longest.items():
+            layer_type = name.removesuffix(_LONGEST).rstrip("_")
+            more = {"layer_type": layer_type} if layer_type else {}
+            last = torch.full((1, 1), length - 1, device=_device(module))
+            if length > module.original_max_seq_len:
+                type(module).forward(module, torch.zeros(1, 1, 1, device=last.device), last, **more)
 
 
 @contextmanager
@@ -134,5 +159,5 @@ def _reset(module: Any) -> None:
         original = getattr(module, name.removesuffix("inv_freq") + "original_inv_freq", None)
         if original is not None:
             module._buffers[name] = original.to(module._buffers[name].device).clone()
-    for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+    for name in [name for name in vars(module) if name.endswith(_LONGEST)]:
         setattr(module, name, module.original_max_seq_len)

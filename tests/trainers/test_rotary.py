@@ -22,6 +22,9 @@ from transformers import (
 from studies.records import ALONE_FACT, PRECOMPUTE, Cause
 from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, losses, stock, train
 from trainers.data import TokenIds
+from trainers.desk import train_all
+from trainers.dpo import DPOTrainerWorker
+from trainers.interface import Decision, Job, Placement
 from trainers.pair_scores import pair_log_probs
 from trainers.policies import Policies
 from trainers.rotary import begin_anew, couples_rows
@@ -99,6 +102,20 @@ def test_a_run_has_the_numbers_that_it_has_in_a_worker_of_its_own(tmp_path: Path
     assert [result.final() for result in after] == [
         {**result.final(), **{name: after[i].final()[name] for name in COSTS}} for i, result in enumerate(alone)
     ]
+
+
+def test_a_stopped_run_goes_on_with_the_longest_row_that_it_had_read(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "model", COUPLED["llama-dynamic"]())
+    rows = [{**row, "chosen": " yes" * (30 if i % 3 else 12)} for i, row in enumerate(LONG)]
+    run = a_run(model, tmp_path, rows, max_steps=6, per_device_train_batch_size=1, seed=1)
+    (whole,) = train(tmp_path / "whole", run)
+    job = Job(run, tmp_path / "stopped", placement=Placement(together=0))
+    (stopped,) = train_all(
+        DPOTrainerWorker(), [job], lambda _key, step, _: Decision.STOP if step == 3 else Decision.CONTINUE
+    )
+    assert stopped.cause is Cause.USER_STOP
+    (result,) = train_all(DPOTrainerWorker(), [job])
+    assert losses(result) == losses(whole)
 
 
 COSTS = ("steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds")

@@ -63,6 +63,7 @@ def a_run(
         "use_peft": True,
         "lora_r": 4,
         "lora_target_modules": "all-linear",
+        "lora_dropout": 0.0,
         "loss_type": ["sigmoid"],
         "beta": 0.1,
         "learning_rate": 1e-3,
