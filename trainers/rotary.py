@@ -76,7 +76,7 @@ def remember(model: nn.Module, memory: Memory) -> None:
             layer_type = name.removesuffix(_LONGEST).rstrip("_")
             more = {"layer_type": layer_type} if layer_type else {}
             last = torch.full((1, 1), length - 1, device=_device(module))
-            if length > module.original_max_seq_len:
+            if length > int(module.original_max_seq_len):  # type: ignore[arg-type]
                 type(module).forward(module, torch.zeros(1, 1, 1, device=last.device), last, **more)
 
 
