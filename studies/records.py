@@ -29,6 +29,13 @@ JUDGE_FACT, JUDGE_CONTENT_FACT, EVALUATOR_FACT = "judge", "judge_content", "eval
 # TRL was given for it.
 NORM_FACT, WEIGHT_FACT = "gradient_norm.", "loss_weight."
 
+APART_FACT = "apart_at_start"
+"""Followed by where: how far policy and reference were apart before the first step, where it was more than rounding."""
+ALONE_FACT = "alone_because"
+"""Why a run could not share its passes with others, where that was found out."""
+PRECOMPUTE = "precompute_ref_log_probs"
+"""TRL's setting, and the fact of a run for which it was turned off: its reference is no function of the row."""
+
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-3"
 # Of format 1. Stands in every run's key, as it did when the evaluator belonged to it: a newer one makes no other run.

@@ -19,7 +19,7 @@ from studies.contents import changed_since, sources
 from studies.counts import so_many
 from studies.free_settings import free_problems
 from studies.plain_text import escaped
-from studies.records import DATA_DIGEST, NORM_FACT, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
+from studies.records import DATA_DIGEST, NORM_FACT, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.redact import redact
 from studies.resolve import name_problem
 from studies.spec import Arm, StudySpec
@@ -124,6 +124,8 @@ def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, o
     """The flat mapping that `trl dpo` reads: the run's own settings, with all that hardware decided made explicit."""
     hardware = {name: decode(record.facts[name]) for name in HARDWARE if name in record.facts}
     settings = {**hardware, **config.settings, "model_name_or_path": model}
+    if PRECOMPUTE in record.facts:
+        settings[PRECOMPUTE] = decode(record.facts[PRECOMPUTE])
     return {
         # A null is kept: `max_length: null` is no limit, where TRL's default is one.
         **{name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()},

@@ -24,13 +24,14 @@ from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
 
 from studies.foreign_files import is_file, is_folder, open_file, read_json, write_whole
 from trainers.progress import Progress, from_json, to_json
 from trainers.results import CHECKPOINT_PREFIX, COMPLETE
+from trainers.rotary import memory, remember
 from trainers.warm import WarmDPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,17 @@ def restore_reference(kept: Checkpoint, trainer: DPOTrainer) -> None:
 
 
 class KeptDPOTrainer(WarmDPOTrainer):
-    """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run."""
+    """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run.
+
+    `first`: its first micro-batch.
+    """
+
+    first: Mapping[str, Tensor] | None = None
+
+    def _compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
+        if self.first is None:
+            self.first = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+        return super()._compute_loss(model, inputs, return_outputs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does; TRL would write a model card for the Hub as well."""
@@ -123,6 +134,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         trainer._tr_loss += kept.unlogged["loss"]
         trainer._globalstep_last_logged = kept.unlogged["logged"]
         trainer._total_train_tokens = kept.unlogged["tokens"]
+        remember(trainer.model, kept.unlogged.get("rotary", []))  # a checkpoint of before has none
         trainer._metrics["train"].update({name: list(values) for name, values in kept.unlogged["metrics"].items()})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -151,6 +163,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
             "logged": trainer._globalstep_last_logged,
             "tokens": int(trainer._total_train_tokens),
             "metrics": sums,
+            "rotary": memory(trainer.model),
         }
 
 

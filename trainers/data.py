@@ -218,17 +218,34 @@ def tokenise(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
     """
     from trl.data_utils import common_prefix_length
 
-    prompt = prompt_ids(row["prompt"], tokenizer)
+    prompt = _whole_prompt_ids(row["prompt"], tokenizer)
     chosen, rejected = (_whole_ids(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected"))
     start = min(common_prefix_length(prompt, chosen), common_prefix_length(prompt, rejected))
     return TokenIds(prompt[:start], chosen[start:], rejected[start:])
 
 
 def prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt as a model is sampled under it: messages end with the template's generation prompt."""
+    """Ids of a prompt as a model is sampled under it: messages end with the template's generation prompt.
+
+    What the tokenizer puts behind every text is left out: an answer follows, as it does where the model is trained.
+    """
+    ids = _whole_prompt_ids(prompt, tokenizer)
+    return ids if isinstance(prompt, list) else ids[: len(ids) - _appended(tokenizer)]
+
+
+def _whole_prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a prompt by itself."""
     if isinstance(prompt, list):
         return _chat_ids(prompt, tokenizer, add_generation_prompt=True)
     return list(tokenizer(text=prompt)["input_ids"])
+
+
+def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many ids the tokenizer puts behind every text."""
+    from trl.data_utils import common_prefix_length
+
+    empty, some = (list(tokenizer(text=text)["input_ids"]) for text in ("", "a"))
+    return len(empty) - int(common_prefix_length(empty, some))
 
 
 def _whole_ids(prompt: Text, answer: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -21,7 +21,7 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from studies.records import CONSEQUENCES, Cause, RunConfig, RunResult
+from studies.records import ALONE_FACT, CONSEQUENCES, Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
 from trainers.checkpoints import KEEP_SECONDS
 from trainers.data import DataError
@@ -68,7 +68,7 @@ class DPOTrainerWorker:
             return self.make(job)
         except Unpackable as reason:
             logger.info("run %s trains alone: %s", job.config.key, reason)
-            self.alone(job, desk)
+            self.alone(job, desk, str(reason))
         except _REFUSALS as error:
             traceback.print_exc()
             self._hand_in(job, Cause.REFUSED, str(error), desk)
@@ -113,16 +113,16 @@ class DPOTrainerWorker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def alone(self, job: Job, desk: Desk) -> None:
-        """Train a run by TRL's own loop and hand it in."""
-        desk.finish(self._train_alone(job, desk))
+    def alone(self, job: Job, desk: Desk, why: str = "") -> None:
+        """Train a run by TRL's own loop and hand it in; `why`: no pack could take it."""
+        desk.finish(self._train_alone(job, desk, why))
 
     def _hand_in(self, job: Job, cause: Cause, message: str, desk: Desk) -> None:
         result = RunResult(key=job.config.key, cause=cause, message=message)
         write_result(job.folder, result)
         desk.finish(result)
 
-    def _train_alone(self, job: Job, desk: Desk) -> RunResult:
+    def _train_alone(self, job: Job, desk: Desk, why: str) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = train_alone(job, desk, self._warm, self._keep_every)
@@ -134,6 +134,8 @@ class DPOTrainerWorker:
                 raise
             self.forget()
             result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
+        if why:
+            result = result.model_copy(update={"facts": {ALONE_FACT: why, **result.facts}})
         write_result(job.folder, result)
         if result.cause is not Cause.USER_STOP and not CONSEQUENCES[result.cause].smaller:  # else it may go on
             drop_state(job.folder)
@@ -192,7 +194,7 @@ class _Packing:
             logger.warning("runs train alone: %s", reason)
             self._pack = None
             for member in new:
-                self._worker.alone(member.job, self._desk)
+                self._worker.alone(member.job, self._desk, str(reason))
 
     def _split(self, error: Exception) -> None:
         """Halve the pack after it ran out of memory; what goes is trained later, from its beginning or kept state."""
@@ -215,6 +217,8 @@ class _Packing:
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The trained policy of a finished run: its base model with the adapter at `adapter`."""
-    args, model_args = parse_settings({**hardware_settings(), **config.settings}, adapter.parent / "trainer", 0)
+    args, model_args = parse_settings(
+        {**hardware_settings(), **config.settings}, adapter.parent / "trainer", config.seed
+    )
     base, tokenizer = load_base(resolve_model(str(model_args.model_name_or_path)), args, model_args)
     return PeftModel.from_pretrained(base, str(adapter)), tokenizer

@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trainers import llama
 from trainers.adapters import Unpackable
+from trainers.data import TokenIds
 from trainers.places import Ints, Places, Rows, make_places
 from trainers.tiles import tiled_attention, tiles_pay
 
@@ -38,6 +39,12 @@ class Pair:
     rejected: Ints
     chosen_start: int
     rejected_start: int
+
+    @property
+    def ids(self) -> TokenIds:
+        """The pair with its prompt as the chosen row has it."""
+        prompt, rejected = self.chosen[: self.chosen_start], self.rejected[self.rejected_start :]
+        return TokenIds(prompt.tolist(), self.chosen[self.chosen_start :].tolist(), rejected.tolist())
 
     @cached_property
     def shared(self) -> int:

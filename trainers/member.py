@@ -23,8 +23,10 @@ from trainers.interface import Job
 from trainers.prepared import Part, PreparedRun, prepare
 from trainers.progress import Progress
 from trainers.reference import is_fixed
+from trainers.rotary import COUPLED_ROWS, couples_rows, longest_row
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.solo import restore_base
+from trainers.start import Gap
 from trainers.state import Moments, RunState, Unlogged, load_state
 from trainers.verdict import judge, memory, speed
 from trainers.warm import LaidOut, Warm, WarmDPOTrainer
@@ -63,6 +65,8 @@ class Member:
     evaluation_seconds: float = 0.0
     tokens: int = 0
     together: int = 1  # the most runs that it has trained beside, itself counted
+    begun: bool = False  # whether its first micro-batch has been looked at
+    start: dict[str, Scalar] = field(default_factory=dict)  # facts of before the first step
     kept_at: float = field(default_factory=time.monotonic)  # when its state was last written, or it began
 
     @property
@@ -109,9 +113,16 @@ class Member:
         if self.cause is None:
             self.cause, self.message = cause, message
 
+    def note(self, gap: Gap | None) -> None:
+        """Record that policy and reference are apart before the first step; end the run where it is by too much."""
+        self.start |= gap.facts if gap else {}
+        if gap and gap.is_far:
+            self.end(Cause.REFUSED, str(gap))
+
     def go_on(self, state: RunState) -> None:
         """Take up an earlier attempt where it was kept."""
         progress, unlogged = state.progress, state.unlogged
+        self.begun, self.start = True, dict(progress.start)
         self.step, self.logged = progress.step, unlogged.logged
         self.curve, self.measurements = list(progress.curve), list(progress.measurements)
         self.train_seconds, self.evaluation_seconds = progress.train_seconds, progress.evaluation_seconds
@@ -130,6 +141,7 @@ class Member:
             step_seconds=tuple(self.step_seconds),
             tokens=self.tokens,
             gradient_norms=self.gradient_norms,
+            start=self.start,
         )
         sums = tuple(float(value) for value in self.sums.tolist())
         unlogged = Unlogged(self.logged, sums, self.batches, self.window, bool(self.sound))
@@ -152,7 +164,7 @@ class Member:
             message=message,
             measurements=tuple(m for m in measured if math.isfinite(m.value)),
             curve=tuple(self.curve),
-            facts={**self.facts, "steps": self.step, "together": self.together},
+            facts={**self.facts, **self.start, "steps": self.step, "together": self.together},
             adapter="adapter" if is_folder(self.job.folder / "adapter") else None,
             samples=self.samples,
         )
@@ -170,20 +182,25 @@ def make_member(job: Job, warm: Warm) -> Member:
     peft_config = get_peft_config(model_args)
     if peft_config is None:
         raise Unpackable("full fine-tuning changes the base itself")
+    if warm.draws:
+        raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
+    if couples_rows(model, longest_row(args)):
+        raise Unpackable(COUPLED_ROWS)
     if not is_fixed(model, args, adapter=True):
         raise Unpackable("its reference log-probs are not a function of the row")
     args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     pairs = warm.pairs(config, settings, tokenizer)
     numbers = warm.numbers(config, settings, args, model, tokenizer, pairs)
     try:
-        trainer = WarmDPOTrainer(
-            model=model,
-            args=args,
-            train_dataset=warm.training_rows(config, settings, pairs),
-            processing_class=tokenizer,
-            quantization_config=None,
-            peft_config=peft_config,
-        )
+        with warm.just_loaded():
+            trainer = WarmDPOTrainer(
+                model=model,
+                args=args,
+                train_dataset=warm.training_rows(config, settings, pairs),
+                processing_class=tokenizer,
+                quantization_config=None,
+                peft_config=peft_config,
+            )
         warm.keep_rows(config, settings, trainer)
         balanced = _balanced(trainer, job)
         run = prepare(trainer, DPOTrainer, job.placement.split)

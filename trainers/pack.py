@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -26,7 +26,9 @@ from trainers.interface import Decision, Desk
 from trainers.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
 from trainers.member import Member, save_adapter
 from trainers.policies import packed_policies
+from trainers.prepared import START_METRICS
 from trainers.results import drop_state, write_result
+from trainers.start import measured_gaps, precision_of, training_gap
 from trainers.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Pack:
             if state is not None:
                 self._engine.restore(slot, state.moments, state.progress.step)
                 member.go_on(state)
+        self._measure_start([slot for slot, m in enumerate(self.members) if slot >= had and not m.begun])
         self._settle()  # a state may be as far as the run is to go now
 
     def advance(self) -> None:
@@ -155,6 +158,9 @@ class Pack:
             at = torch.tensor(part.rows, device=self._device)
             work.append(Work(laid_out[key], member.run.loss, (data.chosen[at], data.rejected[at]), part.of_step))
         losses, metrics = self._engine.accumulate(work, self._precision())
+        for member, one, found in zip(self.members, work, metrics, strict=True):
+            if not member.begun:
+                self._look_at_start(member, one, found)
         updates: list[Update | None] = []
         for k, member in enumerate(self.members):
             found, share = metrics[k], member.part.of_micro_batch
@@ -168,6 +174,32 @@ class Pack:
             updates.append(Update(member.run.args, member.run.learning_rates[member.step]) if ends else None)
         if any(updates):
             self._step(updates)
+
+    def _measure_start(self, slots: Sequence[int]) -> None:
+        """Hold runs that begin against the reference's numbers that they will be measured with."""
+        if not slots:
+            return
+        members = [self.members[k] for k in slots]
+        with self._engine.adapters.only(slots) as adapters, self._autocast():
+            gaps = measured_gaps(
+                packed_policies(adapters),
+                [m.numbers.held_out for m in members],
+                [m.numbers.tokens.held_out for m in members],
+                precision_of(self._base, members[0].run.args),
+            )
+        for member, gap in zip(members, gaps, strict=True):
+            member.note(gap)
+
+    def _look_at_start(self, member: Member, work: Work, found: Mapping[str, Tensor]) -> None:
+        """Hold a run's first micro-batch, before its first step, against the reference's log-probs that it has."""
+        member.begun = True
+        rewards = [float(found[name]) for name in START_METRICS.values()]
+        size = float(torch.cat(work.reference).abs().mean())
+        pairs = [member.data.rows[i].ids for i in member.part.rows]
+        reference = packed_policies(self._engine.adapters).reference
+        with self._autocast():
+            precision = precision_of(self._base, member.run.args)
+            member.note(training_gap(rewards, member.run.args.beta, size, pairs, reference, precision))
 
     def _step(self, updates: Sequence[Update | None]) -> None:
         norms, sound = self._engine.step(updates, torch.stack([m.sound for m in self.members]))

@@ -17,6 +17,7 @@ from trainers.head import token_log_probs as predicted_log_probs
 from trainers.layout import Pair, hidden_states, make_pair, micro_batch, pack_batch, packed_rows
 from trainers.llama import fits
 from trainers.policies import Policies, base_model, device_of, measuring
+from trainers.rotary import couples_rows
 from trainers.sampling import Completion, NonFinite, diverged, score, small_activation
 
 
@@ -25,7 +26,8 @@ def pair_log_probs(
 ) -> list[PairLogProbs | NonFinite]:
     """For each policy the log-probs of its own pairs; NonFinite where they are no numbers. `batch_size`: of rows."""
     with measuring(policies.model):
-        if policies.packed and fits(policies.model, _longest(pairs)):
+        longest = _longest(pairs)
+        if policies.packed and fits(policies.model, longest) and not couples_rows(policies.model, longest):
             sums = _in_layout(policies, pairs)
         else:
             sums = _with_padding(policies, pairs, batch_size)

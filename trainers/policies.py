@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,6 +14,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from trl.trainer.utils import use_adapter
+
+from trainers.rotary import couples_rows, coupling, own_lengths
 
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
 """Gives the reference for as long as it is used."""
@@ -106,15 +108,24 @@ class Reader:
     so that all tokens of a completion are predicted by the same call: feed `last`, then what was written.
     """
 
-    def __init__(self, model: torch.nn.Module, prompts: Sequence[Sequence[int]], count: int) -> None:
-        """Read all but the last token of each prompt of `count` equal groups of rows."""
+    def __init__(
+        self, model: torch.nn.Module, prompts: Sequence[Sequence[int]], count: int, lengths: Sequence[int]
+    ) -> None:
+        """Read all but the last token of each prompt of `count` equal groups of rows.
+
+        `lengths`: the tokens that each row may come to, whose angles it has from its first token on where they depend
+        on them (`trainers.rotary`).
+        """
         self._model, self._cache = model, None
+        self._rotary = coupling(model)
+        own = list(lengths) if self._rotary and couples_rows(model, max(lengths)) else [1] * len(prompts)
+        self._lengths = torch.tensor(own)
         ids, mask = left_padded(prompts, device_of(model))
         self.last, self.last_mask = ids[:, -1:], mask[:, -1:]
         self._mask = mask[:, :-1]
         if ids.shape[1] > 1:
-            read, places = _distinct(prompts, count)
-            self._cache = self._forward(ids[read, :-1], mask[read, :-1], keep=1).past_key_values
+            read, places = _distinct([(tuple(prompt), n) for prompt, n in zip(prompts, own, strict=True)], count)
+            self._cache = self._forward(ids[read, :-1], mask[read, :-1], self._lengths[read], keep=1).past_key_values
             self._cache.reorder_cache(places.to(ids.device))
 
     def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -123,18 +134,18 @@ class Reader:
         `mask` [B, T] is 0 at tokens that are padding. What stands there has no meaning.
         """
         self._mask = torch.cat([self._mask, self._mask.new_ones(ids.shape) if mask is None else mask], dim=1)
-        output = self._forward(ids, self._mask, keep=ids.shape[1])
+        output = self._forward(ids, self._mask, self._lengths, keep=ids.shape[1])
         self._cache = output.past_key_values
         logits: Tensor = output.logits[:, -ids.shape[1] :]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with only these rows, in this order."""
-        self._mask = self._mask[rows]
+        self._mask, self._lengths = self._mask[rows], self._lengths[rows.cpu()]
         if self._cache is not None:
             self._cache.reorder_cache(rows)
 
-    def _forward(self, ids: Tensor, mask: Tensor, *, keep: int) -> Any:
+    def _forward(self, ids: Tensor, mask: Tensor, lengths: Tensor, *, keep: int) -> Any:
         """The model's output for ids [B, T] that follow the cache, with logits of at least the last `keep` positions.
 
         Positions are counted without padding. Models that take no positions (ALiBi) or cannot leave logits out are
@@ -146,7 +157,8 @@ class Reader:
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if "logits_to_keep" in accepted:
             arguments["logits_to_keep"] = keep
-        return self._model(input_ids=ids, attention_mask=mask, **arguments)
+        with own_lengths(self._rotary, lengths.tolist()):
+            return self._model(input_ids=ids, attention_mask=mask, **arguments)
 
 
 @cache
@@ -155,18 +167,18 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def _distinct(prompts: Sequence[Sequence[int]], count: int) -> tuple[list[int], Tensor]:
+def _distinct(prompts: Sequence[Hashable], count: int) -> tuple[list[int], Tensor]:
     """Rows with the different prompts of `count` groups, as many of each, and where among them each row's prompt is."""
     size = len(prompts) // count
-    firsts: list[dict[tuple[int, ...], int]] = [{} for _ in range(count)]
+    firsts: list[dict[Hashable, int]] = [{} for _ in range(count)]
     for row, prompt in enumerate(prompts):
-        firsts[row // size].setdefault(tuple(prompt), row)
+        firsts[row // size].setdefault(prompt, row)
     most = max(map(len, firsts))
     places = [
         {prompt: group * most + place for place, prompt in enumerate(first)} for group, first in enumerate(firsts)
     ]
     read = [rows[min(i, len(rows) - 1)] for rows in (list(first.values()) for first in firsts) for i in range(most)]
-    return read, torch.tensor([places[row // size][tuple(prompt)] for row, prompt in enumerate(prompts)])
+    return read, torch.tensor([places[row // size][prompt] for row, prompt in enumerate(prompts)])
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

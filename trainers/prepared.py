@@ -156,7 +156,9 @@ def _learning_rates(trainer: DPOTrainer, steps: int) -> tuple[float, ...]:
     return tuple(rates)
 
 
+START_METRICS: Final[Mapping[str, str]] = {"rewards/chosen": "chosen_reward", "rewards/rejected": "rejected_reward"}
 CURVE_METRICS: Final[Mapping[str, str]] = {"rewards/margins": "reward_margin", "rewards/accuracies": "reward_accuracy"}
+METRICS: Final = {**CURVE_METRICS, **START_METRICS}
 
 
 class StockLoss:
@@ -182,7 +184,7 @@ class StockLoss:
     def __call__(
         self, log_probs: Tensor, attention_mask: Tensor, completion_mask: Tensor, reference: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (a scalar) of a micro-batch and its curve metrics.
+        """The loss (a scalar) of a micro-batch and its metrics, of the curve and of the start.
 
         `log_probs` [2n, T-1], masks [2n, T], reference log-probs of chosen and rejected completions [n] each.
         """
@@ -199,7 +201,7 @@ class StockLoss:
         output = SimpleNamespace(log_probs=log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing)
         loss = self._compute(self._head, lambda **_: output, inputs, False)
         metrics = self._head._metrics["train"]
-        return loss, {ours: metrics[theirs][-1] for theirs, ours in CURVE_METRICS.items()}
+        return loss, {ours: metrics[theirs][-1] for theirs, ours in METRICS.items()}
 
 
 class _Nothing:

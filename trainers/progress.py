@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from studies.records import Measurement
+from studies.records import Measurement, Scalar
 
 
 @dataclass(frozen=True)
 class Progress:
     """Optimizer steps made, curve and measurements so far, seconds spent, and what the speed is worked out from: the
     seconds of each step that is timed, and the tokens trained. `gradient_norms`: of the losses before training, where
-    their weights rest on them (`trainers.balance`).
+    their weights rest on them (`trainers.balance`). `start`: facts of before the first step (`trainers.start`).
     """
 
     step: int
@@ -24,6 +24,7 @@ class Progress:
     step_seconds: tuple[float, ...] = ()
     tokens: int = 0
     gradient_norms: tuple[float, ...] = ()
+    start: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 def to_json(progress: Progress) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def to_json(progress: Progress) -> dict[str, Any]:
         "measurements": [vars(m) for m in progress.measurements],
         "step_seconds": list(progress.step_seconds),
         "gradient_norms": list(progress.gradient_norms),
+        "start": dict(progress.start),
     }
 
 
@@ -48,6 +50,7 @@ def from_json(kept: Mapping[str, Any]) -> Progress:
         step_seconds=tuple(float(seconds) for seconds in kept["step_seconds"]),
         tokens=int(kept["tokens"]),
         gradient_norms=tuple(float(norm) for norm in kept.get("gradient_norms", ())),  # a state of before has none
+        start=dict(kept.get("start", {})),
     )
 
 

@@ -33,6 +33,7 @@ from trainers.reference_store import (
     Scored,
     canonical,
 )
+from trainers.rotary import couples_rows, longest_row
 
 WORK_AT_ONCE: Final = {"cpu": 2e10, "cuda": 1e13}
 """Parameters x tokens that are computed together where one of them is asked for: a few tenths of a second, enough to
@@ -145,16 +146,22 @@ def _fused_head(base: torch.nn.Module) -> Iterator[None]:
 def is_fixed(model: torch.nn.Module, args: DPOConfig, *, adapter: bool) -> bool:
     """Whether a run's reference log-probs are a function of the row, so that they may be computed before it starts.
 
-    They are not with `sync_ref_model`, which moves the reference. With an adapter TRL scores the reference by the
+    They are not with `sync_ref_model`, which moves the reference, nor where a row's numbers depend on its batch
+    (`trainers.rotary`). With an adapter TRL scores the reference by the
     policy's own modules in training mode; what is random there (dropout that `disable_dropout` leaves, NEFTune's noise,
     a router's jitter) is in the reference too. It stays as stock TRL has it unless the run asks for precomputing.
     `model` is the base without adapters.
     """
-    if args.sync_ref_model:
+    if args.sync_ref_model or couples_rows(model, longest_row(args)):
         return False
     if args.precompute_ref_log_probs or not adapter:
         return True
-    return not args.neftune_noise_alpha and not any(_is_random(m, args.disable_dropout) for m in model.modules())
+    return not draws_in_training(model, args)
+
+
+def draws_in_training(model: torch.nn.Module, args: DPOConfig) -> bool:
+    """Whether passes of the model draw random numbers while it trains, so that no two are alike."""
+    return bool(args.neftune_noise_alpha) or any(_is_random(m, args.disable_dropout) for m in model.modules())
 
 
 def _is_random(module: torch.nn.Module, disable_dropout: bool) -> bool:

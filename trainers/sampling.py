@@ -157,6 +157,7 @@ class _Drawing:
         device = device_of(policies.model)
         double = torch.float32 if device.type == "mps" else torch.float64
         self._policies, self._prompts, self._per_token = policies, prompts, per_token
+        self._lengths = [len(prompt) + uniforms.shape[1] for prompt in prompts]
         self._uniforms = uniforms.to(device, double)
         self._ends = torch.tensor(sorted(end_ids), device=device)
         self._active = torch.arange(len(prompts), device=device)
@@ -166,7 +167,7 @@ class _Drawing:
         self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
         self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
         self.finite = torch.ones(policies.count, dtype=torch.bool, device=device)
-        self._run(Reader(policies.model, prompts, policies.count))
+        self._run(Reader(policies.model, prompts, policies.count, self._lengths))
 
     def _run(self, reader: Reader) -> None:
         """Write until all rows have ended or the length cap is reached."""
@@ -240,7 +241,7 @@ class _Drawing:
         """
         if name not in self._followers:
             count = 1 if name == "reference" else self._policies.count
-            self._followers[name] = Reader(model, self._prompts, count)
+            self._followers[name] = Reader(model, self._prompts, count, self._lengths)
         return self._followers[name].logits(ids, mask)
 
 
@@ -290,7 +291,8 @@ def score(policies: Policies, completions: Sequence[Sequence[Completion]], batch
         rows = [order[start : start + size] for order in orders]
         start += size
         batch = [own[i] for own, places in zip(completions, rows, strict=True) for i in places]
-        reader = Reader(policies.model, [c.prompt for c in batch], policies.count)
+        lengths = [len(c.prompt) + len(c.ids) for c in batch]
+        reader = Reader(policies.model, [c.prompt for c in batch], policies.count, lengths)
         ids, mask = right_padded([c.ids for c in batch], device)
         logits = reader.logits(
             torch.cat([reader.last, ids[:, :-1]], dim=1), torch.cat([reader.last_mask, mask[:, :-1]], dim=1)

@@ -5,26 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import get_peft_config
+from trl import DPOConfig, get_peft_config
 
 from studies.foreign_files import is_folder
 from studies.micro_batches import cut
-from studies.records import EVALUATOR_FACT, Cause, RunConfig, RunResult, Shown
+from studies.records import ALONE_FACT, EVALUATOR_FACT, PRECOMPUTE, Cause, RunConfig, RunResult, Scalar, Shown
 from trainers.balance import balance
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import JudgeError, Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Decision, Desk, Job
+from trainers.policies import one_policy
+from trainers.prepared import START_METRICS
 from trainers.progress import Progress
-from trainers.reference import is_fixed
+from trainers.reference import draws_in_training, is_fixed
 from trainers.results import CHECKPOINTS
+from trainers.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
 from trainers.settings import cut_facts, hardware_facts, parse_settings, run_settings
+from trainers.start import Gap, measured_gaps, pairs_of, precision_of, training_gap
 from trainers.verdict import CURVE, forget_peak, judge, memory, speed
 from trainers.warm import Warm
 
@@ -38,6 +43,11 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     settings = cut(run_settings(job), job.placement.split)
     args, model_args = parse_settings(settings, job.folder / CHECKPOINTS, config.seed)
     model, tokenizer = warm.base(settings, args, model_args)
+    coupled = couples_rows(model, longest_row(args))
+    if coupled:  # in parts, a micro-batch would have other numbers
+        job = replace(job, placement=replace(job.placement, split=1))
+        args, model_args = parse_settings(run_settings(job), job.folder / CHECKPOINTS, config.seed)
+        args.model_init_kwargs = None
     pairs = warm.pairs(config, settings, tokenizer)
     reference = warm.numbers(config, settings, args, model, tokenizer, pairs)
     kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
@@ -45,19 +55,21 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     keeper = Keeper(config.key, watch.progress, kept, keep_every)
     peft_config = get_peft_config(model_args)
     fixed = is_fixed(model, args, adapter=peft_config is not None)
-    if peft_config is not None:
+    asked = args.precompute_ref_log_probs
+    if peft_config is not None or coupled:
         args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     try:
-        trainer = KeptDPOTrainer(
-            model=model,
-            args=args,
-            train_dataset=warm.training_rows(config, settings, pairs),
-            processing_class=tokenizer,
-            quantization_config=None,
-            peft_config=peft_config,
-            callbacks=[watch, keeper],
-        )
-        keeper.trainer = trainer
+        with warm.just_loaded():
+            trainer = KeptDPOTrainer(
+                model=model,
+                args=args,
+                train_dataset=warm.training_rows(config, settings, pairs),
+                processing_class=tokenizer,
+                quantization_config=None,
+                peft_config=peft_config,
+                callbacks=[watch, keeper],
+            )
+        keeper.trainer = watch.trainer = trainer
         watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
         trainer.remove_callback(transformers.PrinterCallback)
         warm.keep_rows(config, settings, trainer)
@@ -68,6 +80,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
             trainer.precompute_ref_logps = True
         if kept is not None:
             restore_reference(kept, trainer)
+        begin_anew(trainer.model)
         forget_peak()
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
@@ -81,7 +94,9 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, *memory())
     facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
-    facts |= {**balanced.facts, "steps": end.step, EVALUATOR_FACT: config.evaluator}
+    facts |= {**balanced.facts, **end.start, "steps": end.step, EVALUATOR_FACT: config.evaluator}
+    if coupled:
+        facts |= {ALONE_FACT: COUPLED_ROWS, **({PRECOMPUTE: False} if asked else {})}
     return RunResult(
         key=config.key,
         cause=cause,
@@ -128,6 +143,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._tokens = before.tokens
         self.gradient_norms = before.gradient_norms
         self.reference_model: torch.nn.Module | None = None
+        self.trainer: KeptDPOTrainer | None = None
+        self._start: dict[str, Scalar] = dict(before.start)
         self._cause = Cause.FINISHED
         self._message = ""
         self._started = self._step_started = 0.0
@@ -145,6 +162,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             step_seconds=tuple(self._step_seconds),
             tokens=self._tokens,
             gradient_norms=self.gradient_norms,
+            start=self._start,
         )
 
     def on_train_begin(
@@ -153,6 +171,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         shares = (*self._config.evaluation.at, 1.0)
         self._evaluation_steps = frozenset(max(1, round(share * state.max_steps)) for share in shares)
         self._started = time.perf_counter()
+        if state.global_step == 0:
+            self._measure_start(args, kwargs["model"], control)
         if state.global_step in self._evaluation_steps and all(m.step != state.global_step for m in self._measurements):
             self._evaluate(kwargs["model"], state.global_step, control)  # it was stopped before that
 
@@ -160,6 +180,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._step_started = time.perf_counter()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            self._look_at_start(args, kwargs["model"], control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if torch.cuda.is_available():
@@ -209,6 +235,31 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if decision is not Decision.CONTINUE and self._cause is Cause.FINISHED and state.global_step < state.max_steps:
             self._end(Cause.USER_STOP, f"stopped at step {state.global_step}", control)
             control.should_save = True
+
+    def _measure_start(self, args: DPOConfig, model: torch.nn.Module, control: TrainerControl) -> None:
+        """Hold the policy against the reference's numbers that it will be measured with."""
+        policies, numbers = one_policy(model, self.reference_model), self._reference
+        precision = precision_of(model, args)
+        self._note(measured_gaps(policies, [numbers.held_out], [numbers.tokens.held_out], precision)[0], control)
+
+    def _look_at_start(self, args: DPOConfig, model: torch.nn.Module, control: TrainerControl) -> None:
+        """Hold the first micro-batch, before the first step, against the reference's log-probs. Not where passes draw
+        random numbers: there stock training begins apart.
+        """
+        trainer = self.trainer
+        reference = one_policy(model, self.reference_model).reference
+        if trainer is None or trainer.first is None or draws_in_training(model, args):
+            return
+        metrics = trainer._metrics["train"]
+        rewards = [metrics[name][0] for name in START_METRICS]
+        size = max(abs(metrics[name][0]) for name in ("logps/chosen", "logps/rejected"))
+        pairs = pairs_of(**{name: tensor.tolist() for name, tensor in trainer.first.items()})
+        self._note(training_gap(rewards, args.beta, size, pairs, reference, precision_of(model, args)), control)
+
+    def _note(self, gap: Gap | None, control: TrainerControl) -> None:
+        self._start |= gap.facts if gap else {}
+        if gap and gap.is_far:
+            self._end(Cause.REFUSED, str(gap), control)
 
     def _evaluate(self, model: torch.nn.Module, step: int, control: TrainerControl) -> None:
         started = time.perf_counter()

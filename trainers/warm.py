@@ -7,8 +7,8 @@ training.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,8 +18,9 @@ import datasets
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
+from trl.trainer import dpo_trainer
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, Judge, RunConfig, digest
@@ -29,6 +30,7 @@ from trainers.failures import bad_files
 from trainers.interface import MODEL_SETTINGS
 from trainers.judges import load_judge
 from trainers.layout import Pair, make_pair
+from trainers.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.reference import Base, model_digest, reference_log_probs
 from trainers.reference_store import ReferenceLogProbs, ReferenceStore
 from trainers.settings import DAY, resolve_model
@@ -70,6 +72,13 @@ class LaidOut(NamedTuple):
     rejected: Tensor
 
 
+class Drawn(NamedTuple):
+    """Loading the base with this seed drew random numbers; `after`: where they had come to then."""
+
+    seed: int
+    after: RandomNumbers
+
+
 class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """DPOTrainer that takes rows which an earlier DPOTrainer of the same data has tokenised already."""
 
@@ -94,6 +103,7 @@ class Warm:
 
     def __init__(self) -> None:
         self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._drawn: Drawn | None = None
         self._forget_data()
         self._store: ReferenceStore | None = None
         self._reference = Base("", 0)
@@ -113,17 +123,47 @@ class Warm:
     def base(
         self, settings: Mapping[str, Any], args: DPOConfig, model_args: ModelConfig
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The base model as `trl dpo` would load it, from the last run where it is the same."""
+        """The base model as `trl dpo` would load it, from the last run where it is the same: where loading it draws
+        random numbers, it is another one for each seed.
+        """
         path = resolve_model(str(model_args.model_name_or_path))
         key = digest([path, {k: settings.get(k) for k in (*MODEL_SETTINGS, DAY)}])
-        if self._base is None or self._base[0] != key:
+        other_seed = self._drawn is not None and self._drawn.seed != args.seed
+        if self._base is None or self._base[0] != key or other_seed:
             self._base = None  # before the other is loaded: there may be room for one only
             self._forget_data()
+            set_seed(args.seed)
+            before = random_numbers()
             model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
+            after = random_numbers()
+            self._drawn = None if same_numbers(before, after) else Drawn(args.seed, after)
             self._base = (key, model, tokenizer)
             self._reference = Base(model_digest(model), model.num_parameters())
         args.model_init_kwargs = None
         return self._base[1], self._base[2]
+
+    @property
+    def draws(self) -> bool:
+        """Whether loading the base drew random numbers."""
+        return self._drawn is not None
+
+    @contextmanager
+    def just_loaded(self) -> Iterator[None]:
+        """Inside, a trainer draws its adapter as `trl dpo` does, which seeds and then loads the model: where that draws
+        random numbers, with those that follow.
+        """
+        drawn, own = self._drawn, dpo_trainer.get_peft_model
+
+        def after_loading(*args: Any, **kwargs: Any) -> Any:
+            if drawn is not None:
+                go_on_from(drawn.after)
+            return own(*args, **kwargs)
+
+        dpo_trainer.get_peft_model = after_loading
+        try:
+            yield
+        finally:
+            dpo_trainer.get_peft_model = own
 
     def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
         """The run's pairs, none with a token that the base has no embedding for, with the judge of its study."""
@@ -232,7 +272,9 @@ def _limit(args: DPOConfig) -> slice:
 def load_base(
     path: str, args: DPOConfig, model_args: ModelConfig, day: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model as `trl dpo` loads it, on its device, and its tokenizer, told the `day`. Raises UnusableModel."""
+    """The base model as `trl dpo` loads it with the seed of `args`, on its device, and its tokenizer, told the `day`.
+    Raises UnusableModel.
+    """
     kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -245,6 +287,7 @@ def load_base(
         kwargs["quantization_config"] = quantization
     try:
         tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
+        set_seed(args.seed)  # as TRL: weights that are not in the checkpoint are drawn
         model = create_model_from_path(path, **kwargs)
     except Exception as error:
         wrong = bad_files(error, path)

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl.scripts.dpo import main, make_parser
 
-from studies.records import WEIGHT_FACT, DataConfig, RunRecord
+from studies.records import PRECOMPUTE, WEIGHT_FACT, DataConfig, EvaluationConfig, RunConfig, RunRecord
 from sweeper import export
+from sweeper.export import trl_settings
+from tests.dashboards.generated import a_record
 from tests.trainers.pack_runs import assert_rounding, float64
 from tests.trainers.test_odd_models import SPECIAL, a_model, a_tokenizer
 from trainers.data import load_pairs
@@ -277,3 +279,16 @@ def test_stock_trl_trains_on_answers_that_are_dates_as_the_run_did(
         assert done.returncode == 0, done.stderr
     key = (tmp_path / "best.yaml").read_text().partition(", key ")[2].split()[0]
     assert_stock_trl_gives_the_adapter_again(tmp_path, tmp_path / "runs" / "dates" / key / "adapter", monkeypatch)
+
+
+def test_what_was_turned_off_for_a_run_is_off_in_its_export(tmp_path: Path) -> None:
+    settings = {"use_peft": False, PRECOMPUTE: True}
+    config = RunConfig(
+        **{"study": "s", "variant": "v", "scenario": "clean", "trial": 0, "block": 0, "seed": 0},
+        settings=settings,
+        knobs={},
+        data=DataConfig(),
+        evaluation=EvaluationConfig(),
+    )
+    for facts, asked in (({}, True), ({PRECOMPUTE: "false"}, False)):
+        assert trl_settings(config, a_record(facts=facts), "m", tmp_path, tmp_path / "best.yaml")[PRECOMPUTE] is asked

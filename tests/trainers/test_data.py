@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
@@ -288,3 +288,16 @@ def test_the_embedded_worlds_writer_is_the_one_asked_for() -> None:
 def test_options_that_cannot_be_meant_are_refused_before_anything_is_read() -> None:
     with pytest.raises(DataError, match="label_flip is 2"):
         load_pairs(DataConfig(label_flip=2.0), 0, byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("around", "begins"), [("$A </s>", []), ("<s> $A </s>", ["<s>"]), ("<s> $A", ["<s>"]), ("$A", [])]
+)
+def test_a_prompt_is_sampled_under_the_ids_that_it_is_trained_with(around: str, begins: list[str]) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "</s>", "bos_token": "<s>"})
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
+    row: Row = {"prompt": "Q:", "chosen": " yes", "rejected": " no"}
+    assert tokenizer.convert_ids_to_tokens(prompt_ids("Q:", tokenizer)) == [*begins, "Q", ":"]
+    assert prompt_ids("Q:", tokenizer) == tokenise(row, tokenizer).prompt

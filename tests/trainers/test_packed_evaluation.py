@@ -230,7 +230,7 @@ def test_a_prompt_is_read_once_for_all_samples_of_it(model: PreTrainedModel) -> 
         handle.remove()
 
     with counting(), torch.no_grad():
-        Reader(model, [[1, 2, 3]] * 5 + [[1, 2, 3], [2, 2, 2]] + [[1, 2, 3]] * 3, count=2)
+        Reader(model, [[1, 2, 3]] * 5 + [[1, 2, 3], [2, 2, 2]] + [[1, 2, 3]] * 3, count=2, lengths=[4] * 10)
     assert read == [2 * 2 * 2]  # two different prompts in the second group, filled up to two in the first
 
 
