@@ -29,6 +29,12 @@ JUDGE_FACT, JUDGE_CONTENT_FACT, EVALUATOR_FACT = "judge", "judge_content", "eval
 # TRL was given for it.
 NORM_FACT, WEIGHT_FACT = "gradient_norm.", "loss_weight."
 
+# Of a run that was trained and measured: why its adapter, or its result, could not be written. Of one that was refused:
+# which of its inputs could not be used (model or data), as every other run with it would find.
+UNSAVED_FACT, UNUSABLE_FACT = "unsaved", "unusable"
+# Of a run whose base is an adapter that was merged into the model below it: which, into what.
+MERGED_FACT = "merged"
+
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-3"
 # Of format 1. Stands in every run's key, as it did when the evaluator belonged to it: a newer one makes no other run.

@@ -14,11 +14,13 @@ import typer
 from studies.redact import note_command, redact, redact_output
 from sweeper.commands import (
     Reuse,
+    base_notes,
     check_owner,
     command_line,
     load,
     quiet_libraries,
     refuse,
+    refuse_bad_base,
     refuse_bad_data,
     run_sweep,
     runnable,
@@ -105,13 +107,14 @@ def plan(
     from sweeper.state import standing_of
 
     spec, arms, _ = load(study, settings)
+    refuse_bad_base(spec, arms)
     print_plan(make_plan(spec, arms), Console(highlight=False))
     with store_errors():
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
             typer.echo(shown(line))
     _print_cost(found, arms, workers, measure=pilot)
-    for notice in (*spec.notices, *not_yet(spec)):
+    for notice in (*spec.notices, *base_notes(spec, arms), *not_yet(spec)):
         typer.echo(f"note: {shown(notice)}")
     warn_of_code(spec)
 

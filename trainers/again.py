@@ -5,20 +5,19 @@ A trainer as executors know one, so that the work goes where runs are trained. K
 
 from __future__ import annotations
 
+import traceback
+
 import datasets
 import torch
 import transformers
 from peft import PeftModel
 
 from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
-from trainers.data import DataError
 from trainers.evaluate import Evaluation, NonFinite, evaluate
+from trainers.failures import cause_of, told
 from trainers.interface import Desk, Job
 from trainers.settings import parse_settings, run_settings
 from trainers.warm import Warm
-
-# How the data, the base and the judge refuse.
-_REFUSALS = (DataError, ValueError, TypeError, NotImplementedError)
 
 
 class AdapterEvaluator:
@@ -46,8 +45,11 @@ class AdapterEvaluator:
             )
         except NonFinite as error:
             result = RunResult(key=job.config.key, cause=Cause.NON_FINITE, message=str(error))
-        except _REFUSALS as error:
-            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
+        except Exception as error:
+            if cause_of(error) is not Cause.REFUSED:
+                raise
+            traceback.print_exc()
+            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=told(error))
         desk.finish(result)
 
     def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:

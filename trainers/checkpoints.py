@@ -96,13 +96,13 @@ def restore_reference(kept: Checkpoint, trainer: DPOTrainer) -> None:
 
 
 class KeptDPOTrainer(WarmDPOTrainer):
-    """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run."""
+    """DPOTrainer whose checkpoints may fail: a full disk, or a model that is not saved so, costs no run."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does; TRL would write a model card for the Hub as well."""
         try:
             super(DPOTrainer, self)._save_checkpoint(model, trial)
-        except _UNWRITTEN as error:
+        except Exception as error:
             _give_up(_path(self.args, self.state), error)
 
 
