@@ -594,7 +594,8 @@ def _inputs(arms_in: Mapping[str, Mapping[str, Arm]]) -> set[tuple[str, str]]:
 
 
 def _input(scenario: str, settings: Mapping[str, object]) -> tuple[str, str]:
-    return scenario, digest([settings.get(name) for name in MODEL_SETTINGS])
+    names = [name for name in MODEL_SETTINGS if name != "model_revision"]  # of a run, the commit that it stands for
+    return scenario, digest([settings.get(name) for name in names])
 
 
 def _first_line(message: str) -> str:

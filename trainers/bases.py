@@ -196,13 +196,13 @@ def _check(settings: Mapping[str, Any]) -> None:
     folder = existing(path)
     if folder is not None:
         _refuse_incomplete(path, folder)
-    config = _small_file(path, revision, CONFIG)
+    config = small_file(path, revision, CONFIG)
     if config is not None:
         refuse_other_kinds(path, _read(config))
 
 
 def _adapter_here(path: str, revision: str | None) -> AdapterBase | None:
-    found = _small_file(path, revision, ADAPTER)
+    found = small_file(path, revision, ADAPTER)
     return None if found is None else adapter_of(path, found)
 
 
@@ -264,7 +264,7 @@ def _refuse_pointers(path: str, files: Iterable[Path]) -> None:
 
 def _refuse_missing_packages(path: str, revision: str | None, settings: Mapping[str, Any]) -> None:
     """Raises UnusableModel where a package is not installed that loading the model needs."""
-    config = _small_file(path, revision, CONFIG)
+    config = small_file(path, revision, CONFIG)
     quantization = None if config is None else _read(config).get("quantization_config")
     methods = {str(quantization.get("quant_method", "")).lower()} if isinstance(quantization, dict) else set()
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
@@ -290,7 +290,7 @@ def weights(folder: Path) -> list[Path]:
     return [file for file in files if file.is_file() and not file.name.startswith(_NO_WEIGHTS)]
 
 
-def _small_file(path: str, revision: str | None, name: str) -> Path | None:
+def small_file(path: str, revision: str | None, name: str) -> Path | None:
     """A file of a model's folder, or of its place in the Hub's cache; None where it does not lie here."""
     place = existing(path)
     if place is not None:
