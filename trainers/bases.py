@@ -186,8 +186,9 @@ def _check(settings: Mapping[str, Any]) -> None:
     path, revision = str(settings.get("model_name_or_path")), settings.get("model_revision")
     if path == "embedded" or settings.get("model_init_kwargs"):  # which may say anything of where the files lie
         return
-    _refuse_missing_packages(path, revision, settings)
     adapter = _adapter_here(path, revision)
+    if adapter is None or adapter.is_beside:
+        _refuse_missing_packages(path, revision, settings)
     if adapter is not None:
         refuse_quantized(adapter, settings)
         if not adapter.is_beside:

@@ -151,7 +151,7 @@ class CachedReader:
             read, places = _distinct(prompts, count)
             output = self._forward(ids[read, :-1], mask[read, :-1], keep=1)
             self._cache = getattr(output, "past_key_values", None)
-            if not hasattr(self._cache, "reorder_cache"):
+            if self._cache is None or not hasattr(self._cache, "reorder_cache"):
                 raise _NoCacheError
             self._cache.reorder_cache(places.to(ids.device))
 
