@@ -30,7 +30,14 @@ def a_small_model(folder: Path, config: PreTrainedConfig) -> Path:
 
 
 def train_on(model: Path, place: Path, together: int, runs: int = 1, **changes: Any) -> list[RunResult]:
-    """The results of `runs` runs on the model, with folders in `place`; None among `changes` leaves a setting out."""
+    """The results of `runs` runs on the model, with folders in `place`; see `configs_on`."""
+    configs = configs_on(model, place, runs, **changes)
+    jobs = [Job(config, place / f"run-{i}", placement=Placement(together=together)) for i, config in enumerate(configs)]
+    return train_all(DPOTrainerWorker(), jobs)
+
+
+def configs_on(model: Path, place: Path, runs: int = 1, **changes: Any) -> list[RunConfig]:
+    """Configs of runs on the model, whose pairs are written into `place`; None among `changes` leaves a setting out."""
     data = place / "pairs.jsonl"
     place.mkdir(exist_ok=True)
     data.write_text("\n".join(map(json.dumps, TEXT)))
@@ -43,7 +50,7 @@ def train_on(model: Path, place: Path, together: int, runs: int = 1, **changes: 
     settings = {name: value for name, value in settings.items() if value is not None}
     evaluation = EvaluationConfig(prompts=2, max_new_tokens=changes.get("max_new_tokens", 4))
     where = {"study": "small", "variant": "sigmoid", "scenario": "clean", "block": 0, "seed": 0, "knobs": {}}
-    configs = [
+    return [
         RunConfig(
             **where,
             trial=number,
@@ -53,5 +60,3 @@ def train_on(model: Path, place: Path, together: int, runs: int = 1, **changes: 
         )
         for number in range(runs)
     ]
-    jobs = [Job(config, place / f"run-{i}", placement=Placement(together=together)) for i, config in enumerate(configs)]
-    return train_all(DPOTrainerWorker(), jobs)

@@ -12,8 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from studies.records import Cause
-from tests.trainers.small_runs import a_small_model, train_on
+from tests.trainers.small_runs import a_small_model, configs_on, train_on
 from trainers.bases import UnusableModel
+from trainers.bundle import write_bundle
 from trainers.merged import load_model
 
 LLAMA = LlamaConfig(
@@ -78,3 +79,27 @@ def test_an_adapter_with_factors_for_layers_that_its_model_lacks_is_refused(adap
     file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": ["q_proj"]}))
     with pytest.raises(UnusableModel, match="does not fit it"):
         load_model(str(adapter), None, {"dtype": "float32"})
+
+
+def test_export_writes_it_merged_so_that_plain_trl_starts_from_the_same(adapter: Path, tmp_path: Path) -> None:
+    (config,) = configs_on(adapter, tmp_path / "runs")
+    named, _ = write_bundle(config, tmp_path / "best-data", tmp_path / "best-model")
+    assert named == str(tmp_path / "best-model")
+    assert not (tmp_path / "best-model" / "adapter_config.json").exists()
+    exported = AutoModelForCausalLM.from_pretrained(named).eval()
+    merged = load_model(str(adapter), None, {"dtype": "float32"}).eval()
+    torch.testing.assert_close(exported(IDS).logits, merged(IDS).logits, rtol=0, atol=0)
+
+
+def test_export_of_full_fine_tuning_names_a_model_that_plain_trl_can_save(tmp_path: Path) -> None:
+    model = a_small_model(tmp_path / "model", LLAMA)
+    (model / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.6}))
+    for changes, named in (({"use_peft": None, "lora_r": None}, tmp_path / "best-model"), ({}, model)):
+        (config,) = configs_on(model, tmp_path / "runs", **changes)
+        assert write_bundle(config, tmp_path / "best-data", tmp_path / "best-model")[0] == str(named)
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        if not changes:
+            continue
+        AutoModelForCausalLM.from_pretrained(named).save_pretrained(tmp_path / "saved")
+        assert (tmp_path / "best-model" / "model.safetensors").is_symlink()
+        shutil.rmtree(tmp_path / "best-model")
