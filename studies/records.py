@@ -35,6 +35,11 @@ ALONE_FACT = "alone_because"
 """Why a run could not share its passes with others, where that was found out."""
 PRECOMPUTE = "precompute_ref_log_probs"
 """TRL's setting, and the fact of a run for which it was turned off: its reference is no function of the row."""
+# Of a run that was trained and measured: why its adapter, or its result, could not be written. Of one that was refused:
+# which of its inputs could not be used (model or data), as every other run with it would find.
+UNSAVED_FACT, UNUSABLE_FACT = "unsaved", "unusable"
+# Of a run whose base is an adapter that was merged into the model below it: which, into what.
+MERGED_FACT = "merged"
 
 # Bumped whenever a number that `trainers/evaluate.py` reports would change for the same adapter.
 EVALUATOR = "evaluator-3"

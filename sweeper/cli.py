@@ -18,11 +18,13 @@ from studies.redact import note_command, redact, redact_output
 from studies.visible import visible
 from sweeper.commands import (
     Reuse,
+    base_notes,
     check_owner,
     command_line,
     load,
     quiet_libraries,
     refuse,
+    refuse_bad_base,
     refuse_bad_data,
     refuse_foreign_runs,
     run_sweep,
@@ -128,6 +130,7 @@ def plan(
     spec, arms, _ = load(study, settings)
     warn_of_code(spec)
     refuse_foreign_runs(_runs_of(spec))
+    refuse_bad_base(spec, arms)
     print_plan(make_plan(spec, arms), Screen())
     with store_errors():
         tell_whose(spec)
@@ -135,7 +138,7 @@ def plan(
         for line in standing_of(found, arms).lines():
             typer.echo(shown(line))
     _print_cost(found, arms, workers, measure=pilot)
-    for notice in (*spec.notices, *not_yet(spec)):
+    for notice in (*spec.notices, *base_notes(spec, arms), *not_yet(spec)):
         typer.echo(f"note: {shown(notice)}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -57,6 +57,7 @@ def runnable(
     if not_yet(spec):
         refuse(not_yet(spec))
     refuse_bad_data(spec)
+    refuse_bad_base(spec, arms)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return Wanted(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
@@ -159,6 +160,8 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     check_owner(wanted)
     console = Screen()
     warn_of_code(spec)
+    for notice in base_notes(spec, arms):
+        typer.echo(f"note: {shown(notice)}")
     quiet_libraries()
     with store_errors():
         spec = as_found(spec, arms, typer.echo, refresh=how.refresh)
@@ -185,6 +188,8 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: {shown(again)}")
             raise typer.Exit(1) from None
+    if outcome.unusable:
+        refuse([f"No run of {spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
     failed = tell(outcome.failures)
     if outcome.undelivered:
         console.print(
@@ -296,6 +301,36 @@ def refuse_bad_data(spec: StudySpec) -> None:
     problems = check_data(spec.data)
     if problems:
         refuse(problems)
+
+
+def refuse_bad_base(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
+    """Exit with 2 where a base cannot be trained with, as far as its small files tell, before any store is made."""
+    from trainers.bases import base_problems
+
+    problems = [problem for settings in _bases(spec, arms) for problem in base_problems(settings)]
+    if problems:
+        refuse(list(dict.fromkeys(problems)))
+
+
+def base_notes(spec: StudySpec, arms: Mapping[str, Arm]) -> list[str]:
+    """What becomes of bases that are adapters."""
+    from trainers.bases import base_notices
+
+    return list(dict.fromkeys(note for settings in _bases(spec, arms) for note in base_notices(settings)))
+
+
+def _bases(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Mapping[str, Any]]:
+    """The settings of every base that runs may start from."""
+    from studies.resolve import possible
+
+    if spec.trainer != "dpo":
+        return []
+    return [
+        {**arm.settings, "model_name_or_path": model}
+        for arm in arms.values()
+        for model in possible(arm).get("model_name_or_path", (None,))
+        if model is not None
+    ]
 
 
 def screen_width() -> int | None:

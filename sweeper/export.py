@@ -57,6 +57,7 @@ def export_best(
     config = run_config_of(spec, arms, record)
     _check_sources(config, record)
     trained = _as_trained(config, record)
+    from trainers.bases import UnusableModel
     from trainers.bundle import write_bundle
     from trainers.data import DataError
 
@@ -74,7 +75,7 @@ def export_best(
         model, digest = write_bundle(
             trained, data, output.with_name(f"{output.stem}-model"), record.facts.get(DATA_DIGEST)
         )
-    except (DataError, OSError) as error:
+    except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
     return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"

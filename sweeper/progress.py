@@ -24,7 +24,8 @@ class Progress:
 @dataclass(frozen=True)
 class Outcome:
     """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
-    trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again.
+    trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again; `unusable`:
+    why no run can be trained at all, where the model or the data are to blame.
     """
 
     trained: int
@@ -33,6 +34,7 @@ class Outcome:
     stopped: bool
     undelivered: int = 0
     unmeasured: int = 0
+    unusable: str = ""
 
     @property
     def whole(self) -> bool:

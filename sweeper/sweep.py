@@ -7,10 +7,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from studies.foreign_files import UnusableFile
-from studies.records import CONSEQUENCES, PROBE, Cause, Failure, Measurement, RunConfig, RunResult, State
+from studies.records import (
+    CONSEQUENCES,
+    PROBE,
+    UNSAVED_FACT,
+    UNUSABLE_FACT,
+    Cause,
+    Failure,
+    Measurement,
+    RunConfig,
+    RunResult,
+    State,
+    digest,
+)
+from studies.resolve import possible
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
@@ -28,7 +42,7 @@ from sweeper.search import Search, Trial
 from sweeper.tracking import KnownRun, Tracker
 from sweeper.verdicts import verdict_on
 from sweeper.workers import Stint, Workers
-from trainers.interface import Job, Placement
+from trainers.interface import MODEL_SETTINGS, Job, Placement
 from trainers.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
@@ -111,7 +125,10 @@ class Sweep:
         self._workers, self._meter = Workers(), Meter(spec.budget, folder, self._started)
         self._paused = paused(folder)
         self._hopeless: set[str] = set()
-        self._unusable: set[str] = set()
+        self._named: set[str] = set()  # files that were told of
+        self._inputs = _inputs(self._arms_in)
+        self._refused: set[tuple[str, str]] = set()
+        self._unusable = ""
         self._stopping = False
         self._closing = False
         of_brackets = (search, tracker, folder, self._lead_on, self._close_if_complete, tell_user)
@@ -133,7 +150,7 @@ class Sweep:
         self._keep_adapters()
         now = time.monotonic()
         self._meter.keep(now, self._workers.spent(now), at_once=True)
-        return Outcome(self._trained, self._reused, self._failed, self._closing or held)
+        return Outcome(self._trained, self._reused, self._failed, self._closing or held, unusable=self._unusable)
 
     @property
     def _trained(self) -> int:
@@ -329,8 +346,8 @@ class Sweep:
             said = f"{folder / RESULT_FILE} is the result of another run ({result.key})"
         except UnusableFile as error:
             said = str(error)
-        if said not in self._unusable:
-            self._unusable.add(said)
+        if said not in self._named:
+            self._named.add(said)
             self._tell_user(f"{said}: it is left out, and the run is trained again where nothing else has its numbers.")
         return None
 
@@ -418,13 +435,32 @@ class Sweep:
         if result.state is not State.FAIL:  # which the next sweep tries again
             self._counts["trained"] += 1
             drop_state(self._folder / key)
+            if UNSAVED_FACT in result.facts:
+                lost = result.facts[UNSAVED_FACT]
+                self._tell_user(f"{config.variant}, trial {config.trial} is measured but not all of it is kept: {lost}")
         else:
             self._counts["untrained"] += 1
-            said = _first_line(result.message)
-            self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
+            if not self._ends_here(config, result):
+                said = _first_line(result.message)
+                self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
         group.note(key, result)
         self._close_if_complete(group)
         self._heed_rungs()
+
+    def _ends_here(self, config: RunConfig, result: RunResult) -> bool:
+        """Whether no run can be trained, as its model, data or trainer cannot be used: then the sweep ends. All that
+        differs in these has been tried, and nothing was trained.
+        """
+        if self._unusable:
+            return True
+        if UNUSABLE_FACT not in result.facts or self._trained:
+            return False
+        self._refused.add(_input(config.scenario, config.settings))
+        if not self._refused >= self._inputs:
+            return False
+        self._unusable = result.message
+        self.stop()
+        return True
 
     def _judge_worker(self, stint: Stint | None, key: str, result: RunResult, at: float) -> None:
         """Learn from an attempt what runs cost, and set a worker aside that fails one run after another."""
@@ -575,6 +611,22 @@ class Sweep:
 def _rung(result: RunResult) -> int | None:
     """The step of the rung at which a run was stopped, None for any other."""
     return max((m.step for m in result.measurements), default=None) if result.cause is Cause.PAUSED else None
+
+
+def _inputs(arms_in: Mapping[str, Mapping[str, Arm]]) -> set[tuple[str, str]]:
+    """What runs of the study may read that differs: scenarios, and settings that a model is loaded by."""
+    found = set()
+    for scenario, arms in arms_in.items():
+        for arm in arms.values():
+            varied = {name: values for name, values in possible(arm).items() if name in MODEL_SETTINGS}
+            for values in product(*varied.values()):
+                found.add(_input(scenario, {**arm.settings, **dict(zip(varied, values, strict=True))}))
+    return found
+
+
+def _input(scenario: str, settings: Mapping[str, object]) -> tuple[str, str]:
+    names = [name for name in MODEL_SETTINGS if name != "model_revision"]  # of a run, the commit that it stands for
+    return scenario, digest([settings.get(name) for name in names])
 
 
 def _first_line(message: str) -> str:

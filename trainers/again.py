@@ -5,22 +5,21 @@ A trainer as executors know one, so that the work goes where runs are trained. K
 
 from __future__ import annotations
 
+import traceback
+
 import datasets
 import torch
 import transformers
 from peft import PeftModel
 
 from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
-from trainers.data import DataError
 from trainers.evaluate import Evaluation, NonFinite, evaluate
-from trainers.failures import bad_files
+from trainers.failures import cause_of, told
 from trainers.interface import Desk, Job
+from trainers.merged import usable
 from trainers.results import ADAPTER, adapter_files
 from trainers.settings import parse_settings, run_settings
 from trainers.warm import Warm
-
-# How the data, the base and the judge refuse.
-_REFUSALS = (DataError, ValueError, TypeError, NotImplementedError)
 
 
 class AdapterEvaluator:
@@ -48,8 +47,11 @@ class AdapterEvaluator:
             )
         except NonFinite as error:
             result = RunResult(key=job.config.key, cause=Cause.NON_FINITE, message=str(error))
-        except _REFUSALS as error:
-            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
+        except Exception as error:
+            if cause_of(error) is not Cause.REFUSED:
+                raise
+            traceback.print_exc()
+            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=told(error))
         desk.finish(result)
 
     def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
@@ -64,16 +66,14 @@ class AdapterEvaluator:
         if adapter / "adapter_config.json" not in ours:
             raise ValueError(f"{adapter} holds no adapter but a whole model: only adapters can be measured again")
         try:
-            policy = PeftModel.from_pretrained(model, str(adapter))
+            with usable(str(adapter)):
+                policy = PeftModel.from_pretrained(model, str(adapter))
             precision = torch.float16 if args.fp16 else torch.bfloat16
             with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
                 measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference)
             policy.unload()
-        except BaseException as error:
+        except BaseException:
             self._warm.drop_base()  # it may carry half an adapter
-            wrong = bad_files(error, str(adapter)) if isinstance(error, Exception) else None
-            if wrong is None:
-                raise
-            raise ValueError(f"{adapter}: {wrong}") from error
+            raise
         by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
         return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}

@@ -8,13 +8,21 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from transformers import GenerationConfig
+
 from studies.places import existing
 from studies.records import RunConfig
+from trainers.bases import AdapterBase, how_to_merge, small_file
 from trainers.data import DataError, Pairs, load_pairs
 from trainers.dated import on_day
+from trainers.merged import find_adapter, saveable
+from trainers.settings import hardware_settings, parse_settings
 from trainers.tables import write_pairs
 from trainers.tokenizer import load_tokenizer
+from trainers.warm import load_base
 from trainers.world.paths import model_path
+
+_GENERATION_CONFIG = "generation_config.json"
 
 
 def write_bundle(
@@ -22,8 +30,10 @@ def write_bundle(
 ) -> tuple[str, str]:
     """Write the run's training and evaluation rows, in order, flips and length limits applied.
 
-    Gives the model to train (a Hub id or path, `model_folder` for the embedded one, and for one whose chat template
-    asks for the date, which stands there as links beside a template with the run's day) and the digest of the data.
+    Gives the model to train and the digest of the data. The model is a Hub id or path, or `model_folder`: for the
+    embedded one; for an adapter, which stands there merged; and for one that TRL would not take as the run did, which
+    stands there as links: one whose chat template asks for the date, beside a template with the run's day, and for full
+    fine-tuning one whose generation config lets nothing be saved, beside one that does.
     `expected`: the digest of what the run trained on, where that is known. Raises trainers.data.DataError, before
     anything is written, where the data can no longer be read, by stock TRL neither, or are others.
     """
@@ -43,11 +53,14 @@ def write_bundle(
         write_pairs(pairs, Path(place) / data_folder.name)
         if embedded:
             shutil.copytree(model_path(), Path(place) / model_folder.name)
-        elif day is not None:
+        elif (adapter := find_adapter(name, config.settings.get("model_revision"))) is not None:
+            _write_merged(config, adapter, Path(place) / model_folder.name)
+        elif day is not None or not _can_be_saved(config):
             model = _local(name, config.settings.get("model_revision"))
-            _link_dated(model, Path(place) / model_folder.name, day)
+            _link_changed(model, Path(place) / model_folder.name, day)
+        written = (Path(place) / model_folder.name).exists()
         _move(Path(place), data_folder.parent)
-    return (str(model_folder) if embedded or day is not None else name), pairs.digest
+    return (str(model_folder) if written else name), pairs.digest
 
 
 def _move(folder: Path, into: Path) -> None:
@@ -83,17 +96,50 @@ def _local(name: str, revision: str | None) -> Path:
     return Path(snapshot_download(name, revision=revision, local_files_only=True))
 
 
-def _link_dated(model: Path, folder: Path, day: str) -> None:
-    """Make a folder of links to a model's files, with the day written into its chat templates."""
+def _write_merged(config: RunConfig, adapter: AdapterBase, folder: Path) -> None:
+    """Write the adapter merged into its model, as runs start from it. Raises OSError where the disk is too small."""
+    args, model_args = parse_settings({**hardware_settings(), **config.settings}, folder, config.seed)
+    args.use_cpu = True  # where it is merged anyway; nothing is computed with it here
+    model, tokenizer = load_base(adapter.path, args, model_args, config.content.get("date"))
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise OSError(
+            f"{adapter}, and merged it takes {needed / 2**30:.1f} GiB where {free / 2**30:.1f} GiB are free. Make "
+            f"room, or merge it elsewhere: {how_to_merge(adapter)}"
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _can_be_saved(config: RunConfig) -> bool:
+    """Whether plain TRL can save what it trains: an adapter always, a whole model only beside a sound config."""
+    if config.settings.get("use_peft"):
+        return True
+    file = small_file(
+        str(config.settings["model_name_or_path"]), config.settings.get("model_revision"), _GENERATION_CONFIG
+    )
+    if file is None:
+        return True
+    before = GenerationConfig.from_pretrained(str(file.parent))
+    return saveable(before) is before
+
+
+def _link_changed(model: Path, folder: Path, day: str | None) -> None:
+    """Make a folder of links to a model's files, with the day, where there is one, written into its chat templates, and
+    a generation config that can be saved.
+    """
     for file in sorted(model.rglob("*")):
         if not file.is_file():
             continue
         place = folder / file.relative_to(model)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".jinja":
+        if day is not None and file.suffix == ".jinja":
             place.write_text(on_day(file.read_text(encoding="utf-8"), day), encoding="utf-8")
-        elif file.name == "tokenizer_config.json":
+        elif day is not None and file.name == "tokenizer_config.json":
             place.write_text(_dated_config(file.read_text(encoding="utf-8"), day), encoding="utf-8")
+        elif file.name == _GENERATION_CONFIG and file.parent == model:
+            saveable(GenerationConfig.from_pretrained(str(model))).save_pretrained(str(folder))
         else:
             place.symlink_to(file.resolve())
 

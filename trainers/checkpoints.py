@@ -92,7 +92,7 @@ def restore_reference(kept: Checkpoint, trainer: DPOTrainer) -> None:
 
 
 class KeptDPOTrainer(WarmDPOTrainer):
-    """DPOTrainer whose checkpoints may fail: a disk that is full costs the checkpoint, not the run.
+    """DPOTrainer whose checkpoints may fail: a full disk, or a model that is not saved so, costs no run.
 
     `first`: its first micro-batch.
     """
@@ -108,7 +108,7 @@ class KeptDPOTrainer(WarmDPOTrainer):
         """As transformers does; TRL would write a model card for the Hub as well."""
         try:
             super(DPOTrainer, self)._save_checkpoint(model, trial)
-        except _UNWRITTEN as error:
+        except Exception as error:
             _give_up(_path(self.args, self.state), error)
 
 

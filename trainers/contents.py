@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source
-from studies.foreign_files import read_json
+from studies.foreign_files import read_bytes
 from studies.places import existing, is_hub_id
 from studies.records import COMMIT
+from trainers.bases import ADAPTER, UnusableModel, adapter_of
 from trainers.dated import is_dated
 
 _WHOLE_MIB: Final = 64
@@ -78,17 +79,26 @@ def _folder_content(source: Source, folder: Path) -> str | None:
     if source.what == "tokenizer":
         return _sha256(_files(folder, ours)) if ours else None
     files = [f for f in _matching(folder, _OF_MODEL) if f not in ours and not _named(f, _LEFT_OVER)]
-    below = _base_of_adapter(folder)
+    below = _base_of_adapter(folder, ours)
     return _sha256(_files(folder, files, below)) if files else None
 
 
-def _base_of_adapter(folder: Path) -> str:
-    """The content of the model that an adapter in `folder` lies on; nothing for a folder of a whole model."""
-    with suppress(OSError, ValueError, AttributeError, TypeError):
-        config = read_json(folder / "adapter_config.json", links=True)
-        name, revision = config.get("base_model_name_or_path"), config.get("revision")
-        if name:
-            return f"{name} {read_content(Source('model', str(name), revision))}"
+def _base_of_adapter(folder: Path, tokenizer: list[Path]) -> str:
+    """The content of the model below an adapter in `folder`, and of its tokenizer where the adapter has none; nothing
+    for a folder of a whole model. That it is merged is said too: before, such runs started from something else.
+    """
+    file = folder / ADAPTER
+    if not file.is_file():
+        return ""
+    with suppress(UnusableModel):
+        adapter = adapter_of(str(folder), file)
+        if adapter.is_beside:
+            return "merged"
+        model = Source("model", adapter.base, adapter.revision)
+        read = [model] if tokenizer else [model, model._replace(what="tokenizer")]
+        return " ".join(["merged", *(str(read_content(source)) for source in read)])
+    with suppress(OSError):
+        return read_bytes(file, links=True).decode(errors="replace")
     return ""
 
 

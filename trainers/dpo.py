@@ -21,25 +21,26 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from studies.records import ALONE_FACT, CONSEQUENCES, Cause, RunConfig, RunResult
+from studies.records import ALONE_FACT, CONSEQUENCES, UNUSABLE_FACT, Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
 from trainers.checkpoints import KEEP_SECONDS
-from trainers.data import DataError
+from trainers.data import DataError, JudgeError
 from trainers.desk import ListDesk
-from trainers.failures import ALONE, cause_of
+from trainers.failures import ALONE, MEMORY, cause_of, told
 from trainers.interface import Desk, Job, Pilot, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
 from trainers.pilot import run_pilot
-from trainers.results import drop_state, write_result
+from trainers.results import drop_state, keep_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import train_alone
+from trainers.tokenizer import UnusableModel
 from trainers.warm import Warm, load_base
 
 logger = logging.getLogger(__name__)
 
-# How TRL and the data refuse settings.
-_REFUSALS = (DataError, ValueError, TypeError, NotImplementedError)
+# What no run with the same of it can use.
+_INPUTS = {UnusableModel: "model", DataError: "data", JudgeError: "judge"}
 _LOOK_SECONDS = 1.0
 
 
@@ -69,15 +70,24 @@ class DPOTrainerWorker:
         except Unpackable as reason:
             logger.info("run %s trains alone: %s", job.config.key, reason)
             self.alone(job, desk, str(reason))
-        except _REFUSALS as error:
-            traceback.print_exc()
-            self._hand_in(job, Cause.REFUSED, str(error), desk)
-        except (RuntimeError, MemoryError) as error:
-            if cause_of(error) is Cause.INFRASTRUCTURE:
+        except Exception as error:
+            result = self.came_to(job, error)
+            if result is None:
                 raise
-            self.forget()
-            self._hand_in(job, cause_of(error), str(error), desk)
+            desk.finish(keep_result(job.folder, result))
         return None
+
+    def came_to(self, job: Job, error: Exception) -> RunResult | None:
+        """What a run comes to that met this error; None where the machine is to blame, and it may be tried again."""
+        cause, key = cause_of(error), job.config.key
+        if cause is Cause.INFRASTRUCTURE:
+            return None
+        if cause in MEMORY:
+            self.forget()
+            return RunResult(key=key, cause=cause, message=str(error), facts=ALONE)
+        traceback.print_exc()
+        of = next((name for kind, name in _INPUTS.items() if isinstance(error, kind)), None)
+        return RunResult(key=key, cause=cause, message=told(error), facts={UNUSABLE_FACT: of} if of else {})
 
     def pilot(self, jobs: Sequence[Job], workers: int) -> Pilot:
         """See `trainers.pilot.run_pilot`. What it loads stays warm for the runs that follow."""
@@ -96,7 +106,7 @@ class DPOTrainerWorker:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """See `trainers.pilot.Crew`."""
-        return cause_of(error) is not Cause.INFRASTRUCTURE
+        return cause_of(error) in MEMORY
 
     def pack(self, job: Job, desk: Desk) -> Pack:
         """An empty pack around the base model of `job`."""
@@ -117,26 +127,18 @@ class DPOTrainerWorker:
         """Train a run by TRL's own loop and hand it in; `why`: no pack could take it."""
         desk.finish(self._train_alone(job, desk, why))
 
-    def _hand_in(self, job: Job, cause: Cause, message: str, desk: Desk) -> None:
-        result = RunResult(key=job.config.key, cause=cause, message=message)
-        write_result(job.folder, result)
-        desk.finish(result)
-
     def _train_alone(self, job: Job, desk: Desk, why: str) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = train_alone(job, desk, self._warm, self._keep_every)
-        except _REFUSALS as error:
-            traceback.print_exc()
-            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
-        except RuntimeError as error:
-            if cause_of(error) is Cause.INFRASTRUCTURE:
+        except Exception as error:
+            failed = self.came_to(job, error)
+            if failed is None:
                 raise
-            self.forget()
-            result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
+            result = failed
         if why:
             result = result.model_copy(update={"facts": {ALONE_FACT: why, **result.facts}})
-        write_result(job.folder, result)
+        result = keep_result(job.folder, result)
         if result.cause is not Cause.USER_STOP and not CONSEQUENCES[result.cause].smaller:  # else it may go on
             drop_state(job.folder)
         return result
@@ -160,10 +162,13 @@ class _Packing:
             members = self._pack.members
             try:
                 self._pack.advance()
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:
                 if cause_of(error) is Cause.INFRASTRUCTURE:
                     raise
-                self._split(error)
+                if cause_of(error) in MEMORY:
+                    self._split(error)
+                else:
+                    self._dissolve(error)
             if len(self._pack.members) < len(members):
                 self._looked = -_LOOK_SECONDS
 
@@ -193,8 +198,20 @@ class _Packing:
         except Unpackable as reason:
             logger.warning("runs train alone: %s", reason)
             self._pack = None
-            for member in new:
-                self._worker.alone(member.job, self._desk, str(reason))
+            self._alone(new, str(reason))
+
+    def _dissolve(self, error: Exception) -> None:
+        """Train alone, from their beginning, the runs of a pack that met what no other try would do without."""
+        assert self._pack is not None
+        traceback.print_exc()
+        why = f"the pack met {told(error)}"
+        logger.warning("runs train alone: %s", why)
+        members, self._pack = self._pack.members, None
+        self._alone(members, why)
+
+    def _alone(self, members: Sequence[Member], why: str) -> None:
+        for member in members:
+            self._worker.alone(member.job, self._desk, why)
 
     def _split(self, error: Exception) -> None:
         """Halve the pack after it ran out of memory; what goes is trained later, from its beginning or kept state."""
@@ -211,8 +228,7 @@ class _Packing:
             self._backlog += [member.job for member in out]
             return
         result = RunResult(key=out[0].key, cause=cause_of(error), message=str(error), facts=ALONE)
-        write_result(out[0].job.folder, result)
-        self._desk.finish(result)
+        self._desk.finish(keep_result(out[0].job.folder, result))
 
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

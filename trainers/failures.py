@@ -1,17 +1,20 @@
-"""What an exception says of why a run failed: memory, a model's files, or the machine in general. Loads no torch."""
+"""What an exception says of why a run failed: memory, the machine in general, or what the run asks for. Loads no torch.
+
+The machine's are those that another try may not meet: of devices, disks and the network. All others are met again by
+the same model, data and settings, and another try would end the same.
+"""
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from studies.records import Cause, Scalar
 
 # Fact of a result: memory was too small for this run by itself, whatever trained beside it before.
 ALONE: Mapping[str, Scalar] = {"together": 1}
+
+MEMORY: Final = frozenset({Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_HOST_MEMORY})
 
 _GPU = ("CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "MPS backend out of memory")
 _HOST = (
@@ -19,44 +22,81 @@ _HOST = (
     "DefaultCPUAllocator: not enough memory",
     "Cannot allocate memory",
 )
-# How files are refused by those who read them: by type, and where the type says nothing by its name or words.
-_UNREADABLE = (
-    *(pickle.UnpicklingError, EOFError, zipfile.BadZipFile, RecursionError, LookupError, AttributeError),
-    *(json.JSONDecodeError, UnicodeDecodeError),
+# Torch's words for what a device or its driver did; those of a tensor on another device are none of them.
+_DEVICE: Final = (
+    *("CUDA error", "CUDA driver", "CUDA GPUs are available", "HIP error", "NVIDIA driver", "cuDNN error"),
+    *("CUDNN_STATUS", "CUBLAS_STATUS", "CUSOLVER_STATUS", "NCCL", "DataLoader worker"),
+    # of a file that torch could not write, where a disk is full
+    *("PytorchStreamWriter", "inline_container.cc", "No space left on device"),
 )
-_UNREADABLE_NAMES = frozenset({"SafetensorError", "StrictDataclassFieldValidationError", "StrictDataclassError"})
-_UNREADABLE_WORDS = ("PytorchStreamReader", "loading state_dict", "size mismatch")
-
-
-def bad_files(error: Exception, model: str) -> str | None:
-    """What is wrong with a model's files, of an exception that was raised while they were loaded; None where it was
-    something else: memory, the disk, the network, or settings.
-    """
-    if cause_of(error) is not Cause.INFRASTRUCTURE:
-        return None
-    here = isinstance(error, OSError) and error.errno is None and Path(model).is_dir()  # transformers' own
-    named = type(error) is Exception or type(error).__name__ in _UNREADABLE_NAMES  # the Rust libraries'
-    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _UNREADABLE_WORDS)
-    if not (here or named or told or isinstance(error, _UNREADABLE)):
-        return None
-    lines = str(error).strip().splitlines()
-    return f"its files cannot be read ({': '.join([type(error).__name__, *lines[:1]])[:300]}); put whole ones there"
+_DEVICE_TYPES: Final = frozenset({"AcceleratorError", "DistBackendError", "BrokenProcessPool"})
+# Packages whose exceptions are of the network, and the Hub's answers that stay the same however often it is asked.
+_NETWORK: Final = frozenset({"httpx", "httpcore", "requests", "urllib3", "aiohttp"})
+_ANSWERS: Final = frozenset(
+    {
+        *("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "DisabledRepoError"),
+        *("EntryNotFoundError", "RemoteEntryNotFoundError", "DatasetNotFoundError"),
+    }
+)
+# Whose own words say enough; what others say (`'x'` of a KeyError) needs their name.
+_IN_WORDS: Final = (ValueError, TypeError, NotImplementedError, ImportError)
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The cause of a run that ended with this exception, which no trainer understood.
+    """The cause of a run that ended with this exception: memory, INFRASTRUCTURE, or REFUSED for all that another try
+    would meet again.
 
     Torch's words are those of c10/core/impl/alloc_cpu.cpp and c10/cuda/CUDACachingAllocator.cpp; its OutOfMemoryError
     is known by its name.
     """
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    links = list(_chain(error))
+    for link in links:
         text = str(link)
         if type(link).__name__ == "OutOfMemoryError" or any(words in text for words in _GPU):
             return Cause.OUT_OF_GPU_MEMORY
         if isinstance(link, MemoryError) or any(words in text for words in _HOST):
             return Cause.OUT_OF_HOST_MEMORY
+    if not isinstance(error, Exception):
+        return Cause.INFRASTRUCTURE
+    if any(type(link).__name__ in _ANSWERS for link in links):
+        return Cause.REFUSED
+    if isinstance(error, OSError) or any(_is_machine(link) for link in links):
+        return Cause.INFRASTRUCTURE
+    return Cause.REFUSED
+
+
+def is_of_library(error: OSError) -> bool:
+    """Whether it is no disk or network that raised this, but a library in words of its own: a file of a model that is
+    not there or damaged, which transformers tells by a bare OSError.
+    """
+    return error.errno is None and not any(_is_machine(link) for link in _chain(error))
+
+
+def told(error: BaseException) -> str:
+    """What a run's message says of an exception."""
+    text = str(error).strip()
+    return text if text and isinstance(error, _IN_WORDS) else f"{type(error).__name__}: {text}"
+
+
+def _is_machine(error: BaseException) -> bool:
+    """Whether devices or the network are to blame. A plain OSError behind another exception is often a file that the
+    other tells of in better words.
+    """
+    kind, text = type(error), str(error)
+    return (
+        isinstance(error, ConnectionError | TimeoutError)
+        or kind.__name__ in _DEVICE_TYPES
+        or (kind.__module__.partition(".")[0] in _NETWORK and kind.__name__ not in _ANSWERS)
+        or kind.__name__ in ("LocalEntryNotFoundError", "HfHubHTTPError")
+        or (isinstance(error, RuntimeError) and any(words in text for words in _DEVICE))
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, and those that it was raised from or in the handling of."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
         link = link.__cause__ or link.__context__
-    return Cause.INFRASTRUCTURE

@@ -32,10 +32,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.judges import label_number, label_problem
-from studies.records import Judge
+from studies.records import Cause, Judge
 from studies.redact import redact
 from trainers.data import Gold, JudgeError, plain
-from trainers.failures import bad_files
+from trainers.failures import cause_of, told
 from trainers.sources import Text
 from trainers.tokenizer import UnusableModel, check_ids
 
@@ -207,10 +207,9 @@ def _load(judge: Judge) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"judge {judge.name}: cannot be loaded as a sequence classifier: {_first_line(error)}"
         ) from error
     except Exception as error:
-        wrong = bad_files(error, str(judge.reward_model))
-        if wrong is None:
+        if cause_of(error) is not Cause.REFUSED:
             raise
-        raise JudgeError(f"judge {judge.name}: {wrong}") from error
+        raise JudgeError(f"judge {judge.name}: cannot be loaded: {told(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise JudgeError(

@@ -220,6 +220,7 @@ def make_member(job: Job, warm: Warm) -> Member:
         facts={
             **pairs.facts,
             **numbers.facts,
+            **warm.base_facts,
             **hardware_facts(args, model_args),
             **cut_facts(job, args),
             **balanced.facts,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -17,17 +19,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from studies.records import Cause
+from studies.records import UNSAVED_FACT, Cause, RunResult
 from trainers.adapters import PackedAdapters, Unpackable
 from trainers.engine import Engine, Update, Work
 from trainers.evaluate import Evaluation, NonFinite, Unmeasured, evaluate_all
+from trainers.failures import cause_of, told
 from trainers.head import token_log_probs
 from trainers.interface import Decision, Desk
 from trainers.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
 from trainers.member import Member, save_adapter
 from trainers.policies import packed_policies
 from trainers.prepared import START_METRICS
-from trainers.results import drop_state, write_result
+from trainers.results import drop_state, keep_result
 from trainers.start import measured_gaps, precision_of, training_gap
 from trainers.state import load_state, save_state
 
@@ -249,17 +252,35 @@ class Pack:
             return
         started = time.perf_counter()
         due = [self.members[k] for k in slots]
-        found = self.evaluate(slots)
+        found = self._evaluate_or_tell(slots)
         seconds = (time.perf_counter() - started) / len(due)
         for member, measured in zip(due, found, strict=True):
             member.evaluation_seconds += seconds
             if isinstance(measured, NonFinite):
                 member.end(Cause.NON_FINITE, str(measured))
-            elif isinstance(measured, Unmeasured):
+            elif isinstance(measured, Exception):
                 member.end(Cause.REFUSED, str(measured))
             else:
                 member.measurements += [replace(m, step=member.step) for m in measured.measurements]
                 member.samples = measured.samples
+
+    def _evaluate_or_tell(self, slots: Sequence[int]) -> Sequence[Evaluation | Exception]:
+        """Measure some of the runs; of each that cannot be measured, why, whatever the others are.
+
+        Where memory or the machine fails, all of them are kept as they are: what is trained is not trained again.
+        """
+        try:
+            return self.evaluate(slots)
+        except Exception as error:
+            if cause_of(error) is not Cause.REFUSED:
+                for slot in slots:
+                    self._keep_state(slot)
+                raise
+            if len(slots) > 1:
+                return [found for slot in slots for found in self._evaluate_or_tell([slot])]
+            traceback.print_exc()
+            step = self.members[slots[0]].step
+            return [RuntimeError(f"it cannot be measured after step {step}: {told(error)}")]
 
     def evaluate(self, slots: Sequence[int]) -> tuple[Evaluation | Unmeasured, ...]:
         """Measure some of the runs as they are now, in one go."""
@@ -283,21 +304,40 @@ class Pack:
         for k in leaving:
             member = self.members[k]
             result = member.result()
-            if result.cause is Cause.FINISHED and member.job.keep_adapter:
-                save_adapter(member, self._engine.adapters.read(k))
-                result = result.model_copy(update={"adapter": "adapter"})
+            if member.job.keep_adapter and (result.cause is Cause.FINISHED or _is_unmeasured(member)):
+                result = self._with_adapter(k, result)
             if result.cause is Cause.PAUSED:  # at a rung, from which it can go on by its state alone
                 save_state(member.job.folder, member.state(self._engine.moments(k)))
             elif result.cause is Cause.USER_STOP:
                 self._keep_state(k)
-            write_result(member.job.folder, result)
+            result = keep_result(member.job.folder, result)
             if result.cause not in (Cause.PAUSED, Cause.USER_STOP):
                 drop_state(member.job.folder)
             self._desk.finish(result)
         if leaving:
             self.take_out(leaving)
 
+    def _with_adapter(self, slot: int, result: RunResult) -> RunResult:
+        """The result beside its adapter; where that cannot be written, the numbers are kept, and say so."""
+        member = self.members[slot]
+        try:
+            save_adapter(member, self._engine.adapters.read(slot))
+        except Exception as error:
+            traceback.print_exc()
+            shutil.rmtree(member.job.folder / "adapter", ignore_errors=True)  # half of it is no adapter
+            return result.model_copy(update={"facts": {**result.facts, UNSAVED_FACT: told(error)}})
+        return result.model_copy(update={"adapter": "adapter"})
+
     def _check(self, member: Member) -> None:
+        """`_compare`, where all that goes wrong with this model in a pack and not alone says that it trains alone."""
+        try:
+            self._compare(member)
+        except Exception as error:
+            if isinstance(error, Unpackable) or cause_of(error) is not Cause.REFUSED:
+                raise
+            raise Unpackable(f"the pack's way through this model meets {told(error)}") from error
+
+    def _compare(self, member: Member) -> None:
         """Hold the pack's way through this model against the model's own, on a few rows, before anything is trained.
 
         An architecture that does something with positions, padding or windows that the layout does not know would
@@ -317,6 +357,11 @@ class Pack:
         worst = float(((ours - theirs).abs() / (1 + theirs.abs())).max())
         if not worst <= _ROUNDING[dtype]:
             raise Unpackable(f"log-probs in the pack's layout are off by {worst:.2g} of their size")
+
+
+def _is_unmeasured(member: Member) -> bool:
+    """Whether a run was trained to its end and could not be measured there."""
+    return member.cause is Cause.REFUSED and member.micro == 0 and member.step >= len(member.run.steps)
 
 
 def _chosen(logits: Tensor, ids: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 from trl.trainer.utils import use_adapter
 
 from trainers.rotary import couples_rows, coupling, own_lengths
+
+_PLAIN_ROWS: Final = 8
+"""Rows that are read whole at a time: their logits, of every place, are held together."""
 
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
 """Gives the reference for as long as it is used."""
@@ -101,8 +104,40 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-class Reader:
-    """Reads tokens behind prompts, a few at a time, with a cache. Use it inside `measuring`.
+class Reader(Protocol):
+    """Reads tokens behind prompts, a few at a time. Feed `last`, then what was written."""
+
+    last: Tensor
+    last_mask: Tensor
+
+    def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] behind each of the tokens `ids` [B, T], in float32 or the model's wider type.
+
+        `mask` [B, T] is 0 at tokens that are padding. What stands there has no meaning.
+        """
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with only these rows, in this order."""
+        ...
+
+
+def reader(model: torch.nn.Module, prompts: Sequence[Sequence[int]], count: int, lengths: Sequence[int]) -> Reader:
+    """A reader behind the prompts of `count` equal groups of rows, of at most `lengths` tokens. Use it inside
+    `measuring`.
+    """
+    try:
+        return CachedReader(model, prompts, count, lengths)
+    except _NoCacheError:
+        return PlainReader(model, prompts)
+
+
+class _NoCacheError(Exception):
+    """The model keeps no keys and values of what it has read that rows could share."""
+
+
+class CachedReader:
+    """Reads with a cache of keys and values. Making one raises _NoCacheError where the model has none.
 
     A prompt that several rows of a policy share is read once. Its last token is left to the first call of `logits`,
     so that all tokens of a completion are predicted by the same call: feed `last`, then what was written.
@@ -117,6 +152,8 @@ class Reader:
         on them (`trainers.rotary`).
         """
         self._model, self._cache = model, None
+        if "past_key_values" not in _parameters(type(base_model(model)).forward):
+            raise _NoCacheError
         self._rotary = coupling(model)
         own = list(lengths) if self._rotary and couples_rows(model, max(lengths)) else [1] * len(prompts)
         self._lengths = torch.tensor(own)
@@ -125,14 +162,14 @@ class Reader:
         self._mask = mask[:, :-1]
         if ids.shape[1] > 1:
             read, places = _distinct([(tuple(prompt), n) for prompt, n in zip(prompts, own, strict=True)], count)
-            self._cache = self._forward(ids[read, :-1], mask[read, :-1], self._lengths[read], keep=1).past_key_values
+            output = self._forward(ids[read, :-1], mask[read, :-1], self._lengths[read], keep=1)
+            self._cache = getattr(output, "past_key_values", None)
+            if self._cache is None or not hasattr(self._cache, "reorder_cache"):
+                raise _NoCacheError
             self._cache.reorder_cache(places.to(ids.device))
 
     def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] behind each of the tokens `ids` [B, T], in float32 or the model's wider type.
-
-        `mask` [B, T] is 0 at tokens that are padding. What stands there has no meaning.
-        """
+        """See `Reader.logits`."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(ids.shape) if mask is None else mask], dim=1)
         output = self._forward(ids, self._mask, self._lengths, keep=ids.shape[1])
         self._cache = output.past_key_values
@@ -140,7 +177,7 @@ class Reader:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with only these rows, in this order."""
+        """See `Reader.keep`."""
         self._mask, self._lengths = self._mask[rows], self._lengths[rows.cpu()]
         if self._cache is not None:
             self._cache.reorder_cache(rows)
@@ -159,6 +196,39 @@ class Reader:
             arguments["logits_to_keep"] = keep
         with own_lengths(self._rotary, lengths.tolist()):
             return self._model(input_ids=ids, attention_mask=mask, **arguments)
+
+
+class PlainReader:
+    """Reads all of a row again each time, padded on the right as in training: for models that keep states of their own
+    kind (Mamba, RecurrentGemma), which no two readings of a pass may share.
+    """
+
+    def __init__(self, model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+        """Of each prompt the last token is left to the first call of `logits`."""
+        self._model, self._device = model, device_of(model)
+        self._rows = [list(prompt[:-1]) for prompt in prompts]
+        ids, mask = left_padded([prompt[-1:] for prompt in prompts], self._device)
+        self.last, self.last_mask = ids, mask
+
+    def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `Reader.logits`."""
+        new = mask if mask is not None else torch.ones_like(ids)
+        places = torch.tensor([len(row) for row in self._rows], device=ids.device)[:, None] + new.cumsum(1) - 1
+        for row, tokens, real in zip(self._rows, ids.tolist(), new.tolist(), strict=True):
+            row += [token for token, counts in zip(tokens, real, strict=True) if counts]
+        found = []
+        for start in range(0, len(ids), _PLAIN_ROWS):
+            rows = slice(start, start + _PLAIN_ROWS)
+            whole, there = right_padded(self._rows[rows], self._device)
+            logits: Tensor = self._model(input_ids=whole, attention_mask=there, use_cache=False).logits
+            at = places[rows].clamp(min=0)[:, :, None].expand(-1, -1, logits.shape[-1])
+            found.append(logits.gather(1, at))
+        read = torch.cat(found)
+        return read.to(torch.promote_types(read.dtype, torch.float32))
+
+    def keep(self, rows: Tensor) -> None:
+        """See `Reader.keep`."""
+        self._rows = [list(self._rows[row]) for row in rows.tolist()]
 
 
 @cache

@@ -6,6 +6,7 @@ A run's folder may hold what others have put there: nothing is read or removed t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,8 +24,10 @@ from studies.foreign_files import (
     safetensors_header,
     write_whole,
 )
-from studies.records import RunResult
+from studies.records import UNSAVED_FACT, RunResult
 from studies.redact import redact
+
+logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
 # The last state of a run in training and the one before it, see `trainers.state`.
@@ -53,6 +56,18 @@ def write_result(folder: Path, result: RunResult) -> Path:
     said = {"message": redact(result.message), "facts": redact(result.facts), "samples": redact(whole["samples"])}
     write_whole(folder / RESULT_FILE, json.dumps(whole | said, indent=1))
     return folder / RESULT_FILE
+
+
+def keep_result(folder: Path, result: RunResult) -> RunResult:
+    """`write_result`, and the result as it stands: where the disk does not take it, it says so. What was trained is not
+    lost over it: whoever is handed the result keeps it too.
+    """
+    try:
+        write_result(folder, result)
+    except OSError as error:
+        logger.warning("the result of run %s could not be written: %s", result.key, error)
+        return result.model_copy(update={"facts": {**result.facts, UNSAVED_FACT: f"{RESULT_FILE}: {error}"}})
+    return result
 
 
 def read_result(folder: Path) -> RunResult | None:

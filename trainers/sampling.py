@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trainers.formulas import Floats
-from trainers.policies import Policies, Reader, base_model, device_of, measuring, right_padded
+from trainers.policies import Policies, Reader, base_model, device_of, measuring, reader, right_padded
 
 PerToken = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 """Numbers of each token, any shape [...], from the logits [..., V] of policy and reference; None: no reference."""
@@ -167,14 +167,14 @@ class _Drawing:
         self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
         self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
         self.finite = torch.ones(policies.count, dtype=torch.bool, device=device)
-        self._run(Reader(policies.model, prompts, policies.count, self._lengths))
+        self._run(reader(policies.model, prompts, policies.count, self._lengths))
 
-    def _run(self, reader: Reader) -> None:
+    def _run(self, own: Reader) -> None:
         """Write until all rows have ended or the length cap is reached."""
-        ids, mask = reader.last, reader.last_mask
+        ids, mask = own.last, own.last_mask
         writing = torch.ones_like(self._active, dtype=torch.bool)
         for step in range(self.tokens.shape[1]):
-            logits = reader.logits(ids, mask)[:, 0]
+            logits = own.logits(ids, mask)[:, 0]
             cumulated = logits.softmax(-1).to(self._uniforms.dtype).cumsum(-1)
             writing = writing & self._note_finite(cumulated[:, -1:], writing)
             drawn = torch.where(writing, _invert(cumulated, self._uniforms[self._active, step]), self._ends[0])
@@ -190,7 +190,7 @@ class _Drawing:
             if leaving:
                 kept = _kept(writing, self._policies.count, most)
                 self._active, drawn, writing = self._active[kept], drawn[kept], writing[kept]
-                for each in (reader, *self._followers.values()):
+                for each in (own, *self._followers.values()):
                     each.keep(kept)
             ids, mask = drawn[:, None], torch.ones_like(drawn)[:, None]
 
@@ -241,7 +241,7 @@ class _Drawing:
         """
         if name not in self._followers:
             count = 1 if name == "reference" else self._policies.count
-            self._followers[name] = Reader(model, self._prompts, count, self._lengths)
+            self._followers[name] = reader(model, self._prompts, count, self._lengths)
         return self._followers[name].logits(ids, mask)
 
 
@@ -292,10 +292,10 @@ def score(policies: Policies, completions: Sequence[Sequence[Completion]], batch
         start += size
         batch = [own[i] for own, places in zip(completions, rows, strict=True) for i in places]
         lengths = [len(c.prompt) + len(c.ids) for c in batch]
-        reader = Reader(policies.model, [c.prompt for c in batch], policies.count, lengths)
+        behind = reader(policies.model, [c.prompt for c in batch], policies.count, lengths)
         ids, mask = right_padded([c.ids for c in batch], device)
-        logits = reader.logits(
-            torch.cat([reader.last, ids[:, :-1]], dim=1), torch.cat([reader.last_mask, mask[:, :-1]], dim=1)
+        logits = behind.logits(
+            torch.cat([behind.last, ids[:, :-1]], dim=1), torch.cat([behind.last_mask, mask[:, :-1]], dim=1)
         )
         yield Scored(rows, logits, ids, mask.bool())
 

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import DPOConfig, get_peft_config
 
 from studies.foreign_files import is_folder
 from studies.micro_batches import cut
-from studies.records import ALONE_FACT, EVALUATOR_FACT, PRECOMPUTE, Cause, RunConfig, RunResult, Scalar, Shown
+from studies.records import (
+    ALONE_FACT,
+    EVALUATOR_FACT,
+    PRECOMPUTE,
+    UNSAVED_FACT,
+    Cause,
+    RunConfig,
+    RunResult,
+    Scalar,
+    Shown,
+)
 from trainers.balance import balance
 from trainers.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 from trainers.data import JudgeError, Pairs
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate
+from trainers.failures import cause_of, told
 from trainers.interface import Decision, Desk, Job
 from trainers.policies import one_policy
 from trainers.prepared import START_METRICS
@@ -59,9 +81,11 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     if peft_config is not None or coupled:
         args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     try:
+        ref_model = _reference(model, args, warm) if peft_config is None else None
         with warm.just_loaded():
             trainer = KeptDPOTrainer(
                 model=model,
+                ref_model=ref_model,
                 args=args,
                 train_dataset=warm.training_rows(config, settings, pairs),
                 processing_class=tokenizer,
@@ -85,16 +109,17 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
         cause, message = watch.verdict(trainer.model)
-        if job.keep_adapter and cause is Cause.FINISHED:
-            trainer.model.save_pretrained(job.folder / "adapter")
+        to_its_end = cause is Cause.FINISHED or (cause is Cause.REFUSED and end.step >= trainer.state.max_steps)
+        unsaved = _save(trainer.model, job.folder / "adapter") if job.keep_adapter and to_its_end else {}
     except BaseException:
         warm.drop_base()  # it may carry half an adapter
         raise
     restore_base(trainer.model, warm)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, *memory())
-    facts = {**pairs.facts, **reference.facts, **hardware_facts(args, model_args), **cut_facts(job, args)}
-    facts |= {**balanced.facts, **end.start, "steps": end.step, EVALUATOR_FACT: config.evaluator}
+    facts = {**pairs.facts, **reference.facts, **warm.base_facts, **hardware_facts(args, model_args)}
+    facts |= {**cut_facts(job, args), **balanced.facts, **end.start, **unsaved, "steps": end.step}
+    facts[EVALUATOR_FACT] = config.evaluator
     if coupled:
         facts |= {ALONE_FACT: COUPLED_ROWS, **({PRECOMPUTE: False} if asked else {})}
     return RunResult(
@@ -109,15 +134,35 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     )
 
 
+def _reference(model: PreTrainedModel, args: DPOConfig, warm: Warm) -> PreTrainedModel | None:
+    """The reference of full fine-tuning where TRL could not load it by the model's name: an adapter was merged in."""
+    return copy.deepcopy(model) if warm.base_facts and not args.precompute_ref_log_probs else None
+
+
+def _save(policy: Any, folder: Path) -> dict[str, Scalar]:
+    """Write what was trained into the folder; where that fails, the fact that says why: the numbers are there."""
+    try:
+        policy.save_pretrained(folder)
+    except Exception as error:
+        traceback.print_exc()
+        shutil.rmtree(folder, ignore_errors=True)  # half of it is no adapter
+        return {UNSAVED_FACT: told(error)}
+    return {}
+
+
 def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
-    """Give the next run the base model as it was before this one."""
+    """Give the next run the base model as it was before this one, or have it load another."""
     if not isinstance(policy, PeftModel):
         warm.drop_base()  # full fine-tuning changed the base itself
         return
-    policy.disable_input_require_grads()
-    base = policy.unload()
-    base.gradient_checkpointing_disable()
-    base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
+    try:
+        policy.disable_input_require_grads()
+        base = policy.unload()
+        base.gradient_checkpointing_disable()
+        base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
+    except Exception:  # what was trained is not lost over it
+        traceback.print_exc()
+        warm.drop_base()
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -280,6 +325,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._end(Cause.NON_FINITE, str(error), control)
         except JudgeError as error:
             self._end(Cause.REFUSED, str(error), control)
+        except Exception as error:
+            if cause_of(error) is not Cause.REFUSED:
+                raise
+            traceback.print_exc()
+            self._end(Cause.REFUSED, f"it cannot be measured after step {step}: {told(error)}", control)
         finally:
             model.train(was_training)
         self._evaluation_seconds += time.perf_counter() - started

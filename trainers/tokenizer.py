@@ -6,22 +6,23 @@ from collections.abc import Iterable
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from trainers.bases import UnusableModel, tokenizer_place
 from trainers.dated import on_day
 
-
-class UnusableModel(ValueError):
-    """A model whose parts do not fit one another; says which and what to do."""
+__all__ = ["UnusableModel", "check_ids", "load_tokenizer"]
 
 
 def load_tokenizer(
     path: str, revision: str | None, trust_remote_code: bool, day: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model at `path`, padding with its end token where it has no other, as TRL does.
+    """The tokenizer of the model at `path`, padding with its end token where it has no other, as TRL does; an adapter
+    without one takes that of the model below it.
 
     `day`: what its chat template is told where it asks for the date (None: today, each time). Raises UnusableModel for
     one without an end token, with which TRL ends every plain completion, and for a template that no day answers.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    place, of_place = tokenizer_place(path, revision)
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=of_place, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token is None:
         raise UnusableModel(
             f"model {path}: its tokenizer has no end token, with which completions end; name one of its vocabulary as "

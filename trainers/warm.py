@@ -21,15 +21,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer import dpo_trainer
-from trl.trainer.utils import create_model_from_path
 
-from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, Judge, RunConfig, digest
+from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
 from trainers.data import Gold, Pairs, load_pairs, tokenise
-from trainers.evaluate import ReferenceNumbers, reference_numbers
-from trainers.failures import bad_files
+from trainers.evaluate import NonFinite, ReferenceNumbers, reference_numbers
 from trainers.interface import MODEL_SETTINGS
 from trainers.judges import load_judge
 from trainers.layout import Pair, make_pair
+from trainers.merged import find_adapter, load_model, saveable, usable
+from trainers.positions import check_positions
 from trainers.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.reference import Base, model_digest, reference_log_probs
 from trainers.reference_store import ReferenceLogProbs, ReferenceStore
@@ -104,6 +104,8 @@ class Warm:
     def __init__(self) -> None:
         self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._drawn: Drawn | None = None
+        self.base_facts: Mapping[str, Scalar] = {}
+        """Of the base: which adapter was merged into it, where one was."""
         self._forget_data()
         self._store: ReferenceStore | None = None
         self._reference = Base("", 0)
@@ -138,6 +140,8 @@ class Warm:
             after = random_numbers()
             self._drawn = None if same_numbers(before, after) else Drawn(args.seed, after)
             self._base = (key, model, tokenizer)
+            adapter = find_adapter(path, model_args.model_revision)
+            self.base_facts = {} if adapter is None else {MERGED_FACT: str(adapter)}
             self._reference = Base(model_digest(model), model.num_parameters())
         args.model_init_kwargs = None
         return self._base[1], self._base[2]
@@ -215,9 +219,16 @@ class Warm:
         key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16])
 
         def measure() -> ReferenceNumbers:
+            check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)
             precision = torch.float16 if args.fp16 else torch.bfloat16
-            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
-                return reference_numbers(model, tokenizer, pairs, config.evaluation)
+            try:
+                with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                    return reference_numbers(model, tokenizer, pairs, config.evaluation)
+            except NonFinite as error:
+                raise UnusableModel(
+                    f"model {model.name_or_path}: its logits are not finite before it is trained. Take another "
+                    "precision, such as dtype: bfloat16, or load its weights again"
+                ) from error
 
         return self._numbers.get(key, measure)
 
@@ -276,25 +287,21 @@ def load_base(
     Raises UnusableModel.
     """
     kwargs: dict[str, Any] = {
-        "revision": model_args.model_revision,
         "trust_remote_code": args.trust_remote_code,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
+    revision = kwargs.pop("revision", model_args.model_revision)
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         kwargs["quantization_config"] = quantization
-    try:
+    with usable(path):
         tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
         set_seed(args.seed)  # as TRL: weights that are not in the checkpoint are drawn
-        model = create_model_from_path(path, **kwargs)
-    except Exception as error:
-        wrong = bad_files(error, path)
-        if wrong is None:
-            raise
-        raise UnusableModel(f"model {path}: {wrong}") from error
-    check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
+        model = load_model(path, revision, kwargs)
+        model.generation_config = saveable(model.generation_config)
+        check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)
     return model, tokenizer

@@ -7,13 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from studies.records import Cause, RunResult
+from studies.records import UNUSABLE_FACT, Cause, RunResult, Scalar
 from sweeper.executors.messages import Piloted
-from trainers.failures import cause_of
+from trainers.failures import MEMORY, cause_of
 from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
 from trainers.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
+
+# What the same code raises however often it is tried. A RuntimeError is whatever its author meant: it may pass.
+_MISTAKES = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
 
 
 class WarmTrainer:
@@ -27,9 +30,11 @@ class WarmTrainer:
         """Train `job` and what the trainer takes beside it; every one of them is handed in at the desk.
 
         Whatever the trainer raises becomes a result of each open job, its traceback logged: out of memory where the
-        exception says so, which also unloads the trainer with all that it holds, else INFRASTRUCTURE.
+        exception says so, which also unloads the trainer with all that it holds; REFUSED for a mistake in its code,
+        or one that it cannot be loaded for; else INFRASTRUCTURE.
         """
         watch = _Watch(desk, job)
+        facts: dict[str, Scalar] = {}
         cause, message = Cause.INFRASTRUCTURE, "the trainer returned without handing in this run"
         try:
             if self._trainer is None:
@@ -37,11 +42,18 @@ class WarmTrainer:
             self._trainer.train(job, watch)
         except (Exception, SystemExit) as error:
             logger.exception("trainer %s raised in runs %s", self._name, ", ".join(watch.open))
-            cause, message = cause_of(error), f"{type(error).__name__}: {error}"
-        if cause is not Cause.INFRASTRUCTURE:
+            cause, message = self._cause_of(error), f"{type(error).__name__}: {error}"
+            if self._trainer is None and cause is Cause.REFUSED:  # as for every other run
+                facts = {UNUSABLE_FACT: "trainer"}
+        if cause in MEMORY:
             self._trainer = None
         for key in list(watch.open):
-            watch.finish(RunResult(key=key, cause=cause, message=message))
+            watch.finish(RunResult(key=key, cause=cause, message=message, facts=facts))
+
+    def _cause_of(self, error: BaseException) -> Cause:
+        """What trainers raise is the machine's doing, but for memory and for mistakes in code, which stay."""
+        cause = cause_of(error)
+        return cause if cause is not Cause.REFUSED or isinstance(error, _MISTAKES) else Cause.INFRASTRUCTURE
 
     def pilot(self, jobs: Sequence[Job], workers: int) -> Piloted:
         """Measure what these runs cost, where the trainer can tell and the runs can be made."""

@@ -1,7 +1,7 @@
 """Trainers for the tests of failures: the shipped formula, in front of which something goes wrong.
 
-What goes wrong in which variant says the environment variable FAILURES, as JSON: {"ipo": "die"}. A folder NOTES counts
-how often each run was tried.
+What goes wrong in which variant or scenario says the environment variable FAILURES, as JSON: {"ipo": "die"}. A folder
+NOTES counts how often each run was tried.
 """
 
 from __future__ import annotations
@@ -12,8 +12,21 @@ import signal
 import time
 from pathlib import Path
 
+from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunResult
+from trainers.desk import ListDesk
 from trainers.formula import FormulaTrainer
 from trainers.interface import Desk, Job
+
+
+class Unsaved(ListDesk):
+    """A desk at which each result comes in without its adapter, and is handed on to another."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__([])
+        self._desk = desk
+
+    def finish(self, result: RunResult) -> None:
+        self._desk.finish(result.model_copy(update={"facts": {**result.facts, UNSAVED_FACT: "OSError: full"}}))
 
 
 class Failing:
@@ -21,7 +34,8 @@ class Failing:
 
     def train(self, job: Job, desk: Desk) -> None:
         config = job.config
-        act = json.loads(os.environ["FAILURES"]).get(config.variant, "")
+        failures = json.loads(os.environ["FAILURES"])
+        act = failures.get(config.variant) or failures.get(config.scenario, "")
         note = Path(os.environ["NOTES"]) / config.key
         with note.open("a") as file:
             file.write(f"{time.monotonic()}\n")
@@ -36,6 +50,13 @@ class Failing:
                 raise OSError("no space left on device")
             case "SIGTERM":
                 os.kill(os.getpid(), signal.SIGTERM)
+            case "unusable":
+                facts = {UNUSABLE_FACT: "model"}
+                message = "model m: the folder holds no weights: put them there"
+                desk.finish(RunResult(key=config.key, cause=Cause.REFUSED, message=message, facts=facts))
+                return
+            case "unsaved":
+                desk = Unsaved(desk)
             case "hang":
                 time.sleep(600)
         FormulaTrainer().train(job, desk)

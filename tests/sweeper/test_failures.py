@@ -190,3 +190,35 @@ def test_retry_of_an_unknown_cause_is_refused(run: Callable[..., Any]) -> None:
     refused = run({}, STUDY, "retry", "--cause", "bad_luck")
     assert refused.returncode == 2
     assert "worker_lost" in refused.stderr
+
+
+def test_a_model_that_no_run_can_use_ends_the_sweep_at_the_first_run_with_the_remedy(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    many = STUDY.replace("trials: 2", "trials: 8")
+    ended = run({"sigmoid": "unusable", "ipo": "unusable"}, many)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(
+        "error: No run of small can be trained, and the sweep has ended: model m: the folder holds no weights: put "
+        "them there\n"
+    )
+    assert "Go on with" not in ended.stdout
+    assert len(list((tmp_path / "notes").iterdir())) < 8, "of 16, those that the worker took before it heard"
+    assert run({}, many).returncode == 0
+    assert len(records(tmp_path)) == 16
+
+
+def test_data_that_runs_of_one_scenario_cannot_use_leave_the_other_to_be_trained(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    two = STUDY + "scenarios: {odd: {label_flip: 0.2}, clean: {}}\n"
+    ended = run({"odd": "unusable"}, two)
+    assert ended.returncode == 1, ended.stderr
+    found = Counter((r.scenario, r.state) for r in records(tmp_path))
+    assert found == {("clean", State.COMPLETE): 4, ("odd", State.FAIL): 4}
+
+
+def test_a_run_whose_adapter_was_not_written_counts_and_is_told(run: Callable[..., Any]) -> None:
+    ended = run({"ipo": "unsaved"})
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("is measured but not all of it is kept: OSError: full") == 2

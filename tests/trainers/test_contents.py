@@ -75,7 +75,9 @@ def test_large_weights_are_told_apart_by_samples_of_them(tmp_path: Path) -> None
 def test_an_adapter_is_another_where_the_model_below_it_is(model: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(model), "peft_type": "LORA"})
+    )
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     before = of("model", adapter)
     (model / "config.json").write_text("{}")

@@ -165,7 +165,7 @@ def test_files_that_are_none_of_a_model_are_refused_and_not_tried_again(
 ) -> None:
     result = train(a_tokenizer(SPECIAL), TEXT, change=damage)
     assert result.cause is Cause.REFUSED, result.message
-    assert "model: its files cannot be read" in result.message
+    assert "model cannot be used" in result.message
 
 
 def test_an_id_without_a_row_in_the_embedding_is_refused_by_name(train: Callable[..., RunResult]) -> None:

@@ -23,7 +23,7 @@ from trainers.data import Pairs, TokenIds
 from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
 from trainers.layout import hidden_states
 from trainers.pair_scores import pair_log_probs
-from trainers.policies import Policies, Reader, one_policy
+from trainers.policies import CachedReader, Policies, one_policy
 from trainers.sampling import Samples, sample
 
 CONFIG = EvaluationConfig(prompts=30, max_new_tokens=8, batch_size=8)
@@ -230,7 +230,7 @@ def test_a_prompt_is_read_once_for_all_samples_of_it(model: PreTrainedModel) -> 
         handle.remove()
 
     with counting(), torch.no_grad():
-        Reader(model, [[1, 2, 3]] * 5 + [[1, 2, 3], [2, 2, 2]] + [[1, 2, 3]] * 3, count=2, lengths=[4] * 10)
+        CachedReader(model, [[1, 2, 3]] * 5 + [[1, 2, 3], [2, 2, 2]] + [[1, 2, 3]] * 3, count=2, lengths=[4] * 10)
     assert read == [2 * 2 * 2]  # two different prompts in the second group, filled up to two in the first
 
 

@@ -101,22 +101,24 @@ def test_what_a_trainer_raises_is_an_infrastructure_result_and_the_next_run_is_t
 
 
 @pytest.mark.parametrize(
-    ("trainer", "message"),
+    ("trainer", "cause", "message"),
     [
-        ("executor_trainers:Unloadable", "OSError: no device"),
-        ("executor_trainers:Missing", "has no attribute 'Missing'"),
-        ("nobody", "KeyError: 'nobody'"),
+        ("executor_trainers:Unloadable", Cause.INFRASTRUCTURE, "OSError: no device"),
+        ("executor_trainers:Missing", Cause.REFUSED, "has no attribute 'Missing'"),
+        ("nobody", Cause.REFUSED, "KeyError: 'nobody'"),
+        ("no_such_package:Trainer", Cause.REFUSED, "ModuleNotFoundError: No module named 'no_such_package'"),
     ],
 )
-def test_a_trainer_that_cannot_be_loaded_is_an_infrastructure_result_of_each_run(
-    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded, trainer: str, message: str
+def test_a_trainer_that_cannot_be_loaded_is_told_of_each_run_and_one_that_is_not_there_is_refused(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded, trainer: str, cause: Cause, message: str
 ) -> None:
     executor = make_executor(trainer)
     for seed in range(2):
         executor.submit(make_job("finish", seed))
     found = results(until_ended(executor, 2))
-    assert [result.cause for result in found.values()] == [Cause.INFRASTRUCTURE] * 2
+    assert [result.cause for result in found.values()] == [cause] * 2
     assert all(message in result.message for result in found.values())
+    assert all(("unusable" in result.facts) == (cause is Cause.REFUSED) for result in found.values())
 
 
 def test_successive_runs_meet_the_same_trainer_object(
