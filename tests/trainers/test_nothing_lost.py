@@ -10,8 +10,11 @@ import pytest
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig
 
 from studies.records import Cause
-from tests.trainers.small_runs import a_small_model, train_on
+from tests.trainers.small_runs import a_small_model, configs_on, train_on
 from tests.trainers.test_merged import LLAMA
+from trainers.desk import train_all
+from trainers.dpo import DPOTrainerWorker
+from trainers.interface import Job, Placement
 from trainers.results import read_result
 
 GREEDY = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": 256}
@@ -80,8 +83,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_run(tmp_path: Path, monkey
         raise ValueError("The generation config instance is invalid")
 
     monkeypatch.setattr("transformers.Trainer._save_checkpoint", refuse)
-    monkeypatch.setattr("trainers.dpo.KEEP_SECONDS", 0.0)
-    (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", 0)
+    (config,) = configs_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs")
+    job = Job(config, tmp_path / "runs" / "run-0", placement=Placement(together=0))
+    (result,) = train_all(DPOTrainerWorker(keep_every=0.0), [job])
     assert result.cause is Cause.FINISHED, result.message
 
 
