@@ -160,7 +160,7 @@ def test_configs_far_below_the_untrained_model_do_not_press_the_others_flat() ->
     material = material_of([*POOL, fallen])
     found = price.price(material, "clean", "x")
     assert isinstance(found, Figure)
-    assert "Open triangles at the foot: 1 configs further below." in found.caption
+    assert "Open triangles at the foot: 1 config further below." in found.caption
     assert marks(drawn(found), material.looks["ipo"].colour) == 12
     assert not any(text.startswith("-9") for text in texts(drawn(found)))
 
