@@ -212,8 +212,8 @@ class Budget(Part):
 
 
 class Resources(Part):
-    """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
-    decides; 0: each by TRL's own loop), and GPUs that one run takes.
+    """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: it
+    finds out; 0: each by TRL's own loop), and GPUs that one run takes.
 
     A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
     as many.

@@ -31,7 +31,7 @@ from sweeper.leftovers import remove_half_written, remove_states
 from sweeper.measured import Measurers, asked_of, is_unsettled, named_measurers, settled, under
 from sweeper.measuring import Scored, measure, measuring, stale
 from sweeper.ownership import mark_of, refuse_foreign, write_mark
-from sweeper.placement import decide
+from sweeper.placement import Packs
 from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
@@ -114,9 +114,9 @@ def run_session(
             anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
                 known = _known(spec, arms, tracker, compare, tell_user)
-            placement = decide(spec, arms, where.runs, workers, pool, tell_user)
+            packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
+                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
                 *(look, tell_user),
             )
             probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic())
@@ -127,12 +127,12 @@ def run_session(
                 verified = None
                 if verify_runs and not outcome.stopped:
                     again = where.runs / "verify"
-                    verified = verify(list(sweep.finished.values()), verify_runs, pool, again, placement)
+                    verified = verify(list(sweep.finished.values()), verify_runs, pool, again, packs.placement)
                     shutil.rmtree(again, ignore_errors=True)
                 if spec.probe is not None and not outcome.stopped and not search.partial:
                     pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
                     pool = _executor(spec, executor, 1, where)
-                    outcome = probe.run(pool, placement, outcome)
+                    outcome = probe.run(pool, packs.placement, outcome)
             tabled = _log_table(tracker, table)
             finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:

@@ -7,8 +7,8 @@ training.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -36,6 +36,8 @@ from trainers.tokenizer import check_ids, load_tokenizer
 
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
+
+_SCORING: Final = "reference log-probs"
 
 Value = TypeVar("Value")
 
@@ -91,7 +93,9 @@ class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
 class Warm:
     """Everything that successive runs of one worker share."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """`say` hears, in words, of what takes long before a run begins, and "" when it is over."""
+        self._say = say
         self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._forget_data()
         self._store: ReferenceStore | None = None
@@ -118,7 +122,8 @@ class Warm:
         if self._base is None or self._base[0] != key:
             self._base = None  # before the other is loaded: there may be room for one only
             self._forget_data()
-            model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
+            with self._saying("loading the model"):
+                model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
             self._base = (key, model, tokenizer)
             self._reference = Base(model_digest(model), model.num_parameters())
         args.model_init_kwargs = None
@@ -139,8 +144,17 @@ class Warm:
         known = {} if content is None else {JUDGE_CONTENT_FACT: content}
         return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name, **known})
 
+    @contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        self._say(what)
+        try:
+            yield
+        finally:
+            self._say("")
+
     def _load_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
-        pairs = load_pairs(config.data, config.block, tokenizer)
+        with self._saying("reading the data"):
+            pairs = load_pairs(config.data, config.block, tokenizer)
         model = self._base[1] if self._base is not None else None
         if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             for row in (*pairs.train, *pairs.evaluation):
@@ -175,7 +189,8 @@ class Warm:
 
         def measure() -> ReferenceNumbers:
             precision = torch.float16 if args.fp16 else torch.bfloat16
-            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+            autocast = torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16))
+            with autocast, self._saying("measuring the untrained model"):
                 return reference_numbers(model, tokenizer, pairs, config.evaluation)
 
         return self._numbers.get(key, measure)
@@ -217,8 +232,10 @@ class Warm:
         if self._store is None or self._store.folder != folder:
             self._store = ReferenceStore(folder)
         policy = trainer.model
-        with policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext():
-            return reference_log_probs(trainer.train_dataset, used, policy, self._reference, trainer.args, self._store)
+        off = policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext()
+        with off, self._saying(_SCORING):
+            rows, say = trainer.train_dataset, lambda done: self._say(f"{_SCORING}: {done} answers")
+            return reference_log_probs(rows, used, policy, self._reference, trainer.args, self._store, say)
 
 
 def _limit(args: DPOConfig) -> slice:
