@@ -157,12 +157,13 @@ class _Packing:
     """
 
     def __init__(self, worker: DPOTrainerWorker, desk: Desk, first: Job) -> None:
-        self._worker, self._desk, self._first = worker, desk, first
+        self._worker, self._desk = worker, desk
         self._like = pack_key(first.config)
         self._growth = worker.growth(self._like, first.placement)
         self._backlog = [first]
         self._pack: Pack | None = None
         self._looked = self._decided = -_LOOK_SECONDS
+        self._is_cut = False  # a run goes on in smaller parts, and nobody knows yet whether they fit
 
     def train(self) -> None:
         """Until neither the pack nor the desk has a run."""
@@ -179,6 +180,9 @@ class _Packing:
             else:
                 if self._growth.passed(len(members), *pack.passed):
                     self._decide()
+                elif self._is_cut:
+                    self._desk.tell(Doing(""))
+                self._is_cut = False
             if len(pack.members) < len(members):
                 self._looked = -_LOOK_SECONDS
 
@@ -200,7 +204,7 @@ class _Packing:
         if new:
             self._admit(new, time.monotonic() - self._looked)
         elif is_short and time.monotonic() - self._decided > _SHORT_SECONDS and self._growth.short():
-            self._decide()
+            self._tell()
         return len(self._pack.members) if self._pack else 0
 
     def _fitting(self, job: Job) -> Job:
@@ -223,10 +227,15 @@ class _Packing:
             self._decide()
 
     def _decide(self) -> None:
+        """Take in at once what is wanted now, and tell of it."""
+        self._looked, self._decided = -_LOOK_SECONDS, time.monotonic()
+        self._tell()
+
+    def _tell(self) -> None:
         """Tell how many train together from now on, or are tried."""
         growth = self._growth
-        self._looked, self._decided = -_LOOK_SECONDS, time.monotonic()
-        trying = f"training {growth.target} together, to see what a run takes then" if growth.is_open else ""
+        tries = growth.is_open and not growth.is_short
+        trying = f"training {growth.target} together, to see what a run takes then" if tries else ""
         self._desk.tell(Doing(trying))
         self._desk.tell(Sized(self._like, growth.target, growth.sizing()))
 
@@ -266,6 +275,7 @@ class _Packing:
         self._pack = None
         _free_memory()
         self._decide()
+        self._is_cut = True
         self._desk.tell(Doing(f"taking a run's micro-batches in {how}, for want of memory"))
 
 

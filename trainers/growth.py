@@ -59,7 +59,8 @@ class _Readings:
 class Growth:
     """How many runs of one kind train together in this worker: `target` now, `best` of what was tried.
 
-    `is_open`: whether sizes are being tried. A placement that says how many (`begin` is None) is kept to.
+    `is_open`: whether sizes are being tried; `is_short`: whether runs are missing for that. A placement that says how
+    many (`begin` is None) is kept to.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -76,7 +77,7 @@ class Growth:
         self._too_large: int | None = None
         self._size = self._admitted = 0
         self._looks = 0 if self._fixed else _LOOKS_AGAIN
-        self._again = self._is_known = False
+        self.is_short = self._again = self._is_known = False
         self._reason = ""
 
     def at_most(self, together: int) -> None:
@@ -125,10 +126,10 @@ class Growth:
         return True
 
     def short(self) -> bool:
-        """There are no runs to come to the target. Whether that decided something."""
-        if not self.is_open or self.target == self.best:
+        """There are no runs now to come to the target, which stays: they may come. Whether that is new."""
+        if not self.is_open or self.target == self.best or self.is_short:
             return False
-        self._settle(f"there are no runs to try {self.target} together")
+        self.is_short, self._reason = True, f"there are no runs to try {self.target} together"
         return True
 
     def halve(self, size: int) -> None:
@@ -152,7 +153,7 @@ class Growth:
 
     def sizing(self) -> Sizing | None:
         """What was learnt, while no sizes are tried; with too few passes at the best one it has no timing of that."""
-        if self._fixed or self.is_open:
+        if self._fixed or (self.is_open and not self.is_short):
             return None
         chosen = replace(self._placement, together=self.best, begin=None, workers=1)
         known = self._readings.get(self.best)
@@ -184,10 +185,10 @@ class Growth:
             passes = "no larger pack was asked for" if further > self._most else f"{further} together would pass"
             self._settle(passes if further > self._most else f"{passes} {self._limit or 0:.0f} MiB")
         else:
-            self.target = further
+            self.target, self.is_short = further, False
 
     def _settle(self, reason: str) -> None:
-        self.is_open = self._again = False
+        self.is_open = self.is_short = self._again = False
         self.target, self._admitted, self._reason = self.best, 0, reason
         known = self._readings.get(self.best)
         self._is_known = known is not None and known.enough  # else it is once that size has trained for a while

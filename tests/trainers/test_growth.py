@@ -87,6 +87,18 @@ def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
     assert grown(found, {2: 0.020}) == [2]
 
 
+def test_where_runs_are_missing_it_tells_what_it_knows_and_goes_on_once_they_come() -> None:
+    found = Growth(OPEN)
+    assert not found.short()
+    grown(found, {1: 0.030, 2: 0.020, 4: 0.020}, passes=20)
+    assert (found.best, found.target, found.sizing()) == (2, 4, None)
+    assert [found.short(), found.short()] == [True, False]
+    sizing = found.sizing()
+    assert sizing is not None
+    assert (sizing.chosen.together, sizing.reason) == (2, "there are no runs to try 4 together")
+    assert grown(found, {2: 0.020, 4: 0.010, 8: 0.010}) == [4, 8, 4]
+
+
 def test_a_placement_that_says_how_many_is_kept_to() -> None:
     found = Growth(Placement(together=3))
     assert grown(found, {3: 0.1}) == [3]
