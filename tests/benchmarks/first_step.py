@@ -98,19 +98,21 @@ def sweep(name: str) -> None:
 
     load, advance, accumulate = warm.load_base, Pack.advance, Engine.accumulate
 
-    def now() -> tuple[float, float]:
-        return time.perf_counter() - began, time.process_time()
+    def note(what: str) -> None:
+        if what not in seen:
+            seen[what] = (time.perf_counter() - began, time.process_time())
+            print(f"  {what:6} {seen[what][0]:7.1f} ({seen[what][1]:.1f})", file=sys.stderr, flush=True)  # noqa: T201
 
     def loaded(*arguments: Any) -> Any:
         found = load(*arguments)
-        seen.setdefault("loaded", now())
+        note("loaded")
         return found
 
     def advanced(self: Pack, **options: Any) -> None:
         seen.setdefault("idle", seen["passes"])
         advance(self, **options)
-        if "first" not in seen and any(member.step for member in self.members):
-            seen["first"] = now()
+        if any(member.step for member in self.members):
+            note("first")
 
     def counted(self: Engine, *arguments: Any) -> Any:
         seen["passes"] += 1
@@ -121,7 +123,7 @@ def sweep(name: str) -> None:
         main()
     except SystemExit as end:
         seen["code"] = end.code
-    seen["whole"] = now()
+    note("whole")
     print(json.dumps(seen))  # noqa: T201
 
 
@@ -138,9 +140,7 @@ def main() -> None:
     for world in options.worlds:
         with tempfile.TemporaryDirectory() as scratch:
             command = [sys.executable, __file__, "--sweep", study(world, Path(scratch), options.shared)]
-            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr[-3000:])
+            done = subprocess.run(command, cwd=scratch, stdout=subprocess.PIPE, text=True, check=True)
         seen = json.loads(done.stdout.strip().splitlines()[-1])
         if "first" not in seen:
             raise SystemExit(f"{world}: nothing was trained\n{done.stdout[-3000:]}")
