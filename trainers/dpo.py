@@ -232,8 +232,10 @@ class _Packing:
         self._tell()
 
     def _tell(self) -> None:
-        """Tell how many train together from now on, or are tried."""
+        """Tell how many train together from now on, or are tried, where nobody else decides."""
         growth = self._growth
+        if growth.is_fixed:
+            return
         tries = growth.is_open and not growth.is_short
         trying = f"training {growth.target} together, to see what a run takes then" if tries else ""
         self._desk.tell(Doing(trying))

@@ -59,30 +59,30 @@ class _Readings:
 class Growth:
     """How many runs of one kind train together in this worker: `target` now, `best` of what was tried.
 
-    `is_open`: whether sizes are being tried; `is_short`: whether runs are missing for that. A placement that says how
-    many (`begin` is None) is kept to.
+    `is_open`: whether sizes are being tried; `is_short`: whether runs are missing for that; `is_fixed`: the
+    placement says how many (its `begin` is None), and is kept to.
     """
 
     def __init__(self, placement: Placement) -> None:
-        self._fixed = placement.begin is None
+        self.is_fixed = placement.begin is None
         self._placement, self._most = placement, max(1, placement.together)
-        self.best = self._most if self._fixed else max(1, min(placement.begin or 1, self._most))
+        self.best = self._most if self.is_fixed else max(1, min(placement.begin or 1, self._most))
         self.target = self.best
         self.is_open = placement.begin == 0 and self._most > 1
         self.setups: list[float] = []
         self.passes = 0
-        self._limit = None if self._fixed else memory_limit(placement.workers)
+        self._limit = None if self.is_fixed else memory_limit(placement.workers)
         self._readings: dict[int, _Readings] = {}
         self._before: float | None = None
         self._too_large: int | None = None
         self._size = self._admitted = 0
-        self._looks = 0 if self._fixed else _LOOKS_AGAIN
+        self._looks = 0 if self.is_fixed else _LOOKS_AGAIN
         self.is_short = self._again = self._is_known = False
         self._reason = ""
 
     def at_most(self, together: int) -> None:
         """Keep to no more runs than this from now on: runs like these had no memory for more."""
-        if not self._fixed and together < self._most:
+        if not self.is_fixed and together < self._most:
             self._most = max(1, together)
             self.best = min(self.best, self._most)
             self.target = min(self.target, self._most)
@@ -108,7 +108,7 @@ class Growth:
 
     def passed(self, size: int, seconds: float, tokens: int) -> bool:
         """`size` runs took a pass over so many tokens. Whether that decided something."""
-        if self._fixed:
+        if self.is_fixed:
             return False
         changed, self._size = size != self._size, size
         if changed and seconds < _WARM_UP:
@@ -153,7 +153,7 @@ class Growth:
 
     def sizing(self) -> Sizing | None:
         """What was learnt, while no sizes are tried; with too few passes at the best one it has no timing of that."""
-        if self._fixed or (self.is_open and not self.is_short):
+        if self.is_fixed or (self.is_open and not self.is_short):
             return None
         chosen = replace(self._placement, together=self.best, begin=None, workers=1)
         known = self._readings.get(self.best)
