@@ -212,8 +212,8 @@ class Budget(Part):
 
 
 class Resources(Part):
-    """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: a pilot
-    decides; 0: each by TRL's own loop), GPUs that one run takes, and names of environment variables that workers get
+    """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: it finds
+    out; 0: each by TRL's own loop), GPUs that one run takes, and names of environment variables that workers get
     beside those that training reads, such as the key that a judge of one's own needs.
 
     A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice

@@ -25,7 +25,6 @@ from sweeper.commands import (
     quiet_libraries,
     refuse,
     refuse_bad_base,
-    refuse_bad_data,
     refuse_foreign_runs,
     run_sweep,
     runnable,
@@ -115,12 +114,11 @@ def init(
 def plan(
     study: Study,
     settings: Set = None,
-    pilot: Annotated[bool, typer.Option("--pilot", help="train a few steps to measure time and memory")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")
     ] = None,
 ) -> None:
-    """Show every trial that a study would run and, once a pilot has measured, what it costs; keeps nothing else."""
+    """Show every trial that a study would run and, once a sweep has found out, what it costs; writes nothing."""
     from studies.spec import not_yet
     from sweeper.inputs import as_found
     from sweeper.plan import make_plan
@@ -137,7 +135,7 @@ def plan(
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
             typer.echo(shown(line))
-    _print_cost(found, arms, workers, measure=pilot)
+    _print_cost(found, arms, workers)
     for notice in (*spec.notices, *base_notes(spec, arms), *not_yet(spec)):
         typer.echo(f"note: {shown(notice)}")
 
@@ -460,25 +458,14 @@ def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) 
         refuse([f"{error.filename or runs}: {error.strerror}."])
 
 
-def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *, measure: bool) -> None:
-    """Print what a pilot found, a kept one or with `measure` a new one, and what the study takes on disk."""
-    from sweeper.executors import Process
-    from sweeper.placement import describe, kept_pilot, make_pilot, worker_count
+def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None) -> None:
+    """Print what an earlier sweep found of time and memory, and what the study takes on disk."""
+    from sweeper.placement import describe, kept_sizing, worker_count
     from sweeper.plan import planned_runs
 
-    runs = _runs_of(spec)
-    found, reason = kept_pilot(spec, arms, runs, workers), ""
-    if measure:
-        refuse_bad_data(spec)
-        pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs", env=spec.resources.env)
-        try:
-            found, reason = make_pilot(spec, arms, runs, workers, pool)
-        finally:
-            pool.close(now=True)
+    found = kept_sizing(spec, arms, _runs_of(spec), workers)
     if found is not None:
         typer.echo(describe(found, planned_runs(spec, arms), worker_count(spec, workers)))
-    elif measure:
-        typer.echo(f"No pilot: {reason}.")
     if spec.trainer == "dpo":
         from sweeper.disk import describe_disk, planned_disk
 

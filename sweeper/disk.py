@@ -80,7 +80,7 @@ def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
     parts = [f"{use.adapters} adapters kept", f"{use.states} states of runs in training"]
     parts += [f"{use.paused} states of runs at a rung"] if use.paused else []
     what = f"{', '.join(parts)}, a state being three adapters"
-    when = ", with one run at a time on a worker, as long as no pilot has chosen more" if guessed else ""
+    when = ", with one run at a time on a worker, as long as no sweep has found more to be faster" if guessed else ""
     if use.adapter_bytes is None:
         return (
             f"Disk: about {use.in_adapters} times an adapter ({what}){when}; the size of an adapter of {model} is "

@@ -97,7 +97,7 @@ def hold(ledger: Ledger, folder: Path, dead: str, say: Callable[[str], None]) ->
     """Hold the study's lease; gives a function that raises LeaseLost where it is lost.
 
     `dead`: a lease that `watch` gave. Of two that take it at once, the one that comes second watches the other. Renewed
-    by a thread, since the main one is busy for minutes: with a pilot, with training in this process, with a report.
+    by a thread, since the main one is busy for minutes: with training in this process, with a report.
     Raises AlreadyRunning and StorageError.
     """
     own = this_process(folder)

@@ -135,7 +135,7 @@ def _missing(record: RunRecord, who: Measurers) -> Sequence[str]:
 
 
 def _placement(record: RunRecord) -> Placement:
-    """In the precision that the run was trained and measured in, which a pilot may have chosen."""
+    """In the precision that the run was trained and measured in, which a pilot may have chosen once."""
     return Placement(bf16={"true": True, "false": False}.get(record.facts.get("bf16", "")))
 
 

@@ -1,6 +1,6 @@
-"""How a study's runs share devices: as the study says, as a kept pilot found, or as a new pilot finds.
+"""How a study's runs share devices: as the study says, as an earlier sweep found, or as the workers find now.
 
-Knows the executor's pilot and the file that keeps it; loads no torch and measures nothing itself.
+Knows what workers tell of it and the file that keeps it; loads no torch and measures nothing itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from importlib.metadata import version
 from itertools import islice
@@ -22,15 +23,14 @@ from studies.records import RunConfig, digest
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.executors import Executor
 from sweeper.executors.devices import usable_cores, visible_gpus
-from sweeper.leftovers import drop_scratch, scratch
-from sweeper.own_folder import PILOT_FILE
 from sweeper.plan import planned_runs
 from sweeper.points import axes, planned_points, to_knobs, value_at
-from trainers.interface import Job, Pilot, Placement, Timing, pack_key
+from trainers.interface import Placement, Sized, Sizing, Timing, pack_key
 
-# More than any pack that a pilot tries.
+SIZING_FILE = "pilot.json"  # as earlier versions called it
+# The largest pack.
 _MOST_RUNS = 32
-# Below this many runs a worker, a pilot costs more than it can save.
+# Of so few runs a worker none is left to join a pack once its size is found.
 _LEAST_RUNS = 4
 
 
@@ -55,86 +55,120 @@ def _in_turn(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[RunConfig]:
                 yield resolve_run(spec, arm, scenario, trial=number, knobs=knobs, block=block, seed=seed)
 
 
-def kept_pilot(spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None) -> Pilot | None:
-    """The pilot kept in the study's folder, if it was made for these runs on a machine like this one."""
+class Packs:
+    """How the runs of one sweep share devices: as the study says, or as its workers find while they train.
+
+    What they find is told to the user, kept in the study's folder for the next sweep, and goes with the runs that are
+    handed out later, for workers that know nothing yet.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        arms: Mapping[str, Arm],
+        runs: Path,
+        workers: int | None,
+        pool: Executor,
+        tell_user: Callable[[str], None],
+    ) -> None:
+        """`runs`: the study's folder."""
+        self._spec, self._arms, self._runs, self._tell_user = spec, arms, runs, tell_user
+        self._workers, self._pool, self._count = workers, pool, max(1, pool.slots)
+        self._planned = planned_runs(spec, arms)
+        self._together: dict[str, int] = {}
+        self._found: dict[str, dict[str, Sizing]] = {}
+        self._told = ""
+        self.placement = self._first()
+        """How runs are placed of which nothing else is known."""
+        pool.together = self.placement.together if self.placement.begin is None else max(1, self.placement.begin)
+
+    def place(self, config: RunConfig, own: Placement) -> Placement:
+        """How a run is to train that has the placement `own`, by all that was found of runs like it."""
+        found = self._best(pack_key(config)) if own.begin is not None else None
+        if found is None:
+            return own
+        chosen = found.chosen
+        checkpointing = chosen.checkpointing if own.checkpointing is None else own.checkpointing
+        return replace(own, begin=chosen.together, split=max(own.split, chosen.split), checkpointing=checkpointing)
+
+    def heed(self, worker: str, news: Sized) -> None:
+        """Take in how many runs a worker trains at once from now on, and what it has learnt."""
+        self._together[worker] = news.together
+        self._pool.together = max(self._together.values())
+        if news.sizing is None or news.sizing.best is None:
+            return
+        self._found.setdefault(news.like, {})[worker] = news.sizing
+        found = self._best(news.like)
+        if found is None or news.like != pack_key(sample_runs(self._spec, self._arms)[0]):
+            return
+        self._keep(found)
+        self._tell(found)
+
+    def forget(self, worker: str) -> None:
+        """The worker is gone."""
+        self._together.pop(worker, None)
+
+    def _first(self) -> Placement:
+        spec, count = self._spec, self._count
+        if spec.resources.together is not None:
+            return Placement(together=spec.resources.together)
+        if spec.trainer != "dpo" or self._planned < _LEAST_RUNS * count:
+            return Placement()
+        known = kept_sizing(spec, self._arms, self._runs, self._workers)
+        if known is None:
+            return Placement(together=_MOST_RUNS, begin=0, workers=count)
+        self._tell(known)
+        return replace(known.chosen, together=_MOST_RUNS, begin=known.chosen.together, workers=count)
+
+    def _best(self, like: str) -> Sizing | None:
+        """Of what the workers found, the largest size: each has its own reasons to take fewer."""
+        found = self._found.get(like, {}).values()
+        return max(found, key=lambda sizing: sizing.chosen.together, default=None)
+
+    def _tell(self, found: Sizing) -> None:
+        how = told_placement(found.chosen)
+        if how != self._told:
+            self._told = how
+            self._tell_user(describe(found, self._planned, self._count))
+
+    def _keep(self, found: Sizing) -> None:
+        """Write it down; a disk that cannot take it does not stop the sweep."""
+        text = json.dumps({"of": _identity(self._spec, self._arms, self._workers), "pilot": asdict(found)}, indent=1)
+        with suppress(OSError):
+            write_whole(self._runs / SIZING_FILE, text)
+
+
+def kept_sizing(spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None) -> Sizing | None:
+    """What an earlier sweep of the study found, if it did for these runs on a machine like this one."""
     try:
-        kept = read_json(runs / PILOT_FILE)
-        return _pilot(kept["pilot"]) if kept["of"] == _identity(spec, arms, workers) else None
+        kept = read_json(runs / SIZING_FILE)
+        return _sizing(kept["pilot"]) if kept["of"] == _identity(spec, arms, workers) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def make_pilot(
-    spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None, pool: Executor
-) -> tuple[Pilot | None, str]:
-    """Let a worker of `pool` measure, and keep what it found. None, and why, where there is nothing to be found."""
-    most = -(-planned_runs(spec, arms) // max(1, pool.slots))
-    configs = sample_runs(spec, arms)[:most]
-    # Beside the runs' own folders, so that the reference log-probs that it computes are theirs.
-    jobs = [Job(config, scratch(runs, f"pilot-{config.key}")) for config in configs]
-    answer = pool.pilot(jobs)
-    for job in jobs:
-        drop_scratch(job.folder)
-    if answer.pilot is not None:
-        kept = {"of": _identity(spec, arms, workers), "pilot": asdict(answer.pilot)}
-        write_whole(runs / PILOT_FILE, json.dumps(kept, indent=1))
-    return answer.pilot, answer.reason
+def describe(found: Sizing, runs: int, workers: int) -> str:
+    """The size, what it rests on, and the time that the study will take, in a sentence or two."""
+    best, chosen = found.best, found.chosen
+    said = f"Runs train {told_placement(chosen)} on each of {so_many(workers, 'worker')} ({found.device})"
+    if best is None or found.seconds_per_run is None:
+        return f"{said}; {found.reason}."
+    alone = next((t.seconds for t in found.timings if t.placement.together == 1 and t.seconds), None)
+    gain = f" ({1000 * alone:.1f} ms alone)" if alone and chosen.together > 1 else ""
+    wall = timedelta(seconds=round(runs * found.seconds_per_run / workers))
+    return (
+        f"{said}: {1000 * (best.seconds or 0):.1f} ms a micro-batch and run{gain}, {best.memory or 0:.0f} MiB; "
+        f"{found.reason}. Expected: {wall} for {so_many(runs, 'run')}, and the time to measure them."
+    )
 
 
-def decide(
-    spec: StudySpec,
-    arms: Mapping[str, Arm],
-    runs: Path,
-    workers: int | None,
-    pool: Executor,
-    tell_user: Callable[[str], None],
-) -> Placement:
-    """The placement of the study's runs, and its say in the executor. Tells the user what was chosen and why."""
-    if spec.resources.together is not None:
-        placement = Placement(together=spec.resources.together)
-    elif spec.trainer != "dpo" or planned_runs(spec, arms) < _LEAST_RUNS * max(1, pool.slots):
-        placement = Placement()
-    else:
-        placement = _piloted(spec, arms, runs, workers, pool, tell_user)
-    pool.together = placement.together
-    return placement
-
-
-def _piloted(
-    spec: StudySpec,
-    arms: Mapping[str, Arm],
-    runs: Path,
-    workers: int | None,
-    pool: Executor,
-    tell_user: Callable[[str], None],
-) -> Placement:
-    pilot, reason = kept_pilot(spec, arms, runs, workers), ""
-    if pilot is None:
-        tell_user("Measuring what a run costs here, to choose how many train together ...")
-        pilot, reason = make_pilot(spec, arms, runs, workers, pool)
-    if pilot is None:
-        tell_user(f"No pilot: {reason}. Runs train one by one.")
-        return Placement()
-    tell_user(describe(pilot, planned_runs(spec, arms), pool.slots))
-    return pilot.chosen
-
-
-def describe(pilot: Pilot, runs: int, workers: int) -> str:
-    """The choice, what it rests on, and the time that the study will take, in a sentence or two."""
-    chosen = pilot.chosen
-    best = next(t for t in pilot.timings if t.placement == chosen)
+def told_placement(chosen: Placement) -> str:
+    """How runs train, in words."""
+    how = f"{chosen.together} together" if chosen.together > 1 else "one at a time"
     extra = [f"micro-batches in {chosen.split} parts"] if chosen.split > 1 else []
     extra += ["gradient checkpointing"] if chosen.checkpointing else []
     extra += ["bf16"] if chosen.bf16 else []
-    how = f"{chosen.together} together" if chosen.together > 1 else "one at a time"
-    alone = next((t.seconds for t in pilot.timings if t.placement.together == 1 and t.seconds), None)
-    gain = f" ({1000 * alone:.1f} ms alone)" if alone and chosen.together > 1 else ""
-    wall = timedelta(seconds=round(runs * pilot.seconds_per_run / workers))
-    return (
-        f"Runs train {', '.join([how, *extra])} on each of {workers} workers ({pilot.device}): "
-        f"{1000 * (best.seconds or 0):.1f} ms a micro-batch and run{gain}, {best.memory or 0:.0f} MiB; {pilot.reason}. "
-        f"Expected: {wall} for {so_many(runs, 'run')}."
-    )
+    return ", ".join([how, *extra])
 
 
 def worker_count(spec: StudySpec, workers: int | None) -> int:
@@ -143,12 +177,14 @@ def worker_count(spec: StudySpec, workers: int | None) -> int:
 
 
 def _identity(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None) -> str:
-    """What a pilot depends on."""
+    """What the best size depends on."""
     configs = sample_runs(spec, arms)
     machine = [visible_gpus(os.environ), usable_cores(), worker_count(spec, workers)]
     return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
 
 
-def _pilot(kept: Mapping[str, Any]) -> Pilot:
+def _sizing(kept: Mapping[str, Any]) -> Sizing:
+    """Also from what earlier versions measured before a sweep, which says more."""
     timings = tuple(Timing(Placement(**t["placement"]), t["seconds"], t["memory"]) for t in kept["timings"])
-    return Pilot(**{**kept, "chosen": Placement(**kept["chosen"]), "timings": timings})
+    known = {field.name: kept[field.name] for field in fields(Sizing)}
+    return Sizing(**{**known, "chosen": Placement(**kept["chosen"]), "timings": timings})

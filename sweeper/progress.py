@@ -10,7 +10,9 @@ from studies.records import Failure
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar shows. `best` is (variant, knobs, objective) of the best trial so far; `what` is counted."""
+    """What a progress bar shows. `best` is (variant, knobs, objective) of the best trial so far; `what` is counted;
+    `doing`: what workers do that train nothing or try something, and for how long.
+    """
 
     planned: int
     done: int
@@ -19,6 +21,7 @@ class Progress:
     best: tuple[str, str, float] | None
     seconds_left: float | None
     what: str = "runs"
+    doing: str = ""
 
 
 @dataclass(frozen=True)

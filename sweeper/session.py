@@ -33,7 +33,7 @@ from sweeper.measured import Measurers, asked_of, is_unsettled, named_measurers,
 from sweeper.measuring import Scored, measure, measuring, stale
 from sweeper.own_folder import refuse_foreign_folder
 from sweeper.ownership import mark_of, refuse_foreign, write_mark
-from sweeper.placement import decide
+from sweeper.placement import Packs
 from sweeper.probe import Probe
 from sweeper.progress import Outcome, Progress
 from sweeper.retry import ask_again
@@ -116,10 +116,9 @@ def run_session(
             anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
                 known = _known(spec, arms, where.storage, tracker, compare, tell_user)
-            placement = decide(spec, arms, where.runs, workers, pool, tell_user)
-            check_lease()  # a pilot may have taken minutes
+            packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, placement),
+                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
                 *(look, tell_user),
             )
             probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
@@ -130,12 +129,12 @@ def run_session(
                 verified = None
                 if verify_runs and not outcome.stopped:
                     verified = verify(
-                        list(sweep.finished.values()), verify_runs, pool, where.runs, placement, check_lease
+                        list(sweep.finished.values()), verify_runs, pool, where.runs, packs.placement, check_lease
                     )
                 if spec.probe is not None and not outcome.stopped and not search.partial:
                     pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
                     pool = _executor(spec, executor, 1, where)
-                    outcome = probe.run(pool, placement, outcome)
+                    outcome = probe.run(pool, packs.placement, outcome)
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:

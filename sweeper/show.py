@@ -113,6 +113,7 @@ def describe(progress: Progress) -> str:
         parts.append(f"best {value:.3g} by {variant} ({knobs})" if knobs else f"best {value:.3g} by {variant}")
     if progress.seconds_left is not None and progress.done < progress.planned:
         parts.append(f"{timedelta(seconds=round(progress.seconds_left))} left")
+    parts += [progress.doing] if progress.doing else []
     return ", ".join(parts)
 
 

@@ -30,11 +30,12 @@ from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machi
 from sweeper.budget import Cost, Meter
 from sweeper.confirm import Candidates
 from sweeper.control import paused
-from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started
+from sweeper.executors.messages import Dropped, Executor, Finished, Lost, Reported, Started, Told
 from sweeper.leftovers import set_aside
 from sweeper.measured import asked_of, counted, measured_as, told_by
 from sweeper.pacing import Group as _Group
 from sweeper.pacing import Pacing
+from sweeper.placement import Packs
 from sweeper.plan import planned_runs, planned_trials, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
@@ -42,7 +43,7 @@ from sweeper.search import Search, Trial
 from sweeper.tracking import KnownRun, Tracker
 from sweeper.verdicts import verdict_on
 from sweeper.workers import Stint, Workers
-from trainers.interface import MODEL_SETTINGS, Job, Placement
+from trainers.interface import MODEL_SETTINGS, Doing, Job, Sized
 from trainers.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
@@ -97,7 +98,7 @@ class Sweep:
         is_ours: Callable[[str, RunConfig, RunResult], bool],
         executor: Executor,
         folder: Path,
-        placement: Placement,
+        packs: Packs,
         show: Callable[[Progress], None],
         tell_user: Callable[[str], None],
     ) -> None:
@@ -107,7 +108,8 @@ class Sweep:
         """
         self._spec, self._arms = spec, arms
         self._search, self._tracker, self._executor = search, tracker, executor
-        self._folder, self._placement, self._show, self._tell_user = folder, placement, show, tell_user
+        self._folder, self._packs, self._show, self._tell_user = folder, packs, show, tell_user
+        self._doing: dict[str, tuple[str, float]] = {}
         self._queue: deque[_Waiting] = deque()
         self._training: dict[str, _Attempt] = {}
         self._known, self._is_ours = known, is_ours
@@ -222,8 +224,14 @@ class Sweep:
                         self._reported(key, step, metrics)
                     case Finished(key=key, result=result, at=at):
                         self._finished(key, result, at)
-                    case Lost(key=key, at=at):
+                    case Lost(key=key, worker=worker, at=at):
+                        self._packs.forget(worker)
+                        self._doing.pop(worker, None)
                         self._finished(key, event.result(), at)
+                    case Told(worker=worker, news=Sized() as sized):
+                        self._packs.heed(worker, sized)
+                    case Told(worker=worker, news=Doing(what=what), at=at):
+                        self._doing[worker] = (what, at)
 
     def _submit_next(self) -> bool:
         """Hand one run to the executor. False when there is none to hand over now."""
@@ -245,7 +253,7 @@ class Sweep:
                 config,
                 self._folder / config.key,
                 keep_adapter=self._spec.output.keep != "none",
-                placement=self._attempts.placement(config, waiting.this.placement),
+                placement=self._packs.place(config, self._attempts.placement(config, waiting.this.placement)),
                 pause_at=group.heading.get(config.key),
                 time_limit=self._spec.budget.per_run,
             )
@@ -299,7 +307,7 @@ class Sweep:
 
     def _lead_on(self, group: _Group, config: RunConfig) -> None:
         """Queue a run."""
-        self._queue.append(_Waiting(group, config, Try(placement=self._placement)))
+        self._queue.append(_Waiting(group, config, Try(placement=self._packs.placement)))
 
     def _heed_rungs(self) -> None:
         if self._pacing is not None:
@@ -605,7 +613,8 @@ class Sweep:
             value, group = (max if maximize else min)(self._best.values(), key=lambda entry: entry[0])
             best = (group.trial.variant, show_knobs(group.trial.knobs), value)
         training = sum(attempt.run_id is not None for attempt in self._training.values())
-        return Progress(planned, done, training, self._failed, best, left)
+        doing = [f"{what} ({time.monotonic() - at:.0f} s)" for what, at in self._doing.values() if what]
+        return Progress(planned, done, training, self._failed, best, left, doing="; ".join(dict.fromkeys(doing)))
 
 
 def _rung(result: RunResult) -> int | None:

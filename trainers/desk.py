@@ -1,11 +1,11 @@
-"""A desk for a list of jobs in this process: for checks, pilots and tests. Loads no torch."""
+"""A desk for a list of jobs in this process: for checks and tests. Loads no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from studies.records import RunResult
-from trainers.interface import Decision, Job, Trainer, pack_key
+from trainers.interface import Decision, Job, News, Trainer, pack_key
 
 Answer = Callable[[str, int, Mapping[str, float]], Decision]
 
@@ -15,11 +15,12 @@ def _go_on(_key: str, _step: int, _metrics: Mapping[str, float]) -> Decision:
 
 
 class ListDesk:
-    """Jobs in order, and the results handed in. `answer` decides on reports."""
+    """Jobs in order, the results handed in, and the news. `answer` decides on reports."""
 
     def __init__(self, jobs: Sequence[Job], answer: Answer = _go_on) -> None:
         self.waiting = list(jobs)
         self.results: dict[str, RunResult] = {}
+        self.news: list[News] = []
         self._answer = answer
 
     def take(self, like: str) -> Job | None:
@@ -40,6 +41,10 @@ class ListDesk:
     def finish(self, result: RunResult) -> None:
         """See `Desk.finish`."""
         self.results[result.key] = result
+
+    def tell(self, news: News) -> None:
+        """See `Desk.tell`."""
+        self.news.append(news)
 
 
 def train_all(trainer: Trainer, jobs: Sequence[Job], answer: Answer = _go_on) -> list[RunResult]:

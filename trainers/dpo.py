@@ -11,6 +11,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # DPOTrainer.__init__ sends it otherwise
@@ -21,16 +22,17 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from studies.micro_batches import DEFAULT_ROWS, can_be_cut
 from studies.records import ALONE_FACT, CONSEQUENCES, UNUSABLE_FACT, Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
 from trainers.checkpoints import KEEP_SECONDS
 from trainers.data import DataError, JudgeError
 from trainers.desk import ListDesk
 from trainers.failures import ALONE, MEMORY, cause_of, told
-from trainers.interface import Desk, Job, Pilot, pack_key
+from trainers.growth import Growth
+from trainers.interface import Desk, Doing, Job, Placement, Sized, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
-from trainers.pilot import run_pilot
 from trainers.results import drop_state, keep_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import train_alone
@@ -42,6 +44,9 @@ logger = logging.getLogger(__name__)
 # What no run with the same of it can use.
 _INPUTS = {UnusableModel: "model", DataError: "data", JudgeError: "judge"}
 _LOOK_SECONDS = 1.0
+# While a pack grows: what it waits for is a sweep that hears of it and hands over more.
+_GROWING_SECONDS = 0.1
+_SHORT_SECONDS = 3.0
 
 
 class DPOTrainerWorker:
@@ -53,14 +58,25 @@ class DPOTrainerWorker:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._warm = Warm()
+        self._desk: Desk | None = None
+        self._growths: dict[str, Growth] = {}
+        self._warm = Warm(self._say)
 
     def train(self, job: Job, desk: Desk) -> None:
         """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
+        self._desk = desk
         if job.placement.together < 1:
             self.alone(job, desk)
             return
         _Packing(self, desk, job).train()
+
+    def growth(self, like: str, placement: Placement) -> Growth:
+        """What is known of packs of these runs: of earlier ones in this worker too, where their size is left open."""
+        if placement.begin is None:
+            return Growth(placement)
+        known = self._growths.setdefault(like, Growth(placement))
+        known.at_most(placement.together)
+        return known
 
     def member(self, job: Job, desk: Desk) -> Member | None:
         """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in."""
@@ -89,24 +105,16 @@ class DPOTrainerWorker:
         of = next((name for kind, name in _INPUTS.items() if isinstance(error, kind)), None)
         return RunResult(key=key, cause=cause, message=told(error), facts={UNUSABLE_FACT: of} if of else {})
 
-    def pilot(self, jobs: Sequence[Job], workers: int) -> Pilot:
-        """See `trainers.pilot.run_pilot`. What it loads stays warm for the runs that follow."""
-        return run_pilot(jobs, self, workers)
-
     def make(self, job: Job) -> Member:
-        """See `trainers.pilot.Crew`."""
+        """A run, ready for a pack. Raises Unpackable and what TRL or the data refuse."""
         try:
             return make_member(job, self._warm)
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
 
     def empty_pack(self, job: Job) -> Pack:
-        """See `trainers.pilot.Crew`."""
+        """A pack around the base of a run, with no desk behind it."""
         return self.pack(job, ListDesk([]))
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """See `trainers.pilot.Crew`."""
-        return cause_of(error) in MEMORY
 
     def pack(self, job: Job, desk: Desk) -> Pack:
         """An empty pack around the base model of `job`."""
@@ -119,9 +127,13 @@ class DPOTrainerWorker:
 
     def forget(self) -> None:
         """Give the memory back that is kept for later runs."""
-        self._warm = Warm()
+        self._warm = Warm(self._say)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _say(self, what: str) -> None:
+        if self._desk is not None:
+            self._desk.tell(Doing(what))
 
     def alone(self, job: Job, desk: Desk, why: str = "") -> None:
         """Train a run by TRL's own loop and hand it in; `why`: no pack could take it."""
@@ -145,60 +157,81 @@ class DPOTrainerWorker:
 
 
 class _Packing:
-    """Keeps one pack full: takes runs in, splits the pack where memory runs out, ends when there is nothing to do."""
+    """Keeps one pack full: takes runs in, lets it grow while that pays, makes it smaller where memory runs out, ends
+    when there is nothing to do.
+    """
 
     def __init__(self, worker: DPOTrainerWorker, desk: Desk, first: Job) -> None:
-        self._worker, self._desk, self._first = worker, desk, first
+        self._worker, self._desk = worker, desk
         self._like = pack_key(first.config)
-        self._together = first.placement.together
+        self._growth = worker.growth(self._like, first.placement)
         self._backlog = [first]
         self._pack: Pack | None = None
-        self._looked = -_LOOK_SECONDS
+        self._looked = self._decided = -_LOOK_SECONDS
+        self._is_cut = False  # a run goes on in smaller parts, and nobody knows yet whether they fit
 
     def train(self) -> None:
         """Until neither the pack nor the desk has a run."""
         while self._fill():
-            assert self._pack is not None
-            members = self._pack.members
+            pack = self._pack
+            assert pack is not None
+            members = pack.members
             try:
-                self._pack.advance()
+                pack.advance(timed=self._growth.is_open)
             except Exception as error:
                 if cause_of(error) is Cause.INFRASTRUCTURE:
                     raise
                 if cause_of(error) in MEMORY:
-                    self._split(error)
+                    self._make_smaller(pack, error)
                 else:
                     self._dissolve(error)
-            if len(self._pack.members) < len(members):
+            else:
+                if self._growth.passed(len(members), *pack.passed):
+                    self._decide()
+                elif self._is_cut:
+                    self._desk.tell(Doing(""))
+                self._is_cut = False
+            if len(pack.members) < len(members):
                 self._looked = -_LOOK_SECONDS
 
     def _fill(self) -> int:
         """Take runs in while there is room and there are some. Gives how many train now."""
         size = len(self._pack.members) if self._pack else 0
+        wait = _GROWING_SECONDS if self._growth.is_open else _LOOK_SECONDS
         # A pack that is short asks again now and then, not before every pass.
-        if size >= self._together or (size and time.monotonic() - self._looked < _LOOK_SECONDS):
+        if size >= self._growth.target or (size and time.monotonic() - self._looked < wait):
             return size
         self._looked = time.monotonic()
         new: list[Member] = []
-        while size + len(new) < self._together:
+        is_short = False
+        while size + len(new) < self._growth.target and not is_short:
             job = self._backlog.pop(0) if self._backlog else self._desk.take(self._like)
-            if job is None:
-                break
-            member = self._worker.member(job, self._desk)
+            is_short = job is None
+            member = self._worker.member(self._fitting(job), self._desk) if job is not None else None
             new += [member] if member else []
         if new:
-            self._admit(new)
+            self._admit(new, time.monotonic() - self._looked)
+        elif is_short and time.monotonic() - self._decided > _SHORT_SECONDS and self._growth.short():
+            self._tell()
         return len(self._pack.members) if self._pack else 0
 
-    def _admit(self, new: list[Member]) -> None:
+    def _fitting(self, job: Job) -> Job:
+        """The job as runs like it fit into memory here."""
+        return replace(job, placement=self._growth.fit(job.placement))
+
+    def _admit(self, new: list[Member], seconds: float) -> None:
         try:
             if self._pack is None:
-                self._pack = self._worker.pack(self._first, self._desk)
+                self._pack = self._worker.pack(new[0].job, self._desk)
             self._pack.admit(new)
         except Unpackable as reason:
             logger.warning("runs train alone: %s", reason)
             self._pack = None
             self._alone(new, str(reason))
+            return
+        passes = sum(len(step) for step in new[0].run.steps)
+        if self._growth.admitted(len(new), seconds, passes) or self._growth.is_open:
+            self._decide()
 
     def _dissolve(self, error: Exception) -> None:
         """Train alone, from their beginning, the runs of a pack that met what no other try would do without."""
@@ -213,22 +246,76 @@ class _Packing:
         for member in members:
             self._worker.alone(member.job, self._desk, why)
 
-    def _split(self, error: Exception) -> None:
-        """Halve the pack after it ran out of memory; what goes is trained later, from its beginning or kept state."""
-        assert self._pack is not None
-        pack = self._pack
+    def _decide(self) -> None:
+        """Take in at once what is wanted now, and tell of it."""
+        self._looked, self._decided = -_LOOK_SECONDS, time.monotonic()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell how many train together from now on, or are tried, where nobody else decides."""
+        growth = self._growth
+        if growth.is_fixed:
+            return
+        tries = growth.is_open and not growth.is_short
+        trying = f"training {growth.target} together, to see what a run takes then" if tries else ""
+        self._desk.tell(Doing(trying))
+        self._desk.tell(Sized(self._like, growth.target, growth.sizing()))
+
+    def _make_smaller(self, pack: Pack, error: Exception) -> None:
+        """Go on with fewer runs after the pack ran out of memory, or with one that takes less; what goes is trained
+        later, from its beginning or kept state.
+        """
         pack.begin_step_again()
         size = len(pack.members)
-        self._together = max(1, size // 2)
-        out = pack.take_out(list(range(self._together, size)) if size > 1 else [0])
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if size > 1:
-            logger.warning("out of memory with %d runs together; going on with %d", size, self._together)
-            self._backlog += [member.job for member in out]
+        if size == 1:
+            self._take_smaller(pack, error)
             return
-        result = RunResult(key=out[0].key, cause=cause_of(error), message=str(error), facts=ALONE)
-        self._desk.finish(keep_result(out[0].job.folder, result))
+        self._growth.halve(size)
+        logger.warning("out of memory with %d runs together; going on with %d", size, self._growth.target)
+        out = pack.take_out(list(range(self._growth.target, size)))
+        self._backlog += [member.job for member in out]
+        _free_memory()
+        self._decide()
+
+    def _take_smaller(self, pack: Pack, error: Exception) -> None:
+        """Let the one run go on in smaller parts, or with gradient checkpointing; out of memory where it has both."""
+        job = pack.members[0].job
+        smaller = _smaller(job)
+        if smaller is None:
+            (member,) = pack.take_out([0])
+            result = RunResult(key=member.key, cause=cause_of(error), message=str(error), facts=ALONE)
+            self._desk.finish(keep_result(job.folder, result))
+            return
+        pack.keep_state(0)
+        pack.take_out([0])
+        place = smaller.placement
+        how = f"{place.split} parts" + (" and gradient checkpointing" if place.checkpointing else "")
+        logger.warning("out of memory with one run; going on with %s", how)
+        self._growth.take_smaller(place.split, place.checkpointing)
+        self._backlog.insert(0, smaller)
+        self._pack = None
+        _free_memory()
+        self._decide()
+        self._is_cut = True
+        self._desk.tell(Doing(f"taking a run's micro-batches in {how}, for want of memory"))
+
+
+def _smaller(job: Job) -> Job | None:
+    """The same run with less memory: a micro-batch in twice as many parts, down to single pairs, where its losses can
+    be cut; then with gradient checkpointing, which costs a forward pass. None where it has both.
+    """
+    settings, place = job.config.settings, job.placement
+    rows = int(settings.get("per_device_train_batch_size") or DEFAULT_ROWS)
+    if can_be_cut(settings, 1) and place.split < rows:
+        return replace(job, placement=replace(place, split=min(2 * place.split, rows)))
+    if not (place.checkpointing or run_settings(job).get("gradient_checkpointing", True)):
+        return replace(job, placement=replace(place, checkpointing=True))
+    return None
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

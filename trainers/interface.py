@@ -28,18 +28,24 @@ class Placement:
     in so many parts. `checkpointing`: gradient checkpointing (None: the run's own setting, or TRL's default). None of
     these changes a number beyond rounding. `bf16`: the precision (None: the run's own setting, or the hardware's
     default).
+
+    `begin`: None: a pack is as large as `together` says; else it begins with so many runs (0: nothing is known yet, so
+    with one) and takes in more, up to `together`, while the time a run falls and memory allows. `workers`: how many
+    share the machine's memory.
     """
 
     together: int = 1
     split: int = 1
     checkpointing: bool | None = None
     bf16: bool | None = None
+    begin: int | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What the pilot measured of one placement. `seconds`: of a pass, for each run in it; `memory`: peak, in MiB;
-    None for both: it did not fit.
+    """What training showed of one placement. `seconds`: of a pass, for each run in it; `memory`: peak, in MiB; None for
+    both: it did not fit.
     """
 
     placement: Placement
@@ -48,27 +54,51 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Pilot:
-    """A pilot's measurements on one device, and its choice.
+class Sizing:
+    """What a worker has learnt from runs in training of how many train together best, and what that rests on.
 
-    `setup_seconds` and `evaluation_seconds`: of one run; `passes`: micro-batches, or parts of them, of one run;
-    `limit`: the memory that it kept below, in MiB, None where unknown.
+    `setup_seconds`: of one run; `passes`: micro-batches, or parts of them, of one run; `limit`: the memory that it
+    keeps below, in MiB, None where unknown.
     """
 
     device: str
     chosen: Placement
     timings: tuple[Timing, ...]
     setup_seconds: float
-    evaluation_seconds: float
     passes: int
     limit: float | None
     reason: str = ""
 
     @property
-    def seconds_per_run(self) -> float:
-        """Expected seconds of one run, of the worker's time."""
-        best = next(t for t in self.timings if t.placement == self.chosen)
-        return self.setup_seconds + self.evaluation_seconds + self.passes * (best.seconds or 0.0)
+    def best(self) -> Timing | None:
+        """Of the chosen size; None where too few passes had it."""
+        return next((t for t in self.timings if t.placement.together == self.chosen.together and t.seconds), None)
+
+    @property
+    def seconds_per_run(self) -> float | None:
+        """Seconds of the worker's time that one run takes to be made ready and trained; measuring it comes on top."""
+        return self.setup_seconds + self.passes * (self.best.seconds or 0.0) if self.best else None
+
+
+@dataclass(frozen=True)
+class Doing:
+    """News of a worker: what it does while no run of its reports, in words; "": training."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Sized:
+    """News of a worker: it trains up to `together` runs of this `pack_key` at once from now on. `sizing`: what it has
+    learnt of them; None while it tries sizes.
+    """
+
+    like: str
+    together: int
+    sizing: Sizing | None
+
+
+News = Doing | Sized
 
 
 @dataclass(frozen=True)
@@ -104,6 +134,10 @@ class Desk(Protocol):
 
     def finish(self, result: RunResult) -> None:
         """Hand in the result of a run, which ends the trainer's work on it."""
+        ...
+
+    def tell(self, news: News) -> None:
+        """Say how the work goes. Cheap."""
         ...
 
 

@@ -60,6 +60,7 @@ class Pack:
         self._checked = False
         self._keep_every = keep_every
         self.members: list[Member] = []
+        self.passed = (0.0, 0)  # seconds of the last pass, of this process alone where it computes itself, and tokens
 
     @property
     def adapters(self) -> PackedAdapters:
@@ -82,14 +83,24 @@ class Pack:
         self._measure_start([slot for slot, m in enumerate(self.members) if slot >= had and not m.begun])
         self._settle()  # a state may be as far as the run is to go now
 
-    def advance(self) -> None:
-        """One micro-batch of every run, and what follows: a step, a point of the curve, an evaluation, an end."""
+    def advance(self, *, timed: bool = False) -> None:
+        """One micro-batch of every run, and what follows: a step, a point of the curve, an evaluation, an end.
+
+        `timed`: wait for the device, so that what `passed` says is the time of the pass itself.
+        """
         self._settle()  # what an earlier pass still owes, where memory ran out behind it
         if not self.members:
             return
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
+        before = sum(member.tokens for member in self.members)
         self.practise()
-        share = (time.perf_counter() - started) / len(self.members)
+        if timed and self._device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        # Other work on a busy machine makes one thread wait, which says nothing of a pass.
+        own = min(seconds, time.process_time() - computed) if self._device.type == "cpu" else seconds
+        self.passed = (own, sum(member.tokens for member in self.members) - before)
+        share = seconds / len(self.members)
         for member in self.members:
             member.train_seconds += share
             member.window += share
@@ -119,9 +130,10 @@ class Pack:
         for slot, member in enumerate(self.members):
             if member.micro or member.step == 0 or now - member.kept_at <= self._keep_every:
                 continue
-            self._keep_state(slot)
+            self.keep_state(slot)
 
-    def _keep_state(self, slot: int) -> None:
+    def keep_state(self, slot: int) -> None:
+        """Write how far a run is, between two of its steps."""
         member = self.members[slot]
         member.kept_at = time.monotonic()
         try:
@@ -142,12 +154,6 @@ class Pack:
         self._engine.adapters.gradients.zero_()
         for member in self.members:
             member.micro = 0
-
-    def begin_again(self) -> None:
-        """Let every run come to its first batch again, its adapter as it is: for a pilot."""
-        self.begin_step_again()
-        for member in self.members:
-            member.step = 0
 
     def practise(self) -> None:
         """One micro-batch of every run and the steps that end with it, with no other consequence."""
@@ -274,7 +280,7 @@ class Pack:
         except Exception as error:
             if cause_of(error) is not Cause.REFUSED:
                 for slot in slots:
-                    self._keep_state(slot)
+                    self.keep_state(slot)
                 raise
             if len(slots) > 1:
                 return [found for slot in slots for found in self._evaluate_or_tell([slot])]
@@ -309,7 +315,7 @@ class Pack:
             if result.cause is Cause.PAUSED:  # at a rung, from which it can go on by its state alone
                 save_state(member.job.folder, member.state(self._engine.moments(k)))
             elif result.cause is Cause.USER_STOP:
-                self._keep_state(k)
+                self.keep_state(k)
             result = keep_result(member.job.folder, result)
             if result.cause not in (Cause.PAUSED, Cause.USER_STOP):
                 drop_state(member.job.folder)

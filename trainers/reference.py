@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from trainers.data import TokenIds
 from trainers.policies import measuring
 from trainers.reference_store import (
     BaseKey,
+    Compute,
     Counting,
     Floats,
     ReferenceLogProbs,
@@ -40,6 +42,7 @@ WORK_AT_ONCE: Final = {"cpu": 2e10, "cuda": 1e13}
 keep the device busy, and little in vain."""
 LEAST_BATCH_TOKENS: Final = 2048
 """A forward pass takes so many tokens even where training takes fewer: without gradients they fit."""
+_SAY_SECONDS: Final = 1.0
 
 
 # ---- which model -------------------------------------------------------------------------------------------------
@@ -188,6 +191,7 @@ def reference_log_probs(
     base: Base,
     args: DPOConfig,
     store: ReferenceStore,
+    say: Callable[[int], None] = lambda _: None,
 ) -> ReferenceLogProbs:
     """Reference log-probs [rows] of those of TRL's tokenised rows that are `used`; NaN where they are not known.
 
@@ -195,7 +199,7 @@ def reference_log_probs(
     parts of the data, whole where one row of it is used: on the same data a run has the same numbers whatever runs with
     its batch size came before it. A part is all of the data for small models, and few pairs for large ones, which do
     not compute what no run uses. A forward pass takes no more tokens than a micro-batch of training, where those are
-    not few.
+    not few. `say` hears how many answers are done, at most once a second.
     """
     columns = (rows[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
     pairs = [TokenIds(*ids) for ids in zip(*columns, strict=True)]
@@ -214,7 +218,7 @@ def reference_log_probs(
     longest = max((len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs), default=0)
     rows_a_batch = 2 * (args.precompute_ref_batch_size or args.per_device_train_batch_size)
     batch_tokens = max(LEAST_BATCH_TOKENS, rows_a_batch * min(longest, args.max_length or longest))
-    compute = partial(compute_log_probs, model, batch_tokens=batch_tokens, autocast=key.autocast)
+    compute = _counted(partial(compute_log_probs, model, batch_tokens=batch_tokens, autocast=key.autocast), say)
     found = store.log_probs(key, [pairs[i] for i in taken], counting, compute, at_once)
     sides = []
     for values in found:
@@ -222,6 +226,21 @@ def reference_log_probs(
         whole[taken] = values
         sides.append(whole)
     return ReferenceLogProbs(*sides)
+
+
+def _counted(compute: Compute, say: Callable[[int], None]) -> Compute:
+    done, said = 0, time.monotonic()
+
+    def counted(sequences: Sequence[Scored]) -> Floats:
+        nonlocal done, said
+        found = compute(sequences)
+        done += len(sequences)
+        if time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            say(done)
+        return found
+
+    return counted
 
 
 def _pairs_at_once(parameters: int, tokens: float, device: str) -> int:

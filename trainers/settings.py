@@ -43,9 +43,7 @@ def hardware_settings() -> dict[str, Any]:
 
 
 def run_settings(job: Job) -> dict[str, Any]:
-    """The flat settings of a run, with what the hardware and the pilot decide where the study leaves it open, and the
-    `DAY`.
-    """
+    """The flat settings of a run, with what hardware and placement decide where the study leaves it open, and `DAY`."""
     settings = hardware_settings()
     if job.placement.bf16 is not None:
         settings |= {"bf16": job.placement.bf16, "fp16": False}

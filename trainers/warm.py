@@ -40,6 +40,8 @@ from trainers.tokenizer import UnusableModel, check_ids, load_tokenizer
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
 
+_SCORING: Final = "reference log-probs"
+
 Value = TypeVar("Value")
 
 
@@ -101,7 +103,9 @@ class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
 class Warm:
     """Everything that successive runs of one worker share."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """`say` hears, in words, of what takes long before a run begins, and "" when it is over."""
+        self._say = say
         self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._drawn: Drawn | None = None
         self.base_facts: Mapping[str, Scalar] = {}
@@ -136,7 +140,8 @@ class Warm:
             self._forget_data()
             set_seed(args.seed)
             before = random_numbers()
-            model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
+            with self._saying("loading the model"):
+                model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
             after = random_numbers()
             self._drawn = None if same_numbers(before, after) else Drawn(args.seed, after)
             self._base = (key, model, tokenizer)
@@ -184,8 +189,17 @@ class Warm:
         known = {} if content is None else {JUDGE_CONTENT_FACT: content}
         return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name, **known})
 
+    @contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        self._say(what)
+        try:
+            yield
+        finally:
+            self._say("")
+
     def _load_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
-        pairs = load_pairs(config.data, config.block, tokenizer)
+        with self._saying("reading the data"):
+            pairs = load_pairs(config.data, config.block, tokenizer)
         model = self._base[1] if self._base is not None else None
         if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             for row in (*pairs.train, *pairs.evaluation):
@@ -221,8 +235,9 @@ class Warm:
         def measure() -> ReferenceNumbers:
             check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)
             precision = torch.float16 if args.fp16 else torch.bfloat16
+            autocast = torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16))
             try:
-                with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                with autocast, self._saying("measuring the untrained model"):
                     return reference_numbers(model, tokenizer, pairs, config.evaluation)
             except NonFinite as error:
                 raise UnusableModel(
@@ -269,8 +284,10 @@ class Warm:
         if self._store is None or self._store.folder != folder:
             self._store = ReferenceStore(folder)
         policy = trainer.model
-        with policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext():
-            return reference_log_probs(trainer.train_dataset, used, policy, self._reference, trainer.args, self._store)
+        off = policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext()
+        with off, self._saying(_SCORING):
+            rows, say = trainer.train_dataset, lambda done: self._say(f"{_SCORING}: {done} answers")
+            return reference_log_probs(rows, used, policy, self._reference, trainer.args, self._store, say)
 
 
 def _limit(args: DPOConfig) -> slice:

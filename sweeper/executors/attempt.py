@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 from studies.records import UNUSABLE_FACT, Cause, RunResult, Scalar
-from sweeper.executors.messages import Piloted
 from trainers.failures import MEMORY, cause_of
-from trainers.interface import Decision, Desk, Job, Trainer, load_trainer
+from trainers.interface import Decision, Desk, Job, News, Trainer, load_trainer
 from trainers.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
@@ -55,19 +54,6 @@ class WarmTrainer:
         cause = cause_of(error)
         return cause if cause is not Cause.REFUSED or isinstance(error, _MISTAKES) else Cause.INFRASTRUCTURE
 
-    def pilot(self, jobs: Sequence[Job], workers: int) -> Piloted:
-        """Measure what these runs cost, where the trainer can tell and the runs can be made."""
-        try:
-            if self._trainer is None:
-                self._trainer = load_trainer(self._name)
-            measure = getattr(self._trainer, "pilot", None)
-            if measure is None:
-                return Piloted(None, f"trainer {self._name} has no pilot")
-            return Piloted(measure(jobs, workers))
-        except (Exception, SystemExit) as error:
-            logger.exception("the pilot of trainer %s failed", self._name)
-            return Piloted(None, f"{type(error).__name__}: {error}")
-
 
 class _Watch:
     """A desk that remembers which jobs are open and stops those that have had their time."""
@@ -107,6 +93,9 @@ class _Watch:
                 write_result(job.folder, result)
                 drop_state(job.folder)
         self._desk.finish(result)
+
+    def tell(self, news: News) -> None:
+        self._desk.tell(news)
 
     def _begin(self, job: Job) -> None:
         self.open[job.config.key] = job

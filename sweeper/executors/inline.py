@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from studies.records import Cause, RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import Dropped, Event, Finished, Lost, Piloted, Reported, Started
-from trainers.interface import Decision, Job, pack_key
+from sweeper.executors.messages import Dropped, Event, Finished, Lost, Reported, Started, Told
+from trainers.interface import Decision, Job, News, pack_key
 
 WORKER = "inline"
 
@@ -35,10 +35,6 @@ class Inline:
     def ahead(self) -> int:
         """None: nothing is recorded while this process trains."""
         return 0
-
-    def pilot(self, jobs: Sequence[Job]) -> Piloted:
-        """See `Executor.pilot`."""
-        return self._trainer.pilot(jobs, workers=1)
 
     def submit(self, job: Job) -> None:
         """Add the job to the line."""
@@ -104,6 +100,10 @@ class Inline:
         self._running.discard(result.key)
         self._stopped.discard(result.key)
         self._events.append(Finished(result.key, result))
+
+    def tell(self, news: News) -> None:
+        """See `Desk.tell`."""
+        self._events.append(Told(WORKER, news))
 
     def _train(self, job: Job) -> None:
         self._begin(job)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from studies.records import Cause, RunResult
-from trainers.interface import Job, Pilot
+from trainers.interface import Job, News
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,16 @@ class Dropped:
     key: str
 
 
-Event = Started | Reported | Finished | Lost | Dropped
+@dataclass(frozen=True)
+class Told:
+    """A worker has news, of no run by itself."""
+
+    worker: str
+    news: News
+    at: float = field(default_factory=time.monotonic, compare=False)
+
+
+Event = Started | Reported | Finished | Lost | Dropped | Told
 
 
 @dataclass(frozen=True)
@@ -96,23 +105,7 @@ class Nothing:
     """To a worker: no such job waits now."""
 
 
-@dataclass(frozen=True)
-class Practise:
-    """To a worker without a job: measure what these runs cost, `workers` at a time, and answer with Piloted."""
-
-    jobs: tuple[Job, ...]
-    workers: int
-
-
-@dataclass(frozen=True)
-class Piloted:
-    """From a worker: what the pilot found; None and why where it could not be made."""
-
-    pilot: Pilot | None
-    reason: str = ""
-
-
-Order = Job | Nothing | Practise | Stop | End
+Order = Job | Nothing | Stop | End
 
 
 class Executor(Protocol):
@@ -123,7 +116,7 @@ class Executor(Protocol):
     """
 
     together: int
-    """How many runs one worker trains at once at most; what a pilot chooses is put here."""
+    """How many runs one worker trains at once at most; what the workers say of it is put here."""
 
     @property
     def slots(self) -> int:
@@ -133,10 +126,6 @@ class Executor(Protocol):
     @property
     def ahead(self) -> int:
         """How many more jobs should lie ready, so that a worker whose runs end together goes on at once."""
-        ...
-
-    def pilot(self, jobs: Sequence[Job]) -> Piloted:
-        """Let a worker measure what these runs cost, and wait for it. Only while no job is handed over."""
         ...
 
     def submit(self, job: Job) -> None:

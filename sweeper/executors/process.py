@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -33,8 +33,6 @@ from sweeper.executors.messages import (
     Lost,
     Nothing,
     Order,
-    Piloted,
-    Practise,
     Reported,
     Stop,
     Want,
@@ -84,7 +82,7 @@ class Close:
     now: bool
 
 
-Request = Job | Cancel | HoldBack | Kill | SetAside | Close | Practise
+Request = Job | Cancel | HoldBack | Kill | SetAside | Close
 
 
 class Process:
@@ -105,7 +103,7 @@ class Process:
             raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
         self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
-        self._events: SimpleQueue[Event | Piloted | BaseException] = SimpleQueue()
+        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
         self._bell, rung = socket.socketpair()
         self._bell.setblocking(False)
         starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
@@ -124,15 +122,6 @@ class Process:
         """See `Executor.ahead`: what one worker takes at once."""
         return max(1, self.together)
 
-    def pilot(self, jobs: Sequence[Job]) -> Piloted:
-        """See `Executor.pilot`. The worker that measures stays warm for the runs."""
-        self._request(Practise(tuple(jobs), len(self._workers)))
-        found = self._events.get()
-        if isinstance(found, BaseException):
-            raise RuntimeError(f"the workers cannot be run: {found}") from found
-        assert isinstance(found, Piloted), found
-        return found
-
     def submit(self, job: Job) -> None:
         """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
         if not self._pump.is_alive():
@@ -141,7 +130,7 @@ class Process:
 
     def events(self, timeout: float) -> list[Event]:
         """See `Executor.events`. Raises RuntimeError when workers can no longer be run at all."""
-        found: list[Event | Piloted | BaseException] = []
+        found: list[Event | BaseException] = []
         with suppress(Empty):
             found.append(self._events.get(timeout=timeout))
             while True:
@@ -149,7 +138,7 @@ class Process:
         broken = next((item for item in found if isinstance(item, BaseException)), None)
         if broken is not None:
             raise RuntimeError(f"the workers cannot be run any more: {broken}") from broken
-        return [item for item in found if not isinstance(item, BaseException | Piloted)]
+        return [item for item in found if not isinstance(item, BaseException)]
 
     def cancel(self, key: str | None) -> None:
         """See `Executor.cancel`."""
@@ -192,7 +181,6 @@ class Running:
         self.connection = connection
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
-        self.practises = False
         self.log = log
         self.doomed: dict[str, Cause] = {}
         self.set_aside = False
@@ -208,11 +196,6 @@ class Running:
         self.jobs[job.config.key] = job
         self.wants = None
         self.tell(job)
-
-    def practise(self, order: Practise) -> None:
-        """Let the worker measure."""
-        self.wants, self.practises = None, True
-        self.tell(order)
 
     def refuse(self) -> None:
         """Answer that no such job waits."""
@@ -289,14 +272,13 @@ class Pump:
         starters: list[Starter],
         requests: SimpleQueue[Request],
         bell: socket.socket,
-        events: SimpleQueue[Event | Piloted | BaseException],
+        events: SimpleQueue[Event | BaseException],
     ) -> None:
         self._starters = dict(enumerate(starters))
         self._requests = requests
         self._bell = bell
         self._events = events
         self._waiting: deque[Job] = deque()
-        self._practise: Practise | None = None
         self._workers: dict[int, Running] = {}
         self._closing = False
 
@@ -329,8 +311,6 @@ class Pump:
                         self._set_aside(worker)
                     case Close(now):
                         self._close(now)
-                    case Practise() as practise:
-                        self._practise = practise
                     case job:
                         self._waiting.append(job)
 
@@ -375,10 +355,6 @@ class Pump:
         for worker in self._workers.values():
             if self._closing or worker.set_aside or worker.wants is None:
                 continue
-            if self._practise is not None and worker.wants.like is None:
-                worker.practise(self._practise)
-                self._practise = None
-                continue
             job = self._choose(worker, worker.wants.like)
             if job is not None:
                 self._waiting.remove(job)
@@ -387,8 +363,7 @@ class Pump:
                 worker.refuse()
         without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
         for slot, starter in self._starters.items():
-            wanted = len(self._waiting) + (self._practise is not None)
-            if slot not in self._workers and wanted > without and not self._closing:
+            if slot not in self._workers and len(self._waiting) > without and not self._closing:
                 self._workers[slot] = starter.start()
                 without += 1
 
@@ -424,12 +399,10 @@ class Pump:
 
     def _accept(self, worker: Running) -> None:
         """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
-        event: Event | Want | Piloted = worker.connection.recv()
+        event: Event | Want = worker.connection.recv()
         if isinstance(event, Want):
             worker.wants = event
             return
-        if isinstance(event, Piloted):
-            worker.practises = False
         if isinstance(event, Finished):
             worker.jobs.pop(event.key, None)
             if event.result.cause is not Cause.FINISHED:
@@ -444,8 +417,6 @@ class Pump:
             while worker.connection.poll():
                 self._accept(worker)
         cause, reason = worker.bury()
-        if worker.practises:
-            self._events.put(Piloted(None, reason))
         for key in worker.jobs:
             own = worker.doomed.get(key, Cause.WORKER_LOST if worker.doomed else cause)
             self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))

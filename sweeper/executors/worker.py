@@ -29,14 +29,13 @@ from sweeper.executors.messages import (
     Finished,
     Nothing,
     Order,
-    Piloted,
-    Practise,
     Reported,
     Started,
     Stop,
+    Told,
     Want,
 )
-from trainers.interface import Decision, Job
+from trainers.interface import Decision, Job, News
 
 # Reports that may wait for a slow sweep before further ones are left out.
 REPORTS_WAITING = 100
@@ -52,7 +51,7 @@ class Worker:
         self._connection = connection
         self._trainer = WarmTrainer(trainer)
         self._name = ""
-        self._answers: SimpleQueue[Job | Nothing | Practise | None] = SimpleQueue()
+        self._answers: SimpleQueue[Job | Nothing | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._stopped: set[str] = set()
         self._held: set[str] = set()
@@ -66,10 +65,7 @@ class Worker:
         sender = Thread(target=self._send_all, daemon=True)
         sender.start()
         while (job := self._ask(None)) is not None:
-            if isinstance(job, Practise):
-                self._tell(self._trainer.pilot(job.jobs, job.workers))
-            else:
-                self._trainer.attempt(job, self)
+            self._trainer.attempt(job, self)
         self._outbox.put(None)
         sender.join()
         if self._leaving:
@@ -77,8 +73,7 @@ class Worker:
 
     def take(self, like: str) -> Job | None:
         """See `Desk.take`."""
-        job = self._ask(like)
-        return job if isinstance(job, Job) else None
+        return self._ask(like)
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
         """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
@@ -98,6 +93,10 @@ class Worker:
         self._tell(Finished(result.key, result))
         self._held.discard(result.key)
 
+    def tell(self, news: News) -> None:
+        """See `Desk.tell`."""
+        self._tell(Told(self._name, news))
+
     def _leave(self, process: int, _number: int, _frame: FrameType | None) -> None:
         """On SIGTERM: stop the runs at their next step, which keeps them, and go. At once where there is no run, on a
         second one, and in a process that was forked from this one.
@@ -107,21 +106,20 @@ class Worker:
         self._leaving = True
         signal.alarm(LEAVE_SECONDS)  # its default is to end the process, also in the middle of native code
 
-    def _ask(self, like: str | None) -> Job | Practise | None:
+    def _ask(self, like: str | None) -> Job | None:
         """A job from the sweep; None where it has no such job, or has ended."""
         if self._ended or self._leaving:
             return None
         self._tell(Want(like))
         answer = self._answers.get()
         self._ended = answer is None
-        if isinstance(answer, Job):
-            self._held.add(answer.config.key)
         if not isinstance(answer, Job):
-            return answer if isinstance(answer, Practise) else None
+            return None
+        self._held.add(answer.config.key)
         self._tell(Started(answer.config.key, self._name))
         return answer
 
-    def _tell(self, event: Event | Want | Piloted) -> None:
+    def _tell(self, event: Event | Want) -> None:
         # Pickled here and not by the sender: what cannot be sent must end this process, not silence it.
         self._outbox.put(pickle.dumps(event))
 
@@ -144,9 +142,6 @@ class Worker:
                     # A stop that came too late for an earlier attempt must not end this one.
                     self._stopped.discard(order.config.key)
                     note_settings(order.config.model_dump())
-                    self._answers.put(order)
-                case Practise():
-                    note_settings([job.config.model_dump() for job in order.jobs])
                     self._answers.put(order)
                 case Nothing():
                     self._answers.put(order)

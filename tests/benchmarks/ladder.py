@@ -7,14 +7,13 @@ Every rung trains the same configs on the same batches and measures each adapter
     c  the same with TRL's precomputed reference and the number of threads that is faster
     c2 two such loops side by side, a thread each
     d  our worker processes, each run in a pack of its own
-    e  our worker processes, packs as the pilot chooses
+    e  our worker processes, packs that grow while that pays
 
 Rungs are repeated in turn, each in fresh processes, so that a slow minute of the machine meets all of them. Not timed:
 imports, loading the base model and making the pairs, except in a, where every process pays them; they cannot be saved
-there. The pilot of e, which a study pays once whatever its number of runs, is printed by itself. So is what arithmetic
-alone allows: b passes over the padded rows of a batch three times a step (policy, reference, and back, where a frozen
-weight has no gradient), e twice over tokens without padding, the shared beginning of a pair once, and once for all runs
-over the padded rows of the reference.
+there. What arithmetic alone allows is printed by itself: b passes over the padded rows of a batch three times a step
+(policy, reference, and back, where a frozen weight has no gradient), e twice over tokens without padding, the shared
+beginning of a pair once, and once for all runs over the padded rows of the reference.
 """
 
 from __future__ import annotations
@@ -186,8 +185,8 @@ def _measure(config: RunConfig, path: str, pairs: Any) -> Any:
     return measure
 
 
-def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> tuple[float, float]:
-    """Rungs d and e. Seconds of the runs and of the pilot; the workers have loaded the base and the pairs before."""
+def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> float:
+    """Rungs d and e. Seconds of the runs; the workers have loaded the base and the pairs before."""
     pool = Process("dpo", None, folder / "logs")
     try:
         warm = [
@@ -195,15 +194,10 @@ def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> tu
             for i, c in enumerate(configs[: usable_cores()])
         ]
         _train(pool, warm, folder / "warm", Placement())
-        placement, began = Placement(), time.perf_counter()
-        if packs:
-            answer = pool.pilot([Job(config, folder / "pilot" / config.key) for config in configs])
-            assert answer.pilot is not None, answer.reason
-            placement = answer.pilot.chosen
-        pool.together = placement.together
         started = time.perf_counter()
-        _train(pool, configs, folder / "runs", placement)
-        return time.perf_counter() - started, started - began if packs else 0.0
+        grows = Placement(together=32, begin=0, workers=usable_cores())
+        _train(pool, configs, folder / "runs", grows if packs else Placement())
+        return time.perf_counter() - started
     finally:
         pool.close(now=True)
 
@@ -235,34 +229,30 @@ def tokens(config: RunConfig, folder: Path) -> tuple[float, float]:
     return statistics.fmean(b.rows * b.length for b in batches), statistics.fmean(len(b.tokens) for b in batches)
 
 
-def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> tuple[float, float]:
-    """Seconds of all runs of one rung, in this process, and of its pilot; for "tokens" see there."""
+def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> tuple[float, ...]:
+    """Seconds of all runs of one rung, in this process; for "tokens" see there."""
     match name:
         case "a":
-            return by_commands(configs, folder), 0.0
-        case "b":
-            return by_loop(configs, folder, precompute=False), 0.0
-        case "c":
-            return by_loop(configs, folder, precompute=True), 0.0
-        case "d":
-            return by_workers(configs, folder, packs=False)
-        case "e":
-            return by_workers(configs, folder, packs=True)
+            return (by_commands(configs, folder),)
+        case "b" | "c":
+            return (by_loop(configs, folder, precompute=name == "c"),)
+        case "d" | "e":
+            return (by_workers(configs, folder, packs=name == "e"),)
         case "tokens":
             return tokens(configs[0], folder)
     raise ValueError(name)
 
 
-def measure_rung(name: str, options: argparse.Namespace, count: int) -> tuple[float, float]:
-    """Seconds a run of one rung, in fresh processes, and seconds of its pilot."""
+def measure_rung(name: str, options: argparse.Namespace, count: int) -> float:
+    """Seconds a run of one rung, in fresh processes."""
     if name == "c2":
         with tempfile.TemporaryDirectory() as scratch:
             started = [_start("c", options, count, 1, Path(scratch) / str(i)) for i in range(2)]
-            return sum(_seconds(process)[0] for process in started) / 2 / (2 * count), 0.0
+            return sum(_printed(process)[0] for process in started) / 2 / (2 * count)
     threads = options.threads if name in ("b", "c") else usable_cores()
     with tempfile.TemporaryDirectory() as scratch:
-        seconds, pilot = _seconds(_start(name, options, count, threads, Path(scratch)))
-        return seconds / count, pilot
+        (seconds,) = _printed(_start(name, options, count, threads, Path(scratch)))
+        return seconds / count
 
 
 def _start(name: str, options: argparse.Namespace, count: int, threads: int, folder: Path) -> subprocess.Popen[str]:
@@ -274,12 +264,12 @@ def _start(name: str, options: argparse.Namespace, count: int, threads: int, fol
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _seconds(process: subprocess.Popen[str]) -> tuple[float, float]:
+def _printed(process: subprocess.Popen[str]) -> tuple[float, ...]:
+    """The numbers that a rung prints last."""
     out, error = process.communicate()
     if process.returncode:
         raise SystemExit(error[-3000:])
-    seconds, pilot = json.loads(out.strip().splitlines()[-1])
-    return float(seconds), float(pilot)
+    return tuple(json.loads(out.strip().splitlines()[-1]))
 
 
 def main() -> None:
@@ -302,13 +292,11 @@ def main() -> None:
         print(json.dumps(one_rung(options.rung, configs, options.folder)))  # noqa: T201
         return
     seen: dict[str, list[float]] = {name: [] for name in options.rungs}
-    pilots: list[float] = []
     for _ in range(options.repeats):
         for name in options.rungs:
             fewer = {"a": options.commands, "b": options.loops, "c": options.loops, "c2": options.loops}.get(name)
-            seconds, pilot = measure_rung(name, options, fewer or options.runs)
+            seconds = measure_rung(name, options, fewer or options.runs)
             seen[name].append(seconds)
-            pilots += [pilot] if pilot else []
             print(f"  {name:2} {seconds:6.2f}", file=sys.stderr, flush=True)  # noqa: T201
     what = f"{options.runs} runs of {options.steps} steps (a: {options.commands}, b and c: {options.loops})"
     print(f"{options.world}: {what}, seconds a run, {options.repeats} repeats")  # noqa: T201
@@ -318,13 +306,11 @@ def main() -> None:
         spread = f"({min(found):.2f} to {max(found):.2f})"
         print(f"  {name:2} {statistics.median(found):6.2f} {spread}{of_e}")  # noqa: T201
     with tempfile.TemporaryDirectory() as scratch:
-        padded, packed = _seconds(_start("tokens", options, 1, usable_cores(), Path(scratch)))
+        padded, packed = _printed(_start("tokens", options, 1, usable_cores(), Path(scratch)))
     print(  # noqa: T201
         f"  tokens a step: {padded:.0f} padded, {packed:.0f} in a pack; by arithmetic alone of training e takes "
         f"{(2 * packed + padded / options.runs) / (3 * padded):.2f} of b's time"
     )
-    if pilots:
-        print(f"  pilot of e: {statistics.median(pilots):.1f} seconds, once a study")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from studies.records import RunResult
 from trainers.formula import FormulaTrainer
-from trainers.interface import Decision, Desk, Job
+from trainers.interface import Decision, Desk, Job, News
 
 MEBIBYTE = 2**20
 
@@ -50,6 +50,9 @@ class _SlowDesk:
 
     def finish(self, result: RunResult) -> None:
         self._desk.finish(result)
+
+    def tell(self, news: News) -> None:
+        self._desk.tell(news)
 
 
 class Hungry:

@@ -107,7 +107,7 @@ def test_a_model_that_is_not_here_leaves_the_size_open(tmp_path: Path) -> None:
     line = describe_disk(use, "some-org/not-here", guessed=True)
     assert f"about {use.in_adapters} times an adapter" in line
     assert "an adapter of some-org/not-here is not known" in line
-    assert "as long as no pilot has chosen" in line
+    assert "as long as no sweep has found" in line
 
 
 def test_plan_prints_it_without_torch(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 from dashboards.load import load_records
 from studies.records import Cause, RunConfig, RunRecord, RunResult, State
+from sweeper.progress import Progress
+from sweeper.show import describe
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula
 
@@ -60,6 +62,11 @@ def optuna_states(folder: Path) -> Counter[str]:
     url = f"sqlite:///{folder}/optuna.db"
     names = [s.study_name for s in optuna.get_all_study_summaries(url)]
     return Counter(t.state.name for name in names for t in optuna.load_study(study_name=name, storage=url).trials)
+
+
+def test_the_progress_line_says_what_a_worker_does_that_trains_nothing() -> None:
+    progress = Progress(9, 0, 1, {}, None, None, doing="loading the model (12 s)")
+    assert describe(progress) == "0/9 runs, 1 in training, loading the model (12 s)"
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])

@@ -10,7 +10,7 @@ import sys
 import time
 
 from studies.records import Cause, RunResult, Scalar
-from trainers.interface import Decision, Desk, Job
+from trainers.interface import Decision, Desk, Doing, Job, Placement, Sized, Sizing
 from trainers.results import write_result
 
 FOREVER = 1200.0  # seconds, as in tests/waiting.py: whoever waits for the end has no patience for it
@@ -38,6 +38,9 @@ class Obedient:
         match act:
             case "finish":
                 desk.report(job.config.key, 1, {"loss": 0.5})
+            case "tell":
+                desk.tell(Doing("loading the model"))
+                desk.tell(Sized("like", 4, Sizing("cpu", Placement(together=4), (), 0.1, 6, None)))
             case "diverge":
                 return Cause.NON_FINITE
             case "raise":

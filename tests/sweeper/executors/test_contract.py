@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from studies.records import Cause, RunResult
-from sweeper.executors import Dropped, Event, Executor, Finished, Inline, Process, Reported, Started
-from trainers.interface import Job
+from sweeper.executors import Dropped, Event, Executor, Finished, Inline, Process, Reported, Started, Told
+from trainers.interface import Doing, Job, Placement, Sized, Sizing
 from trainers.results import read_result
 
 OBEDIENT = "executor_trainers:Obedient"
@@ -64,6 +64,18 @@ def test_a_run_is_started_reported_and_finished_in_this_order(
     assert finished.key == job.config.key
     assert finished.result == read_result(job.folder)
     assert executor.events(0) == []
+
+
+def test_news_of_a_worker_come_whole_and_in_order(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, job = make_executor(), make_job("tell")
+    executor.submit(job)
+    started, *told, finished = until_ended(executor, 1)
+    assert isinstance(started, Started)
+    sizing = Sizing("cpu", Placement(together=4), (), 0.1, 6, None)
+    assert told == [Told(started.worker, news) for news in (Doing("loading the model"), Sized("like", 4, sizing))]
+    assert isinstance(finished, Finished)
 
 
 def test_many_jobs_all_end_with_their_own_result(
