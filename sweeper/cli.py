@@ -19,9 +19,9 @@ from sweeper.commands import (
     check_owner,
     command_line,
     load,
+    look_at_data,
     quiet_libraries,
     refuse,
-    refuse_bad_data,
     run_sweep,
     runnable,
     screen_width,
@@ -119,6 +119,7 @@ def plan(
     spec, arms, _ = load(study, settings)
     warn_of_code(spec)
     print_plan(make_plan(spec, arms), Console(highlight=False))
+    look_at_data(spec, arms)
     with store_errors():
         found = as_found(spec, arms, typer.echo, reach=False)
         for line in standing_of(found, arms).lines():
@@ -448,7 +449,7 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
     runs = Path.cwd() / spec.output.folder / spec.study  # as `places` of sweeper.session, which loads the stores
     found, reason = kept_pilot(spec, arms, runs, workers), ""
     if measure:
-        refuse_bad_data(spec)
+        look_at_data(spec, arms)
         pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs")
         try:
             found, reason = make_pilot(spec, arms, runs, workers, pool)
