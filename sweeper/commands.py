@@ -248,9 +248,8 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         refuse(error.problems)
     if rows is None:
         return
-    left_out = bad_rows_line(rows.read, rows.dropped)
-    notes = [*([left_out] if left_out else []), *rows.notes]
     problems: list[str] = []
+    notes: list[str] = []
     models = {
         (str(model), arm.settings.get("model_revision"), bool(arm.settings.get("trust_remote_code")))
         for arm in arms.values()
@@ -262,7 +261,10 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         notes += seen.notes
     if problems:
         refuse(list(dict.fromkeys(problems)))
-    for note in dict.fromkeys(notes):
+    left_out = bad_rows_line(rows.read, rows.dropped)
+    if left_out and not any("bad and left out" in note for note in notes):
+        notes.insert(0, left_out)
+    for note in dict.fromkeys([*notes, *rows.notes]):
         typer.echo(f"data: {shown(note)}")
 
 

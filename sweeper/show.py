@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards.failures import failed_lines, summary, tell
+from dashboards.funnels import funnel_notes
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
@@ -215,6 +216,8 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
         console.print(f"{len(ended)} runs ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time.")
     else:
         console.print(f"{len(ended)} runs ended; {missing} missing.")
+    for line in funnel_notes(records):
+        console.print(shown(line), soft_wrap=True, markup=False)
     failed = summary(everything)
     if failed:
         console.print(f"{failed}: `sweeper status --failed` says which and why.", soft_wrap=True, markup=False)
