@@ -26,7 +26,7 @@ from trainers.world.paths import model_path
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ROWS, _CHARACTERS = 400, 2_000_000
+_ROWS, _CHARACTERS = 300, 1_500_000
 """As many are looked at, spread over the data."""
 _WHOLE_ROWS, _WHOLE_CHARACTERS = 3000, 4_000_000
 """Data of no more than this are drawn as the first block draws them, so that every number is told."""
@@ -177,7 +177,7 @@ _EMPTY: Final[Mapping[str, str]] = {
 def _noted(placed: Sequence[tuple[str, Row]], data: DataConfig, out: Counter[str]) -> list[str]:
     looked_at = len(placed)
     fit, limits = looked_at - out.total(), limits_of(data)
-    notes = [f"Of {looked_at:,} rows looked at, {fit:,} fit {limits}."] if out[TOO_LONG] and limits else []
+    notes = [f"Of {looked_at:,} rows looked at, {fit:,} fit {limits}."] if limits else []
     others = Counter({reason: count for reason, count in out.items() if reason != TOO_LONG})
     return notes + ([f"Of {looked_at:,} rows looked at, these are left out: {counted(others)}."] if others else [])
 

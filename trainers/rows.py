@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypedDict
 
 Text = str | list[dict[str, Any]]
@@ -41,10 +42,11 @@ class Fault(NamedTuple):
 class Seen(NamedTuple):
     """What a raw row holds beside its three texts that its reader should know of.
 
-    `lost`: columns whose text is no part of them; `parsed`: messages stood there as JSON text; `repeated`: both
-    answers begin with the prompt.
+    `prompted`: there is a prompt; `lost`: columns whose text is no part of the texts; `parsed`: messages stood there as
+    JSON text; `repeated`: both answers begin with the prompt.
     """
 
+    prompted: bool = False
     lost: tuple[str, ...] = ()
     parsed: bool = False
     repeated: bool = False
@@ -66,12 +68,13 @@ def as_row(value: Any, columns: Mapping[str, str | None]) -> tuple[Row | Fault, 
             Seen(),
         )
     named, parsed, unread = _with_messages(renamed(value, columns))
-    seen = Seen(lost=tuple(_lost(named)), parsed=parsed)
+    prompted = "prompt" in named
+    seen = Seen(prompted, tuple(_lost(named)), parsed)
     fault = unread or _row_fault(named)
     if fault:
         return fault, seen
     row = _explicit(named)
-    return _explicit_fault(row, named) or row, seen._replace(repeated="prompt" in named and _is_repeated(row))
+    return _explicit_fault(row, named) or row, seen if not prompted else seen._replace(repeated=_is_repeated(row))
 
 
 def renamed(value: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
@@ -101,6 +104,7 @@ def is_conversational(row: Row) -> bool:
 # ---- messages that are written as text -------------------------------------------------------------------------------
 
 _LIKE_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:""")
+_SOON: Final = 99  # characters within which such a list has begun
 
 
 def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault | None]:
@@ -108,8 +112,10 @@ def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault |
     found = {
         name: text
         for name in _TEXTS
-        if isinstance(text := value.get(name), str) and text.lstrip()[:1] == "[" and _LIKE_MESSAGES.match(text)
+        if isinstance(text := value.get(name), str) and "{" in text[:_SOON] and _LIKE_MESSAGES.match(text)
     }
+    if not found:
+        return value, False, None
     read = {}
     for name, text in found.items():
         try:
@@ -120,7 +126,7 @@ def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault |
                 "be trained on; write it as a list, or as text by json.dumps"
             )
             return value, False, Fault("messages as text", told)
-    return {**value, **read}, bool(found), None
+    return {**value, **read}, True, None
 
 
 # ---- columns that nothing would be made of -------------------------------------------------------------------------
@@ -128,13 +134,18 @@ def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault |
 
 def _lost(value: Mapping[str, Any]) -> Iterator[str]:
     """Columns that by their names belong to the prompt and hold text that no part of the row has."""
-    names = [name for name in value if str(name).lower() in (*_QUESTIONS, *_BESIDE)]
+    names = _like_prompts(tuple(value))
     if not names:
         return
     texts = " ".join(" ".join(_leaves(value.get(text))) for text in _TEXTS)
     for name in names:
         if any(leaf not in texts for leaf in _leaves(value[name])):
-            yield str(name)
+            yield name
+
+
+@lru_cache(maxsize=8)
+def _like_prompts(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name.lower() in (*_QUESTIONS, *_BESIDE))
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -158,6 +169,9 @@ def best_question(names: Mapping[str, int]) -> str | None:
 # ---- faults --------------------------------------------------------------------------------------------------------
 
 
+_UNSUPPORTED: Final = frozenset({"tools", "chat_template_kwargs", "images", "image"})
+
+
 def _row_fault(value: Mapping[str, Any]) -> Fault | None:
     """What is wrong with a raw row, with its remedy; None for a sound one."""
     faults = [
@@ -170,8 +184,8 @@ def _row_fault(value: Mapping[str, Any]) -> Fault | None:
         faults.append(_text_fault("prompt", value["prompt"]))
     faults += [
         Fault("unsupported columns", f"{column!r} is not supported yet; remove the column")
-        for column in ("tools", "chat_template_kwargs", "images", "image")
-        if value.get(column)
+        for column in _UNSUPPORTED.intersection(value)
+        if value[column]
     ]
     found = [fault for fault in faults if fault]
     if found:

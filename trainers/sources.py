@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,6 @@ from trainers.rows import (
     counted,
     is_conversational,
     length,
-    renamed,
 )
 
 __all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "kind_of", "read_rows"]
@@ -404,14 +403,17 @@ def _checked(raw: Iterable[_Placed], where: str, data: DataConfig) -> _Checked:
     faults: list[tuple[int, str, Fault]] = []  # and the place of the row: by number, and in words
     numbers: list[int] = []  # of the sound rows
     lost = Counter[str]()
+    last: KeysView[str] = columns.keys()  # of the row before, mostly the same
     objects = size = parsed = repeated = prompts = 0
     for placed in raw:
         found.read += 1
         if isinstance(placed.value, dict):
             objects += 1
-            columns |= dict.fromkeys(map(str, placed.value))
-            prompts += "prompt" in renamed(placed.value, data.columns)
+            if placed.value.keys() != last:
+                columns |= dict.fromkeys(map(str, placed.value))
+                last = placed.value.keys()
         row, seen = (placed.fault, Seen()) if placed.fault else as_row(placed.value, data.columns)
+        prompts += seen.prompted
         lost.update(seen.lost)
         if isinstance(row, Fault):
             found.bad[row.kind] += 1
