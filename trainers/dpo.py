@@ -30,6 +30,7 @@ from trainers.failures import ALONE, cause_of
 from trainers.interface import Desk, Job, Pilot, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
+from trainers.peft_words import in_words_of_study
 from trainers.pilot import run_pilot
 from trainers.results import drop_state, write_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
@@ -71,7 +72,7 @@ class DPOTrainerWorker:
             self.alone(job, desk)
         except _REFUSALS as error:
             traceback.print_exc()
-            self._hand_in(job, Cause.REFUSED, str(error), desk)
+            self._hand_in(job, Cause.REFUSED, in_words_of_study(error), desk)
         except (RuntimeError, MemoryError) as error:
             if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
@@ -128,7 +129,7 @@ class DPOTrainerWorker:
             result = train_alone(job, desk, self._warm, self._keep_every)
         except _REFUSALS as error:
             traceback.print_exc()
-            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=str(error))
+            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=in_words_of_study(error))
         except RuntimeError as error:
             if cause_of(error) is Cause.INFRASTRUCTURE:
                 raise
