@@ -294,6 +294,7 @@ def notes(table: Comparison) -> list[str]:
     """What a reader must know of these very numbers, and nothing that does not apply to them."""
     return [
         *table.aside,
+        *table.pairs,
         *_quality_notes(table.rows),
         *_difference_notes(table),
         *_pace_notes(table.rows, table.baseline),

@@ -17,6 +17,7 @@ from dashboards.controls import pool_findings
 from dashboards.evidence import Compared, against_baseline, confirmed_values
 from dashboards.expectations import Curves, Finding, findings
 from dashboards.falls import Falls, falls
+from dashboards.funnels import funnel_notes
 from dashboards.pace import Pace, paces
 from dashboards.reach import Reach, reaches
 from dashboards.spaces import Space, space_of
@@ -106,7 +107,8 @@ class Row:
 class Comparison:
     """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
     at each KL budget that was confirmed, what became of the study's controls, and the late collapse of strata that were
-    measured along training. `aside`: sentences on recorded runs that are no answer to the study and stand in no row.
+    measured along training. `aside`: sentences on recorded runs that are no answer to the study and stand in no row;
+    `pairs`: on what became of the rows that were read.
     """
 
     rows: tuple[Row, ...]
@@ -116,6 +118,7 @@ class Comparison:
     controls: tuple[Finding, ...] = ()
     falls: tuple[Falls, ...] = ()
     aside: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
 
 
 def comparison(
@@ -158,7 +161,7 @@ def comparison(
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
     fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
-    return Comparison(rows, baseline, rulings, at_kl, controls, fallen, tuple(aside))
+    return Comparison(rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records))
 
 
 def _row(

@@ -6,6 +6,7 @@ out. Plain data: reads no file and loads no TRL.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,10 +138,22 @@ def _setting(name: str, value: Any, base: Base) -> None:
         base.wrong(
             name, f"{value!r} holds lm_head: TRL computes log-probs past it, so the adapter would never be trained"
         )
+    elif name == "lora_target_modules" and (only := _only_module(value)):
+        base.wrong(
+            name,
+            f"{only!r} alone is read by TRL as a regular expression of whole names (model.layers.0.self_attn.{only}), "
+            f"which it matches none of: write [{'.*[.]' + only!r}], or name another module beside it",
+        )
     elif name == "model_name_or_path" and not value:
         base.wrong(name, f"{value!r} is empty: give a Hub id, a folder, or embedded")
     else:
         base.settings[name] = value
+
+
+def _only_module(value: Any) -> str | None:
+    """The one module that is named by its last word alone, where that is all that is named."""
+    names = [value] if isinstance(value, str) else list(value or ())
+    return names[0] if len(names) == 1 and names[0] != "all-linear" and re.fullmatch(r"\w+", names[0]) else None
 
 
 def _seed(value: Any, base: Base) -> None:

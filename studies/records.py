@@ -247,6 +247,9 @@ class DataConfig(Frozen):
     model`, a sample of the untrained model for the same prompt, which is what good answers alone leave one to do
     (SPIN, arXiv 2401.01335); `pairs_from`, whether the pairs come from the model itself or a better or worse writer;
     and `gold`, whether the true worth of an answer is the task's alone or hangs on the prompt too.
+    `bad_rows`: whether a row that teaches nothing or cannot be read refuses the data, or is left out and counted.
+    `columns`: where the data has other names for `prompt`, `chosen` and `rejected`, those (of `prompt` null: there is
+    none, it is the common beginning of the answers).
 
     A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """
@@ -266,6 +269,8 @@ class DataConfig(Frozen):
     rejected_from: Literal["own", "another", "model"] = "own"
     pairs_from: str = "same"
     gold: Literal["task", "prompt"] = "task"
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    columns: Mapping[Literal["prompt", "chosen", "rejected"], str | None] = {}
 
 
 class Judge(Frozen):

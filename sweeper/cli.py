@@ -22,6 +22,7 @@ from sweeper.commands import (
     check_owner,
     command_line,
     load,
+    look_at_data,
     quiet_libraries,
     refuse,
     refuse_bad_base,
@@ -130,6 +131,7 @@ def plan(
     refuse_foreign_runs(_runs_of(spec))
     refuse_bad_base(spec, arms)
     print_plan(make_plan(spec, arms), Screen())
+    look_at_data(spec, arms)
     with store_errors():
         tell_whose(spec)
         found = as_found(spec, arms, typer.echo, reach=False)
@@ -328,7 +330,6 @@ def evaluate(
     wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
     check_owner(wanted)
     spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
-    warn_of_code(spec)
     quiet_libraries()
     with store_errors():
         answers = found_answers(found := as_found(spec, arms, typer.echo, reach=False), arms)

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -56,8 +57,9 @@ def runnable(
     spec, arms, text = load(study, settings)
     if not_yet(spec):
         refuse(not_yet(spec))
-    refuse_bad_data(spec)
+    warn_of_code(spec)
     refuse_bad_base(spec, arms)
+    look_at_data(spec, arms)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return Wanted(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
@@ -159,7 +161,6 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     where = places(spec, Path.cwd(), wanted.storage)
     check_owner(wanted)
     console = Screen()
-    warn_of_code(spec)
     for notice in base_notes(spec, arms):
         typer.echo(f"note: {shown(notice)}")
     quiet_libraries()
@@ -292,15 +293,49 @@ def warn_of_code(spec: StudySpec) -> None:
         typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)
 
 
-def refuse_bad_data(spec: StudySpec) -> None:
-    """Exit with 2 where local data cannot be used, before any store is made."""
+def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
+    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
     if spec.trainer != "dpo" or spec.data.path == "embedded":
         return
-    from trainers.data import check_data
+    from studies.resolve import possible
+    from sweeper.show import shown
+    from trainers.data import DataError, read_local
+    from trainers.preview import preview
 
-    problems = check_data(spec.data)
+    try:
+        rows = read_local(spec.data)
+    except DataError as error:
+        refuse(error.problems)
+    if rows is None:
+        return
+    problems: list[str] = []
+    notes: list[str] = []
+    models = {
+        (str(model), arm.settings.get("model_revision"), bool(arm.settings.get("trust_remote_code")))
+        for arm in arms.values()
+        for model in possible(arm).get("model_name_or_path", ())
+    }
+    for model, revision, code in sorted(models, key=str)[:_MOST_MODELS]:
+        seen = preview(rows, spec.data, model, revision, code, spec.runs.blocks[0])
+        problems += seen.problems
+        notes += seen.notes
     if problems:
-        refuse(problems)
+        refuse(list(dict.fromkeys(problems)))
+    left_out = bad_rows_line(rows.read, rows.dropped)
+    if left_out and not any("bad and left out" in note for note in notes):
+        notes.insert(0, left_out)
+    for note in dict.fromkeys([*notes, *rows.notes]):
+        typer.echo(f"data: {shown(note)}")
+
+
+_MOST_MODELS = 3  # whose tokenizers are asked before a sweep
+
+
+def bad_rows_line(read: int, dropped: Counter[str]) -> str:
+    """How many bad rows are left out, by kind; empty where there are none."""
+    from trainers.rows import counted
+
+    return f"{dropped.total():,} bad rows of {read:,} are left out ({counted(dropped)})." if dropped else ""
 
 
 def refuse_bad_base(spec: StudySpec, arms: Mapping[str, Arm]) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards.failures import failed_lines, summary, tell
+from dashboards.funnels import funnel_notes
 from studies.counts import so_many
 from studies.records import PROBE, RunRecord, State
 from studies.redact import redact
@@ -248,6 +249,8 @@ def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[Run
         )
     else:
         console.print(f"{so_many(len(ended), 'run')} ended; {missing} missing.")
+    for line in funnel_notes(records):
+        console.print(shown(line), soft_wrap=True, markup=False)
     failed = summary(everything)
     if failed:
         console.print(f"{failed}: `sweeper status --failed` says which and why.", soft_wrap=True, markup=False)

@@ -33,7 +33,7 @@ base:                             # flat names of TRL's DPOConfig and ModelConfi
   lora_target_modules: all-linear
 {base}
 
-data: {{path: {dataset}}}   # Hub id, .json, .jsonl, .csv, .parquet, a saved folder, or embedded
+data: {{path: {dataset}{bad_rows}}}   # Hub id, .jsonl, .json or .csv (also .gz, .zst), .parquet, a folder, or embedded
 
 variants:                         # one arm each; the name is the loss unless loss_type says otherwise
   sigmoid: {{}}
@@ -60,6 +60,7 @@ def write_starter(file: Path, model: str, dataset: str) -> None:
         name=_study_name(file),
         model=json.dumps(model, ensure_ascii=False) if model != "embedded" else model,
         dataset=json.dumps(dataset, ensure_ascii=False) if dataset != "embedded" else dataset,
+        bad_rows=", bad_rows: drop" if dataset != "embedded" else "",
         base=_OWN_BASE if own else _EMBEDDED_BASE,
         rate=f"  learning_rate: {{low: {low}, high: {high}, log: true}}",
         metric="ranking_gain" if own else "gold",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +16,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_arg
 
 import numpy as np
 
+from studies.funnel import DROPPED, DROPPED_BY, LIMITS, LOOKED_AT, OUT
 from studies.records import DataConfig, Scalar
-from studies.world import source_of
+from studies.world import SOURCE, source_of
+from trainers.rows import counted
 from trainers.scenario import RejectedFrom, exchange, places_to_flip, with_other_rejected
-from trainers.sources import DataError, Row, Text, kind_of, read_rows
+from trainers.sources import DataError, Row, Rows, Text, kind_of, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "ALIKE",
+    "REFUSED",
+    "TOO_LONG",
+    "UNTOLD",
     "DataError",
     "Gold",
     "JudgeError",
@@ -32,9 +39,13 @@ __all__ = [
     "Text",
     "TokenIds",
     "check_data",
+    "limits_of",
     "load_pairs",
     "plain",
+    "prompt_ids",
+    "read_local",
     "tokenise",
+    "why_not",
 ]
 
 Gold = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
@@ -85,14 +96,19 @@ def check_data(data: DataConfig) -> list[str]:
     A local file or saved folder is read whole and each bad row is named (ten at most). Of a Hub dataset only the
     options are checked: its rows are checked by `load_pairs`, in the same way.
     """
-    problems = _option_problems(data)
-    if problems or kind_of(data.path) in ("embedded", "hub"):
-        return problems
     try:
-        read_rows(data)
+        read_local(data)
     except DataError as error:
         return list(error.problems)
     return []
+
+
+def read_local(data: DataConfig) -> Rows | None:
+    """The rows of a local file or folder, checked as in `check_data`; None of what lies elsewhere. Raises DataError."""
+    problems = _option_problems(data)
+    if problems:
+        raise DataError(problems)
+    return None if kind_of(data.path) in ("embedded", "hub") else read_rows(data)
 
 
 def _option_problems(data: DataConfig) -> list[str]:
@@ -114,16 +130,23 @@ def _option_problems(data: DataConfig) -> list[str]:
         )
     if data.pairs_from not in get_args(Writer):
         problems.append(f"data.pairs_from is {data.pairs_from!r}; it must be one of {', '.join(get_args(Writer))}")
+    problems += [
+        f"data.columns.{text} is null, which only the prompt may be; name the column"
+        for text, name in data.columns.items()
+        if name is None and text != "prompt"
+    ]
     if kind == "missing":
         return [
             *problems,
             f"data.path {data.path}: there is no such file or folder, and it is not the form of a Hub id",
         ]
     acting: dict[str, tuple[str, ...]] = {
-        "name": ("hub",),
+        "name": ("hub", "folder"),
         "revision": ("hub",),
         "split": ("hub", "folder"),
         "eval_split": ("hub", "folder", "file"),
+        "bad_rows": ("hub", "folder", "file"),
+        "columns": ("hub", "folder", "file"),
         "pairs_from": ("embedded",),
         "gold": ("embedded",),
     }
@@ -149,6 +172,8 @@ _KIND_WORDS: Final[Mapping[str, str]] = {
 def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     """The pairs of a block; the same `data`, `block` and tokenizer give the same pairs.
 
+    - A row that is bad is left out and counted where `bad_rows` says so. So is, always, a pair of which the tokenizer
+      and the chat template leave no token of an answer, or two equal answers.
     - A pair that is longer than a limit (`max_prompt_length`, `max_completion_length` of either answer, `max_length`
       of both together; tokens as TRL counts them) is left out and counted, never truncated. So TRL's own truncation
       at the same `max_length` has nothing to cut.
@@ -170,7 +195,7 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
     if problems:
         raise DataError(problems)
     draw = _draw_world if data.path == "embedded" else _draw_outside
-    fits = partial(_fits, data=data, tokenizer=tokenizer)
+    fits = partial(why_not, data=data, tokenizer=tokenizer)
     material = draw(data, block, fits)
     if data.rejected_from != "own":
         material = material._replace(train=_changed(material.train, data.rejected_from, block, fits))
@@ -192,10 +217,11 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
         "train_too_long": train.too_long,
         "eval_too_long": evaluation.too_long,
         "prompt_held_out": material.prompt_held_out,
-        "dealt_equal": train.looked_at - train.too_long - len(train.rows),
+        "dealt_equal": train.dealt_equal,
         "flipped": len(flipped),
         "length_baseline": _share_chosen_longer(evaluation.rows, tokenizer),
         "conversational": isinstance(evaluation.rows[0]["prompt"], list),
+        **_funnel(material, data),
     }
     return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold)
 
@@ -216,12 +242,17 @@ def tokenise(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
     Plain text: the end token is appended to both answers where it is not there. Messages: the chat template, with its
     generation prompt. A completion begins where prompt and prompt + answer first differ in ids.
     """
-    from trl.data_utils import common_prefix_length
-
     prompt = _whole_prompt_ids(row["prompt"], tokenizer)
     chosen, rejected = (_whole_ids(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected"))
-    start = min(common_prefix_length(prompt, chosen), common_prefix_length(prompt, rejected))
+    start = min(_in_common(prompt, chosen), _in_common(prompt, rejected))
     return TokenIds(prompt[:start], chosen[start:], rejected[start:])
+
+
+def _in_common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many ids two texts begin with alike; as TRL's `common_prefix_length`, whose module loads `datasets`."""
+    return next(
+        (i for i, (id, other) in enumerate(zip(ids, others, strict=False)) if id != other), min(len(ids), len(others))
+    )
 
 
 def prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -242,10 +273,8 @@ def _whole_prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[
 
 def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
     """How many ids the tokenizer puts behind every text."""
-    from trl.data_utils import common_prefix_length
-
     empty, some = (list(tokenizer(text=text)["input_ids"]) for text in ("", "a"))
-    return len(empty) - int(common_prefix_length(empty, some))
+    return len(empty) - _in_common(empty, some)
 
 
 def _whole_ids(prompt: Text, answer: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -275,8 +304,22 @@ def _chat_ids(
     return list(ids["input_ids"])
 
 
-def _fits(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a row keeps all length limits, each of which may be reached but not passed."""
+TOO_LONG: Final = "too long"
+REFUSED: Final = "refused by the chat template"
+UNTOLD: Final = "answers without a token"
+ALIKE: Final = "answers of the same tokens"
+_REMEDIES: Final[Mapping[str, str]] = {
+    TOO_LONG: "raise the limits in `data`",
+    REFUSED: "take a model whose chat template takes these roles",
+    UNTOLD: "the chat template passes over roles that it does not know, so write those that it has",
+    ALIKE: "give answers that differ in more than the model's tokenizer or template leaves of them",
+}
+
+
+def why_not(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why a row is not trained on, in words to count by: it passes a length limit, each of which may be reached, or
+    has answers without tokens or with the same. None where it is.
+    """
     if isinstance(row["prompt"], list) and not tokenizer.chat_template:
         raise DataError(
             [
@@ -284,7 +327,12 @@ def _fits(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> boo
                 "take an instruct model or write the rows as plain text"
             ]
         )
-    ids = tokenise(row, tokenizer)
+    try:
+        ids = tokenise(row, tokenizer)
+    except DataError:
+        if data.bad_rows == "drop":
+            return REFUSED
+        raise
     if not ids.prompt:
         raise DataError(
             [
@@ -292,13 +340,17 @@ def _fits(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> boo
                 "tokenizer, so that nothing would stand before the answers; write it out or remove the row"
             ]
         )
+    if not ids.chosen or not ids.rejected:
+        return UNTOLD
+    if ids.chosen == ids.rejected:
+        return ALIKE
     completion = max(len(ids.chosen), len(ids.rejected))
     limits = (
         (len(ids.prompt), data.max_prompt_length),
         (completion, data.max_completion_length),
         (len(ids.prompt) + completion, data.max_length),
     )
-    return all(limit is None or length <= limit for length, limit in limits)
+    return None if all(limit is None or length <= limit for length, limit in limits) else TOO_LONG
 
 
 def _share_chosen_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
@@ -315,26 +367,39 @@ _MOST_EVALUATION_ROWS: Final = 1000
 _WORLD_PAIRS, _WORLD_EVALUATION_PAIRS = 2048, 512
 
 
+WhyNot = Callable[[Row], str | None]
+"""Why a row is not trained on; None where it is."""
+
+
 class _Taken(NamedTuple):
-    """The rows taken from a list, how many of it were looked at, and how many of those were too long."""
+    """The rows taken from a list, how many of it were looked at, and why the others of these were not taken.
+
+    `dealt_equal`: rows that were taken and then left out, as a rejected answer from elsewhere is the chosen one.
+    """
 
     rows: tuple[Row, ...]
     looked_at: int
-    too_long: int
+    out: Counter[str]
+    dealt_equal: int = 0
+
+    @property
+    def too_long(self) -> int:
+        return self.out[TOO_LONG]
 
 
 class _Material(NamedTuple):
-    """The pairs of a block before a scenario changes them."""
+    """The pairs of a block before a scenario changes them; `dropped`: bad rows among those `read`, by kind."""
 
     train: _Taken
     evaluation: _Taken
     read: int
     prompt_held_out: int = 0
+    dropped: Counter[str] | None = None
     prompts: tuple[Text, ...] = ()
     gold: Gold | None = None
 
 
-def _draw_world(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:
+def _draw_world(data: DataConfig, block: int, fits: WhyNot) -> _Material:
     """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own."""
     from trainers.world.pairs import WorldOptions, make_pairs, task_of
 
@@ -370,9 +435,11 @@ def _world_gold(
     ]
 
 
-def _draw_outside(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> _Material:
+def _draw_outside(data: DataConfig, block: int, fits: WhyNot) -> _Material:
     """Pairs of a file, folder or Hub dataset: held-out prompts first, then training pairs of other prompts."""
-    train_rows, own_evaluation = read_rows(data)
+    read = read_rows(data)
+    train_rows, own_evaluation = read.train, read.evaluation
+    fits = partial(_placed, fits=fits, read=read, path=data.path)
     rng = np.random.default_rng((_ORDER, block))
     if own_evaluation is None:
         ordered = _shuffled_by_prompt(train_rows, rng)
@@ -388,9 +455,24 @@ def _draw_outside(data: DataConfig, block: int, fits: Callable[[Row], bool]) -> 
     return _Material(
         train=_take_fitting(_shuffled(candidates, rng), data.rows, fits),
         evaluation=evaluation,
-        read=len(train_rows) + len(own_evaluation or ()),
+        read=read.read,
+        dropped=read.dropped,
         prompt_held_out=len(rest) - len(candidates),
     )
+
+
+def _placed(row: Row, fits: WhyNot, read: Rows, path: str) -> str | None:
+    """`fits`, with the place of a row that the model refuses in its words."""
+    try:
+        return fits(row)
+    except DataError as error:
+        places = zip(
+            [*read.train, *(read.evaluation or ())], [*read.train_places, *read.evaluation_places], strict=True
+        )
+        place = next((place for other, place in places if other is row), None)
+        if place is None or not error.problems[0].startswith("the model's"):
+            raise
+        raise DataError([f"data {path}, {place}: {error.problems[0]}"]) from error
 
 
 def _shuffled(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
@@ -407,50 +489,82 @@ def _shuffled_by_prompt(rows: Sequence[Row], rng: np.random.Generator) -> list[R
     return [row for i in rng.permutation(len(listed)) for row in listed[i]]
 
 
-def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: Callable[[Row], bool]) -> _Taken:
+def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: WhyNot) -> _Taken:
     """The first `wanted` rows that fit (None: all that do); stops looking once it has them."""
     taken: list[Row] = []
-    looked_at = 0
+    out = Counter[str]()
     for row in rows:
         if len(taken) == wanted:
             break
-        looked_at += 1
-        if fits(row):
+        reason = fits(row)
+        if reason is None:
             taken.append(row)
-    return _Taken(tuple(taken), looked_at, looked_at - len(taken))
+        else:
+            out[reason] += 1
+    return _Taken(tuple(taken), len(taken) + out.total(), out)
 
 
 def _require_rows(material: _Material, data: DataConfig) -> None:
-    """Raises DataError where length limits or the split left one side without rows."""
-    limits = ", ".join(
-        f"{name}={getattr(data, name)}"
-        for name in ("max_prompt_length", "max_completion_length", "max_length")
-        if getattr(data, name) is not None
-    )
-    problems = []
-    for side, taken in (("training", material.train), ("evaluation", material.evaluation)):
-        if taken.rows:
-            continue
-        if taken.too_long:
-            problems.append(
-                f"data {data.path}: no {side} pairs left, all {taken.too_long} are longer than the limits ({limits} "
-                "tokens); raise the limits in `data`"
-            )
-        else:
-            problems.append(
-                f"data {data.path}: no {side} pairs left of {material.read} read, since a prompt is never on both "
-                "sides; give more prompts, fewer `eval_rows` or an `eval_split` of its own"
-            )
+    """Raises DataError where length limits, the template or the split left one side without rows; names which."""
+    train, evaluation = material.train, material.evaluation
+    problems = [
+        f"data {data.path}: no {side} pairs left{_cause(taken, material, data)}"
+        for side, taken in (("training", train), ("evaluation", evaluation))
+        if not taken.rows and (taken.looked_at or evaluation.rows or not evaluation.looked_at)
+    ]
     if problems:
         raise DataError(problems)
 
 
-def _changed(taken: _Taken, source: RejectedFrom, block: int, fits: Callable[[Row], bool]) -> _Taken:
-    """The rows with rejected answers from elsewhere; those left out that are then too long, or teach nothing."""
+def _cause(taken: _Taken, material: _Material, data: DataConfig) -> str:
+    """What took the rows of a side away, with the remedy."""
+    fell = material.train.out + material.evaluation.out
+    limits = f"the limits ({limits_of(data)} tokens)"
+    remedies = [remedy for reason, remedy in _REMEDIES.items() if fell[reason]]
+    if taken.out:
+        told = f"are longer than {limits}" if taken.out.keys() == {TOO_LONG} else f"fell out ({counted(taken.out)})"
+        return f", all {taken.looked_at:,} {told}; {' and '.join(remedies)}"
+    if not fell:
+        return (
+            f" of {material.read:,} read, since a prompt is never on both sides; give more prompts, fewer `eval_rows` "
+            "or an `eval_split` of its own"
+        )
+    why = f"{fell[TOO_LONG]:,} are longer than {limits}" if fell[TOO_LONG] else counted(fell)
+    held_out = len(material.evaluation.rows)
+    return (
+        f": of {material.read:,} read {why}, and all {held_out:,} that fit are held out; {' and '.join(remedies)}, or "
+        "give fewer `eval_rows`"
+    )
+
+
+def limits_of(data: DataConfig) -> str:
+    """The length limits, in words."""
+    return ", ".join(
+        f"{name} {getattr(data, name)}"
+        for name in ("max_prompt_length", "max_completion_length", "max_length")
+        if getattr(data, name) is not None
+    )
+
+
+def _funnel(material: _Material, data: DataConfig) -> dict[str, Scalar]:
+    """What `studies.funnel` tells of, for data that are not drawn as they are needed."""
+    if data.path == SOURCE:
+        return {}
+    out = material.train.out + material.evaluation.out
+    facts: dict[str, Scalar] = {LOOKED_AT: material.train.looked_at + material.evaluation.looked_at}
+    facts |= {LIMITS: limits_of(data)} if limits_of(data) else {}
+    others = Counter({reason: count for reason, count in out.items() if reason != TOO_LONG})
+    facts |= {OUT: counted(others)} if others else {}
+    dropped = material.dropped
+    return facts | ({DROPPED: dropped.total(), DROPPED_BY: counted(dropped)} if dropped else {})
+
+
+def _changed(taken: _Taken, source: RejectedFrom, block: int, fits: WhyNot) -> _Taken:
+    """The rows with rejected answers from elsewhere; those left out that then do not fit, or teach nothing."""
     changed = with_other_rejected(taken.rows, [_canonical(row["prompt"]) for row in taken.rows], source, block)
     unequal = [row for row in changed if row["chosen"] != row["rejected"]]
-    rows = tuple(row for row in unequal if fits(row))
-    return _Taken(rows, taken.looked_at, taken.too_long + len(unequal) - len(rows))
+    again = _take_fitting(unequal, None, fits)
+    return _Taken(again.rows, taken.looked_at, taken.out + again.out, len(changed) - len(unequal))
 
 
 def _rejected_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

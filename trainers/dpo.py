@@ -33,6 +33,7 @@ from trainers.growth import Growth
 from trainers.interface import Desk, Doing, Job, Placement, Sized, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
+from trainers.peft_words import in_words_of_study
 from trainers.results import drop_state, keep_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import train_alone
@@ -103,7 +104,7 @@ class DPOTrainerWorker:
             return RunResult(key=key, cause=cause, message=str(error), facts=ALONE)
         traceback.print_exc()
         of = next((name for kind, name in _INPUTS.items() if isinstance(error, kind)), None)
-        return RunResult(key=key, cause=cause, message=told(error), facts={UNUSABLE_FACT: of} if of else {})
+        return RunResult(key=key, cause=cause, message=_told(error), facts={UNUSABLE_FACT: of} if of else {})
 
     def make(self, job: Job) -> Member:
         """A run, ready for a pack. Raises Unpackable and what TRL or the data refuse."""
@@ -311,6 +312,11 @@ def _smaller(job: Job) -> Job | None:
     if not (place.checkpointing or run_settings(job).get("gradient_checkpointing", True)):
         return replace(job, placement=replace(place, checkpointing=True))
     return None
+
+
+def _told(error: Exception) -> str:
+    words = in_words_of_study(error)
+    return told(error) if words == str(error) else words
 
 
 def _free_memory() -> None:

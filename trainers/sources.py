@@ -7,17 +7,36 @@ are exact and neither torch nor datasets is loaded; `datasets` reads saved folde
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypedDict
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 from studies.places import existing
 from studies.records import DataConfig
+from trainers.folders import is_saved, split_files
+from trainers.rows import (
+    ALIASES,
+    SIDES,
+    Fault,
+    Row,
+    Seen,
+    Text,
+    as_row,
+    best_question,
+    counted,
+    is_conversational,
+    length,
+)
 
-Text = str | list[dict[str, Any]]
-"""A prompt or an answer: plain text, or a list of messages with `role` and `content`."""
+__all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "kind_of", "read_rows"]
 
 Kind = Literal["embedded", "file", "folder", "hub", "missing"]
 
@@ -30,19 +49,20 @@ _ALWAYS_UNPACKED, _MOST_UNPACKED = 256 << 20, 100
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-class Row(TypedDict):
-    """One preference pair in TRL's explicit-prompt form; all three are plain text or all three are messages."""
-
-    prompt: Text
-    chosen: Text
-    rejected: Text
-
-
 class Rows(NamedTuple):
-    """What a source holds; `evaluation` is None where it has no evaluation split of its own."""
+    """What a source holds; `evaluation` is None where it has no evaluation split of its own.
+
+    `train_places`, `evaluation_places`: where each row stands, in words; `read`: rows read in all; `dropped`: how many
+    of them were left out as bad, by kind; `notes`: what a reader should know of the others.
+    """
 
     train: list[Row]
     evaluation: list[Row] | None
+    train_places: list[str]
+    evaluation_places: list[str]
+    read: int
+    dropped: Counter[str]
+    notes: tuple[str, ...]
 
 
 class DataError(Exception):
@@ -58,7 +78,7 @@ class _Placed(NamedTuple):
 
     place: str
     value: Any
-    fault: str | None = None
+    fault: Fault | None = None
 
 
 def kind_of(path: str) -> Kind:
@@ -68,25 +88,37 @@ def kind_of(path: str) -> Kind:
         return "embedded"
     if place is not None:
         return "file" if place.is_file() else "folder" if place.is_dir() else "missing"  # a pipe or device is neither
-    return "hub" if _HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in _READERS else "missing"
+    return "hub" if _HUB_ID.fullmatch(path) and not path.lower().endswith(ENDINGS) else "missing"
 
 
 def read_rows(data: DataConfig) -> Rows:
-    """All rows of a file, folder or Hub dataset, prompts made explicit. Raises DataError naming every bad row."""
-    train, problems = _checked(_read(data, data.path, data.split), f"data {data.path}")
+    """All rows of a file, folder or Hub dataset, prompts made explicit. Raises DataError naming every bad row, or,
+    where these are dropped, that none is left.
+    """
+    train = _checked(_read(data, data.path, data.split), f"data {data.path}", data)
     if data.eval_split is None:
-        evaluation = None
+        held_out = _Checked()
     else:
         in_file = kind_of(data.path) == "file"
         where = data.eval_split if in_file else f"{data.path}, split {data.eval_split}"
         raw = _read(data, data.eval_split if in_file else data.path, data.eval_split)
-        evaluation, more = _checked(raw, f"data {where}")
-        problems += more
-        if not problems and _is_conversational(train[0]) != _is_conversational(evaluation[0]):
-            problems.append(f"data {where}: one split is plain text and the other messages; make them the same")
-    if problems:
-        raise DataError(problems)
-    return Rows(train, evaluation)
+        held_out = _checked(raw, f"data {where}", data)
+        both = bool(train.rows and held_out.rows)
+        if both and is_conversational(train.rows[0]) != is_conversational(held_out.rows[0]):
+            held_out.problems.append(
+                f"data {where}: one split is plain text and the other messages; make them the same"
+            )
+    if train.problems or held_out.problems:
+        raise DataError([*train.problems, *held_out.problems])
+    return Rows(
+        train=train.rows,
+        evaluation=None if data.eval_split is None else held_out.rows,
+        train_places=train.places,
+        evaluation_places=held_out.places,
+        read=train.read + held_out.read,
+        dropped=train.bad + held_out.bad,
+        notes=tuple(dict.fromkeys([*train.notes, *held_out.notes])),
+    )
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -95,24 +127,45 @@ def read_rows(data: DataConfig) -> Rows:
 def _read(data: DataConfig, path: str, split: str) -> Iterator[_Placed]:
     """The raw rows of a split, one after the other. Raises DataError where nothing, or no more, can be read."""
     kind = kind_of(path)
-    if kind == "file":
-        file = Path(path).expanduser()
-        reader = _READERS.get(file.suffix.lower())
-        if reader is None:
-            raise DataError([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(_READERS)}"])
-        try:
-            _check_size(file.stat().st_size, f"data {path}")
-            yield from reader(file)
-        except (OSError, ValueError) as error:
-            raise DataError([f"data {path}: cannot be read as {file.suffix.lower()} ({error})"]) from error
-        return
     if kind == "missing":
         raise DataError([f"data {path}: there is no such file or folder"])
+    if kind == "file":
+        yield from _read_files([Path(path).expanduser()], path)
+        return
+    folder = Path(path).expanduser()
     try:
-        dataset = _saved_split(path, split) if kind == "folder" else _hub_split(data, split)
+        if kind == "folder" and not is_saved(folder):
+            files = split_files(folder, split, data.name, ENDINGS)
+        else:
+            files = []
+            dataset = _saved_split(folder, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
         raise DataError([f"data {path}: cannot load split {split!r} ({_first_line(error)})"]) from error
-    yield from _numbered(dataset)
+    yield from _read_files(files, path, folder) if files else _numbered(dataset)
+
+
+def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) -> Iterator[_Placed]:
+    """The raw rows of files, in their order; where they lie in a folder, their places name them."""
+    _check_size(sum(file.stat().st_size for file in files), f"data {path}")
+    for file in files:
+        name = "" if folder is None else f"{file.relative_to(folder).as_posix()}, "
+        ending = next((e for e in ENDINGS if file.name.lower().endswith(e)), None)
+        if ending is None:
+            raise DataError([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(ENDINGS)}"])
+        try:
+            for placed in _READERS[f".{ending.split('.')[1]}"](file):
+                yield placed._replace(place=name + placed.place) if name else placed
+        except (OSError, ValueError, EOFError, zlib.error) as error:
+            told = _why_unreadable(file) or error
+            raise DataError([f"data {path}: {name}cannot be read as {ending} ({told})"]) from error
+
+
+def _why_unreadable(file: Path) -> str | None:
+    """What a clone leaves in the place of a large file that it did not fetch."""
+    with suppress(OSError), file.open("rb") as content:
+        if content.read(40).startswith(b"version https://git-lfs.github.com/spec"):
+            return "it is a pointer of Git LFS to the file; fetch that with `git lfs pull`"
+    return None
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[_Placed]:
@@ -123,23 +176,27 @@ def _numbered(rows: Iterable[Any]) -> Iterator[_Placed]:
 
 def _read_jsonl(file: Path) -> Iterator[_Placed]:
     """One JSON value a line; blank lines are passed over."""
-    with file.open(encoding="utf-8-sig") as lines:
+    with _opened(file) as lines:
         for i, line in enumerate(lines, start=1):
             if line.strip():
-                yield _json_line(i, line.removesuffix("\n"))
+                yield _json_line(i, line)
 
 
-def _json_line(number: int, line: str) -> _Placed:
+def _json_line(number: int, line: bytes) -> _Placed:
     """One line as JSON, or why it is none."""
     try:
-        return _Placed(f"line {number}", _parsed(line))
+        return _Placed(f"line {number}", _parsed(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+    except UnicodeDecodeError as error:
+        fault = Fault("not UTF-8", f"not UTF-8 text ({error.reason}); repair or remove the line")
     except ValueError as error:
-        return _Placed(f"line {number}", None, f"not JSON ({error}); repair or remove the line")
+        fault = Fault("not JSON", f"not JSON ({error}); repair or remove the line")
+    return _Placed(f"line {number}", None, fault)
 
 
 def _read_json(file: Path) -> Iterator[_Placed]:
     """A JSON list of objects, or JSON lines under this ending."""
-    text = file.read_text(encoding="utf-8-sig")
+    with _opened(file) as content:
+        text = content.read().decode("utf-8-sig")
     if not text.lstrip().startswith("["):
         return _read_jsonl(file)
     return _numbered(_parsed(text))
@@ -157,8 +214,8 @@ def _read_csv(file: Path) -> Iterator[_Placed]:
     """A header line and rows of plain text; a cell that is not there is None."""
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from _numbered(csv.DictReader(stream))
+        with _opened(file) as content:
+            yield from _numbered(csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline="")))
     except csv.Error as error:
         raise ValueError(str(error)) from error
     finally:
@@ -226,12 +283,13 @@ def _values(column: Any) -> list[Any]:
     return [texts[i] for i in column.indices.to_pylist()]
 
 
-def _check_unpacked(size: int, packed: int, rows: int) -> None:
+def _check_unpacked(size: int, packed: int, rows: int | None = None) -> None:
     """Raises ValueError where a file unpacks to so much more than it is that no texts of people can be in it."""
     if size > max(_ALWAYS_UNPACKED, _MOST_UNPACKED * packed):
         raise ValueError(
-            f"its {rows} rows unpack to {_mib(size)} or more from a file of {_mib(packed)}, over {_MOST_UNPACKED} "
-            "times as much: where that is meant, write it as .jsonl, else get the file again"
+            f"{f'its {rows} rows unpack' if rows else 'it unpacks'} to {_mib(size)} or more from a file of "
+            f"{_mib(packed)}, over {_MOST_UNPACKED} times as much: where that is meant, write it as .jsonl, else get "
+            "the file again"
         )
 
 
@@ -250,19 +308,56 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):,.1f} MiB"
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where it is packed, and no more of them than texts of people unpack to."""
+    ending = file.suffix.lower()
+    with file.open("rb") as packed:
+        if ending == ".gz":
+            yield io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=packed), file.stat().st_size))
+        elif ending == ".zst":
+            import pyarrow
+
+            content = pyarrow.CompressedInputStream(pyarrow.PythonFile(packed), "zstd")
+            yield io.BufferedReader(_Bounded(content, file.stat().st_size))
+        else:
+            yield packed
+
+
+class _Bounded(io.RawIOBase):
+    """The bytes that a stream unpacks to from `packed` ones; ValueError where they are too many."""
+
+    def __init__(self, content: Any, packed: int) -> None:
+        self._content, self._packed, self._size = content, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._content.read(len(buffer))
+        self._size += len(found)
+        _check_unpacked(self._size, self._packed)
+        if self._size > _MOST_BYTES:
+            raise ValueError(f"it unpacks to over {_mib(_MOST_BYTES)}: write the rows that you want to another file")
+        buffer[: len(found)] = found
+        return len(found)
+
+
 _READERS: Final[Mapping[str, Callable[[Path], Iterator[_Placed]]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+ENDINGS: Final = (*_READERS, *(f"{e}{packed}" for packed in (".gz", ".zst") for e in (".jsonl", ".json", ".csv")))
+"""Of the files that are read."""
 
 
-def _saved_split(path: str, split: str) -> Any:
+def _saved_split(folder: Path, split: str) -> Any:
     """A folder written by `Dataset.save_to_disk` (one split) or `DatasetDict.save_to_disk` (several)."""
     import datasets
 
-    saved = datasets.load_from_disk(str(Path(path).expanduser()))
+    saved = datasets.load_from_disk(str(folder))
     if not isinstance(saved, datasets.DatasetDict):
         if split != "train":
             raise ValueError(f"the folder holds one unnamed dataset, which is read as 'train'; remove {split!r}")
@@ -290,136 +385,139 @@ def _first_line(error: BaseException) -> str:
 # ---- checking -----------------------------------------------------------------------------------------------------
 
 
-def _checked(raw: Iterable[_Placed], where: str) -> tuple[list[Row], list[str]]:
-    """The rows that are sound, and what is wrong with the others (ten named, the rest counted)."""
+@dataclass
+class _Checked:
+    """The sound rows of a split and their places, how many were read, and what is wrong or odd with the others."""
+
+    rows: list[Row] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    read: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _checked(raw: Iterable[_Placed], where: str, data: DataConfig) -> _Checked:
+    """The rows that are sound; of the others ten are named and the rest counted, or all are only counted where they
+    are dropped.
+    """
+    found = _Checked()
     columns: dict[str, None] = {}
-    rows: list[Row] = []
-    faults: list[str] = []
-    read = objects = size = others = 0
+    faults: list[tuple[int, str, Fault]] = []  # and the place of the row: by number, and in words
+    numbers: list[int] = []  # of the sound rows
+    lost = Counter[str]()
+    last: KeysView[str] = columns.keys()  # of the row before, mostly the same
+    objects = size = parsed = repeated = prompts = 0
     for placed in raw:
-        read += 1
+        found.read += 1
         if isinstance(placed.value, dict):
             objects += 1
-            columns |= dict.fromkeys(placed.value)
-        fault = placed.fault or _row_fault(placed.value)
-        row = None if fault else _explicit(placed.value)
-        fault = fault or _explicit_fault(row, rows[0] if rows else None)
-        if fault and len(faults) < _MOST_NAMED:
-            faults.append(f"{where}, {placed.place}: {fault}")
-        elif fault:
-            others += 1
-        elif row:
-            rows.append(row)
-            size += sum(_length(text) for text in row.values())
+            if placed.value.keys() != last:
+                columns |= dict.fromkeys(map(str, placed.value))
+                last = placed.value.keys()
+        row, seen = (placed.fault, Seen()) if placed.fault else as_row(placed.value, data.columns)
+        prompts += seen.prompted
+        lost.update(seen.lost)
+        if isinstance(row, Fault):
+            found.bad[row.kind] += 1
+            faults += [(found.read, placed.place, row)] if len(faults) < _MOST_NAMED else []
+        elif row is not None:
+            parsed += seen.parsed
+            repeated += seen.repeated
+            found.rows.append(row)
+            found.places.append(placed.place)
+            numbers.append(found.read)
+            size += sum(length(text) for text in row.values())
             _check_size(size, where)
-    if not read:
-        return [], [f"{where}: there are no rows"]
-    missing = [name for name in ("chosen", "rejected") if name not in columns]
-    if objects and missing:
-        lacking = " and ".join(map(repr, missing))
-        return [], [f"{where}: no row has {lacking}; the columns are {', '.join(map(str, columns))}: rename them"]
-    return rows, [*faults, f"{where}: ... and {others} more bad rows"] if others else faults
+    faults = sorted([*faults, *_of_other_form(found, numbers)])[:_MOST_NAMED]
+    if not found.read:
+        found.problems = [f"{where}: there are no rows"]
+    elif objects and (missing := _missing_columns(columns, data)):
+        found.problems = [f"{where}: {missing}"]
+    elif lost and not prompts and "prompt" not in data.columns:
+        found.problems = [f"{where}: {_lost_prompt(lost, objects)}"]
+    elif faults and (data.bad_rows == "refuse" or not found.rows):
+        found.problems = _bad_rows(found, faults, where)
+    if lost and prompts:
+        names = " and ".join(map(repr, lost))
+        found.notes.append(
+            f"{where}: text in {names} of {max(lost.values())} rows is not trained on, as only prompt, chosen and "
+            "rejected are; write it into the prompt where it belongs there"
+        )
+    if parsed:
+        found.notes.append(f"{where}: {parsed} rows hold lists of messages as JSON text; they are read as messages")
+    if repeated:
+        found.notes.append(
+            f"{where}: in {repeated} rows both answers begin with the prompt, which stands before them already, so "
+            "that it is trained on twice; take it out of the answers"
+        )
+    return found
 
 
-def _length(text: Any) -> int:
-    """Characters of a prompt or an answer."""
-    return len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text)
+def _of_other_form(found: _Checked, numbers: Sequence[int]) -> list[tuple[int, str, Fault]]:
+    """Take the rows out that are plain text among messages, or messages among plain text: the fewer ones."""
+    forms = [is_conversational(row) for row in found.rows]
+    few = 2 * sum(forms) <= len(forms)
+    out = [i for i, form in enumerate(forms) if form == few]
+    if not out or len(out) == len(forms):
+        return []
+    told = "plain text and messages are mixed in one split; write all rows in the same form"
+    fault = Fault("mixed forms", told)
+    faults = [(numbers[i], found.places[i], fault) for i in out]
+    found.bad["mixed forms"] += len(out)
+    kept = [i for i, form in enumerate(forms) if form != few]
+    found.rows, found.places = [found.rows[i] for i in kept], [found.places[i] for i in kept]
+    return faults
 
 
-def _row_fault(value: Any) -> str | None:
-    """What is wrong with a raw row, with its remedy; None for a sound one."""
-    if not isinstance(value, dict):
-        return f"a row must be an object with columns, this is of type {type(value).__name__}; remove it"
-    faults = [
-        _text_fault(side, value[side]) if side in value else f"{side!r} is missing; add it or remove the row"
-        for side in ("chosen", "rejected")
+def _bad_rows(found: _Checked, faults: Sequence[tuple[int, str, Fault]], where: str) -> list[str]:
+    """The rows that refuse a split, each with its place, and how to go on without them, where there are others."""
+    bad = found.bad.total()
+    named = [f"{where}, {place}: {fault.text}" for _, place, fault in faults]
+    if not found.rows:
+        more = f"{where}: ... and {bad - len(named)} more bad rows; none is sound ({counted(found.bad)})"
+        return [*named, more] if bad > len(named) else named
+    if bad == 1:
+        return [f"{named[0]}; or leave it out, 1 row of {found.read:,}: --set data.bad_rows=drop"]
+    others = f"... and {bad - len(named)} more bad rows; " if bad > len(named) else ""
+    return [
+        *named,
+        f"{where}: {others}{bad:,} of {found.read:,} rows are bad ({counted(found.bad)}); leave them out with "
+        "--set data.bad_rows=drop",
     ]
-    if "prompt" in value:
-        faults.append(_text_fault("prompt", value["prompt"]))
-    faults += [
-        f"{column!r} is not supported yet; remove the column"
-        for column in ("tools", "chat_template_kwargs", "images", "image")
-        if value.get(column)
-    ]
-    found = [fault for fault in faults if fault]
-    if found:
-        return "; ".join(found)
-    if isinstance(value["chosen"], list) != isinstance(value["rejected"], list):
-        return "one answer is plain text and the other messages; write both in the same form"
-    if isinstance(value.get("prompt"), list) and isinstance(value["chosen"], str):
-        return "'prompt' is messages and the answers are plain text; write all three in the same form"
-    if value["chosen"] == value["rejected"]:
-        return "'chosen' and 'rejected' are equal, which teaches nothing; remove the row"
-    return None
 
 
-def _text_fault(name: str, value: Any) -> str | None:
-    """What is wrong with a prompt or an answer; None for a sound one."""
-    if value is None:
-        return f"{name!r} is null; fill it in or remove the row"
-    if isinstance(value, str) and not value.strip():
-        return f"{name!r} is empty; fill it in or remove the row"
-    if isinstance(value, str):
-        return None if _is_whole(value) else f"{name!r} {_HALF}"
-    if not isinstance(value, list):
-        return f"{name!r} is of type {type(value).__name__}, not text or a list of messages; write it as text"
-    if not value:
-        return f"{name!r} is an empty list; fill it in or remove the row"
-    for i, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            return f"message {i} of {name!r} lacks text in 'role' or 'content'; write it as role and content"
-        try:
-            whole = _is_whole(json.dumps(message, ensure_ascii=False))
-        except TypeError as error:
-            return f"message {i} of {name!r} holds what JSON cannot ({error}); write it as text"
-        if not whole:
-            return f"message {i} of {name!r} {_HALF}"
-    if name != "prompt" and not value[-1]["content"].strip():
-        return f"{name!r} ends with an empty message; fill it in or remove the row"
-    return None
+def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
+    """What is wrong with the names of columns, with the settings that mend it; empty where nothing is."""
+    there = ", ".join(columns)
+    wrong = [f"data.columns.{text} is {name!r}" for text, name in data.columns.items() if name and name not in columns]
+    if wrong:
+        return f"{' and '.join(wrong)}, which no row has; the columns are {there}"
+    missing = [side for side in SIDES if side not in data.columns and side not in columns]
+    if not missing:
+        return ""
+    free = [name for name in columns if name not in (*SIDES, "prompt")]
+    named = {text: _alias(text, free) for text in (*missing, *(["prompt"] if "prompt" not in columns else []))}
+    remedy = " ".join(f"--set data.columns.{t}={name or 'COLUMN'}" for t, name in named.items() if name or t in missing)
+    lacking = " and ".join(map(repr, missing))
+    return f"no row has {lacking}; the columns are {there}: rename them, or name them with {remedy}"
 
 
-_HALF: Final = "holds half of a character (a lone surrogate), which no tokenizer reads; repair or remove the row"
+def _alias(text: str, columns: Iterable[str]) -> str | None:
+    """The column that most likely holds a text which goes by another name."""
+    by_name = {name.lower(): name for name in columns}
+    return next((by_name[name] for name in (text, *ALIASES[text]) if name in by_name), None)
 
 
-def _is_whole(text: str) -> bool:
-    """Whether text can be written down: what comes from JSON may hold halves of characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _explicit(value: Mapping[str, Any]) -> Row:
-    """The row with its prompt taken out of the answers where they hold it, as TRL's `maybe_extract_prompt` does.
-
-    That is where there is no prompt, or a prompt as plain text beside answers as messages. The prompt is then the
-    longest common beginning: of messages, or of characters (which may end within a word: give a `prompt` to avoid it).
-    """
-    prompt, chosen, rejected = value.get("prompt"), value["chosen"], value["rejected"]
-    if prompt is not None and isinstance(prompt, list) == isinstance(chosen, list):
-        return Row(prompt=prompt, chosen=chosen, rejected=rejected)
-    shorter = min(len(chosen), len(rejected))
-    end = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter - 1)
-    if end and chosen[end] != rejected[end] and chosen[end - 1] == " ":
-        end -= 1
-    return Row(prompt=chosen[:end], chosen=chosen[end:], rejected=rejected[end:])
-
-
-def _explicit_fault(row: Row | None, first: Row | None) -> str | None:
-    """What is wrong with a row once its prompt is explicit, given the first sound row; None for a sound one."""
-    if row is None:
-        return None
-    if not row["prompt"] or (isinstance(row["prompt"], str) and not row["prompt"].strip()):
-        return "there is no 'prompt' and the answers have no common beginning to take it from; add a 'prompt'"
-    if not row["chosen"] or not row["rejected"]:
-        return "one answer is the beginning of the other, so nothing is left of it beside the prompt; add a 'prompt'"
-    if first is not None and _is_conversational(row) != _is_conversational(first):
-        return "plain text and messages are mixed in one split; write all rows in the same form"
-    return None
-
-
-def _is_conversational(row: Row) -> bool:
-    """Whether the row is made of messages."""
-    return isinstance(row["prompt"], list)
+def _lost_prompt(lost: Counter[str], rows: int) -> str:
+    """That there is no prompt while other columns hold what belongs to it."""
+    question = best_question(lost)
+    names = " and ".join(map(repr, lost))
+    take = f"take it with --set data.columns.prompt={question}, " if question else "write it into a column 'prompt', "
+    others = [name for name in lost if name != question]
+    beside = f" (and write what {' and '.join(map(repr, others))} hold into it)" if question and others else ""
+    return (
+        f"there is no 'prompt', and {names} of {max(lost.values()):,} of {rows:,} rows hold text that would not be "
+        f"trained on, since the prompt would be what both answers begin with: {take.rstrip(', ')}{beside}, or say that "
+        "this is meant with --set data.columns.prompt=null"
+    )

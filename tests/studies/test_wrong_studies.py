@@ -212,6 +212,10 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
         GOOD.replace("lora_r: 8", "lora_target_modules: [q_proj, lm_head]"),
         [["base.lora_target_modules", "lm_head", "never be trained"]],
     ),
+    "one module by its last name": (
+        GOOD.replace("lora_r: 8", "lora_target_modules: [q_proj]"),
+        [["base.lora_target_modules", "'q_proj' alone", "regular expression", "['.*[.]q_proj']"]],
+    ),
     "the wrong smoothing": (
         GOOD.replace("lora_r: 8", "label_smoothing_factor: 0.1"),
         [["base.label_smoothing_factor", "label_smoothing", "robust"]],

@@ -209,8 +209,8 @@ def test_limits_that_leave_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path, text_rows(30), max_length=4)
     assert [p.split(": ", 1)[1] for p in caught.value.problems] == [
-        "no training pairs left, all 27 are longer than the limits (max_length=4 tokens); raise the limits in `data`",
-        "no evaluation pairs left, all 3 are longer than the limits (max_length=4 tokens); raise the limits in `data`",
+        "no training pairs left, all 27 are longer than the limits (max_length 4 tokens); raise the limits in `data`",
+        "no evaluation pairs left, all 3 are longer than the limits (max_length 4 tokens); raise the limits in `data`",
     ]
 
 

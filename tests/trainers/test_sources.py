@@ -173,7 +173,7 @@ def test_ten_bad_rows_are_named_and_the_others_counted(tmp_path: Path) -> None:
     problems = check_data(DataConfig(path=jsonl(tmp_path / "p.jsonl", [GOOD] + 25 * [{**GOOD, "chosen": ""}])))
     assert len(problems) == 11
     assert problems[9].split(": ")[0].endswith("line 11")
-    assert problems[10].endswith("... and 15 more bad rows")
+    assert "... and 15 more bad rows; 25 of 26 rows are bad (25 empty)" in problems[10]
 
 
 def test_bad_rows_of_both_splits_are_told_at_once(tmp_path: Path) -> None:
@@ -186,7 +186,8 @@ def test_bad_rows_of_both_splits_are_told_at_once(tmp_path: Path) -> None:
 def test_other_column_names_are_told_once_and_not_for_each_row(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "p.jsonl", 5 * [{"question": "a", "good": "b", "rejected": "c"}])
     assert check_data(DataConfig(path=file)) == [
-        f"data {file}: no row has 'chosen'; the columns are question, good, rejected: rename them"
+        f"data {file}: no row has 'chosen'; the columns are question, good, rejected: rename them, or name them with "
+        "--set data.columns.chosen=good --set data.columns.prompt=question"
     ]
 
 

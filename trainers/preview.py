@@ -1,0 +1,209 @@
+"""Renders some rows with a model's tokenizer before anything is trained, in a process that loads no torch.
+
+What every run would be refused for is told so, and how many rows fall out. Runs no code that lies with a model, asks
+no network, and ends after a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from studies.funnel import funnel
+from studies.places import existing
+from studies.records import DataConfig
+from trainers.data import ALIKE, REFUSED, TOO_LONG, UNTOLD, DataError, limits_of, load_pairs, prompt_ids, why_not
+from trainers.rows import Row, counted, length
+from trainers.sources import Rows
+from trainers.world.paths import model_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROWS, _CHARACTERS = 300, 1_500_000
+"""As many are looked at, spread over the data."""
+_WHOLE_ROWS, _WHOLE_CHARACTERS = 3000, 4_000_000
+"""Data of no more than this are drawn as the first block draws them, so that every number is told."""
+_SECONDS: Final = 60.0
+
+
+class Preview(NamedTuple):
+    """What stands against training (`problems`), and what a user should know (`notes`)."""
+
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def preview(rows: Rows, data: DataConfig, model: str, revision: str | None, code: bool, block: int) -> Preview:
+    """Of the rows of local data with the tokenizer of `model`; `code`: whether it may run code that lies with it."""
+    if code:
+        return Preview(notes=(f"{_UNSEEN} {model} has code of its own, which only a run executes.",))
+    every = [*zip(rows.train_places, rows.train, strict=True)]
+    every += [*zip(rows.evaluation_places, rows.evaluation or (), strict=True)]
+    request = {
+        "data": data.model_dump(mode="json"),
+        "model": str(model_path()) if model == "embedded" else str(existing(model) or model),
+        "revision": revision,
+        "block": block,
+        "read": len(every),
+        "rows": list(_spread(every)),
+        "whole": len(every) <= _WHOLE_ROWS and sum(map(_characters, every)) <= _WHOLE_CHARACTERS,
+    }
+    modules = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "trainers.preview"],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=_SECONDS,
+            env=environment,
+            check=True,
+        )
+        problems, notes = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return Preview(notes=(f"{_UNSEEN} that took over {_SECONDS:.0f} s.",))
+    except (subprocess.CalledProcessError, OSError, ValueError):
+        return Preview(notes=(f"{_UNSEEN} the tokenizer of {model} cannot be loaded without torch.",))
+    return Preview(tuple(problems), tuple(notes))
+
+
+_UNSEEN: Final = "The rows were not tokenised yet:"
+
+
+def _spread(every: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+    """Some of the rows, evenly spread, as far as they are not too long together."""
+    characters = 0
+    count = min(len(every), _ROWS)
+    for i in range(count):
+        placed = every[i * len(every) // count]
+        characters += _characters(placed)
+        if characters > _CHARACTERS:
+            break
+        yield placed
+
+
+def _characters(placed: tuple[str, Row]) -> int:
+    return sum(length(text) for text in placed[1].values())
+
+
+# ---- in the process of its own ---------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Answer the request on standard input: problems and notes, as JSON."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    request = json.load(sys.stdin)
+    with redirect_stdout(sys.stderr):
+        found = _answer(request)
+    json.dump(found, sys.stdout)
+
+
+def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    from trainers.tokenizer import UnusableModel, load_tokenizer
+
+    data, model = DataConfig.model_validate(request["data"]), request["model"]
+    try:
+        tokenizer = load_tokenizer(model, request["revision"], trust_remote_code=False)
+    except UnusableModel as error:
+        return [str(error)], []
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        why = f"{model} is not here, and is loaded by the first run" if existing(model) is None else _first(error)
+        return [], [f"{_UNSEEN} {why}."]
+    problems, notes, odd = _rendered(request["rows"], data, tokenizer)
+    if request["whole"] and not problems:
+        try:
+            pairs = load_pairs(data, request["block"], tokenizer)
+        except DataError as error:
+            return list(error.problems), []
+        return problems, [f"Pairs of block {request['block']}: {funnel(pairs.facts)}.", *odd]
+    return problems, [*notes, *odd]
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _rendered(
+    placed: Sequence[tuple[str, Row]], data: DataConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], list[str], list[str]]:
+    """What the tokenizer and its template make of rows: what refuses them, how many fall out, and what is odd."""
+    out, odd = Counter[str](), Counter[str]()
+    first: tuple[str, str] | None = None
+    keep = data.model_copy(update={"bad_rows": "refuse"})
+    for place, row in placed:
+        try:
+            reason = why_not(row, keep, tokenizer)
+        except DataError as error:
+            if not tokenizer.chat_template and isinstance(row["prompt"], list):
+                return list(error.problems), [], []  # not a matter of this row
+            reason, first = REFUSED, first or (place, error.problems[0])
+        out.update([reason] if reason else [])
+        odd.update(_oddities(row, tokenizer) if reason != REFUSED else ())
+    surprises = [f"In {count:,} of {len(placed):,} rows looked at {what}." for what, count in odd.most_common()]
+    return _told(placed, data, out, first), _noted(placed, data, out), surprises
+
+
+def _told(
+    placed: Sequence[tuple[str, Row]], data: DataConfig, out: Counter[str], first: tuple[str, str] | None
+) -> list[str]:
+    looked_at = len(placed)
+    problems = []
+    if first is not None and (data.bad_rows == "refuse" or out[REFUSED] == looked_at):
+        place, told = first
+        of = f"{out[REFUSED]:,} of {looked_at:,} rows looked at"
+        drop = "; or leave them out: --set data.bad_rows=drop" if out[REFUSED] < looked_at else ""
+        start = "" if told.startswith("data ") else f"data {data.path}, {place}: "
+        problems.append(f"{start}{told} ({of}{drop})")
+    for reason, remedy in _EMPTY.items():
+        if out[reason] == looked_at:
+            problems.append(f"data {data.path}: all {looked_at:,} rows looked at have {reason}, {remedy}")
+    return problems
+
+
+_EMPTY: Final[Mapping[str, str]] = {
+    UNTOLD: "since the model's chat template passes over their roles: write the roles that it has (the first row says "
+    "which it was given), or take a model whose template has them",
+    ALIKE: "so that nothing can be learned: give answers that differ in more than the template leaves of them",
+}
+
+
+def _noted(placed: Sequence[tuple[str, Row]], data: DataConfig, out: Counter[str]) -> list[str]:
+    looked_at = len(placed)
+    fit, limits = looked_at - out.total(), limits_of(data)
+    notes = [f"Of {looked_at:,} rows looked at, {fit:,} fit {limits}."] if limits else []
+    others = Counter({reason: count for reason, count in out.items() if reason != TOO_LONG})
+    return notes + ([f"Of {looked_at:,} rows looked at, these are left out: {counted(others)}."] if others else [])
+
+
+def _oddities(row: Row, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """What a row is trained as that may surprise."""
+    from trainers.data import tokenise
+
+    alone, ids = prompt_ids(row["prompt"], tokenizer), tokenise(row, tokenizer)
+    if len(ids.prompt) < len(alone):
+        yield (
+            "prompt and answer are tokenised otherwise together than the prompt alone, so that the answer begins "
+            "earlier than written (TRL warns of it for every row, and trains the same)"
+        )
+    start = tokenizer.bos_token_id
+    if start is not None and ids.prompt[:2] == [start, start]:
+        yield (
+            f"the text begins with {tokenizer.bos_token!r} twice, once written and once by the tokenizer: take it out "
+            "of the data or of the chat template"
+        )
+    prompt = row["prompt"]
+    if isinstance(prompt, list):
+        shown = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
+        for role in sorted({m["role"] for m in prompt if m["content"].strip() and m["content"].strip() not in shown}):
+            yield f"the chat template leaves out or changes what a message of role {role!r} says"
+
+
+if __name__ == "__main__":
+    main()

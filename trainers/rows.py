@@ -1,0 +1,287 @@
+"""What makes a preference row of what a source holds, and what is wrong with it: knows no file and no tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypedDict
+
+Text = str | list[dict[str, Any]]
+"""A prompt or an answer: plain text, or a list of messages with `role` and `content`."""
+
+SIDES: Final = ("chosen", "rejected")
+_TEXTS: Final = ("prompt", *SIDES)
+# Columns that hold what belongs to the prompt, the likeliest first, in the sets that people publish.
+_QUESTIONS: Final = ("question", "instruction", "query", "input")
+_BESIDE: Final = ("system", "system_prompt", "history", "context", "conversation", "conversations", "messages")
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "prompt": _QUESTIONS,
+    "chosen": ("accepted", "preferred", "good", "better", "winner", "positive", "chosen_response", "response_chosen"),
+    "rejected": ("dispreferred", "bad", "worse", "loser", "negative", "rejected_response", "response_rejected"),
+}
+
+
+class Row(TypedDict):
+    """One preference pair in TRL's explicit-prompt form; all three are plain text or all three are messages."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+
+
+class Fault(NamedTuple):
+    """Why a row is none: of which kind, in words to count by, and in full with its remedy."""
+
+    kind: str
+    text: str
+
+
+class Seen(NamedTuple):
+    """What a raw row holds beside its three texts that its reader should know of.
+
+    `prompted`: there is a prompt; `lost`: columns whose text is no part of the texts; `parsed`: messages stood there as
+    JSON text; `repeated`: both answers begin with the prompt.
+    """
+
+    prompted: bool = False
+    lost: tuple[str, ...] = ()
+    parsed: bool = False
+    repeated: bool = False
+
+
+def as_row(value: Any, columns: Mapping[str, str | None]) -> tuple[Row | Fault, Seen]:
+    """The row that a raw one makes, its prompt explicit, or what is wrong with it. `columns`: see `DataConfig`."""
+    if not isinstance(value, dict):
+        return (
+            Fault(
+                "not an object",
+                f"a row must be an object with columns, this is of type {type(value).__name__}; remove it",
+            ),
+            Seen(),
+        )
+    if None in value:  # how the csv module tells
+        return (
+            Fault("more cells than columns", "it has more cells than the first line; put texts with commas in quotes"),
+            Seen(),
+        )
+    named, parsed, unread = _with_messages(renamed(value, columns))
+    prompted = "prompt" in named
+    seen = Seen(prompted, tuple(_lost(named)), parsed)
+    fault = unread or _row_fault(named)
+    if fault:
+        return fault, seen
+    row = _explicit(named)
+    return _explicit_fault(row, named) or row, seen if not prompted else seen._replace(repeated=_is_repeated(row))
+
+
+def renamed(value: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
+    """A raw row with its texts under their own names."""
+    if not columns:
+        return dict(value)
+    texts = {text: columns.get(text, text) for text in _TEXTS}
+    others = {name: held for name, held in value.items() if name not in _TEXTS and name not in columns.values()}
+    return others | {text: value[name] for text, name in texts.items() if name is not None and name in value}
+
+
+def counted(kinds: Counter[str]) -> str:
+    """How many rows are bad, by kind: `2 empty, 1 equal answers`."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def length(text: Any) -> int:
+    """Characters of a prompt or an answer."""
+    return len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text)
+
+
+def is_conversational(row: Row) -> bool:
+    """Whether the row is made of messages."""
+    return isinstance(row["prompt"], list)
+
+
+# ---- messages that are written as text -------------------------------------------------------------------------------
+
+_LIKE_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:""")
+_SOON: Final = 99  # characters within which such a list has begun
+
+
+def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault | None]:
+    """The row with lists of messages in place of the JSON texts that say them, and whether there were any."""
+    found = {
+        name: text
+        for name in _TEXTS
+        if isinstance(text := value.get(name), str) and "{" in text[:_SOON] and _LIKE_MESSAGES.match(text)
+    }
+    if not found:
+        return value, False, None
+    read = {}
+    for name, text in found.items():
+        try:
+            read[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            told = (
+                f"{name!r} is a list of messages written as text, and not as JSON, so that brackets and quotes would "
+                "be trained on; write it as a list, or as text by json.dumps"
+            )
+            return value, False, Fault("messages as text", told)
+    return {**value, **read}, True, None
+
+
+# ---- columns that nothing would be made of -------------------------------------------------------------------------
+
+
+def _lost(value: Mapping[str, Any]) -> Iterator[str]:
+    """Columns that by their names belong to the prompt and hold text that no part of the row has."""
+    names = _like_prompts(tuple(value))
+    if not names:
+        return
+    texts = " ".join(" ".join(_leaves(value.get(text))) for text in _TEXTS)
+    for name in names:
+        if any(leaf not in texts for leaf in _leaves(value[name])):
+            yield name
+
+
+@lru_cache(maxsize=8)
+def _like_prompts(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name.lower() in (*_QUESTIONS, *_BESIDE))
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """All text in a value but the roles of messages, its white space as single spaces."""
+    if isinstance(value, str):
+        yield from [" ".join(value.split())] if value.strip() else []
+    elif isinstance(value, dict):
+        for name, held in value.items():
+            yield from _leaves(held) if name not in ("role", "from") else ()
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _leaves(held)
+
+
+def best_question(names: Mapping[str, int]) -> str | None:
+    """The one of these columns that is most likely the prompt."""
+    by_name = {name.lower(): name for name in names}
+    return next((by_name[name] for name in _QUESTIONS if name in by_name), None)
+
+
+# ---- faults --------------------------------------------------------------------------------------------------------
+
+
+_UNSUPPORTED: Final = frozenset({"tools", "chat_template_kwargs", "images", "image"})
+
+
+def _row_fault(value: Mapping[str, Any]) -> Fault | None:
+    """What is wrong with a raw row, with its remedy; None for a sound one."""
+    faults = [
+        _text_fault(side, value[side])
+        if side in value
+        else Fault("missing", f"{side!r} is missing; add it or remove the row")
+        for side in SIDES
+    ]
+    if "prompt" in value:
+        faults.append(_text_fault("prompt", value["prompt"]))
+    faults += [
+        Fault("unsupported columns", f"{column!r} is not supported yet; remove the column")
+        for column in _UNSUPPORTED.intersection(value)
+        if value[column]
+    ]
+    found = [fault for fault in faults if fault]
+    if found:
+        return Fault(found[0].kind, "; ".join(fault.text for fault in found))
+    if isinstance(value["chosen"], list) != isinstance(value["rejected"], list):
+        return Fault("mixed forms", "one answer is plain text and the other messages; write both in the same form")
+    if isinstance(value.get("prompt"), list) and isinstance(value["chosen"], str):
+        told = "'prompt' is messages and the answers are plain text; write all three in the same form"
+        return Fault("mixed forms", told)
+    if value["chosen"] == value["rejected"]:
+        return Fault("equal answers", "'chosen' and 'rejected' are equal, which teaches nothing; remove the row")
+    return None
+
+
+def _text_fault(name: str, value: Any) -> Fault | None:
+    """What is wrong with a prompt or an answer; None for a sound one."""
+    if value is None:
+        return Fault("null", f"{name!r} is null; fill it in or remove the row")
+    if isinstance(value, str) and not value.strip():
+        return Fault("empty", f"{name!r} is empty; fill it in or remove the row")
+    if isinstance(value, str):
+        return None if _is_whole(value) else Fault("broken characters", f"{name!r} {_HALF}")
+    if not isinstance(value, list):
+        told = f"{name!r} is of type {type(value).__name__}, not text or a list of messages; write it as text"
+        return Fault("not text", told)
+    if not value:
+        return Fault("empty", f"{name!r} is an empty list; fill it in or remove the row")
+    for i, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            told = f"message {i} of {name!r} lacks text in 'role' or 'content'; write it as role and content"
+            return Fault("bad messages", told)
+        try:
+            whole = _is_whole(json.dumps(message, ensure_ascii=False))
+        except TypeError as error:
+            told = f"message {i} of {name!r} holds what JSON cannot ({error}); write it as text"
+            return Fault("bad messages", told)
+        if not whole:
+            return Fault("broken characters", f"message {i} of {name!r} {_HALF}")
+    if name != "prompt" and not value[-1]["content"].strip():
+        return Fault("empty", f"{name!r} ends with an empty message; fill it in or remove the row")
+    return None
+
+
+_HALF: Final = "holds half of a character (a lone surrogate), which no tokenizer reads; repair or remove the row"
+
+
+def _is_whole(text: str) -> bool:
+    """Whether text can be written down: what comes from JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _explicit(value: Mapping[str, Any]) -> Row:
+    """The row with its prompt taken out of the answers where they hold it, as TRL's `maybe_extract_prompt` does.
+
+    That is where there is no prompt, or a prompt as plain text beside answers as messages. The prompt is then the
+    longest common beginning: of messages, or of characters (which may end within a word: give a `prompt` to avoid it).
+    """
+    prompt, chosen, rejected = value.get("prompt"), value["chosen"], value["rejected"]
+    if prompt is not None and isinstance(prompt, list) == isinstance(chosen, list):
+        return Row(prompt=prompt, chosen=chosen, rejected=rejected)
+    shorter = min(len(chosen), len(rejected))
+    end = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter - 1)
+    if end and chosen[end] != rejected[end] and chosen[end - 1] == " ":
+        end -= 1
+    return Row(prompt=chosen[:end], chosen=chosen[end:], rejected=rejected[end:])
+
+
+def _explicit_fault(row: Row, value: Mapping[str, Any]) -> Fault | None:
+    """What is wrong with a row once its prompt is explicit; None for a sound one."""
+    if not row["prompt"] or (isinstance(row["prompt"], str) and not row["prompt"].strip()):
+        if "prompt" in value:
+            told = (
+                "'prompt' is plain text, and the answers are messages with no common beginning to take one from; "
+                'write it as [{"role": "user", "content": ...}]'
+            )
+        else:
+            told = "there is no 'prompt' and the answers have no common beginning to take it from; add a 'prompt'"
+        return Fault("no prompt", told)
+    if not row["chosen"] or not row["rejected"]:
+        told = "one answer is the beginning of the other, so nothing is left of it beside the prompt; add a 'prompt'"
+        return Fault("nothing beside the prompt", told)
+    return None
+
+
+_LONG_ENOUGH: Final = 12  # a prompt of a word or two may well begin both answers
+
+
+def _is_repeated(row: Row) -> bool:
+    """Whether both answers begin with the prompt, which stands before them already."""
+    prompt = row["prompt"]
+    if isinstance(prompt, list):
+        return all(row[side][: len(prompt)] == prompt for side in ("chosen", "rejected"))  # type: ignore[literal-required]
+    start = prompt.strip()
+    answers = (row["chosen"], row["rejected"])
+    return len(start) >= _LONG_ENOUGH and all(isinstance(a, str) and a.lstrip().startswith(start) for a in answers)
