@@ -184,7 +184,7 @@ def notice_of(study: str, runs: Path, storage: str, uri: str, tags: Mapping[str,
     optuna, file, home = Ledger(storage, study).read(), sqlite_file(uri), Path.cwd()
     within = file is not None and file.resolve().parent == home.resolve()
     private = within and (mark.folder == redact(str(home)) or _was_moved(mark))
-    survey = Survey(Found(_mark(optuna.mark)), Found(read_mark(runs)), Found(mark), private)
+    survey = Survey(Found(_mark(optuna.mark)), Found(_mark(read_mark(runs))), Found(mark), private)
     if whose(survey) is not Whose.FOREIGN:
         return None
     return (
