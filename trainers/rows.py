@@ -52,7 +52,7 @@ class Seen(NamedTuple):
     repeated: bool = False
 
 
-def as_row(value: Any, columns: Mapping[str, str | None]) -> tuple[Row | Fault, Seen]:
+def as_row(value: Any, columns: Mapping[Any, str | None]) -> tuple[Row | Fault, Seen]:
     """The row that a raw one makes, its prompt explicit, or what is wrong with it. `columns`: see `DataConfig`."""
     if not isinstance(value, dict):
         return (
@@ -281,7 +281,7 @@ def _is_repeated(row: Row) -> bool:
     """Whether both answers begin with the prompt, which stands before them already."""
     prompt = row["prompt"]
     if isinstance(prompt, list):
-        return all(row[side][: len(prompt)] == prompt for side in ("chosen", "rejected"))  # type: ignore[literal-required]
+        return all(row[side][: len(prompt)] == prompt for side in ("chosen", "rejected"))
     start = prompt.strip()
     answers = (row["chosen"], row["rejected"])
     return len(start) >= _LONG_ENOUGH and all(isinstance(a, str) and a.lstrip().startswith(start) for a in answers)

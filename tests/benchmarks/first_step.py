@@ -92,12 +92,12 @@ def sweep(name: str) -> None:
     seen: dict[str, Any] = {"passes": 0}
     sys.argv = ["sweeper", "run", name, "--executor", "inline", "--workers", "1"]
     from sweeper.cli import main
-    from trainers import warm
+    from trainers import evaluate, warm
     from trainers.engine import Engine
     from trainers.pack import Pack
 
     load, advance, accumulate = warm.load_base, Pack.advance, Engine.accumulate
-    untrained = warm.reference_numbers
+    untrained = evaluate.reference_numbers
 
     def note(what: str) -> None:
         if what not in seen:
