@@ -179,7 +179,7 @@ def _read_jsonl(file: Path) -> Iterator[_Placed]:
     with _opened(file) as lines:
         for i, line in enumerate(lines, start=1):
             if line.strip():
-                yield _json_line(i, line)
+                yield _json_line(i, line.rstrip(b"\r\n"))
 
 
 def _json_line(number: int, line: bytes) -> _Placed:
