@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -78,11 +79,10 @@ _UNSEEN: Final = "The rows were not tokenised yet:"
 
 
 def _spread(every: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
-    """Some of the rows, evenly spread, as far as they are not too long together."""
+    """Some of the rows, drawn so that no order of the data hides others, as far as they are not too long together."""
     characters = 0
-    count = min(len(every), _ROWS)
-    for i in range(count):
-        placed = every[i * len(every) // count]
+    drawn = random.Random(len(every)).sample(range(len(every)), min(len(every), _ROWS))
+    for placed in (every[i] for i in sorted(drawn)):
         characters += _characters(placed)
         if characters > _CHARACTERS:
             break

@@ -164,7 +164,7 @@ def test_a_function_whose_file_has_changed_is_asked_as_it_is_now() -> None:
 def test_a_reward_model_is_loaded_at_the_commit_that_is_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("trainers.warm.load_judge", lambda judge: asked.append(judge.revision))
-    rows = [{"prompt": f"a {i}", "chosen": "warm", "rejected": "dreary"} for i in range(8)]
+    rows = [{"prompt": f"a {i}", "chosen": " warm", "rejected": " dreary"} for i in range(8)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = RunConfig(
         study="s",

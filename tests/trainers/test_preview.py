@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -150,7 +151,9 @@ def test_what_may_surprise_is_told_once(look: Callable[..., Preview], rows: Any,
 def test_of_much_data_some_rows_are_looked_at(look: Callable[..., Preview]) -> None:
     rows = [{"prompt": f"Q{i}", "chosen": " yes", "rejected": " no" * (99 if i % 2 else 1)} for i in range(9000)]
     seen = look(rows, tokenizer(), max_length=64)
-    assert seen == Preview((), ("Of 300 rows looked at, 150 fit max_length 64.",))
+    assert seen.problems == ()
+    told = re.fullmatch(r"Of 300 rows looked at, (\d+) fit max_length 64.", *seen.notes)
+    assert told is not None and 100 < int(told[1]) < 200  # every second row does, whatever is looked at
 
 
 def test_a_model_that_is_not_here_is_said_and_its_code_is_not_run(tmp_path: Path) -> None:
