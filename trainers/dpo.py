@@ -175,17 +175,13 @@ class _Packing:
         """Until neither the pack nor the desk has a run."""
         while self._fill():
             pack = self._pack
-            assert pack is not None
+            if pack is None:  # what was taken in did not fit, and more waits
+                continue
             members = pack.members
             try:
                 pack.advance(timed=self._growth.is_open)
             except Exception as error:
-                if cause_of(error) is Cause.INFRASTRUCTURE:
-                    raise
-                if cause_of(error) in MEMORY:
-                    self._make_smaller(pack, error)
-                else:
-                    self._dissolve(error)
+                self._meet(error, pack)
             else:
                 if self._growth.passed(len(members), *pack.passed):
                     self._decide()
@@ -195,8 +191,18 @@ class _Packing:
             if len(pack.members) < len(members):
                 self._looked = -_LOOK_SECONDS
 
+    def _meet(self, error: Exception, pack: Pack) -> None:
+        """Go on after what a pack met, in its passes or as it took runs in. Raises what the machine does."""
+        if cause_of(error) is Cause.INFRASTRUCTURE:
+            raise error
+        if cause_of(error) in MEMORY:
+            self._make_smaller(pack, error)
+        else:
+            traceback.print_exc()
+            self._dissolve(pack.members, f"the pack met {told(error)}")
+
     def _fill(self) -> int:
-        """Take runs in while there is room and there are some. Gives how many train now."""
+        """Take runs in while there is room and there are some. Gives how many train now, or else wait to."""
         size = len(self._pack.members) if self._pack else 0
         wait = _GROWING_SECONDS if self._growth.is_open else _LOOK_SECONDS
         # A pack that is short asks again now and then, not before every pass.
@@ -214,7 +220,7 @@ class _Packing:
             self._admit(new, time.monotonic() - self._looked)
         elif is_short and time.monotonic() - self._decided > _SHORT_SECONDS and self._growth.short():
             self._tell()
-        return len(self._pack.members) if self._pack else 0
+        return len(self._pack.members) if self._pack else len(self._backlog)
 
     def _fitting(self, job: Job) -> Job:
         """The job as runs like it fit into memory here."""
@@ -226,24 +232,22 @@ class _Packing:
                 self._pack = self._worker.pack(new[0].job, self._desk)
             self._pack.admit(new)
         except Unpackable as reason:
-            logger.warning("runs train alone: %s", reason)
-            self._pack = None
-            self._alone(new, str(reason))
+            had = self._pack.members if self._pack is not None else []
+            self._dissolve([*had, *(member for member in new if member.key not in {m.key for m in had})], str(reason))
+            return
+        except Exception as error:
+            if self._pack is None or new[-1].key not in {member.key for member in self._pack.members}:
+                raise  # half of them were taken in
+            self._meet(error, self._pack)
             return
         passes = sum(len(step) for step in new[0].run.steps)
         if self._growth.admitted(len(new), seconds, passes) or self._growth.is_open:
             self._decide()
 
-    def _dissolve(self, error: Exception) -> None:
+    def _dissolve(self, members: Sequence[Member], why: str) -> None:
         """Train alone, from their beginning, the runs of a pack that met what no other try would do without."""
-        assert self._pack is not None
-        traceback.print_exc()
-        why = f"the pack met {told(error)}"
         logger.warning("runs train alone: %s", why)
-        members, self._pack = self._pack.members, None
-        self._alone(members, why)
-
-    def _alone(self, members: Sequence[Member], why: str) -> None:
+        self._pack = None
         for member in members:
             self._worker.alone(member.job, self._desk, why)
 

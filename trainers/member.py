@@ -122,7 +122,7 @@ class Member:
     def go_on(self, state: RunState) -> None:
         """Take up an earlier attempt where it was kept."""
         progress, unlogged = state.progress, state.unlogged
-        self.begun, self.start = True, dict(progress.start)
+        self.begun, self.start = progress.step > 0, dict(progress.start)
         self.step, self.logged = progress.step, unlogged.logged
         self.curve, self.measurements = list(progress.curve), list(progress.measurements)
         self.train_seconds, self.evaluation_seconds = progress.train_seconds, progress.evaluation_seconds

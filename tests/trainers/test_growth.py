@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from studies.records import Cause, RunConfig, RunResult
+from studies.records import ALONE_FACT, Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64, train, weights
-from trainers import growth
+from trainers import growth, pack
+from trainers.adapters import Unpackable
 from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker
 from trainers.engine import Engine
@@ -215,3 +216,27 @@ def test_a_worker_says_what_takes_long_before_a_run_begins(tmp_path: Path, monke
     assert said[:2] == ["loading the model", ""]
     assert {"reading the data", "measuring the untrained model", "reference log-probs: 2 answers"} <= {*said}
     assert said[-1] == "training 1 together, to see what a run takes then" or said[-1] == ""
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), Unpackable("it passes the window"), IndexError("out of range")]
+)
+def test_runs_of_a_pack_that_cannot_take_in_more_come_to_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(growth, "_WORTH_IT", 10.0)
+    plain, seen = pack.measured_gaps, [0]
+
+    def fails_once(*given: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == 2:
+            raise error
+        return plain(*given)
+
+    monkeypatch.setattr(pack, "measured_gaps", fails_once)
+    runs = [config("sigmoid", max_steps=24, beta=0.1 * (i + 1)) for i in range(3)]
+    _, results = drain(DPOTrainerWorker(), tmp_path, runs, OPEN)
+    assert seen[0] >= 2
+    assert [(r.cause, r.facts["steps"]) for r in results] == [(Cause.FINISHED, 24)] * 3
+    alone = [str(error) in str(r.facts.get(ALONE_FACT)) for r in results]
+    assert alone == ([False] * 3 if isinstance(error, torch.OutOfMemoryError) else [True, True, False])

@@ -15,7 +15,9 @@ from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 from studies.records import APART_FACT, Cause
 from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, train
 from trainers import start, warm
+from trainers.desk import ListDesk
 from trainers.evaluate import ReferenceNumbers
+from trainers.interface import Decision
 from trainers.reference_store import ReferenceLogProbs
 from trainers.start import Gap, find_gap
 
@@ -197,3 +199,16 @@ def test_a_gap_is_held_against_what_rounding_does(nats: float, read_again: float
     gap = find_gap("training", nats, 100.0, torch.float32, lambda: read_again)
     assert found == (None if gap is None else "refused" if gap.is_far else "fact")
     assert gap is None or isinstance(gap, Gap)
+
+
+def test_a_run_that_was_stopped_before_its_first_step_is_looked_at_when_it_goes_on(
+    llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(llama, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ListDesk, "decision", lambda *_: Decision.STOP)
+        (stopped,) = train(tmp_path, run)
+    assert (stopped.cause, stopped.facts["steps"]) == (Cause.USER_STOP, 0)
+    reference_off_by(monkeypatch, 2.0)
+    (result,) = train(tmp_path, run)
+    assert result.cause is Cause.REFUSED, result.message
