@@ -113,7 +113,30 @@ def adapter_of(path: str, config_file: Path) -> AdapterBase:
             f"model {path}: it is an adapter on {named}, which is not here: put it there, or write where it lies as "
             "base_model_name_or_path into its adapter_config.json"
         )
-    return AdapterBase(path, named, config.get("revision"), kind)
+    adapter = AdapterBase(path, named, config.get("revision"), kind)
+    _refuse_circle(adapter)
+    return adapter
+
+
+def _refuse_circle(adapter: AdapterBase) -> None:
+    """Raises UnusableModel where an adapter lies, over others or at once, on itself: as far as they lie here."""
+    seen = set[str]()
+    below, revision = adapter.base, adapter.revision
+    while (file := small_file(below, revision, ADAPTER)) is not None:
+        place = existing(below)
+        if place is not None and (place / CONFIG).is_file() and weights(place):
+            return  # its model lies beside it
+        if (key := str(place.resolve() if place else below)) in seen:
+            raise UnusableModel(
+                f"model {adapter}, and the models that adapters name as theirs lead back to {below}: write the model "
+                "below as base_model_name_or_path into its adapter_config.json"
+            )
+        seen.add(key)
+        config = _read(file)
+        below, revision = (
+            _from_here_or_beside(str(config.get("base_model_name_or_path")), place),
+            config.get("revision"),
+        )
 
 
 def _from_here_or_beside(name: str, folder: Path | None) -> str:
@@ -275,13 +298,10 @@ def _refuse_missing_packages(path: str, revision: str | None, settings: Mapping[
         if find_spec(module) is None:
             raise UnusableModel(f"model {path}: {method} needs a package that is not installed: pip install {package}")
     attention = str(settings.get("attn_implementation") or "")
-    if "flash_attention" in attention and not any(map(find_spec, ("flash_attn", "flash_attn_interface", "kernels"))):
+    if "flash_attention" in attention and not any(map(find_spec, ("flash_attn", "flash_attn_interface"))):
+        # With `kernels` alone, transformers would fetch native code from the Hub in its place.
         raise UnusableModel(
             f"attn_implementation {attention}: needs a package that is not installed: pip install flash-attn"
-        )
-    if "/" in attention and find_spec("kernels") is None:
-        raise UnusableModel(
-            f"attn_implementation {attention}: needs a package that is not installed: pip install kernels"
         )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from studies.contents import Source
 from trainers.bases import base_notices, base_problems
+from trainers.contents import read_content
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "base"}
@@ -132,7 +134,6 @@ def test_an_adapter_on_a_quantised_model_is_refused_with_the_command_that_merges
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {}, "pip install bitsandbytes"),
         (None, {"load_in_8bit": True}, "pip install bitsandbytes"),
         (None, {"attn_implementation": "flash_attention_2"}, "pip install flash-attn"),
-        (None, {"attn_implementation": "kernels-community/flash-attn2"}, "pip install kernels"),
     ],
 )
 def test_a_package_that_is_not_there_is_named_with_its_command(
@@ -142,3 +143,25 @@ def test_a_package_that_is_not_there_is_named_with_its_command(
     config = {**LLAMA, "quantization_config": quantization} if quantization else LLAMA
     a_folder("m", config, model__safetensors=b"w")
     assert command in problem(**settings)
+
+
+@pytest.mark.parametrize("other", ["m", "n"])
+def test_adapters_that_lie_on_each_other_are_refused(here: Path, other: str) -> None:
+    a_folder("m", adapter={**LORA, "base_model_name_or_path": str(here / other)}, adapter_model__safetensors=b"f")
+    if other != "m":
+        a_folder("n", adapter={**LORA, "base_model_name_or_path": str(here / "m")}, adapter_model__safetensors=b"f")
+    assert "lead back to" in problem()
+    assert base_notices({"model_name_or_path": "m"}) == []
+    assert read_content(Source("model", "m", None)) is not None
+
+
+def test_an_adapter_on_an_adapter_on_a_model_is_a_base() -> None:
+    an_adapter()
+    a_folder("top", adapter={**LORA, "base_model_name_or_path": "m"}, adapter_model__safetensors=b"factors")
+    assert base_problems({"model_name_or_path": "top"}) == []
+
+
+def test_native_code_that_would_be_fetched_is_no_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.bases.find_spec", lambda name: name if name == "kernels" else None)
+    a_folder("m", LLAMA, model__safetensors=b"w")
+    assert "pip install flash-attn" in problem(attn_implementation="flash_attention_2")
