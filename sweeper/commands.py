@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -11,11 +10,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from studies.counts import so_many
+from studies.foreign_files import read_json
 from studies.redact import REDACTED, note_settings
 from studies.secret_values import holds_secret
 
@@ -150,6 +151,7 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
     from dashboards.failures import counted, summary, tell
     from sweeper.control import AlreadyRunning
     from sweeper.inputs import as_found
+    from sweeper.own_folder import ForeignFolder
     from sweeper.ownership import ForeignStudy
     from sweeper.reading import answers_of, comparison_of, kept_files, written
     from sweeper.session import Interrupted, places, run_session
@@ -178,7 +180,7 @@ def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how:
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
-        except (AlreadyRunning, StorageError) as error:
+        except (AlreadyRunning, ForeignFolder, StorageError) as error:
             refuse([str(error)])
         except OSError as error:
             refuse([f"{error.filename or where.folder}: {error.strerror}. A sweep writes into the folder it runs in."])
@@ -277,8 +279,8 @@ def tell_whose(spec: StudySpec) -> None:
 
 def _kept_id(runs: Path) -> str | None:
     """The id of the study in its runs folder, see `sweeper.ownership`, which takes .3 s to load."""
-    with suppress(OSError, ValueError, TypeError):
-        return str(json.loads((runs / "study.json").read_text(encoding="utf-8"))["id"])
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return str(read_json(runs / "study.json")["id"])
     return None
 
 
@@ -303,7 +305,8 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
     from trainers.preview import preview
 
     try:
-        rows = read_local(spec.data)
+        with _said_if_long(f"Reading {shown(spec.data.path)} ..."):
+            rows = read_local(spec.data)
     except DataError as error:
         refuse(error.problems)
     if rows is None:
@@ -316,7 +319,8 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         for model in possible(arm).get("model_name_or_path", ())
     }
     for model, revision, code in sorted(models, key=str)[:_MOST_MODELS]:
-        seen = preview(rows, spec.data, model, revision, code, spec.runs.blocks[0])
+        with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
+            seen = preview(rows, spec.data, model, revision, code, spec.runs.blocks[0])
         problems += seen.problems
         notes += seen.notes
     if problems:
@@ -328,6 +332,19 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         typer.echo(f"data: {shown(note)}")
 
 
+@contextmanager
+def _said_if_long(what: str) -> Iterator[None]:
+    """Inside, say on standard error what is done once it has taken two seconds."""
+    told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
+
+
+_SILENT_SECONDS = 2.0
 _MOST_MODELS = 3  # whose tokenizers are asked before a sweep
 
 

@@ -4,11 +4,13 @@ the README.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from studies.foreign_files import open_file
 from studies.safe_yaml import UnusableYaml, parse
 
 # `datasets/data_files.py`: what stands for a split in the name of a folder or file.
@@ -103,9 +105,9 @@ def _in_readme(folder: Path, name: str | None, files: Sequence[Path]) -> dict[st
 def _configs(readme: Path) -> list[Any]:
     """What stands under `configs` in the head of a README, a block of YAML between lines of dashes."""
     try:
-        with readme.open(encoding="utf-8") as file:
-            text = file.read(_MOST_README)
-    except (OSError, UnicodeDecodeError):
+        with open_file(readme, os.O_RDONLY, links=True) as file:
+            text = file.read(_MOST_README).decode(errors="ignore")  # the last character may be cut
+    except OSError:
         return []
     head = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     try:

@@ -347,3 +347,16 @@ def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) ->
         if mode != ((0o777 if path.is_dir() else 0o666) & ~umask)
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("mark", ["pipe", "{}", "[]"])
+def test_readers_are_not_held_up_by_what_stands_in_place_of_a_mark(sweeper: Sweeper, folder: Path, mark: str) -> None:
+    assert sweeper(folder, *RUN).returncode == 0
+    file = folder / "runs" / "small" / "study.json"
+    file.unlink()
+    if mark == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_text(mark)
+    ended = sweeper(folder, "table", "study.yaml")
+    assert ended.returncode == 0, ended.stderr

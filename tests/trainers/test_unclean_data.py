@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,14 @@ def test_a_readme_names_the_files_of_a_configuration(tmp_path: Path) -> None:
     assert read_rows(DataConfig(path=str(folder), name="harmless")).train == [good(6)]
     for name, told in (("outside", "names files outside of it"), ("no", "helpful, harmless, outside, not 'no'")):
         assert told in check_data(DataConfig(path=str(folder), name=name))[0]
+
+
+def test_a_pipe_in_place_of_a_readme_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    lines(folder / "train.jsonl", [good(1)])
+    os.mkfifo(folder / "README.md")
+    assert read_rows(DataConfig(path=str(folder))).train == [good(1)]
 
 
 def test_files_that_were_not_fetched_are_named(tmp_path: Path) -> None:
