@@ -21,7 +21,7 @@ from trainers.results import holds_run
 
 MARK_FILE: Final = "study.json"
 JOURNAL: Final = "mlflow-journal.jsonl"
-PILOT_FILE: Final = "pilot.json"
+PILOT_FILE: Final = "pilot.json"  # how many runs train together; as earlier versions called it
 LOGS: Final = "logs"
 REFERENCE: Final = "reference"
 _MOST_BYTES: Final = 1 << 20  # of a mark

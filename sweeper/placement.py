@@ -17,19 +17,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from studies.counts import so_many
 from studies.foreign_files import read_json, write_whole
 from studies.records import RunConfig, digest
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.executors import Executor
 from sweeper.executors.devices import usable_cores, visible_gpus
+from sweeper.own_folder import PILOT_FILE
 from sweeper.plan import planned_runs
 from sweeper.points import axes, planned_points, to_knobs, value_at
-from trainers.interface import Placement, Sized, Sizing, Timing, pack_key
+from trainers.interface import Placement, Sized, Sizing, pack_key
 
-SIZING_FILE = "pilot.json"  # as earlier versions called it
+_SIZING: TypeAdapter[Sizing] = TypeAdapter(Sizing)
 # The largest pack.
 _MOST_RUNS = 32
+_MOST_PARTS, _LONGEST_RUN = 1 << 20, 1e8  # of a micro-batch; seconds
 # Of so few runs a worker none is left to join a pack once its size is found.
 _LEAST_RUNS = 4
 
@@ -135,13 +139,13 @@ class Packs:
         """Write it down; a disk that cannot take it does not stop the sweep."""
         text = json.dumps({"of": _identity(self._spec, self._arms, self._workers), "pilot": asdict(found)}, indent=1)
         with suppress(OSError):
-            write_whole(self._runs / SIZING_FILE, text)
+            write_whole(self._runs / PILOT_FILE, text)
 
 
 def kept_sizing(spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None) -> Sizing | None:
     """What an earlier sweep of the study found, if it did for these runs on a machine like this one."""
     try:
-        kept = read_json(runs / SIZING_FILE)
+        kept = read_json(runs / PILOT_FILE)
         return _sizing(kept["pilot"]) if kept["of"] == _identity(spec, arms, workers) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -184,7 +188,9 @@ def _identity(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None) -> 
 
 
 def _sizing(kept: Mapping[str, Any]) -> Sizing:
-    """Also from what earlier versions measured before a sweep, which says more."""
-    timings = tuple(Timing(Placement(**t["placement"]), t["seconds"], t["memory"]) for t in kept["timings"])
-    known = {field.name: kept[field.name] for field in fields(Sizing)}
-    return Sizing(**{**known, "chosen": Placement(**kept["chosen"]), "timings": timings})
+    """Also from what earlier versions measured before a sweep, which says more. Raises ValueError for what is none."""
+    found = _SIZING.validate_python({field.name: kept[field.name] for field in fields(Sizing)})
+    sound = 1 <= found.chosen.together <= _MOST_RUNS and 1 <= found.chosen.split <= _MOST_PARTS
+    if not (sound and 0.0 <= (found.seconds_per_run or 0.0) <= _LONGEST_RUN):
+        raise ValueError("no size of packs")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from studies.spec import arms, load_study
 from sweeper.executors import Inline
-from sweeper.placement import SIZING_FILE, Packs, describe, kept_sizing, sample_runs
+from sweeper.placement import PILOT_FILE, Packs, describe, kept_sizing, sample_runs
 from trainers.interface import Placement, Sized, Sizing, Timing, pack_key
 
 SPEC = load_study("quickstart")
@@ -88,7 +89,7 @@ def test_the_next_sweep_begins_with_the_size_found_if_it_trains_the_same_on_the_
 
 def test_what_a_pilot_of_an_earlier_version_chose_still_holds(tmp_path: Path) -> None:
     packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4, bf16=True)))
-    file = tmp_path / SIZING_FILE
+    file = tmp_path / PILOT_FILE
     kept = json.loads(file.read_text())
     new = asdict(Placement(together=4)).keys() - {"together", "split", "checkpointing", "bf16"}
     for placement in (kept["pilot"]["chosen"], *(t["placement"] for t in kept["pilot"]["timings"])):
@@ -99,8 +100,20 @@ def test_what_a_pilot_of_an_earlier_version_chose_still_holds(tmp_path: Path) ->
     assert packs(tmp_path)[0].placement == Placement(together=32, begin=4, bf16=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("chosen", {"together": "four"}), ("chosen", {"together": 10**9}), ("setup_seconds", math.nan), ("passes", 1e99)],
+)
+def test_numbers_of_a_kept_size_that_no_sweep_finds_are_as_none(tmp_path: Path, name: str, value: object) -> None:
+    packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4)))
+    kept = json.loads((tmp_path / PILOT_FILE).read_text())
+    kept["pilot"][name] = value
+    (tmp_path / PILOT_FILE).write_text(json.dumps(kept))
+    assert kept_sizing(SPEC, ARMS, tmp_path, 1) is None
+
+
 @pytest.mark.parametrize("damage", ["", "{", '{"of": 1}', "[]"])
 def test_a_damaged_file_is_as_none(tmp_path: Path, damage: str) -> None:
     packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4)))
-    (tmp_path / SIZING_FILE).write_text(damage)
+    (tmp_path / PILOT_FILE).write_text(damage)
     assert packs(tmp_path)[0].placement.begin == 0
