@@ -128,8 +128,8 @@ class Sweep:
         self._paused = paused(folder)
         self._hopeless: set[str] = set()
         self._named: set[str] = set()  # files that were told of
-        self._inputs = _inputs(self._arms_in)
-        self._refused: set[tuple[str, str]] = set()
+        self._inputs = _inputs(self._arms_in, {name: runs.blocks for name, runs in self._runs.items()})
+        self._refused: set[tuple[str, int, str]] = set()
         self._unusable = ""
         self._stopping = False
         self._closing = False
@@ -457,13 +457,13 @@ class Sweep:
 
     def _ends_here(self, config: RunConfig, result: RunResult) -> bool:
         """Whether no run can be trained, as its model, data or trainer cannot be used: then the sweep ends. All that
-        differs in these has been tried, and nothing was trained.
+        differs in these has been tried, and nothing was trained, nor ever before.
         """
         if self._unusable:
             return True
-        if UNUSABLE_FACT not in result.facts or self._trained:
+        if UNUSABLE_FACT not in result.facts or self._trained or self._reused:
             return False
-        self._refused.add(_input(config.scenario, config.settings))
+        self._refused.add(_input(config.scenario, config.block, config.settings))
         if not self._refused >= self._inputs:
             return False
         self._unusable = result.message
@@ -622,20 +622,23 @@ def _rung(result: RunResult) -> int | None:
     return max((m.step for m in result.measurements), default=None) if result.cause is Cause.PAUSED else None
 
 
-def _inputs(arms_in: Mapping[str, Mapping[str, Arm]]) -> set[tuple[str, str]]:
-    """What runs of the study may read that differs: scenarios, and settings that a model is loaded by."""
+def _inputs(arms_in: Mapping[str, Mapping[str, Arm]], blocks: Mapping[str, Sequence[int]]) -> set[tuple[str, int, str]]:
+    """What runs of the study may read that differs: scenarios, the blocks of each, which draw rows of their own, and
+    settings that a model is loaded by.
+    """
     found = set()
     for scenario, arms in arms_in.items():
         for arm in arms.values():
             varied = {name: values for name, values in possible(arm).items() if name in MODEL_SETTINGS}
             for values in product(*varied.values()):
-                found.add(_input(scenario, {**arm.settings, **dict(zip(varied, values, strict=True))}))
+                settings = {**arm.settings, **dict(zip(varied, values, strict=True))}
+                found |= {_input(scenario, block, settings) for block in blocks[scenario]}
     return found
 
 
-def _input(scenario: str, settings: Mapping[str, object]) -> tuple[str, str]:
+def _input(scenario: str, block: int, settings: Mapping[str, object]) -> tuple[str, int, str]:
     names = [name for name in MODEL_SETTINGS if name != "model_revision"]  # of a run, the commit that it stands for
-    return scenario, digest([settings.get(name) for name in names])
+    return scenario, block, digest([settings.get(name) for name in names])
 
 
 def _first_line(message: str) -> str:

@@ -1,6 +1,7 @@
 """Trainers for the tests of failures: the shipped formula, in front of which something goes wrong.
 
-What goes wrong in which variant or scenario says the environment variable FAILURES, as JSON: {"ipo": "die"}. A folder
+What goes wrong in which variant, scenario or block says the environment variable FAILURES, as JSON: {"ipo": "die"}. A
+folder
 NOTES counts how often each run was tried.
 """
 
@@ -35,7 +36,8 @@ class Failing:
     def train(self, job: Job, desk: Desk) -> None:
         config = job.config
         failures = json.loads(os.environ["FAILURES"])
-        act = failures.get(config.variant) or failures.get(config.scenario, "")
+        named = (config.variant, config.scenario, f"block {config.block}")
+        act = next((failures[name] for name in named if name in failures), "")
         note = Path(os.environ["NOTES"]) / config.key
         with note.open("a") as file:
             file.write(f"{time.monotonic()}\n")

@@ -218,6 +218,25 @@ def test_data_that_runs_of_one_scenario_cannot_use_leave_the_other_to_be_trained
     assert found == {("clean", State.COMPLETE): 4, ("odd", State.FAIL): 4}
 
 
+def test_data_that_runs_of_one_block_cannot_use_leave_the_others_to_be_trained(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    two = STUDY + "runs: {blocks: [0, 1]}\n"
+    ended = run({"block 0": "unusable"}, two)
+    assert ended.returncode == 1, ended.stderr
+    assert Counter((r.block, r.state) for r in records(tmp_path)) == {(0, State.FAIL): 4, (1, State.COMPLETE): 4}
+
+
+def test_a_study_of_which_runs_were_trained_before_is_told_with_its_table(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run({}, STUDY).returncode == 0
+    ended = run(dict.fromkeys(("sigmoid", "ipo"), "unusable"), STUDY.replace("trials: 2", "trials: 3"))
+    assert ended.returncode == 1, ended.stderr
+    assert "2 runs trained" not in ended.stdout
+    assert Counter(r.state for r in records(tmp_path)) == {State.COMPLETE: 4, State.FAIL: 2}
+
+
 def test_a_run_whose_adapter_was_not_written_counts_and_is_told(run: Callable[..., Any]) -> None:
     ended = run({"ipo": "unsaved"})
     assert ended.returncode == 0, ended.stderr
