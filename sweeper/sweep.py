@@ -195,10 +195,12 @@ class Sweep:
                 self._to_replace((known.variant, known.scenario, key), known.run_id, known.failure, "tried again")
             else:
                 self._recorded[(known.variant, known.scenario, key)] = known
+        decided = {(trial.stratum, trial.bracket) for trial in trials.values() if trial.scores}
         for trial in trials.values():
             if trial.state in (State.COMPLETE, State.PRUNED):
                 self._start(_Group(trial, self._configs(trial), trial.origin, asked=False))
-            elif trial.state is State.FAIL and self._pacing is not None:  # what was decided, it had a part in
+            elif trial.state is State.FAIL and self._pacing is not None and (trial.stratum, trial.bracket) in decided:
+                # It had a part in that. Where nothing is decided yet, another takes its place.
                 self._pacing.enter(_Group(trial, self._configs(trial), trial.origin, asked=False))
 
     def _drain(self) -> None:

@@ -1,8 +1,7 @@
 """Trainers for the tests of failures: the shipped formula, in front of which something goes wrong.
 
 What goes wrong in which variant, scenario or block says the environment variable FAILURES, as JSON: {"ipo": "die"}. A
-folder
-NOTES counts how often each run was tried.
+folder NOTES counts how often each run was tried.
 """
 
 from __future__ import annotations

@@ -208,6 +208,15 @@ def test_a_model_that_no_run_can_use_ends_the_sweep_at_the_first_run_with_the_re
     assert len(records(tmp_path)) == 16
 
 
+def test_a_bracket_begun_with_a_model_that_no_run_can_use_is_decided_among_as_many_as_any(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    search = "mode: search\nrungs: {at: [0.5], eta: 3}\n" + STUDY.replace("trials: 2", "trials: 9")
+    assert run(dict.fromkeys(("sigmoid", "ipo"), "unusable"), search).returncode == 2
+    assert run({}, search).returncode == 0
+    assert Counter(r.state for r in records(tmp_path)) == {State.COMPLETE: 3, State.PRUNED: 6}
+
+
 def test_data_that_runs_of_one_scenario_cannot_use_leave_the_other_to_be_trained(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
