@@ -110,7 +110,7 @@ def _is_piloted(runs: Path) -> bool:
 
 
 def _has_logs(runs: Path) -> bool:
-    """Whether nothing but the log of a worker is there: of a pilot that did not come to its end."""
+    """Whether nothing but the log of a worker is there: of a pilot, which earlier versions made, that did not end."""
     if not is_folder(runs / LOGS) or not all(_OF_PILOT.fullmatch(entry.name) for entry in runs.iterdir()):
         return False
     names = [entry.name for entry in (runs / LOGS).iterdir()]
@@ -135,4 +135,4 @@ _MARKS: Final[tuple[Callable[[Path], bool], ...]] = (
     _has_logs,
     _has_runs,
 )
-"""By which a sweep, a pause or a pilot leaves word that the folder is a study's."""
+"""By which a sweep, a pause or a pilot of an earlier version leaves word that the folder is a study's."""

@@ -10,7 +10,7 @@ import torch
 
 from studies.records import ALONE_FACT, Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64, train, weights
-from trainers import growth, pack
+from trainers import growth
 from trainers.adapters import Unpackable
 from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker
@@ -18,6 +18,7 @@ from trainers.engine import Engine
 from trainers.growth import Growth
 from trainers.interface import Job, Placement, Sized
 from trainers.reference import WORK_AT_ONCE
+from trainers.start import measured_gaps
 
 OPEN = Placement(together=32, begin=0)
 
@@ -225,7 +226,7 @@ def test_runs_of_a_pack_that_cannot_take_in_more_come_to_their_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(growth, "_WORTH_IT", 10.0)
-    plain, seen = pack.measured_gaps, [0]
+    plain, seen = measured_gaps, [0]
 
     def fails_once(*given: Any) -> Any:
         seen[0] += 1
@@ -233,7 +234,7 @@ def test_runs_of_a_pack_that_cannot_take_in_more_come_to_their_end(
             raise error
         return plain(*given)
 
-    monkeypatch.setattr(pack, "measured_gaps", fails_once)
+    monkeypatch.setattr("trainers.pack.measured_gaps", fails_once)
     runs = [config("sigmoid", max_steps=24, beta=0.1 * (i + 1)) for i in range(3)]
     _, results = drain(DPOTrainerWorker(), tmp_path, runs, OPEN)
     assert seen[0] >= 2

@@ -152,7 +152,8 @@ def test_of_much_data_some_rows_are_looked_at(look: Callable[..., Preview]) -> N
     rows = [{"prompt": f"Q{i}", "chosen": " yes", "rejected": " no" * (99 if i % 2 else 1)} for i in range(9000)]
     seen = look(rows, tokenizer(), max_length=64)
     assert seen.problems == ()
-    told = re.fullmatch(r"Of 300 rows looked at, (\d+) fit max_length 64.", *seen.notes)
+    (note,) = seen.notes
+    told = re.fullmatch(r"Of 300 rows looked at, (\d+) fit max_length 64.", note)
     assert told is not None
     assert 100 < int(told[1]) < 200  # every second row does, whatever is looked at
 
