@@ -138,6 +138,8 @@ def _read(data: DataConfig, path: str, split: str) -> Iterator[_Placed]:
             files = split_files(folder, split, data.name, ENDINGS)
         else:
             files = []
+            if kind == "folder" and data.name is not None:
+                raise ValueError(f"a saved dataset has no configurations, so data.name {data.name!r} does nothing")
             dataset = _saved_split(folder, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
         raise DataError([f"data {path}: cannot load split {split!r} ({_first_line(error)})"]) from error

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from trainers import sources
@@ -85,10 +86,8 @@ def test_what_is_not_asked_of_data_makes_no_other_run() -> None:
         own: dict[str, Any] = {"study": "s", "variant": "v", "scenario": "clean", "trial": 0, "block": 0, "seed": 0}
         return RunConfig(**own, settings={}, knobs={}, data=data, evaluation=EvaluationConfig()).key
 
-    keys = [
-        key(DataConfig(path="p.jsonl", **changes))
-        for changes in ({}, {"columns": {}}, {"bad_rows": "drop"}, {"columns": {"prompt": "question"}})
-    ]
+    asked: list[dict[str, Any]] = [{}, {"columns": {}}, {"bad_rows": "drop"}, {"columns": {"prompt": "question"}}]
+    keys = [key(DataConfig(path="p.jsonl", **changes)) for changes in asked]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 
@@ -204,7 +203,7 @@ def content_of(ending: str, rows: list[Row], folder: Path) -> bytes:
     if ending == ".json":
         return json.dumps(rows).encode()
     if ending == ".csv":
-        write_csv(folder / "p.csv", [dict(row) for row in rows])  # type: ignore[arg-type]
+        write_csv(folder / "p.csv", [dict(row) for row in rows])
         return (folder / "p.csv").read_bytes()
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
@@ -255,8 +254,8 @@ def test_a_cloned_repository_of_shards_is_read_by_its_splits(tmp_path: Path) -> 
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Pairs\n")
     (tmp_path / "train.jsonl").write_text("beside the shards, as our own export has it\n")
     for i in range(2):
-        write_parquet(tmp_path / f"data/train-0000{i}-of-00002.parquet", [dict(good(i))])  # type: ignore[arg-type]
-    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", [dict(good(7))])  # type: ignore[arg-type]
+        write_parquet(tmp_path / f"data/train-0000{i}-of-00002.parquet", [dict(good(i))])
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", [dict(good(7))])
     rows = read_rows(DataConfig(path=str(tmp_path), eval_split="test"))
     assert (rows.train, rows.evaluation) == ([good(0), good(1)], [good(7)])
     assert rows.train_places == ["data/train-00000-of-00002.parquet, row 1", "data/train-00001-of-00002.parquet, row 1"]
@@ -308,8 +307,15 @@ def test_files_that_were_not_fetched_are_named(tmp_path: Path) -> None:
     assert "train.parquet, cannot be read as .parquet (it is a pointer of Git LFS" in problem
 
 
+def test_a_folder_without_configurations_has_no_name(tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", [good(1)])
+    assert "names no configuration" in check_data(DataConfig(path=str(tmp_path), name="helpful"))[0]
+    Dataset.from_list([dict(good(1))]).save_to_disk(str(tmp_path / "saved"))
+    assert "has no configurations" in check_data(DataConfig(path=str(tmp_path / "saved"), name="helpful"))[0]
+
+
 def test_a_split_in_two_formats_is_not_read_twice(tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", [good(1)])
-    write_parquet(tmp_path / "train.parquet", [dict(good(1))])  # type: ignore[arg-type]
+    write_parquet(tmp_path / "train.parquet", [dict(good(1))])
     with pytest.raises(DataError, match=r"as \.jsonl and as \.parquet: name one of the files"):
         read_rows(DataConfig(path=str(tmp_path)))
