@@ -449,7 +449,6 @@ def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None, *
     runs = Path.cwd() / spec.output.folder / spec.study  # as `places` of sweeper.session, which loads the stores
     found, reason = kept_pilot(spec, arms, runs, workers), ""
     if measure:
-        look_at_data(spec, arms)
         pool = Process(spec.trainer, workers or spec.resources.workers, runs / "logs")
         try:
             found, reason = make_pilot(spec, arms, runs, workers, pool)

@@ -514,7 +514,7 @@ def _lost_prompt(lost: Counter[str], rows: int) -> str:
     names = " and ".join(map(repr, lost))
     take = f"take it with --set data.columns.prompt={question}, " if question else "write it into a column 'prompt', "
     others = [name for name in lost if name != question]
-    beside = f" (and write what {' and '.join(map(repr, others))} hold into it)" if question and others else ""
+    beside = f" (and write {' and '.join(map(repr, others))} into it)" if question and others else ""
     return (
         f"there is no 'prompt', and {names} of {max(lost.values()):,} of {rows:,} rows hold text that would not be "
         f"trained on, since the prompt would be what both answers begin with: {take.rstrip(', ')}{beside}, or say that "
