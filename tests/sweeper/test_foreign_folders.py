@@ -245,7 +245,7 @@ def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
     ended = in_time(folder, *RUN)
     assert ended.returncode == 0, ended.stderr
     assert first.parent.name in ended.stdout
-    assert "1 runs trained, 1 were there already" in ended.stdout
+    assert "1 run trained, 1 was there already" in ended.stdout
     assert sweeper(folder, "table", "study.yaml", "--format", "csv").stdout == then
 
 
