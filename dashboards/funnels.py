@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dashboards.load import decode
-from studies.funnel import funnel
+from studies.funnel import NOTES, funnel
 from studies.records import RunRecord
 
 
 def funnel_notes(records: Iterable[RunRecord]) -> tuple[str, ...]:
-    """A sentence for each way that rows went, of the first block in each scenario; none of runs that do not tell."""
+    """A sentence for each way that rows went, of the first block in each scenario, and what to know of the data; none
+    of runs that do not tell.
+    """
+    records = list(records)
     first: dict[str, tuple[int, str]] = {}
     for record in records:
         told = funnel({name: decode(text) for name, text in record.facts.items()})
@@ -19,8 +22,10 @@ def funnel_notes(records: Iterable[RunRecord]) -> tuple[str, ...]:
     scenarios: dict[tuple[int, str], list[str]] = {}
     for scenario, way in first.items():
         scenarios.setdefault(way, []).append(scenario)
+    notes = dict.fromkeys(str(decode(record.facts[NOTES])) for record in records if NOTES in record.facts)
     several = len(scenarios) > 1
-    return tuple(
+    ways = (
         f"Pairs of block {block}" + (f" in {', '.join(names)}" if several else "") + f": {told}."
         for (block, told), names in scenarios.items()
     )
+    return (*ways, *(f"{note[:1].upper()}{note[1:]}." for note in notes))

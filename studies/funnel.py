@@ -8,6 +8,8 @@ from studies.records import Scalar
 
 DROPPED, DROPPED_BY = "rows_dropped", "rows_dropped_by"
 """Facts: bad rows that were left out, and of which kinds they were, in words."""
+NOTES = "rows_notes"
+"""Fact: what a reader should know of the rows that are trained on, in sentences."""
 LOOKED_AT, LIMITS, OUT = "rows_looked_at", "length_limits", "rows_out"
 """Facts: rows that were tokenised; the limits that they must fit; those left out for another reason, in words."""
 

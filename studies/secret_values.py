@@ -106,8 +106,9 @@ def is_secret_pair(name: str, value: str) -> bool:
     if last in _SPECIAL_TOKENS or not (is_secret_parameter(name) and (len(words) > 1 or words[0].endswith(PASSWORDS))):
         return False
     mixed = re.search(r"[0-9]", value) and re.search(r"[A-Za-z]", value)
+    is_number = re.fullmatch(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?", value)  # gold_per_token: 1.9e-05
     is_place = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+|[~.]{0,2}/[^=]*", value)
-    return bool(mixed) and not is_place
+    return bool(mixed) and not is_number and not is_place
 
 
 def _words(name: str) -> list[str]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Timer
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from studies.counts import so_many
-from studies.foreign_files import read_json
 from studies.redact import REDACTED, note_settings
 from studies.secret_values import holds_secret
 
@@ -259,13 +258,14 @@ def tell_whose(spec: StudySpec) -> None:
     """Say on standard error whose the study is where it is not of this folder; it may be read. Raises StoreError."""
     from dashboards.addresses import sqlite_url
     from dashboards.load import MARK_PREFIX, StoreError, load_study_tags, store_uri
+    from sweeper.own_folder import read_mark
 
     here, uri = Path.cwd(), store_uri(None, Path.cwd())
     tags, runs = load_study_tags(uri, spec.study), here / spec.output.folder / spec.study
     known = tags.get(f"{MARK_PREFIX}id")
-    if known is None or _kept_id(runs) == known:
+    if known is None or (read_mark(runs) or {}).get("id") == known:
         return
-    from sweeper.ownership import notice_of
+    from sweeper.ownership import notice_of  # which takes .3 s to load
     from sweeper.show import shown
     from sweeper.storage import StorageError
 
@@ -275,13 +275,6 @@ def tell_whose(spec: StudySpec) -> None:
         raise StoreError(str(error)) from error
     if notice is not None:
         typer.echo(f"note: {shown(notice)}", err=True)
-
-
-def _kept_id(runs: Path) -> str | None:
-    """The id of the study in its runs folder, see `sweeper.ownership`, which takes .3 s to load."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return str(read_json(runs / "study.json")["id"])
-    return None
 
 
 def warn_of_code(spec: StudySpec) -> None:

@@ -313,10 +313,10 @@ def weights(folder: Path) -> list[Path]:
 
 def small_file(path: str, revision: str | None, name: str) -> Path | None:
     """A file of a model's folder, or of its place in the Hub's cache; None where it does not lie here."""
-    place = existing(path)
+    place = None if path == "embedded" else existing(path)
     if place is not None:
         return place / name if (place / name).is_file() else None
-    if not is_hub_id(path):
+    if path == "embedded" or not is_hub_id(path):
         return None
     from huggingface_hub import try_to_load_from_cache
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_arg
 
 import numpy as np
 
-from studies.funnel import DROPPED, DROPPED_BY, LIMITS, LOOKED_AT, OUT
+from studies.funnel import DROPPED, DROPPED_BY, LIMITS, LOOKED_AT, NOTES, OUT
 from studies.records import DataConfig, Scalar
 from studies.world import SOURCE, source_of
 from trainers.rows import counted
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIKE",
+    "NO_PROMPT",
     "REFUSED",
     "TOO_LONG",
     "UNTOLD",
@@ -306,11 +307,13 @@ def _chat_ids(
 
 TOO_LONG: Final = "too long"
 REFUSED: Final = "refused by the chat template"
+NO_PROMPT: Final = "prompts without a token"
 UNTOLD: Final = "answers without a token"
 ALIKE: Final = "answers of the same tokens"
 _REMEDIES: Final[Mapping[str, str]] = {
     TOO_LONG: "raise the limits in `data`",
     REFUSED: "take a model whose chat template takes these roles",
+    NO_PROMPT: "write the prompts out, in roles that the chat template has",
     UNTOLD: "the chat template passes over roles that it does not know, so write those that it has",
     ALIKE: "give answers that differ in more than the model's tokenizer or template leaves of them",
 }
@@ -334,10 +337,12 @@ def why_not(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> s
             return REFUSED
         raise
     if not ids.prompt:
+        if data.bad_rows == "drop":
+            return NO_PROMPT
         raise DataError(
             [
-                f"data {data.path}: the prompt {str(row['prompt'])[:60]!r} has no token of its own under the model's "
-                "tokenizer, so that nothing would stand before the answers; write it out or remove the row"
+                f"the prompt {str(row['prompt'])[:60]!r} has no token of its own under the model's tokenizer, so that "
+                "nothing would stand before the answers; write it out or remove the row"
             ]
         )
     if not ids.chosen or not ids.rejected:
@@ -393,6 +398,7 @@ class _Material(NamedTuple):
     train: _Taken
     evaluation: _Taken
     read: int
+    notes: tuple[str, ...] = ()
     prompt_held_out: int = 0
     dropped: Counter[str] | None = None
     prompts: tuple[Text, ...] = ()
@@ -457,6 +463,7 @@ def _draw_outside(data: DataConfig, block: int, fits: WhyNot) -> _Material:
         evaluation=evaluation,
         read=read.read,
         dropped=read.dropped,
+        notes=read.notes,
         prompt_held_out=len(rest) - len(candidates),
     )
 
@@ -470,7 +477,7 @@ def _placed(row: Row, fits: WhyNot, read: Rows, path: str) -> str | None:
             [*read.train, *(read.evaluation or ())], [*read.train_places, *read.evaluation_places], strict=True
         )
         place = next((place for other, place in places if other is row), None)
-        if place is None or not error.problems[0].startswith("the model's"):
+        if place is None or error.problems[0].startswith("data "):  # a matter of all rows
             raise
         raise DataError([f"data {path}, {place}: {error.problems[0]}"]) from error
 
@@ -555,6 +562,7 @@ def _funnel(material: _Material, data: DataConfig) -> dict[str, Scalar]:
     facts |= {LIMITS: limits_of(data)} if limits_of(data) else {}
     others = Counter({reason: count for reason, count in out.items() if reason != TOO_LONG})
     facts |= {OUT: counted(others)} if others else {}
+    facts |= {NOTES: "; ".join(material.notes)} if material.notes else {}
     dropped = material.dropped
     return facts | ({DROPPED: dropped.total(), DROPPED_BY: counted(dropped)} if dropped else {})
 

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from studies.funnel import funnel
 from studies.places import existing
 from studies.records import DataConfig
-from trainers.data import ALIKE, REFUSED, TOO_LONG, UNTOLD, DataError, limits_of, load_pairs, prompt_ids, why_not
+from trainers.data import (
+    ALIKE,
+    NO_PROMPT,
+    REFUSED,
+    TOO_LONG,
+    UNTOLD,
+    DataError,
+    limits_of,
+    load_pairs,
+    prompt_ids,
+    why_not,
+)
 from trainers.rows import Row, counted, length
 from trainers.sources import Rows
 from trainers.world.paths import model_path
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS, _CHARACTERS = 300, 1_500_000
-"""As many are looked at, spread over the data."""
+"""As many are looked at, from all over the data."""
 _WHOLE_ROWS, _WHOLE_CHARACTERS = 3000, 4_000_000
 """Data of no more than this are drawn as the first block draws them, so that every number is told."""
 _SECONDS: Final = 60.0
@@ -79,10 +90,10 @@ _UNSEEN: Final = "The rows were not tokenised yet:"
 
 
 def _spread(every: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
-    """Some of the rows, drawn so that no order of the data hides others, as far as they are not too long together."""
+    """Some of the rows, drawn, as rows may alternate, and in their order; as far as they are not too long together."""
     characters = 0
-    drawn = random.Random(len(every)).sample(range(len(every)), min(len(every), _ROWS))
-    for placed in (every[i] for i in sorted(drawn)):
+    for i in sorted(Random(0).sample(range(len(every)), min(len(every), _ROWS))):
+        placed = every[i]
         characters += _characters(placed)
         if characters > _CHARACTERS:
             break
@@ -136,31 +147,37 @@ def _rendered(
     """What the tokenizer and its template make of rows: what refuses them, how many fall out, and what is odd."""
     out, odd = Counter[str](), Counter[str]()
     first: tuple[str, str] | None = None
-    keep = data.model_copy(update={"bad_rows": "refuse"})
+    keep, drop = (data.model_copy(update={"bad_rows": how}) for how in ("refuse", "drop"))
+    refused = 0
     for place, row in placed:
         try:
             reason = why_not(row, keep, tokenizer)
         except DataError as error:
             if not tokenizer.chat_template and isinstance(row["prompt"], list):
                 return list(error.problems), [], []  # not a matter of this row
-            reason, first = REFUSED, first or (place, error.problems[0])
+            reason = why_not(row, drop, tokenizer)
+            refused += 1
+            first = first or (place, error.problems[0])
         out.update([reason] if reason else [])
-        odd.update(_oddities(row, tokenizer) if reason != REFUSED else ())
+        odd.update(() if reason in (REFUSED, NO_PROMPT) else _oddities(row, tokenizer))
     surprises = [f"In {count:,} of {len(placed):,} rows looked at {what}." for what, count in odd.most_common()]
-    return _told(placed, data, out, first), _noted(placed, data, out), surprises
+    return _told(placed, data, out, refused, first), _noted(placed, data, out), surprises
 
 
 def _told(
-    placed: Sequence[tuple[str, Row]], data: DataConfig, out: Counter[str], first: tuple[str, str] | None
+    placed: Sequence[tuple[str, Row]],
+    data: DataConfig,
+    out: Counter[str],
+    refused: int,
+    first: tuple[str, str] | None,
 ) -> list[str]:
     looked_at = len(placed)
     problems = []
-    if first is not None and (data.bad_rows == "refuse" or out[REFUSED] == looked_at):
+    if first is not None and (data.bad_rows == "refuse" or refused == looked_at):
         place, told = first
-        of = f"{out[REFUSED]:,} of {looked_at:,} rows looked at"
-        drop = "; or leave them out: --set data.bad_rows=drop" if out[REFUSED] < looked_at else ""
-        start = "" if told.startswith("data ") else f"data {data.path}, {place}: "
-        problems.append(f"{start}{told} ({of}{drop})")
+        of = f"{refused:,} of {looked_at:,} rows looked at"
+        drop = "; or leave them out: --set data.bad_rows=drop" if refused < looked_at else ""
+        problems.append(f"data {data.path}, {place}: {told} ({of}{drop})")
     for reason, remedy in _EMPTY.items():
         if out[reason] == looked_at:
             problems.append(f"data {data.path}: all {looked_at:,} rows looked at have {reason}, {remedy}")

@@ -7,13 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 Text = str | list[dict[str, Any]]
 """A prompt or an answer: plain text, or a list of messages with `role` and `content`."""
 
-SIDES: Final = ("chosen", "rejected")
-_TEXTS: Final = ("prompt", *SIDES)
+SIDES: Final[tuple[Literal["chosen", "rejected"], ...]] = ("chosen", "rejected")
+_TEXTS: Final[tuple[Literal["prompt", "chosen", "rejected"], ...]] = ("prompt", "chosen", "rejected")
 # Columns that hold what belongs to the prompt, the likeliest first, in the sets that people publish.
 _QUESTIONS: Final = ("question", "instruction", "query", "input")
 _BESIDE: Final = ("system", "system_prompt", "history", "context", "conversation", "conversations", "messages")
@@ -22,6 +22,10 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "chosen": ("accepted", "preferred", "good", "better", "winner", "positive", "chosen_response", "response_chosen"),
     "rejected": ("dispreferred", "bad", "worse", "loser", "negative", "rejected_response", "response_rejected"),
 }
+
+
+Columns = Mapping[Literal["prompt", "chosen", "rejected"], str | None]
+"""Other names of the texts, see `DataConfig`."""
 
 
 class Row(TypedDict):
@@ -52,7 +56,7 @@ class Seen(NamedTuple):
     repeated: bool = False
 
 
-def as_row(value: Any, columns: Mapping[Any, str | None]) -> tuple[Row | Fault, Seen]:
+def as_row(value: Any, columns: Columns) -> tuple[Row | Fault, Seen]:
     """The row that a raw one makes, its prompt explicit, or what is wrong with it. `columns`: see `DataConfig`."""
     if not isinstance(value, dict):
         return (
@@ -77,7 +81,7 @@ def as_row(value: Any, columns: Mapping[Any, str | None]) -> tuple[Row | Fault, 
     return _explicit_fault(row, named) or row, seen if not prompted else seen._replace(repeated=_is_repeated(row))
 
 
-def renamed(value: Mapping[str, Any], columns: Mapping[str, str | None]) -> dict[str, Any]:
+def renamed(value: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """A raw row with its texts under their own names."""
     if not columns:
         return dict(value)
@@ -116,7 +120,7 @@ def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault |
     }
     if not found:
         return value, False, None
-    read = {}
+    read: dict[str, Any] = {}
     for name, text in found.items():
         try:
             read[name] = json.loads(text)

@@ -138,6 +138,8 @@ def _read(data: DataConfig, path: str, split: str) -> Iterator[_Placed]:
             files = split_files(folder, split, data.name, ENDINGS)
         else:
             files = []
+            if kind == "folder" and data.name is not None:
+                raise ValueError(f"a saved dataset has no configurations, so data.name {data.name!r} does nothing")
             dataset = _saved_split(folder, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
         raise DataError([f"data {path}: cannot load split {split!r} ({_first_line(error)})"]) from error
@@ -515,7 +517,7 @@ def _lost_prompt(lost: Counter[str], rows: int) -> str:
     names = " and ".join(map(repr, lost))
     take = f"take it with --set data.columns.prompt={question}, " if question else "write it into a column 'prompt', "
     others = [name for name in lost if name != question]
-    beside = f" (and write what {' and '.join(map(repr, others))} hold into it)" if question and others else ""
+    beside = f" (and write {' and '.join(map(repr, others))} into it)" if question and others else ""
     return (
         f"there is no 'prompt', and {names} of {max(lost.values()):,} of {rows:,} rows hold text that would not be "
         f"trained on, since the prompt would be what both answers begin with: {take.rstrip(', ')}{beside}, or say that "

@@ -91,6 +91,7 @@ def killed(folder: Path, study: str, runs: int, seed: int, kills: int) -> tuple[
     return soak, call(folder, "table", "study.yaml")
 
 
+@pytest.mark.slow
 def test_some_kills_leave_no_trace(tmp_path: Path) -> None:
     wanted = unkilled(tmp_path / "unkilled", STUDY)
     left, seed = 8, 0

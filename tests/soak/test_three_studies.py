@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from dashboards.load import load_records
 from tests.soak.kills import HERE, problems
 from tests.waiting import PATIENCE
@@ -25,6 +27,7 @@ objective: {metric: ranking_gain}
 NAMES = ("one", "two", "three")
 
 
+@pytest.mark.slow
 def test_three_studies_at_once_on_fresh_databases_with_six_workers_lose_nothing(tmp_path: Path) -> None:
     path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
     sweeps = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
+from studies.records import METRICS
 from studies.redact import REDACTED, is_secret, note_command, note_settings, redact
 from tests.robustness.harness import in_time
 
@@ -322,6 +323,12 @@ def test_mappings_are_redacted_by_name_at_any_depth() -> None:
 def test_numbers_of_tokens_and_special_tokens_are_no_secrets() -> None:
     given = {"pad_token_id": 0, "image_token": "<image>", "token_level": "word", "use_auth_token": True, "key": 3}
     assert redact(given) == given
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_no_number_that_is_measured_is_a_secret_however_small(name: str) -> None:
+    text = json.dumps({name: 1.9540365136756e-05})
+    assert redact(text) == text
 
 
 def test_json_stays_json() -> None:

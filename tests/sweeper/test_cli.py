@@ -214,9 +214,9 @@ def test_doctor_names_every_package_and_the_devices(sweeper: Sweeper, tmp_path: 
         assert what in shown.stdout
 
 
-@pytest.mark.parametrize("command", [("plan",), ("plan", "--pilot"), ("run",), ("evaluate",), ("export",)])
+@pytest.mark.parametrize("command", ["plan", "run", "evaluate", "export"])
 def test_foreign_code_is_named_before_anything_of_it_can_run(
-    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     seen: list[str] = []
 
@@ -226,9 +226,10 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
 
     monkeypatch.setattr("sweeper.cli.warn_of_code", lambda _spec: seen.append("warned"))
     monkeypatch.setattr("sweeper.commands.warn_of_code", lambda _spec: seen.append("warned"))
-    monkeypatch.setattr("sweeper.inputs.as_found", reads)  # the first that looks at what the study names
+    for first in ("sweeper.cli.look_at_data", "sweeper.commands.look_at_data", "sweeper.inputs.as_found"):
+        monkeypatch.setattr(first, reads)  # of what looks at files that the study names
     monkeypatch.setattr("sweeper.reading.answers_of", lambda *_: None)
-    sweeper(tmp_path, command[0], "quickstart", *command[1:])
+    sweeper(tmp_path, command, "quickstart")
     assert seen == ["warned", "read"]
 
 

@@ -65,6 +65,11 @@ def without_stores(folder: Path) -> Path:
     return again
 
 
+def slow(case: Any) -> Any:
+    """One case more of the same kind, which plain tests leave out."""
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
 def in_time(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, since it might wait for ever."""
     command = [sys.executable, "-m", "sweeper", *arguments]
@@ -146,7 +151,8 @@ def test_other_work_beside_the_runs_is_left_when_a_sweep_begins_goes_on_and_ends
 
 
 @pytest.mark.parametrize(
-    "name", ["sweep.lock", "spent.json", "paused.json", "pilot.json", "study.json", "mlflow-journal.jsonl"]
+    "name",
+    ["sweep.lock", "study.json", *map(slow, ("spent.json", "paused.json", "pilot.json", "mlflow-journal.jsonl"))],
 )
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_link_or_pipe_in_place_of_a_file_of_the_study_is_refused_by_name(
@@ -182,7 +188,9 @@ def test_a_link_in_place_of_a_folder_or_log_of_the_study_is_refused_by_name(
     assert contents(work) == before
 
 
-@pytest.mark.parametrize("name", ["", "adapter", "checkpoints", "result.json", "state.safetensors", ".result.json.abc"])
+@pytest.mark.parametrize(
+    "name", ["", "result.json", *map(slow, ("adapter", "checkpoints", "state.safetensors", ".result.json.abc"))]
+)
 def test_a_run_is_trained_where_a_link_stood_and_what_that_led_to_stays(
     sweeper: Sweeper, folder: Path, name: str
 ) -> None:
@@ -231,7 +239,9 @@ SPOIL: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
+@pytest.mark.parametrize(
+    "spoil", [what if name in ("pipe", "another-runs") else slow(what) for name, what in SPOIL.items()], ids=SPOIL
+)
 def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
     sweeper: Sweeper, folder: Path, empty_mlflow: Path, spoil: Callable[[Path, Path], object]
 ) -> None:
@@ -245,7 +255,7 @@ def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
     ended = in_time(folder, *RUN)
     assert ended.returncode == 0, ended.stderr
     assert first.parent.name in ended.stdout
-    assert "1 runs trained, 1 were there already" in ended.stdout
+    assert "1 run trained, 1 was there already" in ended.stdout
     assert sweeper(folder, "table", "study.yaml", "--format", "csv").stdout == then
 
 

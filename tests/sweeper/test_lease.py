@@ -217,7 +217,7 @@ def test_studies_whose_names_begin_alike_are_kept_apart(tmp_path: Path) -> None:
     assert Ledger(url, "s_all").read().strata == {"s_all/ipo/clean"}
 
 
-@pytest.mark.parametrize("phase", ["decide", "verify", "kept_files"])
+@pytest.mark.parametrize("phase", ["verify", "kept_files"])
 def test_a_sweep_that_was_taken_over_writes_nothing_more_and_closes_nothing(
     sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:

@@ -66,6 +66,17 @@ def test_bad_rows_are_counted_wherever_a_study_is_shown(sweeper: Sweeper, folder
     assert (record.facts["rows_dropped"], record.facts["rows_dropped_by"]) == ("3", "2 empty, 1 equal answers")
 
 
+def test_what_is_odd_of_the_rows_is_told_before_a_sweep_and_under_its_table(sweeper: Sweeper, folder: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "system": "be good", "chosen": f" yes {i}", "rejected": f" no {i}"} for i in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = "text in 'system' of 40 rows is not trained on"
+    ran = sweeper(folder, "run", "study.yaml", "--executor", "inline")
+    assert ran.returncode == 0, ran.stderr
+    assert " ".join(ran.stdout.split()).count(told) == 2
+    [record] = load_records(f"sqlite:///{folder / 'mlflow.db'}", "unclean")
+    assert told in record.facts["rows_notes"]
+
+
 def test_a_study_that_init_writes_leaves_bad_rows_out(sweeper: Sweeper, folder: Path) -> None:
     assert sweeper(folder, "init", "mine.yaml", "--model", "m", "--dataset", "pairs.jsonl").returncode == 0
     assert "3 bad and left out" in sweeper(folder, "plan", "mine.yaml").stdout

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from trainers import sources
@@ -86,8 +87,8 @@ def test_what_is_not_asked_of_data_makes_no_other_run() -> None:
         own: dict[str, Any] = {"study": "s", "variant": "v", "scenario": "clean", "trial": 0, "block": 0, "seed": 0}
         return RunConfig(**own, settings={}, knobs={}, data=data, evaluation=EvaluationConfig()).key
 
-    changed: list[dict[str, Any]] = [{}, {"columns": {}}, {"bad_rows": "drop"}, {"columns": {"prompt": "question"}}]
-    keys = [key(DataConfig(path="p.jsonl", **changes)) for changes in changed]
+    asked: list[dict[str, Any]] = [{}, {"columns": {}}, {"bad_rows": "drop"}, {"columns": {"prompt": "question"}}]
+    keys = [key(DataConfig(path="p.jsonl", **changes)) for changes in asked]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 
@@ -313,6 +314,13 @@ def test_files_that_were_not_fetched_are_named(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     [problem] = check_data(DataConfig(path=str(tmp_path)))
     assert "train.parquet, cannot be read as .parquet (it is a pointer of Git LFS" in problem
+
+
+def test_a_folder_without_configurations_has_no_name(tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", [good(1)])
+    assert "names no configuration" in check_data(DataConfig(path=str(tmp_path), name="helpful"))[0]
+    Dataset.from_list([dict(good(1))]).save_to_disk(str(tmp_path / "saved"))
+    assert "has no configurations" in check_data(DataConfig(path=str(tmp_path / "saved"), name="helpful"))[0]
 
 
 def test_a_split_in_two_formats_is_not_read_twice(tmp_path: Path) -> None:
