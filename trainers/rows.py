@@ -108,6 +108,11 @@ def is_conversational(row: Row) -> bool:
 # ---- messages that are written as text -------------------------------------------------------------------------------
 
 _LIKE_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:""")
+# One message alone, both its keys beside each other: other objects are texts like any.
+_LIKE_ONE: Final = re.compile(
+    r"""\s*\{\s*(["'])(role\1\s*:\s*(["'])[a-z]+\3\s*,\s*(["'])content\4|content\1\s*:.*,\s*(["'])role\5)\s*:""",
+    re.DOTALL,
+)
 _SOON: Final = 99  # characters within which such a list has begun
 
 
@@ -118,6 +123,15 @@ def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault |
         for name in _TEXTS
         if isinstance(text := value.get(name), str) and "{" in text[:_SOON] and _LIKE_MESSAGES.match(text)
     }
+    single = [
+        n for n in _TEXTS if isinstance(text := value.get(n), str) and text.endswith("}") and _LIKE_ONE.match(text)
+    ]
+    if single:
+        told = (
+            f"{single[0]!r} is one message written as text, so that brackets and quotes would be trained on; write it "
+            "as a list of messages, or its content alone"
+        )
+        return value, False, Fault("messages as text", told)
     if not found:
         return value, False, None
     read: dict[str, Any] = {}
