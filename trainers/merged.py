@@ -28,6 +28,7 @@ from trainers.bases import (
     refuse_quantized,
 )
 from trainers.failures import cause_of, is_of_library, told
+from trainers.random_numbers import go_on_from, random_numbers
 
 _SAMPLING_ONLY: Final = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -65,7 +66,9 @@ def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) ->
             base = create_model_from_path(str(folder), **arguments)
     else:
         base = load_model(adapter.base, adapter.revision, arguments)
+    loaded = random_numbers()
     model = _merge(base, adapter, revision)
+    go_on_from(loaded)  # PEFT draws factors before it reads them; whoever loads the merged model draws none
     model.name_or_path = model.config._name_or_path = path
     return model
 

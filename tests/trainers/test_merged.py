@@ -16,6 +16,7 @@ from tests.trainers.small_runs import a_small_model, configs_on, train_on
 from trainers.bases import UnusableModel
 from trainers.bundle import write_bundle
 from trainers.merged import load_model
+from trainers.random_numbers import random_numbers, same_numbers
 
 LLAMA = LlamaConfig(
     vocab_size=259, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, eos_token_id=256
@@ -44,6 +45,15 @@ def test_it_says_what_the_adapter_says_on_its_model(adapter: Path) -> None:
     torch.testing.assert_close(merged(IDS).logits, told, rtol=0, atol=1e-5)
     assert merged.config.name_or_path == str(adapter)
     assert all(parameter.requires_grad for parameter in merged.parameters())
+
+
+def test_merging_draws_no_random_number_so_that_the_export_draws_the_same_adapter(adapter: Path) -> None:
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_pretrained(adapter.parent / "base")  # as the merged model is loaded
+    then = random_numbers()
+    torch.manual_seed(7)
+    load_model(str(adapter), None, {"dtype": "float32"})
+    assert same_numbers(random_numbers(), then)
 
 
 @pytest.mark.parametrize("how", ["in a pack", "alone", "full fine-tuning"])
