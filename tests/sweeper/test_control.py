@@ -93,11 +93,12 @@ def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_pa
 
 
 def test_stop_now_ends_runs_at_their_next_step(sweeper: Sweeper, tmp_path: Path) -> None:
-    sweep = start(tmp_path, "0.3")
+    sweep = start(tmp_path, "0.5")
+    wait_until(lambda: len(results(tmp_path)) >= 2, "no second run ends")  # both workers have just begun another
     ended = len(results(tmp_path))
     assert sweeper(tmp_path, "stop", "study.yaml", "--now").returncode == 0
     assert sweep.wait(timeout=PATIENCE) == 1
-    assert len([r for r in records(tmp_path) if r.state is State.COMPLETE]) <= ended + 1
+    assert len([r for r in records(tmp_path) if r.state is State.COMPLETE]) <= ended + 1, "a run was not cut short"
     assert "RUNNING" not in optuna_states(tmp_path)
     finish(sweeper, tmp_path)
 
