@@ -62,7 +62,33 @@ def place_problems(spec: StudySpec) -> list[Problem]:
                 "(ORG/NAME); embedded is the model that comes with the project",
             )
         )
+    for key, name in _read(spec).items():
+        if name != "embedded" and _lies_in(spec.output.folder, existing(name)):
+            problems.append(
+                Problem(
+                    "output.folder",
+                    f"{spec.output.folder!r}: the runs would lie in {name}, which {key} reads: name another folder",
+                )
+            )
     return problems
+
+
+def _lies_in(folder: str, place: Path | None) -> bool:
+    try:
+        return place is not None and place.is_dir() and Path(folder).resolve().is_relative_to(place.resolve())
+    except (OSError, RuntimeError, ValueError):  # too long, a zero byte: refused elsewhere
+        return False
+
+
+def _read(spec: StudySpec) -> dict[str, str]:
+    """The names of folders that runs of the study read, by key."""
+    judge = spec.evaluation.judge
+    named = {
+        "data.path": spec.data.path,
+        "base.model_name_or_path": spec.base.get("model_name_or_path"),
+        "evaluate.judge.reward_model": judge.reward_model if judge is not None else None,
+    } | {f"variants.{name}.base": variant.base.get("model_name_or_path") for name, variant in spec.variants.items()}
+    return {key: name for key, name in named.items() if isinstance(name, str)}
 
 
 def is_hub_id(path: str) -> bool:

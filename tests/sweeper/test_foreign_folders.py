@@ -370,3 +370,17 @@ def test_readers_are_not_held_up_by_what_stands_in_place_of_a_mark(sweeper: Swee
         file.write_text(mark)
     ended = sweeper(folder, "table", "study.yaml")
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("command", [("plan", "study.yaml"), RUN])
+@pytest.mark.parametrize("of", ["data.path", "base.model_name_or_path"])
+def test_runs_are_kept_in_no_folder_that_they_read(
+    sweeper: Sweeper, folder: Path, command: tuple[str, ...], of: str
+) -> None:
+    (folder / "mine").mkdir()
+    before = contents(folder)
+    refused = sweeper(folder, *command, "--set", f"{of}=mine", "--set", "output.folder=mine/runs")
+    assert refused.returncode == 2
+    assert f"output.folder: 'mine/runs': the runs would lie in mine, which {of} reads" in refused.stderr
+    assert contents(folder) == before
+    assert not list((folder / "mine").iterdir())
