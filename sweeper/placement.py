@@ -137,16 +137,22 @@ class Packs:
 
     def _keep(self, found: Sizing) -> None:
         """Write it down; a disk that cannot take it does not stop the sweep."""
-        text = json.dumps({"of": _identity(self._spec, self._arms, self._workers), "pilot": asdict(found)}, indent=1)
+        spec, arms = self._spec, self._arms
+        kept = {"of": _identity(spec, arms, self._workers), "length": _length(spec, arms), "pilot": asdict(found)}
         with suppress(OSError):
-            write_whole(self._runs / PILOT_FILE, text)
+            write_whole(self._runs / PILOT_FILE, json.dumps(kept, indent=1))
 
 
 def kept_sizing(spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None) -> Sizing | None:
-    """What an earlier sweep of the study found, if it did for these runs on a machine like this one."""
+    """What an earlier sweep of the study found, if it did for these runs on a machine like this one. Where they took
+    another number of steps then, how many passes one takes is not known (0).
+    """
     try:
         kept = read_json(runs / PILOT_FILE)
-        return _sizing(kept["pilot"]) if kept["of"] == _identity(spec, arms, workers) else None
+        if kept["of"] != _identity(spec, arms, workers):
+            return None
+        found = _sizing(kept["pilot"])
+        return found if kept.get("length") == _length(spec, arms) else replace(found, passes=0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -155,15 +161,15 @@ def describe(found: Sizing, runs: int, workers: int) -> str:
     """The size, what it rests on, and the time that the study will take, in a sentence or two."""
     best, chosen = found.best, found.chosen
     said = f"Runs train {told_placement(chosen)} on each of {so_many(workers, 'worker')} ({found.device})"
-    if best is None or found.seconds_per_run is None:
+    if best is None:
         return f"{said}; {found.reason}."
     alone = next((t.seconds for t in found.timings if t.placement.together == 1 and t.seconds), None)
     gain = f" ({1000 * alone:.1f} ms alone)" if alone and chosen.together > 1 else ""
+    told = f"{said}: {1000 * (best.seconds or 0):.1f} ms a micro-batch and run{gain}, {best.memory or 0:.0f} MiB; "
+    if found.seconds_per_run is None:
+        return f"{told}{found.reason}."
     wall = timedelta(seconds=round(runs * found.seconds_per_run / workers))
-    return (
-        f"{said}: {1000 * (best.seconds or 0):.1f} ms a micro-batch and run{gain}, {best.memory or 0:.0f} MiB; "
-        f"{found.reason}. Expected: {wall} for {so_many(runs, 'run')}, and the time to measure them."
-    )
+    return f"{told}{found.reason}. Training {so_many(runs, 'run')} takes about {wall}; measuring them comes on top."
 
 
 def told_placement(chosen: Placement) -> str:
@@ -185,6 +191,14 @@ def _identity(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None) -> 
     configs = sample_runs(spec, arms)
     machine = [visible_gpus(os.environ), usable_cores(), worker_count(spec, workers)]
     return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
+
+
+def _length(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+    """What the number of steps of a run depends on."""
+    named = ("max_steps", "num_train_epochs", "gradient_accumulation_steps")
+    return digest(
+        [[config.settings.get(name) for name in named] for config in sample_runs(spec, arms)] + [spec.data.rows]
+    )
 
 
 def _sizing(kept: Mapping[str, Any]) -> Sizing:

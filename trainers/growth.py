@@ -129,7 +129,7 @@ class Growth:
         """There are no runs now to come to the target, which stays: they may come. Whether that is new."""
         if not self.is_open or self.target == self.best or self.is_short:
             return False
-        self.is_short, self._reason = True, f"there are no runs to try {self.target} together"
+        self.is_short, self._reason = True, f"too few runs were left to try {self.target} together"
         return True
 
     def halve(self, size: int) -> None:

@@ -57,8 +57,8 @@ class Timing:
 class Sizing:
     """What a worker has learnt from runs in training of how many train together best, and what that rests on.
 
-    `setup_seconds`: of one run; `passes`: micro-batches, or parts of them, of one run; `limit`: the memory that it
-    keeps below, in MiB, None where unknown.
+    `setup_seconds`: of one run; `passes`: micro-batches, or parts of them, of one run, 0 where unknown; `limit`: the
+    memory that it keeps below, in MiB, None where unknown.
     """
 
     device: str
@@ -76,8 +76,13 @@ class Sizing:
 
     @property
     def seconds_per_run(self) -> float | None:
-        """Seconds of the worker's time that one run takes to be made ready and trained; measuring it comes on top."""
-        return self.setup_seconds + self.passes * (self.best.seconds or 0.0) if self.best else None
+        """Seconds of the worker's time that one run takes to be made ready and trained; measuring it comes on top. None
+        where that is not known.
+        """
+        best = self.best
+        if best is None or best.seconds is None or self.passes == 0:
+            return None
+        return self.setup_seconds + self.passes * best.seconds
 
 
 @dataclass(frozen=True)

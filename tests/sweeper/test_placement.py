@@ -64,7 +64,7 @@ def test_the_sweep_follows_the_size_that_its_workers_are_at_and_says_once_what_t
     begun.heed("worker-0", Sized(LIKE, 2, found(2)))
     assert pool.together == 2
     assert len(told) == 1
-    for part in ("train 2 together", "20.0 ms a micro-batch and run (30.0 ms alone)", "600 MiB", "Expected: 0:01:00"):
+    for part in ("train 2 together", "20.0 ms a micro-batch and run (30.0 ms alone)", "600 MiB", "takes about 0:01:00"):
         assert part in told[0]
 
 
@@ -86,6 +86,17 @@ def test_the_next_sweep_begins_with_the_size_found_if_it_trains_the_same_on_the_
     assert (again.placement, pool.together) == (Placement(together=32, begin=4), 4)
     assert told == [describe(found(4), 24, 1)]
     assert packs(tmp_path, "base.per_device_train_batch_size=8")[0].placement.begin == 0
+
+
+@pytest.mark.parametrize("longer", ["base.max_steps=4000", "base.gradient_accumulation_steps=8", "data.rows=64"])
+def test_runs_of_another_length_begin_with_the_size_found_and_no_time_is_told_of_them(
+    tmp_path: Path, longer: str
+) -> None:
+    packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4)))
+    again, _, told = packs(tmp_path, longer)
+    assert again.placement.begin == 4
+    assert "20.0 ms a micro-batch" in told[0]
+    assert "takes about" not in told[0]
 
 
 def test_what_a_pilot_of_an_earlier_version_chose_still_holds(tmp_path: Path) -> None:

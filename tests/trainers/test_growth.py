@@ -98,7 +98,7 @@ def test_where_runs_are_missing_it_tells_what_it_knows_and_goes_on_once_they_com
     assert [found.short(), found.short()] == [True, False]
     sizing = found.sizing()
     assert sizing is not None
-    assert (sizing.chosen.together, sizing.reason) == (2, "there are no runs to try 4 together")
+    assert (sizing.chosen.together, sizing.reason) == (2, "too few runs were left to try 4 together")
     assert grown(found, {2: 0.020, 4: 0.010, 8: 0.010}) == [4, 8, 4]
 
 
