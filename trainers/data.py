@@ -532,10 +532,12 @@ def _cause(taken: _Taken, material: _Material, data: DataConfig) -> str:
         told = f"are longer than {limits}" if taken.out.keys() == {TOO_LONG} else f"fell out ({counted(taken.out)})"
         return f", all {taken.looked_at:,} {told}; {' and '.join(remedies)}"
     if not fell:
-        return (
-            f" of {material.read:,} read, since a prompt is never on both sides; give more prompts, fewer `eval_rows` "
-            "or an `eval_split` of its own"
-        )
+        held_out, dropped, shared = len(material.evaluation.rows), material.dropped, material.prompt_held_out
+        fell_to = [f"{dropped.total():,} are bad and left out ({counted(dropped)})"] if dropped else []
+        fell_to += [f"{held_out:,} are held out"] if held_out else []
+        fell_to += [f"{shared:,} have a prompt of those, which is never on both sides"] if shared else []
+        told = f": {', '.join(fell_to)}" if fell_to else ""
+        return f" of {material.read:,} read{told}; give more prompts, fewer `eval_rows` or an `eval_split` of its own"
     why = f"{fell[TOO_LONG]:,} are longer than {limits}" if fell[TOO_LONG] else counted(fell)
     held_out = len(material.evaluation.rows)
     return (

@@ -47,7 +47,7 @@ class Seen(NamedTuple):
     """What a raw row holds beside its three texts that its reader should know of.
 
     `prompted`: there is a prompt; `lost`: columns whose text is no part of the texts; `parsed`: messages stood there as
-    JSON text; `repeated`: both answers begin with the prompt.
+    JSON text; `repeated`: an answer begins with the prompt.
     """
 
     prompted: bool = False
@@ -296,10 +296,10 @@ _LONG_ENOUGH: Final = 12  # a prompt of a word or two may well begin both answer
 
 
 def _is_repeated(row: Row) -> bool:
-    """Whether both answers begin with the prompt, which stands before them already."""
+    """Whether an answer begins with the prompt, which stands before it already."""
     prompt = row["prompt"]
     if isinstance(prompt, list):
-        return all(row[side][: len(prompt)] == prompt for side in ("chosen", "rejected"))
+        return any(row[side][: len(prompt)] == prompt for side in ("chosen", "rejected"))
     start = prompt.strip()
     answers = (row["chosen"], row["rejected"])
-    return len(start) >= _LONG_ENOUGH and all(isinstance(a, str) and a.lstrip().startswith(start) for a in answers)
+    return len(start) >= _LONG_ENOUGH and any(isinstance(a, str) and a.lstrip().startswith(start) for a in answers)

@@ -450,8 +450,8 @@ def _checked(raw: Iterable[_Placed], where: str, data: DataConfig) -> _Checked:
         found.notes.append(f"{where}: {parsed} rows hold lists of messages as JSON text; they are read as messages")
     if repeated:
         found.notes.append(
-            f"{where}: in {repeated} rows both answers begin with the prompt, which stands before them already, so "
-            "that it is trained on twice; take it out of the answers"
+            f"{where}: in {repeated} rows an answer begins with the prompt, which stands before it already, so that "
+            "it is trained on twice; take it out of the answers"
         )
     return found
 

@@ -142,8 +142,19 @@ def test_fewer_rows_are_the_first_of_more_and_leave_the_evaluation_alone(tmp_pat
 
 
 def test_one_prompt_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no training pairs left of 30 read, since a prompt is never on both sides"):
+    with pytest.raises(
+        DataError, match=r"no training pairs left of 30 read: .* have a prompt of those, which is never"
+    ):
         load(tmp_path, text_rows(30, prompts=1))
+
+
+def test_where_no_pairs_are_left_it_is_told_where_each_went(tmp_path: Path) -> None:
+    bad = [{"prompt": f"P{i}", "chosen": "x", "rejected": ""} for i in range(30)]
+    told = r"of 33 read: 30 are bad and left out \(30 .*\), 3 are held out; give more prompts, fewer `eval_rows`"
+    with pytest.raises(DataError, match=told):
+        load(tmp_path, [*text_rows(3), *bad], bad_rows="drop", eval_rows=3)
+    with pytest.raises(DataError, match="of 24 read: 24 are held out; give more prompts, fewer `eval_rows`"):
+        load(tmp_path, text_rows(24), eval_rows=400)
 
 
 def test_a_split_of_its_own_is_used_and_its_prompts_leave_training(tmp_path: Path) -> None:

@@ -182,10 +182,11 @@ def test_a_row_of_too_many_cells_is_none(tmp_path: Path) -> None:
     assert "row 2: it has more cells than the first line" in problem
 
 
-def test_a_prompt_that_stands_again_in_the_answers_is_told(tmp_path: Path) -> None:
-    row = {"prompt": "The sky of today is", "chosen": "The sky of today is blue", "rejected": "The sky of today is red"}
+@pytest.mark.parametrize("rejected", ["The sky of today is red", "red"])
+def test_a_prompt_that_stands_again_in_an_answer_is_told(tmp_path: Path, rejected: str) -> None:
+    row = {"prompt": "The sky of today is", "chosen": "The sky of today is blue", "rejected": rejected}
     [note] = read_rows(DataConfig(path=lines(tmp_path / "p.jsonl", [row] * 4))).notes
-    assert "in 4 rows both answers begin with the prompt" in note
+    assert "in 4 rows an answer begins with the prompt" in note
 
 
 # ---- packed files ----------------------------------------------------------------------------------------------------
