@@ -452,7 +452,7 @@ class Sweep:
             self._counts["untrained"] += 1
             if not self._ends_here(config, result):
                 said = _first_line(result.message)
-                self._tell_user(f"{config.variant}, trial {config.trial} failed ({result.cause}): {said}")
+                self._tell_user(f"{config.variant}, trial {config.trial}: {result.cause}, {said}")
         group.note(key, result)
         self._close_if_complete(group)
         self._heed_rungs()
