@@ -149,7 +149,7 @@ def test_one_prompt_cannot_be_split(tmp_path: Path) -> None:
 
 
 def test_where_no_pairs_are_left_it_is_told_where_each_went(tmp_path: Path) -> None:
-    bad = [{"prompt": f"P{i}", "chosen": "x", "rejected": ""} for i in range(30)]
+    bad: list[Row] = [{"prompt": f"P{i}", "chosen": "x", "rejected": ""} for i in range(30)]
     told = r"of 33 read: 30 are bad and left out \(30 .*\), 3 are held out; give more prompts, fewer `eval_rows`"
     with pytest.raises(DataError, match=told):
         load(tmp_path, [*text_rows(3), *bad], bad_rows="drop", eval_rows=3)
