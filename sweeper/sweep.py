@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 
 from studies.foreign_files import UnusableFile
@@ -22,9 +21,7 @@ from studies.records import (
     RunConfig,
     RunResult,
     State,
-    digest,
 )
-from studies.resolve import possible
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
 from sweeper.attempts import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.budget import Cost, Meter
@@ -39,11 +36,12 @@ from sweeper.placement import Packs
 from sweeper.plan import planned_runs, planned_trials, show_knobs
 from sweeper.points import CONFIRM
 from sweeper.progress import Outcome, Progress
+from sweeper.refusals import Refusals
 from sweeper.search import Search, Trial
 from sweeper.tracking import KnownRun, Tracker
 from sweeper.verdicts import verdict_on
 from sweeper.workers import Stint, Workers
-from trainers.interface import MODEL_SETTINGS, Doing, Job, Sized
+from trainers.interface import Doing, Job, Sized
 from trainers.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
@@ -128,8 +126,7 @@ class Sweep:
         self._paused = paused(folder)
         self._hopeless: set[str] = set()
         self._named: set[str] = set()  # files that were told of
-        self._inputs = _inputs(self._arms_in, {name: runs.blocks for name, runs in self._runs.items()})
-        self._refused: set[tuple[str, int, str]] = set()
+        self._refusals = Refusals(spec, self._arms_in, {name: runs.blocks for name, runs in self._runs.items()})
         self._unusable = ""
         self._stopping = False
         self._closing = False
@@ -458,15 +455,15 @@ class Sweep:
         self._heed_rungs()
 
     def _ends_here(self, config: RunConfig, result: RunResult) -> bool:
-        """Whether no run can be trained, as its model, data or trainer cannot be used: then the sweep ends. All that
-        differs in these has been tried, and nothing was trained, nor ever before.
+        """Whether no run can be trained, as what all have in common cannot be used: then the sweep ends. All that
+        differs in it has been tried, and nothing was trained, nor ever before.
         """
         if self._unusable:
             return True
         if UNUSABLE_FACT not in result.facts or self._trained or self._reused:
             return False
-        self._refused.add(_input(config.scenario, config.block, config.settings))
-        if not self._refused >= self._inputs:
+        self._refusals.note(config, str(result.facts[UNUSABLE_FACT]))
+        if not self._refusals.hold_for_all:
             return False
         self._unusable = result.message
         self.stop()
@@ -622,25 +619,6 @@ class Sweep:
 def _rung(result: RunResult) -> int | None:
     """The step of the rung at which a run was stopped, None for any other."""
     return max((m.step for m in result.measurements), default=None) if result.cause is Cause.PAUSED else None
-
-
-def _inputs(arms_in: Mapping[str, Mapping[str, Arm]], blocks: Mapping[str, Sequence[int]]) -> set[tuple[str, int, str]]:
-    """What runs of the study may read that differs: scenarios, the blocks of each, which draw rows of their own, and
-    settings that a model is loaded by.
-    """
-    found = set()
-    for scenario, arms in arms_in.items():
-        for arm in arms.values():
-            varied = {name: values for name, values in possible(arm).items() if name in MODEL_SETTINGS}
-            for values in product(*varied.values()):
-                settings = {**arm.settings, **dict(zip(varied, values, strict=True))}
-                found |= {_input(scenario, block, settings) for block in blocks[scenario]}
-    return found
-
-
-def _input(scenario: str, block: int, settings: Mapping[str, object]) -> tuple[str, int, str]:
-    names = [name for name in MODEL_SETTINGS if name != "model_revision"]  # of a run, the commit that it stands for
-    return scenario, block, digest([settings.get(name) for name in names])
 
 
 def _first_line(message: str) -> str:

@@ -25,15 +25,15 @@ from transformers import PreTrainedTokenizerBase
 from studies.micro_batches import DEFAULT_ROWS, can_be_cut
 from studies.records import ALONE_FACT, CONSEQUENCES, UNUSABLE_FACT, Cause, RunConfig, RunResult
 from trainers.adapters import Unpackable
+from trainers.blame import in_words_of_study, refused_part
 from trainers.checkpoints import KEEP_SECONDS
 from trainers.data import DataError, JudgeError
 from trainers.desk import ListDesk
 from trainers.failures import ALONE, MEMORY, cause_of, told
 from trainers.growth import Growth
-from trainers.interface import Desk, Doing, Job, Placement, Sized, pack_key
+from trainers.interface import DATA, JUDGE, MODEL, Desk, Doing, Job, Placement, Sized, pack_key
 from trainers.member import Member, make_member
 from trainers.pack import Pack
-from trainers.peft_words import in_words_of_study
 from trainers.results import drop_state, keep_result
 from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.solo import train_alone
@@ -43,7 +43,7 @@ from trainers.warm import Warm, load_base
 logger = logging.getLogger(__name__)
 
 # What no run with the same of it can use.
-_INPUTS = {UnusableModel: "model", DataError: "data", JudgeError: "judge"}
+_INPUTS = {UnusableModel: MODEL, DataError: DATA, JudgeError: JUDGE}
 _LOOK_SECONDS = 1.0
 # While a pack grows: what it waits for is a sweep that hears of it and hands over more.
 _GROWING_SECONDS = 0.1
@@ -104,7 +104,9 @@ class DPOTrainerWorker:
             return RunResult(key=key, cause=cause, message=str(error), facts=ALONE)
         traceback.print_exc()
         of = next((name for kind, name in _INPUTS.items() if isinstance(error, kind)), None)
-        return RunResult(key=key, cause=cause, message=_told(error), facts={UNUSABLE_FACT: of} if of else {})
+        message = told(error) if of else in_words_of_study(error, job.config.settings, job.config.knobs)
+        of = of or refused_part(error)
+        return RunResult(key=key, cause=cause, message=message, facts={UNUSABLE_FACT: of} if of else {})
 
     def make(self, job: Job) -> Member:
         """A run, ready for a pack. Raises Unpackable and what TRL or the data refuse."""
@@ -316,11 +318,6 @@ def _smaller(job: Job) -> Job | None:
     if not (place.checkpointing or run_settings(job).get("gradient_checkpointing", True)):
         return replace(job, placement=replace(place, checkpointing=True))
     return None
-
-
-def _told(error: Exception) -> str:
-    words = in_words_of_study(error)
-    return told(error) if words == str(error) else words
 
 
 def _free_memory() -> None:

@@ -196,6 +196,27 @@ _SHARED_SETTINGS = (
     *("bf16", "fp16", "tf32", "use_cpu", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
 )
 
+# What a run that no other try can make ready is refused for, as `UNUSABLE_FACT` says it.
+MODEL, DATA, JUDGE = "model", "data", "judge"
+ADAPTER, OPTIMIZER, SCHEDULE, SETTINGS = "adapter", "optimizer", "schedule", "settings"
+HANGS_ON: Mapping[str, tuple[str, ...] | None] = {
+    **dict.fromkeys((MODEL, DATA, JUDGE), _SHARED_SETTINGS),
+    ADAPTER: (
+        *_SHARED_SETTINGS,
+        *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"),
+        *("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora"),
+    ),
+    OPTIMIZER: (*_SHARED_SETTINGS, "optim", "optim_args", "optim_target_modules"),
+    SCHEDULE: (
+        *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "max_steps", "num_train_epochs"),
+        "optim",
+    ),
+    SETTINGS: None,
+}
+"""The settings that decide on each of these (None: all), so that runs with the same are refused for the same."""
+OF_ROWS = frozenset({MODEL, DATA, JUDGE, SETTINGS})
+"""Those that may also hang on the rows of a run: on its scenario and block."""
+
 
 def pack_key(config: RunConfig) -> str:
     """Runs with the same key can train in one pack, as far as their configs can tell."""

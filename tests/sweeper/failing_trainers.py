@@ -56,6 +56,11 @@ class Failing:
                 message = "model m: the folder holds no weights: put them there"
                 desk.finish(RunResult(key=config.key, cause=Cause.REFUSED, message=message, facts=facts))
                 return
+            case "unusable schedule" | "unusable settings":
+                facts = {UNUSABLE_FACT: act.partition(" ")[2]}
+                message = "base.lr_scheduler_kwargs: got an unexpected keyword argument 'a'; correct it there"
+                desk.finish(RunResult(key=config.key, cause=Cause.REFUSED, message=message, facts=facts))
+                return
             case "unsaved":
                 desk = Unsaved(desk)
             case "hang":

@@ -208,6 +208,30 @@ def test_a_model_that_no_run_can_use_ends_the_sweep_at_the_first_run_with_the_re
     assert len(records(tmp_path)) == 16
 
 
+@pytest.mark.parametrize(("of", "most"), [("schedule", 8), ("settings", 10)])
+def test_a_setting_that_no_run_can_be_made_ready_with_ends_the_sweep_with_the_remedy(
+    run: Callable[..., Any], tmp_path: Path, of: str, most: int
+) -> None:
+    many = STUDY.replace("trials: 2", "trials: 8")
+    ended = run(dict.fromkeys(("sigmoid", "ipo"), f"unusable {of}"), many)
+    assert ended.returncode == 2
+    assert "error: No run of small can be trained, and the sweep has ended: base.lr_scheduler_kwargs" in ended.stderr
+    assert "Go on with" not in ended.stdout
+    assert len(list((tmp_path / "notes").iterdir())) < most
+
+
+def test_a_variant_whose_settings_no_run_can_be_made_ready_with_leaves_the_others(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    two = STUDY.replace("ipo: {}", "ipo: {base: {lr_scheduler_type: cosine}}")
+    ended = run({"sigmoid": "unusable schedule"}, two)
+    assert ended.returncode == 1, ended.stderr
+    assert causes(tmp_path) == {
+        ("sigmoid", State.FAIL, Cause.REFUSED),
+        ("ipo", State.COMPLETE, Cause.FINISHED),
+    }
+
+
 def test_a_bracket_begun_with_a_model_that_no_run_can_use_is_decided_among_as_many_as_any(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -122,6 +122,26 @@ def test_a_model_without_keys_and_values_is_trained_alone_and_measured(tmp_path:
     assert abs(result.final()["kl"].value) < 1e-4
 
 
+@pytest.mark.parametrize("together", [0, 2], ids=["alone", "in a pack"])
+@pytest.mark.parametrize(
+    ("settings", "told", "of"),
+    [
+        ({"lr_scheduler_kwargs": {"a": "b"}}, "base.lr_scheduler_kwargs: ", "schedule"),
+        ({"optim": "sgd", "optim_args": "a"}, "base.optim_args: ", "optimizer"),
+        ({"lora_target_modules": ["nowhere"]}, "base.lora_target_modules: ", "adapter"),
+        ({"bf16": True, "fp16": True}, "bf16", "settings"),
+    ],
+    ids=["schedule", "optimizer", "adapter", "precision"],
+)
+def test_a_setting_that_refuses_every_run_is_told_by_its_key_with_what_the_refusal_hangs_on(
+    tmp_path: Path, together: int, settings: dict[str, Any], told: str, of: str
+) -> None:
+    (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together, **settings)
+    assert result.cause is Cause.REFUSED, result.message
+    assert told in result.message
+    assert result.facts["unusable"] == of
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_files_of_a_model_are_refused_and_named(tmp_path: Path, name: str) -> None:
     model = a_small_model(tmp_path / "model", LLAMA)

@@ -8,7 +8,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers.peft_words import in_words_of_study
+from trainers.blame import in_words_of_study
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,10 @@ def test_a_refusal_of_peft_names_the_key_of_the_study(settings: dict[str, Any], 
     model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
     with pytest.raises((ValueError, TypeError)) as caught:
         get_peft_model(model, LoraConfig(**settings))
-    assert in_words_of_study(caught.value).startswith(told)
+    assert in_words_of_study(caught.value, {}).startswith(told)
 
 
 def test_what_others_raise_stays_as_it_is() -> None:
     with pytest.raises(ValueError, match="mine") as caught:
         raise ValueError("target_modules are mine")
-    assert in_words_of_study(caught.value) == "target_modules are mine"
+    assert in_words_of_study(caught.value, {}) == "target_modules are mine"
