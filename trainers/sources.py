@@ -1,26 +1,23 @@
 """Reads preference rows from where they live and says what is wrong with them, place by place.
 
-Knows no tokenizer, no model and no block. Local files are read with the standard library or pyarrow, so that places
-are exact and neither torch nor datasets is loaded; `datasets` reads saved folders and the Hub.
+Knows no tokenizer, no model and no block. `data_files` reads local files, `datasets` saved folders and the Hub.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, KeysView, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from studies.places import existing
 from studies.records import DataConfig
+from trainers import data_files
+from trainers.data_files import CONVERT, ENDINGS, NOT_UTF8, Placed, first_line, mib, numbered, read_file
 from trainers.folders import is_saved, split_files
 from trainers.rows import (
     ALIASES,
@@ -41,11 +38,6 @@ __all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "kind_of", "read_rows"
 Kind = Literal["embedded", "file", "folder", "hub", "missing"]
 
 _MOST_NAMED: Final = 10
-_LONGEST_CELL: Final = 1 << 30  # the csv module's own limit is 128 KiB, and it has no other than a global one
-_MOST_BYTES: Final = 4 << 30
-"""Of text in a split: as much stays in the memory of every worker."""
-_ALWAYS_UNPACKED, _MOST_UNPACKED = 256 << 20, 100
-"""A Parquet file may unpack to so many bytes, or to so many times its size (texts take 2 to 10)."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -71,14 +63,6 @@ class DataError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
-
-
-class _Placed(NamedTuple):
-    """A raw row, where it stands ('line 7', 'row 3'; counted from 1), and why it could not be read at all."""
-
-    place: str
-    value: Any
-    fault: Fault | None = None
 
 
 def kind_of(path: str) -> Kind:
@@ -124,7 +108,7 @@ def read_rows(data: DataConfig) -> Rows:
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
-def _read(data: DataConfig, path: str, split: str) -> Iterator[_Placed]:
+def _read(data: DataConfig, path: str, split: str) -> Iterator[Placed]:
     """The raw rows of a split, one after the other. Raises DataError where nothing, or no more, can be read."""
     kind = kind_of(path)
     if kind == "missing":
@@ -142,11 +126,11 @@ def _read(data: DataConfig, path: str, split: str) -> Iterator[_Placed]:
                 raise ValueError(f"a saved dataset has no configurations, so data.name {data.name!r} does nothing")
             dataset = _saved_split(folder, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
-        raise DataError([f"data {path}: cannot load split {split!r} ({_first_line(error)})"]) from error
-    yield from _read_files(files, path, folder) if files else _numbered(dataset)
+        raise DataError([f"data {path}: cannot load split {split!r} ({first_line(error)})"]) from error
+    yield from _read_files(files, path, folder) if files else numbered(dataset)
 
 
-def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) -> Iterator[_Placed]:
+def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) -> Iterator[Placed]:
     """The raw rows of files, in their order; where they lie in a folder, their places name them."""
     _check_size(sum(file.stat().st_size for file in files), f"data {path}")
     for file in files:
@@ -155,7 +139,7 @@ def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) ->
         if ending is None:
             raise DataError([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(ENDINGS)}"])
         try:
-            for placed in _READERS[f".{ending.split('.')[1]}"](file):
+            for placed in read_file(file, ending):
                 yield placed._replace(place=name + placed.place) if name else placed
         except (OSError, ValueError, EOFError, zlib.error) as error:
             told = _why_unreadable(file) or error
@@ -170,189 +154,15 @@ def _why_unreadable(file: Path) -> str | None:
     return None
 
 
-def _numbered(rows: Iterable[Any]) -> Iterator[_Placed]:
-    """Raw rows with their places."""
-    for i, row in enumerate(rows, start=1):
-        yield _Placed(f"row {i}", row)
-
-
-def _read_jsonl(file: Path) -> Iterator[_Placed]:
-    """One JSON value a line; blank lines are passed over."""
-    with _opened(file) as lines:
-        for i, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _json_line(i, line.rstrip(b"\r\n"))
-
-
-def _json_line(number: int, line: bytes) -> _Placed:
-    """One line as JSON, or why it is none."""
-    try:
-        return _Placed(f"line {number}", _parsed(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-    except UnicodeDecodeError as error:
-        fault = Fault("not UTF-8", f"not UTF-8 text ({error.reason}); repair or remove the line")
-    except ValueError as error:
-        fault = Fault("not JSON", f"not JSON ({error}); repair or remove the line")
-    return _Placed(f"line {number}", None, fault)
-
-
-def _read_json(file: Path) -> Iterator[_Placed]:
-    """A JSON list of objects, or JSON lines under this ending."""
-    with _opened(file) as content:
-        text = content.read().decode("utf-8-sig")
-    if not text.lstrip().startswith("["):
-        return _read_jsonl(file)
-    return _numbered(_parsed(text))
-
-
-def _parsed(text: str) -> Any:
-    """What JSON text says. Raises ValueError."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("lists or objects lie too deep in one another") from error
-
-
-def _read_csv(file: Path) -> Iterator[_Placed]:
-    """A header line and rows of plain text; a cell that is not there is None."""
-    before = csv.field_size_limit(_LONGEST_CELL)
-    try:
-        with _opened(file) as content:
-            yield from _numbered(csv.DictReader(io.TextIOWrapper(content, encoding="utf-8-sig", newline="")))
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    finally:
-        csv.field_size_limit(before)
-
-
-def _read_parquet(file: Path) -> Iterator[_Placed]:
-    """A Parquet table, a part at a time; a text that many rows share is there once. A file can say it a million times
-    in a kilobyte, so what it unpacks to is counted before it is unpacked.
-    """
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            metadata, columns = table.metadata, [table.schema.column(i) for i in range(len(table.schema))]
-        groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-        size, packed = sum(group.total_byte_size for group in groups), file.stat().st_size
-        _check_unpacked(size, packed, metadata.num_rows)
-        texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXT_TYPES]
-        flat = [path for path in texts if "." not in path]  # pyarrow cannot read the others as dictionaries
-        at_once = 1024 if flat == texts else 16 if size < _MOST_UNPACKED // 4 * packed else 1
-        with pyarrow.parquet.ParquetFile(file, read_dictionary=flat) as table:
-            yield from _numbered(_unpacked(table, at_once, packed))
-    except pyarrow.ArrowException as error:
-        raise ValueError(_first_line(error)) from error
-
-
-_TEXT_TYPES: Final = ("STRING", "NONE")
-
-
-def _unpacked(table: Any, at_once: int, packed: int) -> Iterator[dict[str, Any]]:
-    """The rows of an opened Parquet file of `packed` bytes, so many of them at once."""
-    size = 0
-    for batch in table.iter_batches(batch_size=at_once):
-        size += sum(map(_bytes_in, batch.columns))
-        _check_unpacked(size, packed, table.metadata.num_rows)
-        columns = {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-        for i in range(batch.num_rows):
-            yield {name: values[i] for name, values in columns.items()}
-
-
-def _bytes_in(column: Any) -> int:
-    """What the values of an Arrow array take where each is written out."""
-    import pyarrow
-    import pyarrow.compute as compute
-
-    if pyarrow.types.is_dictionary(column.type):
-        lengths = compute.binary_length(column.dictionary)
-        return int(compute.sum(compute.cast(lengths.take(column.indices), "int64")).as_py() or 0)
-    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-        return _bytes_in(column.flatten())
-    if pyarrow.types.is_struct(column.type):
-        return sum(map(_bytes_in, column.flatten()))
-    return int(column.nbytes)
-
-
-def _values(column: Any) -> list[Any]:
-    """The values of an Arrow array; equal ones of a dictionary are one object."""
-    import pyarrow
-
-    if not pyarrow.types.is_dictionary(column.type):
-        return list(column.to_pylist())
-    used = column.indices.unique()
-    texts = dict(zip(used.to_pylist(), column.dictionary.take(used).to_pylist(), strict=True))
-    return [texts[i] for i in column.indices.to_pylist()]
-
-
-def _check_unpacked(size: int, packed: int, rows: int | None = None) -> None:
-    """Raises ValueError where a file unpacks to so much more than it is that no texts of people can be in it."""
-    if size > max(_ALWAYS_UNPACKED, _MOST_UNPACKED * packed):
-        raise ValueError(
-            f"{f'its {rows} rows unpack' if rows else 'it unpacks'} to {_mib(size)} or more from a file of "
-            f"{_mib(packed)}, over {_MOST_UNPACKED} times as much: where that is meant, write it as .jsonl, else get "
-            "the file again"
-        )
-
-
 def _check_size(size: int, where: str) -> None:
     """Raises DataError where rows hold more than a study keeps in memory."""
-    if size > _MOST_BYTES:
+    if size > data_files.MOST_BYTES:
         raise DataError(
             [
-                f"{where}: holds {_mib(size)} or more, and a study, which draws its rows from all of them, keeps "
-                f"{_mib(_MOST_BYTES)} in memory at most: write the rows that you want to a file of their own"
+                f"{where}: holds {mib(size)} or more, and a study, which draws its rows from all of them, keeps "
+                f"{mib(data_files.MOST_BYTES)} in memory at most: write the rows that you want to a file of their own"
             ]
         )
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where it is packed, and no more of them than texts of people unpack to."""
-    ending = file.suffix.lower()
-    with file.open("rb") as packed:
-        if ending == ".gz":
-            yield io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=packed), file.stat().st_size))
-        elif ending == ".zst":
-            import pyarrow
-
-            content = pyarrow.CompressedInputStream(pyarrow.PythonFile(packed), "zstd")
-            yield io.BufferedReader(_Bounded(content, file.stat().st_size))
-        else:
-            yield packed
-
-
-class _Bounded(io.RawIOBase):
-    """The bytes that a stream unpacks to from `packed` ones; ValueError where they are too many."""
-
-    def __init__(self, content: Any, packed: int) -> None:
-        self._content, self._packed, self._size = content, packed, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._content.read(len(buffer))
-        self._size += len(found)
-        _check_unpacked(self._size, self._packed)
-        if self._size > _MOST_BYTES:
-            raise ValueError(f"it unpacks to over {_mib(_MOST_BYTES)}: write the rows that you want to another file")
-        buffer[: len(found)] = found
-        return len(found)
-
-
-_READERS: Final[Mapping[str, Callable[[Path], Iterator[_Placed]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-ENDINGS: Final = (*_READERS, *(f"{e}{packed}" for packed in (".gz", ".zst") for e in (".jsonl", ".json", ".csv")))
-"""Of the files that are read."""
 
 
 def _saved_split(folder: Path, split: str) -> Any:
@@ -379,11 +189,6 @@ def _hub_split(data: DataConfig, split: str) -> Any:
     return datasets.load_dataset(data.path, data.name, revision=data.revision, split=split)
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 # ---- checking -----------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +204,7 @@ class _Checked:
     notes: list[str] = field(default_factory=list)
 
 
-def _checked(raw: Iterable[_Placed], where: str, data: DataConfig) -> _Checked:
+def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
     """The rows that are sound; of the others ten are named and the rest counted, or all are only counted where they
     are dropped.
     """
@@ -475,6 +280,11 @@ def _of_other_form(found: _Checked, numbers: Sequence[int]) -> list[tuple[int, s
 def _bad_rows(found: _Checked, faults: Sequence[tuple[int, str, Fault]], where: str) -> list[str]:
     """The rows that refuse a split, each with its place, and how to go on without them, where there are others."""
     bad = found.bad.total()
+    if 1 < bad == found.bad[NOT_UTF8]:
+        out = "; or leave these out with --set data.bad_rows=drop" if found.rows else ""
+        return [
+            f"{where}: {bad:,} of {found.read:,} lines are not UTF-8 text, the first is {faults[0][1]}: {CONVERT}{out}"
+        ]
     named = [f"{where}, {place}: {fault.text}" for _, place, fault in faults]
     if not found.rows:
         more = f"{where}: ... and {bad - len(named)} more bad rows; none is sound ({counted(found.bad)})"
@@ -491,7 +301,7 @@ def _bad_rows(found: _Checked, faults: Sequence[tuple[int, str, Fault]], where: 
 
 def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
     """What is wrong with the names of columns, with the settings that mend it; empty where nothing is."""
-    there = ", ".join(columns)
+    there = ", ".join(name for name in columns if name not in _INDEX)
     wrong = [f"data.columns.{text} is {name!r}" for text, name in data.columns.items() if name and name not in columns]
     if wrong:
         return f"{' and '.join(wrong)}, which no row has; the columns are {there}"
@@ -503,6 +313,9 @@ def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
     remedy = " ".join(f"--set data.columns.{t}={name or 'COLUMN'}" for t, name in named.items() if name or t in missing)
     lacking = " and ".join(map(repr, missing))
     return f"no row has {lacking}; the columns are {there}: rename them, or name them with {remedy}"
+
+
+_INDEX: Final = ("__index_level_0__", "Unnamed: 0")  # as pandas writes the numbers of rows
 
 
 def _alias(text: str, columns: Iterable[str]) -> str | None:

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from studies.records import DataConfig
-from trainers import sources
+from trainers import data_files
 from trainers.data import check_data
 from trainers.sources import DataError, read_rows
 
@@ -111,7 +111,7 @@ def test_a_parquet_file_gives_the_rows_that_pyarrow_gives(tmp_path: Path, how: d
     )
     pyarrow.parquet.write_table(table, file := tmp_path / "rows.parquet", **how)
     expected = pyarrow.parquet.read_table(file).to_pylist()
-    assert [placed.value for placed in sources._read_parquet(file)] == expected
+    assert [placed.value for placed in data_files._read_parquet(file)] == expected
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
@@ -127,6 +127,6 @@ def test_a_file_of_more_than_fits_is_refused_by_its_size(tmp_path: Path, ending:
 def test_rows_of_more_text_than_fits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {"prompt": same("p", 999), "chosen": same("c" * 999, 999), "rejected": same("r" * 999, 999)}
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "pairs.parquet")
-    monkeypatch.setattr(sources, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(data_files, "MOST_BYTES", 1 << 20)
     with pytest.raises(DataError, match="write the rows that you want to a file of their own"):
         read_rows(DataConfig(path=str(tmp_path / "pairs.parquet")))

@@ -223,7 +223,7 @@ def test_a_file_must_have_rows_a_known_ending_and_be_readable(tmp_path: Path) ->
     assert "ending '.txt' is not one of .jsonl, .json" in check_data(DataConfig(path=str(tmp_path / "p.txt")))[0]
     (tmp_path / "p.parquet").write_text("x")
     assert "cannot be read as .parquet" in check_data(DataConfig(path=str(tmp_path / "p.parquet")))[0]
-    (tmp_path / "p.json").write_bytes(b"\xff\xfe[]")
+    (tmp_path / "p.json").write_bytes(b"[\xff]")
     assert "cannot be read as .json" in check_data(DataConfig(path=str(tmp_path / "p.json")))[0]
     (tmp_path / "folder").mkdir()
     assert "cannot load split 'train'" in check_data(DataConfig(path=str(tmp_path / "folder")))[0]

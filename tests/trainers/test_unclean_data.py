@@ -16,7 +16,7 @@ import pytest
 from datasets import Dataset
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
-from trainers import sources
+from trainers import data_files
 from trainers.data import check_data
 from trainers.sources import DataError, Row, read_rows
 
@@ -234,7 +234,7 @@ def test_a_damaged_packed_file_is_refused(tmp_path: Path, packed: str) -> None:
 def test_a_small_packed_file_that_unpacks_to_much_more_is_refused(
     tmp_path: Path, ending: str, packed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_ALWAYS_UNPACKED", 1 << 20)
+    monkeypatch.setattr(data_files, "_ALWAYS_UNPACKED", 1 << 20)
     file = pack(tmp_path / f"pairs{ending}{packed}", b" " * (64 << 20))
     [problem] = check_data(DataConfig(path=file))
     assert "it unpacks to" in problem
@@ -242,7 +242,7 @@ def test_a_small_packed_file_that_unpacks_to_much_more_is_refused(
 
 
 def test_a_packed_file_of_more_than_fits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(data_files, "MOST_BYTES", 1 << 20)
     file = pack(tmp_path / "pairs.jsonl.gz", b" " * (2 << 20))
     [problem] = check_data(DataConfig(path=file))
     assert "it unpacks to over 1.0 MiB" in problem
