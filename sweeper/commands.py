@@ -20,6 +20,7 @@ from studies.redact import REDACTED, note_settings
 from studies.secret_values import holds_secret
 
 if TYPE_CHECKING:
+    from studies.records import DataConfig
     from studies.spec import Arm, StudySpec
     from sweeper.ownership import ForeignStudy
     from sweeper.state import StudyState
@@ -292,7 +293,6 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
     """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
     if spec.trainer != "dpo" or spec.data.path == "embedded":
         return
-    from studies.resolve import possible
     from sweeper.show import shown
     from trainers.data import DataError, read_local
     from trainers.preview import preview
@@ -306,16 +306,12 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         return
     problems: list[str] = []
     notes: list[str] = []
-    models = {
-        (str(model), arm.settings.get("model_revision"), bool(arm.settings.get("trust_remote_code")))
-        for arm in arms.values()
-        for model in possible(arm).get("model_name_or_path", ())
-    }
-    for model, revision, code in sorted(models, key=str)[:_MOST_MODELS]:
-        with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
-            seen = preview(rows, spec.data, model, revision, code, spec.runs.blocks[0])
-        problems += seen.problems
-        notes += seen.notes
+    for data, where, models in _looks(spec, arms):
+        for model, revision, code in models:
+            with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
+                seen = preview(rows, data, model, revision, code, spec.runs.blocks[0])
+            problems += [where + problem for problem in seen.problems]
+            notes += [where + note for note in seen.notes]
     if problems:
         refuse(list(dict.fromkeys(problems)))
     left_out = bad_rows_line(rows.read, rows.dropped)
@@ -323,6 +319,36 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         notes.insert(0, left_out)
     for note in dict.fromkeys([*notes, *rows.notes]):
         typer.echo(f"data: {shown(note)}")
+
+
+_Model = tuple[str, str | None, bool]  # its name, its revision, whether its own code may run
+
+
+def _looks(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[tuple[DataConfig, str, Sequence[_Model]]]:
+    """Data as scenarios have them, each once, with the scenarios' names where there are several, and the models that
+    are trained on them. Flipped labels are the same pairs.
+    """
+    from studies.spec import arms_in, scenario_data
+
+    found: dict[str, tuple[DataConfig, list[str], set[_Model]]] = {}
+    for name, scenario in spec.scenarios.items():
+        data = scenario_data(spec.data, scenario).model_copy(update={"label_flip": 0.0, "flip_by": "chance"})
+        _, names, models = found.setdefault(data.model_dump_json(), (data, [], set()))
+        names.append(name)
+        models |= _models(arms_in(spec, arms, name))
+    for data, names, models in list(found.values())[:_MOST_DATA]:
+        where = f"{', '.join(names)}: " if len(found) > 1 else ""
+        yield data, where, sorted(models, key=str)[:_MOST_MODELS]
+
+
+def _models(arms: Mapping[str, Arm]) -> set[_Model]:
+    from studies.resolve import possible
+
+    return {
+        (str(model), arm.settings.get("model_revision"), bool(arm.settings.get("trust_remote_code")))
+        for arm in arms.values()
+        for model in possible(arm).get("model_name_or_path", ())
+    }
 
 
 @contextmanager
@@ -338,6 +364,7 @@ def _said_if_long(what: str) -> Iterator[None]:
 
 
 _SILENT_SECONDS = 2.0
+_MOST_DATA = 4  # as scenarios have them, that are looked at before a sweep
 _MOST_MODELS = 3  # whose tokenizers are asked before a sweep
 
 

@@ -66,7 +66,8 @@ def keep_result(folder: Path, result: RunResult) -> RunResult:
         write_result(folder, result)
     except OSError as error:
         logger.warning("the result of run %s could not be written: %s", result.key, error)
-        return result.model_copy(update={"facts": {**result.facts, UNSAVED_FACT: f"{RESULT_FILE}: {error}"}})
+        lost = "; ".join(filter(None, (str(result.facts.get(UNSAVED_FACT, "")), f"{RESULT_FILE}: {error}")))
+        return result.model_copy(update={"facts": {**result.facts, UNSAVED_FACT: lost}})
     return result
 
 

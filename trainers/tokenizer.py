@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
-from trainers.bases import UnusableModel, tokenizer_place
+from studies.places import existing
+from trainers.bases import AdapterBase, UnusableModel, adapter_of, tokenizer_place
 from trainers.dated import on_day
 
 __all__ = ["UnusableModel", "check_ids", "load_tokenizer"]
@@ -22,7 +26,13 @@ def load_tokenizer(
     one without an end token, with which TRL ends every plain completion, and for a template that no day answers.
     """
     place, of_place = tokenizer_place(path, revision)
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=of_place, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=of_place, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        below = _below(place, of_place)
+        if below is None:
+            raise
+        return load_tokenizer(below.base, below.revision, trust_remote_code, day)
     if tokenizer.eos_token is None:
         raise UnusableModel(
             f"model {path}: its tokenizer has no end token, with which completions end; name one of its vocabulary as "
@@ -36,6 +46,15 @@ def load_tokenizer(
         except ValueError as error:
             raise UnusableModel(f"model {path}: {error}") from error
     return tokenizer
+
+
+def _below(path: str, revision: str | None) -> AdapterBase | None:
+    """The adapter on the Hub that `path` names, where it lies on a model of another name."""
+    with suppress(OSError):
+        config = None if existing(path) else find_adapter_config_file(path, revision=revision)
+        adapter = None if config is None else adapter_of(path, Path(config))
+        return None if adapter is None or adapter.is_beside else adapter
+    return None
 
 
 def _on_day(template: str | dict[str, str], day: str) -> str | dict[str, str]:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig
 
-from studies.records import Cause
+from studies.records import Cause, RunResult
 from tests.trainers.small_runs import a_small_model, configs_on, train_on
 from tests.trainers.test_merged import LLAMA
 from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.results import read_result
+from trainers.results import keep_result, read_result
 
 GREEDY = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": 256}
 
@@ -59,6 +59,16 @@ def test_a_result_that_cannot_be_written_is_handed_in(
     assert result.cause is Cause.FINISHED, result.message
     assert "result.json" in str(result.facts["unsaved"])
     assert read_result(tmp_path / "runs" / "run-0") is None
+
+
+def test_all_that_was_not_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainers.results.write_result", full)
+    result = RunResult(key="k", cause=Cause.FINISHED, facts={"unsaved": "the adapter"})
+    told = keep_result(tmp_path, result).facts["unsaved"]
+    assert told == "the adapter; result.json: [Errno 28] No space left on device"
 
 
 @pytest.mark.parametrize("together", [0, 2], ids=["alone", "in a pack"])
