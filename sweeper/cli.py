@@ -24,6 +24,7 @@ from sweeper.commands import (
     load,
     look_at_data,
     quiet_libraries,
+    read_data,
     refuse,
     refuse_bad_base,
     refuse_foreign_runs,
@@ -32,6 +33,7 @@ from sweeper.commands import (
     screen_width,
     store_errors,
     tell_whose,
+    try_data,
     warn_of_code,
 )
 
@@ -99,7 +101,7 @@ def init(
 ) -> None:
     """Write a study file to start from."""
     from studies.plain_text import text_problem
-    from sweeper.starter import write_starter
+    from sweeper.show import shown
 
     given = {"FILE": str(file), "--model": model, "--dataset": dataset}
     problems = [f"{name} {text!r}: {wrong}." for name, text in given.items() if (wrong := text_problem(text))]
@@ -107,8 +109,37 @@ def init(
         refuse(problems)
     if file.exists():
         refuse([f"{file} exists already: give another name, or remove it first."])
-    write_starter(file, model, dataset)
+    told = _write_starter(file, model, dataset)
     typer.echo(f"Wrote {file}. Look at what it would run with: sweeper plan {file}")
+    for line in told:
+        typer.echo(f"data: {shown(line)}")
+
+
+def _write_starter(file: Path, model: str, dataset: str) -> list[str]:
+    """Write the study, with what its reader must know of the data, which it gives."""
+    from studies.records import DataConfig
+    from studies.spec import StudyError, arms, load_study
+    from sweeper.starter import UNREAD, remark_on, write_starter
+
+    if dataset == "embedded":
+        write_starter(file, model, dataset)
+        return []
+    rows = read_data(DataConfig(path=dataset, bad_rows="drop"))
+    if rows is None:
+        write_starter(file, model, dataset, UNREAD, drops=True)
+        return []
+    if isinstance(rows, Exception):
+        write_starter(file, model, dataset, "The data cannot be used as they are; sweeper plan says why.")
+        return ["no run could use them yet:", *rows.problems]
+    remark, drops = remark_on(rows.read, rows.dropped)
+    write_starter(file, model, dataset, remark, drops=drops)
+    try:
+        spec = load_study(str(file), ())
+    except StudyError:  # `plan` tells
+        return [remark]
+    problems, notes = try_data(rows, spec, arms(spec))
+    told = ["no run could use them yet:", *problems] if problems else notes
+    return [remark, *told, *rows.notes]
 
 
 @app.command()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from studies.spec import Arm, StudySpec
     from sweeper.ownership import ForeignStudy
     from sweeper.state import StudyState
+    from trainers.data import DataError
+    from trainers.sources import Rows
 
 
 @dataclass(frozen=True)
@@ -289,21 +291,23 @@ def warn_of_code(spec: StudySpec) -> None:
         typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)
 
 
-def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
-    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
-    if spec.trainer != "dpo" or spec.data.path == "embedded":
-        return
+def read_data(data: DataConfig) -> Rows | DataError | None:
+    """The rows of local data, or why there are none; None of what lies elsewhere."""
     from sweeper.show import shown
     from trainers.data import DataError, read_local
-    from trainers.preview import preview
 
     try:
-        with _said_if_long(f"Reading {shown(spec.data.path)} ..."):
-            rows = read_local(spec.data)
+        with _said_if_long(f"Reading {shown(data.path)} ..."):
+            return read_local(data)
     except DataError as error:
-        refuse(error.problems)
-    if rows is None:
-        return
+        return error
+
+
+def try_data(rows: Rows, spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[list[str], list[str]]:
+    """What the tokenizers of a study make of rows: problems, and what to know."""
+    from sweeper.show import shown
+    from trainers.preview import preview
+
     problems: list[str] = []
     notes: list[str] = []
     for data, where, models in _looks(spec, arms):
@@ -312,8 +316,23 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
                 seen = preview(rows, data, model, revision, code, spec.runs.blocks[0])
             problems += [where + problem for problem in seen.problems]
             notes += [where + note for note in seen.notes]
+    return list(dict.fromkeys(problems)), notes
+
+
+def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
+    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
+    from sweeper.show import shown
+
+    if spec.trainer != "dpo" or spec.data.path == "embedded":
+        return
+    rows = read_data(spec.data)
+    if rows is None:
+        return
+    if isinstance(rows, Exception):
+        refuse(rows.problems)
+    problems, notes = try_data(rows, spec, arms)
     if problems:
-        refuse(list(dict.fromkeys(problems)))
+        refuse(problems)
     left_out = bad_rows_line(rows.read, rows.dropped)
     if left_out and not any("bad and left out" in note for note in notes):
         notes.insert(0, left_out)

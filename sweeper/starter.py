@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from textwrap import fill
+from typing import Final
 
 _EMBEDDED_BASE = """\
   max_steps: 120
@@ -33,7 +36,8 @@ base:                             # flat names of TRL's DPOConfig and ModelConfi
   lora_target_modules: all-linear
 {base}
 
-data: {{path: {dataset}{bad_rows}}}   # Hub id, .jsonl, .json or .csv (also .gz, .zst), .parquet, a folder, or embedded
+# Hub id, .jsonl, .json or .csv (also .gz, .zst), .parquet, a folder, or embedded
+{remark}data: {{path: {dataset}{bad_rows}}}
 
 variants:                         # one arm each; the name is the loss unless loss_type says otherwise
   sigmoid: {{}}
@@ -50,8 +54,31 @@ budget: {{trials: {trials}}}               # per variant, the same for all
 """
 
 
-def write_starter(file: Path, model: str, dataset: str) -> None:
-    """Write a study of four losses for `model` on `dataset` into `file`."""
+_MOST_LEFT_OUT: Final = 0.2
+"""A larger share of the rows is not left out unasked."""
+
+
+def remark_on(read: int, dropped: Counter[str]) -> tuple[str, bool]:
+    """What to know of rows of which so many of each kind are bad, and whether a study may leave these out unasked."""
+    if not dropped:
+        return (
+            f"None of the {read:,} rows is bad; those that come to be are left out and counted (bad_rows: drop).",
+            True,
+        )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in dropped.most_common())
+    told = f"{dropped.total():,} of {read:,} rows are bad ({kinds})"
+    if dropped.total() > _MOST_LEFT_OUT * read:
+        return f"{told}: too many to leave out unasked. Mend them, or add bad_rows: drop.", False
+    return f"{told} and are left out; to be told of each, take bad_rows: drop away.", True
+
+
+UNREAD: Final = "Bad rows are left out and counted; to be told of each, take bad_rows: drop away."
+
+
+def write_starter(file: Path, model: str, dataset: str, remark: str = "", *, drops: bool = False) -> None:
+    """Write a study of four losses for `model` on `dataset` into `file`; `remark`: what is said of the data, `drops`:
+    whether bad rows are left out.
+    """
     own = model != "embedded" or dataset != "embedded"
     low, high = ("1.0e-6", "5.0e-5") if model != "embedded" else ("3.0e-4", "4.0e-3")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +87,8 @@ def write_starter(file: Path, model: str, dataset: str) -> None:
         name=_study_name(file),
         model=json.dumps(model, ensure_ascii=False) if model != "embedded" else model,
         dataset=json.dumps(dataset, ensure_ascii=False) if dataset != "embedded" else dataset,
-        bad_rows=", bad_rows: drop" if dataset != "embedded" else "",
+        bad_rows=", bad_rows: drop" if drops else "",
+        remark=fill(remark, 118, initial_indent="# ", subsequent_indent="# ") + "\n" if remark else "",
         base=_OWN_BASE if own else _EMBEDDED_BASE,
         rate=f"  learning_rate: {{low: {low}, high: {high}, log: true}}",
         metric="ranking_gain" if own else "gold",
