@@ -1,4 +1,10 @@
-"""Whether a run that ended badly is tried again, when and how. Knows no store, no search and no executor."""
+"""Whether a run that ended badly is tried again, when and how. Knows no store, no search and no executor.
+
+Two places answer a want of memory, as two things can happen. A pack that meets it goes on in its own process with fewer
+runs or smaller parts (`trainers.dpo`, `trainers.growth`): its runs keep the steps that they have. What comes here could
+not: a process that the system ended for it has nobody left to decide, and TRL's own loop cannot be cut once it
+trains. Such runs begin again with less, and what is learnt of their kind holds for all workers.
+"""
 
 from __future__ import annotations
 

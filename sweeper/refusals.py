@@ -7,7 +7,7 @@ from itertools import chain, product
 from typing import Any, Final
 
 from studies.records import RunConfig, Scalar, digest
-from studies.spec import Arm, IntRange, Simplex, StudySpec, Values, resolve_run
+from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, resolve_run
 from trainers.interface import HANGS_ON, OF_ROWS, SETTINGS
 
 _MOST_NUMBERS: Final = 64
@@ -57,8 +57,8 @@ class Refusals:
             values = _values(distribution)
             if values and name in names:
                 listed[name] = values
-            elif values or not isinstance(distribution, Simplex):
-                first[name] = values[0] if values else distribution.low
+            elif values or isinstance(distribution, FloatRange | IntRange):
+                first[name] = distribution.low if isinstance(distribution, FloatRange | IntRange) else values[0]
         searched = ({**first, **dict(zip(listed, values, strict=True))} for values in product(*listed.values()))
         for point in chain(searched if arm.space or not arm.points else (), arm.points):
             yield resolve_run(self._spec, arm, scenario, trial=0, knobs=point, block=0, seed=0).settings

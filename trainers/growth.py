@@ -139,7 +139,9 @@ class Growth:
         self._settle(f"{size} together did not fit into memory")
 
     def take_smaller(self, split: int, checkpointing: bool | None) -> None:
-        """Not one run fits as it is: from now on each goes through the model so."""
+        """Not one run fits as it is: from now on each goes through the model so. Where the process did not live to
+        decide this, `sweeper.attempts` does.
+        """
         self._placement = replace(self._placement, split=split, checkpointing=checkpointing)
         self._readings, self._looks = {}, 0
         self._most = self.best = 1
