@@ -76,7 +76,7 @@ def test_what_the_machine_fails_for_good_is_told_everywhere_with_its_log(
 ) -> None:
     ended = run({"ipo": act})
     assert ended.returncode == 1
-    assert f"failed ({cause})" in ended.stdout
+    assert f"trial 0: {cause}, " in ended.stdout
     assert causes(tmp_path) == {("sigmoid", State.COMPLETE, Cause.FINISHED), ("ipo", State.FAIL, cause)}
     assert optuna_states(tmp_path, "ipo") == {"FAIL": 2}
     assert superseded(tmp_path) == [f"{cause}: tried again"] * 2
