@@ -4,7 +4,8 @@
 
 Stages stand in order of value. Each runs in a process of its own with a limit, so that one that fails or hangs leaves
 the others; of a budget that is too short the last ones are left out. Models are random Llamas of SmolLM2-135M's and
-Llama-3.2-1B's shape with the embedded world's tokenizer, data are pairs of 96 + 160 of its words: nothing is loaded.
+Llama-3.2-1B's shape with the embedded world's tokenizer, data are pairs of 96 + 160 of its words, 4 a step: nothing is
+loaded.
 `--tiny` makes all of it small, to try every stage on a CPU in minutes; its figures mean nothing.
 
 DIR/figures.jsonl gets a JSON line as soon as a figure is known: stage, at_s (seconds since the stage began), what, and

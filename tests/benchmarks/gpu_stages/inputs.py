@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Mapping
@@ -97,6 +98,7 @@ def wait() -> None:
 
 def reset_peak() -> None:
     """Give back what is kept for later, and measure the peak of memory from here on."""
+    gc.collect()  # a trainer refers to itself in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -53,10 +53,9 @@ def measure(figures: Figures, size: Size, work: Path) -> None:
         with figures.part("pack"):
             if count > len(members):
                 members += _members(figures, worker, jobs[len(members) : count])
-            pack = _pack(worker, members[:count], checkpointing)
-            seconds = _note_pack(figures, pack, checkpointing, size.passes).flowing / count
-            _note_ratio(figures, count, stock, seconds, checkpointing)
-            del pack
+            # The pack is gone before the next one is made, also where its passes fail.
+            found = _note_pack(figures, _pack(worker, members[:count], checkpointing), checkpointing, size.passes)
+            _note_ratio(figures, count, stock, found.flowing / count, checkpointing)
     with figures.part("stock"):
         time_stock(figures, "TRL's defaults", runs(size, work, 1, size.stock, **gpu_settings())[0], work)
 
