@@ -129,6 +129,7 @@ def test_a_stage_that_hangs_or_ends_badly_leaves_the_others(
     printed = capsys.readouterr().out
     assert "good: told: value=1.0" in printed
     assert "FAILED wrong: told: holds=False" in printed
+    assert "FAILED hangs: end: ended=cut" in printed
 
 
 def test_stages_that_are_good_end_with_0(tmp_path: Path, made_stages: list[Stage]) -> None:

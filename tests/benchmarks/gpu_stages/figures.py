@@ -58,8 +58,8 @@ def read_figures(folder: Path, skip: int = 0) -> list[dict[str, Any]]:
 
 
 def is_bad(line: Mapping[str, Any]) -> bool:
-    """Whether a line says that something failed, or does not hold."""
-    return "failed" in line or line.get("holds") is False
+    """Whether a line says that something failed, does not hold, or did not come to its end."""
+    return "failed" in line or line.get("holds") is False or line.get("ended", "done") != "done"
 
 
 def recap(lines: Sequence[Mapping[str, Any]], decides: Mapping[str, Sequence[str]]) -> list[str]:
