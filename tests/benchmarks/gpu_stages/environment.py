@@ -68,7 +68,7 @@ def _note_device(figures: Figures) -> None:
         total_gib=total / 2**30,
         torch=torch.__version__,
         cuda=torch.version.cuda,
-        cudnn=torch.backends.cudnn.version(),
+        cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         bf16=torch.cuda.is_bf16_supported(including_emulation=False),
         cores=os.cpu_count(),
     )
@@ -78,7 +78,7 @@ def _versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name.replace("-", "_")] = str(version(name))  # type: ignore[no-untyped-call]
+            found[name.replace("-", "_")] = version(name)
     return found
 
 
