@@ -10,6 +10,7 @@ import shlex
 import stat
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,6 +127,7 @@ def word(program: Program, url: str) -> str:
     return shlex.quote(url) if redact(url) == url else f'"${{{program.variable}:?}}"'
 
 
+@cache
 def schema(program: Program) -> Schema | None:
     """What the installed program knows; None where its migrations are kept in another way than is known here."""
     spec = find_spec(program.package)

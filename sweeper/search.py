@@ -26,6 +26,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import column, table, update
 
+from dashboards.databases import OPTUNA, schema
 from studies.losses import simplex_unit, weight_names, weights_from_knobs
 from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
 from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario
@@ -530,7 +531,11 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         literal = url.replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
-        storage = optuna.storages.RDBStorage(literal, engine_kwargs={"connect_args": connect_args(url)})
+        waits = {"connect_args": connect_args(url)}
+        storage = optuna.storages.RDBStorage(literal, waits, skip_compatibility_check=True)
+        known = schema(OPTUNA)
+        if known is None or storage.get_current_version() != known.head:
+            storage = optuna.storages.RDBStorage(literal, waits)  # which says what is wrong, and takes 10 times as long
     except sqlalchemy.exc.DatabaseError as error:
         known = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
         raise StorageError(trouble(url, error) if known else refusal(url, error)) from error

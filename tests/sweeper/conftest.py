@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from studies.spec import Arm, StudySpec
 from sweeper.cli import app
 from sweeper.new_store import make_store
 from sweeper.reporting import Made
+from sweeper.search import open_storage
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,33 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def empty_optuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with Optuna's tables and no study."""
+    file = tmp_path_factory.mktemp("storage") / "optuna.db"
+    open_storage(f"sqlite:///{file}").engine.dispose()
+    return file
+
+
 @pytest.fixture(autouse=True)
 def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process a new store is a copy of an empty one: MLflow takes seconds to make its tables."""
+    """In this process a new store is a copy of an empty one: MLflow takes seconds to make its tables, and Optuna as
+    long as a run of the formula.
+    """
 
     def copy(uri: str) -> None:
         file = sqlite_file(uri)
         if file is not None and not file.exists() and os.access(file.parent, os.W_OK):
             shutil.copyfile(request.getfixturevalue("empty_mlflow"), file)
 
+    def copied(url: str) -> Any:
+        file = sqlite_file(url)
+        if file is not None and not file.exists() and os.access(file.parent, os.W_OK):
+            shutil.copyfile(request.getfixturevalue("empty_optuna"), file)
+        return open_storage(url)
+
     monkeypatch.setattr("sweeper.tracking.make_store", copy)
+    monkeypatch.setattr("sweeper.search.open_storage", copied)
 
 
 @pytest.fixture(autouse=True)

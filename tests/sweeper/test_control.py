@@ -19,6 +19,7 @@ import pytest
 
 from dashboards.load import load_records
 from studies.records import RunRecord, State
+from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 
 Sweeper = Callable[..., Any]
@@ -42,18 +43,16 @@ def _study(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "study.yaml").write_text(STUDY)
 
 
-def start(folder: Path, seconds: str = "0.1", **options: Any) -> subprocess.Popen[bytes]:
+def start(folder: Path, seconds: str = "0.1") -> Forked:
     """A sweep in another process, with so many seconds a step, that has finished a run."""
-    path = os.pathsep.join([str(TRAINERS), *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "2"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "STEP_SECONDS": seconds},
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options},
-    )
+    process = Forked(folder, "run", "study.yaml", "--workers", "2", env={"STEP_SECONDS": seconds})
+    wait_for_a_run(folder, process)
+    return process
+
+
+def wait_for_a_run(folder: Path, process: Forked | subprocess.Popen[bytes]) -> None:
     wait_until(lambda: process.poll() is not None or results(folder), "no run ends")
     assert process.poll() is None
-    return process
 
 
 def results(folder: Path) -> list[Path]:
@@ -121,7 +120,7 @@ def test_the_lock_of_a_dead_sweep_is_not_in_the_way_and_that_of_a_living_one_is(
     assert refused.returncode == 2
     assert f"process {sweep.pid}" in refused.stderr
     sweep.kill()
-    sweep.wait()
+    sweep.wait(timeout=PATIENCE)
     finish(sweeper, tmp_path)
 
 
@@ -169,7 +168,17 @@ def test_a_pause_that_makes_no_sense_is_refused(sweeper: Sweeper, tmp_path: Path
 @pytest.mark.slow
 def test_a_closed_terminal_stops_the_sweep_cleanly(sweeper: Sweeper, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    sweep = start(tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    path = os.pathsep.join([str(TRAINERS), *filter(None, sys.path)])
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "STEP_SECONDS": "0.1"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    wait_for_a_run(tmp_path, sweep)
     workers = psutil.Process(sweep.pid).children(recursive=True)
     os.close(theirs)
     os.close(ours)  # what was written to the terminal from here on fails

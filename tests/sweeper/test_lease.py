@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,6 +22,8 @@ from sweeper.control import AlreadyRunning
 from sweeper.lease import Holder, LeaseLost, hold, this_process, watch
 from sweeper.ledger import FREE, Ledger
 from sweeper.tracking import Tracker
+from tests.sweeper.forked import Forked
+from tests.waiting import PATIENCE
 
 Sweeper = Callable[..., Any]
 TRAINERS = Path(__file__).parents[1] / "soak"
@@ -72,13 +72,7 @@ def test_a_second_folder_with_the_same_storage_is_refused_while_the_first_runs_a
         (folder / "study.yaml").write_text(STUDY)
         shutil.copyfile(empty_mlflow, folder / "mlflow.db")
     url = f"sqlite:///{tmp_path}/optuna.db"
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "2", "--storage", url],
-        cwd=first,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TRAINERS), *filter(None, sys.path)])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    sweep = Forked(first, "run", "study.yaml", "--workers", "2", "--storage", url)
     deadline = time.monotonic() + 300
     while not list((first / "runs").glob("*/*/result.json")):
         assert sweep.poll() is None
@@ -96,7 +90,7 @@ def test_a_second_folder_with_the_same_storage_is_refused_while_the_first_runs_a
     assert states(url)["RUNNING"] == running, "what the first one trains is not asked for again"
     assert not (second / "runs").exists()
     sweep.kill()
-    sweep.wait()
+    sweep.wait(timeout=PATIENCE)
     monkeypatch.setattr(lease, "DEAD_SECONDS", 1e6)  # nobody waits for a process that is known to be gone
     taken = sweeper(second, *again)
     assert taken.returncode == 0, taken.stdout + taken.stderr

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from studies.spec import Objective
 from sweeper.cli import app
 from sweeper.executors.inline import Inline
 from sweeper.rungs import FAILED, Score, rung_scores, standing, survivors
+from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula
 from trainers.formula import FormulaTrainer
@@ -201,22 +200,21 @@ class Slow:
 
 @pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, 4), (signal.SIGKILL, 21), (signal.SIGINT, 14)])
 def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_same(
-    run: Run, in_order: Path, tmp_path: Path, empty_mlflow: Path, number: signal.Signals, after: int
+    run: Run,
+    in_order: Path,
+    tmp_path: Path,
+    empty_mlflow: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    after: int,
 ) -> None:
     """`after`: so many pauses and ends; there are 18 at the first rung and 6 at the second."""
     slow = STUDY.replace("trainer: formula", "trainer: tests.sweeper.test_rungs:Slow")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
     folder = tmp_path
     (folder / "study.yaml").write_text(slow)
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")
-    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--executor", "process", "--workers", "1"]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = Forked(folder, "run", "study.yaml", "--executor", "process", "--workers", "1")
     seen: set[tuple[str, int]] = set()
 
     def enough() -> bool:
@@ -257,7 +255,7 @@ def test_what_the_machine_fails_is_tried_again_before_the_rung_is_decided(
         return result
 
     with_results(monkeypatch, fail_twice)
-    assert run(tmp_path / "failing").returncode == 0
+    assert run(tmp_path / "failing", STUDY + "resources: {retry_after: 0}\n").returncode == 0
     assert len(failures) == 2
     assert decided(tmp_path / "failing") == decided(in_order)
 

@@ -21,6 +21,7 @@ from dashboards.load import load_records
 from studies.records import Cause, RunConfig, RunRecord, RunResult, State
 from sweeper.progress import Progress
 from sweeper.show import describe
+from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula
 
@@ -165,14 +166,7 @@ def test_a_second_run_of_the_same_study_is_refused_and_names_the_first(sweeper: 
     assert "process 4711" in refused.stderr
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-
-
-def wait_for_runs(folder: Path, process: subprocess.Popen[bytes], at_least: int) -> None:
+def wait_for_runs(folder: Path, process: Forked, at_least: int) -> None:
     """Until so many runs have a result; fails if the sweep ends before."""
 
     def enough() -> bool:
@@ -188,11 +182,11 @@ LONG = STUDY.replace("trials: 3", "trials: 25")
 @pytest.mark.parametrize("executor", ["inline", "process"])
 def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run, tmp_path: Path, executor: str) -> None:
     write(tmp_path, LONG)
-    process = start(tmp_path, "--executor", executor, "--workers", "2")
+    process = Forked(tmp_path, "run", "study.yaml", "--executor", executor, "--workers", "2")
     wait_for_runs(tmp_path, process, 10)
     workers = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.wait(timeout=PATIENCE)
     results = {f.parent.name: f.stat().st_mtime_ns for f in (tmp_path / "runs" / "small").glob("*/result.json")}
 
     done = run(tmp_path, LONG, "--executor", executor, "--workers", "2")
@@ -211,7 +205,7 @@ def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run,
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
     two_runs_a_trial = STUDY.replace("trials: 3", "trials: 12") + "runs: {seeds: [0, 1]}\n"
     write(tmp_path, two_runs_a_trial)
-    process = start(tmp_path, "--executor", "process", "--workers", "2")
+    process = Forked(tmp_path, "run", "study.yaml", "--executor", "process", "--workers", "2")
     wait_for_runs(tmp_path, process, 5)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=PATIENCE) == 1
@@ -230,7 +224,8 @@ def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
     table = sweeper(tmp_path, "table", "study.yaml").stdout
     (tmp_path / "mlflow.db").unlink()
     # Another process, as MLflow keeps the engine of a URI and with it the file that was unlinked.
-    assert start(tmp_path, "--executor", "inline").wait(timeout=PATIENCE) == 0
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--executor", "inline"]
+    assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
     assert sweeper(tmp_path, "table", "study.yaml").stdout == table
     results = [f.stat().st_mtime for f in (tmp_path / "runs" / "small").glob("*/result.json")]
     assert len(results) == 9
