@@ -537,8 +537,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         if known is None or storage.get_current_version() != known.head:
             storage = optuna.storages.RDBStorage(literal, waits)  # which says what is wrong, and takes 10 times as long
     except sqlalchemy.exc.DatabaseError as error:
-        known = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
-        raise StorageError(trouble(url, error) if known else refusal(url, error)) from error
+        troubled = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
+        raise StorageError(trouble(url, error) if troubled else refusal(url, error)) from error
     except (
         sqlalchemy.exc.SQLAlchemyError,
         optuna.exceptions.OptunaError,
