@@ -22,23 +22,23 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from studies.micro_batches import DEFAULT_ROWS, can_be_cut
+from studies.losses.batch_splitting import DEFAULT_ROWS, can_be_cut
 from studies.records import ALONE_FACT, CONSEQUENCES, UNUSABLE_FACT, Cause, RunConfig, RunResult
-from trainers.adapters import Unpackable
-from trainers.blame import in_words_of_study, refused_part
-from trainers.checkpoints import KEEP_SECONDS
-from trainers.data import DataError, JudgeError
-from trainers.desk import ListDesk
-from trainers.failures import ALONE, MEMORY, cause_of, told
-from trainers.growth import Growth
+from trainers.components.blame import in_words_of_study, refused_part
+from trainers.components.settings import hardware_settings, parse_settings, resolve_model, run_settings
+from trainers.components.worker_cache import Warm, load_base
+from trainers.data.pairs import DataError, JudgeError
 from trainers.interface import DATA, JUDGE, MODEL, Desk, Doing, Job, Placement, Sized, pack_key
-from trainers.member import Member, make_member
-from trainers.pack import Pack
-from trainers.results import drop_state, keep_result
-from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
-from trainers.solo import train_alone
-from trainers.tokenizer import UnusableModel
-from trainers.warm import Warm, load_base
+from trainers.job_list import ListDesk
+from trainers.models.tokenizer import UnusableModel
+from trainers.multi_lora.adapters import Unpackable
+from trainers.pack.growth import Growth
+from trainers.pack.member import Member, make_member
+from trainers.pack.pack import Pack
+from trainers.run_folder.failures import ALONE, MEMORY, cause_of, told
+from trainers.run_folder.results import drop_state, keep_result
+from trainers.trl_loop.checkpoints import KEEP_SECONDS
+from trainers.trl_loop.train import train_alone
 
 logger = logging.getLogger(__name__)
 

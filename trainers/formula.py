@@ -30,7 +30,7 @@ from typing import Any
 
 from studies.records import Cause, Measurement, RunConfig, RunResult
 from trainers.interface import Decision, Desk, Job, pack_key
-from trainers.results import read_result, write_result
+from trainers.run_folder.results import read_result, write_result
 
 STEPS = 12
 BLOCK_NOISE = 0.01

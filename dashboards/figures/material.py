@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dashboards.analysis.strata import Standing
 from dashboards.figures.figure import Look, looks
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import failures
-from dashboards.tables import Comparison, Row
-from dashboards.trials import Standing
+from dashboards.tables.comparison import Comparison, Row
 from studies.records import RunRecord, Scalar
 
 Curve = Sequence[tuple[int, float]]

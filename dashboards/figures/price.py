@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from dashboards.analysis.strata import Standing
 from dashboards.figures.figure import MOST_BEHIND, Figure, Missing, Scales, Series, floored, small_multiples
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.frontier import BUDGETS, Points, at_budgets, frontier_difference, points_of
-from dashboards.trials import Standing
-from studies.counts import so_many
+from studies.text.plural import so_many
 
 _STEPS = 40
 

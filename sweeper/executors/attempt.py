@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from studies.records import UNUSABLE_FACT, Cause, RunResult, Scalar
-from trainers.failures import MEMORY, cause_of
 from trainers.interface import Decision, Desk, Job, News, Trainer, load_trainer
-from trainers.results import drop_state, write_result
+from trainers.run_folder.failures import MEMORY, cause_of
+from trainers.run_folder.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
 

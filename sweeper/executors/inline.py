@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from studies.records import Cause, RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import Dropped, Event, Finished, Lost, Reported, Started, Told
+from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported, Started, Told
 from trainers.interface import Decision, Job, News, pack_key
 
 WORKER = "inline"

@@ -32,7 +32,7 @@ from typing import Any
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
 from sweeper.executors import Finished, Lost, Process
-from sweeper.executors.devices import usable_cores, visible_gpus
+from sweeper.executors.process.devices import usable_cores, visible_gpus
 from trainers.interface import Job, Placement
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -108,10 +108,10 @@ def by_commands(configs: Sequence[RunConfig], folder: Path) -> float:
     import yaml
     from transformers import AutoTokenizer
 
-    from trainers.data import load_pairs
+    from trainers.components.settings import hardware_settings, resolve_model
+    from trainers.data.pairs import load_pairs
+    from trainers.data.tables import write_pairs
     from trainers.dpo import load_adapter
-    from trainers.settings import hardware_settings, resolve_model
-    from trainers.tables import write_pairs
 
     base = resolve_model(str(configs[0].settings["model_name_or_path"]))
     pairs = load_pairs(configs[0].data, 0, AutoTokenizer.from_pretrained(base))
@@ -137,8 +137,8 @@ def by_loop(configs: Sequence[RunConfig], folder: Path, *, precompute: bool) -> 
     from trl import DPOTrainer, get_peft_config
     from trl.trainer.utils import create_model_from_path
 
-    from trainers.data import load_pairs
-    from trainers.settings import hardware_settings, parse_settings, resolve_model
+    from trainers.components.settings import hardware_settings, parse_settings, resolve_model
+    from trainers.data.pairs import load_pairs
 
     datasets.disable_progress_bars()
     path = resolve_model(str(configs[0].settings["model_name_or_path"]))
@@ -170,7 +170,7 @@ def _measure(config: RunConfig, path: str, pairs: Any) -> Any:
     from transformers import AutoTokenizer
     from trl.trainer.utils import create_model_from_path
 
-    from trainers.evaluate import evaluate, reference_numbers
+    from trainers.evaluation.evaluate import evaluate, reference_numbers
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     numbers = reference_numbers(create_model_from_path(path), tokenizer, pairs, config.evaluation)
@@ -224,7 +224,7 @@ def _train(pool: Process, configs: Sequence[RunConfig], folder: Path, placement:
 def tokens(config: RunConfig, folder: Path) -> tuple[float, float]:
     """Tokens of a step as stock TRL pads them, and as they lie in a pack; means over a run."""
     from trainers.dpo import DPOTrainerWorker
-    from trainers.layout import micro_batch
+    from trainers.multi_lora.layout import micro_batch
 
     few = config.evaluation.model_copy(update={"prompts": 1, "max_new_tokens": 1, "pairs": 2})
     member = DPOTrainerWorker().make(Job(config.model_copy(update={"evaluation": few}), folder, pause_at=1))

@@ -28,15 +28,15 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from dashboards.evidence import confirmed_values
-from dashboards.load import load_records
+from dashboards.analysis.confirmed import confirmed_values
+from dashboards.analysis.strata import Standing, standings
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
-from dashboards.trials import Standing, standings
+from dashboards.store.records import load_records
 from studies.records import RunRecord, State
 from studies.spec import StudySpec, arms, load_study
-from sweeper.plan import pairs_source
-from sweeper.reading import comparison_of, strata
+from sweeper.planning.plan import pairs_source
+from sweeper.recorded.reading import comparison_of, strata
 
 UNBIASED = "unbiased"
 PAIRWISE = ("sigmoid", "ipo")

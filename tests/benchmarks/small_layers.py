@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.adapters import _LinearWithAdapters, _SmallLinearWithAdapters
+from trainers.multi_lora.adapters import _LinearWithAdapters, _SmallLinearWithAdapters
 
 RANK = 8
 WIDTHS = ((64, 64), (64, 172), (172, 64))

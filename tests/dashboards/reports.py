@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dashboards.figures.gallery import figures
-from dashboards.report import Report, Told
+from dashboards.report.page import Report, Told
 from studies.records import RunRecord, Shown
 from tests.dashboards.generated import pool
 from tests.dashboards.materials import material_of

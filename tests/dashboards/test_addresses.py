@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
-from dashboards.addresses import absolute_url, same_database, sqlite_file, sqlite_url
+from dashboards.store.addresses import absolute_url, same_database, sqlite_file, sqlite_url
 
 NAMES = ("a b", "a%20b", "100%", "what?", "a#b", "a&b=c", "it's", 'say "x"', "grün-数", "a:b", "[x]{y}", "a;b", "%3F")
 ODD = st.text(st.sampled_from("%?#&{}[]: '\"+=;20a") | st.characters(exclude_categories=["Cs"]), min_size=1)

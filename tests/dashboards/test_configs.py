@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dashboards.configs import distinct
-from dashboards.grids import grids
-from dashboards.rendering import render
-from dashboards.tables import Comparison, comparison
-from dashboards.trials import Stratum
+from dashboards.analysis.configs import distinct
+from dashboards.analysis.strata import Stratum
+from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tables.formats import render
+from dashboards.tables.grids import grids
 from studies.records import Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, pool

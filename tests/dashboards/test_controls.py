@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dashboards.controls import (
+from dashboards.controls.null_pool import (
     MOST_DIFFERENCES,
     REPEATS,
     Control,
@@ -48,7 +48,7 @@ def test_too_much_noise_is_inconclusive_and_not_a_tie() -> None:
 def test_blocks_that_chose_never_judge_and_arms_never_share_a_run() -> None:
     """Were a block used twice, or a run dealt to both arms, differences of distinct powers of two would show it."""
     values = 2.0 ** np.arange(2 * 19).reshape(1, 19, 2)
-    from dashboards.controls import _differences
+    from dashboards.controls.null_pool import _differences
 
     for seed in range(20):
         d = _differences(values, Deal(points=1, choose=3, judge=16), 0.0, np.random.default_rng(seed))

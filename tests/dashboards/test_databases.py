@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from dashboards.addresses import sqlite_url
-from dashboards.databases import MLFLOW, OPTUNA, Contents, Program, Refused, _on_server, check_database, schema
+from dashboards.store.addresses import sqlite_url
+from dashboards.store.databases import MLFLOW, OPTUNA, Contents, Program, Refused, _on_server, check_database, schema
 
 
 @pytest.mark.parametrize("program", [MLFLOW, OPTUNA])

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from dashboards.expectations import CURVE, Curves, Finding, compared_runs, findings
-from dashboards.rendering import FORMATS, render
+from dashboards.analysis.strata import Stratum, standings
+from dashboards.controls.expectations import CURVE, Curves, Finding, compared_runs, findings
 from dashboards.statistics.scale import raw_scale, scale_of
-from dashboards.tables import comparison
-from dashboards.trials import Stratum, standings
+from dashboards.tables.comparison import comparison
+from dashboards.tables.formats import FORMATS, render
 from studies.records import Cause, RunRecord
 from studies.spec import Expectation, Objective
 from tests.dashboards.generated import a_record, gold_of, pool

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dashboards.rendering import FORMATS, render
-from dashboards.tables import Comparison, comparison
-from dashboards.trials import Stratum
+from dashboards.analysis.strata import Stratum
+from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tables.formats import FORMATS, render
 from studies.records import Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, gold_of

@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import pytest
 
-from dashboards.grids import grids
-from dashboards.rendering import FORMATS, render, render_grids
-from dashboards.tables import comparison
-from dashboards.trials import Stratum
+from dashboards.analysis.strata import Stratum
+from dashboards.tables.comparison import comparison
+from dashboards.tables.formats import FORMATS, render, render_grids
+from dashboards.tables.grids import grids
 from studies.spec import Objective
-from studies.visible import visible
+from studies.text.visible import visible
 from tests.dashboards.generated import a_record
 
 Render = Callable[[str, str], str]

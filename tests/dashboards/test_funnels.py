@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dashboards.funnels import funnel_notes
+from dashboards.tables.funnels import funnel_notes
 from tests.dashboards.generated import a_record
 
 WAY = {

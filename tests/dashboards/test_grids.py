@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from dashboards.grids import Grid, GridError, grid_cells, grids
-from dashboards.rendering import FORMATS, render_grids
+from dashboards.tables.formats import FORMATS, render_grids
+from dashboards.tables.grids import Grid, GridError, grid_cells, grids
 from studies.records import Cause, RunRecord, Scalar
 from studies.spec import Objective
 from tests.dashboards.generated import a_record

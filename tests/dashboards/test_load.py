@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.load import StoreError, StoreMissing, connect, decode, encode, load_records, store_uri
+from dashboards.store.records import StoreError, StoreMissing, connect, decode, encode, load_records, store_uri
 from studies.records import Scalar
 
 
@@ -63,7 +63,7 @@ def test_an_unknown_study_is_told_with_those_that_are_there(tmp_path: Path) -> N
 
 
 def test_more_runs_than_a_page_are_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dashboards.load.PAGE", 2)
+    monkeypatch.setattr("dashboards.store.records.PAGE", 2)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = connect(uri)
     experiment = client.create_experiment("pilot", artifact_location=tmp_path.as_uri())

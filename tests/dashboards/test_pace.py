@@ -9,13 +9,13 @@ import random
 
 import pytest
 
-from dashboards.controls import PoolError, pool_of
-from dashboards.grids import GridError, grids
-from dashboards.pace import paces
-from dashboards.rendering import render
+from dashboards.analysis.speed import paces
+from dashboards.analysis.strata import Stratum, standings
+from dashboards.controls.null_pool import PoolError, pool_of
 from dashboards.statistics.scale import scale_of
-from dashboards.tables import Comparison, comparison
-from dashboards.trials import Stratum, standings
+from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tables.formats import render
+from dashboards.tables.grids import GridError, grids
 from studies.records import PROBE, Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.report import render_report
+from dashboards.report.page import render_report
 from tests.dashboards.reports import report_of
 from tests.waiting import PATIENCE
 

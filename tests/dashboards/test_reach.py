@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from dashboards.rendering import render
-from dashboards.tables import Comparison, comparison
-from dashboards.trials import Stratum
+from dashboards.analysis.strata import Stratum
+from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tables.formats import render
 from studies.records import PROBE, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from dashboards.figures.figure import Figure, Missing
-from dashboards.report import Told, render_report
+from dashboards.report.page import Told, render_report
 from studies.records import RunRecord, Shown
-from studies.redact import REDACTED
+from studies.text.redact import REDACTED
 from tests.dashboards.generated import pool
 from tests.dashboards.reports import SAMPLE, report_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dashboards.spaces import Space, space_of
+from dashboards.analysis.spaces import Space, space_of
+from dashboards.analysis.strata import Stratum, standings
 from dashboards.statistics.scale import Scale, raw_scale, scale_of
-from dashboards.trials import Stratum, standings
 from studies.records import Cause, RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, pool

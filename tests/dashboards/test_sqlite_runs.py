@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from dashboards import sqlite_runs
-from dashboards.load import KIND, RUN, SUPERSEDED, StoreError, connect, load_records, read_runs
-from dashboards.sqlite_runs import KNOWN_SCHEMAS, StoredRun, read_sqlite_runs
+from dashboards.store import sqlite_runs
+from dashboards.store.records import KIND, RUN, SUPERSEDED, StoreError, connect, load_records, read_runs
+from dashboards.store.sqlite_runs import KNOWN_SCHEMAS, StoredRun, read_sqlite_runs
 
 TAGS = {
     "kind": "run", "key": "k", "variant": "ipo", "scenario": "clean", "block": "0", "seed": "0", "attempt": "1",
@@ -84,7 +84,7 @@ def test_the_installed_mlflow_makes_tables_that_are_known(filled: Path) -> None:
 
 def test_both_readings_give_the_same_runs_in_the_same_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_runs, "CHUNK", 2)
-    monkeypatch.setattr("dashboards.load.PAGE", 3)
+    monkeypatch.setattr("dashboards.store.records.PAGE", 3)
     client = store.client
     store.add(3, "KILLED", cause="collapsed", state="PRUNED", message="ünï\ncode", **{"fact.empty": ""})
     store.add(4, "FAILED", start=2, superseded="tried again")
@@ -191,7 +191,7 @@ def test_what_a_killed_process_left_half_written_is_taken_back(store: Store) -> 
 
 
 def test_a_store_of_another_version_is_left_to_mlflow(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dashboards.sqlite_runs.KNOWN_SCHEMAS", frozenset({"728d730b5ebd"}))
+    monkeypatch.setattr("dashboards.store.sqlite_runs.KNOWN_SCHEMAS", frozenset({"728d730b5ebd"}))
     assert store.read() is None
     assert trials(store) == [0, 1, 2]
 
@@ -223,6 +223,7 @@ def test_a_study_that_is_missing_or_deleted_is_left_to_mlflow(store: Store, stud
 
 
 def test_runs_of_a_file_are_read_without_loading_mlflow(store: Store) -> None:
-    said = "import sys; from dashboards.load import load_records as l; l(sys.argv[1], 'pilot'); print(*sys.modules)"
+    said = "import sys; from dashboards.store.records import load_records as l; l(sys.argv[1], 'pilot'); "
+    said += "print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", said, store.uri], capture_output=True, text=True, check=True)
     assert not {"mlflow", "sqlalchemy"} & set(done.stdout.split())

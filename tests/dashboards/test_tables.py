@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dashboards.rendering import FORMATS, Format, render
+from dashboards.analysis.strata import Stratum
 from dashboards.statistics.scale import scale_of
-from dashboards.tables import Comparison, Row, comparison
-from dashboards.trials import Stratum
+from dashboards.tables.comparison import Comparison, Row, comparison
+from dashboards.tables.formats import FORMATS, Format, render
 from studies.records import Cause, RunRecord
 from studies.spec import Objective, Scenario
 from tests.dashboards import generated

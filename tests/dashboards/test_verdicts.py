@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import pytest
 from scipy import stats
 
-from dashboards.pace import paces
+from dashboards.analysis.speed import paces
+from dashboards.analysis.strata import Stratum, standings
+from dashboards.guide.claims import CLAIMS
+from dashboards.guide.verdicts import Ruling, Verdict, fisher, verdicts
 from dashboards.statistics.estimates import clopper_pearson
 from dashboards.statistics.scale import scale_of
-from dashboards.trials import Stratum, standings
-from dashboards.verdicts import Ruling, Verdict, fisher, verdicts
-from studies.claims import CLAIMS
-from studies.parts import Scenario
 from studies.records import PROBE, Cause, RunRecord
+from studies.records.world_units import BY_PROMPT
+from studies.schema.types import Scenario
 from studies.spec import Objective
-from studies.world import BY_PROMPT
 from tests.dashboards.generated import a_record, gold_of, pool
 
 GOLD = Objective(metric="gold")

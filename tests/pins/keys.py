@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from studies.design.identity import context_of, goal_of, question_of, strata, stratum_question
+from studies.design.points import planned_points, to_knobs
 from studies.records import RunConfig, Scalar
 from studies.spec import (
     Arm,
@@ -21,8 +23,6 @@ from studies.spec import (
     resolve_run,
     shipped_studies,
 )
-from sweeper.context import context_of, goal_of, question_of, strata, stratum_question
-from sweeper.points import planned_points, to_knobs
 
 OUTSIDE = ("base.model_name_or_path=org/model", "data.path=org/data", "objective.metric=ranking_gain")
 # Each is the first run of `quickstart`'s robust but for these settings.

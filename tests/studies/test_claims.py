@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from studies.claims import CLAIMS, Situation, guide_words, situations
-from studies.losses import LOSSES
-from studies.parts import Scenario
-from studies.world import BY_PROMPT
+from dashboards.guide.claims import CLAIMS, Situation, guide_words, situations
+from studies.losses.table import LOSSES
+from studies.records.world_units import BY_PROMPT
+from studies.schema.types import Scenario
 
 
 def test_every_claim_has_a_name_of_its_own_a_loss_that_exists_and_a_sentence() -> None:

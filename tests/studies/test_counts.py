@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.counts import so_many
+from studies.text.plural import so_many
 
 
 def test_one_run_is_no_runs() -> None:

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from studies.dialects import BASES, SWEEPS
-from studies.foreign import base_problems, study_problems
-from studies.parts import StudySpec
+from studies.loading.other_tools import base_problems, study_problems
+from studies.losses.trl_settings import DATA, TYPES
+from studies.schema.dialects import BASES, SWEEPS
+from studies.schema.types import StudySpec
 from studies.spec import StudyError, load_study
-from studies.trl_settings import DATA, TYPES
-from sweeper.cli import app
+from sweeper.cli.app import app
 
 LLAMA_FACTORY = """
 model_name_or_path: Qwen/Qwen2.5-0.5B-Instruct

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.foreign_files import (
+from studies.text.files import (
     UnusableFile,
     open_file,
     read_bytes,

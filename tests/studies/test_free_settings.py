@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from studies import trl_settings as settings
-from studies.base import take_apart
-from studies.free_settings import ALLOWED, free_problems
+from studies.loading.trl_base import take_apart
+from studies.losses import trl_settings as settings
+from studies.losses.free_settings import ALLOWED, free_problems
 from studies.spec import StudyError, foreign_code, load_study
 
 # What a study can set as text or as a list, beside the names with choices, and why no text there runs or fetches code.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from studies.design.identity import context_of
 from studies.records import DataConfig, EvaluationConfig, RunConfig, Scalar, digest
 from studies.spec import (
     Arm,
@@ -28,8 +29,7 @@ from studies.spec import (
     resolve_run,
     shipped_studies,
 )
-from sweeper.context import context_of
-from sweeper.plan import make_plan
+from sweeper.planning.plan import make_plan
 
 BASE = "base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, learning_rate: 1.0e-3, beta: 0.2}\n"
 
@@ -440,7 +440,7 @@ def test_a_stratums_question_names_only_what_differs_from_a_default(
         asked.append(value)
         return "digest"
 
-    monkeypatch.setattr("sweeper.context.digest", digest_of)
+    monkeypatch.setattr("studies.design.identity.digest", digest_of)
     assert context_of(spec, "a", arms(spec)) == "digest"
     parts = {name: asked[0][name] for name in ("data", "scenario", "evaluation")}
     assert parts == {"data": {"rows": 64}, "scenario": {"label_flip": 0.2}, "evaluation": {"prompts": 32}}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies import losses as table
+from studies.losses import table
 
 UNIT = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=5)
 

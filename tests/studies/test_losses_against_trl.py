@@ -14,8 +14,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from studies import losses as table
-from studies import micro_batches
+from studies.losses import batch_splitting as micro_batches
+from studies.losses import table
 from tests.trainers.pack_runs import float64
 from trainers.world.paths import model_path
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy
 
 from studies.records import METRICS
-from studies.redact import REDACTED, is_secret, note_command, note_settings, redact
+from studies.text.redact import REDACTED, is_secret, note_command, note_settings, redact
 from tests.robustness.harness import in_time
 
 HF = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.safe_yaml import DEEPEST, MOST_BYTES, MOST_KEYS, UnusableYaml, parse, read_text
+from studies.loading.yaml_reader import DEEPEST, MOST_BYTES, MOST_KEYS, UnusableYaml, parse, read_text
 
 
 def doubling(levels: int) -> str:

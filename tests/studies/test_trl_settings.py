@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from studies import trl_settings as settings
-from studies.base import take_apart
-from studies.probing import PACE_SETTINGS
+from studies.checks.speed_probe import PACE_SETTINGS
+from studies.loading.trl_base import take_apart
+from studies.losses import trl_settings as settings
 from studies.spec import arms, load_study
 
 

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from studies.visible import visible, visible_but_for_rich, visible_json
+from studies.text.visible import visible, visible_but_for_rich, visible_json
 from tests.robustness.harness import in_time
 
 

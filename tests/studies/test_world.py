@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from studies.world import task_of_block, tasks
+from studies.records.world_units import task_of_block, tasks
 
 BY_PROMPT = pytest.mark.parametrize("by_prompt", [False, True])
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from studies.spec import StudyError, load_study
-from sweeper.cli import app
+from sweeper.cli.app import app
 
 GOOD = """
 study: good

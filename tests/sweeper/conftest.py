@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dashboards.addresses import sqlite_file
+from dashboards.report.build import Made
+from dashboards.store.addresses import sqlite_file
 from studies.spec import Arm, StudySpec
-from sweeper.cli import app
-from sweeper.new_store import make_store
-from sweeper.reporting import Made
-from sweeper.search import open_storage
+from sweeper.cli.app import app
+from sweeper.search.search import open_storage
+from sweeper.tracking.new_store import make_store
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
             shutil.copyfile(request.getfixturevalue("empty_optuna"), file)
         return open_storage(url)
 
-    monkeypatch.setattr("sweeper.tracking.make_store", copy)
-    monkeypatch.setattr("sweeper.search.open_storage", copied)
+    monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
+    monkeypatch.setattr("sweeper.search.search.open_storage", copied)
 
 
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    from sweeper import reading
+    from sweeper.recorded import reading
 
     with_page = reading.kept_files
 

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunResult
-from trainers.desk import ListDesk
 from trainers.formula import FormulaTrainer
 from trainers.interface import Desk, Job
+from trainers.job_list import ListDesk
 
 
 class Unsaved(ListDesk):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from sweeper.cli import main
+from sweeper.cli.app import main
 
 _UNCAUGHT: Final = 70
 

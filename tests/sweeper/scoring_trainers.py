@@ -6,7 +6,7 @@ import runpy
 
 from studies.records import JUDGE_FACT, Cause, Measurement, RunConfig, RunResult, Shown
 from trainers.interface import Desk, Job
-from trainers.results import write_result
+from trainers.run_folder.results import write_result
 
 
 class Scores:

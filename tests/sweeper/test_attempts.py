@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from studies.records import CONSEQUENCES, Cause, DataConfig, EvaluationConfig, RunConfig
-from sweeper.attempts import Attempts, Retries, Try, describe, is_machine
+from sweeper.loop.retries import Attempts, Retries, Try, describe, is_machine
 from trainers.interface import Placement
 
 MEMORY = (Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_HOST_MEMORY)

@@ -12,11 +12,11 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from dashboards.load import StoreAway, StoreError, load_records
+from dashboards.store.records import StoreAway, StoreError, load_records
 from studies.records import Cause, State
-from sweeper import outbox
-from sweeper.own_folder import JOURNAL
-from sweeper.tracking import Tracker
+from sweeper.folder.own_folder import JOURNAL
+from sweeper.tracking import outbox
+from sweeper.tracking.tracker import Tracker
 from tests.sweeper.test_tracking import SPEC, a_config, a_result
 
 Sweeper = Callable[..., Any]

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from dashboards import load
-from dashboards.load import StoreAway, StoreError, connect, load_records
-from sweeper import outbox
-from sweeper.tracking import Tracker
+from dashboards.store import records as load
+from dashboards.store.records import StoreAway, StoreError, connect, load_records
+from sweeper.tracking import outbox
+from sweeper.tracking.tracker import Tracker
 from tests.sweeper.test_away import journal, told_by, write_two_runs
 from tests.sweeper.test_tracking import SPEC
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import Cause, State
 from studies.spec import Budget
-from sweeper.budget import Cost, Meter, read_spent
+from sweeper.loop.limits import Cost, Meter, read_spent
 
 Sweeper = Callable[..., Any]
 TRAINERS = Path(__file__).parents[1] / "soak"

@@ -28,7 +28,7 @@ objective: {metric: ranking_gain}
 def loaded_by(folder: Path, *arguments: str) -> set[str]:
     """Top-level modules in memory when the command has ended."""
     code = (
-        "import sys\nfrom sweeper.cli import app\n"
+        "import sys\nfrom sweeper.cli.app import app\n"
         f"try:\n    app({list(arguments)!r})\nexcept SystemExit:\n    pass\n"
         "print('LOADED', *sorted({m.partition('.')[0] for m in sys.modules}))"
     )
@@ -224,11 +224,15 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
         seen.append("read")
         raise SystemExit(0)
 
-    monkeypatch.setattr("sweeper.cli.warn_of_code", lambda _spec: seen.append("warned"))
-    monkeypatch.setattr("sweeper.commands.warn_of_code", lambda _spec: seen.append("warned"))
-    for first in ("sweeper.cli.look_at_data", "sweeper.commands.look_at_data", "sweeper.inputs.as_found"):
+    monkeypatch.setattr("sweeper.cli.app.warn_of_code", lambda _spec: seen.append("warned"))
+    monkeypatch.setattr("sweeper.cli.shared.warn_of_code", lambda _spec: seen.append("warned"))
+    for first in (
+        "sweeper.cli.app.look_at_data",
+        "sweeper.cli.shared.look_at_data",
+        "sweeper.recorded.contents.as_found",
+    ):
         monkeypatch.setattr(first, reads)  # of what looks at files that the study names
-    monkeypatch.setattr("sweeper.reading.answers_of", lambda *_: None)
+    monkeypatch.setattr("sweeper.recorded.reading.answers_of", lambda *_: None)
     sweeper(tmp_path, command, "quickstart")
     assert seen == ["warned", "read"]
 

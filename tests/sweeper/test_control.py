@@ -17,7 +17,7 @@ import optuna
 import psutil
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import RunRecord, State
 from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from studies.spec import arms, load_study
-from sweeper.disk import DiskUse, adapter_bytes, describe_disk, planned_disk
+from sweeper.planning.disk import DiskUse, adapter_bytes, describe_disk, planned_disk
 from trainers.world.paths import model_path
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
@@ -112,7 +112,7 @@ def test_a_model_that_is_not_here_leaves_the_size_open(tmp_path: Path) -> None:
 
 def test_plan_prints_it_without_torch(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom sweeper.cli import main\n"
+        "import sys\nfrom sweeper.cli.app import main\n"
         "try: main()\nfinally: print('torch' in sys.modules, 'huggingface_hub' in sys.modules)"
     )
     said = subprocess.run(

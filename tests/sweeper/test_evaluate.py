@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from dashboards.histories import load_samples
-from dashboards.load import load_records
+from dashboards.store.histories import load_samples
+from dashboards.store.records import load_records
+from studies.design.answers import sort
+from studies.design.identity import questions
+from studies.design.measurers import asked_of, chosen, left_out, under
 from studies.records import Cause, Judge, Measurement, RunConfig, RunRecord, RunResult, Shown
 from studies.spec import StudySpec, arms, load_study, resolve_run
-from sweeper.answers import sort
-from sweeper.context import questions
-from sweeper.evaluate import EvaluateError, Selection, best_runs, score, select, summary
 from sweeper.executors import Inline
-from sweeper.measured import asked_of, chosen, left_out, under
-from sweeper.measuring import Scored
-from sweeper.tracking import Tracker
+from sweeper.measuring.remeasure import Scored
+from sweeper.measuring.rescore import EvaluateError, Selection, best_runs, score, select, summary
+from sweeper.tracking.tracker import Tracker
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 STUDY = """

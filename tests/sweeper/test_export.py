@@ -18,13 +18,13 @@ from transformers import AutoTokenizer
 from trl.scripts.dpo import main, make_parser
 
 from studies.records import PRECOMPUTE, WEIGHT_FACT, DataConfig, EvaluationConfig, RunConfig, RunRecord
-from sweeper import export
-from sweeper.export import trl_settings
+from sweeper.commands import export
+from sweeper.commands.export import trl_settings
 from tests.dashboards.generated import a_record
 from tests.trainers.pack_runs import assert_rounding, float64
 from tests.trainers.test_odd_models import SPECIAL, a_model, a_tokenizer
-from trainers.data import load_pairs
-from trainers.results import read_result
+from trainers.data.pairs import load_pairs
+from trainers.run_folder.results import read_result
 from trainers.world.paths import model_path
 
 Sweeper = Callable[..., Any]
@@ -91,7 +91,7 @@ INJECTED = "x\nenv: {LD_PRELOAD: ./evil.so}\ntrust_remote_code: true #\u2028\u20
 def test_no_knob_of_an_older_store_becomes_a_key_of_its_own(
     sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studies.load.text_problems", lambda _spec: [])  # as in older versions
+    monkeypatch.setattr("studies.loading.load.text_problems", lambda _spec: [])  # as in older versions
     points = {"ipo": {"points": [{"beta": 0.1, "length_column_name": INJECTED}]}}
     study = yaml.safe_load(STUDY.format(**FORMULA)) | {"variants": points, "space": {}}
     del study["space"]

@@ -13,9 +13,9 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import Cause, RunRecord, State
-from sweeper import sweep
+from sweeper.loop import sweep
 
 Sweeper = Callable[..., Any]
 STUDY = """

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dashboards.histories import load_asked, load_samples
-from dashboards.load import load_records, store_uri
+from dashboards.store.histories import load_asked, load_samples
+from dashboards.store.records import load_records, store_uri
 from studies.records import Cause, RunResult, Shown
 from studies.spec import arms, load_study, resolve_run
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 
 Sweeper = Callable[..., Any]
 STUDY = """

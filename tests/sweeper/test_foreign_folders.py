@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 
 Sweeper = Callable[..., Any]
 STUDY = """

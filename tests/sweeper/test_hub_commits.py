@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from studies.contents import DATED, Source
+from studies.design.identity import questions
 from studies.records import COMMIT
+from studies.schema.contents import DATED, Source
 from studies.spec import StudySpec, arms, load_study, resolve_run
-from sweeper.context import questions
-from sweeper.inputs import as_found, as_recorded
-from sweeper.tracking import Tracker
+from sweeper.recorded.contents import as_found, as_recorded
+from sweeper.tracking.tracker import Tracker
 
 FIRST, SECOND = "1" * 40, "2" * 40
 STUDY = """
@@ -132,7 +132,7 @@ def commits(monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
     def found(source: Source, kept: str | None, *_: Any) -> str | None:
         return None if source.what == DATED else kept or content
 
-    monkeypatch.setattr("sweeper.inputs._content", found)
+    monkeypatch.setattr("sweeper.recorded.contents._content", found)
 
 
 def test_runs_of_a_first_sweep_without_the_hub_are_taken_over_once_when_the_commit_is_known(

@@ -17,11 +17,13 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeper import lease, reading, session
-from sweeper.control import AlreadyRunning
-from sweeper.lease import Holder, LeaseLost, hold, this_process, watch
-from sweeper.ledger import FREE, Ledger
-from sweeper.tracking import Tracker
+from sweeper.commands import run as session
+from sweeper.folder.control import AlreadyRunning
+from sweeper.ownership import lease
+from sweeper.ownership.lease import Holder, LeaseLost, hold, this_process, watch
+from sweeper.recorded import reading
+from sweeper.search.ledger import FREE, Ledger
+from sweeper.tracking.tracker import Tracker
 from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE
 

@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 
 from studies.records import Cause, RunResult
-from sweeper.leftovers import remove_half_written, remove_states
+from sweeper.folder.cleanup import remove_half_written, remove_states
 from tests.sweeper.conftest import Sweeper
-from trainers.results import CHECKPOINTS, EARLIER_FILE, STATE_FILE, write_result
+from trainers.run_folder.results import CHECKPOINTS, EARLIER_FILE, STATE_FILE, write_result
 
 KEY = "0123456789ab"
 WRITER = """
 import os, sys
 from pathlib import Path
 from studies.records import Cause, RunResult
-from trainers.results import write_result
+from trainers.run_folder.results import write_result
 os.fsync = lambda _: (print("writing", flush=True), sys.stdin.read())
 write_result(Path(sys.argv[1]), RunResult(key="key", cause=Cause.FINISHED))
 """

@@ -11,13 +11,13 @@ from typing import Any
 import optuna
 import pytest
 
-from dashboards.histories import load_samples
-from dashboards.load import load_records
-from studies.contents import Source
+from dashboards.store.histories import load_samples
+from dashboards.store.records import load_records
+from studies.design.identity import goal_of
+from studies.design.measurers import Measurers, asked_of, chosen, left_out, under
 from studies.records import Cause, Measurer, Numbers, RunRecord, State
+from studies.schema.contents import Source
 from studies.spec import StudySpec, arms, resolve_run
-from sweeper.context import goal_of
-from sweeper.measured import Measurers, asked_of, chosen, left_out, under
 from trainers.contents import read_content
 from trainers.interface import TRAINERS
 
@@ -83,7 +83,7 @@ class Folder:
 def folder(tmp_path: Path, empty_mlflow: Path, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> Folder:
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     monkeypatch.setitem(TRAINERS, "dpo", "tests.sweeper.scoring_trainers:Trains")
-    monkeypatch.setattr("sweeper.measuring.EVALUATOR", "tests.sweeper.scoring_trainers:Measures")
+    monkeypatch.setattr("sweeper.measuring.remeasure.EVALUATOR", "tests.sweeper.scoring_trainers:Measures")
     return Folder(tmp_path, sweeper)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import RunRecord
 from trainers.world.paths import model_path
 

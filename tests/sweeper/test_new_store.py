@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 
 KILLED = """
 import os, signal, sys
 import sqlalchemy
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 
 left = [int(sys.argv[1])]
 

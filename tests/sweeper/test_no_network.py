@@ -11,7 +11,7 @@ from pathlib import Path
 LISTEN = """
 import os, socket, sys
 
-process = "worker" if "sweeper.executors.worker" in sys.orig_argv else "main"
+process = "worker" if "sweeper.executors.process.worker" in sys.orig_argv else "main"
 
 def note(event, arguments):
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"):

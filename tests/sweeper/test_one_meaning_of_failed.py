@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import Cause, Measurement, RunConfig, RunResult
 from trainers import formula
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import StoreAway, StoreError, StoreRefused
-from sweeper import outbox
-from sweeper.outbox import Entry, Outbox
+from dashboards.store.records import StoreAway, StoreError, StoreRefused
+from sweeper.tracking import outbox
+from sweeper.tracking.outbox import Entry, Outbox
 
 
 class Store:

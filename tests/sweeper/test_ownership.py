@@ -15,13 +15,13 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from dashboards import sqlite_runs
-from dashboards.load import SUPERSEDED, StoreError, load_records
-from studies.formats import FORMAT
+from dashboards.store import sqlite_runs
+from dashboards.store.records import SUPERSEDED, StoreError, load_records
+from studies.records.format import FORMAT
 from studies.spec import load_study
-from sweeper.own_folder import MARK_FILE
-from sweeper.ownership import Found, Mark, Survey, Whose, whose
-from sweeper.tracking import Tracker
+from sweeper.folder.own_folder import MARK_FILE
+from sweeper.ownership.owner import Found, Mark, Survey, Whose, whose
+from sweeper.tracking.tracker import Tracker
 
 Sweeper = Callable[..., Any]
 STUDY = """
@@ -260,7 +260,7 @@ def test_a_kill_between_the_places_is_mended_by_the_next_sweep(
         if place == "claim":
             broken.setattr(Tracker, "claim", killed)
         else:
-            broken.setattr("sweeper.ownership.os.replace", killed)
+            broken.setattr("sweeper.ownership.owner.os.replace", killed)
         assert sweeper(tmp_path / "alice", *RUN).returncode == 1
     assert sweeper(tmp_path / "alice", *RUN).returncode == 0
     assert len(ids(tmp_path / "alice", shared)) == 1
@@ -355,7 +355,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Pa
     """A folder in which the study was run."""
     from typer.testing import CliRunner
 
-    from sweeper.cli import app
+    from sweeper.cli.app import app
 
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")

@@ -10,7 +10,7 @@ import pytest
 
 from dashboards.statistics.power import detectable, tie_spread
 from studies.spec import StudySpec, arms, load_study
-from sweeper.plan import Plan, make_plan
+from sweeper.planning.plan import Plan, make_plan
 
 STUDY = """
 study: powered

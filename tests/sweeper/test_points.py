@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from studies.design.points import Axis, all_points, planned_points, quota, to_knobs, value_at
 from studies.records import Scalar, digest
 from studies.spec import (
     Arm,
@@ -22,7 +23,6 @@ from studies.spec import (
     in_scenario,
     load_study,
 )
-from sweeper.points import Axis, all_points, planned_points, quota, to_knobs, value_at
 
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
+from studies.design.speed_probe import probe_round
 from studies.records import PROBE, RunRecord, State
 from studies.spec import arms, load_study
 from sweeper.executors import Inline
-from sweeper.executors.devices import usable_cores
-from sweeper.leftovers import scratch
-from sweeper.probe import Probe
-from sweeper.progress import Outcome
-from sweeper.rounds import probe_round
-from sweeper.tracking import Tracker
+from sweeper.executors.process.devices import usable_cores
+from sweeper.folder.cleanup import scratch
+from sweeper.loop.progress import Outcome
+from sweeper.measuring.speed_probe import Probe
+from sweeper.tracking.tracker import Tracker
 from trainers.interface import Placement
-from trainers.results import CHECKPOINTS
+from trainers.run_folder.results import CHECKPOINTS
 
 Sweeper = Callable[..., Any]
 Run = Callable[..., Any]

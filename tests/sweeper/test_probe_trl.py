@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import PROBE, Cause
-from sweeper.probe import COSTS
+from sweeper.measuring.speed_probe import COSTS
 
 STUDY = """
 study: real

@@ -15,11 +15,11 @@ import pytest
 import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
 
-from dashboards.addresses import sqlite_url
-from dashboards.databases import OPTUNA
-from dashboards.load import StoreError, check_store
-from sweeper.storage import StorageError, check_storage
-from sweeper.tracking import Tracker
+from dashboards.store.addresses import sqlite_url
+from dashboards.store.databases import OPTUNA
+from dashboards.store.records import StoreError, check_store
+from sweeper.search.storage import StorageError, check_storage
+from sweeper.tracking.tracker import Tracker
 
 Sweeper = Callable[..., Any]
 STUDY = """

@@ -12,12 +12,12 @@ import optuna
 import pytest
 import yaml
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
+from studies.design.identity import questions
 from studies.spec import arms, load_study, resolve_run
-from sweeper.context import questions
-from sweeper.search import Search
-from sweeper.tracking import Tracker
-from trainers.results import read_result
+from sweeper.search.search import Search
+from sweeper.tracking.tracker import Tracker
+from trainers.run_folder.results import read_result
 
 Sweeper = Callable[..., Any]
 STUDY = """

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dashboards.report.build import kinds_of_noise
 from studies.spec import Scenario, StudySpec, Variant
-from sweeper.reporting import kinds_of_noise
 from tests.sweeper.conftest import Sweeper
 
 STUDY = """
@@ -37,7 +37,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the study was run."""
     from typer.testing import CliRunner
 
-    from sweeper.cli import app
+    from sweeper.cli.app import app
 
     folder = tmp_path_factory.mktemp("swept")
     (folder / "study.yaml").write_text(STUDY)
@@ -84,7 +84,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_table_nor_the_sweep(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("no picture")
 
-    monkeypatch.setattr("sweeper.reporting.figures", broken)
+    monkeypatch.setattr("dashboards.report.build.figures", broken)
     (tmp_path / "study.yaml").write_text(STUDY)
     ended = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     assert (ended.returncode, ended.stderr) == (0, "")

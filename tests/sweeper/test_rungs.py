@@ -19,18 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
+from studies.design.halving import FAILED, Score, rung_scores, standing, survivors
 from studies.records import Cause, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import Objective
-from sweeper.cli import app
+from sweeper.cli.app import app
 from sweeper.executors.inline import Inline
-from sweeper.rungs import FAILED, Score, rung_scores, standing, survivors
 from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula
 from trainers.formula import FormulaTrainer
 from trainers.interface import Desk, Job
-from trainers.results import read_result
+from trainers.run_folder.results import read_result
 
 Sweeper = Callable[..., Any]
 Run = Callable[..., Any]

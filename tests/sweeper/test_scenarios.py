@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import RunRecord
 from studies.spec import StudyError, arms, load_study
-from sweeper.plan import make_plan, planned_runs
+from sweeper.planning.plan import make_plan, planned_runs
 
 Run = Callable[..., Any]
 STUDY = """

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dashboards.databases import MLFLOW, OPTUNA, word
-from studies.redact import REDACTED
+from dashboards.store.databases import MLFLOW, OPTUNA, word
+from studies.text.redact import REDACTED
 
 Sweeper = Callable[..., Any]
 SECRET = "planted/in#the-storage"

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import State
-from sweeper import storage
+from sweeper.search import storage
 
 Sweeper = Callable[..., Any]
 STUDY = """

@@ -17,10 +17,10 @@ import optuna
 import psutil
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import Cause, RunConfig, RunRecord, RunResult, State
-from sweeper.progress import Progress
-from sweeper.show import describe
+from sweeper.cli.display import describe
+from sweeper.loop.progress import Progress
 from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula

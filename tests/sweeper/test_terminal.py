@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.visible import visible
+from studies.text.visible import visible
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -29,7 +29,7 @@ STUDY = {
     "resources": {"attempts": 1},
     "objective": {"metric": "ranking_gain"},
 }
-COMMAND = [sys.executable, "-P", "-c", "from sweeper.cli import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from sweeper.cli.app import main; main()"]
 # All that rich writes itself: styles, the cursor, lines that it writes anew.
 RICH = re.compile(r"\x1b\[[0-9;]*m|\x1b\[1A|\x1b\[2K|\x1b\[\?25[hl]|\r")
 

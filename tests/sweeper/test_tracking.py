@@ -1,4 +1,4 @@
-"""The writer against a real MLflow store on SQLite, read back with `dashboards.load`."""
+"""The writer against a real MLflow store on SQLite, read back with `dashboards.store.records`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dashboards.histories import load_asked, load_curves, load_samples
-from dashboards.load import SUPERSEDED, StoreError, load_records, study_pages
+from dashboards.store.histories import load_asked, load_curves, load_samples
+from dashboards.store.records import SUPERSEDED, StoreError, load_records, study_pages
 from studies.records import (
     Cause,
     DataConfig,
@@ -28,8 +28,8 @@ from studies.records import (
     State,
 )
 from studies.spec import FloatRange, Objective, Scenario, StudySpec, Variant
-from sweeper.saved_view import experiment_tags, note
-from sweeper.tracking import Tracker
+from sweeper.tracking.saved_view import experiment_tags, note
+from sweeper.tracking.tracker import Tracker
 
 SPEC = StudySpec(
     study="pilot",

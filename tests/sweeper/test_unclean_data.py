@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from tests.sweeper.conftest import Sweeper
 
 STUDY = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.workers import Workers
+from sweeper.executors.ledger import Workers
 
 
 def test_a_run_costs_its_share_of_the_time_that_its_worker_trained_it_with_others() -> None:

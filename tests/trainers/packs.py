@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainers.adapters import Lora, PackedAdapters
+from trainers.multi_lora.adapters import Lora, PackedAdapters
 
 Weights = dict[str, tuple[Tensor, Tensor]]
 """Of each linear layer the factors [in, rank] and [rank, out] of what is added to it."""

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
 from tests.trainers.test_odd_models import SPECIAL, TEXT, a_tokenizer
-from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
+from trainers.job_list import train_all
 
 
 def a_small_model(folder: Path, config: PreTrainedConfig) -> Path:

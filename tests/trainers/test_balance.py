@@ -11,8 +11,8 @@ from studies.records import NORM_FACT, WEIGHT_FACT, Cause, RunConfig, RunResult
 from tests.trainers import test_checkpoints as alone
 from tests.trainers.pack_runs import apart, config, distance, float64, plain_training, scored_beside, train, weights
 from tests.trainers.test_pause import to_rung
-from trainers import balance
-from trainers.balance import balanced_weights
+from trainers.components import gradient_balance as balance
+from trainers.components.gradient_balance import balanced_weights
 
 
 def balanced(*losses: str, **settings: Any) -> RunConfig:

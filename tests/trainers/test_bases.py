@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from studies.contents import Source
-from trainers.bases import base_notices, base_problems
+from studies.schema.contents import Source
 from trainers.contents import read_content
+from trainers.models.bases import base_notices, base_problems
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "base"}
@@ -139,7 +139,7 @@ def test_an_adapter_on_a_quantised_model_is_refused_with_the_command_that_merges
 def test_a_package_that_is_not_there_is_named_with_its_command(
     monkeypatch: pytest.MonkeyPatch, quantization: Any, settings: dict[str, Any], command: str
 ) -> None:
-    monkeypatch.setattr("trainers.bases.find_spec", lambda _name: None)
+    monkeypatch.setattr("trainers.models.bases.find_spec", lambda _name: None)
     config = {**LLAMA, "quantization_config": quantization} if quantization else LLAMA
     a_folder("m", config, model__safetensors=b"w")
     assert command in problem(**settings)
@@ -162,6 +162,6 @@ def test_an_adapter_on_an_adapter_on_a_model_is_a_base() -> None:
 
 
 def test_native_code_that_would_be_fetched_is_no_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainers.bases.find_spec", lambda name: name if name == "kernels" else None)
+    monkeypatch.setattr("trainers.models.bases.find_spec", lambda name: name if name == "kernels" else None)
     a_folder("m", LLAMA, model__safetensors=b"w")
     assert "pip install flash-attn" in problem(attn_implementation="flash_attention_2")

@@ -8,7 +8,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers.blame import in_words_of_study
+from trainers.components.blame import in_words_of_study
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64
-from trainers.checkpoints import Keeper, KeptDPOTrainer
-from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
-from trainers.progress import Progress
-from trainers.results import CHECKPOINTS, COMPLETE, read_result
+from trainers.job_list import ListDesk
+from trainers.run_folder.progress import Progress
+from trainers.run_folder.results import CHECKPOINTS, COMPLETE, read_result
+from trainers.trl_loop.checkpoints import Keeper, KeptDPOTrainer
 
 STEPS = 10
 FULL = {"use_peft": False, "learning_rate": 1e-4, "max_steps": STEPS, "at": (0.3,)}

@@ -15,8 +15,8 @@ import pyarrow.parquet
 import pytest
 
 from studies.records import DataConfig
-from trainers.data import check_data
-from trainers.sources import read_rows
+from trainers.data.pairs import check_data
+from trainers.data.sources import read_rows
 
 ROWS = [{"prompt": f"Straße {i}?", "chosen": f" gut, é{i}; ja", "rejected": f" böse\t{i}"} for i in range(6)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

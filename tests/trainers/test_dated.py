@@ -10,8 +10,8 @@ import pytest
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from trainers.bundle import write_bundle
-from trainers.dated import on_day
-from trainers.tokenizer import UnusableModel, load_tokenizer
+from trainers.models.template_date import on_day
+from trainers.models.tokenizer import UnusableModel, load_tokenizer
 from trainers.world.paths import model_path
 
 TEMPLATE = (

@@ -16,13 +16,13 @@ from trl import DPOConfig, DPOTrainer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
 from tests.trainers.pack_runs import assert_rounding, distance, float64
-from trainers.data import load_pairs
-from trainers.desk import train_all
+from trainers.components.outcome import judge
+from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
-from trainers.evaluate import ReferenceNumbers, evaluate, reference_numbers
+from trainers.evaluation.evaluate import ReferenceNumbers, evaluate, reference_numbers
 from trainers.interface import Decision, Job, Placement
-from trainers.results import read_result
-from trainers.verdict import judge
+from trainers.job_list import train_all
+from trainers.run_folder.results import read_result
 from trainers.world.paths import model_path
 
 STEPS = 6

@@ -24,9 +24,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from studies.records import METRICS, EvaluationConfig, Measurement
 from tests.trainers.pack_runs import wide_norm
-from trainers.data import Pairs, Row
-from trainers.evaluate import Evaluation, NonFinite, evaluate, reference_numbers, samples
-from trainers.formulas import (
+from trainers.data.pairs import Pairs, Row
+from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate, reference_numbers, samples
+from trainers.evaluation.metrics import (
     PairLogProbs,
     accuracy,
     distinct,
@@ -40,8 +40,8 @@ from trainers.formulas import (
     token_entropy_and_kl,
     token_log_probs,
 )
-from trainers.policies import Policies, measuring
-from trainers.sampling import Completion, Samples, sample, score
+from trainers.evaluation.policies import Policies, measuring
+from trainers.evaluation.sampling import Completion, Samples, sample, score
 from trainers.world.pairs import load_model, load_tokenizer
 
 END, WORDS = "<end>", ("a", "b", "c")
@@ -268,7 +268,7 @@ def drawn_from(model: PreTrainedModel, prompts: Sequence[Sequence[int]], **optio
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches have as many rows as is asked for: these models are so small that they would have all."""
-    monkeypatch.setattr("trainers.sampling._FREE_ON_CPU", 0)
+    monkeypatch.setattr("trainers.evaluation.sampling._FREE_ON_CPU", 0)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

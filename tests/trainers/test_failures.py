@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from studies.records import Cause
-from trainers.failures import cause_of, told
+from trainers.run_folder.failures import cause_of, told
 
 
 class OutOfMemoryError(RuntimeError):

@@ -10,15 +10,15 @@ import torch
 
 from studies.records import ALONE_FACT, Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64, train, weights
-from trainers import growth
-from trainers.adapters import Unpackable
-from trainers.desk import ListDesk
+from trainers.components.start_check import measured_gaps
 from trainers.dpo import DPOTrainerWorker
-from trainers.engine import Engine
-from trainers.growth import Growth
 from trainers.interface import Job, Placement, Sized
-from trainers.reference import WORK_AT_ONCE
-from trainers.start import measured_gaps
+from trainers.job_list import ListDesk
+from trainers.multi_lora.adapters import Unpackable
+from trainers.pack import growth
+from trainers.pack.engine import Engine
+from trainers.pack.growth import Growth
+from trainers.reference.log_probs import WORK_AT_ONCE
 
 OPEN = Placement(together=32, begin=0)
 
@@ -211,7 +211,7 @@ def test_a_run_that_fits_in_no_way_is_out_of_memory_and_the_next_one_does_not_tr
 
 def test_a_worker_says_what_takes_long_before_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WORK_AT_ONCE, "cpu", 1.0)  # a pair at a time, as for a large model
-    monkeypatch.setattr("trainers.reference._SAY_SECONDS", 0.0)
+    monkeypatch.setattr("trainers.reference.log_probs._SAY_SECONDS", 0.0)
     desk, _ = drain(DPOTrainerWorker(), tmp_path, [config("sigmoid", max_steps=2)], OPEN)
     said = [news.what for news in desk.news if not isinstance(news, Sized)]
     assert said[:2] == ["loading the model", ""]
@@ -234,7 +234,7 @@ def test_runs_of_a_pack_that_cannot_take_in_more_come_to_their_end(
             raise error
         return plain(*given)
 
-    monkeypatch.setattr("trainers.pack.measured_gaps", fails_once)
+    monkeypatch.setattr("trainers.pack.pack.measured_gaps", fails_once)
     runs = [config("sigmoid", max_steps=24, beta=0.1 * (i + 1)) for i in range(3)]
     _, results = drain(DPOTrainerWorker(), tmp_path, runs, OPEN)
     assert seen[0] >= 2

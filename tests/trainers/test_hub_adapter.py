@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainers.world.paths import model_path
 
-LOAD = "from trainers.tokenizer import load_tokenizer as load; print(len(load('org/adapter', None, False)))"
+LOAD = "from trainers.models.tokenizer import load_tokenizer as load; print(len(load('org/adapter', None, False)))"
 
 
 def in_cache(hub: Path, name: str) -> Path:

@@ -18,15 +18,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from studies.records import Cause, DataConfig, EvaluationConfig, Judge, RunConfig
 from tests.trainers.judge_models import save_classifier
 from tests.trainers.pack_runs import SETTINGS, float64, scored_beside, train
-from trainers.again import AdapterEvaluator
-from trainers.data import JudgeError, load_pairs
-from trainers.desk import train_all
+from trainers.adapter_evaluator import AdapterEvaluator
+from trainers.components.worker_cache import Warm
+from trainers.data.pairs import JudgeError, load_pairs
+from trainers.data.tables import write_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
-from trainers.evaluate import samples
+from trainers.evaluation.evaluate import samples
+from trainers.evaluation.judges import load_judge
 from trainers.interface import Job, Placement
-from trainers.judges import load_judge
-from trainers.tables import write_pairs
-from trainers.warm import Warm
+from trainers.job_list import train_all
 from trainers.world.paths import model_path
 
 PROMPTS = ["a plain review of the new film :", "a review of the old book :", "a review :"] * 3
@@ -163,7 +163,7 @@ def test_a_function_whose_file_has_changed_is_asked_as_it_is_now() -> None:
 
 def test_a_reward_model_is_loaded_at_the_commit_that_is_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("trainers.warm.load_judge", lambda judge: asked.append(judge.revision))
+    monkeypatch.setattr("trainers.components.worker_cache.load_judge", lambda judge: asked.append(judge.revision))
     rows = [{"prompt": f"a {i}", "chosen": " warm", "rejected": " dreary"} for i in range(8)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = RunConfig(

@@ -14,15 +14,15 @@ import pyarrow.parquet
 import pytest
 
 from studies.records import DataConfig
-from trainers import data_files
-from trainers.data import check_data
-from trainers.sources import DataError, read_rows
+from trainers.data import readers as data_files
+from trainers.data.pairs import check_data
+from trainers.data.sources import DataError, read_rows
 
 MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
 PEAK = """
 import re, sys
 from studies.records import DataConfig
-from trainers.data import check_data
+from trainers.data.pairs import check_data
 print(*check_data(DataConfig(path=sys.argv[1], rows=8, eval_rows=8)))
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """

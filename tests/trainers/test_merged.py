@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from studies.records import Cause
 from tests.trainers.small_runs import a_small_model, configs_on, train_on
-from trainers.bases import UnusableModel
 from trainers.bundle import write_bundle
-from trainers.merged import load_model
-from trainers.random_numbers import random_numbers, same_numbers
+from trainers.models.bases import UnusableModel
+from trainers.models.merged import load_model
+from trainers.models.random_numbers import random_numbers, same_numbers
 
 LLAMA = LlamaConfig(
     vocab_size=259, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, eos_token_id=256

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from trainers.rows import Fault, as_row
+from trainers.data.rows import Fault, as_row
 
 ASSISTANT = {"role": "assistant", "content": "Yes: it is, so {there}."}
 TURNED = {"content": "Yes: it is.", "role": "assistant"}

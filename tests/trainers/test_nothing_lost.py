@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig
 from studies.records import Cause, RunResult
 from tests.trainers.small_runs import a_small_model, configs_on, train_on
 from tests.trainers.test_merged import LLAMA
-from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.results import keep_result, read_result
+from trainers.job_list import train_all
+from trainers.run_folder.results import keep_result, read_result
 
 GREEDY = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": 256}
 
@@ -38,7 +38,7 @@ def test_numbers_are_kept_where_the_adapter_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("peft.PeftModel.save_pretrained", full)
-    monkeypatch.setattr("trainers.pack.save_adapter", full)
+    monkeypatch.setattr("trainers.pack.pack.save_adapter", full)
     (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together)
     assert result.cause is Cause.FINISHED, result.message
     assert {"margin", "kl"} <= set(result.final())
@@ -54,7 +54,7 @@ def test_a_result_that_cannot_be_written_is_handed_in(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainers.results.write_result", full)
+    monkeypatch.setattr("trainers.run_folder.results.write_result", full)
     (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together)
     assert result.cause is Cause.FINISHED, result.message
     assert "result.json" in str(result.facts["unsaved"])
@@ -65,7 +65,7 @@ def test_all_that_was_not_kept_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainers.results.write_result", full)
+    monkeypatch.setattr("trainers.run_folder.results.write_result", full)
     result = RunResult(key="k", cause=Cause.FINISHED, facts={"unsaved": "the adapter"})
     told = keep_result(tmp_path, result).facts["unsaved"]
     assert told == "the adapter; result.json: [Errno 28] No space left on device"
@@ -78,8 +78,8 @@ def test_a_run_that_cannot_be_measured_at_its_end_keeps_its_adapter_and_is_refus
     def broken(*_: Any, **__: Any) -> None:
         raise IndexError("index out of range in self")
 
-    monkeypatch.setattr("trainers.pack.evaluate_all", broken)
-    monkeypatch.setattr("trainers.solo.evaluate", broken)
+    monkeypatch.setattr("trainers.pack.pack.evaluate_all", broken)
+    monkeypatch.setattr("trainers.trl_loop.train.evaluate", broken)
     results = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together, runs=2)
     for result in results:
         assert result.cause is Cause.REFUSED

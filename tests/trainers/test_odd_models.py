@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig, RunResult
-from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
+from trainers.job_list import train_all
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 CHAT = (

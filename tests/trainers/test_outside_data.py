@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig
-from trainers.data import check_data
-from trainers.desk import train_all
+from trainers.data.pairs import check_data
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job
+from trainers.job_list import train_all
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PAIRS = sorted((SHARED / "data").glob("*.jsonl")) if (SHARED / "data").is_dir() else []

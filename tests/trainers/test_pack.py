@@ -31,14 +31,14 @@ from tests.trainers.pack_runs import (
     train,
     weights,
 )
-from trainers import llama
-from trainers.desk import ListDesk
 from trainers.dpo import DPOTrainerWorker, load_adapter
-from trainers.engine import Engine
 from trainers.interface import Decision, Job, Placement
-from trainers.layout import ATTENTION
-from trainers.pack import Pack
-from trainers.results import read_result
+from trainers.job_list import ListDesk
+from trainers.multi_lora import llama_body as llama
+from trainers.multi_lora.layout import ATTENTION
+from trainers.pack.engine import Engine
+from trainers.pack.pack import Pack
+from trainers.run_folder.results import read_result
 from trainers.world.paths import model_path
 
 

@@ -19,12 +19,12 @@ from studies.records import EvaluationConfig, Measurement
 from tests.trainers.pack_runs import wide_norm
 from tests.trainers.packs import Weights, lora_weights, pack_of
 from tests.trainers.test_evaluate import measured, pairs_of, tiny_model, tiny_tokenizer
-from trainers.data import Pairs, TokenIds
-from trainers.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
-from trainers.layout import hidden_states
-from trainers.pair_scores import pair_log_probs
-from trainers.policies import CachedReader, Policies, one_policy
-from trainers.sampling import Samples, sample
+from trainers.data.pairs import Pairs, TokenIds
+from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
+from trainers.evaluation.pair_scores import pair_log_probs
+from trainers.evaluation.policies import CachedReader, Policies, one_policy
+from trainers.evaluation.sampling import Samples, sample
+from trainers.multi_lora.layout import hidden_states
 
 CONFIG = EvaluationConfig(prompts=30, max_new_tokens=8, batch_size=8)
 TOKENIZER = tiny_tokenizer()
@@ -52,9 +52,9 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture(params=["as many rows as fit", "small batches"])
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small batches":
-        monkeypatch.setattr("trainers.sampling._FREE_ON_CPU", 0)
-        monkeypatch.setattr("trainers.sampling._LOGITS_ON_CPU", 40)
-        monkeypatch.setattr("trainers.sampling._LOGITS_IN_CACHE", 40)
+        monkeypatch.setattr("trainers.evaluation.sampling._FREE_ON_CPU", 0)
+        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_ON_CPU", 40)
+        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", 40)
 
 
 def adapters(model: PreTrainedModel) -> list[Weights]:
@@ -188,14 +188,14 @@ def test_pairs_have_the_same_log_probs_in_both_layouts(
         return passes[-1]
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", wide_norm)
-    monkeypatch.setattr("trainers.llama.LONGEST", longest)
-    monkeypatch.setattr("trainers.pair_scores.hidden_states", noted)
+    monkeypatch.setattr("trainers.multi_lora.llama_body.LONGEST", longest)
+    monkeypatch.setattr("trainers.evaluation.pair_scores.hidden_states", noted)
     rows = [TokenIds([1] * (i % 3), [2, 3, 1, 2, 3][: 2 + i % 4], [2, 1, 1][: 2 + i % 2]) for i in range(9)]
     pairs = [rows[:7], rows[4:5], rows[5:]]
     weights = adapters(model)
     together = pair_log_probs(packed_policies(pack_of(model, weights)), pairs, batch_size=4)
     assert bool(passes) == ("Llama" in type(model).__name__ and longest > 0)
-    monkeypatch.setattr("trainers.llama.LONGEST", 0)
+    monkeypatch.setattr("trainers.multi_lora.llama_body.LONGEST", 0)
     for own, asked, found in zip(weights, pairs, together, strict=True):
         (alone,) = pair_log_probs(packed_policies(pack_of(model, [own])), [asked], batch_size=64)
         assert not isinstance(found, NonFinite)
@@ -265,7 +265,7 @@ def test_sums_over_tokens_do_not_depend_on_how_many_are_summed_at_once(
         return [own for own in found if isinstance(own, Samples)]
 
     expected = drawn()
-    monkeypatch.setattr("trainers.sampling._LOGITS_IN_CACHE", at_once)
+    monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", at_once)
     for own, other in zip(drawn(), expected, strict=True):
         assert own.completions == other.completions
         assert own.sums == pytest.approx(other.sums, abs=1e-9)

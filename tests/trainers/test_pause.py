@@ -9,10 +9,10 @@ import pytest
 
 from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64, train, weights
-from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
-from trainers.results import STATE_FILE, read_result
+from trainers.job_list import train_all
+from trainers.run_folder.results import STATE_FILE, read_result
 
 STEPS, RUNG = 12, 6
 RUNS = [

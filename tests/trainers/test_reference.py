@@ -15,14 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-import trainers.reference
+import trainers.reference.log_probs
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig
 from tests.trainers.pack_runs import float64
-from trainers.data import TokenIds, load_pairs
-from trainers.desk import train_all
+from trainers.data.pairs import TokenIds, load_pairs
+from trainers.data.tables import write_pairs
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job
-from trainers.reference import (
+from trainers.job_list import train_all
+from trainers.reference.log_probs import (
     WORK_AT_ONCE,
     Base,
     compute_log_probs,
@@ -30,8 +31,7 @@ from trainers.reference import (
     model_digest,
     reference_log_probs,
 )
-from trainers.reference_store import Counting, Floats, ReferenceLogProbs, ReferenceStore, Scored, scored
-from trainers.tables import write_pairs
+from trainers.reference.store import Counting, Floats, ReferenceLogProbs, ReferenceStore, Scored, scored
 from trainers.world.paths import model_path
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
@@ -263,7 +263,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(sequences))
         return compute_log_probs(model, sequences, **options)
 
-    monkeypatch.setattr(trainers.reference, "compute_log_probs", counted)
+    monkeypatch.setattr(trainers.reference.log_probs, "compute_log_probs", counted)
     return counts
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import trainers.reference_store
-from trainers.data import TokenIds
-from trainers.reference_store import MOST_SHARDS, BaseKey, Counting, Floats, ReferenceLogProbs, ReferenceStore, Scored
+import trainers.reference.store
+from trainers.data.pairs import TokenIds
+from trainers.reference.store import MOST_SHARDS, BaseKey, Counting, Floats, ReferenceLogProbs, ReferenceStore, Scored
 
 BASE = BaseKey("model", "sdpa", "cpu")
 FORK = multiprocessing.get_context("fork")  # the children only read and write files; importing torch again takes long
@@ -202,7 +202,7 @@ def test_many_shards_become_one_and_an_earlier_reader_goes_on(tmp_path: Path) ->
 
 
 def test_a_long_pass_is_kept_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers.reference_store, "SHARD_SEQUENCES", 30)
+    monkeypatch.setattr(trainers.reference.store, "SHARD_SEQUENCES", 30)
     calls: list[int] = []
 
     def fail_at_the_third(sequences: Sequence[Scored]) -> Floats:

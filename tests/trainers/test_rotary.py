@@ -21,14 +21,14 @@ from transformers import (
 
 from studies.records import ALONE_FACT, PRECOMPUTE, Cause
 from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, losses, stock, train
-from trainers.data import TokenIds
-from trainers.desk import train_all
+from trainers.data.pairs import TokenIds
 from trainers.dpo import DPOTrainerWorker
+from trainers.evaluation.pair_scores import pair_log_probs
+from trainers.evaluation.policies import Policies
+from trainers.evaluation.sampling import sample
 from trainers.interface import Decision, Job, Placement
-from trainers.pair_scores import pair_log_probs
-from trainers.policies import Policies
-from trainers.rotary import begin_anew, couples_rows
-from trainers.sampling import sample
+from trainers.job_list import train_all
+from trainers.models.rotary import begin_anew, couples_rows
 
 ORIGINAL = 32
 THETA = {"rope_theta": 10000.0}

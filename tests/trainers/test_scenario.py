@@ -17,10 +17,10 @@ from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from studies.records import Cause, DataConfig, RunConfig
-from studies.world import BY_PROMPT
+from studies.records.world_units import BY_PROMPT
 from tests.trainers.pack_runs import config, distance, float64, plain_training, train, weights
-from trainers.data import DataError, Pairs, Row, load_pairs, tokenise
-from trainers.scenario import deal_rejected
+from trainers.data.corruptions import deal_rejected
+from trainers.data.pairs import DataError, Pairs, Row, load_pairs, tokenise
 from trainers.world.gold import gold_reward, sign_under
 from trainers.world.grammar import Mood, mood_of, prompts
 from trainers.world.pairs import load_model, load_tokenizer, sample_completions

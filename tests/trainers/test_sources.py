@@ -16,8 +16,8 @@ from datasets import Dataset, DatasetDict
 from trl.data_utils import maybe_extract_prompt
 
 from studies.records import DataConfig
-from trainers.data import check_data
-from trainers.sources import DataError, kind_of, read_rows
+from trainers.data.pairs import check_data
+from trainers.data.sources import DataError, kind_of, read_rows
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -257,7 +257,7 @@ def test_a_format_is_no_dataset_and_reads_nothing_of_the_working_folder(
 
 def test_checking_a_file_loads_neither_torch_nor_datasets(tmp_path: Path) -> None:
     code = (
-        "import sys; from studies.records import DataConfig; from trainers.data import check_data\n"
+        "import sys; from studies.records import DataConfig; from trainers.data.pairs import check_data\n"
         f"assert check_data(DataConfig(path={jsonl(tmp_path / 'p.jsonl', [GOOD])!r})) == []\n"
         "assert check_data(DataConfig()) == []\n"
         "print([m for m in ('torch', 'datasets', 'transformers', 'trl') if m in sys.modules])"

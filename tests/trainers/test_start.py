@@ -14,12 +14,13 @@ from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 
 from studies.records import APART_FACT, Cause
 from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, train
-from trainers import start, warm
-from trainers.desk import ListDesk
-from trainers.evaluate import ReferenceNumbers
+from trainers.components import start_check as start
+from trainers.components import worker_cache as warm
+from trainers.components.start_check import Gap, find_gap
+from trainers.evaluation.evaluate import ReferenceNumbers
 from trainers.interface import Decision
-from trainers.reference_store import ReferenceLogProbs
-from trainers.start import Gap, find_gap
+from trainers.job_list import ListDesk
+from trainers.reference.store import ReferenceLogProbs
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},

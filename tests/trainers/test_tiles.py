@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.places import Rows, make_places
-from trainers.tiles import tiled_attention
+from trainers.multi_lora.rows import Rows, make_places
+from trainers.multi_lora.tiled_attention import tiled_attention
 
 
 def states(rows: int, length: int, heads: int, seed: int) -> Tensor:

@@ -16,9 +16,9 @@ import pytest
 from datasets import Dataset
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
-from trainers import data_files
-from trainers.data import check_data
-from trainers.sources import DataError, Row, read_rows
+from trainers.data import readers as data_files
+from trainers.data.pairs import check_data
+from trainers.data.sources import DataError, Row, read_rows
 
 USER = {"role": "user", "content": "What colour is the sky?"}
 BLUE = {"role": "assistant", "content": "Blue."}

@@ -17,7 +17,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from sweeper.executors.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
 from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import Size, device, wait
 

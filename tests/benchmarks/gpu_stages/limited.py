@@ -19,7 +19,7 @@ from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import Size, gpu_settings, peak_mib, reset_peak, runs
 from tests.trainers.pack_runs import apart, train, weights
 from trainers.dpo import DPOTrainerWorker
-from trainers.engine import Engine
+from trainers.pack.engine import Engine
 
 
 class _Trained(NamedTuple):

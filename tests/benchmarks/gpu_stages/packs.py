@@ -20,8 +20,8 @@ from tests.benchmarks.gpu_stages.profiles import one_pass, profile_passes, start
 from tests.benchmarks.gpu_stages.stock import time_stock
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.member import Member
-from trainers.pack import Pack
+from trainers.pack.member import Member
+from trainers.pack.pack import Pack
 
 _WARM_UP: Final = 3
 _STEPS: Final = 40

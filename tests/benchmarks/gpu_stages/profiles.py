@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import wait
-from trainers.member import Member
-from trainers.pack import Pack
+from trainers.pack.member import Member
+from trainers.pack.pack import Pack
 
 _ROOT: Final = Path(__file__).parents[3]
 _PASSES: Final = 2

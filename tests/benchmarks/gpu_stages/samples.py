@@ -14,14 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import Size, device, gpu_settings, peak_mib, reset_peak, runs, wait
 from trainers.dpo import DPOTrainerWorker
-from trainers.evaluate import SAMPLING_SEED
-from trainers.formulas import token_entropy_and_kl
+from trainers.evaluation.evaluate import SAMPLING_SEED
+from trainers.evaluation.metrics import token_entropy_and_kl
+from trainers.evaluation.pair_scores import pair_log_probs
+from trainers.evaluation.policies import Policies, packed_policies
+from trainers.evaluation.sampling import NonFinite, sample
 from trainers.interface import Job, Placement
-from trainers.member import Member
-from trainers.pack import Pack
-from trainers.pair_scores import pair_log_probs
-from trainers.policies import Policies, packed_policies
-from trainers.sampling import NonFinite, sample
+from trainers.pack.member import Member
+from trainers.pack.pack import Pack
 
 _BATCH: Final = 64
 _MANY: Final = 8

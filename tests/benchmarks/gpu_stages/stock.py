@@ -15,8 +15,8 @@ from trl.trainer.utils import create_model_from_path
 from studies.records import RunConfig
 from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import peak_mib, reset_peak, wait
-from trainers.data import load_pairs
-from trainers.settings import hardware_settings, parse_settings
+from trainers.components.settings import hardware_settings, parse_settings
+from trainers.data.pairs import load_pairs
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]

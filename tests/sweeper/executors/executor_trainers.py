@@ -11,7 +11,7 @@ import time
 
 from studies.records import Cause, RunResult, Scalar
 from trainers.interface import Decision, Desk, Doing, Job, Placement, Sized, Sizing
-from trainers.results import write_result
+from trainers.run_folder.results import write_result
 
 FOREVER = 1200.0  # seconds, as in tests/waiting.py: whoever waits for the end has no patience for it
 
