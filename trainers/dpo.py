@@ -31,7 +31,7 @@ from trainers.data.pairs import DataError, JudgeError
 from trainers.interface import DATA, JUDGE, MODEL, Desk, Doing, Job, Placement, Sized, pack_key
 from trainers.job_list import ListDesk
 from trainers.models.tokenizer import UnusableModel
-from trainers.multi_lora.adapters import Unpackable
+from trainers.multi_lora.flat import Unpackable
 from trainers.pack.growth import Growth
 from trainers.pack.member import Member, make_member
 from trainers.pack.pack import Pack

@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 
 from dashboards.figures.figure import QUIET, WIDTH, Figure, Missing, drawing, label, spread_by_ratio, svg_of
 from dashboards.figures.material import Config, Material
-from dashboards.tables.cells import number
+from dashboards.tables.numbers import number
 from studies.text.plural import so_many
 
 FEWEST_CONFIGS = 3

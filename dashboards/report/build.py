@@ -15,9 +15,9 @@ from dashboards.report.page import Report, Told, by_name, render_report
 from dashboards.statistics.scale import scale_of
 from dashboards.store.histories import load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
+from studies.design.counts import pairs_source
 from studies.records import RunRecord
 from studies.spec import Arm, StudySpec
-from sweeper.planning.plan import pairs_source
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from html import escape
 
 from dashboards.analysis.failures import summary
 from dashboards.figures.figure import Figure, Missing
-from dashboards.tables.cells import claim_cells, guide_cells, number
+from dashboards.tables.cells import claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison
 from dashboards.tables.formats import html_list, html_table
+from dashboards.tables.numbers import number
 from dashboards.tables.sections import sections
 from studies.records import RunRecord, Shown, State
 from studies.text.plural import so_many

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.store.artifacts import found_here
-from dashboards.store.records import KIND, SWEEP, StoreError, StoreRefused, connect, store_calls, view_page
+from dashboards.store.connection import StoreError, StoreRefused, connect, store_calls
+from dashboards.store.mlflow_tags import KIND, SWEEP
+from dashboards.store.records import view_page
 from studies.records import SAMPLES, Shown
 from studies.text.redact import redact
 

@@ -8,19 +8,24 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from dashboards.store.records import (
-    CURVE_HALVES,
-    CURVES,
-    ERRORS,
-    FACT_PREFIX,
-    HALVES,
-    MEASURED_BY,
-    NON_FINITE,
-    encode,
-    former_tag,
-)
+from dashboards.store.connection import StoreError
+from dashboards.store.sqlite_runs import StoredRun
 from studies.design.measurers import Measurers, numbers_now
-from studies.records import JUDGED, MEASURED, METRICS, Measurement, Numbers, RunRecord, RunResult, Scalar
+from studies.records import (
+    FIRST_EVALUATOR,
+    JUDGE_FACT,
+    JUDGED,
+    MEASURED,
+    METRICS,
+    Cause,
+    Measurement,
+    Measurer,
+    Numbers,
+    RunRecord,
+    RunResult,
+    Scalar,
+    State,
+)
 from studies.text.redact import redact
 
 # MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
@@ -171,3 +176,164 @@ def _short(value: float) -> float:
 
 def _finite(values: Sequence[Value]) -> list[Value]:
     return [value for value in values if math.isfinite(value[1])]
+
+
+KIND = "kind"
+
+
+SWEEP, RUN = "sweep", "run"
+
+
+SUPERSEDED = "superseded"
+
+
+ERRORS = "errors"
+
+
+HALVES = "halves"
+
+
+QUESTION, CONTENT = "question", "content"
+
+
+# Tags of a study's experiment: what its sources held at the last sweep, which questions that asked, and whether runs of
+# an earlier version are left behind that cannot be checked.
+CONTENTS_TAG, QUESTIONS_TAG, STRICT_TAG = "sweeper.contents", "sweeper.questions", "sweeper.strict"
+
+
+# Who gave a run's numbers, and who its gold, see `RunRecord`; and, with a number behind it, what others found before.
+MEASURED_BY, FORMER = "measured", "former"
+
+
+CURVES = "curves"
+
+
+CURVE_HALVES = "curve_halves"
+
+
+FACT_PREFIX = "fact."
+
+
+# Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
+NON_FINITE = "non_finite"
+
+
+PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)
+
+
+def in_pieces(name: str, text: str, longest: int) -> dict[str, str]:
+    """A text as tags that MLflow takes: `name`, and `name.1`, ... for what does not fit; always one more, empty, at
+    which a reader ends whatever a longer text left behind it.
+    """
+    pieces = [text[i : i + longest] for i in range(0, len(text), longest)] or [""]
+    return {f"{name}.{i}" if i else name: piece for i, piece in enumerate([*pieces, ""])}
+
+
+def in_whole(tags: Mapping[str, str], name: str) -> str | None:
+    """The text that `in_pieces` made tags of; None where there is none."""
+    if name not in tags:
+        return None
+    text, number = tags[name], 1
+    while piece := tags.get(f"{name}.{number}", ""):
+        text, number = text + piece, number + 1
+    return text
+
+
+def run_state(run: StoredRun) -> State:
+    """The state of an MLflow run; one that was not closed is RUNNING whatever its tags say."""
+    if run.status in ("RUNNING", "SCHEDULED"):
+        return State.RUNNING
+    return State(run.tags["state"])
+
+
+def to_record(study: str, run: StoredRun) -> RunRecord:
+    """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
+    tags = run.tags
+    ended_non_finite = tags.get(NON_FINITE, "").split(", ")
+    values = {name: value for name, value in run.metrics.items() if name not in ended_non_finite}
+    facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
+    try:
+        measurers = _measurers(tags, facts)
+        return RunRecord(
+            run_id=run.run_id,
+            key=tags["key"],
+            study=study,
+            variant=tags["variant"],
+            scenario=tags["scenario"],
+            trial=int(tags["trial"]),
+            block=int(tags["block"]),
+            seed=int(tags["seed"]),
+            attempt=int(tags["attempt"]),
+            state=run_state(run),
+            cause=Cause(tags["cause"]) if "cause" in tags else None,
+            arm=tags["arm"],
+            knobs={name: decode(text) for name, text in run.params.items()},
+            metrics=values,
+            errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
+            halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
+            curves=json.loads(tags.get(CURVES, "{}")),
+            curve_halves=json.loads(tags.get(CURVE_HALVES, "{}")),
+            facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
+            question=tags.get(QUESTION),
+            content=json.loads(tags.get(CONTENT, "{}")),
+            measured=measurers[0],
+            judged=measurers[1],
+            former=_former(tags),
+            started=seconds(run.started),
+            ended=seconds(run.ended),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
+            "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
+        ) from error
+
+
+def _measurers(tags: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Measurer, Measurer]:
+    """Who gave a run's numbers and its gold. Format 1 did not say: it had one evaluator, and told the judge's name."""
+    if MEASURED_BY in tags:
+        told = json.loads(tags[MEASURED_BY])
+        return Measurer.model_validate(told["measured"]), Measurer.model_validate(told["judged"])
+    first = Measurer(evaluator=FIRST_EVALUATOR)
+    return first, first.model_copy(update={"judge": facts.get(JUDGE_FACT)})
+
+
+def former_tag(number: int, part: str = "") -> str:
+    """The tag of what a run's measurer of that number had found; `part`: one that may be long, in a tag of its own."""
+    return f"{FORMER}.{number}" + (f".{part}" if part else "")
+
+
+def _former(tags: Mapping[str, str]) -> tuple[Numbers, ...]:
+    found: list[Numbers] = []
+    while (name := former_tag(len(found))) in tags:
+        parts = {part: json.loads(tags.get(former_tag(len(found), part), "{}")) for part in (CURVES, CURVE_HALVES)}
+        found.append(Numbers.model_validate(json.loads(tags[name]) | parts))
+    return tuple(found)
+
+
+def seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def encode(value: Scalar) -> str:
+    """A knob as the text of an MLflow parameter: as people write it, quoted only where text looks like a number."""
+    if isinstance(value, str) and not _is_json(value):
+        return value
+    return json.dumps(value)
+
+
+def decode(text: str) -> Scalar:
+    """The knob that `encode` wrote as `text`."""
+    try:
+        value: Scalar = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

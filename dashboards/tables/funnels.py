@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dashboards.store.records import decode
+from dashboards.store.mlflow_tags import decode
 from studies.records import RunRecord
 from studies.records.funnel import NOTES, funnel
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from dashboards.analysis.configs import distinct
 from dashboards.analysis.strata import Trial, estimate, trials
 from dashboards.statistics.estimates import Estimate
-from dashboards.tables.cells import Cells, number
+from dashboards.tables.cells import Cells
+from dashboards.tables.numbers import number
 from studies.records import PROBE, RunRecord, Scalar
 from studies.spec import Objective
 

@@ -6,19 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dashboards.analysis.late_collapse import Falling, Falls
-from dashboards.tables.cells import (
-    CONTROL_NOTES,
-    Cells,
-    budget_cells,
-    budget_notes,
-    control_cells,
-    interval,
-    notes,
-    row_cells,
-    space_cells,
-    space_notes,
-)
+from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cells, space_cells
 from dashboards.tables.comparison import Comparison
+from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes
+from dashboards.tables.numbers import interval
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import isfinite
 
-from studies.losses.table import suggest
+from studies.losses.rules import suggest
+from studies.schema.knob_problems import Problem
 from studies.schema.types import Expectation, StudySpec
-from studies.schema.variants import Problem
 
 # Objectives in which the untrained model is at 0, so that "no gain" can be read off the sign.
 _FROM_ZERO = ("ranking_gain", "margin")

@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from studies.losses.table import suggest
+from studies.losses.rules import suggest
 from studies.records import Judge
+from studies.schema.knob_problems import Problem
 from studies.schema.paths import existing, is_hub_id
 from studies.schema.types import StudySpec
-from studies.schema.variants import Problem
 from studies.text.files import read_json
 
 _PATH = "evaluate.judge"

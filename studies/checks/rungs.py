@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from studies.records import EvaluationConfig
+from studies.schema.knob_problems import Problem
 from studies.schema.types import Arm, Rungs, StudySpec
-from studies.schema.variants import Problem
 
 # What a run has once, at its end, or for which losses cannot be compared: not measured at a rung.
 _NOT_AT_A_RUNG = frozenset(

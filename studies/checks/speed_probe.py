@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from studies.records import RunConfig
+from studies.schema.knob_problems import Problem
 from studies.schema.types import StudySpec
-from studies.schema.variants import Problem
 
 # What decides how long a step takes, whatever the loss: names of TRL with its defaults.
 PACE_SETTINGS: Mapping[str, Any] = {

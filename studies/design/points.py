@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from studies.losses.table import simplex_weights, weight_names
+from studies.losses.simplex import simplex_weights, weight_names
 from studies.records import Scalar
 from studies.spec import (
     MOST_AXES,
@@ -242,7 +242,7 @@ def _number(value: Scalar) -> float:
 def _corners(arm: Arm) -> list[dict[str, Scalar]]:
     """For each loss of a mixture with `corners`, the numbers at which it has all the weight.
 
-    A number of 1 gives all that is left to that loss, see `studies.losses.table.simplex_weights`.
+    A number of 1 gives all that is left to that loss, see `studies.losses.simplex.simplex_weights`.
     """
     distribution = arm.space.get("loss_weights")
     if not isinstance(distribution, Simplex) or not distribution.corners:

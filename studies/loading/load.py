@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from studies.checks import rungs
+from studies.checks import rungs, runs
 from studies.checks import study as checks
 from studies.loading import yaml_reader as safe_yaml
 from studies.loading.other_tools import base_problems, study_problems
 from studies.loading.plain_text import text_problems
 from studies.loading.trl_base import Base, take_apart
 from studies.loading.validate import validate
-from studies.losses.table import suggest
+from studies.losses.rules import suggest
 from studies.schema import paths as places
+from studies.schema.knob_problems import Problem
 from studies.schema.normalize import normal_study
 from studies.schema.types import StudyError, StudySpec, Values
-from studies.schema.variants import Problem
 from studies.text.redact import redact
 from studies.text.secret_values import secrets_in, secrets_in_options, secrets_in_text
 
@@ -56,7 +56,7 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         )
     notices = tuple(redact([*base.notices, *checks.notices(spec)], also=secrets))
     return spec.model_copy(
-        update={"notices": notices, "budget": checks.budget(spec), "evaluation": rungs.evaluation(spec)}
+        update={"notices": notices, "budget": runs.budget(spec), "evaluation": rungs.evaluation(spec)}
     )
 
 

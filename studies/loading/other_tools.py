@@ -14,7 +14,7 @@ import yaml
 
 from studies.losses.trl_settings import DATA, DROPPED, OWNED, REFUSED, RENAMED, TYPES, coerce, type_problem
 from studies.schema.dialects import BASES, LOSSES, OUT, SWEEPS, Dialect, remedy, spoken
-from studies.schema.variants import Problem
+from studies.schema.knob_problems import Problem
 
 _LONGEST_SHOWN = 100
 _MOST_STEPS = 20

@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from studies.schema.knob_problems import Problem
 from studies.schema.types import NOT_WRITTEN, StudySpec
-from studies.schema.variants import Problem
 from studies.text.secret_values import holds_secret
 
 _UNSEEN: Final[Mapping[str, str]] = {

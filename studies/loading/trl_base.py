@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studies.losses.free_settings import free_problems
-from studies.losses.table import suggest
+from studies.losses.rules import suggest
 from studies.losses.trl_settings import (
     DATA,
     DROPPED,
@@ -25,7 +25,7 @@ from studies.losses.trl_settings import (
     coerce,
     type_problem,
 )
-from studies.schema.variants import Problem
+from studies.schema.knob_problems import Problem
 from studies.text.secret_values import secrets_in
 
 # Fields of an entry of `datasets:` (TRL's DatasetConfig) that a study's `data` can say.

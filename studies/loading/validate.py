@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from studies.losses.table import suggest
+from studies.losses.rules import suggest
 from studies.records import DataConfig, EvaluationConfig, Judge
 from studies.schema import types as parts
+from studies.schema.knob_problems import Problem
 from studies.schema.types import NOT_WRITTEN, StudySpec
-from studies.schema.variants import Problem
 
 Path = tuple[str | int, ...]
 

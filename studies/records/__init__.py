@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from studies.records.configs import COMMIT, DataConfig, EvaluationConfig, Frozen, Judge, RunConfig, Scalar, digest
+from studies.records.metrics import FIRST_EVALUATOR, JUDGED, MEASURED, METRICS, Measurement
+from studies.records.outcomes import CONSEQUENCES, Cause, Failure, State
 from studies.records.results import (
     ALONE_FACT,
     APART_FACT,
-    COMMIT,
-    CONSEQUENCES,
     DATA_DIGEST,
     EVALUATOR_FACT,
-    FIRST_EVALUATOR,
     JUDGE_CONTENT_FACT,
     JUDGE_FACT,
-    JUDGED,
-    MEASURED,
     MERGED_FACT,
-    METRICS,
     NORM_FACT,
     PRECOMPUTE,
     PROBE,
@@ -23,22 +20,11 @@ from studies.records.results import (
     UNSAVED_FACT,
     UNUSABLE_FACT,
     WEIGHT_FACT,
-    Cause,
-    DataConfig,
-    EvaluationConfig,
-    Failure,
-    Frozen,
-    Judge,
-    Measurement,
     Measurer,
     Numbers,
-    RunConfig,
     RunRecord,
     RunResult,
-    Scalar,
     Shown,
-    State,
-    digest,
     failures_of,
 )
 

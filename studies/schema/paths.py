@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from studies.schema.knob_problems import Problem
 from studies.schema.types import StudySpec
-from studies.schema.variants import Problem
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DATA_FILES = {".json", ".jsonl", ".csv", ".parquet", ".tsv", ".arrow", ".txt", ".gz", ".zst", ".ndjson"}

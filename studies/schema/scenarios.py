@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from studies.losses import table
+from studies.losses import rules, table
 from studies.losses.free_settings import free_problems
 from studies.losses.trl_settings import type_problem
+from studies.schema.knob_problems import Problem, name_problem
 from studies.schema.types import Arm, StudySpec
-from studies.schema.variants import Problem, name_problem
 
 
 def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
@@ -46,7 +46,7 @@ def scenario_problems(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]
             )
         for i, variant in enumerate(scenario.variants or ()):
             if variant not in spec.variants:
-                near = table.suggest(variant, spec.variants)
+                near = rules.suggest(variant, spec.variants)
                 problems.append(
                     Problem(
                         f"{path}.variants.{i}", f"{variant!r} is no variant{near}; there are {_list(spec.variants)}"

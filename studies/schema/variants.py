@@ -5,37 +5,34 @@ Pure: knows nothing of files, search or training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from studies.losses import table
-from studies.losses.free_settings import free_problems
-from studies.losses.trl_settings import DATA, OWNED, REFUSED, RENAMED, SWITCHED_OFF, TYPES, coerce, type_problem
+from studies.losses import rules, simplex, table
+from studies.losses.trl_settings import SWITCHED_OFF, TYPES, coerce
 from studies.records import DataConfig, RunConfig, Scalar
 from studies.schema.contents import held, held_by_judge, pinned
-from studies.schema.dialects import BASES, remedy
+from studies.schema.knob_problems import (
+    Problem,
+    distribution_problems,
+    ends,
+    name_problem,
+    own_knob_problem,
+    reason_not_shared,
+    reason_to_leave_out,
+    value_problems,
+)
 from studies.schema.types import (
     Arm,
     Distribution,
-    FloatRange,
-    IntRange,
     Scenario,
-    Simplex,
     StudyError,
     StudySpec,
-    Values,
     Variant,
 )
 
 # Settings that do nothing unless `use_peft` is on.
 _PEFT_ONLY = {"use_rslora", "use_dora", "load_in_4bit", "load_in_8bit"}
-
-
-class Problem(NamedTuple):
-    """A mistake: the key path in the study file, and the value, rule and remedy in a sentence or two."""
-
-    path: str
-    text: str
 
 
 class Built(NamedTuple):
@@ -78,7 +75,7 @@ def build_arm(spec: StudySpec, name: str) -> Built:
     )
     places = _places(spec, name, variant, arm)
     problems += _balance_problems(spec.trainer, arm, places)
-    needed = table.needs(losses, possible(arm))
+    needed = rules.needs(losses, possible(arm))
     combined = [Problem(places.get(f.knob, f"variants.{name}"), f.message) for f in needed]
     problems += [p for p in (*combined, *_peft_problems(arm, places)) if not _written_out(spec.base, p.path)]
     return Built(arm.model_copy(update={"warnings": _warnings(arm)}), problems)
@@ -125,7 +122,7 @@ def resolve_run(
 
 def knob_settings(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
     """What the knobs of a trial set, by TRL names. Raises ValueError for weights that are not of the arm's mixture."""
-    weights = table.weights_from_knobs(arm.losses, knobs)
+    weights = simplex.weights_from_knobs(arm.losses, knobs)
     settings = {k: coerce(k, v) for k, v in knobs.items() if not k.startswith("loss_weights.")}
     return settings if weights is None else {**settings, "loss_weights": list(weights)}
 
@@ -145,20 +142,12 @@ def possible(arm: Arm) -> dict[str, tuple[Scalar, ...]]:
     return {knob: tuple(values) for knob, values in found.items()}
 
 
-def ends(distribution: Distribution) -> Iterator[tuple[str, Scalar]]:
-    """(key, value) of both ends of a range, or of every listed value; nothing for a simplex."""
-    if isinstance(distribution, FloatRange | IntRange):
-        yield from (("low", distribution.low), ("high", distribution.high))
-    elif isinstance(distribution, Values):
-        yield from ((f"values.{i}", value) for i, value in enumerate(distribution.values))
-
-
 def _losses(name: str, variant: Variant) -> tuple[tuple[str, ...], list[Problem]]:
     given = variant.loss_type if variant.loss_type is not None else (name,)
     path = f"variants.{name}.loss_type" if variant.loss_type is not None else f"variants.{name}"
     problems = []
     for loss in given:
-        wrong = table.loss_problem(loss)
+        wrong = rules.loss_problem(loss)
         if wrong is not None:
             hint = "" if variant.loss_type is not None else "; a variant of another name needs a loss_type"
             problems.append(Problem(path, wrong + hint))
@@ -184,7 +173,7 @@ def _weight_problems(name: str, variant: Variant, losses: Sequence[str]) -> list
     if not any(weights):
         return [Problem(path, f"{list(weights)} are all zero: nothing would be trained")]
     if len(losses) == 1:
-        return [Problem(path, table.inert(losses, "loss_weights"))]
+        return [Problem(path, rules.inert(losses, "loss_weights"))]
     if variant.space.get("loss_weights") is not None:
         return [Problem(path, "is fixed here and varied in space.loss_weights: keep one of the two")]
     return []
@@ -200,20 +189,20 @@ def _settings(
     for knob, value in spec.base.items():
         if knob in variant.base or knob not in TYPES:
             continue
-        reason = _reason_to_leave_out(losses, knob, value)
+        reason = reason_to_leave_out(losses, knob, value)
         if reason is None:
             settings[knob] = value
-            problems += _value_problems(losses, knob, value, f"base.{knob}")
+            problems += value_problems(losses, knob, value, f"base.{knob}")
         elif value != table.DEFAULTS[knob]:
             left_out[knob] = reason
     for knob, value in variant.base.items():
         path = f"variants.{name}.base.{knob}"
-        wrong = name_problem(knob) or _own_knob_problem(losses, knob, value)
+        wrong = name_problem(knob) or own_knob_problem(losses, knob, value)
         if wrong is None and variant.space.get(knob) is not None:
             wrong = f"{value!r} is fixed here and varied in the variant's space: keep one of the two"
         if wrong is None:
             settings[knob] = value
-            problems += _value_problems(losses, knob, value, path)
+            problems += value_problems(losses, knob, value, path)
         else:
             problems.append(Problem(path, wrong))
     return settings, left_out, problems
@@ -232,7 +221,7 @@ def _space(
             own = variant.space[knob]
         else:
             own = shared
-            reason = _reason_not_shared(variant, losses, knob)
+            reason = reason_not_shared(variant, losses, knob)
         if reason is not None:
             left_out[knob] = reason
         elif own is not None:
@@ -243,12 +232,12 @@ def _space(
             problems.append(Problem(path, "null leaves a shared knob out, and the shared space has none of this name"))
         elif own is not None:
             space[knob] = own
-            wrong = name_problem(knob) or _own_knob_problem(losses, knob, None)
+            wrong = name_problem(knob) or own_knob_problem(losses, knob, None)
             if wrong is not None:
                 problems.append(Problem(path, wrong))
     for knob, distribution in space.items():
         where = f"variants.{name}.space" if knob in variant.space else "space"
-        problems += _distribution_problems(losses, knob, distribution, f"{where}.{knob}")
+        problems += distribution_problems(losses, knob, distribution, f"{where}.{knob}")
     return space, left_out, problems
 
 
@@ -257,22 +246,22 @@ def _points(
 ) -> list[Problem]:
     problems = []
     # What a point leaves open comes from base, so a knob that is varied elsewhere must come from one of the two.
-    needed = set(space) if space else {knob for knob in spec.space if table.acts(losses, knob)}
+    needed = set(space) if space else {knob for knob in spec.space if rules.acts(losses, knob)}
     needed -= {"loss_weights", *spec.base, *variant.base} | {k for k, v in variant.space.items() if v is None}
     for i, point in enumerate(variant.points):
         path = f"variants.{name}.points.{i}"
         if point in variant.points[:i]:
             problems.append(Problem(path, f"{dict(point)} is there twice"))
         for knob, value in point.items():
-            if knob in table.weight_names(losses):
+            if knob in simplex.weight_names(losses):
                 continue
-            wrong = name_problem(knob) or _own_knob_problem(losses, knob, value)
+            wrong = name_problem(knob) or own_knob_problem(losses, knob, value)
             if wrong is not None:
                 problems.append(Problem(f"{path}.{knob}", wrong))
             else:
-                problems += _value_problems(losses, knob, value, f"{path}.{knob}")
+                problems += value_problems(losses, knob, value, f"{path}.{knob}")
         try:
-            table.weights_from_knobs(losses, point)
+            simplex.weights_from_knobs(losses, point)
         except ValueError as error:
             problems.append(Problem(path, str(error)))
         missing = sorted(needed - set(point))
@@ -285,77 +274,6 @@ def _points(
                 )
             )
     return problems
-
-
-def name_problem(knob: str) -> str | None:
-    """Why `knob` cannot be set or varied by a variant; None where it can."""
-    if knob == "seed":
-        return "seeds are given in runs: {seeds: [...]}"
-    if knob == "loss_type":
-        return "losses are compared by variants: give each its own, with loss_type"
-    if knob == "trust_remote_code":
-        return "whether foreign code runs is no knob: say it once, in base"
-    if knob in DATA:
-        return f"say it once under data ({DATA[knob]}); a variant cannot change the data"
-    if knob in REFUSED:
-        return REFUSED[knob]
-    if knob in RENAMED:
-        return f"it is called {RENAMED[knob]} in this TRL"
-    if knob in OWNED:
-        return f"it does nothing here: {OWNED[knob]}"
-    if knob in TYPES:
-        return None
-    if knob.startswith("loss_weights."):
-        return "weights are varied together: space: {loss_weights: {type: simplex}}"
-    meant = remedy(BASES, None, knob)
-    if meant is not None:
-        return f"it is called {meant[1:].partition(' ')[0]} here" if meant.startswith("=") else meant
-    return f"no setting of `trl dpo` is called {knob}{table.suggest(knob, TYPES)}"
-
-
-def _own_knob_problem(losses: Sequence[str], knob: str, value: Any) -> str | None:
-    """Why a knob that the variant itself names cannot be used with its losses."""
-    reason = table.refusal(losses, knob)
-    if reason is not None and (value is None or value != table.DEFAULTS.get(knob)):
-        return reason
-    return None if table.acts(losses, knob) else table.inert(losses, knob)
-
-
-def _reason_to_leave_out(losses: Sequence[str], knob: str, value: Any) -> str | None:
-    if knob not in table.DEFAULTS:
-        return None
-    return table.refusal(losses, knob) or (None if table.acts(losses, knob) else table.inert(losses, knob))
-
-
-def _reason_not_shared(variant: Variant, losses: Sequence[str], knob: str) -> str | None:
-    if variant.points and not variant.space:
-        return "the variant has fixed points only"
-    if knob in variant.base or (knob == "loss_weights" and variant.loss_weights is not None):
-        return "the variant fixes it"
-    return table.refusal(losses, knob) or (None if table.acts(losses, knob) else table.inert(losses, knob))
-
-
-def _value_problems(losses: Sequence[str], knob: str, value: Any, path: str) -> list[Problem]:
-    value = coerce(knob, value)
-    wrong = type_problem(knob, value) or table.bound_problem(losses, knob, value)
-    if wrong is None and knob == "lora_target_modules" and "lm_head" in (value or ()):
-        wrong = "must not hold lm_head: TRL computes log-probs past it, so the adapter would never be trained"
-    if wrong is not None:
-        return [Problem(path, f"{_shown(value)} {wrong}")]
-    where = path.rpartition(".")[0] if path.endswith(f".{knob}") else path
-    return [Problem(f"{where}.{inside}", text) for inside, text in free_problems(knob, value)]
-
-
-def _distribution_problems(losses: Sequence[str], knob: str, distribution: Distribution, path: str) -> list[Problem]:
-    if isinstance(distribution, Simplex) != (knob == "loss_weights"):
-        return [Problem(path, "weights of a mixture, and only they, are varied as {type: simplex}")]
-    if knob not in TYPES:
-        return []
-    return [
-        problem
-        for key, value in ends(distribution)
-        for problem in _value_problems(losses, knob, value, f"{path}.{key}")
-    ]
 
 
 def _loss_settings(losses: Sequence[str], variant: Variant) -> dict[str, Any]:
@@ -414,12 +332,8 @@ def _written_out(base: Mapping[str, Any], path: str) -> bool:
 
 def _warnings(arm: Arm) -> tuple[str, ...]:
     """Traps of the arm's knobs, then presets that it uses as they are printed."""
-    found = [f.message for f in table.traps(arm.losses, possible(arm), balanced=arm.balance is not None)]
+    found = [f.message for f in rules.traps(arm.losses, possible(arm), balanced=arm.balance is not None)]
     fixed = {k: v for k, v in arm.settings.items() if isinstance(v, Scalar) and k not in arm.space}
     candidates = [{**fixed, **point} for point in arm.points] or [fixed]
-    found += [w for c in candidates if (w := table.preset_warning(arm.losses, c)) is not None]
+    found += [w for c in candidates if (w := rules.preset_warning(arm.losses, c)) is not None]
     return tuple(dict.fromkeys(found))
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)

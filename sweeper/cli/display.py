@@ -22,6 +22,7 @@ from rich.text import Text
 
 from dashboards.analysis.failures import failed_lines, summary, tell
 from dashboards.tables.funnels import funnel_notes
+from studies.design.counts import planned_runs
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
@@ -30,7 +31,7 @@ from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
 from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
-from sweeper.planning.plan import Plan, planned_runs, show_knobs
+from sweeper.planning.plan import Plan, show_knobs
 
 LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from dashboards.store.addresses import sqlite_file
+from dashboards.store.connection import StoreError, check_store, store_uri
 from dashboards.store.databases import shown
-from dashboards.store.records import StoreError, check_store, store_uri
 from studies.text.redact import redact
 from sweeper.search.storage import StorageError, check_apart, check_storage, storage_url
 

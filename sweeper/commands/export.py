@@ -13,7 +13,7 @@ import yaml
 
 from dashboards.analysis.configs import distinct, number_of
 from dashboards.statistics.estimates import Estimate
-from dashboards.store.records import decode
+from dashboards.store.mlflow_tags import decode
 from dashboards.tables.comparison import Row
 from studies.design.answers import run_config_of
 from studies.design.points import CONFIRM
@@ -21,7 +21,7 @@ from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
 from studies.records import DATA_DIGEST, NORM_FACT, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.schema.contents import changed_since, sources
-from studies.schema.variants import name_problem
+from studies.schema.knob_problems import name_problem
 from studies.spec import Arm, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact

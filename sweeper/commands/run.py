@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from types import FrameType
-from typing import Protocol
+from dataclasses import asdict, replace
 
 from dashboards.store.addresses import sqlite_file
-from dashboards.store.records import StoreAway, StoreError, store_uri
-from studies.design.answers import Compare, run_config_of, sort, unrecorded
+from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.identity import questions
-from studies.design.measurers import Measurers, asked_of, is_unsettled, named_measurers, settled, under
-from studies.records import PROBE, RunConfig, RunResult, State
-from studies.schema.contents import judge_source
+from studies.design.measurers import asked_of, named_measurers
 from studies.spec import Arm, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
+from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import Executor, Inline, Process
 from sweeper.folder.cleanup import remove_half_written, remove_states
-from sweeper.folder.control import lock
+from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.own_folder import refuse_foreign_folder
-from sweeper.loop.progress import Outcome, Progress
+from sweeper.folder.paths import Places
+from sweeper.loop.progress import Interrupted, Outcome, Progress
 from sweeper.loop.sweep import Sweep
 from sweeper.measuring.remeasure import Scored, measure, measuring, stale
 from sweeper.measuring.speed_probe import Probe
@@ -37,30 +29,11 @@ from sweeper.ownership.lease import LeaseLost, hold, watch
 from sweeper.ownership.owner import mark_of, refuse_foreign, write_mark
 from sweeper.planning.placement import Packs
 from sweeper.recorded.contents import pairs_comparer
-from sweeper.recorded.format_1 import asked_before
+from sweeper.recorded.known import Known, find_known, is_ours_by
 from sweeper.search.ledger import Ledger
 from sweeper.search.search import Search
-from sweeper.search.storage import StorageError, check_stores, storage_url
-from sweeper.tracking.tracker import KnownRun, Tracker
-
-
-class Interrupted(Exception):
-    """The sweep cannot go on for want of something outside of it, and says what; what it has done is kept."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a sweep keeps things. `storage` is Optuna's URL, `tracking` MLflow's (None: its default)."""
-
-    folder: Path
-    runs: Path
-    storage: str
-    tracking: str | None
-
-
-def places(spec: StudySpec, folder: Path, storage: str | None) -> Places:
-    """The places of a study run in `folder`."""
-    return Places(folder, folder / spec.output.folder / spec.study, storage_url(storage, folder), None)
+from sweeper.search.storage import StorageError, check_stores
+from sweeper.tracking.tracker import Tracker
 
 
 def run_session(
@@ -100,8 +73,8 @@ def run_session(
             _claim(spec, where, tracker)
             tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
             compare = pairs_comparer()
-            known = _known(spec, arms, where.storage, tracker, compare, tell_user)
-            is_ours = _is_ours(known.keys, tracker.strict, compare)
+            known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
+            is_ours = is_ours_by(known.keys, tracker.strict, compare)
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
@@ -115,7 +88,7 @@ def run_session(
         try:
             anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
-                known = _known(spec, arms, where.storage, tracker, compare, tell_user)
+                known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
             packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
             sweep = Sweep(
                 *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
@@ -150,69 +123,6 @@ def run_session(
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What is recorded of a study: the runs that answer it, by id the configs of those that may have another key, the
-    (variant, scenario) of which format 1 recorded runs that answer something else or were judged by nobody knows what,
-    the runs that a killed sweep left RUNNING and that answer something else, and the keys of all runs.
-    """
-
-    records: tuple[KnownRun, ...]
-    configs: Mapping[str, RunConfig]
-    changed: frozenset[tuple[str, str]]
-    interrupted: tuple[KnownRun, ...]
-    keys: frozenset[str]
-
-    def under(self, who: Measurers) -> list[tuple[KnownRun, RunConfig | None]]:
-        """Each run with the numbers that these measurers found of it, and its config."""
-        return [(under(run, who), self.configs.get(run.run_id)) for run in (*self.records, *self.interrupted)]
-
-
-def _known(
-    spec: StudySpec,
-    arms: Mapping[str, Arm],
-    storage: str,
-    tracker: Tracker,
-    compare: Compare,
-    tell_user: Callable[[str], None],
-) -> _Known:
-    """What is recorded of the study. Runs that answer it and do not say so are marked as its own, and told of once."""
-    every, judge = tracker.known_runs(), asked_of(spec).judged
-    unjudged = {run.run_id for run in every if is_unsettled(run, judge)}
-    every = every if tracker.strict else tuple(settled(every, judge))
-    before = asked_before(spec, arms, every, storage)
-    answers = sort(spec, arms, every, compare, asked_before=before, strict=tracker.strict)
-    adopted = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
-    for run, config in adopted:
-        tracker.adopt(run, config.content)
-    unknown = dict.fromkeys(source for run, config in adopted for source in unrecorded(config, run))
-    is_judge_new = not tracker.strict and any(run.run_id in unjudged for run, _ in adopted)
-    if is_judge_new:
-        unknown |= {str(judge_source(spec.evaluation)): None}
-    whose = "of an earlier version of sweeper " if all(run.question is None for run, _ in adopted) else ""
-    if unknown:
-        behind = "leaves such runs behind" + (", and asks such a judge again" if is_judge_new else "")
-        tell_user(
-            f"{so_many(len(adopted), 'run')} {whose}{'is' if len(adopted) == 1 else 'are'} taken over. What "
-            f"{' and '.join(unknown)} held was not recorded then, and is taken to be the same; `sweeper run --strict` "
-            f"{behind}."
-        )
-    mine = {run.run_id for run in answers.records}
-    # Only where contents are known may a run have another key than its config now: format 1 gave it that.
-    renamed = [run for run in answers.records if spec.contents and run.arm != PROBE]
-    return _Known(
-        answers.records,
-        {run.run_id: run_config_of(spec, arms, run) for run in renamed},
-        frozenset(
-            (run.variant, run.scenario)
-            for run in (*(run for runs in answers.aside.values() for run in runs), *answers.records)
-            if run.question is None and (run.run_id not in mine or (tracker.strict and run.run_id in unjudged))
-        ),
-        tuple(run for run in every if run.state is State.RUNNING and run.run_id not in mine),
-        frozenset(run.key for run in every),
-    )
-
-
 @contextmanager
 def _held(ledger: Ledger, where: Places, dead: str, tell_user: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Hold the study's lease, in a database that is made where there is none; see `lease.hold`."""
@@ -232,22 +142,10 @@ def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
-def _is_ours(recorded: Collection[str], strict: bool, compare: Compare) -> Callable[[str, RunConfig, RunResult], bool]:
-    """Whether a result that format 1 left in a run folder may be taken for that of a config: no run in MLflow, which
-    would say more of it, has its key, and what it says of its sources is so now.
-    """
-
-    def is_ours(key: str, config: RunConfig, result: RunResult) -> bool:
-        unknown = strict and unrecorded(config, result)
-        return key not in recorded and not unknown and compare(result.facts, config) is None
-
-    return is_ours
-
-
 def _measure_again(
     spec: StudySpec,
     arms: Mapping[str, Arm],
-    known: _Known,
+    known: Known,
     where: Places,
     executor: str,
     workers: int | None,
@@ -272,24 +170,6 @@ def _measure_again(
     return replace(done, stopped=stopper.stopped)
 
 
-class Stopper:
-    """Stops what an executor does, as one phase of a session."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self.stopped = False
-
-    def stop(self) -> None:
-        """Hand out nothing more."""
-        self.stopped = True
-        self._executor.cancel(None)
-
-    def finish_up(self) -> None:
-        """Start nothing new."""
-        self.stopped = True
-        self._executor.hold_back()
-
-
 def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:
     if name == "inline":
         return Inline(spec.trainer)
@@ -307,75 +187,3 @@ def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: 
     except StoreAway:
         return False
     return True
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other sweeps in this folder from making the same databases at the same time, on which both tools fail."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-class Stoppable(Protocol):
-    """What trains in this process or for it."""
-
-    def stop(self) -> None:
-        """Stop at the next step of what is in training."""
-        ...
-
-    def finish_up(self) -> None:
-        """Start nothing new."""
-        ...
-
-
-@contextmanager
-def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], None]) -> Iterator[None]:
-    """First SIGINT or SIGTERM: stop cleanly. Second: KeyboardInterrupt. SIGHUP: stop cleanly, in silence. SIGUSR1:
-    finish what runs. Under `nohup`, where SIGHUP is ignored, it stays so.
-    """
-    asked = 0
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
-            raise KeyboardInterrupt
-        tell_user("Stopping at the next step; once more stops at once. The same command goes on from here.")
-        for phase in phases:
-            phase.stop()
-
-    def hang_up(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = max(asked, 1)
-        let_go_of_terminal()
-        for phase in phases:
-            phase.stop()
-
-    def finish_up(_number: int, _frame: FrameType | None) -> None:
-        tell_user("Finishing what runs and starting nothing new. The same command goes on from here.")
-        for phase in phases:
-            phase.finish_up()
-
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: finish_up}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        handlers[signal.SIGHUP] = hang_up
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def let_go_of_terminal() -> None:
-    """Send what is printed nowhere where it went to a terminal: that is gone, and writing to it would raise."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # no file behind it, as in a notebook
-            if os.isatty(stream.fileno()):
-                os.dup2(silence, stream.fileno())
-    os.close(silence)

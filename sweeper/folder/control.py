@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from studies.text.files import open_file, read_bytes, read_json, write_whole
+from sweeper.folder.names import LOCK_FILE, PAUSED_FILE
 
-LOCK_FILE = "sweep.lock"
 _LONGEST_LOCK = 1000
-PAUSED_FILE = "paused.json"
 
 
 class AlreadyRunning(Exception):
@@ -146,3 +145,14 @@ def _is_held(runs: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other sweeps in this folder from making the same databases at the same time, on which both tools fail."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from studies.text.files import is_folder, read_bytes, read_json, what_is_wrong
-from sweeper.folder.control import LOCK_FILE, PAUSED_FILE
-from sweeper.loop.limits import SPENT_FILE
-from sweeper.tracking.outbox import refused_of
+from sweeper.folder.names import (
+    JOURNAL,
+    LOCK_FILE,
+    LOGS,
+    MARK_FILE,
+    PAUSED_FILE,
+    PILOT_FILE,
+    REFERENCE,
+    SPENT_FILE,
+    refused_of,
+)
 from trainers.run_folder.results import holds_run
 
-MARK_FILE: Final = "study.json"
-JOURNAL: Final = "mlflow-journal.jsonl"
-PILOT_FILE: Final = "pilot.json"  # how many runs train together; as earlier versions called it
-LOGS: Final = "logs"
-REFERENCE: Final = "reference"
 _MOST_BYTES: Final = 1 << 20  # of a mark
 _OF_PILOT: Final = re.compile(rf"{LOGS}|{REFERENCE}|pilot-[0-9a-f]{{12}}")
 _LOG: Final = re.compile(r"worker-\d+\.log")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from studies.records import RunResult
 from studies.spec import Confirm, StudySpec, in_scenario
 from sweeper.search.outcomes import verdict_on
-from sweeper.search.search import Trial
+from sweeper.search.trials import Trial
 
 Stratum = tuple[str, str]
 """Variant and scenario."""

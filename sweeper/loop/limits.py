@@ -11,10 +11,10 @@ from pathlib import Path
 
 from studies.spec import Budget
 from studies.text.files import read_json, write_whole
+from sweeper.folder.names import SPENT_FILE
 
 KEPT_EVERY = 5.0  # seconds between two writes of what was spent
 LATELY = 20  # runs that an estimate looks back on
-SPENT_FILE = "spent.json"
 
 
 @dataclass(frozen=True)

@@ -43,3 +43,7 @@ class Outcome:
     def whole(self) -> bool:
         """Whether nothing is left to train: it was not stopped, and what failed failed by its config."""
         return not self.stopped and all(failure.by_config for failure, n in self.failures.items() if n)
+
+
+class Interrupted(Exception):
+    """The sweep cannot go on for want of something outside of it, and says what; what it has done is kept."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from studies.design.counts import planned_runs, planned_trials
 from studies.design.measurers import asked_of, counted, measured_as, told_by
 from studies.design.points import CONFIRM
 from studies.records import (
@@ -37,9 +38,10 @@ from sweeper.loop.progress import Outcome, Progress
 from sweeper.loop.refusals import Refusals
 from sweeper.loop.retries import PUT_OFF, Attempts, Retries, Try, describe, is_machine
 from sweeper.planning.placement import Packs
-from sweeper.planning.plan import planned_runs, planned_trials, show_knobs
+from sweeper.planning.plan import show_knobs
 from sweeper.search.outcomes import verdict_on
-from sweeper.search.search import Search, Trial
+from sweeper.search.search import Search
+from sweeper.search.trials import Trial
 from sweeper.tracking.tracker import KnownRun, Tracker
 from trainers.interface import Doing, Job, Sized
 from trainers.run_folder.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result

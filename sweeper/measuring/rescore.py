@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.analysis.strata import Stratum, standings
-from dashboards.store.records import StoreAway
+from dashboards.store.connection import StoreAway
 from studies.design.answers import Answers, run_config_of
 from studies.design.measurers import asked_of, is_measured, settled
 from studies.records import PROBE, Judge, RunRecord, State
 from studies.spec import Arm, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
-from sweeper.commands.run import Interrupted, Places
 from sweeper.executors import Executor
 from sweeper.folder.control import lock
+from sweeper.folder.paths import Places
+from sweeper.loop.progress import Interrupted
 from sweeper.measuring.remeasure import CHECKED, Scored, Task, add_task, keeps_adapter, measure, measuring, named
 from sweeper.tracking.tracker import Tracker
 

@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.store.addresses import sqlite_file
-from dashboards.store.records import MARK_PREFIX, StoredStudy, store_uri, stored_study
+from dashboards.store.connection import store_uri
+from dashboards.store.records import MARK_PREFIX, StoredStudy, stored_study
 from studies.records.format import FORMAT, refuse_newer, this_version
 from studies.text.files import write_whole
 from studies.text.redact import redact
-from sweeper.folder.own_folder import MARK_FILE, read_mark
+from sweeper.folder.names import MARK_FILE
+from sweeper.folder.own_folder import read_mark
 from sweeper.search.ledger import Ledger
 from sweeper.search.storage import StorageError
 from trainers.run_folder.results import is_run_folder
 
 if TYPE_CHECKING:
-    from sweeper.commands.run import Places
+    from sweeper.folder.paths import Places
 
 LONGEST_NAME = 64  # of a study
 

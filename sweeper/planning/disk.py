@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from studies.design.counts import planned_runs, planned_trials
 from studies.design.halving import bracket_sizes
 from studies.spec import Arm, IntRange, StudySpec, Values, arms_in, in_scenario
 from studies.text.files import safetensors_header
-from sweeper.planning.plan import planned_runs, planned_trials
 from trainers.world.paths import model_path
 
 MEBIBYTE: Final = 2**20

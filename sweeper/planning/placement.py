@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from studies.design.counts import planned_runs
 from studies.design.points import axes, planned_points, to_knobs, value_at
 from studies.records import RunConfig, digest
 from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
@@ -26,8 +27,7 @@ from studies.text.files import read_json, write_whole
 from studies.text.plural import so_many
 from sweeper.executors import Executor
 from sweeper.executors.process.devices import usable_cores, visible_gpus
-from sweeper.folder.own_folder import PILOT_FILE
-from sweeper.planning.plan import planned_runs
+from sweeper.folder.names import PILOT_FILE
 from trainers.interface import Placement, Sized, Sizing, pack_key
 
 _SIZING: TypeAdapter[Sizing] = TypeAdapter(Sizing)

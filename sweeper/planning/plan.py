@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS
+from studies.design.counts import pairs_source, planned_confirm_runs, planned_runs, planned_trials, runs_in
 from studies.design.halving import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 from studies.design.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
 from studies.design.speed_probe import probe_line
 from studies.records import Scalar
-from studies.records.world_units import source_of
 from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
 from studies.text.plural import so_many
 
@@ -102,45 +102,10 @@ def _plan_scenario(spec: StudySpec, arms: Mapping[str, Arm], name: str) -> Plann
         variants=len(here),
         trials=planned_trials(own, here),
         runs_per_trial=len(own.runs.blocks) * len(own.runs.seeds),
-        runs=_runs_in(spec, arms, name),
+        runs=runs_in(spec, arms, name),
         confirm_runs=planned_confirm_runs(spec, arms, name),
         settings=spec.scenarios[name].base,
     )
-
-
-def planned_trials(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
-    """How many trials a scenario has in all, where `spec` and `arms` are those of the scenario."""
-    if spec.mode == "search":
-        return joint_quota(spec, arms)
-    return sum(quota(spec, arm) for arm in arms.values())
-
-
-def planned_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
-    """How many runs the whole study has, the confirm phase included: with KL budgets as many as there can be, since
-    one trial may be the best at several.
-    """
-    return sum(_runs_in(spec, arms, name) for name in spec.scenarios)
-
-
-def planned_confirm_runs(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> int:
-    """How many runs the confirm phase of a scenario has at most."""
-    own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
-    if own.confirm is None:
-        return 0
-    most = len(own.confirm.kl) or own.confirm.top
-    chosen = sum(min(most, quota(own, arm)) for arm in here.values())
-    return chosen * len(own.confirm.blocks) * len(own.confirm.seeds)
-
-
-def _runs_in(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> int:
-    own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
-    each = len(own.runs.blocks) * len(own.runs.seeds)
-    return planned_trials(own, here) * each + planned_confirm_runs(spec, arms, scenario)
-
-
-def pairs_source(spec: StudySpec) -> str:
-    """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
-    return source_of(spec.data) if spec.trainer == "dpo" else spec.trainer
 
 
 def _power(spec: StudySpec, arms: Mapping[str, Arm]) -> str:

@@ -9,7 +9,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dashboards.store.records import CONTENTS_TAG, in_whole, load_study_tags, store_uri
+from dashboards.store.connection import store_uri
+from dashboards.store.mlflow_tags import CONTENTS_TAG, in_whole
+from dashboards.store.records import load_study_tags
 from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_source, sources
 from studies.schema.paths import existing

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.store.addresses import sqlite_url
-from dashboards.store.records import StoreError
+from dashboards.store.connection import StoreError
 from studies.design.identity import Stratum, contexts_of, strata
 from studies.design.points import Config, config_of_knobs, knobs_of
 from studies.records import PROBE, RunRecord, Scalar

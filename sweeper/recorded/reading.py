@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 from dashboards.analysis.strata import Stratum
 from dashboards.controls.expectations import CURVE, compared_runs
-from dashboards.store.records import STRICT_TAG, StoreAway, load_records, load_steps, load_study_tags, store_uri
+from dashboards.store.connection import StoreAway, store_uri
+from dashboards.store.mlflow_tags import STRICT_TAG
+from dashboards.store.records import load_records, load_steps, load_study_tags
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
 from studies.design.answers import Answers, sort
+from studies.design.counts import pairs_source
 from studies.design.measurers import Measurers, asked_of, chosen, left_out, settled, under
 from studies.design.points import quota
 from studies.records import RunRecord
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from studies.text.redact import redact
-from sweeper.planning.plan import pairs_source
 from sweeper.recorded.contents import as_recorded, pairs_comparer
 from sweeper.recorded.format_1 import asked_before
 from sweeper.recorded.state import untried

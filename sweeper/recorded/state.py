@@ -9,22 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.analysis.configs import distinct
-from dashboards.store.records import (
-    QUESTIONS_TAG,
-    STRICT_TAG,
-    StoreMissing,
-    in_whole,
-    load_records,
-    load_study_tags,
-    store_uri,
-)
+from dashboards.store.connection import StoreMissing, store_uri
+from dashboards.store.mlflow_tags import QUESTIONS_TAG, STRICT_TAG, in_whole
+from dashboards.store.records import load_records, load_study_tags
 from studies.design.answers import leaving, sort
+from studies.design.counts import planned_confirm_runs, planned_runs, planned_trials
 from studies.design.measurers import asked_of, named_measurers, settled
 from studies.design.points import CONFIRM, config_of, config_of_knobs, planned_points
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Arm, StudySpec, arms_in, in_scenario
 from studies.text.plural import so_many
-from sweeper.planning.plan import planned_confirm_runs, planned_runs, planned_trials
 from sweeper.recorded.contents import pairs_comparer
 from sweeper.recorded.format_1 import asked_before
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from studies.records import CONSEQUENCES, Cause, RunResult, State
 from studies.spec import Objective
-from sweeper.search.search import Verdict
+from sweeper.search.trials import Verdict
 
 
 def verdict_on(results: Sequence[RunResult], objective: Objective) -> Verdict:

@@ -7,34 +7,23 @@ Knows nothing of how a trial is trained, of MLflow, or of more than one sweep at
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
-import sqlalchemy
-from alembic.util import CommandError
 from optuna.distributions import (
-    BaseDistribution,
     CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    _get_single_value,
 )
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import column, table, update
 
-from dashboards.store.databases import OPTUNA, schema
 from studies.design.identity import CONTEXT, context_of, goal_of, strata, stratum_question
 from studies.design.points import (
     ADAPTIVE,
     CONFIRM,
     FIXED,
     UNBIASED,
-    Axis,
-    Config,
     Point,
     all_points,
     axes,
@@ -45,12 +34,23 @@ from studies.design.points import (
     planned_points,
     quota,
     size_of,
-    to_knobs,
 )
-from studies.losses.table import simplex_unit, weight_names, weights_from_knobs
 from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario
-from sweeper.search.storage import StorageError, connect_args, refusal, trouble
+from studies.spec import Arm, StudySpec, in_scenario
+from sweeper.search.open_storage import open_storage, storage_calls
+from sweeper.search.optuna_params import (
+    Place,
+    about_trial,
+    draw_params,
+    holding,
+    optuna_name,
+    params_of,
+    place_of,
+    relative_space,
+    to_distribution,
+    write_params,
+)
+from sweeper.search.trials import Trial, Verdict
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
@@ -61,57 +61,10 @@ FILLING = "filling"  # on an Optuna study: its trials are being made of recorded
 # On a trial: that it is done and nobody has measured its worth. Optuna is told FAIL, of which TPE learns nothing.
 UNMEASURED = "unmeasured"
 RETOLD = "retold"  # on an Optuna study: numbers of such trials whose worth another trial tells since
-# Knobs that mean the same for every loss, beside the adapter's shape.
-_SHARED_KNOBS = ("learning_rate",)
 # User attributes of a trial, see `Trial.bracket` and `Trial.scores`.
 BRACKET, SCORES = "bracket", "rung_scores"
 _STUDIES = table("studies", column("study_name"))  # as Optuna has it
 _DRAWS = 8  # of the sampler, where it suggests what was tried already
-
-# Variant and config: what a stratum tries once.
-_Place = tuple[str, Config]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial as the sweep sees it: where it stands in Optuna, its variant, scenario and knobs.
-
-    `state` is RUNNING for one just asked for, `number` counts within its stratum. `bracket`: with rungs, the number and
-    the size of its bracket; `scores`: what was kept of it at decided rungs; `rung`: the step of the one where it ended.
-    `repeats`: whether an earlier trial has the same config, and so the same runs, as in stores of versions that asked
-    for a config again. `unmeasured`: whether Optuna does not know yet what it is worth.
-    """
-
-    stratum: str
-    number: int
-    variant: str
-    scenario: str
-    origin: str
-    knobs: Mapping[str, Scalar]
-    state: State = State.RUNNING
-    bracket: tuple[int, int] | None = None
-    scores: tuple[tuple[float, float], ...] = ()
-    rung: int | None = None
-    repeats: bool = False
-    unmeasured: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
-    failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
-    without a value is one that nobody has measured as is asked now.
-    """
-
-    state: State
-    value: float | None
-    constraints: Mapping[str, float]
-    step: int = 0
-
-    @property
-    def feasible(self) -> bool:
-        """Whether it trained to its end within all bounds."""
-        return self.state is State.COMPLETE and all(excess <= 0.0 for excess in self.constraints.values())
 
 
 @dataclass
@@ -121,7 +74,7 @@ class _Stratum:
     study: optuna.Study
     scenario: str
     arms: Mapping[str, Arm]
-    tried: set[_Place]
+    tried: set[Place]
     todo: list[tuple[str, Point]]
     adaptive: int
     requeued: int
@@ -155,7 +108,7 @@ class Search:
         self._adaptive = UNBIASED if spec.sampler == "random" else ADAPTIVE
         self._known, self._changed = known, changed
         self.partial = False  # whether less is asked for than the study has
-        with _storage_calls(url):
+        with storage_calls(url):
             self._open_all(arms)
 
     def _open_all(self, arms: Mapping[str, Arm]) -> None:
@@ -168,13 +121,13 @@ class Search:
         RUNNING here: its runs may have begun.
         """
         found: list[Trial] = []
-        with _storage_calls(self._url):
+        with storage_calls(self._url):
             for name, stratum in self._strata.items():
-                seen: set[_Place] = set()
+                seen: set[Place] = set()
                 for frozen in stratum.study.get_trials(deepcopy=False):
                     if "trial" not in frozen.user_attrs:
                         continue
-                    trial, place = _as_trial(name, stratum, frozen), _place(stratum.arms, frozen)
+                    trial, place = _as_trial(name, stratum, frozen), place_of(stratum.arms, frozen)
                     found.append(replace(trial, repeats=place in seen))
                     seen |= {place} if trial.state is not State.FAIL else set()
         return found
@@ -189,7 +142,7 @@ class Search:
 
         None when the stratum has its quota.
         """
-        with _storage_calls(self._url):
+        with storage_calls(self._url):
             trial = self._ask(name, self._strata[name], paused=())  # a bracket waits for a paused variant
             if trial is None or trial.bracket is not None:
                 return trial
@@ -198,7 +151,7 @@ class Search:
 
     def keep_scores(self, trial: Trial, scores: Sequence[tuple[float, float]]) -> None:
         """Keep what an open trial was worth at decided rungs, so that a restart decides the same."""
-        with _storage_calls(self._url):
+        with storage_calls(self._url):
             self._strata[trial.stratum].open[trial.number].set_user_attr(SCORES, [list(score) for score in scores])
 
     def ask(self, paused: Collection[str] = ()) -> Trial | None:
@@ -213,7 +166,7 @@ class Search:
             stratum = self._strata[name]
             if stratum.arms.keys() <= set(paused):
                 continue
-            with _storage_calls(self._url):
+            with storage_calls(self._url):
                 trial = self._ask(name, stratum, paused)
             if trial is not None:
                 return trial
@@ -234,7 +187,7 @@ class Search:
         for name, stratum in self._strata.items():
             numbers = {trial.number for trial in trials if trial.stratum == name}
             once = {trial.number for trial in trials if trial.stratum == name and not trial.repeats}
-            with _storage_calls(self._url):
+            with storage_calls(self._url):
                 for frozen in stratum.study.get_trials(deepcopy=False):
                     if frozen.number in once:
                         stratum.study.enqueue_trial({}, user_attrs={"trial": frozen.user_attrs["trial"]})
@@ -247,7 +200,7 @@ class Search:
         """Close a trial. Only COMPLETE and PRUNED teach TPE anything, so what a config did to itself is never FAIL."""
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
-        with _storage_calls(self._url):
+        with storage_calls(self._url):
             if verdict.state is State.COMPLETE and verdict.value is None:
                 asked.set_user_attr(UNMEASURED, True)
                 stratum.study.tell(asked, state=TrialState.FAIL)
@@ -265,7 +218,7 @@ class Search:
         change what it was told.
         """
         study = self._strata[trial.stratum].study
-        with _storage_calls(self._url):
+        with storage_calls(self._url):
             old = study.get_trials(deepcopy=False)[trial.number]
             study.add_trial(
                 optuna.trial.create_trial(
@@ -284,7 +237,7 @@ class Search:
         """Put an open trial back: it is asked for again, with the same knobs, by this or a later sweep."""
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
-        with _storage_calls(self._url):
+        with storage_calls(self._url):
             self._storage.set_trial_state_values(asked._trial_id, TrialState.WAITING)
         stratum.requeued += 1
 
@@ -310,15 +263,15 @@ class Search:
         if study.user_attrs.get(FILLING) or not any("trial" in t.user_attrs for t in study.get_trials(deepcopy=False)):
             self._fill(study, scenario, arms)
         withdrawn = set(study.user_attrs.get(WITHDRAWN, ()))
-        tried: dict[_Place, str] = {}  # with the origin of its trial
+        tried: dict[Place, str] = {}  # with the origin of its trial
         for frozen in study.get_trials(deepcopy=False):
             if frozen.state is TrialState.RUNNING:
                 self._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
             if (frozen.state is not TrialState.FAIL or _is_unmeasured(frozen)) and frozen.number not in withdrawn:
-                place = _place(arms, frozen)
+                place = place_of(arms, frozen)
                 if place in tried and not frozen.state.is_finished():  # asked for twice by an earlier version
                     self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
-                tried.setdefault(place, _about(frozen)["origin"])
+                tried.setdefault(place, about_trial(frozen)["origin"])
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         todo, adaptive = self._todo(scenario, arms, tried)
         return _Stratum(study, scenario, arms, set(tried), todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
@@ -347,7 +300,7 @@ class Search:
                 study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
                 continue
             run = trials[number]
-            about = {"origin": run.arm, "variant": run.variant, **_params(arms[run.variant], run.knobs)}
+            about = {"origin": run.arm, "variant": run.variant, **params_of(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
         study.set_user_attr(LATE, sorted(arms.keys() - {run.variant for run in trials.values()}))
         study.set_user_attr(FILLING, False)
@@ -375,7 +328,7 @@ class Search:
         )
 
     def _todo(
-        self, scenario: str, arms: Mapping[str, Arm], tried: Mapping[_Place, str]
+        self, scenario: str, arms: Mapping[str, Arm], tried: Mapping[Place, str]
     ) -> tuple[list[tuple[str, Point]], int]:
         """The points still to try, and how many trials the adaptive sampler still owes."""
         spec = in_scenario(self._spec, scenario)
@@ -435,7 +388,7 @@ class Search:
     def _hold(self, stratum: _Stratum, paused: Collection[str]) -> list[int]:
         """Keep the waiting trials of paused variants from Optuna, which would hand them out first."""
         waiting = stratum.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if paused else []
-        held = [frozen._trial_id for frozen in waiting if _about(frozen)["variant"] in paused]
+        held = [frozen._trial_id for frozen in waiting if about_trial(frozen)["variant"] in paused]
         for trial_id in held:
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return held
@@ -470,13 +423,13 @@ class Search:
             other = late
         last: tuple[str, Mapping[str, Scalar]] = (other, {})
         for draw in range(_DRAWS):
-            relative, variant = _relative(asked, again=draw > 0), other
+            relative, variant = relative_space(asked, again=draw > 0), other
             if self._spec.mode == "search" and not paused and late is None:
-                drawn = str(_draw(asked, relative, "variant", CategoricalDistribution(names)))
+                drawn = str(draw_params(asked, relative, "variant", CategoricalDistribution(names)))
                 variant = drawn if drawn in free else other
             arm = stratum.arms[variant]
             params = {
-                axis.name: _draw(asked, relative, optuna_name(self._spec, arm, axis.name), _distribution(axis))
+                axis.name: draw_params(asked, relative, optuna_name(self._spec, arm, axis.name), to_distribution(axis))
                 for axis in axes(self._spec, arm)
             }
             if (variant, config_of(arm, params)) not in stratum.tried:
@@ -498,65 +451,12 @@ class Search:
         """Make a point that we chose visible to Optuna (its samplers, its dashboard) as the trial's params."""
         arm = stratum.arms[about["variant"]]
         if self._spec.mode == "search":
-            _write(asked, "variant", CategoricalDistribution(list(stratum.arms)), arm.name)
-        space = {axis.name: _distribution(axis) for axis in axes(self._spec, arm)}
+            write_params(asked, "variant", CategoricalDistribution(list(stratum.arms)), arm.name)
+        space = {axis.name: to_distribution(axis) for axis in axes(self._spec, arm)}
         for name, value in about["params"].items():
-            distribution = _holding(space.get(name), value)
+            distribution = holding(space.get(name), value)
             if distribution is not None:
-                _write(asked, optuna_name(self._spec, arm, name), distribution, value)
-
-
-def optuna_name(spec: StudySpec, arm: Arm, knob: str) -> str:
-    """The knob's name in Optuna: in `mode: search` a knob of the loss is the variant's own (`ipo.beta` is another
-    quantity than `sigmoid.beta`), while the learning rate and the adapter's shape are shared.
-    """
-    if spec.mode != "search":
-        return knob
-    loss_knob = not (knob in _SHARED_KNOBS or knob.startswith("lora_") or "weight_decay" in knob)
-    return f"{arm.name}.{knob}" if loss_knob else knob
-
-
-@contextmanager
-def _storage_calls(url: str) -> Iterator[None]:
-    """Around calls of Optuna: what its database refuses is a StorageError that says what to do."""
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        raise StorageError(trouble(url, error)) from error
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage, its tables made where there are none. Raises StorageError."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    try:
-        literal = url.replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
-        waits = {"connect_args": connect_args(url)}
-        storage = optuna.storages.RDBStorage(literal, waits, skip_compatibility_check=True)
-        known = schema(OPTUNA)
-        if known is None or storage.get_current_version() != known.head:
-            storage = optuna.storages.RDBStorage(literal, waits)  # which says what is wrong, and takes 10 times as long
-    except sqlalchemy.exc.DatabaseError as error:
-        troubled = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
-        raise StorageError(trouble(url, error) if troubled else refusal(url, error)) from error
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.OptunaError,
-        CommandError,
-        RuntimeError,
-        OSError,
-    ) as error:
-        raise StorageError(refusal(url, error)) from error
-    if url.startswith("sqlite"):
-        # One writer, and MLflow holds the results: a commit need not wait for the disk, and a reader (the
-        # dashboard) must not block the sweep. https://sqlite.org/pragma.html#pragma_synchronous
-        def pragmas(connection: Any, _record: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        sqlalchemy.event.listen(storage.engine, "connect", pragmas)
-        storage.engine.dispose()
-    return storage
+                write_params(asked, optuna_name(self._spec, arm, name), distribution, value)
 
 
 def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samplers.BaseSampler:
@@ -569,90 +469,6 @@ def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samp
     if spec.sampler == "sobol+tpe":
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
     return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _distribution(axis: Axis) -> BaseDistribution:
-    match axis.distribution:
-        case FloatRange(low=low, high=high, log=log):
-            return FloatDistribution(low, high, log=log)
-        case IntRange(low=low, high=high, log=log):
-            return IntDistribution(low, high, log=log)
-        case Values(values=values):
-            return CategoricalDistribution(values)
-
-
-def _holding(distribution: BaseDistribution | None, value: Scalar) -> BaseDistribution | None:
-    """A distribution of the same kind that holds `value`: the axis's own where it can, else one of a single point.
-
-    Optuna allows another range per trial, but not another kind or other choices: None for a value that cannot be
-    a param (text outside of the axis's choices).
-    """
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution if value in distribution.choices else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    if isinstance(distribution, IntDistribution) and isinstance(value, int):
-        inside = distribution.low <= value <= distribution.high
-        return distribution if inside else IntDistribution(value, value, log=distribution.log)
-    if isinstance(distribution, FloatDistribution):
-        inside = distribution.low <= value <= distribution.high
-        return distribution if inside else FloatDistribution(value, value, log=distribution.log)
-    return FloatDistribution(value, value) if distribution is None else None
-
-
-def _write(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution, value: Scalar) -> None:
-    """Make `value` a param of the trial, if it is not there yet from an earlier sweep."""
-    if name not in asked.params:
-        internal = distribution.to_internal_repr(value)
-        asked.storage.set_trial_param(asked._trial_id, name, internal, distribution)
-        asked._cached_frozen_trial.params[name] = value
-
-
-def _relative(asked: optuna.trial.Trial, *, again: bool) -> Mapping[str, Any]:
-    """What the sampler chooses together for the knobs that all trials have; `again`: anew."""
-    first = asked.relative_params
-    if not again:
-        return first
-    return asked.study.sampler.sample_relative(
-        asked.study, asked._cached_frozen_trial, asked.relative_search_space or {}
-    )
-
-
-def _draw(asked: optuna.trial.Trial, relative: Mapping[str, Any], name: str, distribution: BaseDistribution) -> Scalar:
-    """The sampler's value for `name` as `Trial.suggest_*` finds it, which would write it down for good."""
-    value: Scalar
-    if name in asked.params:
-        value = asked.params[name]
-    elif distribution.single():
-        value = _get_single_value(distribution)
-    elif name in relative and distribution._contains(distribution.to_internal_repr(relative[name])):
-        value = relative[name]
-    else:
-        value = asked.study.sampler.sample_independent(asked.study, asked._cached_frozen_trial, name, distribution)
-    return value
-
-
-def _place(arms: Mapping[str, Arm], frozen: FrozenTrial) -> _Place:
-    """The variant and config of a trial; one that was killed before it had any is like no other."""
-    about = _about(frozen)
-    if about["variant"] not in arms:
-        return "", frozenset({("number", frozen.number)})
-    arm = arms[about["variant"]]
-    return arm.name, config_of_knobs(arm, knobs_of(arm, about))
-
-
-def _params(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
-    """A trial's params from its knobs, with these beside them where rounding lies between the two."""
-    params, names = dict(knobs), weight_names(arm.losses)
-    weights = weights_from_knobs(arm.losses, knobs) if "loss_weights" in arm.space else None
-    if weights is not None:
-        params |= dict(zip(names, simplex_unit(weights), strict=True))
-    return {"params": params} | ({"knobs": dict(knobs)} if to_knobs(arm, params) != knobs else {})
-
-
-def _about(frozen: FrozenTrial) -> dict[str, Any]:
-    text = frozen.user_attrs.get("trial")
-    return json.loads(text) if text else {"origin": ADAPTIVE, "variant": "", "params": {}}
 
 
 def _is_unmeasured(frozen: FrozenTrial) -> bool:
@@ -668,7 +484,7 @@ def _state(stratum: _Stratum, frozen: FrozenTrial) -> State:
 
 
 def _as_trial(name: str, stratum: _Stratum, frozen: FrozenTrial) -> Trial:
-    about = _about(frozen)
+    about = about_trial(frozen)
     arm = stratum.arms[about["variant"]]
     trial = Trial(
         name,

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy
 
 from dashboards.store.addresses import absolute_url, same_database, sqlite_url
+from dashboards.store.connection import check_store
 from dashboards.store.databases import MLFLOW, OPTUNA, Refused, check_database, shown
-from dashboards.store.records import check_store
 
 PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.artifacts import recorded, run_artifacts, study_artifacts
-from dashboards.store.records import KIND, SWEEP, store_calls
+from dashboards.store.connection import store_calls
+from dashboards.store.mlflow_tags import KIND, SWEEP
 
 _EXPERIMENTS = "select experiment_id, artifact_location from experiments"
 _RUNS = """

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dashboards.store.addresses import sqlite_file, sqlite_url
-from dashboards.store.records import StoreError, connect
+from dashboards.store.connection import StoreError, connect
 
 _ASIDE = ".new"
 
@@ -18,7 +18,7 @@ def make_store(uri: str) -> None:
 
     MLflow makes them in dozens of steps, which SQLite does not take back: what dies among them leaves a file that
     MLflow refuses from then on ("duplicate column name"). Whoever calls this keeps other sweeps from the folder
-    (`sweeper.commands.run.one_at_a_time`). What MLflow cannot make here it says in its own words when the store is
+    (`sweeper.folder.control.one_at_a_time`). What MLflow cannot make here it says in its own words when the store is
     opened.
     """
     place = sqlite_file(uri)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from dashboards.store.records import StoreAway, StoreError, StoreRefused
+from dashboards.store.connection import StoreAway, StoreError, StoreRefused
 from studies.text.files import open_file, parse_json
+from sweeper.folder.names import refused_of
 
 Entry = Mapping[str, Any]
 Deliver = Callable[[Entry, bool], None]
@@ -102,11 +103,6 @@ class Outbox:
         if not self._told:
             self._told = True
             self._tell_user(f"{error} Training goes on; what MLflow misses is kept in {self._journal}.")
-
-
-def refused_of(journal: Path) -> Path:
-    """The file with what the store will never take of a journal."""
-    return journal.with_suffix(".refused.jsonl")
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -8,7 +8,8 @@ import json
 import zlib
 from collections.abc import Mapping
 
-from dashboards.store.records import KIND, RUN, VIEW_TAG
+from dashboards.store.mlflow_tags import KIND, RUN
+from dashboards.store.records import VIEW_TAG
 from studies.spec import StudySpec
 from studies.text.redact import redact
 

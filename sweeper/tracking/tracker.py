@@ -18,40 +18,32 @@ import yaml
 
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.artifacts import study_artifacts
+from dashboards.store.connection import StoreAway, StoreRefused, connect, store_calls, store_uri
 from dashboards.store.mlflow_tags import (
-    LONGEST_MESSAGE,
-    Point,
-    Value,
-    curve_values,
-    measured_values,
-    measurer_tag,
-    replaced_by,
-    result_tags,
-    score_tags,
-)
-from dashboards.store.records import (
     CONTENT,
     CONTENTS_TAG,
     KIND,
-    MARK_PREFIX,
+    LONGEST_MESSAGE,
     QUESTION,
     QUESTIONS_TAG,
     RUN,
     STRICT_TAG,
     SUPERSEDED,
     SWEEP,
-    StoreAway,
-    StoreRefused,
-    connect,
+    Point,
+    Value,
+    curve_values,
     encode,
     in_pieces,
-    read_runs,
+    measured_values,
+    measurer_tag,
+    replaced_by,
+    result_tags,
     run_state,
-    store_calls,
-    store_uri,
-    stored,
+    score_tags,
     to_record,
 )
+from dashboards.store.records import MARK_PREFIX, read_runs, stored
 from dashboards.store.sqlite_runs import StoredRun
 from studies.design.measurers import Measurers, measurers_of
 from studies.records import (
@@ -70,7 +62,7 @@ from studies.spec import StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible_json
-from sweeper.folder.own_folder import JOURNAL
+from sweeper.folder.names import JOURNAL
 from sweeper.tracking.journal import TICKET_PREFIX, checked
 from sweeper.tracking.moved import mend_artifacts
 from sweeper.tracking.new_store import make_store

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow.store.tracking.dbmodels import models
 from sqlalchemy import create_engine, insert
 
-from dashboards.store.records import SUPERSEDED
+from dashboards.store.mlflow_tags import SUPERSEDED
 from sweeper.tracking.outbox import Entry
 from sweeper.tracking.tracker import Tracker
 

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies.spec import arms, load_study
-from sweeper.commands.run import places, run_session
+from sweeper.commands.run import run_session
+from sweeper.folder.paths import places
 from trainers.formula import FormulaTrainer
 from trainers.interface import Desk, Job
 

@@ -33,9 +33,9 @@ from dashboards.analysis.strata import Standing, standings
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
 from dashboards.store.records import load_records
+from studies.design.counts import pairs_source
 from studies.records import RunRecord, State
 from studies.spec import StudySpec, arms, load_study
-from sweeper.planning.plan import pairs_source
 from sweeper.recorded.reading import comparison_of, strata
 
 UNBIASED = "unbiased"

@@ -28,7 +28,8 @@ from scipy.stats import spearmanr
 from dashboards.store.records import load_records
 from studies.records import RunRecord, State
 from studies.spec import arms, load_study
-from sweeper.commands.run import places, run_session
+from sweeper.commands.run import run_session
+from sweeper.folder.paths import places
 from trainers.run_folder.results import read_result
 from trainers.world.oracle import reference_gold, tilted_gold_at_kl
 from trainers.world.pairs import task_of

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.store.records import StoreError, StoreMissing, connect, decode, encode, load_records, store_uri
+from dashboards.store.connection import StoreError, StoreMissing, connect, store_uri
+from dashboards.store.mlflow_tags import decode, encode
+from dashboards.store.records import load_records
 from studies.records import Scalar
 
 

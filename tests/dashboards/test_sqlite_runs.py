@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from dashboards.store import sqlite_runs
-from dashboards.store.records import KIND, RUN, SUPERSEDED, StoreError, connect, load_records, read_runs
+from dashboards.store.connection import StoreError, connect
+from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED
+from dashboards.store.records import load_records, read_runs
 from dashboards.store.sqlite_runs import KNOWN_SCHEMAS, StoredRun, read_sqlite_runs
 
 TAGS = {

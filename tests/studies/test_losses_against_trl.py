@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from studies.losses import batch_splitting as micro_batches
-from studies.losses import table
+from studies.losses import rules, table
 from tests.trainers.pack_runs import float64
 from trainers.world.paths import model_path
 
@@ -157,8 +157,8 @@ def test_knobs_act_on_a_loss_as_the_table_says(narrow_bench: Bench, loss: str) -
     for knob, (value, beside) in OTHER.items():
         said[knob] = (
             "refused"
-            if table.refusal([loss], knob) is not None
-            else ("acts" if table.acts([loss], knob) else "does nothing")
+            if rules.refusal([loss], knob) is not None
+            else ("acts" if rules.acts([loss], knob) else "does nothing")
         )
         measured[knob] = _effect(lambda **s: narrow_bench.loss([loss], **s), knob, value, beside)
     assert measured == said
@@ -190,19 +190,19 @@ def test_a_loss_sees_pairs_as_the_table_says(bench: Bench, loss: str) -> None:
 
 
 def test_beta_of_a_mixture_acts_where_it_acts_on_a_member(bench: Bench) -> None:
-    assert table.acts(["sft", "sigmoid"], "beta")
+    assert rules.acts(["sft", "sigmoid"], "beta")
     assert _effect(lambda **s: bench.loss(["sft", "sigmoid"], **s), "beta", 0.3, {}) == "acts"
 
 
 def test_a_mixture_is_refused_where_a_member_is(bench: Bench) -> None:
-    assert table.refusal(["sigmoid", "bco_pair"], "f_divergence_type") is not None
+    assert rules.refusal(["sigmoid", "bco_pair"], "f_divergence_type") is not None
     with pytest.raises(ValueError, match="f_divergence_type"):
         bench.loss(["sigmoid", "bco_pair"], f_divergence_type="js_divergence")
 
 
 def test_robust_at_one_half_is_not_finite_and_beyond_it_reversed(bench: Bench) -> None:
-    assert table.bound_problem(["robust"], "label_smoothing", 0.5) is not None
-    assert table.bound_problem(["robust"], "label_smoothing", 0.49) is None
+    assert rules.bound_problem(["robust"], "label_smoothing", 0.5) is not None
+    assert rules.bound_problem(["robust"], "label_smoothing", 0.49) is None
     _, at_half = bench.loss(["robust"], label_smoothing=0.5)
     assert not torch.isfinite(at_half).all()
     _, sigmoid = bench.loss(["sigmoid"], at_reference=True)
@@ -213,7 +213,7 @@ def test_robust_at_one_half_is_not_finite_and_beyond_it_reversed(bench: Bench) -
 
 @pytest.mark.parametrize("loss", ["exo_pair", "aot", "aot_unpaired"])
 def test_label_smoothing_above_one_half_prefers_the_rejected_side(bench: Bench, loss: str) -> None:
-    assert table.bound_problem([loss], "label_smoothing", 0.6) is not None
+    assert rules.bound_problem([loss], "label_smoothing", 0.6) is not None
     _, sigmoid = bench.loss(["sigmoid"], PAIRS[:1], at_reference=True)
     _, below = bench.loss([loss], PAIRS[:1], at_reference=True, label_smoothing=0.4)
     _, above = bench.loss([loss], PAIRS[:1], at_reference=True, label_smoothing=0.6)
@@ -221,8 +221,8 @@ def test_label_smoothing_above_one_half_prefers_the_rejected_side(bench: Bench, 
 
 
 def test_exo_pair_needs_label_smoothing(bench: Bench) -> None:
-    assert table.bound_problem(["exo_pair"], "label_smoothing", 0.0) is not None
-    assert table.needs(["exo_pair"], {}) != []
+    assert rules.bound_problem(["exo_pair"], "label_smoothing", 0.0) is not None
+    assert rules.needs(["exo_pair"], {}) != []
     with pytest.raises(ValueError, match="Label smoothing"):
         bench.loss(["exo_pair"], label_smoothing=0.0)
 
@@ -234,8 +234,8 @@ def test_discopop_starts_the_wrong_way_below_the_tau_of_the_table(bench: Bench) 
         _, gradient = bench.loss(["discopop"], at_reference=True, discopop_tau=tau)
         ways[tau] = bool(torch.dot(gradient, right) > 0)
     assert list(ways.values()) == [False, False, True, True]
-    assert table.traps(["discopop"], {}) != []  # TRL's default is in the trap
-    assert table.traps(["discopop"], {"discopop_tau": (0.2,)}) == []
+    assert rules.traps(["discopop"], {}) != []  # TRL's default is in the trap
+    assert rules.traps(["discopop"], {"discopop_tau": (0.2,)}) == []
 
 
 @pytest.mark.parametrize("loss", ["aot", "aot_unpaired"])
@@ -243,13 +243,13 @@ def test_aot_with_one_pair_a_batch_is_sigmoid(bench: Bench, loss: str) -> None:
     _, aot = bench.loss([loss], PAIRS[:1])
     _, sigmoid = bench.loss(["sigmoid"], PAIRS[:1])
     torch.testing.assert_close(aot, sigmoid, rtol=1e-9, atol=1e-9)
-    assert table.traps([loss], {"per_device_train_batch_size": (1,)}) != []
-    assert table.traps([loss], {"per_device_train_batch_size": (4,)}) == []
+    assert rules.traps([loss], {"per_device_train_batch_size": (1,)}) != []
+    assert rules.traps([loss], {"per_device_train_batch_size": (4,)}) == []
 
 
 def test_the_recipe_for_conservative_dpo_is_conservative_dpo(bench: Bench) -> None:
     flips = 0.2
-    assert "[2 - 2e, 2e - 1]" in (table.loss_problem("cdpo") or "")
+    assert "[2 - 2e, 2e - 1]" in (rules.loss_problem("cdpo") or "")
     recipe, _ = bench.loss(
         ["sigmoid", "robust"], PAIRS[:1], label_smoothing=flips, loss_weights=[2 - 2 * flips, 2 * flips - 1]
     )
@@ -262,8 +262,8 @@ def test_ipo_gives_most_of_the_gradient_of_a_mixture_at_small_beta(bench: Bench)
     _, sigmoid = bench.loss(["sigmoid"], beta=0.1, at_reference=True)
     _, ipo = bench.loss(["ipo"], beta=0.1, at_reference=True)
     assert ipo.norm() > 5 * sigmoid.norm()
-    assert table.traps(["sigmoid", "ipo"], {"beta": (0.1,)}) != []
-    assert table.traps(["sigmoid", "ipo"], {"beta": (0.5,)}) == []
+    assert rules.traps(["sigmoid", "ipo"], {"beta": (0.1,)}) != []
+    assert rules.traps(["sigmoid", "ipo"], {"beta": (0.5,)}) == []
 
 
 @pytest.mark.parametrize("loss", table.LOSSES)

@@ -16,7 +16,7 @@ from dashboards.report.build import Made
 from dashboards.store.addresses import sqlite_file
 from studies.spec import Arm, StudySpec
 from sweeper.cli.app import app
-from sweeper.search.search import open_storage
+from sweeper.search.open_storage import open_storage
 from sweeper.tracking.new_store import make_store
 
 
@@ -81,7 +81,7 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         return open_storage(url)
 
     monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
-    monkeypatch.setattr("sweeper.search.search.open_storage", copied)
+    monkeypatch.setattr("sweeper.search.open_storage.open_storage", copied)
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from dashboards.store.records import StoreAway, StoreError, load_records
+from dashboards.store.connection import StoreAway, StoreError
+from dashboards.store.records import load_records
 from studies.records import Cause, State
-from sweeper.folder.own_folder import JOURNAL
+from sweeper.folder.names import JOURNAL
 from sweeper.tracking import outbox
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.test_tracking import SPEC, a_config, a_result

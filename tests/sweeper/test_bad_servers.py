@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from dashboards.store import records as load
-from dashboards.store.records import StoreAway, StoreError, connect, load_records
+from dashboards.store.connection import StoreAway, StoreError, connect
+from dashboards.store.records import load_records
 from sweeper.tracking import outbox
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.test_away import journal, told_by, write_two_runs

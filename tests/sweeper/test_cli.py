@@ -228,7 +228,7 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
     monkeypatch.setattr("sweeper.cli.shared.warn_of_code", lambda _spec: seen.append("warned"))
     for first in (
         "sweeper.cli.app.look_at_data",
-        "sweeper.cli.shared.look_at_data",
+        "sweeper.cli.inputs.look_at_data",
         "sweeper.recorded.contents.as_found",
     ):
         monkeypatch.setattr(first, reads)  # of what looks at files that the study names

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from sweeper.executors.process.executor import Starter
+from sweeper.executors.process.handle import Starter
 
 # Modules that the command, MLflow's and uvicorn's processes import; some of them only where they are found.
 NAMES = "mlflow flask yaml uvicorn fastapi typer click numpy torch transformers sitecustomize kernels wandb dotenv"

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from dashboards.store.connection import store_uri
 from dashboards.store.histories import load_asked, load_samples
-from dashboards.store.records import load_records, store_uri
+from dashboards.store.records import load_records
 from studies.records import Cause, RunResult, Shown
 from studies.spec import arms, load_study, resolve_run
 from sweeper.tracking.tracker import Tracker

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.store.records import StoreAway, StoreError, StoreRefused
+from dashboards.store.connection import StoreAway, StoreError, StoreRefused
 from sweeper.tracking import outbox
 from sweeper.tracking.outbox import Entry, Outbox
 

@@ -16,10 +16,12 @@ import pytest
 from mlflow import MlflowClient
 
 from dashboards.store import sqlite_runs
-from dashboards.store.records import SUPERSEDED, StoreError, load_records
+from dashboards.store.connection import StoreError
+from dashboards.store.mlflow_tags import SUPERSEDED
+from dashboards.store.records import load_records
 from studies.records.format import FORMAT
 from studies.spec import load_study
-from sweeper.folder.own_folder import MARK_FILE
+from sweeper.folder.names import MARK_FILE
 from sweeper.ownership.owner import Found, Mark, Survey, Whose, whose
 from sweeper.tracking.tracker import Tracker
 

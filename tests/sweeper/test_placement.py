@@ -12,7 +12,7 @@ import pytest
 
 from studies.spec import arms, load_study
 from sweeper.executors import Inline
-from sweeper.folder.own_folder import PILOT_FILE
+from sweeper.folder.names import PILOT_FILE
 from sweeper.planning.placement import Packs, describe, kept_sizing, sample_runs
 from trainers.interface import Placement, Sized, Sizing, Timing, pack_key
 

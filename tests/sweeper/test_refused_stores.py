@@ -16,8 +16,8 @@ import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
 
 from dashboards.store.addresses import sqlite_url
+from dashboards.store.connection import StoreError, check_store
 from dashboards.store.databases import OPTUNA
-from dashboards.store.records import StoreError, check_store
 from sweeper.search.storage import StorageError, check_storage
 from sweeper.tracking.tracker import Tracker
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from dashboards.store.records import load_records
+from studies.design.counts import planned_runs
 from studies.records import RunRecord
 from studies.spec import StudyError, arms, load_study
-from sweeper.planning.plan import make_plan, planned_runs
+from sweeper.planning.plan import make_plan
 
 Run = Callable[..., Any]
 STUDY = """

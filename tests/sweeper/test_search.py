@@ -12,7 +12,8 @@ import pytest
 
 from studies.records import State
 from studies.spec import StudySpec, arms, load_study
-from sweeper.search.search import Search, Trial, Verdict
+from sweeper.search.search import Search
+from sweeper.search.trials import Trial, Verdict
 
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
 THREE = (

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from dashboards.store.connection import StoreError
 from dashboards.store.histories import load_asked, load_curves, load_samples
-from dashboards.store.records import SUPERSEDED, StoreError, load_records, study_pages
+from dashboards.store.mlflow_tags import SUPERSEDED
+from dashboards.store.records import load_records, study_pages
 from studies.records import (
     Cause,
     DataConfig,

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from trl import DPOConfig, DPOTrainer
 
 from studies.records import DataConfig
-from trainers.data.pairs import DataError, Pairs, Row, load_pairs, prompt_ids, tokenise
+from trainers.data.pairs import DataError, Pairs, Row, load_pairs
+from trainers.data.tokens import prompt_ids, tokenise
 from trainers.world.gold import gold_reward
 from trainers.world.paths import model_path
 

@@ -25,7 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from studies.records import METRICS, EvaluationConfig, Measurement
 from tests.trainers.pack_runs import wide_norm
 from trainers.data.pairs import Pairs, Row
-from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate, reference_numbers, samples
+from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate, reference_numbers
 from trainers.evaluation.metrics import (
     PairLogProbs,
     accuracy,
@@ -41,6 +41,7 @@ from trainers.evaluation.metrics import (
     token_log_probs,
 )
 from trainers.evaluation.policies import Policies, measuring
+from trainers.evaluation.samples import samples
 from trainers.evaluation.sampling import Completion, Samples, sample, score
 from trainers.world.pairs import load_model, load_tokenizer
 

@@ -14,7 +14,7 @@ from trainers.components.start_check import measured_gaps
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement, Sized
 from trainers.job_list import ListDesk
-from trainers.multi_lora.adapters import Unpackable
+from trainers.multi_lora.flat import Unpackable
 from trainers.pack import growth
 from trainers.pack.engine import Engine
 from trainers.pack.growth import Growth

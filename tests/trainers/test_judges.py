@@ -23,8 +23,8 @@ from trainers.components.worker_cache import Warm
 from trainers.data.pairs import JudgeError, load_pairs
 from trainers.data.tables import write_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
-from trainers.evaluation.evaluate import samples
 from trainers.evaluation.judges import load_judge
+from trainers.evaluation.samples import samples
 from trainers.interface import Job, Placement
 from trainers.job_list import train_all
 from trainers.world.paths import model_path

@@ -19,7 +19,8 @@ from studies.records import EvaluationConfig, Measurement
 from tests.trainers.pack_runs import wide_norm
 from tests.trainers.packs import Weights, lora_weights, pack_of
 from tests.trainers.test_evaluate import measured, pairs_of, tiny_model, tiny_tokenizer
-from trainers.data.pairs import Pairs, TokenIds
+from trainers.data.pairs import Pairs
+from trainers.data.tokens import TokenIds
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import CachedReader, Policies, one_policy

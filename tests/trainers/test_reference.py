@@ -18,8 +18,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 import trainers.reference.log_probs
 from studies.records import Cause, DataConfig, EvaluationConfig, RunConfig
 from tests.trainers.pack_runs import float64
-from trainers.data.pairs import TokenIds, load_pairs
+from trainers.data.pairs import load_pairs
 from trainers.data.tables import write_pairs
+from trainers.data.tokens import TokenIds
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job
 from trainers.job_list import train_all

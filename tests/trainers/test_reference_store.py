@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import trainers.reference.store
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 from trainers.reference.store import MOST_SHARDS, BaseKey, Counting, Floats, ReferenceLogProbs, ReferenceStore, Scored
 
 BASE = BaseKey("model", "sdpa", "cpu")

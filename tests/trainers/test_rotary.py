@@ -21,7 +21,7 @@ from transformers import (
 
 from studies.records import ALONE_FACT, PRECOMPUTE, Cause
 from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, losses, stock, train
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 from trainers.dpo import DPOTrainerWorker
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies

@@ -20,7 +20,8 @@ from studies.records import Cause, DataConfig, RunConfig
 from studies.records.world_units import BY_PROMPT
 from tests.trainers.pack_runs import config, distance, float64, plain_training, train, weights
 from trainers.data.corruptions import deal_rejected
-from trainers.data.pairs import DataError, Pairs, Row, load_pairs, tokenise
+from trainers.data.pairs import DataError, Pairs, Row, load_pairs
+from trainers.data.tokens import tokenise
 from trainers.world.gold import gold_reward, sign_under
 from trainers.world.grammar import Mood, mood_of, prompts
 from trainers.world.pairs import load_model, load_tokenizer, sample_completions

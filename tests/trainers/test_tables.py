@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from trl import DPOConfig, DPOTrainer
 
 from tests.trainers.test_data import byte_tokenizer, chat_rows, text_rows
-from trainers.data.pairs import DataError, Pairs, Row, tokenise
+from trainers.data.pairs import DataError, Pairs, Row
 from trainers.data.tables import as_table, write_pairs
+from trainers.data.tokens import tokenise
 
 # What a reader of JSON, CSV or a table could take for something else than text.
 ODD = {

@@ -93,3 +93,6 @@ def memory() -> tuple[Measurement, ...]:
         scale = 2**20 if sys.platform == "darwin" else 2**10
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
     return (Measurement("peak_memory", peak),)
+
+
+START_METRICS: Final[Mapping[str, str]] = {"rewards/chosen": "chosen_reward", "rewards/rejected": "rejected_reward"}

@@ -18,7 +18,7 @@ import torch
 from trl import DPOConfig
 
 from studies.records import APART_FACT, Scalar
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 from trainers.evaluation.metrics import PairLogProbs
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, Reference

@@ -24,8 +24,9 @@ from trl.trainer import dpo_trainer
 
 from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
 from trainers.components.settings import DAY, resolve_model
-from trainers.data.pairs import Gold, Pairs, load_pairs, tokenise
+from trainers.data.pairs import Gold, Pairs, load_pairs
 from trainers.data.tables import as_table
+from trainers.data.tokens import tokenise
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, reference_numbers
 from trainers.evaluation.judges import load_judge
 from trainers.interface import MODEL_SETTINGS

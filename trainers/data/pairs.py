@@ -20,8 +20,10 @@ from studies.records import DataConfig, Scalar
 from studies.records.funnel import DROPPED, DROPPED_BY, LIMITS, LOOKED_AT, NOTES, OUT
 from studies.records.world_units import SOURCE, source_of
 from trainers.data.corruptions import RejectedFrom, exchange, places_to_flip, with_other_rejected
+from trainers.data.refusals import ALIKE, NO_PROMPT, REFUSED, REMEDIES, TOO_LONG, UNTOLD, share_chosen_longer, why_not
 from trainers.data.rows import counted
 from trainers.data.sources import DataError, Row, Rows, Text, kind_of, read_rows
+from trainers.data.tokens import TokenIds, plain, prompt_ids, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,14 +83,6 @@ class Pairs:
     digest: str
     facts: Mapping[str, Scalar]
     gold: Gold | None = None
-
-
-class TokenIds(NamedTuple):
-    """A pair as TRL trains on it: prompt ids, and the ids of both completions with their end tokens."""
-
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
 
 
 def check_data(data: DataConfig) -> list[str]:
@@ -220,148 +214,14 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
         "prompt_held_out": material.prompt_held_out,
         "dealt_equal": train.dealt_equal,
         "flipped": len(flipped),
-        "length_baseline": _share_chosen_longer(evaluation.rows, tokenizer),
+        "length_baseline": share_chosen_longer(evaluation.rows, tokenizer),
         "conversational": isinstance(evaluation.rows[0]["prompt"], list),
         **_funnel(material, data),
     }
     return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold)
 
 
-def plain(prompt: Text) -> str:
-    """A prompt as one text: messages as `role: content` lines."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-
-
 # ---- tokens -------------------------------------------------------------------------------------------------------
-
-
-def tokenise(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
-    """The ids that TRL 1.16 trains on (`DPOTrainer._prepare_dataset`), without its truncation.
-
-    Plain text: the end token is appended to both answers where it is not there. Messages: the chat template, with its
-    generation prompt. A completion begins where prompt and prompt + answer first differ in ids.
-    """
-    prompt = _whole_prompt_ids(row["prompt"], tokenizer)
-    chosen, rejected = (_whole_ids(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected"))
-    start = min(_in_common(prompt, chosen), _in_common(prompt, rejected))
-    return TokenIds(prompt[:start], chosen[start:], rejected[start:])
-
-
-def _in_common(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many ids two texts begin with alike; as TRL's `common_prefix_length`, whose module loads `datasets`."""
-    return next(
-        (i for i, (id, other) in enumerate(zip(ids, others, strict=False)) if id != other), min(len(ids), len(others))
-    )
-
-
-def prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt as a model is sampled under it: messages end with the template's generation prompt.
-
-    What the tokenizer puts behind every text is left out: an answer follows, as it does where the model is trained.
-    """
-    ids = _whole_prompt_ids(prompt, tokenizer)
-    return ids if isinstance(prompt, list) else ids[: len(ids) - _appended(tokenizer)]
-
-
-def _whole_prompt_ids(prompt: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt by itself."""
-    if isinstance(prompt, list):
-        return _chat_ids(prompt, tokenizer, add_generation_prompt=True)
-    return list(tokenizer(text=prompt)["input_ids"])
-
-
-def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many ids the tokenizer puts behind every text."""
-    empty, some = (list(tokenizer(text=text)["input_ids"]) for text in ("", "a"))
-    return len(empty) - _in_common(empty, some)
-
-
-def _whole_ids(prompt: Text, answer: Text, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of prompt and answer together."""
-    if isinstance(prompt, list) and isinstance(answer, list):
-        return _chat_ids(prompt + answer, tokenizer, add_generation_prompt=False)
-    text, end = f"{prompt}{answer}", tokenizer.eos_token
-    return list(tokenizer(text=text if text.endswith(end) else text + end)["input_ids"])
-
-
-def _chat_ids(
-    messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
-) -> list[int]:
-    """Ids of messages by the model's chat template. Raises DataError for messages that it does not take."""
-    from jinja2 import TemplateError
-
-    try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=True)
-    except (TemplateError, TypeError, ValueError) as error:  # the last two are what a template does with odd values
-        roles = ", ".join(message["role"] for message in messages)
-        raise DataError(
-            [
-                f"the model's chat template does not take messages of the roles {roles[:200]} ({error}); change or "
-                "remove such rows, or take a model whose template takes them"
-            ]
-        ) from error
-    return list(ids["input_ids"])
-
-
-TOO_LONG: Final = "too long"
-REFUSED: Final = "refused by the chat template"
-NO_PROMPT: Final = "prompts without a token"
-UNTOLD: Final = "answers without a token"
-ALIKE: Final = "answers of the same tokens"
-_REMEDIES: Final[Mapping[str, str]] = {
-    TOO_LONG: "raise the limits in `data`",
-    REFUSED: "take a model whose chat template takes these roles",
-    NO_PROMPT: "write the prompts out, in roles that the chat template has",
-    UNTOLD: "the chat template passes over roles that it does not know, so write those that it has",
-    ALIKE: "give answers that differ in more than the model's tokenizer or template leaves of them",
-}
-
-
-def why_not(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Why a row is not trained on, in words to count by: it passes a length limit, each of which may be reached, or
-    has answers without tokens or with the same. None where it is.
-    """
-    if isinstance(row["prompt"], list) and not tokenizer.chat_template:
-        raise DataError(
-            [
-                f"data {data.path}: rows are messages but the model's tokenizer has no chat template; "
-                "take an instruct model or write the rows as plain text"
-            ]
-        )
-    try:
-        ids = tokenise(row, tokenizer)
-    except DataError:
-        if data.bad_rows == "drop":
-            return REFUSED
-        raise
-    if not ids.prompt:
-        if data.bad_rows == "drop":
-            return NO_PROMPT
-        raise DataError(
-            [
-                f"the prompt {str(row['prompt'])[:60]!r} has no token of its own under the model's tokenizer, so that "
-                "nothing would stand before the answers; write it out or remove the row"
-            ]
-        )
-    if not ids.chosen or not ids.rejected:
-        return UNTOLD
-    if ids.chosen == ids.rejected:
-        return ALIKE
-    completion = max(len(ids.chosen), len(ids.rejected))
-    limits = (
-        (len(ids.prompt), data.max_prompt_length),
-        (completion, data.max_completion_length),
-        (len(ids.prompt) + completion, data.max_length),
-    )
-    return None if all(limit is None or length <= limit for length, limit in limits) else TOO_LONG
-
-
-def _share_chosen_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
-    """Share of pairs whose chosen answer has more tokens, ties one half: what 'pick the longer answer' gets right."""
-    tokens = [tokenise(row, tokenizer) for row in rows]
-    return sum((len(t.chosen) > len(t.rejected)) + 0.5 * (len(t.chosen) == len(t.rejected)) for t in tokens) / len(rows)
 
 
 # ---- what a block draws -------------------------------------------------------------------------------------------
@@ -527,7 +387,7 @@ def _cause(taken: _Taken, material: _Material, data: DataConfig) -> str:
     """What took the rows of a side away, with the remedy."""
     fell = material.train.out + material.evaluation.out
     limits = f"the limits ({limits_of(data)} tokens)"
-    remedies = [remedy for reason, remedy in _REMEDIES.items() if fell[reason]]
+    remedies = [remedy for reason, remedy in REMEDIES.items() if fell[reason]]
     if taken.out:
         told = f"are longer than {limits}" if taken.out.keys() == {TOO_LONG} else f"fell out ({counted(taken.out)})"
         return f", all {taken.looked_at:,} {told}; {' and '.join(remedies)}"

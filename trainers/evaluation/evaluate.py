@@ -9,9 +9,8 @@ number must bump `studies.records.EVALUATOR`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from studies.records import EvaluationConfig, Measurement, Scalar, Shown
-from trainers.data.pairs import JudgeError, Pairs, Text, TokenIds, plain, prompt_ids, tokenise
+from trainers.data.pairs import JudgeError, Pairs
+from trainers.data.tokens import TokenIds, prompt_ids, tokenise
 from trainers.evaluation.metrics import (
     Estimate,
     Floats,
@@ -39,7 +39,8 @@ from trainers.evaluation.metrics import (
 )
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, one_policy, packed_policies
-from trainers.evaluation.sampling import Completion, NonFinite, Samples, diverged, end_ids, sample
+from trainers.evaluation.samples import Drawn, Sample, beside, few_shown, gold_of, sample_texts, samples
+from trainers.evaluation.sampling import Completion, NonFinite, Samples, diverged
 
 __all__ = [
     "Evaluation",
@@ -59,26 +60,10 @@ __all__ = [
 Unmeasured = NonFinite | JudgeError
 """Why a policy has no measurements."""
 
-SAMPLING_SEED: Final = 20305
-"""One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
 HALVES_SEED: Final = 50
 """How samples are dealt to two halves; the same for all runs with as many samples."""
 TRAINING_PAIRS: Final = 256
 """Training pairs that `train_accuracy` looks at, the first of them, at most half as many as are held out."""
-SHOWN: Final = 4
-"""Prompts whose samples are kept to be read."""
-LONGEST_SHOWN: Final = 4000
-"""Characters of a prompt or sample that are kept."""
-
-
-class Drawn(NamedTuple):
-    """A policy's samples: their ids, and per sample [n] tokens, summed entropy, KL to the reference, and gold."""
-
-    completions: tuple[Completion, ...]
-    tokens: Floats
-    entropy: Floats
-    kl: Floats | None
-    gold: Floats | None
 
 
 @dataclass(frozen=True)
@@ -122,16 +107,6 @@ class Evaluation(NamedTuple):
     samples: tuple[Shown, ...]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A sampled completion as text, to be shown."""
-
-    prompt: str
-    completion: str
-    ended: bool
-    gold: float | None
-
-
 # ---- what is measured ---------------------------------------------------------------------------------------------
 
 
@@ -158,7 +133,7 @@ def reference_numbers(
         gold=None if drawn.gold is None else mean(drawn.gold).value,
         entropy=entropy(drawn.entropy, drawn.tokens).value,
         distinct=distinct([c.ids for c in drawn.completions]).value,
-        shown=_few(drawn, pairs, tokenizer),
+        shown=few_shown(drawn, pairs, tokenizer),
     )
 
 
@@ -213,7 +188,7 @@ def evaluate_all(
         if isinstance(samples, JudgeError)
         else Evaluation(
             _measurements(log_probs, samples, reference, step),
-            _beside(_few(samples, own, tokenizer), reference.shown),
+            beside(few_shown(samples, own, tokenizer), reference.shown),
         )
         for log_probs, samples, reference, own in zip(scored, drawn, references, pairs, strict=True)
     )
@@ -284,26 +259,6 @@ def _halves_of_pairs(reached: Floats) -> dict[str, tuple[float, float]]:
     return {"margin_share": (mean(first).value, mean(second).value)} if len(second) else {}
 
 
-def samples(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Pairs,
-    config: EvaluationConfig,
-    count: int,
-) -> tuple[Sample, ...]:
-    """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite, JudgeError."""
-    asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(min(count, config.prompts))]
-    asked_ids = [prompt_ids(prompt, tokenizer) for prompt in asked]
-    (drawn,) = _sample(Policies(model), tokenizer, [asked_ids], config)
-    if isinstance(drawn, NonFinite):
-        raise drawn
-    texts, gold = _texts(drawn.completions, tokenizer), _gold(pairs, asked, drawn.completions, tokenizer)
-    return tuple(
-        Sample(plain(prompt), texts[i], completion.ended, None if gold is None else float(gold[i]))
-        for i, (prompt, completion) in enumerate(zip(asked, drawn.completions, strict=True))
-    )
-
-
 # ---- what a model says --------------------------------------------------------------------------------------------
 
 
@@ -343,7 +298,7 @@ def _draw(
     tokens: Sequence[Tokens],
 ) -> list[Drawn | Unmeasured]:
     """Samples of each policy, and per sample what `Drawn` says."""
-    drawn = _sample(policies, tokenizer, [own.prompts for own in tokens], config, _entropy_and_kl)
+    drawn = sample_texts(policies, tokenizer, [own.prompts for own in tokens], config, _entropy_and_kl)
     return [
         found if isinstance(found, NonFinite) else _drawn(found, own, tokenizer)
         for found, own in zip(drawn, pairs, strict=True)
@@ -355,47 +310,10 @@ def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -
     completions, sums = samples
     prompts = [pairs.prompts[i % len(pairs.prompts)] for i in range(len(completions))]
     try:
-        gold = _gold(pairs, prompts, completions, tokenizer)
+        gold = gold_of(pairs, prompts, completions, tokenizer)
     except JudgeError as error:  # of this policy alone, not of those beside it
         return error
     return Drawn(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
-
-
-def _gold(
-    pairs: Pairs, prompts: Sequence[Text], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
-) -> Floats | None:
-    """The gold reward of each sample [n]; None where the pairs have none. Raises JudgeError."""
-    if pairs.gold is None:
-        return None
-    ended = [completion.ended for completion in completions]
-    return np.array(pairs.gold(prompts, _texts(completions, tokenizer), ended), dtype=np.float64)
-
-
-def _few(drawn: Drawn, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> tuple[Sample, ...]:
-    """A policy's samples under the first few prompts that differ."""
-    found: dict[str, Sample] = {}
-    for i, completion in enumerate(drawn.completions):
-        prompt = plain(pairs.prompts[i % len(pairs.prompts)])
-        if len(found) < SHOWN and prompt not in found:
-            gold = None if drawn.gold is None else float(drawn.gold[i])
-            found[prompt] = Sample(prompt, _texts([completion], tokenizer)[0], completion.ended, gold)
-    return tuple(found.values())
-
-
-def _beside(after: Sequence[Sample], before: Sequence[Sample]) -> tuple[Shown, ...]:
-    """Samples of a policy beside the reference's under the same prompts."""
-    return tuple(
-        Shown(
-            prompt=new.prompt[:LONGEST_SHOWN],
-            before=old.completion[:LONGEST_SHOWN],
-            after=new.completion[:LONGEST_SHOWN],
-            gold_before=old.gold,
-            gold_after=new.gold,
-            cut_before=not old.ended,
-            cut_after=not new.ended,
-        )
-        for new, old in zip(after, before, strict=True)
-    )
 
 
 def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, ...]:
@@ -403,43 +321,6 @@ def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, .
     return (token_entropy(policy),) if reference is None else token_entropy_and_kl(policy, reference)
 
 
-def _sample(
-    policies: Policies,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[Sequence[int]]],
-    config: EvaluationConfig,
-    per_token: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]] | None = None,
-) -> tuple[Samples | NonFinite, ...]:
-    """For each policy one sample for each prompt; it ends at the tokenizer's end token or one of the model's own."""
-    return sample(
-        policies,
-        prompts,
-        end_ids=end_ids(policies.model, tokenizer),
-        max_new_tokens=config.max_new_tokens,
-        seed=SAMPLING_SEED,
-        batch_size=config.batch_size,
-        per_token=per_token,
-    )
-
-
 def _lengths(completions: Sequence[Completion]) -> Floats:
     """Tokens of each completion, the end token included."""
     return np.array([float(len(c.ids)) for c in completions])
-
-
-def _texts(completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Completions without their end tokens; other special tokens stay, since the policy wrote them.
-
-    Each is decoded behind its prompt where it can be: at the beginning of a text, tokenizers leave a first space out.
-    """
-
-    @cache
-    def decode(ids: tuple[int, ...]) -> str:
-        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-
-    texts = []
-    for completion in completions:
-        prompt, ids = tuple(completion.prompt), tuple(completion.ids[:-1] if completion.ended else completion.ids)
-        before, whole = decode(prompt), decode((*prompt, *ids))
-        texts.append(whole[len(before) :] if whole.startswith(before) else decode(ids))
-    return texts

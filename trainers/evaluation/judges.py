@@ -34,8 +34,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from studies.checks.judge import label_number, label_problem
 from studies.records import Cause, Judge
 from studies.text.redact import redact
-from trainers.data.pairs import Gold, JudgeError, plain
+from trainers.data.pairs import Gold, JudgeError
 from trainers.data.sources import Text
+from trainers.data.tokens import plain
 from trainers.models.tokenizer import UnusableModel, check_ids
 from trainers.run_folder.failures import cause_of, told
 

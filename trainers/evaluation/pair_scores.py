@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 from trainers.evaluation.metrics import Floats, PairLogProbs, token_log_probs
 from trainers.evaluation.policies import Policies, base_model, device_of, measuring
 from trainers.evaluation.sampling import Completion, NonFinite, diverged, score, small_activation

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import EvaluationConfig
-from trainers.data.pairs import Pairs, Row, prompt_ids, tokenise
+from trainers.data.pairs import Pairs, Row
+from trainers.data.tokens import prompt_ids, tokenise
 from trainers.models.bases import UnusableModel
 
 # Where the table is no embedding: model type -> the entry of its config that says how long it is.

@@ -21,9 +21,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 from trainers.multi_lora import llama_body as llama
-from trainers.multi_lora.adapters import Unpackable
+from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.rows import Ints, Places, Rows, make_places
 from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
 

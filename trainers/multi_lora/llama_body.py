@@ -27,7 +27,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
 )
 
-from trainers.multi_lora.adapters import PackedLinear
+from trainers.multi_lora.linear import PackedLinear
 from trainers.multi_lora.rows import Places
 from trainers.multi_lora.tiled_attention import LONGEST, attend, attend_back
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-from trainers.multi_lora.adapters import Unpackable
+from trainers.multi_lora.flat import Unpackable
 
 _LOGITS_AT_ONCE: Final = 2**23
 _TILE_OF_THE_VOCABULARY: Final = 2**15

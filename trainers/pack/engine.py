@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from trainers.multi_lora.adapters import Adapter, PackedAdapters
+from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.flat import Adapter
 from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.state import Moments

@@ -17,6 +17,7 @@ from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scala
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import Balance, balance
 from trainers.components.outcome import judge, memory, speed
+from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap
 from trainers.components.worker_cache import LaidOut, Warm, WarmDPOTrainer
@@ -24,12 +25,11 @@ from trainers.data.pairs import Pairs
 from trainers.evaluation.evaluate import ReferenceNumbers
 from trainers.interface import Job
 from trainers.models.rotary import COUPLED_ROWS, couples_rows, longest_row
-from trainers.multi_lora.adapters import Adapter, Unpackable
+from trainers.multi_lora.flat import Adapter, Unpackable
 from trainers.pack.state import Moments, RunState, Unlogged, load_state
 from trainers.pack.stock_setup import Part, PreparedRun, prepare
 from trainers.reference.log_probs import is_fixed
 from trainers.run_folder.progress import Progress
-from trainers.trl_loop.train import restore_base
 
 
 @dataclass

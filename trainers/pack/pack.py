@@ -20,17 +20,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import UNSAVED_FACT, Cause, RunResult
+from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import measured_gaps, precision_of, training_gap
 from trainers.evaluation.evaluate import Evaluation, NonFinite, Unmeasured, evaluate_all
 from trainers.evaluation.policies import packed_policies
 from trainers.interface import Decision, Desk
-from trainers.multi_lora.adapters import PackedAdapters, Unpackable
+from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.engine import Engine, Update, Work
 from trainers.pack.member import Member, save_adapter
 from trainers.pack.state import load_state, save_state
-from trainers.pack.stock_setup import START_METRICS
 from trainers.run_folder.failures import cause_of, told
 from trainers.run_folder.results import drop_state, keep_result
 

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from studies.text.files import parse_json, safetensors_header, write_beside
-from trainers.multi_lora.adapters import Adapter, Lora
+from trainers.multi_lora.flat import Adapter, Lora
 from trainers.run_folder.progress import Progress, from_json, to_json
 from trainers.run_folder.results import EARLIER_FILE, STATE_FILE
 

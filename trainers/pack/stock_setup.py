@@ -21,7 +21,8 @@ from transformers import SchedulerType
 from trl import DPOConfig, DPOTrainer
 
 from studies.losses.batch_splitting import COUPLED
-from trainers.multi_lora.adapters import Adapter, Unpackable, read_adapter
+from trainers.components.outcome import START_METRICS
+from trainers.multi_lora.flat import Adapter, Unpackable, read_adapter
 
 
 class Part(NamedTuple):
@@ -156,7 +157,6 @@ def _learning_rates(trainer: DPOTrainer, steps: int) -> tuple[float, ...]:
     return tuple(rates)
 
 
-START_METRICS: Final[Mapping[str, str]] = {"rewards/chosen": "chosen_reward", "rewards/rejected": "rejected_reward"}
 CURVE_METRICS: Final[Mapping[str, str]] = {"rewards/margins": "reward_margin", "rewards/accuracies": "reward_accuracy"}
 METRICS: Final = {**CURVE_METRICS, **START_METRICS}
 

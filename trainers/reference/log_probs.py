@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from trl import DPOConfig
 from trl.trainer.utils import add_fused_lm_head
 
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 from trainers.evaluation.policies import measuring
 from trainers.models.rotary import couples_rows, longest_row
 from trainers.reference.store import (

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from studies.text.files import UnusableFile, is_folder, open_file, read_bytes
-from trainers.data.pairs import TokenIds
+from trainers.data.tokens import TokenIds
 
 logger = logging.getLogger(__name__)
 

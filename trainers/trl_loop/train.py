@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -39,7 +38,8 @@ from studies.records import (
 )
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
-from trainers.components.outcome import CURVE, forget_peak, judge, memory, speed
+from trainers.components.outcome import CURVE, START_METRICS, forget_peak, judge, memory, speed
+from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
 from trainers.components.worker_cache import Warm
@@ -48,7 +48,6 @@ from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.evaluation.policies import one_policy
 from trainers.interface import Decision, Desk, Job
 from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
-from trainers.pack.stock_setup import START_METRICS
 from trainers.reference.log_probs import draws_in_training, is_fixed
 from trainers.run_folder.failures import cause_of, told
 from trainers.run_folder.progress import Progress
@@ -148,21 +147,6 @@ def _save(policy: Any, folder: Path) -> dict[str, Scalar]:
         shutil.rmtree(folder, ignore_errors=True)  # half of it is no adapter
         return {UNSAVED_FACT: told(error)}
     return {}
-
-
-def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
-    """Give the next run the base model as it was before this one, or have it load another."""
-    if not isinstance(policy, PeftModel):
-        warm.drop_base()  # full fine-tuning changed the base itself
-        return
-    try:
-        policy.disable_input_require_grads()
-        base = policy.unload()
-        base.gradient_checkpointing_disable()
-        base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
-    except Exception:  # what was trained is not lost over it
-        traceback.print_exc()
-        warm.drop_base()
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

@@ -23,18 +23,8 @@ from typing import NoReturn
 from studies.records import Cause, RunResult
 from studies.text.redact import note_settings, redact_output
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.base import (
-    End,
-    Event,
-    Finished,
-    Nothing,
-    Order,
-    Reported,
-    Started,
-    Stop,
-    Told,
-    Want,
-)
+from sweeper.executors.base import Event, Finished, Reported, Started, Told
+from sweeper.executors.process.messages import End, Nothing, Order, Stop, Want
 from trainers.interface import Decision, Job, News
 
 # Reports that may wait for a slow sweep before further ones are left out.

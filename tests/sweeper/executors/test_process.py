@@ -202,7 +202,7 @@ def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
     make_process: MakeProcess, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sweeper.executors.process.executor.EXIT_SECONDS", FOREVER
+        "sweeper.executors.process.handle.EXIT_SECONDS", FOREVER
     )  # nobody waits for them to end themselves
     executor, stuck, parent = make_process(workers=2), make_job("hold the lock"), make_job("have a child")
     executor.submit(stuck)
@@ -342,7 +342,7 @@ def test_a_sweep_that_does_not_read_keeps_no_worker_waiting(start_worker: StartW
 def test_reports_that_the_sweep_does_not_read_are_left_out_and_a_finish_is_not(
     make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.executors.process.executor.REPORTS_WAITING", 50)
+    monkeypatch.setattr("sweeper.executors.process.pump.REPORTS_WAITING", 50)
     executor, job = make_process(), make_job("flood")
     executor.submit(job)
     wait_for_result(job)
