@@ -1,7 +1,7 @@
 """TRL's DPO losses as data: which knobs act on which loss, in what range, with which traps, and what beta means.
 
-The one place that knows this. Plain data: loads no TRL. `tests/studies/test_losses.py` holds the table against the
-installed TRL (`trl/trainer/dpo_trainer.py`, `DPOTrainer._compute_loss`) by running it.
+The one place that knows this. Plain data: loads no TRL. `tests/studies/losses/test_table.py` holds the table against
+the installed TRL (`trl/trainer/dpo_trainer.py`, `DPOTrainer._compute_loss`) by running it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The flat names that `trl dpo --config` accepts, their simple types, and what became of names that it dropped.
 
 Plain data and coercion: loads neither TRL nor transformers, and does not know which loss a setting acts on
-(`studies/losses/table.py` does). `tests/studies/test_trl_settings.py` holds it against the installed TRL.
+(`studies/losses/table.py` does). `tests/studies/losses/test_trl_settings.py` holds it against the installed TRL.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
-from tests.trainers.test_odd_models import SPECIAL, TEXT, a_tokenizer
+from tests.trainers.models.test_odd_models import SPECIAL, TEXT, a_tokenizer
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
 from trainers.job_list import train_all

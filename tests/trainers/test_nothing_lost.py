@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig
 
 from studies.records import Cause, RunResult
+from tests.trainers.models.test_merged import LLAMA
 from tests.trainers.small_runs import a_small_model, configs_on, train_on
-from tests.trainers.test_merged import LLAMA
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
 from trainers.job_list import train_all

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from trl import DPOTrainer, get_peft_config
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
-from tests.trainers.test_odd_models import a_tokenizer
+from tests.trainers.models.test_odd_models import a_tokenizer
 from trainers.components.settings import hardware_settings, parse_settings
 from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker

@@ -14,7 +14,7 @@ from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import Size
 
 _ROOT: Final = Path(__file__).parents[3]
-OF_PACKS: Final = ("tests/trainers/test_pack.py", "tests/trainers/test_packed_evaluation.py")
+OF_PACKS: Final = ("tests/trainers/pack/test_pack.py", "tests/trainers/evaluation/test_packed_evaluation.py")
 _NOTHING: Final = 5
 """What pytest ends with where no test was chosen."""
 
