@@ -31,7 +31,7 @@ def test_an_edit_that_trains_something_else_has_a_key_of_its_own() -> None:
 
 def test_a_journal_that_a_sweep_of_today_left_can_be_delivered() -> None:
     lines = [json.loads(line) for line in (FOLDER / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [checked(line) for line in lines] == lines
+    assert json.loads(json.dumps([checked(line) for line in lines])) == lines
     assert {line["do"] for line in lines} == {
         *("start", "curve", "finish", "adopt", "supersede", "files", "adapter", "close")
     }
