@@ -10,7 +10,6 @@ from studies.records import Judge
 from studies.schema.scenarios import arms_in, in_scenario
 from studies.schema.types import (
     MOST_AXES,
-    Arm,
     Budget,
     Confirm,
     Distribution,
@@ -20,6 +19,7 @@ from studies.schema.types import (
     Objective,
     Output,
     Probe,
+    ResolvedVariant,
     Resources,
     Rungs,
     Runs,
@@ -34,7 +34,7 @@ from studies.schema.variants import arms, knob_settings, resolve_run, scenario_d
 
 __all__ = [
     "MOST_AXES",
-    "Arm",
+    "ResolvedVariant",
     "Budget",
     "Confirm",
     "Distribution",

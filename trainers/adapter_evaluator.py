@@ -14,9 +14,9 @@ from peft import PeftModel
 
 from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
 from trainers.components.settings import parse_settings, run_settings
-from trainers.components.worker_cache import Warm
+from trainers.components.worker_cache import WorkerCache
 from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate
-from trainers.interface import Desk, Job
+from trainers.interface import Job, WorkQueue
 from trainers.models.merged import usable
 from trainers.run_folder.failures import cause_of, told
 from trainers.run_folder.results import ADAPTER, adapter_files
@@ -32,9 +32,9 @@ class AdapterEvaluator:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._warm = Warm()
+        self._warm = WorkerCache()
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """Measure one run. What the judge or the data refuse is a result; what the machine does is raised."""
         try:
             found, facts = self._measure(job)

@@ -122,7 +122,7 @@ class Job:
     time_limit: float | None = None
 
 
-class Desk(Protocol):
+class WorkQueue(Protocol):
     """Where a trainer takes jobs and hands in what becomes of them."""
 
     def take(self, like: str) -> Job | None:
@@ -149,7 +149,7 @@ class Desk(Protocol):
 class Trainer(Protocol):
     """Trains runs. One object lives as long as its worker and keeps what runs share (base model, data)."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """Train `job`, and jobs taken from the desk together with it; return when all of them are handed in.
 
         What a run does never raises: it is a result with a cause. What the machine does (lost files, no device) may

@@ -14,7 +14,7 @@ def _go_on(_key: str, _step: int, _metrics: Mapping[str, float]) -> Decision:
     return Decision.CONTINUE
 
 
-class ListDesk:
+class JobList:
     """Jobs in order, the results handed in, and the news. `answer` decides on reports."""
 
     def __init__(self, jobs: Sequence[Job], answer: Answer = _go_on) -> None:
@@ -24,32 +24,32 @@ class ListDesk:
         self._answer = answer
 
     def take(self, like: str) -> Job | None:
-        """See `Desk.take`."""
+        """See `WorkQueue.take`."""
         job = next((job for job in self.waiting if pack_key(job.config) == like), None)
         if job is not None:
             self.waiting.remove(job)
         return job
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        """See `Desk.report`."""
+        """See `WorkQueue.report`."""
         return self._answer(key, step, metrics)
 
     def decision(self, key: str) -> Decision:
-        """See `Desk.decision`: here only reports are answered."""
+        """See `WorkQueue.decision`: here only reports are answered."""
         return Decision.CONTINUE
 
     def finish(self, result: RunResult) -> None:
-        """See `Desk.finish`."""
+        """See `WorkQueue.finish`."""
         self.results[result.key] = result
 
     def tell(self, news: News) -> None:
-        """See `Desk.tell`."""
+        """See `WorkQueue.tell`."""
         self.news.append(news)
 
 
 def train_all(trainer: Trainer, jobs: Sequence[Job], answer: Answer = _go_on) -> list[RunResult]:
     """Train all jobs, together where they can be, and give their results in the same order."""
-    desk = ListDesk(jobs, answer)
+    desk = JobList(jobs, answer)
     while desk.waiting:
         trainer.train(desk.waiting.pop(0), desk)
     return [desk.results[job.config.key] for job in jobs]

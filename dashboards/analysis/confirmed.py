@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.compare import Difference, compare, improvement
 from dashboards.statistics.estimates import Estimate
 from dashboards.statistics.scale import Scale
@@ -28,12 +28,14 @@ class Compared:
     chosen_by: tuple[str, ...]
 
 
-def confirmed_values(standing: Standing, scale: Scale) -> dict[int, float]:
+def confirmed_values(standing: StratumResults, scale: Scale) -> dict[int, float]:
     """Block -> value of the stratum's best trial in its confirm runs; {} where they do not speak for it."""
     return scale.by_block(standing.speak) if standing.is_confirmed else {}
 
 
-def panel_of(standings: Sequence[Standing], scale: Scale, *, with_nothing: bool = True) -> dict[str, dict[int, float]]:
+def panel_of(
+    standings: Sequence[StratumResults], scale: Scale, *, with_nothing: bool = True
+) -> dict[str, dict[int, float]]:
     """Variant -> block -> value in the confirm phase, of strata of one scenario; variants without one are left out.
 
     A loss of which no config keeps the bounds is worth the untrained model, which does: 0 on the others' blocks, where
@@ -48,7 +50,7 @@ def panel_of(standings: Sequence[Standing], scale: Scale, *, with_nothing: bool 
     return {s.stratum.variant: panel[s.stratum.variant] for s in standings if panel.get(s.stratum.variant)}
 
 
-def has_nothing(standing: Standing) -> bool:
+def has_nothing(standing: StratumResults) -> bool:
     """Whether all trials of a stratum have ended and none keeps the objective's bounds."""
     return standing.best is None and len(standing.done) >= standing.stratum.trials > 0
 
@@ -59,7 +61,7 @@ def task_of_blocks(panel: Mapping[str, Mapping[int, float]], scale: Scale) -> di
 
 
 def against_baseline(
-    standings: Sequence[Standing], scale: Scale, baseline: str | None
+    standings: Sequence[StratumResults], scale: Scale, baseline: str | None
 ) -> dict[tuple[str, str], Compared]:
     """(variant, scenario) -> its difference to the baseline in the same scenario; only strata that were confirmed.
 

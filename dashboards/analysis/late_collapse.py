@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import FEWEST_CHECKPOINTS, LateCollapse, late_collapse
@@ -45,7 +45,7 @@ class Falls:
     configs: Falling | None
 
 
-def falls(standings: Sequence[Standing], scale: Scale, gold: Scale) -> tuple[Falls, ...]:
+def falls(standings: Sequence[StratumResults], scale: Scale, gold: Scale) -> tuple[Falls, ...]:
     """The late collapse of every stratum that was measured along training, in their order; others are not in it.
 
     Of the objective, whose scale is `scale`, or of gold where that has no halves, as a share of ranked pairs has none.
@@ -53,7 +53,7 @@ def falls(standings: Sequence[Standing], scale: Scale, gold: Scale) -> tuple[Fal
     return _falls(standings, scale) or _falls(standings, gold)
 
 
-def _falls(standings: Sequence[Standing], scale: Scale) -> tuple[Falls, ...]:
+def _falls(standings: Sequence[StratumResults], scale: Scale) -> tuple[Falls, ...]:
     found = []
     for standing in standings:
         trials = [trial for trial in standing.good if all(run.arm == "unbiased" for run in trial.runs)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.frontier import Frontier, frontier, points_of
 from dashboards.statistics.scale import Scale
@@ -53,7 +53,7 @@ class Space:
     frontier: Frontier | None
 
 
-def space_of(standing: Standing, scale: Scale) -> Space | None:
+def space_of(standing: StratumResults, scale: Scale) -> Space | None:
     """The space of a stratum; None below four configs of an unbiased arm that came to an end, and for an objective in
     which the untrained model is not at 0.
     """

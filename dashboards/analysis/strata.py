@@ -42,7 +42,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StratumResults:
     """Where a stratum stands.
 
     `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
@@ -68,7 +68,9 @@ class Standing:
         return any(run.arm == "confirm" for run in self.speak)
 
 
-def standings(records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]) -> tuple[Standing, ...]:
+def standings(
+    records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]
+) -> tuple[StratumResults, ...]:
     """Where each stratum stands, in the order of `strata`; records of others, and of a probe, are not looked at.
 
     Each of its trials is another config, however many the store has of it (see `dashboards.analysis.configs`). The
@@ -81,7 +83,7 @@ def standings(records: Iterable[RunRecord], objective: Objective, strata: Sequen
     return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
 
 
-def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> Standing:
+def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> StratumResults:
     done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
     ended = tuple(trial for trial in done if trial.complete or trial.failed)
     broken = {run.trial for run in records if run.arm == "confirm" and broke(run)}
@@ -89,7 +91,7 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
     good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
     allowed = tuple(trial for trial in good if _keeps(trial, objective))
     best = _best(allowed, objective)
-    return Standing(
+    return StratumResults(
         stratum=stratum,
         records=tuple(records),
         done=done,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.analysis.speed import Pace
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.scale import Scale
 from studies.records import RunRecord
 
@@ -33,7 +33,7 @@ class Reach:
 
 
 def reaches(
-    standings: Sequence[Standing], scale: Scale, baseline: str | None, timed: Mapping[str, Pace]
+    standings: Sequence[StratumResults], scale: Scale, baseline: str | None, timed: Mapping[str, Pace]
 ) -> dict[tuple[str, str], Reach]:
     """(variant, scenario) -> its reach of 90 % of the baseline's mean in that scenario, over confirm runs alone.
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import KINDS, Kind, came_to_an_end, kinds_of, looks_inverted
@@ -64,7 +64,7 @@ def describe(expected: Expectation, tie_within: float | None, unit: str) -> str:
 
 
 def findings(
-    standings: Sequence[Standing], expectations: Mapping[str, Expectation], scale: Scale, curves: Curves
+    standings: Sequence[StratumResults], expectations: Mapping[str, Expectation], scale: Scale, curves: Curves
 ) -> tuple[Finding, ...]:
     """A finding for every stratum of a variant of which something is expected, in the order of `standings`.
 
@@ -105,7 +105,7 @@ def compared_runs(records: Iterable[RunRecord], expectations: Mapping[str, Expec
 
 
 def _finding(
-    standing: Standing, expected: Expectation, scale: Scale, found: str, n: int, unit: str, held: bool | None,
+    standing: StratumResults, expected: Expectation, scale: Scale, found: str, n: int, unit: str, held: bool | None,
     runs: Iterable[RunRecord],
 ) -> Finding:  # fmt: skip
     return Finding(
@@ -120,7 +120,7 @@ def _finding(
     )
 
 
-def _failure(standing: Standing, expected: Expectation, scale: Scale) -> Finding:
+def _failure(standing: StratumResults, expected: Expectation, scale: Scale) -> Finding:
     """A block shows a failure where all of its runs do."""
     wanted = set(_KINDS[str(expected.outcome)])
     runs = [run for run in standing.records if came_to_an_end(run)]
@@ -135,7 +135,7 @@ def _failure(standing: Standing, expected: Expectation, scale: Scale) -> Finding
     return _finding(standing, expected, scale, f"{k} of {so_many(n, 'block')} ({what})", n, "blocks", held, runs)
 
 
-def _no_gain(standing: Standing, expected: Expectation, scale: Scale) -> Finding:
+def _no_gain(standing: StratumResults, expected: Expectation, scale: Scale) -> Finding:
     """Runs that failed count with what they measured: to leave out the worst of them would make a gain of noise."""
     runs = [run for run in standing.records if came_to_an_end(run) and scale.value(run) is not None]
     values = scale.by_block(runs)
@@ -153,7 +153,7 @@ def _limits(mean: Estimate, unit: str) -> str:
 
 
 def _equality(
-    standing: Standing, expected: Expectation, others: Sequence[RunRecord], scale: Scale, curves: Curves
+    standing: StratumResults, expected: Expectation, others: Sequence[RunRecord], scale: Scale, curves: Curves
 ) -> Finding:
     """Runs of one trial, block and seed, compared as MLflow holds them: how they ended, every step of the training
     curve that was logged and, where they must be equal exactly, every final measurement but times and memory.

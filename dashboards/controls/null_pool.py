@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.controls.expectations import Finding
 from dashboards.statistics.compare import ALPHA, Word, p_difference, p_equivalence
 from dashboards.statistics.estimates import Floats
@@ -116,7 +116,7 @@ def _differences(values: Floats, deal: Deal, shift: float, draw: np.random.Gener
 
 
 def pool_findings(
-    standings: Sequence[Standing], objective: Objective, scale: Scale, confirm_blocks: int | None
+    standings: Sequence[StratumResults], objective: Objective, scale: Scale, confirm_blocks: int | None
 ) -> tuple[Finding, ...]:
     """The controls of every stratum that holds a pool: at least 12 blocks with two runs or more of each.
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from dashboards.analysis.confirmed import has_nothing, panel_of, task_of_blocks
 from dashboards.analysis.speed import Pace as Timed
-from dashboards.analysis.strata import Standing
+from dashboards.analysis.strata import StratumResults
 from dashboards.guide.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
 from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
@@ -56,7 +56,7 @@ class Case:
     its pace in the probe.
     """
 
-    standings: Sequence[Standing]
+    standings: Sequence[StratumResults]
     scale: Scale
     baseline: str | None
     kinds: Mapping[Situation, tuple[str, ...]]
@@ -67,7 +67,7 @@ class Case:
         named = [s.stratum.variant for s in self.standings if s.stratum.losses == (loss,)]
         return loss if loss in named else next(iter(named), None)
 
-    def of(self, variant: str, situation: Situation) -> list[Standing]:
+    def of(self, variant: str, situation: Situation) -> list[StratumResults]:
         """The strata of a variant in a kind of scenario."""
         scenarios = self.kinds.get(situation, ())
         return [s for s in self.standings if s.stratum.variant == variant and s.stratum.scenario in scenarios]
@@ -84,7 +84,7 @@ class Case:
 
 
 def verdicts(
-    standings: Sequence[Standing],
+    standings: Sequence[StratumResults],
     scale: Scale,
     baseline: str | None,
     scenarios: Mapping[str, Scenario],

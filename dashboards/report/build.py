@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.analysis.strata import Standing, Stratum, standings
+from dashboards.analysis.strata import Stratum, StratumResults, standings
 from dashboards.figures.figure import Figure, Missing
 from dashboards.figures.gallery import figures
 from dashboards.figures.material import TRL_BETA, Material
 from dashboards.figures.over_time import REWARD_MARGIN
-from dashboards.report.page import Report, Told, by_name, render_report
+from dashboards.report.page import Report, ShownSamples, by_name, render_report
 from dashboards.statistics.scale import scale_of
 from dashboards.store.histories import load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltReport:
     """A report: the page, and the figures by the name of their file."""
 
     page: str
@@ -30,13 +30,13 @@ class Made:
 
 def make_report(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     table: Comparison,
     uri: str,
     folder: Path,
-) -> Made:
+) -> BuiltReport:
     """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder.
     Raises StoreError.
     """
@@ -65,7 +65,7 @@ def make_report(
             page=asked.page,
         )
     )
-    return Made(page, by_name(drawn))
+    return BuiltReport(page, by_name(drawn))
 
 
 # What a scenario may say of how much is trained in it, which makes it no other condition.
@@ -91,17 +91,17 @@ def kinds_of_noise(spec: StudySpec) -> dict[str, dict[str, float]]:
     return {kind: (plain if kind in ways else {}) | flips for kind, flips in found.items() if any(flips.values())}
 
 
-def _beta(arm: Arm) -> float:
+def _beta(arm: ResolvedVariant) -> float:
     value = arm.settings.get("beta", TRL_BETA)
     return float(value) if isinstance(value, int | float) else TRL_BETA
 
 
-def _told(found: Sequence[Standing], uri: str, folder: Path) -> list[Told]:
+def _told(found: Sequence[StratumResults], uri: str, folder: Path) -> list[ShownSamples]:
     """The samples of one run of each stratum's best, where it kept some."""
     speaking = {standing.speak[0].run_id: standing for standing in found if standing.speak}
     samples = load_samples(uri, speaking, folder, {run_id: s.speak[0].samples for run_id, s in speaking.items()})
     return [
-        Told(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
+        ShownSamples(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
         for run_id, s in speaking.items()
         if samples.get(run_id)
     ]

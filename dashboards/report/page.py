@@ -54,7 +54,7 @@ td.words{min-width:0}h2,h3{break-after:avoid}figure svg{max-width:22cm}}
 
 
 @dataclass(frozen=True)
-class Told:
+class ShownSamples:
     """Samples of the run that speaks for a stratum."""
 
     variant: str
@@ -75,7 +75,7 @@ class Report:
     records: Sequence[RunRecord]
     table: Comparison
     figures: Sequence[tuple[str, Figure | Missing]]
-    samples: Sequence[Told]
+    samples: Sequence[ShownSamples]
     asked: str
     page: str | None
 
@@ -226,7 +226,7 @@ def picture(figure: Figure) -> str:
 # ---- samples ------------------------------------------------------------------------------------------------------
 
 
-def _samples(found: Sequence[Told]) -> str:
+def _samples(found: Sequence[ShownSamples]) -> str:
     if not found:
         return ""
     parts = [

@@ -27,7 +27,7 @@ Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudySource:
     """A study as MLflow has it: its file, and the address of its page, None where MLflow has no server."""
 
     text: str
@@ -74,7 +74,7 @@ def load_samples(
     return found
 
 
-def load_asked(uri: str, study: str, folder: Path) -> Asked:
+def load_asked(uri: str, study: str, folder: Path) -> StudySource:
     """What the study's parent run keeps; `folder` as for `load_samples`. Raises StoreError where the store does not
     answer.
     """
@@ -82,12 +82,12 @@ def load_asked(uri: str, study: str, folder: Path) -> Asked:
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
-            return Asked("", None)
+            return StudySource("", None)
         parents = client.search_runs([experiment.experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
     text = _artifact(client, uri, parents[0].info.run_id, STUDY_FILE, folder) if parents else None
     served = uri.startswith(("http://", "https://"))
     page = redact(uri).rstrip("/") + view_page(experiment.experiment_id) if served else None
-    return Asked(text or "", page)
+    return StudySource(text or "", page)
 
 
 def _artifact(client: Any, uri: str, run_id: str, name: str, folder: Path) -> str | None:

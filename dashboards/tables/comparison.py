@@ -17,7 +17,7 @@ from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
 from dashboards.analysis.spaces import Space, space_of
 from dashboards.analysis.speed import Pace, paces
-from dashboards.analysis.strata import Standing, Stratum, estimate, mean, mean_of, standings
+from dashboards.analysis.strata import Stratum, StratumResults, estimate, mean, mean_of, standings
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
 from dashboards.controls.null_pool import pool_findings
@@ -165,7 +165,7 @@ def comparison(
 
 
 def _row(
-    found: Standing,
+    found: StratumResults,
     objective: Objective,
     compared: Compared | None,
     scale: Scale,
@@ -219,13 +219,13 @@ def _guide(losses: Sequence[str]) -> Mapping[Column, str]:
     return guide_words(losses[0]) if len(losses) == 1 else {}
 
 
-def _middle(found: Standing, scale: Scale) -> float | None:
+def _middle(found: StratumResults, scale: Scale) -> float | None:
     """Only of a tuned config: it drops the failing quarter."""
     values = confirmed_values(found, scale)
     return float(interquartile_mean(np.array(list(values.values())))) if values else None
 
 
-def _quality(found: Standing, objective: Objective) -> Quality | None:
+def _quality(found: StratumResults, objective: Objective) -> Quality | None:
     if found.best is None:
         return None
     basis: Basis = "confirmed" if found.is_confirmed else "selected"

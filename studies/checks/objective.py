@@ -8,12 +8,12 @@ from studies.losses import rules, table
 from studies.records import METRICS
 from studies.schema.knob_problems import Problem
 from studies.schema.types import (
-    Arm,
+    ResolvedVariant,
     StudySpec,
 )
 
 
-def objective(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+def objective(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     problems = []
     name = spec.objective.metric
     metric = METRICS.get(name)
@@ -62,7 +62,7 @@ def _unknown_metric(name: str) -> str:
     return f"{name!r} is no measurement{rules.suggest(name, METRICS)}; there are {', '.join(comparable)}"
 
 
-def _scale_differs(arms: Mapping[str, Arm]) -> bool:
+def _scale_differs(arms: Mapping[str, ResolvedVariant]) -> bool:
     """Whether losses, or knobs that scale a loss, differ between trials of the study."""
     if len({arm.losses for arm in arms.values()}) > 1 or any(arm.balance for arm in arms.values()):
         return True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from studies.records import EvaluationConfig
 from studies.schema.knob_problems import Problem
-from studies.schema.types import Arm, Rungs, StudySpec
+from studies.schema.types import ResolvedVariant, Rungs, StudySpec
 
 # What a run has once, at its end, or for which losses cannot be compared: not measured at a rung.
 _NOT_AT_A_RUNG = frozenset(
@@ -27,7 +27,7 @@ def evaluation(spec: StudySpec) -> EvaluationConfig:
     return spec.evaluation.model_copy(update={"at": tuple(sorted({*spec.evaluation.at, *spec.rungs.at}))})
 
 
-def rung_problems(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+def rung_problems(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     """Every mistake about rungs."""
     rungs = spec.rungs
     if rungs is None:
@@ -61,7 +61,7 @@ def _shape(rungs: Rungs) -> list[Problem]:
     return problems
 
 
-def _steps(spec: StudySpec, rungs: Rungs, arms: Mapping[str, Arm]) -> list[Problem]:
+def _steps(spec: StudySpec, rungs: Rungs, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     """All runs need the same number of steps, known in advance."""
     steps = spec.base.get("max_steps")
     if not isinstance(steps, int) or steps < 2:

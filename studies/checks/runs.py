@@ -10,9 +10,9 @@ from studies.schema.knob_problems import Problem
 from studies.schema.scenarios import arms_in, in_scenario
 from studies.schema.types import (
     MOST_AXES,
-    Arm,
     Budget,
     Confirm,
+    ResolvedVariant,
     Runs,
     Simplex,
     StudySpec,
@@ -37,7 +37,7 @@ def budget(spec: StudySpec) -> Budget:
     return spec.budget.model_copy(update={"trials": max(map(_grid_size, arms), default=1)})
 
 
-def how_much(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+def how_much(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     """More than could ever be planned, listed or trained, which is a slip of the keyboard."""
     problems = []
     for name, arm in arms.items():
@@ -67,7 +67,7 @@ def how_much(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
     return problems
 
 
-def _grid_size(arm: Arm) -> int:
+def _grid_size(arm: ResolvedVariant) -> int:
     """The points of the arm's grid."""
     return prod(len(d.values) for d in arm.space.values() if isinstance(d, Values))
 
@@ -87,7 +87,7 @@ def resources(spec: StudySpec) -> list[Problem]:
     return problems
 
 
-def sampling(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+def sampling(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     problems = []
     if spec.budget.trials < 1:
         problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from studies.losses import rules, table
 from studies.schema.knob_problems import Problem, name_problem
 from studies.schema.types import (
-    Arm,
     Distribution,
     FloatRange,
     IntRange,
+    ResolvedVariant,
     Simplex,
     StudySpec,
     Values,
@@ -80,7 +80,7 @@ def inert_base(spec: StudySpec, built: Mapping[str, Built]) -> list[Problem]:
     return problems
 
 
-def nothing_to_vary(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+def nothing_to_vary(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     """Trials are asked for and no variant has anything to try."""
     asked = "trials" in spec.budget.model_fields_set and spec.budget.trials > 1
     if not arms or not asked or any(arm.space or len(arm.points) > 1 for arm in arms.values()):

@@ -68,7 +68,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
 
 
 def notices(spec: StudySpec) -> tuple[str, ...]:
-    """What is right and may surprise, of the study as a whole; traps of one variant are in `Arm.warnings`."""
+    """What is right and may surprise, of the study as a whole; traps of one are in `ResolvedVariant.warnings`."""
     found = []
     for name, variant in spec.variants.items():
         for loss in variant.loss_type or (name,):

@@ -12,7 +12,16 @@ from studies.design.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Config, co
 from studies.design.speed_probe import probe_round
 from studies.records import COMMIT, DATA_DIGEST, PROBE, RunConfig, RunRecord, RunResult, Scalar, State
 from studies.schema.contents import changed_since, held, sources
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, in_scenario, resolve_run, scenario_data
+from studies.spec import (
+    FloatRange,
+    IntRange,
+    ResolvedVariant,
+    StudySpec,
+    Values,
+    in_scenario,
+    resolve_run,
+    scenario_data,
+)
 from studies.text.plural import so_many
 
 Planned = Mapping[str, Collection[Config]]
@@ -57,7 +66,7 @@ class Answers(Generic[Record]):
 
 def sort(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     records: Iterable[Record],
     compare: Compare | None,
     *,
@@ -105,7 +114,7 @@ def sort(
     return Answers(tuple(own), tuple(adopted), {r: tuple(runs) for r, runs in aside.items()}, tuple(unasked))
 
 
-def _planned(spec: StudySpec, arms: Mapping[str, Arm], records: Collection[RunRecord]) -> Planned:
+def _planned(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Collection[RunRecord]) -> Planned:
     """By variant the configs that the sampler gives whatever the results are, as many as these runs may be of."""
     most = max((record.trial + 1 for record in records), default=0)
     if not most:
@@ -133,13 +142,15 @@ def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
     return lambda r: r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == CONFIRM, r.block, r.seed) in asked
 
 
-def _probe_configs(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, int], RunConfig]:
+def _probe_configs(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> dict[tuple[str, int], RunConfig]:
     """(variant, round) -> the timed run."""
     rounds = range(0 if spec.probe is None else spec.probe.rounds)
     return {(config.variant, number): config for number in rounds for config in probe_round(spec, arms, number)}
 
 
-def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, planned: Planned) -> RunConfig | None:
+def _config(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord, planned: Planned
+) -> RunConfig | None:
     """The config that the file gives such a run; None where it cannot have its knobs."""
     arm = arms[record.variant]
     adaptive = spec.mode == "search" or "tpe" in spec.sampler
@@ -157,7 +168,7 @@ def _config(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, planned
         return None
 
 
-def run_config_of(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> RunConfig:
+def run_config_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord) -> RunConfig:
     """The config of a run that answers the file."""
     return resolve_run(
         spec,
@@ -170,7 +181,7 @@ def run_config_of(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -
     )
 
 
-def _holds(arm: Arm, name: str, value: object) -> bool:
+def _holds(arm: ResolvedVariant, name: str, value: object) -> bool:
     """Whether the arm's space holds the value of a knob, as far as a range can tell."""
     match arm.space.get(name):
         case FloatRange(low=low, high=high) | IntRange(low=low, high=high):
@@ -183,7 +194,7 @@ def _holds(arm: Arm, name: str, value: object) -> bool:
 _OTHERS = "settings, space, sampler or evaluation of the study file are others now"
 
 
-def _changed(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str | None:
+def _changed(spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord) -> str | None:
     """Which sources of a run hold something else now, None where none does."""
     settings = {**arms[record.variant].settings, **record.knobs}
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
@@ -194,7 +205,7 @@ def _changed(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord) -> str
 
 def _reason_format_1(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     record: RunRecord,
     config: RunConfig | None,
     compare: Compare | None,
@@ -212,7 +223,9 @@ def _reason_format_1(
     return compare(record.facts, config)
 
 
-def resolved_before(spec: StudySpec, arms: Mapping[str, Arm], record: RunRecord, config: RunConfig) -> Collection[str]:
+def resolved_before(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord, config: RunConfig
+) -> Collection[str]:
     """The keys that format 1 gave the run of a config: it pinned no commit."""
     if record.arm == PROBE or not spec.contents:
         return config.earlier_keys
@@ -231,7 +244,7 @@ def unrecorded(config: RunConfig, run: RunRecord | RunResult) -> list[str]:
     return [str(named[role]._replace(revision=None) if role in pinned else named[role]) for role in unknown]
 
 
-def _asked_then(spec: StudySpec, arms: Mapping[str, Arm]) -> Callable[[RunRecord], bool]:
+def _asked_then(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Callable[[RunRecord], bool]:
     """Whether a run was asked what is asked now, of sources as they were then, of which some may not have been known: a
     commit on the Hub that could not be asked for.
     """

@@ -44,7 +44,7 @@ def survivors(scores: Mapping[int, Score], eta: int) -> frozenset[int]:
 
 
 @dataclass(frozen=True)
-class Standing:
+class BracketState:
     """Where a bracket is. `alive` trials train to the rung of index `rung`, or to their end where that is the number
     of rungs; `out` says for the others at which rung they ended.
     """
@@ -54,18 +54,18 @@ class Standing:
     out: Mapping[int, int]
 
 
-def standing(scores: Mapping[int, Sequence[Score]], rungs: int, eta: int) -> Standing:
+def standing(scores: Mapping[int, Sequence[Score]], rungs: int, eta: int) -> BracketState:
     """Decide every rung for which all trials that came so far have a score. `scores`: by trial, one for each rung
     that it has reported.
     """
     alive, out = frozenset(scores), dict[int, int]()
     for rung in range(rungs):
         if any(len(scores[number]) <= rung for number in alive):
-            return Standing(rung, alive, out)
+            return BracketState(rung, alive, out)
         going_on = survivors({number: scores[number][rung] for number in alive}, eta)
         out |= dict.fromkeys(alive - going_on, rung)
         alive = going_on
-    return Standing(rungs, alive, out)
+    return BracketState(rungs, alive, out)
 
 
 def rung_scores(results: Sequence[RunResult], steps: Sequence[int], objective: Objective, *, over: bool) -> list[Score]:
@@ -217,13 +217,13 @@ class Brackets:
         for bracket in self._brackets.get(stratum, []):
             bracket.size = min(bracket.size, len(bracket.entrants))
 
-    def standings(self, stratum: str) -> dict[int, Standing]:
+    def standings(self, stratum: str) -> dict[int, BracketState]:
         """Where the brackets that are not over are, by number."""
         return {b.number: self._standing(b) for b in self._brackets.get(stratum, []) if not b.over}
 
-    def _standing(self, bracket: Bracket) -> Standing:
+    def _standing(self, bracket: Bracket) -> BracketState:
         if not bracket.full:
-            return Standing(0, frozenset(bracket.entrants), {})
+            return BracketState(0, frozenset(bracket.entrants), {})
         scores = {}
         for number, entrant in bracket.entrants.items():
             known = entrant.over or len(entrant.results) == entrant.runs

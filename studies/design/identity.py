@@ -9,7 +9,7 @@ from studies.design.measurers import asked_of
 from studies.records import JUDGED, METRICS, RunConfig, digest
 from studies.schema.contents import held
 from studies.schema.variants import possible
-from studies.spec import Arm, Scenario, StudySpec, arms_in, scenario_data
+from studies.spec import ResolvedVariant, Scenario, StudySpec, arms_in, scenario_data
 
 CONTEXT = "context"
 """The attribute of an Optuna study in which format 1 kept what its trials answer and what their values are."""
@@ -19,10 +19,10 @@ class Stratum(NamedTuple):
     """What one Optuna study holds: a scenario's variant, or in `mode: search` all of its variants."""
 
     scenario: str
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, ResolvedVariant]
 
 
-def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[str, Stratum]:
+def strata(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> dict[str, Stratum]:
     """The strata of the study by their names in Optuna. `arms`: all of its variants."""
     found: dict[str, Stratum] = {}
     for scenario in spec.scenarios:
@@ -32,7 +32,7 @@ def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[str, Stratum]:
     return found
 
 
-def question_of(spec: StudySpec, scenario: str, arm: Arm) -> str:
+def question_of(spec: StudySpec, scenario: str, arm: ResolvedVariant) -> str:
     """Digest of what all trials of a variant in a scenario share. Runs of another question are no answer to this one.
 
     The space belongs to it: points of an old range beside those of a new one would be unequal shares. So do the
@@ -65,12 +65,12 @@ def question_of(spec: StudySpec, scenario: str, arm: Arm) -> str:
     return digest(parts)
 
 
-def stratum_question(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
+def stratum_question(spec: StudySpec, scenario: str, arms: Mapping[str, ResolvedVariant]) -> str:
     """The question of all that one Optuna study holds: one variant, or in `mode: search` all of a scenario."""
     return digest({name: question_of(spec, scenario, arm) for name, arm in arms.items()})
 
 
-def questions(spec: StudySpec, arms: Mapping[str, Arm]) -> dict[tuple[str, str], str]:
+def questions(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> dict[tuple[str, str], str]:
     """The question of every (variant, scenario) of the study. `arms`: all of its variants."""
     return {
         (arm.name, scenario): question_of(spec, scenario, arm)
@@ -89,7 +89,7 @@ def goal_of(spec: StudySpec, evaluator: str | None = None) -> str:
     return digest([objective.metric, objective.direction, evaluator or asked.measured.evaluator, judged])
 
 
-def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, Arm]) -> str:
+def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, ResolvedVariant]) -> str:
     """What format 1 kept of a stratum in the place of question and goal."""
     return digest(
         {
@@ -124,7 +124,7 @@ def contexts_of(spec: StudySpec, stratum: Stratum, recorded: Collection[str]) ->
     )
 
 
-def _arm(arm: Arm) -> list[Any]:
+def _arm(arm: ResolvedVariant) -> list[Any]:
     space = {knob: distribution.model_dump(mode="json") for knob, distribution in arm.space.items()}
     return [dict(arm.settings), space, *([arm.balance] if arm.balance else [])]
 

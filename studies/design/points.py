@@ -17,10 +17,10 @@ from studies.losses.simplex import simplex_weights, weight_names
 from studies.records import Scalar
 from studies.spec import (
     MOST_AXES,
-    Arm,
     Distribution,
     FloatRange,
     IntRange,
+    ResolvedVariant,
     Simplex,
     StudySpec,
     Values,
@@ -54,7 +54,7 @@ class Point:
     params: Mapping[str, Scalar]
 
 
-def axes(spec: StudySpec, arm: Arm) -> tuple[Axis, ...]:
+def axes(spec: StudySpec, arm: ResolvedVariant) -> tuple[Axis, ...]:
     """The arm's axes. A knob of the study's shared space has the same column in every arm; own knobs follow."""
     found: list[Axis] = []
     own = len(spec.space)
@@ -73,19 +73,19 @@ def _range(distribution: Distribution) -> FloatRange | IntRange | Values:
     return FloatRange(low=0.0, high=1.0) if isinstance(distribution, Simplex) else distribution
 
 
-def config_of(arm: Arm, params: Mapping[str, Scalar]) -> Config:
+def config_of(arm: ResolvedVariant, params: Mapping[str, Scalar]) -> Config:
     """The config that a point of the arm is, see `config_of_knobs`."""
     return config_of_knobs(arm, to_knobs(arm, params))
 
 
-def config_of_knobs(arm: Arm, knobs: Mapping[str, Scalar]) -> Config:
+def config_of_knobs(arm: ResolvedVariant, knobs: Mapping[str, Scalar]) -> Config:
     """The config that a trial's knobs are. A knob that says what the arm says anyway makes no other config."""
     said = knob_settings(arm, knobs).items()
     other = [(name, value) for name, value in said if name not in arm.settings or arm.settings[name] != value]
     return frozenset((name, tuple(value) if isinstance(value, list) else value) for name, value in other)
 
 
-def planned_points(spec: StudySpec, arm: Arm) -> tuple[Point, ...]:
+def planned_points(spec: StudySpec, arm: ResolvedVariant) -> tuple[Point, ...]:
     """Every point of the arm that is known before any result: fixed points first, then the sampler's, no config twice.
 
     A fixed point that the sampler gives too is one of the sampler's, which so stay the same for all variants. With a
@@ -100,7 +100,7 @@ def planned_points(spec: StudySpec, arm: Arm) -> tuple[Point, ...]:
     return (*first, *(point for config, point in sampled.items() if config not in fixed))
 
 
-def quota(spec: StudySpec, arm: Arm) -> int:
+def quota(spec: StudySpec, arm: ResolvedVariant) -> int:
     """How many trials a stratum of this arm gets in all; each is another config."""
     if not arm.space or spec.sampler == "grid":
         return len(planned_points(spec, arm))
@@ -110,13 +110,13 @@ def quota(spec: StudySpec, arm: Arm) -> int:
     return held(spec, arm, most=len(planned_points(spec, arm)) + adaptive)
 
 
-def joint_quota(spec: StudySpec, arms: Mapping[str, Arm]) -> int:
+def joint_quota(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> int:
     """How many trials `mode: search` gets in all over these arms; each is another config."""
     most = spec.budget.trials + sum(len({config_of(arm, p) for p in arm.points}) for arm in arms.values())
     return min(most, sum(held(spec, arm, most) for arm in arms.values()))
 
 
-def held(spec: StudySpec, arm: Arm, most: int) -> int:
+def held(spec: StudySpec, arm: ResolvedVariant, most: int) -> int:
     """How many configs the arm's fixed points and its space hold together, counted no further than `most`."""
     over = axes(spec, arm)
     if size_of(over) > most:
@@ -139,7 +139,9 @@ def _size(distribution: FloatRange | IntRange | Values) -> float:
             return math.inf
 
 
-def all_points(arm: Arm, over: Sequence[Axis], near: Mapping[str, Scalar] | None = None) -> Iterator[dict[str, Scalar]]:
+def all_points(
+    arm: ResolvedVariant, over: Sequence[Axis], near: Mapping[str, Scalar] | None = None
+) -> Iterator[dict[str, Scalar]]:
     """Every point of the arm's space, from `near` on and the last axis changing first. A continuous axis stays where
     `near` has it, or in its middle. Without axes it is one point, or none where the arm has fixed points.
     """
@@ -169,7 +171,7 @@ def _values(axis: Axis, near: Mapping[str, Scalar]) -> Iterable[Scalar]:
     return itertools.chain(values[first:], values[:first])
 
 
-def _distinct(arm: Arm, points: Iterable[Point]) -> dict[Config, Point]:
+def _distinct(arm: ResolvedVariant, points: Iterable[Point]) -> dict[Config, Point]:
     """The points by their config, the first of each, in their order."""
     found: dict[Config, Point] = {}
     for point in points:
@@ -182,7 +184,7 @@ def _sampled_count(spec: StudySpec) -> int:
     return {"tpe": 0, "sobol+tpe": (spec.budget.trials + 1) // 2}.get(spec.sampler, spec.budget.trials)
 
 
-def _sampled(spec: StudySpec, arm: Arm, over: Sequence[Axis]) -> dict[Config, Point]:
+def _sampled(spec: StudySpec, arm: ResolvedVariant, over: Sequence[Axis]) -> dict[Config, Point]:
     """The first distinct points of the sampler's sequence, as many as are asked for or there are."""
     size, corners = size_of(over), _corners(arm)
     wanted = min(_sampled_count(spec), size)
@@ -218,7 +220,7 @@ def value_at(distribution: FloatRange | IntRange | Values, unit: float) -> Scala
     return min(max(value, low), high)
 
 
-def to_knobs(arm: Arm, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def to_knobs(arm: ResolvedVariant, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The knobs of a trial: its params, with the numbers that stand for a simplex made weights."""
     names = weight_names(arm.losses)
     if "loss_weights" not in arm.space or not all(n in params for n in names):
@@ -227,7 +229,7 @@ def to_knobs(arm: Arm, params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {**params, **dict(zip(names, weights[1:], strict=True))}
 
 
-def knobs_of(arm: Arm, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
+def knobs_of(arm: ResolvedVariant, about: Mapping[str, Any]) -> Mapping[str, Scalar]:
     """The knobs of a trial as Optuna keeps what it is `about`: as recorded where its params were made of them."""
     knobs: Mapping[str, Scalar] = about.get("knobs") or to_knobs(arm, about["params"])
     return knobs
@@ -239,7 +241,7 @@ def _number(value: Scalar) -> float:
     return float(value)
 
 
-def _corners(arm: Arm) -> list[dict[str, Scalar]]:
+def _corners(arm: ResolvedVariant) -> list[dict[str, Scalar]]:
     """For each loss of a mixture with `corners`, the numbers at which it has all the weight.
 
     A number of 1 gives all that is left to that loss, see `studies.losses.simplex.simplex_weights`.

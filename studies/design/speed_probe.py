@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from studies.checks.speed_probe import unlike_steps
 from studies.design.points import axes, to_knobs, value_at
 from studies.records import EvaluationConfig, RunConfig, Scalar
-from studies.spec import Arm, StudySpec, resolve_run
+from studies.spec import ResolvedVariant, StudySpec, resolve_run
 from studies.text.plural import so_many
 
 # As little as the trainer's evaluation can be: what it finds is not kept.
 _UNMEASURED = EvaluationConfig(prompts=2, max_new_tokens=1, pairs=2)
 
 
-def probe_round(spec: StudySpec, arms: Mapping[str, Arm], number: int) -> tuple[RunConfig, ...]:
+def probe_round(spec: StudySpec, arms: Mapping[str, ResolvedVariant], number: int) -> tuple[RunConfig, ...]:
     """One run of every variant, in the order in which round `number` (from 0) times them.
 
     All have the data of the study's first scenario and block, and in a round the same seed, its number, so that their
@@ -35,7 +35,7 @@ def _order(names: Sequence[str], number: int) -> list[str]:
     return turned[::-1] if number % 2 else turned
 
 
-def _config(spec: StudySpec, arm: Arm, number: int, steps: int) -> RunConfig:
+def _config(spec: StudySpec, arm: ResolvedVariant, number: int, steps: int) -> RunConfig:
     config = resolve_run(
         spec,
         arm,
@@ -49,14 +49,14 @@ def _config(spec: StudySpec, arm: Arm, number: int, steps: int) -> RunConfig:
     return config.model_copy(update={"settings": settings, "evaluation": _UNMEASURED})
 
 
-def _knobs(arm: Arm, middle: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+def _knobs(arm: ResolvedVariant, middle: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
     """The middle of the arm's space, which the variants share as far as they share the space: a step takes as long at
     any beta, and not at any rank. An arm of fixed points has its first.
     """
     return to_knobs(arm, middle) if middle else next(iter(arm.points), {})
 
 
-def probe_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+def probe_line(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
     """What the probe will do, in a sentence; empty for a study without one."""
     probe = spec.probe
     if probe is None:

@@ -12,7 +12,7 @@ from studies.losses import rules, table
 from studies.losses.free_settings import free_problems
 from studies.losses.trl_settings import type_problem
 from studies.schema.knob_problems import Problem, name_problem
-from studies.schema.types import Arm, StudySpec
+from studies.schema.types import ResolvedVariant, StudySpec
 
 
 def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
@@ -28,13 +28,13 @@ def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
     return spec.model_copy(update=changed)
 
 
-def arms_in(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> dict[str, Arm]:
+def arms_in(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> dict[str, ResolvedVariant]:
     """The arms that take part in a scenario, in the study's order."""
     chosen = spec.scenarios[scenario].variants
     return {name: arm for name, arm in arms.items() if chosen is None or name in chosen}
 
 
-def scenario_problems(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]:
+def scenario_problems(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
     """What is wrong with the variants, trials and settings that scenarios have of their own."""
     problems = []
     for name, scenario in spec.scenarios.items():
@@ -63,7 +63,7 @@ def scenario_problems(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Problem]
     return problems
 
 
-def _setting_problem(arms: Mapping[str, Arm], knob: str, value: Any) -> str | None:
+def _setting_problem(arms: Mapping[str, ResolvedVariant], knob: str, value: Any) -> str | None:
     """Why a scenario cannot set `knob` for every variant."""
     if knob in table.DEFAULTS or knob in ("loss_type", "loss_weights", "model_name_or_path"):
         return "a scenario changes the data or the training, not the loss or the model: give it to a variant or in base"

@@ -282,7 +282,7 @@ class StudySpec(Part):
         return normal_study(value) if isinstance(value, Mapping) else value
 
 
-class Arm(Frozen):
+class ResolvedVariant(Frozen):
     """A variant made whole: its losses, what is fixed, and the space and points of its own strata.
 
     `settings` are flat TRL names (base and variant merged, `loss_type` and `loss_weights` included). `space` holds

@@ -23,8 +23,8 @@ from studies.schema.knob_problems import (
     value_problems,
 )
 from studies.schema.types import (
-    Arm,
     Distribution,
+    ResolvedVariant,
     Scenario,
     StudyError,
     StudySpec,
@@ -38,11 +38,11 @@ _PEFT_ONLY = {"use_rslora", "use_dora", "load_in_4bit", "load_in_8bit"}
 class Built(NamedTuple):
     """An arm and what is wrong with it. `arm` is None where not even its losses are known."""
 
-    arm: Arm | None
+    arm: ResolvedVariant | None
     problems: list[Problem]
 
 
-def arms(spec: StudySpec) -> Mapping[str, Arm]:
+def arms(spec: StudySpec) -> Mapping[str, ResolvedVariant]:
     """Every variant of the study made whole, in the order of the file. Raises StudyError where one cannot be."""
     built = {name: build_arm(spec, name) for name in spec.variants}
     problems = [f"{p.path}: {p.text}" for one in built.values() for p in one.problems]
@@ -63,7 +63,7 @@ def build_arm(spec: StudySpec, name: str) -> Built:
     problems += found
     left_out.update(more_left_out)
     problems += _points(spec, name, variant, losses, space)
-    arm = Arm(
+    arm = ResolvedVariant(
         name=name,
         losses=losses,
         settings={**settings, "max_length": spec.data.max_length, **_loss_settings(losses, variant)},
@@ -83,7 +83,7 @@ def build_arm(spec: StudySpec, name: str) -> Built:
 
 def resolve_run(
     spec: StudySpec,
-    arm: Arm,
+    arm: ResolvedVariant,
     scenario: str,
     *,
     trial: int,
@@ -120,7 +120,7 @@ def resolve_run(
     )
 
 
-def knob_settings(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
+def knob_settings(arm: ResolvedVariant, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
     """What the knobs of a trial set, by TRL names. Raises ValueError for weights that are not of the arm's mixture."""
     weights = simplex.weights_from_knobs(arm.losses, knobs)
     settings = {k: coerce(k, v) for k, v in knobs.items() if not k.startswith("loss_weights.")}
@@ -132,7 +132,7 @@ def scenario_data(data: DataConfig, scenario: Scenario) -> DataConfig:
     return data.model_copy(update=scenario.data)
 
 
-def possible(arm: Arm) -> dict[str, tuple[Scalar, ...]]:
+def possible(arm: ResolvedVariant) -> dict[str, tuple[Scalar, ...]]:
     """Every value that a knob of the arm can take, or both ends of its range, by knob; fixed settings included."""
     found: dict[str, list[Scalar]] = {k: [v] for k, v in arm.settings.items() if isinstance(v, Scalar)}
     found.update({knob: [value for _, value in ends(dist)] for knob, dist in arm.space.items()})
@@ -281,7 +281,7 @@ def _loss_settings(losses: Sequence[str], variant: Variant) -> dict[str, Any]:
     return {"loss_type": list(losses), **weights}
 
 
-def _places(spec: StudySpec, name: str, variant: Variant, arm: Arm) -> dict[str, str]:
+def _places(spec: StudySpec, name: str, variant: Variant, arm: ResolvedVariant) -> dict[str, str]:
     """Where in the file each knob of the arm is said, for messages about combinations."""
     places = {knob: f"base.{knob}" for knob in spec.base}
     places.update({knob: f"space.{knob}" for knob in spec.space if knob in arm.space})
@@ -292,7 +292,7 @@ def _places(spec: StudySpec, name: str, variant: Variant, arm: Arm) -> dict[str,
     return places
 
 
-def _balance_problems(trainer: str, arm: Arm, places: Mapping[str, str]) -> list[Problem]:
+def _balance_problems(trainer: str, arm: ResolvedVariant, places: Mapping[str, str]) -> list[Problem]:
     """Where shares of the gradient cannot be had or mean nothing."""
     if arm.balance is None:
         return []
@@ -310,7 +310,7 @@ def _balance_problems(trainer: str, arm: Arm, places: Mapping[str, str]) -> list
     return problems
 
 
-def _peft_problems(arm: Arm, places: Mapping[str, str]) -> list[Problem]:
+def _peft_problems(arm: ResolvedVariant, places: Mapping[str, str]) -> list[Problem]:
     if True in possible(arm).get("use_peft", ()):
         return []
     given = [k for k, v in {**arm.settings, **arm.space}.items() if v is not False and v is not None]
@@ -330,7 +330,7 @@ def _written_out(base: Mapping[str, Any], path: str) -> bool:
     )
 
 
-def _warnings(arm: Arm) -> tuple[str, ...]:
+def _warnings(arm: ResolvedVariant) -> tuple[str, ...]:
     """Traps of the arm's knobs, then presets that it uses as they are printed."""
     found = [f.message for f in rules.traps(arm.losses, possible(arm), balanced=arm.balance is not None)]
     fixed = {k: v for k, v in arm.settings.items() if isinstance(v, Scalar) and k not in arm.space}

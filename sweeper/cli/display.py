@@ -25,7 +25,7 @@ from dashboards.tables.funnels import funnel_notes
 from studies.design.counts import planned_runs
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord, State
-from studies.spec import Arm, StudySpec, arms_in, in_scenario
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
@@ -166,7 +166,9 @@ def _plain(text: str) -> str:
     return escape(shown(text))
 
 
-def print_failed(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:
+def print_failed(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], console: Console
+) -> None:
     """Every run that failed, those that failed alike together, with one message and one log; last, how many."""
     for line in failed_lines(records, console.width):
         console.print(shown(line), soft_wrap=True, markup=False)
@@ -218,7 +220,9 @@ def print_verification(verified: Verification, console: Console) -> None:
     )
 
 
-def print_status(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], console: Console) -> None:
+def print_status(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], console: Console
+) -> None:
     """Counts by stratum and how runs ended, seconds a run, and the time that the missing runs would take one by one;
     then what failed or was stopped, and how far the probe is.
     """

@@ -14,7 +14,7 @@ from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
     from studies.records import DataConfig
-    from studies.spec import Arm, StudySpec
+    from studies.spec import ResolvedVariant, StudySpec
     from trainers.data.pairs import DataError
     from trainers.data.sources import Rows
 
@@ -31,7 +31,7 @@ def read_data(data: DataConfig) -> Rows | DataError | None:
         return error
 
 
-def try_data(rows: Rows, spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[list[str], list[str]]:
+def try_data(rows: Rows, spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tuple[list[str], list[str]]:
     """What the tokenizers of a study make of rows: problems, and what to know."""
     from sweeper.cli.display import shown
     from trainers.preview import preview
@@ -47,7 +47,7 @@ def try_data(rows: Rows, spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[list
     return list(dict.fromkeys(problems)), notes
 
 
-def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
+def look_at_data(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> None:
     """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
     from sweeper.cli.display import shown
 
@@ -71,7 +71,7 @@ def look_at_data(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
 _Model = tuple[str, str | None, bool]  # its name, its revision, whether its own code may run
 
 
-def _looks(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[tuple[DataConfig, str, Sequence[_Model]]]:
+def _looks(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Iterator[tuple[DataConfig, str, Sequence[_Model]]]:
     """Data as scenarios have them, each once, with the scenarios' names where there are several, and the models that
     are trained on them. Flipped labels are the same pairs.
     """
@@ -88,7 +88,7 @@ def _looks(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[tuple[DataConfi
         yield data, where, sorted(models, key=str)[:_MOST_MODELS]
 
 
-def _models(arms: Mapping[str, Arm]) -> set[_Model]:
+def _models(arms: Mapping[str, ResolvedVariant]) -> set[_Model]:
     from studies.schema.variants import possible
 
     return {
@@ -126,7 +126,7 @@ def bad_rows_line(read: int, dropped: Counter[str]) -> str:
     return f"{dropped.total():,} bad rows of {read:,} are left out ({counted(dropped)})." if dropped else ""
 
 
-def refuse_bad_base(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
+def refuse_bad_base(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> None:
     """Exit with 2 where a base cannot be trained with, as far as its small files tell, before any store is made."""
     from trainers.models.bases import base_problems
 
@@ -135,14 +135,14 @@ def refuse_bad_base(spec: StudySpec, arms: Mapping[str, Arm]) -> None:
         refuse(list(dict.fromkeys(problems)))
 
 
-def base_notes(spec: StudySpec, arms: Mapping[str, Arm]) -> list[str]:
+def base_notes(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[str]:
     """What becomes of bases that are adapters."""
     from trainers.models.bases import base_notices
 
     return list(dict.fromkeys(note for settings in _bases(spec, arms) for note in base_notices(settings)))
 
 
-def _bases(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Mapping[str, Any]]:
+def _bases(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Mapping[str, Any]]:
     """The settings of every base that runs may start from."""
     from studies.schema.variants import possible
 

@@ -20,7 +20,7 @@ from sweeper.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from studies.spec import Arm, StudySpec
+    from studies.spec import ResolvedVariant, StudySpec
 
 
 def init(
@@ -117,7 +117,7 @@ def _runs_of(spec: StudySpec) -> Path:
     return Path.cwd() / spec.output.folder / spec.study
 
 
-def _print_cost(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None) -> None:
+def _print_cost(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int | None) -> None:
     """Print what an earlier sweep found of time and memory, and what the study takes on disk."""
     from studies.design.counts import planned_runs
     from sweeper.planning.placement import describe, kept_sizing, worker_count

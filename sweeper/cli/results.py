@@ -31,7 +31,7 @@ from sweeper.cli.shared import (
 
 if TYPE_CHECKING:
     from dashboards.tables.formats import Format
-    from studies.spec import Arm, StudySpec
+    from studies.spec import ResolvedVariant, StudySpec
 
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -231,7 +231,9 @@ def _judge_settings(model: str | None, function: str | None) -> list[str]:
     return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
 
 
-def _grids(spec: StudySpec, arms: Mapping[str, Arm], rows: str, columns: str, format: Format, width: int | None) -> str:
+def _grids(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], rows: str, columns: str, format: Format, width: int | None
+) -> str:
     from dashboards.tables.formats import render_grids
     from dashboards.tables.grids import GridError, grids
     from sweeper.recorded.reading import answers_of

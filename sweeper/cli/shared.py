@@ -20,18 +20,18 @@ from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
 from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
-    from studies.spec import Arm, StudySpec
+    from studies.spec import ResolvedVariant, StudySpec
     from sweeper.ownership.owner import ForeignStudy
     from sweeper.recorded.state import StudyState
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunRequest:
     """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed."""
 
     study: str
     spec: StudySpec
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, ResolvedVariant]
     text: str
     executor: str
     workers: int | None
@@ -48,7 +48,7 @@ def runnable(
     executor: str,
     workers: int | None,
     storage: str | None,
-) -> Wanted:
+) -> RunRequest:
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
     from studies.spec import not_yet
 
@@ -62,7 +62,7 @@ def runnable(
     look_at_data(spec, arms)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
-    return Wanted(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
+    return RunRequest(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
@@ -98,7 +98,7 @@ def _storage_words(context: typer.Context) -> str:
     return f" --storage {word(OPTUNA, str(url))}" if given else ""
 
 
-def check_owner(wanted: Wanted) -> None:
+def check_owner(wanted: RunRequest) -> None:
     """Exit with 2 where somebody else's study has this name, before anything is written."""
     from dashboards.store.connection import store_uri
     from sweeper.folder.control import one_at_a_time
@@ -129,7 +129,7 @@ def refuse_foreign_runs(runs: Path) -> None:
         refuse([str(error)])
 
 
-def _refuse_foreign(wanted: Wanted, error: ForeignStudy) -> NoReturn:
+def _refuse_foreign(wanted: RunRequest, error: ForeignStudy) -> NoReturn:
     """Exit with 2 and the same command for a study of another name."""
     refuse([f"{error} {wanted.command} {shlex.join(['--set', f'study={error.free}'])}"])
 
@@ -145,7 +145,7 @@ class Reuse:
     strict: bool = False
 
 
-def run_sweep(wanted: Wanted, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
+def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
     from dashboards.analysis.configs import distinct
     from dashboards.analysis.failures import counted, summary, tell
@@ -245,7 +245,7 @@ def _ask_to_leave(state: StudyState, how: Reuse) -> None:
         raise typer.Exit(2)
 
 
-def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, Arm], str]:
+def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, ResolvedVariant], str]:
     """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
     from studies.spec import StudyError, arms, load_study
 

@@ -22,7 +22,7 @@ from studies.losses.free_settings import free_problems
 from studies.records import DATA_DIGEST, NORM_FACT, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.schema.contents import changed_since, sources
 from studies.schema.knob_problems import name_problem
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.planning.plan import show_knobs
@@ -37,7 +37,7 @@ class ExportError(Exception):
 
 def export_best(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     records: Sequence[RunRecord],
     rows: Sequence[Row],
     variant: str | None,

@@ -11,7 +11,7 @@ from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
@@ -19,7 +19,7 @@ from sweeper.executors import Executor, Inline, Process
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.own_folder import refuse_foreign_folder
-from sweeper.folder.paths import Places
+from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted, Outcome, Progress
 from sweeper.loop.sweep import Sweep
 from sweeper.measuring.remeasure import Scored, measure, measuring, stale
@@ -38,9 +38,9 @@ from sweeper.tracking.tracker import Tracker
 
 def run_session(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     study_text: str,
-    where: Places,
+    where: StudyPaths,
     executor: str,
     workers: int | None,
     show: Callable[[Progress], None],
@@ -124,7 +124,9 @@ def run_session(
 
 
 @contextmanager
-def _held(ledger: Ledger, where: Places, dead: str, tell_user: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def _held(
+    ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
     """Hold the study's lease, in a database that is made where there is none; see `lease.hold`."""
     file = sqlite_file(where.storage)
     beside = where.folder if file is None else file.absolute().parent
@@ -134,7 +136,7 @@ def _held(ledger: Ledger, where: Places, dead: str, tell_user: Callable[[str], N
         yield check
 
 
-def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
+def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
     """Write whose the study is where it is not written yet. Raises ForeignStudy where somebody else was quicker."""
     mark = mark_of(refuse_foreign(spec.study, where), where.folder)
     write_mark(mark, spec.study, where.runs, where.storage)
@@ -144,9 +146,9 @@ def _claim(spec: StudySpec, where: Places, tracker: Tracker) -> None:
 
 def _measure_again(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     known: Known,
-    where: Places,
+    where: StudyPaths,
     executor: str,
     workers: int | None,
     tracker: Tracker,
@@ -170,7 +172,7 @@ def _measure_again(
     return replace(done, stopped=stopper.stopped)
 
 
-def _executor(spec: StudySpec, name: str, workers: int | None, where: Places) -> Executor:
+def _executor(spec: StudySpec, name: str, workers: int | None, where: StudyPaths) -> Executor:
     if name == "inline":
         return Inline(spec.trainer)
     return Process(spec.trainer, workers, where.runs / "logs", env=spec.resources.env)

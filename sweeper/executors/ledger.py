@@ -8,7 +8,7 @@ SET_ASIDE_AFTER = 3  # different runs that fail in a row
 
 
 @dataclass(frozen=True)
-class Stint:
+class Occupancy:
     """A run's time on a worker: which one, with how many at most at once, seconds in all, and its share of them."""
 
     worker: str
@@ -49,7 +49,7 @@ class Workers:
         for other in worker.runs:
             self._runs[other].together = max(self._runs[other].together, len(worker.runs))
 
-    def ended(self, key: str, at: float) -> Stint | None:
+    def ended(self, key: str, at: float) -> Occupancy | None:
         """A run is over, however it ended. None for one that no worker had taken."""
         run = self._runs.get(key)
         if run is None:
@@ -58,7 +58,7 @@ class Workers:
         self._settle(worker, at)
         worker.runs.discard(key)
         del self._runs[key]
-        return Stint(run.worker, run.together, at - run.started, run.device_seconds)
+        return Occupancy(run.worker, run.together, at - run.started, run.device_seconds)
 
     def spent(self, now: float) -> float:
         """Device seconds: for every worker, the time in which it had a run."""

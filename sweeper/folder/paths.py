@@ -10,7 +10,7 @@ from sweeper.search.storage import storage_url
 
 
 @dataclass(frozen=True)
-class Places:
+class StudyPaths:
     """Where a sweep keeps things. `storage` is Optuna's URL, `tracking` MLflow's (None: its default)."""
 
     folder: Path
@@ -19,6 +19,6 @@ class Places:
     tracking: str | None
 
 
-def places(spec: StudySpec, folder: Path, storage: str | None) -> Places:
+def places(spec: StudySpec, folder: Path, storage: str | None) -> StudyPaths:
     """The places of a study run in `folder`."""
-    return Places(folder, folder / spec.output.folder / spec.study, storage_url(storage, folder), None)
+    return StudyPaths(folder, folder / spec.output.folder / spec.study, storage_url(storage, folder), None)

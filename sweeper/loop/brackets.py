@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from studies.design.halving import Brackets, Entrant, Score, Standing
+from studies.design.halving import Brackets, BracketState, Entrant, Score
 from studies.design.points import CONFIRM
 from studies.records import Cause, Failure, RunConfig, RunResult
 from studies.spec import StudySpec
@@ -110,7 +110,7 @@ class Pacing:
 
     def train_again(self, group: Group) -> None:
         """Queue the runs of a closed trial that nobody has any more: to the rung where it ended, or to their end."""
-        self._lead_on(group, group.trial.rung)
+        self._advance(group, group.trial.rung)
 
     def _has_ended(self, group: Group, config: RunConfig) -> bool:
         assert group.entrant is not None
@@ -128,10 +128,10 @@ class Pacing:
                     if group.trial.number in now.out:
                         self._end(group, self._brackets.steps[now.out[group.trial.number]])
                     else:
-                        self._lead_on(group, (*self._brackets.steps, None)[now.rung])
+                        self._advance(group, (*self._brackets.steps, None)[now.rung])
         self._open = [group for group in self._open if group.asked]
 
-    def give_back(self) -> list[Group]:
+    def requeue_open(self) -> list[Group]:
         """After a stop: the open trials, whose MLflow runs are closed; the next sweep takes them up where they are."""
         for group in self._open:
             for run_id in group.run_ids.values():
@@ -147,7 +147,7 @@ class Pacing:
                 self._search.keep_scores(group.trial, kept)
                 group.trial = replace(group.trial, scores=kept)
 
-    def _tell(self, stratum: str, number: int, now: Standing, groups: Sequence[Group]) -> None:
+    def _tell(self, stratum: str, number: int, now: BracketState, groups: Sequence[Group]) -> None:
         """Say what was decided, and what the paused runs take on disk, once a rung."""
         if now.rung == 0 or self._told.get((stratum, number)) == now.rung or not groups:
             return
@@ -162,7 +162,7 @@ class Pacing:
             f"go{'es' * (len(now.alive) == 1)} on, {ends} end{'s' * (ends == 1)} here{held}"
         )
 
-    def _lead_on(self, group: Group, step: int | None) -> None:
+    def _advance(self, group: Group, step: int | None) -> None:
         """Queue the runs of a trial that have not come to this step (None: their end) and are not on the way to it."""
         assert group.entrant is not None
         for config in group.configs:

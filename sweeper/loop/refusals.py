@@ -7,7 +7,7 @@ from itertools import chain, product
 from typing import Any, Final
 
 from studies.records import RunConfig, Scalar, digest
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values, resolve_run
+from studies.spec import FloatRange, IntRange, ResolvedVariant, StudySpec, Values, resolve_run
 from trainers.interface import HANGS_ON, OF_ROWS, SETTINGS
 
 _MOST_NUMBERS: Final = 64
@@ -24,7 +24,7 @@ class Refusals:
     """
 
     def __init__(
-        self, spec: StudySpec, arms_in: Mapping[str, Mapping[str, Arm]], blocks: Mapping[str, Sequence[int]]
+        self, spec: StudySpec, arms_in: Mapping[str, Mapping[str, ResolvedVariant]], blocks: Mapping[str, Sequence[int]]
     ) -> None:
         """`arms_in`: the variants of each scenario; `blocks`: those of its runs."""
         self._spec, self._arms_in, self._blocks = spec, arms_in, blocks
@@ -48,7 +48,7 @@ class Refusals:
             for block in self._blocks[scenario]
         )
 
-    def _settings(self, arm: Arm, scenario: str, kinds: set[str]) -> Iterator[Mapping[str, Any]]:
+    def _settings(self, arm: ResolvedVariant, scenario: str, kinds: set[str]) -> Iterator[Mapping[str, Any]]:
         """The settings of the runs of an arm, as far as they differ in what refusals of these kinds hang on."""
         names = {name for of in kinds for name in HANGS_ON[of] or arm.space}
         first: dict[str, Scalar] = {}
@@ -73,7 +73,7 @@ def _values(distribution: Any) -> Sequence[Scalar]:
     return ()
 
 
-def _input(of: str, scenario: str, block: int, arm: Arm, settings: Mapping[str, Any]) -> str:
+def _input(of: str, scenario: str, block: int, arm: ResolvedVariant, settings: Mapping[str, Any]) -> str:
     """What a refusal `of` a run hangs on, as a digest."""
     names = HANGS_ON[of]
     if names is None:

@@ -30,7 +30,7 @@ class Retries:
 
 
 @dataclass(frozen=True)
-class Try:
+class Attempt:
     """One attempt at a run: its number, how often the machine has failed it, when and how it may be trained, whether
     with half the micro-batch for want of memory.
     """
@@ -54,7 +54,7 @@ class Attempts:
         most = self._most_together.get(pack_key(config), own.together)
         return replace(own, together=min(own.together, most))
 
-    def after(self, this: Try, config: RunConfig, cause: Cause, together: int, now: float) -> Try | None:
+    def after(self, this: Attempt, config: RunConfig, cause: Cause, together: int, now: float) -> Attempt | None:
         """The next try at a run that ended for this cause beside `together - 1` others; None: that was the last.
 
         What memory was too small for is first trained in packs of half the size, then, alone, once with half the
@@ -69,7 +69,7 @@ class Attempts:
         wait = self._retries.seconds * 2.0**this.failures
         return replace(again, failures=this.failures + 1, not_before=now + wait)
 
-    def _smaller(self, this: Try, config: RunConfig, together: int) -> Try | None:
+    def _smaller(self, this: Attempt, config: RunConfig, together: int) -> Attempt | None:
         placement = this.placement
         if together > 1:
             kind, most = pack_key(config), together // 2
@@ -81,7 +81,7 @@ class Attempts:
         return replace(this, placement=replace(placement, split=split), halved=True)
 
 
-def describe(this: Try, again: Try, cause: Cause) -> str:
+def describe(this: Attempt, again: Attempt, cause: Cause) -> str:
     """What is done differently in the next try, for MLflow and for people."""
     before, after = this.placement, again.placement
     if again.halved and not this.halved:

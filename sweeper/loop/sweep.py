@@ -24,10 +24,10 @@ from studies.records import (
     RunResult,
     State,
 )
-from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario, resolve_run
 from studies.text.files import UnusableFile
 from sweeper.executors.base import Dropped, Executor, Finished, Lost, Reported, Started, Told
-from sweeper.executors.ledger import Stint, Workers
+from sweeper.executors.ledger import Occupancy, Workers
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
 from sweeper.loop.brackets import Group as _Group
@@ -36,7 +36,7 @@ from sweeper.loop.confirm import Candidates
 from sweeper.loop.limits import Cost, Meter
 from sweeper.loop.progress import Outcome, Progress
 from sweeper.loop.refusals import Refusals
-from sweeper.loop.retries import PUT_OFF, Attempts, Retries, Try, describe, is_machine
+from sweeper.loop.retries import PUT_OFF, Attempt, Attempts, Retries, describe, is_machine
 from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
 from sweeper.search.outcomes import verdict_on
@@ -72,14 +72,14 @@ class _Waiting:
 
     group: _Group
     config: RunConfig
-    this: Try
+    this: Attempt
 
 
 @dataclass
 class _Attempt:
     group: _Group
     config: RunConfig
-    this: Try
+    this: Attempt
     run_id: str | None = None
     unsent: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     sent_at: float = field(default_factory=time.monotonic)
@@ -91,7 +91,7 @@ class Sweep:
     def __init__(
         self,
         spec: StudySpec,
-        arms: Mapping[str, Arm],
+        arms: Mapping[str, ResolvedVariant],
         search: Search,
         tracker: Tracker,
         known: Sequence[tuple[KnownRun, RunConfig | None]],
@@ -132,7 +132,7 @@ class Sweep:
         self._unusable = ""
         self._stopping = False
         self._closing = False
-        of_brackets = (search, tracker, folder, self._lead_on, self._close_if_complete, tell_user)
+        of_brackets = (search, tracker, folder, self._advance, self._close_if_complete, tell_user)
         self._pacing = Pacing(spec, planned_trials(spec, arms), *of_brackets) if spec.rungs else None
         self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
@@ -147,7 +147,7 @@ class Sweep:
         if not (self._closing or held or self._search.partial):  # what stands for no run that is asked for now
             for same in list(self._replaced):
                 self._replace(same)
-        self._give_back()
+        self._requeue_open()
         self._keep_adapters()
         now = time.monotonic()
         self._meter.keep(now, self._workers.spent(now), at_once=True)
@@ -205,7 +205,7 @@ class Sweep:
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
         while True:
-            self._heed(time.monotonic())
+            self._check_limits(time.monotonic())
             # More than can train, so that no worker waits while results are recorded.
             most = self._executor.slots + self._executor.ahead
             while not self._closing and len(self._training) < most and self._submit_next():
@@ -301,22 +301,22 @@ class Sweep:
         missing = [config for config in group.configs if not self._answered(group, config)]
         if self._pacing is None or group.entrant is None or group.trial.state is State.COMPLETE:
             for config in missing:
-                self._lead_on(group, config)
+                self._advance(group, config)
         elif missing and group.trial.state is State.PRUNED:
             self._pacing.train_again(group)
         self._close_if_complete(group)
 
-    def _lead_on(self, group: _Group, config: RunConfig) -> None:
+    def _advance(self, group: _Group, config: RunConfig) -> None:
         """Queue a run."""
-        self._queue.append(_Waiting(group, config, Try(placement=self._packs.placement)))
+        self._queue.append(_Waiting(group, config, Attempt(placement=self._packs.placement)))
 
     def _heed_rungs(self) -> None:
         if self._pacing is not None:
             self._pacing.heed()
 
-    def _give_back(self) -> None:
+    def _requeue_open(self) -> None:
         """After a stop: trials with runs that were not handed over are asked for again by the next sweep."""
-        left = [waiting.group for waiting in self._queue] + (self._pacing.give_back() if self._pacing else [])
+        left = [waiting.group for waiting in self._queue] + (self._pacing.requeue_open() if self._pacing else [])
         for group in {id(group): group for group in left}.values():
             if group.asked:
                 self._search.requeue(group.trial)
@@ -471,7 +471,7 @@ class Sweep:
         self.stop()
         return True
 
-    def _judge_worker(self, stint: Stint | None, key: str, result: RunResult, at: float) -> None:
+    def _judge_worker(self, stint: Occupancy | None, key: str, result: RunResult, at: float) -> None:
         """Learn from an attempt what runs cost, and set a worker aside that fails one run after another."""
         if stint is None:
             return
@@ -575,7 +575,7 @@ class Sweep:
                 if run_id is not None and os.path.lexists(run / ADAPTER):
                     self._tracker.log_adapter(run_id, run.name)
 
-    def _heed(self, now: float) -> None:
+    def _check_limits(self, now: float) -> None:
         """Look at the clock and at what other terminals have asked for."""
         spent, in_training = self._workers.spent(now), self._workers.in_training(now)
         self._meter.keep(now, spent)

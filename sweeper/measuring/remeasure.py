@@ -15,7 +15,7 @@ from pathlib import Path
 from studies.design.answers import run_config_of
 from studies.design.measurers import Measurers, asked_of, has_numbers, is_measured, measurers_of
 from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, RunResult, State
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from studies.text.files import is_folder
 from sweeper.executors import Dropped, Executor, Finished, Inline, Lost, Process
 from sweeper.tracking.tracker import Tracker
@@ -47,7 +47,9 @@ class Scored:
     stopped: bool = False
 
 
-def stale(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord], folder: Path) -> tuple[Task, ...]:
+def stale(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord], folder: Path
+) -> tuple[Task, ...]:
     """The finished runs that keep an adapter and lack numbers of those who measure now. `folder`: the study's runs."""
     if spec.trainer != "dpo":
         return ()

@@ -11,12 +11,12 @@ from dashboards.store.connection import StoreAway
 from studies.design.answers import Answers, run_config_of
 from studies.design.measurers import asked_of, is_measured, settled
 from studies.records import PROBE, Judge, RunRecord, State
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.executors import Executor
 from sweeper.folder.control import lock
-from sweeper.folder.paths import Places
+from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted
 from sweeper.measuring.remeasure import CHECKED, Scored, Task, add_task, keeps_adapter, measure, measuring, named
 from sweeper.tracking.tracker import Tracker
@@ -41,7 +41,7 @@ class Selection:
 
 def select(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     answers: Answers[RunRecord],
     folder: Path,
     only: Collection[str] | None = None,
@@ -78,7 +78,7 @@ def select(
     return selection
 
 
-def best_runs(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord]) -> frozenset[str]:
+def best_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord]) -> frozenset[str]:
     """Ids of the runs of the best trial of each stratum, those of the confirm phase among them.
 
     Raises EvaluateError where no run has the objective yet.
@@ -97,7 +97,7 @@ def best_runs(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRec
 def score_all(
     spec: StudySpec,
     selection: Selection,
-    where: Places,
+    where: StudyPaths,
     executor: str,
     workers: int | None,
     say: Callable[[str], None],

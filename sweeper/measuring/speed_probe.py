@@ -16,7 +16,7 @@ from pathlib import Path
 from studies.design.answers import is_timed
 from studies.design.speed_probe import probe_round
 from studies.records import CONSEQUENCES, PROBE, Cause, Failure, RunConfig, RunResult, State
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from sweeper.executors import Dropped, Executor, Finished, Lost
 from sweeper.executors.base import Started
@@ -42,7 +42,7 @@ class Probe:
     def __init__(
         self,
         spec: StudySpec,
-        arms: Mapping[str, Arm],
+        arms: Mapping[str, ResolvedVariant],
         tracker: Tracker,
         folder: Path,
         show: Callable[[Progress], None],
@@ -186,7 +186,7 @@ class Probe:
                         return self._ended(key, event.result(), at)
                     case Dropped():
                         return RunResult(key=key, cause=Cause.USER_STOP)
-            self._heed(key)
+            self._check_limits(key)
 
     def _ended(self, key: str, result: RunResult, at: float) -> RunResult:
         stint = self._workers.ended(key, at)
@@ -194,7 +194,7 @@ class Probe:
             self._meter.add(Cost(stint.seconds, stint.device_seconds))
         return result
 
-    def _heed(self, key: str) -> None:
+    def _check_limits(self, key: str) -> None:
         """Stop what has reached a limit."""
         assert self._meter is not None
         assert self._executor is not None

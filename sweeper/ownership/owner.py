@@ -33,7 +33,7 @@ from sweeper.search.storage import StorageError
 from trainers.run_folder.results import is_run_folder
 
 if TYPE_CHECKING:
-    from sweeper.folder.paths import Places
+    from sweeper.folder.paths import StudyPaths
 
 LONGEST_NAME = 64  # of a study
 
@@ -110,7 +110,7 @@ def whose(survey: Survey) -> Whose:
     return Whose.OURS if ours else Whose.FOREIGN
 
 
-def survey_study(study: str, where: Places) -> Survey:
+def survey_study(study: str, where: StudyPaths) -> Survey:
     """What the three places know of a study; writes nothing, makes nothing.
 
     Raises StoreError and StorageError where a store cannot be read, or is kept in a newer format.
@@ -134,7 +134,7 @@ def survey_study(study: str, where: Places) -> Survey:
     return Survey(optuna, folder, mlflow, private, stored)
 
 
-def refuse_foreign(study: str, where: Places) -> Survey:
+def refuse_foreign(study: str, where: StudyPaths) -> Survey:
     """What is known of a study that is ours or new. Raises ForeignStudy, and as `survey_study` does."""
     found = survey_study(study, where)
     if whose(found) is not Whose.FOREIGN:
@@ -199,7 +199,7 @@ def _suffix() -> str:
     return "-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", user()) or "mine")
 
 
-def _free_name(study: str, where: Places) -> str:
+def _free_name(study: str, where: StudyPaths) -> str:
     """The first name after the user's that nobody else has; it may be one that is the user's already."""
     suffix = _suffix()
     number = 1
@@ -211,7 +211,7 @@ def _free_name(study: str, where: Places) -> str:
         number += 1
 
 
-def _owned_by(survey: Survey, study: str, where: Places) -> str:
+def _owned_by(survey: Survey, study: str, where: StudyPaths) -> str:
     """Whose the study is, in which place, and since when nothing was heard of them."""
     optuna, folder, mlflow = survey.optuna.mark, survey.folder.mark, survey.mlflow.mark
     storage, runs, uri = redact(where.storage), where.runs, redact(store_uri(where.tracking, where.folder))

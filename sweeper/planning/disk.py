@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from studies.design.counts import planned_runs, planned_trials
 from studies.design.halving import bracket_sizes
-from studies.spec import Arm, IntRange, StudySpec, Values, arms_in, in_scenario
+from studies.spec import IntRange, ResolvedVariant, StudySpec, Values, arms_in, in_scenario
 from studies.text.files import safetensors_header
 from trainers.world.paths import model_path
 
@@ -50,7 +50,7 @@ class DiskUse:
         return self.adapters + 3 * (self.states + self.paused)
 
 
-def planned_disk(spec: StudySpec, arms: Mapping[str, Arm], workers: int, together: int) -> DiskUse:
+def planned_disk(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int, together: int) -> DiskUse:
     """What the study keeps, and what training takes beside it with so many workers, each with so many runs together
     (0: TRL's own loop).
     """
@@ -119,11 +119,11 @@ def _is_adapted(weight: str, targets: Any) -> bool:
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
-def _arms(spec: StudySpec, arms: Mapping[str, Arm], scenario: str) -> Iterator[Arm]:
+def _arms(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> Iterator[ResolvedVariant]:
     yield from arms_in(in_scenario(spec, scenario), arms, scenario).values()
 
 
-def _rank(arm: Arm) -> int:
+def _rank(arm: ResolvedVariant) -> int:
     """The largest rank that a trial of the arm can have."""
     ranks = [arm.settings.get("lora_r") or _RANK, *(point.get("lora_r", 0) for point in arm.points)]
     match arm.space.get("lora_r"):

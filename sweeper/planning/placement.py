@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from studies.design.counts import planned_runs
 from studies.design.points import axes, planned_points, to_knobs, value_at
 from studies.records import RunConfig, digest
-from studies.spec import Arm, StudySpec, arms_in, in_scenario, resolve_run
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario, resolve_run
 from studies.text.files import read_json, write_whole
 from studies.text.plural import so_many
 from sweeper.executors import Executor
@@ -38,14 +38,14 @@ _MOST_PARTS, _LONGEST_RUN = 1 << 20, 1e8  # of a micro-batch; seconds
 _LEAST_RUNS = 4
 
 
-def sample_runs(spec: StudySpec, arms: Mapping[str, Arm]) -> list[RunConfig]:
+def sample_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[RunConfig]:
     """Runs of the study that could train in one pack, variants in turn: those of the most common pack key."""
     found = list(islice(_in_turn(spec, arms), _MOST_RUNS))
     commonest, _ = Counter(pack_key(config) for config in found).most_common(1)[0]
     return [config for config in found if pack_key(config) == commonest]
 
 
-def _in_turn(spec: StudySpec, arms: Mapping[str, Arm]) -> Iterator[RunConfig]:
+def _in_turn(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Iterator[RunConfig]:
     scenario = next(iter(spec.scenarios))
     spec, arms = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
     block, seed = spec.runs.blocks[0], spec.runs.seeds[0]
@@ -69,7 +69,7 @@ class Packs:
     def __init__(
         self,
         spec: StudySpec,
-        arms: Mapping[str, Arm],
+        arms: Mapping[str, ResolvedVariant],
         runs: Path,
         workers: int | None,
         pool: Executor,
@@ -143,7 +143,7 @@ class Packs:
             write_whole(self._runs / PILOT_FILE, json.dumps(kept, indent=1))
 
 
-def kept_sizing(spec: StudySpec, arms: Mapping[str, Arm], runs: Path, workers: int | None) -> Sizing | None:
+def kept_sizing(spec: StudySpec, arms: Mapping[str, ResolvedVariant], runs: Path, workers: int | None) -> Sizing | None:
     """What an earlier sweep of the study found, if it did for these runs on a machine like this one. Where they took
     another number of steps then, how many passes one takes is not known (0).
     """
@@ -186,14 +186,14 @@ def worker_count(spec: StudySpec, workers: int | None) -> int:
     return workers or spec.resources.workers or len(visible_gpus(os.environ)) or usable_cores()
 
 
-def _identity(spec: StudySpec, arms: Mapping[str, Arm], workers: int | None) -> str:
+def _identity(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int | None) -> str:
     """What the best size depends on."""
     configs = sample_runs(spec, arms)
     machine = [visible_gpus(os.environ), usable_cores(), worker_count(spec, workers)]
     return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
 
 
-def _length(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+def _length(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
     """What the number of steps of a run depends on."""
     named = ("max_steps", "num_train_epochs", "gradient_accumulation_steps")
     return digest(

@@ -11,7 +11,7 @@ from studies.design.halving import PlannedBracket, bracket_sizes, planned_bracke
 from studies.design.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
 from studies.design.speed_probe import probe_line
 from studies.records import Scalar
-from studies.spec import Arm, FloatRange, IntRange, Simplex, StudySpec, Values, arms_in, in_scenario
+from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, StudySpec, Values, arms_in, in_scenario
 from studies.text.plural import so_many
 
 
@@ -71,7 +71,7 @@ class Plan:
     fewer: str = ""
 
 
-def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
+def make_plan(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Plan:
     """Every trial that the study will ask for, as far as it is known in advance."""
     planned = tuple(_plan_arm(spec, arms, arm) for arm in arms.values())
     runs = planned_runs(spec, arms)
@@ -95,7 +95,7 @@ def make_plan(spec: StudySpec, arms: Mapping[str, Arm]) -> Plan:
     )
 
 
-def _plan_scenario(spec: StudySpec, arms: Mapping[str, Arm], name: str) -> PlannedScenario:
+def _plan_scenario(spec: StudySpec, arms: Mapping[str, ResolvedVariant], name: str) -> PlannedScenario:
     own, here = in_scenario(spec, name), arms_in(spec, arms, name)
     return PlannedScenario(
         name=name,
@@ -108,7 +108,7 @@ def _plan_scenario(spec: StudySpec, arms: Mapping[str, Arm], name: str) -> Plann
     )
 
 
-def _power(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+def _power(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
     """The power line of every scenario, those with the same one together."""
     lines: dict[str, list[str]] = {}
     for name in spec.scenarios:
@@ -118,7 +118,7 @@ def _power(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
     return "\n".join(f"{', '.join(names)}: {line}" for line, names in lines.items() if line)
 
 
-def power_line(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+def power_line(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
     """What difference to the baseline the confirm phase's blocks can find, and at what spread they show a tie; what
     is missing where they can do neither. In paired standard deviations, which nobody knows before the first runs.
     """
@@ -153,7 +153,7 @@ def show_knobs(knobs: Mapping[str, Scalar]) -> str:
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in knobs.items())
 
 
-def _plan_arm(spec: StudySpec, arms: Mapping[str, Arm], arm: Arm) -> PlannedArm:
+def _plan_arm(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> PlannedArm:
     searching = spec.mode == "search"
     known = (
         [(FIXED, dict(p)) for p in arm.points]
@@ -175,7 +175,7 @@ def _plan_arm(spec: StudySpec, arms: Mapping[str, Arm], arm: Arm) -> PlannedArm:
     )
 
 
-def _fewer_of(spec: StudySpec, arms: Mapping[str, Arm], arm: Arm) -> str:
+def _fewer_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> str:
     """Why the arm has fewer trials than the file asks for, in the scenario that asks for the most; a grid is what it
     is.
     """
@@ -187,13 +187,13 @@ def _fewer_of(spec: StudySpec, arms: Mapping[str, Arm], arm: Arm) -> str:
     return _fewer(most, [arm], quota(most, arm), asked_for)
 
 
-def _jointly_fewer(spec: StudySpec, arms: Mapping[str, Arm]) -> str:
+def _jointly_fewer(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
     """The same of a joint search over the arms."""
     asked_for = spec.budget.trials + sum(len(arm.points) for arm in arms.values())
     return _fewer(spec, arms.values(), joint_quota(spec, arms), asked_for)
 
 
-def _fewer(spec: StudySpec, arms: Collection[Arm], quota: int, asked_for: int) -> str:
+def _fewer(spec: StudySpec, arms: Collection[ResolvedVariant], quota: int, asked_for: int) -> str:
     """Why there are `quota` trials of these arms, "" where it is what the file asks for."""
     if quota == asked_for:
         return ""
@@ -202,7 +202,7 @@ def _fewer(spec: StudySpec, arms: Collection[Arm], quota: int, asked_for: int) -
     return f"{so_many(quota, 'distinct config')}: {why}; the quota of {asked_for} falls to {quota}"
 
 
-def _expected(spec: StudySpec, arm: Arm) -> str:
+def _expected(spec: StudySpec, arm: ResolvedVariant) -> str:
     """What must come out of the arm, in words."""
     expected = spec.variants[arm.name].expect
     if expected is None:

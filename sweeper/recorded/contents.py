@@ -16,7 +16,7 @@ from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_source, sources
 from studies.schema.paths import existing
 from studies.schema.variants import possible
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 
 
 def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
@@ -39,7 +39,7 @@ def recorded_contents(tags: Mapping[str, str]) -> dict[str, str] | None:
 
 def as_found(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     tell_user: Callable[[str], None],
     *,
     refresh: bool = False,
@@ -72,7 +72,7 @@ def with_judge(spec: StudySpec, tell_user: Callable[[str], None]) -> StudySpec:
     return spec.model_copy(update={"contents": {**spec.contents, **found}})
 
 
-def study_sources(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Source, ...]:
+def study_sources(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tuple[Source, ...]:
     """All sources that runs of the study read, and their judge."""
     judge = judge_source(spec.evaluation)
     found = dict[Source, None]() if judge is None else {judge: None}

@@ -14,7 +14,7 @@ from dashboards.store.connection import StoreError
 from studies.design.identity import Stratum, contexts_of, strata
 from studies.design.points import Config, config_of_knobs, knobs_of
 from studies.records import PROBE, RunRecord, Scalar
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 
 if TYPE_CHECKING:
     from sweeper.search.ledger import Ledger
@@ -24,7 +24,7 @@ _Trial = tuple[int, str, Config]
 
 
 def asked_before(
-    spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord], storage: str | None = None
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord], storage: str | None = None
 ) -> Callable[[RunRecord], bool]:
     """Whether a run of format 1 may have been asked what the study asks now; a stratum that the storage does not know
     tells nothing against it. `storage`: Optuna's URL (None: the one in the working folder). Raises StoreError where it
@@ -51,7 +51,7 @@ def asked_before(
 
 
 def _asked(
-    spec: StudySpec, arms: Mapping[str, Arm], old: Collection[RunRecord], ledger: Ledger
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], old: Collection[RunRecord], ledger: Ledger
 ) -> dict[tuple[str, str], Collection[_Trial] | bool]:
     """(variant, scenario) -> whether its runs of format 1 were asked this; where two things were, which trials."""
     kept, asked = ledger.contexts(), dict[tuple[str, str], Collection[_Trial] | bool]()

@@ -9,7 +9,7 @@ from studies.design.answers import Compare, run_config_of, sort, unrecorded
 from studies.design.measurers import Measurers, asked_of, is_unsettled, settled, under
 from studies.records import PROBE, RunConfig, RunResult, State
 from studies.schema.contents import judge_source
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from sweeper.recorded.format_1 import asked_before
 from sweeper.tracking.tracker import KnownRun, Tracker
@@ -35,7 +35,7 @@ class Known:
 
 def find_known(
     spec: StudySpec,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, ResolvedVariant],
     storage: str,
     tracker: Tracker,
     compare: Compare,

@@ -19,17 +19,17 @@ from studies.design.counts import pairs_source
 from studies.design.measurers import Measurers, asked_of, chosen, left_out, settled, under
 from studies.design.points import quota
 from studies.records import RunRecord
-from studies.spec import Arm, StudySpec, arms_in, in_scenario
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
 from studies.text.redact import redact
 from sweeper.recorded.contents import as_recorded, pairs_comparer
 from sweeper.recorded.format_1 import asked_before
 from sweeper.recorded.state import untried
 
 if TYPE_CHECKING:
-    from dashboards.report.build import Made
+    from dashboards.report.build import BuiltReport
 
 
-def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Stratum]:
+def strata(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Stratum]:
     """Every variant in every scenario that it takes part in, with the trials and runs that are planned there."""
     return [
         Stratum(
@@ -45,7 +45,7 @@ def strata(spec: StudySpec, arms: Mapping[str, Arm]) -> list[Stratum]:
     ]
 
 
-def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
+def answers_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Answers[RunRecord]:
     """The runs of `recorded_answers`, with the numbers of one evaluator, and of gold those of one judge: of those that
     the study asks, where others did not measure more of its runs. Raises StoreError.
     """
@@ -56,7 +56,7 @@ def answers_of(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
     return replace(answers, records=compared, said=tuple(said))
 
 
-def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[RunRecord], Measurers]:
+def recorded_answers(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tuple[Answers[RunRecord], Measurers]:
     """The runs in the working folder's store, or MLFLOW_TRACKING_URI's, sorted by whether they answer what the study
     asks as it is now, of sources as its last sweep found them, and who is asked to measure them. Reads no source.
     Raises StoreError.
@@ -72,7 +72,7 @@ def recorded_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> tuple[Answers[
     return sort(spec, arms, found, compare, asked_before=before), asked
 
 
-def found_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord]:
+def found_answers(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Answers[RunRecord]:
     """The runs in the store sorted by whether they answer what the study asks, of sources that hold what `spec` says.
     Raises StoreError.
     """
@@ -83,7 +83,9 @@ def found_answers(spec: StudySpec, arms: Mapping[str, Arm]) -> Answers[RunRecord
     return sort(spec, arms, found, pairs_comparer(), asked_before=before, strict=strict)
 
 
-def comparison_of(spec: StudySpec, arms: Mapping[str, Arm], answers: Answers[RunRecord] | None = None) -> Comparison:
+def comparison_of(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], answers: Answers[RunRecord] | None = None
+) -> Comparison:
     """The study's table. `answers`: of `answers_of`, where they have been read already. Raises StoreError."""
     answers = answers_of(spec, arms) if answers is None else answers
     records = answers.records
@@ -110,14 +112,18 @@ def written(table: Comparison, format: Format, width: int | None = None) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def report_of(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], table: Comparison) -> Made:
+def report_of(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], table: Comparison
+) -> BuiltReport:
     """The study's page and its figures. Raises StoreError."""
     from dashboards.report.build import make_report  # matplotlib, which no table needs
 
     return make_report(spec, arms, records, strata(spec, arms), table, store_uri(None, Path.cwd()), Path.cwd())
 
 
-def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+def kept_files(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
+) -> Mapping[str, str]:
     """What is kept with the sweep's MLflow run: the table in three formats, the page, and its figures."""
     answers = answers_of(spec, arms)
     found = comparison_of(spec, arms, answers)

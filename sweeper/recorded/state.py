@@ -17,7 +17,7 @@ from studies.design.counts import planned_confirm_runs, planned_runs, planned_tr
 from studies.design.measurers import asked_of, named_measurers, settled
 from studies.design.points import CONFIRM, config_of, config_of_knobs, planned_points
 from studies.records import PROBE, RunRecord, State
-from studies.spec import Arm, StudySpec, arms_in, in_scenario
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
 from studies.text.plural import so_many
 from sweeper.recorded.contents import pairs_comparer
 from sweeper.recorded.format_1 import asked_before
@@ -43,7 +43,7 @@ class StudyState:
 
 
 def standing_of(
-    spec: StudySpec, arms: Mapping[str, Arm], *, storage: str | None = None, strict: bool = False
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], *, storage: str | None = None, strict: bool = False
 ) -> StudyState:
     """How far the study is, with the contents that `spec` has. `storage`: Optuna's URL (None: the one in the working
     folder). Raises StoreError and StorageError.
@@ -66,7 +66,9 @@ def standing_of(
     return StudyState(planned, done, {r: runs for r, runs in left.items() if runs}, tuple(said))
 
 
-def _stale(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord], strict: bool) -> list[str]:
+def _stale(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], strict: bool
+) -> list[str]:
     """What is said of finished runs that another evaluator or judge would measure again."""
     if spec.trainer != "dpo":
         return []
@@ -81,7 +83,7 @@ def _stale(spec: StudySpec, arms: Mapping[str, Arm], records: Sequence[RunRecord
     return [f"{so_many(len(tasks), 'finished run')} would be measured again, by {named_measurers(asked)}."]
 
 
-def untried(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]) -> list[str]:
+def untried(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord]) -> list[str]:
     """What is said of the variants of a search that has spent its trials on others, as of those that it got later."""
     if spec.mode != "search":
         return []
@@ -101,7 +103,7 @@ def untried(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecor
     return found
 
 
-def _done(spec: StudySpec, arms: Mapping[str, Arm], records: Iterable[RunRecord]) -> int:
+def _done(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord]) -> int:
     """How many of the planned runs are recorded: of known points these very ones, else as many as there can be."""
     ended = [r for r in distinct(records) if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
     done = 0

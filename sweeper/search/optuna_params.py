@@ -26,7 +26,7 @@ from studies.design.points import (
 )
 from studies.losses.simplex import simplex_unit, weight_names, weights_from_knobs
 from studies.records import Scalar
-from studies.spec import Arm, FloatRange, IntRange, StudySpec, Values
+from studies.spec import FloatRange, IntRange, ResolvedVariant, StudySpec, Values
 
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
@@ -36,7 +36,7 @@ _SHARED_KNOBS = ("learning_rate",)
 Place = tuple[str, Config]
 
 
-def optuna_name(spec: StudySpec, arm: Arm, knob: str) -> str:
+def optuna_name(spec: StudySpec, arm: ResolvedVariant, knob: str) -> str:
     """The knob's name in Optuna: in `mode: search` a knob of the loss is the variant's own (`ipo.beta` is another
     quantity than `sigmoid.beta`), while the learning rate and the adapter's shape are shared.
     """
@@ -109,7 +109,7 @@ def draw_params(
     return value
 
 
-def place_of(arms: Mapping[str, Arm], frozen: FrozenTrial) -> Place:
+def place_of(arms: Mapping[str, ResolvedVariant], frozen: FrozenTrial) -> Place:
     """The variant and config of a trial; one that was killed before it had any is like no other."""
     about = about_trial(frozen)
     if about["variant"] not in arms:
@@ -118,7 +118,7 @@ def place_of(arms: Mapping[str, Arm], frozen: FrozenTrial) -> Place:
     return arm.name, config_of_knobs(arm, knobs_of(arm, about))
 
 
-def params_of(arm: Arm, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
+def params_of(arm: ResolvedVariant, knobs: Mapping[str, Scalar]) -> dict[str, Any]:
     """A trial's params from its knobs, with these beside them where rounding lies between the two."""
     params, names = dict(knobs), weight_names(arm.losses)
     weights = weights_from_knobs(arm.losses, knobs) if "loss_weights" in arm.space else None

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 from studies.records import CONSEQUENCES, Cause, RunResult, State
 from studies.spec import Objective
-from sweeper.search.trials import Verdict
+from sweeper.search.trials import TrialOutcome
 
 
-def verdict_on(results: Sequence[RunResult], objective: Objective) -> Verdict:
+def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutcome:
     """A trial's state, the mean of the objective over its runs, and the constraints that it was held to.
 
     One whose runs all came to their end and lack the objective has no value: nobody has measured it as is asked now.
     """
     value = _mean(objective.metric, results)
     if any(r.state is State.FAIL for r in results):
-        return Verdict(State.FAIL, None, {})
+        return TrialOutcome(State.FAIL, None, {})
     complete = all(r.state is State.COMPLETE for r in results)
     if complete and any(objective.metric not in r.final() for r in results):
-        return Verdict(State.COMPLETE, None, {})
+        return TrialOutcome(State.COMPLETE, None, {})
     failures = [str(r.cause) for r in results if CONSEQUENCES[r.cause].infeasible]
     if failures or value is None or any(r.state is State.PRUNED for r in results):
         step = max((m.step for r in results if r.cause is Cause.PAUSED for m in r.measurements), default=0)
         kept = _constraints(results, objective) if step else {}  # as they were at the rung
-        return Verdict(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
-    return Verdict(State.COMPLETE, value, _constraints(results, objective))
+        return TrialOutcome(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
+    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective))
 
 
 def _constraints(results: Sequence[RunResult], objective: Objective) -> dict[str, float]:

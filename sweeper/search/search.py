@@ -36,7 +36,7 @@ from studies.design.points import (
     size_of,
 )
 from studies.records import FIRST_EVALUATOR, PROBE, RunRecord, Scalar, State, digest
-from studies.spec import Arm, StudySpec, in_scenario
+from studies.spec import ResolvedVariant, StudySpec, in_scenario
 from sweeper.search.open_storage import open_storage, storage_calls
 from sweeper.search.optuna_params import (
     Place,
@@ -50,7 +50,7 @@ from sweeper.search.optuna_params import (
     to_distribution,
     write_params,
 )
-from sweeper.search.trials import Trial, Verdict
+from sweeper.search.trials import Trial, TrialOutcome
 
 _TOLD = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAIL: TrialState.FAIL}
 # On an Optuna study: numbers of closed trials that were asked for again; what its trials answer, and what their values
@@ -73,7 +73,7 @@ class _Stratum:
 
     study: optuna.Study
     scenario: str
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, ResolvedVariant]
     tried: set[Place]
     todo: list[tuple[str, Point]]
     adaptive: int
@@ -95,7 +95,7 @@ class Search:
     def __init__(
         self,
         spec: StudySpec,
-        arms: Mapping[str, Arm],
+        arms: Mapping[str, ResolvedVariant],
         url: str,
         known: Sequence[RunRecord] = (),
         changed: Collection[tuple[str, str]] = (),
@@ -111,7 +111,7 @@ class Search:
         with storage_calls(url):
             self._open_all(arms)
 
-    def _open_all(self, arms: Mapping[str, Arm]) -> None:
+    def _open_all(self, arms: Mapping[str, ResolvedVariant]) -> None:
         for name, (scenario, members) in strata(self._spec, arms).items():
             self._strata[name] = self._open(name, scenario, members)
             self._order.append(name)
@@ -196,7 +196,7 @@ class Search:
             stratum.todo, stratum.adaptive = [], 0
             stratum.requeued += len(once)
 
-    def tell(self, trial: Trial, verdict: Verdict) -> None:
+    def tell(self, trial: Trial, verdict: TrialOutcome) -> None:
         """Close a trial. Only COMPLETE and PRUNED teach TPE anything, so what a config did to itself is never FAIL."""
         stratum = self._strata[trial.stratum]
         asked = stratum.open.pop(trial.number)
@@ -213,7 +213,7 @@ class Search:
             value = verdict.value if verdict.state is State.COMPLETE else None
             stratum.study.tell(asked, values=value, state=_TOLD[verdict.state])
 
-    def retell(self, trial: Trial, verdict: Verdict) -> None:
+    def retell(self, trial: Trial, verdict: TrialOutcome) -> None:
         """Tell what an unmeasured trial is worth, once somebody has measured it: by another one, as Optuna lets nobody
         change what it was told.
         """
@@ -246,7 +246,7 @@ class Search:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def _open(self, name: str, scenario: str, arms: Mapping[str, Arm]) -> _Stratum:
+    def _open(self, name: str, scenario: str, arms: Mapping[str, ResolvedVariant]) -> _Stratum:
         spec = self._spec
         asks = (stratum_question(spec, scenario, arms), goal_of(spec))
         study = self._create(name, spec, arms)
@@ -276,7 +276,7 @@ class Search:
         todo, adaptive = self._todo(scenario, arms, tried)
         return _Stratum(study, scenario, arms, set(tried), todo, adaptive, requeued=len(waiting), withdrawn=withdrawn)
 
-    def _asks(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> tuple[str, ...]:
+    def _asks(self, study: optuna.Study, scenario: str, arms: Mapping[str, ResolvedVariant]) -> tuple[str, ...]:
         """The question and the goal of what a stratum holds; those of the file where it holds nothing."""
         attributes, asks = study.user_attrs, (stratum_question(self._spec, scenario, arms), goal_of(self._spec))
         if QUESTION in attributes or CONTEXT not in attributes:
@@ -285,7 +285,7 @@ class Search:
         same = attributes[CONTEXT] == context_of(self._spec, scenario, arms)
         return told if same and not any((arm, scenario) in self._changed for arm in arms) else (attributes[CONTEXT],)
 
-    def _fill(self, study: optuna.Study, scenario: str, arms: Mapping[str, Arm]) -> None:
+    def _fill(self, study: optuna.Study, scenario: str, arms: Mapping[str, ResolvedVariant]) -> None:
         """Have the trials of recorded runs asked for first, under the numbers that they had. Killed, it goes on."""
         trials: dict[int, RunRecord] = {}
         for run in self._known:
@@ -317,7 +317,7 @@ class Search:
             connection.execute(update(_STUDIES).where(_STUDIES.c.study_name == name).values(study_name=to))
         return True
 
-    def _create(self, name: str, spec: StudySpec, arms: Mapping[str, Arm]) -> optuna.Study:
+    def _create(self, name: str, spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> optuna.Study:
         return optuna.create_study(
             storage=self._storage,
             study_name=name,
@@ -328,7 +328,7 @@ class Search:
         )
 
     def _todo(
-        self, scenario: str, arms: Mapping[str, Arm], tried: Mapping[Place, str]
+        self, scenario: str, arms: Mapping[str, ResolvedVariant], tried: Mapping[Place, str]
     ) -> tuple[list[tuple[str, Point]], int]:
         """The points still to try, and how many trials the adaptive sampler still owes."""
         spec = in_scenario(self._spec, scenario)
@@ -459,7 +459,7 @@ class Search:
                 write_params(asked, optuna_name(self._spec, arm, name), distribution, value)
 
 
-def _sampler(spec: StudySpec, name: str, arms: Mapping[str, Arm]) -> optuna.samplers.BaseSampler:
+def _sampler(spec: StudySpec, name: str, arms: Mapping[str, ResolvedVariant]) -> optuna.samplers.BaseSampler:
     """TPE where it is asked for; else one that costs nothing, as we choose the points ourselves."""
     seed = int(digest([spec.sampler_seed, name]), 16) % 2**31
     if spec.mode == "search" and spec.sampler != "random":

@@ -33,7 +33,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrialOutcome:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
     failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
     without a value is one that nobody has measured as is asked now.

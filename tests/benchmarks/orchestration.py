@@ -20,7 +20,7 @@ from studies.spec import arms, load_study
 from sweeper.commands.run import run_session
 from sweeper.folder.paths import places
 from trainers.formula import FormulaTrainer
-from trainers.interface import Desk, Job
+from trainers.interface import Job, WorkQueue
 
 STUDY = """
 study: orchestration
@@ -42,7 +42,7 @@ class Timed:
     def __init__(self) -> None:
         self._formula = FormulaTrainer()
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """See `Trainer.train`."""
         began = time.perf_counter()
         self._formula.train(job, desk)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dashboards.report.build import Made
+from dashboards.report.build import BuiltReport
 from dashboards.store.addresses import sqlite_file
-from studies.spec import Arm, StudySpec
+from studies.spec import ResolvedVariant, StudySpec
 from sweeper.cli.app import app
 from sweeper.search.open_storage import open_storage
 from sweeper.tracking.new_store import make_store
@@ -91,9 +91,11 @@ def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with_page = reading.kept_files
 
-    def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+    def kept_files(
+        spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
+    ) -> Mapping[str, str]:
         with pytest.MonkeyPatch.context() as inside:
-            inside.setattr(reading, "report_of", lambda *_: Made("", {}))
+            inside.setattr(reading, "report_of", lambda *_: BuiltReport("", {}))
             return with_page(spec, arms, tell_user)
 
     monkeypatch.setattr(reading, "kept_files", kept_files)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunResult
 from trainers.formula import FormulaTrainer
-from trainers.interface import Desk, Job
-from trainers.job_list import ListDesk
+from trainers.interface import Job, WorkQueue
+from trainers.job_list import JobList
 
 
-class Unsaved(ListDesk):
+class Unsaved(JobList):
     """A desk at which each result comes in without its adapter, and is handed on to another."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: WorkQueue) -> None:
         super().__init__([])
         self._desk = desk
 
@@ -32,7 +32,7 @@ class Unsaved(ListDesk):
 class Failing:
     """Fails where FAILURES says so, and trains by the formula elsewhere."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         config = job.config
         failures = json.loads(os.environ["FAILURES"])
         named = (config.variant, config.scenario, f"block {config.block}")

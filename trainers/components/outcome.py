@@ -76,7 +76,7 @@ def speed(
     return tuple(found)
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     """Let the next `memory` tell the peak from here on. On a CPU that takes Linux; elsewhere it stays the process's."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -85,7 +85,7 @@ def forget_peak() -> None:
 
 
 def memory() -> tuple[Measurement, ...]:
-    """Peak memory in MiB since `forget_peak`: allocated on the GPU, or resident in this process."""
+    """Peak memory in MiB since `reset_peak_memory`: allocated on the GPU, or resident in this process."""
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()

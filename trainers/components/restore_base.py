@@ -7,10 +7,10 @@ import traceback
 import torch
 from peft import PeftModel
 
-from trainers.components.worker_cache import Warm
+from trainers.components.worker_cache import WorkerCache
 
 
-def restore_base(policy: torch.nn.Module, warm: Warm) -> None:
+def restore_base(policy: torch.nn.Module, warm: WorkerCache) -> None:
     """Give the next run the base model as it was before this one, or have it load another."""
     if not isinstance(policy, PeftModel):
         warm.drop_base()  # full fine-tuning changed the base itself

@@ -75,7 +75,7 @@ class LaidOut(NamedTuple):
     rejected: Tensor
 
 
-class Drawn(NamedTuple):
+class DrawnSeed(NamedTuple):
     """Loading the base with this seed drew random numbers; `after`: where they had come to then."""
 
     seed: int
@@ -97,18 +97,18 @@ class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
 
     def _precompute_ref_logps(self, dataset: datasets.Dataset, name: str, batch_size: int) -> datasets.Dataset:
-        """Leave TRL's own cache alone; `Warm.with_reference` adds the columns."""
+        """Leave TRL's own cache alone; `WorkerCache.with_reference` adds the columns."""
         return dataset
 
 
-class Warm:
+class WorkerCache:
     """Everything that successive runs of one worker share."""
 
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         """`say` hears, in words, of what takes long before a run begins, and "" when it is over."""
         self._say = say
         self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
-        self._drawn: Drawn | None = None
+        self._drawn: DrawnSeed | None = None
         self.base_facts: Mapping[str, Scalar] = {}
         """Of the base: which adapter was merged into it, where one was."""
         self._forget_data()
@@ -144,7 +144,7 @@ class Warm:
             with self._saying("loading the model"):
                 model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
             after = random_numbers()
-            self._drawn = None if same_numbers(before, after) else Drawn(args.seed, after)
+            self._drawn = None if same_numbers(before, after) else DrawnSeed(args.seed, after)
             self._base = (key, model, tokenizer)
             adapter = find_adapter(path, model_args.model_revision)
             self.base_facts = {} if adapter is None else {MERGED_FACT: str(adapter)}

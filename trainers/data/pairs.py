@@ -236,7 +236,7 @@ WhyNot = Callable[[Row], str | None]
 """Why a row is not trained on; None where it is."""
 
 
-class _Taken(NamedTuple):
+class FittingRows(NamedTuple):
     """The rows taken from a list, how many of it were looked at, and why the others of these were not taken.
 
     `dealt_equal`: rows that were taken and then left out, as a rejected answer from elsewhere is the chosen one.
@@ -255,8 +255,8 @@ class _Taken(NamedTuple):
 class _Material(NamedTuple):
     """The pairs of a block before a scenario changes them; `dropped`: bad rows among those `read`, by kind."""
 
-    train: _Taken
-    evaluation: _Taken
+    train: FittingRows
+    evaluation: FittingRows
     read: int
     notes: tuple[str, ...] = ()
     prompt_held_out: int = 0
@@ -356,7 +356,7 @@ def _shuffled_by_prompt(rows: Sequence[Row], rng: np.random.Generator) -> list[R
     return [row for i in rng.permutation(len(listed)) for row in listed[i]]
 
 
-def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: WhyNot) -> _Taken:
+def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: WhyNot) -> FittingRows:
     """The first `wanted` rows that fit (None: all that do); stops looking once it has them."""
     taken: list[Row] = []
     out = Counter[str]()
@@ -368,7 +368,7 @@ def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: WhyNot) -> _Tak
             taken.append(row)
         else:
             out[reason] += 1
-    return _Taken(tuple(taken), len(taken) + out.total(), out)
+    return FittingRows(tuple(taken), len(taken) + out.total(), out)
 
 
 def _require_rows(material: _Material, data: DataConfig) -> None:
@@ -383,7 +383,7 @@ def _require_rows(material: _Material, data: DataConfig) -> None:
         raise DataError(problems)
 
 
-def _cause(taken: _Taken, material: _Material, data: DataConfig) -> str:
+def _cause(taken: FittingRows, material: _Material, data: DataConfig) -> str:
     """What took the rows of a side away, with the remedy."""
     fell = material.train.out + material.evaluation.out
     limits = f"the limits ({limits_of(data)} tokens)"
@@ -429,12 +429,12 @@ def _funnel(material: _Material, data: DataConfig) -> dict[str, Scalar]:
     return facts | ({DROPPED: dropped.total(), DROPPED_BY: counted(dropped)} if dropped else {})
 
 
-def _changed(taken: _Taken, source: RejectedFrom, block: int, fits: WhyNot) -> _Taken:
+def _changed(taken: FittingRows, source: RejectedFrom, block: int, fits: WhyNot) -> FittingRows:
     """The rows with rejected answers from elsewhere; those left out that then do not fit, or teach nothing."""
     changed = with_other_rejected(taken.rows, [_canonical(row["prompt"]) for row in taken.rows], source, block)
     unequal = [row for row in changed if row["chosen"] != row["rejected"]]
     again = _take_fitting(unequal, None, fits)
-    return _Taken(again.rows, taken.looked_at, taken.out + again.out, len(changed) - len(unequal))
+    return FittingRows(again.rows, taken.looked_at, taken.out + again.out, len(changed) - len(unequal))
 
 
 def _rejected_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -39,7 +39,7 @@ from trainers.evaluation.metrics import (
 )
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, one_policy, packed_policies
-from trainers.evaluation.samples import Drawn, Sample, beside, few_shown, gold_of, sample_texts, samples
+from trainers.evaluation.samples import Sample, SampleStats, beside, few_shown, gold_of, sample_texts, samples
 from trainers.evaluation.sampling import Completion, NonFinite, Samples, diverged
 
 __all__ = [
@@ -195,7 +195,7 @@ def evaluate_all(
 
 
 def _measurements(
-    log_probs: tuple[PairLogProbs, PairLogProbs], drawn: Drawn, reference: ReferenceNumbers, step: int
+    log_probs: tuple[PairLogProbs, PairLogProbs], drawn: SampleStats, reference: ReferenceNumbers, step: int
 ) -> tuple[Measurement, ...]:
     """All measurements of one policy, from its log-probabilities of held-out and training pairs and its samples."""
     held_out, training = log_probs
@@ -222,7 +222,7 @@ def _on_pairs(policy: PairLogProbs, reference: PairLogProbs) -> dict[str, Estima
     }
 
 
-def _on_samples(drawn: Drawn, reference_tokens: Floats) -> dict[str, Estimate]:
+def _on_samples(drawn: SampleStats, reference_tokens: Floats) -> dict[str, Estimate]:
     """Measurements on samples."""
     found = {
         "length_ratio": ratio(drawn.tokens, reference_tokens),
@@ -236,7 +236,7 @@ def _on_samples(drawn: Drawn, reference_tokens: Floats) -> dict[str, Estimate]:
     return found
 
 
-def _halves(drawn: Drawn) -> dict[str, tuple[float, float]]:
+def _halves(drawn: SampleStats) -> dict[str, tuple[float, float]]:
     """What is measured of gold and KL on each of two fixed halves of the samples; nothing of a single sample.
 
     Drawn and not taken in turn, since prompts come again in turn.
@@ -296,8 +296,8 @@ def _draw(
     pairs: Sequence[Pairs],
     config: EvaluationConfig,
     tokens: Sequence[Tokens],
-) -> list[Drawn | Unmeasured]:
-    """Samples of each policy, and per sample what `Drawn` says."""
+) -> list[SampleStats | Unmeasured]:
+    """Samples of each policy, and per sample what `SampleStats` says."""
     drawn = sample_texts(policies, tokenizer, [own.prompts for own in tokens], config, _entropy_and_kl)
     return [
         found if isinstance(found, NonFinite) else _drawn(found, own, tokenizer)
@@ -305,7 +305,7 @@ def _draw(
     ]
 
 
-def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> Drawn | JudgeError:
+def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> SampleStats | JudgeError:
     """One policy's samples with the sums of `_entropy_and_kl` and their gold."""
     completions, sums = samples
     prompts = [pairs.prompts[i % len(pairs.prompts)] for i in range(len(completions))]
@@ -313,7 +313,7 @@ def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -
         gold = gold_of(pairs, prompts, completions, tokenizer)
     except JudgeError as error:  # of this policy alone, not of those beside it
         return error
-    return Drawn(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
+    return SampleStats(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
 
 
 def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, ...]:

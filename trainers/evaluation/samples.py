@@ -39,7 +39,7 @@ LONGEST_SHOWN: Final = 4000
 """Characters of a prompt or sample that are kept."""
 
 
-class Drawn(NamedTuple):
+class SampleStats(NamedTuple):
     """A policy's samples: their ids, and per sample [n] tokens, summed entropy, KL to the reference, and gold."""
 
     completions: tuple[Completion, ...]
@@ -89,7 +89,7 @@ def gold_of(
     return np.array(pairs.gold(prompts, _texts(completions, tokenizer), ended), dtype=np.float64)
 
 
-def few_shown(drawn: Drawn, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> tuple[Sample, ...]:
+def few_shown(drawn: SampleStats, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> tuple[Sample, ...]:
     """A policy's samples under the first few prompts that differ."""
     found: dict[str, Sample] = {}
     for i, completion in enumerate(drawn.completions):

@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trainers.data.tokens import TokenIds
 from trainers.multi_lora import llama_body as llama
 from trainers.multi_lora.flat import Unpackable
-from trainers.multi_lora.rows import Ints, Places, Rows, make_places
+from trainers.multi_lora.rows import Ints, RowLayout, Rows, make_places
 from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
 
 ATTENTION: Final = "packed_rows"
@@ -153,7 +153,7 @@ class PackBatch:
     micro: tuple[MicroBatch, ...]
     tokens: Tensor
     positions: Tensor
-    places: Places
+    places: RowLayout
     source: Tensor
     target: Tensor
     predicted: tuple[slice, ...]
@@ -245,7 +245,7 @@ def attention(
     return back.view(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
 
-def _blocks(states: Tensor, places: Places) -> list[Tensor]:
+def _blocks(states: Tensor, places: RowLayout) -> list[Tensor]:
     """[K, heads, N, d] of flat tokens as blocks of rows [B, T, heads, d]."""
     count, heads, width, size = states.shape
     gathered = states.transpose(1, 2).reshape(count * width, heads * size).index_select(0, places.gather)

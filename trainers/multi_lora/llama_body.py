@@ -28,7 +28,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from trainers.multi_lora.linear import PackedLinear
-from trainers.multi_lora.rows import Places
+from trainers.multi_lora.rows import RowLayout
 from trainers.multi_lora.tiled_attention import LONGEST, attend, attend_back
 
 _SMALL: Final = 2**15
@@ -70,14 +70,14 @@ def _is_understood(layer: Any) -> bool:
     return True
 
 
-def hidden_states(body: LlamaModel, tokens: Tensor, positions: Tensor, places: Places, source: Tensor) -> Tensor:
+def hidden_states(body: LlamaModel, tokens: Tensor, positions: Tensor, places: RowLayout, source: Tensor) -> Tensor:
     """What the body gives [M, width] for the tokens `source` [M] of all tokens [K, N], flattened."""
     x = body.embed_tokens(tokens).detach()
     attention = body.layers[0].self_attn
     heads = (body.config.num_attention_heads, body.config.num_key_value_heads, attention.head_dim)
     cos, sin = body.rotary_emb(x, position_ids=positions)
     turn = _turn(cos, sin, heads, attention.scaling)
-    ways = Ways.of(places, heads)
+    ways = TokenMap.of(places, heads)
     trained = torch.zeros((), requires_grad=True)  # makes autograd keep the way to the first layer
     for layer in body.layers[: body.config.num_hidden_layers]:
         if layer.gradient_checkpointing and layer.training:
@@ -88,7 +88,7 @@ def hidden_states(body: LlamaModel, tokens: Tensor, positions: Tensor, places: P
     return functional.rms_norm(x, (x.shape[1],), body.norm.weight.detach(), body.norm.variance_epsilon)
 
 
-def _layer(layer: Any, x: Tensor, turn: Tensor, ways: Ways, trained: Tensor) -> Tensor:
+def _layer(layer: Any, x: Tensor, turn: Tensor, ways: TokenMap, trained: Tensor) -> Tensor:
     """One layer's states [K, N, width] from those of the layer before."""
     own, mlp, count = layer.self_attn, layer.mlp, len(x)
     turning = [Linear.of(module, count, own.head_dim) for module in (own.q_proj, own.k_proj)]
@@ -182,7 +182,7 @@ def norm_back(
 
 
 @dataclass(frozen=True)
-class Ways:
+class TokenMap:
     """The ways of a pass between tokens and places, the same in all layers.
 
     Of each token there are H + 2 S vectors of d numbers: queries, keys, values. At the places lie first the queries of
@@ -202,7 +202,7 @@ class Ways:
     again_back: Tensor
 
     @classmethod
-    def of(cls, places: Places, heads: tuple[int, int, int]) -> Ways:
+    def of(cls, places: RowLayout, heads: tuple[int, int, int]) -> TokenMap:
         """For H heads of queries and S of keys and values, of d numbers."""
         h, s, _ = heads
         count, vectors = places.count, h + 2 * s
@@ -277,7 +277,13 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layer: LlamaRMSNorm, linears: Sequence[Linear], turn: Tensor, ways: Ways, trained: Tensor
+        ctx: Any,
+        x: Tensor,
+        layer: LlamaRMSNorm,
+        linears: Sequence[Linear],
+        turn: Tensor,
+        ways: TokenMap,
+        trained: Tensor,
     ) -> Tensor:
         *inwards, outwards = linears
         widths = [one.weight.shape[2] for one in inwards]

@@ -25,7 +25,7 @@ _SHORTEST: Final = 16
 
 
 @dataclass(frozen=True)
-class Places:
+class RowLayout:
     """P places in `blocks` of (rows, length), one behind the other.
 
     `gather` [P]: the flat token at each place. `scatter` [tokens]: the one place where a token stands by itself; of
@@ -64,7 +64,7 @@ class Rows:
     place: Ints
 
 
-def make_places(rows: Rows, device: torch.device, *, by_length: bool) -> Places:
+def make_places(rows: Rows, device: torch.device, *, by_length: bool) -> RowLayout:
     """Places for the rows: in blocks of like length and hardly longer than that, or in one block of length T."""
     count, longest = rows.tokens.shape
     parts, ends = [np.arange(count)], [longest]
@@ -83,7 +83,7 @@ def make_places(rows: Rows, device: torch.device, *, by_length: bool) -> Places:
     again = np.flatnonzero(stands)
     found = (gather, scatter, real, np.stack([gather[again], again]))
     there = (torch.from_numpy(array).to(device, non_blocking=True) for array in found)
-    return Places(tuple((len(part), end) for part, end in zip(parts, ends, strict=True)), *there)
+    return RowLayout(tuple((len(part), end) for part, end in zip(parts, ends, strict=True)), *there)
 
 
 def _parts(lengths: Ints) -> Iterator[Ints]:

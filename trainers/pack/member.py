@@ -20,7 +20,7 @@ from trainers.components.outcome import judge, memory, speed
 from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap
-from trainers.components.worker_cache import LaidOut, Warm, WarmDPOTrainer
+from trainers.components.worker_cache import LaidOut, WarmDPOTrainer, WorkerCache
 from trainers.data.pairs import Pairs
 from trainers.evaluation.evaluate import ReferenceNumbers
 from trainers.interface import Job
@@ -170,7 +170,7 @@ class Member:
         )
 
 
-def make_member(job: Job, warm: Warm) -> Member:
+def make_member(job: Job, warm: WorkerCache) -> Member:
     """Let stock TRL set the run up, and take from it what a pack needs.
 
     Raises Unpackable for a run that must train alone, and what TRL or the data refuse (ValueError and the like).

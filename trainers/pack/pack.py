@@ -24,7 +24,7 @@ from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import measured_gaps, precision_of, training_gap
 from trainers.evaluation.evaluate import Evaluation, NonFinite, Unmeasured, evaluate_all
 from trainers.evaluation.policies import packed_policies
-from trainers.interface import Decision, Desk
+from trainers.interface import Decision, WorkQueue
 from trainers.multi_lora.adapters import PackedAdapters
 from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.layout import MicroBatch, hidden_states, micro_batch, pack_batch, packed_rows
@@ -49,7 +49,7 @@ class Pack:
         self,
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        desk: Desk,
+        desk: WorkQueue,
         *,
         checkpointing: bool,
         keep_every: float,
@@ -94,7 +94,7 @@ class Pack:
             return
         started, computed = time.perf_counter(), time.process_time()
         before = sum(member.tokens for member in self.members)
-        self.practise()
+        self.train_micro_batch()
         if timed and self._device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -156,7 +156,7 @@ class Pack:
         for member in self.members:
             member.micro = 0
 
-    def practise(self) -> None:
+    def train_micro_batch(self) -> None:
         """One micro-batch of every run and the steps that end with it, with no other consequence."""
         laid_out: dict[tuple[int, tuple[int, ...]], MicroBatch] = {}
         work = []

@@ -38,15 +38,15 @@ from studies.records import (
 )
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
-from trainers.components.outcome import CURVE, START_METRICS, forget_peak, judge, memory, speed
+from trainers.components.outcome import CURVE, START_METRICS, judge, memory, reset_peak_memory, speed
 from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
-from trainers.components.worker_cache import Warm
+from trainers.components.worker_cache import WorkerCache
 from trainers.data.pairs import JudgeError, Pairs
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.evaluation.policies import one_policy
-from trainers.interface import Decision, Desk, Job
+from trainers.interface import Decision, Job, WorkQueue
 from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
 from trainers.reference.log_probs import draws_in_training, is_fixed
 from trainers.run_folder.failures import cause_of, told
@@ -55,7 +55,7 @@ from trainers.run_folder.results import CHECKPOINTS
 from trainers.trl_loop.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 
 
-def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResult:
+def train_alone(job: Job, desk: WorkQueue, warm: WorkerCache, keep_every: float) -> RunResult:
     """Train one run by TRL's own loop, from its last checkpoint where there is one. Raises what TRL or the data refuse.
 
     `keep_every`: seconds between checkpoints. They stay where the run is stopped or what it trains on fails.
@@ -104,7 +104,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
         if kept is not None:
             restore_reference(kept, trainer)
         begin_anew(trainer.model)
-        forget_peak()
+        reset_peak_memory()
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
         cause, message = watch.verdict(trainer.model)
@@ -133,7 +133,7 @@ def train_alone(job: Job, desk: Desk, warm: Warm, keep_every: float) -> RunResul
     )
 
 
-def _reference(model: PreTrainedModel, args: DPOConfig, warm: Warm) -> PreTrainedModel | None:
+def _reference(model: PreTrainedModel, args: DPOConfig, warm: WorkerCache) -> PreTrainedModel | None:
     """The reference of full fine-tuning where TRL could not load it by the model's name: an adapter was merged in."""
     return copy.deepcopy(model) if warm.base_facts and not args.precompute_ref_log_probs else None
 
@@ -158,7 +158,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         pairs: Pairs,
         tokenizer: PreTrainedTokenizerBase,
         reference: ReferenceNumbers,
-        desk: Desk,
+        desk: WorkQueue,
         before: Progress,
     ) -> None:
         self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference

@@ -43,8 +43,8 @@ class Process:
         self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
-        self._bell, rung = socket.socketpair()
-        self._bell.setblocking(False)
+        self._wakeup, rung = socket.socketpair()
+        self._wakeup.setblocking(False)
         starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
         self._workers = {starter.name: starter for starter in starters}
         pump = Pump(starters, self._requests, rung, self._events)
@@ -102,10 +102,10 @@ class Process:
         """See `Executor.close`."""
         self._request(Close(now))
         self._pump.join()
-        self._bell.close()
+        self._wakeup.close()
 
     def _request(self, request: Request) -> None:
         # Both steps may happen in a signal handler that interrupts either of them.
         self._requests.put(request)
         with suppress(OSError):  # rung enough already, or nobody is there to hear it
-            self._bell.send(b"!")
+            self._wakeup.send(b"!")

@@ -35,7 +35,7 @@ class Running:
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
         self.log = log
-        self.doomed: dict[str, Cause] = {}
+        self.kill_cause: dict[str, Cause] = {}
         self.set_aside = False
         self._log_start = 0
         self._oom_counter = oom_counter(process.pid)
@@ -60,7 +60,7 @@ class Running:
         with suppress(OSError):
             self.connection.send(order)
 
-    def bury(self) -> tuple[Cause, str]:
+    def reap(self) -> tuple[Cause, str]:
         """Wait for the process, kill what is left of its children, and say why and how it ended."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(EXIT_SECONDS)

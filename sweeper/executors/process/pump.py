@@ -36,7 +36,7 @@ class Pump:
     ) -> None:
         self._starters = dict(enumerate(starters))
         self._requests = requests
-        self._bell = bell
+        self._wakeup = bell
         self._events = events
         self._waiting: deque[Job] = deque()
         self._workers: dict[int, Running] = {}
@@ -54,8 +54,8 @@ class Pump:
         finally:
             for worker in self._workers.values():
                 worker.kill()
-                worker.bury()
-            self._bell.close()
+                worker.reap()
+            self._wakeup.close()
 
     def _take_requests(self) -> None:
         with suppress(Empty):
@@ -89,7 +89,7 @@ class Pump:
     def _kill(self, key: str, cause: Cause) -> None:
         for worker in self._workers.values():
             if key in worker.jobs:
-                worker.doomed[key] = cause
+                worker.kill_cause[key] = cause
                 worker.kill()
 
     def _set_aside(self, name: str) -> None:
@@ -142,11 +142,11 @@ class Pump:
     def _take_in(self) -> None:
         """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
         slots = {worker.connection: slot for slot, worker in self._workers.items()}
-        for ready in wait([self._bell, *slots], LIVENESS_SECONDS):
+        for ready in wait([self._wakeup, *slots], LIVENESS_SECONDS):
             if isinstance(ready, Connection):
                 self._receive(slots[ready])
             else:
-                self._bell.recv(4096)
+                self._wakeup.recv(4096)
         for slot, worker in list(self._workers.items()):
             if worker.process.poll() is not None:
                 self._bury(slot)
@@ -176,7 +176,7 @@ class Pump:
         with suppress(EOFError, OSError):
             while worker.connection.poll():
                 self._accept(worker)
-        cause, reason = worker.bury()
+        cause, reason = worker.reap()
         for key in worker.jobs:
-            own = worker.doomed.get(key, Cause.WORKER_LOST if worker.doomed else cause)
+            own = worker.kill_cause.get(key, Cause.WORKER_LOST if worker.kill_cause else cause)
             self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))

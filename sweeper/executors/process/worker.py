@@ -62,7 +62,7 @@ class Worker:
             die_by(signal.SIGTERM)  # so that the sweep sees why
 
     def take(self, like: str) -> Job | None:
-        """See `Desk.take`."""
+        """See `WorkQueue.take`."""
         return self._ask(like)
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
@@ -72,11 +72,11 @@ class Worker:
         return self.decision(key)
 
     def decision(self, key: str) -> Decision:
-        """See `Desk.decision`."""
+        """See `WorkQueue.decision`."""
         return Decision.STOP if self._leaving or key in self._stopped else Decision.CONTINUE
 
     def finish(self, result: RunResult) -> None:
-        """See `Desk.finish`. A run that nobody but the machine has stopped is pre-empted, and will be tried again."""
+        """See `WorkQueue.finish`. A run that only the machine has stopped is pre-empted, and will be tried again."""
         if self._leaving and result.cause is Cause.USER_STOP and result.key not in self._stopped:
             message = f"the worker was told to go by SIGTERM; {result.message}"
             result = result.model_copy(update={"cause": Cause.PREEMPTED, "message": message})
@@ -84,7 +84,7 @@ class Worker:
         self._held.discard(result.key)
 
     def tell(self, news: News) -> None:
-        """See `Desk.tell`."""
+        """See `WorkQueue.tell`."""
         self._tell(Told(self._name, news))
 
     def _leave(self, process: int, _number: int, _frame: FrameType | None) -> None:

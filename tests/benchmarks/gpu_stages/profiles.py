@@ -26,7 +26,7 @@ def one_pass(pack: Pack) -> None:
     """A pass of the pack with the optimizer's step; runs at the end of their data begin again."""
     if any(member.step + 1 >= member.last_step for member in pack.members):
         start_again(pack.members)
-    pack.practise()
+    pack.train_micro_batch()
 
 
 def start_again(members: Sequence[Member]) -> None:

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from dashboards.figures.figure import Figure, Missing
-from dashboards.report.page import Told, render_report
+from dashboards.report.page import ShownSamples, render_report
 from studies.records import RunRecord, Shown
 from studies.text.redact import REDACTED
 from tests.dashboards.generated import pool
@@ -90,7 +90,7 @@ def test_what_comes_from_data_and_study_files_stays_text() -> None:
         for r in pool({"sigmoid": 0.0, "ipo": 1.0})
     ]
     records = [r.model_copy(update={"scenario": HOSTILE, "knobs": {HOSTILE: HOSTILE}}) for r in records]
-    told = [Told(HOSTILE, HOSTILE, 0, HOSTILE, (sample,))]
+    told = [ShownSamples(HOSTILE, HOSTILE, 0, HOSTILE, (sample,))]
     found = Page(render_report(report_of(records, study=HOSTILE, question=HOSTILE, asked=HOSTILE, samples=told)))
     assert not {"script", "img"} & {tag for tag, _ in found.tags}
     assert found.text.count(HOSTILE) >= 8
@@ -101,7 +101,7 @@ def test_secrets_are_left_out_whole_even_where_names_are_cut(monkeypatch: pytest
     monkeypatch.setenv("STORE_PASSWORD", secret)
     records = [r.model_copy(update={"variant": token}) if r.variant == "hinge" else r for r in renamed(secret)]
     sample = SAMPLE.model_copy(update={"after": f"my password is {secret}"})
-    told = [Told("ipo", "clean", 0, "r", (sample,))]
+    told = [ShownSamples("ipo", "clean", 0, "r", (sample,))]
     page = render_report(report_of(records, asked=f"token: {token}", question=token, samples=told))
     assert secret[:12] not in page
     assert token[:12] not in page

@@ -12,9 +12,9 @@ import pytest
 from studies.design.points import Axis, all_points, planned_points, quota, to_knobs, value_at
 from studies.records import Scalar, digest
 from studies.spec import (
-    Arm,
     FloatRange,
     IntRange,
+    ResolvedVariant,
     Simplex,
     StudySpec,
     Values,
@@ -27,7 +27,7 @@ from studies.spec import (
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
 
 
-def study(tmp_path: Path, text: str) -> tuple[StudySpec, dict[str, Arm]]:
+def study(tmp_path: Path, text: str) -> tuple[StudySpec, dict[str, ResolvedVariant]]:
     file = tmp_path / "study.yaml"
     file.write_text(BASE + text)
     spec = load_study(file)
@@ -145,7 +145,7 @@ def test_listed_values_are_equally_likely() -> None:
 
 
 def test_a_simplex_needs_one_number_less_than_it_has_losses() -> None:
-    arm = Arm(
+    arm = ResolvedVariant(
         name="m",
         losses=("sigmoid", "ipo"),
         settings={},
@@ -160,7 +160,7 @@ def test_a_simplex_needs_one_number_less_than_it_has_losses() -> None:
 # ---- each config once ---------------------------------------------------------------------------------------------
 
 
-def knobs_of(spec: StudySpec, arm: Arm) -> list[tuple[Any, ...]]:
+def knobs_of(spec: StudySpec, arm: ResolvedVariant) -> list[tuple[Any, ...]]:
     return [tuple(to_knobs(arm, p.params).values()) for p in planned_points(spec, arm)]
 
 
@@ -285,7 +285,7 @@ def test_no_point_of_a_shipped_study_has_changed(name: str) -> None:
 
 
 def test_a_space_is_gone_through_from_where_one_is_and_the_last_knob_changes_first() -> None:
-    arm = Arm(name="a", losses=("sigmoid",), settings={}, space={}, points=(), left_out={}, warnings=())
+    arm = ResolvedVariant(name="a", losses=("sigmoid",), settings={}, space={}, points=(), left_out={}, warnings=())
     over = [Axis("one", IntRange(low=1, high=3), 0), Axis("two", Values(values=(None, "b")), 1)]
     assert [tuple(p.values()) for p in all_points(arm, over)] == [(n, t) for n in (1, 2, 3) for t in (None, "b")]
     near = [tuple(p.values()) for p in all_points(arm, over, {"one": 2, "two": "b"})]

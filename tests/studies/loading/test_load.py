@@ -16,9 +16,9 @@ import yaml
 from studies.design.identity import context_of
 from studies.records import DataConfig, EvaluationConfig, RunConfig, Scalar, digest
 from studies.spec import (
-    Arm,
     FloatRange,
     IntRange,
+    ResolvedVariant,
     Simplex,
     StudyError,
     StudySpec,
@@ -117,7 +117,7 @@ def test_the_settings_of_shipped_runs_are_read_by_trls_own_parser(folder: Path) 
             assert args.beta == config.settings.get("beta", 0.1)
 
 
-def _first_point(spec: StudySpec, arm: Arm) -> dict[str, Scalar]:
+def _first_point(spec: StudySpec, arm: ResolvedVariant) -> dict[str, Scalar]:
     knobs: dict[str, Scalar] = {}
     for knob, distribution in arm.space.items():
         if isinstance(distribution, Simplex):

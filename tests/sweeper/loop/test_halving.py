@@ -29,7 +29,7 @@ from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula
 from trainers.formula import FormulaTrainer
-from trainers.interface import Desk, Job
+from trainers.interface import Job, WorkQueue
 from trainers.run_folder.results import read_result
 
 Sweeper = Callable[..., Any]
@@ -192,7 +192,7 @@ class Slow:
     def __init__(self) -> None:
         self._formula = FormulaTrainer()
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """See `Trainer.train`."""
         time.sleep(0.1)
         self._formula.train(job, desk)
@@ -288,7 +288,7 @@ class NoPause:
     def __init__(self) -> None:
         self._formula = FormulaTrainer()
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """See `Trainer.train`."""
         self._formula.train(replace(job, pause_at=None), desk)
 

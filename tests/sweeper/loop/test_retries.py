@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from studies.records import CONSEQUENCES, Cause, DataConfig, EvaluationConfig, RunConfig
-from sweeper.loop.retries import Attempts, Retries, Try, describe, is_machine
+from sweeper.loop.retries import Attempt, Attempts, Retries, describe, is_machine
 from trainers.interface import Placement
 
 MEMORY = (Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_HOST_MEMORY)
@@ -30,9 +30,9 @@ def a_config(**settings: Any) -> RunConfig:
     )
 
 
-def tries(attempts: Attempts, config: RunConfig, cause: Cause, together: int = 1) -> list[Try]:
+def tries(attempts: Attempts, config: RunConfig, cause: Cause, together: int = 1) -> list[Attempt]:
     """All tries at a run that always ends so, with as many beside it as may be."""
-    found = [Try(placement=Placement(together=together))]
+    found = [Attempt(placement=Placement(together=together))]
     while True:
         now = found[-1].not_before
         beside = max(1, attempts.placement(config, found[-1].placement).together)
@@ -76,7 +76,7 @@ def test_a_pack_that_memory_is_too_small_for_is_halved_until_a_run_fails_alone_a
 
 def test_runs_like_one_that_found_too_little_memory_train_fewer_together_from_then_on() -> None:
     attempts, config = Attempts(Retries()), a_config()
-    attempts.after(Try(placement=Placement(together=8)), config, Cause.OUT_OF_GPU_MEMORY, 8, 0.0)
+    attempts.after(Attempt(placement=Placement(together=8)), config, Cause.OUT_OF_GPU_MEMORY, 8, 0.0)
     assert attempts.placement(a_config(learning_rate=1e-4), Placement(together=8)).together == 4
     assert attempts.placement(a_config(max_length=64), Placement(together=8)).together == 8
 
@@ -96,7 +96,7 @@ def test_a_micro_batch_whose_rows_belong_together_or_cannot_be_halved_is_not_cut
 
 
 def test_a_micro_batch_that_goes_through_in_parts_already_is_cut_into_twice_as_many() -> None:
-    cut = Try(placement=Placement(split=2))
+    cut = Attempt(placement=Placement(split=2))
     again = Attempts(Retries()).after(cut, a_config(), Cause.OUT_OF_GPU_MEMORY, 1, 0.0)
     assert again is not None
     assert again.placement == replace(cut.placement, split=4)

@@ -13,7 +13,7 @@ import pytest
 from studies.records import State
 from studies.spec import StudySpec, arms, load_study
 from sweeper.search.search import Search
-from sweeper.search.trials import Trial, Verdict
+from sweeper.search.trials import Trial, TrialOutcome
 
 BASE = "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"
 THREE = (
@@ -36,7 +36,7 @@ def opened(tmp_path: Path, text: str) -> Search:
 def drain(search: Search) -> list[Trial]:
     trials = []
     while (trial := search.ask()) is not None:
-        search.tell(trial, Verdict(State.COMPLETE, float(trial.number), {}))
+        search.tell(trial, TrialOutcome(State.COMPLETE, float(trial.number), {}))
         trials.append(trial)
     return trials
 
@@ -95,7 +95,7 @@ def test_a_requeued_trial_is_not_counted_twice(tmp_path: Path) -> None:
 def test_a_trial_that_the_machine_failed_is_asked_for_again_as_another(tmp_path: Path) -> None:
     search = opened(tmp_path, THREE + "budget: {trials: 1}\n")
     trial = search.ask()
-    search.tell(trial, Verdict(State.FAIL, None, {}))
+    search.tell(trial, TrialOutcome(State.FAIL, None, {}))
     again = drain(opened(tmp_path, THREE + "budget: {trials: 1}\n"))
     assert (trial.variant, trial.knobs) in [(t.variant, t.knobs) for t in again]
     assert len(again) == 3
@@ -103,7 +103,7 @@ def test_a_trial_that_the_machine_failed_is_asked_for_again_as_another(tmp_path:
 
 def test_an_infeasible_trial_carries_its_constraint(tmp_path: Path) -> None:
     search = opened(tmp_path, THREE + "budget: {trials: 1}\n")
-    search.tell(search.ask(), Verdict(State.PRUNED, -3.0, {"collapsed": 1.0}))
+    search.tell(search.ask(), TrialOutcome(State.PRUNED, -3.0, {"collapsed": 1.0}))
     (stored,) = frozen(tmp_path, "s/sigmoid/clean")
     assert stored.state is optuna.trial.TrialState.PRUNED
     assert stored.constraints == {"collapsed": 1.0}
@@ -129,7 +129,7 @@ def test_tpe_learns_within_a_stratum(tmp_path: Path) -> None:
     tried = []
     while (trial := search.ask()) is not None:
         beta = float(trial.knobs["beta"])
-        search.tell(trial, Verdict(State.COMPLETE, -((beta - 0.8) ** 2), {}))
+        search.tell(trial, TrialOutcome(State.COMPLETE, -((beta - 0.8) ** 2), {}))
         tried.append(beta)
     late = tried[20:]
     assert sum(abs(b - 0.8) < 0.15 for b in late) > 10
@@ -143,7 +143,9 @@ def test_tpe_keeps_away_from_what_breaks_a_bound(tmp_path: Path) -> None:
     tried = []
     while (trial := search.ask()) is not None:
         beta = float(trial.knobs["beta"])
-        search.tell(trial, Verdict(State.COMPLETE, beta, {"kl max": beta - 0.5}))  # better above .5, and not allowed
+        search.tell(
+            trial, TrialOutcome(State.COMPLETE, beta, {"kl max": beta - 0.5})
+        )  # better above .5, and not allowed
         tried.append(beta)
     assert sum(b <= 0.5 for b in tried[20:]) > 12
 
@@ -262,7 +264,7 @@ def test_tpe_learns_though_it_gives_no_config_twice(tmp_path: Path) -> None:
     tried = []
     while (trial := search.ask()) is not None:
         rank, beta = float(trial.knobs["lora_r"]), float(trial.knobs["beta"])
-        search.tell(trial, Verdict(State.COMPLETE, -abs(rank - 40) - 20 * (beta != 0.1), {}))
+        search.tell(trial, TrialOutcome(State.COMPLETE, -abs(rank - 40) - 20 * (beta != 0.1), {}))
         tried.append((rank, beta))
     assert len(set(tried)) == len(tried) == 40
     assert sum(abs(rank - 40) <= 8 and beta == 0.1 for rank, beta in tried) >= 10
@@ -291,7 +293,7 @@ def test_a_paused_variant_keeps_what_is_left_of_a_joint_search(tmp_path: Path) -
     search = opened(tmp_path, SIX + "mode: search\nbudget: {trials: 30}\n")
     found = []
     while (trial := search.ask(paused=["ipo"])) is not None:
-        search.tell(trial, Verdict(State.COMPLETE, 0.0, {}))
+        search.tell(trial, TrialOutcome(State.COMPLETE, 0.0, {}))
         found.append(trial)
     assert {t.variant for t in found} == {"sigmoid"}
     assert len(found) == 6
@@ -362,12 +364,12 @@ def test_what_is_measured_later_is_told_once_and_takes_no_place(tmp_path: Path) 
     text = THREE.replace("objective:", "sampler: tpe\nobjective:") + "budget: {trials: 2}\n"
     search = opened(tmp_path, text)
     while (trial := search.ask()) is not None:
-        search.tell(trial, Verdict(State.COMPLETE, None, {}))
+        search.tell(trial, TrialOutcome(State.COMPLETE, None, {}))
     again = opened(tmp_path, text)
     unmeasured = [trial for trial in again.trials() if trial.unmeasured]
     assert len(unmeasured) == len(again.trials()) == 6
     for trial in unmeasured:
-        again.retell(trial, Verdict(State.COMPLETE, float(trial.number), {"kl max": -1.0}))
+        again.retell(trial, TrialOutcome(State.COMPLETE, float(trial.number), {"kl max": -1.0}))
     told = [t for t in frozen(tmp_path, "s/ipo/clean") if t.state is optuna.trial.TrialState.COMPLETE]
     assert [(t.value, t.params["beta"]) for t in told] == [
         (float(t.number), t.knobs["beta"]) for t in unmeasured if t.variant == "ipo"

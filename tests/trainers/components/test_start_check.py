@@ -19,7 +19,7 @@ from trainers.components import worker_cache as warm
 from trainers.components.start_check import Gap, find_gap
 from trainers.evaluation.evaluate import ReferenceNumbers
 from trainers.interface import Decision
-from trainers.job_list import ListDesk
+from trainers.job_list import JobList
 from trainers.reference.store import ReferenceLogProbs
 
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -63,24 +63,24 @@ def reads_the_length_of_its_batch(model: PreTrainedModel) -> None:
 
 def reference_off_by(patch: pytest.MonkeyPatch, nats: float) -> None:
     """Training is told a reference that is so far from what the policy begins as."""
-    known = warm.Warm._log_probs
+    known = warm.WorkerCache._log_probs
 
     def off(*arguments: Any) -> ReferenceLogProbs:
         found = known(*arguments)
         return ReferenceLogProbs(found.chosen + nats, found.rejected - nats)
 
-    patch.setattr(warm.Warm, "_log_probs", off)
+    patch.setattr(warm.WorkerCache, "_log_probs", off)
 
 
 def measured_against_another_model(patch: pytest.MonkeyPatch, nats: float) -> None:
     """As with an adapter that is there when the reference is measured, and gone when training begins."""
-    known = warm.Warm.numbers
+    known = warm.WorkerCache.numbers
 
     def off(*arguments: Any) -> ReferenceNumbers:
         numbers = known(*arguments)
         return replace(numbers, held_out=numbers.held_out._replace(chosen=numbers.held_out.chosen + 2 * nats))
 
-    patch.setattr(warm.Warm, "numbers", off)
+    patch.setattr(warm.WorkerCache, "numbers", off)
 
 
 @TOGETHER
@@ -207,7 +207,7 @@ def test_a_run_that_was_stopped_before_its_first_step_is_looked_at_when_it_goes_
 ) -> None:
     run = a_run(llama, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(ListDesk, "decision", lambda *_: Decision.STOP)
+        patch.setattr(JobList, "decision", lambda *_: Decision.STOP)
         (stopped,) = train(tmp_path, run)
     assert (stopped.cause, stopped.facts["steps"]) == (Cause.USER_STOP, 0)
     reference_off_by(monkeypatch, 2.0)

@@ -19,7 +19,7 @@ from studies.records import Cause, DataConfig, EvaluationConfig, Judge, RunConfi
 from tests.trainers.judge_models import save_classifier
 from tests.trainers.pack_runs import SETTINGS, float64, scored_beside, train
 from trainers.adapter_evaluator import AdapterEvaluator
-from trainers.components.worker_cache import Warm
+from trainers.components.worker_cache import WorkerCache
 from trainers.data.pairs import JudgeError, load_pairs
 from trainers.data.tables import write_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
@@ -179,7 +179,7 @@ def test_a_reward_model_is_loaded_at_the_commit_that_is_its_content(monkeypatch:
         evaluation=EvaluationConfig(judge=Judge(reward_model="org/judge")),
         judge_content="commit:" + "a" * 40,
     )
-    pairs = Warm().pairs(config, SETTINGS, AutoTokenizer.from_pretrained(model_path()))
+    pairs = WorkerCache().pairs(config, SETTINGS, AutoTokenizer.from_pretrained(model_path()))
     assert asked == ["a" * 40]
     assert pairs.facts["judge"] == "reward model org/judge"
     assert pairs.facts["judge_content"] == config.judge_content

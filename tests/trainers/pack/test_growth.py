@@ -13,7 +13,7 @@ from tests.trainers.pack_runs import config, distance, float64, train, weights
 from trainers.components.start_check import measured_gaps
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement, Sized
-from trainers.job_list import ListDesk
+from trainers.job_list import JobList
 from trainers.multi_lora.flat import Unpackable
 from trainers.pack import growth
 from trainers.pack.engine import Engine
@@ -124,9 +124,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def drain(
     worker: DPOTrainerWorker, folder: Path, runs: list[RunConfig], place: Placement
-) -> tuple[ListDesk, list[RunResult]]:
+) -> tuple[JobList, list[RunResult]]:
     """Train the runs, and the desk that saw it."""
-    desk = ListDesk([Job(run, folder / run.key, placement=place) for run in runs])
+    desk = JobList([Job(run, folder / run.key, placement=place) for run in runs])
     while desk.waiting:
         worker.train(desk.waiting.pop(0), desk)
     return desk, [desk.results[run.key] for run in runs]
@@ -190,7 +190,7 @@ def test_a_run_that_does_not_fit_is_taken_in_parts_then_with_checkpointing_where
     for run, result in zip(runs, results, strict=True):
         assert distance(weights(tmp_path / "whole", run), weights(tmp_path / "scarce", run)) < 1e-9
         assert [step for step, _ in result.curve] == list(range(1, 9))
-    assert isinstance(desk, ListDesk)
+    assert isinstance(desk, JobList)
 
 
 def test_a_run_that_fits_in_no_way_is_out_of_memory_and_the_next_one_does_not_try_them_all_again(

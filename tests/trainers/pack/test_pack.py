@@ -33,7 +33,7 @@ from tests.trainers.pack_runs import (
 )
 from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.interface import Decision, Job, Placement
-from trainers.job_list import ListDesk
+from trainers.job_list import JobList
 from trainers.multi_lora import llama_body as llama
 from trainers.multi_lora.layout import ATTENTION
 from trainers.pack.engine import Engine
@@ -286,7 +286,7 @@ def test_in_float64_the_adapter_on_disk_is_what_peft_loads_and_the_pack_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = config("sigmoid", use_rslora=True, lora_alpha=12, max_steps=10)
-    worker, desk = DPOTrainerWorker(), ListDesk([])
+    worker, desk = DPOTrainerWorker(), JobList([])
     job = Job(run, tmp_path / "again", placement=Placement())
     with float64(monkeypatch):
         (result,) = train(tmp_path, [run], 1)
@@ -296,7 +296,7 @@ def test_in_float64_the_adapter_on_disk_is_what_peft_loads_and_the_pack_trained(
         pack: Pack = worker.empty_pack(job)
         pack.admit([worker.make(job)])
         for _ in range(10):
-            pack.practise()
+            pack.train_micro_batch()
         with torch.no_grad():
             expected = pack.adapters.model.eval()(ids).logits
             torch.testing.assert_close(policy.eval()(ids).logits, expected, rtol=0, atol=1e-9)
@@ -493,7 +493,7 @@ def test_no_run_makes_the_host_wait_inside_a_step(tmp_path: Path) -> None:
     jobs = [Job(run, tmp_path / run.key, placement=Placement(together=len(runs))) for run in runs]
     pack = worker.empty_pack(jobs[0])
     pack.admit([worker.make(job) for job in jobs])
-    pack.practise()  # of which the first pass is held against the reference
+    pack.train_micro_batch()  # of which the first pass is held against the reference
     with Waits() as waits:
-        pack.practise()
+        pack.train_micro_batch()
     assert waits.seen == {}

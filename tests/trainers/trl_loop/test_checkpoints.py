@@ -19,7 +19,7 @@ from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
-from trainers.job_list import ListDesk
+from trainers.job_list import JobList
 from trainers.run_folder.progress import Progress
 from trainers.run_folder.results import CHECKPOINTS, COMPLETE, read_result
 from trainers.trl_loop.checkpoints import Keeper, KeptDPOTrainer
@@ -38,7 +38,7 @@ RUNS = {
 }
 
 
-class AtStep(ListDesk):
+class AtStep(JobList):
     """Does something after so many steps of this attempt."""
 
     def __init__(self, job: Job, step: int, act: Callable[[], Decision]) -> None:
