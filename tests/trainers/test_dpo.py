@@ -119,7 +119,7 @@ def test_a_run_is_what_a_plain_dpo_trainer_gives(
     in batches of other rows.
     """
     if not fixed:
-        for module in ("solo", "member"):  # so that it trains alone, and TRL scores the reference itself
+        for module in ("trl_loop.train", "pack.member"):  # so that it trains alone, and TRL scores the reference itself
             monkeypatch.setattr(f"trainers.{module}.is_fixed", lambda *_, **__: False)
     train(worker, tmp_path / "ours", config(block=2, seed=5, max_steps=20, learning_rate=3e-3))
     stock = plain_adapter(tmp_path / "stock")

@@ -22,7 +22,7 @@ from trainers.interface import Job
 EXIT_SECONDS = 5.0
 
 
-LOG_TAIL_BYTES = 2000
+LOG_TAIL_BYTES = 4000
 
 
 class Running:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dashboards.store import records as load
+from dashboards.store import connection
 from dashboards.store.connection import StoreAway, StoreError, connect
 from dashboards.store.records import load_records
 from sweeper.tracking import outbox
@@ -84,7 +84,7 @@ def test_a_server_that_is_no_store_for_us_is_refused_in_a_sentence(
 def test_a_server_that_hangs_is_away_after_the_limit_of_a_request(
     serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 1)
     with pytest.raises(StoreAway):
         connect(serve(200, b"{}", 60.0))
 
@@ -145,7 +145,7 @@ def test_a_real_server_that_freezes_dies_and_returns_misses_nothing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "FIRST_WAIT", 1000.0)
-    monkeypatch.setattr(load, "REQUEST_SECONDS", 2)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 2)
     working = tmp_path / "working"
     told: list[str] = []
     tracker = Tracker(server.uri, working, told.append)
