@@ -11,6 +11,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 WIDTH = 120
+SHOWN = 60  # lines of a difference
 
 
 def written(value: Any, indent: int = 0) -> str:
@@ -33,4 +34,6 @@ def file_of(name: str) -> Path:
 def difference(name: str, found: Any) -> str:
     """What changed of a fact since it was written down, line by line; empty where nothing did."""
     before, now = file_of(name).read_text(encoding="utf-8").splitlines(), written(found).splitlines()
-    return "\n".join(difflib.unified_diff(before, now, "pinned", "found", lineterm="", n=2))
+    lines = list(difflib.unified_diff(before, now, "pinned", "found", lineterm="", n=2))
+    more = [f"... and {len(lines) - SHOWN} lines more"] if len(lines) > SHOWN else []
+    return "\n".join([*lines[:SHOWN], *more])

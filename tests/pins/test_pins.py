@@ -16,10 +16,9 @@ from tests.pins.snapshots import FOLDER, difference, file_of
 @pytest.mark.parametrize("name", FACTS)
 def test_a_pinned_fact_is_what_it_was(name: str, tmp_path: Path) -> None:
     changed = difference(name, FACTS[name](tmp_path))
-    assert not changed, (
-        f"{changed}\n\nStores and scripts of users rest on this. Where the change is meant: "
-        f"python -m tests.pins.record {name}"
-    )
+    if changed:
+        where = f"Stores and scripts of users rest on this. Where it is meant: python -m tests.pins.record {name}"
+        pytest.fail(f"{changed}\n\n{where}", pytrace=False)
 
 
 def test_an_edit_that_trains_something_else_has_a_key_of_its_own() -> None:
