@@ -44,6 +44,8 @@ def refused_part(error: BaseException) -> str | None:
     """What a refusal hangs on that was met in making a run ready, see `trainers.interface.HANGS_ON`; None where the
     run was in training.
     """
+    if isinstance(error, ImportError):
+        return None  # the study is right: once the package is installed, the same command goes on
     names = _functions(error)
     part = next((_PARTS[name][0] for name in names if name in _PARTS), None)
     if part is not None or _IN_TRAINING in names:

@@ -8,7 +8,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers.components.blame import in_words_of_study
+from trainers.components.blame import in_words_of_study, refused_part
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,9 @@ def test_what_others_raise_stays_as_it_is() -> None:
     with pytest.raises(ValueError, match="mine") as caught:
         raise ValueError("target_modules are mine")
     assert in_words_of_study(caught.value, {}) == "target_modules are mine"
+
+
+def test_a_package_that_is_not_there_says_nothing_of_the_study() -> None:
+    """Once it is installed, the same command goes on, so that no sweep ends for it with exit code 2."""
+    assert refused_part(ImportError("paged optimizers need bitsandbytes")) is None
+    assert refused_part(ValueError("no such optimizer")) is not None
