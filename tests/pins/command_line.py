@@ -12,7 +12,7 @@ from typing import Any, get_args
 import typer
 from typer.testing import CliRunner
 
-from sweeper.cli import app
+from sweeper.cli.app import app
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 STUDY = "study: s\ntrainer: formula\nbase: {model_name_or_path: m}\ndata: {path: d}\nvariants: {sigmoid: {}}\n"

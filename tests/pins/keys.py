@@ -8,9 +8,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from studies.design.identity import context_of, goal_of, question_of, strata, stratum_question
+from studies.design.points import planned_points, to_knobs
 from studies.records import RunConfig, Scalar
 from studies.spec import (
-    Arm,
+    ResolvedVariant,
     Simplex,
     StudySpec,
     Values,
@@ -21,8 +23,6 @@ from studies.spec import (
     resolve_run,
     shipped_studies,
 )
-from sweeper.context import context_of, goal_of, question_of, strata, stratum_question
-from sweeper.points import planned_points, to_knobs
 
 OUTSIDE = ("base.model_name_or_path=org/model", "data.path=org/data", "objective.metric=ranking_gain")
 # Each is the first run of `quickstart`'s robust but for these settings.
@@ -111,7 +111,7 @@ def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(texts).encode()).hexdigest()[:12]
 
 
-def _configs(spec: StudySpec, arm: Arm, scenario: str) -> Iterator[RunConfig]:
+def _configs(spec: StudySpec, arm: ResolvedVariant, scenario: str) -> Iterator[RunConfig]:
     """The runs that are known before any result; of a space that a sampler searches, one at its lower ends."""
     planned: list[Mapping[str, Scalar]] = [to_knobs(arm, point.params) for point in planned_points(spec, arm)]
     for trial, knobs in enumerate(planned or [_lower_ends(arm)]):
@@ -119,7 +119,7 @@ def _configs(spec: StudySpec, arm: Arm, scenario: str) -> Iterator[RunConfig]:
             yield resolve_run(spec, arm, scenario, trial=trial, knobs=knobs, block=block, seed=spec.runs.seeds[0])
 
 
-def _lower_ends(arm: Arm) -> dict[str, Scalar]:
+def _lower_ends(arm: ResolvedVariant) -> dict[str, Scalar]:
     knobs: dict[str, Scalar] = {}
     for name, distribution in arm.space.items():
         match distribution:
@@ -132,7 +132,7 @@ def _lower_ends(arm: Arm) -> dict[str, Scalar]:
     return knobs
 
 
-def _first(edits: Sequence[str], contents: Mapping[str, str] = {}) -> tuple[StudySpec, Arm, RunConfig]:
+def _first(edits: Sequence[str], contents: Mapping[str, str] = {}) -> tuple[StudySpec, ResolvedVariant, RunConfig]:
     spec = load_study("quickstart", edits).model_copy(update={"contents": contents})
     arm = arms(spec)["robust"]
     return spec, arm, next(_configs(spec, arm, next(iter(spec.scenarios))))

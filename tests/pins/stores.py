@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from typer.testing import CliRunner
 
-from sweeper.cli import app
+from sweeper.cli.app import app
 from tests.pins.command_line import accepted_words, inside
 from trainers.world.paths import model_path
 

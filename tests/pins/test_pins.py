@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.journal import checked
+from sweeper.tracking.journal import checked
 from tests.pins.keys import EDITS
 from tests.pins.record import FACTS
 from tests.pins.snapshots import FOLDER, difference, file_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import Cause, State
 from tests.soak.kills import HERE
 from tests.waiting import PATIENCE

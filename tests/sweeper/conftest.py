@@ -7,15 +7,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from dashboards.addresses import sqlite_file
-from studies.spec import Arm, StudySpec
-from sweeper.cli import app
-from sweeper.new_store import make_store
-from sweeper.reporting import Made
+from dashboards.report.build import BuiltReport
+from dashboards.store.addresses import sqlite_file
+from studies.spec import ResolvedVariant, StudySpec
+from sweeper.cli.app import app
+from sweeper.search.open_storage import open_storage
+from sweeper.tracking.new_store import make_store
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,47 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def empty_optuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with Optuna's tables and no study."""
+    file = tmp_path_factory.mktemp("storage") / "optuna.db"
+    open_storage(f"sqlite:///{file}").engine.dispose()
+    return file
+
+
 @pytest.fixture(autouse=True)
 def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process a new store is a copy of an empty one: MLflow takes seconds to make its tables."""
+    """In this process a new store is a copy of an empty one: MLflow takes seconds to make its tables, and Optuna as
+    long as a run of the formula.
+    """
 
     def copy(uri: str) -> None:
         file = sqlite_file(uri)
         if file is not None and not file.exists() and os.access(file.parent, os.W_OK):
             shutil.copyfile(request.getfixturevalue("empty_mlflow"), file)
 
-    monkeypatch.setattr("sweeper.tracking.make_store", copy)
+    def copied(url: str) -> Any:
+        file = sqlite_file(url)
+        if file is not None and not file.exists() and os.access(file.parent, os.W_OK):
+            shutil.copyfile(request.getfixturevalue("empty_optuna"), file)
+        return open_storage(url)
+
+    monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
+    monkeypatch.setattr("sweeper.search.open_storage.open_storage", copied)
 
 
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    from sweeper import reading
+    from sweeper.recorded import reading
 
     with_page = reading.kept_files
 
-    def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+    def kept_files(
+        spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
+    ) -> Mapping[str, str]:
         with pytest.MonkeyPatch.context() as inside:
-            inside.setattr(reading, "report_of", lambda *_: Made("", {}))
+            inside.setattr(reading, "report_of", lambda *_: BuiltReport("", {}))
             return with_page(spec, arms, tell_user)
 
     monkeypatch.setattr(reading, "kept_files", kept_files)
