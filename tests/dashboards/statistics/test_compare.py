@@ -100,6 +100,15 @@ def test_a_sure_difference_within_the_region_is_a_tie() -> None:
     assert found.word == "tie"
 
 
+def test_a_difference_that_is_sure_by_itself_is_none_among_many() -> None:
+    """Three variants whose p is .03 each: .09 by Holm."""
+    moved = {b: PANEL["sigmoid"][b] + 0.75 + (-1) ** b for b in BLOCKS}
+    alone = compare({"sigmoid": PANEL["sigmoid"], "a": moved}, "sigmoid", None, TASKS)["a"]
+    among = compare({"sigmoid": PANEL["sigmoid"], "a": moved, "b": moved, "c": moved}, "sigmoid", None, TASKS)["a"]
+    assert (alone.word, among.word) == ("better", "inconclusive")
+    assert among.p == alone.p == pytest.approx(0.03, abs=0.01)
+
+
 def test_two_blocks_judge_nothing() -> None:
     two = {name: {b: values[b] for b in (0, 1)} for name, values in PANEL.items()}
     assert {f.word for f in compare(two, "sigmoid", 0.03, TASKS).values()} == {"inconclusive"}

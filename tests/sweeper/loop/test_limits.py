@@ -72,6 +72,9 @@ def test_device_hours_go_on_from_what_earlier_sweeps_spent(tmp_path: Path) -> No
     second = a_meter(tmp_path, gpu_hours=1)
     assert second.over(0.0, 1799.0) is None
     assert second.over(0.0, 1800.0) is not None
+    second.add(Cost(60.0, 60.0))
+    assert second.too_short(0.0, 1700.0, {}, free=True) is None
+    assert second.too_short(0.0, 1750.0, {}, free=True) is not None
     second.keep(0.0, 100.0, at_once=True)
     assert read_spent(tmp_path) == 1900.0
 
