@@ -15,10 +15,11 @@ from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
-from sweeper.executors import Executor, Inline, Process
+from sweeper.executors import EXECUTORS, Executor, Workplace
 from sweeper.folder.border import Border
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
+from sweeper.folder.names import LOGS
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted, Outcome, Progress
@@ -186,9 +187,7 @@ def _measure_again(
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: StudyPaths) -> Executor:
-    if name == "inline":
-        return Inline(spec.trainer)
-    return Process(spec.trainer, workers, where.runs / "logs", env=spec.resources.env)
+    return EXECUTORS[name](spec.trainer, Workplace(workers, where.runs / LOGS, spec.resources.env))
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from studies.records import Cause, RunConfig
-from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Told
+from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Told, WorkerState
 from trainers.interface import Job
 
 
@@ -72,7 +72,7 @@ class Watched:
     def _seen(self, timeout: float) -> list[Event]:
         found = self._executor.events(timeout)
         for event in found:
-            key = "" if isinstance(event, Told) else event.key
+            key = "" if isinstance(event, Told | WorkerState) else event.key
             over = isinstance(event, Finished | Lost | Dropped)
             self._see(event, self._configs.pop(key, None) if over else self._configs.get(key))
         return found

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from studies.records import Failure, RunConfig
-from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started
+from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
 from sweeper.executors.watched import Watched
 from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
 from sweeper.folder.events import (
@@ -33,6 +33,7 @@ from sweeper.folder.events import (
     RunStarted,
     SweepBegan,
     SweepEnded,
+    WorkerChanged,
 )
 from sweeper.folder.requests import Asked, Pause, Resume, Retry, Stop, remove, remove_half_written, waiting
 
@@ -103,6 +104,7 @@ class Border:
         """Tell that another phase begins."""
         self._log.append(PhaseBegan(name))
         self._beat = replace(self._beat, phase=name)
+        self._log.append(self._beat)
 
     def look(self, progress: HowFar) -> None:
         """Keep how far the sweep is, for the next heartbeat."""
@@ -137,6 +139,8 @@ class Border:
             case Started(key=key, worker=worker) if config is not None:
                 where = (config.variant, config.scenario, config.trial, config.block, config.seed)
                 self._log.append(RunStarted(key, worker, *where))
+            case WorkerState(worker=worker, state=state, place=place, why=why):
+                self._log.append(WorkerChanged(worker, state, place, why))
             case Reported(key=key, step=step, metrics=metrics):
                 self._log.append(RunReported(key, step, metrics))
             case Finished(key=key, result=result):

@@ -23,7 +23,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -343,7 +343,7 @@ def last_events(runs: Path) -> list[Line]:
 
 
 @lru_cache
-def _reader(kind: type[Any]) -> TypeAdapter[Any]:
+def _reader(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
