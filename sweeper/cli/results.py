@@ -49,6 +49,7 @@ def status(
     from dashboards.analysis.configs import distinct
     from sweeper.cli.display import Screen, print_failed, print_status
     from sweeper.folder.control import paused
+    from sweeper.folder.standing import standing
     from sweeper.recorded.reading import answers_of
 
     spec, arms, _ = load(study, settings)
@@ -62,7 +63,10 @@ def status(
     print_status(spec, arms, records, console)
     for note in answers.notes():
         console.print(note, soft_wrap=True, markup=False)
-    held = sorted(paused(run_folder(study, settings)) & arms.keys())
+    found = standing(runs := run_folder(study, settings))
+    if found is not None:
+        console.print(str(found), soft_wrap=True, markup=False)
+    held = sorted(paused(runs) & arms.keys())
     if held:
         console.print(f"paused: {', '.join(held)}")
 

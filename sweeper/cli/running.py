@@ -21,7 +21,7 @@ from sweeper.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from sweeper.folder.requests import Request
 
 
 def run(
@@ -78,14 +78,22 @@ def stop(
     settings: Set = None,
 ) -> None:
     """Stop a sweep that runs in another terminal: finish what is in training and start nothing new."""
+    from sweeper.cli.display import shown
     from sweeper.folder.control import NotHere, ask_to_stop
+    from sweeper.folder.requests import Stop
+    from sweeper.folder.standing import standing
 
-    try:
-        process = ask_to_stop(run_folder(study, settings), now=now)
-    except NotHere as error:
-        refuse([str(error)])
+    runs = run_folder(study, settings)
     how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
-    typer.echo(f"Process {process} {how}. `sweeper run {study}` goes on from there.")
+    found = standing(runs)
+    if found is not None and found.state == "running" and _ask(runs, Stop(now=now), found.sweep):
+        process = found.process
+    else:
+        try:  # a sweep that has just begun, or of an earlier version
+            process = f"process {ask_to_stop(runs, now=now)}"
+        except NotHere as error:
+            refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
+    typer.echo(f"{shown(process[:1].upper() + process[1:])} {how}. `sweeper run {study}` goes on from there.")
 
 
 def pause(study: Study, variant: Variant, settings: Set = None) -> None:
@@ -108,17 +116,39 @@ def run_folder(study: str, settings: list[str] | None) -> Path:
 
 def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
     """Put a variant on the list of paused ones, or take it off; exits with 2 where there is no such variant."""
-    from sweeper.folder.control import paused, set_paused
+    from sweeper.folder.control import pause_problem, paused, set_paused
+    from sweeper.folder.requests import Pause, Resume
+    from sweeper.folder.standing import standing
 
     _, arms, _ = load(study, settings)
     runs = run_folder(study, settings)
     refuse_foreign_runs(runs)
     held = paused(runs)
-    if variant not in arms and (hold or variant not in held):
-        refuse([f"{variant}: the study has no such variant; it has {', '.join(arms)}."])
-    if hold and not arms.keys() - held - {variant}:
-        refuse([f"{variant}: no other variant would be left to train; `sweeper stop {study}` stops the sweep."])
+    problem = pause_problem(variant, hold, arms, held)
+    if problem is not None:
+        refuse([problem])
+    found = standing(runs)
+    asked = Pause(variant) if hold else Resume(variant)
+    if found is not None and found.state == "running" and _ask(runs, asked, found.sweep):
+        return
     try:
         set_paused(runs, held | {variant} if hold else held - {variant})
     except OSError as error:
         refuse([f"{error.filename or runs}: {error.strerror}."])
+
+
+def _ask(runs: Path, request: Request, sweep: str) -> bool:
+    """Ask the sweep that runs; False where it has just ended. Exits with 2 where it refuses or does not answer."""
+    from sweeper.cli.display import shown
+    from sweeper.folder.control import NotHere
+    from sweeper.folder.standing import ask
+
+    try:
+        answer = ask(runs, request, sweep)
+    except NotHere as error:
+        refuse([str(error)])
+    except OSError as error:
+        refuse([f"{error.filename or runs}: {error.strerror}."])
+    if answer.outcome == "refused":
+        refuse([shown(answer.message)])
+    return answer.outcome == "done"

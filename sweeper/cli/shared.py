@@ -51,9 +51,10 @@ def runnable(
 ) -> RunRequest:
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
     from studies.spec import not_yet
+    from sweeper.executors import EXECUTORS
 
-    if executor not in ("process", "inline"):
-        refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
+    if executor not in EXECUTORS:
+        refuse([f"--executor {executor}: there is no such executor; valid are {' and '.join(EXECUTORS)}."])
     spec, arms, text = load(study, settings)
     if not_yet(spec):
         refuse(not_yet(spec))

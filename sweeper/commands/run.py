@@ -15,9 +15,11 @@ from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
-from sweeper.executors import Executor, Inline, Process
+from sweeper.executors import EXECUTORS, Executor, Workplace
+from sweeper.folder.border import Border
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
+from sweeper.folder.names import LOGS
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted, Outcome, Progress
@@ -66,7 +68,11 @@ def run_session(
     ledger = Ledger(where.storage, spec.study)
     refuse_foreign(spec.study, where)
     dead = watch(ledger, tell_user)
-    with lock(where.runs), _held(ledger, where, dead, tell_user) as check_lease:
+    with (
+        lock(where.runs),
+        _held(ledger, where, dead, tell_user) as check_lease,
+        Border(where.runs, spec.study, arms.keys(), tell_user) as border,
+    ):
         remove_half_written(where.runs)
         with one_at_a_time(where.folder):
             tracker = Tracker(where.tracking, where.folder, tell_user)
@@ -78,15 +84,16 @@ def run_session(
             search = Search(spec, arms, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
-        pool = _executor(spec, executor, workers or spec.resources.workers, where)
+        pool = border.watch(_executor(spec, executor, workers or spec.resources.workers, where))
         finished = tabled = False
 
         def look(progress: Progress) -> None:
             check_lease()  # here, where the loop comes by at least every second
+            border.look(progress)
             show(progress)
 
         try:
-            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
+            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease, border)
             if anew.written:
                 known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
             packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
@@ -95,22 +102,27 @@ def run_session(
                 *(look, tell_user),
             )
             probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
-            with stop_on_interrupt((sweep, probe), tell_user):
+            with stop_on_interrupt((sweep, probe), tell_user), border.steered():
+                border.phase("train")
                 if anew.stopped:
                     sweep.stop()
                 outcome = replace(sweep.run(), unmeasured=len(anew.failed))
                 verified = None
                 if verify_runs and not outcome.stopped:
+                    border.phase("verify")
                     verified = verify(
                         list(sweep.finished.values()), verify_runs, pool, where.runs, packs.placement, check_lease
                     )
                 if spec.probe is not None and not outcome.stopped and not search.partial:
                     pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
-                    pool = _executor(spec, executor, 1, where)
+                    pool = border.watch(_executor(spec, executor, 1, where))
+                    border.phase("probe")
                     outcome = probe.run(pool, packs.placement, outcome)
+            border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:
+                border.how = "finished"
                 remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
@@ -154,6 +166,7 @@ def _measure_again(
     tracker: Tracker,
     tell_user: Callable[[str], None],
     check: Callable[[], None],
+    border: Border,
 ) -> Scored:
     """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
     is trained, as the search goes on from what is found.
@@ -165,17 +178,16 @@ def _measure_again(
         f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
         "trained for it."
     )
+    border.phase("measure")
     with measuring(spec, executor, workers, where.runs) as pool:
         stopper = Stopper(pool)
-        with stop_on_interrupt((stopper,), tell_user):
-            done = measure(tasks, pool, tracker, tell_user, check)
+        with stop_on_interrupt((stopper,), tell_user), border.steered():
+            done = measure(tasks, border.watch(pool), tracker, tell_user, check)
     return replace(done, stopped=stopper.stopped)
 
 
 def _executor(spec: StudySpec, name: str, workers: int | None, where: StudyPaths) -> Executor:
-    if name == "inline":
-        return Inline(spec.trainer)
-    return Process(spec.trainer, workers, where.runs / "logs", env=spec.resources.env)
+    return EXECUTORS[name](spec.trainer, Workplace(workers, where.runs / LOGS, spec.resources.env))
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:

@@ -1,7 +1,22 @@
 """Where runs are trained: in this process or in warm worker processes, behind submit, events, cancel."""
 
-from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Reported, Started, Told
+from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Reported, Started, Told, WorkerState
 from sweeper.executors.inline import Inline
 from sweeper.executors.process.executor import Process
+from sweeper.executors.registry import EXECUTORS, Workplace
 
-__all__ = ["Dropped", "Event", "Executor", "Finished", "Inline", "Lost", "Process", "Reported", "Started", "Told"]
+__all__ = [
+    "EXECUTORS",
+    "Dropped",
+    "Event",
+    "Executor",
+    "Finished",
+    "Inline",
+    "Lost",
+    "Process",
+    "Reported",
+    "Started",
+    "Told",
+    "WorkerState",
+    "Workplace",
+]

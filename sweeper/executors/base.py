@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from studies.records import Cause, RunResult
 from trainers.interface import Job, News
@@ -76,7 +76,19 @@ class Told:
     at: float = field(default_factory=time.monotonic, compare=False)
 
 
-Event = Started | Reported | Finished | Lost | Dropped | Told
+@dataclass(frozen=True)
+class WorkerState:
+    """A worker was `asked` for, is `waiting` for its place, is `here`, or is `gone`, and why; told by executors that
+    have workers. `place`: what it is, for people.
+    """
+
+    worker: str
+    state: Literal["asked", "waiting", "here", "gone"]
+    place: str
+    why: str = ""
+
+
+Event = Started | Reported | Finished | Lost | Dropped | Told | WorkerState
 
 
 class Executor(Protocol):

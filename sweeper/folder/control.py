@@ -6,13 +6,14 @@ SIGUSR1 says finish what runs and start nothing new, SIGTERM and SIGHUP say stop
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def lock(runs: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            process, host = _holder(runs)
+            process, host = holder(runs)
             where = f" on {host}" if host not in ("", socket.gethostname()) else ""
             raise AlreadyRunning(
                 f"This study is being run already, by process {process or '?'}{where} (lock {file.name}). "
@@ -60,8 +61,8 @@ def ask_to_stop(runs: Path, *, now: bool) -> int:
     Whoever may write into the folder may write any process into the lock: only the user's own is told that does hold
     it, and that has said what it does on such a signal, as every sweep has.
     """
-    process, host = _holder(runs)
-    if not _is_held(runs) or not process.isdigit():
+    process, host = holder(runs)
+    if not is_held(runs) or not process.isdigit():
         raise NotHere("Nobody runs this study now.")
     if host not in ("", socket.gethostname()):
         raise NotHere(f"Process {process} on the machine {host} runs this study: stop it there.")
@@ -87,7 +88,16 @@ def set_paused(runs: Path, variants: frozenset[str]) -> None:
     write_whole(runs / PAUSED_FILE, json.dumps(sorted(variants)))
 
 
-def _holder(runs: Path) -> tuple[str, str]:
+def pause_problem(variant: str, hold: bool, variants: Collection[str], held: Collection[str]) -> str | None:
+    """Why a variant of the study is not paused (`hold`) or resumed; `held` are paused. None where it may be."""
+    if variant not in variants and (hold or variant not in held):
+        return f"{variant}: the study has no such variant; it has {', '.join(variants)}."
+    if hold and not set(variants) - set(held) - {variant}:
+        return f"{variant}: no other variant would be left to train; `sweeper stop` stops the sweep."
+    return None
+
+
+def holder(runs: Path) -> tuple[str, str]:
     """Process id and host name as the holder of the lock wrote them, empty where it did not."""
     text = ""
     with suppress(OSError, ValueError):
@@ -136,7 +146,22 @@ def _not_named_a_sweep(process: int) -> str | None:
     return None if "sweeper" in command else "which is no sweep"
 
 
-def _is_held(runs: Path) -> bool:
+def machine() -> str:
+    """What is one for processes that see each other by their ids, and no other: host, boot and container."""
+    found = [socket.gethostname()]
+    with suppress(OSError):
+        found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        found.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(found)
+
+
+def machine_digest() -> str:
+    """The same in short, for files that others may read."""
+    return hashlib.sha256(machine().encode()).hexdigest()[:12]
+
+
+def is_held(runs: Path) -> bool:
+    """Whether a process has the study's lock, as far as this machine knows."""
     try:
         with open_file(runs / LOCK_FILE, os.O_RDONLY) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

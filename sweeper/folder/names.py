@@ -29,6 +29,15 @@ PAUSED_FILE = "paused.json"
 SPENT_FILE = "spent.json"
 
 
+EVENTS_FILE: Final = "events.jsonl"  # see `sweeper.folder.events`
+
+
+EARLIER_EVENTS_FILE: Final = "events.1.jsonl"
+
+
+REQUESTS: Final = "requests"  # see `sweeper.folder.requests`
+
+
 def refused_of(journal: Path) -> Path:
     """The file with what the store will never take of a journal."""
     return journal.with_suffix(".refused.jsonl")

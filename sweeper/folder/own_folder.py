@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from studies.text.files import is_folder, read_bytes, read_json, what_is_wrong
 from sweeper.folder.names import (
+    EARLIER_EVENTS_FILE,
+    EVENTS_FILE,
     JOURNAL,
     LOCK_FILE,
     LOGS,
@@ -22,6 +24,7 @@ from sweeper.folder.names import (
     PAUSED_FILE,
     PILOT_FILE,
     REFERENCE,
+    REQUESTS,
     SPENT_FILE,
     refused_of,
 )
@@ -66,7 +69,7 @@ def _problem(runs: Path) -> str | None:
         wrong = what_is_wrong(path)
         if wrong is not None:
             return f"{path} {wrong}, and a sweep writes there: move it away, {elsewhere}"
-    for name in (LOGS, REFERENCE):
+    for name in (LOGS, REFERENCE, REQUESTS):
         if os.path.lexists(runs / name) and not is_folder(runs / name):
             return f"{runs / name} is no real folder, and a sweep writes into it: move it away, {elsewhere}"
     return None
@@ -75,7 +78,7 @@ def _problem(runs: Path) -> str | None:
 def _fixed(runs: Path) -> Iterator[Path]:
     """The files of a study that have fixed names."""
     journal = runs / JOURNAL
-    names = (LOCK_FILE, MARK_FILE, SPENT_FILE, PAUSED_FILE, PILOT_FILE)
+    names = (LOCK_FILE, MARK_FILE, SPENT_FILE, PAUSED_FILE, PILOT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE)
     yield from (*(runs / name for name in names), journal, refused_of(journal))
     if is_folder(runs / LOGS):
         yield from sorted((runs / LOGS).glob("worker-*.log"))

@@ -17,7 +17,8 @@ from studies.design.measurers import Measurers, asked_of, has_numbers, is_measur
 from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import ResolvedVariant, StudySpec
 from studies.text.files import is_folder
-from sweeper.executors import Dropped, Executor, Finished, Inline, Lost, Process
+from sweeper.executors import EXECUTORS, Dropped, Executor, Finished, Lost, Workplace
+from sweeper.folder.names import LOGS
 from sweeper.tracking.tracker import Tracker
 from trainers.interface import Job, Placement
 from trainers.run_folder.results import ADAPTER, is_run_folder
@@ -79,11 +80,8 @@ def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folde
 @contextmanager
 def measuring(spec: StudySpec, executor: str, workers: int | None, folder: Path) -> Iterator[Executor]:
     """Workers that measure adapters, with the executor `inline` this process."""
-    pool: Executor = (
-        Inline(EVALUATOR)
-        if executor == "inline"
-        else Process(EVALUATOR, workers or spec.resources.workers, folder / "logs", env=spec.resources.env)
-    )
+    place = Workplace(workers or spec.resources.workers, folder / LOGS, spec.resources.env)
+    pool = EXECUTORS[executor](EVALUATOR, place)
     try:
         yield pool
     finally:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from studies.text.redact import redact
-from sweeper.folder.control import AlreadyRunning
+from sweeper.folder.control import AlreadyRunning, machine
 from sweeper.ownership.owner import user
 from sweeper.search.ledger import FREE, Ledger
 from sweeper.search.storage import StorageError
@@ -63,7 +63,7 @@ class Holder:
 def this_process(folder: Path) -> Holder:
     """This process as the holder of a lease, for a sweep in `folder`."""
     process = os.getpid()
-    named = (uuid.uuid4().hex, user(), socket.gethostname(), _machine(), process, _began(process) or "")
+    named = (uuid.uuid4().hex, user(), socket.gethostname(), machine(), process, _began(process) or "")
     return Holder(*named, folder=redact(str(folder)), beat=0, at=time.time())
 
 
@@ -77,7 +77,7 @@ def watch(ledger: Ledger, say: Callable[[str], None]) -> str:
         holder = _holder(last)
         if holder is None:
             return last
-        elsewhere = holder.machine != _machine()
+        elsewhere = holder.machine != machine()
         if last != first or (not elsewhere and _lives(holder)):
             raise AlreadyRunning(_refusal(holder, ledger.study, 0.0 if elsewhere else time.time() - holder.at))
         if not elsewhere or time.monotonic() - start > DEAD_SECONDS:
@@ -155,15 +155,6 @@ def _holder(text: str) -> Holder | None:
     with suppress(ValueError, TypeError):
         return Holder(**json.loads(text))
     return None
-
-
-def _machine() -> str:
-    """What is one for processes that see each other by their ids, and no other: host, boot and container."""
-    found = [socket.gethostname()]
-    with suppress(OSError):
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        found.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(found)
 
 
 def _lives(holder: Holder) -> bool:

@@ -19,8 +19,10 @@ from studies.text.files import UnusableFile, is_folder
 from sweeper.executors.base import Event
 from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
 from sweeper.executors.process.handle import Starter
+from sweeper.executors.process.launcher import Launcher
+from sweeper.executors.process.local import Local
+from sweeper.executors.process.messages import Cancel, Close, HoldBack, Kill, Request, SetAside
 from sweeper.executors.process.pump import Pump
-from sweeper.executors.process.requests import Cancel, Close, HoldBack, Kill, Request, SetAside
 from trainers.interface import Job
 
 
@@ -29,11 +31,18 @@ class Process:
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
     `together`: how many runs a worker may train at once. What workers print goes to `worker-N.log` in `log_folder`.
-    `env`: names of environment variables that they get beside those that training needs.
+    `env`: names of environment variables that they get beside those that training needs. `launcher`: starts them,
+    on this machine where none is given.
     """
 
     def __init__(
-        self, trainer: str, workers: int | None, log_folder: Path, together: int = 1, env: Collection[str] = ()
+        self,
+        trainer: str,
+        workers: int | None,
+        log_folder: Path,
+        together: int = 1,
+        env: Collection[str] = (),
+        launcher: Launcher | None = None,
     ) -> None:
         gpus = visible_gpus(os.environ)
         environments = worker_environments(workers, gpus, usable_cores(), os.environ, env)
@@ -45,7 +54,8 @@ class Process:
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
         self._wakeup, rung = socket.socketpair()
         self._wakeup.setblocking(False)
-        starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
+        launcher = Local() if launcher is None else launcher
+        starters = [Starter(f"worker-{i}", trainer, env, log_folder, launcher) for i, env in enumerate(environments)]
         self._workers = {starter.name: starter for starter in starters}
         pump = Pump(starters, self._requests, rung, self._events)
         self._pump = Thread(target=pump.run, name="executor", daemon=True)

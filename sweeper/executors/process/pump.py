@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 from studies.records import Cause
-from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported
+from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported, WorkerState
 from sweeper.executors.process.handle import Running, Starter
-from sweeper.executors.process.messages import End, Stop, Want
-from sweeper.executors.process.requests import Cancel, Close, HoldBack, Kill, Request, SetAside
+from sweeper.executors.process.messages import Cancel, Close, End, HoldBack, Kill, Request, SetAside, Stop, Want
 from trainers.interface import Job, pack_key
 
 # Between looks at the processes themselves: a dead one's pipe ends at once, unless a child of its own holds it open.
@@ -125,6 +125,7 @@ class Pump:
         for slot, starter in self._starters.items():
             if slot not in self._workers and len(self._waiting) > without and not self._closing:
                 self._workers[slot] = starter.start()
+                self._events.put(WorkerState(starter.name, "asked", self._workers[slot].handle.place))
                 without += 1
 
     def _choose(self, worker: Running, like: str | None) -> Job | None:
@@ -141,15 +142,19 @@ class Pump:
 
     def _take_in(self) -> None:
         """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
-        slots = {worker.connection: slot for slot, worker in self._workers.items()}
+        connections = ((worker.handle.connection, slot) for slot, worker in self._workers.items())
+        slots = {connection: slot for connection, slot in connections if connection is not None}
         for ready in wait([self._wakeup, *slots], LIVENESS_SECONDS):
             if isinstance(ready, Connection):
                 self._receive(slots[ready])
             else:
                 self._wakeup.recv(4096)
         for slot, worker in list(self._workers.items()):
-            if worker.process.poll() is not None:
+            state = worker.handle.state()
+            if state == "gone":
                 self._bury(slot)
+            elif state == "waiting":
+                self._note(worker, "waiting")
 
     def _receive(self, slot: int) -> None:
         try:
@@ -159,7 +164,10 @@ class Pump:
 
     def _accept(self, worker: Running) -> None:
         """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
-        event: Event | Want = worker.connection.recv()
+        if worker.handle.connection is None:
+            raise EOFError
+        event: Event | Want = worker.handle.connection.recv()
+        self._note(worker, "here")
         if isinstance(event, Want):
             worker.wants = event
             return
@@ -170,13 +178,20 @@ class Pump:
         if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
             self._events.put(event)
 
+    def _note(self, worker: Running, state: Literal["waiting", "here"]) -> None:
+        """Tell that a worker has come to another state."""
+        if worker.told != state:
+            worker.told = state
+            self._events.put(WorkerState(worker.name, state, worker.handle.place))
+
     def _bury(self, slot: int) -> None:
         """Take in what a dead worker still said; its run is lost if that was not the end of it."""
         worker = self._workers.pop(slot)
         with suppress(EOFError, OSError):
-            while worker.connection.poll():
+            while worker.handle.connection is not None and worker.handle.connection.poll():
                 self._accept(worker)
         cause, reason = worker.reap()
+        self._events.put(WorkerState(worker.name, "gone", worker.handle.place, reason))
         for key in worker.jobs:
             own = worker.kill_cause.get(key, Cause.WORKER_LOST if worker.kill_cause else cause)
             self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))

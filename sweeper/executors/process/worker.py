@@ -1,8 +1,7 @@
 """The worker process: takes jobs from a pipe, trains them with one warm trainer, sends back what happens.
 
-Started as `python -m sweeper.executors.process.worker DESCRIPTOR PARENT TRAINER NAME`: the inherited end of the pipe,
-the process that holds the other end, the trainer's name and its own. Knows nothing of search and stores, and loads what
-its trainer loads.
+Started as `python -m sweeper.executors.process.worker TRAINER NAME DESCRIPTOR PARENT`: the trainer's name and its own,
+the inherited end of the pipe, and the process that holds the other end. Loads what its trainer loads.
 """
 
 from __future__ import annotations
@@ -168,7 +167,7 @@ def die_with(parent: int) -> None:
 def main() -> None:
     """Entry point; see the module's docstring."""
     redact_output()  # it goes to the worker's log
-    descriptor, parent, trainer, name = sys.argv[1:]
+    trainer, name, descriptor, parent = sys.argv[1:]
     # Ctrl-C is for the sweep alone: it decides, and tells the worker by a stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(int(parent))

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from sweeper.executors.process.handle import Starter
+from sweeper.executors.process.local import Local
 
 # Modules that the command, MLflow's and uvicorn's processes import; some of them only where they are found.
 NAMES = "mlflow flask yaml uvicorn fastapi typer click numpy torch transformers sitecustomize kernels wandb dotenv"
@@ -90,7 +91,7 @@ def test_a_worker_and_what_it_starts_look_elsewhere(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     monkeypatch.setattr("subprocess.Popen", popen)
-    Starter("worker-0", "formula", {}, tmp_path).start()
+    Starter("worker-0", "formula", {}, tmp_path, Local()).start()
     (environment,) = started
     assert environment["PYTHONSAFEPATH"] == "1"
     assert str(tmp_path) not in environment["PYTHONPATH"].split(os.pathsep)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
-from sweeper.executors import Dropped, Event, Executor, Finished, Lost
+from sweeper.executors import Dropped, Event, Executor, Finished, Lost, WorkerState
 from tests.waiting import PATIENCE
 from trainers.interface import Job
 
@@ -48,14 +48,14 @@ def make_job(tmp_path: Path) -> MakeJob:
 
 @pytest.fixture
 def until_ended() -> UntilEnded:
-    """`until_ended(executor, n)`: all events until n jobs have ended."""
+    """`until_ended(executor, n)`: all events until n jobs have ended, but for the states of workers."""
 
     def collect(executor: Executor, jobs: int) -> list[Event]:
         deadline = time.monotonic() + PATIENCE
         seen: list[Event] = []
         while sum(isinstance(event, Finished | Lost | Dropped) for event in seen) < jobs:
             assert time.monotonic() < deadline, f"{jobs} jobs have not ended; seen: {seen[-20:]}"
-            seen += executor.events(0.5)
+            seen += [event for event in executor.events(0.5) if not isinstance(event, WorkerState)]
         return seen
 
     return collect

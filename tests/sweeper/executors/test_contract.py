@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from studies.records import Cause, RunResult
-from sweeper.executors import Dropped, Event, Executor, Finished, Inline, Process, Reported, Started, Told
+from sweeper.executors import EXECUTORS, Dropped, Event, Executor, Finished, Reported, Started, Told, Workplace
 from trainers.interface import Doing, Job, Placement, Sized, Sizing
 from trainers.run_folder.results import read_result
 
@@ -21,14 +21,12 @@ MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
 
 
-@pytest.fixture(params=["inline", "process"])
+@pytest.fixture(params=list(EXECUTORS))
 def make_executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeExecutor]:
     made: list[Executor] = []
 
     def make(trainer: str = OBEDIENT, workers: int = 1) -> Executor:
-        executor: Executor = (
-            Inline(trainer) if request.param == "inline" else Process(trainer, workers, tmp_path / "logs")
-        )
+        executor = EXECUTORS[request.param](trainer, Workplace(workers, tmp_path / "logs"))
         made.append(executor)
         return executor
 

@@ -9,16 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
 
 from studies.records import Cause, RunResult
-from sweeper.executors import Event, Executor, Finished, Lost, Process, Started
+from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, Started, WorkerState
 from tests.waiting import FOREVER, PATIENCE, wait_until
 from trainers.interface import Job
 
@@ -202,7 +203,7 @@ def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
     make_process: MakeProcess, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sweeper.executors.process.handle.EXIT_SECONDS", FOREVER
+        "sweeper.executors.process.local.EXIT_SECONDS", FOREVER
     )  # nobody waits for them to end themselves
     executor, stuck, parent = make_process(workers=2), make_job("hold the lock"), make_job("have a child")
     executor.submit(stuck)
@@ -302,7 +303,7 @@ def start_worker() -> Iterator[StartWorker]:
 
     def start() -> tuple[subprocess.Popen[bytes], Connection]:
         ours, theirs = Pipe()
-        identity = [str(theirs.fileno()), str(os.getpid()), OBEDIENT, "worker"]
+        identity = [OBEDIENT, "worker", str(theirs.fileno()), str(os.getpid())]
         started.append(
             subprocess.Popen(
                 [sys.executable, "-m", "sweeper.executors.process.worker", *identity],
@@ -410,3 +411,52 @@ def test_workers_that_cannot_be_started_are_an_error_of_the_sweep(
 def test_no_workers_at_all_is_refused(make_process: MakeProcess) -> None:
     with pytest.raises(ValueError, match="must be 1 or more, but it is 0"):
         make_process(workers=0)
+
+
+def test_the_states_of_a_worker_are_told(make_process: MakeProcess, make_job: MakeJob) -> None:
+    executor, job = make_process(), make_job("SIGKILL")
+    executor.submit(job)
+    seen: list[Event] = []
+    wait_until(lambda: seen.extend(executor.events(0.1)) or any(isinstance(e, Lost) for e in seen), "it lives")
+    executor.close()
+    states = [event for event in [*seen, *executor.events(0)] if isinstance(event, WorkerState)]
+    assert [state.state for state in states] == ["asked", "here", "gone"]
+    assert {state.worker for state in states} == {"worker-0"}
+    assert len({state.place for state in states}) == 1
+    assert "SIGKILL" in states[-1].why
+
+
+def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_without(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    launcher = _Queued()
+    executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
+    executor.submit(make_job("finish"))
+    seen: list[Event] = []
+    wait_until(lambda: seen.extend(executor.events(0.1)) or len(seen) > 1, "nobody asks for a worker")
+    executor.close(now=True)
+    seen += executor.events(0)
+    assert [event.state for event in seen if isinstance(event, WorkerState)] == ["asked", "waiting", "gone"]
+    assert sum(isinstance(event, Dropped) for event in seen) == 1
+    assert launcher.killed
+
+
+class _Queued:
+    """A launcher, and the handle of its one worker, which waits for its place until it is killed."""
+
+    place, connection, killed = "job 7", None, False
+
+    def launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Queued:
+        return self
+
+    def state(self) -> Literal["waiting", "gone"]:
+        return "gone" if self.killed else "waiting"
+
+    def begin(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def why(self) -> tuple[Cause, str]:
+        return Cause.WORKER_LOST, "it was cancelled"

@@ -1,0 +1,218 @@
+"""Where a sweep meets everybody who watches or steers it: it tells events and answers requests, in a thread.
+
+The thread is for the heartbeat and the requests: the main one is busy for minutes, with training in this process, with
+a report. Only the main thread may stop a sweep, so that a stop is sent to it as the signal that does the same.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from studies.records import Failure, RunConfig
+from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
+from sweeper.executors.watched import Watched
+from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
+from sweeper.folder.events import (
+    EventLog,
+    Heartbeat,
+    PhaseBegan,
+    RequestAnswered,
+    RunEnded,
+    RunReported,
+    RunStarted,
+    SweepBegan,
+    SweepEnded,
+    WorkerChanged,
+)
+from sweeper.folder.requests import Asked, Pause, Resume, Retry, Stop, remove, remove_half_written, waiting
+
+BEAT_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.3
+MOST_STUCK: Final = 1000  # requests that cannot be removed, after which no more are taken
+
+FINISH_UP: Final = "the runs in training are finished and no others started"
+STOP_NOW: Final = "each run stops at its next step"
+
+
+class HowFar(Protocol):
+    """How far a sweep is, as `sweeper.loop.progress.Progress` says it."""
+
+    @property
+    def planned(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def training(self) -> int: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def failures(self) -> Mapping[Failure, int]: ...
+    @property
+    def seconds_left(self) -> float | None: ...
+    @property
+    def best(self) -> tuple[str, str, float] | None: ...
+
+
+class Border:
+    """The border of one sweep, while it holds the study: `with Border(...) as border`."""
+
+    def __init__(self, runs: Path, study: str, variants: Collection[str], tell_user: Callable[[str], None]) -> None:
+        self.sweep = uuid.uuid4().hex[:12]
+        self.how = "stopped"
+        self._runs, self._study, self._variants, self._tell_user = runs, study, variants, tell_user
+        self._host, self._process = socket.gethostname(), os.getpid()
+        self._beat = Heartbeat(self._host, machine_digest(), self._process, "begin")
+        self._stuck: frozenset[str] = frozenset()
+        self._steering = threading.Lock()
+        self._steered = False
+        self._stopped: Stop | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="border", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._log = EventLog(self._runs, self.sweep, self._tell_user)
+        self._log.append(SweepBegan(self._study, self._host, self._process))
+        self._log.append(self._beat)
+        remove_half_written(self._runs)
+        for asked in waiting(self._runs):
+            self._answer(asked, "too_late", "It was asked before this sweep began: ask again.")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join(timeout=BEAT_SECONDS)
+        self._log.append(self._beat)
+        said = str(error) or kind.__name__ if kind is not None else ""
+        self._log.append(SweepEnded(self.how if kind is None else "interrupted", said))
+        self._log.close()
+
+    def phase(self, name: str) -> None:
+        """Tell that another phase begins."""
+        self._log.append(PhaseBegan(name))
+        self._beat = replace(self._beat, phase=name)
+        self._log.append(self._beat)
+
+    def look(self, progress: HowFar) -> None:
+        """Keep how far the sweep is, for the next heartbeat."""
+        self._beat = replace(
+            self._beat,
+            planned=progress.planned,
+            done=progress.done,
+            training=progress.training,
+            what=progress.what,
+            failures={str(failure): number for failure, number in progress.failures.items() if number},
+            seconds_left=progress.seconds_left,
+            best=progress.best,
+        )
+
+    def watch(self, executor: Executor) -> Executor:
+        """The executor, with all that it tells also told as events."""
+        return Watched(executor, self._see)
+
+    @contextmanager
+    def steered(self) -> Iterator[None]:
+        """Where stop signals are handled: requests to stop are obeyed, which wait until then."""
+        with self._steering:
+            self._steered = True
+        try:
+            yield
+        finally:
+            with self._steering:
+                self._steered = False
+
+    def _see(self, event: Event, config: RunConfig | None) -> None:
+        match event:
+            case Started(key=key, worker=worker) if config is not None:
+                where = (config.variant, config.scenario, config.trial, config.block, config.seed)
+                self._log.append(RunStarted(key, worker, *where))
+            case WorkerState(worker=worker, state=state, place=place, why=why):
+                self._log.append(WorkerChanged(worker, state, place, why))
+            case Reported(key=key, step=step, metrics=metrics):
+                self._log.append(RunReported(key, step, metrics))
+            case Finished(key=key, result=result):
+                self._log.append(RunEnded(key, str(result.cause), _first_line(result.message)))
+            case Lost(key=key, cause=cause, reason=reason):
+                self._log.append(RunEnded(key, str(cause), _first_line(reason)))
+
+    def _serve(self) -> None:
+        beaten = time.monotonic()
+        while not self._end.wait(POLL_SECONDS):
+            if time.monotonic() - beaten >= BEAT_SECONDS:
+                beaten = time.monotonic()
+                self._log.append(self._beat)
+            if len(self._stuck) < MOST_STUCK:
+                for asked in waiting(self._runs, self._stuck):
+                    self._obey(asked)
+        for asked in waiting(self._runs, self._stuck):
+            self._answer(asked, "too_late", "The sweep has ended.")
+
+    def _obey(self, asked: Asked) -> None:
+        if asked.request is None:
+            return self._answer(asked, "refused", f"{asked.problem[:1].upper()}{asked.problem[1:]}.")
+        if asked.sweep not in ("", self.sweep):
+            return self._answer(asked, "too_late", "It asks another sweep of this study, which has ended: ask again.")
+        try:
+            match asked.request:
+                case Stop() as stop:
+                    self._stop(asked, stop)
+                case Pause(variant):
+                    self._pause(asked, variant, hold=True)
+                case Resume(variant):
+                    self._pause(asked, variant, hold=False)
+                case Retry():
+                    message = (
+                        "A sweep that runs tries again by itself what the machine has failed; the rest is trained "
+                        "again with `sweeper retry` once it has ended."
+                    )
+                    self._answer(asked, "refused", message)
+        except OSError as error:
+            self._answer(asked, "refused", f"{error.filename or self._runs}: {error.strerror}.")
+
+    def _stop(self, asked: Asked, stop: Stop) -> None:
+        """Once a stop is asked for, the same again changes nothing: a second signal would kill the runs."""
+        with self._steering:
+            if not self._steered:
+                return  # it waits in its folder
+            if self._stopped is None or (stop.now and not self._stopped.now):
+                self._stopped = stop
+                _signal_main_thread(signal.SIGTERM if stop.now else signal.SIGUSR1)
+        self._answer(asked, "done", STOP_NOW if self._stopped.now else FINISH_UP)
+
+    def _pause(self, asked: Asked, variant: str, *, hold: bool) -> None:
+        held = paused(self._runs)
+        problem = pause_problem(variant, hold, self._variants, held)
+        if problem is not None:
+            return self._answer(asked, "refused", problem)
+        set_paused(self._runs, held | {variant} if hold else held - {variant})
+        self._answer(asked, "done", f"{variant} {'is paused; its runs in training go on' if hold else 'goes on'}")
+
+    def _answer(self, asked: Asked, outcome: str, message: str) -> None:
+        """First the answer and then the file, so that a killed sweep leaves no request that nobody answers."""
+        self._log.append(RequestAnswered(asked.id, asked.ask, outcome, message))
+        if not remove(self._runs, asked.id):
+            self._stuck |= {f"{asked.id}.json"}
+
+
+def _signal_main_thread(number: signal.Signals) -> None:
+    """Have the main thread handle a signal, also where it sleeps."""
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, number)
+
+
+def _first_line(message: str) -> str:
+    return message.strip().partition("\n")[0]

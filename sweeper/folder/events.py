@@ -1,0 +1,370 @@
+"""What a sweep tells of itself: `events.jsonl` in the study's folder, for everybody who watches it.
+
+One JSON object a line:
+
+    {"v": 1, "sweep": "9f2c41d07ab3", "n": 17, "at": 1790000000.123, "event": "run_ended", "key": "...", ...}
+
+- `v`: version of the format. A reader leaves out lines of another one, and fields and events that it does not know.
+- `sweep`: id of the sweep, new for every `sweeper run`. `n`: number of the line in the sweep, from 1; a gap means that
+  lines were lost. `at`: seconds since 1970 by the clock of the sweep's machine.
+- `event`, with its fields: the types below, by the names in `EVENTS`. Numbers that are not finite are null.
+
+Lines are written whole, and secrets are taken out. A line that a full disk cut short is followed by a line end and left
+out by readers. A sweep begins a new file, and so does a file that has `MOST_BYTES`; the one before is kept as
+`events.1.jsonl`, so that both together stay below twice that. A file that continues a sweep first repeats its
+beginning, its phase, its workers and the runs in training. Reports of a run are told at most every `REPORT_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from studies.text.files import open_file
+from studies.text.redact import redact
+from sweeper.folder.names import EARLIER_EVENTS_FILE, EVENTS_FILE
+
+VERSION: Final = 1
+MOST_BYTES: Final = 16 << 20  # of one file
+LONGEST_LINE: Final = 1 << 14
+LONGEST_TEXT: Final = 500  # of one field
+MOST_METRICS: Final = 64  # of one report
+REPORT_SECONDS: Final = 5.0
+TAIL_BYTES: Final = 1 << 18  # in which the last heartbeat stands
+
+
+@dataclass(frozen=True)
+class SweepBegan:
+    """A sweep has the study to itself and begins."""
+
+    study: str
+    host: str
+    process: int
+
+
+@dataclass(frozen=True)
+class PhaseBegan:
+    """What is done from here on: measure, train, verify, probe, report."""
+
+    phase: str
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A worker has begun an attempt at a run."""
+
+    key: str
+    worker: str
+    variant: str
+    scenario: str
+    trial: int
+    block: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class RunReported:
+    """A run in training has logged a step."""
+
+    key: str
+    step: int
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """An attempt that had begun has ended, for this cause (a `studies.records.Cause`); the sweep may try it again."""
+
+    key: str
+    cause: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerChanged:
+    """A worker was asked for (`asked`), waits for its place (`waiting`), works (`here`), or has ended (`gone`)."""
+
+    worker: str
+    state: str
+    place: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The sweep is alive, at this phase; how far it is, as soon as it knows. `failures` by kind. `machine`: a digest by
+    which processes that see each other by their ids are told from others.
+    """
+
+    host: str
+    machine: str
+    process: int
+    phase: str
+    planned: int = 0
+    done: int = 0
+    training: int = 0
+    what: str = "runs"
+    failures: Mapping[str, int] = field(default_factory=dict)
+    seconds_left: float | None = None
+    best: tuple[str, str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class RequestAnswered:
+    """A request was obeyed (`done`), or not: it was `refused`, or is of another sweep's time (`too_late`). `message`
+    says what happens, or why not and what to do.
+    """
+
+    id: str
+    ask: str
+    outcome: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SweepEnded:
+    """The sweep has ended: `finished`, `stopped` with something left to train, or `interrupted`, by what."""
+
+    how: str
+    message: str = ""
+
+
+Happening = (
+    SweepBegan
+    | PhaseBegan
+    | RunStarted
+    | RunReported
+    | RunEnded
+    | WorkerChanged
+    | Heartbeat
+    | RequestAnswered
+    | SweepEnded
+)
+EVENTS: Final[Mapping[str, type[Any]]] = {
+    "sweep_began": SweepBegan,
+    "phase": PhaseBegan,
+    "run_started": RunStarted,
+    "run_reported": RunReported,
+    "run_ended": RunEnded,
+    "worker": WorkerChanged,
+    "heartbeat": Heartbeat,
+    "request_answered": RequestAnswered,
+    "sweep_ended": SweepEnded,
+}
+_NAMES: Final = {kind: name for name, kind in EVENTS.items()}
+_SWEEP: Final = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """An event, and which sweep told it when."""
+
+    sweep: str
+    number: int
+    at: float
+    event: Happening
+
+
+def encode(line: Line) -> bytes:
+    """A line as it is written, without secrets."""
+    head = {"v": VERSION, "sweep": line.sweep, "n": line.number, "at": round(line.at, 3)}
+    written = {**head, "event": _NAMES[type(line.event)], **_plain(redact(asdict(line.event), by_name=False))}
+    return json.dumps(written, allow_nan=False).encode() + b"\n"
+
+
+def decode(text: bytes) -> Line | None:
+    """What a line says; None for one that is damaged, of another version, or of an event that is not known here."""
+    if len(text) > LONGEST_LINE:
+        return None
+    with suppress(ValueError, RecursionError, ValidationError):
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.get("v") != VERSION:
+            return None
+        sweep, number, at = str(found.get("sweep")), found.get("n"), found.get("at")
+        kind = EVENTS.get(str(found.get("event")))
+        if kind is None or not _SWEEP.fullmatch(sweep) or type(number) is not int or not isinstance(at, int | float):
+            return None
+        return Line(sweep, number, float(at), _reader(kind).validate_python(found))
+    return None
+
+
+class EventLog:
+    """Appends the events of one sweep. Threads may share it. A disk that cannot take them stops no sweep."""
+
+    def __init__(self, runs: Path, sweep: str, tell_user: Callable[[str], None]) -> None:
+        self._path, self._sweep, self._tell_user = runs / EVENTS_FILE, sweep, tell_user
+        self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()
+        self._standing: dict[tuple[type[Any], str], Happening] = {}  # what a new file begins with
+        self._reported: dict[str, float] = {}
+        self._number = self._size = 0
+        self._torn = False
+        with self._lock:
+            self._begin()
+
+    def append(self, event: Happening) -> None:
+        """Write one event."""
+        with self._lock:
+            if isinstance(event, RunReported) and not self._is_due(event.key):
+                return
+            self._note(event)
+            if self._size > MOST_BYTES and self._is_ours():
+                self._begin()
+                for standing in list(self._standing.values()):
+                    self._write(standing)
+                if (type(event), _of(event)) in self._standing:
+                    return
+            self._write(event)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+    def _begin(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._size, self._torn = None, 0, False
+        try:
+            with suppress(FileNotFoundError):
+                os.replace(self._path, self._path.with_name(EARLIER_EVENTS_FILE))
+            self._file = open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        except OSError as error:
+            self._give_up(error)
+
+    def _write(self, event: Happening) -> None:
+        self._number += 1
+        line = encode(Line(self._sweep, self._number, time.time(), event))
+        if self._file is None or len(line) > LONGEST_LINE:
+            return
+        line = b"\n" + line if self._torn else line
+        try:
+            written = os.write(self._file.fileno(), line)
+        except OSError:
+            return  # the disk is full now; who reads sees a gap in the numbers
+        self._torn = written < len(line)
+        self._size += written
+
+    def _give_up(self, error: OSError) -> None:
+        self._tell_user(f"No events are told: {error.filename or self._path}: {error.strerror}.")
+
+    def _is_ours(self) -> bool:
+        """Whether the file is still there under its name: another sweep may have taken the study over."""
+        with suppress(OSError):
+            return self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat())
+        return False
+
+    def _is_due(self, key: str) -> bool:
+        now = time.monotonic()
+        if now - self._reported.get(key, -REPORT_SECONDS) < REPORT_SECONDS:
+            return False
+        self._reported[key] = now
+        return True
+
+    def _note(self, event: Happening) -> None:
+        match event:
+            case SweepBegan() | PhaseBegan() | RunStarted() | Heartbeat():
+                self._standing[type(event), _of(event)] = event
+            case WorkerChanged(state="gone"):
+                self._standing.pop((WorkerChanged, event.worker), None)
+            case WorkerChanged():
+                self._standing[WorkerChanged, event.worker] = event
+            case RunEnded(key=key):
+                self._standing.pop((RunStarted, key), None)
+                self._reported.pop(key, None)
+
+
+class EventReader:
+    """Follows the events of a study's sweeps, from one file to the next."""
+
+    def __init__(self, runs: Path, *, only_new: bool = False) -> None:
+        """`only_new`: leave out what is there already."""
+        self._path = runs / EVENTS_FILE
+        self._file: IO[bytes] | None = None
+        self._rest = b""
+        if only_new and self._open() and self._file is not None:
+            self._file.seek(0, os.SEEK_END)
+
+    def read(self) -> list[Line]:
+        """What was told since the last call."""
+        found = list(self._lines())
+        if self._open():
+            found += self._lines()
+        return found
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _open(self) -> bool:
+        """Whether another file is read from now on."""
+        with suppress(OSError):
+            if self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat()):
+                return False
+            file = open_file(self._path, os.O_RDONLY)
+            self.close()
+            self._file, self._rest = file, b""
+            return True
+        return False
+
+    def _lines(self) -> Iterator[Line]:
+        while self._file is not None and (read := self._file.read(1 << 20)):
+            *whole, self._rest = (self._rest + read).split(b"\n")
+            self._rest = self._rest[: LONGEST_LINE + 1]
+            yield from (line for line in map(decode, whole) if line is not None)
+
+
+def last_events(runs: Path) -> list[Line]:
+    """The last events that a sweep of the study has told, about a hundred or more; none where there are none."""
+    try:
+        with open_file(runs / EVENTS_FILE, os.O_RDONLY) as file:
+            begin = max(os.fstat(file.fileno()).st_size - TAIL_BYTES, 0)
+            file.seek(begin)
+            lines = file.read(TAIL_BYTES).split(b"\n")[1 if begin else 0 :]
+    except OSError:
+        return []
+    return [line for line in map(decode, lines) if line is not None]
+
+
+@lru_cache
+def _reader(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _of(event: Happening) -> str:
+    match event:
+        case RunStarted(key=key):
+            return key
+        case WorkerChanged(worker=worker):
+            return worker
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, and no longer than a line may be."""
+    match value:
+        case str():
+            return value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 3] + "..."
+        case dict():
+            return {_plain(str(name)): _plain(inside) for name, inside in list(value.items())[:MOST_METRICS]}
+        case list() | tuple():
+            return [_plain(inside) for inside in value]
+        case float():
+            return value if math.isfinite(value) else None
+    return value

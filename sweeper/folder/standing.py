@@ -1,0 +1,117 @@
+"""What others see of a sweep from its folder: whether it runs, where and how far; and how they ask it for something."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+from sweeper.folder.control import NotHere, machine_digest
+from sweeper.folder.events import EventReader, Heartbeat, Line, RequestAnswered, SweepEnded, last_events
+from sweeper.folder.names import EVENTS_FILE
+from sweeper.folder.requests import Request, put, remove
+
+DEAD_SECONDS: Final = 30.0  # not heard of for so long, a sweep is dead
+ANSWER_SECONDS: Final = 15.0  # for a sweep to answer a request
+_LOOK_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The last sweep that has told events. `state`: it runs, has ended (`end` says how), or is dead: it ended without
+    a word, or has not been heard of for `DEAD_SECONDS`. `silent`: seconds since it was last heard of.
+    """
+
+    sweep: str
+    state: Literal["running", "ended", "dead"]
+    beat: Heartbeat
+    silent: float
+    end: SweepEnded | None = None
+
+    @property
+    def process(self) -> str:
+        """The sweep's process, and where it is."""
+        where = "" if self.beat.machine == machine_digest() else f" on {self.beat.host}"
+        return f"process {self.beat.process}{where}"
+
+    def __str__(self) -> str:
+        beat = self.beat
+        far = f", {beat.done}/{beat.planned} {beat.what}" if beat.planned else ""
+        if self.state == "running":
+            training = f", {beat.training} in training" if beat.planned else ""
+            return f"running: {self.process}, phase {beat.phase}{far}{training}; heard of {_ago(self.silent)} ago"
+        if self.end is not None:
+            why = f" ({self.end.message})" if self.end.message else ""
+            return f"not running: the last sweep, {self.process}, was {self.end.how} {_ago(self.silent)} ago{why}"
+        return (
+            f"not running: the last sweep, {self.process}, died in phase {beat.phase}{far}; it was last heard of "
+            f"{_ago(self.silent)} ago"
+        )
+
+
+def standing(runs: Path) -> Standing | None:
+    """How the last sweep of a study is; None where none has told events. Only reads."""
+    lines = last_events(runs)
+    beats = [(line, line.event) for line in lines if isinstance(line.event, Heartbeat)]
+    if not beats:
+        return None
+    line, beat = beats[-1]
+    after = [other.event for other in lines if other.sweep == line.sweep]
+    end = next((event for event in reversed(after) if isinstance(event, SweepEnded)), None)
+    silent = _silent(runs, line)
+    gone = silent > DEAD_SECONDS or (beat.machine == machine_digest() and not _lives(beat.process))
+    state: Literal["running", "ended", "dead"] = "ended" if end is not None else "dead" if gone else "running"
+    return Standing(line.sweep, state, beat, silent, end)
+
+
+def ask(runs: Path, request: Request, sweep: str) -> RequestAnswered:
+    """Ask a sweep that runs for something and wait for its answer. Raises OSError, and NotHere where none comes: then
+    the request is withdrawn.
+    """
+    reader = EventReader(runs, only_new=True)
+    identity = put(runs, request, sweep)
+    deadline, withdrawn = time.monotonic() + ANSWER_SECONDS, False
+    try:
+        while True:
+            for line in reader.read():
+                if isinstance(line.event, RequestAnswered) and line.event.id == identity:
+                    return line.event
+            if withdrawn or time.monotonic() > deadline + ANSWER_SECONDS:
+                break
+            if time.monotonic() > deadline:
+                withdrawn = remove(runs, identity)  # where the sweep has just taken it, its answer is written already
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        reader.close()
+    raise NotHere(
+        f"The sweep has not answered for {ANSWER_SECONDS:.0f} s, and the request was withdrawn. Look where it is with "
+        "`sweeper status`."
+    )
+
+
+def _silent(runs: Path, line: Line) -> float:
+    """Seconds since the file was written: its own clock is that of the machine where it lies, which all ask."""
+    heard = line.at
+    with suppress(OSError):
+        heard = (runs / EVENTS_FILE).lstat().st_mtime
+    return max(time.time() - heard, 0.0)
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
+
+
+def _lives(process: int) -> bool:
+    if process <= 0:
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,240 @@
+"""Watching and steering a sweep by the files in its folder alone, as a page or a notebook does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboards.store.records import load_records
+from studies.records import State
+from sweeper.folder.events import (
+    EventReader,
+    Happening,
+    PhaseBegan,
+    RequestAnswered,
+    RunEnded,
+    RunReported,
+    RunStarted,
+    SweepBegan,
+    SweepEnded,
+    last_events,
+)
+from sweeper.folder.requests import MOST_BYTES, Pause, Request, Resume, Retry, Stop, put
+from sweeper.folder.standing import ask, standing
+from tests.sweeper.forked import Forked
+from tests.waiting import PATIENCE, wait_until
+
+Sweeper = Callable[..., Any]
+TRAINERS = Path(__file__).parents[2] / "soak"
+STUDY = """
+study: small
+trainer: soak_trainers:Slow
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 10, learning_rate: 1.0e-5}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.01, high: 1.0, log: true}}
+budget: {trials: 10}
+resources: {env: [STEP_SECONDS]}
+objective: {metric: ranking_gain}
+"""
+
+
+@pytest.fixture
+def runs(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(TRAINERS)
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path / "runs" / "small"
+
+
+Start = Callable[..., Forked]
+
+
+@pytest.fixture
+def start(runs: Path) -> Iterator[Start]:
+    """Starts a sweep in another process, which has begun to train when it is given."""
+    begun: list[Forked] = []
+
+    def start(*options: str, seconds: str = "0.1", until: type[Any] = RunStarted) -> Forked:
+        reader = EventReader(runs, only_new=True)
+        sweep = Forked(
+            runs.parents[1], "run", "study.yaml", *(options or ("--workers", "2")), env={"STEP_SECONDS": seconds}
+        )
+        begun.append(sweep)
+        wait_until(lambda: any(isinstance(line.event, until) for line in reader.read()), "nothing begins")
+        return sweep
+
+    yield start
+    for sweep in begun:
+        sweep.kill()
+
+
+def told(runs: Path) -> list[Happening]:
+    return [line.event for line in last_events(runs)]
+
+
+def asked(runs: Path, request: Request) -> RequestAnswered:
+    found = standing(runs)
+    assert found is not None
+    return ask(runs, request, found.sweep)
+
+
+def answer_to(runs: Path, name: str) -> RequestAnswered:
+    def found() -> list[RequestAnswered]:
+        return [event for event in told(runs) if isinstance(event, RequestAnswered) and event.id == name]
+
+    wait_until(found, f"{name} is not answered")
+    (answer,) = found()
+    return answer
+
+
+def test_a_request_stops_a_sweep_at_the_next_step_of_its_runs(start: Start, runs: Path) -> None:
+    sweep = start(seconds="0.5")
+    answer = asked(runs, Stop(now=True))
+    assert (answer.ask, answer.outcome) == ("stop", "done")
+    assert asked(runs, Stop(now=True)).outcome in ("done", "too_late"), "the same again kills no run"
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert isinstance(told(runs)[-1], SweepEnded)
+    assert not list((runs / "requests").iterdir())
+    ends = [event for event in told(runs) if isinstance(event, RunEnded)]
+    assert "user_stop" in {event.cause for event in ends}
+    assert {event.key for event in told(runs) if isinstance(event, RunStarted)} == {event.key for event in ends}
+
+
+def test_a_request_is_answered_while_the_sweep_trains_in_its_own_process(start: Start, runs: Path) -> None:
+    sweep = start("--executor", "inline", seconds="3", until=PhaseBegan)
+    time.sleep(2)  # until it trains, for 30 seconds
+    assert asked(runs, Pause("ipo")).outcome == "done"
+    assert asked(runs, Stop(now=True)).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert "finished" not in {event.cause for event in told(runs) if isinstance(event, RunEnded)}
+    assert told(runs)[-1] == SweepEnded("stopped")
+
+
+def test_a_request_has_a_sweep_finish_its_runs(start: Start, runs: Path) -> None:
+    sweep = start()
+    assert asked(runs, Stop()).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert {event.cause for event in told(runs) if isinstance(event, RunEnded)} == {"finished"}
+    assert told(runs)[-1] == SweepEnded("stopped")
+    assert len(list(runs.glob("*/result.json"))) < 20
+
+
+def test_requests_pause_and_resume_a_variant_and_events_tell_every_run(start: Start, runs: Path) -> None:
+    sweep = start("--workers", "1", seconds="0.05")
+    assert asked(runs, Pause("ipo")).outcome == "done"
+    assert json.loads((runs / "paused.json").read_text()) == ["ipo"]
+    refused = asked(runs, Pause("sigmoid"))
+    assert (refused.outcome, "no other variant" in refused.message) == ("refused", True)
+    refused = asked(runs, Pause("ippo"))
+    assert (refused.outcome, "sigmoid, ipo" in refused.message) == ("refused", True)
+    assert asked(runs, Retry()).outcome == "refused"
+    assert asked(runs, Resume("ipo")).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 0
+    events = told(runs)
+    assert isinstance(events[0], SweepBegan)
+    assert [event.phase for event in events if isinstance(event, PhaseBegan)] == ["train", "report"]
+    started = {event.key: event for event in events if isinstance(event, RunStarted)}
+    ended = {event.key: event.cause for event in events if isinstance(event, RunEnded)}
+    assert Counter(event.variant for event in started.values()) == {"sigmoid": 10, "ipo": 10}
+    assert ended == dict.fromkeys(started, "finished")
+    assert {event.key for event in events if isinstance(event, RunReported)} == started.keys()
+    assert events[-1] == SweepEnded("finished")
+    assert Counter(r.state for r in load_records(f"sqlite:///{runs.parents[1]}/mlflow.db", "small")) == {
+        State.COMPLETE: 20
+    }
+
+
+def test_what_is_no_request_harms_nothing(start: Start, runs: Path) -> None:
+    precious = runs.parents[1] / "precious.json"
+    precious.write_text('{"v": 1, "ask": "stop", "now": true}')
+    sweep = start()
+    place = runs / "requests"
+    place.mkdir(exist_ok=True)
+    (place / "garbage.json").write_bytes(b"\xff\x00 stop")
+    (place / "nested.json").write_text("[" * 10_000)
+    (place / "other.json").write_text('{"v": 1, "ask": "delete"}')
+    (place / "typed.json").write_text('{"v": 1, "ask": "pause", "variant": {"a": 1}}')
+    (place / "later.json").write_text('{"v": 2, "ask": "stop"}')
+    (place / "elsewhere.json").write_text('{"v": 1, "ask": "stop", "sweep": "0123456789ab"}')
+    (place / "huge.json").write_text('{"v": 1, "ask": "stop"}' + " " * MOST_BYTES)
+    (place / "link.json").symlink_to(precious)
+    os.mkfifo(place / "pipe.json")
+    (place / "full").mkdir()
+    (place / "full" / "file").touch()
+    (place / "full").rename(place / "folder.json")
+    (place / "a b.json").write_text('{"v": 1, "ask": "stop", "now": true}')
+    (place / ".half.json.0123456789abcdef").write_text('{"v": 1, "ask": "stop", "now": true}')
+    names = ("garbage", "nested", "other", "typed", "later", "elsewhere", "huge", "link", "pipe", "folder")
+    answers = {name: answer_to(runs, name) for name in names}
+    assert {name for name, answer in answers.items() if answer.outcome != "refused"} == {"elsewhere"}
+    assert answers["elsewhere"].outcome == "too_late"
+    assert precious.exists()
+    assert (place / "folder.json" / "file").exists()
+    assert sorted(path.name for path in place.iterdir()) == [".half.json.0123456789abcdef", "a b.json", "folder.json"]
+    assert sweep.poll() is None
+    assert asked(runs, Stop(now=True)).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert sum(isinstance(event, RequestAnswered) and event.id == "folder" for event in told(runs)) == 1
+
+
+def test_a_request_from_before_the_sweep_is_not_obeyed(start: Start, runs: Path) -> None:
+    sweep = start()
+    assert asked(runs, Stop()).outcome == "done"
+    sweep.wait(timeout=PATIENCE)
+    put(runs, Stop(now=True), "")
+    (runs / "requests" / "old.json").write_text('{"v": 1, "ask": "stop", "now": true}')
+    sweep = start()
+    assert answer_to(runs, "old").outcome == "too_late"
+    assert not list((runs / "requests").iterdir())
+    assert sweep.wait(timeout=PATIENCE) == 0
+
+
+def test_a_killed_sweep_is_told_from_one_that_runs_and_from_one_that_has_ended(
+    start: Start, runs: Path, sweeper: Sweeper
+) -> None:
+    folder = runs.parents[1]
+    assert standing(runs) is None
+    sweep = start()
+    found = standing(runs)
+    assert found is not None
+    assert (found.state, found.beat.process) == ("running", sweep.pid)
+    assert f"running: process {sweep.pid}" in sweeper(folder, "status", "study.yaml").stdout
+    sweep.kill()
+    sweep.wait(timeout=PATIENCE)
+    found = standing(runs)
+    assert found is not None
+    assert found.state == "dead"
+    refused = sweeper(folder, "stop", "study.yaml")
+    assert refused.returncode == 2
+    assert f"process {sweep.pid}, died" in refused.stderr
+    assert "died in phase train" in sweeper(folder, "status", "study.yaml").stdout
+    assert sweeper(folder, "pause", "study.yaml", "ipo").returncode == 0, "heeded by the next sweep"
+    assert sweeper(folder, "resume", "study.yaml", "ipo").returncode == 0
+    assert start("--executor", "inline", seconds="0").wait(timeout=PATIENCE) == 0
+    found = standing(runs)
+    assert found is not None
+    assert (found.state, found.end) == ("ended", SweepEnded("finished"))
+
+
+def test_a_sweep_on_another_machine_is_dead_once_it_is_not_heard_of(start: Start, runs: Path) -> None:
+    sweep = start()
+    asked(runs, Stop(now=True))
+    sweep.wait(timeout=PATIENCE)
+    lines = (runs / "events.jsonl").read_text().splitlines()
+    beats = [json.loads(line) for line in lines if '"heartbeat"' in line]
+    (runs / "events.jsonl").write_text(json.dumps({**beats[0], "machine": "elsewhere", "host": "far"}) + "\n")
+    found = standing(runs)
+    assert found is not None
+    assert (found.state, "on far" in str(found)) == ("running", True)
+    os.utime(runs / "events.jsonl", (time.time() - 60, time.time() - 60))
+    found = standing(runs)
+    assert found is not None
+    assert found.state == "dead"
