@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
 from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scalar, Shown
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import Balance, balance
-from trainers.components.outcome import judge, memory, speed
+from trainers.components.outcome import memory, outcome_of, speed
 from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap
@@ -197,7 +197,7 @@ class Member:
         elif self.cause is not None:
             cause, message = self.cause, self.message
         else:
-            cause, message = judge(self.measurements, self.numbers)
+            cause, message = outcome_of(self.measurements, self.numbers)
         cost = speed(self.step_seconds, self.train_seconds, self.evaluation_seconds, self.tokens)
         measured = (*self.measurements, *cost, *memory())
         return RunResult(

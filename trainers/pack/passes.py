@@ -63,4 +63,4 @@ def count_and_step(engine: Engine, members: Sequence[Member], done: Pass) -> Non
 def read_sums(members: Sequence[Member]) -> list[list[float]]:
     """Loss, margin and accuracy sums, gradient norm and soundness of each run, for one wait on the device."""
     rows = [torch.cat([m.sums, m.norm[None], m.sound[None].to(m.sums.dtype)]) for m in members]
-    return torch.stack(rows).tolist()  # type: ignore[no-any-return]
+    return torch.stack(rows).tolist()
