@@ -32,9 +32,9 @@ class AdapterEvaluator:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._warm = WorkerCache()
+        self._cache = WorkerCache()
 
-    def train(self, job: Job, desk: WorkQueue) -> None:
+    def train(self, job: Job, queue: WorkQueue) -> None:
         """Measure one run. What the judge or the data refuse is a result; what the machine does is raised."""
         try:
             found, facts = self._measure(job)
@@ -52,15 +52,15 @@ class AdapterEvaluator:
                 raise
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=told(error))
-        desk.finish(result)
+        queue.finish(result)
 
     def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
         """What is measured and shown, and facts: who measured it, and the untrained model's gold."""
         config, settings = job.config, run_settings(job)
         args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
-        model, tokenizer = self._warm.base(settings, args, model_args)
-        pairs = self._warm.pairs(config, settings, tokenizer)
-        reference = self._warm.numbers(config, settings, args, model, tokenizer, pairs)
+        model, tokenizer = self._cache.base(settings, args, model_args)
+        pairs = self._cache.pairs(config, settings, tokenizer)
+        reference = self._cache.numbers(config, settings, args, model, tokenizer, pairs)
         adapter = job.folder / ADAPTER
         ours, _ = adapter_files(job.folder)
         if adapter / "adapter_config.json" not in ours:
@@ -73,7 +73,7 @@ class AdapterEvaluator:
                 measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference)
             policy.unload()
         except BaseException:
-            self._warm.drop_base()  # it may carry half an adapter
+            self._cache.drop_base()  # it may carry half an adapter
             raise
         by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
         return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}

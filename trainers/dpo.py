@@ -59,17 +59,17 @@ class DPOTrainerWorker:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._desk: WorkQueue | None = None
+        self._queue: WorkQueue | None = None
         self._growths: dict[str, Growth] = {}
-        self._warm = WorkerCache(self._say)
+        self._cache = WorkerCache(self._say)
 
-    def train(self, job: Job, desk: WorkQueue) -> None:
+    def train(self, job: Job, queue: WorkQueue) -> None:
         """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
-        self._desk = desk
+        self._queue = queue
         if job.placement.together < 1:
-            self.alone(job, desk)
+            self.alone(job, queue)
             return
-        _Packing(self, desk, job).train()
+        _Packing(self, queue, job).train()
 
     def growth(self, like: str, placement: Placement) -> Growth:
         """What is known of packs of these runs: of earlier ones in this worker too, where their size is left open."""
@@ -79,19 +79,19 @@ class DPOTrainerWorker:
         known.at_most(placement.together)
         return known
 
-    def member(self, job: Job, desk: WorkQueue) -> Member | None:
+    def member(self, job: Job, queue: WorkQueue) -> Member | None:
         """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in."""
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             return self.make(job)
         except Unpackable as reason:
             logger.info("run %s trains alone: %s", job.config.key, reason)
-            self.alone(job, desk, str(reason))
+            self.alone(job, queue, str(reason))
         except Exception as error:
             result = self.came_to(job, error)
             if result is None:
                 raise
-            desk.finish(keep_result(job.folder, result))
+            queue.finish(keep_result(job.folder, result))
         return None
 
     def came_to(self, job: Job, error: Exception) -> RunResult | None:
@@ -111,41 +111,41 @@ class DPOTrainerWorker:
     def make(self, job: Job) -> Member:
         """A run, ready for a pack. Raises Unpackable and what TRL or the data refuse."""
         try:
-            return make_member(job, self._warm)
+            return make_member(job, self._cache)
         finally:
             shutil.rmtree(job.folder / "trainer", ignore_errors=True)
 
     def empty_pack(self, job: Job) -> Pack:
-        """A pack around the base of a run, with no desk behind it."""
+        """A pack around the base of a run, with no queue behind it."""
         return self.pack(job, JobList([]))
 
-    def pack(self, job: Job, desk: WorkQueue) -> Pack:
+    def pack(self, job: Job, queue: WorkQueue) -> Pack:
         """An empty pack around the base model of `job`."""
         settings = run_settings(job)
         args, model_args = parse_settings(settings, job.folder / "trainer", job.config.seed)
-        model, tokenizer = self._warm.base(settings, args, model_args)
+        model, tokenizer = self._cache.base(settings, args, model_args)
         chosen = job.placement.checkpointing
         checkpointing = args.gradient_checkpointing if chosen is None else chosen
-        return Pack(model, tokenizer, desk, checkpointing=checkpointing, keep_every=self._keep_every)
+        return Pack(model, tokenizer, queue, checkpointing=checkpointing, keep_every=self._keep_every)
 
     def forget(self) -> None:
         """Give the memory back that is kept for later runs."""
-        self._warm = WorkerCache(self._say)
+        self._cache = WorkerCache(self._say)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _say(self, what: str) -> None:
-        if self._desk is not None:
-            self._desk.tell(Doing(what))
+        if self._queue is not None:
+            self._queue.tell(Doing(what))
 
-    def alone(self, job: Job, desk: WorkQueue, why: str = "") -> None:
+    def alone(self, job: Job, queue: WorkQueue, why: str = "") -> None:
         """Train a run by TRL's own loop and hand it in; `why`: no pack could take it."""
-        desk.finish(self._train_alone(job, desk, why))
+        queue.finish(self._train_alone(job, queue, why))
 
-    def _train_alone(self, job: Job, desk: WorkQueue, why: str) -> RunResult:
+    def _train_alone(self, job: Job, queue: WorkQueue, why: str) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
-            result = train_alone(job, desk, self._warm, self._keep_every)
+            result = train_alone(job, queue, self._cache, self._keep_every)
         except Exception as error:
             failed = self.came_to(job, error)
             if failed is None:
@@ -164,8 +164,8 @@ class _Packing:
     when there is nothing to do.
     """
 
-    def __init__(self, worker: DPOTrainerWorker, desk: WorkQueue, first: Job) -> None:
-        self._worker, self._desk = worker, desk
+    def __init__(self, worker: DPOTrainerWorker, queue: WorkQueue, first: Job) -> None:
+        self._worker, self._queue = worker, queue
         self._like = pack_key(first.config)
         self._growth = worker.growth(self._like, first.placement)
         self._backlog = [first]
@@ -174,7 +174,7 @@ class _Packing:
         self._is_cut = False  # a run goes on in smaller parts, and nobody knows yet whether they fit
 
     def train(self) -> None:
-        """Until neither the pack nor the desk has a run."""
+        """Until neither the pack nor the queue has a run."""
         while self._fill():
             pack = self._pack
             if pack is None:  # what was taken in did not fit, and more waits
@@ -188,7 +188,7 @@ class _Packing:
                 if self._growth.passed(len(members), *pack.passed):
                     self._decide()
                 elif self._is_cut:
-                    self._desk.tell(Doing(""))
+                    self._queue.tell(Doing(""))
                 self._is_cut = False
             if len(pack.members) < len(members):
                 self._looked = -_LOOK_SECONDS
@@ -214,9 +214,9 @@ class _Packing:
         new: list[Member] = []
         is_short = False
         while size + len(new) < self._growth.target and not is_short:
-            job = self._backlog.pop(0) if self._backlog else self._desk.take(self._like)
+            job = self._backlog.pop(0) if self._backlog else self._queue.take(self._like)
             is_short = job is None
-            member = self._worker.member(self._fitting(job), self._desk) if job is not None else None
+            member = self._worker.member(self._fitting(job), self._queue) if job is not None else None
             new += [member] if member else []
         if new:
             self._admit(new, time.monotonic() - self._looked)
@@ -231,7 +231,7 @@ class _Packing:
     def _admit(self, new: list[Member], seconds: float) -> None:
         try:
             if self._pack is None:
-                self._pack = self._worker.pack(new[0].job, self._desk)
+                self._pack = self._worker.pack(new[0].job, self._queue)
             self._pack.admit(new)
         except Unpackable as reason:
             had = self._pack.members if self._pack is not None else []
@@ -251,7 +251,7 @@ class _Packing:
         logger.warning("runs train alone: %s", why)
         self._pack = None
         for member in members:
-            self._worker.alone(member.job, self._desk, why)
+            self._worker.alone(member.job, self._queue, why)
 
     def _decide(self) -> None:
         """Take in at once what is wanted now, and tell of it."""
@@ -265,8 +265,8 @@ class _Packing:
             return
         tries = growth.is_open and not growth.is_short
         trying = f"training {growth.target} together, to see what a run takes then" if tries else ""
-        self._desk.tell(Doing(trying))
-        self._desk.tell(Sized(self._like, growth.target, growth.sizing()))
+        self._queue.tell(Doing(trying))
+        self._queue.tell(Sized(self._like, growth.target, growth.sizing()))
 
     def _make_smaller(self, pack: Pack, error: Exception) -> None:
         """Go on with fewer runs after the pack ran out of memory, or with one that takes less; what goes is trained
@@ -291,7 +291,7 @@ class _Packing:
         if smaller is None:
             (member,) = pack.take_out([0])
             result = RunResult(key=member.key, cause=cause_of(error), message=str(error), facts=ALONE)
-            self._desk.finish(keep_result(job.folder, result))
+            self._queue.finish(keep_result(job.folder, result))
             return
         pack.keep_state(0)
         pack.take_out([0])
@@ -304,7 +304,7 @@ class _Packing:
         _free_memory()
         self._decide()
         self._is_cut = True
-        self._desk.tell(Doing(f"taking a run's micro-batches in {how}, for want of memory"))
+        self._queue.tell(Doing(f"taking a run's micro-batches in {how}, for want of memory"))
 
 
 def _smaller(job: Job) -> Job | None:

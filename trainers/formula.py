@@ -65,19 +65,19 @@ OTHER = Shape(peak=0.15, beta=0.2, learning_rate=1e-5, diverges_above=1e-2)
 class FormulaTrainer:
     """Answers every run from the formula of this module; the same config gives the same numbers on any machine."""
 
-    def train(self, job: Job, desk: WorkQueue) -> None:
+    def train(self, job: Job, queue: WorkQueue) -> None:
         """See `Trainer.train`. `max_steps` is the number of reported steps (12 where it is not given or below 1).
 
         Jobs train together as in a pack: step by step in turn, and one that ends makes room for another.
         """
-        pack = [_run(job, desk)]
+        pack = [_run(job, queue)]
         while pack:
-            while len(pack) < job.placement.together and (more := desk.take(pack_key(job.config))) is not None:
-                pack.append(_run(more, desk))
+            while len(pack) < job.placement.together and (more := queue.take(pack_key(job.config))) is not None:
+                pack.append(_run(more, queue))
             pack = [run for run in pack if next(run, False)]
 
 
-def _run(job: Job, desk: WorkQueue) -> Iterator[bool]:
+def _run(job: Job, queue: WorkQueue) -> Iterator[bool]:
     """Train one run, a step at each `next`, and hand it in at the end."""
     config, key = job.config, job.config.key
     shape = _shape(config.settings)
@@ -94,7 +94,7 @@ def _run(job: Job, desk: WorkQueue) -> Iterator[bool]:
         if step == diverges_at:
             metrics = {**metrics, "loss": math.nan, "grad_norm": math.nan}
         curve.append((step, metrics))
-        decision = desk.report(key, step, metrics)
+        decision = queue.report(key, step, metrics)
         if step == diverges_at:
             cause, message = Cause.NON_FINITE, f"loss is not finite at step {step}"
             break
@@ -110,12 +110,12 @@ def _run(job: Job, desk: WorkQueue) -> Iterator[bool]:
         curve=tuple(curve),
         facts={"trainer": "formula", "steps": len(curve)},
     )
-    _hand_in(job, result, desk)
+    _hand_in(job, result, queue)
 
 
-def _hand_in(job: Job, result: RunResult, desk: WorkQueue) -> None:
+def _hand_in(job: Job, result: RunResult, queue: WorkQueue) -> None:
     write_result(job.folder, result)
-    desk.finish(result)
+    queue.finish(result)
 
 
 def _shape(settings: Mapping[str, Any]) -> Shape:

@@ -149,8 +149,8 @@ class WorkQueue(Protocol):
 class Trainer(Protocol):
     """Trains runs. One object lives as long as its worker and keeps what runs share (base model, data)."""
 
-    def train(self, job: Job, desk: WorkQueue) -> None:
-        """Train `job`, and jobs taken from the desk together with it; return when all of them are handed in.
+    def train(self, job: Job, queue: WorkQueue) -> None:
+        """Train `job`, and jobs taken from the queue together with it; return when all of them are handed in.
 
         What a run does never raises: it is a result with a cause. What the machine does (lost files, no device) may
         raise; the jobs that were not handed in have then failed.

@@ -1,4 +1,4 @@
-"""A desk for a list of jobs in this process: for checks and tests. Loads no torch."""
+"""A queue over a list of jobs in this process: for checks and tests. Loads no torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class JobList:
 
 def train_all(trainer: Trainer, jobs: Sequence[Job], answer: Answer = _go_on) -> list[RunResult]:
     """Train all jobs, together where they can be, and give their results in the same order."""
-    desk = JobList(jobs, answer)
-    while desk.waiting:
-        trainer.train(desk.waiting.pop(0), desk)
-    return [desk.results[job.config.key] for job in jobs]
+    queue = JobList(jobs, answer)
+    while queue.waiting:
+        trainer.train(queue.waiting.pop(0), queue)
+    return [queue.results[job.config.key] for job in jobs]

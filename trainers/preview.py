@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from studies.records import DataConfig
 from studies.records.funnel import funnel
 from studies.schema.paths import existing
+from trainers.data.draws import ALIKE, NO_PROMPT, REFUSED, TOO_LONG, UNTOLD, why_not
 from trainers.data.pairs import DataError, limits_of, load_pairs
-from trainers.data.refusals import ALIKE, NO_PROMPT, REFUSED, TOO_LONG, UNTOLD, why_not
 from trainers.data.rows import Row, counted, length
 from trainers.data.sources import Rows
 from trainers.data.tokens import prompt_ids

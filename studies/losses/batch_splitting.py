@@ -1,22 +1,19 @@
-"""When a micro-batch can be trained in smaller parts with the same outcome; knows no trainer and no memory."""
+"""Cuts micro-batches into smaller parts, where the losses give the same gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from studies.losses.table import couple_rows
+
 # TRL's default of per_device_train_batch_size.
 DEFAULT_ROWS = 8
-# Losses that look at several rows of a micro-batch at once (TRL, `DPOTrainer._compute_loss`): aot and aot_unpaired sort
-# them, sft is a mean over their tokens. All others are means over pairs.
-COUPLED = frozenset({"aot", "aot_unpaired", "sft"})
 
 
 def can_be_cut(settings: Mapping[str, Any], parts: int) -> bool:
     """Whether `parts` passes of equally many rows each give the gradient of one."""
-    losses = settings.get("loss_type") or "sigmoid"
-    rows = _rows(settings)
-    return rows % parts == 0 and COUPLED.isdisjoint([losses] if isinstance(losses, str) else losses)
+    return _rows(settings) % parts == 0 and not couple_rows(settings.get("loss_type") or "sigmoid")
 
 
 def cut(settings: Mapping[str, Any], parts: int) -> dict[str, Any]:

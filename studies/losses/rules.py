@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from studies.losses.table import DEFAULTS, DISCOPOP_TAU_TRAP, LOSSES, RENAMED, TABLE, UNAVAILABLE, listed
+from studies.losses.table import DEFAULTS, DISCOPOP_TAU_TRAP, LOSSES, RENAMED, UNAVAILABLE, listed
 from studies.records import Scalar
 
 
@@ -54,7 +54,7 @@ def refusal(losses: Sequence[str], knob: str) -> str | None:
 
 def inert(losses: Sequence[str], knob: str) -> str:
     """One sentence saying that `knob` does nothing here, and where it would act."""
-    where = [loss.name for loss in TABLE if knob in loss.knobs]
+    where = [loss.name for loss in LOSSES.values() if knob in loss.knobs]
     shown = "+".join(losses)
     if knob == "loss_weights":
         return f"loss_weights does nothing on the single loss {shown}: it weighs the members of a mixture"

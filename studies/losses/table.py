@@ -6,7 +6,7 @@ the installed TRL (`trl/trainer/dpo_trainer.py`, `DPOTrainer._compute_loss`) by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +34,8 @@ class Loss:
     `knobs`: the loss knobs that change its gradient, with the values that make sense. `refuses`: the knobs that
     cannot be used with it at all, with the reason. `margin`: the summed log-ratio margin in nats at which its
     gradient vanishes, in words, with b for beta and L for the length of an answer in tokens; `beta`: what beta is.
+    `couples_rows`: it computes on several rows of a micro-batch at once (TRL, `DPOTrainer._compute_loss`), so that a
+    micro-batch cannot be cut; others are means over pairs. `shown`: the knobs that `plan` prints where they are set.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Loss:
     knobs: Mapping[str, Bound]
     refuses: Mapping[str, str] = field(default_factory=dict)
     preset: Preset | None = None
+    couples_rows: bool = False
+    shown: tuple[str, ...] = ("beta", "label_smoothing", "f_divergence_type")
 
 
 # What TRL uses where a knob is not given (DPOConfig 1.16).
@@ -188,6 +192,7 @@ TABLE = (
         knobs=_SORTED,
         refuses={**_POINTWISE, "use_weighting": _AOT_WEIGHTING},
         preset=Preset({"beta": 0.1, "label_smoothing": 0.0}, "the guide; the AOT paper (arXiv 2406.05882) uses 0.01"),
+        couples_rows=True,  # sorts the rows
     ),
     Loss(
         "aot_unpaired",
@@ -201,6 +206,7 @@ TABLE = (
             {"beta": 0.1, "label_smoothing": 0.0},
             "the guide, under its older name aot_pair; the AOT paper (arXiv 2406.05882) uses beta 0.01",
         ),
+        couples_rows=True,  # sorts the rows
     ),
     Loss(
         "apo_zero",
@@ -247,6 +253,7 @@ TABLE = (
         margin="none, or the trap at -0.1185/b where tau is small",
         beta="strength; with tau below 0.1023 a larger beta is what escapes the trap at margin 0",
         knobs={**_DIFFERENCE, "discopop_tau": _TAU},
+        shown=("beta", "discopop_tau", "f_divergence_type"),
         preset=Preset(
             {"beta": 0.05, "discopop_tau": 0.05, "per_device_train_batch_size": 64, "learning_rate": 5e-7},
             "DiscoPOP paper (arXiv 2406.08414), full fine-tuning of zephyr-7b-gemma",
@@ -260,6 +267,7 @@ TABLE = (
         beta="does nothing",
         knobs={},
         refuses={"use_weighting": _SFT_WEIGHTING},
+        couples_rows=True,  # a mean over the tokens of all rows
     ),
     Loss(
         "sigmoid_norm",
@@ -272,6 +280,18 @@ TABLE = (
 )
 
 LOSSES: Mapping[str, Loss] = {loss.name: loss for loss in TABLE}
+
+
+def couple_rows(losses: str | Iterable[str]) -> bool:
+    """Whether one of the losses computes on several rows of a micro-batch at once."""
+    names = [losses] if isinstance(losses, str) else losses
+    return any(name in LOSSES and LOSSES[name].couples_rows for name in names)
+
+
+def shown_knobs() -> frozenset[str]:
+    """The loss knobs that `plan` prints where a variant sets them."""
+    return frozenset(knob for loss in LOSSES.values() for knob in loss.shown)
+
 
 # Names that moved: the guide's `aot_pair` has, by its formula in TRL before 0.28, the sorted chosen against the
 # sorted rejected log-ratios; that is `aot_unpaired` today. `aot` kept its formula (margins of pairs, sorted); it is

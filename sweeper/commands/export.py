@@ -57,8 +57,8 @@ def export_best(
     config = run_config_of(spec, arms, record)
     _check_sources(config, record)
     trained = _as_trained(config, record)
-    from trainers.bundle import write_bundle
     from trainers.data.pairs import DataError
+    from trainers.export_files import write_export
     from trainers.models.bases import UnusableModel
 
     data = output.with_name(f"{output.stem}-data")
@@ -72,7 +72,7 @@ def export_best(
 
     text_of(str(trained.settings["model_name_or_path"]), "")  # refused before anything is written
     try:
-        model, digest = write_bundle(
+        model, digest = write_export(
             trained, data, output.with_name(f"{output.stem}-model"), record.facts.get(DATA_DIGEST)
         )
     except (DataError, UnusableModel, OSError) as error:

@@ -10,6 +10,7 @@ from studies.design.counts import pairs_source, planned_confirm_runs, planned_ru
 from studies.design.halving import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 from studies.design.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
 from studies.design.speed_probe import probe_line
+from studies.losses.table import shown_knobs
 from studies.records import Scalar
 from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, StudySpec, Values, arms_in, in_scenario
 from studies.text.plural import so_many
@@ -155,6 +156,7 @@ def show_knobs(knobs: Mapping[str, Scalar]) -> str:
 
 def _plan_arm(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> PlannedArm:
     searching = spec.mode == "search"
+    shown = {"learning_rate", "loss_weights"} | shown_knobs()
     known = (
         [(FIXED, dict(p)) for p in arm.points]
         if searching
@@ -163,7 +165,7 @@ def _plan_arm(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: Resolve
     return PlannedArm(
         name=arm.name,
         losses=arm.losses,
-        fixed={k: v for k, v in arm.settings.items() if k in _WORTH_SHOWING and k not in arm.space}
+        fixed={k: v for k, v in arm.settings.items() if k in shown and k not in arm.space}
         | ({"balance": arm.balance} if arm.balance else {}),
         space={name: _range(distribution) for name, distribution in arm.space.items()},
         left_out=arm.left_out,
@@ -212,9 +214,6 @@ def _expected(spec: StudySpec, arm: ResolvedVariant) -> str:
 
     scale = scale_of(spec.objective, pairs_source(spec))
     return describe(expected, scale.tie_within, scale.unit)
-
-
-_WORTH_SHOWING = ("beta", "learning_rate", "label_smoothing", "discopop_tau", "loss_weights", "f_divergence_type")
 
 
 def _range(distribution: FloatRange | IntRange | Values | Simplex) -> str:

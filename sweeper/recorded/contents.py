@@ -117,8 +117,8 @@ def pairs_comparer() -> Callable[[Mapping[str, Scalar], RunConfig], str | None]:
 
 
 def _pairs_digest(config: RunConfig) -> str | None:
-    from trainers.bundle import pairs_digest
     from trainers.data.pairs import DataError
+    from trainers.export_files import pairs_digest
 
     try:
         return pairs_digest(config)

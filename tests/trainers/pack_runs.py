@@ -21,6 +21,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from trl import DPOTrainer, get_peft_config
 from trl.trainer.utils import create_model_from_path
 
+from studies.losses import table
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
 from trainers import dpo
 from trainers.components import worker_cache as warm
@@ -31,10 +32,7 @@ from trainers.interface import Decision, Job, Placement
 from trainers.job_list import train_all
 from trainers.trl_loop import train as solo
 
-LOSSES = (
-    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
-    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
-)
+LOSSES = tuple(table.LOSSES)
 SETTINGS: Mapping[str, Any] = {
     "model_name_or_path": "embedded",
     "use_peft": True,

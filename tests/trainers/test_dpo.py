@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
 from tests.trainers.pack_runs import assert_rounding, distance, float64
-from trainers.components.outcome import judge
+from trainers.components.outcome import outcome_of
 from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
 from trainers.evaluation.evaluate import ReferenceNumbers, evaluate, reference_numbers
@@ -179,7 +179,7 @@ def reference_of(run: RunConfig, folder: Path) -> ReferenceNumbers:
     """The untrained model's numbers that the run is measured against."""
     worker = DPOTrainerWorker()
     train(worker, folder, run)
-    (found,) = worker._warm._numbers._values.values()
+    (found,) = worker._cache._numbers._values.values()
     return found
 
 
@@ -309,4 +309,4 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> ReferenceNumbers:
 def test_collapse_and_inversion_are_judged_by_more_than_accuracy(
     values: dict[str, float], cause: Cause, reference: ReferenceNumbers
 ) -> None:
-    assert judge(measured(**values), reference)[0] is cause
+    assert outcome_of(measured(**values), reference)[0] is cause

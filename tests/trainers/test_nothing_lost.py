@@ -38,7 +38,7 @@ def test_numbers_are_kept_where_the_adapter_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("peft.PeftModel.save_pretrained", full)
-    monkeypatch.setattr("trainers.pack.pack.save_adapter", full)
+    monkeypatch.setattr("trainers.pack.ending.save_adapter", full)
     (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together)
     assert result.cause is Cause.FINISHED, result.message
     assert {"margin", "kl"} <= set(result.final())

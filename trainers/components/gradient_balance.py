@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from trl import DPOTrainer
 
-from studies.losses.batch_splitting import COUPLED
+from studies.losses.table import couple_rows
 from studies.records import NORM_FACT, WEIGHT_FACT, RunConfig, Scalar
 
 PAIRS: Final = 64
@@ -98,7 +98,7 @@ def gradient_norms(trainer: DPOTrainer, *, split: int = 1, checkpointing: bool =
     with gradient checkpointing, as always where the arguments say so. So it needs no more memory than training.
     """
     with _as_in_training(trainer, checkpointing):
-        steps = _first_steps(trainer, 1 if COUPLED & set(trainer.loss_types) else split)
+        steps = _first_steps(trainer, 1 if couple_rows(trainer.loss_types) else split)
         return tuple(_norm(trainer, loss, steps) for loss in trainer.loss_types)
 
 

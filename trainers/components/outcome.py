@@ -28,7 +28,7 @@ CURVE: Final[Mapping[str, str]] = {
 """What TRL logs -> what a curve calls it."""
 
 
-def judge(measurements: Sequence[Measurement], reference: ReferenceNumbers) -> tuple[Cause, str]:
+def outcome_of(measurements: Sequence[Measurement], reference: ReferenceNumbers) -> tuple[Cause, str]:
     """Whether a finished run inverted the preferences or collapsed, by its last evaluation.
 
     Collapsed: samples under a quarter as long as the reference's, half as many distinct bigrams, or a quarter of its

@@ -10,10 +10,10 @@ from peft import PeftModel
 from trainers.components.worker_cache import WorkerCache
 
 
-def restore_base(policy: torch.nn.Module, warm: WorkerCache) -> None:
+def restore_base(policy: torch.nn.Module, cache: WorkerCache) -> None:
     """Give the next run the base model as it was before this one, or have it load another."""
     if not isinstance(policy, PeftModel):
-        warm.drop_base()  # full fine-tuning changed the base itself
+        cache.drop_base()  # full fine-tuning changed the base itself
         return
     try:
         policy.disable_input_require_grads()
@@ -22,4 +22,4 @@ def restore_base(policy: torch.nn.Module, warm: WorkerCache) -> None:
         base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
     except Exception:  # what was trained is not lost over it
         traceback.print_exc()
-        warm.drop_base()
+        cache.drop_base()

@@ -14,7 +14,7 @@ import transformers
 from transformers import HfArgumentParser
 from trl import DPOConfig, ModelConfig
 
-from studies.losses.batch_splitting import COUPLED
+from studies.losses.table import couple_rows
 from studies.records import Scalar
 from trainers.interface import Job
 from trainers.world.paths import model_path
@@ -81,7 +81,7 @@ def parse_settings(settings: Mapping[str, Any], folder: Path, seed: int) -> tupl
 def cut_facts(job: Job, args: DPOConfig) -> dict[str, Scalar]:
     """Into how many parts the run's micro-batches were cut, where they were."""
     split = job.placement.split
-    return {"split": split} if split > 1 and COUPLED.isdisjoint(args.loss_type) else {}
+    return {"split": split} if split > 1 and not couple_rows(args.loss_type) else {}
 
 
 def hardware_facts(args: DPOConfig, model_args: ModelConfig) -> dict[str, Scalar]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainers.data.sources import DataError, Row
 
-# Streams of random numbers of a block, beside that of `trainers.data.pairs`, so that no draw moves another.
+# Streams of random numbers of a block, beside that of `trainers.data.draws`, so that no draw moves another.
 _FLIPS: Final = 1
 _DEALS: Final = 2
 

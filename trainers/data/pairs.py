@@ -1,60 +1,54 @@
-"""Preference pairs for one run: read, checked, cut to length, split by prompt, subsampled, changed, and recorded.
+"""Preference pairs for one run: read, checked, drawn for a block, changed by the scenario, and recorded.
 
-Knows where pairs come from and how a tokenizer counts them; knows no model, no loss and no store. Nothing heavy is
-imported before it is needed: checking a local file loads neither torch nor datasets.
+Nothing heavy is imported before it is needed: checking a local file loads neither torch nor datasets.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from studies.records import DataConfig, Scalar
 from studies.records.funnel import DROPPED, DROPPED_BY, LIMITS, LOOKED_AT, NOTES, OUT
 from studies.records.world_units import SOURCE, source_of
 from trainers.data.corruptions import RejectedFrom, exchange, places_to_flip, with_other_rejected
-from trainers.data.refusals import ALIKE, NO_PROMPT, REFUSED, REMEDIES, TOO_LONG, UNTOLD, share_chosen_longer, why_not
+from trainers.data.draws import (
+    REMEDIES,
+    TOO_LONG,
+    FittingRows,
+    Gold,
+    Material,
+    WhyNot,
+    Writer,
+    canonical,
+    draw_outside,
+    draw_world,
+    take_fitting,
+    why_not,
+)
 from trainers.data.rows import counted
 from trainers.data.sources import DataError, Row, Rows, Text, kind_of, read_rows
-from trainers.data.tokens import TokenIds, plain, prompt_ids, tokenise
+from trainers.data.tokens import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "ALIKE",
-    "NO_PROMPT",
-    "REFUSED",
-    "TOO_LONG",
-    "UNTOLD",
     "DataError",
     "Gold",
     "JudgeError",
     "Pairs",
     "Row",
     "Text",
-    "TokenIds",
     "check_data",
     "limits_of",
     "load_pairs",
-    "plain",
-    "prompt_ids",
     "read_local",
-    "tokenise",
-    "why_not",
 ]
-
-Gold = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
-"""gold(prompts, completions without their end tokens, whether each ended) -> the worth of each completion.
-
-Raises JudgeError."""
 
 
 class JudgeError(ValueError):
@@ -62,9 +56,6 @@ class JudgeError(ValueError):
 
     It ends a run as refused: what the study asks for cannot be measured, and another try would end the same.
     """
-
-
-Writer = Literal["same", "better", "worse"]
 
 
 @dataclass(frozen=True)
@@ -189,7 +180,7 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
     problems = _option_problems(data)
     if problems:
         raise DataError(problems)
-    draw = _draw_world if data.path == "embedded" else _draw_outside
+    draw = draw_world if data.path == "embedded" else draw_outside
     fits = partial(why_not, data=data, tokenizer=tokenizer)
     material = draw(data, block, fits)
     if data.rejected_from != "own":
@@ -214,164 +205,14 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
         "prompt_held_out": material.prompt_held_out,
         "dealt_equal": train.dealt_equal,
         "flipped": len(flipped),
-        "length_baseline": share_chosen_longer(evaluation.rows, tokenizer),
+        "length_baseline": _share_chosen_longer(evaluation.rows, tokenizer),
         "conversational": isinstance(evaluation.rows[0]["prompt"], list),
         **_funnel(material, data),
     }
     return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold)
 
 
-# ---- tokens -------------------------------------------------------------------------------------------------------
-
-
-# ---- what a block draws -------------------------------------------------------------------------------------------
-
-# A stream of random numbers of a block, so that no draw moves another; see also `trainers.data.corruptions`.
-_ORDER: Final = 0
-_MOST_EVALUATION_ROWS: Final = 1000
-_WORLD_PAIRS, _WORLD_EVALUATION_PAIRS = 2048, 512
-
-
-WhyNot = Callable[[Row], str | None]
-"""Why a row is not trained on; None where it is."""
-
-
-class FittingRows(NamedTuple):
-    """The rows taken from a list, how many of it were looked at, and why the others of these were not taken.
-
-    `dealt_equal`: rows that were taken and then left out, as a rejected answer from elsewhere is the chosen one.
-    """
-
-    rows: tuple[Row, ...]
-    looked_at: int
-    out: Counter[str]
-    dealt_equal: int = 0
-
-    @property
-    def too_long(self) -> int:
-        return self.out[TOO_LONG]
-
-
-class _Material(NamedTuple):
-    """The pairs of a block before a scenario changes them; `dropped`: bad rows among those `read`, by kind."""
-
-    train: FittingRows
-    evaluation: FittingRows
-    read: int
-    notes: tuple[str, ...] = ()
-    prompt_held_out: int = 0
-    dropped: Counter[str] | None = None
-    prompts: tuple[Text, ...] = ()
-    gold: Gold | None = None
-
-
-def _draw_world(data: DataConfig, block: int, fits: WhyNot) -> _Material:
-    """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own."""
-    from trainers.world.pairs import WorldOptions, make_pairs, task_of
-
-    options = WorldOptions(
-        pairs=data.rows or _WORLD_PAIRS,
-        eval_pairs=data.eval_rows or _WORLD_EVALUATION_PAIRS,
-        writer=cast(Writer, data.pairs_from),
-        gold=data.gold,
-    )
-    world = make_pairs(options, block)
-    sides = (
-        [Row(prompt=r.prompt, chosen=r.chosen, rejected=r.rejected) for r in s] for s in (world.train, world.evaluation)
-    )
-    train, evaluation = (_take_fitting(side, None, fits) for side in sides)
-    return _Material(
-        train=train,
-        evaluation=evaluation,
-        read=train.looked_at + evaluation.looked_at,
-        prompts=world.prompts,
-        gold=partial(_world_gold, task=task_of(block), by_prompt=data.gold == "prompt"),
-    )
-
-
-def _world_gold(
-    prompts: Sequence[Text], completions: Sequence[str], ended: Sequence[bool], *, task: int, by_prompt: bool
-) -> list[float]:
-    """Gold reward of reviews in the embedded world; it looks at the prompts only where they decide."""
-    from trainers.world.gold import gold_reward, sign_under
-
-    return [
-        gold_reward(text.split(), end, task, sign_under(plain(prompt), task) if by_prompt else 1)
-        for prompt, text, end in zip(prompts, completions, ended, strict=True)
-    ]
-
-
-def _draw_outside(data: DataConfig, block: int, fits: WhyNot) -> _Material:
-    """Pairs of a file, folder or Hub dataset: held-out prompts first, then training pairs of other prompts."""
-    read = read_rows(data)
-    train_rows, own_evaluation = read.train, read.evaluation
-    fits = partial(_placed, fits=fits, read=read, path=data.path)
-    rng = np.random.default_rng((_ORDER, block))
-    if own_evaluation is None:
-        ordered = _shuffled_by_prompt(train_rows, rng)
-        tenth = max(1, min(len(ordered) // 10, _MOST_EVALUATION_ROWS))
-        looked_at = ordered if data.eval_rows else ordered[:tenth]
-        evaluation = _take_fitting(looked_at, data.eval_rows, fits)
-        rest = ordered[evaluation.looked_at :]
-    else:
-        evaluation = _take_fitting(_shuffled(own_evaluation, rng), data.eval_rows or _MOST_EVALUATION_ROWS, fits)
-        rest = list(train_rows)
-    held_out = {_canonical(row["prompt"]) for row in evaluation.rows}
-    candidates = [row for row in rest if _canonical(row["prompt"]) not in held_out]
-    return _Material(
-        train=_take_fitting(_shuffled(candidates, rng), data.rows, fits),
-        evaluation=evaluation,
-        read=read.read,
-        dropped=read.dropped,
-        notes=read.notes,
-        prompt_held_out=len(rest) - len(candidates),
-    )
-
-
-def _placed(row: Row, fits: WhyNot, read: Rows, path: str) -> str | None:
-    """`fits`, with the place of a row that the model refuses in its words."""
-    try:
-        return fits(row)
-    except DataError as error:
-        places = zip(
-            [*read.train, *(read.evaluation or ())], [*read.train_places, *read.evaluation_places], strict=True
-        )
-        place = next((place for other, place in places if other is row), None)
-        if place is None or error.problems[0].startswith("data "):  # a matter of all rows
-            raise
-        raise DataError([f"data {path}, {place}: {error.problems[0]}"]) from error
-
-
-def _shuffled(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """The rows in a drawn order."""
-    return [rows[i] for i in rng.permutation(len(rows))]
-
-
-def _shuffled_by_prompt(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """The rows with prompts in a drawn order and the rows of one prompt together."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_canonical(row["prompt"]), []).append(row)
-    listed = list(groups.values())
-    return [row for i in rng.permutation(len(listed)) for row in listed[i]]
-
-
-def _take_fitting(rows: Sequence[Row], wanted: int | None, fits: WhyNot) -> FittingRows:
-    """The first `wanted` rows that fit (None: all that do); stops looking once it has them."""
-    taken: list[Row] = []
-    out = Counter[str]()
-    for row in rows:
-        if len(taken) == wanted:
-            break
-        reason = fits(row)
-        if reason is None:
-            taken.append(row)
-        else:
-            out[reason] += 1
-    return FittingRows(tuple(taken), len(taken) + out.total(), out)
-
-
-def _require_rows(material: _Material, data: DataConfig) -> None:
+def _require_rows(material: Material, data: DataConfig) -> None:
     """Raises DataError where length limits, the template or the split left one side without rows; names which."""
     train, evaluation = material.train, material.evaluation
     problems = [
@@ -383,7 +224,7 @@ def _require_rows(material: _Material, data: DataConfig) -> None:
         raise DataError(problems)
 
 
-def _cause(taken: FittingRows, material: _Material, data: DataConfig) -> str:
+def _cause(taken: FittingRows, material: Material, data: DataConfig) -> str:
     """What took the rows of a side away, with the remedy."""
     fell = material.train.out + material.evaluation.out
     limits = f"the limits ({limits_of(data)} tokens)"
@@ -415,7 +256,7 @@ def limits_of(data: DataConfig) -> str:
     )
 
 
-def _funnel(material: _Material, data: DataConfig) -> dict[str, Scalar]:
+def _funnel(material: Material, data: DataConfig) -> dict[str, Scalar]:
     """What `studies.records.funnel` tells of, for data that are not drawn as they are needed."""
     if data.path == SOURCE:
         return {}
@@ -431,9 +272,9 @@ def _funnel(material: _Material, data: DataConfig) -> dict[str, Scalar]:
 
 def _changed(taken: FittingRows, source: RejectedFrom, block: int, fits: WhyNot) -> FittingRows:
     """The rows with rejected answers from elsewhere; those left out that then do not fit, or teach nothing."""
-    changed = with_other_rejected(taken.rows, [_canonical(row["prompt"]) for row in taken.rows], source, block)
+    changed = with_other_rejected(taken.rows, [canonical(row["prompt"]) for row in taken.rows], source, block)
     unequal = [row for row in changed if row["chosen"] != row["rejected"]]
-    again = _take_fitting(unequal, None, fits)
+    again = take_fitting(unequal, None, fits)
     return FittingRows(again.rows, taken.looked_at, taken.out + again.out, len(changed) - len(unequal))
 
 
@@ -443,16 +284,17 @@ def _rejected_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) ->
     return frozenset(i for i, ids in enumerate(tokens) if len(ids.rejected) > len(ids.chosen))
 
 
+def _share_chosen_longer(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Share of pairs whose chosen answer has more tokens, ties one half: what 'pick the longer answer' gets right."""
+    tokens = [tokenise(row, tokenizer) for row in rows]
+    return sum((len(t.chosen) > len(t.rejected)) + 0.5 * (len(t.chosen) == len(t.rejected)) for t in tokens) / len(rows)
+
+
 def _distinct(prompts: Iterable[Text]) -> tuple[Text, ...]:
     """The prompts without repetitions, in order."""
-    return tuple({_canonical(prompt): prompt for prompt in prompts}.values())
-
-
-def _canonical(value: Any) -> str:
-    """A text that is equal for equal content."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return tuple({canonical(prompt): prompt for prompt in prompts}.values())
 
 
 def _sha256(value: Any) -> str:
     """SHA-256 of the content, as 64 hexadecimal digits."""
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """The arithmetic of a pack: one forward and backward for K runs, and a step of each run's own AdamW.
 
 Every run has its own loss, gradient, clipping, learning rate, moments and step count, and none of it touches another
-run's. Knows nothing of how runs come and go, of reports or evaluations.
+run's.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class Engine:
         """How many runs there are."""
         return self.adapters.count
 
+    def autocast(self, precision: torch.dtype | None) -> torch.autocast:
+        """Autocast to `precision` on this device; None switches it off."""
+        return torch.autocast(self.adapters.device.type, precision or torch.bfloat16, enabled=precision is not None)
+
     def add(self, adapters: Sequence[Adapter]) -> None:
         """Append runs that start from these adapters, with no moments and at step 0."""
         old, had = self.adapters.geometry, self.count
@@ -93,7 +97,7 @@ class Engine:
         batch = pack_batch([w.micro for w in work], device, multiple)
         with ExitStack() as both:
             both.enter_context(packed_rows(model))  # the backward pass may compute layers again
-            with torch.autocast(device.type, precision or torch.bfloat16, enabled=low):
+            with self.autocast(precision):
                 hidden = hidden_states(model, batch)
                 flat = token_log_probs(model, hidden, batch.target)
                 losses, metrics = [], []

@@ -1,4 +1,4 @@
-"""Learns from the passes of runs in training how many train together best; knows no pack, no run and no desk.
+"""Learns from the passes of runs in training how many train together best; knows no pack, no run and no queue.
 
 A pack begins with one run and takes in as many again while that makes the time a run less and memory allows. Nothing
 is trained for it that is not wanted anyway.

@@ -1,28 +1,29 @@
-"""One run as a member of a pack: what it is made of, how far it is, and what it comes to. Knows no other member."""
+"""One run as a member of a pack: its parts, its progress and its result."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from peft import PeftConfig
 from safetensors.torch import save_file
 from torch import Tensor
-from trl import DPOTrainer, get_peft_config
+from transformers import PreTrainedModel
+from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
 
 from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scalar, Shown
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import Balance, balance
-from trainers.components.outcome import judge, memory, speed
+from trainers.components.outcome import memory, outcome_of, speed
 from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap
 from trainers.components.worker_cache import LaidOut, WarmDPOTrainer, WorkerCache
 from trainers.data.pairs import Pairs
-from trainers.evaluation.evaluate import ReferenceNumbers
+from trainers.evaluation.evaluate import Evaluation, NonFinite, ReferenceNumbers
 from trainers.interface import Job
 from trainers.models.rotary import COUPLED_ROWS, couples_rows, longest_row
 from trainers.multi_lora.flat import Adapter, Unpackable
@@ -85,6 +86,11 @@ class Member:
         return min(len(self.run.steps), self.job.pause_at or len(self.run.steps))
 
     @property
+    def precision(self) -> torch.dtype | None:
+        """Of autocast, the same for all runs of a pack; None for none."""
+        return torch.bfloat16 if self.run.args.bf16 else None
+
+    @property
     def at_step(self) -> bool:
         """Whether it has just finished a step: at no other moment does it log, measure, pause or end."""
         return self.micro == 0 and self.step > self.logged
@@ -119,8 +125,44 @@ class Member:
         if gap and gap.is_far:
             self.end(Cause.REFUSED, str(gap))
 
-    def go_on(self, state: RunState) -> None:
-        """Take up an earlier attempt where it was kept."""
+    def add_point(self, sums: Sequence[float]) -> dict[str, float]:
+        """Add the finite numbers since the last point to the curve, and give them; end the run where one is not finite.
+
+        `sums`: of loss, reward margin and reward accuracy, then the last gradient norm, and 1 where all gradients were
+        finite.
+        """
+        loss, margin, accuracy, norm, sound = sums
+        steps = self.step - self.logged
+        values = {
+            "loss": loss / steps,
+            "grad_norm": norm,
+            "learning_rate": self.run.learning_rates[self.step - 1],
+            "reward_margin": margin / self.batches,
+            "reward_accuracy": accuracy / self.batches,
+        }
+        self.step_seconds += [self.window / steps] * steps
+        self.logged, self.batches, self.window = self.step, 0.0, 0.0
+        self.sums = torch.zeros_like(self.sums)
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad or not sound:
+            what = f"{', '.join(bad)} not finite at" if bad else "a gradient was not finite by"
+            self.end(Cause.NON_FINITE, f"{what} step {self.step}")
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.curve.append((self.step, finite))
+        return finite
+
+    def add_evaluation(self, measured: Evaluation | Exception) -> None:
+        """Record an evaluation after this step; end the run where it could not be measured."""
+        if isinstance(measured, NonFinite):
+            self.end(Cause.NON_FINITE, str(measured))
+        elif isinstance(measured, Exception):
+            self.end(Cause.REFUSED, str(measured))
+        else:
+            self.measurements += [replace(m, step=self.step) for m in measured.measurements]
+            self.samples = measured.samples
+
+    def resume(self, state: RunState) -> None:
+        """Go on from the kept state of an earlier attempt."""
         progress, unlogged = state.progress, state.unlogged
         self.begun, self.start = progress.step > 0, dict(progress.start)
         self.step, self.logged = progress.step, unlogged.logged
@@ -131,7 +173,7 @@ class Member:
         self.batches, self.window = unlogged.batches, unlogged.seconds
 
     def state(self, moments: Moments) -> RunState:
-        """What must be kept for the run to go on from here, between two of its steps."""
+        """The state that the run can go on from, between two of its steps."""
         progress = Progress(
             step=self.step,
             curve=tuple(self.curve),
@@ -148,14 +190,14 @@ class Member:
         return RunState(self.key, progress, moments, unlogged)
 
     def result(self) -> RunResult:
-        """What the run comes to, now that it leaves."""
+        """The result of a run that leaves."""
         paused = self.cause is None and self.step < len(self.run.steps)
         if paused:
             cause, message = Cause.PAUSED, f"paused after step {self.step} of {len(self.run.steps)}"
         elif self.cause is not None:
             cause, message = self.cause, self.message
         else:
-            cause, message = judge(self.measurements, self.numbers)
+            cause, message = outcome_of(self.measurements, self.numbers)
         cost = speed(self.step_seconds, self.train_seconds, self.evaluation_seconds, self.tokens)
         measured = (*self.measurements, *cost, *memory())
         return RunResult(
@@ -170,62 +212,48 @@ class Member:
         )
 
 
-def make_member(job: Job, warm: WorkerCache) -> Member:
-    """Let stock TRL set the run up, and take from it what a pack needs.
+def make_member(job: Job, cache: WorkerCache) -> Member:
+    """Set the run up by stock TRL and take from it what a pack needs.
 
     Raises Unpackable for a run that must train alone, and what TRL or the data refuse (ValueError and the like).
     """
-    config, folder = job.config, job.folder.parent / "reference"
+    config = job.config
     settings = run_settings(job)
     args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
-    model, tokenizer = warm.base(settings, args, model_args)
-    peft_config = get_peft_config(model_args)
-    if peft_config is None:
-        raise Unpackable("full fine-tuning changes the base itself")
-    if warm.draws:
-        raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
-    if couples_rows(model, longest_row(args)):
-        raise Unpackable(COUPLED_ROWS)
-    if not is_fixed(model, args, adapter=True):
-        raise Unpackable("its reference log-probs are not a function of the row")
+    model, tokenizer = cache.base(settings, args, model_args)
+    peft_config = _require_packable(model, args, model_args, cache)
     args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
-    pairs = warm.pairs(config, settings, tokenizer)
-    numbers = warm.numbers(config, settings, args, model, tokenizer, pairs)
+    pairs = cache.pairs(config, settings, tokenizer)
+    numbers = cache.numbers(config, settings, args, model, tokenizer, pairs)
     try:
-        with warm.just_loaded():
+        with cache.just_loaded():
             trainer = WarmDPOTrainer(
                 model=model,
                 args=args,
-                train_dataset=warm.training_rows(config, settings, pairs),
+                train_dataset=cache.training_rows(config, settings, pairs),
                 processing_class=tokenizer,
                 quantization_config=None,
                 peft_config=peft_config,
             )
-        warm.keep_rows(config, settings, trainer)
+        cache.keep_rows(config, settings, trainer)
         balanced = _balanced(trainer, job)
         run = prepare(trainer, DPOTrainer, job.placement.split)
         dtype = next(iter(run.adapter.values())).a.dtype
-        data = warm.laid_out(config, settings, trainer, folder, dtype, run.rows(job.pause_at))
+        data = cache.laid_out(config, settings, trainer, job.folder.parent / "reference", dtype, run.rows(job.pause_at))
     except BaseException:
-        warm.drop_base()  # it may carry half an adapter
+        cache.drop_base()  # it may carry half an adapter
         raise
-    restore_base(trainer.model, warm)
+    restore_base(trainer.model, cache)
     zero = torch.zeros((), dtype=dtype, device=args.device)
+    facts = {**pairs.facts, **numbers.facts, **cache.base_facts, **hardware_facts(args, model_args)}
+    facts |= {**cut_facts(job, args), **balanced.facts, EVALUATOR_FACT: config.evaluator}
     return Member(
         job=job,
         run=run,
         pairs=pairs,
         data=data,
         numbers=numbers,
-        facts={
-            **pairs.facts,
-            **numbers.facts,
-            **warm.base_facts,
-            **hardware_facts(args, model_args),
-            **cut_facts(job, args),
-            **balanced.facts,
-            EVALUATOR_FACT: config.evaluator,
-        },
+        facts=facts,
         sums=zero.new_zeros(3),
         norm=zero,
         sound=torch.ones((), dtype=torch.bool, device=args.device),
@@ -233,8 +261,24 @@ def make_member(job: Job, warm: WorkerCache) -> Member:
     )
 
 
+def _require_packable(
+    model: PreTrainedModel, args: DPOConfig, model_args: ModelConfig, cache: WorkerCache
+) -> PeftConfig:
+    """The run's PEFT configuration. Raises Unpackable where base or settings make it train alone."""
+    peft_config = get_peft_config(model_args)
+    if peft_config is None:
+        raise Unpackable("full fine-tuning changes the base itself")
+    if cache.draws:
+        raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
+    if couples_rows(model, longest_row(args)):
+        raise Unpackable(COUPLED_ROWS)
+    if not is_fixed(model, args, adapter=True):
+        raise Unpackable("its reference log-probs are not a function of the row")
+    return peft_config
+
+
 def _balanced(trainer: DPOTrainer, job: Job) -> Balance:
-    """See `balance`; a run that goes on has the weights that it had, to the last digit."""
+    """See `balance`; a run that resumes keeps its weights to the last digit."""
     kept = load_state(job.folder, job.config.key) if job.config.balance else None
     norms = kept.progress.gradient_norms if kept else ()
     place = job.placement

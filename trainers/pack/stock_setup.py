@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import SchedulerType
 from trl import DPOConfig, DPOTrainer
 
-from studies.losses.batch_splitting import COUPLED
+from studies.losses.table import couple_rows
 from trainers.components.outcome import START_METRICS
 from trainers.multi_lora.flat import Adapter, Unpackable, read_adapter
 
@@ -72,7 +72,7 @@ def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> P
     names = set(trainer.get_decay_parameter_names(trainer.model))
     if args.weight_decay and not all(n in names for n, p in trainer.model.named_parameters() if p.requires_grad):
         raise Unpackable("weight decay acts on a part of the adapter only")
-    steps = _steps(trainer, 1 if COUPLED & set(trainer.loss_types) else split)
+    steps = _steps(trainer, 1 if couple_rows(trainer.loss_types) else split)
     return PreparedRun(
         args=args,
         adapter=adapter,

@@ -5,7 +5,7 @@ also goes on from (`train(resume_from_checkpoint=...)`): weights as safetensors;
 and random states by `torch.save`, which are read back with `weights_only=True` and so run no code. What it leaves out
 is kept beside it: the reference model where that is trained too (`sync_ref_model`), and in COMPLETE what the run has
 gathered so far. COMPLETE also holds the SHA-256 of every other file and is written last; without it, or with another
-content, a checkpoint is not used, and the one before it is. Knows no measurement and no desk.
+content, a checkpoint is not used, and the one before it is. Knows no measurement and no queue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run through TRL's `DPOTrainer`, read top to bottom; knows no pack, search, store or executor."""
+"""Trains one run by TRL's own loop, `DPOTrainer.train`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from peft import PeftConfig
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,7 +23,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import DPOConfig, get_peft_config
+from trl import DPOConfig, ModelConfig, get_peft_config
 
 from studies.losses.batch_splitting import cut
 from studies.records import (
@@ -38,7 +39,7 @@ from studies.records import (
 )
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
-from trainers.components.outcome import CURVE, START_METRICS, judge, memory, reset_peak_memory, speed
+from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, reset_peak_memory, speed
 from trainers.components.restore_base import restore_base
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
@@ -55,51 +56,22 @@ from trainers.run_folder.results import CHECKPOINTS
 from trainers.trl_loop.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
 
 
-def train_alone(job: Job, desk: WorkQueue, warm: WorkerCache, keep_every: float) -> RunResult:
+def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: float) -> RunResult:
     """Train one run by TRL's own loop, from its last checkpoint where there is one. Raises what TRL or the data refuse.
 
     `keep_every`: seconds between checkpoints. They stay where the run is stopped or what it trains on fails.
     """
-    config = job.config
-    settings = cut(run_settings(job), job.placement.split)
-    args, model_args = parse_settings(settings, job.folder / CHECKPOINTS, config.seed)
-    model, tokenizer = warm.base(settings, args, model_args)
-    coupled = couples_rows(model, longest_row(args))
-    if coupled:  # in parts, a micro-batch would have other numbers
-        job = replace(job, placement=replace(job.placement, split=1))
-        args, model_args = parse_settings(run_settings(job), job.folder / CHECKPOINTS, config.seed)
-        args.model_init_kwargs = None
-    pairs = warm.pairs(config, settings, tokenizer)
-    reference = warm.numbers(config, settings, args, model, tokenizer, pairs)
+    setup = _set_up(job, cache)
+    config, job = job.config, setup.job
     kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
-    watch = _Watch(config, pairs, tokenizer, reference, desk, kept.progress if kept else Progress(0))
+    watch = _Watch(config, setup.pairs, setup.tokenizer, setup.numbers, queue, kept.progress if kept else Progress(0))
     keeper = Keeper(config.key, watch.progress, kept, keep_every)
-    peft_config = get_peft_config(model_args)
-    fixed = is_fixed(model, args, adapter=peft_config is not None)
-    asked = args.precompute_ref_log_probs
-    if peft_config is not None or coupled:
-        args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     try:
-        ref_model = _reference(model, args, warm) if peft_config is None else None
-        with warm.just_loaded():
-            trainer = KeptDPOTrainer(
-                model=model,
-                ref_model=ref_model,
-                args=args,
-                train_dataset=warm.training_rows(config, settings, pairs),
-                processing_class=tokenizer,
-                quantization_config=None,
-                peft_config=peft_config,
-                callbacks=[watch, keeper],
-            )
-        keeper.trainer = watch.trainer = trainer
-        watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
-        trainer.remove_callback(transformers.PrinterCallback)
-        warm.keep_rows(config, settings, trainer)
+        trainer = _make_trainer(setup, cache, watch, keeper)
         balanced = balance(trainer, config, watch.gradient_norms)
         watch.gradient_norms = balanced.norms
-        if fixed:
-            trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
+        if setup.fixed:
+            trainer.train_dataset = cache.with_reference(trainer, job.folder.parent / "reference")
             trainer.precompute_ref_logps = True
         if kept is not None:
             restore_reference(kept, trainer)
@@ -107,35 +79,102 @@ def train_alone(job: Job, desk: WorkQueue, warm: WorkerCache, keep_every: float)
         reset_peak_memory()
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
-        cause, message = watch.verdict(trainer.model)
+        cause, message = watch.outcome(trainer.model)
         to_its_end = cause is Cause.FINISHED or (cause is Cause.REFUSED and end.step >= trainer.state.max_steps)
         unsaved = _save(trainer.model, job.folder / "adapter") if job.keep_adapter and to_its_end else {}
     except BaseException:
-        warm.drop_base()  # it may carry half an adapter
+        cache.drop_base()  # it may carry half an adapter
         raise
-    restore_base(trainer.model, warm)
+    restore_base(trainer.model, cache)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, *memory())
-    facts = {**pairs.facts, **reference.facts, **warm.base_facts, **hardware_facts(args, model_args)}
-    facts |= {**cut_facts(job, args), **balanced.facts, **end.start, **unsaved, "steps": end.step}
-    facts[EVALUATOR_FACT] = config.evaluator
-    if coupled:
-        facts |= {ALONE_FACT: COUPLED_ROWS, **({PRECOMPUTE: False} if asked else {})}
     return RunResult(
         key=config.key,
         cause=cause,
         message=message,
         measurements=tuple(m for m in measured if math.isfinite(m.value)),
         curve=end.curve,
-        facts=facts,
+        facts={**setup.facts(cache), **balanced.facts, **end.start, **unsaved, "steps": end.step},
         adapter="adapter" if is_folder(job.folder / "adapter") else None,
         samples=watch.samples,
     )
 
 
-def _reference(model: PreTrainedModel, args: DPOConfig, warm: WorkerCache) -> PreTrainedModel | None:
+@dataclass(frozen=True)
+class _Setup:
+    """One run before its trainer is made. `asked`: whether its settings ask TRL to precompute the reference log-probs;
+    `coupled`: rows change each other's numbers; `fixed`: the reference log-probs depend on the row alone.
+    """
+
+    job: Job
+    settings: Mapping[str, Any]
+    args: DPOConfig
+    model_args: ModelConfig
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    pairs: Pairs
+    numbers: ReferenceNumbers
+    peft_config: PeftConfig | None
+    asked: bool
+    coupled: bool
+    fixed: bool
+
+    def facts(self, cache: WorkerCache) -> dict[str, Scalar]:
+        """What the run records of its data, base and hardware."""
+        facts = {**self.pairs.facts, **self.numbers.facts, **cache.base_facts}
+        facts |= {**hardware_facts(self.args, self.model_args), **cut_facts(self.job, self.args)}
+        facts[EVALUATOR_FACT] = self.job.config.evaluator
+        if self.coupled:
+            facts |= {ALONE_FACT: COUPLED_ROWS, **({PRECOMPUTE: False} if self.asked else {})}
+        return facts
+
+
+def _set_up(job: Job, cache: WorkerCache) -> _Setup:
+    """Load the run's base and data, and decide how micro-batches and reference log-probs are computed."""
+    config = job.config
+    settings = cut(run_settings(job), job.placement.split)
+    args, model_args = parse_settings(settings, job.folder / CHECKPOINTS, config.seed)
+    model, tokenizer = cache.base(settings, args, model_args)
+    coupled = couples_rows(model, longest_row(args))
+    if coupled:  # in parts, a micro-batch would have other numbers
+        job = replace(job, placement=replace(job.placement, split=1))
+        args, model_args = parse_settings(run_settings(job), job.folder / CHECKPOINTS, config.seed)
+        args.model_init_kwargs = None
+    pairs = cache.pairs(config, settings, tokenizer)
+    numbers = cache.numbers(config, settings, args, model, tokenizer, pairs)
+    peft_config = get_peft_config(model_args)
+    fixed = is_fixed(model, args, adapter=peft_config is not None)
+    asked = args.precompute_ref_log_probs
+    if peft_config is not None or coupled:
+        args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
+    return _Setup(job, settings, args, model_args, model, tokenizer, pairs, numbers, peft_config, asked, coupled, fixed)
+
+
+def _make_trainer(setup: _Setup, cache: WorkerCache, watch: _Watch, keeper: Keeper) -> KeptDPOTrainer:
+    """TRL's trainer for the run, as `trl dpo` makes it, with `watch` and `keeper` as callbacks."""
+    config, settings, args = setup.job.config, setup.settings, setup.args
+    ref_model = _reference(setup.model, args, cache) if setup.peft_config is None else None
+    with cache.just_loaded():
+        trainer = KeptDPOTrainer(
+            model=setup.model,
+            ref_model=ref_model,
+            args=args,
+            train_dataset=cache.training_rows(config, settings, setup.pairs),
+            processing_class=setup.tokenizer,
+            quantization_config=None,
+            peft_config=setup.peft_config,
+            callbacks=[watch, keeper],
+        )
+    keeper.trainer = watch.trainer = trainer
+    watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
+    trainer.remove_callback(transformers.PrinterCallback)
+    cache.keep_rows(config, settings, trainer)
+    return trainer
+
+
+def _reference(model: PreTrainedModel, args: DPOConfig, cache: WorkerCache) -> PreTrainedModel | None:
     """The reference of full fine-tuning where TRL could not load it by the model's name: an adapter was merged in."""
-    return copy.deepcopy(model) if warm.base_facts and not args.precompute_ref_log_probs else None
+    return copy.deepcopy(model) if cache.base_facts and not args.precompute_ref_log_probs else None
 
 
 def _save(policy: Any, folder: Path) -> dict[str, Scalar]:
@@ -158,11 +197,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         pairs: Pairs,
         tokenizer: PreTrainedTokenizerBase,
         reference: ReferenceNumbers,
-        desk: WorkQueue,
+        queue: WorkQueue,
         before: Progress,
     ) -> None:
         self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference
-        self._desk, self._before = desk, before
+        self._queue, self._before = queue, before
         self._evaluation_steps: frozenset[int] = frozenset()
         self._curve = list(before.curve)
         self._measurements = list(before.measurements)
@@ -223,9 +262,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         due = state.global_step in self._evaluation_steps
         # A run that is stopped where it is to be measured is measured when it goes on, unless what it is measured
         # against moves at the end of this very step: that one is stopped a step later.
-        decision = self._desk.decision(self._config.key)
+        decision = self._queue.decision(self._config.key)
         if not (due and args.sync_ref_model):
-            self._heed(decision, state, control)
+            self._stop_if_told(decision, state, control)
         if due and self._cause is Cause.FINISHED:
             self._evaluate(kwargs["model"], state.global_step, control)
 
@@ -247,20 +286,20 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._end(Cause.NON_FINITE, f"{', '.join(bad)} not finite at step {state.global_step}", control)
         finite = {name: value for name, value in point.items() if math.isfinite(value)}
         self._curve.append((state.global_step, finite))
-        self._heed(self._desk.report(self._config.key, state.global_step, finite), state, control)
+        self._stop_if_told(self._queue.report(self._config.key, state.global_step, finite), state, control)
 
-    def verdict(self, model: torch.nn.Module) -> tuple[Cause, str]:
+    def outcome(self, model: torch.nn.Module) -> tuple[Cause, str]:
         """Why the run ended. A run that trained to its end may still have failed, by its last evaluation."""
         if self._cause is Cause.FINISHED and not all(
             bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad
         ):
             return Cause.NON_FINITE, "trained weights are not finite"
         if self._cause is Cause.FINISHED:
-            return judge(self._measurements, self._reference)
+            return outcome_of(self._measurements, self._reference)
         return self._cause, self._message
 
-    def _heed(self, decision: Decision, state: TrainerState, control: TrainerControl) -> None:
-        """Stop here, with a checkpoint, where the run is told to; at its last step it comes to its end."""
+    def _stop_if_told(self, decision: Decision, state: TrainerState, control: TrainerControl) -> None:
+        """Stop here, with a checkpoint, where the queue stops the run; at its last step the run finishes instead."""
         if decision is not Decision.CONTINUE and self._cause is Cause.FINISHED and state.global_step < state.max_steps:
             self._end(Cause.USER_STOP, f"stopped at step {state.global_step}", control)
             control.should_save = True

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from dashboards.statistics.power import detectable, tie_spread
-from studies.spec import StudySpec, arms, load_study
+from studies.losses import table
+from studies.losses.batch_splitting import can_be_cut
+from studies.losses.trl_settings import Bound
+from studies.spec import StudyError, StudySpec, arms, load_study
 from sweeper.planning.plan import Plan, make_plan
 
 STUDY = """
@@ -74,6 +78,28 @@ budget: {trials: 160}
 runs: {blocks: [0, 1]}
 confirm: {top: 3, blocks: [2, 3, 4]}
 """
+
+
+@pytest.mark.parametrize("couples_rows", [False, True])
+def test_one_entry_in_the_table_brings_a_loss_of_trl_into_checks_plan_and_batch_splitting(
+    couples_rows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = replace(
+        table.LOSSES["discopop"],
+        name="brand_new",
+        couples_rows=couples_rows,
+        knobs={"discopop_tau": Bound(0.5)},
+        shown=("discopop_tau",),
+    )
+    monkeypatch.setitem(cast(dict[str, table.Loss], table.LOSSES), "brand_new", new)
+    text = STUDY.replace("sigmoid: {}, ipo: {}, hinge: {}", "sigmoid: {}, brand_new: {base: {discopop_tau: TAU}}")
+    text = text.replace("space: {", "space: {learning_rate: {values: [1.0e-5, 1.0e-4]}, ")
+    _, planned = plan_of(tmp_path, text.replace("TAU", "0.7")).arms
+    assert (planned.losses, planned.fixed["discopop_tau"]) == (("brand_new",), 0.7)
+    assert "beta" in planned.left_out  # no knob of this loss
+    with pytest.raises(StudyError, match="discopop_tau"):
+        plan_of(tmp_path, text.replace("TAU", "0.1"))
+    assert can_be_cut({"loss_type": ["brand_new"]}, 2) is not couples_rows
 
 
 def plan_of(tmp_path: Path, text: str) -> Plan:

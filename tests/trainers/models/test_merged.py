@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from studies.records import Cause
 from tests.trainers.small_runs import a_small_model, configs_on, train_on
-from trainers.bundle import write_bundle
+from trainers.export_files import write_export
 from trainers.models.bases import UnusableModel
 from trainers.models.merged import load_model
 from trainers.models.random_numbers import random_numbers, same_numbers
@@ -93,7 +93,7 @@ def test_an_adapter_with_factors_for_layers_that_its_model_lacks_is_refused(adap
 
 def test_export_writes_it_merged_so_that_plain_trl_starts_from_the_same(adapter: Path, tmp_path: Path) -> None:
     (config,) = configs_on(adapter, tmp_path / "runs")
-    named, _ = write_bundle(config, tmp_path / "best-data", tmp_path / "best-model")
+    named, _ = write_export(config, tmp_path / "best-data", tmp_path / "best-model")
     assert named == str(tmp_path / "best-model")
     assert not (tmp_path / "best-model" / "adapter_config.json").exists()
     exported = AutoModelForCausalLM.from_pretrained(named).eval()
@@ -106,7 +106,7 @@ def test_export_of_full_fine_tuning_names_a_model_that_plain_trl_can_save(tmp_pa
     (model / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.6}))
     for changes, named in (({"use_peft": None, "lora_r": None}, tmp_path / "best-model"), ({}, model)):
         (config,) = configs_on(model, tmp_path / "runs", **changes)
-        assert write_bundle(config, tmp_path / "best-data", tmp_path / "best-model")[0] == str(named)
+        assert write_export(config, tmp_path / "best-data", tmp_path / "best-model")[0] == str(named)
         shutil.rmtree(tmp_path / "saved", ignore_errors=True)
         if not changes:
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
-from trainers.bundle import write_bundle
+from trainers.export_files import write_export
 from trainers.models.template_date import on_day
 from trainers.models.tokenizer import UnusableModel, load_tokenizer
 from trainers.world.paths import model_path
@@ -81,7 +81,7 @@ def test_an_export_carries_the_day_that_the_run_was_told(model: Path, tmp_path: 
         evaluation=EvaluationConfig(),
         content={"date": "2025-01-31"},
     )
-    name, _ = write_bundle(config, tmp_path / "best-data", tmp_path / "best-model")
+    name, _ = write_export(config, tmp_path / "best-data", tmp_path / "best-model")
     assert name == str(tmp_path / "best-model")
     exported = load_tokenizer(name, None, False)  # as anybody loads it, on any day
     assert exported.apply_chat_template(rows[0]["prompt"], tokenize=False) == "a review of 31 Jan 2025 : 0"

@@ -234,7 +234,7 @@ def test_runs_of_a_pack_that_cannot_take_in_more_come_to_their_end(
             raise error
         return plain(*given)
 
-    monkeypatch.setattr("trainers.pack.pack.measured_gaps", fails_once)
+    monkeypatch.setattr("trainers.pack.admission.measured_gaps", fails_once)
     runs = [config("sigmoid", max_steps=24, beta=0.1 * (i + 1)) for i in range(3)]
     _, results = drain(DPOTrainerWorker(), tmp_path, runs, OPEN)
     assert seen[0] >= 2

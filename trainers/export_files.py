@@ -25,7 +25,7 @@ from trainers.world.paths import model_path
 _GENERATION_CONFIG = "generation_config.json"
 
 
-def write_bundle(
+def write_export(
     config: RunConfig, data_folder: Path, model_folder: Path, expected: str | None = None
 ) -> tuple[str, str]:
     """Write the run's training and evaluation rows, in order, flips and length limits applied.

@@ -1,0 +1,66 @@
+"""One pass of a pack: forward and backward over a micro-batch of every run, then the optimizer steps that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainers.multi_lora.layout import MicroBatch, micro_batch
+from trainers.pack.engine import Engine, Update, Work
+from trainers.pack.member import Member
+
+
+class Pass(NamedTuple):
+    """A pass before its steps: each run's work, the losses [K] and each run's metrics, on the device."""
+
+    work: list[Work]
+    losses: Tensor
+    metrics: list[dict[str, Tensor]]
+
+
+def forward_backward(engine: Engine, members: Sequence[Member]) -> Pass:
+    """Add the gradients of each run's next micro-batch. Runs with the same rows share one layout of them."""
+    device = engine.adapters.device
+    laid_out: dict[tuple[int, tuple[int, ...]], MicroBatch] = {}
+    work = []
+    for member in members:
+        part, data = member.part, member.data
+        key = (id(data.rows), part.rows)
+        if key not in laid_out:
+            laid_out[key] = micro_batch([data.rows[i] for i in part.rows], device)
+        at = torch.tensor(part.rows, device=device)
+        work.append(Work(laid_out[key], member.run.loss, (data.chosen[at], data.rejected[at]), part.of_step))
+    losses, metrics = engine.accumulate(work, members[0].precision)
+    return Pass(work, losses, metrics)
+
+
+def count_and_step(engine: Engine, members: Sequence[Member], done: Pass) -> None:
+    """Add a pass to each run's sums, and take an AdamW step for the runs whose step it completes."""
+    losses = done.losses
+    updates: list[Update | None] = []
+    for k, member in enumerate(members):
+        found, share = done.metrics[k], member.part.of_micro_batch
+        rewards = (found[name].to(losses.dtype) * share for name in ("reward_margin", "reward_accuracy"))
+        member.sums = member.sums + torch.stack([losses[k], *rewards])
+        member.sound = member.sound & torch.isfinite(losses[k])
+        member.batches += share
+        member.micro += 1
+        member.tokens += done.work[k].micro.real_tokens
+        ends = member.micro == len(member.run.steps[member.step])
+        updates.append(Update(member.run.args, member.run.learning_rates[member.step]) if ends else None)
+    if not any(updates):
+        return
+    norms, sound = engine.step(updates, torch.stack([m.sound for m in members]))
+    for k, member in enumerate(members):
+        if updates[k] is not None:
+            member.norm, member.sound = norms[k], member.sound & sound[k]
+            member.step, member.micro = member.step + 1, 0
+
+
+def read_sums(members: Sequence[Member]) -> list[list[float]]:
+    """Loss, margin and accuracy sums, gradient norm and soundness of each run, for one wait on the device."""
+    rows = [torch.cat([m.sums, m.norm[None], m.sound[None].to(m.sums.dtype)]) for m in members]
+    return torch.stack(rows).tolist()
