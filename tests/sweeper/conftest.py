@@ -17,7 +17,7 @@ from dashboards.store.addresses import sqlite_file
 from studies.spec import ResolvedVariant, StudySpec
 from sweeper.cli.app import app
 from sweeper.search.open_storage import open_storage
-from sweeper.tracking.new_store import make_store
+from sweeper.tracking.experiment.new_store import make_store
 
 
 @dataclass(frozen=True)
