@@ -63,11 +63,11 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible_json
 from sweeper.folder.names import JOURNAL
-from sweeper.tracking.journal import TICKET_PREFIX, checked
 from sweeper.tracking.experiment.moved import mend_artifacts
 from sweeper.tracking.experiment.new_store import make_store
-from sweeper.tracking.outbox import Entry, Outbox
 from sweeper.tracking.experiment.saved_view import experiment_tags, note
+from sweeper.tracking.journal import TICKET_PREFIX, checked
+from sweeper.tracking.outbox import Entry, Outbox
 from trainers.run_folder.results import ADAPTER, adapter_files
 
 _log = logging.getLogger(__name__)
