@@ -41,7 +41,8 @@ from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
 from sweeper.search.search import Search
 from sweeper.search.trials import Trial, verdict_on
-from sweeper.tracking.tracker import KnownRun, Tracker
+from sweeper.tracking.known_runs import KnownRun
+from sweeper.tracking.tracker import Tracker
 from trainers.interface import Doing, Job, Sized
 from trainers.run_folder.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result
 

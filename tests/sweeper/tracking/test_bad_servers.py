@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dashboards.store import records as load
+from dashboards.store import connection as load
 from dashboards.store.connection import StoreAway, StoreError, connect
 from dashboards.store.records import load_records
 from sweeper.tracking import outbox
