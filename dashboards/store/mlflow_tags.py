@@ -1,4 +1,7 @@
-"""A result as MLflow keeps it: metrics by name and step, and tags; knows no MLflow."""
+"""The codec of what MLflow keeps: tags, params and metrics of runs and tags of studies, each writer beside its reader.
+
+Pure: it makes and reads texts and numbers, and calls neither MLflow nor a database.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from studies.records import (
     Measurement,
     Measurer,
     Numbers,
+    RunConfig,
     RunRecord,
     RunResult,
     Scalar,
@@ -28,25 +32,131 @@ from studies.records import (
 )
 from studies.text.redact import redact
 
-# MLflow refuses tags above 8000 characters; a message is for reading in a list, the rest is in the run's folder.
-LONGEST_MESSAGE, LONGEST_TAG = 500, 8000
+# MLflow refuses longer tags of a run and of an experiment. A message is for a list; the rest is in the run's folder.
+LONGEST_MESSAGE, LONGEST_RUN_TAG, LONGEST_STUDY_TAG = 500, 8000, 5000
+
+# Tags of a run. What kind of run it is, what it is called until MLflow has given it an id, and that a later one stands
+# in its place; the rest are named like the fields of RunRecord.
+KIND, TICKET, SUPERSEDED = "kind", "ticket", "superseded"
+SWEEP, RUN = "sweep", "run"  # kinds: the parent of all runs of a study, and its runs
+PARENT, SOURCE = "mlflow.parentRunId", {"mlflow.source.name": "sweeper"}
+QUESTION, CONTENT = "question", "content"
+FACT_PREFIX = "fact."
+ERRORS, HALVES, CURVES, CURVE_HALVES = "errors", "halves", "curves", "curve_halves"
+NON_FINITE = "non_finite"
+PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)  # tags that are read among the facts
+# Who gave a run's numbers, and who its gold, see `RunRecord`; and, with a number behind it, what others found before.
+MEASURED_BY, FORMER = "measured", "former"
+
+# Tags of a study's experiment: whose it is, in which format and by which version; what its sources held at the last
+# sweep, which questions that asked, and whether runs of an earlier version are left behind that cannot be checked.
+MARK_PREFIX = "sweeper."
+MARKS = ("id", "owner", "folder", "format", "version")  # the fields of `sweeper.ownership.owner.Mark`
+CONTENTS_TAG, QUESTIONS_TAG, STRICT_TAG = "sweeper.contents", "sweeper.questions", "sweeper.strict"
+NOTE_TAG = "mlflow.note.content"  # shown above the runs
+VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 Point = tuple[int, Mapping[str, float]]
 Value = tuple[str, float, int]  # metric, value, step
 
 
-def curve_values(points: Sequence[Point]) -> list[Value]:
-    """The finite values of a curve: MLflow would show others as 1.8e308."""
-    return _finite(_values(points))
+def mark_tags(marks: Mapping[str, str]) -> dict[str, str]:
+    """Whose a study is, as tags of its experiment."""
+    return {MARK_PREFIX + name: text for name, text in marks.items()}
 
 
-def measured_values(result: RunResult) -> list[Value]:
-    """The finite measurements of a result.
+def marks_in(tags: Mapping[str, str]) -> dict[str, str]:
+    """What `mark_tags` made tags of."""
+    return {name: tags[MARK_PREFIX + name] for name in MARKS if MARK_PREFIX + name in tags}
 
-    What was measured once gets step 0, whatever its step: MLflow then draws bars to compare runs by, where it would
-    draw a line chart of one dot each.
+
+def study_tags(contents: Mapping[str, str], questions: Collection[str], *, strict: bool) -> dict[str, str]:
+    """What a sweep keeps of its study. `strict`: from here on no run of format 1 counts of whose sources nothing was
+    recorded.
     """
-    return _finite(_measured(result))
+    tags = contents_tags(contents) | _in_pieces(QUESTIONS_TAG, ",".join(sorted(set(questions))))
+    return tags | (_in_pieces(STRICT_TAG, "true") if strict else {})
+
+
+def contents_tags(contents: Mapping[str, str]) -> dict[str, str]:
+    """What the sources of a study hold."""
+    return _in_pieces(CONTENTS_TAG, json.dumps(dict(contents)))
+
+
+def contents_in(tags: Mapping[str, str]) -> dict[str, str] | None:
+    """What the sources of a study held; None where no sweep has kept it, or what is there cannot be read."""
+    try:
+        return {str(name): str(text) for name, text in json.loads(_in_whole(tags, CONTENTS_TAG) or "").items()}
+    except (ValueError, AttributeError):
+        return None
+
+
+def questions_in(tags: Mapping[str, str]) -> list[str] | None:
+    """The questions that the last sweep asked; None where no sweep has kept any."""
+    text = _in_whole(tags, QUESTIONS_TAG)
+    return None if text is None else text.split(",")
+
+
+def is_strict(tags: Mapping[str, str]) -> bool:
+    """Whether runs are left behind that cannot be checked."""
+    return STRICT_TAG in tags
+
+
+def _in_pieces(name: str, text: str) -> dict[str, str]:
+    """A text as tags that MLflow takes: `name`, and `name.1`, ... for what does not fit; always one more, empty, at
+    which a reader ends whatever a longer text left behind it.
+    """
+    pieces = [text[i : i + LONGEST_STUDY_TAG] for i in range(0, len(text), LONGEST_STUDY_TAG)] or [""]
+    return {f"{name}.{i}" if i else name: piece for i, piece in enumerate([*pieces, ""])}
+
+
+def _in_whole(tags: Mapping[str, str], name: str) -> str | None:
+    """The text that `_in_pieces` made tags of; None where there is none."""
+    if name not in tags:
+        return None
+    text, number = tags[name], 1
+    while piece := tags.get(f"{name}.{number}", ""):
+        text, number = text + piece, number + 1
+    return text
+
+
+def start_tags(config: RunConfig, attempt: int, phase: str, question: str | None) -> dict[str, str]:
+    """What a run in training is, and the question that it answers. `to_record` reads it."""
+    return {
+        **SOURCE,
+        "variant": config.variant,
+        "scenario": config.scenario,
+        "block": str(config.block),
+        "seed": str(config.seed),
+        "trial": str(config.trial),
+        "attempt": str(attempt),
+        "arm": phase,
+        "key": config.key,
+        "state": State.RUNNING.value,
+        "loss": _loss_name(config),
+        KIND: RUN,
+        **answer_tags(question, config.content),
+    }
+
+
+def answer_tags(question: str | None, content: Mapping[str, str]) -> dict[str, str]:
+    """What a run answers, and what its sources held."""
+    answers = {QUESTION: question} if question else {}
+    return answers | ({CONTENT: json.dumps(dict(content))} if content else {})
+
+
+def _loss_name(config: RunConfig) -> str:
+    """The losses that the run trains with, joined by plus signs."""
+    losses = config.settings.get("loss_type", config.variant)
+    return losses if isinstance(losses, str) else "+".join(losses)
+
+
+def run_state(run: StoredRun) -> State:
+    """The state of an MLflow run; one that was not closed is RUNNING whatever its tags say."""
+    if run.status in ("RUNNING", "SCHEDULED"):
+        return State.RUNNING
+    return State(run.tags["state"])
 
 
 def result_tags(result: RunResult) -> dict[str, str]:
@@ -64,7 +174,7 @@ def result_tags(result: RunResult) -> dict[str, str]:
     non_finite = sorted(name for name, value in last.items() if not math.isfinite(value))
     tags = {"state": result.state.value, "cause": result.cause.value}
     tags |= {"failure": result.failure.value} if result.failure else {}
-    tags |= {FACT_PREFIX + name: encode(value) for name, value in redact(result.facts).items()}
+    tags |= _fact_tags(result.facts)
     tags |= {ERRORS: json.dumps(errors)} if errors else {}
     tags |= {HALVES: json.dumps(halves)} if halves else {}
     tags |= _curve_tags(result)
@@ -74,10 +184,146 @@ def result_tags(result: RunResult) -> dict[str, str]:
     return tags
 
 
+def to_record(study: str, run: StoredRun) -> RunRecord:
+    """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
+    tags = run.tags
+    values = {name: value for name, value in run.metrics.items() if name not in _non_finite(tags)}
+    facts = _facts(tags)
+    try:
+        measurers = _measurers(tags, facts)
+        return RunRecord(
+            run_id=run.run_id,
+            key=tags["key"],
+            study=study,
+            variant=tags["variant"],
+            scenario=tags["scenario"],
+            trial=int(tags["trial"]),
+            block=int(tags["block"]),
+            seed=int(tags["seed"]),
+            attempt=int(tags["attempt"]),
+            state=run_state(run),
+            cause=Cause(tags["cause"]) if "cause" in tags else None,
+            arm=tags["arm"],
+            knobs={name: decode(text) for name, text in run.params.items()},
+            metrics=values,
+            errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
+            halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
+            curves=json.loads(tags.get(CURVES, "{}")),
+            curve_halves=json.loads(tags.get(CURVE_HALVES, "{}")),
+            facts=facts,
+            question=tags.get(QUESTION),
+            content=json.loads(tags.get(CONTENT, "{}")),
+            measured=measurers[0],
+            judged=measurers[1],
+            former=_former(tags),
+            started=seconds(run.started),
+            ended=seconds(run.ended),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
+            "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
+        ) from error
+
+
+def _fact_tags(facts: Mapping[str, Scalar]) -> dict[str, str]:
+    return {FACT_PREFIX + name: encode(value) for name, value in redact(facts).items()}
+
+
+def _facts(tags: Mapping[str, str]) -> dict[str, str]:
+    facts = {name.removeprefix(FACT_PREFIX): text for name, text in tags.items() if name.startswith(FACT_PREFIX)}
+    return facts | {name: tags[name] for name in PLAIN_FACTS if name in tags}
+
+
+def _non_finite(tags: Mapping[str, str]) -> set[str]:
+    """Names of what MLflow holds of a run and how it did not end."""
+    return {name for name in tags.get(NON_FINITE, "").split(", ") if name}
+
+
+def seconds(milliseconds: int | None) -> float | None:
+    """MLflow's time as seconds since 1970."""
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def encode(value: Scalar) -> str:
+    """A knob as the text of an MLflow parameter: as people write it, quoted only where text looks like a number."""
+    return value if isinstance(value, str) and decode(value) == value else json.dumps(value)
+
+
+def decode(text: str) -> Scalar:
+    """The knob that `encode` wrote as `text`."""
+    try:
+        value: Scalar = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def curve_values(points: Sequence[Point]) -> list[Value]:
+    """The finite values of a curve: MLflow would show others as 1.8e308."""
+    return _finite(_values(points))
+
+
+def measured_values(result: RunResult) -> list[Value]:
+    """The finite measurements of a result.
+
+    What was measured once gets step 0, whatever its step: MLflow then draws bars to compare runs by, where it would
+    draw a line chart of one dot each.
+    """
+    return _finite(_measured(result))
+
+
+def _values(points: Sequence[Point]) -> list[Value]:
+    return [(name, value, step) for step, values in points for name, value in values.items()]
+
+
+def _measured(result: RunResult) -> list[Value]:
+    names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
+    times = Counter(names)
+    return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
+
+
+def _finite(values: Sequence[Value]) -> list[Value]:
+    return [value for value in values if math.isfinite(value[1])]
+
+
+def _curve_tags(result: RunResult) -> dict[str, str]:
+    """What more of is better, where it was measured at several steps, and its halves: five digits of each.
+
+    A curve that is too long for a tag is left out.
+    """
+    of: dict[str, list[Measurement]] = {}
+    for m in sorted(result.measurements, key=lambda m: m.step):
+        if m.name in METRICS and METRICS[m.name].better == "maximize" and math.isfinite(m.value):
+            of.setdefault(m.name, []).append(m)
+    several = {name: points for name, points in of.items() if len(points) > 1}
+    curves = {name: [(m.step, _short(m.value)) for m in points] for name, points in several.items()}
+    halves = {
+        name: [(m.step, *map(_short, m.halves)) for m in points if m.halves]
+        for name, points in several.items()
+        if all(m.halves and all(map(math.isfinite, m.halves)) for m in points)
+    }
+    texts = {tag: json.dumps(found) for tag, found in ((CURVES, curves), (CURVE_HALVES, halves)) if found}
+    return {tag: text for tag, text in texts.items() if len(text) <= LONGEST_RUN_TAG}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
 def measurer_tag(who: Measurers) -> dict[str, str]:
     """Who measured a run."""
     parts = {"measured": who.measured, "judged": who.judged}
     return {MEASURED_BY: json.dumps({name: by.model_dump(exclude_none=True) for name, by in parts.items()})}
+
+
+def _measurers(tags: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Measurer, Measurer]:
+    """Who gave a run's numbers and its gold. Format 1 did not say: it had one evaluator, and told the judge's name."""
+    if MEASURED_BY in tags:
+        told = json.loads(tags[MEASURED_BY])
+        return Measurer.model_validate(told["measured"]), Measurer.model_validate(told["judged"])
+    first = Measurer(evaluator=FIRST_EVALUATOR)
+    return first, first.model_copy(update={"judge": facts.get(JUDGE_FACT)})
 
 
 def score_tags(
@@ -97,9 +343,9 @@ def score_tags(
     replaced = frozenset[str]().union(*(JUDGED if gold else MEASURED - JUDGED for gold in parts))
     errors = {m.name: m.error for m in measurements if m.error is not None}
     halves = {m.name: m.halves for m in measurements if m.halves}
-    lost = sorted((replaced & record.metrics.keys()) - names | _non_finite(record) - names)
+    lost = sorted((replaced & record.metrics.keys()) - names | _non_finite(record.facts) - names)
     by = Measurers(who.measured if False in parts else record.measured, who.judged if True in parts else record.judged)
-    tags = {FACT_PREFIX + name: encode(value) for name, value in redact(facts).items()}
+    tags = _fact_tags(facts)
     for number, numbers in enumerate(replaced_by(record, measurements), start=len(record.former)):
         tags |= _former_tags(number, numbers.model_copy(update={"samples": samples}))
     for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
@@ -107,7 +353,7 @@ def score_tags(
         tags |= {tag: json.dumps(left)} if before else {}
     tags |= {ERRORS: json.dumps(_others(record.errors, replaced) | errors)}
     tags |= {HALVES: json.dumps(_others(record.halves, replaced) | halves)}
-    tags |= {NON_FINITE: ", ".join(lost)} if lost or _non_finite(record) else {}
+    tags |= {NON_FINITE: ", ".join(lost)} if lost or _non_finite(record.facts) else {}
     return tags | measurer_tag(by)
 
 
@@ -131,178 +377,6 @@ def _former_tags(number: int, numbers: Numbers) -> dict[str, str]:
     }
 
 
-def _others(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
-def _non_finite(record: RunRecord) -> set[str]:
-    """Names of what MLflow holds of a run and how it did not end."""
-    return {name for name in record.facts.get(NON_FINITE, "").split(", ") if name}
-
-
-def _values(points: Sequence[Point]) -> list[Value]:
-    return [(name, value, step) for step, values in points for name, value in values.items()]
-
-
-def _measured(result: RunResult) -> list[Value]:
-    names = [m.name for m in result.measurements] + [name for _, values in result.curve for name in values]
-    times = Counter(names)
-    return [(m.name, m.value, m.step if times[m.name] > 1 else 0) for m in result.measurements]
-
-
-def _curve_tags(result: RunResult) -> dict[str, str]:
-    """What more of is better, where it was measured at several steps, and its halves: five digits of each.
-
-    A curve that is too long for a tag is left out.
-    """
-    of: dict[str, list[Measurement]] = {}
-    for m in sorted(result.measurements, key=lambda m: m.step):
-        if m.name in METRICS and METRICS[m.name].better == "maximize" and math.isfinite(m.value):
-            of.setdefault(m.name, []).append(m)
-    several = {name: points for name, points in of.items() if len(points) > 1}
-    curves = {name: [(m.step, _short(m.value)) for m in points] for name, points in several.items()}
-    halves = {
-        name: [(m.step, *map(_short, m.halves)) for m in points if m.halves]
-        for name, points in several.items()
-        if all(m.halves and all(map(math.isfinite, m.halves)) for m in points)
-    }
-    texts = {tag: json.dumps(found) for tag, found in ((CURVES, curves), (CURVE_HALVES, halves)) if found}
-    return {tag: text for tag, text in texts.items() if len(text) <= LONGEST_TAG}
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
-def _finite(values: Sequence[Value]) -> list[Value]:
-    return [value for value in values if math.isfinite(value[1])]
-
-
-KIND = "kind"
-
-
-SWEEP, RUN = "sweep", "run"
-
-
-SUPERSEDED = "superseded"
-
-
-ERRORS = "errors"
-
-
-HALVES = "halves"
-
-
-QUESTION, CONTENT = "question", "content"
-
-
-# Tags of a study's experiment: what its sources held at the last sweep, which questions that asked, and whether runs of
-# an earlier version are left behind that cannot be checked.
-CONTENTS_TAG, QUESTIONS_TAG, STRICT_TAG = "sweeper.contents", "sweeper.questions", "sweeper.strict"
-
-
-# Who gave a run's numbers, and who its gold, see `RunRecord`; and, with a number behind it, what others found before.
-MEASURED_BY, FORMER = "measured", "former"
-
-
-CURVES = "curves"
-
-
-CURVE_HALVES = "curve_halves"
-
-
-FACT_PREFIX = "fact."
-
-
-# Tags that say something of a run beyond the fields of RunRecord; `load_records` puts them among its facts.
-NON_FINITE = "non_finite"
-
-
-PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)
-
-
-def in_pieces(name: str, text: str, longest: int) -> dict[str, str]:
-    """A text as tags that MLflow takes: `name`, and `name.1`, ... for what does not fit; always one more, empty, at
-    which a reader ends whatever a longer text left behind it.
-    """
-    pieces = [text[i : i + longest] for i in range(0, len(text), longest)] or [""]
-    return {f"{name}.{i}" if i else name: piece for i, piece in enumerate([*pieces, ""])}
-
-
-def in_whole(tags: Mapping[str, str], name: str) -> str | None:
-    """The text that `in_pieces` made tags of; None where there is none."""
-    if name not in tags:
-        return None
-    text, number = tags[name], 1
-    while piece := tags.get(f"{name}.{number}", ""):
-        text, number = text + piece, number + 1
-    return text
-
-
-def run_state(run: StoredRun) -> State:
-    """The state of an MLflow run; one that was not closed is RUNNING whatever its tags say."""
-    if run.status in ("RUNNING", "SCHEDULED"):
-        return State.RUNNING
-    return State(run.tags["state"])
-
-
-def to_record(study: str, run: StoredRun) -> RunRecord:
-    """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
-    tags = run.tags
-    ended_non_finite = tags.get(NON_FINITE, "").split(", ")
-    values = {name: value for name, value in run.metrics.items() if name not in ended_non_finite}
-    facts = {k.removeprefix(FACT_PREFIX): v for k, v in tags.items() if k.startswith(FACT_PREFIX)}
-    try:
-        measurers = _measurers(tags, facts)
-        return RunRecord(
-            run_id=run.run_id,
-            key=tags["key"],
-            study=study,
-            variant=tags["variant"],
-            scenario=tags["scenario"],
-            trial=int(tags["trial"]),
-            block=int(tags["block"]),
-            seed=int(tags["seed"]),
-            attempt=int(tags["attempt"]),
-            state=run_state(run),
-            cause=Cause(tags["cause"]) if "cause" in tags else None,
-            arm=tags["arm"],
-            knobs={name: decode(text) for name, text in run.params.items()},
-            metrics=values,
-            errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
-            halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
-            curves=json.loads(tags.get(CURVES, "{}")),
-            curve_halves=json.loads(tags.get(CURVE_HALVES, "{}")),
-            facts=facts | {name: tags[name] for name in PLAIN_FACTS if name in tags},
-            question=tags.get(QUESTION),
-            content=json.loads(tags.get(CONTENT, "{}")),
-            measured=measurers[0],
-            judged=measurers[1],
-            former=_former(tags),
-            started=seconds(run.started),
-            ended=seconds(run.ended),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"The tags of MLflow run {run.run_id} ({run.name}) cannot be read: {error}. Tags that "
-            "`sweeper run` wrote must stay as they were; delete this run in MLflow and run the study again."
-        ) from error
-
-
-def _measurers(tags: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Measurer, Measurer]:
-    """Who gave a run's numbers and its gold. Format 1 did not say: it had one evaluator, and told the judge's name."""
-    if MEASURED_BY in tags:
-        told = json.loads(tags[MEASURED_BY])
-        return Measurer.model_validate(told["measured"]), Measurer.model_validate(told["judged"])
-    first = Measurer(evaluator=FIRST_EVALUATOR)
-    return first, first.model_copy(update={"judge": facts.get(JUDGE_FACT)})
-
-
-def former_tag(number: int, part: str = "") -> str:
-    """The tag of what a run's measurer of that number had found; `part`: one that may be long, in a tag of its own."""
-    return f"{FORMER}.{number}" + (f".{part}" if part else "")
-
-
 def _former(tags: Mapping[str, str]) -> tuple[Numbers, ...]:
     found: list[Numbers] = []
     while (name := former_tag(len(found))) in tags:
@@ -311,29 +385,10 @@ def _former(tags: Mapping[str, str]) -> tuple[Numbers, ...]:
     return tuple(found)
 
 
-def seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
+def former_tag(number: int, part: str = "") -> str:
+    """The tag of what a run's measurer of that number had found; `part`: one that may be long, in a tag of its own."""
+    return f"{FORMER}.{number}" + (f".{part}" if part else "")
 
 
-def encode(value: Scalar) -> str:
-    """A knob as the text of an MLflow parameter: as people write it, quoted only where text looks like a number."""
-    if isinstance(value, str) and not _is_json(value):
-        return value
-    return json.dumps(value)
-
-
-def decode(text: str) -> Scalar:
-    """The knob that `encode` wrote as `text`."""
-    try:
-        value: Scalar = json.loads(text)
-    except ValueError:
-        return text
-    return value
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+def _others(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}

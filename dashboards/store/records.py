@@ -13,7 +13,7 @@ from typing import Any
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreError, StoreMissing, check_store, connect, is_database, store_calls
 from dashboards.store.databases import MLFLOW, shown
-from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED, seconds, to_record
+from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED, VIEW, VIEW_TAG, marks_in, seconds, to_record
 from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs, read_sqlite_tags
 from studies.records import RunRecord
 from studies.records.format import refuse_newer
@@ -21,9 +21,6 @@ from studies.text.redact import redact
 
 PAGE = 1000
 _ALL_RUNS = 3  # MLflow's ViewType.ALL: deleted ones too
-MARK_PREFIX = "sweeper."  # tags of an experiment: whose it is, in which format, by which version
-VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
 def load_records(uri: str, study: str) -> list[RunRecord]:
@@ -39,7 +36,7 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
     """All runs of the study: of a SQLite file from its tables, of any other store by MLflow's client."""
     file = sqlite_file(uri)
     if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
-        _check_format(uri, study, _marks(read_sqlite_tags(file, study) or {}))
+        _check_format(uri, study, marks_in(read_sqlite_tags(file, study) or {}))
         return found
     _check_exists(uri)
     client = connect(uri)
@@ -48,7 +45,7 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
         if experiment is None or experiment.lifecycle_stage != "active":
             known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
             raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
-        _check_format(uri, study, _marks(experiment.tags))
+        _check_format(uri, study, marks_in(experiment.tags))
         return list(read_runs(client, experiment.experiment_id))
 
 
@@ -98,7 +95,7 @@ def stored_study(uri: str, study: str) -> StoredStudy | None:
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
             return None
-        marks = _marks(experiment.tags)
+        marks = marks_in(experiment.tags)
         _check_format(uri, study, marks)
         newest = client.search_runs(
             [experiment.experiment_id],
@@ -112,13 +109,6 @@ def stored_study(uri: str, study: str) -> StoredStudy | None:
         return StoredStudy(marks, keys, None, None, None)
     info, user = newest[0].info, newest[0].data.tags.get("mlflow.user")
     return StoredStudy(marks, keys, seconds(info.end_time or info.start_time), user, experiment.artifact_location)
-
-
-_MARKS = ("id", "owner", "folder", "format", "version")  # the fields of `sweeper.ownership.owner.Mark`
-
-
-def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
-    return {name: tags[MARK_PREFIX + name] for name in _MARKS if MARK_PREFIX + name in tags}
 
 
 def _check_format(uri: str, study: str, marks: Mapping[str, str]) -> None:

@@ -205,7 +205,7 @@ def ui(
     from dashboards.store.connection import connect, store_uri
     from dashboards.store.databases import shown
     from dashboards.store.records import study_pages
-    from sweeper.tracking.moved import mend_artifacts
+    from sweeper.tracking.experiment.moved import mend_artifacts
 
     uri = store_uri(None, Path.cwd())
     if uri.startswith(("http://", "https://")):

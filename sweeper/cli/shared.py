@@ -262,12 +262,13 @@ def tell_whose(spec: StudySpec) -> None:
     """Say on standard error whose the study is where it is not of this folder; it may be read. Raises StoreError."""
     from dashboards.store.addresses import sqlite_url
     from dashboards.store.connection import StoreError, store_uri
-    from dashboards.store.records import MARK_PREFIX, load_study_tags
+    from dashboards.store.mlflow_tags import marks_in
+    from dashboards.store.records import load_study_tags
     from sweeper.folder.own_folder import read_mark
 
     here, uri = Path.cwd(), store_uri(None, Path.cwd())
     tags, runs = load_study_tags(uri, spec.study), here / spec.output.folder / spec.study
-    known = tags.get(f"{MARK_PREFIX}id")
+    known = marks_in(tags).get("id")
     if known is None or (read_mark(runs) or {}).get("id") == known:
         return
     from sweeper.cli.display import shown

@@ -14,9 +14,8 @@ from studies.design.points import CONFIRM
 from studies.records import Cause, Failure, RunConfig, RunResult
 from studies.spec import StudySpec
 from studies.text.plural import so_many
-from sweeper.search.search import Search
+from sweeper.loop.stores import Search, Tracker
 from sweeper.search.trials import Trial
-from sweeper.tracking.tracker import Tracker
 from trainers.run_folder.results import EARLIER_FILE, STATE_FILE, drop_state, read_result
 
 # Causes after which a run on disk can be taken up where it was.

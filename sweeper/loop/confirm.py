@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from studies.records import RunResult
 from studies.spec import Confirm, StudySpec, in_scenario
-from sweeper.search.outcomes import verdict_on
-from sweeper.search.trials import Trial
+from sweeper.search.trials import Trial, verdict_on
 
 Stratum = tuple[str, str]
 """Variant and scenario."""

@@ -37,12 +37,11 @@ from sweeper.loop.limits import Cost, Meter
 from sweeper.loop.progress import Outcome, Progress
 from sweeper.loop.refusals import Refusals
 from sweeper.loop.retries import PUT_OFF, Attempt, Attempts, Retries, describe, is_machine
+from sweeper.loop.stores import Search, Tracker
 from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
-from sweeper.search.outcomes import verdict_on
-from sweeper.search.search import Search
-from sweeper.search.trials import Trial
-from sweeper.tracking.tracker import KnownRun, Tracker
+from sweeper.search.trials import Trial, verdict_on
+from sweeper.tracking.known_runs import KnownRun
 from trainers.interface import Doing, Job, Sized
 from trainers.run_folder.results import ADAPTER, RESULT_FILE, drop_adapter, drop_state, find_result, read_result
 

@@ -25,7 +25,8 @@ from sweeper.folder.cleanup import drop_scratch, scratch
 from sweeper.loop.limits import Cost, Meter
 from sweeper.loop.progress import Outcome, Progress
 from sweeper.loop.sweep import GRACE_SECONDS, LOOK_SECONDS
-from sweeper.tracking.tracker import KnownRun, Tracker
+from sweeper.tracking.known_runs import KnownRun
+from sweeper.tracking.tracker import Tracker
 from trainers.interface import Job, Placement
 
 # All that a run of the probe tells: its evaluation is too small to say anything.

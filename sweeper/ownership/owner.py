@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import store_uri
-from dashboards.store.records import MARK_PREFIX, StoredStudy, stored_study
+from dashboards.store.mlflow_tags import marks_in
+from dashboards.store.records import StoredStudy, stored_study
 from studies.records.format import FORMAT, refuse_newer, this_version
 from studies.text.files import write_whole
 from studies.text.redact import redact
@@ -180,7 +181,7 @@ def notice_of(study: str, runs: Path, storage: str, uri: str, tags: Mapping[str,
     """What a reader is told of a study that is somebody else's, from its `tags` in the MLflow store; None of one that
     is ours, or that nobody has marked. Raises StorageError.
     """
-    mark = _mark({name.removeprefix(MARK_PREFIX): text for name, text in tags.items()})
+    mark = _mark(marks_in(tags))
     if mark is None:
         return None
     optuna, file, home = Ledger(storage, study).read(), sqlite_file(uri), Path.cwd()

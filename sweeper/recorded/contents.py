@@ -5,12 +5,11 @@ The commit of what lies on the Hub, and the day that a chat template is told, ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dashboards.store.connection import store_uri
-from dashboards.store.mlflow_tags import CONTENTS_TAG, in_whole
+from dashboards.store.mlflow_tags import contents_in
 from dashboards.store.records import load_study_tags
 from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_source, sources
@@ -25,16 +24,8 @@ def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
     Reads no file, no model and no network. Raises StoreError.
     """
     tags = load_study_tags(store_uri(None, Path.cwd()), spec.study)
-    contents = recorded_contents(tags)
+    contents = contents_in(tags)
     return spec.model_copy(update={"contents": contents or {}}), contents is not None
-
-
-def recorded_contents(tags: Mapping[str, str]) -> dict[str, str] | None:
-    """What a study's tags in the store say of its contents; None where no sweep has kept any."""
-    try:
-        return {str(k): str(v) for k, v in json.loads(in_whole(tags, CONTENTS_TAG) or "").items()}
-    except (ValueError, AttributeError):
-        return None
 
 
 def as_found(

@@ -12,7 +12,8 @@ from studies.schema.contents import judge_source
 from studies.spec import ResolvedVariant, StudySpec
 from studies.text.plural import so_many
 from sweeper.recorded.format_1 import asked_before
-from sweeper.tracking.tracker import KnownRun, Tracker
+from sweeper.tracking.known_runs import KnownRun
+from sweeper.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

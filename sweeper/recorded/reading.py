@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dashboards.analysis.strata import Stratum
 from dashboards.controls.expectations import CURVE, compared_runs
 from dashboards.store.connection import StoreAway, store_uri
-from dashboards.store.mlflow_tags import STRICT_TAG
+from dashboards.store.mlflow_tags import is_strict
 from dashboards.store.records import load_records, load_steps, load_study_tags
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
@@ -65,7 +65,7 @@ def recorded_answers(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tu
     found = load_records(uri, spec.study)
     spec, was_kept = as_recorded(spec)
     asked = asked_of(spec)
-    if STRICT_TAG not in load_study_tags(uri, spec.study):
+    if not is_strict(load_study_tags(uri, spec.study)):
         found = settled(found, asked.judged)
     compare = None if was_kept else lambda _record, _config: None
     before = asked_before(spec, arms, () if was_kept else found)
@@ -77,7 +77,7 @@ def found_answers(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Answe
     Raises StoreError.
     """
     uri = store_uri(None, Path.cwd())
-    strict = STRICT_TAG in load_study_tags(uri, spec.study)
+    strict = is_strict(load_study_tags(uri, spec.study))
     found = load_records(uri, spec.study)
     before = asked_before(spec, arms, found)
     return sort(spec, arms, found, pairs_comparer(), asked_before=before, strict=strict)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dashboards.analysis.configs import distinct
 from dashboards.store.connection import StoreMissing, store_uri
-from dashboards.store.mlflow_tags import QUESTIONS_TAG, STRICT_TAG, in_whole
+from dashboards.store.mlflow_tags import is_strict, questions_in
 from dashboards.store.records import load_records, load_study_tags
 from studies.design.answers import leaving, sort
 from studies.design.counts import planned_confirm_runs, planned_runs, planned_trials
@@ -55,14 +55,14 @@ def standing_of(
         return StudyState(planned, 0, {})
     tags = load_study_tags(uri, spec.study)
     before = asked_before(spec, arms, records, storage)
-    answers = sort(*(spec, arms, records, pairs_comparer()), asked_before=before, strict=strict or STRICT_TAG in tags)
-    last = in_whole(tags, QUESTIONS_TAG)
+    answers = sort(*(spec, arms, records, pairs_comparer()), asked_before=before, strict=strict or is_strict(tags))
+    last = questions_in(tags)
     left = {
-        reason: [run for run in runs if last is None or (run.question or "-") in last.split(",")]
+        reason: [run for run in runs if last is None or (run.question or "-") in last]
         for reason, runs in answers.finished_aside().items()
     }
     done = _done(spec, arms, answers.records)
-    said = [*untried(spec, arms, answers.records), *_stale(spec, arms, answers.records, strict or STRICT_TAG in tags)]
+    said = [*untried(spec, arms, answers.records), *_stale(spec, arms, answers.records, strict or is_strict(tags))]
     return StudyState(planned, done, {r: runs for r, runs in left.items() if runs}, tuple(said))
 
 

@@ -83,7 +83,7 @@ class Ledger:
         """Make the entry, and Optuna's tables where there are none."""
         import optuna
 
-        from sweeper.search.open_storage import open_storage
+        from sweeper.search.storage import open_storage
 
         storage = open_storage(self.url)
         try:

@@ -6,20 +6,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
-    _get_single_value,
 )
 from optuna.trial import FrozenTrial
 
 from studies.design.points import (
     ADAPTIVE,
     Axis,
-    Config,
     config_of_knobs,
     knobs_of,
     to_knobs,
@@ -27,13 +24,10 @@ from studies.design.points import (
 from studies.losses.simplex import simplex_unit, weight_names, weights_from_knobs
 from studies.records import Scalar
 from studies.spec import FloatRange, IntRange, ResolvedVariant, StudySpec, Values
+from sweeper.search.remaining import Place
 
 # Knobs that mean the same for every loss, beside the adapter's shape.
 _SHARED_KNOBS = ("learning_rate",)
-
-
-# Variant and config: what a stratum tries once.
-Place = tuple[str, Config]
 
 
 def optuna_name(spec: StudySpec, arm: ResolvedVariant, knob: str) -> str:
@@ -73,40 +67,6 @@ def holding(distribution: BaseDistribution | None, value: Scalar) -> BaseDistrib
         inside = distribution.low <= value <= distribution.high
         return distribution if inside else FloatDistribution(value, value, log=distribution.log)
     return FloatDistribution(value, value) if distribution is None else None
-
-
-def write_params(asked: optuna.trial.Trial, name: str, distribution: BaseDistribution, value: Scalar) -> None:
-    """Make `value` a param of the trial, if it is not there yet from an earlier sweep."""
-    if name not in asked.params:
-        internal = distribution.to_internal_repr(value)
-        asked.storage.set_trial_param(asked._trial_id, name, internal, distribution)
-        asked._cached_frozen_trial.params[name] = value
-
-
-def relative_space(asked: optuna.trial.Trial, *, again: bool) -> Mapping[str, Any]:
-    """What the sampler chooses together for the knobs that all trials have; `again`: anew."""
-    first = asked.relative_params
-    if not again:
-        return first
-    return asked.study.sampler.sample_relative(
-        asked.study, asked._cached_frozen_trial, asked.relative_search_space or {}
-    )
-
-
-def draw_params(
-    asked: optuna.trial.Trial, relative: Mapping[str, Any], name: str, distribution: BaseDistribution
-) -> Scalar:
-    """The sampler's value for `name` as `Trial.suggest_*` finds it, which would write it down for good."""
-    value: Scalar
-    if name in asked.params:
-        value = asked.params[name]
-    elif distribution.single():
-        value = _get_single_value(distribution)
-    elif name in relative and distribution._contains(distribution.to_internal_repr(relative[name])):
-        value = relative[name]
-    else:
-        value = asked.study.sampler.sample_independent(asked.study, asked._cached_frozen_trial, name, distribution)
-    return value
 
 
 def place_of(arms: Mapping[str, ResolvedVariant], frozen: FrozenTrial) -> Place:

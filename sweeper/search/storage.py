@@ -1,17 +1,26 @@
-"""The stores of a sweep: whether they can be used, and what to say where Optuna's cannot. Knows no Optuna."""
+"""The stores of a sweep: whether they can be used, what to say where Optuna's cannot, and opening that.
+
+Optuna is imported by the functions that call it: whoever only checks a store need not wait for it.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 
 from dashboards.store.addresses import absolute_url, same_database, sqlite_url
 from dashboards.store.connection import check_store
-from dashboards.store.databases import MLFLOW, OPTUNA, Refused, check_database, shown
+from dashboards.store.databases import MLFLOW, OPTUNA, Refused, check_database, schema, shown
+
+if TYPE_CHECKING:
+    import optuna
 
 PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
 
@@ -94,3 +103,51 @@ def _shown(url: str) -> str:
 def connect_args(url: str) -> dict[str, Any]:
     """How long a SQLite connection waits for another writer."""
     return {"timeout": PATIENCE_SECONDS} if url.startswith("sqlite") else {}
+
+
+@contextmanager
+def storage_calls(url: str) -> Iterator[None]:
+    """Around calls of Optuna: what its database refuses is a StorageError that says what to do."""
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
+        raise StorageError(trouble(url, error)) from error
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage, its tables made where there are none. Raises StorageError."""
+    import optuna
+    from alembic.util import CommandError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        literal = url.replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
+        waits = {"connect_args": connect_args(url)}
+        storage = optuna.storages.RDBStorage(literal, waits, skip_compatibility_check=True)
+        known = schema(OPTUNA)
+        if known is None or storage.get_current_version() != known.head:
+            storage = optuna.storages.RDBStorage(literal, waits)  # which says what is wrong, and takes 10 times as long
+    except sqlalchemy.exc.DatabaseError as error:
+        troubled = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
+        raise StorageError(trouble(url, error) if troubled else refusal(url, error)) from error
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.OptunaError,
+        CommandError,
+        RuntimeError,
+        OSError,
+    ) as error:
+        raise StorageError(refusal(url, error)) from error
+    if url.startswith("sqlite"):
+        # One writer, and MLflow holds the results: a commit need not wait for the disk, and a reader (the
+        # dashboard) must not block the sweep. https://sqlite.org/pragma.html#pragma_synchronous
+        def pragmas(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        sqlalchemy.event.listen(storage.engine, "connect", pragmas)
+        storage.engine.dispose()
+    return storage

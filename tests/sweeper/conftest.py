@@ -16,8 +16,8 @@ from dashboards.report.build import BuiltReport
 from dashboards.store.addresses import sqlite_file
 from studies.spec import ResolvedVariant, StudySpec
 from sweeper.cli.app import app
-from sweeper.search.open_storage import open_storage
-from sweeper.tracking.new_store import make_store
+from sweeper.search.storage import open_storage
+from sweeper.tracking.experiment.new_store import make_store
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         return open_storage(url)
 
     monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
-    monkeypatch.setattr("sweeper.search.open_storage.open_storage", copied)
+    monkeypatch.setattr("sweeper.search.storage.open_storage", copied)
 
 
 @pytest.fixture(autouse=True)

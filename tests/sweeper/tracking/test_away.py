@@ -17,6 +17,7 @@ from dashboards.store.records import load_records
 from studies.records import Cause, State
 from sweeper.folder.names import JOURNAL
 from sweeper.tracking import outbox
+from sweeper.tracking.delivery import Delivery
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.tracking.test_tracker import SPEC, a_config, a_result
 
@@ -63,7 +64,7 @@ def opened(folder: Path, told: list[str]) -> tuple[Tracker, Client]:
     tracker = Tracker(None, folder, told.append)
     tracker.open_study(SPEC, "study: pilot\n")
     client = Client(tracker._client)
-    tracker._client = client
+    tracker._client = tracker._delivery._client = client
     return tracker, client
 
 
@@ -233,22 +234,22 @@ def test_a_sweep_ends_with_1_while_mlflow_is_away_and_the_same_command_delivers(
 ) -> None:
     monkeypatch.setattr(outbox, "FIRST_WAIT", 1000.0)
     (folder / "study.yaml").write_text(FORMULA)
-    real = Tracker._deliver
+    real = Delivery.deliver
     calls: list[int] = []
 
-    def dies_at_the_third(tracker: Tracker, entry: Any, again: bool) -> None:
+    def dies_at_the_third(delivery: Delivery, entry: Any, again: bool) -> None:
         calls.append(1)
         if len(calls) > 3:
             raise StoreAway("MLflow is away.")
-        real(tracker, entry, again)
+        real(delivery, entry, again)
 
-    monkeypatch.setattr(Tracker, "_deliver", dies_at_the_third)
+    monkeypatch.setattr(Delivery, "deliver", dies_at_the_third)
     ended = sweeper(folder, "run", "study.yaml", "--executor", "inline")
     assert ended.returncode == 1, ended
     assert "4 runs trained" in ended.stdout
     assert "sweeper run study.yaml" in ended.stdout
     assert (folder / "runs" / "small" / JOURNAL).is_file()
-    monkeypatch.setattr(Tracker, "_deliver", real)
+    monkeypatch.setattr(Delivery, "deliver", real)
     ended = sweeper(folder, "run", "study.yaml", "--executor", "inline")
     assert ended.returncode == 0, ended
     assert "0 runs trained, 4 were there already" in ended.stdout

@@ -30,7 +30,7 @@ from studies.records import (
     State,
 )
 from studies.spec import FloatRange, Objective, Scenario, StudySpec, Variant
-from sweeper.tracking.saved_view import experiment_tags, note
+from sweeper.tracking.experiment.saved_view import experiment_tags, note
 from sweeper.tracking.tracker import Tracker
 
 SPEC = StudySpec(

@@ -8,8 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping
 
-from dashboards.store.mlflow_tags import KIND, RUN
-from dashboards.store.records import VIEW_TAG
+from dashboards.store.mlflow_tags import KIND, NOTE_TAG, RUN, VIEW_TAG
 from studies.spec import StudySpec
 from studies.text.redact import redact
 
@@ -56,4 +55,4 @@ def note(question: str) -> Mapping[str, str]:
     plain = html.escape(redact(question), quote=False)
     for mark in "\\`*_[]!#|~":
         plain = plain.replace(mark, f"\\{mark}")
-    return {"mlflow.note.content": plain} if plain else {}
+    return {NOTE_TAG: plain} if plain else {}

@@ -1,0 +1,57 @@
+"""Writes to MLflow what is measured of a run after it has ended."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dashboards.store.connection import store_calls
+from dashboards.store.mlflow_tags import replaced_by, score_tags, to_record
+from dashboards.store.records import stored
+from studies.design.measurers import Measurers
+from studies.records import SAMPLES, Measurement, RunRecord, Scalar, Shown
+from studies.text.redact import redact
+from sweeper.tracking.delivery import read_curve_ends
+from sweeper.tracking.entries import samples_text
+
+
+def write_scores(
+    client: Any,
+    uri: str,
+    record: RunRecord,
+    measurements: Sequence[Measurement],
+    facts: Mapping[str, Scalar],
+    samples: Sequence[Shown],
+    who: Measurers,
+) -> None:
+    """Add measurements and facts that `who` found to a run that has ended, in one transaction, after its samples. What
+    others had found of the same is kept beside them. Raises StoreError.
+    """
+    from mlflow.entities import Metric, RunTag
+
+    at, run_id = int(time.time() * 1000), record.run_id
+    with store_calls(uri):
+        now = to_record(record.study, stored(client.get_run(run_id)))
+        shown = redact([one.model_dump() for one in samples], by_name=False)
+        replaced = bool(replaced_by(now, measurements))
+        before = _keep_samples(client, run_id, len(now.former)) if shown and replaced else SAMPLES
+        if shown:
+            client.log_text(run_id, samples_text(shown), SAMPLES)
+        last = read_curve_ends(client, run_id, {m.name for m in measurements})
+        metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in measurements]
+        tags = [RunTag(name, text) for name, text in score_tags(now, measurements, facts, who, before).items()]
+        client.log_batch(run_id, metrics=metrics, tags=tags)
+
+
+def _keep_samples(client: Any, run_id: str, number: int) -> str:
+    """Keep a run's samples under another name, which this gives, before others take their place."""
+    kept = f"samples-{number}.json"
+    names = {item.path for item in client.list_artifacts(run_id)}
+    if SAMPLES in names and kept not in names:  # else somebody was interrupted after it
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(run_id, SAMPLES, folder)).read_text(encoding="utf-8")
+        client.log_text(run_id, text, kept)
+    return kept
