@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import trainers.preview
 from dashboards.report.build import BuiltReport
 from dashboards.store.addresses import sqlite_file
+from studies.records import DataConfig
+from studies.schema.paths import existing
 from studies.spec import ResolvedVariant, StudySpec
 from sweeper.cli.app import app
 from sweeper.search.storage import open_storage
 from sweeper.tracking.experiment.new_store import make_store
+from trainers.data.sources import Rows
+from trainers.preview import Preview
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,31 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
     monkeypatch.setattr("sweeper.search.storage.open_storage", copied)
+
+
+@pytest.fixture(scope="session")
+def previewed() -> dict[str, Preview]:
+    """What was seen of rows, by all that it follows from."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def the_same_rows_are_looked_at_once(previewed: dict[str, Preview], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preview loads transformers in a process of its own, and a test runs the same study again and again."""
+
+    look = trainers.preview.preview
+
+    def preview(rows: Rows, data: DataConfig, model: str, *more: Any) -> Preview:
+        read = (rows.train_places, rows.train, rows.evaluation_places, rows.evaluation or ())
+        place = existing(model)
+        files = sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in place.rglob("*")) if place else ()
+        hub = [os.environ.get(name) for name in ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")]
+        key = repr((*map(list, read), data, model, more, files, hub))
+        if key not in previewed:
+            previewed[key] = look(rows, data, model, *more)
+        return previewed[key]
+
+    monkeypatch.setattr(trainers.preview, "preview", preview)
 
 
 @pytest.fixture(autouse=True)
