@@ -20,8 +20,9 @@ from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
-from sweeper.loop.progress import Interrupted, Outcome, Progress
-from sweeper.loop.sweep import Sweep
+from sweeper.loop.progress import Interrupted, Outcome, Progress, Screen
+from sweeper.loop.recovery import Past
+from sweeper.loop.sweep import Stores, Sweep
 from sweeper.measuring.remeasure import Scored, measure, measuring, stale
 from sweeper.measuring.speed_probe import Probe
 from sweeper.measuring.verify import Verification, verify
@@ -90,11 +91,10 @@ def run_session(
             if anew.written:
                 known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
             packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
-            sweep = Sweep(
-                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
-                *(look, tell_user),
-            )
-            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
+            past = Past(known.under(asked_of(spec)), is_ours, where.runs, tell_user)
+            stores, screen = Stores(search, tracker), Screen(look, tell_user)
+            sweep = Sweep(spec, arms, stores, past, pool, where.runs, packs, screen)
+            probe = Probe(spec, arms, tracker, where.runs, screen, time.monotonic(), check_lease)
             with stop_on_interrupt((sweep, probe), tell_user):
                 if anew.stopped:
                     sweep.stop()
