@@ -1,14 +1,15 @@
-"""What one `sweeper run` needs around its loop: lock, stores, executor, signals; prints nothing, decides nothing."""
+"""What one `sweeper run` needs around its loop: lock, stores, executor, signals."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreAway, StoreError, store_uri
+from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
 from studies.spec import ResolvedVariant, StudySpec
@@ -69,58 +70,112 @@ def run_session(
     dead = watch(ledger, tell_user)
     with lock(where.runs), _held(ledger, where, dead, tell_user) as check_lease:
         remove_half_written(where.runs)
-        with one_at_a_time(where.folder):
-            tracker = Tracker(where.tracking, where.folder, tell_user)
-            _claim(spec, where, tracker)
-            tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
-            compare = pairs_comparer()
-            known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
-            is_ours = is_ours_by(known.keys, tracker.strict, compare)
-            search = Search(spec, arms, where.storage, known.records, known.changed)
-        if retry:
-            ask_again(search, tracker, known.records, where.runs, retry)
-        pool = _executor(spec, executor, workers or spec.resources.workers, where)
-        finished = tabled = False
 
         def look(progress: Progress) -> None:
             check_lease()  # here, where the loop comes by at least every second
             show(progress)
 
+        of_user = (where, executor, workers, Screen(look, tell_user), check_lease)
+        with one_at_a_time(where.folder):
+            session = _open(spec, arms, study_text, *of_user, strict=strict)
+        stores = session.stores
+        if retry:
+            ask_again(stores.search, stores.tracker, session.known.records, where.runs, retry)
+        pools, finished, tabled = [session.pool()], False, False
         try:
-            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
-            if anew.written:
-                known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
-            packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
-            past = Past(known.under(asked_of(spec)), is_ours, where.runs, tell_user)
-            stores, screen = Stores(search, tracker), Screen(look, tell_user)
-            sweep = Sweep(spec, arms, stores, past, pool, where.runs, packs, screen)
-            probe = Probe(spec, arms, tracker, where.runs, screen, time.monotonic(), check_lease)
-            with stop_on_interrupt((sweep, probe), tell_user):
-                if anew.stopped:
-                    sweep.stop()
-                outcome = replace(sweep.run(), unmeasured=len(anew.failed))
-                verified = None
-                if verify_runs and not outcome.stopped:
-                    verified = verify(
-                        list(sweep.finished.values()), verify_runs, pool, where.runs, packs.placement, check_lease
-                    )
-                if spec.probe is not None and not outcome.stopped and not search.partial:
-                    pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
-                    pool = _executor(spec, executor, 1, where)
-                    outcome = probe.run(pool, packs.placement, outcome)
-            tabled = _log_table(tracker, table, check_lease)
+            outcome, verified = _train(session, pools, verify_runs)
+            tabled = _log_table(stores.tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
             if finished:
                 remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
-            pool.close(now=not finished)
+            pools[-1].close(now=not finished)
             with suppress(StoreError, OSError, LeaseLost):
                 check_lease()
-                tracker.close_study(finished=finished)
-            search.close()
-    return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+                stores.tracker.close_study(finished=finished)
+            stores.search.close()
+    return replace(outcome, undelivered=max(stores.tracker.undelivered, 0 if tabled else 1)), verified
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A study that is open: its stores, what they have of it, who trains it, and who watches. `check` raises where the
+    study is somebody else's by now.
+    """
+
+    spec: StudySpec
+    arms: Mapping[str, ResolvedVariant]
+    where: StudyPaths
+    executor: str
+    workers: int | None
+    screen: Screen
+    check: Callable[[], None]
+    stores: Stores
+    known: Known
+    compare: Compare
+
+    def pool(self, workers: int | None = None) -> Executor:
+        """Workers that train; `workers` of them, if that is said, else as many as the user or the study says."""
+        count = workers or self.workers or self.spec.resources.workers
+        return _executor(self.spec, self.executor, count, self.where)
+
+    def past(self, known: Known) -> Past:
+        """The runs of `known` as a sweep takes them up."""
+        is_ours = is_ours_by(self.known.keys, self.stores.tracker.strict, self.compare)
+        return Past(known.under(asked_of(self.spec)), is_ours, self.where.runs, self.screen.tell_user)
+
+
+def _open(
+    spec: StudySpec,
+    arms: Mapping[str, ResolvedVariant],
+    study_text: str,
+    where: StudyPaths,
+    executor: str,
+    workers: int | None,
+    screen: Screen,
+    check: Callable[[], None],
+    *,
+    strict: bool,
+) -> _Session:
+    """Open both stores and read what they have of the study."""
+    tracker = Tracker(where.tracking, where.folder, screen.tell_user)
+    _claim(spec, where, tracker)
+    tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
+    compare = pairs_comparer()
+    known = find_known(spec, arms, where.storage, tracker, compare, screen.tell_user)
+    search = Search(spec, arms, where.storage, known.records, known.changed)
+    stores = Stores(search, tracker)
+    return _Session(spec, arms, where, executor, workers, screen, check, stores, known, compare)
+
+
+def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[Outcome, Verification | None]:
+    """Measure again what others measure now, run the sweep, verify some of its runs, and time the study's variants.
+
+    `pools`: the sweep's workers, and last those that train now.
+    """
+    spec, arms, where, check = session.spec, session.arms, session.where, session.check
+    tell_user, tracker, known = session.screen.tell_user, session.stores.tracker, session.known
+    anew = _measure_again(spec, arms, known, where, session.executor, session.workers, tracker, tell_user, check)
+    if anew.written:
+        known = find_known(spec, arms, where.storage, tracker, session.compare, tell_user)
+    packs = Packs(spec, arms, where.runs, session.workers, pools[-1], tell_user)
+    sweep = Sweep(spec, arms, session.stores, session.past(known), pools[-1], where.runs, packs, session.screen)
+    probe = Probe(spec, arms, tracker, where.runs, session.screen, time.monotonic(), check)
+    with stop_on_interrupt((sweep, probe), tell_user):
+        if anew.stopped:
+            sweep.stop()
+        outcome = replace(sweep.run(), unmeasured=len(anew.failed))
+        verified = None
+        if verify_runs and not outcome.stopped:
+            finished = list(sweep.finished.values())
+            verified = verify(finished, verify_runs, pools[-1], where.runs, packs.placement, check)
+        if spec.probe is not None and not outcome.stopped and not session.stores.search.partial:
+            pools[-1].close()  # its workers would hold memory, and the threads of one are a share of the cores
+            pools.append(session.pool(workers=1))
+            outcome = probe.run(pools[-1], packs.placement, outcome)
+    return outcome, verified
 
 
 @contextmanager

@@ -66,6 +66,10 @@ class RunQueue:
         runs, key = waiting.runs, waiting.config.key
         self.training[key] = Training(runs, waiting.config, waiting.attempt, runs.run_ids.pop(key, None))
 
+    def in_workers(self) -> int:
+        """How many runs a worker has taken."""
+        return sum(run.run_id is not None for run in self.training.values())
+
     def drop(self, runs: TrialRuns) -> None:
         """Let no run of a trial wait any longer."""
         self._waiting = deque(one for one in self._waiting if one.runs is not runs)

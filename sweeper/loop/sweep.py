@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.design.counts import planned_runs, planned_trials
-from studies.records import Cause, Measurement, RunConfig, RunResult
+from studies.records import Cause, RunResult
 from studies.spec import ResolvedVariant, StudySpec
 from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Reported, Started, Told
 from sweeper.folder.cleanup import set_aside
@@ -30,7 +30,7 @@ from sweeper.folder.control import paused
 from sweeper.loop.brackets import OpenBrackets
 from sweeper.loop.limits import FinishUp, Kill, Limits, Stop
 from sweeper.loop.progress import Outcome, Progress, Screen, Tally
-from sweeper.loop.queue import Feeder, RunEnds, RunQueue, told_failing
+from sweeper.loop.queue import Feeder, RunEnds, RunQueue, Waiting, told_failing
 from sweeper.loop.recording import Recorder
 from sweeper.loop.recovery import Past
 from sweeper.loop.trials import Best, TrialBook
@@ -38,7 +38,7 @@ from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
 from sweeper.search.search import Search
 from sweeper.tracking.tracker import Tracker
-from trainers.interface import Job, News, Sized
+from trainers.interface import Job, News, Placement, Sized
 
 LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock
 
@@ -68,21 +68,18 @@ class Sweep:
         """`folder`: the study's runs."""
         self._spec, self._arms, self._search, self._executor = spec, arms, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
-        self._news, self._started = _News(packs), time.monotonic()
+        started = time.monotonic()
+        self._view = _View(packs, planned_runs(spec, arms), started)
         self._book, self._queue = TrialBook(spec, arms), RunQueue()
         self._record = Recorder(spec, stores.tracker, past, folder)
         self._brackets = OpenBrackets(spec, planned_trials(spec, arms), stores.search.strata, folder)
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
-        self._limits = Limits(spec.budget, folder, self._started)
+        self._limits = Limits(spec.budget, folder, started)
         self._ends = RunEnds(spec, arms, self._record, self._feeder, self._queue, self._brackets, screen)
-        self._planned, self._paused = planned_runs(spec, arms), paused(folder)
+        self.finished = self._book.finished
+        self._paused = paused(folder)
         self._stopping = self._closing = False
-
-    @property
-    def finished(self) -> Mapping[str, tuple[RunConfig, Mapping[str, Measurement]]]:
-        """By key, every run that came to its end, and its measurements."""
-        return self._book.finished
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
@@ -97,10 +94,7 @@ class Sweep:
         self._feeder.requeue_open()
         self._record.keep_adapters(self._book.best_configs())
         self._limits.keep(time.monotonic(), at_once=True)
-        tally = self._record.tally
-        return Outcome(
-            tally.trained, tally.reused, +tally.failures, self._closing or held, unusable=self._ends.unusable
-        )
+        return self._record.tally.outcome(stopped=self._closing or held, unusable=self._ends.unusable)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
@@ -120,7 +114,8 @@ class Sweep:
             most = self._executor.slots + self._executor.ahead
             while not self._closing and len(self._queue.training) < most and self._submit_next():
                 pass
-            self._screen.show(self._progress())
+            state = (self._record.tally, self._book.best(), self._queue.in_workers())
+            self._screen.show(self._view.progress(time.monotonic(), *state))
             waits = [] if self._closing else self._queue.waits(time.monotonic(), self._paused)
             if not self._queue.training and all(wait is None for wait in waits):
                 return
@@ -132,24 +127,16 @@ class Sweep:
         while (waiting := self._queue.due(time.monotonic(), self._paused)) is None:
             if not self._feeder.ask(self._paused, rungs=self._spec.rungs is not None):
                 return False
-        runs, config, own = waiting.runs, waiting.config, waiting.attempt.placement
+        config, own = waiting.config, waiting.attempt.placement
         if not self._queue.take(waiting):
             return False
-        if self._feeder.answer(runs, config):
+        if self._feeder.answer(waiting.runs, config):
             return True
         for notice in set_aside(self._folder / config.key):
             self._screen.tell_user(notice)
         self._queue.begin(waiting)
-        self._executor.submit(
-            Job(
-                config,
-                self._folder / config.key,
-                keep_adapter=self._spec.output.keep != "none",
-                placement=self._packs.place(config, self._ends.attempts.placement(config, own)),
-                pause_at=runs.heading.get(config.key),
-                time_limit=self._spec.budget.per_run,
-            )
-        )
+        placement = self._packs.place(config, self._ends.attempts.placement(config, own))
+        self._executor.submit(_job(self._spec, self._folder, waiting, placement))
         return True
 
     def _handle(self, event: Event) -> None:
@@ -160,23 +147,21 @@ class Sweep:
                     self._record.begin(self._queue.training[key])
             case Dropped(key=key):
                 self._ended(key, RunResult(key=key, cause=Cause.USER_STOP), time.monotonic())
-            case Reported(key=key, step=step, metrics=metrics):
-                if key in self._queue.training:
-                    self._record.report(self._queue.training[key], step, metrics)
+            case Reported(key=key, step=step, metrics=metrics) if key in self._queue.training:
+                self._record.report(self._queue.training[key], step, metrics)
             case Finished(key=key, result=result, at=at):
                 self._ended(key, result, at)
             case Lost(key=key, worker=worker, at=at):
-                self._news.forget(worker)
+                self._view.forget(worker)
                 self._ended(key, event.result(), at)
             case Told(worker=worker, news=news, at=at):
-                self._news.take(worker, news, at)
+                self._view.take(worker, news, at)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:
-        run = self._queue.training.get(key)
+        run = self._queue.training.pop(key, None)
         if run is None:
             return
         self._record.finish(run, result, at_rung=self._ends.is_at_rung(result))
-        del self._queue.training[key]
         occupancy = self._limits.ended(key, result.cause, at)
         if occupancy is not None:
             self._judge_worker(occupancy.worker, key, result, at)
@@ -216,17 +201,12 @@ class Sweep:
             self._screen.tell_user(f"Paused, with runs left: {', '.join(left)}. Let it go on with `sweeper resume`.")
         return bool(left)
 
-    def _progress(self) -> Progress:
-        training = sum(run.run_id is not None for run in self._queue.training.values())
-        elapsed = time.monotonic() - self._started
-        return _progress(self._planned, self._record.tally, self._book.best(), training, elapsed, self._news.doing())
 
+class _View:
+    """What is shown of a sweep while it runs: how far it is, and what workers tell that is of no run."""
 
-class _News:
-    """What workers tell that is of no run: how many they train at once, and what else they do."""
-
-    def __init__(self, packs: Packs) -> None:
-        self._packs = packs
+    def __init__(self, packs: Packs, planned: int, started: float) -> None:
+        self._packs, self._planned, self._started = packs, planned, started
         self._doing: dict[str, tuple[str, float]] = {}
 
     def take(self, worker: str, news: News, at: float) -> None:
@@ -241,14 +221,22 @@ class _News:
         self._packs.forget(worker)
         self._doing.pop(worker, None)
 
-    def doing(self) -> str:
-        """What workers do that trains nothing, and for how long, each once."""
-        now = time.monotonic()
+    def progress(self, now: float, tally: Tally, best: Best | None, training: int) -> Progress:
+        """How far the sweep is. `training`: how many runs workers train."""
+        planned, elapsed = self._planned, now - self._started
+        left = elapsed / tally.trained * max(planned - tally.done, 0) if tally.trained else None
+        shown = None if best is None else (best.runs.trial.variant, show_knobs(best.runs.trial.knobs), best.value)
         doing = [f"{what} ({now - at:.0f} s)" for what, at in self._doing.values() if what]
-        return "; ".join(dict.fromkeys(doing))
+        said = "; ".join(dict.fromkeys(doing))
+        return Progress(planned, tally.done, training, +tally.failures, shown, left, doing=said)
 
 
-def _progress(planned: int, tally: Tally, best: Best | None, training: int, elapsed: float, doing: str) -> Progress:
-    left = elapsed / tally.trained * max(planned - tally.done, 0) if tally.trained else None
-    shown = None if best is None else (best.runs.trial.variant, show_knobs(best.runs.trial.knobs), best.value)
-    return Progress(planned, tally.done, training, +tally.failures, shown, left, doing=doing)
+def _job(spec: StudySpec, folder: Path, waiting: Waiting, placement: Placement) -> Job:
+    return Job(
+        waiting.config,
+        folder / waiting.config.key,
+        keep_adapter=spec.output.keep != "none",
+        placement=placement,
+        pause_at=waiting.runs.heading.get(waiting.config.key),
+        time_limit=spec.budget.per_run,
+    )
