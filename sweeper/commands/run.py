@@ -1,14 +1,15 @@
-"""What one `sweeper run` needs around its loop: lock, stores, executor, signals; prints nothing, decides nothing."""
+"""What one `sweeper run` needs around its loop: lock, stores, executor, signals."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreAway, StoreError, store_uri
+from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
 from studies.spec import ResolvedVariant, StudySpec
@@ -22,8 +23,9 @@ from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.names import LOGS
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
-from sweeper.loop.progress import Interrupted, Outcome, Progress
-from sweeper.loop.sweep import Sweep
+from sweeper.loop.progress import Interrupted, Outcome, Progress, Screen
+from sweeper.loop.recovery import Past
+from sweeper.loop.sweep import Stores, Sweep
 from sweeper.measuring.remeasure import Scored, measure, measuring, stale
 from sweeper.measuring.speed_probe import Probe
 from sweeper.measuring.verify import Verification, verify
@@ -74,50 +76,21 @@ def run_session(
         Border(where.runs, spec.study, arms.keys(), tell_user) as border,
     ):
         remove_half_written(where.runs)
-        with one_at_a_time(where.folder):
-            tracker = Tracker(where.tracking, where.folder, tell_user)
-            _claim(spec, where, tracker)
-            tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
-            compare = pairs_comparer()
-            known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
-            is_ours = is_ours_by(known.keys, tracker.strict, compare)
-            search = Search(spec, arms, where.storage, known.records, known.changed)
-        if retry:
-            ask_again(search, tracker, known.records, where.runs, retry)
-        pool = border.watch(_executor(spec, executor, workers or spec.resources.workers, where))
-        finished = tabled = False
 
         def look(progress: Progress) -> None:
             check_lease()  # here, where the loop comes by at least every second
             border.look(progress)
             show(progress)
 
+        of_user = (where, executor, workers, Screen(look, tell_user), check_lease, border)
+        with one_at_a_time(where.folder):
+            session = _open(spec, arms, study_text, *of_user, strict=strict)
+        search, tracker = session.search, session.tracker
+        if retry:
+            ask_again(search, tracker, session.known.records, where.runs, retry)
+        pools, finished, tabled = [session.pool()], False, False
         try:
-            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease, border)
-            if anew.written:
-                known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
-            packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
-            sweep = Sweep(
-                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
-                *(look, tell_user),
-            )
-            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
-            with stop_on_interrupt((sweep, probe), tell_user), border.steered():
-                border.phase("train")
-                if anew.stopped:
-                    sweep.stop()
-                outcome = replace(sweep.run(), unmeasured=len(anew.failed))
-                verified = None
-                if verify_runs and not outcome.stopped:
-                    border.phase("verify")
-                    verified = verify(
-                        list(sweep.finished.values()), verify_runs, pool, where.runs, packs.placement, check_lease
-                    )
-                if spec.probe is not None and not outcome.stopped and not search.partial:
-                    pool.close()  # its workers would hold memory, and the threads of one are a share of the cores
-                    pool = border.watch(_executor(spec, executor, 1, where))
-                    border.phase("probe")
-                    outcome = probe.run(pool, packs.placement, outcome)
+            outcome, verified = _train(session, pools, verify_runs)
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
@@ -127,12 +100,100 @@ def run_session(
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
-            pool.close(now=not finished)
+            pools[-1].close(now=not finished)
             with suppress(StoreError, OSError, LeaseLost):
                 check_lease()
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A study that is open: its stores, what they have of it, who trains it, and who watches and steers. `check` raises
+    where the study is somebody else's by now.
+    """
+
+    spec: StudySpec
+    arms: Mapping[str, ResolvedVariant]
+    where: StudyPaths
+    executor: str
+    workers: int | None
+    screen: Screen
+    check: Callable[[], None]
+    border: Border
+    search: Search
+    tracker: Tracker
+    known: Known
+    compare: Compare
+
+    def pool(self, workers: int | None = None) -> Executor:
+        """Workers that train; `workers` of them, if that is said, else as many as the user or the study says."""
+        count = workers or self.workers or self.spec.resources.workers
+        place = Workplace(count, self.where.runs / LOGS, self.spec.resources.env)
+        return self.border.watch(EXECUTORS[self.executor](self.spec.trainer, place))
+
+    def past(self, known: Known) -> Past:
+        """The runs of `known` as a sweep takes them up."""
+        is_ours = is_ours_by(self.known.keys, self.tracker.strict, self.compare)
+        return Past(known.under(asked_of(self.spec)), is_ours, self.where.runs, self.screen.tell_user)
+
+
+def _open(
+    spec: StudySpec,
+    arms: Mapping[str, ResolvedVariant],
+    study_text: str,
+    where: StudyPaths,
+    executor: str,
+    workers: int | None,
+    screen: Screen,
+    check: Callable[[], None],
+    border: Border,
+    *,
+    strict: bool,
+) -> _Session:
+    """Open both stores and read what they have of the study."""
+    tracker = Tracker(where.tracking, where.folder, screen.tell_user)
+    _claim(spec, where, tracker)
+    tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
+    compare = pairs_comparer()
+    known = find_known(spec, arms, where.storage, tracker, compare, screen.tell_user)
+    search = Search(spec, arms, where.storage, known.records, known.changed)
+    return _Session(spec, arms, where, executor, workers, screen, check, border, search, tracker, known, compare)
+
+
+def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[Outcome, Verification | None]:
+    """Measure again what others measure now, run the sweep, verify some of its runs, and time the study's variants.
+
+    `pools`: the sweep's workers, and last those that train now.
+    """
+    spec, arms, where, check = session.spec, session.arms, session.where, session.check
+    tell_user, tracker, known = session.screen.tell_user, session.tracker, session.known
+    border = session.border
+    anew = _measure_again(session)
+    if anew.written:
+        known = find_known(spec, arms, where.storage, tracker, session.compare, tell_user)
+    packs = Packs(spec, arms, where.runs, session.workers, pools[-1], tell_user)
+    sweep = Sweep(
+        spec, arms, Stores(session.search, tracker), session.past(known), pools[-1], where.runs, packs, session.screen
+    )
+    probe = Probe(spec, arms, tracker, where.runs, session.screen, time.monotonic(), check)
+    with stop_on_interrupt((sweep, probe), tell_user), border.steered():
+        border.phase("train")
+        if anew.stopped:
+            sweep.stop()
+        outcome = replace(sweep.run(), unmeasured=len(anew.failed))
+        verified = None
+        if verify_runs and not outcome.stopped:
+            border.phase("verify")
+            finished = list(sweep.finished.values())
+            verified = verify(finished, verify_runs, pools[-1], where.runs, packs.placement, check)
+        if spec.probe is not None and not outcome.stopped and not session.search.partial:
+            pools[-1].close()  # its workers would hold memory, and the threads of one are a share of the cores
+            pools.append(session.pool(workers=1))
+            border.phase("probe")
+            outcome = probe.run(pools[-1], packs.placement, outcome)
+    return outcome, verified
 
 
 @contextmanager
@@ -156,38 +217,24 @@ def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
-def _measure_again(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
-    known: Known,
-    where: StudyPaths,
-    executor: str,
-    workers: int | None,
-    tracker: Tracker,
-    tell_user: Callable[[str], None],
-    check: Callable[[], None],
-    border: Border,
-) -> Scored:
+def _measure_again(session: _Session) -> Scored:
     """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
     is trained, as the search goes on from what is found.
     """
-    tasks = stale(spec, arms, known.records, where.runs)
+    spec, where, tell_user = session.spec, session.where, session.screen.tell_user
+    tasks = stale(spec, session.arms, session.known.records, where.runs)
     if not tasks:
         return Scored(0, {}, ())
     tell_user(
         f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
         "trained for it."
     )
-    border.phase("measure")
-    with measuring(spec, executor, workers, where.runs) as pool:
+    session.border.phase("measure")
+    with measuring(spec, session.executor, session.workers, where.runs) as pool:
         stopper = Stopper(pool)
-        with stop_on_interrupt((stopper,), tell_user), border.steered():
-            done = measure(tasks, border.watch(pool), tracker, tell_user, check)
+        with stop_on_interrupt((stopper,), tell_user), session.border.steered():
+            done = measure(tasks, session.border.watch(pool), session.tracker, tell_user, session.check)
     return replace(done, stopped=stopper.stopped)
-
-
-def _executor(spec: StudySpec, name: str, workers: int | None, where: StudyPaths) -> Executor:
-    return EXECUTORS[name](spec.trainer, Workplace(workers, where.runs / LOGS, spec.resources.env))
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:

@@ -23,7 +23,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -196,7 +196,7 @@ def decode(text: bytes) -> Line | None:
         kind = EVENTS.get(str(found.get("event")))
         if kind is None or not _SWEEP.fullmatch(sweep) or type(number) is not int or not isinstance(at, int | float):
             return None
-        return Line(sweep, number, float(at), _reader(kind).validate_python(found))
+        return Line(sweep, number, float(at), _reader(str(found["event"])).validate_python(found))
     return None
 
 
@@ -343,8 +343,8 @@ def last_events(runs: Path) -> list[Line]:
 
 
 @lru_cache
-def _reader(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _reader(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(EVENTS[name])
 
 
 def _of(event: Happening) -> str:

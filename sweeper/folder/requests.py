@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -150,7 +150,7 @@ def _read(path: Path) -> Asked:
         return Asked(identity, None, problem=f"`ask` is none of {', '.join(ASKS)}")
     sweep = found.get("sweep") or ""
     try:
-        request = _reader(kind).validate_python(
+        request = _reader(str(found["ask"])).validate_python(
             {name: value for name, value in found.items() if name in kind.__dataclass_fields__}
         )
     except ValidationError as error:
@@ -160,5 +160,5 @@ def _read(path: Path) -> Asked:
 
 
 @lru_cache
-def _reader(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _reader(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(ASKS[name])

@@ -1,20 +1,26 @@
-"""What a sweep may cost and has cost: whether another run fits into the time that is left. Knows no executor."""
+"""What a sweep may cost and has cost, and what must stop for it: budgets, the time limit of a run, failing workers."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from studies.records import CONSEQUENCES, Cause, State
 from studies.spec import Budget
 from studies.text.files import read_json, write_whole
+from sweeper.executors.base import Started
+from sweeper.executors.ledger import Occupancy, Workers
 from sweeper.folder.names import SPENT_FILE
+from sweeper.loop.retries import is_machine
 
 KEPT_EVERY = 5.0  # seconds between two writes of what was spent
 LATELY = 20  # runs that an estimate looks back on
+GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after that its worker is killed
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,88 @@ class Meter:
         self._kept_at = now
         with suppress(OSError):
             write_whole(self._file, json.dumps({"device_seconds": self._before + spent}))
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop the runs in training at their next step: the budget is spent."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class FinishUp:
+    """Start nothing new: it would not end within the budget."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Kill the worker of this run, whose time was over long ago."""
+
+    key: str
+
+
+Order = Stop | FinishUp | Kill
+
+
+class Limits:
+    """The budgets, the time limit of a run and the workers of a sweep: what they say must stop."""
+
+    def __init__(self, budget: Budget, folder: Path, started: float) -> None:
+        """`started`: when the sweep began, on the monotonic clock."""
+        self._per_run = budget.per_run
+        self._meter, self._workers = Meter(budget, folder, started), Workers()
+        self._failing: set[str] = set()
+
+    def begun(self, event: Started) -> None:
+        """A worker has taken a run."""
+        self._workers.started(event.key, event.worker, event.at)
+
+    def ended(self, key: str, cause: Cause, at: float) -> Occupancy | None:
+        """A run is over: what it took of its worker. None for one that no worker had taken."""
+        occupancy = self._workers.ended(key, at)
+        if occupancy is not None and cause is Cause.FINISHED:
+            self._meter.add(Cost(occupancy.seconds, occupancy.device_seconds))
+        return occupancy
+
+    def in_training(self, now: float) -> dict[str, float]:
+        """For every run that a worker has taken, the seconds that it has trained."""
+        return self._workers.in_training(now)
+
+    def spent(self, now: float) -> float:
+        """Device seconds that were spent so far."""
+        return self._workers.spent(now)
+
+    def keep(self, now: float, *, at_once: bool = False) -> None:
+        """Write down what was spent, every few seconds."""
+        self._meter.keep(now, self._workers.spent(now), at_once)
+
+    def check(self, now: float, slots: int) -> Iterator[Order]:
+        """What the clock asks for. `slots`: how many runs can train at once."""
+        spent, in_training = self._workers.spent(now), self._workers.in_training(now)
+        over = self._meter.over(now, spent)
+        if over is not None:
+            yield Stop(over)
+        short = self._meter.too_short(now, spent, in_training, free=len(in_training) < slots)
+        if short is not None:
+            yield FinishUp(short)
+        for key, seconds in in_training.items():
+            if self._per_run is not None and seconds > self._per_run + GRACE_SECONDS:
+                yield Kill(key)
+
+    def failing(self, worker: str, key: str, cause: Cause, at: float) -> tuple[str, ...] | None:
+        """The runs that failed on a worker in a row, once, when they are too many for it to go on."""
+        if not is_machine(cause):
+            if CONSEQUENCES[cause].told is State.COMPLETE or CONSEQUENCES[cause].instability:
+                self._workers.went_well(worker)
+            return None
+        failed = self._workers.failed(worker, key, at)
+        if failed is None or worker in self._failing:
+            return None
+        self._failing.add(worker)
+        return failed
 
 
 def read_spent(folder: Path) -> float:

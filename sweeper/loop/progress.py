@@ -1,9 +1,10 @@
-"""How far a sweep is and how it ended, as the terminal shows it; knows nothing of how runs are trained."""
+"""How far a sweep is and how it ended, and the screen that shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from studies.records import Failure
 
@@ -22,6 +23,14 @@ class Progress:
     seconds_left: float | None
     what: str = "runs"
     doing: str = ""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where a user sees a sweep: `show` draws its progress, `tell_user` prints a sentence."""
+
+    show: Callable[[Progress], None]
+    tell_user: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -45,5 +54,37 @@ class Outcome:
         return not self.stopped and all(failure.by_config for failure, n in self.failures.items() if n)
 
 
+@dataclass
+class Tally:
+    """Runs counted: trained, reused, and those that could not be trained; and the failures that stand."""
+
+    trained: int = 0
+    reused: int = 0
+    untrained: int = 0
+    failures: Counter[Failure] = field(default_factory=Counter)
+
+    @property
+    def done(self) -> int:
+        """Runs that are over."""
+        return self.trained + self.reused + self.untrained
+
+    def fail(self, failure: Failure | None) -> None:
+        """Count a failure, if it is one."""
+        self.failures.update([failure] if failure else [])
+
+    def replace(self, failure: Failure | None) -> None:
+        """Take back a failure of a run that another attempt replaces."""
+        self.failures.subtract([failure] if failure else [])
+
+    def outcome(self, *, stopped: bool, unusable: str) -> Outcome:
+        """How the sweep ended."""
+        return Outcome(self.trained, self.reused, +self.failures, stopped, unusable=unusable)
+
+
 class Interrupted(Exception):
-    """The sweep cannot go on for want of something outside of it, and says what; what it has done is kept."""
+    """The sweep cannot go on without something outside of it, and says what; what it has done is kept."""
+
+
+def first_line(message: str) -> str:
+    """The first line of what a run ended with."""
+    return message.strip().partition("\n")[0] or "no message"

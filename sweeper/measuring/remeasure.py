@@ -1,7 +1,6 @@
 """Measures finished runs again, from the adapters that they left; what is found goes into the runs' own MLflow records.
 
-Knows runs by record and config; an executor's workers measure them. Trains nothing, and what it has written already it
-does not do again.
+The workers of an executor measure them. Nothing is trained, and a run that has its numbers is not measured again.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from pathlib import Path
 
 from studies.design.answers import run_config_of
 from studies.design.measurers import Measurers, asked_of, has_numbers, is_measured, measurers_of
-from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, RunResult, State
+from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, State
 from studies.spec import ResolvedVariant, StudySpec
 from studies.text.files import is_folder
-from sweeper.executors import EXECUTORS, Dropped, Executor, Finished, Lost, Workplace
+from sweeper.executors import EXECUTORS, Dropped, Executor, Workplace
+from sweeper.executors.waiting import Ending, result_of, wait_for
 from sweeper.folder.names import LOGS
 from sweeper.tracking.tracker import Tracker
 from trainers.interface import Job, Placement
@@ -99,33 +99,25 @@ def measure(
 
     Raises StoreError where MLflow does not take what is found.
     """
-    waiting = {task.job.config.key: task for task in tasks}
-    for task in tasks:
-        executor.submit(task.job)
+    by_key = {task.job.config.key: task for task in tasks}
     written, failed, moved = 0, {}, []
-    total = len(waiting)
-    while waiting:
-        check()
-        for event in executor.events(timeout=1.0):
-            if not isinstance(event, Finished | Lost | Dropped) or event.key not in waiting:
-                continue
-            task = waiting.pop(event.key)
-            name = named(task.records[:1])
-            problem = _problem(event)
-            if problem is not None or not isinstance(event, Finished):
-                failed[name] = problem or ""
-                say(f"{total - len(waiting)}/{total} {name}: failed: {problem}")
-                continue
-            who, final = measurers_of(task.job.config), event.result.final()
-            for record in task.records:
-                new = [final[name] for name in _missing(record, who) if name in final]
-                tracker.log_scores(
-                    record, [m for m in new if math.isfinite(m.value)], event.result.facts, event.result.samples, who
-                )
-                written += 1
-            moved += [name] if _has_moved(task.records[0], final, who) else []
-            shown = final.get("gold") or next(iter(final.values()))
-            say(f"{total - len(waiting)}/{total} {name}: {shown.name} {_with_error(shown)}")
+    for done, ending in enumerate(wait_for([task.job for task in tasks], executor, check), 1):
+        task = by_key[ending.key]
+        name, problem = named(task.records[:1]), _problem(ending)
+        if problem is not None:
+            failed[name] = problem
+            say(f"{done}/{len(by_key)} {name}: failed: {problem}")
+            continue
+        result, who = result_of(ending), measurers_of(task.job.config)
+        final = result.final()
+        for record in task.records:
+            new = [final[name] for name in _missing(record, who) if name in final]
+            finite = [m for m in new if math.isfinite(m.value)]
+            tracker.log_scores(record, finite, result.facts, result.samples, who)
+            written += 1
+        moved += [name] if _has_moved(task.records[0], final, who) else []
+        shown = final.get("gold") or next(iter(final.values()))
+        say(f"{done}/{len(by_key)} {name}: {shown.name} {_with_error(shown)}")
     return Scored(written, failed, tuple(moved))
 
 
@@ -139,11 +131,11 @@ def _placement(record: RunRecord) -> Placement:
     return Placement(bf16={"true": True, "false": False}.get(record.facts.get("bf16", "")))
 
 
-def _problem(event: Finished | Lost | Dropped) -> str | None:
+def _problem(ending: Ending) -> str | None:
     """Why a run was not measured, None where it was."""
-    if isinstance(event, Dropped):
+    if isinstance(ending, Dropped):
         return "stopped"
-    result: RunResult = event.result if isinstance(event, Finished) else event.result()
+    result = result_of(ending)
     if result.state is State.COMPLETE:
         return None
     log = result.facts.get("log")

@@ -1,7 +1,4 @@
-"""Trains some finished runs again alone, by TRL's own loop, and tells how far their measurements are apart.
-
-Knows runs only by config and measurements; the executor trains them.
-"""
+"""Trains some finished runs again alone, by TRL's own loop, and tells how far their measurements are apart."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.records import METRICS, Measurement, RunConfig
-from sweeper.executors import Dropped, Executor, Finished, Lost
+from sweeper.executors import Dropped, Executor
+from sweeper.executors.waiting import result_of, wait_for
 from sweeper.folder.cleanup import drop_scratch, scratch
 from trainers.interface import Job, Placement
 
@@ -57,26 +55,16 @@ def verify(
     chosen = random.Random(len(ordered)).sample(ordered, min(count, len(ordered)))
     alone = Placement(together=0, bf16=placement.bf16)
     folder = scratch(runs, "verify")
-    waiting = {config.key for config, _ in chosen}
-    for config, _ in chosen:
-        executor.submit(Job(config, folder / config.key, keep_adapter=False, placement=alone))
+    jobs = [Job(config, folder / config.key, keep_adapter=False, placement=alone) for config, _ in chosen]
     again: dict[str, Mapping[str, Measurement]] = {}
     failed: dict[str, str] = {}
-    while waiting:
-        check()
-        for event in executor.events(timeout=1.0):
-            match event:
-                case Finished(key=key, result=result):
-                    waiting.discard(key)
-                    again[key] = result.final()
-                    if not again[key]:
-                        failed[key] = result.message or str(result.cause)
-                case Lost(key=key, reason=reason):
-                    waiting.discard(key)
-                    failed[key] = reason
-                case Dropped(key=key):
-                    waiting.discard(key)
-                    failed[key] = "stopped"
+    for ending in wait_for(jobs, executor, check):
+        result = result_of(ending)
+        again[ending.key] = result.final()
+        if isinstance(ending, Dropped):
+            failed[ending.key] = "stopped"
+        elif not again[ending.key]:
+            failed[ending.key] = result.message or str(result.cause)
     drop_scratch(folder)
     findings = tuple(
         Finding(config, name, measured[name].value, again[config.key][name].value, measured[name].error)

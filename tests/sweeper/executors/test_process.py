@@ -417,7 +417,12 @@ def test_the_states_of_a_worker_are_told(make_process: MakeProcess, make_job: Ma
     executor, job = make_process(), make_job("SIGKILL")
     executor.submit(job)
     seen: list[Event] = []
-    wait_until(lambda: seen.extend(executor.events(0.1)) or any(isinstance(e, Lost) for e in seen), "it lives")
+
+    def is_lost() -> bool:
+        seen.extend(executor.events(0.1))
+        return any(isinstance(event, Lost) for event in seen)
+
+    wait_until(is_lost, "it lives")
     executor.close()
     states = [event for event in [*seen, *executor.events(0)] if isinstance(event, WorkerState)]
     assert [state.state for state in states] == ["asked", "here", "gone"]
@@ -433,7 +438,12 @@ def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_with
     executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
     executor.submit(make_job("finish"))
     seen: list[Event] = []
-    wait_until(lambda: seen.extend(executor.events(0.1)) or len(seen) > 1, "nobody asks for a worker")
+
+    def is_asked_for() -> bool:
+        seen.extend(executor.events(0.1))
+        return len(seen) > 1
+
+    wait_until(is_asked_for, "nobody asks for a worker")
     executor.close(now=True)
     seen += executor.events(0)
     assert [event.state for event in seen if isinstance(event, WorkerState)] == ["asked", "waiting", "gone"]

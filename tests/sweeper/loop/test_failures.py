@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from dashboards.store.records import load_records
 from studies.records import Cause, RunRecord, State
-from sweeper.loop import sweep
+from sweeper.loop import limits
 
 Sweeper = Callable[..., Any]
 STUDY = """
@@ -146,7 +146,7 @@ def test_the_other_workers_go_on_without_the_one_that_is_set_aside(run: Callable
 def test_a_run_that_hangs_is_killed_when_its_time_is_over_and_the_sweep_goes_on(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "GRACE_SECONDS", 0.2)
     ended = run({"ipo": "hang"}, STUDY.replace("trials: 2", "trials: 2, per_run: 1s"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert causes(tmp_path) == {

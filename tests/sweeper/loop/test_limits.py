@@ -13,7 +13,8 @@ import pytest
 from dashboards.store.records import load_records
 from studies.records import Cause, State
 from studies.spec import Budget
-from sweeper.loop.limits import Cost, Meter, read_spent
+from sweeper.executors.base import Started
+from sweeper.loop.limits import Cost, FinishUp, Kill, Limits, Meter, Stop, read_spent
 
 Sweeper = Callable[..., Any]
 TRAINERS = Path(__file__).parents[2] / "soak"
@@ -121,3 +122,34 @@ def test_a_run_that_takes_too_long_is_stopped_kept_as_censored_and_not_tried_aga
     }
     again = sweeper(tmp_path, "run", "study.yaml", "--executor", *executor)
     assert "0 runs trained, 4 were there already" in again.stdout
+
+
+def the_limits(folder: Path, **budget: Any) -> Limits:
+    limits = Limits(Budget(**budget), folder, started=0.0)
+    limits.begun(Started("long", "w", at=0.0))
+    return limits
+
+
+def test_limits_ask_for_nothing_where_there_are_none(tmp_path: Path) -> None:
+    assert list(the_limits(tmp_path).check(1e6, slots=1)) == []
+
+
+def test_limits_ask_to_stop_at_the_budget_and_to_kill_what_does_not_stop(tmp_path: Path) -> None:
+    orders = list(the_limits(tmp_path, wall_clock=100, per_run=50).check(100.0, slots=1))
+    assert [type(order) for order in orders] == [Stop, Kill]
+    assert list(the_limits(tmp_path, per_run=50).check(79.0, slots=1)) == []
+
+
+def test_limits_ask_to_finish_up_once_a_run_has_shown_that_no_other_fits(tmp_path: Path) -> None:
+    limits = the_limits(tmp_path, wall_clock=100)
+    limits.ended("long", Cause.FINISHED, at=60.0)
+    assert [type(order) for order in limits.check(60.0, slots=1)] == [FinishUp]
+
+
+def test_a_worker_is_failing_once_after_three_runs_and_not_where_one_went_well(tmp_path: Path) -> None:
+    limits = the_limits(tmp_path)
+    lost = [limits.failing("w", key, Cause.WORKER_LOST, float(at)) for at, key in enumerate("abcd")]
+    assert lost == [None, None, ("a", "b", "c"), None]
+    assert limits.failing("v", "a", Cause.WORKER_LOST, 0.0) is None
+    assert limits.failing("v", "b", Cause.FINISHED, 1.0) is None
+    assert [limits.failing("v", key, Cause.WORKER_LOST, float(at)) for at, key in enumerate("cd")] == [None, None]

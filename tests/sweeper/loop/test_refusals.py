@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from studies.spec import arms, arms_in, in_scenario, load_study, resolve_run
-from sweeper.loop.refusals import Refusals
+from sweeper.loop.retries import Refusals
 
 BASE = {"model_name_or_path": "embedded", "use_peft": True, "max_steps": 4}
 

@@ -20,7 +20,7 @@ from studies.spec import arms, load_study
 from sweeper.executors import Inline
 from sweeper.executors.process.devices import usable_cores
 from sweeper.folder.cleanup import scratch
-from sweeper.loop.progress import Outcome
+from sweeper.loop.progress import Outcome, Screen
 from sweeper.measuring.speed_probe import Probe
 from sweeper.tracking.tracker import Tracker
 from trainers.interface import Placement
@@ -286,7 +286,7 @@ def test_a_spent_budget_ends_the_probe(empty_mlflow: Path, tmp_path: Path) -> No
     tracker.open_study(spec, text)
     said: list[str] = []
     began = time.monotonic() - 100
-    probe = Probe(spec, arms(spec), tracker, tmp_path / "runs" / "paced", lambda _: None, said.append, began)
+    probe = Probe(spec, arms(spec), tracker, tmp_path / "runs" / "paced", Screen(lambda _: None, said.append), began)
     ended = probe.run(Inline("formula"), Placement(), Outcome(8, 0, {}, stopped=False))
     assert ended == Outcome(8, 0, {}, stopped=True)
     assert "the wall-clock budget of 60 s is spent" in said[-1]

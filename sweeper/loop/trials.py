@@ -1,0 +1,195 @@
+"""Open trials and their runs: which trial is complete, which is the best, which are confirmed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from studies.design.halving import Entrant
+from studies.design.points import CONFIRM
+from studies.records import Cause, Measurement, RunConfig, RunResult, State
+from studies.spec import Confirm, ResolvedVariant, StudySpec, in_scenario, resolve_run
+from sweeper.search.trials import Trial, TrialOutcome, verdict_on
+
+Stratum = tuple[str, str]
+"""Variant and scenario."""
+
+
+@dataclass
+class TrialRuns:
+    """A trial and the results of its runs as they come in. `asked`: Optuna waits to be told.
+
+    With rungs, `entrant` is its place in a bracket; `heading` says by run to which step it trains (None: to its end),
+    and `run_ids` holds the MLflow runs that stay open while a run pauses.
+    """
+
+    trial: Trial
+    configs: tuple[RunConfig, ...]
+    phase: str
+    asked: bool
+    results: dict[str, RunResult] = field(default_factory=dict)
+    entrant: Entrant | None = None
+    heading: dict[str, int | None] = field(default_factory=dict)
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+    def note(self, key: str, result: RunResult) -> None:
+        """Take the last result of a run."""
+        self.results[key] = result
+        if self.entrant is not None:
+            self.entrant.results[key] = result
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A trial whose runs have all ended. `tell`: Optuna waits for the outcome; `retell`: it was told without a value
+    and gets one now. `unneeded`: runs whose adapters are kept no longer.
+    """
+
+    trial: Trial
+    outcome: TrialOutcome
+    tell: bool
+    retell: bool
+    unneeded: tuple[RunConfig, ...]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of a stratum."""
+
+    value: float
+    runs: TrialRuns
+
+
+class TrialBook:
+    """The trials of a sweep: their runs, the best of each stratum, and the runs that were measured."""
+
+    def __init__(self, spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> None:
+        self._spec, self._arms = spec, arms
+        self._runs = {name: in_scenario(spec, name).runs for name in spec.scenarios}
+        self._candidates = Candidates(spec)
+        self._best: dict[Stratum, Best] = {}
+        self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
+        """By key, every run that came to its end, and its measurements."""
+
+    def open(self, trial: Trial, *, asked: bool) -> TrialRuns:
+        """A trial with the runs that it needs."""
+        runs = self._runs[trial.scenario]
+        configs = tuple(self._config(trial, block, seed) for block in runs.blocks for seed in runs.seeds)
+        return TrialRuns(trial, configs, trial.origin, asked)
+
+    def to_confirm(self, trials: Sequence[Trial], paused: AbstractSet[str]) -> list[TrialRuns]:
+        """The chosen trials of each stratum, on fresh blocks and seeds; those of `paused` variants are left out."""
+        by_number = {(t.variant, t.scenario, t.number): t for t in trials}
+        found = []
+        for variant, scenario in self._candidates.strata():
+            if variant in paused:
+                continue
+            for number in self._candidates.chosen((variant, scenario)):
+                trial = by_number[variant, scenario, number]
+                configs = tuple(self._config(trial, b, s) for b, s in self._candidates.runs(scenario))
+                found.append(TrialRuns(trial, configs, CONFIRM, asked=False))
+        return found
+
+    def close(self, runs: TrialRuns) -> Closed | None:
+        """What became of a trial, None while a run of it has no result."""
+        if len(runs.results) < len(runs.configs):
+            return None
+        results = list(runs.results.values())
+        for config in runs.configs:
+            if runs.results[config.key].cause is Cause.FINISHED:
+                self.finished[config.key] = (config, runs.results[config.key].final())
+        trial, tell = runs.trial, runs.asked
+        outcome = verdict_on(results, self._spec.objective)
+        if runs.phase != CONFIRM:
+            self._candidates.note(trial, results)
+        retell = not tell and trial.unmeasured and runs.phase != CONFIRM and outcome.value is not None
+        if retell:
+            runs.trial = replace(trial, unmeasured=False)
+        runs.asked = False
+        if runs.entrant is not None:
+            runs.entrant.over = True
+        return Closed(trial, outcome, tell, retell, self._unneeded(runs, outcome))
+
+    def best(self) -> Best | None:
+        """The best trial so far."""
+        choose = max if self._spec.objective.direction == "maximize" else min
+        return choose(self._best.values(), key=lambda best: best.value, default=None)
+
+    def best_configs(self) -> list[RunConfig]:
+        """The runs of the best trial of each stratum."""
+        return [config for best in self._best.values() for config in best.runs.configs]
+
+    def _unneeded(self, runs: TrialRuns, outcome: TrialOutcome) -> tuple[RunConfig, ...]:
+        """Runs whose adapters are kept no longer, after comparing a closed trial with the best of its stratum."""
+        if outcome.state is State.COMPLETE and outcome.value is None:
+            return ()  # its value is not known yet, and its adapters may be needed to measure it
+        if not outcome.feasible or outcome.value is None or runs.phase == CONFIRM:
+            return self._not_held(runs)
+        stratum = (runs.trial.variant, runs.trial.scenario)
+        best = self._best.get(stratum)
+        if best is None or self._is_better(outcome.value, best.value):
+            unneeded = () if best is None else self._not_held(best.runs)
+            self._best[stratum] = Best(outcome.value, runs)
+            return unneeded
+        return () if best.runs is runs else self._not_held(runs)
+
+    def _not_held(self, runs: TrialRuns) -> tuple[RunConfig, ...]:
+        """The runs of a trial that no best trial shares: two variants that are the same run share its folder."""
+        if self._spec.output.keep != "best":
+            return ()
+        held = {config.key for best in self._best.values() if best.runs is not runs for config in best.runs.configs}
+        return tuple(config for config in runs.configs if config.key not in held)
+
+    def _is_better(self, a: float, b: float) -> bool:
+        return a > b if self._spec.objective.direction == "maximize" else a < b
+
+    def _config(self, trial: Trial, block: int, seed: int) -> RunConfig:
+        arm = self._arms[trial.variant]
+        return resolve_run(
+            self._spec, arm, trial.scenario, trial=trial.number, knobs=trial.knobs, block=block, seed=seed
+        )
+
+
+class Candidates:
+    """The closed trials of a study with what each is worth, and the choice among them.
+
+    Without KL budgets the best `top` that keep the objective's bounds; with them, for each budget the best that keeps
+    it in place of the bound on the KL.
+    """
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._confirm: dict[str, Confirm | None] = {name: in_scenario(spec, name).confirm for name in spec.scenarios}
+        # By stratum and KL budget (None: the objective's own bounds): trial number -> objective, those that keep it.
+        self._values: dict[Stratum, dict[float | None, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+
+    def note(self, trial: Trial, results: Sequence[RunResult]) -> None:
+        """Take a closed trial in, with the results of all its runs."""
+        confirm = self._confirm[trial.scenario]
+        for budget in (confirm.kl or (None,)) if confirm else ():
+            objective = self._spec.objective if budget is None else self._spec.objective.within_kl(budget)
+            verdict = verdict_on(results, objective)
+            if verdict.feasible and verdict.value is not None:
+                self._values[trial.variant, trial.scenario][budget][trial.number] = verdict.value
+
+    def strata(self) -> tuple[Stratum, ...]:
+        """Strata with a trial that could be confirmed."""
+        return tuple(self._values)
+
+    def chosen(self, stratum: Stratum) -> tuple[int, ...]:
+        """Numbers of the trials to train again, each once; of equal ones the one that was closed first."""
+        confirm = self._confirm[stratum[1]]
+        assert confirm is not None, "only strata with a confirm phase have candidates"
+        largest = self._spec.objective.direction == "maximize"
+        found: list[int] = []
+        for values in self._values[stratum].values():
+            ranked = sorted(values, key=values.__getitem__, reverse=largest)
+            found += ranked[: 1 if confirm.kl else confirm.top]
+        return tuple(dict.fromkeys(found))
+
+    def runs(self, scenario: str) -> tuple[tuple[int, int], ...]:
+        """(block, seed) of the runs of a confirmed trial."""
+        confirm = self._confirm[scenario]
+        return tuple((b, s) for b in confirm.blocks for s in confirm.seeds) if confirm else ()
