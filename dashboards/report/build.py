@@ -17,7 +17,7 @@ from dashboards.store.histories import load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import ResolvedVariant, Study, StudySpec
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class BuiltReport:
 
 
 def make_report(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     table: Comparison,
@@ -40,6 +39,7 @@ def make_report(
     """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder.
     Raises StoreError.
     """
+    spec = study.spec
     found = standings(records, spec.objective, strata)
     speaking = [run.run_id for standing in found for run in standing.speak]
     names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
@@ -48,7 +48,7 @@ def make_report(
         comparison=table,
         scale=scale_of(spec.objective, pairs_source(spec)),
         noise=kinds_of_noise(spec),
-        betas={name: _beta(arm) for name, arm in arms.items()},
+        betas={name: _beta(arm) for name, arm in study.variants.items()},
         curves=load_curves(uri, speaking, names),
     )
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))

@@ -11,7 +11,7 @@ from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
@@ -37,8 +37,7 @@ from sweeper.tracking.tracker import Tracker
 
 
 def run_session(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     study_text: str,
     where: StudyPaths,
     executor: str,
@@ -60,6 +59,7 @@ def run_session(
     Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
+    spec = study.spec
     refuse_foreign_folder(where.runs)
     with one_at_a_time(where.folder):
         check_stores(where.storage, store_uri(where.tracking, where.folder))
@@ -71,11 +71,11 @@ def run_session(
         with one_at_a_time(where.folder):
             tracker = Tracker(where.tracking, where.folder, tell_user)
             _claim(spec, where, tracker)
-            tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
+            tracker.open_study(spec, study_text, questions(study), strict=strict)
             compare = pairs_comparer()
-            known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
+            known = find_known(study, where.storage, tracker, compare, tell_user)
             is_ours = is_ours_by(known.keys, tracker.strict, compare)
-            search = Search(spec, arms, where.storage, known.records, known.changed)
+            search = Search(spec, study.variants, where.storage, known.records, known.changed)
         if retry:
             ask_again(search, tracker, known.records, where.runs, retry)
         pool = _executor(spec, executor, workers or spec.resources.workers, where)
@@ -86,15 +86,15 @@ def run_session(
             show(progress)
 
         try:
-            anew = _measure_again(spec, arms, known, where, executor, workers, tracker, tell_user, check_lease)
+            anew = _measure_again(study, known, where, executor, workers, tracker, tell_user, check_lease)
             if anew.written:
-                known = find_known(spec, arms, where.storage, tracker, compare, tell_user)
-            packs = Packs(spec, arms, where.runs, workers, pool, tell_user)
+                known = find_known(study, where.storage, tracker, compare, tell_user)
+            packs = Packs(study, where.runs, workers, pool, tell_user)
             sweep = Sweep(
-                *(spec, arms, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
+                *(spec, study.variants, search, tracker, known.under(asked_of(spec)), is_ours, pool, where.runs, packs),
                 *(look, tell_user),
             )
-            probe = Probe(spec, arms, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
+            probe = Probe(study, tracker, where.runs, look, tell_user, time.monotonic(), check_lease)
             with stop_on_interrupt((sweep, probe), tell_user):
                 if anew.stopped:
                     sweep.stop()
@@ -145,8 +145,7 @@ def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
 
 
 def _measure_again(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     known: Known,
     where: StudyPaths,
     executor: str,
@@ -158,14 +157,12 @@ def _measure_again(
     """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
     is trained, as the search goes on from what is found.
     """
-    tasks = stale(spec, arms, known.records, where.runs)
+    tasks = stale(study, known.records, where.runs)
     if not tasks:
         return Scored(0, {}, ())
-    tell_user(
-        f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
-        "trained for it."
-    )
-    with measuring(spec, executor, workers, where.runs) as pool:
+    runs, who = so_many(len(tasks), "finished run"), named_measurers(asked_of(study.spec))
+    tell_user(f"Measuring {runs} again, by {who}; nothing is trained for it.")
+    with measuring(study.spec, executor, workers, where.runs) as pool:
         stopper = Stopper(pool)
         with stop_on_interrupt((stopper,), tell_user):
             done = measure(tasks, pool, tracker, tell_user, check)

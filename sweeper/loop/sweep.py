@@ -24,7 +24,7 @@ from studies.records import (
     RunResult,
     State,
 )
-from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario, resolve_run
+from studies.spec import ResolvedVariant, Study, StudySpec, arms_in, in_scenario, resolve_run
 from studies.text.files import UnusableFile
 from sweeper.executors.base import Dropped, Executor, Finished, Lost, Reported, Started, Told
 from sweeper.executors.ledger import Occupancy, Workers
@@ -121,7 +121,7 @@ class Sweep:
         self._replaced: dict[tuple[str, str, str], list[_Replaced]] = {}
         self._arms_in = {name: arms_in(spec, arms, name) for name in spec.scenarios}
         self._runs = {name: in_scenario(spec, name).runs for name in spec.scenarios}
-        self._planned = planned_runs(spec, arms)
+        self._planned = planned_runs(Study(spec, arms))
         self._started = time.monotonic()
         self._attempts = Attempts(Retries(spec.resources.attempts, spec.resources.retry_after))
         self._workers, self._meter = Workers(), Meter(spec.budget, folder, self._started)
@@ -133,7 +133,7 @@ class Sweep:
         self._stopping = False
         self._closing = False
         of_brackets = (search, tracker, folder, self._advance, self._close_if_complete, tell_user)
-        self._pacing = Pacing(spec, planned_trials(spec, arms), *of_brackets) if spec.rungs else None
+        self._pacing = Pacing(spec, planned_trials(Study(spec, arms)), *of_brackets) if spec.rungs else None
         self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
 
     def run(self) -> Outcome:

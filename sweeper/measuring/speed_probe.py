@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from studies.design.answers import is_timed
 from studies.design.speed_probe import probe_round
 from studies.records import CONSEQUENCES, PROBE, Cause, Failure, RunConfig, RunResult, State
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study
 from studies.text.plural import so_many
 from sweeper.executors import Dropped, Executor, Finished, Lost
 from sweeper.executors.base import Started
@@ -41,8 +41,7 @@ class Probe:
 
     def __init__(
         self,
-        spec: StudySpec,
-        arms: Mapping[str, ResolvedVariant],
+        study: Study,
         tracker: Tracker,
         folder: Path,
         show: Callable[[Progress], None],
@@ -53,7 +52,7 @@ class Probe:
         """`folder`: the study's runs; `started`: when the sweep began that this belongs to, on the monotonic clock;
         `check` is called at least every second.
         """
-        self._spec, self._arms, self._tracker, self._folder = spec, arms, tracker, folder
+        self._study, self._tracker, self._folder = study, tracker, folder
         self._show, self._tell_user, self._started, self._check = show, tell_user, started, check
         self._workers = Workers()
         self._executor: Executor | None = None
@@ -78,16 +77,17 @@ class Probe:
         `placement`: of the sweep's runs, whose precision the probe has too.
         """
         self._executor = executor
-        self._meter = Meter(self._spec.budget, self._folder, self._started)  # here: the sweep has spent its part
+        self._meter = Meter(self._study.spec.budget, self._folder, self._started)  # here: the sweep has spent its part
         alone = Placement(together=0, bf16=placement.bf16)
-        assert self._spec.probe is not None
-        rounds = [probe_round(self._spec, self._arms, number) for number in range(self._spec.probe.rounds)]
+        assert self._study.spec.probe is not None
+        rounds = [probe_round(self._study, number) for number in range(self._study.spec.probe.rounds)]
         missing = self._missing(rounds)
         planned = sum(map(len, rounds))
         self._done = reused = planned - sum(map(len, missing))
         if missing and not self._closing:
             self._tell_user(
-                f"Timing {so_many(len(self._arms), 'variant')} alone, in turn, {so_many(len(missing), 'round')}. "
+                f"Timing {so_many(len(self._study.variants), 'variant')} alone, in turn, "
+                f"{so_many(len(missing), 'round')}. "
                 "Leave the machine alone: other work on it widens the intervals until nothing can be said."
             )
         for config in (config for configs in missing for config in configs):
@@ -110,7 +110,9 @@ class Probe:
         """The rounds to time, after superseding what MLflow has of them and what the study no longer asks for."""
         known: dict[int, list[KnownRun]] = {}
         for run in self._tracker.known_runs():
-            if run.arm == PROBE and run.variant in self._arms:  # another variant's are found again if it returns
+            if (
+                run.arm == PROBE and run.variant in self._study.variants
+            ):  # another variant's are found again if it returns
                 known.setdefault(run.seed, []).append(run)
         missing = []
         for number, configs in enumerate(rounds):
@@ -152,14 +154,14 @@ class Probe:
         return result
 
     def _again(self, result: RunResult, number: int) -> bool:
-        return CONSEQUENCES[result.cause].retried and number < self._spec.resources.attempts
+        return CONSEQUENCES[result.cause].retried and number < self._study.spec.resources.attempts
 
     def _train(self, config: RunConfig, alone: Placement, number: int) -> tuple[str, RunResult | None]:
         """One attempt, recorded, and its MLflow run; None where it was stopped."""
         run_id = self._tracker.start_run(config, number, PROBE)
         # Two variants may be the same run; and a run that goes on from a killed attempt is not one that was timed.
         folder = scratch(self._folder, f"probe-{config.seed}-{config.variant}")
-        limit = self._spec.budget.per_run
+        limit = self._study.spec.budget.per_run
         assert self._executor is not None
         self._executor.submit(Job(config, folder, keep_adapter=False, placement=alone, time_limit=limit))
         result = _costs(self._result(config.key))
@@ -203,7 +205,7 @@ class Probe:
         if over is not None and not self._stopping:
             self._tell_user(f"Stopping at the next step: {over}.")
             self.stop()
-        limit = self._spec.budget.per_run
+        limit = self._study.spec.budget.per_run
         if limit is not None and self._workers.in_training(now).get(key, 0.0) > limit + GRACE_SECONDS:
             self._executor.kill(key, Cause.TIME_LIMIT)
 

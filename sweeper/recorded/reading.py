@@ -19,7 +19,7 @@ from studies.design.counts import pairs_source
 from studies.design.measurers import Measurers, asked_of, chosen, left_out, settled, under
 from studies.design.points import quota
 from studies.records import RunRecord
-from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
+from studies.spec import Study
 from studies.text.redact import redact
 from sweeper.recorded.contents import as_recorded, pairs_comparer
 from sweeper.recorded.format_1 import asked_before
@@ -29,76 +29,74 @@ if TYPE_CHECKING:
     from dashboards.report.build import BuiltReport
 
 
-def strata(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Stratum]:
+def strata(study: Study) -> list[Stratum]:
     """Every variant in every scenario that it takes part in, with the trials and runs that are planned there."""
     return [
         Stratum(
-            arm.name,
+            variant.name,
             scenario,
-            arm.losses,
-            0 if spec.mode == "search" else quota(own, arm),
-            len(own.runs.blocks) * len(own.runs.seeds),
+            variant.losses,
+            0 if study.spec.mode == "search" else quota(own.spec, variant),
+            len(own.spec.runs.blocks) * len(own.spec.runs.seeds),
         )
-        for scenario in spec.scenarios
-        if (own := in_scenario(spec, scenario))
-        for arm in arms_in(spec, arms, scenario).values()
+        for scenario, own in study.by_scenario()
+        for variant in own.variants.values()
     ]
 
 
-def answers_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Answers[RunRecord]:
+def answers_of(study: Study) -> Answers[RunRecord]:
     """The runs of `recorded_answers`, with the numbers of one evaluator, and of gold those of one judge: of those that
     the study asks, where others did not measure more of its runs. Raises StoreError.
     """
-    answers, asked = recorded_answers(spec, arms)
+    answers, asked = recorded_answers(study)
     who = chosen(answers.records, asked)
     compared = tuple(under(record, who) for record in answers.records)
-    said = [*left_out(answers.records, asked, who), *untried(spec, arms, answers.records)]
+    said = [*left_out(answers.records, asked, who), *untried(study, answers.records)]
     return replace(answers, records=compared, said=tuple(said))
 
 
-def recorded_answers(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tuple[Answers[RunRecord], Measurers]:
+def recorded_answers(study: Study) -> tuple[Answers[RunRecord], Measurers]:
     """The runs in the working folder's store, or MLFLOW_TRACKING_URI's, sorted by whether they answer what the study
     asks as it is now, of sources as its last sweep found them, and who is asked to measure them. Reads no source.
     Raises StoreError.
     """
     uri = store_uri(None, Path.cwd())
-    found = load_records(uri, spec.study)
-    spec, was_kept = as_recorded(spec)
-    asked = asked_of(spec)
+    found = load_records(uri, study.spec.study)
+    spec, was_kept = as_recorded(study.spec)
+    study, asked = replace(study, spec=spec), asked_of(spec)
     if STRICT_TAG not in load_study_tags(uri, spec.study):
         found = settled(found, asked.judged)
     compare = None if was_kept else lambda _record, _config: None
-    before = asked_before(spec, arms, () if was_kept else found)
-    return sort(spec, arms, found, compare, asked_before=before), asked
+    before = asked_before(study, () if was_kept else found)
+    return sort(study, found, compare, asked_before=before), asked
 
 
-def found_answers(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Answers[RunRecord]:
+def found_answers(study: Study) -> Answers[RunRecord]:
     """The runs in the store sorted by whether they answer what the study asks, of sources that hold what `spec` says.
     Raises StoreError.
     """
     uri = store_uri(None, Path.cwd())
-    strict = STRICT_TAG in load_study_tags(uri, spec.study)
-    found = load_records(uri, spec.study)
-    before = asked_before(spec, arms, found)
-    return sort(spec, arms, found, pairs_comparer(), asked_before=before, strict=strict)
+    strict = STRICT_TAG in load_study_tags(uri, study.spec.study)
+    found = load_records(uri, study.spec.study)
+    before = asked_before(study, found)
+    return sort(study, found, pairs_comparer(), asked_before=before, strict=strict)
 
 
-def comparison_of(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], answers: Answers[RunRecord] | None = None
-) -> Comparison:
+def comparison_of(study: Study, answers: Answers[RunRecord] | None = None) -> Comparison:
     """The study's table. `answers`: of `answers_of`, where they have been read already. Raises StoreError."""
-    answers = answers_of(spec, arms) if answers is None else answers
+    spec = study.spec
+    answers = answers_of(study) if answers is None else answers
     records = answers.records
     expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
     twins = compared_runs(records, expected)
     return comparison(
         records,
         spec.objective,
-        strata(spec, arms),
+        strata(study),
         baseline=spec.baseline,
         source=pairs_source(spec),
         scenarios=spec.scenarios,
-        kl_budgets={name: c.kl for name in spec.scenarios if (c := in_scenario(spec, name).confirm)},
+        kl_budgets={name: c.kl for name, own in study.by_scenario() if (c := own.spec.confirm)},
         expectations=expected,
         curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
@@ -112,28 +110,24 @@ def written(table: Comparison, format: Format, width: int | None = None) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def report_of(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], table: Comparison
-) -> BuiltReport:
+def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> BuiltReport:
     """The study's page and its figures. Raises StoreError."""
     from dashboards.report.build import make_report  # matplotlib, which no table needs
 
-    return make_report(spec, arms, records, strata(spec, arms), table, store_uri(None, Path.cwd()), Path.cwd())
+    return make_report(study, records, strata(study), table, store_uri(None, Path.cwd()), Path.cwd())
 
 
-def kept_files(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
-) -> Mapping[str, str]:
+def kept_files(study: Study, tell_user: Callable[[str], None]) -> Mapping[str, str]:
     """What is kept with the sweep's MLflow run: the table in three formats, the page, and its figures."""
-    answers = answers_of(spec, arms)
-    found = comparison_of(spec, arms, answers)
+    answers = answers_of(study)
+    found = comparison_of(study, answers)
     tables = {
         "table.txt": written(found, "text"),
         "table.md": written(found, "markdown"),
         "table.csv": written(found, "csv"),
     }
     try:
-        made = report_of(spec, arms, answers.records, found)
+        made = report_of(study, answers.records, found)
     except StoreAway:
         raise
     except Exception as error:  # a picture that cannot be drawn must not cost the sweep its table and its end

@@ -35,7 +35,7 @@ from dashboards.statistics.stability import failures
 from dashboards.store.records import load_records
 from studies.design.counts import pairs_source
 from studies.records import RunRecord, State
-from studies.spec import StudySpec, arms, load_study
+from studies.spec import Study, StudySpec, load_study
 from sweeper.recorded.reading import comparison_of, strata
 
 UNBIASED = "unbiased"
@@ -75,7 +75,7 @@ def at_equal_beta(records: Sequence[RunRecord], scale: Scale) -> str:
 def at_equal_kl(records: Sequence[RunRecord], scale: Scale) -> str:
     """sigmoid less hinge in the confirm phase, a value a block: each at its best within the budget of the study."""
     spec = load_study(records[0].study)
-    found = {(r.variant, r.budget): r for r in comparison_of(spec, arms(spec), records).at_kl if r.scenario == "clean"}
+    found = {(r.variant, r.budget): r for r in comparison_of(Study.of(spec), records).at_kl if r.scenario == "clean"}
     lines = []
     for budget in sorted({budget for _, budget in found}):
         hinge = found.get(("hinge", budget))
@@ -158,7 +158,7 @@ def kl_used(found: Sequence[StratumResults], variant: str) -> str:
 def facts_of_pairs(records: Sequence[RunRecord], spec: StudySpec) -> list[Fact]:
     """Fact 5, and what each loss loses, from confirm runs alone."""
     scale = scale_of(spec.objective, pairs_source(spec))
-    found = standings(records, spec.objective, strata(spec, arms(spec)))
+    found = standings(records, spec.objective, strata(Study.of(spec)))
     lost = drops(found, scale, "paired", "shuffled")
     expected = {**dict.fromkeys(PAIRWISE, "more"), **dict.fromkeys(POINTWISE, "less")}
     return [

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dashboards.report.build import BuiltReport
 from dashboards.store.addresses import sqlite_file
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study
 from sweeper.cli.app import app
 from sweeper.search.open_storage import open_storage
 from sweeper.tracking.new_store import make_store
@@ -91,11 +91,9 @@ def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with_page = reading.kept_files
 
-    def kept_files(
-        spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
-    ) -> Mapping[str, str]:
+    def kept_files(study: Study, tell_user: Callable[[str], None]) -> Mapping[str, str]:
         with pytest.MonkeyPatch.context() as inside:
             inside.setattr(reading, "report_of", lambda *_: BuiltReport("", {}))
-            return with_page(spec, arms, tell_user)
+            return with_page(study, tell_user)
 
     monkeypatch.setattr(reading, "kept_files", kept_files)

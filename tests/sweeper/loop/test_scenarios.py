@@ -14,7 +14,7 @@ import pytest
 from dashboards.store.records import load_records
 from studies.design.counts import planned_runs
 from studies.records import RunRecord
-from studies.spec import StudyError, arms, load_study
+from studies.spec import Study, StudyError, load_study
 from sweeper.planning.plan import make_plan
 
 Run = Callable[..., Any]
@@ -91,7 +91,7 @@ def test_a_shorter_scenario_has_the_first_points_of_a_longer_one(run: Run, tmp_p
 
 def test_the_plan_counts_each_scenario(tmp_path: Path) -> None:
     spec = loaded(tmp_path, STUDY)
-    plan = make_plan(spec, arms(spec))
+    plan = make_plan(Study.of(spec))
     counted = [(s.name, s.variants, s.trials, s.runs_per_trial, s.runs) for s in plan.scenarios]
     assert counted == [("clean", 3, 9, 1, 9), ("long", 2, 4, 2, 8)]
     assert plan.runs == 17
@@ -171,7 +171,7 @@ def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callabl
 
 def test_the_plan_counts_as_many_confirm_runs_as_there_can_be(tmp_path: Path) -> None:
     spec = loaded(tmp_path, at_kl([1.0, 2.0, 4.0]))
-    assert planned_runs(spec, arms(spec)) == 2 * 8 + 2 * 3 * 3
+    assert planned_runs(Study.of(spec)) == 2 * 8 + 2 * 3 * 3
 
 
 @pytest.mark.parametrize(
