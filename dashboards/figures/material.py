@@ -131,7 +131,7 @@ def _configs(standing: StratumResults, scale: Scale) -> tuple[Config, ...]:
                 value=sum(values.values()) / len(values) if values else None,
                 kl=sum(kls) / len(kls) if kls else None,
                 failed=trial.failed or trial.number in failed,
-                unbiased=all(run.arm == "unbiased" for run in trial.runs),
+                unbiased=all(run.phase == "unbiased" for run in trial.runs),
                 runs=trial.runs,
             )
         )

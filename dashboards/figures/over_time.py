@@ -258,7 +258,7 @@ def _best_so_far(axes: Axes, material: Material, ends: Sequence[tuple[RunRecord,
     sign, top = material.scale.sign, -np.inf
     steps, dots = [], []
     for run, at in sorted(ends, key=lambda pair: pair[1]):
-        value = material.scale.value(run) if run.state is State.COMPLETE and run.arm != "confirm" else None
+        value = material.scale.value(run) if run.state is State.COMPLETE and run.phase != "confirm" else None
         if value is None:
             continue
         dots.append((at, value, material.looks[run.variant].colour))

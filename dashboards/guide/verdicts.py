@@ -278,7 +278,7 @@ def _because_of_pace(timed: Timed, difference: Difference, baseline: str) -> str
 
 def _failures(case: Case, variant: str) -> Failures:
     """Of the unbiased arm on clean data. The same knobs in several scenarios are one config, whatever its numbers."""
-    runs = [run for s in case.of(variant, "clean") for run in s.records if run.arm == "unbiased"]
+    runs = [run for s in case.of(variant, "clean") for run in s.records if run.phase == "unbiased"]
     numbers: dict[object, int] = {}
     knobs = [numbers.setdefault(frozenset(run.knobs.items()), len(numbers)) for run in runs]
     runs = [run.model_copy(update={"trial": number}) for run, number in zip(runs, knobs, strict=True)]

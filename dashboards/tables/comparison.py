@@ -173,7 +173,7 @@ def _row(
     reach: Reach | None,
 ) -> Row:
     records, stratum = found.records, found.stratum
-    unbiased = [trial for trial in found.good if all(run.arm == "unbiased" for run in trial.runs)] or found.good
+    unbiased = [trial for trial in found.good if all(run.phase == "unbiased" for run in trial.runs)] or found.good
     return Row(
         metric=objective.metric,
         variant=stratum.variant,
@@ -201,7 +201,7 @@ def _row(
         middle=_middle(found, scale),
         unit=scale.unit,
         space=space_of(found, scale),
-        stability=failures([run for run in records if run.arm == "unbiased"], scale).word,
+        stability=failures([run for run in records if run.phase == "unbiased"], scale).word,
         guide=_guide(stratum.losses),
         run_ids={
             "best": tuple(run.run_id for run in found.speak),

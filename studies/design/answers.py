@@ -56,7 +56,7 @@ class Answers(Generic[Record]):
             f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
             for reason, runs in self.finished_aside().items()
         ]
-        if unasked := [run for run in self.unasked if _is_finished(run) and run.arm != PROBE]:
+        if unasked := [run for run in self.unasked if _is_finished(run) and run.phase != PROBE]:
             aside.append(
                 f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
                 f"({_where(unasked)})."
@@ -89,7 +89,7 @@ def sort(
         if place not in asked or not wanted(record):
             unasked.append(record)
             continue
-        timed = rounds.get((record.variant, record.seed)) if record.arm == PROBE else None
+        timed = rounds.get((record.variant, record.seed)) if record.phase == PROBE else None
         if record.question is not None:
             same = record.question == asked[place] if timed is None else is_timed(record, timed)
             changed = _changed(study, record) if not same or "model_name_or_path" in record.knobs else None
@@ -139,7 +139,7 @@ def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
         if own.confirm is not None:
             asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     rounds = 0 if spec.probe is None else spec.probe.rounds
-    return lambda r: r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == CONFIRM, r.block, r.seed) in asked
+    return lambda r: r.seed < rounds if r.phase == PROBE else (r.scenario, r.phase == CONFIRM, r.block, r.seed) in asked
 
 
 def _probe_configs(study: Study) -> dict[tuple[str, int], RunConfig]:
@@ -153,13 +153,13 @@ def _config(study: Study, record: RunRecord, planned: Planned) -> RunConfig | No
     spec = study.spec
     arm = study.variants[record.variant]
     adaptive = spec.mode == "search" or "tpe" in spec.sampler
-    if (record.arm == ADAPTIVE and not adaptive) or (record.arm == UNBIASED and spec.sampler == "tpe"):
+    if (record.phase == ADAPTIVE and not adaptive) or (record.phase == UNBIASED and spec.sampler == "tpe"):
         return None  # of another sampler
-    is_planned = record.arm == UNBIASED or (record.arm == CONFIRM and "tpe" not in spec.sampler)
+    is_planned = record.phase == UNBIASED or (record.phase == CONFIRM and "tpe" not in spec.sampler)
     if is_planned and spec.mode != "search":
         if config_of_knobs(arm, record.knobs) not in planned[record.variant]:
             return None  # of another range, though this one may hold it too
-    elif record.arm != FIXED and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
+    elif record.phase != FIXED and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
         return None
     try:
         return study.run_config(record)
@@ -211,7 +211,7 @@ def _reason_format_1(
 
 def resolved_before(study: Study, record: RunRecord, config: RunConfig) -> Collection[str]:
     """The keys that format 1 gave the run of a config: it pinned no commit."""
-    if record.arm == PROBE or not study.spec.contents:
+    if record.phase == PROBE or not study.spec.contents:
         return config.earlier_keys
     return study.holding({}).run_config(record).earlier_keys
 

@@ -129,8 +129,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         say(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
         for name, text in arm.space.items():
             say(f"  {name}: {_plain(text)}")
-        for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
-            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{origin}[/dim]")
+        for i, (phase, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
+            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{phase}[/dim]")
         if len(arm.points) > POINTS_SHOWN:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
@@ -176,7 +176,7 @@ def print_failed(study: Study, records: Sequence[RunRecord], console: Console) -
 
 def _ended(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs of trials that are not to be trained again."""
-    return [r for r in records if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
+    return [r for r in records if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
 
 
 def describe_brackets(plan: Plan) -> list[str]:
@@ -224,8 +224,8 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
     """
     spec = study.spec
     everything = records
-    timed = [r for r in records if r.arm == PROBE]
-    records = [r for r in records if r.arm != PROBE]
+    timed = [r for r in records if r.phase == PROBE]
+    records = [r for r in records if r.phase != PROBE]
     several = len(spec.scenarios) > 1
     table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
     for scenario, own in study.by_scenario():

@@ -188,7 +188,7 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
         r
         for r in records
         if (r.variant, r.scenario, r.trial) == (variant, scenario, trial)
-        and r.arm not in (CONFIRM, PROBE)
+        and r.phase not in (CONFIRM, PROBE)
         and r.state is State.COMPLETE
     ]
     if not runs:

@@ -33,7 +33,7 @@ class Group:
 
     trial: Trial
     configs: tuple[RunConfig, ...]
-    arm: str
+    phase: str
     asked: bool
     results: dict[str, RunResult] = field(default_factory=dict)
     entrant: Entrant | None = None
@@ -74,7 +74,7 @@ class Pacing:
     def enter(self, group: Group) -> None:
         """Put a trial into its bracket, no config twice, with what its runs had reported when last heard of."""
         trial = group.trial
-        if trial.bracket is None or trial.repeats or group.entrant is not None or group.arm == CONFIRM:
+        if trial.bracket is None or trial.repeats or group.entrant is not None or group.phase == CONFIRM:
             return
         scores = tuple(Score(*score) for score in trial.scores)
         group.entrant = Entrant(len(group.configs), over=not group.asked, scores=scores)
@@ -181,7 +181,7 @@ class Pacing:
             result = group.entrant.results[config.key]
             run_id = group.run_ids.pop(config.key, None)
             self.trained, self.reused = self.trained + (run_id is not None), self.reused + (run_id is None)
-            self._tracker.finish_run(run_id or self._tracker.start_run(config, 1, group.arm), config, result, step)
+            self._tracker.finish_run(run_id or self._tracker.start_run(config, 1, group.phase), config, result, step)
             group.note(config.key, result)
             self.failures.update([result.failure] if result.failure else [])
         self._close(group)

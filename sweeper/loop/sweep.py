@@ -182,7 +182,7 @@ class Sweep:
         """
         trials = {(t.variant, t.scenario, t.number): t for t in self._search.trials()}
         for known, config in self._known:
-            if known.arm == PROBE:
+            if known.phase == PROBE:
                 continue  # of no trial: `sweeper.measuring.speed_probe` knows what to do with it
             trial = trials.get((known.variant, known.scenario, known.trial))
             key = known.key if config is None else config.key
@@ -197,10 +197,10 @@ class Sweep:
         decided = {(trial.stratum, trial.bracket) for trial in trials.values() if trial.scores}
         for trial in trials.values():
             if trial.state in (State.COMPLETE, State.PRUNED):
-                self._start(_Group(trial, self._configs(trial), trial.origin, asked=False))
+                self._start(_Group(trial, self._configs(trial), trial.phase, asked=False))
             elif trial.state is State.FAIL and self._pacing is not None and (trial.stratum, trial.bracket) in decided:
                 # It had a part in that. Where nothing is decided yet, another takes its place.
-                self._pacing.enter(_Group(trial, self._configs(trial), trial.origin, asked=False))
+                self._pacing.enter(_Group(trial, self._configs(trial), trial.phase, asked=False))
 
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
@@ -284,7 +284,7 @@ class Sweep:
         return bool(groups)
 
     def _group(self, trial: Trial) -> _Group:
-        return _Group(trial, self._configs(trial), trial.origin, asked=True)
+        return _Group(trial, self._configs(trial), trial.phase, asked=True)
 
     def _start(self, group: _Group) -> None:
         """Queue the runs of a trial that have no result yet; close the trial if all have. A trial of a bracket is led
@@ -334,7 +334,7 @@ class Sweep:
             self._count(known.failure)
         elif result is not None and result.state is not State.FAIL and not _goes_on(group, result):
             self._replace((config.variant, config.scenario, config.key))
-            run_id = self._tracker.start_run(config, 1, group.arm)
+            run_id = self._tracker.start_run(config, 1, group.phase)
             by = told_by(result, asked_of(self._spec).judged)
             self._tracker.finish_run(run_id, config, result, _rung(result), by=by)
             group.note(config.key, counted(result, by, asked_of(self._spec)))
@@ -381,7 +381,7 @@ class Sweep:
         if attempt.run_id is None:
             config = attempt.config
             self._replace((config.variant, config.scenario, key))
-            attempt.run_id = self._tracker.start_run(config, attempt.this.number, attempt.group.arm)
+            attempt.run_id = self._tracker.start_run(config, attempt.this.number, attempt.group.phase)
         return attempt.run_id
 
     def _to_replace(self, same: tuple[str, str, str], run_id: str, failure: Failure | None, reason: str) -> None:
@@ -505,19 +505,19 @@ class Sweep:
                 self.finished[config.key] = (config, group.results[config.key].final())
         verdict = verdict_on(results, self._spec.objective)
         value = verdict.value
-        if group.arm != CONFIRM:
+        if group.phase != CONFIRM:
             self._candidates.note(group.trial, results)
         if group.asked:
             group.asked = False
             self._search.tell(group.trial, verdict)
-        elif group.trial.unmeasured and group.arm != CONFIRM and value is not None:
+        elif group.trial.unmeasured and group.phase != CONFIRM and value is not None:
             self._search.retell(group.trial, verdict)
             group.trial = replace(group.trial, unmeasured=False)
         if group.entrant is not None:
             group.entrant.over = True
         if verdict.state is State.COMPLETE and value is None:
             return  # what it is worth is not known yet, for which its adapters may be needed
-        if not verdict.feasible or value is None or group.arm == CONFIRM:
+        if not verdict.feasible or value is None or group.phase == CONFIRM:
             self._drop_adapters(group)
             return
         stratum = (group.trial.variant, group.trial.scenario)
@@ -566,7 +566,7 @@ class Sweep:
         """Attach the best adapters of each stratum to their MLflow runs."""
         if self._spec.output.keep == "none":
             return
-        known = [k for k in self._tracker.known_runs() if k.arm != PROBE]
+        known = [k for k in self._tracker.known_runs() if k.phase != PROBE]
         run_ids = {(k.variant, k.scenario, k.key): k.run_id for k in known}
         for _, group in self._best.values():
             for config in group.configs:

@@ -52,7 +52,7 @@ def stale(study: Study, records: Iterable[RunRecord], folder: Path) -> tuple[Tas
         return ()
     found, asked = dict[str, Task](), asked_of(study.spec)
     for record in records:
-        if record.state is not State.COMPLETE or record.arm == PROBE or is_measured(record, asked):
+        if record.state is not State.COMPLETE or record.phase == PROBE or is_measured(record, asked):
             continue
         config = study.run_config(record)
         if keeps_adapter(record, folder) and config.settings.get("use_peft"):

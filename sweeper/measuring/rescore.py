@@ -124,7 +124,7 @@ def score(selection: Selection, executor: Executor, tracker: Tracker, say: Calla
 
 
 def _can_be_scored(record: RunRecord) -> bool:
-    return record.state is State.COMPLETE and record.arm != PROBE
+    return record.state is State.COMPLETE and record.phase != PROBE
 
 
 def summary(selection: Selection, scored: Scored) -> list[str]:

@@ -111,7 +111,7 @@ class Probe:
         known: dict[int, list[KnownRun]] = {}
         for run in self._tracker.known_runs():
             if (
-                run.arm == PROBE and run.variant in self._study.variants
+                run.phase == PROBE and run.variant in self._study.variants
             ):  # another variant's are found again if it returns
                 known.setdefault(run.seed, []).append(run)
         missing = []

@@ -161,7 +161,7 @@ def _plan_arm(study: Study, arm: ResolvedVariant) -> PlannedArm:
     known = (
         [(FIXED, dict(p)) for p in arm.points]
         if searching
-        else [(p.origin, to_knobs(arm, p.params)) for p in planned_points(spec, arm)]
+        else [(p.phase, to_knobs(arm, p.params)) for p in planned_points(spec, arm)]
     )
     return PlannedArm(
         name=arm.name,

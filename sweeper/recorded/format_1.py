@@ -28,7 +28,7 @@ def asked_before(study: Study, records: Iterable[RunRecord], storage: str | None
     tells nothing against it. `storage`: Optuna's URL (None: the one in the working folder). Raises StoreError where it
     cannot be read.
     """
-    old = [record for record in records if record.question is None and record.arm != PROBE]
+    old = [record for record in records if record.question is None and record.phase != PROBE]
     if not old:
         return lambda _record: True
     from sweeper.search.ledger import Ledger

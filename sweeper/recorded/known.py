@@ -64,7 +64,7 @@ def find_known(
         )
     mine = {run.run_id for run in answers.records}
     # Only where contents are known may a run have another key than its config now: format 1 gave it that.
-    renamed = [run for run in answers.records if spec.contents and run.arm != PROBE]
+    renamed = [run for run in answers.records if spec.contents and run.phase != PROBE]
     return Known(
         answers.records,
         {run.run_id: study.run_config(run) for run in renamed},

@@ -85,7 +85,7 @@ def untried(study: Study, records: Iterable[RunRecord]) -> list[str]:
     spec = study.spec
     if spec.mode != "search":
         return []
-    found, tried = [], {(r.variant, r.scenario, r.trial) for r in records if r.arm not in (CONFIRM, PROBE)}
+    found, tried = [], {(r.variant, r.scenario, r.trial) for r in records if r.phase not in (CONFIRM, PROBE)}
     for scenario, own in study.by_scenario():
         trials = Counter(variant for variant, where, _ in tried if where == scenario and variant in own.variants)
         without, most = [name for name in own.variants if name not in trials], planned_trials(own)
@@ -103,19 +103,19 @@ def untried(study: Study, records: Iterable[RunRecord]) -> list[str]:
 def _done(study: Study, records: Iterable[RunRecord]) -> int:
     """How many of the planned runs are recorded: of known points these very ones, else as many as there can be."""
     search = study.spec.mode == "search"
-    ended = [r for r in distinct(records) if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
+    ended = [r for r in distinct(records) if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
     done = 0
     for scenario, own in study.by_scenario():
         variants, runs = own.variants, own.spec.runs
         mine = [r for r in ended if r.scenario == scenario and r.variant in variants]
-        confirmed = [r for r in mine if r.arm == CONFIRM]
+        confirmed = [r for r in mine if r.phase == CONFIRM]
         done += min(len(confirmed), planned_confirm_runs(study, scenario))
         known = {n: {config_of(v, p.params) for p in planned_points(own.spec, v)} for n, v in variants.items()}
         free = planned_trials(own) - (0 if search else sum(map(len, known.values())))
         others = 0
         for run in mine:
             planned = not search and config_of_knobs(variants[run.variant], run.knobs) in known[run.variant]
-            done += planned and run.arm != CONFIRM
-            others += not planned and run.arm != CONFIRM
+            done += planned and run.phase != CONFIRM
+            others += not planned and run.phase != CONFIRM
         done += min(others, free * len(runs.blocks) * len(runs.seeds))
     return done

@@ -290,7 +290,7 @@ class Search:
         trials: dict[int, RunRecord] = {}
         for run in self._known:
             here = run.scenario == scenario and run.variant in arms
-            if here and run.arm not in (CONFIRM, PROBE) and run.state is not State.FAIL:
+            if here and run.phase not in (CONFIRM, PROBE) and run.state is not State.FAIL:
                 trials.setdefault(run.trial, run)
         if not trials:
             return
@@ -300,7 +300,7 @@ class Search:
                 study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
                 continue
             run = trials[number]
-            about = {"origin": run.arm, "variant": run.variant, **params_of(arms[run.variant], run.knobs)}
+            about = {"origin": run.phase, "variant": run.variant, **params_of(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
         study.set_user_attr(LATE, sorted(arms.keys() - {run.variant for run in trials.values()}))
         study.set_user_attr(FILLING, False)
@@ -377,7 +377,7 @@ class Search:
         elif planned is not None:
             stratum.todo.remove(planned)
             variant, point = planned
-            about = {"origin": point.origin, "variant": variant, "params": dict(point.params)}
+            about = {"origin": point.phase, "variant": variant, "params": dict(point.params)}
             stratum.study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
         elif stratum.adaptive > 0 and self._free(stratum, paused):
             stratum.adaptive -= 1

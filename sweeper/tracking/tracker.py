@@ -276,12 +276,12 @@ class Tracker:
             if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
                 self._client.set_terminated(run.run_id, "KILLED")
 
-    def start_run(self, config: RunConfig, attempt: int, arm: str) -> str:
+    def start_run(self, config: RunConfig, attempt: int, phase: str) -> str:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
         id of our own, which this tracker takes in its place.
 
-        `arm`: unbiased, tpe, fixed, confirm or probe. Only the study's knobs become parameters; the whole config is the
-        artifact `config.json`.
+        `phase`: unbiased, tpe, fixed, confirm or probe. Only the study's knobs become parameters; the whole config is
+        the artifact `config.json`.
         """
         study, ticket = self._opened, f"{TICKET_PREFIX}{uuid.uuid4().hex}"
         tags = {
@@ -293,7 +293,7 @@ class Tracker:
             "seed": str(config.seed),
             "trial": str(config.trial),
             "attempt": str(attempt),
-            "arm": arm,
+            "arm": phase,
             "key": config.key,
             "state": State.RUNNING.value,
             "loss": _loss_name(config),
@@ -305,7 +305,7 @@ class Tracker:
         self._send(
             do="start",
             run=ticket,
-            name=run_name(config, attempt, arm, scenario=study.scenario_in_names),
+            name=run_name(config, attempt, phase, scenario=study.scenario_in_names),
             tags=tags,
             params={key: encode(value) for key, value in redact(config.knobs).items()},
             config=json.dumps(redact(config.model_dump(mode="json")), indent=2),
@@ -313,7 +313,7 @@ class Tracker:
         run_id = self._run_ids.get(ticket, ticket)
         if self._known is not None:
             question = study.questions.get((config.variant, config.scenario))
-            self._known[run_id] = _known_run(run_id, config, attempt, arm, question)
+            self._known[run_id] = _known_run(run_id, config, attempt, phase, question)
         return run_id
 
     def log_curve(self, run_id: str, points: Sequence[Point]) -> None:
@@ -563,7 +563,7 @@ def _without_secrets(study_yaml_text: str) -> str:
     return study_yaml_text if told == study else yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
-def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str, question: str | None) -> KnownRun:
+def _known_run(run_id: str, config: RunConfig, attempt: int, phase: str, question: str | None) -> KnownRun:
     """A run in training as MLflow would tell it."""
     same = {name: getattr(config, name) for name in ("key", "study", "variant", "scenario", "trial", "block", "seed")}
     return KnownRun(
@@ -571,7 +571,7 @@ def _known_run(run_id: str, config: RunConfig, attempt: int, arm: str, question:
         attempt=attempt,
         state=State.RUNNING,
         cause=None,
-        arm=arm,
+        phase=phase,
         knobs=config.knobs,
         metrics={},
         errors={},
@@ -603,11 +603,11 @@ def _dataset(config: RunConfig, result: RunResult) -> dict[str, str] | None:
     }
 
 
-def run_name(config: RunConfig, attempt: int, arm: str, *, scenario: bool) -> str:
+def run_name(config: RunConfig, attempt: int, phase: str, *, scenario: bool) -> str:
     """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several; `ipo timed 3`."""
     where = f" {config.scenario}" if scenario else ""
     again = f" #{attempt}" if attempt > 1 else ""
-    if arm == PROBE:
+    if phase == PROBE:
         return f"{config.variant}{where} timed {config.seed}{again}"
     return f"{config.variant}{where} t{config.trial} b{config.block} s{config.seed}{again}"
 

@@ -54,10 +54,12 @@ def mean_and_limits(values: Sequence[float]) -> str:
     return f"{np.mean(values):+.3f} [{np.mean(values) - half:+.3f}, {np.mean(values) + half:+.3f}], n {len(values)}"
 
 
-def of(records: Sequence[RunRecord], variant: str, scenario: str, arm: str) -> list[RunRecord]:
+def of(records: Sequence[RunRecord], variant: str, scenario: str, phase: str) -> list[RunRecord]:
     """Complete runs of one stratum and arm."""
     return [
-        r for r in records if (r.variant, r.scenario, r.arm) == (variant, scenario, arm) and r.state is State.COMPLETE
+        r
+        for r in records
+        if (r.variant, r.scenario, r.phase) == (variant, scenario, phase) and r.state is State.COMPLETE
     ]
 
 
@@ -103,7 +105,9 @@ def slopes(records: Sequence[RunRecord], scale: Scale, scenario: str) -> str:
 
 def failed(records: Sequence[RunRecord], scale: Scale, variant: str) -> str:
     """Failed configs of the unbiased arm on clean data."""
-    share = failures([r for r in records if (r.variant, r.scenario, r.arm) == (variant, "clean", UNBIASED)], scale).all
+    share = failures(
+        [r for r in records if (r.variant, r.scenario, r.phase) == (variant, "clean", UNBIASED)], scale
+    ).all
     return f"{share.k}/{share.n} [{share.low:.0%}, {share.high:.0%}]"
 
 

@@ -66,7 +66,7 @@ def repeat(folder: Path, times: int) -> None:
             )
             result = read_result(folder / "runs" / "small" / config.key)
             assert result is not None
-            tracker.finish_run(tracker.start_run(config, 1, trial.origin), config, result)
+            tracker.finish_run(tracker.start_run(config, 1, trial.phase), config, result)
     tracker.close_study(finished=True)
     search.close()
 
@@ -131,7 +131,7 @@ def test_any_trial_number_of_a_config_exports_it(sweeper: Sweeper, old: Path) ->
 def test_the_confirm_phase_takes_no_config_twice(sweeper: Sweeper, old: Path, empty_mlflow: Path) -> None:
     done = run(sweeper, old, STUDY + CONFIRM, empty_mlflow)
     assert "12 runs trained, 4 were there already" in done.stdout
-    confirmed = [r for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.arm == "confirm"]
+    confirmed = [r for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.phase == "confirm"]
     assert Counter((r.variant, r.knobs["beta"]) for r in confirmed) == {
         (variant, beta): 3 for variant in ("sigmoid", "ipo") for beta in (0.1, 0.3)
     }

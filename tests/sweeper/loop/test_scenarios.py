@@ -143,12 +143,12 @@ def test_the_best_trial_within_each_kl_budget_is_confirmed_and_shared_ones_once(
         own = [r for r in found if r.variant == variant]
         chosen = set()
         for budget in budgets:
-            kept = [r for r in own if r.arm == "unbiased" and r.metrics["kl"] <= budget]
+            kept = [r for r in own if r.phase == "unbiased" and r.metrics["kl"] <= budget]
             if kept:
                 chosen.add(max(kept, key=lambda r: r.metrics["ranking_gain"]).trial)
-        confirmed = Counter(r.trial for r in own if r.arm == "confirm")
+        confirmed = Counter(r.trial for r in own if r.phase == "confirm")
         assert confirmed == dict.fromkeys(chosen, 3)
-    assert len({r.trial for r in found if r.variant == "sigmoid" and r.arm == "confirm"}) > 1
+    assert len({r.trial for r in found if r.variant == "sigmoid" and r.phase == "confirm"}) > 1
 
 
 def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callable[..., Any], tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callabl
     runs = {r.run_id: r for r in records(tmp_path)}
     for budget, row in of_sigmoid.items():
         behind = [runs[run_id] for run_id in row["run_ids"]]
-        assert {(r.arm, r.trial) for r in behind} == {("confirm", row["trial"])}
+        assert {(r.phase, r.trial) for r in behind} == {("confirm", row["trial"])}
         mean = sum(r.metrics["ranking_gain"] for r in behind) / len(behind)
         assert row["value"]["value"] == pytest.approx(mean)
-        chosen_by = [r for r in runs.values() if (r.variant, r.arm, r.trial) == ("sigmoid", "unbiased", row["trial"])]
+        chosen_by = [r for r in runs.values() if (r.variant, r.phase, r.trial) == ("sigmoid", "unbiased", row["trial"])]
         assert all(r.metrics["kl"] <= budget for r in chosen_by)
     text = sweeper(tmp_path, "table", "study.yaml").stdout
     assert "At equal KL" in text

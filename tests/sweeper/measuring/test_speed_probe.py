@@ -73,7 +73,7 @@ def recorded(folder: Path) -> list[RunRecord]:
 
 
 def timed(folder: Path) -> list[RunRecord]:
-    return [record for record in recorded(folder) if record.arm == PROBE]
+    return [record for record in recorded(folder) if record.phase == PROBE]
 
 
 def table(sweeper: Sweeper, folder: Path) -> dict[str, Any]:
