@@ -75,8 +75,9 @@ def table(
     settings: Set = None,
 ) -> None:
     """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
+    from dashboards.report.study import comparison_of, written
     from dashboards.tables.formats import FORMATS
-    from sweeper.recorded.reading import comparison_of, written
+    from sweeper.recorded.reading import answers_of
 
     kinds: dict[str, Format] = {name: name for name in FORMATS}
     problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
@@ -93,7 +94,7 @@ def table(
         if rows is not None and columns is not None:
             text = _grids(loaded, rows, columns, kinds[format], width)
         else:
-            text = written(comparison_of(loaded), kinds[format], width)
+            text = written(comparison_of(loaded, answers_of(loaded)), kinds[format], width)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -106,7 +107,8 @@ def report(
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
-    from sweeper.recorded.reading import answers_of, comparison_of, report_of
+    from dashboards.report.study import comparison_of, report_of
+    from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
     with store_errors():
@@ -176,9 +178,10 @@ def export(
     settings: Set = None,
 ) -> None:
     """Write the best config as a file that stock `trl dpo --config` runs."""
+    from dashboards.report.study import comparison_of
     from sweeper.commands.export import ExportError, export_best
     from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of, comparison_of
+    from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
     warn_of_code(loaded.spec)

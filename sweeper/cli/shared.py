@@ -149,6 +149,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
     from dashboards.analysis.configs import distinct
     from dashboards.analysis.failures import counted, summary, tell
+    from dashboards.report.study import comparison_of, kept_files, written
     from sweeper.cli.display import Display, Screen, print_verification, shown
     from sweeper.commands.run import run_session
     from sweeper.folder.control import AlreadyRunning
@@ -157,7 +158,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from sweeper.loop.progress import Interrupted
     from sweeper.ownership.owner import ForeignStudy
     from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of, comparison_of, kept_files, written
+    from sweeper.recorded.reading import answers_of
     from sweeper.recorded.state import standing_of
     from sweeper.search.storage import StorageError
 
@@ -175,7 +176,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
         try:
             outcome, verified = run_session(
                 *(asked, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(asked, display.say),
+                table=lambda: kept_files(asked, answers_of(asked), display.say),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,

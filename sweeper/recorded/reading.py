@@ -1,47 +1,20 @@
-"""What the store holds of a study, as its records, its table and its report; prints nothing and knows no terminal."""
+"""Reads a study's records from the store and sorts them by whether they answer what the study asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dashboards.analysis.strata import Stratum
-from dashboards.controls.expectations import CURVE, compared_runs
-from dashboards.store.connection import StoreAway, store_uri
+from dashboards.store.connection import store_uri
 from dashboards.store.mlflow_tags import STRICT_TAG
-from dashboards.store.records import load_records, load_steps, load_study_tags
-from dashboards.tables.comparison import Comparison, comparison
-from dashboards.tables.formats import Format, render
+from dashboards.store.records import load_records, load_study_tags
 from studies.design.answers import Answers, sort
-from studies.design.counts import pairs_source
 from studies.design.measurers import Measurers, asked_of, chosen, left_out, settled, under
-from studies.design.points import quota
 from studies.records import RunRecord
 from studies.spec import Study
-from studies.text.redact import redact
 from sweeper.recorded.contents import as_recorded, pairs_comparer
 from sweeper.recorded.format_1 import asked_before
 from sweeper.recorded.state import untried
-
-if TYPE_CHECKING:
-    from dashboards.report.build import BuiltReport
-
-
-def strata(study: Study) -> list[Stratum]:
-    """Every variant in every scenario that it takes part in, with the trials and runs that are planned there."""
-    return [
-        Stratum(
-            variant.name,
-            scenario,
-            variant.losses,
-            0 if study.spec.mode == "search" else quota(own.spec, variant),
-            len(own.spec.runs.blocks) * len(own.spec.runs.seeds),
-        )
-        for scenario, own in study.by_scenario()
-        for variant in own.variants.values()
-    ]
 
 
 def answers_of(study: Study) -> Answers[RunRecord]:
@@ -80,57 +53,3 @@ def found_answers(study: Study) -> Answers[RunRecord]:
     found = load_records(uri, study.spec.study)
     before = asked_before(study, found)
     return sort(study, found, pairs_comparer(), asked_before=before, strict=strict)
-
-
-def comparison_of(study: Study, answers: Answers[RunRecord] | None = None) -> Comparison:
-    """The study's table. `answers`: of `answers_of`, where they have been read already. Raises StoreError."""
-    spec = study.spec
-    answers = answers_of(study) if answers is None else answers
-    records = answers.records
-    expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
-    twins = compared_runs(records, expected)
-    return comparison(
-        records,
-        spec.objective,
-        strata(study),
-        baseline=spec.baseline,
-        source=pairs_source(spec),
-        scenarios=spec.scenarios,
-        kl_budgets={name: c.kl for name, own in study.by_scenario() if (c := own.spec.confirm)},
-        expectations=expected,
-        curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
-        confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
-        aside=answers.notes(),
-    )
-
-
-def written(table: Comparison, format: Format, width: int | None = None) -> str:
-    """The table in a format, without secrets, ending in one newline."""
-    text: str = redact(render(table, format, width))
-    return text.rstrip("\n") + "\n"
-
-
-def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> BuiltReport:
-    """The study's page and its figures. Raises StoreError."""
-    from dashboards.report.build import make_report  # matplotlib, which no table needs
-
-    return make_report(study, records, strata(study), table, store_uri(None, Path.cwd()), Path.cwd())
-
-
-def kept_files(study: Study, tell_user: Callable[[str], None]) -> Mapping[str, str]:
-    """What is kept with the sweep's MLflow run: the table in three formats, the page, and its figures."""
-    answers = answers_of(study)
-    found = comparison_of(study, answers)
-    tables = {
-        "table.txt": written(found, "text"),
-        "table.md": written(found, "markdown"),
-        "table.csv": written(found, "csv"),
-    }
-    try:
-        made = report_of(study, answers.records, found)
-    except StoreAway:
-        raise
-    except Exception as error:  # a picture that cannot be drawn must not cost the sweep its table and its end
-        tell_user(f"The report could not be made ({type(error).__name__}: {error}); the table and all runs are kept.")
-        return tables
-    return tables | {"report.html": made.page} | {f"figures/{name}": svg for name, svg in made.figures.items()}

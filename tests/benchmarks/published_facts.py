@@ -30,13 +30,14 @@ from scipy import stats
 
 from dashboards.analysis.confirmed import confirmed_values
 from dashboards.analysis.strata import StratumResults, standings
+from dashboards.report.study import comparison_of, strata
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
 from dashboards.store.records import load_records
+from studies.design.answers import Answers
 from studies.design.counts import pairs_source
 from studies.records import RunRecord, State
 from studies.spec import Study, StudySpec, load_study
-from sweeper.recorded.reading import comparison_of, strata
 
 UNBIASED = "unbiased"
 PAIRWISE = ("sigmoid", "ipo")
@@ -77,7 +78,11 @@ def at_equal_beta(records: Sequence[RunRecord], scale: Scale) -> str:
 def at_equal_kl(records: Sequence[RunRecord], scale: Scale) -> str:
     """sigmoid less hinge in the confirm phase, a value a block: each at its best within the budget of the study."""
     spec = load_study(records[0].study)
-    found = {(r.variant, r.budget): r for r in comparison_of(Study.of(spec), records).at_kl if r.scenario == "clean"}
+    found = {
+        (r.variant, r.budget): r
+        for r in comparison_of(Study.of(spec), Answers(tuple(records))).at_kl
+        if r.scenario == "clean"
+    }
     lines = []
     for budget in sorted({budget for _, budget in found}):
         hinge = found.get(("hinge", budget))

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from dashboards.report.build import BuiltReport
 from dashboards.store.addresses import sqlite_file
+from studies.design.answers import Answers
+from studies.records import RunRecord
 from studies.spec import Study
 from sweeper.cli.app import app
 from sweeper.search.open_storage import open_storage
@@ -87,13 +89,13 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    from sweeper.recorded import reading
+    from dashboards.report import study as built
 
-    with_page = reading.kept_files
+    with_page = built.kept_files
 
-    def kept_files(study: Study, tell_user: Callable[[str], None]) -> Mapping[str, str]:
+    def kept_files(study: Study, answers: Answers[RunRecord], tell_user: Callable[[str], None]) -> Mapping[str, str]:
         with pytest.MonkeyPatch.context() as inside:
-            inside.setattr(reading, "report_of", lambda *_: BuiltReport("", {}))
-            return with_page(study, tell_user)
+            inside.setattr(built, "report_of", lambda *_: BuiltReport("", {}))
+            return with_page(study, answers, tell_user)
 
-    monkeypatch.setattr(reading, "kept_files", kept_files)
+    monkeypatch.setattr(built, "kept_files", kept_files)
