@@ -57,7 +57,7 @@ def _falls(standings: Sequence[StratumResults], scale: Scale) -> tuple[Falls, ..
     found = []
     for standing in standings:
         trials = [trial for trial in standing.good if all(run.phase == "unbiased" for run in trial.runs)]
-        groups = (standing.speak if standing.is_confirmed else (), [run for trial in trials for run in trial.runs])
+        groups = (standing.evidence if standing.is_confirmed else (), [run for trial in trials for run in trial.runs])
         best, configs = (_falling(runs, scale) for runs in groups)
         if best is None and configs is None:
             continue

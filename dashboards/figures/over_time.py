@@ -65,12 +65,12 @@ def margins(material: Material, scenario: str, name: str) -> Figure | Missing:
 
 
 def margin_series(material: Material, scenario: str) -> list[Series]:
-    """Each variant's training margin in nats, mean over the runs that speak for it."""
+    """Each variant's training margin in nats, mean over the runs that measure it."""
     found: list[Series] = []
     for standing in material.of(scenario):
         fixed = material.betas.get(standing.stratum.variant, TRL_BETA)
         curves = []
-        for run in standing.speak:
+        for run in standing.evidence:
             curve = material.curves.get(run.run_id, {}).get(REWARD_MARGIN, ())
             beta = run.knobs.get("beta", fixed)
             if len(curve) >= FEWEST_POINTS and isinstance(beta, int | float) and beta > 0:
@@ -87,7 +87,7 @@ def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Fi
     series, mixed = [], 0
     for standing in material.of(scenario):
         curves = []
-        for run in standing.speak:
+        for run in standing.evidence:
             curve = material.curves.get(run.run_id, {}).get(metric, ())
             if len(curve) < FEWEST_POINTS:
                 continue

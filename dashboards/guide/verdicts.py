@@ -202,7 +202,7 @@ def _minus(here: Panel, there: Panel) -> Panel:
 
 def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tuple[str, ...]:
     chosen = [s for variant in variants for kind in kinds for s in case.of(variant, kind)]
-    return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.speak))
+    return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.evidence))
 
 
 def _unconfirmed(variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> str:

@@ -41,7 +41,7 @@ def make_report(
     """
     spec = study.spec
     found = standings(records, spec.objective, strata)
-    speaking = [run.run_id for standing in found for run in standing.speak]
+    speaking = [run.run_id for standing in found for run in standing.evidence]
     names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
     material = Material(
         standings=found,
@@ -98,10 +98,10 @@ def _beta(arm: ResolvedVariant) -> float:
 
 def _told(found: Sequence[StratumResults], uri: str, folder: Path) -> list[ShownSamples]:
     """The samples of one run of each stratum's best, where it kept some."""
-    speaking = {standing.speak[0].run_id: standing for standing in found if standing.speak}
-    samples = load_samples(uri, speaking, folder, {run_id: s.speak[0].samples for run_id, s in speaking.items()})
+    speaking = {standing.evidence[0].run_id: standing for standing in found if standing.evidence}
+    samples = load_samples(uri, speaking, folder, {run_id: s.evidence[0].samples for run_id, s in speaking.items()})
     return [
-        ShownSamples(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
+        ShownSamples(s.stratum.variant, s.stratum.scenario, s.evidence[0].trial, run_id, samples[run_id])
         for run_id, s in speaking.items()
         if samples.get(run_id)
     ]

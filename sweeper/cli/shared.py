@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,6 +21,9 @@ from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
+    from sweeper.folder.paths import StudyPaths
+    from sweeper.loop.progress import Outcome
+    from sweeper.measuring.verify import Verification
     from sweeper.ownership.owner import ForeignStudy
     from sweeper.recorded.state import StudyState
 
@@ -147,10 +150,8 @@ class Reuse:
 
 def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
-    from dashboards.analysis.configs import distinct
-    from dashboards.analysis.failures import counted, summary, tell
-    from dashboards.report.study import comparison_of, kept_files, written
-    from sweeper.cli.display import Display, Screen, print_verification, shown
+    from dashboards.report.study import kept_files
+    from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.run import run_session
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
@@ -165,14 +166,13 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     asked, again = wanted.asked, wanted.again
     where = places(asked.spec, Path.cwd(), wanted.storage)
     check_owner(wanted)
-    console = Screen()
     for notice in base_notes(asked):
         typer.echo(f"note: {shown(notice)}")
     quiet_libraries()
     with store_errors():
         asked = as_found(asked, typer.echo, refresh=how.refresh)
         _ask_to_leave(standing_of(asked, storage=where.storage, strict=how.strict), how)
-    with store_errors(), Display(asked.spec.study, console) as display:
+    with store_errors(), Display(asked.spec.study, Screen()) as display:
         try:
             outcome, verified = run_session(
                 *(asked, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
@@ -196,7 +196,20 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
             raise typer.Exit(1) from None
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    failed = tell(outcome.failures)
+    _print_outcome(wanted, asked, outcome, verified, where)
+
+
+def _print_outcome(
+    wanted: RunRequest, asked: Study, outcome: Outcome, verified: Verification | None, where: StudyPaths
+) -> None:
+    """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""
+    from dashboards.analysis.configs import distinct
+    from dashboards.analysis.failures import summary, tell
+    from dashboards.report.study import comparison_of, written
+    from sweeper.cli.display import Screen, print_verification, shown
+    from sweeper.recorded.reading import answers_of
+
+    console, again, failed = Screen(), wanted.again, tell(outcome.failures)
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
@@ -205,8 +218,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
         with store_errors():
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
             typer.echo(written(comparison_of(asked, answers), "text", screen_width()), nl=False)
-        records = distinct(answers.records)
-        failed, outcome = summary(records), replace(outcome, failures=counted(records))
+        failed = summary(distinct(answers.records))
     if verified is not None:
         print_verification(verified, console)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."

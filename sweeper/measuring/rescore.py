@@ -92,7 +92,7 @@ def best_runs(study: Study, records: Sequence[RunRecord]) -> frozenset[str]:
             f"No trial is the best by {spec.objective.metric}, which no finished trial has: leave --only-best out, or "
             "choose by another metric with --set objective.metric=ranking_gain."
         )
-    return frozenset(run.run_id for one in bests if one.best is not None for run in (*one.best.runs, *one.speak))
+    return frozenset(run.run_id for one in bests if one.best is not None for run in (*one.best.runs, *one.evidence))
 
 
 def score_all(

@@ -157,7 +157,7 @@ def pairwise_over_pointwise(lost: Mapping[str, Mapping[int, float]]) -> str:
 def kl_used(found: Sequence[StratumResults], variant: str) -> str:
     """Mean KL of the confirm runs that are compared, paired and shuffled: where they differ, so do the configs."""
     kls = {
-        s.stratum.scenario: np.mean([run.metrics["kl"] for run in s.speak])
+        s.stratum.scenario: np.mean([run.metrics["kl"] for run in s.evidence])
         for s in found
         if s.stratum.variant == variant and s.is_confirmed
     }

@@ -102,7 +102,7 @@ def test_timed_runs_are_no_trials_failures_grids_or_controls() -> None:
     own = a_record(variant="sigmoid", metrics={"gold": 1.0})
     (standing,) = standings([*golden, own], GOLD, STRATA[:1])
     assert standing.records == (own,)
-    assert (len(standing.done), standing.failed, len(standing.speak)) == (1, (), 1)
+    assert (len(standing.done), standing.failed, len(standing.evidence)) == (1, (), 1)
     with pytest.raises(GridError):
         grids(golden, GOLD, "beta", "beta")
     with pytest.raises(PoolError):
