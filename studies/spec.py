@@ -1,7 +1,4 @@
-"""The door to study files: their types, how one is loaded and checked, and how a trial becomes a run config.
-
-Knows nothing of Optuna, MLflow or torch, and never touches the network or a model.
-"""
+"""The door to study files: their types, how one is loaded and checked, and how a trial becomes a run config."""
 
 from __future__ import annotations
 
@@ -31,6 +28,7 @@ from studies.schema.types import (
     Variant,
 )
 from studies.schema.variants import arms, knob_settings, resolve_run, scenario_data
+from studies.study import Study
 
 __all__ = [
     "MOST_AXES",
@@ -50,6 +48,7 @@ __all__ = [
     "Runs",
     "Scenario",
     "Simplex",
+    "Study",
     "StudyError",
     "StudySpec",
     "Values",

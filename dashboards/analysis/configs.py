@@ -17,7 +17,7 @@ _ORDER = (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)  # of twins t
 
 def distinct(records: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
     """The records, in their order, as statistics count them: `trial` tells a config from the others of its stratum, and
-    the run that several trials share is there once, in the unbiased arm where one of them was.
+    the run that several trials share is there once, in the unbiased phase where one of them was.
 
     A config has the least number of its trials; of two configs with the same one, the second gets a number of its own.
     Records of a probe stay as they are.
@@ -26,13 +26,13 @@ def distinct(records: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
     known = _numbered(records)
     twins: dict[object, list[int]] = defaultdict(list)
     for i, run in enumerate(known):
-        place = (run.variant, run.scenario, run.trial, run.arm == "confirm", run.key, run.block, run.seed)
-        twins[i if run.arm == PROBE else place].append(i)
+        place = (run.variant, run.scenario, run.trial, run.phase == "confirm", run.key, run.block, run.seed)
+        twins[i if run.phase == PROBE else place].append(i)
     found: dict[int, RunRecord] = {}
     for of in twins.values():
         first = min(of, key=lambda i: (_ORDER.index(records[i].state), records[i].trial, records[i].run_id))
         run = known[first]
-        found[first] = _changed(run, arm="unbiased" if any(known[i].arm == "unbiased" for i in of) else run.arm)
+        found[first] = _changed(run, phase="unbiased" if any(known[i].phase == "unbiased" for i in of) else run.phase)
     return tuple(found[i] for i in sorted(found))
 
 
@@ -41,7 +41,9 @@ def number_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: 
     here = [
         known.trial
         for run, known in zip(records, _numbered(records), strict=True)
-        if (run.variant, run.scenario) == (variant, scenario) and run.arm != PROBE and trial in (run.trial, known.trial)
+        if (run.variant, run.scenario) == (variant, scenario)
+        and run.phase != PROBE
+        and trial in (run.trial, known.trial)
     ]
     return trial if trial in here else next(iter(here), trial)
 
@@ -50,7 +52,7 @@ def _numbered(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The records with the number of their config, and with all of its knobs."""
     strata: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, run in enumerate(records):
-        if run.arm != PROBE:
+        if run.phase != PROBE:
             strata[run.variant, run.scenario].append(i)
     found = list(records)
     for places in strata.values():
@@ -75,7 +77,7 @@ def _changed(run: RunRecord, **fields: object) -> RunRecord:
 def _configs(records: Sequence[RunRecord], places: Iterable[int]) -> list[list[int]]:
     """The places of one stratum's records by config, those with the same knobs or the same run, ordered by trial."""
     found: dict[object, list[int]] = {}
-    ordered = sorted(places, key=lambda i: (records[i].trial, records[i].arm, records[i].block, records[i].run_id))
+    ordered = sorted(places, key=lambda i: (records[i].trial, records[i].phase, records[i].block, records[i].run_id))
     for i in ordered:
         mine = [found[sign] for sign in _signs(records[i]) if sign in found] or [[]]
         into, other = mine[0], mine[-1]

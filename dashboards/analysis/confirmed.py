@@ -30,7 +30,7 @@ class Compared:
 
 def confirmed_values(standing: StratumResults, scale: Scale) -> dict[int, float]:
     """Block -> value of the stratum's best trial in its confirm runs; {} where they do not speak for it."""
-    return scale.by_block(standing.speak) if standing.is_confirmed else {}
+    return scale.by_block(standing.evidence) if standing.is_confirmed else {}
 
 
 def panel_of(
@@ -75,7 +75,7 @@ def against_baseline(
         panel = panel_of(list(here.values()), scale)
         differences = compare(panel, baseline, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
         for name, difference in differences.items():
-            judges = (*here[name].speak, *here[baseline].speak)
+            judges = (*here[name].evidence, *here[baseline].evidence)
             best = here[name].best
             found[name, scenario] = Compared(
                 difference,

@@ -84,7 +84,7 @@ def _names(runs: Iterable[RunRecord]) -> list[str]:
     """Which runs these are, in few words: variants with the same trials, blocks and seeds together."""
     places: dict[tuple[str, str, bool], set[tuple[int, int, int]]] = defaultdict(set)
     for run in runs:
-        places[run.variant, run.scenario, run.arm == PROBE].add((run.trial, run.block, run.seed))
+        places[run.variant, run.scenario, run.phase == PROBE].add((run.trial, run.block, run.seed))
     variants: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (variant, scenario, timed), of in places.items():
         found = [_numbers("timed round", [seed for *_, seed in of])] if timed else _trials(of)

@@ -57,7 +57,7 @@ def at_budgets(
         for standing in here:
             stratum, best = standing.stratum, standing.best
             values = confirmed_values(standing, scale) if best is not None else {}
-            speak = standing.speak if values else ()
+            evidence = standing.evidence if values else ()
             found.append(
                 AtBudget(
                     variant=stratum.variant,
@@ -67,9 +67,9 @@ def at_budgets(
                     knobs={} if best is None else best.runs[0].knobs,
                     value=block_mean({block: [value] for block, value in values.items()}) if values else None,
                     unit=scale.unit,
-                    kl=mean_of(speak, "kl") if speak else None,
+                    kl=mean_of(evidence, "kl") if evidence else None,
                     compared=compared.get((stratum.variant, stratum.scenario)),
-                    run_ids=tuple(run.run_id for run in speak),
+                    run_ids=tuple(run.run_id for run in evidence),
                 )
             )
     return tuple(found)

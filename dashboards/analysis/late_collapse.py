@@ -31,7 +31,7 @@ class Falling:
 class Falls:
     """Late collapse of a stratum in `metric`; positive is a fall, whichever way is better.
 
-    `best`: of the best trial by its confirm runs, which did not choose it; `configs`: of the unbiased arm's configs
+    `best`: of the best trial by its confirm runs, which did not choose it; `configs`: of the unbiased phase's configs
     that did not fail. None where not all of these runs were measured at eight steps or more. `checkpoints`: fewest and
     most of them.
     """
@@ -56,8 +56,8 @@ def falls(standings: Sequence[StratumResults], scale: Scale, gold: Scale) -> tup
 def _falls(standings: Sequence[StratumResults], scale: Scale) -> tuple[Falls, ...]:
     found = []
     for standing in standings:
-        trials = [trial for trial in standing.good if all(run.arm == "unbiased" for run in trial.runs)]
-        groups = (standing.speak if standing.is_confirmed else (), [run for trial in trials for run in trial.runs])
+        trials = [trial for trial in standing.good if all(run.phase == "unbiased" for run in trial.runs)]
+        groups = (standing.evidence if standing.is_confirmed else (), [run for trial in trials for run in trial.runs])
         best, configs = (_falling(runs, scale) for runs in groups)
         if best is None and configs is None:
             continue

@@ -1,4 +1,4 @@
-"""What a stratum's unbiased arm says of its whole space: how often it fails, how much of it is good, how much tuning it
+"""What the unbiased phase says of a stratum: how often configs fail, how many are good, how much tuning it
 needs, and the frontier of gold against KL. Knows no store and no page.
 
 Only points that were chosen without a look at results describe a space: trials of a search are not looked at.
@@ -34,7 +34,7 @@ _RATE_BINS = 3
 
 @dataclass(frozen=True)
 class Space:
-    """One stratum's unbiased arm, scores in the scale's unit with failed configs as 0 (the untrained model).
+    """One stratum's unbiased phase, scores in the scale's unit with failed configs as 0 (the untrained model).
 
     `box`: lowest and highest value of each knob that was tried. `within_5`, `within_10`: share of configs within 5 %
     and 10 % of the best, None where none is better than untrained. `best_of`: n -> expected best of n, to half of the
@@ -54,12 +54,12 @@ class Space:
 
 
 def space_of(standing: StratumResults, scale: Scale) -> Space | None:
-    """The space of a stratum; None below four configs of an unbiased arm that came to an end, and for an objective in
+    """The space of a stratum; None below four configs of an unbiased phase that came to an end, and for an objective in
     which the untrained model is not at 0.
     """
     if not scale.starts_at_zero:
         return None
-    runs = [run for run in standing.records if run.arm == "unbiased"]
+    runs = [run for run in standing.records if run.phase == "unbiased"]
     failed = failures(runs, scale)
     scores = config_scores(runs, scale, failed.configs)
     if len(scores) < FEWEST_CONFIGS:

@@ -52,7 +52,7 @@ def paces(records: Iterable[RunRecord], baseline: str | None) -> dict[str, Pace]
     """Variant -> its pace; only variants with a run of the probe that trained to its end."""
     timed: dict[str, list[RunRecord]] = {}
     for run in sorted(records, key=lambda r: (r.seed, r.run_id)):
-        if run.arm == PROBE and run.state is State.COMPLETE and run.metrics.get(STEPS):
+        if run.phase == PROBE and run.state is State.COMPLETE and run.metrics.get(STEPS):
             timed.setdefault(run.variant, []).append(run)
     panel = {name: _by_round(runs) for name, runs in timed.items()}
     rounds = {number: number for of in panel.values() for number in of}

@@ -1,4 +1,4 @@
-"""Runs -> the trials of a stratum, the best of them, and the runs that speak for it; knows no tables and no losses."""
+"""Runs -> the trials of a stratum, the best of them, and the runs that measure it; knows no tables and no losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one config outside of the confirm arm and the probe; `number`: the least of its trials."""
+    """The runs of one config outside of the confirm phase and the probe; `number`: the least of its trials."""
 
     number: int
     runs: tuple[RunRecord, ...]
@@ -48,7 +48,7 @@ class StratumResults:
     `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
     diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
     with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these,
-    by the very numbers that are in its own runs; `speak`: the runs that speak for it, those of the confirm phase where
+    by the very numbers that are in its own runs; `evidence`: the runs that measure it, those of the confirm phase where
     none failed, else its own.
     """
 
@@ -60,12 +60,12 @@ class StratumResults:
     good: tuple[Trial, ...]
     allowed: tuple[Trial, ...]
     best: Trial | None
-    speak: tuple[RunRecord, ...]
+    evidence: tuple[RunRecord, ...]
 
     @property
     def is_confirmed(self) -> bool:
         """Whether the best was judged on fresh blocks and seeds, by other runs than those that chose it."""
-        return any(run.arm == "confirm" for run in self.speak)
+        return any(run.phase == "confirm" for run in self.evidence)
 
 
 def standings(
@@ -77,8 +77,8 @@ def standings(
     order of the records changes nothing, not even the last digit of a sum.
     """
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in sorted(distinct(records), key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
-        if record.arm != PROBE:
+    for record in sorted(distinct(records), key=lambda r: (r.trial, r.phase, r.block, r.seed, r.run_id)):
+        if record.phase != PROBE:
             grouped[record.variant, record.scenario].append(record)
     return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
 
@@ -86,7 +86,7 @@ def standings(
 def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> StratumResults:
     done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
     ended = tuple(trial for trial in done if trial.complete or trial.failed)
-    broken = {run.trial for run in records if run.arm == "confirm" and broke(run)}
+    broken = {run.trial for run in records if run.phase == "confirm" and broke(run)}
     whole = [trial for trial in done if trial.complete and not trial.failed]
     good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
     allowed = tuple(trial for trial in good if _keeps(trial, objective))
@@ -100,7 +100,7 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
         good=good,
         allowed=allowed,
         best=best,
-        speak=_best_runs(best, records),
+        evidence=_best_runs(best, records),
     )
 
 
@@ -108,7 +108,7 @@ def trials(records: Iterable[RunRecord]) -> list[Trial]:
     """The trials outside of the confirm phase and the probe, by number."""
     runs: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
-        if record.arm not in ("confirm", PROBE):
+        if record.phase not in ("confirm", PROBE):
             runs[record.trial].append(record)
     return [Trial(number, tuple(runs[number])) for number in sorted(runs)]
 
@@ -136,11 +136,11 @@ def _best(trials: Sequence[Trial], objective: Objective) -> Trial | None:
 
 
 def _best_runs(best: Trial | None, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """The runs that speak for the best trial: its confirm runs where there are any and none failed, else its own."""
+    """The runs that measure the best trial: its confirm runs where there are any and none failed, else its own."""
     if best is None:
         return ()
-    again = [r for r in records if r.arm == "confirm" and r.trial == best.number and r.state is not State.RUNNING]
-    if any(broke(run) for run in again):  # what survived would speak too well of it
+    again = [r for r in records if r.phase == "confirm" and r.trial == best.number and r.state is not State.RUNNING]
+    if any(broke(run) for run in again):  # the survivors would flatter it
         return best.runs
     return tuple(r for r in again if r.state is State.COMPLETE) or best.runs
 

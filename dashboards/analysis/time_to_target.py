@@ -45,10 +45,10 @@ def reaches(
     for own in confirmed:
         stratum = own.stratum
         same = [s for s in confirmed if (s.stratum.variant, s.stratum.scenario) == (baseline, stratum.scenario)]
-        values = [value for s in same for value in scale.by_block(s.speak).values()]
+        values = [value for s in same for value in scale.by_block(s.evidence).values()]
         target = SHARE * sum(values) / len(values) if values else 0.0
-        if target > 0 and all(scale.metric in run.curves for run in own.speak):
-            found[stratum.variant, stratum.scenario] = _reach(own.speak, scale, target, timed.get(stratum.variant))
+        if target > 0 and all(scale.metric in run.curves for run in own.evidence):
+            found[stratum.variant, stratum.scenario] = _reach(own.evidence, scale, target, timed.get(stratum.variant))
     return found
 
 

@@ -100,7 +100,7 @@ def compared_runs(records: Iterable[RunRecord], expectations: Mapping[str, Expec
         for name in pair
     }
     return tuple(
-        run.run_id for run in known if (run.variant, run.scenario) in asked and run.arm not in ("confirm", PROBE)
+        run.run_id for run in known if (run.variant, run.scenario) in asked and run.phase not in ("confirm", PROBE)
     )
 
 
@@ -158,11 +158,11 @@ def _equality(
     """Runs of one trial, block and seed, compared as MLflow holds them: how they ended, every step of the training
     curve that was logged and, where they must be equal exactly, every final measurement but times and memory.
     """
-    twins = {(run.trial, run.block, run.seed): run for run in others if run.arm != "confirm" and came_to_an_end(run)}
+    twins = {(run.trial, run.block, run.seed): run for run in others if run.phase != "confirm" and came_to_an_end(run)}
     pairs = [
         (run, twins[place])
         for run in standing.records
-        if run.arm != "confirm" and came_to_an_end(run) and (place := (run.trial, run.block, run.seed)) in twins
+        if run.phase != "confirm" and came_to_an_end(run) and (place := (run.trial, run.block, run.seed)) in twins
     ]
     runs = [run for pair in pairs for run in pair]
     if not pairs:

@@ -73,7 +73,7 @@ def pool_of(records: Iterable[RunRecord], scale: Scale) -> Pool:
     cells: dict[int, dict[int, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     blocks: set[int] = set()
     for record in records:
-        value = scale.value(record) if record.state is State.COMPLETE and record.arm != PROBE else None
+        value = scale.value(record) if record.state is State.COMPLETE and record.phase != PROBE else None
         if value is not None:
             cells[record.trial][record.block].append((record.seed, scale.sign * value))
             blocks.add(record.block)
@@ -125,7 +125,7 @@ def pool_findings(
     """
     found = []
     for standing in standings:
-        runs = [run for run in standing.records if run.arm != "confirm"]
+        runs = [run for run in standing.records if run.phase != "confirm"]
         places = Counter((run.trial, run.block) for run in runs)
         blocks = len({block for _, block in places})
         if blocks < POOL_BLOCKS or max(places.values()) < POOL_RUNS or scale.tie_within is None:

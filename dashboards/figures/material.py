@@ -50,7 +50,7 @@ class Material:
 
     `noise`: of each kind of label noise ("" where there is but one), scenario -> share of its labels that are flipped,
     scenarios that differ in nothing else. `betas`: variant -> beta of its runs that have no such
-    knob. `curves`: run id -> metric -> its values by step, of runs that speak for their stratum.
+    knob. `curves`: run id -> metric -> its values by step, of evidence runs of their stratum.
     """
 
     standings: tuple[StratumResults, ...]
@@ -96,13 +96,13 @@ class Material:
         return {(s.stratum.variant, s.stratum.scenario): _configs(s, self.scale) for s in self.standings}
 
     def best(self, standing: StratumResults) -> Estimate | None:
-        """The objective of the stratum's best config in the scale's unit, by the runs that speak for it."""
-        if not standing.speak:
+        """The objective of the stratum's best config in the scale's unit, by the runs that measure it."""
+        if not standing.evidence:
             return None
         blocks: dict[int, list[float]] = {}
-        for run in standing.speak:
+        for run in standing.evidence:
             blocks.setdefault(run.block, []).append(self.scale.in_unit([run.metrics[self.scale.metric]], run.block)[0])
-        return block_mean(blocks, [self.scale.error(run) for run in standing.speak])
+        return block_mean(blocks, [self.scale.error(run) for run in standing.evidence])
 
     @property
     def quality(self) -> str:
@@ -131,7 +131,7 @@ def _configs(standing: StratumResults, scale: Scale) -> tuple[Config, ...]:
                 value=sum(values.values()) / len(values) if values else None,
                 kl=sum(kls) / len(kls) if kls else None,
                 failed=trial.failed or trial.number in failed,
-                unbiased=all(run.arm == "unbiased" for run in trial.runs),
+                unbiased=all(run.phase == "unbiased" for run in trial.runs),
                 runs=trial.runs,
             )
         )

@@ -65,12 +65,12 @@ def margins(material: Material, scenario: str, name: str) -> Figure | Missing:
 
 
 def margin_series(material: Material, scenario: str) -> list[Series]:
-    """Each variant's training margin in nats, mean over the runs that speak for it."""
+    """Each variant's training margin in nats, mean over the runs that measure it."""
     found: list[Series] = []
     for standing in material.of(scenario):
         fixed = material.betas.get(standing.stratum.variant, TRL_BETA)
         curves = []
-        for run in standing.speak:
+        for run in standing.evidence:
             curve = material.curves.get(run.run_id, {}).get(REWARD_MARGIN, ())
             beta = run.knobs.get("beta", fixed)
             if len(curve) >= FEWEST_POINTS and isinstance(beta, int | float) and beta > 0:
@@ -87,7 +87,7 @@ def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Fi
     series, mixed = [], 0
     for standing in material.of(scenario):
         curves = []
-        for run in standing.speak:
+        for run in standing.evidence:
             curve = material.curves.get(run.run_id, {}).get(metric, ())
             if len(curve) < FEWEST_POINTS:
                 continue
@@ -258,7 +258,7 @@ def _best_so_far(axes: Axes, material: Material, ends: Sequence[tuple[RunRecord,
     sign, top = material.scale.sign, -np.inf
     steps, dots = [], []
     for run, at in sorted(ends, key=lambda pair: pair[1]):
-        value = material.scale.value(run) if run.state is State.COMPLETE and run.arm != "confirm" else None
+        value = material.scale.value(run) if run.state is State.COMPLETE and run.phase != "confirm" else None
         if value is None:
             continue
         dots.append((at, value, material.looks[run.variant].colour))

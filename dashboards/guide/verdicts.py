@@ -202,7 +202,7 @@ def _minus(here: Panel, there: Panel) -> Panel:
 
 def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tuple[str, ...]:
     chosen = [s for variant in variants for kind in kinds for s in case.of(variant, kind)]
-    return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.speak))
+    return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.evidence))
 
 
 def _unconfirmed(variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> str:
@@ -278,7 +278,7 @@ def _because_of_pace(timed: Timed, difference: Difference, baseline: str) -> str
 
 def _failures(case: Case, variant: str) -> Failures:
     """Of the unbiased arm on clean data. The same knobs in several scenarios are one config, whatever its numbers."""
-    runs = [run for s in case.of(variant, "clean") for run in s.records if run.arm == "unbiased"]
+    runs = [run for s in case.of(variant, "clean") for run in s.records if run.phase == "unbiased"]
     numbers: dict[object, int] = {}
     knobs = [numbers.setdefault(frozenset(run.knobs.items()), len(numbers)) for run in runs]
     runs = [run.model_copy(update={"trial": number}) for run, number in zip(runs, knobs, strict=True)]

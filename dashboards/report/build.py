@@ -17,7 +17,7 @@ from dashboards.store.histories import load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import ResolvedVariant, Study, StudySpec
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class BuiltReport:
 
 
 def make_report(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     table: Comparison,
@@ -40,15 +39,16 @@ def make_report(
     """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder.
     Raises StoreError.
     """
+    spec = study.spec
     found = standings(records, spec.objective, strata)
-    speaking = [run.run_id for standing in found for run in standing.speak]
+    speaking = [run.run_id for standing in found for run in standing.evidence]
     names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
     material = Material(
         standings=found,
         comparison=table,
         scale=scale_of(spec.objective, pairs_source(spec)),
         noise=kinds_of_noise(spec),
-        betas={name: _beta(arm) for name, arm in arms.items()},
+        betas={name: _beta(arm) for name, arm in study.variants.items()},
         curves=load_curves(uri, speaking, names),
     )
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
@@ -98,10 +98,10 @@ def _beta(arm: ResolvedVariant) -> float:
 
 def _told(found: Sequence[StratumResults], uri: str, folder: Path) -> list[ShownSamples]:
     """The samples of one run of each stratum's best, where it kept some."""
-    speaking = {standing.speak[0].run_id: standing for standing in found if standing.speak}
-    samples = load_samples(uri, speaking, folder, {run_id: s.speak[0].samples for run_id, s in speaking.items()})
+    speaking = {standing.evidence[0].run_id: standing for standing in found if standing.evidence}
+    samples = load_samples(uri, speaking, folder, {run_id: s.evidence[0].samples for run_id, s in speaking.items()})
     return [
-        ShownSamples(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
+        ShownSamples(s.stratum.variant, s.stratum.scenario, s.evidence[0].trial, run_id, samples[run_id])
         for run_id, s in speaking.items()
         if samples.get(run_id)
     ]

@@ -1,4 +1,4 @@
-"""The most gold that a loss reaches at a KL budget, over the runs of its unbiased arm; knows no losses and no store.
+"""The most gold that a loss reaches at a KL budget, over the runs of its unbiased phase; knows no losses and no store.
 
 The frontier is the least concave majorant of (0, the untrained model) and the configs' means over blocks, made
 non-decreasing: mixing two policies reaches every point between them, so it is defined at every budget. Vertices are
@@ -65,7 +65,7 @@ def points_of(records: Iterable[RunRecord], scale: Scale, broken: Iterable[int],
     gated = set(broken)
     runs: dict[int, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if record.arm == "unbiased" and record.state is State.COMPLETE:
+        if record.phase == "unbiased" and record.state is State.COMPLETE:
             runs[record.trial][record.block].append(record)
     usable = {trial: of for trial, of in runs.items() if trial not in gated and all(map(_has_halves, _flat(of)))}
     blocks = tuple(sorted({block for of in usable.values() for block in of}))

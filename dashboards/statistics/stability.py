@@ -1,7 +1,7 @@
 """How often a loss breaks, by kind and with exact limits, and how far it is from its best elsewhere in its space.
 
 Pure functions of records and numbers. Sensitivity, share of space and expected best describe a space only where its
-points were chosen without a look at results: give them the unbiased arm, failures included.
+points were chosen without a look at results: give them the unbiased phase, failures included.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             attempt=int(tags["attempt"]),
             state=run_state(run),
             cause=Cause(tags["cause"]) if "cause" in tags else None,
-            arm=tags["arm"],
+            phase=tags["arm"],
             knobs={name: decode(text) for name, text in run.params.items()},
             metrics=values,
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},

@@ -173,7 +173,7 @@ def _row(
     reach: Reach | None,
 ) -> Row:
     records, stratum = found.records, found.stratum
-    unbiased = [trial for trial in found.good if all(run.arm == "unbiased" for run in trial.runs)] or found.good
+    unbiased = [trial for trial in found.good if all(run.phase == "unbiased" for run in trial.runs)] or found.good
     return Row(
         metric=objective.metric,
         variant=stratum.variant,
@@ -189,11 +189,11 @@ def _row(
         best=_quality(found, objective),
         mean=mean([mean_of(trial.runs, objective.metric) for trial in unbiased]),
         knobs={} if found.best is None else found.best.runs[0].knobs,
-        margin=mean_of(found.speak, "margin"),
-        kl=mean_of(found.speak, "kl"),
+        margin=mean_of(found.evidence, "margin"),
+        kl=mean_of(found.evidence, "kl"),
         pace=pace,
         reach=reach,
-        length_baseline=mean_of(found.speak, "length_baseline"),
+        length_baseline=mean_of(found.evidence, "length_baseline"),
         judges=tuple(sorted({r.facts[JUDGE_FACT] for r in records if "gold" in r.metrics and JUDGE_FACT in r.facts})),
         balanced=any(fact.startswith(WEIGHT_FACT) for run in records for fact in run.facts),
         difference=None if compared is None else compared.difference,
@@ -201,10 +201,10 @@ def _row(
         middle=_middle(found, scale),
         unit=scale.unit,
         space=space_of(found, scale),
-        stability=failures([run for run in records if run.arm == "unbiased"], scale).word,
+        stability=failures([run for run in records if run.phase == "unbiased"], scale).word,
         guide=_guide(stratum.losses),
         run_ids={
-            "best": tuple(run.run_id for run in found.speak),
+            "best": tuple(run.run_id for run in found.evidence),
             "mean": tuple(run.run_id for trial in unbiased for run in trial.runs),
             "failures": tuple(run.run_id for trial in found.failed for run in trial.runs),
             "pace": () if pace is None else pace.run_ids,
@@ -229,4 +229,4 @@ def _quality(found: StratumResults, objective: Objective) -> Quality | None:
     if found.best is None:
         return None
     basis: Basis = "confirmed" if found.is_confirmed else "selected"
-    return Quality(found.best.number, estimate(found.speak, objective.metric), basis, len(found.allowed))
+    return Quality(found.best.number, estimate(found.evidence, objective.metric), basis, len(found.allowed))

@@ -51,7 +51,7 @@ def grids(records: Iterable[RunRecord], objective: Objective, rows: str, columns
     """
     strata: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     knobs: set[str] = set()
-    for record in (record for record in distinct(records) if record.arm != PROBE):
+    for record in (record for record in distinct(records) if record.phase != PROBE):
         knobs |= record.knobs.keys()
         if {rows, columns} <= record.knobs.keys():
             strata[record.variant, record.scenario].append(record)

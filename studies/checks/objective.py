@@ -11,15 +11,17 @@ from studies.schema.types import (
     ResolvedVariant,
     StudySpec,
 )
+from studies.study import Study
 
 
-def objective(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+def objective(study: Study) -> list[Problem]:
+    spec = study.spec
     problems = []
     name = spec.objective.metric
     metric = METRICS.get(name)
     if metric is None:
         problems.append(Problem("objective.metric", _unknown_metric(name)))
-    elif not metric.comparable and _scale_differs(arms):
+    elif not metric.comparable and _scale_differs(study.variants):
         problems.append(
             Problem(
                 "objective.metric",

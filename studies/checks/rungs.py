@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from studies.records import EvaluationConfig
 from studies.schema.knob_problems import Problem
 from studies.schema.types import ResolvedVariant, Rungs, StudySpec
+from studies.study import Study
 
 # What a run has once, at its end, or for which losses cannot be compared: not measured at a rung.
 _NOT_AT_A_RUNG = frozenset(
@@ -27,8 +28,9 @@ def evaluation(spec: StudySpec) -> EvaluationConfig:
     return spec.evaluation.model_copy(update={"at": tuple(sorted({*spec.evaluation.at, *spec.rungs.at}))})
 
 
-def rung_problems(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+def rung_problems(study: Study) -> list[Problem]:
     """Every mistake about rungs."""
+    spec = study.spec
     rungs = spec.rungs
     if rungs is None:
         return []
@@ -38,7 +40,7 @@ def rung_problems(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[
             "leave it out, or ask for the best config alone with mode: search"
         )
         return [Problem("rungs", text)]
-    return [*_shape(rungs), *_steps(spec, rungs, arms), *_pauses(spec), *_measured(spec)]
+    return [*_shape(rungs), *_steps(spec, rungs, study.variants), *_pauses(spec), *_measured(spec)]
 
 
 def _shape(rungs: Rungs) -> list[Problem]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 
 from studies.schema.knob_problems import Problem
-from studies.schema.scenarios import arms_in, in_scenario
+from studies.schema.scenarios import in_scenario
 from studies.schema.types import (
     MOST_AXES,
     Budget,
@@ -19,6 +19,7 @@ from studies.schema.types import (
     Values,
 )
 from studies.schema.variants import build_arm
+from studies.study import Study
 
 _MOST_RUNS = 100_000  # more than a store's pages, or a person, can look at
 
@@ -37,27 +38,28 @@ def budget(spec: StudySpec) -> Budget:
     return spec.budget.model_copy(update={"trials": max(map(_grid_size, arms), default=1)})
 
 
-def how_much(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+def how_much(study: Study) -> list[Problem]:
     """More than could ever be planned, listed or trained, which is a slip of the keyboard."""
+    spec = study.spec
     problems = []
-    for name, arm in arms.items():
-        own = [len(arm.losses) - 1 if isinstance(d, Simplex) else k not in spec.space for k, d in arm.space.items()]
-        if len(spec.space) + sum(own) > MOST_AXES:
+    for name, arm in study.variants.items():
+        added = [len(arm.losses) - 1 if isinstance(d, Simplex) else k not in spec.space for k, d in arm.space.items()]
+        if len(spec.space) + sum(added) > MOST_AXES:
             problems.append(
                 Problem(
                     f"variants.{name}",
-                    f"{len(spec.space) + sum(own)} numbers would be varied at once, the shared ones among them; "
+                    f"{len(spec.space) + sum(added)} numbers would be varied at once, the shared ones among them; "
                     f"{MOST_AXES} at most can be: fix some of them in base",
                 )
             )
-    grids = [_grid_size(arm) for arm in arms.values()] if spec.sampler == "grid" else []
+    grids = [_grid_size(arm) for arm in study.variants.values()] if spec.sampler == "grid" else []
     trials = spec.budget.trials if not grids or "trials" in spec.budget.model_fields_set else max(grids)
-    strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(arms))
+    strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(study.variants))
     runs = 0
-    for name, scenario in spec.scenarios.items():
-        each = in_scenario(spec, name).runs
-        parts = 1 if spec.mode == "search" else len(arms_in(spec, arms, name))
-        runs += (scenario.trials or trials) * parts * len(each.blocks) * len(each.seeds)
+    for name, own in study.by_scenario():
+        each = own.spec.runs
+        parts = 1 if spec.mode == "search" else len(own.variants)
+        runs += (spec.scenarios[name].trials or trials) * parts * len(each.blocks) * len(each.seeds)
     if runs > _MOST_RUNS:
         text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
         problems.append(Problem("budget.trials", text))
@@ -87,7 +89,8 @@ def resources(spec: StudySpec) -> list[Problem]:
     return problems
 
 
-def sampling(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+def sampling(study: Study) -> list[Problem]:
+    spec = study.spec
     problems = []
     if spec.budget.trials < 1:
         problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))
@@ -114,7 +117,7 @@ def sampling(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Probl
         problems.append(
             Problem("sampler", "'grid' cannot serve mode: search, whose space depends on the variant: use tpe")
         )
-    for name, arm in arms.items():
+    for name, arm in study.variants.items():
         for knob, distribution in arm.space.items():
             if not isinstance(distribution, Values):
                 own = knob in spec.variants[name].space

@@ -10,12 +10,12 @@ from studies.schema.types import (
     Distribution,
     FloatRange,
     IntRange,
-    ResolvedVariant,
     Simplex,
     StudySpec,
     Values,
 )
 from studies.schema.variants import Built
+from studies.study import Study
 
 
 def spaces(spec: StudySpec) -> list[Problem]:
@@ -80,10 +80,11 @@ def inert_base(spec: StudySpec, built: Mapping[str, Built]) -> list[Problem]:
     return problems
 
 
-def nothing_to_vary(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+def nothing_to_vary(study: Study) -> list[Problem]:
     """Trials are asked for and no variant has anything to try."""
+    spec = study.spec
     asked = "trials" in spec.budget.model_fields_set and spec.budget.trials > 1
-    if not arms or not asked or any(arm.space or len(arm.points) > 1 for arm in arms.values()):
+    if not study.variants or not asked or any(arm.space or len(arm.points) > 1 for arm in study.variants.values()):
         return []
     return [
         Problem(

@@ -25,6 +25,7 @@ from studies.schema.types import (
     StudySpec,
 )
 from studies.schema.variants import build_arm
+from studies.study import Study
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONGEST_NAME = 64
@@ -39,7 +40,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
     from them is not named again.
     """
     built = {name: build_arm(spec, name) for name in spec.variants}
-    arms = {name: one.arm for name, one in built.items() if one.arm is not None}
+    study = Study(spec, {name: one.arm for name, one in built.items() if one.arm is not None})
     problems = [
         *_names(spec),
         *model(spec),
@@ -50,20 +51,20 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *spaces(spec),
         *(problem for one in built.values() for problem in one.problems),
         *inert_base(spec, built),
-        *nothing_to_vary(spec, arms),
-        *sampling(spec, arms),
+        *nothing_to_vary(study),
+        *sampling(study),
         *resources(spec),
-        *objective(spec, arms),
+        *objective(study),
         *expectation_problems(spec),
         *evaluation(spec),
         *judge_problems(spec),
         *run_problems(spec),
-        *scenario_problems(spec, arms),
-        *rung_problems(spec, arms),
+        *scenario_problems(spec, study.variants),
+        *rung_problems(study),
         *probe_problems(spec),
     ]
     if not problems:  # counting runs takes a study that is sound
-        problems = how_much(spec, arms)
+        problems = how_much(study)
     return [p for p in dict.fromkeys(problems) if not any(_follows(p.path, other) for other in already)]
 
 

@@ -16,10 +16,10 @@ from studies.spec import (
     FloatRange,
     IntRange,
     ResolvedVariant,
+    Study,
     StudySpec,
     Values,
     in_scenario,
-    resolve_run,
     scenario_data,
 )
 from studies.text.plural import so_many
@@ -56,7 +56,7 @@ class Answers(Generic[Record]):
             f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
             for reason, runs in self.finished_aside().items()
         ]
-        if unasked := [run for run in self.unasked if _is_finished(run) and run.arm != PROBE]:
+        if unasked := [run for run in self.unasked if _is_finished(run) and run.phase != PROBE]:
             aside.append(
                 f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
                 f"({_where(unasked)})."
@@ -65,8 +65,7 @@ class Answers(Generic[Record]):
 
 
 def sort(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     records: Iterable[Record],
     compare: Compare | None,
     *,
@@ -79,32 +78,32 @@ def sort(
     at them did not take them). `asked_before`: whether one of them may have been asked this. `strict`: take none of
     them of whose sources nothing was recorded.
     """
-    asked = questions(spec, arms)
-    wanted = _wanted(spec)
-    records, rounds = tuple(records), _probe_configs(spec, arms)
-    planned = _planned(spec, arms, [record for record in records if record.question is None])
-    asked_then = _asked_then(spec, arms)
+    asked = questions(study)
+    wanted = _wanted(study.spec)
+    records, rounds = tuple(records), _probe_configs(study)
+    planned = _planned(study, [record for record in records if record.question is None])
+    asked_then = _asked_then(study)
     own, adopted, unasked, aside = [], [], [], dict[str, list[Record]]()
     for record in records:
         place = (record.variant, record.scenario)
         if place not in asked or not wanted(record):
             unasked.append(record)
             continue
-        timed = rounds.get((record.variant, record.seed)) if record.arm == PROBE else None
+        timed = rounds.get((record.variant, record.seed)) if record.phase == PROBE else None
         if record.question is not None:
             same = record.question == asked[place] if timed is None else is_timed(record, timed)
-            changed = _changed(spec, arms, record) if not same or "model_name_or_path" in record.knobs else None
+            changed = _changed(study, record) if not same or "model_name_or_path" in record.knobs else None
             reason = changed or (None if same else _OTHERS)
             if changed is not None and not same and not asked_then(record):
                 reason = f"{changed}, and {_OTHERS}"
             if reason is _OTHERS and timed is None and asked_then(record):
-                now = run_config_of(spec, arms, record)
+                now = study.run_config(record)
                 reason = _reason_unrecorded(record, now, compare, strict)
                 if reason is None:
                     adopted.append((record, now))
         else:
-            config = timed or (_config(spec, arms, record, planned) if asked_before(record) else None)
-            reason = _reason_format_1(spec, arms, record, config, compare, strict)
+            config = timed or (_config(study, record, planned) if asked_before(record) else None)
+            reason = _reason_format_1(study, record, config, compare, strict)
             if reason is None and config is not None:
                 adopted.append((record, config))
         if reason is None:
@@ -114,14 +113,15 @@ def sort(
     return Answers(tuple(own), tuple(adopted), {r: tuple(runs) for r, runs in aside.items()}, tuple(unasked))
 
 
-def _planned(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Collection[RunRecord]) -> Planned:
+def _planned(study: Study, records: Collection[RunRecord]) -> Planned:
     """By variant the configs that the sampler gives whatever the results are, as many as these runs may be of."""
+    spec = study.spec
     most = max((record.trial + 1 for record in records), default=0)
     if not most:
         return {}
     trials = spec.budget.trials if spec.sampler == "grid" else max(spec.budget.trials, most)
     asked = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": trials})})
-    return {n: {config_of(arm, p.params) for p in planned_points(asked, arm)} for n, arm in arms.items()}
+    return {n: {config_of(arm, p.params) for p in planned_points(asked, arm)} for n, arm in study.variants.items()}
 
 
 def is_timed(record: RunRecord, config: RunConfig) -> bool:
@@ -139,46 +139,32 @@ def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
         if own.confirm is not None:
             asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
     rounds = 0 if spec.probe is None else spec.probe.rounds
-    return lambda r: r.seed < rounds if r.arm == PROBE else (r.scenario, r.arm == CONFIRM, r.block, r.seed) in asked
+    return lambda r: r.seed < rounds if r.phase == PROBE else (r.scenario, r.phase == CONFIRM, r.block, r.seed) in asked
 
 
-def _probe_configs(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> dict[tuple[str, int], RunConfig]:
+def _probe_configs(study: Study) -> dict[tuple[str, int], RunConfig]:
     """(variant, round) -> the timed run."""
-    rounds = range(0 if spec.probe is None else spec.probe.rounds)
-    return {(config.variant, number): config for number in rounds for config in probe_round(spec, arms, number)}
+    rounds = range(0 if study.spec.probe is None else study.spec.probe.rounds)
+    return {(config.variant, number): config for number in rounds for config in probe_round(study, number)}
 
 
-def _config(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord, planned: Planned
-) -> RunConfig | None:
+def _config(study: Study, record: RunRecord, planned: Planned) -> RunConfig | None:
     """The config that the file gives such a run; None where it cannot have its knobs."""
-    arm = arms[record.variant]
+    spec = study.spec
+    arm = study.variants[record.variant]
     adaptive = spec.mode == "search" or "tpe" in spec.sampler
-    if (record.arm == ADAPTIVE and not adaptive) or (record.arm == UNBIASED and spec.sampler == "tpe"):
+    if (record.phase == ADAPTIVE and not adaptive) or (record.phase == UNBIASED and spec.sampler == "tpe"):
         return None  # of another sampler
-    is_planned = record.arm == UNBIASED or (record.arm == CONFIRM and "tpe" not in spec.sampler)
+    is_planned = record.phase == UNBIASED or (record.phase == CONFIRM and "tpe" not in spec.sampler)
     if is_planned and spec.mode != "search":
         if config_of_knobs(arm, record.knobs) not in planned[record.variant]:
             return None  # of another range, though this one may hold it too
-    elif record.arm != FIXED and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
+    elif record.phase != FIXED and not all(_holds(arm, name, value) for name, value in record.knobs.items()):
         return None
     try:
-        return run_config_of(spec, arms, record)
+        return study.run_config(record)
     except ValueError:  # weights of another mixture
         return None
-
-
-def run_config_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord) -> RunConfig:
-    """The config of a run that answers the file."""
-    return resolve_run(
-        spec,
-        arms[record.variant],
-        record.scenario,
-        trial=record.trial,
-        knobs=record.knobs,
-        block=record.block,
-        seed=record.seed,
-    )
 
 
 def _holds(arm: ResolvedVariant, name: str, value: object) -> bool:
@@ -194,9 +180,10 @@ def _holds(arm: ResolvedVariant, name: str, value: object) -> bool:
 _OTHERS = "settings, space, sampler or evaluation of the study file are others now"
 
 
-def _changed(spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord) -> str | None:
+def _changed(study: Study, record: RunRecord) -> str | None:
     """Which sources of a run hold something else now, None where none does."""
-    settings = {**arms[record.variant].settings, **record.knobs}
+    spec = study.spec
+    settings = {**study.variants[record.variant].settings, **record.knobs}
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
     now, named, before = held(spec.contents, settings, data), sources(settings, data), record.content
     changed = [named[r] for r in named if r in now and before.get(r) not in (None, now[r])]
@@ -204,8 +191,7 @@ def _changed(spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRe
 
 
 def _reason_format_1(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     record: RunRecord,
     config: RunConfig | None,
     compare: Compare | None,
@@ -213,7 +199,7 @@ def _reason_format_1(
 ) -> str | None:
     if config is None:
         return _OTHERS
-    if record.key not in resolved_before(spec, arms, record, config):
+    if record.key not in resolved_before(study, record, config):
         changed = compare(record.facts, config) if compare is not None else None
         return f"{changed}, and {_OTHERS}" if changed else _OTHERS
     if compare is None:
@@ -223,13 +209,11 @@ def _reason_format_1(
     return compare(record.facts, config)
 
 
-def resolved_before(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], record: RunRecord, config: RunConfig
-) -> Collection[str]:
+def resolved_before(study: Study, record: RunRecord, config: RunConfig) -> Collection[str]:
     """The keys that format 1 gave the run of a config: it pinned no commit."""
-    if record.arm == PROBE or not spec.contents:
+    if record.phase == PROBE or not study.spec.contents:
         return config.earlier_keys
-    return run_config_of(spec.model_copy(update={"contents": {}}), arms, record).earlier_keys
+    return study.holding({}).run_config(record).earlier_keys
 
 
 def unrecorded(config: RunConfig, run: RunRecord | RunResult) -> list[str]:
@@ -244,14 +228,15 @@ def unrecorded(config: RunConfig, run: RunRecord | RunResult) -> list[str]:
     return [str(named[role]._replace(revision=None) if role in pinned else named[role]) for role in unknown]
 
 
-def _asked_then(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Callable[[RunRecord], bool]:
+def _asked_then(study: Study) -> Callable[[RunRecord], bool]:
     """Whether a run was asked what is asked now, of sources as they were then, of which some may not have been known: a
     commit on the Hub that could not be asked for.
     """
+    spec = study.spec
     questions = dict[tuple[str, str, frozenset[str], frozenset[tuple[str, str]]], str]()
 
     def asked_then(record: RunRecord) -> bool:
-        arm = arms[record.variant]
+        arm = study.variants[record.variant]
         settings, data = {**arm.settings, **record.knobs}, scenario_data(spec.data, spec.scenarios[record.scenario])
         named, now = sources(settings, data), held(spec.contents, settings, data)
         unknown = frozenset(str(named[role]) for role in now if role not in record.content)

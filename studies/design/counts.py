@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from studies.design.points import joint_quota, quota
 from studies.records.world_units import source_of
-from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
+from studies.spec import Study, StudySpec
 
 
-def planned_trials(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> int:
-    """How many trials a scenario has in all, where `spec` and `arms` are those of the scenario."""
-    if spec.mode == "search":
-        return joint_quota(spec, arms)
-    return sum(quota(spec, arm) for arm in arms.values())
+def planned_trials(study: Study) -> int:
+    """How many trials a scenario has in all; `study`: narrowed to the scenario."""
+    if study.spec.mode == "search":
+        return joint_quota(study.spec, study.variants)
+    return sum(quota(study.spec, variant) for variant in study.variants.values())
 
 
-def planned_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> int:
+def planned_runs(study: Study) -> int:
     """How many runs the whole study has, the confirm phase included: with KL budgets as many as there can be, since
     one trial may be the best at several.
     """
-    return sum(runs_in(spec, arms, name) for name in spec.scenarios)
+    return sum(runs_in(study, name) for name in study.spec.scenarios)
 
 
-def planned_confirm_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> int:
+def planned_confirm_runs(study: Study, scenario: str) -> int:
     """How many runs the confirm phase of a scenario has at most."""
-    own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
-    if own.confirm is None:
+    own = study.within(scenario)
+    confirm = own.spec.confirm
+    if confirm is None:
         return 0
-    most = len(own.confirm.kl) or own.confirm.top
-    chosen = sum(min(most, quota(own, arm)) for arm in here.values())
-    return chosen * len(own.confirm.blocks) * len(own.confirm.seeds)
+    most = len(confirm.kl) or confirm.top
+    chosen = sum(min(most, quota(own.spec, variant)) for variant in own.variants.values())
+    return chosen * len(confirm.blocks) * len(confirm.seeds)
 
 
-def runs_in(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> int:
-    own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
-    each = len(own.runs.blocks) * len(own.runs.seeds)
-    return planned_trials(own, here) * each + planned_confirm_runs(spec, arms, scenario)
+def runs_in(study: Study, scenario: str) -> int:
+    """How many runs a scenario has, the confirm phase included."""
+    own = study.within(scenario)
+    each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds)
+    return planned_trials(own) * each + planned_confirm_runs(study, scenario)
 
 
 def pairs_source(spec: StudySpec) -> str:

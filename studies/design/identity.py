@@ -9,7 +9,7 @@ from studies.design.measurers import asked_of
 from studies.records import JUDGED, METRICS, RunConfig, digest
 from studies.schema.contents import held
 from studies.schema.variants import possible
-from studies.spec import ResolvedVariant, Scenario, StudySpec, arms_in, scenario_data
+from studies.spec import ResolvedVariant, Scenario, Study, StudySpec, arms_in, scenario_data
 
 CONTEXT = "context"
 """The attribute of an Optuna study in which format 1 kept what its trials answer and what their values are."""
@@ -70,12 +70,10 @@ def stratum_question(spec: StudySpec, scenario: str, arms: Mapping[str, Resolved
     return digest({name: question_of(spec, scenario, arm) for name, arm in arms.items()})
 
 
-def questions(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> dict[tuple[str, str], str]:
-    """The question of every (variant, scenario) of the study. `arms`: all of its variants."""
+def questions(study: Study) -> dict[tuple[str, str], str]:
+    """The question of every (variant, scenario) of the study."""
     return {
-        (arm.name, scenario): question_of(spec, scenario, arm)
-        for scenario in spec.scenarios
-        for arm in arms_in(spec, arms, scenario).values()
+        (variant.name, scenario): question_of(study.spec, scenario, variant) for variant, scenario in study.strata()
     }
 
 

@@ -224,7 +224,7 @@ def _who(record: RunRecord, *, gold: bool) -> list[Measurer]:
 
 
 def _is_compared(record: RunRecord) -> bool:
-    return record.state is State.COMPLETE and record.arm != PROBE
+    return record.state is State.COMPLETE and record.phase != PROBE
 
 
 _REMEDY = "`sweeper run` measures again what keeps an adapter, as every run does with output: {keep: all}."

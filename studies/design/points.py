@@ -50,7 +50,7 @@ class Axis:
 class Point:
     """A point to try: `params` by axis name, as Optuna sees them, and which arm of the design it belongs to."""
 
-    origin: str
+    phase: str
     params: Mapping[str, Scalar]
 
 

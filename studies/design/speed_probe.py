@@ -7,22 +7,25 @@ from collections.abc import Mapping, Sequence
 from studies.checks.speed_probe import unlike_steps
 from studies.design.points import axes, to_knobs, value_at
 from studies.records import EvaluationConfig, RunConfig, Scalar
-from studies.spec import ResolvedVariant, StudySpec, resolve_run
+from studies.spec import ResolvedVariant, Study, StudySpec, resolve_run
 from studies.text.plural import so_many
 
 # As little as the trainer's evaluation can be: what it finds is not kept.
 _UNMEASURED = EvaluationConfig(prompts=2, max_new_tokens=1, pairs=2)
 
 
-def probe_round(spec: StudySpec, arms: Mapping[str, ResolvedVariant], number: int) -> tuple[RunConfig, ...]:
+def probe_round(study: Study, number: int) -> tuple[RunConfig, ...]:
     """One run of every variant, in the order in which round `number` (from 0) times them.
 
     All have the data of the study's first scenario and block, and in a round the same seed, its number, so that their
     batches are the same. Raises ValueError for a study without a probe.
     """
+    spec = study.spec
     if spec.probe is None:
         raise ValueError(f"study {spec.study} has no probe")
-    return tuple(_config(spec, arms[name], number, spec.probe.steps) for name in _order(list(arms), number))
+    return tuple(
+        _config(spec, study.variants[name], number, spec.probe.steps) for name in _order(list(study.variants), number)
+    )
 
 
 def _order(names: Sequence[str], number: int) -> list[str]:
@@ -56,14 +59,15 @@ def _knobs(arm: ResolvedVariant, middle: Mapping[str, Scalar]) -> Mapping[str, S
     return to_knobs(arm, middle) if middle else next(iter(arm.points), {})
 
 
-def probe_line(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+def probe_line(study: Study) -> str:
     """What the probe will do, in a sentence; empty for a study without one."""
+    spec = study.spec
     probe = spec.probe
     if probe is None:
         return ""
-    runs = probe.rounds * len(arms)
+    runs = probe.rounds * len(study.variants)
     ratio = "" if spec.baseline else "; without a baseline no ratio is told"
-    unlike = unlike_steps(probe_round(spec, arms, 0))
+    unlike = unlike_steps(probe_round(study, 0))
     warning = (
         f" Warning: the timed runs differ in {', '.join(unlike)}, so that their pace is not that of the losses alone: "
         "give every variant the same, or take no speed of a loss from the table."

@@ -158,7 +158,7 @@ class RunRecord(Frozen):
     attempt: int
     state: State
     cause: Cause | None
-    arm: str
+    phase: str
     knobs: Mapping[str, Scalar]
     metrics: Mapping[str, float]
     errors: Mapping[str, float]

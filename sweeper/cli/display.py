@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import partial
@@ -25,7 +25,7 @@ from dashboards.tables.funnels import funnel_notes
 from studies.design.counts import planned_runs
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord, State
-from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
+from studies.spec import Study
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
@@ -129,8 +129,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         say(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
         for name, text in arm.space.items():
             say(f"  {name}: {_plain(text)}")
-        for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
-            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{origin}[/dim]")
+        for i, (phase, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
+            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{phase}[/dim]")
         if len(arm.points) > POINTS_SHOWN:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
@@ -166,19 +166,17 @@ def _plain(text: str) -> str:
     return escape(shown(text))
 
 
-def print_failed(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], console: Console
-) -> None:
+def print_failed(study: Study, records: Sequence[RunRecord], console: Console) -> None:
     """Every run that failed, those that failed alike together, with one message and one log; last, how many."""
     for line in failed_lines(records, console.width):
         console.print(shown(line), soft_wrap=True, markup=False)
-    console.print(f"{len(_ended(records))} of {so_many(planned_runs(spec, arms), 'planned run')} have ended.")
+    console.print(f"{len(_ended(records))} of {so_many(planned_runs(study), 'planned run')} have ended.")
     console.print(f"{summary(records) or 'No run that is recorded failed'}.", soft_wrap=True, markup=False)
 
 
 def _ended(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs of trials that are not to be trained again."""
-    return [r for r in records if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
+    return [r for r in records if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
 
 
 def describe_brackets(plan: Plan) -> list[str]:
@@ -220,24 +218,22 @@ def print_verification(verified: Verification, console: Console) -> None:
     )
 
 
-def print_status(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], console: Console
-) -> None:
+def print_status(study: Study, records: Sequence[RunRecord], console: Console) -> None:
     """Counts by stratum and how runs ended, seconds a run, and the time that the missing runs would take one by one;
     then what failed or was stopped, and how far the probe is.
     """
+    spec = study.spec
     everything = records
-    timed = [r for r in records if r.arm == PROBE]
-    records = [r for r in records if r.arm != PROBE]
+    timed = [r for r in records if r.phase == PROBE]
+    records = [r for r in records if r.phase != PROBE]
     several = len(spec.scenarios) > 1
     table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
-    for scenario in spec.scenarios:
-        own = in_scenario(spec, scenario)
-        each = len(own.runs.blocks) * len(own.runs.seeds)
-        for arm in arms_in(spec, arms, scenario).values():
-            counts = Counter(_end(r) for r in records if (r.variant, r.scenario) == (arm.name, scenario))
-            planned = "shared" if spec.mode == "search" else str(quota(own, arm) * each)
-            table.add_row(arm.name, *[scenario] * several, *(str(counts[end]) for end in _ENDS), planned)
+    for scenario, own in study.by_scenario():
+        each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds)
+        for name, variant in own.variants.items():
+            counts = Counter(_end(r) for r in records if (r.variant, r.scenario) == (name, scenario))
+            planned = "shared" if spec.mode == "search" else str(quota(own.spec, variant) * each)
+            table.add_row(name, *[scenario] * several, *(str(counts[end]) for end in _ENDS), planned)
     console.print(table)
     ended = _ended(records)
     seconds = [
@@ -245,7 +241,7 @@ def print_status(
         for r in ended
         if "train_seconds" in r.metrics
     ]
-    missing = max(planned_runs(spec, arms) - len(ended), 0)
+    missing = max(planned_runs(study) - len(ended), 0)
     if seconds:
         mean = sum(seconds) / len(seconds)
         left = timedelta(seconds=round(mean * missing))
@@ -264,7 +260,7 @@ def print_status(
         console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in stopped.most_common()))
     if spec.probe is not None:
         done = sum(r.state is State.COMPLETE for r in timed)
-        console.print(f"timed alone: {done} of {so_many(spec.probe.rounds * len(arms), 'run')}.")
+        console.print(f"timed alone: {done} of {so_many(spec.probe.rounds * len(study.variants), 'run')}.")
 
 
 _ENDS = ("complete", "failed", "stopped", "untrained", "training")

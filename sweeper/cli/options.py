@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     pass
 
 
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
 
 
 Variant = Annotated[str, typer.Argument(help="name of a variant")]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.inputs import base_notes, look_at_data, read_data, refuse_bad_base, try_data
-from sweeper.cli.options import Set, Study
+from sweeper.cli.options import Set, StudyName
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     load,
@@ -20,7 +19,7 @@ from sweeper.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from studies.spec import ResolvedVariant, StudySpec
+    from studies.spec import Study, StudySpec
 
 
 def init(
@@ -47,7 +46,7 @@ def init(
 def _write_starter(file: Path, model: str, dataset: str) -> list[str]:
     """Write the study, with what its reader must know of the data, which it gives."""
     from studies.records import DataConfig
-    from studies.spec import StudyError, arms, load_study
+    from studies.spec import Study, StudyError, load_study
     from sweeper.commands.init import UNREAD, remark_on, write_starter
 
     if dataset == "embedded":
@@ -66,13 +65,13 @@ def _write_starter(file: Path, model: str, dataset: str) -> list[str]:
         spec = load_study(str(file), ())
     except StudyError:  # `plan` tells
         return [remark]
-    problems, notes = try_data(rows, spec, arms(spec))
+    problems, notes = try_data(rows, Study.of(spec))
     told = ["no run could use them yet:", *problems] if problems else notes
     return [remark, *told, *rows.notes]
 
 
 def plan(
-    study: Study,
+    study: StudyName,
     settings: Set = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")
@@ -85,19 +84,19 @@ def plan(
     from sweeper.recorded.contents import as_found
     from sweeper.recorded.state import standing_of
 
-    spec, arms, _ = load(study, settings)
-    warn_of_code(spec)
-    refuse_foreign_runs(_runs_of(spec))
-    refuse_bad_base(spec, arms)
-    print_plan(make_plan(spec, arms), Screen())
-    look_at_data(spec, arms)
+    loaded = load(study, settings)
+    warn_of_code(loaded.spec)
+    refuse_foreign_runs(_runs_of(loaded.spec))
+    refuse_bad_base(loaded)
+    print_plan(make_plan(loaded), Screen())
+    look_at_data(loaded)
     with store_errors():
-        tell_whose(spec)
-        found = as_found(spec, arms, typer.echo, reach=False)
-        for line in standing_of(found, arms).lines():
+        tell_whose(loaded.spec)
+        found = as_found(loaded, typer.echo, reach=False)
+        for line in standing_of(found).lines():
             typer.echo(shown(line))
-    _print_cost(found, arms, workers)
-    for notice in (*spec.notices, *base_notes(spec, arms), *not_yet(spec)):
+    _print_cost(found, workers)
+    for notice in (*loaded.spec.notices, *base_notes(loaded), *not_yet(loaded.spec)):
         typer.echo(f"note: {shown(notice)}")
 
 
@@ -117,19 +116,20 @@ def _runs_of(spec: StudySpec) -> Path:
     return Path.cwd() / spec.output.folder / spec.study
 
 
-def _print_cost(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int | None) -> None:
+def _print_cost(study: Study, workers: int | None) -> None:
     """Print what an earlier sweep found of time and memory, and what the study takes on disk."""
+    spec = study.spec
     from studies.design.counts import planned_runs
     from sweeper.planning.placement import describe, kept_sizing, worker_count
 
-    found = kept_sizing(spec, arms, _runs_of(spec), workers)
+    found = kept_sizing(study, _runs_of(spec), workers)
     if found is not None:
-        typer.echo(describe(found, planned_runs(spec, arms), worker_count(spec, workers)))
+        typer.echo(describe(found, planned_runs(study), worker_count(spec, workers)))
     if spec.trainer == "dpo":
         from sweeper.planning.disk import describe_disk, planned_disk
 
         chosen = found.chosen.together if found is not None else None
         together = chosen if spec.resources.together is None else spec.resources.together
-        use = planned_disk(spec, arms, worker_count(spec, workers), 1 if together is None else together)
+        use = planned_disk(study, worker_count(spec, workers), 1 if together is None else together)
         model = str(spec.base.get("model_name_or_path"))
         typer.echo(describe_disk(use, model, guessed=together is None))

@@ -7,14 +7,13 @@ import os
 import shlex
 import sys
 import sysconfig
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from studies.text.redact import redact
-from sweeper.cli.options import Executor, Set, Study, Workers
+from sweeper.cli.options import Executor, Set, StudyName, Workers
 from sweeper.cli.refusal import refuse
 from sweeper.cli.running import run_folder
 from sweeper.cli.shared import (
@@ -31,7 +30,7 @@ from sweeper.cli.shared import (
 
 if TYPE_CHECKING:
     from dashboards.tables.formats import Format
-    from studies.spec import ResolvedVariant, StudySpec
+    from studies.spec import Study
 
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -41,7 +40,7 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def status(
-    study: Study,
+    study: StudyName,
     settings: Set = None,
     failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
 ) -> None:
@@ -52,27 +51,27 @@ def status(
     from sweeper.folder.standing import standing
     from sweeper.recorded.reading import answers_of
 
-    spec, arms, _ = load(study, settings)
+    loaded = load(study, settings)
     with store_errors():
-        tell_whose(spec)
-        answers = answers_of(spec, arms)
+        tell_whose(loaded.spec)
+        answers = answers_of(loaded)
     records, console = distinct(answers.records), Screen()
     if failed:
-        print_failed(spec, arms, records, console)
+        print_failed(loaded, records, console)
         return
-    print_status(spec, arms, records, console)
+    print_status(loaded, records, console)
     for note in answers.notes():
         console.print(note, soft_wrap=True, markup=False)
     found = standing(runs := run_folder(study, settings))
     if found is not None:
         console.print(str(found), soft_wrap=True, markup=False)
-    held = sorted(paused(runs) & arms.keys())
+    held = sorted(paused(runs) & loaded.variants.keys())
     if held:
         console.print(f"paused: {', '.join(held)}")
 
 
 def table(
-    study: Study,
+    study: StudyName,
     format: Annotated[str, typer.Option(help="text, markdown, csv, json or html")] = "text",
     rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
@@ -80,8 +79,9 @@ def table(
     settings: Set = None,
 ) -> None:
     """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
+    from dashboards.report.study import comparison_of, written
     from dashboards.tables.formats import FORMATS
-    from sweeper.recorded.reading import comparison_of, written
+    from sweeper.recorded.reading import answers_of
 
     kinds: dict[str, Format] = {name: name for name in FORMATS}
     problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
@@ -91,14 +91,14 @@ def table(
         )
     if problems:
         refuse(problems)
-    spec, arms, _ = load(study, settings)
+    loaded = load(study, settings)
     width = screen_width() if output is None else None
     with store_errors():
-        tell_whose(spec)
+        tell_whose(loaded.spec)
         if rows is not None and columns is not None:
-            text = _grids(spec, arms, rows, columns, kinds[format], width)
+            text = _grids(loaded, rows, columns, kinds[format], width)
         else:
-            text = written(comparison_of(spec, arms), kinds[format], width)
+            text = written(comparison_of(loaded, answers_of(loaded)), kinds[format], width)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -106,18 +106,19 @@ def table(
 
 
 def report(
-    study: Study,
+    study: StudyName,
     output: Annotated[Path, typer.Option(help="page to write")] = Path("report.html"),
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
-    from sweeper.recorded.reading import answers_of, comparison_of, report_of
+    from dashboards.report.study import comparison_of, report_of
+    from sweeper.recorded.reading import answers_of
 
-    spec, arms, _ = load(study, settings)
+    loaded = load(study, settings)
     with store_errors():
-        tell_whose(spec)
-        answers = answers_of(spec, arms)
-        page = report_of(spec, arms, answers.records, comparison_of(spec, arms, answers)).page
+        tell_whose(loaded.spec)
+        answers = answers_of(loaded)
+        page = report_of(loaded, answers.records, comparison_of(loaded, answers)).page
     try:
         output.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -127,7 +128,7 @@ def report(
 
 def evaluate(
     context: typer.Context,
-    study: Study,
+    study: StudyName,
     judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
     judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
     only_best: Annotated[bool, typer.Option("--only-best", help="only the best trial of each stratum")] = False,
@@ -147,15 +148,17 @@ def evaluate(
     judged = _judge_settings(judge_model, judge_function)
     wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
     check_owner(wanted)
-    spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
+    asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
     quiet_libraries()
     with store_errors():
-        answers = found_answers(found := as_found(spec, arms, typer.echo, reach=False), arms)
+        answers = found_answers(found := as_found(asked, typer.echo, reach=False))
         try:
-            only = best_runs(spec, arms, answers_of(spec, arms).records) if only_best else None
-            spec = with_judge(found, typer.echo)
-            selection = select(spec, arms, answers, where.runs, only)
-            scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
+            only = best_runs(asked, answers_of(asked).records) if only_best else None
+            judged_by = with_judge(found, typer.echo)
+            selection = select(judged_by, answers, where.runs, only)
+            scored = score_all(
+                judged_by.spec, selection, where, executor, workers, lambda line: typer.echo(shown(line))
+            )
         except (EvaluateError, AlreadyRunning) as error:
             refuse([str(error)])
         except OSError as error:
@@ -167,31 +170,32 @@ def evaluate(
         typer.echo(sentence)
     if scored.failed:
         raise typer.Exit(1)
-    more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    more = [] if asked.spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
     typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
 
 
 def export(
-    study: Study,
+    study: StudyName,
     variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
     trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
     output: Annotated[Path, typer.Option(help="file to write")] = Path("best.yaml"),
     settings: Set = None,
 ) -> None:
     """Write the best config as a file that stock `trl dpo --config` runs."""
+    from dashboards.report.study import comparison_of
     from sweeper.commands.export import ExportError, export_best
     from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of, comparison_of
+    from sweeper.recorded.reading import answers_of
 
-    spec, arms, _ = load(study, settings)
-    warn_of_code(spec)
+    loaded = load(study, settings)
+    warn_of_code(loaded.spec)
     with store_errors():
-        tell_whose(spec)
-        answers = answers_of(spec, arms)
-        found = as_found(spec, arms, typer.echo, reach=False)
-        rows = comparison_of(spec, arms, answers).rows
+        tell_whose(loaded.spec)
+        answers = answers_of(loaded)
+        found = as_found(loaded, typer.echo, reach=False)
+        rows = comparison_of(loaded, answers).rows
         try:
-            chosen = export_best(found, arms, answers.records, rows, variant, trial, output)
+            chosen = export_best(found, answers.records, rows, variant, trial, output)
         except ExportError as error:
             refuse([" ".join([str(error), *answers.notes()])])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
@@ -235,15 +239,13 @@ def _judge_settings(model: str | None, function: str | None) -> list[str]:
     return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
 
 
-def _grids(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], rows: str, columns: str, format: Format, width: int | None
-) -> str:
+def _grids(study: Study, rows: str, columns: str, format: Format, width: int | None) -> str:
     from dashboards.tables.formats import render_grids
     from dashboards.tables.grids import GridError, grids
     from sweeper.recorded.reading import answers_of
 
     try:
-        found = grids(answers_of(spec, arms).records, spec.objective, rows, columns)
-        return str(redact(render_grids(found, spec.objective, format, width)))
+        found = grids(answers_of(study).records, study.spec.objective, rows, columns)
+        return str(redact(render_grids(found, study.spec.objective, format, width)))
     except GridError as error:
         refuse([str(error)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from studies.text.plural import so_many
-from sweeper.cli.options import Executor, Set, Storage, Study, Variant, Workers
+from sweeper.cli.options import Executor, Set, Storage, StudyName, Variant, Workers
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     Reuse,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    study: Study,
+    study: StudyName,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,
@@ -45,7 +45,7 @@ def run(
 
 def retry(
     context: typer.Context,
-    study: Study,
+    study: StudyName,
     cause: Annotated[list[str] | None, typer.Option(help="only what failed so, as `status` says")] = None,
     settings: Set = None,
     executor: Executor = "process",
@@ -64,7 +64,7 @@ def retry(
     wanted = runnable(context, study, settings, executor, workers, storage)
     check_owner(wanted)
     with store_errors():
-        failed = chosen_runs(distinct(answers_of(wanted.spec, wanted.arms).records), names)
+        failed = chosen_runs(distinct(answers_of(wanted.asked).records), names)
     if not failed:
         typer.echo("No run of this study ended so: there is nothing to train again.")
         return
@@ -73,7 +73,7 @@ def retry(
 
 
 def stop(
-    study: Study,
+    study: StudyName,
     now: Annotated[bool, typer.Option("--now", help="at the next step of each run, not at its end")] = False,
     settings: Set = None,
 ) -> None:
@@ -96,13 +96,13 @@ def stop(
     typer.echo(f"{shown(process[:1].upper() + process[1:])} {how}. `sweeper run {study}` goes on from there.")
 
 
-def pause(study: Study, variant: Variant, settings: Set = None) -> None:
+def pause(study: StudyName, variant: Variant, settings: Set = None) -> None:
     """Ask for no more runs of one variant, now and in later sweeps, until it is resumed."""
     _pause(study, variant, settings, hold=True)
     typer.echo(f"{variant} is paused; its runs in training go on. Let it go on with: sweeper resume {study} {variant}")
 
 
-def resume(study: Study, variant: Variant, settings: Set = None) -> None:
+def resume(study: StudyName, variant: Variant, settings: Set = None) -> None:
     """Ask for runs of a paused variant again."""
     _pause(study, variant, settings, hold=False)
     typer.echo(f"{variant} goes on, in the sweep that runs or with: sweeper run {study}")
@@ -111,7 +111,7 @@ def resume(study: Study, variant: Variant, settings: Set = None) -> None:
 def run_folder(study: str, settings: list[str] | None) -> Path:
     from sweeper.folder.paths import places
 
-    return places(load(study, settings)[0], Path.cwd(), None).runs
+    return places(load(study, settings).spec, Path.cwd(), None).runs
 
 
 def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
@@ -120,11 +120,11 @@ def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) 
     from sweeper.folder.requests import Pause, Resume
     from sweeper.folder.standing import standing
 
-    _, arms, _ = load(study, settings)
+    variants = load(study, settings).variants
     runs = run_folder(study, settings)
     refuse_foreign_runs(runs)
     held = paused(runs)
-    problem = pause_problem(variant, hold, arms, held)
+    problem = pause_problem(variant, hold, variants, held)
     if problem is not None:
         refuse([problem])
     found = standing(runs)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,7 +20,10 @@ from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
 from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
-    from studies.spec import ResolvedVariant, StudySpec
+    from studies.spec import Study, StudySpec
+    from sweeper.folder.paths import StudyPaths
+    from sweeper.loop.progress import Outcome
+    from sweeper.measuring.verify import Verification
     from sweeper.ownership.owner import ForeignStudy
     from sweeper.recorded.state import StudyState
 
@@ -30,8 +33,7 @@ class RunRequest:
     """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed."""
 
     study: str
-    spec: StudySpec
-    arms: Mapping[str, ResolvedVariant]
+    asked: Study
     text: str
     executor: str
     workers: int | None
@@ -55,15 +57,16 @@ def runnable(
 
     if executor not in EXECUTORS:
         refuse([f"--executor {executor}: there is no such executor; valid are {' and '.join(EXECUTORS)}."])
-    spec, arms, text = load(study, settings)
-    if not_yet(spec):
-        refuse(not_yet(spec))
-    warn_of_code(spec)
-    refuse_bad_base(spec, arms)
-    look_at_data(spec, arms)
+    asked = load(study, settings)
+    if not_yet(asked.spec):
+        refuse(not_yet(asked.spec))
+    warn_of_code(asked.spec)
+    refuse_bad_base(asked)
+    look_at_data(asked)
+    text = asked.spec.model_dump_json(indent=2, exclude_defaults=True)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
-    return RunRequest(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
+    return RunRequest(study, asked, text, executor, workers, storage, again, failed, _command(context))
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
@@ -107,13 +110,13 @@ def check_owner(wanted: RunRequest) -> None:
     from sweeper.ownership.owner import ForeignStudy, refuse_foreign
     from sweeper.search.storage import StorageError, check_stores
 
-    where = places(wanted.spec, Path.cwd(), wanted.storage)
+    where = places(wanted.asked.spec, Path.cwd(), wanted.storage)
     refuse_foreign_runs(where.runs)
     with store_errors():
         try:
             with one_at_a_time(where.folder):
                 check_stores(where.storage, store_uri(where.tracking, where.folder))
-            refuse_foreign(wanted.spec.study, where)
+            refuse_foreign(wanted.asked.spec.study, where)
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
         except StorageError as error:
@@ -148,9 +151,8 @@ class Reuse:
 
 def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
-    from dashboards.analysis.configs import distinct
-    from dashboards.analysis.failures import counted, summary, tell
-    from sweeper.cli.display import Display, Screen, print_verification, shown
+    from dashboards.report.study import kept_files
+    from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.run import run_session
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
@@ -158,25 +160,24 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from sweeper.loop.progress import Interrupted
     from sweeper.ownership.owner import ForeignStudy
     from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of, comparison_of, kept_files, written
+    from sweeper.recorded.reading import answers_of
     from sweeper.recorded.state import standing_of
     from sweeper.search.storage import StorageError
 
-    spec, arms, again = wanted.spec, wanted.arms, wanted.again
-    where = places(spec, Path.cwd(), wanted.storage)
+    asked, again = wanted.asked, wanted.again
+    where = places(asked.spec, Path.cwd(), wanted.storage)
     check_owner(wanted)
-    console = Screen()
-    for notice in base_notes(spec, arms):
+    for notice in base_notes(asked):
         typer.echo(f"note: {shown(notice)}")
     quiet_libraries()
     with store_errors():
-        spec = as_found(spec, arms, typer.echo, refresh=how.refresh)
-        _ask_to_leave(standing_of(spec, arms, storage=where.storage, strict=how.strict), how)
-    with store_errors(), Display(spec.study, console) as display:
+        asked = as_found(asked, typer.echo, refresh=how.refresh)
+        _ask_to_leave(standing_of(asked, storage=where.storage, strict=how.strict), how)
+    with store_errors(), Display(asked.spec.study, Screen()) as display:
         try:
             outcome, verified = run_session(
-                *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(spec, arms, display.say),
+                *(asked, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
+                table=lambda: kept_files(asked, answers_of(asked), display.say),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
@@ -195,18 +196,30 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
             display.say(f"Stopped at once. Go on with: {shown(again)}")
             raise typer.Exit(1) from None
     if outcome.unusable:
-        refuse([f"No run of {spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    failed = tell(outcome.failures)
+        refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
+    _print_outcome(wanted, asked, outcome, verified, where)
+
+
+def _print_outcome(
+    wanted: RunRequest, asked: Study, outcome: Outcome, verified: Verification | None, where: StudyPaths
+) -> None:
+    """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""
+    from dashboards.analysis.configs import distinct
+    from dashboards.analysis.failures import summary, tell
+    from dashboards.report.study import comparison_of, written
+    from sweeper.cli.display import Screen, print_verification, shown
+    from sweeper.recorded.reading import answers_of
+
+    console, again, failed = Screen(), wanted.again, tell(outcome.failures)
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
         )
     else:
         with store_errors():
-            answers = answers_of(spec, arms)  # what the table and `sweeper status` count, of earlier sweeps too
-            typer.echo(written(comparison_of(spec, arms, answers), "text", screen_width()), nl=False)
-        records = distinct(answers.records)
-        failed, outcome = summary(records), replace(outcome, failures=counted(records))
+            answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
+            typer.echo(written(comparison_of(asked, answers), "text", screen_width()), nl=False)
+        failed = summary(distinct(answers.records))
     if verified is not None:
         print_verification(verified, console)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
@@ -246,14 +259,14 @@ def _ask_to_leave(state: StudyState, how: Reuse) -> None:
         raise typer.Exit(2)
 
 
-def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, ResolvedVariant], str]:
-    """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
-    from studies.spec import StudyError, arms, load_study
+def load(study: str, settings: list[str] | None) -> Study:
+    """The study with its variants made whole; exits with 2 on any mistake in its file."""
+    from studies.spec import Study, StudyError, load_study
 
     try:
         spec = load_study(study, settings or ())
         note_settings(spec.model_dump(mode="json"))
-        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
+        return Study.of(spec)
     except StudyError as error:
         refuse(error.problems)
 

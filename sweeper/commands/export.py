@@ -15,14 +15,13 @@ from dashboards.analysis.configs import distinct, number_of
 from dashboards.statistics.estimates import Estimate
 from dashboards.store.mlflow_tags import decode
 from dashboards.tables.comparison import Row
-from studies.design.answers import run_config_of
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
 from studies.records import DATA_DIGEST, NORM_FACT, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.schema.contents import changed_since, sources
 from studies.schema.knob_problems import name_problem
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.planning.plan import show_knobs
@@ -36,8 +35,7 @@ class ExportError(Exception):
 
 
 def export_best(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     records: Sequence[RunRecord],
     rows: Sequence[Row],
     variant: str | None,
@@ -49,12 +47,13 @@ def export_best(
     Without `variant` the best of all variants in the study's first scenario, by the objective. Returns what was
     chosen, in words. Raises ExportError.
     """
+    spec = study.spec
     scenario = next(iter(spec.scenarios))
     row, number = _choose(spec, rows, scenario, variant, trial)
     number = number_of(records, row.variant, scenario, number)
     record = _run_of(distinct(records), row.variant, scenario, number)
     _check_knobs(record)
-    config = run_config_of(spec, arms, record)
+    config = study.run_config(record)
     _check_sources(config, record)
     trained = _as_trained(config, record)
     from trainers.data.pairs import DataError
@@ -189,7 +188,7 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
         r
         for r in records
         if (r.variant, r.scenario, r.trial) == (variant, scenario, trial)
-        and r.arm not in (CONFIRM, PROBE)
+        and r.phase not in (CONFIRM, PROBE)
         and r.state is State.COMPLETE
     ]
     if not runs:

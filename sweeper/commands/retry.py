@@ -31,11 +31,11 @@ def ask_again(
     Killed at any point it loses nothing: a run counts as it did, or is missing and trained by the next sweep.
     """
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
-    failed = [r for r in chosen_runs(known, names) if r.arm == PROBE or (r.variant, r.scenario, r.trial) in trials]
+    failed = [r for r in chosen_runs(known, names) if r.phase == PROBE or (r.variant, r.scenario, r.trial) in trials]
     for run in failed:
         drop_result(folder / run.key)
-        if run.arm in (CONFIRM, PROBE):
+        if run.phase in (CONFIRM, PROBE):
             tracker.supersede(run.run_id, "asked for again")
-    places = {(run.variant, run.scenario, run.trial) for run in failed if run.arm not in (CONFIRM, PROBE)}
+    places = {(run.variant, run.scenario, run.trial) for run in failed if run.phase not in (CONFIRM, PROBE)}
     search.again([trial for place, trial in trials.items() if place in places])
     return len(failed)

@@ -12,7 +12,7 @@ from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
@@ -41,8 +41,7 @@ from sweeper.tracking.tracker import Tracker
 
 
 def run_session(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     study_text: str,
     where: StudyPaths,
     executor: str,
@@ -64,6 +63,7 @@ def run_session(
     Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
+    spec = study.spec
     refuse_foreign_folder(where.runs)
     with one_at_a_time(where.folder):
         check_stores(where.storage, store_uri(where.tracking, where.folder))
@@ -73,7 +73,7 @@ def run_session(
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
-        Border(where.runs, spec.study, arms.keys(), tell_user) as border,
+        Border(where.runs, spec.study, study.variants.keys(), tell_user) as border,
     ):
         remove_half_written(where.runs)
 
@@ -84,7 +84,7 @@ def run_session(
 
         of_user = (where, executor, workers, Screen(look, tell_user), check_lease, border)
         with one_at_a_time(where.folder):
-            session = _open(spec, arms, study_text, *of_user, strict=strict)
+            session = _open(study, study_text, *of_user, strict=strict)
         search, tracker = session.search, session.tracker
         if retry:
             ask_again(search, tracker, session.known.records, where.runs, retry)
@@ -114,8 +114,7 @@ class _Session:
     where the study is somebody else's by now.
     """
 
-    spec: StudySpec
-    arms: Mapping[str, ResolvedVariant]
+    study: Study
     where: StudyPaths
     executor: str
     workers: int | None
@@ -129,19 +128,18 @@ class _Session:
 
     def pool(self, workers: int | None = None) -> Executor:
         """Workers that train; `workers` of them, if that is said, else as many as the user or the study says."""
-        count = workers or self.workers or self.spec.resources.workers
-        place = Workplace(count, self.where.runs / LOGS, self.spec.resources.env)
-        return self.border.watch(EXECUTORS[self.executor](self.spec.trainer, place))
+        count = workers or self.workers or self.study.spec.resources.workers
+        place = Workplace(count, self.where.runs / LOGS, self.study.spec.resources.env)
+        return self.border.watch(EXECUTORS[self.executor](self.study.spec.trainer, place))
 
     def past(self, known: Known) -> Past:
         """The runs of `known` as a sweep takes them up."""
         is_ours = is_ours_by(self.known.keys, self.tracker.strict, self.compare)
-        return Past(known.under(asked_of(self.spec)), is_ours, self.where.runs, self.screen.tell_user)
+        return Past(known.under(asked_of(self.study.spec)), is_ours, self.where.runs, self.screen.tell_user)
 
 
 def _open(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     study_text: str,
     where: StudyPaths,
     executor: str,
@@ -153,13 +151,14 @@ def _open(
     strict: bool,
 ) -> _Session:
     """Open both stores and read what they have of the study."""
+    spec = study.spec
     tracker = Tracker(where.tracking, where.folder, screen.tell_user)
     _claim(spec, where, tracker)
-    tracker.open_study(spec, study_text, questions(spec, arms), strict=strict)
+    tracker.open_study(spec, study_text, questions(study), strict=strict)
     compare = pairs_comparer()
-    known = find_known(spec, arms, where.storage, tracker, compare, screen.tell_user)
-    search = Search(spec, arms, where.storage, known.records, known.changed)
-    return _Session(spec, arms, where, executor, workers, screen, check, border, search, tracker, known, compare)
+    known = find_known(study, where.storage, tracker, compare, screen.tell_user)
+    search = Search(spec, study.variants, where.storage, known.records, known.changed)
+    return _Session(study, where, executor, workers, screen, check, border, search, tracker, known, compare)
 
 
 def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[Outcome, Verification | None]:
@@ -167,17 +166,16 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
 
     `pools`: the sweep's workers, and last those that train now.
     """
-    spec, arms, where, check = session.spec, session.arms, session.where, session.check
+    study, where, check = session.study, session.where, session.check
     tell_user, tracker, known = session.screen.tell_user, session.tracker, session.known
     border = session.border
     anew = _measure_again(session)
     if anew.written:
-        known = find_known(spec, arms, where.storage, tracker, session.compare, tell_user)
-    packs = Packs(spec, arms, where.runs, session.workers, pools[-1], tell_user)
-    sweep = Sweep(
-        spec, arms, Stores(session.search, tracker), session.past(known), pools[-1], where.runs, packs, session.screen
-    )
-    probe = Probe(spec, arms, tracker, where.runs, session.screen, time.monotonic(), check)
+        known = find_known(study, where.storage, tracker, session.compare, tell_user)
+    packs = Packs(study, where.runs, session.workers, pools[-1], tell_user)
+    stores = Stores(session.search, tracker)
+    sweep = Sweep(study, stores, session.past(known), pools[-1], where.runs, packs, session.screen)
+    probe = Probe(study, tracker, where.runs, session.screen, time.monotonic(), check)
     with stop_on_interrupt((sweep, probe), tell_user), border.steered():
         border.phase("train")
         if anew.stopped:
@@ -188,7 +186,7 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
             border.phase("verify")
             finished = list(sweep.finished.values())
             verified = verify(finished, verify_runs, pools[-1], where.runs, packs.placement, check)
-        if spec.probe is not None and not outcome.stopped and not session.search.partial:
+        if study.spec.probe is not None and not outcome.stopped and not session.search.partial:
             pools[-1].close()  # its workers would hold memory, and the threads of one are a share of the cores
             pools.append(session.pool(workers=1))
             border.phase("probe")
@@ -221,8 +219,8 @@ def _measure_again(session: _Session) -> Scored:
     """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
     is trained, as the search goes on from what is found.
     """
-    spec, where, tell_user = session.spec, session.where, session.screen.tell_user
-    tasks = stale(spec, session.arms, session.known.records, where.runs)
+    spec, where, tell_user = session.study.spec, session.where, session.screen.tell_user
+    tasks = stale(session.study, session.known.records, where.runs)
     if not tasks:
         return Scored(0, {}, ())
     tell_user(

@@ -242,7 +242,7 @@ class RunEnds:
     def __init__(
         self,
         spec: StudySpec,
-        arms: Mapping[str, ResolvedVariant],
+        variants: Mapping[str, ResolvedVariant],
         record: Recorder,
         feeder: Feeder,
         queue: RunQueue,
@@ -253,7 +253,7 @@ class RunEnds:
         self._brackets, self._screen = brackets, screen
         self.attempts = Attempts(Retries(spec.resources.attempts, spec.resources.retry_after))
         blocks = {name: in_scenario(spec, name).runs.blocks for name in spec.scenarios}
-        self._refusals = Refusals(spec, {name: arms_in(spec, arms, name) for name in spec.scenarios}, blocks)
+        self._refusals = Refusals(spec, {name: arms_in(spec, variants, name) for name in spec.scenarios}, blocks)
         self.unusable = ""
         """Why no run of the study can be trained."""
 

@@ -145,7 +145,7 @@ class Recorder:
         """Attach the best adapters of each stratum to their MLflow runs."""
         if self._spec.output.keep == "none":
             return
-        known = [k for k in self._tracker.known_runs() if k.arm != PROBE]
+        known = [k for k in self._tracker.known_runs() if k.phase != PROBE]
         run_ids = {(k.variant, k.scenario, k.key): k.run_id for k in known}
         for config in best:
             run = self._past.folder(config)

@@ -54,7 +54,7 @@ def reconcile(known: Sequence[tuple[KnownRun, RunConfig | None]], trials: Sequen
     failed: list[tuple[Place, FailedRun]] = []
     recorded: dict[Place, KnownRun] = {}
     for run, config in known:
-        if run.arm == PROBE:
+        if run.phase == PROBE:
             continue  # of no trial: `sweeper.measuring.speed_probe` knows what to do with it
         trial = by_number.get((run.variant, run.scenario, run.trial))
         place = (run.variant, run.scenario, run.key if config is None else config.key)

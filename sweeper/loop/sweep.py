@@ -17,13 +17,12 @@ of these, and return what they decide.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from studies.design.counts import planned_runs, planned_trials
 from studies.records import Cause, RunResult
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Reported, Started, Told
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
@@ -55,8 +54,7 @@ class Sweep:
 
     def __init__(
         self,
-        spec: StudySpec,
-        arms: Mapping[str, ResolvedVariant],
+        study: Study,
         stores: Stores,
         past: Past,
         executor: Executor,
@@ -65,17 +63,18 @@ class Sweep:
         screen: Screen,
     ) -> None:
         """`folder`: the study's runs."""
-        self._spec, self._arms, self._search, self._executor = spec, arms, stores.search, executor
+        spec, variants = study.spec, study.variants
+        self._spec, self._variants, self._search, self._executor = spec, variants, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
         started = time.monotonic()
-        self._view = _View(packs, planned_runs(spec, arms), started)
-        self._book, self._queue = TrialBook(spec, arms), RunQueue()
+        self._view = _View(packs, planned_runs(study), started)
+        self._book, self._queue = TrialBook(spec, variants), RunQueue()
         self._record = Recorder(spec, stores.tracker, past, folder)
-        self._brackets = OpenBrackets(spec, planned_trials(spec, arms), stores.search.strata, folder)
+        self._brackets = OpenBrackets(spec, planned_trials(study), stores.search.strata, folder)
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
         self._limits = Limits(spec.budget, folder, started)
-        self._ends = RunEnds(spec, arms, self._record, self._feeder, self._queue, self._brackets, screen)
+        self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
         self.finished = self._book.finished
         self._paused = paused(folder)
         self._stopping = self._closing = False
@@ -187,7 +186,7 @@ class Sweep:
                 case Stop(reason) if not self._stopping:
                     self._screen.tell_user(f"Stopping at the next step: {reason}.")
                     self.stop()
-                case FinishUp(reason) if not self._closing and (in_executor or self._feeder.has_more(self._arms)):
+                case FinishUp(reason) if not self._closing and (in_executor or self._feeder.has_more(self._variants)):
                     self._screen.tell_user(f"Starting nothing new: {reason}.")
                     self.finish_up()
                 case Kill(key) if key in self._queue.training:
@@ -195,7 +194,7 @@ class Sweep:
 
     def _held_back(self) -> bool:
         """Whether a paused variant has something left to train; says so."""
-        left = self._feeder.held_back([variant for variant in self._arms if variant in self._paused])
+        left = self._feeder.held_back([variant for variant in self._variants if variant in self._paused])
         if left and not self._closing:
             self._screen.tell_user(f"Paused, with runs left: {', '.join(left)}. Let it go on with `sweeper resume`.")
         return bool(left)

@@ -65,8 +65,8 @@ class Best:
 class TrialBook:
     """The trials of a sweep: their runs, the best of each stratum, and the runs that were measured."""
 
-    def __init__(self, spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> None:
-        self._spec, self._arms = spec, arms
+    def __init__(self, spec: StudySpec, variants: Mapping[str, ResolvedVariant]) -> None:
+        self._spec, self._variants = spec, variants
         self._runs = {name: in_scenario(spec, name).runs for name in spec.scenarios}
         self._candidates = Candidates(spec)
         self._best: dict[Stratum, Best] = {}
@@ -77,7 +77,7 @@ class TrialBook:
         """A trial with the runs that it needs."""
         runs = self._runs[trial.scenario]
         configs = tuple(self._config(trial, block, seed) for block in runs.blocks for seed in runs.seeds)
-        return TrialRuns(trial, configs, trial.origin, asked)
+        return TrialRuns(trial, configs, trial.phase, asked)
 
     def to_confirm(self, trials: Sequence[Trial], paused: AbstractSet[str]) -> list[TrialRuns]:
         """The chosen trials of each stratum, on fresh blocks and seeds; those of `paused` variants are left out."""
@@ -146,9 +146,9 @@ class TrialBook:
         return a > b if self._spec.objective.direction == "maximize" else a < b
 
     def _config(self, trial: Trial, block: int, seed: int) -> RunConfig:
-        arm = self._arms[trial.variant]
+        variant = self._variants[trial.variant]
         return resolve_run(
-            self._spec, arm, trial.scenario, trial=trial.number, knobs=trial.knobs, block=block, seed=seed
+            self._spec, variant, trial.scenario, trial=trial.number, knobs=trial.knobs, block=block, seed=seed
         )
 
 

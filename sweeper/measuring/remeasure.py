@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from studies.design.answers import run_config_of
 from studies.design.measurers import Measurers, asked_of, has_numbers, is_measured, measurers_of
 from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, State
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 from studies.text.files import is_folder
 from sweeper.executors import EXECUTORS, Dropped, Executor, Workplace
 from sweeper.executors.waiting import Ending, result_of, wait_for
@@ -48,17 +47,15 @@ class Scored:
     stopped: bool = False
 
 
-def stale(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord], folder: Path
-) -> tuple[Task, ...]:
+def stale(study: Study, records: Iterable[RunRecord], folder: Path) -> tuple[Task, ...]:
     """The finished runs that keep an adapter and lack numbers of those who measure now. `folder`: the study's runs."""
-    if spec.trainer != "dpo":
+    if study.spec.trainer != "dpo":
         return ()
-    found, asked = dict[str, Task](), asked_of(spec)
+    found, asked = dict[str, Task](), asked_of(study.spec)
     for record in records:
-        if record.state is not State.COMPLETE or record.arm == PROBE or is_measured(record, asked):
+        if record.state is not State.COMPLETE or record.phase == PROBE or is_measured(record, asked):
             continue
-        config = run_config_of(spec, arms, record)
+        config = study.run_config(record)
         if keeps_adapter(record, folder) and config.settings.get("use_peft"):
             add_task(found, config, record, folder)
     return tuple(found.values())

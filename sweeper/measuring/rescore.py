@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.analysis.strata import Stratum, standings
 from dashboards.store.connection import StoreAway
-from studies.design.answers import Answers, run_config_of
+from studies.design.answers import Answers
 from studies.design.measurers import asked_of, is_measured, settled
 from studies.records import PROBE, Judge, RunRecord, State
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.executors import Executor
@@ -40,8 +40,7 @@ class Selection:
 
 
 def select(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     answers: Answers[RunRecord],
     folder: Path,
     only: Collection[str] | None = None,
@@ -51,6 +50,7 @@ def select(
 
     Raises EvaluateError for a study without a judge, and where nothing can be scored.
     """
+    spec = study.spec
     judge = spec.evaluation.judge
     if judge is None:
         raise EvaluateError(
@@ -67,7 +67,7 @@ def select(
         if is_measured(record, asked):
             scored.append(record)
         elif keeps_adapter(record, folder):
-            add_task(found, run_config_of(spec, arms, record), record, folder)
+            add_task(found, study.run_config(record), record, folder)
         else:
             gone.append(record)
     aside = [run for runs in answers.aside.values() for run in runs]
@@ -78,20 +78,21 @@ def select(
     return selection
 
 
-def best_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord]) -> frozenset[str]:
+def best_runs(study: Study, records: Sequence[RunRecord]) -> frozenset[str]:
     """Ids of the runs of the best trial of each stratum, those of the confirm phase among them.
 
     Raises EvaluateError where no run has the objective yet.
     """
+    spec = study.spec
     each = len(spec.runs.blocks) * len(spec.runs.seeds)
-    strata = [Stratum(arm.name, s, arm.losses, 0, each) for s in spec.scenarios for arm in arms.values()]
+    strata = [Stratum(variant.name, scenario, variant.losses, 0, each) for variant, scenario in study.strata()]
     bests = [one for one in standings(records, spec.objective, strata) if one.best is not None]
     if not bests:
         raise EvaluateError(
             f"No trial is the best by {spec.objective.metric}, which no finished trial has: leave --only-best out, or "
             "choose by another metric with --set objective.metric=ranking_gain."
         )
-    return frozenset(run.run_id for one in bests if one.best is not None for run in (*one.best.runs, *one.speak))
+    return frozenset(run.run_id for one in bests if one.best is not None for run in (*one.best.runs, *one.evidence))
 
 
 def score_all(
@@ -123,7 +124,7 @@ def score(selection: Selection, executor: Executor, tracker: Tracker, say: Calla
 
 
 def _can_be_scored(record: RunRecord) -> bool:
-    return record.state is State.COMPLETE and record.arm != PROBE
+    return record.state is State.COMPLETE and record.phase != PROBE
 
 
 def summary(selection: Selection, scored: Scored) -> list[str]:

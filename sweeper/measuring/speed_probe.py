@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from studies.design.answers import is_timed
 from studies.design.speed_probe import probe_round
 from studies.records import CONSEQUENCES, PROBE, Cause, RunConfig, RunResult, State
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study
 from studies.text.plural import so_many
 from sweeper.executors import Dropped, Executor
 from sweeper.executors.waiting import result_of, wait_for
@@ -40,8 +40,7 @@ class Probe:
 
     def __init__(
         self,
-        spec: StudySpec,
-        arms: Mapping[str, ResolvedVariant],
+        study: Study,
         tracker: Tracker,
         folder: Path,
         screen: Screen,
@@ -51,7 +50,7 @@ class Probe:
         """`folder`: the study's runs; `started`: when the sweep began that this belongs to, on the monotonic clock;
         `check` is called at least every second.
         """
-        self._spec, self._arms, self._tracker, self._folder = spec, arms, tracker, folder
+        self._study, self._tracker, self._folder = study, tracker, folder
         self._screen, self._started, self._check = screen, started, check
         self._executor: Executor | None = None
         self._limits: Limits | None = None
@@ -73,17 +72,20 @@ class Probe:
 
         `placement`: of the sweep's runs, whose precision the probe has too.
         """
-        assert self._spec.probe is not None
+        assert self._study.spec.probe is not None
         self._executor = executor
-        self._limits = Limits(self._spec.budget, self._folder, self._started)  # here: the sweep has spent its part
+        self._limits = Limits(
+            self._study.spec.budget, self._folder, self._started
+        )  # here: the sweep has spent its part
         alone = Placement(together=0, bf16=placement.bf16)
-        rounds = [probe_round(self._spec, self._arms, number) for number in range(self._spec.probe.rounds)]
-        missing = _missing(self._tracker, self._arms, rounds)
+        rounds = [probe_round(self._study, number) for number in range(self._study.spec.probe.rounds)]
+        missing = _missing(self._tracker, self._study.variants, rounds)
         planned = sum(map(len, rounds))
         self._tally.reused = planned - sum(map(len, missing))
         if missing and not self._closing:
             self._screen.tell_user(
-                f"Timing {so_many(len(self._arms), 'variant')} alone, in turn, {so_many(len(missing), 'round')}. "
+                f"Timing {so_many(len(self._study.variants), 'variant')} alone, in turn, "
+                f"{so_many(len(missing), 'round')}. "
                 "Leave the machine alone: other work on it widens the intervals until nothing can be said."
             )
         for config in (config for configs in missing for config in configs):
@@ -129,7 +131,7 @@ class Probe:
         return result
 
     def _again(self, result: RunResult, number: int) -> bool:
-        return CONSEQUENCES[result.cause].retried and number < self._spec.resources.attempts
+        return CONSEQUENCES[result.cause].retried and number < self._study.spec.resources.attempts
 
     def _train(self, config: RunConfig, alone: Placement, number: int) -> tuple[str, RunResult | None]:
         """One attempt, recorded, and its MLflow run; None where it was stopped. Nothing is written while it trains: the
@@ -141,7 +143,7 @@ class Probe:
         run_id = self._tracker.start_run(config, number, PROBE)
         # Two variants may be the same run; and a run that goes on from a killed attempt is not one that was timed.
         folder = scratch(self._folder, f"probe-{config.seed}-{config.variant}")
-        job = Job(config, folder, keep_adapter=False, placement=alone, time_limit=self._spec.budget.per_run)
+        job = Job(config, folder, keep_adapter=False, placement=alone, time_limit=self._study.spec.budget.per_run)
         (ending,) = wait_for([job], self._executor, self._look, limits.begun)
         result = _costs(result_of(ending))
         if not isinstance(ending, Dropped):
@@ -189,12 +191,12 @@ class Probe:
 
 
 def _missing(
-    tracker: Tracker, arms: Mapping[str, ResolvedVariant], rounds: Sequence[Sequence[RunConfig]]
+    tracker: Tracker, variants: Collection[str], rounds: Sequence[Sequence[RunConfig]]
 ) -> list[Sequence[RunConfig]]:
     """The rounds to time, after superseding what MLflow has of them and what the study no longer asks for."""
     known: dict[int, list[KnownRun]] = {}
     for run in tracker.known_runs():
-        if run.arm == PROBE and run.variant in arms:  # another variant's are found again if it returns
+        if run.phase == PROBE and run.variant in variants:  # another variant's are found again if it returns
             known.setdefault(run.seed, []).append(run)
     missing = []
     for number, configs in enumerate(rounds):

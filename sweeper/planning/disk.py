@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from studies.design.counts import planned_runs, planned_trials
 from studies.design.halving import bracket_sizes
-from studies.spec import IntRange, ResolvedVariant, StudySpec, Values, arms_in, in_scenario
+from studies.spec import IntRange, ResolvedVariant, Study, Values
 from studies.text.files import safetensors_header
 from trainers.world.paths import model_path
 
@@ -50,28 +50,29 @@ class DiskUse:
         return self.adapters + 3 * (self.states + self.paused)
 
 
-def planned_disk(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int, together: int) -> DiskUse:
+def planned_disk(study: Study, workers: int, together: int) -> DiskUse:
     """What the study keeps, and what training takes beside it with so many workers, each with so many runs together
     (0: TRL's own loop).
     """
-    packs = together > 1 and any(arm.settings.get("use_peft") for arm in arms.values())
-    best = sum(len(arms_in(spec, arms, name)) * _runs_a_trial(spec, name) for name in spec.scenarios)
-    kept = {"none": 0, "best": best, "all": planned_runs(spec, arms)}[spec.output.keep]
+    spec = study.spec
+    packs = together > 1 and any(arm.settings.get("use_peft") for arm in study.variants.values())
+    best = sum(len(own.variants) * _runs_a_trial(own) for _, own in study.by_scenario())
+    kept = {"none": 0, "best": best, "all": planned_runs(study)}[spec.output.keep]
     copies = best if spec.output.keep != "none" else 0  # MLflow has the best ones too
-    brackets = bracket_sizes(spec, planned_trials(spec, arms)) if spec.rungs else [0]
-    settings = [{**a.settings, "lora_r": _rank(a)} for n in spec.scenarios for a in _arms(spec, arms, n)]
+    brackets = bracket_sizes(spec, planned_trials(study)) if spec.rungs else [0]
+    settings = [{**a.settings, "lora_r": _rank(a)} for a, _ in study.strata()]
     sizes = [adapter_bytes(one) for one in settings]
     known = [size for size in sizes if size is not None]
     return DiskUse(
         adapters=kept + copies,
         states=workers * (_KEPT_STATES * (together if packs else 1) + _WRITTEN_STATES),
-        paused=_KEPT_STATES * max(brackets) * max(_runs_a_trial(spec, name) for name in spec.scenarios),
+        paused=_KEPT_STATES * max(brackets) * max(_runs_a_trial(own) for _, own in study.by_scenario()),
         adapter_bytes=max(known) if known and len(known) == len(sizes) else None,
     )
 
 
-def _runs_a_trial(spec: StudySpec, scenario: str) -> int:
-    runs = in_scenario(spec, scenario).runs
+def _runs_a_trial(study: Study) -> int:
+    runs = study.spec.runs
     return len(runs.blocks) * len(runs.seeds)
 
 
@@ -117,10 +118,6 @@ def _is_adapted(weight: str, targets: Any) -> bool:
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
     return any(module == target or module.endswith(f".{target}") for target in targets)
-
-
-def _arms(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> Iterator[ResolvedVariant]:
-    yield from arms_in(in_scenario(spec, scenario), arms, scenario).values()
 
 
 def _rank(arm: ResolvedVariant) -> int:

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from studies.design.counts import planned_runs
 from studies.design.points import axes, planned_points, to_knobs, value_at
 from studies.records import RunConfig, digest
-from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario, resolve_run
+from studies.spec import Study, StudySpec, resolve_run
 from studies.text.files import read_json, write_whole
 from studies.text.plural import so_many
 from sweeper.executors import Executor
@@ -38,20 +38,20 @@ _MOST_PARTS, _LONGEST_RUN = 1 << 20, 1e8  # of a micro-batch; seconds
 _LEAST_RUNS = 4
 
 
-def sample_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[RunConfig]:
+def sample_runs(study: Study) -> list[RunConfig]:
     """Runs of the study that could train in one pack, variants in turn: those of the most common pack key."""
-    found = list(islice(_in_turn(spec, arms), _MOST_RUNS))
+    found = list(islice(_in_turn(study), _MOST_RUNS))
     commonest, _ = Counter(pack_key(config) for config in found).most_common(1)[0]
     return [config for config in found if pack_key(config) == commonest]
 
 
-def _in_turn(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Iterator[RunConfig]:
-    scenario = next(iter(spec.scenarios))
-    spec, arms = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+def _in_turn(study: Study) -> Iterator[RunConfig]:
+    scenario, study = next(study.by_scenario())
+    spec = study.spec
     block, seed = spec.runs.blocks[0], spec.runs.seeds[0]
-    known = {name: [p.params for p in planned_points(spec, arm)] for name, arm in arms.items()}
+    known = {name: [p.params for p in planned_points(spec, arm)] for name, arm in study.variants.items()}
     for number in range(_MOST_RUNS):
-        for name, arm in arms.items():
+        for name, arm in study.variants.items():
             middle = {axis.name: value_at(axis.distribution, 0.5) for axis in axes(spec, arm)}
             params = known[name][number] if number < len(known[name]) else middle
             if number < len(known[name]) or (number == 0 and not known[name]):
@@ -68,17 +68,16 @@ class Packs:
 
     def __init__(
         self,
-        spec: StudySpec,
-        arms: Mapping[str, ResolvedVariant],
+        study: Study,
         runs: Path,
         workers: int | None,
         pool: Executor,
         tell_user: Callable[[str], None],
     ) -> None:
         """`runs`: the study's folder."""
-        self._spec, self._arms, self._runs, self._tell_user = spec, arms, runs, tell_user
+        self._study, self._runs, self._tell_user = study, runs, tell_user
         self._workers, self._pool, self._count = workers, pool, max(1, pool.slots)
-        self._planned = planned_runs(spec, arms)
+        self._planned = planned_runs(study)
         self._together: dict[str, int] = {}
         self._found: dict[str, dict[str, Sizing]] = {}
         self._told = ""
@@ -103,7 +102,7 @@ class Packs:
             return
         self._found.setdefault(news.like, {})[worker] = news.sizing
         found = self._best(news.like)
-        if found is None or news.like != pack_key(sample_runs(self._spec, self._arms)[0]):
+        if found is None or news.like != pack_key(sample_runs(self._study)[0]):
             return
         self._keep(found)
         self._tell(found)
@@ -113,12 +112,12 @@ class Packs:
         self._together.pop(worker, None)
 
     def _first(self) -> Placement:
-        spec, count = self._spec, self._count
+        spec, count = self._study.spec, self._count
         if spec.resources.together is not None:
             return Placement(together=spec.resources.together)
         if spec.trainer != "dpo" or self._planned < _LEAST_RUNS * count:
             return Placement()
-        known = kept_sizing(spec, self._arms, self._runs, self._workers)
+        known = kept_sizing(self._study, self._runs, self._workers)
         if known is None:
             return Placement(together=_MOST_RUNS, begin=0, workers=count)
         self._tell(known)
@@ -137,22 +136,22 @@ class Packs:
 
     def _keep(self, found: Sizing) -> None:
         """Write it down; a disk that cannot take it does not stop the sweep."""
-        spec, arms = self._spec, self._arms
-        kept = {"of": _identity(spec, arms, self._workers), "length": _length(spec, arms), "pilot": asdict(found)}
+        study = self._study
+        kept = {"of": _identity(study, self._workers), "length": _length(study), "pilot": asdict(found)}
         with suppress(OSError):
             write_whole(self._runs / PILOT_FILE, json.dumps(kept, indent=1))
 
 
-def kept_sizing(spec: StudySpec, arms: Mapping[str, ResolvedVariant], runs: Path, workers: int | None) -> Sizing | None:
+def kept_sizing(study: Study, runs: Path, workers: int | None) -> Sizing | None:
     """What an earlier sweep of the study found, if it did for these runs on a machine like this one. Where they took
     another number of steps then, how many passes one takes is not known (0).
     """
     try:
         kept = read_json(runs / PILOT_FILE)
-        if kept["of"] != _identity(spec, arms, workers):
+        if kept["of"] != _identity(study, workers):
             return None
         found = _sizing(kept["pilot"])
-        return found if kept.get("length") == _length(spec, arms) else replace(found, passes=0)
+        return found if kept.get("length") == _length(study) else replace(found, passes=0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -186,18 +185,18 @@ def worker_count(spec: StudySpec, workers: int | None) -> int:
     return workers or spec.resources.workers or len(visible_gpus(os.environ)) or usable_cores()
 
 
-def _identity(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int | None) -> str:
+def _identity(study: Study, workers: int | None) -> str:
     """What the best size depends on."""
-    configs = sample_runs(spec, arms)
-    machine = [visible_gpus(os.environ), usable_cores(), worker_count(spec, workers)]
+    configs = sample_runs(study)
+    machine = [visible_gpus(os.environ), usable_cores(), worker_count(study.spec, workers)]
     return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
 
 
-def _length(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+def _length(study: Study) -> str:
     """What the number of steps of a run depends on."""
     named = ("max_steps", "num_train_epochs", "gradient_accumulation_steps")
     return digest(
-        [[config.settings.get(name) for name in named] for config in sample_runs(spec, arms)] + [spec.data.rows]
+        [[config.settings.get(name) for name in named] for config in sample_runs(study)] + [study.spec.data.rows]
     )
 
 

@@ -12,7 +12,7 @@ from studies.design.points import FIXED, held, joint_quota, planned_points, quot
 from studies.design.speed_probe import probe_line
 from studies.losses.table import shown_knobs
 from studies.records import Scalar
-from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, StudySpec, Values, arms_in, in_scenario
+from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, Study, StudySpec, Values
 from studies.text.plural import so_many
 
 
@@ -72,64 +72,66 @@ class Plan:
     fewer: str = ""
 
 
-def make_plan(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Plan:
+def make_plan(study: Study) -> Plan:
     """Every trial that the study will ask for, as far as it is known in advance."""
-    planned = tuple(_plan_arm(spec, arms, arm) for arm in arms.values())
-    runs = planned_runs(spec, arms)
+    spec = study.spec
+    planned = tuple(_plan_arm(study, arm) for arm in study.variants.values())
+    runs = planned_runs(study)
     steps = spec.base.get("max_steps")
     length = so_many(int(str(steps)), "step") if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
-    sizes = bracket_sizes(spec, planned_trials(spec, arms)) * len(spec.scenarios) if spec.rungs else []
+    sizes = bracket_sizes(spec, planned_trials(study)) * len(spec.scenarios) if spec.rungs else []
     return Plan(
         study=spec.study,
         question=spec.question,
         mode=spec.mode,
         arms=planned,
-        scenarios=tuple(_plan_scenario(spec, arms, name) for name in spec.scenarios),
-        confirm_runs=sum(planned_confirm_runs(spec, arms, name) for name in spec.scenarios),
+        scenarios=tuple(_plan_scenario(study, name) for name in spec.scenarios),
+        confirm_runs=sum(planned_confirm_runs(study, name) for name in spec.scenarios),
         runs=runs,
         steps=length,
-        power=_power(spec, arms),
-        probe=probe_line(spec, arms),
+        power=_power(study),
+        probe=probe_line(study),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
-        fewer=_jointly_fewer(spec, arms) if spec.mode == "search" else "",
+        fewer=_jointly_fewer(study) if spec.mode == "search" else "",
     )
 
 
-def _plan_scenario(spec: StudySpec, arms: Mapping[str, ResolvedVariant], name: str) -> PlannedScenario:
-    own, here = in_scenario(spec, name), arms_in(spec, arms, name)
+def _plan_scenario(study: Study, name: str) -> PlannedScenario:
+    own = study.within(name)
     return PlannedScenario(
         name=name,
-        variants=len(here),
-        trials=planned_trials(own, here),
-        runs_per_trial=len(own.runs.blocks) * len(own.runs.seeds),
-        runs=runs_in(spec, arms, name),
-        confirm_runs=planned_confirm_runs(spec, arms, name),
-        settings=spec.scenarios[name].base,
+        variants=len(own.variants),
+        trials=planned_trials(own),
+        runs_per_trial=len(own.spec.runs.blocks) * len(own.spec.runs.seeds),
+        runs=runs_in(study, name),
+        confirm_runs=planned_confirm_runs(study, name),
+        settings=study.spec.scenarios[name].base,
     )
 
 
-def _power(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+def _power(study: Study) -> str:
     """The power line of every scenario, those with the same one together."""
     lines: dict[str, list[str]] = {}
-    for name in spec.scenarios:
-        lines.setdefault(power_line(in_scenario(spec, name), arms_in(spec, arms, name)), []).append(name)
+    for name, own in study.by_scenario():
+        lines.setdefault(power_line(own), []).append(name)
     if len(lines) == 1:
         return next(iter(lines))
     return "\n".join(f"{', '.join(names)}: {line}" for line, names in lines.items() if line)
 
 
-def power_line(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+def power_line(study: Study) -> str:
     """What difference to the baseline the confirm phase's blocks can find, and at what spread they show a tie; what
     is missing where they can do neither. In paired standard deviations, which nobody knows before the first runs.
     """
-    if spec.mode == "search" or len(arms) < 2:
+    spec = study.spec
+    if spec.mode == "search" or len(study.variants) < 2:
         return ""
-    if spec.baseline is None or spec.baseline not in arms:
+    if spec.baseline is None or spec.baseline not in study.variants:
         return "No baseline is named, so no difference is tested: add baseline: VARIANT."
     if spec.confirm is None:
         return "No confirm phase, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."
-    blocks, tests = len(set(spec.confirm.blocks)), len(arms) - 1
+    blocks, tests = len(set(spec.confirm.blocks)), len(study.variants) - 1
     if blocks < FEWEST_BLOCKS:
         return f"{blocks} confirm blocks can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
     from dashboards.statistics.power import detectable, tie_spread
@@ -154,13 +156,14 @@ def show_knobs(knobs: Mapping[str, Scalar]) -> str:
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in knobs.items())
 
 
-def _plan_arm(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> PlannedArm:
+def _plan_arm(study: Study, arm: ResolvedVariant) -> PlannedArm:
+    spec = study.spec
     searching = spec.mode == "search"
     shown = {"learning_rate", "loss_weights"} | shown_knobs()
     known = (
         [(FIXED, dict(p)) for p in arm.points]
         if searching
-        else [(p.origin, to_knobs(arm, p.params)) for p in planned_points(spec, arm)]
+        else [(p.phase, to_knobs(arm, p.params)) for p in planned_points(spec, arm)]
     )
     return PlannedArm(
         name=arm.name,
@@ -172,27 +175,29 @@ def _plan_arm(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: Resolve
         warnings=arm.warnings,
         points=tuple(known),
         adaptive=0 if searching else quota(spec, arm) - len(known),
-        fewer="" if searching else _fewer_of(spec, arms, arm),
+        fewer="" if searching else _fewer_of(study, arm),
         expected=_expected(spec, arm),
     )
 
 
-def _fewer_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> str:
+def _fewer_of(study: Study, arm: ResolvedVariant) -> str:
     """Why the arm has fewer trials than the file asks for, in the scenario that asks for the most; a grid is what it
     is.
     """
+    spec = study.spec
     if spec.sampler == "grid":
         return ""
-    own = [in_scenario(spec, name) for name in spec.scenarios if arm.name in arms_in(spec, arms, name)]
+    own = [here.spec for _, here in study.by_scenario() if arm.name in here.variants]
     most = max(own, key=lambda one: one.budget.trials, default=spec)
     asked_for = most.budget.trials + len(arm.points) if arm.space else len(arm.points) or 1
     return _fewer(most, [arm], quota(most, arm), asked_for)
 
 
-def _jointly_fewer(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+def _jointly_fewer(study: Study) -> str:
     """The same of a joint search over the arms."""
-    asked_for = spec.budget.trials + sum(len(arm.points) for arm in arms.values())
-    return _fewer(spec, arms.values(), joint_quota(spec, arms), asked_for)
+    spec = study.spec
+    asked_for = spec.budget.trials + sum(len(arm.points) for arm in study.variants.values())
+    return _fewer(spec, study.variants.values(), joint_quota(spec, study.variants), asked_for)
 
 
 def _fewer(spec: StudySpec, arms: Collection[ResolvedVariant], quota: int, asked_for: int) -> str:

@@ -15,7 +15,7 @@ from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
 from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_source, sources
 from studies.schema.paths import existing
 from studies.schema.variants import possible
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study, StudySpec
 
 
 def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
@@ -29,20 +29,20 @@ def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
 
 
 def as_found(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     tell_user: Callable[[str], None],
     *,
     refresh: bool = False,
     reach: bool = True,
-) -> StudySpec:
+) -> Study:
     """The study with what its sources hold now, Hub commits and days as kept unless `refresh` asks for today's.
 
     `reach`: ask the Hub for what is not kept, and whether it has moved on since. Raises StoreError.
     """
+    spec = study.spec
     kept = {} if refresh else dict(as_recorded(spec)[0].contents)
     found: dict[str, str] = {}
-    for source in study_sources(spec, arms):
+    for source in study_sources(study):
         asked = source
         if source.what == DATED:  # of the model as it was found just before, so that nobody is asked for it again
             commit = found.get(str(source._replace(what="model")), "").partition(COMMIT)[2]
@@ -50,26 +50,27 @@ def as_found(
         content = _content(asked, kept.get(str(source)), reach and spec.trainer != "formula", tell_user)
         if content is not None:
             found[str(source)] = content
-    return spec.model_copy(update={"contents": found})
+    return study.holding(found)
 
 
-def with_judge(spec: StudySpec, tell_user: Callable[[str], None]) -> StudySpec:
-    """The study with what its judge holds now, beside the contents that `spec` knows."""
+def with_judge(study: Study, tell_user: Callable[[str], None]) -> Study:
+    """The study with what its judge holds now, beside the contents that it has."""
+    spec = study.spec
     judge = judge_source(spec.evaluation)
     if judge is None:
-        return spec
+        return study
     content = _content(judge, spec.contents.get(str(judge)), True, tell_user)
     found = {} if content is None else {str(judge): content}
-    return spec.model_copy(update={"contents": {**spec.contents, **found}})
+    return study.holding({**spec.contents, **found})
 
 
-def study_sources(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tuple[Source, ...]:
+def study_sources(study: Study) -> tuple[Source, ...]:
     """All sources that runs of the study read, and their judge."""
-    judge = judge_source(spec.evaluation)
+    judge = judge_source(study.spec.evaluation)
     found = dict[Source, None]() if judge is None else {judge: None}
-    for arm in arms.values():
+    for arm in study.variants.values():
         for model in possible(arm).get("model_name_or_path", (None,)):
-            found |= dict.fromkeys(sources({**arm.settings, "model_name_or_path": model}, spec.data).values())
+            found |= dict.fromkeys(sources({**arm.settings, "model_name_or_path": model}, study.spec.data).values())
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from dashboards.store.connection import StoreError
 from studies.design.identity import Stratum, contexts_of, strata
 from studies.design.points import Config, config_of_knobs, knobs_of
 from studies.records import PROBE, RunRecord, Scalar
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study
 
 if TYPE_CHECKING:
     from sweeper.search.ledger import Ledger
@@ -23,21 +23,19 @@ if TYPE_CHECKING:
 _Trial = tuple[int, str, Config]
 
 
-def asked_before(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord], storage: str | None = None
-) -> Callable[[RunRecord], bool]:
+def asked_before(study: Study, records: Iterable[RunRecord], storage: str | None = None) -> Callable[[RunRecord], bool]:
     """Whether a run of format 1 may have been asked what the study asks now; a stratum that the storage does not know
     tells nothing against it. `storage`: Optuna's URL (None: the one in the working folder). Raises StoreError where it
     cannot be read.
     """
-    old = [record for record in records if record.question is None and record.arm != PROBE]
+    old = [record for record in records if record.question is None and record.phase != PROBE]
     if not old:
         return lambda _record: True
     from sweeper.search.ledger import Ledger
     from sweeper.search.storage import StorageError
 
     try:
-        asked = _asked(spec, arms, old, Ledger(storage or sqlite_url(Path.cwd() / "optuna.db"), spec.study))
+        asked = _asked(study, old, Ledger(storage or sqlite_url(Path.cwd() / "optuna.db"), study.spec.study))
     except StorageError as error:
         raise StoreError(str(error)) from error
 
@@ -45,20 +43,20 @@ def asked_before(
         found = asked.get((record.variant, record.scenario), True)
         if isinstance(found, bool):
             return found
-        return (record.trial, record.variant, config_of_knobs(arms[record.variant], record.knobs)) in found
+        return (record.trial, record.variant, config_of_knobs(study.variants[record.variant], record.knobs)) in found
 
     return is_asked
 
 
 def _asked(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], old: Collection[RunRecord], ledger: Ledger
+    study: Study, old: Collection[RunRecord], ledger: Ledger
 ) -> dict[tuple[str, str], Collection[_Trial] | bool]:
     """(variant, scenario) -> whether its runs of format 1 were asked this; where two things were, which trials."""
     kept, asked = ledger.contexts(), dict[tuple[str, str], Collection[_Trial] | bool]()
-    for name, stratum in strata(spec, arms).items():
+    for name, stratum in strata(study.spec, study.variants).items():
         mine = {n: context for n, context in kept.items() if n == name or n.startswith(f"{name}@")}
         here = {r.variant for r in old if r.scenario == stratum.scenario}
-        same = contexts_of(spec, stratum, here) if mine and here else frozenset()
+        same = contexts_of(study.spec, stratum, here) if mine and here else frozenset()
         matching = [n for n, context in mine.items() if context in same]
         found: Collection[_Trial] | bool = bool(matching) or not mine
         if matching and len(set(mine.values())) > 1:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from studies.design.answers import Compare, run_config_of, sort, unrecorded
+from studies.design.answers import Compare, sort, unrecorded
 from studies.design.measurers import Measurers, asked_of, is_unsettled, settled, under
 from studies.records import PROBE, RunConfig, RunResult, State
 from studies.schema.contents import judge_source
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study
 from studies.text.plural import so_many
 from sweeper.recorded.format_1 import asked_before
 from sweeper.tracking.known_runs import KnownRun
@@ -35,19 +35,19 @@ class Known:
 
 
 def find_known(
-    spec: StudySpec,
-    arms: Mapping[str, ResolvedVariant],
+    study: Study,
     storage: str,
     tracker: Tracker,
     compare: Compare,
     tell_user: Callable[[str], None],
 ) -> Known:
     """What is recorded of the study. Runs that answer it and do not say so are marked as its own, and told of once."""
+    spec = study.spec
     every, judge = tracker.known_runs(), asked_of(spec).judged
     unjudged = {run.run_id for run in every if is_unsettled(run, judge)}
     every = every if tracker.strict else tuple(settled(every, judge))
-    before = asked_before(spec, arms, every, storage)
-    answers = sort(spec, arms, every, compare, asked_before=before, strict=tracker.strict)
+    before = asked_before(study, every, storage)
+    answers = sort(study, every, compare, asked_before=before, strict=tracker.strict)
     adopted = [(run, config) for run, config in answers.adopted if run.state is not State.RUNNING]
     for run, config in adopted:
         tracker.adopt(run, config.content)
@@ -65,10 +65,10 @@ def find_known(
         )
     mine = {run.run_id for run in answers.records}
     # Only where contents are known may a run have another key than its config now: format 1 gave it that.
-    renamed = [run for run in answers.records if spec.contents and run.arm != PROBE]
+    renamed = [run for run in answers.records if spec.contents and run.phase != PROBE]
     return Known(
         answers.records,
-        {run.run_id: run_config_of(spec, arms, run) for run in renamed},
+        {run.run_id: study.run_config(run) for run in renamed},
         frozenset(
             (run.variant, run.scenario)
             for run in (*(run for runs in answers.aside.values() for run in runs), *answers.records)

@@ -17,7 +17,7 @@ from studies.design.counts import planned_confirm_runs, planned_runs, planned_tr
 from studies.design.measurers import asked_of, named_measurers, settled
 from studies.design.points import CONFIRM, config_of, config_of_knobs, planned_points
 from studies.records import PROBE, RunRecord, State
-from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
+from studies.spec import Study
 from studies.text.plural import so_many
 from sweeper.recorded.contents import pairs_comparer
 from sweeper.recorded.format_1 import asked_before
@@ -42,59 +42,56 @@ class StudyState:
         return [counted, *(leaving(self.left) if self.done < self.planned else []), *self.said]
 
 
-def standing_of(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], *, storage: str | None = None, strict: bool = False
-) -> StudyState:
+def standing_of(study: Study, *, storage: str | None = None, strict: bool = False) -> StudyState:
     """How far the study is, with the contents that `spec` has. `storage`: Optuna's URL (None: the one in the working
     folder). Raises StoreError and StorageError.
     """
-    uri, planned = store_uri(None, Path.cwd()), planned_runs(spec, arms)
+    uri, planned = store_uri(None, Path.cwd()), planned_runs(study)
     try:
-        records = load_records(uri, spec.study)
+        records = load_records(uri, study.spec.study)
     except StoreMissing:
         return StudyState(planned, 0, {})
-    tags = load_study_tags(uri, spec.study)
-    before = asked_before(spec, arms, records, storage)
-    answers = sort(*(spec, arms, records, pairs_comparer()), asked_before=before, strict=strict or is_strict(tags))
+    tags = load_study_tags(uri, study.spec.study)
+    before = asked_before(study, records, storage)
+    answers = sort(*(study, records, pairs_comparer()), asked_before=before, strict=strict or is_strict(tags))
     last = questions_in(tags)
     left = {
         reason: [run for run in runs if last is None or (run.question or "-") in last]
         for reason, runs in answers.finished_aside().items()
     }
-    done = _done(spec, arms, answers.records)
-    said = [*untried(spec, arms, answers.records), *_stale(spec, arms, answers.records, strict or is_strict(tags))]
+    done = _done(study, answers.records)
+    said = [*untried(study, answers.records), *_stale(study, answers.records, strict or is_strict(tags))]
     return StudyState(planned, done, {r: runs for r, runs in left.items() if runs}, tuple(said))
 
 
-def _stale(
-    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], strict: bool
-) -> list[str]:
+def _stale(study: Study, records: Sequence[RunRecord], strict: bool) -> list[str]:
     """What is said of finished runs that another evaluator or judge would measure again."""
+    spec = study.spec
     if spec.trainer != "dpo":
         return []
     from sweeper.measuring.remeasure import stale
 
     asked = asked_of(spec)
     tasks = stale(
-        spec, arms, records if strict else settled(records, asked.judged), Path.cwd() / spec.output.folder / spec.study
+        study, records if strict else settled(records, asked.judged), Path.cwd() / spec.output.folder / spec.study
     )
     if not tasks:
         return []
     return [f"{so_many(len(tasks), 'finished run')} would be measured again, by {named_measurers(asked)}."]
 
 
-def untried(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord]) -> list[str]:
+def untried(study: Study, records: Iterable[RunRecord]) -> list[str]:
     """What is said of the variants of a search that has spent its trials on others, as of those that it got later."""
+    spec = study.spec
     if spec.mode != "search":
         return []
-    found, tried = [], {(r.variant, r.scenario, r.trial) for r in records if r.arm not in (CONFIRM, PROBE)}
-    for scenario in spec.scenarios:
-        own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
-        trials = Counter(variant for variant, where, _ in tried if where == scenario and variant in here)
-        without, most = [name for name in here if name not in trials], planned_trials(own, here)
+    found, tried = [], {(r.variant, r.scenario, r.trial) for r in records if r.phase not in (CONFIRM, PROBE)}
+    for scenario, own in study.by_scenario():
+        trials = Counter(variant for variant, where, _ in tried if where == scenario and variant in own.variants)
+        without, most = [name for name in own.variants if name not in trials], planned_trials(own)
         if without and trials.total() >= most:
             where = f" in {scenario}" if len(spec.scenarios) > 1 else ""
-            budget = own.budget.trials + math.ceil(most / len(trials)) * len(without)
+            budget = own.spec.budget.trials + math.ceil(most / len(trials)) * len(without)
             found.append(
                 f"{' and '.join(without)} {'has' if len(without) == 1 else 'have'} no trial{where}: the "
                 f"{so_many(most, 'trial')} of the search are spent on other variants. A larger budget.trials, such as "
@@ -103,21 +100,22 @@ def untried(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Itera
     return found
 
 
-def _done(spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Iterable[RunRecord]) -> int:
+def _done(study: Study, records: Iterable[RunRecord]) -> int:
     """How many of the planned runs are recorded: of known points these very ones, else as many as there can be."""
-    ended = [r for r in distinct(records) if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
+    search = study.spec.mode == "search"
+    ended = [r for r in distinct(records) if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
     done = 0
-    for scenario in spec.scenarios:
-        own, here = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
-        mine = [r for r in ended if r.scenario == scenario and r.variant in here]
-        confirmed = [r for r in mine if r.arm == CONFIRM]
-        done += min(len(confirmed), planned_confirm_runs(spec, arms, scenario))
-        known = {n: {config_of(arm, p.params) for p in planned_points(own, arm)} for n, arm in here.items()}
-        free = planned_trials(own, here) - (0 if spec.mode == "search" else sum(map(len, known.values())))
+    for scenario, own in study.by_scenario():
+        variants, runs = own.variants, own.spec.runs
+        mine = [r for r in ended if r.scenario == scenario and r.variant in variants]
+        confirmed = [r for r in mine if r.phase == CONFIRM]
+        done += min(len(confirmed), planned_confirm_runs(study, scenario))
+        known = {n: {config_of(v, p.params) for p in planned_points(own.spec, v)} for n, v in variants.items()}
+        free = planned_trials(own) - (0 if search else sum(map(len, known.values())))
         others = 0
         for run in mine:
-            planned = spec.mode != "search" and config_of_knobs(here[run.variant], run.knobs) in known[run.variant]
-            done += planned and run.arm != CONFIRM
-            others += not planned and run.arm != CONFIRM
-        done += min(others, free * len(own.runs.blocks) * len(own.runs.seeds))
+            planned = not search and config_of_knobs(variants[run.variant], run.knobs) in known[run.variant]
+            done += planned and run.phase != CONFIRM
+            others += not planned and run.phase != CONFIRM
+        done += min(others, free * len(runs.blocks) * len(runs.seeds))
     return done

@@ -43,7 +43,7 @@ class MemorySearch:
             tried: dict[Place, str] = {}
             for trial in kept:
                 if trial.state is not State.FAIL:
-                    tried.setdefault(_place(members, trial.variant, trial.knobs), trial.origin)
+                    tried.setdefault(_place(members, trial.variant, trial.knobs), trial.phase)
             waiting = [trial.number for trial in kept if trial.state is State.RUNNING]
             self._strata[name] = _Stratum(scenario, remaining_in(spec, scenario, members, tried), list(kept), waiting)
         self._order = list(self._strata)
@@ -98,7 +98,7 @@ class MemorySearch:
         """Tell what an unmeasured trial is worth, by another one."""
         trials = self._strata[trial.stratum].trials
         self._set(trial, unmeasured=False)
-        new = Trial(trial.stratum, len(trials), trial.variant, trial.scenario, trial.origin, trial.knobs)
+        new = Trial(trial.stratum, len(trials), trial.variant, trial.scenario, trial.phase, trial.knobs)
         trials.append(new)
         self.tell(new, outcome)
 
@@ -119,7 +119,7 @@ class MemorySearch:
             stratum.waiting.remove(again)
             return stratum.trials[again]
         if (planned := stratum.left.take_planned(paused)) is not None:
-            variant, phase, params = planned[0], planned[1].origin, planned[1].params
+            variant, phase, params = planned[0], planned[1].phase, planned[1].params
         elif stratum.left.take_adaptive(paused):
             variant = stratum.left.turn_of(len(stratum.trials), stratum.left.free(paused))
             phase, params = adaptive_phase(self._spec), stratum.left.untried(variant, near={}) or {}

@@ -218,7 +218,7 @@ class Search:
             stratum.requeued -= 1
         elif (planned := stratum.left.take_planned(paused)) is not None:
             variant, point = planned
-            about = {"origin": point.origin, "variant": variant, "params": dict(point.params)}
+            about = {"origin": point.phase, "variant": variant, "params": dict(point.params)}
             stratum.study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
         elif not stratum.left.take_adaptive(paused):
             return None

@@ -122,7 +122,7 @@ class Strata:
         trials: dict[int, RunRecord] = {}
         for run in self._known:
             here = run.scenario == scenario and run.variant in arms
-            if here and run.arm not in (CONFIRM, PROBE) and run.state is not State.FAIL:
+            if here and run.phase not in (CONFIRM, PROBE) and run.state is not State.FAIL:
                 trials.setdefault(run.trial, run)
         if not trials:
             return
@@ -132,7 +132,7 @@ class Strata:
                 study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
                 continue
             run = trials[number]
-            about = {"origin": run.arm, "variant": run.variant, **params_of(arms[run.variant], run.knobs)}
+            about = {"origin": run.phase, "variant": run.variant, **params_of(arms[run.variant], run.knobs)}
             study.enqueue_trial({}, user_attrs={"trial": json.dumps(about)})
         study.set_user_attr(LATE, sorted(arms.keys() - {run.variant for run in trials.values()}))
         study.set_user_attr(FILLING, False)

@@ -24,7 +24,7 @@ class Trial:
     number: int
     variant: str
     scenario: str
-    origin: str
+    phase: str
     knobs: Mapping[str, Scalar]
     state: State = State.RUNNING
     bracket: tuple[int, int] | None = None

@@ -67,7 +67,7 @@ def _in_training(run_id: str, config: RunConfig, attempt: int, phase: str, quest
         attempt=attempt,
         state=State.RUNNING,
         cause=None,
-        arm=phase,
+        phase=phase,
         knobs=config.knobs,
         metrics={},
         errors={},

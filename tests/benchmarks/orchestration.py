@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from studies.spec import arms, load_study
+from studies.spec import Study, load_study
 from sweeper.commands.run import run_session
 from sweeper.folder.paths import places
 from trainers.formula import FormulaTrainer
@@ -58,7 +58,7 @@ def measure(sampler: str, runs: int) -> list[float]:
         file.write_text(STUDY.format(sampler=sampler, trials=runs // 5))
         spec = load_study(file)
         outcome, _ = run_session(
-            spec, arms(spec), file.read_text(), places(spec, folder, None), "inline", None, _ignore, print, _no_table
+            Study.of(spec), file.read_text(), places(spec, folder, None), "inline", None, _ignore, print, _no_table
         )
     assert outcome.trained == len(ENDED), f"{outcome.trained} of {len(ENDED)} runs recorded"
     return [1000 * (begin - end) for (_, end), (begin, _) in itertools.pairwise(ENDED)]

@@ -30,13 +30,14 @@ from scipy import stats
 
 from dashboards.analysis.confirmed import confirmed_values
 from dashboards.analysis.strata import StratumResults, standings
+from dashboards.report.study import comparison_of, strata
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
 from dashboards.store.records import load_records
+from studies.design.answers import Answers
 from studies.design.counts import pairs_source
 from studies.records import RunRecord, State
-from studies.spec import StudySpec, arms, load_study
-from sweeper.recorded.reading import comparison_of, strata
+from studies.spec import Study, StudySpec, load_study
 
 UNBIASED = "unbiased"
 PAIRWISE = ("sigmoid", "ipo")
@@ -54,10 +55,12 @@ def mean_and_limits(values: Sequence[float]) -> str:
     return f"{np.mean(values):+.3f} [{np.mean(values) - half:+.3f}, {np.mean(values) + half:+.3f}], n {len(values)}"
 
 
-def of(records: Sequence[RunRecord], variant: str, scenario: str, arm: str) -> list[RunRecord]:
+def of(records: Sequence[RunRecord], variant: str, scenario: str, phase: str) -> list[RunRecord]:
     """Complete runs of one stratum and arm."""
     return [
-        r for r in records if (r.variant, r.scenario, r.arm) == (variant, scenario, arm) and r.state is State.COMPLETE
+        r
+        for r in records
+        if (r.variant, r.scenario, r.phase) == (variant, scenario, phase) and r.state is State.COMPLETE
     ]
 
 
@@ -75,7 +78,11 @@ def at_equal_beta(records: Sequence[RunRecord], scale: Scale) -> str:
 def at_equal_kl(records: Sequence[RunRecord], scale: Scale) -> str:
     """sigmoid less hinge in the confirm phase, a value a block: each at its best within the budget of the study."""
     spec = load_study(records[0].study)
-    found = {(r.variant, r.budget): r for r in comparison_of(spec, arms(spec), records).at_kl if r.scenario == "clean"}
+    found = {
+        (r.variant, r.budget): r
+        for r in comparison_of(Study.of(spec), Answers(tuple(records))).at_kl
+        if r.scenario == "clean"
+    }
     lines = []
     for budget in sorted({budget for _, budget in found}):
         hinge = found.get(("hinge", budget))
@@ -103,7 +110,9 @@ def slopes(records: Sequence[RunRecord], scale: Scale, scenario: str) -> str:
 
 def failed(records: Sequence[RunRecord], scale: Scale, variant: str) -> str:
     """Failed configs of the unbiased arm on clean data."""
-    share = failures([r for r in records if (r.variant, r.scenario, r.arm) == (variant, "clean", UNBIASED)], scale).all
+    share = failures(
+        [r for r in records if (r.variant, r.scenario, r.phase) == (variant, "clean", UNBIASED)], scale
+    ).all
     return f"{share.k}/{share.n} [{share.low:.0%}, {share.high:.0%}]"
 
 
@@ -148,7 +157,7 @@ def pairwise_over_pointwise(lost: Mapping[str, Mapping[int, float]]) -> str:
 def kl_used(found: Sequence[StratumResults], variant: str) -> str:
     """Mean KL of the confirm runs that are compared, paired and shuffled: where they differ, so do the configs."""
     kls = {
-        s.stratum.scenario: np.mean([run.metrics["kl"] for run in s.speak])
+        s.stratum.scenario: np.mean([run.metrics["kl"] for run in s.evidence])
         for s in found
         if s.stratum.variant == variant and s.is_confirmed
     }
@@ -158,7 +167,7 @@ def kl_used(found: Sequence[StratumResults], variant: str) -> str:
 def facts_of_pairs(records: Sequence[RunRecord], spec: StudySpec) -> list[Fact]:
     """Fact 5, and what each loss loses, from confirm runs alone."""
     scale = scale_of(spec.objective, pairs_source(spec))
-    found = standings(records, spec.objective, strata(spec, arms(spec)))
+    found = standings(records, spec.objective, strata(Study.of(spec)))
     lost = drops(found, scale, "paired", "shuffled")
     expected = {**dict.fromkeys(PAIRWISE, "more"), **dict.fromkeys(POINTWISE, "less")}
     return [

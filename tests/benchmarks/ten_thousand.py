@@ -83,7 +83,7 @@ class Generated:
 
     config: RunConfig
     result: RunResult | None
-    arm: str
+    phase: str
     attempt: int = 1
     replaced: bool = False
 
@@ -108,13 +108,13 @@ def generated(spec: StudySpec) -> list[Generated]:
     for number, scenario in enumerate(SCENARIOS):
         gains = {name: 0.01 * i for i, name in enumerate(LOSSES)}
         records = pool(gains, configs=trials, blocks=BLOCKS, confirm=CONFIRM, scenario=scenario, seed=number)
-        best = {(r.variant, r.trial) for r in records if r.arm == "confirm"}
+        best = {(r.variant, r.trial) for r in records if r.phase == "confirm"}
         draw = random.Random(number)
         broken = {(name, t) for name in LOSSES for t in range(trials) if draw.random() < 0.05} - best
         for r in records:
             config = _config(r, points[r.variant][r.trial].params)
             found += _attempts(r, config, (r.variant, r.trial) in broken, draw)
-    return sorted(found, key=lambda run: run.arm == "confirm")
+    return sorted(found, key=lambda run: run.phase == "confirm")
 
 
 def _attempts(record: RunRecord, config: RunConfig, broken: bool, draw: random.Random) -> list[Generated]:
@@ -122,8 +122,8 @@ def _attempts(record: RunRecord, config: RunConfig, broken: bool, draw: random.R
     causes = (Cause.NON_FINITE, Cause.INVERTED, Cause.COLLAPSED)
     cause = causes[record.trial % len(causes)] if broken and draw.random() < 0.7 else Cause.FINISHED
     lost = RunResult(key=config.key, cause=Cause.WORKER_LOST, message="the worker ended without a word")
-    before = [Generated(config, lost, record.arm, 1, replaced=True)] if draw.random() < 0.01 else []
-    return [*before, Generated(config, _result(record, config, cause, draw), record.arm, 1 + len(before))]
+    before = [Generated(config, lost, record.phase, 1, replaced=True)] if draw.random() < 0.01 else []
+    return [*before, Generated(config, _result(record, config, cause, draw), record.phase, 1 + len(before))]
 
 
 def _config(record: RunRecord, knobs: Mapping[str, Scalar]) -> RunConfig:
@@ -162,7 +162,7 @@ def _result(record: RunRecord, config: RunConfig, cause: Cause, draw: random.Ran
 def send(tracker: Tracker, runs: Sequence[Generated]) -> None:
     """Give runs to a tracker, as a sweep does."""
     for run in runs:
-        run_id = tracker.start_run(run.config, run.attempt, run.arm)
+        run_id = tracker.start_run(run.config, run.attempt, run.phase)
         if run.result is not None:
             tracker.finish_run(run_id, run.config, run.result)
         if run.replaced:
@@ -303,7 +303,7 @@ def measure(folder: Path, wanted: int, through_server: bool) -> None:
     text = study_text(trials_for(wanted))
     store = Store(folder, text)
     runs = generated(store.spec)
-    rest = [*runs[-MORE:-20], *(Generated(r.config, None, r.arm) for r in runs[-20:])]  # the last ones in training
+    rest = [*runs[-MORE:-20], *(Generated(r.config, None, r.phase) for r in runs[-20:])]  # the last ones in training
     unusual = [run for run in runs if run.replaced or (run.result and run.result.message)]
     check_equal([*unusual[: EQUAL // 3], *rest[-EQUAL // 3 :], *runs[: EQUAL - 2 * (EQUAL // 3)]], text)
     started = time.perf_counter()

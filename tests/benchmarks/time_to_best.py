@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 
 from dashboards.store.records import load_records
 from studies.records import RunRecord, State
-from studies.spec import arms, load_study
+from studies.spec import Study, load_study
 from sweeper.commands.run import run_session
 from sweeper.folder.paths import places
 from trainers.run_folder.results import read_result
@@ -114,7 +114,7 @@ def train(plan: Mapping[str, Any], folder: Path) -> list[RunRecord]:
     file.write_text(text)
     spec = load_study(file)
     where = places(spec, folder, None)
-    run_session(spec, arms(spec), text, where, "process", None, lambda _progress: None, print, dict)
+    run_session(Study.of(spec), text, where, "process", None, lambda _progress: None, print, dict)
     return load_records(f"sqlite:///{folder / 'mlflow.db'}", spec.study)
 
 

@@ -27,7 +27,7 @@ def a_record(cause: Cause | None = Cause.FINISHED, **changes: Any) -> RunRecord:
         "attempt": 1,
         "state": CONSEQUENCES[cause].told if cause else State.RUNNING,
         "cause": cause,
-        "arm": "unbiased",
+        "phase": "unbiased",
         "knobs": {"beta": 0.1 + changes.get("trial", 0)},
         "metrics": {},
         "errors": {},
@@ -69,20 +69,22 @@ def pool(
         taste = draw.normal(0.0, task_sd, len(tasks()))
         taste -= taste.mean()
 
-        def run(config: int, block: int, arm: str, number: int = 0, *, name: str, gain: float, by: Floats) -> RunRecord:
+        def run(
+            config: int, block: int, phase: str, number: int = 0, *, name: str, gain: float, by: Floats
+        ) -> RunRecord:
             noise = RUN_SD if kl[config] > 2.5 else RUN_SD / 4
             gold = gold_of(block, level[config] + gain) + luck[block] + by[task_of_block(block)]
             gold += draw.normal(0.0, noise)
             halves = gold + draw.normal(0.0, SAMPLE_SE * 2**0.5, 2)
             at = kl[config] * (1 + draw.normal(0.0, 0.02, 2))
             return a_record(
-                run_id=f"{name}-{scenario}-{config}-{block}-{number}-{arm}",
+                run_id=f"{name}-{scenario}-{config}-{block}-{number}-{phase}",
                 variant=name,
                 scenario=scenario,
                 trial=config,
                 block=block,
                 seed=number,
-                arm=arm,
+                phase=phase,
                 knobs={"beta": round(float(1 / (1 + kl[config])), 3), "learning_rate": 1e-3},
                 metrics=OTHERS | {"gold": float(halves.mean()), "kl": float(at.mean())},
                 errors={"gold": SAMPLE_SE, "kl": 0.02},

@@ -42,7 +42,7 @@ def test_a_loss_that_was_not_confirmed_in_both_is_named_and_nothing_is_concluded
     records = [
         r
         for r in a_sweep(dict.fromkeys(ALL, -0.1))
-        if not (r.variant == "ipo" and r.scenario == "shuffled" and r.arm == "confirm")
+        if not (r.variant == "ipo" and r.scenario == "shuffled" and r.phase == "confirm")
     ]
     found = {what: said for what, _, said in facts_of_pairs(records, SPEC)}
     assert found["5 drop of the pairwise losses less that of the pointwise, U"] == (

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 import trainers.preview
 from dashboards.report.build import BuiltReport
 from dashboards.store.addresses import sqlite_file
-from studies.records import DataConfig
+from studies.design.answers import Answers
+from studies.records import DataConfig, RunRecord
 from studies.schema.paths import existing
-from studies.spec import ResolvedVariant, StudySpec
+from studies.spec import Study
 from sweeper.cli.app import app
 from sweeper.search.storage import open_storage
 from sweeper.tracking.experiment.new_store import make_store
@@ -117,15 +118,13 @@ def the_same_rows_are_looked_at_once(previewed: dict[str, Preview], monkeypatch:
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    from sweeper.recorded import reading
+    from dashboards.report import study as built
 
-    with_page = reading.kept_files
+    with_page = built.kept_files
 
-    def kept_files(
-        spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
-    ) -> Mapping[str, str]:
+    def kept_files(study: Study, answers: Answers[RunRecord], tell_user: Callable[[str], None]) -> Mapping[str, str]:
         with pytest.MonkeyPatch.context() as inside:
-            inside.setattr(reading, "report_of", lambda *_: BuiltReport("", {}))
-            return with_page(spec, arms, tell_user)
+            inside.setattr(built, "report_of", lambda *_: BuiltReport("", {}))
+            return with_page(study, answers, tell_user)
 
-    monkeypatch.setattr(reading, "kept_files", kept_files)
+    monkeypatch.setattr(built, "kept_files", kept_files)

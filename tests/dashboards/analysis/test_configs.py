@@ -70,7 +70,7 @@ def test_one_config_that_failed_for_160_trials_is_one_failure() -> None:
 
 
 def test_runs_of_one_config_on_several_blocks_are_its_runs_whichever_trial_has_them() -> None:
-    mine = [r for r in STORED if (r.variant, r.arm) == ("ipo", "unbiased")]
+    mine = [r for r in STORED if (r.variant, r.phase) == ("ipo", "unbiased")]
     dealt = [again(r, r.trial + 50 * r.block) for r in mine]
     assert table(dealt).rows[1].trials_done == 8
     assert table(dealt).rows[1].mean == pytest.approx(table(mine).rows[1].mean)
@@ -79,8 +79,8 @@ def test_runs_of_one_config_on_several_blocks_are_its_runs_whichever_trial_has_t
 def test_a_confirm_run_judges_the_config_that_it_has_whatever_its_number() -> None:
     best = table(STORED).rows[1].best
     assert best is not None
-    twins = [again(r, 70) for r in STORED if (r.variant, r.trial) == ("ipo", best.trial) and r.arm == "unbiased"]
-    moved = [again(r, 70) if (r.variant, r.arm) == ("ipo", "confirm") else r for r in STORED]
+    twins = [again(r, 70) for r in STORED if (r.variant, r.trial) == ("ipo", best.trial) and r.phase == "unbiased"]
+    moved = [again(r, 70) if (r.variant, r.phase) == ("ipo", "confirm") else r for r in STORED]
     assert numbers(table([*moved, *twins])) == numbers(table(STORED))
 
 
@@ -98,12 +98,12 @@ def test_two_configs_with_one_number_are_two_configs() -> None:
 
 def test_a_fixed_point_that_shares_its_run_with_a_sampled_one_is_no_config_of_its_own() -> None:
     """It leaves to base what the other says; the space keeps its point."""
-    fixed = a_record(trial=0, run_id="a", key="same", arm="fixed", knobs={"beta": 0.1}, metrics={"gold": 1.0})
+    fixed = a_record(trial=0, run_id="a", key="same", phase="fixed", knobs={"beta": 0.1}, metrics={"gold": 1.0})
     both = {"beta": 0.1, "learning_rate": 1e-5}
-    sampled = a_record(trial=3, run_id="b", key="same", arm="unbiased", knobs=both, metrics={"gold": 1.0})
-    confirm = a_record(trial=3, run_id="c", key="fresh", block=5, arm="confirm", knobs=both, metrics={"gold": 1.5})
+    sampled = a_record(trial=3, run_id="b", key="same", phase="unbiased", knobs=both, metrics={"gold": 1.0})
+    confirm = a_record(trial=3, run_id="c", key="fresh", block=5, phase="confirm", knobs=both, metrics={"gold": 1.5})
     (run, judge) = distinct([fixed, sampled, confirm])
-    assert (run.trial, run.arm, judge.trial) == (0, "unbiased", 0)
+    assert (run.trial, run.phase, judge.trial) == (0, "unbiased", 0)
     assert distinct([run, judge]) == (run, judge)
     row = comparison([fixed, sampled, confirm], GOLD, [Stratum("sigmoid", "clean", ("sigmoid",), 1)]).rows[0]
     assert row.trials_done == 1

@@ -20,16 +20,16 @@ FALLS = (0.1, 0.3, 0.5, 0.5, 0.5, 0.2, 0.2, 0.2)
 DIPS = (0.5, 0.5, 0.5, 0.1, 0.1, 0.4, 0.4, 0.4)
 
 
-def measured(variant: str, curve: Sequence[float], trial: int, block: int, arm: str, **changes: Any) -> RunRecord:
+def measured(variant: str, curve: Sequence[float], trial: int, block: int, phase: str, **changes: Any) -> RunRecord:
     """A run with a curve in U: both halves alike, raw gold as the store has it."""
     raw = [gold_of(block, u) for u in curve]
     points = tuple((15 * i, gold, gold) for i, gold in enumerate(raw, start=1))
     fields = {
-        "run_id": f"{variant}-{trial}-{block}-{arm}",
+        "run_id": f"{variant}-{trial}-{block}-{phase}",
         "metrics": {"gold": raw[-1]},
         "curve_halves": {"gold": points},
     }
-    return a_record(variant=variant, trial=trial, block=block, arm=arm, **(fields | changes))
+    return a_record(variant=variant, trial=trial, block=block, phase=phase, **(fields | changes))
 
 
 def study(variant: str, best: Sequence[float], other: Sequence[float], **changes: Any) -> list[RunRecord]:

@@ -33,7 +33,7 @@ RECORDS += [run(5, SCORES[5], RATES[5], cause=Cause.COLLAPSED)]
 
 
 def test_failed_configs_count_as_untrained_and_other_arms_not_at_all() -> None:
-    found = a_space([*RECORDS, run(6, 9.0, arm="tpe"), run(1, 9.0, arm="confirm", block=7)])
+    found = a_space([*RECORDS, run(6, 9.0, phase="tpe"), run(1, 9.0, phase="confirm", block=7)])
     assert found is not None
     assert (found.failures.all.k, found.failures.all.n) == (1, 6)
     assert found.within_5 == pytest.approx(1 / 6)

@@ -32,7 +32,7 @@ def timed(variant: str, pace: float, *, rounds: int = 12, noise: float = 0.01, m
         speed = pace * math.exp(shared.gauss(0, mood) + own.gauss(0, noise))
         metrics = {"steps_per_second": speed, "peak_memory": 100.0 + number}
         facts = {"threads": "2", "device": "cpu"}
-        of = {"variant": variant, "seed": number, "arm": PROBE, "metrics": metrics, "facts": facts}
+        of = {"variant": variant, "seed": number, "phase": PROBE, "metrics": metrics, "facts": facts}
         found.append(a_record(run_id=f"{variant}-{number}", **of))
     return found
 
@@ -64,7 +64,7 @@ def test_noise_within_rounds_leaves_it_inconclusive() -> None:
 
 
 def test_only_whole_runs_of_the_probe_are_timings() -> None:
-    others = [r.model_copy(update={"arm": "unbiased"}) for r in timed("hinge", 10)]
+    others = [r.model_copy(update={"phase": "unbiased"}) for r in timed("hinge", 10)]
     broken = [r.model_copy(update={"state": a_record(cause=Cause.NON_FINITE).state}) for r in timed("ipo", 10)]
     assert paces([*others, *broken], "sigmoid") == {}
     alone = paces(timed("hinge", 10), None)["hinge"]
@@ -98,11 +98,11 @@ def test_a_table_shows_ratio_interval_word_and_how_it_was_timed() -> None:
 def test_timed_runs_are_no_trials_failures_grids_or_controls() -> None:
     """Here they even measure gold, which the sweep does not let them."""
     golden = [r.model_copy(update={"metrics": r.metrics | {"gold": 9.0}}) for r in timed("sigmoid", 10)]
-    golden += [a_record(arm=PROBE, variant="sigmoid", seed=20, cause=Cause.NON_FINITE)]
+    golden += [a_record(phase=PROBE, variant="sigmoid", seed=20, cause=Cause.NON_FINITE)]
     own = a_record(variant="sigmoid", metrics={"gold": 1.0})
     (standing,) = standings([*golden, own], GOLD, STRATA[:1])
     assert standing.records == (own,)
-    assert (len(standing.done), standing.failed, len(standing.speak)) == (1, (), 1)
+    assert (len(standing.done), standing.failed, len(standing.evidence)) == (1, (), 1)
     with pytest.raises(GridError):
         grids(golden, GOLD, "beta", "beta")
     with pytest.raises(PoolError):

@@ -21,14 +21,14 @@ def confirmed(variant: str, *curves: tuple[float, ...]) -> list[RunRecord]:
     of = {"variant": variant, "metrics": {"ranking_gain": curves[0][-1]}}
     found = [a_record(run_id=f"{variant}-own", **of)]
     for block, curve in enumerate(curves, start=1):
-        changes = {"block": block, "arm": "confirm", "metrics": {"ranking_gain": curve[-1]}}
+        changes = {"block": block, "phase": "confirm", "metrics": {"ranking_gain": curve[-1]}}
         points = {"ranking_gain": tuple(zip(STEPS, curve, strict=True))}
         found.append(a_record(run_id=f"{variant}-{block}", **(of | changes), curves=points))
     return found
 
 
 def timed(variant: str, pace: float) -> RunRecord:
-    return a_record(variant=variant, arm=PROBE, metrics={"steps_per_second": pace})
+    return a_record(variant=variant, phase=PROBE, metrics={"steps_per_second": pace})
 
 
 def compared(*records: RunRecord) -> Comparison:

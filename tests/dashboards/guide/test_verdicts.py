@@ -126,9 +126,9 @@ def test_general_use_is_refuted_by_one_that_is_better(others: dict[str, float], 
 
 
 def test_a_word_that_one_task_turns_round_is_inconclusive() -> None:
-    def run(variant: str, block: int, u: float, arm: str) -> RunRecord:
+    def run(variant: str, block: int, u: float, phase: str) -> RunRecord:
         return a_record(
-            variant=variant, scenario="few", block=block, arm=arm, metrics={"gold": gold_of(block, u), "kl": 1.0}
+            variant=variant, scenario="few", block=block, phase=phase, metrics={"gold": gold_of(block, u), "kl": 1.0}
         )
 
     records = [run(v, b, 0.5, "unbiased") for v in ("sigmoid", "ipo") for b in range(3)]
@@ -142,9 +142,9 @@ def test_a_word_that_one_task_turns_round_is_inconclusive() -> None:
 
 
 def test_a_difference_that_rests_on_one_task_is_inconclusive() -> None:
-    def run(variant: str, block: int, u: float, arm: str) -> RunRecord:
+    def run(variant: str, block: int, u: float, phase: str) -> RunRecord:
         return a_record(
-            variant=variant, scenario="few", block=block, arm=arm, metrics={"gold": gold_of(block, u), "kl": 1.0}
+            variant=variant, scenario="few", block=block, phase=phase, metrics={"gold": gold_of(block, u), "kl": 1.0}
         )
 
     records = [run(v, b, 0.5, "unbiased") for v in ("sigmoid", "ipo") for b in range(3)]
@@ -192,7 +192,7 @@ def test_best_stability_must_beat_every_other_loss() -> None:
 
 def beyond(records: Sequence[RunRecord], variant: str) -> list[RunRecord]:
     """The records with every config of a variant far from the start, and so never confirmed."""
-    kept = [r for r in records if r.variant != variant or r.arm == "unbiased"]
+    kept = [r for r in records if r.variant != variant or r.phase == "unbiased"]
     return [r.model_copy(update={"metrics": {**r.metrics, "kl": 1e3}}) if r.variant == variant else r for r in kept]
 
 
@@ -216,7 +216,7 @@ def test_who_had_nothing_to_lose_is_not_said_to_have_lost_less() -> None:
 
 def timed(variant: str, pace: float) -> list[RunRecord]:
     return [
-        a_record(variant=variant, seed=b, arm=PROBE, metrics={"steps_per_second": pace * (1 + 0.002 * (b % 3))})
+        a_record(variant=variant, seed=b, phase=PROBE, metrics={"steps_per_second": pace * (1 + 0.002 * (b % 3))})
         for b in range(8)
     ]
 

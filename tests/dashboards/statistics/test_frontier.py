@@ -130,7 +130,7 @@ def test_points_are_in_u_over_blocks_and_gate_what_broke_or_is_not_whole() -> No
         a_run(3, 1, 1.0, 9.0, cause=Cause.NON_FINITE),
         a_run(4, 0, 1.0, 9.0),
         a_run(5, 0, 1.0, 9.0, halves={}),
-        a_run(6, 0, 1.0, 9.0, arm="tpe"),
+        a_run(6, 0, 1.0, 9.0, phase="tpe"),
         a_run(7, 0, 1.0, 9.0, cause=None),
     ]
     points = points_of(records, U, broken=[3], origin={})

@@ -31,7 +31,7 @@ def a_record(trial: int = 0, gold: float | None = 1.0, **changes: Any) -> RunRec
     metrics: Mapping[str, float] = {} if gold is None else {"gold": gold, "kl": 2.0, "margin": 3.0}
     block = changes.get("block", 0)
     fields: dict[str, Any] = {
-        "run_id": f"r{trial}.{block}" + (".c" if changes.get("arm") == "confirm" else ""),
+        "run_id": f"r{trial}.{block}" + (".c" if changes.get("phase") == "confirm" else ""),
         "variant": "ipo",
         "trial": trial,
         "knobs": {"beta": 0.1 * (trial + 1)},
@@ -130,8 +130,8 @@ def test_three_blocks_give_an_interval_and_one_does_not() -> None:
 
 
 def test_confirm_runs_of_the_best_trial_replace_the_numbers_it_was_chosen_by() -> None:
-    confirmed = [a_record(1, gold=1.2, block=block, arm="confirm") for block in (1, 2, 3)]
-    other = a_record(0, gold=7.0, block=1, arm="confirm")
+    confirmed = [a_record(1, gold=1.2, block=block, phase="confirm") for block in (1, 2, 3)]
+    other = a_record(0, gold=7.0, block=1, phase="confirm")
     row = row_of(a_record(0, gold=1.0), a_record(1, gold=2.0), *confirmed, other)
     assert row.best is not None
     assert (row.best.basis, row.best.trial) == ("confirmed", 1)
@@ -150,7 +150,7 @@ def test_a_trial_outside_the_bounds_cannot_be_best_and_is_counted() -> None:
 
 
 def test_the_mean_is_taken_over_the_unbiased_arm_where_there_is_one() -> None:
-    adaptive = [a_record(trial, gold=5.0, arm="tpe") for trial in (1, 2)]
+    adaptive = [a_record(trial, gold=5.0, phase="tpe") for trial in (1, 2)]
     assert row_of(a_record(0, gold=1.0), *adaptive).mean == 1.0
     assert row_of(*adaptive).mean == 5.0
 
@@ -184,7 +184,7 @@ def test_a_single_trial_was_not_chosen_and_is_not_marked() -> None:
 
 
 def test_a_confirmed_quality_is_printed_with_its_interval_and_no_mark() -> None:
-    confirmed = [a_record(0, gold=gold, block=b, arm="confirm") for b, gold in enumerate([1.0, 1.2, 1.4], start=1)]
+    confirmed = [a_record(0, gold=gold, block=b, phase="confirm") for b, gold in enumerate([1.0, 1.2, 1.4], start=1)]
     text = shown(a_record(0), a_record(1, gold=0.5), *confirmed)
     assert "1.2 [0.7, 1.7]" in text
     assert "too small" not in text
@@ -290,18 +290,18 @@ def test_runs_that_chose_never_judge() -> None:
     """Raising the numbers of the arm that chooses moves no difference."""
     lifted = [
         r.model_copy(update={"metrics": {**r.metrics, "gold": r.metrics["gold"] + 5.0}})
-        if r.arm == "unbiased" and r.variant == "ipo"
+        if r.phase == "unbiased" and r.variant == "ipo"
         else r
         for r in CONFIRMED
     ]
     assert compared(lifted).rows[1].difference == compared().rows[1].difference
-    unconfirmed = [r for r in CONFIRMED if r.arm == "unbiased"]
+    unconfirmed = [r for r in CONFIRMED if r.phase == "unbiased"]
     assert all(row.difference is None for row in compared(unconfirmed).rows)
 
 
 def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
     best, knobs = compared().rows[1].best, compared().rows[1].knobs
-    broken = a_record(best.trial, arm="confirm", key="broken", cause=Cause.COLLAPSED, knobs=knobs)
+    broken = a_record(best.trial, phase="confirm", key="broken", cause=Cause.COLLAPSED, knobs=knobs)
     row = compared([*CONFIRMED, broken]).rows[1]
     assert row.difference is None
     assert row.failures.k == 1
@@ -312,7 +312,7 @@ def out_of_bounds(record: RunRecord) -> RunRecord:
 
 
 def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model() -> None:
-    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased"]
+    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.phase == "unbiased"]
     records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
     bounded = GOLD.within_kl(100.0)
@@ -320,7 +320,7 @@ def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model
     _, ipo, hinge = table.rows
     assert hinge.best is None
     assert hinge.difference.word == "worse"
-    confirmed = [r for r in records if r.variant == "sigmoid" and r.arm == "confirm"]
+    confirmed = [r for r in records if r.variant == "sigmoid" and r.phase == "confirm"]
     of_sigmoid = scale_of(bounded, "embedded").by_block(confirmed)
     assert hinge.difference.estimate.value == pytest.approx(-sum(of_sigmoid.values()) / len(of_sigmoid))
     assert ipo.difference.word == "tie"
@@ -328,7 +328,7 @@ def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model
 
 
 def test_a_loss_that_has_trials_left_is_not_said_to_have_nothing() -> None:
-    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased" and r.trial < 11]
+    of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.phase == "unbiased" and r.trial < 11]
     records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
     table = comparison(records, GOLD.within_kl(100.0), strata, baseline="sigmoid", source="embedded")
@@ -352,7 +352,7 @@ def test_without_a_baseline_nothing_is_compared() -> None:
 
 
 def test_without_confirm_runs_the_table_says_that_nothing_is_decided() -> None:
-    text = render(compared([r for r in CONFIRMED if r.arm == "unbiased"]), width=1000)
+    text = render(compared([r for r in CONFIRMED if r.phase == "unbiased"]), width=1000)
     assert "No confirm runs" in text
 
 
@@ -402,7 +402,7 @@ def test_the_probability_of_improvement_and_the_middle_come_from_confirm_runs() 
     assert ipo.improvement.value == pytest.approx(0.5, abs=0.2)
     assert hinge.improvement.value < 0.1
     assert ipo.middle - hinge.middle == pytest.approx(0.2, abs=0.05)
-    assert compared([r for r in CONFIRMED if r.arm == "unbiased"]).rows[1].middle is None
+    assert compared([r for r in CONFIRMED if r.phase == "unbiased"]).rows[1].middle is None
 
 
 def test_the_guides_own_table_comes_back_with_a_verdict_on_each_word() -> None:

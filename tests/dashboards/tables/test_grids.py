@@ -27,7 +27,7 @@ RECORDS = [
     run(0, 0.1, 1e-3, 2.0, block=1),
     run(1, 0.03, 1e-3, 0.5),
     run(2, 0.1, 3e-4, 9.0, cause=Cause.NON_FINITE),
-    run(3, 0.1, 1e-3, 99.0, arm="confirm"),
+    run(3, 0.1, 1e-3, 99.0, phase="confirm"),
 ]
 
 

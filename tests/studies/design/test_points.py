@@ -103,7 +103,7 @@ def test_fixed_points_come_on_top_of_the_sampled_ones(tmp_path: Path) -> None:
         tmp_path,
         "variants: {sigmoid: {points: [{beta: 5.0}], space: {beta: {low: 0.01, high: 1.0}}}}\nbudget: {trials: 3}\n",
     )
-    assert [p.origin for p in planned_points(spec, by_name["sigmoid"])] == ["fixed"] + ["unbiased"] * 3
+    assert [p.phase for p in planned_points(spec, by_name["sigmoid"])] == ["fixed"] + ["unbiased"] * 3
     assert quota(spec, by_name["sigmoid"]) == 4
 
 
@@ -217,9 +217,9 @@ def test_a_fixed_point_that_is_sampled_too_is_one_point_of_the_shared_sample(tmp
     point = f"{{points: [{third}, {{beta: 0.5, learning_rate: 0.5}}], space: {{beta: {{log: true}}}}}}"
     spec, by_name = study(tmp_path, TWO.replace("sigmoid: {}", f"sigmoid: {point}"))
     found = planned_points(spec, by_name["sigmoid"])
-    assert [p.origin for p in found] == ["unbiased", "fixed", *["unbiased"] * 4]
+    assert [p.phase for p in found] == ["unbiased", "fixed", *["unbiased"] * 4]
     assert quota(spec, by_name["sigmoid"]) == 6
-    sampled = [p.params for p in found if p.origin == "unbiased"]
+    sampled = [p.params for p in found if p.phase == "unbiased"]
     assert sorted(p["beta"] for p in sampled) == sorted(
         p.params["beta"] for p in planned_points(spec, by_name["robust"])
     )
@@ -279,7 +279,7 @@ def test_no_point_of_a_shipped_study_has_changed(name: str) -> None:
     for scenario in spec.scenarios:
         own = in_scenario(spec, scenario)
         for variant, arm in arms_in(spec, arms(spec), scenario).items():
-            points = [[p.origin, show(p.params)] for p in planned_points(own, arm)]
+            points = [[p.phase, show(p.params)] for p in planned_points(own, arm)]
             found.append([scenario, variant, quota(own, arm), points])
     assert digest(found) == SHIPPED[name]
 

@@ -20,6 +20,7 @@ from studies.spec import (
     IntRange,
     ResolvedVariant,
     Simplex,
+    Study,
     StudyError,
     StudySpec,
     Values,
@@ -61,14 +62,14 @@ def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
         spec = load_study(name)
         assert spec.study == file.stem
         assert spec.question
-        assert make_plan(spec, arms(spec)).runs > 0
+        assert make_plan(Study.of(spec)).runs > 0
         assert file.read_text().startswith("# ")  # a head comment says what is asked
         assert not_yet(spec) == ()
 
 
 def test_quickstart_compares_twelve_variants_of_two_trials_on_the_embedded_world() -> None:
     spec = load_study("quickstart")
-    plan = make_plan(spec, arms(spec))
+    plan = make_plan(Study.of(spec))
     assert (len(plan.arms), plan.runs) == (12, 24)
     assert all(len(arm.points) == 2 and not arm.warnings for arm in plan.arms)
     assert (spec.base["model_name_or_path"], spec.data.path) == ("embedded", "embedded")
@@ -76,7 +77,7 @@ def test_quickstart_compares_twelve_variants_of_two_trials_on_the_embedded_world
 
 def test_the_grid_example_is_the_whole_grid() -> None:
     spec = load_study("beta-lr-grid")
-    (arm,) = make_plan(spec, arms(spec)).arms
+    (arm,) = make_plan(Study.of(spec)).arms
     assert len({tuple(knobs.items()) for _, knobs in arm.points}) == spec.budget.trials == 20
 
 
@@ -143,7 +144,7 @@ def test_loading_a_study_loads_nothing_heavy() -> None:
 def test_study_base_and_variants_are_enough(folder: Path) -> None:
     spec = study(folder, "variants: {sigmoid: , ipo: {}}")
     assert list(arms(spec)) == ["sigmoid", "ipo"]
-    assert make_plan(spec, arms(spec)).runs == 2
+    assert make_plan(Study.of(spec)).runs == 2
 
 
 def test_text_that_is_a_number_becomes_one(folder: Path) -> None:
@@ -461,7 +462,7 @@ def test_a_mixture_balanced_by_gradient_is_planned_as_one_and_not_warned_of(fold
     mix = "variants: {mix: {loss_type: [sigmoid, ipo], %spoints: [{loss_weights.ipo: 0.3}]}}"
     base = BASE.replace("beta: 0.2", "beta: 0.1")
     weights, shares = (study(folder, mix % balance, base=base) for balance in ("", "balance: gradient, "))
-    (plain,), (balanced,) = (make_plan(spec, arms(spec)).arms for spec in (weights, shares))
+    (plain,), (balanced,) = (make_plan(Study.of(spec)).arms for spec in (weights, shares))
     assert any("balance: gradient in the variant" in warning for warning in plain.warnings)
     assert balanced.warnings == ()
     assert balanced.fixed == {**plain.fixed, "balance": "gradient"}

@@ -325,7 +325,7 @@ def test_no_trial_is_asked_for_before_the_bracket_is_decided(run: Run, tmp_path:
 
 def test_the_best_of_a_search_with_rungs_is_confirmed_without_pauses(run: Run, tmp_path: Path) -> None:
     run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2], seeds: [0]}\n")
-    confirmed = [r for r in records(tmp_path) if r.arm == "confirm"]
+    confirmed = [r for r in records(tmp_path) if r.phase == "confirm"]
     assert confirmed
     assert {r.cause for r in confirmed} == {Cause.FINISHED}
 

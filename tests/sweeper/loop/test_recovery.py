@@ -52,7 +52,7 @@ def test_a_failed_run_or_trial_is_tried_again_and_stands_until_then(
 
 
 def test_a_timed_run_is_of_no_trial() -> None:
-    assert found(a_run(State.RUNNING, None, arm=PROBE)) == Reconciled((), (), {}, ())
+    assert found(a_run(State.RUNNING, None, phase=PROBE)) == Reconciled((), (), {}, ())
 
 
 def test_a_failed_trial_has_its_part_only_in_a_bracket_that_is_decided() -> None:

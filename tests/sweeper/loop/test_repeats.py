@@ -14,7 +14,7 @@ import yaml
 
 from dashboards.store.records import load_records
 from studies.design.identity import questions
-from studies.spec import arms, load_study, resolve_run
+from studies.spec import Study, arms, load_study, resolve_run
 from sweeper.search.search import Search
 from sweeper.tracking.tracker import Tracker
 from trainers.run_folder.results import read_result
@@ -47,9 +47,9 @@ def run(sweeper: Sweeper, folder: Path, text: str, empty_mlflow: Path) -> Any:
 def repeat(folder: Path, times: int) -> None:
     """Leave `times` more closed trials of every trial in both stores, as the version before did."""
     spec = load_study(folder / "study.yaml")
-    by_name, url = arms(spec), f"sqlite:///{folder}/optuna.db"
-    search, tracker = Search(spec, by_name, url), Tracker(None, folder)
-    tracker.open_study(spec, "", questions(spec, by_name))
+    whole, url = Study.of(spec), f"sqlite:///{folder}/optuna.db"
+    search, tracker = Search(spec, whole.variants, url), Tracker(None, folder)
+    tracker.open_study(spec, "", questions(whole))
     for trial in search.trials():
         study = optuna.load_study(study_name=trial.stratum, storage=url)
         old = study.trials[trial.number]
@@ -62,11 +62,11 @@ def repeat(folder: Path, times: int) -> None:
             )  # fmt: skip
             number = len(study.trials) - 1
             config = resolve_run(
-                spec, by_name[trial.variant], "clean", trial=number, knobs=trial.knobs, block=0, seed=0
+                spec, whole.variants[trial.variant], "clean", trial=number, knobs=trial.knobs, block=0, seed=0
             )
             result = read_result(folder / "runs" / "small" / config.key)
             assert result is not None
-            tracker.finish_run(tracker.start_run(config, 1, trial.origin), config, result)
+            tracker.finish_run(tracker.start_run(config, 1, trial.phase), config, result)
     tracker.close_study(finished=True)
     search.close()
 
@@ -131,7 +131,7 @@ def test_any_trial_number_of_a_config_exports_it(sweeper: Sweeper, old: Path) ->
 def test_the_confirm_phase_takes_no_config_twice(sweeper: Sweeper, old: Path, empty_mlflow: Path) -> None:
     done = run(sweeper, old, STUDY + CONFIRM, empty_mlflow)
     assert "12 runs trained, 4 were there already" in done.stdout
-    confirmed = [r for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.arm == "confirm"]
+    confirmed = [r for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.phase == "confirm"]
     assert Counter((r.variant, r.knobs["beta"]) for r in confirmed) == {
         (variant, beta): 3 for variant in ("sigmoid", "ipo") for beta in (0.1, 0.3)
     }

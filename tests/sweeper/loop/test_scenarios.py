@@ -14,7 +14,7 @@ import pytest
 from dashboards.store.records import load_records
 from studies.design.counts import planned_runs
 from studies.records import RunRecord
-from studies.spec import StudyError, arms, load_study
+from studies.spec import Study, StudyError, load_study
 from sweeper.planning.plan import make_plan
 
 Run = Callable[..., Any]
@@ -91,7 +91,7 @@ def test_a_shorter_scenario_has_the_first_points_of_a_longer_one(run: Run, tmp_p
 
 def test_the_plan_counts_each_scenario(tmp_path: Path) -> None:
     spec = loaded(tmp_path, STUDY)
-    plan = make_plan(spec, arms(spec))
+    plan = make_plan(Study.of(spec))
     counted = [(s.name, s.variants, s.trials, s.runs_per_trial, s.runs) for s in plan.scenarios]
     assert counted == [("clean", 3, 9, 1, 9), ("long", 2, 4, 2, 8)]
     assert plan.runs == 17
@@ -143,12 +143,12 @@ def test_the_best_trial_within_each_kl_budget_is_confirmed_and_shared_ones_once(
         own = [r for r in found if r.variant == variant]
         chosen = set()
         for budget in budgets:
-            kept = [r for r in own if r.arm == "unbiased" and r.metrics["kl"] <= budget]
+            kept = [r for r in own if r.phase == "unbiased" and r.metrics["kl"] <= budget]
             if kept:
                 chosen.add(max(kept, key=lambda r: r.metrics["ranking_gain"]).trial)
-        confirmed = Counter(r.trial for r in own if r.arm == "confirm")
+        confirmed = Counter(r.trial for r in own if r.phase == "confirm")
         assert confirmed == dict.fromkeys(chosen, 3)
-    assert len({r.trial for r in found if r.variant == "sigmoid" and r.arm == "confirm"}) > 1
+    assert len({r.trial for r in found if r.variant == "sigmoid" and r.phase == "confirm"}) > 1
 
 
 def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callable[..., Any], tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callabl
     runs = {r.run_id: r for r in records(tmp_path)}
     for budget, row in of_sigmoid.items():
         behind = [runs[run_id] for run_id in row["run_ids"]]
-        assert {(r.arm, r.trial) for r in behind} == {("confirm", row["trial"])}
+        assert {(r.phase, r.trial) for r in behind} == {("confirm", row["trial"])}
         mean = sum(r.metrics["ranking_gain"] for r in behind) / len(behind)
         assert row["value"]["value"] == pytest.approx(mean)
-        chosen_by = [r for r in runs.values() if (r.variant, r.arm, r.trial) == ("sigmoid", "unbiased", row["trial"])]
+        chosen_by = [r for r in runs.values() if (r.variant, r.phase, r.trial) == ("sigmoid", "unbiased", row["trial"])]
         assert all(r.metrics["kl"] <= budget for r in chosen_by)
     text = sweeper(tmp_path, "table", "study.yaml").stdout
     assert "At equal KL" in text
@@ -171,7 +171,7 @@ def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callabl
 
 def test_the_plan_counts_as_many_confirm_runs_as_there_can_be(tmp_path: Path) -> None:
     spec = loaded(tmp_path, at_kl([1.0, 2.0, 4.0]))
-    assert planned_runs(spec, arms(spec)) == 2 * 8 + 2 * 3 * 3
+    assert planned_runs(Study.of(spec)) == 2 * 8 + 2 * 3 * 3
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_diverged_run_is_a_result_that_counts_as_a_failure(sweeper: Sweeper, r
 def test_the_best_trials_are_confirmed_on_fresh_blocks(run: Run, tmp_path: Path) -> None:
     done = run(tmp_path, STUDY + "confirm: {top: 1, blocks: [1, 2, 3], seeds: [0]}\n")
     assert "18 runs trained" in done.stdout, done.stdout + done.stderr
-    confirmed = [r for r in records(tmp_path) if r.arm == "confirm"]
+    confirmed = [r for r in records(tmp_path) if r.phase == "confirm"]
     assert Counter(r.variant for r in confirmed) == {"sigmoid": 3, "ipo": 3, "robust": 3}
     for variant in ("sigmoid", "ipo", "robust"):
         trials = {

@@ -33,7 +33,7 @@ def test_two_losses_are_timed_by_trl_itself(sweeper: Callable[..., Any], empty_m
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     assert done.returncode == 0, done.stdout + done.stderr
-    timed = [r for r in load_records(f"sqlite:///{tmp_path}/mlflow.db", "real") if r.arm == PROBE]
+    timed = [r for r in load_records(f"sqlite:///{tmp_path}/mlflow.db", "real") if r.phase == PROBE]
     assert Counter((r.variant, r.cause) for r in timed) == {(v, Cause.FINISHED): 5 for v in ("sigmoid", "ipo")}
     assert [r.seed for r in timed] == [number for number in range(5) for _ in range(2)]
     assert {r.facts["steps"] for r in timed} == {"20"}

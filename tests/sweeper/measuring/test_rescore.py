@@ -16,7 +16,7 @@ from studies.design.answers import sort
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, chosen, left_out, under
 from studies.records import Cause, Judge, Measurement, RunConfig, RunRecord, RunResult, Shown
-from studies.spec import StudySpec, arms, load_study, resolve_run
+from studies.spec import Study, StudySpec, arms, load_study, resolve_run
 from sweeper.executors import Inline
 from sweeper.measuring.remeasure import Scored
 from sweeper.measuring.rescore import EvaluateError, Selection, best_runs, score, select, summary
@@ -35,7 +35,7 @@ SCORED = {"gold": 7.0}  # what was measured of a run that was trained with a jud
 JUDGE = "evaluate.judge.reward_model=org/judge"
 
 
-class Study:
+class RecordedStudy:
     """A study whose runs were recorded in a real store, with a folder for each."""
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Study:
 
     def open(self) -> None:
         """Have runs answer what the study file asks now."""
-        self.tracker.open_study(self.spec(), STUDY, questions(self.spec(), arms(self.spec())))
+        self.tracker.open_study(self.spec(), STUDY, questions(Study.of(self.spec())))
 
     def spec(self, *settings: str) -> StudySpec:
         return load_study(self.folder / "study.yaml", settings)
@@ -79,9 +79,9 @@ class Study:
     def select(self, *settings: str, only_best: bool = False) -> Selection:
         spec = self.spec(*settings)
         records = list(self.records().values())
-        only = best_runs(spec, arms(spec), records) if only_best else None
-        answers = sort(spec, arms(spec), records, lambda _facts, _config: None)
-        return select(spec, arms(spec), answers, self.runs, only)
+        only = best_runs(Study.of(spec), records) if only_best else None
+        answers = sort(Study.of(spec), records, lambda _facts, _config: None)
+        return select(Study.of(spec), answers, self.runs, only)
 
     def score(self, *settings: str, **options: Any) -> tuple[Selection, Scored, list[str]]:
         said: list[str] = []
@@ -91,13 +91,13 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def study(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedStudy:
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
-    return Study(tmp_path)
+    return RecordedStudy(tmp_path)
 
 
-def test_scores_stand_in_the_runs_own_record_beside_what_was_measured_before(study: Study) -> None:
+def test_scores_stand_in_the_runs_own_record_beside_what_was_measured_before(study: RecordedStudy) -> None:
     run_id = study.add(1, "2.5")
     before = study.records()[run_id]
     _, done, said = study.score(JUDGE)
@@ -111,7 +111,7 @@ def test_scores_stand_in_the_runs_own_record_beside_what_was_measured_before(stu
     assert said == ["1/1 sigmoid clean t1 b0 s0: gold 2.5 ± 0.25 (gold)"]
 
 
-def test_a_run_that_has_the_scores_is_not_scored_again(study: Study) -> None:
+def test_a_run_that_has_the_scores_is_not_scored_again(study: RecordedStudy) -> None:
     study.add(0, "1.0")
     study.score(JUDGE)
     study.add(1, "2.0")
@@ -120,7 +120,7 @@ def test_a_run_that_has_the_scores_is_not_scored_again(study: Study) -> None:
     assert summary(selection, done)[0] == "1 run scored by reward model org/judge, 1 had been."
 
 
-def test_another_judge_takes_the_place_of_the_first(study: Study) -> None:
+def test_another_judge_takes_the_place_of_the_first(study: RecordedStudy) -> None:
     run_id = study.add(0, "1.0", "sigmoid", JUDGE, **SCORED)  # measured in training, at step 12
     assert len(study.select(JUDGE).scored) == 1
     _, done, _ = study.score(JUDGE, "evaluate.judge.label=1")
@@ -131,7 +131,7 @@ def test_another_judge_takes_the_place_of_the_first(study: Study) -> None:
     assert (former.by.judge, former.metrics) == ("reward model org/judge", {"gold": 7.0})
 
 
-def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: Study) -> None:
+def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: RecordedStudy) -> None:
     config = study.config(0, "sigmoid", JUDGE)
     run_id = study.tracker.start_run(config, 1, "unbiased")
     points = [
@@ -154,7 +154,7 @@ def test_nothing_of_an_earlier_judge_is_shown_beside_the_new_scores(study: Study
     assert shown.gold_after == 1.0
 
 
-def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None:
+def test_runs_without_an_adapter_are_named_with_the_remedy(study: RecordedStudy) -> None:
     study.add(0, None)
     study.add(1, "1.0")
     selection, done, _ = study.score(JUDGE)
@@ -165,7 +165,7 @@ def test_runs_without_an_adapter_are_named_with_the_remedy(study: Study) -> None
     assert "output: {keep: all}" in about
 
 
-def golds(study: Study, *settings: str) -> tuple[list[float | None], list[str]]:
+def golds(study: RecordedStudy, *settings: str) -> tuple[list[float | None], list[str]]:
     """The gold of each run, oldest first, as tables of the study see it, and what they say of it."""
     asked = asked_of(study.spec(*settings))
     records = list(study.records().values())
@@ -173,7 +173,7 @@ def golds(study: Study, *settings: str) -> tuple[list[float | None], list[str]]:
     return [under(r, who).metrics.get("gold") for r in records], left_out(records, asked, who)
 
 
-def test_scores_of_two_judges_never_stand_in_one_table(study: Study) -> None:
+def test_scores_of_two_judges_never_stand_in_one_table(study: RecordedStudy) -> None:
     study.add(0, None, "sigmoid", JUDGE, **SCORED)
     study.add(1, "1.0")
     study.score("evaluate.judge.reward_model=org/other")
@@ -188,7 +188,7 @@ def test_scores_of_two_judges_never_stand_in_one_table(study: Study) -> None:
     assert golds(study, "evaluate.judge.reward_model=org/other")[0] == [7.0, 1.0]
 
 
-def test_the_best_alone_scored_by_another_judge_leaves_the_others_their_own(study: Study) -> None:
+def test_the_best_alone_scored_by_another_judge_leaves_the_others_their_own(study: RecordedStudy) -> None:
     for trial in range(2):
         study.add(trial, str(trial))
     study.score(JUDGE)
@@ -204,7 +204,7 @@ def test_the_best_alone_scored_by_another_judge_leaves_the_others_their_own(stud
     assert golds(study, other) == ([0.0, 1.0], [])
 
 
-def test_runs_of_another_question_are_left_alone_and_named(study: Study) -> None:
+def test_runs_of_another_question_are_left_alone_and_named(study: RecordedStudy) -> None:
     study.add(0, "1.0")
     study.add(0, "1.0", "ipo")
     for setting in ("base.max_steps=99", "data.rows=5"):
@@ -214,7 +214,7 @@ def test_runs_of_another_question_are_left_alone_and_named(study: Study) -> None
     assert (len(selection.tasks), len(selection.others)) == (1, 1)
 
 
-def test_two_variants_that_are_the_same_run_are_measured_once_and_written_twice(study: Study) -> None:
+def test_two_variants_that_are_the_same_run_are_measured_once_and_written_twice(study: RecordedStudy) -> None:
     (study.folder / "study.yaml").write_text(STUDY.replace("ipo: {}", "same: {loss_type: sigmoid}"))
     study.open()
     study.add(0, "3.0")
@@ -226,7 +226,7 @@ def test_two_variants_that_are_the_same_run_are_measured_once_and_written_twice(
     assert {record.metrics["gold"] for record in study.records().values()} == {3.0}
 
 
-def test_a_run_that_the_judge_fails_on_is_told_and_the_others_are_scored(study: Study) -> None:
+def test_a_run_that_the_judge_fails_on_is_told_and_the_others_are_scored(study: RecordedStudy) -> None:
     bad, good = study.add(0, "nonsense"), study.add(1, "1.0")
     _, done, said = study.score(JUDGE)
     assert done.written == 1
@@ -236,7 +236,7 @@ def test_a_run_that_the_judge_fails_on_is_told_and_the_others_are_scored(study: 
     assert "gold" in study.records()[good].metrics
 
 
-def test_a_run_that_measures_otherwise_than_when_it_was_trained_is_named(study: Study) -> None:
+def test_a_run_that_measures_otherwise_than_when_it_was_trained_is_named(study: RecordedStudy) -> None:
     study.add(0, "2.1")  # the margin was 2.0 ± .5
     study.add(1, "3.0")
     selection, done, _ = study.score(JUDGE)
@@ -244,7 +244,7 @@ def test_a_run_that_measures_otherwise_than_when_it_was_trained_is_named(study: 
     assert any("another margin or kl now" in sentence for sentence in summary(selection, done))
 
 
-def test_only_the_best_trial_of_each_stratum_is_scored_where_that_is_asked(study: Study) -> None:
+def test_only_the_best_trial_of_each_stratum_is_scored_where_that_is_asked(study: RecordedStudy) -> None:
     for variant in ("sigmoid", "ipo"):
         for trial in range(3):
             study.add(trial, "1.0", variant)
@@ -255,7 +255,7 @@ def test_only_the_best_trial_of_each_stratum_is_scored_where_that_is_asked(study
         study.select(JUDGE, "objective.metric=gold", only_best=True)
 
 
-def test_what_cannot_be_asked_is_refused(study: Study, sweeper: Callable[..., Any]) -> None:
+def test_what_cannot_be_asked_is_refused(study: RecordedStudy, sweeper: Callable[..., Any]) -> None:
     for arguments, words in (
         ((), "--judge-model ORG/MODEL"),
         (("--judge-model", "a/b", "--judge-function", "os:getcwd"), "both are given"),

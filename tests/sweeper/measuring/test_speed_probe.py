@@ -16,7 +16,7 @@ import pytest
 from dashboards.store.records import load_records
 from studies.design.speed_probe import probe_round
 from studies.records import PROBE, RunRecord, State
-from studies.spec import arms, load_study
+from studies.spec import Study, load_study
 from sweeper.executors import Inline
 from sweeper.executors.process.devices import usable_cores
 from sweeper.folder.cleanup import scratch
@@ -73,7 +73,7 @@ def recorded(folder: Path) -> list[RunRecord]:
 
 
 def timed(folder: Path) -> list[RunRecord]:
-    return [record for record in recorded(folder) if record.arm == PROBE]
+    return [record for record in recorded(folder) if record.phase == PROBE]
 
 
 def table(sweeper: Sweeper, folder: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def table(sweeper: Sweeper, folder: Path) -> dict[str, Any]:
 def order(text: str, folder: Path, number: int) -> list[str]:
     (folder / "study.yaml").write_text(text)
     spec = load_study(folder / "study.yaml")
-    return [config.variant for config in probe_round(spec, arms(spec), number)]
+    return [config.variant for config in probe_round(Study.of(spec), number)]
 
 
 def test_variants_take_turns_and_each_pair_of_rounds_mirrors_itself(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_all_runs_of_a_round_have_the_same_data_seed_and_shared_knobs(tmp_path: 
     (tmp_path / "study.yaml").write_text(PROBED + "scenarios: {few: {rows: 64}, clean: {}}\n")
     spec = load_study(tmp_path / "study.yaml")
     for number in (0, 5):
-        configs = probe_round(spec, arms(spec), number)
+        configs = probe_round(Study.of(spec), number)
         assert {(c.scenario, c.data.rows, c.block, c.seed) for c in configs} == {("few", 64, 3, number)}
         assert {c.settings["max_steps"] for c in configs} == {20}
         assert [c.settings["beta"] for c in configs] == pytest.approx(
@@ -110,7 +110,7 @@ def test_an_arm_of_fixed_points_is_timed_at_its_first(tmp_path: Path) -> None:
     text = PROBED.replace("hinge: {}", "ours: {loss_type: hinge, points: [{beta: 0.7}, {beta: 0.2}]}")
     (tmp_path / "study.yaml").write_text(text)
     spec = load_study(tmp_path / "study.yaml")
-    (own,) = [c for c in probe_round(spec, arms(spec), 0) if c.variant == "ours"]
+    (own,) = [c for c in probe_round(Study.of(spec), 0) if c.variant == "ours"]
     assert (own.settings["beta"], own.knobs) == (0.7, {"beta": 0.7})
 
 
@@ -286,7 +286,8 @@ def test_a_spent_budget_ends_the_probe(empty_mlflow: Path, tmp_path: Path) -> No
     tracker.open_study(spec, text)
     said: list[str] = []
     began = time.monotonic() - 100
-    probe = Probe(spec, arms(spec), tracker, tmp_path / "runs" / "paced", Screen(lambda _: None, said.append), began)
+    screen = Screen(lambda _: None, said.append)
+    probe = Probe(Study.of(spec), tracker, tmp_path / "runs" / "paced", screen, began)
     ended = probe.run(Inline("formula"), Placement(), Outcome(8, 0, {}, stopped=False))
     assert ended == Outcome(8, 0, {}, stopped=True)
     assert "the wall-clock budget of 60 s is spent" in said[-1]

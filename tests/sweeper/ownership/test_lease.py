@@ -17,11 +17,11 @@ from typing import Any
 import optuna
 import pytest
 
+from dashboards.report import study as built
 from sweeper.commands import run as session
 from sweeper.folder.control import AlreadyRunning
 from sweeper.ownership import lease
 from sweeper.ownership.lease import Holder, LeaseLost, hold, this_process, watch
-from sweeper.recorded import reading
 from sweeper.search.ledger import FREE, Ledger
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.forked import Forked
@@ -238,7 +238,7 @@ def test_a_sweep_that_was_taken_over_writes_nothing_more_and_closes_nothing(
         return losing
 
     monkeypatch.setattr(session, "hold", held)
-    owner = reading if phase == "kept_files" else session
+    owner = built if phase == "kept_files" else session
     monkeypatch.setattr(owner, phase, lose(getattr(owner, phase)))
     for name in ("log_table", "close_study", "start_run"):
         plain = getattr(Tracker, name)

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from studies.spec import arms, load_study
+from studies.spec import Study, load_study
 from sweeper.planning.disk import DiskUse, adapter_bytes, describe_disk, planned_disk
 from trainers.world.paths import model_path
 
@@ -65,7 +65,7 @@ def planned(tmp_path: Path, more: str, workers: int = 2, together: int = 4) -> D
         "runs: {blocks: [0, 1, 2]}\nobjective: {metric: ranking_gain}\n" + more
     )
     spec = load_study(file)
-    return planned_disk(spec, arms(spec), workers, together)
+    return planned_disk(Study.of(spec), workers, together)
 
 
 PEFT = "base: {model_name_or_path: embedded, use_peft: true, max_steps: 12}\n"

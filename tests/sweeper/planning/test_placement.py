@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from studies.spec import arms, load_study
+from studies.spec import Study, load_study
 from sweeper.executors import Inline
 from sweeper.folder.names import PILOT_FILE
 from sweeper.planning.placement import Packs, describe, kept_sizing, sample_runs
 from trainers.interface import Placement, Sized, Sizing, Timing, pack_key
 
 SPEC = load_study("quickstart")
-ARMS = arms(SPEC)
-(RUN, *_) = sample_runs(SPEC, ARMS)
+WHOLE = Study.of(SPEC)
+(RUN, *_) = sample_runs(WHOLE)
 LIKE = pack_key(RUN)
 
 
@@ -32,7 +32,7 @@ def packs(folder: Path, *settings: str) -> tuple[Packs, Inline, list[str]]:
     """The packs of a sweep of quickstart, its executor, and what is told to the user."""
     spec = load_study("quickstart", settings)
     pool, told = Inline("dpo"), list[str]()
-    return Packs(spec, arms(spec), folder, 1, pool, told.append), pool, told
+    return Packs(Study.of(spec), folder, 1, pool, told.append), pool, told
 
 
 def test_a_sweep_begins_with_one_run_a_worker_and_asks_for_no_more(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_runs_that_are_handed_out_later_begin_with_what_was_found_of_runs_like_t
 def test_the_next_sweep_begins_with_the_size_found_if_it_trains_the_same_on_the_same_machine(tmp_path: Path) -> None:
     begun, _, _ = packs(tmp_path)
     begun.heed("worker-0", Sized(LIKE, 4, found(4)))
-    assert kept_sizing(SPEC, ARMS, tmp_path, 1) == found(4)
+    assert kept_sizing(WHOLE, tmp_path, 1) == found(4)
     again, pool, told = packs(tmp_path)
     assert (again.placement, pool.together) == (Placement(together=32, begin=4), 4)
     assert told == [describe(found(4), 24, 1)]
@@ -121,7 +121,7 @@ def test_numbers_of_a_kept_size_that_no_sweep_finds_are_as_none(tmp_path: Path, 
     kept = json.loads((tmp_path / PILOT_FILE).read_text())
     kept["pilot"][name] = value
     (tmp_path / PILOT_FILE).write_text(json.dumps(kept))
-    assert kept_sizing(SPEC, ARMS, tmp_path, 1) is None
+    assert kept_sizing(WHOLE, tmp_path, 1) is None
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"of": 1}', "[]"])

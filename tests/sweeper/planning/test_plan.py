@@ -13,7 +13,7 @@ from dashboards.statistics.power import detectable, tie_spread
 from studies.losses import table
 from studies.losses.batch_splitting import can_be_cut
 from studies.losses.trl_settings import Bound
-from studies.spec import StudyError, StudySpec, arms, load_study
+from studies.spec import Study, StudyError, StudySpec, load_study
 from sweeper.planning.plan import Plan, make_plan
 
 STUDY = """
@@ -30,7 +30,7 @@ def power(tmp_path: Path, more: str) -> str:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY + more)
     spec: StudySpec = load_study(file)
-    return make_plan(spec, arms(spec)).power
+    return make_plan(Study.of(spec)).power
 
 
 def test_a_confirm_phase_says_what_it_can_find_and_where_it_shows_a_tie(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_one_variant_is_compared_with_nothing(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace(", ipo: {}, hinge: {}", ""))
     spec = load_study(file)
-    assert make_plan(spec, arms(spec)).power == ""
+    assert make_plan(Study.of(spec)).power == ""
 
 
 FEW = """
@@ -106,7 +106,7 @@ def plan_of(tmp_path: Path, text: str) -> Plan:
     file = tmp_path / "study.yaml"
     file.write_text(text)
     spec = load_study(file)
-    return make_plan(spec, arms(spec))
+    return make_plan(Study.of(spec))
 
 
 def test_a_plan_says_where_the_space_holds_less_than_the_budget_and_counts_by_it(tmp_path: Path) -> None:

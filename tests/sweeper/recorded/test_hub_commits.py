@@ -15,7 +15,7 @@ import pytest
 from studies.design.identity import questions
 from studies.records import COMMIT
 from studies.schema.contents import DATED, Source
-from studies.spec import StudySpec, arms, load_study, resolve_run
+from studies.spec import Study, StudySpec, arms, load_study, resolve_run
 from sweeper.recorded.contents import as_found, as_recorded
 from sweeper.tracking.tracker import Tracker
 
@@ -80,8 +80,8 @@ def spec(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def run(spec: StudySpec, said: list[str], *, refresh: bool = False) -> StudySpec:
     """What a sweep does with contents: find them, and keep them with the study."""
-    found = as_found(spec, arms(spec), said.append, refresh=refresh)
-    Tracker(None, Path.cwd()).open_study(found, STUDY, questions(found, arms(found)))
+    found = as_found(Study.of(spec), said.append, refresh=refresh).spec
+    Tracker(None, Path.cwd()).open_study(found, STUDY, questions(Study.of(found)))
     return found
 
 
@@ -98,11 +98,11 @@ def test_runs_train_the_commit_of_the_studys_first_run_until_it_is_refreshed(hub
     assert "The Hub's model org/model has moved on to 222222222222; this study stays with 111111111111." in said[1]
     third = run(spec, said, refresh=True)
     assert set(third.contents.values()) == {f"commit:{SECOND}"}
-    assert questions(third, arms(third)) != questions(first, arms(first))
+    assert questions(Study.of(third)) != questions(Study.of(first))
 
 
 def test_a_plan_asks_nobody(hub: Hub, spec: StudySpec) -> None:
-    as_found(spec, arms(spec), print, reach=False)
+    as_found(Study.of(spec), print, reach=False)
     assert hub.asked == []
 
 
@@ -120,7 +120,7 @@ def test_a_hub_that_does_not_answer_leaves_the_commit_unknown_and_keeps_nobody_w
     hub: Hub, spec: StudySpec
 ) -> None:
     hub.close()
-    assert as_found(spec, arms(spec), print).contents == {}
+    assert as_found(Study.of(spec), print).spec.contents == {}
 
 
 FORMULA = STUDY.replace("base:", "trainer: formula\nbase:") + "space: {beta: {values: [0.1, 0.3]}}\nsampler: grid\n"

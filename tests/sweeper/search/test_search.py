@@ -154,7 +154,7 @@ def test_sobol_then_tpe_starts_with_the_shared_points(tmp_path: Path) -> None:
     plain = drain(opened(tmp_path, THREE + "budget: {trials: 4}\n"))
     (tmp_path / "optuna.db").unlink()
     both = drain(opened(tmp_path, THREE + "sampler: sobol+tpe\nbudget: {trials: 4}\n"))
-    assert [t.origin for t in both if t.variant == "ipo"] == ["unbiased", "unbiased", "tpe", "tpe"]
+    assert [t.phase for t in both if t.variant == "ipo"] == ["unbiased", "unbiased", "tpe", "tpe"]
     assert [t.knobs for t in both if t.variant == "ipo"][:2] == [t.knobs for t in plain if t.variant == "ipo"][:2]
 
 
@@ -209,7 +209,7 @@ def test_an_added_choice_starts_the_strata_anew_and_taking_it_back_finds_the_old
 def test_a_fixed_point_may_lie_anywhere(tmp_path: Path, point: str) -> None:
     own = "sigmoid: {points: [POINT], space: {beta: {low: 0.01, high: 1.0, log: true}}}".replace("POINT", point)
     trials = drain(opened(tmp_path, CHOICES.replace("sigmoid: {}", own)))
-    assert [t.origin for t in trials if t.variant == "sigmoid"] == ["fixed", "unbiased", "unbiased"]
+    assert [t.phase for t in trials if t.variant == "sigmoid"] == ["fixed", "unbiased", "unbiased"]
 
 
 def test_a_changed_range_of_one_variant_keeps_the_shares_equal(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
             attempt=1,
             state=State.PRUNED,
             cause=Cause.COLLAPSED,
-            arm="unbiased",
+            phase="unbiased",
             knobs=KNOBS,
             metrics={"gold": 2.5, "margin": 4.0, "loss": 0.6},
             errors={"gold": 0.1},

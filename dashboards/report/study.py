@@ -1,0 +1,90 @@
+"""Builds a study's table and report from its sorted records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dashboards.analysis.strata import Stratum
+from dashboards.controls.expectations import CURVE, compared_runs
+from dashboards.store.connection import StoreAway, store_uri
+from dashboards.store.records import load_steps
+from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tables.formats import Format, render
+from studies.design.answers import Answers
+from studies.design.counts import pairs_source
+from studies.design.points import quota
+from studies.records import RunRecord
+from studies.spec import Study
+from studies.text.redact import redact
+
+if TYPE_CHECKING:
+    from dashboards.report.build import BuiltReport
+
+
+def strata(study: Study) -> list[Stratum]:
+    """List each variant in each scenario that it takes part in, with the trials and runs planned there."""
+    return [
+        Stratum(
+            variant.name,
+            scenario,
+            variant.losses,
+            0 if study.spec.mode == "search" else quota(own.spec, variant),
+            len(own.spec.runs.blocks) * len(own.spec.runs.seeds),
+        )
+        for scenario, own in study.by_scenario()
+        for variant in own.variants.values()
+    ]
+
+
+def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
+    """Compare the variants of a study. `answers`: its sorted records. Raises StoreError."""
+    spec = study.spec
+    records = answers.records
+    expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
+    twins = compared_runs(records, expected)
+    return comparison(
+        records,
+        spec.objective,
+        strata(study),
+        baseline=spec.baseline,
+        source=pairs_source(spec),
+        scenarios=spec.scenarios,
+        kl_budgets={name: c.kl for name, own in study.by_scenario() if (c := own.spec.confirm)},
+        expectations=expected,
+        curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
+        confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
+        aside=answers.notes(),
+    )
+
+
+def written(table: Comparison, format: Format, width: int | None = None) -> str:
+    """Render the table without secrets, ending in one newline."""
+    text: str = redact(render(table, format, width))
+    return text.rstrip("\n") + "\n"
+
+
+def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> BuiltReport:
+    """Build the study's page and figures. Raises StoreError."""
+    from dashboards.report.build import make_report  # matplotlib, which no table needs
+
+    return make_report(study, records, strata(study), table, store_uri(None, Path.cwd()), Path.cwd())
+
+
+def kept_files(study: Study, answers: Answers[RunRecord], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+    """Build the files kept with the sweep's MLflow run: the table in three formats, the page and its figures."""
+    found = comparison_of(study, answers)
+    tables = {
+        "table.txt": written(found, "text"),
+        "table.md": written(found, "markdown"),
+        "table.csv": written(found, "csv"),
+    }
+    try:
+        made = report_of(study, answers.records, found)
+    except StoreAway:
+        raise
+    except Exception as error:  # a picture that cannot be drawn must not cost the sweep its table and its end
+        tell_user(f"The report could not be made ({type(error).__name__}: {error}); the table and all runs are kept.")
+        return tables
+    return tables | {"report.html": made.page} | {f"figures/{name}": svg for name, svg in made.figures.items()}
