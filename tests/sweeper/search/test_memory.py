@@ -38,7 +38,7 @@ def drains(open_search: Open) -> object:
     search, asked = open_search(None), []
     while (trial := search.ask()) is not None:
         search.tell(trial, TrialOutcome(State.COMPLETE, 1.0, {}))
-        asked.append((trial.variant, trial.number, trial.origin, dict(trial.knobs)))
+        asked.append((trial.variant, trial.number, trial.phase, dict(trial.knobs)))
     return asked, seen(search), search.left(["sigmoid", "ipo"])
 
 
