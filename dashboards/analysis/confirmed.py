@@ -13,6 +13,7 @@ from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.compare import Difference, compare, improvement
 from dashboards.statistics.estimates import Estimate
 from dashboards.statistics.scale import Scale
+from studies.spec import Objective
 
 
 @dataclass(frozen=True)
@@ -33,26 +34,31 @@ def confirmed_values(standing: StratumResults, scale: Scale) -> dict[int, float]
     return scale.by_block(standing.speak) if standing.is_confirmed else {}
 
 
-def panel_of(
-    standings: Sequence[StratumResults], scale: Scale, *, with_nothing: bool = True
-) -> dict[str, dict[int, float]]:
+def panel_of(standings: Sequence[StratumResults], scale: Scale) -> dict[str, dict[int, float]]:
     """Variant -> block -> value in the confirm phase, of strata of one scenario; variants without one are left out.
 
-    A loss of which no config keeps the bounds is worth the untrained model, which does: 0 on the others' blocks, where
-    the scale starts there and all of its trials have ended. Not so without `with_nothing`: who had nothing to lose
-    cannot be said to have lost less.
+    Nothing stands in for what was not measured: a loss of which no config keeps the bounds has no value.
     """
-    panel = {s.stratum.variant: values for s in standings if (values := confirmed_values(s, scale))}
-    blocks = sorted({block for values in panel.values() for block in values})
-    for s in standings:
-        if with_nothing and has_nothing(s) and scale.starts_at_zero:
-            panel[s.stratum.variant] = dict.fromkeys(blocks, 0.0)
-    return {s.stratum.variant: panel[s.stratum.variant] for s in standings if panel.get(s.stratum.variant)}
+    found = {s.stratum.variant: confirmed_values(s, scale) for s in standings}
+    return {variant: values for variant, values in found.items() if values}
 
 
-def has_nothing(standing: StratumResults) -> bool:
-    """Whether all trials of a stratum have ended and none keeps the objective's bounds."""
-    return standing.best is None and len(standing.done) >= standing.stratum.trials > 0
+def unsaid(standing: StratumResults) -> str:
+    """Why a stratum has no number, in words for readers; "" where it has one, or where trials are still to come."""
+    if standing.best is not None or not 0 < standing.stratum.trials <= len(standing.done):
+        return ""
+    return f"no config within {_bounds_in_words(standing.objective)} (0 of {len(standing.done)})"
+
+
+def _bounds_in_words(objective: Objective) -> str:
+    """`2 nats` where the KL is all that is bounded, else each bound with its metric."""
+    if not objective.constraints:
+        return "the bounds of a training that holds"
+    if objective.constraints.keys() == {"kl"} and objective.constraints["kl"].keys() == {"max"}:
+        return f"{objective.constraints['kl']['max']:g} nats"
+    words = {"min": "at least", "max": "at most"}
+    limits = [f"{m} {words[end]} {x:g}" for m, of in objective.constraints.items() for end, x in of.items()]
+    return f"the bounds ({', '.join(limits)})"
 
 
 def task_of_blocks(panel: Mapping[str, Mapping[int, float]], scale: Scale) -> dict[int, int]:
@@ -84,6 +90,16 @@ def against_baseline(
                 chosen_by=() if best is None else tuple(run.run_id for run in best.runs),
             )
     return found
+
+
+def untold(standings: Sequence[StratumResults], baseline: str | None) -> dict[tuple[str, str], str]:
+    """(variant, scenario) -> the words that stand in the place of a difference, for strata that can have none."""
+    bases = {s.stratum.scenario: unsaid(s) for s in standings if s.stratum.variant == baseline}
+    found = {}
+    for s in standings:
+        base = bases.get(s.stratum.scenario, "") if s.stratum.variant != baseline else ""
+        found[s.stratum.variant, s.stratum.scenario] = unsaid(s) or (base and f"{baseline}: {base}")
+    return {place: words for place, words in found.items() if words}
 
 
 def _improvement(values: Mapping[int, float], baseline: Mapping[int, float], scale: Scale) -> Estimate:

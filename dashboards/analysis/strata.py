@@ -43,7 +43,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class StratumResults:
-    """Where a stratum stands.
+    """Where a stratum stands by an objective.
 
     `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
     diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
@@ -53,6 +53,7 @@ class StratumResults:
     """
 
     stratum: Stratum
+    objective: Objective
     records: tuple[RunRecord, ...]
     done: tuple[Trial, ...]
     ended: tuple[Trial, ...]
@@ -93,6 +94,7 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
     best = _best(allowed, objective)
     return StratumResults(
         stratum=stratum,
+        objective=objective,
         records=tuple(records),
         done=done,
         ended=ended,

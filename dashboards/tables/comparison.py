@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from dashboards.analysis.configs import distinct
-from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values
+from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values, untold
 from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
 from dashboards.analysis.spaces import Space, space_of
@@ -63,8 +63,8 @@ class Row:
     objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
     the best trial's pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not
     the data's own; `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial
-    against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
-    runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
+    against the baseline's, from confirm runs alone, in `unit`; `said`: the words in its place, as where no config
+    keeps the bounds; `improvement`: the probability that one of its confirm runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
     is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
     90 % of the baseline's end. `space`: what the unbiased arm says of
     all configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
@@ -94,6 +94,7 @@ class Row:
     judges: tuple[str, ...]
     balanced: bool
     difference: Difference | None
+    said: str
     improvement: Estimate | None
     middle: float | None
     unit: str
@@ -147,11 +148,11 @@ def comparison(
     found = standings(records, objective, strata)
     timed = paces(records, baseline)
     scale = scale_of(objective, source)
-    compared = against_baseline(found, scale, baseline)
+    compared, words = against_baseline(found, scale, baseline), untold(found, baseline)
     places = [(s.stratum.variant, s.stratum.scenario) for s in found]
     soon = reaches(found, scale, baseline, timed)
     rows = tuple(
-        _row(s, objective, compared.get(place), scale, timed.get(place[0]), soon.get(place))
+        _row(s, objective, compared.get(place), words.get(place, ""), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
     rulings = verdicts(found, scale, baseline, scenarios, timed, source) if scenarios else ()
@@ -168,6 +169,7 @@ def _row(
     found: StratumResults,
     objective: Objective,
     compared: Compared | None,
+    said: str,
     scale: Scale,
     pace: Pace | None,
     reach: Reach | None,
@@ -197,6 +199,7 @@ def _row(
         judges=tuple(sorted({r.facts[JUDGE_FACT] for r in records if "gold" in r.metrics and JUDGE_FACT in r.facts})),
         balanced=any(fact.startswith(WEIGHT_FACT) for run in records for fact in run.facts),
         difference=None if compared is None else compared.difference,
+        said=said,
         improvement=None if compared is None else compared.improvement,
         middle=_middle(found, scale),
         unit=scale.unit,

@@ -111,8 +111,6 @@ def _difference_notes(table: Comparison) -> list[str]:
         f"vs {table.baseline}: paired over blocks, more is better, from confirm runs alone, which chose nothing; 95% t "
         "interval. better and worse: Holm at 5% over the losses of a scenario; tie: TOST at 5%, not corrected."
     ]
-    if any(row.best is None and row.difference is not None for row in table.rows):
-        found.append("A loss of which no trial keeps the bounds is worth the untrained model, which keeps them: 0.")
     if all(d.p_tie is None for d in differences):
         found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
     elif any(d.word == "inconclusive" and not d.could_tie for d in differences):

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import pytest
 
 from dashboards.analysis.strata import Stratum
-from dashboards.statistics.scale import scale_of
 from dashboards.tables.comparison import Comparison, Row, comparison
 from dashboards.tables.formats import FORMATS, Format, render
 from studies.records import Cause, RunRecord
@@ -311,20 +310,38 @@ def out_of_bounds(record: RunRecord) -> RunRecord:
     return record.model_copy(update={"metrics": {**record.metrics, "kl": 1e3}})
 
 
-def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model() -> None:
+def of_hinge_nothing_is_within(bounded: Objective) -> Comparison:
     of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.arm == "unbiased"]
     records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
-    bounded = GOLD.within_kl(100.0)
-    table = comparison(records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS)
+    budgets = {"clean": [100.0]}
+    return comparison(
+        records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS, kl_budgets=budgets
+    )
+
+
+def test_a_loss_without_a_config_within_the_bounds_gets_these_words_and_no_number() -> None:
+    table = of_hinge_nothing_is_within(GOLD.within_kl(100.0))
     _, ipo, hinge = table.rows
     assert hinge.best is None
-    assert hinge.difference.word == "worse"
-    confirmed = [r for r in records if r.variant == "sigmoid" and r.arm == "confirm"]
-    of_sigmoid = scale_of(bounded, "embedded").by_block(confirmed)
-    assert hinge.difference.estimate.value == pytest.approx(-sum(of_sigmoid.values()) / len(of_sigmoid))
+    assert hinge.difference is None
+    assert hinge.improvement is None
+    assert hinge.said == "no config within 100 nats (0 of 12)"
     assert ipo.difference.word == "tie"
-    assert "worth the untrained model" in render(table)
+    for format in ("markdown", "html", "csv", "json"):
+        assert "no config within 100 nats (0 of 12)" in render(table, format), format
+        assert "untrained model" not in render(table, format), format
+    (at_kl,) = [row for row in table.at_kl if row.variant == "hinge"]
+    assert (at_kl.value, at_kl.said) == (None, "no config within 100 nats (0 of 12)")
+    assert render(table, "markdown").count("no config within 100 nats (0 of 12)") >= 2
+
+
+def test_a_baseline_without_a_config_within_the_bounds_is_no_number_to_beat() -> None:
+    records = [out_of_bounds(r) if r.variant == "sigmoid" else r for r in CONFIRMED]
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    table = comparison(records, GOLD.within_kl(100.0), strata, baseline="sigmoid", source="embedded")
+    assert all(row.difference is None for row in table.rows)
+    assert table.rows[1].said == "sigmoid: no config within 100 nats (0 of 12)"
 
 
 def test_a_loss_that_has_trials_left_is_not_said_to_have_nothing() -> None:
