@@ -6,13 +6,16 @@ a trial is too good for it.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.analysis.strata import StratumResults
-from dashboards.statistics.compare import Difference, compare, improvement
-from dashboards.statistics.estimates import Estimate
+from dashboards.statistics.compare import Difference, compare, improvement, sensitive
+from dashboards.statistics.estimates import Estimate, block_mean, one_sided
 from dashboards.statistics.scale import Scale
+from studies.records import RunRecord
 from studies.spec import Objective
 
 
@@ -37,17 +40,62 @@ def confirmed_values(standing: StratumResults, scale: Scale) -> dict[int, float]
 def panel_of(standings: Sequence[StratumResults], scale: Scale) -> dict[str, dict[int, float]]:
     """Variant -> block -> value in the confirm phase, of strata of one scenario; variants without one are left out.
 
-    Nothing stands in for what was not measured: a loss of which no config keeps the bounds has no value.
+    Nothing stands in for what was not measured: a loss of which no config keeps the bounds has no value. Nor has one
+    whose confirm runs are not shown to keep them: it would be compared with losses that stayed nearer to the start.
     """
-    found = {s.stratum.variant: confirmed_values(s, scale) for s in standings}
+    found = {s.stratum.variant: confirmed_values(s, scale) for s in standings if not broken_bound(s)}
     return {variant: values for variant, values in found.items() if values}
 
 
 def unsaid(standing: StratumResults) -> str:
-    """Why a stratum has no number, in words for readers; "" where it has one, or where trials are still to come."""
-    if standing.best is not None or not 0 < standing.stratum.trials <= len(standing.done):
+    """Why a stratum has no number to compare, in words for readers; "" where it has one or is still to get one."""
+    if standing.best is not None:
+        return broken_bound(standing)
+    if not 0 < standing.stratum.trials <= len(standing.done):
         return ""
     return f"no config within {_bounds_in_words(standing.objective)} (0 of {len(standing.done)})"
+
+
+def about(variant: str, words: str) -> str:
+    """Words of `unsaid` as a sentence about the variant."""
+    verb = {"no": "has ", "not": "is "}.get(words.partition(" ")[0], "")
+    return f"{variant} {verb}{words}"
+
+
+def broken_bound(standing: StratumResults) -> str:
+    """Which bound of the objective the confirm runs broke, or are not shown to keep, with what they came to; "" where
+    the one-sided 95 % limits of all means keep them.
+
+    The runs that chose kept them, or their config would not have been chosen; which says little of the next draw. Below
+    three blocks there are no limits, and the means themselves must keep the bounds.
+    """
+    if standing.is_confirmed:
+        for metric, bound in standing.objective.constraints.items():
+            broken = _broken(standing.speak, metric, bound)
+            if broken:
+                return broken
+    return ""
+
+
+def _broken(runs: Sequence[RunRecord], metric: str, bound: Mapping[str, float]) -> str:
+    name, blocks = {"kl": "KL"}.get(metric, metric), defaultdict[int, list[float]](list)
+    for run in runs:
+        blocks[run.block].append(run.metrics.get(metric, math.nan))
+    value = block_mean(blocks).value
+    if math.isnan(value):
+        return f"not shown to keep the bound when retested ({name} was not measured)"
+    low, high = one_sided(blocks) or (value, value)
+    for end, limit, beyond, at in (("max", high, 1, "at most"), ("min", low, -1, "at least")):
+        if end in bound and beyond * value > beyond * bound[end]:
+            return f"broke the bound when retested ({name} {_short(value)}, {at} {bound[end]:g})"
+        if end in bound and beyond * limit > beyond * bound[end]:
+            to = f"{'up' if beyond > 0 else 'down'} to {_short(limit)}"
+            return f"not shown to keep the bound when retested ({name} {_short(value)}, {to}, {at} {bound[end]:g})"
+    return ""
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def _bounds_in_words(objective: Objective) -> str:
@@ -66,6 +114,28 @@ def task_of_blocks(panel: Mapping[str, Mapping[int, float]], scale: Scale) -> di
     return {block: scale.task(block) for of_variant in panel.values() for block in of_variant}
 
 
+def differences_of(
+    panel: Mapping[str, Mapping[int, float]], baseline: str, scale: Scale, standings: Sequence[StratumResults]
+) -> dict[str, Difference]:
+    """Every variant of a panel against `baseline`; a tie only where its own gain is seen, in its strata among
+    `standings`.
+    """
+    gain = _gain([s for s in standings if s.stratum.variant == baseline], scale)
+    found = compare(panel, baseline, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
+    return {name: sensitive(difference, gain, scale.tie_within) for name, difference in found.items()}
+
+
+def _gain(standings: Sequence[StratumResults], scale: Scale) -> Estimate | None:
+    """What confirm runs gain over the untrained model, over blocks; None where that was not measured."""
+    blocks = defaultdict[int, list[float]](list)
+    for run in (run for s in standings if s.is_confirmed for run in s.speak):
+        gain = scale.gain(run)
+        if gain is None:
+            return None
+        blocks[run.block].append(gain)
+    return block_mean(blocks) if blocks else None
+
+
 def against_baseline(
     standings: Sequence[StratumResults], scale: Scale, baseline: str | None
 ) -> dict[tuple[str, str], Compared]:
@@ -79,7 +149,7 @@ def against_baseline(
     for scenario in dict.fromkeys(s.stratum.scenario for s in standings):
         here = {s.stratum.variant: s for s in standings if s.stratum.scenario == scenario}
         panel = panel_of(list(here.values()), scale)
-        differences = compare(panel, baseline, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
+        differences = differences_of(panel, baseline, scale, list(here.values()))
         for name, difference in differences.items():
             judges = (*here[name].speak, *here[baseline].speak)
             best = here[name].best
@@ -98,7 +168,7 @@ def untold(standings: Sequence[StratumResults], baseline: str | None) -> dict[tu
     found = {}
     for s in standings:
         base = bases.get(s.stratum.scenario, "") if s.stratum.variant != baseline else ""
-        found[s.stratum.variant, s.stratum.scenario] = unsaid(s) or (base and f"{baseline}: {base}")
+        found[s.stratum.variant, s.stratum.scenario] = unsaid(s) or (base and about(str(baseline), base))
     return {place: words for place, words in found.items() if words}
 
 

@@ -95,6 +95,7 @@ def _differences(axes: Axes, rows: Sequence[Row], material: Material) -> None:
             words = row.difference.word + (
                 "" if row.difference.is_general else "~" if row.difference.is_robust else "?"
             )
+            words = "no word" if row.difference.instead else words
         words = words or (row.said and "not compared") or "not confirmed"
         axes.text(1.02, i, words, transform=axes.get_yaxis_transform(), va="center", color=QUIET)
     axes.set_title(f"less {label(material.comparison.baseline or '')}", loc="left")

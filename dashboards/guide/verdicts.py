@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dashboards.analysis.confirmed import panel_of, task_of_blocks, unsaid
+from dashboards.analysis.confirmed import about, broken_bound, differences_of, panel_of, unsaid
 from dashboards.analysis.speed import Pace as Timed
 from dashboards.analysis.strata import StratumResults
 from dashboards.guide.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
-from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
+from dashboards.statistics.compare import ALPHA, Difference, Word, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
 from dashboards.statistics.scale import Panel, Scale
 from dashboards.statistics.stability import Failures, failures
@@ -140,7 +140,7 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
         return Verdict(claim, "not testable here", because)
     found = _differences(case, test, other)
     if variant not in found:
-        return Verdict(claim, "not testable here", _unconfirmed(variant, other, case, (test.situation, test.minus)))
+        return _without_runs(claim, variant, other, case, (test.situation, test.minus))
     difference = found[variant]
     words = "loses less than" if test.minus else "does better than"
     ruling = _ruling(difference, test.expect)
@@ -163,7 +163,8 @@ def _differences(case: Case, test: Against, baseline: str) -> dict[str, Differen
     panel = _panel(case, test.situation)
     if test.minus is not None:
         panel = _minus(panel, _panel(case, test.minus))
-    return compare(panel, baseline, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+    gains = case.of(baseline, test.minus or test.situation)
+    return differences_of(panel, baseline, case.scale, gains)
 
 
 def _beside_baseline(test: Against, variant: str, case: Case) -> tuple[Ruling, str]:
@@ -187,12 +188,13 @@ def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> V
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
     rivals = case.rivals(variant)
     panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
-    found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+    found = differences_of(panel, variant, case.scale, case.of(variant, situation))
     if not found:
-        return Verdict(claim, "not testable here", _unconfirmed(variant, "another", case, (situation,)))
+        return _without_runs(claim, variant, "another", case, (situation,))
     top = max(found, key=lambda name: found[name].estimate.value)
     beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_general]
     open_ = [name for name, d in found.items() if d.word in ("better", "inconclusive") and name not in beaten_by]
+    open_ += [name for name in rivals if any(broken_bound(s) for s in case.of(name, situation))]
     ruling: Ruling = "refuted" if beaten_by else "inconclusive" if open_ else "supported"
     because = {
         "refuted": f"{', '.join(beaten_by)} did better",
@@ -229,10 +231,19 @@ def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tup
     return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.speak))
 
 
+def _without_runs(claim: Claim, variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> Verdict:
+    """No word for want of runs to judge by: not testable here, or inconclusive where there are some that drifted."""
+    drifted = any(
+        broken_bound(s) for kind in kinds if kind is not None for name in (variant, other) for s in case.of(name, kind)
+    )
+    because = _unconfirmed(variant, other, case, kinds)
+    return Verdict(claim, "inconclusive" if drifted else "not testable here", because)
+
+
 def _without_config(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> list[str]:
     """Which of the variants have no config to judge, and where."""
     return [
-        f"{name} has {words} in {s.stratum.scenario}"
+        f"{about(name, words)} in {s.stratum.scenario}"
         for kind in kinds
         for name in variants
         for s in case.of(name, kind)
@@ -257,6 +268,8 @@ def _ruling(difference: Difference, expect: int = 1) -> Ruling:
 def _because(difference: Difference, claimed: str, unit: str) -> str:
     n = difference.estimate.blocks
     tests = so_many(n, "block") + ("" if difference.p_holm is None else f", p {difference.p_holm:.2g} with Holm")
+    if difference.instead:
+        return f"{tests}; {difference.instead}"
     if not difference.is_robust:
         return f"{tests}; leaving out task {', '.join(map(str, difference.flips_without))} turns it round"
     if difference.word == "tie":

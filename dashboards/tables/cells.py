@@ -177,7 +177,7 @@ def _at_budget(row: AtBudget, scenario: bool, baseline: str | None) -> list[str]
 
 def _word(difference: Difference) -> str:
     """The word of a difference, marked where it leans on one task: see `_difference_notes`."""
-    return difference.word + _doubt(difference)
+    return difference.instead or difference.word + _doubt(difference)
 
 
 def _knobs(knobs: Mapping[str, Scalar]) -> str:

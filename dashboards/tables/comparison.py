@@ -63,13 +63,13 @@ class Row:
     objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
     the best trial's pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not
     the data's own; `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial
-    against the baseline's, from confirm runs alone, in `unit`; `said`: the words in its place, as where no config
-    keeps the bounds; `improvement`: the probability that one of its confirm runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
-    is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
-    90 % of the baseline's end. `space`: what the unbiased arm says of
-    all configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
-    column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
-    `difference` judges.
+    against the baseline's, from confirm runs alone, in `unit`; `said`: the words in its place, as where no config keeps
+    the bounds; `improvement`: the probability that one of its confirm runs beats one of the baseline's; `middle`: the
+    interquartile mean of its confirmed blocks in `unit`, None where it is not confirmed. `pace`: of the variant in a
+    timed probe, None without one. `reach`: how soon its confirm runs have 90 % of the baseline's end. `space`: what the
+    unbiased arm says of all configs. `stability`: the measured word, None where the limits support none; `guide`: the
+    guide's own words by column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that
+    chose the trial that `difference` judges.
     """
 
     metric: str

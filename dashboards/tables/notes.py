@@ -113,7 +113,7 @@ def _difference_notes(table: Comparison) -> list[str]:
     ]
     if all(d.p_tie is None for d in differences):
         found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
-    elif any(d.word == "inconclusive" and not d.could_tie for d in differences):
+    elif any(d.word == "inconclusive" and not d.could_tie and not d.instead for d in differences):
         found.append("inconclusive: among them are some whose blocks are too few for their spread to show a tie.")
     if not all(d.is_robust for d in differences):
         found.append("? without one of the tasks it would be said the other way round.")

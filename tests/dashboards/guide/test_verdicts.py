@@ -193,7 +193,11 @@ def test_best_stability_must_beat_every_other_loss() -> None:
 def beyond(records: Sequence[RunRecord], variant: str) -> list[RunRecord]:
     """The records with every config of a variant far from the start, and so never confirmed."""
     kept = [r for r in records if r.variant != variant or r.arm == "unbiased"]
-    return [r.model_copy(update={"metrics": {**r.metrics, "kl": 1e3}}) if r.variant == variant else r for r in kept]
+    return [out_of(r) if r.variant == variant else r for r in kept]
+
+
+def out_of(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"metrics": {**record.metrics, "kl": 1e3}})
 
 
 BOUNDED = GOLD.within_kl(100.0)
@@ -243,6 +247,28 @@ def test_a_claim_of_margins_is_not_judged_by_configs_that_were_chosen_for_gold()
     found = judged(records)["hinge-best-for"]
     assert found.ruling == "not testable here"
     assert found.because.startswith("its configs were chosen by gold, not by margin_share")
+
+
+def test_no_claim_rests_on_runs_that_broke_the_bound_when_they_judged() -> None:
+    records = in_scenario("few", {"sigmoid": 0.0, "ipo": 0.3})
+    drifted = [out_of(r) if r.arm == "confirm" and r.variant == "ipo" else r for r in records]
+    found = judged(drifted, objective=BOUNDED)["ipo-best-for"]
+    assert found.ruling == "inconclusive"
+    assert found.because == "ipo broke the bound when retested (KL 1000, at most 100) in few"
+
+
+def test_a_loss_is_not_unbeaten_where_one_that_may_be_better_broke_the_bound() -> None:
+    records = in_scenario("clean", {"sigmoid": 0.0, "ipo": 0.4, "hinge": -0.4})
+    drifted = [out_of(r) if r.arm == "confirm" and r.variant == "ipo" else r for r in records]
+    found = judged(drifted, objective=BOUNDED)["sigmoid-best-for"]
+    assert found.ruling == "inconclusive"
+    assert "ipo broke the bound when retested" in found.because
+
+
+def test_a_tie_with_a_baseline_that_gained_nothing_is_no_ruling() -> None:
+    found = judged(in_scenario("few", {"sigmoid": -1.1, "ipo": -1.1}, range(3, 33)))["ipo-best-for"]
+    assert found.ruling == "inconclusive"
+    assert "the baseline itself gained nothing that can be seen" in found.because
 
 
 def timed(variant: str, pace: float) -> list[RunRecord]:

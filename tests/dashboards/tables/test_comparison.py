@@ -20,7 +20,7 @@ from dashboards.tables.formats import FORMATS, Format, render
 from studies.records import Cause, RunRecord
 from studies.spec import Objective, Scenario
 from tests.dashboards import generated
-from tests.dashboards.generated import pool
+from tests.dashboards.generated import gold_of, pool
 
 GOLD = Objective(metric="gold")
 IPO = Stratum("ipo", "clean", ("ipo",), trials=3)
@@ -341,7 +341,77 @@ def test_a_baseline_without_a_config_within_the_bounds_is_no_number_to_beat() ->
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
     table = comparison(records, GOLD.within_kl(100.0), strata, baseline="sigmoid", source="embedded")
     assert all(row.difference is None for row in table.rows)
-    assert table.rows[1].said == "sigmoid: no config within 100 nats (0 of 12)"
+    assert table.rows[1].said == "sigmoid has no config within 100 nats (0 of 12)"
+
+
+def judged_at(kl: Mapping[str, float], records: Sequence[RunRecord] = CONFIRMED) -> Sequence[RunRecord]:
+    """The records with another mean KL of the confirm runs, by variant, that varies by a tenth of a nat a block."""
+    return [
+        r.model_copy(update={"metrics": {**r.metrics, "kl": kl[r.variant] + 0.1 * (-1) ** r.block}})
+        if r.arm == "confirm" and r.variant in kl
+        else r
+        for r in records
+    ]
+
+
+def within_six(records: Sequence[RunRecord]) -> Sequence[Row]:
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    return comparison(records, GOLD.within_kl(6.5), strata, baseline="sigmoid", source="embedded").rows
+
+
+def test_runs_that_judge_keep_the_bound_or_nothing_is_said_but_that_they_broke_it() -> None:
+    _, ipo, hinge = within_six(judged_at({"sigmoid": 5.0, "ipo": 9.3, "hinge": 5.0}))
+    assert ipo.difference is None
+    assert ipo.improvement is None
+    assert ipo.said == "broke the bound when retested (KL 9.30, at most 6.5)"
+    assert hinge.difference.word == "worse"
+
+
+def test_a_mean_within_the_bound_whose_upper_limit_is_beyond_it_is_not_shown_to_keep_it() -> None:
+    _, ipo, hinge = within_six(judged_at({"sigmoid": 5.0, "ipo": 6.48, "hinge": 6.4}))
+    assert ipo.difference is None
+    assert ipo.said == "not shown to keep the bound when retested (KL 6.48, up to 6.51, at most 6.5)"
+    assert hinge.difference.word == "worse"
+
+
+def test_nothing_is_compared_with_a_baseline_that_broke_the_bound_when_retested() -> None:
+    rows = within_six(judged_at({"sigmoid": 9.3, "ipo": 5.0, "hinge": 5.0}))
+    assert [row.difference for row in rows] == [None] * 3
+    assert rows[0].said == "broke the bound when retested (KL 9.30, at most 6.5)"
+    assert rows[1].said == "sigmoid broke the bound when retested (KL 9.30, at most 6.5)"
+
+
+NOTHING = "nothing to compare: the baseline itself gained nothing that can be seen"
+
+
+def test_no_tie_is_said_with_a_baseline_that_gained_nothing() -> None:
+    """Two losses that both do nothing are equivalent, and that says nothing of either."""
+    flat = [
+        r.model_copy(
+            update={"metrics": {**r.metrics, "gold": r.metrics["gold"] - gold_of(r.block, 1.1) + gold_of(r.block, 0)}}
+        )
+        for r in CONFIRMED
+    ]
+    assert compared().rows[1].difference.word == "tie"
+    table = compared(flat)
+    ipo, hinge = table.rows[1:]
+    assert (ipo.difference.word, ipo.difference.instead) == ("inconclusive", NOTHING)
+    assert hinge.difference.word == "worse"
+    for format in ("markdown", "csv", "json", "html"):
+        assert NOTHING in render(table, format), format
+
+
+def test_a_tie_in_a_judges_gold_needs_the_untrained_models_own() -> None:
+    def table(facts: Mapping[str, str]) -> Comparison:
+        strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo")]
+        own = [r.model_copy(update={"facts": facts}) for r in CONFIRMED]
+        objective = GOLD.model_copy(update={"tie_within": 0.3})
+        return comparison(own, objective, strata, baseline="sigmoid", source="a file")
+
+    assert table({"reference_gold": "-1.0"}).rows[1].difference.word == "tie"
+    assert table({"reference_gold": "9.0"}).rows[1].difference.instead == NOTHING
+    unknown = table({}).rows[1].difference
+    assert unknown.instead == "nothing to compare: what the untrained model is worth was not measured"
 
 
 def test_a_loss_that_has_trials_left_is_not_said_to_have_nothing() -> None:
