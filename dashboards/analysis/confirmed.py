@@ -7,16 +7,17 @@ a trial is too good for it.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.strata import StratumResults
+from dashboards.analysis.strata import DRIFT, StratumResults, broke, drifts, mean_of
 from dashboards.statistics.compare import Difference, compare, improvement, sensitive
 from dashboards.statistics.estimates import Estimate, block_mean, one_sided
 from dashboards.statistics.scale import Scale
-from studies.records import RunRecord
+from studies.records import RunRecord, State
 from studies.spec import Objective
+from studies.text.plural import so_many
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,27 @@ def panel_of(standings: Sequence[StratumResults], scale: Scale) -> dict[str, dic
 
 def unsaid(standing: StratumResults) -> str:
     """Why a stratum has no number to compare, in words for readers; "" where it has one or is still to get one."""
+    if not standing.is_confirmed and (fell := _fell(standing)):
+        return fell
     if standing.best is not None:
         return broken_bound(standing)
     if not 0 < standing.stratum.trials <= len(standing.done):
         return ""
-    return f"no config within {_bounds_in_words(standing.objective)} (0 of {len(standing.done)})"
+    objective, of = standing.objective, f"(0 of {len(standing.done)})"
+    return f"no config within {_bounds_in_words(objective)} {of}" if objective.constraints else f"no config held {of}"
+
+
+def _fell(standing: StratumResults) -> str:
+    """How the configs broke that were trained again, "" where none did."""
+    again = [run for run in standing.records if run.arm == "confirm" and (run.state is State.COMPLETE or broke(run))]
+    kinds = Counter(str(run.failure) for run in again if broke(run))
+    if kinds:
+        return f"broke when retested ({kinds.total()} of {so_many(len(again), 'run')}: {', '.join(kinds)})"
+    for trial in standing.drifted:
+        of_trial = [run for run in again if run.trial == trial.number]
+        if drifts(of_trial, standing.objective):
+            return f"fell apart when retested ({mean_of(of_trial, DRIFT):.2f} nats a token from the start)"
+    return ""
 
 
 def about(variant: str, words: str) -> str:
@@ -100,8 +117,6 @@ def _short(value: float) -> str:
 
 def _bounds_in_words(objective: Objective) -> str:
     """`2 nats` where the KL is all that is bounded, else each bound with its metric."""
-    if not objective.constraints:
-        return "the bounds of a training that holds"
     if objective.constraints.keys() == {"kl"} and objective.constraints["kl"].keys() == {"max"}:
         return f"{objective.constraints['kl']['max']:g} nats"
     words = {"min": "at least", "max": "at most"}

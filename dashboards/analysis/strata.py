@@ -11,6 +11,8 @@ from dashboards.statistics.estimates import Estimate, block_mean
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
 
+DRIFT = "kl_per_token"
+
 
 @dataclass(frozen=True)
 class Stratum:
@@ -47,9 +49,10 @@ class StratumResults:
 
     `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
     diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
-    with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these,
-    by the very numbers that are in its own runs; `speak`: the runs that speak for it, those of the confirm phase where
-    none failed, else its own.
+    with the objective and without a failure; `drifted`: those of them that fell apart by `Objective.drift`, in the
+    confirm phase or before; `allowed`: those that keep all bounds and did not break when they were trained again;
+    `best`: the best of these, by the very numbers that are in its own runs; `speak`: the runs that speak for it, those
+    of the confirm phase where there are any, else its own.
     """
 
     stratum: Stratum
@@ -59,6 +62,7 @@ class StratumResults:
     ended: tuple[Trial, ...]
     failed: tuple[Trial, ...]
     good: tuple[Trial, ...]
+    drifted: tuple[Trial, ...]
     allowed: tuple[Trial, ...]
     best: Trial | None
     speak: tuple[RunRecord, ...]
@@ -90,7 +94,10 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
     broken = {run.trial for run in records if run.arm == "confirm" and broke(run)}
     whole = [trial for trial in done if trial.complete and not trial.failed]
     good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
-    allowed = tuple(trial for trial in good if _keeps(trial, objective))
+    again = {trial.number: _again(trial, records) for trial in good}
+    drifted = tuple(t for t in good if drifts(t.runs, objective) or drifts(again[t.number], objective))
+    sound = [t for t in good if t not in drifted and not any(map(broke, again[t.number]))]
+    allowed = tuple(trial for trial in sound if _keeps(trial, objective))
     best = _best(allowed, objective)
     return StratumResults(
         stratum=stratum,
@@ -100,9 +107,10 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
         ended=ended,
         failed=tuple(trial for trial in ended if trial.failed or trial.number in broken),
         good=good,
+        drifted=drifted,
         allowed=allowed,
         best=best,
-        speak=_best_runs(best, records),
+        speak=() if best is None else again[best.number] or best.runs,
     )
 
 
@@ -137,14 +145,16 @@ def _best(trials: Sequence[Trial], objective: Objective) -> Trial | None:
     return max(trials, key=score, default=None)
 
 
-def _best_runs(best: Trial | None, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """The runs that speak for the best trial: its confirm runs where there are any and none failed, else its own."""
-    if best is None:
-        return ()
-    again = [r for r in records if r.arm == "confirm" and r.trial == best.number and r.state is not State.RUNNING]
-    if any(broke(run) for run in again):  # what survived would speak too well of it
-        return best.runs
-    return tuple(r for r in again if r.state is State.COMPLETE) or best.runs
+def _again(trial: Trial, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """The confirm runs of a trial that completed or broke."""
+    runs = [r for r in records if r.arm == "confirm" and r.trial == trial.number]
+    return tuple(r for r in runs if r.state is State.COMPLETE or broke(r))
+
+
+def drifts(runs: Sequence[RunRecord], objective: Objective) -> bool:
+    """Whether runs are on average further from the start than text bears, where that was measured."""
+    measured = [run for run in runs if DRIFT in run.metrics]
+    return bool(measured) and objective.drift is not None and (mean_of(measured, DRIFT) or 0.0) > objective.drift
 
 
 def broke(run: RunRecord) -> bool:

@@ -140,8 +140,8 @@ def _short(table: Comparison) -> list[str]:
         words: dict[str, list[str]] = {}
         for row in table.rows:
             if row.scenario == scenario and row.difference is not None:
-                word = row.difference.word if row.difference.is_general else "inconclusive"
-                word = row.difference.instead or word
+                plain = row.difference.word if row.difference.is_general else "inconclusive"
+                word = row.difference.instead or plain
                 words.setdefault(word, []).append(row.variant)
             elif row.scenario == scenario and row.said:
                 words.setdefault(row.said, []).append(row.variant)

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from dashboards.analysis.configs import distinct
-from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values, untold
+from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values, unsaid, untold
 from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
-from dashboards.analysis.spaces import Space, space_of
+from dashboards.analysis.spaces import Edge, Space, edges_of, space_of
 from dashboards.analysis.speed import Pace, paces
 from dashboards.analysis.strata import Stratum, StratumResults, estimate, mean, mean_of, standings
 from dashboards.analysis.time_to_target import Reach, reaches
@@ -59,17 +59,20 @@ class Row:
 
     `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
     came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
-    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
-    objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
-    the best trial's pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not
-    the data's own; `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial
-    against the baseline's, from confirm runs alone, in `unit`; `said`: the words in its place, as where no config keeps
-    the bounds; `improvement`: the probability that one of its confirm runs beats one of the baseline's; `middle`: the
-    interquartile mean of its confirmed blocks in `unit`, None where it is not confirmed. `pace`: of the variant in a
-    timed probe, None without one. `reach`: how soon its confirm runs have 90 % of the baseline's end. `space`: what the
-    unbiased arm says of all configs. `stability`: the measured word, None where the limits support none; `guide`: the
-    guide's own words by column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that
-    chose the trial that `difference` judges.
+    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `drifted` counts
+    trials that ended further from the start than text bears (`Objective.drift`), `outside` those that broke a bound of
+    the study's or broke when they were trained again: none of them can be best. `mean` is the mean objective over the
+    trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of the best trial's
+    pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not the data's own;
+    `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial against the
+    baseline's, from confirm runs alone, in `unit`; `said`: the words in its place, as where no config keeps the bounds;
+    `unfit`: why its own best is none to use; `edges`: knobs of its best at an edge of what was tried; `improvement`:
+    the probability that one of its confirm runs beats one of the baseline's; `middle`: the interquartile mean of its
+    confirmed blocks in `unit`, None where it is not confirmed. `pace`: of the variant in a timed probe, None without
+    one. `reach`: how soon its confirm runs have 90 % of the baseline's end. `space`: what the unbiased arm says of all
+    configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
+    column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
+    `difference` judges.
     """
 
     metric: str
@@ -83,6 +86,7 @@ class Row:
     lost: int
     refused: int
     outside: int
+    drifted: int
     best: Quality | None
     mean: float | None
     knobs: Mapping[str, Scalar]
@@ -95,6 +99,8 @@ class Row:
     balanced: bool
     difference: Difference | None
     said: str
+    unfit: str
+    edges: tuple[Edge, ...]
     improvement: Estimate | None
     middle: float | None
     unit: str
@@ -187,7 +193,8 @@ def _row(
         stopped=sum(run.state is State.PRUNED and run.failure is None for run in records),
         lost=sum(run.state is State.FAIL and run.failure is not Failure.REFUSED for run in records),
         refused=sum(run.failure is Failure.REFUSED for run in records),
-        outside=len(found.good) - len(found.allowed),
+        outside=len(found.good) - len(found.allowed) - len(found.drifted),
+        drifted=len(found.drifted),
         best=_quality(found, objective),
         mean=mean([mean_of(trial.runs, objective.metric) for trial in unbiased]),
         knobs={} if found.best is None else found.best.runs[0].knobs,
@@ -200,6 +207,8 @@ def _row(
         balanced=any(fact.startswith(WEIGHT_FACT) for run in records for fact in run.facts),
         difference=None if compared is None else compared.difference,
         said=said,
+        unfit=unsaid(found),
+        edges=edges_of(found),
         improvement=None if compared is None else compared.improvement,
         middle=_middle(found, scale),
         unit=scale.unit,

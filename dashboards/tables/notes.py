@@ -10,6 +10,7 @@ from dashboards.analysis.time_to_target import SHARE
 from dashboards.tables.cells import ACCURACIES, TO_TARGET
 from dashboards.tables.comparison import Comparison, Row
 from studies.records import METRICS, WEIGHT_FACT
+from studies.spec import MOST_DRIFT
 from studies.text.plural import so_many
 
 
@@ -181,5 +182,33 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
         f"{so_many(lost, 'run', 'was', 'were')} lost by the machine; `sweeper status --failed` says why, `sweeper run` "
         "repeats them."
     ] * (lost > 0)
-    found += [f"{so_many(outside, 'trial')} broke a bound of the objective and cannot be best."] * (outside > 0)
-    return found
+    found += [
+        f"{so_many(outside, 'trial')} broke a bound of the objective, or broke when trained again, and cannot be best."
+    ] * (outside > 0)
+    return [*found, *_drift_notes(rows), *edge_notes(rows)]
+
+
+def edge_notes(rows: Sequence[Row]) -> list[str]:
+    """Which of the best settings are at an edge of what was tried, and what range would widen it."""
+    several = len({row.scenario for row in rows}) > 1
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for edge in row.edges:
+            further = f"; {'high' if edge.end == 'highest' else 'low'}: {edge.wider:g} is further" if edge.wider else ""
+            text = f"the {edge.end} {edge.knob} of {edge.tried} tried ({edge.value:.3g}{further})"
+            found.setdefault(text, []).append(f"{row.variant}{f' in {row.scenario}' * several}")
+    said = "Best at an edge: {} is that of {}. A wider range may hold a better."
+    return [said.format(text, ", ".join(names)) for text, names in found.items()]
+
+
+def _drift_notes(rows: Sequence[Row]) -> list[str]:
+    """Which losses have trials whose text fell apart."""
+    several = len({row.scenario for row in rows}) > 1
+    where = [f"{r.variant}{f' in {r.scenario}' * several} {r.drifted} of {r.trials_done}" for r in rows if r.drifted]
+    if not where:
+        return []
+    return [
+        f"Fell apart: {', '.join(where)} drifted more than {MOST_DRIFT:g} nats a token from the start, beyond which "
+        "text turns to word salad, and cannot be best. objective.constraints.kl sets another bound, "
+        "objective.unbounded=[drift] none."
+    ]

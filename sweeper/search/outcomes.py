@@ -26,7 +26,9 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
         step = max((m.step for r in results if r.cause is Cause.PAUSED for m in r.measurements), default=0)
         kept = _constraints(results, objective) if step else {}  # as they were at the rung
         return TrialOutcome(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
-    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective))
+    drift = _mean("kl_per_token", results)
+    drifted = drift is not None and objective.drift is not None and drift > objective.drift
+    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective), drifted=drifted)
 
 
 def _constraints(results: Sequence[RunResult], objective: Objective) -> dict[str, float]:

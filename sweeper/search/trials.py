@@ -36,15 +36,18 @@ class Trial:
 class TrialOutcome:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
     failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
-    without a value is one that nobody has measured as is asked now.
+    without a value is one that nobody has measured as is asked now. `drifted`: beyond `Objective.drift`, which Optuna
+    is not told, since studies that are under way would be asked otherwise.
     """
 
     state: State
     value: float | None
     constraints: Mapping[str, float]
     step: int = 0
+    drifted: bool = False
 
     @property
     def feasible(self) -> bool:
         """Whether it trained to its end within all bounds."""
-        return self.state is State.COMPLETE and all(excess <= 0.0 for excess in self.constraints.values())
+        kept = self.state is State.COMPLETE and not self.drifted
+        return kept and all(excess <= 0.0 for excess in self.constraints.values())

@@ -148,6 +148,52 @@ def test_a_trial_outside_the_bounds_cannot_be_best_and_is_counted() -> None:
     assert (row.best.trial, row.outside) == (0, 2)
 
 
+def apart(trial: int = 0, **changes: Any) -> RunRecord:
+    """A run whose text fell apart: 12 nats a token from the start, with the best gold of all."""
+    return a_record(trial, metrics={"gold": 9.0, "kl": 136.0, "margin": 3.0, "kl_per_token": 12.0}, **changes)
+
+
+def test_a_policy_that_fell_apart_is_never_the_best_and_is_named() -> None:
+    row = row_of(a_record(0), apart(1))
+    assert row.best is not None
+    assert row.best.trial == 0
+    assert (row.drifted, row.outside) == (1, 0)
+    assert "Fell apart: ipo 1 of 2 drifted more than 0.7 nats a token" in shown(
+        a_record(0), apart(1), format="markdown"
+    )
+    assert row_of(apart(0), apart(1)).best is None
+
+
+def test_the_default_bound_on_drift_gives_way_to_the_studys_own_and_to_its_name() -> None:
+    for objective in (GOLD.within_kl(200.0), GOLD.model_copy(update={"unbounded": ("drift",)})):
+        row = row_of(a_record(0), apart(1), objective=objective)
+        assert row.best is not None
+        assert row.best.trial == 1
+        assert row.drifted == 0
+    length = Objective(metric="gold", constraints={"length_ratio": {"max": 1.5}, "kl": {"min": 0.1}})
+    assert length.drift is not None
+
+
+def test_a_config_that_broke_when_it_was_trained_again_is_not_the_best() -> None:
+    broken = a_record(1, gold=None, block=7, arm="confirm", cause=Cause.COLLAPSED)
+    row = row_of(a_record(0), a_record(1, gold=9.0), broken, a_record(1, block=8, gold=9.0, arm="confirm"))
+    assert row.best is not None
+    assert row.best.trial == 0
+    assert row.unfit == "broke when retested (1 of 2 runs: collapsed)"
+    fell = row_of(a_record(0), a_record(1, gold=8.0), apart(1, block=7, arm="confirm"))
+    assert fell.best is not None
+    assert fell.best.trial == 0
+    assert fell.unfit == "fell apart when retested (12.00 nats a token from the start)"
+
+
+def test_a_best_setting_at_an_edge_of_its_range_is_said_with_a_wider_one() -> None:
+    rates = [a_record(i, gold=float(i), knobs={"learning_rate": r}) for i, r in enumerate([3e-4, 1e-3, 1e-2])]
+    text = shown(*rates, format="markdown")
+    assert "the highest learning_rate of 3 tried (0.01; high: 0.032 is further) is that of ipo" in text
+    inside = [a_record(i, gold=g, knobs={"learning_rate": 10.0**-i}) for i, g in enumerate([1.0, 2.0, 1.0])]
+    assert "Best at an edge" not in shown(*inside, format="markdown")
+
+
 def test_the_mean_is_taken_over_the_unbiased_arm_where_there_is_one() -> None:
     adaptive = [a_record(trial, gold=5.0, arm="tpe") for trial in (1, 2)]
     assert row_of(a_record(0, gold=1.0), *adaptive).mean == 1.0
