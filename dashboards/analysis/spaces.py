@@ -102,12 +102,12 @@ def space_of(standing: StratumResults, scale: Scale) -> Space | None:
         return None
     runs = [run for run in standing.records if run.arm == "unbiased"]
     failed = failures(runs, scale)
-    scores = config_scores(runs, scale, failed.configs)
+    scores = config_scores(runs, scale, failed.anywhere)
     if len(scores) < FEWEST_CONFIGS:
         return None
     values = list(scores.values())
     gaps = generalisation_gap(runs)
-    points = points_of(runs, scale, failed.configs, {}) if scale.unit == "U" else None
+    points = points_of(runs, scale, failed.anywhere, {}) if scale.unit == "U" else None
     return Space(
         failures=failed,
         box=_box(runs),

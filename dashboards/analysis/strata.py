@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dashboards.analysis.configs import distinct
 from dashboards.statistics.estimates import Estimate, block_mean
+from dashboards.statistics.stability import first_draw
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
 
@@ -47,8 +48,9 @@ class Trial:
 class StratumResults:
     """Where a stratum stands by an objective.
 
-    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
-    diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
+    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials
+    of which the first draw diverged, inverted, collapsed, drifted or did not fit into memory; `later`: how many of
+    their other draws did, those of the confirm phase included, and of how many; `good`: complete
     with the objective and without a failure; `drifted`: those of them that fell apart by `Objective.drift`, in the
     confirm phase or before; `allowed`: those that keep all bounds and did not break when they were trained again;
     `best`: the best of these, by the very numbers that are in its own runs; `speak`: the runs that speak for it, those
@@ -61,6 +63,7 @@ class StratumResults:
     done: tuple[Trial, ...]
     ended: tuple[Trial, ...]
     failed: tuple[Trial, ...]
+    later: tuple[int, int]
     good: tuple[Trial, ...]
     drifted: tuple[Trial, ...]
     allowed: tuple[Trial, ...]
@@ -91,7 +94,8 @@ def standings(
 def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> StratumResults:
     done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
     ended = tuple(trial for trial in done if trial.complete or trial.failed)
-    broken = {run.trial for run in records if run.arm == "confirm" and broke(run)}
+    firsts = {run.run_id for trial in ended for run in first_draw(trial.runs)}
+    other = [run for run in records if run.run_id not in firsts and (run.state is State.COMPLETE or broke(run))]
     whole = [trial for trial in done if trial.complete and not trial.failed]
     good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
     again = {trial.number: _again(trial, records) for trial in good}
@@ -105,7 +109,8 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
         records=tuple(records),
         done=done,
         ended=ended,
-        failed=tuple(trial for trial in ended if trial.failed or trial.number in broken),
+        failed=tuple(trial for trial in ended if _fails(first_draw(trial.runs), objective)),
+        later=(sum(_fails([run], objective) for run in other), len(other)),
         good=good,
         drifted=drifted,
         allowed=allowed,
@@ -149,6 +154,10 @@ def _again(trial: Trial, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
     """The confirm runs of a trial that completed or broke."""
     runs = [r for r in records if r.arm == "confirm" and r.trial == trial.number]
     return tuple(r for r in runs if r.state is State.COMPLETE or broke(r))
+
+
+def _fails(runs: Sequence[RunRecord], objective: Objective) -> bool:
+    return any(map(broke, runs)) or drifts(runs, objective)
 
 
 def drifts(runs: Sequence[RunRecord], objective: Objective) -> bool:

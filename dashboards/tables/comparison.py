@@ -57,22 +57,22 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
-    came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
-    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `drifted` counts
-    trials that ended further from the start than text bears (`Objective.drift`), `outside` those that broke a bound of
-    the study's or broke when they were trained again: none of them can be best. `mean` is the mean objective over the
-    trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of the best trial's
-    pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not the data's own;
-    `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial against the
-    baseline's, from confirm runs alone, in `unit`; `said`: the words in its place, as where no config keeps the bounds;
-    `unfit`: why its own best is none to use; `edges`: knobs of its best at an edge of what was tried; `improvement`:
-    the probability that one of its confirm runs beats one of the baseline's; `middle`: the interquartile mean of its
-    confirmed blocks in `unit`, None where it is not confirmed. `pace`: of the variant in a timed probe, None without
-    one. `reach`: how soon its confirm runs have 90 % of the baseline's end. `space`: what the unbiased arm says of all
-    configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
-    column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
-    `difference` judges.
+    `failures`: trials of which the first draw diverged, inverted, collapsed, fell apart, drifted to another length or
+    did not fit into memory, of those that came to an end; `later`: other draws of the same configs that did, and how
+    many there are. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user stopped, that the machine
+    lost, and that TRL or the data refused; none is held against the loss. `drifted` counts trials that ended further
+    from the start than text bears (`Objective.drift`), `outside` those that broke a bound of the study's or broke when
+    they were trained again: none of them can be best. `mean` is the mean objective over the trials of the unbiased arm,
+    where there is one, else over all. `length_baseline`: the share of the best trial's pairs that picking the longer
+    answer gets right; `judges`: who gave the runs' gold, where it is not the data's own; `balanced`: the weights of its
+    mixture are shares of the gradient. `difference`: the best trial against the baseline's, from confirm runs alone, in
+    `unit`; `said`: the words in its place, as where no config keeps the bounds; `unfit`: why its own best is none to
+    use; `edges`: knobs of its best at an edge of what was tried; `improvement`: the probability that one of its confirm
+    runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
+    is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
+    90 % of the baseline's end. `space`: what the unbiased arm says of all configs. `stability`: the measured word, None
+    where the limits support none; `guide`: the guide's own words by column. `run_ids` holds, per cell, the MLflow runs
+    that it came from; `chosen_by` those that chose the trial that `difference` judges.
     """
 
     metric: str
@@ -82,6 +82,7 @@ class Row:
     trials_done: int
     trials_planned: int
     failures: Proportion
+    later: tuple[int, int]
     stopped: int
     lost: int
     refused: int
@@ -190,6 +191,7 @@ def _row(
         trials_done=len(found.done),
         trials_planned=stratum.trials,
         failures=clopper_pearson(len(found.failed), len(found.ended)),
+        later=found.later,
         stopped=sum(run.state is State.PRUNED and run.failure is None for run in records),
         lost=sum(run.state is State.FAIL and run.failure is not Failure.REFUSED for run in records),
         refused=sum(run.failure is Failure.REFUSED for run in records),

@@ -166,9 +166,12 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
     found = []
     if any(row.failures.n for row in rows):
         found.append(
-            "Failed: trials that diverged, inverted, collapsed, drifted (samples below half or above twice the "
-            "reference's length) or ran out of memory, 95% exact limits."
+            "Failed: trials whose first draw diverged, inverted, collapsed, fell apart, drifted (samples below half or "
+            "above twice the reference's length) or ran out of memory, 95% exact limits."
         )
+    several = len({row.scenario for row in rows}) > 1
+    later = [f"{r.variant}{f' in {r.scenario}' * several} {r.later[0]} of {r.later[1]}" for r in rows if r.later[0]]
+    found += [f"Later draws of these configs failed, of which Failed does not tell: {', '.join(later)}."] * bool(later)
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
     found += [
         f"{so_many(stopped, 'run', 'was', 'were')} stopped by a limit, at a rung or by hand and "

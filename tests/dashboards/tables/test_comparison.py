@@ -114,9 +114,17 @@ def test_a_trial_is_done_when_all_of_its_runs_are() -> None:
     assert row_of(a_record(0, block=0), a_record(0, block=1), stratum=two).trials_done == 1
 
 
-def test_one_failed_run_fails_its_trial_once() -> None:
-    row = row_of(a_record(0, block=0), a_record(0, block=1, cause=Cause.NON_FINITE), a_record(0, block=2))
-    assert (row.failures.k, row.failures.n) == (1, 1)
+def test_a_config_has_one_chance_to_fail_and_its_later_draws_are_told_apart() -> None:
+    first = row_of(a_record(0, block=0, cause=Cause.NON_FINITE), a_record(0, block=1), a_record(0, block=2))
+    assert (first.failures.k, first.failures.n, first.later) == (1, 1, (0, 2))
+    runs = [a_record(0, block=0), a_record(0, block=1, cause=Cause.NON_FINITE), a_record(1, block=0)]
+    again = [a_record(1, block=b, arm="confirm", cause=Cause.COLLAPSED if b == 5 else Cause.FINISHED) for b in (5, 6)]
+    later = row_of(*runs, *again)
+    assert (later.failures.k, later.failures.n, later.later) == (0, 2, (2, 3))
+    assert later.best is None
+    assert "Later draws of these configs failed, of which Failed does not tell: ipo 2 of 3" in shown(
+        *runs, *again, format="markdown"
+    )
 
 
 def test_three_blocks_give_an_interval_and_one_does_not() -> None:
@@ -157,7 +165,7 @@ def test_a_policy_that_fell_apart_is_never_the_best_and_is_named() -> None:
     row = row_of(a_record(0), apart(1))
     assert row.best is not None
     assert row.best.trial == 0
-    assert (row.drifted, row.outside) == (1, 0)
+    assert (row.drifted, row.outside, row.failures.k) == (1, 0, 1)
     assert "Fell apart: ipo 1 of 2 drifted more than 0.7 nats a token" in shown(
         a_record(0), apart(1), format="markdown"
     )
@@ -349,7 +357,7 @@ def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
     broken = a_record(best.trial, arm="confirm", key="broken", cause=Cause.COLLAPSED, knobs=knobs)
     row = compared([*CONFIRMED, broken]).rows[1]
     assert row.difference is None
-    assert row.failures.k == 1
+    assert (row.failures.k, row.later[0]) == (0, 1)
 
 
 def out_of_bounds(record: RunRecord) -> RunRecord:
