@@ -7,6 +7,7 @@ from studies.records import Judge
 from studies.schema.scenarios import arms_in, in_scenario
 from studies.schema.types import (
     MOST_AXES,
+    MOST_DRIFT,
     Budget,
     Confirm,
     Distribution,
@@ -40,6 +41,7 @@ __all__ = [
     "FloatRange",
     "IntRange",
     "Judge",
+    "MOST_DRIFT",
     "Objective",
     "Output",
     "Probe",

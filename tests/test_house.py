@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.house import EXCEPTIONS, LIMITS, SWEEP_EXCEPTION, SWEEP_LINES, above, figures, in_circles
+from tests.house import LIMITS, SWEEP_LINES, above, figures, in_circles
 
 
 @pytest.mark.parametrize("kind", LIMITS)
-def test_nothing_is_above_its_limit_but_what_was_known_to_be(kind: str) -> None:
-    known, large = EXCEPTIONS[kind], above(figures())[kind]
-    grown = {name: size for name, size in large.items() if size > known.get(name, 0)}
-    assert not grown, f"{kind}: at most {LIMITS[kind]}; divide {grown}"
-    over = known.keys() - large.keys()
-    assert not over, f"{kind}: take {sorted(over)} out of tests/house.py, which are within the limit now"
+def test_nothing_is_above_its_limit(kind: str) -> None:
+    large = above(figures())[kind]
+    assert not large, f"{kind}: at most {LIMITS[kind]}; divide {large}"
 
 
 def test_the_sweep_reads_in_one_sitting() -> None:
-    lines = figures()["lines of a class"]["Sweep"]
-    assert lines <= (SWEEP_EXCEPTION or SWEEP_LINES)
-    assert SWEEP_EXCEPTION is None or lines > SWEEP_LINES, "set SWEEP_EXCEPTION in tests/house.py to None"
+    assert figures()["lines of a class"]["Sweep"] <= SWEEP_LINES
 
 
 def test_no_modules_import_one_another() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values
+from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values, untold
 from dashboards.analysis.strata import Stratum, mean_of, standings
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
@@ -23,7 +23,8 @@ class AtBudget:
 
     `trial` and `knobs`: what was chosen there, None and {} where no trial kept the budget; `value`: of its confirm
     runs over blocks, in `unit`, None where it was not confirmed or one of them failed; `kl`: of the same runs, on
-    other blocks than those that chose it and so not always within the budget; `compared`: to the baseline's.
+    other blocks than those that chose it and so not always within the budget; `compared`: to the baseline's; `said`:
+    the words in its place where there is no number to compare.
     """
 
     variant: str
@@ -35,6 +36,7 @@ class AtBudget:
     unit: str
     kl: float | None
     compared: Compared | None
+    said: str
     run_ids: tuple[str, ...]
 
 
@@ -53,7 +55,7 @@ def at_budgets(
     for budget in sorted({budget for of_scenario in budgets.values() for budget in of_scenario}):
         asked = [stratum for stratum in strata if budget in budgets.get(stratum.scenario, ())]
         here = standings(records, objective.within_kl(budget), asked)
-        compared = against_baseline(here, scale, baseline)
+        compared, words = against_baseline(here, scale, baseline), untold(here, baseline)
         for standing in here:
             stratum, best = standing.stratum, standing.best
             values = confirmed_values(standing, scale) if best is not None else {}
@@ -69,6 +71,7 @@ def at_budgets(
                     unit=scale.unit,
                     kl=mean_of(evidence, "kl") if evidence else None,
                     compared=compared.get((stratum.variant, stratum.scenario)),
+                    said=words.get((stratum.variant, stratum.scenario), ""),
                     run_ids=tuple(run.run_id for run in evidence),
                 )
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.estimates import Estimate, block_mean
@@ -30,6 +30,8 @@ from studies.records import RunRecord, Scalar
 FEWEST_CONFIGS = 4
 RATE = "learning_rate"
 _RATE_BINS = 3
+_FACTORS = 4.0
+_CLOSED = ("label_smoothing", "lora_dropout")  # their ranges end for a reason of their own
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,45 @@ class Space:
     frontier: Frontier | None
 
 
+@dataclass(frozen=True)
+class Edge:
+    """A knob whose best value is the highest or the lowest of `tried` values; `wider`: an end of the range that would
+    tell whether it goes on, None where there is none.
+    """
+
+    knob: str
+    value: float
+    end: Literal["highest", "lowest"]
+    tried: int
+    wider: float | None
+
+
+def edges_of(standing: StratumResults) -> tuple[Edge, ...]:
+    """The knobs of a stratum's best config that are at an edge of what was tried, but for weights of a mixture."""
+    if standing.best is None:
+        return ()
+    found = []
+    for knob, value in standing.best.runs[0].knobs.items():
+        tried = sorted({v for trial in standing.done if _is_number(v := trial.runs[0].knobs.get(knob))})
+        if knob.startswith("loss_weights") or not _is_number(value) or len(tried) < 2:
+            continue
+        if value in (tried[0], tried[-1]):
+            end: Literal["highest", "lowest"] = "highest" if value == tried[-1] else "lowest"
+            found.append(Edge(knob, value, end, len(tried), _wider(knob, tried[0], tried[-1], end)))
+    return tuple(found)
+
+
+def _wider(knob: str, low: float, high: float, end: Literal["highest", "lowest"]) -> float | None:
+    """Half a decade further where values differ by factors, else half of their range."""
+    if knob in _CLOSED:
+        return None
+    if low > 0 and high / low >= _FACTORS:
+        step = math.sqrt(10.0)
+        return float(f"{high * step if end == 'highest' else low / step:.1e}")
+    further = high + (high - low) / 2 if end == "highest" else low - (high - low) / 2
+    return float(f"{further:.2g}") if further > 0 else None
+
+
 def space_of(standing: StratumResults, scale: Scale) -> Space | None:
     """The space of a stratum; None below four configs of an unbiased phase that came to an end, and for an objective in
     which the untrained model is not at 0.
@@ -61,12 +102,12 @@ def space_of(standing: StratumResults, scale: Scale) -> Space | None:
         return None
     runs = [run for run in standing.records if run.phase == "unbiased"]
     failed = failures(runs, scale)
-    scores = config_scores(runs, scale, failed.configs)
+    scores = config_scores(runs, scale, failed.anywhere)
     if len(scores) < FEWEST_CONFIGS:
         return None
     values = list(scores.values())
     gaps = generalisation_gap(runs)
-    points = points_of(runs, scale, failed.configs, {}) if scale.unit == "U" else None
+    points = points_of(runs, scale, failed.anywhere, {}) if scale.unit == "U" else None
     return Space(
         failures=failed,
         box=_box(runs),

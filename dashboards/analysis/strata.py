@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from dashboards.analysis.configs import distinct
 from dashboards.statistics.estimates import Estimate, block_mean
+from dashboards.statistics.stability import first_draw
 from studies.records import PROBE, RunRecord, State
 from studies.spec import Objective
+
+DRIFT = "kl_per_token"
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class StratumResults:
-    """Where a stratum stands.
+    """Where a stratum stands by an objective.
 
-    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
-    diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
-    with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these,
-    by the very numbers that are in its own runs; `evidence`: the runs that measure it, those of the confirm phase where
-    none failed, else its own.
+    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials
+    of which the first draw diverged, inverted, collapsed, drifted or did not fit into memory; `later`: how many of
+    their other draws did, those of the confirm phase included, and of how many; `good`: complete
+    with the objective and without a failure; `drifted`: those of them that fell apart by `Objective.drift`, in the
+    confirm phase or before; `allowed`: those that keep all bounds and did not break when they were trained again;
+    `best`: the best of these, by the very numbers that are in its own runs; `evidence`: the runs that measure it, those
+    of the confirm phase where there are any, else its own.
     """
 
     stratum: Stratum
+    objective: Objective
     records: tuple[RunRecord, ...]
     done: tuple[Trial, ...]
     ended: tuple[Trial, ...]
     failed: tuple[Trial, ...]
+    later: tuple[int, int]
     good: tuple[Trial, ...]
+    drifted: tuple[Trial, ...]
     allowed: tuple[Trial, ...]
     best: Trial | None
     evidence: tuple[RunRecord, ...]
@@ -86,21 +94,28 @@ def standings(
 def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> StratumResults:
     done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
     ended = tuple(trial for trial in done if trial.complete or trial.failed)
-    broken = {run.trial for run in records if run.phase == "confirm" and broke(run)}
+    firsts = {run.run_id for trial in ended for run in first_draw(trial.runs)}
+    other = [run for run in records if run.run_id not in firsts and (run.state is State.COMPLETE or broke(run))]
     whole = [trial for trial in done if trial.complete and not trial.failed]
     good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
-    allowed = tuple(trial for trial in good if _keeps(trial, objective))
+    again = {trial.number: _again(trial, records) for trial in good}
+    drifted = tuple(t for t in good if drifts(t.runs, objective) or drifts(again[t.number], objective))
+    sound = [t for t in good if t not in drifted and not any(map(broke, again[t.number]))]
+    allowed = tuple(trial for trial in sound if _keeps(trial, objective))
     best = _best(allowed, objective)
     return StratumResults(
         stratum=stratum,
+        objective=objective,
         records=tuple(records),
         done=done,
         ended=ended,
-        failed=tuple(trial for trial in ended if trial.failed or trial.number in broken),
+        failed=tuple(trial for trial in ended if _fails(first_draw(trial.runs), objective)),
+        later=(sum(_fails([run], objective) for run in other), len(other)),
         good=good,
+        drifted=drifted,
         allowed=allowed,
         best=best,
-        evidence=_best_runs(best, records),
+        evidence=() if best is None else again[best.number] or best.runs,
     )
 
 
@@ -135,14 +150,20 @@ def _best(trials: Sequence[Trial], objective: Objective) -> Trial | None:
     return max(trials, key=score, default=None)
 
 
-def _best_runs(best: Trial | None, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """The runs that measure the best trial: its confirm runs where there are any and none failed, else its own."""
-    if best is None:
-        return ()
-    again = [r for r in records if r.phase == "confirm" and r.trial == best.number and r.state is not State.RUNNING]
-    if any(broke(run) for run in again):  # the survivors would flatter it
-        return best.runs
-    return tuple(r for r in again if r.state is State.COMPLETE) or best.runs
+def _again(trial: Trial, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """The confirm runs of a trial that completed or broke."""
+    runs = [r for r in records if r.phase == "confirm" and r.trial == trial.number]
+    return tuple(r for r in runs if r.state is State.COMPLETE or broke(r))
+
+
+def _fails(runs: Sequence[RunRecord], objective: Objective) -> bool:
+    return any(map(broke, runs)) or drifts(runs, objective)
+
+
+def drifts(runs: Sequence[RunRecord], objective: Objective) -> bool:
+    """Whether runs are on average further from the start than text bears, where that was measured."""
+    measured = [run for run in runs if DRIFT in run.metrics]
+    return bool(measured) and objective.drift is not None and (mean_of(measured, DRIFT) or 0.0) > objective.drift
 
 
 def broke(run: RunRecord) -> bool:

@@ -119,7 +119,7 @@ class Material:
 
 def _configs(standing: StratumResults, scale: Scale) -> tuple[Config, ...]:
     own = [run for trial in standing.ended for run in trial.runs]
-    failed = set(failures(own, scale).configs)
+    failed = set(failures(own, scale).anywhere)
     found = []
     for trial in standing.ended:
         values = scale.by_block(trial.runs) if trial.complete else {}

@@ -95,7 +95,9 @@ def _differences(axes: Axes, rows: Sequence[Row], material: Material) -> None:
             words = row.difference.word + (
                 "" if row.difference.is_general else "~" if row.difference.is_robust else "?"
             )
-        axes.text(1.02, i, words or "not confirmed", transform=axes.get_yaxis_transform(), va="center", color=QUIET)
+            words = "no word" if row.difference.instead else words
+        words = words or (row.said and "not compared") or "not confirmed"
+        axes.text(1.02, i, words, transform=axes.get_yaxis_transform(), va="center", color=QUIET)
     axes.set_title(f"less {label(material.comparison.baseline or '')}", loc="left")
     axes.set_xlabel(f"difference ({material.scale.unit}), right is better")
 
@@ -118,6 +120,9 @@ def _comparison_caption(material: Material, rows: Sequence[Row], judged: Sequenc
             "grey band: differences that do not matter. ~ inconclusive without one of the tasks, ? the other way "
             "round."
         )
+    unsaid = [f"{row.variant} ({row.said})" for row in rows if row.said]
+    if unsaid:
+        parts.append(f"Not compared: {', '.join(unsaid)}.")
     lost = [row.variant for row in rows if row.best is None]
     if lost:
         parts.append(f"Without a value: {', '.join(lost)}.")

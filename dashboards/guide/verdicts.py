@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dashboards.analysis.confirmed import has_nothing, panel_of, task_of_blocks
+from dashboards.analysis.confirmed import about, broken_bound, differences_of, panel_of, unsaid
 from dashboards.analysis.speed import Pace as Timed
 from dashboards.analysis.strata import StratumResults
 from dashboards.guide.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
-from dashboards.statistics.compare import ALPHA, Difference, Word, compare, holm_adjusted
+from dashboards.statistics.compare import ALPHA, Difference, Word, holm_adjusted
 from dashboards.statistics.estimates import Estimate, Proportion
-from dashboards.statistics.scale import Panel, Scale, raw_scale
+from dashboards.statistics.scale import Panel, Scale
 from dashboards.statistics.stability import Failures, failures
 from studies.schema.types import Scenario
 from studies.text.plural import so_many
@@ -135,55 +135,81 @@ def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
     if missing:
         like = f" ({claim.reason})" if claim.reason else ""
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}{like}")
-    scale = case.scale if test.metric is None else raw_scale(test.metric, case.scale.by_task, test.tie_within)
-    panel = _panel(case, test.situation, scale, with_nothing=test.minus is None)
-    if test.minus is not None:
-        panel = _minus(panel, _panel(case, test.minus, scale, with_nothing=False))
-    found = compare(panel, other, scale.tie_within, task_of_blocks(panel, scale), scale.sign)
+    if test.metric not in (None, case.scale.metric):
+        because = f"its configs were chosen by {case.scale.metric}, not by {test.metric}: a study of that objective can"
+        return Verdict(claim, "not testable here", because)
+    found = _differences(case, test, other)
     if variant not in found:
-        return Verdict(claim, "not testable here", _unconfirmed(variant, other, case, (test.situation, test.minus)))
+        return _without_runs(claim, variant, other, case, (test.situation, test.minus))
     difference = found[variant]
-    ids = _ids(case, (variant, other), (test.situation, *([test.minus] if test.minus else [])))
     words = "loses less than" if test.minus else "does better than"
-    empty = [n for n in (variant, other) if any(has_nothing(s) for s in case.of(n, test.situation))]
-    at_zero = "".join(f"; {name} has no config within the bounds and counts as untrained" for name in empty)
+    ruling = _ruling(difference, test.expect)
+    because = _because(difference, f"{variant} {words} {other}", case.scale.unit)
+    if ruling == "supported" and test.other is not None:
+        ruling, beside = _beside_baseline(test, variant, case)
+        because = f"{because}; {beside}"
     return Verdict(
         claim,
-        _ruling(difference, test.expect),
-        _because(difference, f"{variant} {words} {other}", scale.unit) + at_zero,
+        ruling,
+        because,
         difference.estimate,
-        scale.unit if test.metric is None else test.metric,
-        run_ids=ids,
+        case.scale.unit,
+        run_ids=_ids(case, (variant, other), (test.situation, *([test.minus] if test.minus else []))),
     )
+
+
+def _differences(case: Case, test: Against, baseline: str) -> dict[str, Difference]:
+    """Every variant against `baseline` in the situation of a test; where it subtracts another, of what each loses."""
+    panel = _panel(case, test.situation)
+    if test.minus is not None:
+        panel = _minus(panel, _panel(case, test.minus))
+    gains = case.of(baseline, test.minus or test.situation)
+    return differences_of(panel, baseline, case.scale, gains)
+
+
+def _beside_baseline(test: Against, variant: str, case: Case) -> tuple[Ruling, str]:
+    """The second leg of a claim against a sibling, which may be broken: no worse than the study's baseline."""
+    if case.baseline is None:
+        return "inconclusive", "but no baseline to be no worse than"
+    difference = _differences(case, test, case.baseline).get(variant)
+    if difference is None:
+        return "inconclusive", f"but {_unconfirmed(variant, case.baseline, case, (test.situation,))}"
+    because = _because(difference, f"it is as good as {case.baseline}", case.scale.unit)
+    match _ruling(difference):
+        case "supported" | "tie":
+            return "supported", f"and no worse than {case.baseline} ({because})"
+        case "refuted":
+            return "refuted", f"but worse than {case.baseline} ({because})"
+    return "inconclusive", f"but not shown to be no worse than {case.baseline} ({because})"
 
 
 def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> Verdict:
     if situation not in case.kinds:
         return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
     rivals = case.rivals(variant)
-    panel = {name: of for name, of in _panel(case, situation, case.scale).items() if name == variant or name in rivals}
-    found = compare(panel, variant, case.scale.tie_within, task_of_blocks(panel, case.scale), case.scale.sign)
+    panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
+    found = differences_of(panel, variant, case.scale, case.of(variant, situation))
     if not found:
-        return Verdict(claim, "not testable here", _unconfirmed(variant, "another", case, (situation,)))
+        return _without_runs(claim, variant, "another", case, (situation,))
     top = max(found, key=lambda name: found[name].estimate.value)
     beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_general]
     open_ = [name for name, d in found.items() if d.word in ("better", "inconclusive") and name not in beaten_by]
+    open_ += [name for name in rivals if any(broken_bound(s) for s in case.of(name, situation))]
     ruling: Ruling = "refuted" if beaten_by else "inconclusive" if open_ else "supported"
     because = {
         "refuted": f"{', '.join(beaten_by)} did better",
         "inconclusive": f"of {', '.join(open_)} these blocks cannot say whether they do better",
         "supported": f"none of {len(found)} others did better",
     }[ruling]
+    because = "; ".join([because, *_without_config(case, rivals, [situation])])
     ids = _ids(case, (*found, variant), (situation,))
     return Verdict(claim, ruling, because, found[top].estimate, f"{case.scale.unit}, of {top}", run_ids=ids)
 
 
-def _panel(case: Case, situation: Situation, scale: Scale, *, with_nothing: bool = True) -> Panel:
+def _panel(case: Case, situation: Situation) -> Panel:
     """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
     panels = {
-        scenario: panel_of(
-            [s for s in case.standings if s.stratum.scenario == scenario], scale, with_nothing=with_nothing
-        )
+        scenario: panel_of([s for s in case.standings if s.stratum.scenario == scenario], case.scale)
         for scenario in case.kinds.get(situation, ())
     }
     found: dict[str, dict[int, float]] = {}
@@ -205,15 +231,28 @@ def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tup
     return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.evidence))
 
 
-def _unconfirmed(variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> str:
-    nothing = [
-        f"{s.stratum.variant} has no config within the objective's bounds in {s.stratum.scenario}"
+def _without_runs(claim: Claim, variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> Verdict:
+    """No word for want of runs to judge by: not testable here, or inconclusive where there are some that drifted."""
+    drifted = any(
+        broken_bound(s) for kind in kinds if kind is not None for name in (variant, other) for s in case.of(name, kind)
+    )
+    because = _unconfirmed(variant, other, case, kinds)
+    return Verdict(claim, "inconclusive" if drifted else "not testable here", because)
+
+
+def _without_config(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> list[str]:
+    """Which of the variants have no config to judge, and where."""
+    return [
+        f"{about(name, words)} in {s.stratum.scenario}"
         for kind in kinds
-        if kind is not None
-        for name in (variant, other)
+        for name in variants
         for s in case.of(name, kind)
-        if has_nothing(s)
+        if (words := unsaid(s))
     ]
+
+
+def _unconfirmed(variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> str:
+    nothing = _without_config(case, (variant, other), [kind for kind in kinds if kind is not None])
     return "; ".join(nothing) or f"no confirm runs of {variant} and {other} on the same blocks, or some of them failed"
 
 
@@ -229,6 +268,8 @@ def _ruling(difference: Difference, expect: int = 1) -> Ruling:
 def _because(difference: Difference, claimed: str, unit: str) -> str:
     n = difference.estimate.blocks
     tests = so_many(n, "block") + ("" if difference.p_holm is None else f", p {difference.p_holm:.2g} with Holm")
+    if difference.instead:
+        return f"{tests}; {difference.instead}"
     if not difference.is_robust:
         return f"{tests}; leaving out task {', '.join(map(str, difference.flips_without))} turns it round"
     if difference.word == "tie":

@@ -140,9 +140,13 @@ def _short(table: Comparison) -> list[str]:
         words: dict[str, list[str]] = {}
         for row in table.rows:
             if row.scenario == scenario and row.difference is not None:
-                word = row.difference.word if row.difference.is_general else "inconclusive"
+                plain = row.difference.word if row.difference.is_general else "inconclusive"
+                word = row.difference.instead or plain
                 words.setdefault(word, []).append(row.variant)
-        said = "; ".join(f"{word}: {', '.join(words[word])}" for word in _WORDS if word in words)
+            elif row.scenario == scenario and row.said:
+                words.setdefault(row.said, []).append(row.variant)
+        ordered = sorted(words, key=lambda word: _WORDS.index(word) if word in _WORDS else len(_WORDS))
+        said = "; ".join(f"{word}: {', '.join(words[word])}" for word in ordered)
         where = f" in {scenario}" if several else ""
         found += [f"Against {table.baseline}{where}, by the confirm phase: {said}."] if said else []
     return found or ["Nothing is called better or worse: that takes confirm runs of a baseline and another loss."]

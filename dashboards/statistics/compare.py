@@ -21,6 +21,9 @@ Word = Literal["better", "worse", "tie", "inconclusive"]
 
 ALPHA = 0.05
 POWER = 0.8
+SEEN = 3.0  # tie widths that the baseline must gain for a tie with it to mean anything
+NO_GAIN = "nothing to compare: the baseline itself gained nothing that can be seen"
+NO_START = "nothing to compare: what the untrained model is worth was not measured"
 # Differences that vary by less than this share of themselves are the same number but for rounding.
 _ROUNDING = 1e-9
 
@@ -32,7 +35,7 @@ class Difference:
     `p`: paired t, None below three blocks; `p_holm`: corrected for all variants compared; `p_tie`: TOST, None without
     a region. `could_tie`: whether blocks of this number and spread show a true tie in at least 80 % of cases.
     `flips_without`: tasks whose removal turns the word into a contradicting one; `leans_on`: those whose removal
-    leaves it inconclusive.
+    leaves it inconclusive. `instead`: the words in the place of a tie that cannot be said, "" where none is held back.
     """
 
     estimate: Estimate
@@ -44,6 +47,7 @@ class Difference:
     could_tie: bool = False
     flips_without: tuple[int, ...] = ()
     leans_on: tuple[int, ...] = ()
+    instead: str = ""
 
     @property
     def is_robust(self) -> bool:
@@ -83,6 +87,19 @@ def compare(
         kept = {name: {b: d for b, d in of.items() if tasks[b] != task} for name, of in paired.items()}
         without[task] = _differences({name: of for name, of in kept.items() if of}, tie_within)
     return {name: _complete(difference, name, without, tie_within) for name, difference in found.items()}
+
+
+def sensitive(found: Difference, gain: Estimate | None, tie_within: float | None) -> Difference:
+    """The difference; a tie only where the baseline's own gain over the untrained model is seen, else without a word.
+
+    Two treatments that both do nothing are equivalent as well (assay sensitivity, ICH E10): the lower 95 % limit of
+    `gain` must be above three times what may differ and be the same. None: the untrained model was not measured.
+    """
+    if found.word != "tie" or tie_within is None:
+        return found
+    if gain is not None and gain.low is not None and gain.low > SEEN * tie_within:
+        return found
+    return replace(found, word="inconclusive", instead=NO_GAIN if gain else NO_START, flips_without=(), leans_on=())
 
 
 def _differences(paired: Mapping[str, Mapping[int, float]], tie_within: float | None) -> dict[str, Difference]:

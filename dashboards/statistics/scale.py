@@ -40,6 +40,20 @@ class Scale:
         raw = record.metrics.get(self.metric)
         return None if raw is None else self.in_unit([raw], record.block)[0]
 
+    def gain(self, record: RunRecord) -> float | None:
+        """How much better the record's value is than the untrained model's; None where either was not measured."""
+        value, zero = self.value(record), self._untrained(record)
+        return None if value is None or zero is None else self.sign * (value - zero)
+
+    def _untrained(self, record: RunRecord) -> float | None:
+        """The value of the untrained model, in `unit`: by definition, else as the run recorded it."""
+        if self.starts_at_zero or self.metric == "margin_share":
+            return 0.0
+        if self.metric == "accuracy":
+            return 0.5
+        recorded = record.facts.get("reference_gold") if self.metric == "gold" else None
+        return None if recorded is None else float(recorded)
+
     @property
     def starts_at_zero(self) -> bool:
         """Whether the untrained model is at 0, so that better and worse than untrained can be told by the sign."""

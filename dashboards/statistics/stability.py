@@ -38,13 +38,15 @@ _KINDS: Mapping[Failure, Kind] = {
 class Failures:
     """Configs that failed, of those that came to an end: in all, by kind, and the runs that showed it.
 
-    A config counts once in `all` and once under each kind that it showed.
+    A config counts once in `all` and once under each kind that it showed, by its first draw. `anywhere`: those that
+    broke in any of their draws, of which nothing but the survivors could be averaged.
     """
 
     all: Proportion
     by_kind: Mapping[Kind, Proportion]
     configs: tuple[int, ...]
     run_ids: tuple[str, ...]
+    anywhere: tuple[int, ...] = ()
 
     @property
     def word(self) -> Stability | None:
@@ -62,8 +64,9 @@ class Failures:
 def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
     """Failed configs (trials) of one stratum. Runs that a limit, a user or the machine ended are not looked at.
 
-    A config fails where one of its runs turned non-finite, collapsed, inverted preferences or drifted (mean length
-    below half or above twice the reference's), or where it is inverted by `is_inverted`.
+    A config fails where its first draw turned non-finite, collapsed, inverted preferences or drifted (mean length below
+    half or above twice the reference's), or where it is inverted by `is_inverted`. One draw each: a config that was
+    tried on twenty has twenty chances to break, and shares of such are of the study's blocks and not of the loss.
     """
     runs: dict[int, list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -71,9 +74,12 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
             runs[record.trial].append(record)
     shown: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
     ids: list[str] = []
+    anywhere: set[int] = set()
     for trial, of_trial in runs.items():
         inverted = is_inverted(of_trial, scale)
-        for run in of_trial:
+        if inverted or any(map(kinds_of, of_trial)):
+            anywhere.add(trial)
+        for run in first_draw(of_trial):
             kinds: set[Kind] = set(kinds_of(run)) | ({"inversion"} if inverted else set())
             for kind in kinds:
                 shown[kind].add(trial)
@@ -84,7 +90,14 @@ def failures(records: Iterable[RunRecord], scale: Scale) -> Failures:
         by_kind={kind: clopper_pearson(len(trials), len(runs)) for kind, trials in shown.items()},
         configs=tuple(failed),
         run_ids=tuple(ids),
+        anywhere=tuple(sorted(anywhere)),
     )
+
+
+def first_draw(runs: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """The run of a config on its first block by its first seed; all of it that several have there."""
+    first = min(((run.block, run.seed) for run in runs), default=None)
+    return tuple(run for run in runs if (run.block, run.seed) == first)
 
 
 def came_to_an_end(run: RunRecord) -> bool:

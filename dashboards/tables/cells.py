@@ -110,7 +110,7 @@ def _against(row: Row, is_baseline: bool) -> list[str]:
     """The difference with its interval, its blocks, its word, and the probability of improvement."""
     difference = row.difference
     if difference is None:
-        return ["-", "-", "baseline" if is_baseline else "-", "-"]
+        return ["-", "-", row.said or ("baseline" if is_baseline else "-"), "-"]
     better = "-" if row.improvement is None else f"{row.improvement.value:.2f}"
     return [interval(difference.estimate), str(difference.estimate.blocks), _word(difference), better]
 
@@ -148,8 +148,8 @@ def _space(row: Row, space: Space, scenario: bool, budgets: int) -> list[str]:
 
 
 def budget_cells(table: Comparison) -> Cells:
-    """The strata at each KL budget of the confirm phase, a row each that has a trial there."""
-    rows = [row for row in table.at_kl if row.trial is not None]
+    """The strata at each KL budget of the confirm phase, a row each that has a trial there or says why it has none."""
+    rows = [row for row in table.at_kl if row.trial is not None or row.said]
     several = len({row.scenario for row in rows}) > 1
     unit = rows[0].unit if rows else ""
     against = [f"vs {table.baseline} ({unit})", "Blocks", "Word"] if table.baseline else []
@@ -160,7 +160,7 @@ def budget_cells(table: Comparison) -> Cells:
 def _at_budget(row: AtBudget, scenario: bool, baseline: str | None) -> list[str]:
     against: list[str] = []
     if baseline:
-        against = ["-", "-", "baseline" if row.variant == baseline else "-"]
+        against = ["-", "-", row.said or ("baseline" if row.variant == baseline else "-")]
     if baseline and row.compared is not None:
         difference = row.compared.difference
         against = [interval(difference.estimate), str(difference.estimate.blocks), _word(difference)]
@@ -177,7 +177,7 @@ def _at_budget(row: AtBudget, scenario: bool, baseline: str | None) -> list[str]
 
 def _word(difference: Difference) -> str:
     """The word of a difference, marked where it leans on one task: see `_difference_notes`."""
-    return difference.word + _doubt(difference)
+    return difference.instead or difference.word + _doubt(difference)
 
 
 def _knobs(knobs: Mapping[str, Scalar]) -> str:

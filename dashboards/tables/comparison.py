@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from dashboards.analysis.configs import distinct
-from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values
+from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values, unsaid, untold
 from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
-from dashboards.analysis.spaces import Space, space_of
+from dashboards.analysis.spaces import Edge, Space, edges_of, space_of
 from dashboards.analysis.speed import Pace, paces
 from dashboards.analysis.strata import Stratum, StratumResults, estimate, mean, mean_of, standings
 from dashboards.analysis.time_to_target import Reach, reaches
@@ -57,19 +57,22 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
-    came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
-    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
-    objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
-    the best trial's pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not
-    the data's own; `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial
-    against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
+    `failures`: trials of which the first draw diverged, inverted, collapsed, fell apart, drifted to another length or
+    did not fit into memory, of those that came to an end; `later`: other draws of the same configs that did, and how
+    many there are. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user stopped, that the machine
+    lost, and that TRL or the data refused; none is held against the loss. `drifted` counts trials that ended further
+    from the start than text bears (`Objective.drift`), `outside` those that broke a bound of the study's or broke when
+    they were trained again: none of them can be best. `mean` is the mean objective over the trials of the unbiased arm,
+    where there is one, else over all. `length_baseline`: the share of the best trial's pairs that picking the longer
+    answer gets right; `judges`: who gave the runs' gold, where it is not the data's own; `balanced`: the weights of its
+    mixture are shares of the gradient. `difference`: the best trial against the baseline's, from confirm runs alone, in
+    `unit`; `said`: the words in its place, as where no config keeps the bounds; `unfit`: why its own best is none to
+    use; `edges`: knobs of its best at an edge of what was tried; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
     is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
-    90 % of the baseline's end. `space`: what the unbiased arm says of
-    all configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
-    column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
-    `difference` judges.
+    90 % of the baseline's end. `space`: what the unbiased arm says of all configs. `stability`: the measured word, None
+    where the limits support none; `guide`: the guide's own words by column. `run_ids` holds, per cell, the MLflow runs
+    that it came from; `chosen_by` those that chose the trial that `difference` judges.
     """
 
     metric: str
@@ -79,10 +82,12 @@ class Row:
     trials_done: int
     trials_planned: int
     failures: Proportion
+    later: tuple[int, int]
     stopped: int
     lost: int
     refused: int
     outside: int
+    drifted: int
     best: Quality | None
     mean: float | None
     knobs: Mapping[str, Scalar]
@@ -94,6 +99,9 @@ class Row:
     judges: tuple[str, ...]
     balanced: bool
     difference: Difference | None
+    said: str
+    unfit: str
+    edges: tuple[Edge, ...]
     improvement: Estimate | None
     middle: float | None
     unit: str
@@ -147,11 +155,11 @@ def comparison(
     found = standings(records, objective, strata)
     timed = paces(records, baseline)
     scale = scale_of(objective, source)
-    compared = against_baseline(found, scale, baseline)
+    compared, words = against_baseline(found, scale, baseline), untold(found, baseline)
     places = [(s.stratum.variant, s.stratum.scenario) for s in found]
     soon = reaches(found, scale, baseline, timed)
     rows = tuple(
-        _row(s, objective, compared.get(place), scale, timed.get(place[0]), soon.get(place))
+        _row(s, objective, compared.get(place), words.get(place, ""), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
     rulings = verdicts(found, scale, baseline, scenarios, timed, source) if scenarios else ()
@@ -168,6 +176,7 @@ def _row(
     found: StratumResults,
     objective: Objective,
     compared: Compared | None,
+    said: str,
     scale: Scale,
     pace: Pace | None,
     reach: Reach | None,
@@ -182,10 +191,12 @@ def _row(
         trials_done=len(found.done),
         trials_planned=stratum.trials,
         failures=clopper_pearson(len(found.failed), len(found.ended)),
+        later=found.later,
         stopped=sum(run.state is State.PRUNED and run.failure is None for run in records),
         lost=sum(run.state is State.FAIL and run.failure is not Failure.REFUSED for run in records),
         refused=sum(run.failure is Failure.REFUSED for run in records),
-        outside=len(found.good) - len(found.allowed),
+        outside=len(found.good) - len(found.allowed) - len(found.drifted),
+        drifted=len(found.drifted),
         best=_quality(found, objective),
         mean=mean([mean_of(trial.runs, objective.metric) for trial in unbiased]),
         knobs={} if found.best is None else found.best.runs[0].knobs,
@@ -197,6 +208,9 @@ def _row(
         judges=tuple(sorted({r.facts[JUDGE_FACT] for r in records if "gold" in r.metrics and JUDGE_FACT in r.facts})),
         balanced=any(fact.startswith(WEIGHT_FACT) for run in records for fact in run.facts),
         difference=None if compared is None else compared.difference,
+        said=said,
+        unfit=unsaid(found),
+        edges=edges_of(found),
         improvement=None if compared is None else compared.improvement,
         middle=_middle(found, scale),
         unit=scale.unit,

@@ -288,7 +288,7 @@ def _csv(rows: Sequence[Row]) -> str:
             *((p.rounds, p.word) if p else [None] * 2),
             *((t.target, t.steps, t.seconds, t.reached, t.runs) if t else [None] * 5), json.dumps(dict(row.knobs)),
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
-            *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
+            *((d.p_holm, d.p_tie, d.instead or d.word) if d else [None, None, row.said or None]),
             row.improvement.value if row.improvement else None, row.middle,
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip

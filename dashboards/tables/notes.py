@@ -10,6 +10,7 @@ from dashboards.analysis.time_to_target import SHARE
 from dashboards.tables.cells import ACCURACIES, TO_TARGET
 from dashboards.tables.comparison import Comparison, Row
 from studies.records import METRICS, WEIGHT_FACT
+from studies.spec import MOST_DRIFT
 from studies.text.plural import so_many
 
 
@@ -111,11 +112,9 @@ def _difference_notes(table: Comparison) -> list[str]:
         f"vs {table.baseline}: paired over blocks, more is better, from confirm runs alone, which chose nothing; 95% t "
         "interval. better and worse: Holm at 5% over the losses of a scenario; tie: TOST at 5%, not corrected."
     ]
-    if any(row.best is None and row.difference is not None for row in table.rows):
-        found.append("A loss of which no trial keeps the bounds is worth the untrained model, which keeps them: 0.")
     if all(d.p_tie is None for d in differences):
         found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
-    elif any(d.word == "inconclusive" and not d.could_tie for d in differences):
+    elif any(d.word == "inconclusive" and not d.could_tie and not d.instead for d in differences):
         found.append("inconclusive: among them are some whose blocks are too few for their spread to show a tie.")
     if not all(d.is_robust for d in differences):
         found.append("? without one of the tasks it would be said the other way round.")
@@ -167,9 +166,12 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
     found = []
     if any(row.failures.n for row in rows):
         found.append(
-            "Failed: trials that diverged, inverted, collapsed, drifted (samples below half or above twice the "
-            "reference's length) or ran out of memory, 95% exact limits."
+            "Failed: trials whose first draw diverged, inverted, collapsed, fell apart, drifted (samples below half or "
+            "above twice the reference's length) or ran out of memory, 95% exact limits."
         )
+    several = len({row.scenario for row in rows}) > 1
+    later = [f"{r.variant}{f' in {r.scenario}' * several} {r.later[0]} of {r.later[1]}" for r in rows if r.later[0]]
+    found += [f"Later draws of these configs failed, of which Failed does not tell: {', '.join(later)}."] * bool(later)
     stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
     found += [
         f"{so_many(stopped, 'run', 'was', 'were')} stopped by a limit, at a rung or by hand and "
@@ -183,5 +185,33 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
         f"{so_many(lost, 'run', 'was', 'were')} lost by the machine; `sweeper status --failed` says why, `sweeper run` "
         "repeats them."
     ] * (lost > 0)
-    found += [f"{so_many(outside, 'trial')} broke a bound of the objective and cannot be best."] * (outside > 0)
-    return found
+    found += [
+        f"{so_many(outside, 'trial')} broke a bound of the objective, or broke when trained again, and cannot be best."
+    ] * (outside > 0)
+    return [*found, *_drift_notes(rows), *edge_notes(rows)]
+
+
+def edge_notes(rows: Sequence[Row]) -> list[str]:
+    """Which of the best settings are at an edge of what was tried, and what range would widen it."""
+    several = len({row.scenario for row in rows}) > 1
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for edge in row.edges:
+            further = f"; {'high' if edge.end == 'highest' else 'low'}: {edge.wider:g} is further" if edge.wider else ""
+            text = f"the {edge.end} {edge.knob} of {edge.tried} tried ({edge.value:.3g}{further})"
+            found.setdefault(text, []).append(f"{row.variant}{f' in {row.scenario}' * several}")
+    said = "Best at an edge: {} is that of {}. A wider range may hold a better."
+    return [said.format(text, ", ".join(names)) for text, names in found.items()]
+
+
+def _drift_notes(rows: Sequence[Row]) -> list[str]:
+    """Which losses have trials whose text fell apart."""
+    several = len({row.scenario for row in rows}) > 1
+    where = [f"{r.variant}{f' in {r.scenario}' * several} {r.drifted} of {r.trials_done}" for r in rows if r.drifted]
+    if not where:
+        return []
+    return [
+        f"Fell apart: {', '.join(where)} drifted more than {MOST_DRIFT:g} nats a token from the start, beyond which "
+        "text turns to word salad, and cannot be best. objective.constraints.kl sets another bound, "
+        "objective.unbounded=[drift] none."
+    ]

@@ -30,7 +30,7 @@ def sections(table: Comparison) -> list[Section]:
             "At equal KL",
             budget_cells(table),
             budget_notes(table),
-            [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None],
+            [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None or row.said],
         ),
         Section("Over the whole space", space_cells(table), space_notes(table)),
         Section("Late collapse", fall_cells(table.falls), FALL_NOTES, [_runs_behind(row) for row in table.falls]),

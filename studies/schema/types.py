@@ -177,17 +177,34 @@ class Probe(Part):
     steps: int = 40
 
 
+MOST_DRIFT = 0.7
+"""Nats a token beyond which text falls apart: 8 nats on answers of 11.5 tokens, as in the quickstart's. It scales with
+the length of the answer; published DPO and PPO models end below .3.
+"""
+
+
 class Objective(Part):
     """The measurement that decides which trial is best, and the bounds that a trial must keep.
 
     `tie_within`: the largest difference that does not matter, in the metric's unit: two variants are called a tie
     where their difference is shown to be smaller. Gold in the embedded world has its own, .03 of the oracle's gain.
+    `unbounded`: bounds that stand in every study and are switched off here; drift, the only one, is `drift`. Samples
+    of half or twice the reference's length, and those that repeat themselves, are failures of their run (`Failure`).
     """
 
     metric: str = "ranking_gain"
     direction: Literal["maximize", "minimize"] = "maximize"
     constraints: Mapping[str, Mapping[str, float]] = {}
     tie_within: float | None = None
+    unbounded: tuple[Literal["drift"], ...] = ()
+
+    @property
+    def drift(self) -> float | None:
+        """The most nats a token that a policy may be from the start where the study bounds neither `kl` nor
+        `kl_per_token` itself; None where it does, or switches the bound off.
+        """
+        own = any("max" in self.constraints.get(metric, {}) for metric in ("kl", "kl_per_token"))
+        return None if own or "drift" in self.unbounded else MOST_DRIFT
 
     def within_kl(self, budget: float) -> Objective:
         """The same with another bound on the KL, in nats a sequence."""

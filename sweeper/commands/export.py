@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 from dashboards.analysis.configs import distinct, number_of
+from dashboards.analysis.confirmed import about
+from dashboards.analysis.strata import DRIFT
 from dashboards.statistics.estimates import Estimate
 from dashboards.store.mlflow_tags import decode
 from dashboards.tables.comparison import Row
+from dashboards.tables.notes import edge_notes
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
@@ -173,13 +176,45 @@ def _choose(
         return here[variant], trial
     done = [row for row in here.values() if row.best is not None and variant in (None, row.variant)]
     if not done:
-        raise ExportError(
-            f"No trial of {variant or spec.study} has finished within the objective's bounds yet: run the study first."
-        )
+        raise ExportError(_nothing(spec, [row for row in here.values() if variant in (None, row.variant)], variant))
     pick = max if spec.objective.direction == "maximize" else min
-    row = pick(done, key=lambda r: r.best.estimate.value if r.best else 0.0)
+    row = pick(_alike(done) if variant is None else done, key=lambda r: r.best.estimate.value if r.best else 0.0)
     assert row.best is not None
     return row, row.best.trial
+
+
+def _nothing(spec: StudySpec, rows: Sequence[Row], variant: str | None) -> str:
+    """Why there is no best, and what to do."""
+    what, unfit = variant or spec.study, [about(row.variant, row.unfit) for row in rows if row.unfit]
+    if len(unfit) < len(rows):
+        return f"No trial of {what} has finished within the objective's bounds yet: run the study first."
+    return (
+        f"No trial of {what} is fit to use: {'; '.join(unfit)}. Try lower learning rates or a stronger pull to the "
+        "start (beta), or name a trial with --variant and --trial."
+    )
+
+
+def _alike(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows whose numbers can be set against one another: those of the confirm phase, once it has begun.
+
+    A number that chose its own config is too good, and beats what was trained again by that alone. Raises ExportError
+    where a variant has still to be trained again, or none is fit to use after it was.
+    """
+    again = [row for row in rows if row.best is not None and row.best.basis == "confirmed"]
+    fit = [row for row in again or rows if not row.unfit]
+    waiting = [row.variant for row in rows if again and row not in again and not row.unfit]
+    if waiting:
+        raise ExportError(
+            f"The best of {', '.join(waiting)} has not been trained again on fresh blocks, as that of "
+            f"{', '.join(row.variant for row in again)} has, and the two numbers do not compare: run the study to its "
+            "end first, or name one with --variant."
+        )
+    if not fit:
+        raise ExportError(
+            f"No best config is fit to use: {'; '.join(about(row.variant, row.unfit) for row in rows)}. Name one with "
+            "--variant, or set another bound in objective.constraints."
+        )
+    return fit
 
 
 def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: int) -> RunRecord:
@@ -215,11 +250,22 @@ def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, diges
         f"knobs: {show_knobs(record.knobs) or 'none'}",
         *_weights(config, record),
         f"objective: {objective}",
+        *_doubts(spec, row, record),
         f"cannot be told apart from it: {_ties(row, rows)}",
         f"data digest {digest}",
         f"trained on {record.facts.get('device', 'unknown')}; {packages}; written {date.today().isoformat()}",
     ]
     return "".join(f"# {escaped(redact(line))}\n" for line in lines)
+
+
+def _doubts(spec: StudySpec, row: Row, record: RunRecord) -> list[str]:
+    """What speaks against the config."""
+    is_best = row.best is not None and row.best.trial == record.trial
+    found = [row.unfit] if is_best and row.unfit else []
+    drift, limit = record.metrics.get(DRIFT), spec.objective.drift
+    if drift is not None and limit is not None and drift > limit:
+        found.append(f"fell apart: {drift:.2g} nats a token from the start, more than the {limit:g} that text bears")
+    return [*found, *(edge_notes([row]) if is_best else [])]
 
 
 def _weights(config: RunConfig, record: RunRecord) -> list[str]:

@@ -63,17 +63,11 @@ def run_session(
     Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
-    spec = study.spec
-    refuse_foreign_folder(where.runs)
-    with one_at_a_time(where.folder):
-        check_stores(where.storage, store_uri(where.tracking, where.folder))
-    ledger = Ledger(where.storage, spec.study)
-    refuse_foreign(spec.study, where)
-    dead = watch(ledger, tell_user)
+    ledger, dead = _look(study.spec, where, tell_user)
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
-        Border(where.runs, spec.study, study.variants.keys(), tell_user) as border,
+        Border(where.runs, study.spec.study, study.variants.keys(), tell_user) as border,
     ):
         remove_half_written(where.runs)
 
@@ -192,6 +186,16 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
             border.phase("probe")
             outcome = probe.run(pools[-1], packs.placement, outcome)
     return outcome, verified
+
+
+def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
+    """Refuse what cannot be run here, before anything is written; the study's ledger, and who held it and is dead."""
+    refuse_foreign_folder(where.runs)
+    with one_at_a_time(where.folder):
+        check_stores(where.storage, store_uri(where.tracking, where.folder))
+    ledger = Ledger(where.storage, spec.study)
+    refuse_foreign(spec.study, where)
+    return ledger, watch(ledger, tell_user)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from sweeper.loop.progress import Screen, first_line
 from sweeper.loop.recording import STOPPED, Recorder, Training
 from sweeper.loop.recovery import Past
 from sweeper.loop.retries import PUT_OFF, Attempt, Attempts, Refusals, Retries, describe, is_machine
-from sweeper.loop.stores import Search
 from sweeper.loop.trials import TrialBook, TrialRuns
+from sweeper.stores import Search
 from trainers.interface import Placement
 from trainers.run_folder.results import drop_adapter, drop_state
 

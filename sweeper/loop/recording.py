@@ -14,9 +14,9 @@ from studies.spec import StudySpec
 from sweeper.loop.progress import Tally
 from sweeper.loop.recovery import FailedRun, Past, Place, place_of
 from sweeper.loop.retries import PUT_OFF, Attempt
-from sweeper.loop.stores import Tracker
 from sweeper.loop.trials import TrialRuns
 from sweeper.search.trials import Trial
+from sweeper.stores import Tracker
 from trainers.run_folder.results import ADAPTER, drop_state
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow

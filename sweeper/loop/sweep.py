@@ -32,10 +32,10 @@ from sweeper.loop.progress import Outcome, Progress, Screen, Tally
 from sweeper.loop.queue import Feeder, RunEnds, RunQueue, Waiting, told_failing
 from sweeper.loop.recording import Recorder
 from sweeper.loop.recovery import Past
-from sweeper.loop.stores import Search, Tracker
 from sweeper.loop.trials import Best, TrialBook
 from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
+from sweeper.stores import Search, Tracker
 from trainers.interface import Job, News, Placement, Sized
 
 LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock

@@ -38,18 +38,21 @@ class Trial:
 class TrialOutcome:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
     failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
-    without a value is one that nobody has measured as is asked now.
+    without a value is one that nobody has measured as is asked now. `drifted`: beyond `Objective.drift`, which Optuna
+    is not told, since studies that are under way would be asked otherwise.
     """
 
     state: State
     value: float | None
     constraints: Mapping[str, float]
     step: int = 0
+    drifted: bool = False
 
     @property
     def feasible(self) -> bool:
         """Whether it trained to its end within all bounds."""
-        return self.state is State.COMPLETE and all(excess <= 0.0 for excess in self.constraints.values())
+        kept = self.state is State.COMPLETE and not self.drifted
+        return kept and all(excess <= 0.0 for excess in self.constraints.values())
 
 
 def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutcome:
@@ -68,7 +71,9 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
         step = max((m.step for r in results if r.cause is Cause.PAUSED for m in r.measurements), default=0)
         kept = _constraints(results, objective) if step else {}  # as they were at the rung
         return TrialOutcome(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
-    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective))
+    drift = _mean("kl_per_token", results)
+    drifted = drift is not None and objective.drift is not None and drift > objective.drift
+    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective), drifted=drifted)
 
 
 def _constraints(results: Sequence[RunResult], objective: Objective) -> dict[str, float]:

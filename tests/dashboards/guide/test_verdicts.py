@@ -108,8 +108,8 @@ def test_bco_is_not_judged_where_an_answer_of_another_prompt_is_as_bad_as_a_pair
 
 
 def test_apo_is_judged_against_its_sister_in_opposite_situations() -> None:
-    both = {"apo_zero": 0.2, "apo_down": 0.0}
-    found = judged(in_scenario("better", both) + in_scenario("worse", both), baseline=None)
+    three = {"sigmoid": 0.0, "apo_zero": 0.2, "apo_down": 0.0}
+    found = judged(in_scenario("better", three) + in_scenario("worse", three))
     assert found["apo_zero-best-for"].ruling == "supported"
     assert found["apo_down-best-for"].ruling == "refuted"
 
@@ -193,17 +193,22 @@ def test_best_stability_must_beat_every_other_loss() -> None:
 def beyond(records: Sequence[RunRecord], variant: str) -> list[RunRecord]:
     """The records with every config of a variant far from the start, and so never confirmed."""
     kept = [r for r in records if r.variant != variant or r.phase == "unbiased"]
-    return [r.model_copy(update={"metrics": {**r.metrics, "kl": 1e3}}) if r.variant == variant else r for r in kept]
+    return [out_of(r) if r.variant == variant else r for r in kept]
+
+
+def out_of(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"metrics": {**record.metrics, "kl": 1e3}})
 
 
 BOUNDED = GOLD.within_kl(100.0)
 
 
-def test_a_baseline_of_which_nothing_keeps_the_bounds_counts_as_untrained_and_is_named() -> None:
+def test_no_claim_is_supported_against_a_baseline_of_which_nothing_keeps_the_bounds() -> None:
     records = beyond(in_scenario("few", {"sigmoid": 0.0, "ipo": 0.0}), "sigmoid")
     found = judged(records, objective=BOUNDED)["ipo-best-for"]
-    assert found.ruling == "supported"
-    assert "sigmoid has no config within the bounds" in found.because
+    assert found.ruling == "not testable here"
+    assert found.effect is None
+    assert found.because == "sigmoid has no config within 100 nats (0 of 12) in few"
 
 
 def test_who_had_nothing_to_lose_is_not_said_to_have_lost_less() -> None:
@@ -211,7 +216,59 @@ def test_who_had_nothing_to_lose_is_not_said_to_have_lost_less() -> None:
     records = beyond(in_scenario("clean", both), "robust") + in_scenario("flips", both)
     found = judged(records, objective=BOUNDED)["robust-best-for"]
     assert found.ruling == "not testable here"
-    assert found.because == "robust has no config within the objective's bounds in clean"
+    assert found.because == "robust has no config within 100 nats (0 of 12) in clean"
+
+
+def test_a_loss_of_which_nothing_keeps_the_bounds_does_not_stand_among_the_beaten() -> None:
+    records = beyond(in_scenario("clean", {"sigmoid": 0.0, "ipo": -0.4, "hinge": 0.0}), "hinge")
+    found = judged(records, objective=BOUNDED)["sigmoid-best-for"]
+    assert found.ruling == "supported"
+    assert found.because == "none of 1 others did better; hinge has no config within 100 nats (0 of 12) in clean"
+
+
+def test_beating_a_broken_sibling_supports_nothing_where_the_baseline_does_better() -> None:
+    records = in_scenario("better", {"sigmoid": 0.3, "apo_zero": 0.0, "apo_down": -0.3})
+    found = judged(records)["apo_zero-best-for"]
+    assert found.ruling == "refuted"
+    assert "worse than sigmoid" in found.because
+
+
+def test_beating_a_sibling_supports_a_claim_where_it_is_shown_to_be_no_worse_than_the_baseline() -> None:
+    same = in_scenario("better", {"sigmoid": 0.0, "apo_zero": 0.0, "apo_down": -0.3})
+    assert judged(same)["apo_zero-best-for"].ruling == "supported"
+    alone = in_scenario("better", {"apo_zero": 0.0, "apo_down": -0.3})
+    found = judged(alone)["apo_zero-best-for"]
+    assert found.ruling == "inconclusive"
+    assert "sigmoid" in found.because
+
+
+def test_a_claim_of_margins_is_not_judged_by_configs_that_were_chosen_for_gold() -> None:
+    records = in_scenario("clean", {"sigmoid": 0.0, "hinge": 0.0})
+    found = judged(records)["hinge-best-for"]
+    assert found.ruling == "not testable here"
+    assert found.because.startswith("its configs were chosen by gold, not by margin_share")
+
+
+def test_no_claim_rests_on_runs_that_broke_the_bound_when_they_judged() -> None:
+    records = in_scenario("few", {"sigmoid": 0.0, "ipo": 0.3})
+    drifted = [out_of(r) if r.phase == "confirm" and r.variant == "ipo" else r for r in records]
+    found = judged(drifted, objective=BOUNDED)["ipo-best-for"]
+    assert found.ruling == "inconclusive"
+    assert found.because == "ipo broke the bound when retested (KL 1000, at most 100) in few"
+
+
+def test_a_loss_is_not_unbeaten_where_one_that_may_be_better_broke_the_bound() -> None:
+    records = in_scenario("clean", {"sigmoid": 0.0, "ipo": 0.4, "hinge": -0.4})
+    drifted = [out_of(r) if r.phase == "confirm" and r.variant == "ipo" else r for r in records]
+    found = judged(drifted, objective=BOUNDED)["sigmoid-best-for"]
+    assert found.ruling == "inconclusive"
+    assert "ipo broke the bound when retested" in found.because
+
+
+def test_a_tie_with_a_baseline_that_gained_nothing_is_no_ruling() -> None:
+    found = judged(in_scenario("few", {"sigmoid": -1.1, "ipo": -1.1}, range(3, 33)))["ipo-best-for"]
+    assert found.ruling == "inconclusive"
+    assert "the baseline itself gained nothing that can be seen" in found.because
 
 
 def timed(variant: str, pace: float) -> list[RunRecord]:

@@ -56,9 +56,15 @@ def test_each_kind_of_failure_is_counted_once_a_config() -> None:
         "non-finite": 1,
         "inversion": 1,
         "collapse": 1,
-        "drift": 2,
+        "drift": 1,
     }
-    assert len(found.run_ids) == 6
+    assert len(found.run_ids) == 4
+
+
+def test_a_config_that_broke_on_a_later_draw_alone_is_no_failure_and_has_no_mean_of_survivors() -> None:
+    later = [a_record(trial=1), a_record(trial=1, block=1, cause=Cause.COLLAPSED), a_record(trial=2)]
+    found = failures(later, U)
+    assert (found.all.k, found.all.n, found.configs, found.anywhere) == (0, 2, (), (1,))
 
 
 @pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.USER_STOP, Cause.WORKER_LOST, Cause.OUT_OF_GPU_MEMORY, None])

@@ -15,13 +15,12 @@ from xml.etree import ElementTree
 import pytest
 
 from dashboards.analysis.strata import Stratum
-from dashboards.statistics.scale import scale_of
 from dashboards.tables.comparison import Comparison, Row, comparison
 from dashboards.tables.formats import FORMATS, Format, render
 from studies.records import Cause, RunRecord
 from studies.spec import Objective, Scenario
 from tests.dashboards import generated
-from tests.dashboards.generated import pool
+from tests.dashboards.generated import gold_of, pool
 
 GOLD = Objective(metric="gold")
 IPO = Stratum("ipo", "clean", ("ipo",), trials=3)
@@ -115,9 +114,17 @@ def test_a_trial_is_done_when_all_of_its_runs_are() -> None:
     assert row_of(a_record(0, block=0), a_record(0, block=1), stratum=two).trials_done == 1
 
 
-def test_one_failed_run_fails_its_trial_once() -> None:
-    row = row_of(a_record(0, block=0), a_record(0, block=1, cause=Cause.NON_FINITE), a_record(0, block=2))
-    assert (row.failures.k, row.failures.n) == (1, 1)
+def test_a_config_has_one_chance_to_fail_and_its_later_draws_are_told_apart() -> None:
+    first = row_of(a_record(0, block=0, cause=Cause.NON_FINITE), a_record(0, block=1), a_record(0, block=2))
+    assert (first.failures.k, first.failures.n, first.later) == (1, 1, (0, 2))
+    runs = [a_record(0, block=0), a_record(0, block=1, cause=Cause.NON_FINITE), a_record(1, block=0)]
+    again = [a_record(1, block=b, phase="confirm", cause=Cause.COLLAPSED if b == 5 else Cause.FINISHED) for b in (5, 6)]
+    later = row_of(*runs, *again)
+    assert (later.failures.k, later.failures.n, later.later) == (0, 2, (2, 3))
+    assert later.best is None
+    assert "Later draws of these configs failed, of which Failed does not tell: ipo 2 of 3" in shown(
+        *runs, *again, format="markdown"
+    )
 
 
 def test_three_blocks_give_an_interval_and_one_does_not() -> None:
@@ -147,6 +154,52 @@ def test_a_trial_outside_the_bounds_cannot_be_best_and_is_counted() -> None:
     row = row_of(a_record(0), over, unmeasured, objective=bounded)
     assert row.best is not None
     assert (row.best.trial, row.outside) == (0, 2)
+
+
+def apart(trial: int = 0, **changes: Any) -> RunRecord:
+    """A run whose text fell apart: 12 nats a token from the start, with the best gold of all."""
+    return a_record(trial, metrics={"gold": 9.0, "kl": 136.0, "margin": 3.0, "kl_per_token": 12.0}, **changes)
+
+
+def test_a_policy_that_fell_apart_is_never_the_best_and_is_named() -> None:
+    row = row_of(a_record(0), apart(1))
+    assert row.best is not None
+    assert row.best.trial == 0
+    assert (row.drifted, row.outside, row.failures.k) == (1, 0, 1)
+    assert "Fell apart: ipo 1 of 2 drifted more than 0.7 nats a token" in shown(
+        a_record(0), apart(1), format="markdown"
+    )
+    assert row_of(apart(0), apart(1)).best is None
+
+
+def test_the_default_bound_on_drift_gives_way_to_the_studys_own_and_to_its_name() -> None:
+    for objective in (GOLD.within_kl(200.0), GOLD.model_copy(update={"unbounded": ("drift",)})):
+        row = row_of(a_record(0), apart(1), objective=objective)
+        assert row.best is not None
+        assert row.best.trial == 1
+        assert row.drifted == 0
+    length = Objective(metric="gold", constraints={"length_ratio": {"max": 1.5}, "kl": {"min": 0.1}})
+    assert length.drift is not None
+
+
+def test_a_config_that_broke_when_it_was_trained_again_is_not_the_best() -> None:
+    broken = a_record(1, gold=None, block=7, phase="confirm", cause=Cause.COLLAPSED)
+    row = row_of(a_record(0), a_record(1, gold=9.0), broken, a_record(1, block=8, gold=9.0, phase="confirm"))
+    assert row.best is not None
+    assert row.best.trial == 0
+    assert row.unfit == "broke when retested (1 of 2 runs: collapsed)"
+    fell = row_of(a_record(0), a_record(1, gold=8.0), apart(1, block=7, phase="confirm"))
+    assert fell.best is not None
+    assert fell.best.trial == 0
+    assert fell.unfit == "fell apart when retested (12.00 nats a token from the start)"
+
+
+def test_a_best_setting_at_an_edge_of_its_range_is_said_with_a_wider_one() -> None:
+    rates = [a_record(i, gold=float(i), knobs={"learning_rate": r}) for i, r in enumerate([3e-4, 1e-3, 1e-2])]
+    text = shown(*rates, format="markdown")
+    assert "the highest learning_rate of 3 tried (0.01; high: 0.032 is further) is that of ipo" in text
+    inside = [a_record(i, gold=g, knobs={"learning_rate": 10.0**-i}) for i, g in enumerate([1.0, 2.0, 1.0])]
+    assert "Best at an edge" not in shown(*inside, format="markdown")
 
 
 def test_the_mean_is_taken_over_the_unbiased_arm_where_there_is_one() -> None:
@@ -304,27 +357,115 @@ def test_a_confirm_phase_that_broke_gives_no_difference() -> None:
     broken = a_record(best.trial, phase="confirm", key="broken", cause=Cause.COLLAPSED, knobs=knobs)
     row = compared([*CONFIRMED, broken]).rows[1]
     assert row.difference is None
-    assert row.failures.k == 1
+    assert (row.failures.k, row.later[0]) == (0, 1)
 
 
 def out_of_bounds(record: RunRecord) -> RunRecord:
     return record.model_copy(update={"metrics": {**record.metrics, "kl": 1e3}})
 
 
-def test_a_loss_of_which_no_config_keeps_the_bounds_is_worth_the_untrained_model() -> None:
+def of_hinge_nothing_is_within(bounded: Objective) -> Comparison:
     of_hinge = [r for r in CONFIRMED if r.variant == "hinge" and r.phase == "unbiased"]
     records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
-    bounded = GOLD.within_kl(100.0)
-    table = comparison(records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS)
+    budgets = {"clean": [100.0]}
+    return comparison(
+        records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS, kl_budgets=budgets
+    )
+
+
+def test_a_loss_without_a_config_within_the_bounds_gets_these_words_and_no_number() -> None:
+    table = of_hinge_nothing_is_within(GOLD.within_kl(100.0))
     _, ipo, hinge = table.rows
     assert hinge.best is None
-    assert hinge.difference.word == "worse"
-    confirmed = [r for r in records if r.variant == "sigmoid" and r.phase == "confirm"]
-    of_sigmoid = scale_of(bounded, "embedded").by_block(confirmed)
-    assert hinge.difference.estimate.value == pytest.approx(-sum(of_sigmoid.values()) / len(of_sigmoid))
+    assert hinge.difference is None
+    assert hinge.improvement is None
+    assert hinge.said == "no config within 100 nats (0 of 12)"
     assert ipo.difference.word == "tie"
-    assert "worth the untrained model" in render(table)
+    for format in ("markdown", "html", "csv", "json"):
+        assert "no config within 100 nats (0 of 12)" in render(table, format), format
+        assert "untrained model" not in render(table, format), format
+    (at_kl,) = [row for row in table.at_kl if row.variant == "hinge"]
+    assert (at_kl.value, at_kl.said) == (None, "no config within 100 nats (0 of 12)")
+    assert render(table, "markdown").count("no config within 100 nats (0 of 12)") >= 2
+
+
+def test_a_baseline_without_a_config_within_the_bounds_is_no_number_to_beat() -> None:
+    records = [out_of_bounds(r) if r.variant == "sigmoid" else r for r in CONFIRMED]
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    table = comparison(records, GOLD.within_kl(100.0), strata, baseline="sigmoid", source="embedded")
+    assert all(row.difference is None for row in table.rows)
+    assert table.rows[1].said == "sigmoid has no config within 100 nats (0 of 12)"
+
+
+def judged_at(kl: Mapping[str, float], records: Sequence[RunRecord] = CONFIRMED) -> Sequence[RunRecord]:
+    """The records with another mean KL of the confirm runs, by variant, that varies by a tenth of a nat a block."""
+    return [
+        r.model_copy(update={"metrics": {**r.metrics, "kl": kl[r.variant] + 0.1 * (-1) ** r.block}})
+        if r.phase == "confirm" and r.variant in kl
+        else r
+        for r in records
+    ]
+
+
+def within_six(records: Sequence[RunRecord]) -> Sequence[Row]:
+    strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
+    return comparison(records, GOLD.within_kl(6.5), strata, baseline="sigmoid", source="embedded").rows
+
+
+def test_runs_that_judge_keep_the_bound_or_nothing_is_said_but_that_they_broke_it() -> None:
+    _, ipo, hinge = within_six(judged_at({"sigmoid": 5.0, "ipo": 9.3, "hinge": 5.0}))
+    assert ipo.difference is None
+    assert ipo.improvement is None
+    assert ipo.said == "broke the bound when retested (KL 9.30, at most 6.5)"
+    assert hinge.difference.word == "worse"
+
+
+def test_a_mean_within_the_bound_whose_upper_limit_is_beyond_it_is_not_shown_to_keep_it() -> None:
+    _, ipo, hinge = within_six(judged_at({"sigmoid": 5.0, "ipo": 6.48, "hinge": 6.4}))
+    assert ipo.difference is None
+    assert ipo.said == "not shown to keep the bound when retested (KL 6.48, up to 6.51, at most 6.5)"
+    assert hinge.difference.word == "worse"
+
+
+def test_nothing_is_compared_with_a_baseline_that_broke_the_bound_when_retested() -> None:
+    rows = within_six(judged_at({"sigmoid": 9.3, "ipo": 5.0, "hinge": 5.0}))
+    assert [row.difference for row in rows] == [None] * 3
+    assert rows[0].said == "broke the bound when retested (KL 9.30, at most 6.5)"
+    assert rows[1].said == "sigmoid broke the bound when retested (KL 9.30, at most 6.5)"
+
+
+NOTHING = "nothing to compare: the baseline itself gained nothing that can be seen"
+
+
+def test_no_tie_is_said_with_a_baseline_that_gained_nothing() -> None:
+    """Two losses that both do nothing are equivalent, and that says nothing of either."""
+    flat = [
+        r.model_copy(
+            update={"metrics": {**r.metrics, "gold": r.metrics["gold"] - gold_of(r.block, 1.1) + gold_of(r.block, 0)}}
+        )
+        for r in CONFIRMED
+    ]
+    assert compared().rows[1].difference.word == "tie"
+    table = compared(flat)
+    ipo, hinge = table.rows[1:]
+    assert (ipo.difference.word, ipo.difference.instead) == ("inconclusive", NOTHING)
+    assert hinge.difference.word == "worse"
+    for format in ("markdown", "csv", "json", "html"):
+        assert NOTHING in render(table, format), format
+
+
+def test_a_tie_in_a_judges_gold_needs_the_untrained_models_own() -> None:
+    def table(facts: Mapping[str, str]) -> Comparison:
+        strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo")]
+        own = [r.model_copy(update={"facts": facts}) for r in CONFIRMED]
+        objective = GOLD.model_copy(update={"tie_within": 0.3})
+        return comparison(own, objective, strata, baseline="sigmoid", source="a file")
+
+    assert table({"reference_gold": "-1.0"}).rows[1].difference.word == "tie"
+    assert table({"reference_gold": "9.0"}).rows[1].difference.instead == NOTHING
+    unknown = table({}).rows[1].difference
+    assert unknown.instead == "nothing to compare: what the untrained model is worth was not measured"
 
 
 def test_a_loss_that_has_trials_left_is_not_said_to_have_nothing() -> None:

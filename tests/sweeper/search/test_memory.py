@@ -10,10 +10,10 @@ import pytest
 
 from studies.records import State
 from studies.spec import StudySpec, arms, load_study
-from sweeper.loop.stores import Search as AnySearch
 from sweeper.search.memory import MemorySearch
 from sweeper.search.search import Search
 from sweeper.search.trials import Trial, TrialOutcome
+from sweeper.stores import Search as AnySearch
 
 TEXT = (
     "study: s\nbase: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 4}\n"

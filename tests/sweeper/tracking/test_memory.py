@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from studies.records import Cause
-from sweeper.loop.stores import Tracker as AnyTracker
+from sweeper.stores import Tracker as AnyTracker
 from sweeper.tracking.memory import MemoryTracker
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.tracking.test_tracker import SPEC, a_config, a_result
