@@ -229,7 +229,7 @@ def _evaluation(config: RunConfig, shape: Shape, share: float, step: int) -> lis
     margin = 2 * math.sqrt(kl)
     per_pair = 1 / math.sqrt(config.evaluation.pairs or 256)
     per_prompt = 1 / math.sqrt(config.evaluation.prompts)
-    tokens = 120.0  # an answer of a real model: drift that a sentence cannot bear is spread over a paragraph
+    tokens = 12.0
     return [
         Measurement("gold", gold, per_prompt, step),
         Measurement("gold_per_token", gold / tokens, per_prompt / tokens, step),

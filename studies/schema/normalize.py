@@ -46,6 +46,8 @@ def normal_study(raw: Mapping[Any, Any]) -> dict[Any, Any]:
         study.setdefault("sampler", "tpe")
     if isinstance(study.get("objective"), Mapping):
         study["objective"] = _objective(study["objective"])
+    if study.get("trainer") == "formula" and isinstance(study.get("objective", {}), Mapping):
+        study["objective"] = {"unbounded": ("drift",), **study.get("objective", {})}  # no text that could fall apart
     return study
 
 
