@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -25,6 +25,8 @@ from trainers.sources import DataError, Row, Rows, Text, kind_of, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from trainers.world.pairs import WorldOptions, WorldPairs
 
 __all__ = [
     "ALIKE",
@@ -407,7 +409,7 @@ class _Material(NamedTuple):
 
 def _draw_world(data: DataConfig, block: int, fits: WhyNot) -> _Material:
     """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own."""
-    from trainers.world.pairs import WorldOptions, make_pairs, task_of
+    from trainers.world.pairs import WorldOptions, task_of
 
     options = WorldOptions(
         pairs=data.rows or _WORLD_PAIRS,
@@ -415,7 +417,7 @@ def _draw_world(data: DataConfig, block: int, fits: WhyNot) -> _Material:
         writer=cast(Writer, data.pairs_from),
         gold=data.gold,
     )
-    world = make_pairs(options, block)
+    world = _world(options, block)
     sides = (
         [Row(prompt=r.prompt, chosen=r.chosen, rejected=r.rejected) for r in s] for s in (world.train, world.evaluation)
     )
@@ -427,6 +429,14 @@ def _draw_world(data: DataConfig, block: int, fits: WhyNot) -> _Material:
         prompts=world.prompts,
         gold=partial(_world_gold, task=task_of(block), by_prompt=data.gold == "prompt"),
     )
+
+
+@lru_cache(maxsize=8)
+def _world(options: WorldOptions, block: int) -> WorldPairs:
+    """A draw takes as long as a short training, and every scenario and length of a study changes the same one."""
+    from trainers.world.pairs import make_pairs
+
+    return make_pairs(options, block)
 
 
 def _world_gold(
