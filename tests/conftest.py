@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sys
+from functools import cache
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -11,6 +13,8 @@ os.environ.pop("OPTUNA_STORAGE", None)  # of who runs the tests
 
 
 def pytest_collection_finish() -> None:
-    """Have Python look no more, each time that it looks for garbage, at the million objects of loaded modules."""
+    """Do once what stays as it is: look at the million objects of loaded modules for garbage, and for PEFT."""
     gc.collect()
     gc.freeze()
+    if imports := sys.modules.get("accelerate.utils.imports"):  # parses the metadata of PEFT at every step of stock TRL
+        vars(imports)["_is_package_available"] = cache(vars(imports)["_is_package_available"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
@@ -16,6 +16,8 @@ from trainers.data.tokens import plain, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from trainers.world.pairs import WorldOptions, WorldPairs
 
 # A stream of random numbers of a block, so that no draw moves another; see also `trainers.data.corruptions`.
 _ORDER: Final = 0
@@ -77,7 +79,7 @@ class Material(NamedTuple):
 
 def draw_world(data: DataConfig, block: int, fits: WhyNot) -> Material:
     """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own."""
-    from trainers.world.pairs import WorldOptions, make_pairs, task_of
+    from trainers.world.pairs import WorldOptions, task_of
 
     options = WorldOptions(
         pairs=data.rows or _WORLD_PAIRS,
@@ -85,7 +87,7 @@ def draw_world(data: DataConfig, block: int, fits: WhyNot) -> Material:
         writer=cast(Writer, data.pairs_from),
         gold=data.gold,
     )
-    world = make_pairs(options, block)
+    world = _world(options, block)
     sides = (
         [Row(prompt=r.prompt, chosen=r.chosen, rejected=r.rejected) for r in s] for s in (world.train, world.evaluation)
     )
@@ -97,6 +99,14 @@ def draw_world(data: DataConfig, block: int, fits: WhyNot) -> Material:
         prompts=world.prompts,
         gold=partial(_world_gold, task=task_of(block), by_prompt=data.gold == "prompt"),
     )
+
+
+@lru_cache(maxsize=8)
+def _world(options: WorldOptions, block: int) -> WorldPairs:
+    """A draw takes as long as a short training, and every scenario and length of a study changes the same one."""
+    from trainers.world.pairs import make_pairs
+
+    return make_pairs(options, block)
 
 
 def _world_gold(

@@ -20,6 +20,9 @@ from trainers.interface import Job, pack_key
 LIVENESS_SECONDS = 0.2
 
 
+# Workers that may end in a row without a word: no run is to blame, and no further one would do better.
+MOST_STILLBORN = 3
+
 # Reports that may wait for the sweep before further ones are left out.
 REPORTS_WAITING = 10_000
 
@@ -41,6 +44,7 @@ class Pump:
         self._waiting: deque[Job] = deque()
         self._workers: dict[int, Running] = {}
         self._closing = False
+        self._stillborn = 0
 
     def run(self) -> None:
         """Serve until closed. What goes wrong here is told to the sweep, and no worker is left."""
@@ -167,6 +171,7 @@ class Pump:
         if worker.handle.connection is None:
             raise EOFError
         event: Event | Want = worker.handle.connection.recv()
+        self._stillborn = 0
         self._note(worker, "here")
         if isinstance(event, Want):
             worker.wants = event
@@ -192,6 +197,13 @@ class Pump:
                 self._accept(worker)
         cause, reason = worker.reap()
         self._events.put(WorkerState(worker.name, "gone", worker.handle.place, reason))
+        if worker.told != "here" and not (worker.kill_cause or worker.set_aside or self._closing):
+            self._stillborn += 1
+            if self._stillborn >= MOST_STILLBORN:
+                raise RuntimeError(
+                    f"{self._stillborn} workers in a row ended before they could take a job ({worker.name}: {reason}); "
+                    f"{worker.log} says why"
+                )
         for key in worker.jobs:
             own = worker.kill_cause.get(key, Cause.WORKER_LOST if worker.kill_cause else cause)
             self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))

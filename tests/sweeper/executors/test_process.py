@@ -451,6 +451,42 @@ def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_with
     assert launcher.killed
 
 
+def test_workers_that_cannot_begin_are_not_started_without_end(make_job: MakeJob, tmp_path: Path) -> None:
+    """As after an upgrade under a sweep: each would end as the one before, and take all of the machine for it."""
+    launcher = _Broken()
+    executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
+    executor.submit(make_job("finish"))
+    with pytest.raises(
+        RuntimeError, match=r"3 workers in a row ended before they could take a job \(worker-0: .*says why"
+    ):
+        while True:
+            executor.events(0.1)
+    assert launcher.launched == 3
+    executor.close()
+
+
+class _Broken:
+    """A launcher of workers that end at once, and the handle of each."""
+
+    place, connection, launched = "process 7", None, 0
+
+    def launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Broken:
+        self.launched += 1
+        return self
+
+    def state(self) -> Literal["gone"]:
+        return "gone"
+
+    def begin(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+    def why(self) -> tuple[Cause, str]:
+        return Cause.WORKER_LOST, "the worker exited with code 1"
+
+
 class _Queued:
     """A launcher, and the handle of its one worker, which waits for its place until it is killed."""
 

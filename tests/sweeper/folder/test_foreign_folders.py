@@ -7,18 +7,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from dashboards.store.records import load_records
+from tests.waiting import PATIENCE
 
 Sweeper = Callable[..., Any]
 STUDY = """
@@ -70,13 +74,20 @@ def slow(case: Any) -> Any:
     return pytest.param(case, marks=pytest.mark.slow)
 
 
-def in_time(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, since it might wait for ever."""
-    command = [sys.executable, "-m", "sweeper", *arguments]
-    path = os.pathsep.join(filter(None, sys.path))
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
-    )
+@contextmanager
+def in_time(seconds: float = PATIENCE) -> Iterator[None]:
+    """Raise TimeoutError in what waits for ever, as somebody does who opens a pipe that nobody writes to."""
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize(
@@ -165,12 +176,14 @@ def test_a_link_or_pipe_in_place_of_a_file_of_the_study_is_refused_by_name(
         (runs / name).symlink_to(work / "a.txt")
     else:
         os.mkfifo(runs / name)
-    ended = in_time(folder, *RUN, "--set", "budget.trials=3")
+    with in_time():
+        ended = sweeper(folder, *RUN, "--set", "budget.trials=3")
     assert ended.returncode == 2, ended.stdout
     assert str(runs / name) in ended.stderr
     assert "Traceback" not in ended.stderr
     assert (work / "a.txt").read_text() == "precious a.txt"
-    assert in_time(folder, "status", "study.yaml").returncode == 0
+    with in_time():
+        assert sweeper(folder, "status", "study.yaml").returncode == 0
 
 
 @pytest.mark.parametrize("name", ["logs", "logs/worker-0.log", "reference"])
@@ -252,7 +265,8 @@ def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
     runs = folder / "runs" / "small"
     first, second = (runs / key / "result.json" for key in keys(runs))
     spoil(first, second)
-    ended = in_time(folder, *RUN)
+    with in_time():
+        ended = sweeper(folder, *RUN)
     assert ended.returncode == 0, ended.stderr
     assert first.parent.name in ended.stdout
     assert "1 run trained, 1 was there already" in ended.stdout
@@ -346,7 +360,11 @@ def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) ->
     made_before = {folder / "study.yaml", folder / "mlflow.db"}
     before = os.umask(umask)
     try:
-        ended = in_time(folder, "run", "study.yaml", "--workers", "1")
+        command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "1"]
+        path = os.pathsep.join(filter(None, sys.path))
+        ended = subprocess.run(
+            command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        )
         assert ended.returncode == 0, ended.stderr
     finally:
         os.umask(before)

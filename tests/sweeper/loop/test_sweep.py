@@ -176,14 +176,14 @@ def wait_for_runs(folder: Path, process: Forked, at_least: int) -> None:
     assert process.poll() is None, "the sweep ended before it could be killed"
 
 
-LONG = STUDY.replace("trials: 3", "trials: 25")
+LONG = STUDY.replace("trials: 3", "trials: 12")
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
 def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run, tmp_path: Path, executor: str) -> None:
     write(tmp_path, LONG)
     process = Forked(tmp_path, "run", "study.yaml", "--executor", executor, "--workers", "2")
-    wait_for_runs(tmp_path, process, 10)
+    wait_for_runs(tmp_path, process, 6)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait(timeout=PATIENCE)
@@ -194,10 +194,10 @@ def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run,
     assert not psutil.wait_procs(workers, timeout=PATIENCE)[1], "a worker outlived the sweep"
     found = records(tmp_path)
     assert Counter((r.variant, r.trial) for r in found) == {
-        (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(25)
+        (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(12)
     }
     assert {r.state for r in found} == {State.COMPLETE}
-    assert optuna_states(tmp_path) == {"COMPLETE": 75}
+    assert optuna_states(tmp_path) == {"COMPLETE": 36}
     for key, written in results.items():
         assert (tmp_path / "runs" / "small" / key / "result.json").stat().st_mtime_ns == written, "trained twice"
 
@@ -241,7 +241,7 @@ def test_a_lost_optuna_database_costs_no_training(run: Run, tmp_path: Path) -> N
 
 
 def test_a_spent_wall_clock_stops_the_sweep_with_exit_code_1(run: Run, tmp_path: Path) -> None:
-    stopped = run(tmp_path, LONG.replace("{trials: 25}", "{trials: 25, wall_clock: 1s}"))
+    stopped = run(tmp_path, STUDY.replace("{trials: 3}", "{trials: 25, wall_clock: 1s}"))
     assert stopped.returncode == 1
     assert "budget" in stopped.stdout
     assert 0 < len(records(tmp_path)) < 75
