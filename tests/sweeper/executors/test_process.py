@@ -456,11 +456,9 @@ def test_workers_that_cannot_begin_are_not_started_without_end(make_job: MakeJob
     launcher = _Broken()
     executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
     executor.submit(make_job("finish"))
-    with pytest.raises(
-        RuntimeError, match=r"3 workers in a row ended before they could take a job \(worker-0: .*says why"
-    ):
-        while True:
-            executor.events(0.1)
+    told = r"3 workers in a row ended before they could take a job \(worker-0: .*says why"
+    with pytest.raises(RuntimeError, match=told):
+        list(iter(lambda: executor.events(0.1), None))
     assert launcher.launched == 3
     executor.close()
 
