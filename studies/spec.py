@@ -5,10 +5,11 @@ Knows nothing of Optuna, MLflow or torch, and never touches the network or a mod
 
 from __future__ import annotations
 
-from studies.load import foreign_code, load_study, not_yet, shipped_studies
-from studies.parts import (
+from studies.loading.load import foreign_code, load_study, not_yet, shipped_studies
+from studies.records import Judge
+from studies.schema.scenarios import arms_in, in_scenario
+from studies.schema.types import (
     MOST_AXES,
-    Arm,
     Budget,
     Confirm,
     Distribution,
@@ -18,6 +19,7 @@ from studies.parts import (
     Objective,
     Output,
     Probe,
+    ResolvedVariant,
     Resources,
     Rungs,
     Runs,
@@ -28,13 +30,11 @@ from studies.parts import (
     Values,
     Variant,
 )
-from studies.records import Judge
-from studies.resolve import arms, knob_settings, resolve_run, scenario_data
-from studies.scenarios import arms_in, in_scenario
+from studies.schema.variants import arms, knob_settings, resolve_run, scenario_data
 
 __all__ = [
     "MOST_AXES",
-    "Arm",
+    "ResolvedVariant",
     "Budget",
     "Confirm",
     "Distribution",

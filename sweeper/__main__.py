@@ -7,6 +7,6 @@ from pathlib import Path
 if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).parents[1]:
     del sys.path[0]
 
-from sweeper.cli import main
+from sweeper.cli.app import main
 
 main()

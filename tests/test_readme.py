@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from studies.spec import arms, load_study, shipped_studies
-from sweeper.cli import app
+from sweeper.cli.app import app
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -10,16 +10,16 @@ from tempfile import TemporaryDirectory
 
 from transformers import GenerationConfig
 
-from studies.places import existing
 from studies.records import RunConfig
-from trainers.bases import AdapterBase, how_to_merge, small_file
-from trainers.data import DataError, Pairs, load_pairs
-from trainers.dated import on_day
-from trainers.merged import find_adapter, saveable
-from trainers.settings import hardware_settings, parse_settings
-from trainers.tables import write_pairs
-from trainers.tokenizer import load_tokenizer
-from trainers.warm import load_base
+from studies.schema.paths import existing
+from trainers.components.settings import hardware_settings, parse_settings
+from trainers.components.worker_cache import load_base
+from trainers.data.pairs import DataError, Pairs, load_pairs
+from trainers.data.tables import write_pairs
+from trainers.models.bases import AdapterBase, how_to_merge, small_file
+from trainers.models.merged import find_adapter, saveable
+from trainers.models.template_date import on_day
+from trainers.models.tokenizer import load_tokenizer
 from trainers.world.paths import model_path
 
 _GENERATION_CONFIG = "generation_config.json"
@@ -34,7 +34,7 @@ def write_bundle(
     embedded one; for an adapter, which stands there merged; and for one that TRL would not take as the run did, which
     stands there as links: one whose chat template asks for the date, beside a template with the run's day, and for full
     fine-tuning one whose generation config lets nothing be saved, beside one that does.
-    `expected`: the digest of what the run trained on, where that is known. Raises trainers.data.DataError, before
+    `expected`: the digest of what the run trained on, where that is known. Raises trainers.data.pairs.DataError, before
     anything is written, where the data can no longer be read, by stock TRL neither, or are others.
     """
     name = str(config.settings["model_name_or_path"])
@@ -73,7 +73,7 @@ def _move(folder: Path, into: Path) -> None:
 
 
 def pairs_digest(config: RunConfig) -> str:
-    """The digest of a run's pairs as they are now, see `Pairs.digest`. Raises trainers.data.DataError."""
+    """The digest of a run's pairs as they are now, see `Pairs.digest`. Raises trainers.data.pairs.DataError."""
     return _pairs(config).digest
 
 

@@ -18,12 +18,12 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
 
-from studies.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source
-from studies.foreign_files import read_bytes
-from studies.places import existing, is_hub_id
 from studies.records import COMMIT
-from trainers.bases import ADAPTER, UnusableModel, adapter_of
-from trainers.dated import is_dated
+from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source
+from studies.schema.paths import existing, is_hub_id
+from studies.text.files import read_bytes
+from trainers.models.bases import ADAPTER, UnusableModel, adapter_of
+from trainers.models.template_date import is_dated
 
 _WHOLE_MIB: Final = 64
 """Weights of more than this are read in `_BLOCKS` places: a training step changes every block of them."""
@@ -146,8 +146,8 @@ def _sampled(file: Path) -> str:
 
 
 def _code_content(module: str) -> str | None:
-    """The content of a module as `trainers.judges` imports it: its file, or all those of its package, and of what they
-    import from the working folder. Runs none of it.
+    """The content of a module as `trainers.evaluation.judges` imports it: its file, or all those of its package, and of
+    what they import from the working folder. Runs none of it.
     """
     here = Path.cwd()
     files = _code_files(module.partition(".")[0], here)

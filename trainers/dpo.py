@@ -22,28 +22,28 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from studies.micro_batches import DEFAULT_ROWS, can_be_cut
+from studies.losses.batch_splitting import DEFAULT_ROWS, can_be_cut
 from studies.records import ALONE_FACT, CONSEQUENCES, UNUSABLE_FACT, Cause, RunConfig, RunResult
-from trainers.adapters import Unpackable
-from trainers.checkpoints import KEEP_SECONDS
-from trainers.data import DataError, JudgeError
-from trainers.desk import ListDesk
-from trainers.failures import ALONE, MEMORY, cause_of, told
-from trainers.growth import Growth
-from trainers.interface import Desk, Doing, Job, Placement, Sized, pack_key
-from trainers.member import Member, make_member
-from trainers.pack import Pack
-from trainers.peft_words import in_words_of_study
-from trainers.results import drop_state, keep_result
-from trainers.settings import hardware_settings, parse_settings, resolve_model, run_settings
-from trainers.solo import train_alone
-from trainers.tokenizer import UnusableModel
-from trainers.warm import Warm, load_base
+from trainers.components.blame import in_words_of_study, refused_part
+from trainers.components.settings import hardware_settings, parse_settings, resolve_model, run_settings
+from trainers.components.worker_cache import WorkerCache, load_base
+from trainers.data.pairs import DataError, JudgeError
+from trainers.interface import DATA, JUDGE, MODEL, Doing, Job, Placement, Sized, WorkQueue, pack_key
+from trainers.job_list import JobList
+from trainers.models.tokenizer import UnusableModel
+from trainers.multi_lora.flat import Unpackable
+from trainers.pack.growth import Growth
+from trainers.pack.member import Member, make_member
+from trainers.pack.pack import Pack
+from trainers.run_folder.failures import ALONE, MEMORY, cause_of, told
+from trainers.run_folder.results import drop_state, keep_result
+from trainers.trl_loop.checkpoints import KEEP_SECONDS
+from trainers.trl_loop.train import train_alone
 
 logger = logging.getLogger(__name__)
 
 # What no run with the same of it can use.
-_INPUTS = {UnusableModel: "model", DataError: "data", JudgeError: "judge"}
+_INPUTS = {UnusableModel: MODEL, DataError: DATA, JudgeError: JUDGE}
 _LOOK_SECONDS = 1.0
 # While a pack grows: what it waits for is a sweep that hears of it and hands over more.
 _GROWING_SECONDS = 0.1
@@ -59,11 +59,11 @@ class DPOTrainerWorker:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._desk: Desk | None = None
+        self._desk: WorkQueue | None = None
         self._growths: dict[str, Growth] = {}
-        self._warm = Warm(self._say)
+        self._warm = WorkerCache(self._say)
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
         self._desk = desk
         if job.placement.together < 1:
@@ -79,7 +79,7 @@ class DPOTrainerWorker:
         known.at_most(placement.together)
         return known
 
-    def member(self, job: Job, desk: Desk) -> Member | None:
+    def member(self, job: Job, desk: WorkQueue) -> Member | None:
         """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in."""
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -104,7 +104,9 @@ class DPOTrainerWorker:
             return RunResult(key=key, cause=cause, message=str(error), facts=ALONE)
         traceback.print_exc()
         of = next((name for kind, name in _INPUTS.items() if isinstance(error, kind)), None)
-        return RunResult(key=key, cause=cause, message=_told(error), facts={UNUSABLE_FACT: of} if of else {})
+        message = told(error) if of else in_words_of_study(error, job.config.settings, job.config.knobs)
+        of = of or refused_part(error)
+        return RunResult(key=key, cause=cause, message=message, facts={UNUSABLE_FACT: of} if of else {})
 
     def make(self, job: Job) -> Member:
         """A run, ready for a pack. Raises Unpackable and what TRL or the data refuse."""
@@ -115,9 +117,9 @@ class DPOTrainerWorker:
 
     def empty_pack(self, job: Job) -> Pack:
         """A pack around the base of a run, with no desk behind it."""
-        return self.pack(job, ListDesk([]))
+        return self.pack(job, JobList([]))
 
-    def pack(self, job: Job, desk: Desk) -> Pack:
+    def pack(self, job: Job, desk: WorkQueue) -> Pack:
         """An empty pack around the base model of `job`."""
         settings = run_settings(job)
         args, model_args = parse_settings(settings, job.folder / "trainer", job.config.seed)
@@ -128,7 +130,7 @@ class DPOTrainerWorker:
 
     def forget(self) -> None:
         """Give the memory back that is kept for later runs."""
-        self._warm = Warm(self._say)
+        self._warm = WorkerCache(self._say)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -136,11 +138,11 @@ class DPOTrainerWorker:
         if self._desk is not None:
             self._desk.tell(Doing(what))
 
-    def alone(self, job: Job, desk: Desk, why: str = "") -> None:
+    def alone(self, job: Job, desk: WorkQueue, why: str = "") -> None:
         """Train a run by TRL's own loop and hand it in; `why`: no pack could take it."""
         desk.finish(self._train_alone(job, desk, why))
 
-    def _train_alone(self, job: Job, desk: Desk, why: str) -> RunResult:
+    def _train_alone(self, job: Job, desk: WorkQueue, why: str) -> RunResult:
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = train_alone(job, desk, self._warm, self._keep_every)
@@ -162,7 +164,7 @@ class _Packing:
     when there is nothing to do.
     """
 
-    def __init__(self, worker: DPOTrainerWorker, desk: Desk, first: Job) -> None:
+    def __init__(self, worker: DPOTrainerWorker, desk: WorkQueue, first: Job) -> None:
         self._worker, self._desk = worker, desk
         self._like = pack_key(first.config)
         self._growth = worker.growth(self._like, first.placement)
@@ -316,11 +318,6 @@ def _smaller(job: Job) -> Job | None:
     if not (place.checkpointing or run_settings(job).get("gradient_checkpointing", True)):
         return replace(job, placement=replace(place, checkpointing=True))
     return None
-
-
-def _told(error: Exception) -> str:
-    words = in_words_of_study(error)
-    return told(error) if words == str(error) else words
 
 
 def _free_memory() -> None:

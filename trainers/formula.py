@@ -29,8 +29,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from studies.records import Cause, Measurement, RunConfig, RunResult
-from trainers.interface import Decision, Desk, Job, pack_key
-from trainers.results import read_result, write_result
+from trainers.interface import Decision, Job, WorkQueue, pack_key
+from trainers.run_folder.results import read_result, write_result
 
 STEPS = 12
 BLOCK_NOISE = 0.01
@@ -65,7 +65,7 @@ OTHER = Shape(peak=0.15, beta=0.2, learning_rate=1e-5, diverges_above=1e-2)
 class FormulaTrainer:
     """Answers every run from the formula of this module; the same config gives the same numbers on any machine."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """See `Trainer.train`. `max_steps` is the number of reported steps (12 where it is not given or below 1).
 
         Jobs train together as in a pack: step by step in turn, and one that ends makes room for another.
@@ -77,7 +77,7 @@ class FormulaTrainer:
             pack = [run for run in pack if next(run, False)]
 
 
-def _run(job: Job, desk: Desk) -> Iterator[bool]:
+def _run(job: Job, desk: WorkQueue) -> Iterator[bool]:
     """Train one run, a step at each `next`, and hand it in at the end."""
     config, key = job.config, job.config.key
     shape = _shape(config.settings)
@@ -113,7 +113,7 @@ def _run(job: Job, desk: Desk) -> Iterator[bool]:
     _hand_in(job, result, desk)
 
 
-def _hand_in(job: Job, result: RunResult, desk: Desk) -> None:
+def _hand_in(job: Job, result: RunResult, desk: WorkQueue) -> None:
     write_result(job.folder, result)
     desk.finish(result)
 

@@ -122,7 +122,7 @@ class Job:
     time_limit: float | None = None
 
 
-class Desk(Protocol):
+class WorkQueue(Protocol):
     """Where a trainer takes jobs and hands in what becomes of them."""
 
     def take(self, like: str) -> Job | None:
@@ -149,7 +149,7 @@ class Desk(Protocol):
 class Trainer(Protocol):
     """Trains runs. One object lives as long as its worker and keeps what runs share (base model, data)."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """Train `job`, and jobs taken from the desk together with it; return when all of them are handed in.
 
         What a run does never raises: it is a result with a cause. What the machine does (lost files, no device) may
@@ -195,6 +195,27 @@ _SHARED_SETTINGS = (
     *("max_length", "truncation_mode", "pad_token", "per_device_train_batch_size"),
     *("bf16", "fp16", "tf32", "use_cpu", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
 )
+
+# What a run that no other try can make ready is refused for, as `UNUSABLE_FACT` says it.
+MODEL, DATA, JUDGE = "model", "data", "judge"
+ADAPTER, OPTIMIZER, SCHEDULE, SETTINGS = "adapter", "optimizer", "schedule", "settings"
+HANGS_ON: Mapping[str, tuple[str, ...] | None] = {
+    **dict.fromkeys((MODEL, DATA, JUDGE), _SHARED_SETTINGS),
+    ADAPTER: (
+        *_SHARED_SETTINGS,
+        *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"),
+        *("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora"),
+    ),
+    OPTIMIZER: (*_SHARED_SETTINGS, "optim", "optim_args", "optim_target_modules"),
+    SCHEDULE: (
+        *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "max_steps", "num_train_epochs"),
+        "optim",
+    ),
+    SETTINGS: None,
+}
+"""The settings that decide on each of these (None: all), so that runs with the same are refused for the same."""
+OF_ROWS = frozenset({MODEL, DATA, JUDGE, SETTINGS})
+"""Those that may also hang on the rows of a run: on its scenario and block."""
 
 
 def pack_key(config: RunConfig) -> str:

@@ -16,23 +16,14 @@ from contextlib import redirect_stdout
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from studies.funnel import funnel
-from studies.places import existing
 from studies.records import DataConfig
-from trainers.data import (
-    ALIKE,
-    NO_PROMPT,
-    REFUSED,
-    TOO_LONG,
-    UNTOLD,
-    DataError,
-    limits_of,
-    load_pairs,
-    prompt_ids,
-    why_not,
-)
-from trainers.rows import Row, counted, length
-from trainers.sources import Rows
+from studies.records.funnel import funnel
+from studies.schema.paths import existing
+from trainers.data.pairs import DataError, limits_of, load_pairs
+from trainers.data.refusals import ALIKE, NO_PROMPT, REFUSED, TOO_LONG, UNTOLD, why_not
+from trainers.data.rows import Row, counted, length
+from trainers.data.sources import Rows
+from trainers.data.tokens import prompt_ids
 from trainers.world.paths import model_path
 
 if TYPE_CHECKING:
@@ -117,7 +108,7 @@ def main() -> None:
 
 
 def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    from trainers.tokenizer import UnusableModel, load_tokenizer
+    from trainers.models.tokenizer import UnusableModel, load_tokenizer
 
     data, model = DataConfig.model_validate(request["data"]), request["model"]
     try:
@@ -201,7 +192,7 @@ def _noted(placed: Sequence[tuple[str, Row]], data: DataConfig, out: Counter[str
 
 def _oddities(row: Row, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """What a row is trained as that may surprise."""
-    from trainers.data import tokenise
+    from trainers.data.tokens import tokenise
 
     alone, ids = prompt_ids(row["prompt"], tokenizer), tokenise(row, tokenizer)
     if len(ids.prompt) < len(alone):

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dashboards.statistics.estimates import Floats
-from studies.counts import so_many
-from studies.redact import redact
+from studies.text.plural import so_many
+from studies.text.redact import redact
 
 WIDTH: Final = 9.0
 """Inches of a figure."""

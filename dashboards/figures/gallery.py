@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from dashboards.figures import course, knobs, outcome, price
+from dashboards.figures import knobs, outcome, price
+from dashboards.figures import over_time as course
 from dashboards.figures.figure import Figure, Missing, slug
 from dashboards.figures.material import Material
 from dashboards.figures.parallel import parallel

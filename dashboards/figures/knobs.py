@@ -27,7 +27,7 @@ from dashboards.figures.material import Config, Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.importance import importance
 from dashboards.statistics.stability import strengths
-from studies.counts import so_many
+from studies.text.plural import so_many
 
 BINS = 5
 FEWEST_VALUES = 3

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dashboards.analysis.strata import StratumResults
 from dashboards.figures.figure import Look, looks
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import failures
-from dashboards.tables import Comparison, Row
-from dashboards.trials import Standing
+from dashboards.tables.comparison import Comparison, Row
 from studies.records import RunRecord, Scalar
 
 Curve = Sequence[tuple[int, float]]
@@ -53,7 +53,7 @@ class Material:
     knob. `curves`: run id -> metric -> its values by step, of runs that speak for their stratum.
     """
 
-    standings: tuple[Standing, ...]
+    standings: tuple[StratumResults, ...]
     comparison: Comparison
     scale: Scale
     noise: Mapping[str, Mapping[str, float]]
@@ -75,11 +75,11 @@ class Material:
         """How each variant is drawn."""
         return looks(self.variants, self.comparison.baseline)
 
-    def of(self, scenario: str) -> tuple[Standing, ...]:
+    def of(self, scenario: str) -> tuple[StratumResults, ...]:
         """The strata of a scenario."""
         return tuple(s for s in self.standings if s.stratum.scenario == scenario)
 
-    def row(self, standing: Standing) -> Row:
+    def row(self, standing: StratumResults) -> Row:
         """The stratum's row in the table."""
         return self._rows[standing.stratum.variant, standing.stratum.scenario]
 
@@ -87,7 +87,7 @@ class Material:
     def _rows(self) -> Mapping[tuple[str, str], Row]:
         return {(row.variant, row.scenario): row for row in self.comparison.rows}
 
-    def configs(self, standing: Standing) -> tuple[Config, ...]:
+    def configs(self, standing: StratumResults) -> tuple[Config, ...]:
         """The stratum's configs that came to an end, failed ones among them."""
         return self._configs[standing.stratum.variant, standing.stratum.scenario]
 
@@ -95,7 +95,7 @@ class Material:
     def _configs(self) -> Mapping[tuple[str, str], tuple[Config, ...]]:
         return {(s.stratum.variant, s.stratum.scenario): _configs(s, self.scale) for s in self.standings}
 
-    def best(self, standing: Standing) -> Estimate | None:
+    def best(self, standing: StratumResults) -> Estimate | None:
         """The objective of the stratum's best config in the scale's unit, by the runs that speak for it."""
         if not standing.speak:
             return None
@@ -117,7 +117,7 @@ class Material:
         return "untrained" if self.scale.starts_at_zero else ""
 
 
-def _configs(standing: Standing, scale: Scale) -> tuple[Config, ...]:
+def _configs(standing: StratumResults, scale: Scale) -> tuple[Config, ...]:
     own = [run for trial in standing.ended for run in trial.runs]
     failed = set(failures(own, scale).configs)
     found = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from dashboards.evidence import confirmed_values
+from dashboards.analysis.confirmed import confirmed_values
 from dashboards.figures.figure import (
     BELOW,
     QUIET,
@@ -26,8 +26,8 @@ from dashboards.figures.figure import (
 from dashboards.figures.material import Material
 from dashboards.statistics.estimates import Estimate
 from dashboards.statistics.stability import KINDS, Kind, performance_profile
-from dashboards.tables import Row
-from studies.counts import so_many
+from dashboards.tables.comparison import Row
+from studies.text.plural import so_many
 
 _LEVELS = 101
 _KIND_COLOURS: dict[Kind, str] = {

@@ -13,10 +13,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from dashboards.cells import number
 from dashboards.figures.figure import QUIET, WIDTH, Figure, Missing, drawing, label, spread_by_ratio, svg_of
 from dashboards.figures.material import Config, Material
-from studies.counts import so_many
+from dashboards.tables.numbers import number
+from studies.text.plural import so_many
 
 FEWEST_CONFIGS = 3
 _HEIGHT = 3.6

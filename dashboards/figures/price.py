@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from dashboards.analysis.strata import StratumResults
 from dashboards.figures.figure import MOST_BEHIND, Figure, Missing, Scales, Series, floored, small_multiples
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.frontier import BUDGETS, Points, at_budgets, frontier_difference, points_of
-from dashboards.trials import Standing
-from studies.counts import so_many
+from studies.text.plural import so_many
 
 _STEPS = 40
 
@@ -47,7 +47,7 @@ def price(material: Material, scenario: str, name: str) -> Figure | Missing:
     return Figure(name, title, caption, svg)
 
 
-def priced(material: Material, standing: Standing) -> Series:
+def priced(material: Material, standing: StratumResults) -> Series:
     """A stratum's configs over KL, with its frontier."""
     configs = material.configs(standing)
     good = [c for c in configs if not c.failed and c.kl is not None and c.value is not None]
@@ -76,7 +76,7 @@ def priced(material: Material, standing: Standing) -> Series:
     )
 
 
-def _frontier_points(material: Material, standing: Standing) -> Points | None:
+def _frontier_points(material: Material, standing: StratumResults) -> Points | None:
     """What the stratum's frontier is made of; None where the table has none."""
     space = material.row(standing).space
     if space is None or space.frontier is None:

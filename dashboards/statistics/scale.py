@@ -1,6 +1,6 @@
 """Records -> numbers that can be averaged over blocks: the unit of a metric, the task of a block, and what is a tie.
 
-Knows the embedded world's unit (`studies.world`); of every other data set, only the metric's own unit.
+Knows the embedded world's unit (`studies.records.world_units`); of every other data set, only the metric's own unit.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.records import METRICS, RunRecord
+from studies.records.world_units import BY_PROMPT, SOURCE, task_of_block, tasks
 from studies.spec import Objective
-from studies.world import BY_PROMPT, SOURCE, task_of_block, tasks
 
 # Practical equivalence on the embedded world: a thirtieth of what the oracle gains at 2 nats.
 TIE_WITHIN_U = 0.03
@@ -74,7 +74,7 @@ class Scale:
 
 
 def scale_of(objective: Objective, source: str) -> Scale:
-    """The scale of a study's objective. `source`: as `studies.world.source_of` says it."""
+    """The scale of a study's objective. `source`: as `studies.records.world_units.source_of` says it."""
     in_u = source in (SOURCE, BY_PROMPT) and objective.metric == "gold"
     unit = METRICS[objective.metric].unit if objective.metric in METRICS else objective.metric
     return Scale(

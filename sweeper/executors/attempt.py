@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from studies.records import UNUSABLE_FACT, Cause, RunResult, Scalar
-from trainers.failures import MEMORY, cause_of
-from trainers.interface import Decision, Desk, Job, News, Trainer, load_trainer
-from trainers.results import drop_state, write_result
+from trainers.interface import Decision, Job, News, Trainer, WorkQueue, load_trainer
+from trainers.run_folder.failures import MEMORY, cause_of
+from trainers.run_folder.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class WarmTrainer:
         self._name = name
         self._trainer: Trainer | None = None
 
-    def attempt(self, job: Job, desk: Desk) -> None:
+    def attempt(self, job: Job, desk: WorkQueue) -> None:
         """Train `job` and what the trainer takes beside it; every one of them is handed in at the desk.
 
         Whatever the trainer raises becomes a result of each open job, its traceback logged: out of memory where the
@@ -58,7 +58,7 @@ class WarmTrainer:
 class _Watch:
     """A desk that remembers which jobs are open and stops those that have had their time."""
 
-    def __init__(self, desk: Desk, first: Job) -> None:
+    def __init__(self, desk: WorkQueue, first: Job) -> None:
         self._desk = desk
         self.open: dict[str, Job] = {}
         self._taken_at: dict[str, float] = {}

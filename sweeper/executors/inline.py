@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from studies.records import Cause, RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.messages import Dropped, Event, Finished, Lost, Reported, Started, Told
+from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported, Started, Told
 from trainers.interface import Decision, Job, News, pack_key
 
 WORKER = "inline"
@@ -78,7 +78,7 @@ class Inline:
         self.cancel(None)
 
     def take(self, like: str) -> Job | None:
-        """See `Desk.take`."""
+        """See `WorkQueue.take`."""
         fits = [job for job in self._waiting if len(self._running) < job.placement.together]
         job = next((job for job in fits if pack_key(job.config) == like), None)
         if job is not None:
@@ -87,22 +87,22 @@ class Inline:
         return job
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        """See `Desk.report`."""
+        """See `WorkQueue.report`."""
         self._events.append(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
         return self.decision(key)
 
     def decision(self, key: str) -> Decision:
-        """See `Desk.decision`."""
+        """See `WorkQueue.decision`."""
         return Decision.STOP if key in self._stopped else Decision.CONTINUE
 
     def finish(self, result: RunResult) -> None:
-        """See `Desk.finish`."""
+        """See `WorkQueue.finish`."""
         self._running.discard(result.key)
         self._stopped.discard(result.key)
         self._events.append(Finished(result.key, result))
 
     def tell(self, news: News) -> None:
-        """See `Desk.tell`."""
+        """See `WorkQueue.tell`."""
         self._events.append(Told(WORKER, news))
 
     def _train(self, job: Job) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from mlflow.store.tracking.dbmodels import models
 from sqlalchemy import create_engine, insert
 
-from dashboards.load import SUPERSEDED
-from sweeper.outbox import Entry
-from sweeper.tracking import Tracker
+from dashboards.store.mlflow_tags import SUPERSEDED
+from sweeper.tracking.outbox import Entry
+from sweeper.tracking.tracker import Tracker
 
 Rows = dict[Any, list[dict[str, Any]]]
 BATCH = 20_000

@@ -12,11 +12,11 @@ import argparse
 import resource
 import time
 
-from dashboards.rendering import render
+from dashboards.analysis.strata import Stratum
 from dashboards.statistics.frontier import frontier, points_of
 from dashboards.statistics.scale import scale_of
-from dashboards.tables import comparison
-from dashboards.trials import Stratum
+from dashboards.tables.comparison import comparison
+from dashboards.tables.formats import render
 from studies.spec import Objective, Scenario
 from tests.dashboards.generated import pool
 

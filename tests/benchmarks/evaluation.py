@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import DataConfig, EvaluationConfig
 from tests.trainers.packs import Weights, lora_weights, pack_of
-from trainers.data import Pairs, load_pairs
-from trainers.evaluate import ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
+from trainers.data.pairs import Pairs, load_pairs
+from trainers.evaluation.evaluate import ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
 from trainers.world.pairs import load_model, load_tokenizer
 
 PACKS = (1, 4, 8)

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from studies.design.halving import rung_scores
 from studies.records import RunConfig, RunResult
 from studies.spec import arms, load_study, resolve_run
-from sweeper.rungs import rung_scores
-from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.state import load_state
+from trainers.job_list import train_all
+from trainers.pack.state import load_state
 
 PAUSES = (5, 10, 20, 30, 40, 50, 60, 80, 100)
 STEPS, TOGETHER, BEST = 120, 8, 4

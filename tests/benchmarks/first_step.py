@@ -91,10 +91,11 @@ def sweep(name: str) -> None:
     began = time.perf_counter()
     seen: dict[str, Any] = {"passes": 0}
     sys.argv = ["sweeper", "run", name, "--executor", "inline", "--workers", "1"]
-    from sweeper.cli import main
-    from trainers import evaluate, warm
-    from trainers.engine import Engine
-    from trainers.pack import Pack
+    from sweeper.cli.app import main
+    from trainers.components import worker_cache as warm
+    from trainers.evaluation import evaluate
+    from trainers.pack.engine import Engine
+    from trainers.pack.pack import Pack
 
     load, advance, accumulate = warm.load_base, Pack.advance, Engine.accumulate
     untrained = evaluate.reference_numbers

@@ -1,4 +1,4 @@
-"""How far one batch tells how large the gradients of two losses are: what `trainers.balance.PAIRS` rests on.
+"""How far one batch tells how large the gradients of two losses are: what `gradient_balance.PAIRS` rests on.
 
     python -m tests.benchmarks.gradient_noise
 
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.trainers.pack_runs import config, train
-from trainers.balance import PAIRS
+from trainers.components.gradient_balance import PAIRS
 
 BLOCKS, STEPS = range(4), 24  # as many as a curve has points
 STILL = {"learning_rate": 0.0, "lr_scheduler_type": "constant", "max_steps": STEPS, "beta": 0.1, "rows": 512}

@@ -26,13 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from studies.records import DataConfig, EvaluationConfig, RunConfig
+from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
 from sweeper.executors import Finished, Lost, Process
-from sweeper.executors.devices import usable_cores
+from sweeper.executors.process.devices import usable_cores, visible_gpus
 from trainers.interface import Job, Placement
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -79,16 +79,13 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-def runs(world: str, count: int, steps: int, model: str | None) -> list[RunConfig]:
-    """The configs that every rung trains: losses in turn, each with another beta the second time."""
-    about = WORLDS[world]
+def runs(about: Mapping[str, Any], count: int, steps: int) -> list[RunConfig]:
+    """The configs that every rung trains in a world: losses in turn, each with another beta the second time."""
     found = []
     for i in range(count):
         loss = LOSSES[i % len(LOSSES)]
         beta = loss.get("beta", LORA["beta"]) * (1 + i // len(LOSSES))
         settings = {**LORA, **about["settings"], **loss, "beta": beta, "max_steps": steps, "seed": 0}
-        if model:
-            settings["model_name_or_path"] = model
         found.append(
             RunConfig(
                 study="ladder",
@@ -111,10 +108,10 @@ def by_commands(configs: Sequence[RunConfig], folder: Path) -> float:
     import yaml
     from transformers import AutoTokenizer
 
-    from trainers.data import load_pairs
+    from trainers.components.settings import hardware_settings, resolve_model
+    from trainers.data.pairs import load_pairs
+    from trainers.data.tables import write_pairs
     from trainers.dpo import load_adapter
-    from trainers.settings import hardware_settings, resolve_model
-    from trainers.tables import write_pairs
 
     base = resolve_model(str(configs[0].settings["model_name_or_path"]))
     pairs = load_pairs(configs[0].data, 0, AutoTokenizer.from_pretrained(base))
@@ -140,8 +137,8 @@ def by_loop(configs: Sequence[RunConfig], folder: Path, *, precompute: bool) -> 
     from trl import DPOTrainer, get_peft_config
     from trl.trainer.utils import create_model_from_path
 
-    from trainers.data import load_pairs
-    from trainers.settings import hardware_settings, parse_settings, resolve_model
+    from trainers.components.settings import hardware_settings, parse_settings, resolve_model
+    from trainers.data.pairs import load_pairs
 
     datasets.disable_progress_bars()
     path = resolve_model(str(configs[0].settings["model_name_or_path"]))
@@ -173,7 +170,7 @@ def _measure(config: RunConfig, path: str, pairs: Any) -> Any:
     from transformers import AutoTokenizer
     from trl.trainer.utils import create_model_from_path
 
-    from trainers.evaluate import evaluate, reference_numbers
+    from trainers.evaluation.evaluate import evaluate, reference_numbers
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     numbers = reference_numbers(create_model_from_path(path), tokenizer, pairs, config.evaluation)
@@ -185,39 +182,49 @@ def _measure(config: RunConfig, path: str, pairs: Any) -> Any:
     return measure
 
 
-def by_workers(configs: Sequence[RunConfig], folder: Path, *, packs: bool) -> float:
-    """Rungs d and e. Seconds of the runs; the workers have loaded the base and the pairs before."""
+def by_workers(configs: Sequence[RunConfig], folder: Path, placement: Placement) -> tuple[float, list[RunResult]]:
+    """Rungs d and e. Seconds of the runs, and what they came to; the workers have loaded the base and the pairs before.
+
+    Raises RuntimeError where one of them comes to nothing.
+    """
     pool = Process("dpo", None, folder / "logs")
     try:
         warm = [
             c.model_copy(update={"settings": {**c.settings, "max_steps": 1}, "seed": 1 + i})
-            for i, c in enumerate(configs[: usable_cores()])
+            for i, c in enumerate(configs[: pool.slots])
         ]
         _train(pool, warm, folder / "warm", Placement())
         started = time.perf_counter()
-        grows = Placement(together=32, begin=0, workers=usable_cores())
-        _train(pool, configs, folder / "runs", grows if packs else Placement())
-        return time.perf_counter() - started
+        results = _train(pool, configs, folder / "runs", placement)
+        return time.perf_counter() - started, results
     finally:
         pool.close(now=True)
 
 
-def _train(pool: Process, configs: Sequence[RunConfig], folder: Path, placement: Placement) -> None:
+def growing() -> Placement:
+    """Packs that grow while that pays, in one worker for each GPU or core."""
+    return Placement(together=32, begin=0, workers=len(visible_gpus(os.environ)) or usable_cores())
+
+
+def _train(pool: Process, configs: Sequence[RunConfig], folder: Path, placement: Placement) -> list[RunResult]:
     for config in configs:
         pool.submit(Job(config, folder / config.key, placement=placement))
-    left = {config.key for config in configs}
-    while left:
+    results: list[RunResult] = []
+    while len(results) < len(configs):
         for event in pool.events(1.0):
+            if isinstance(event, Lost):
+                raise RuntimeError(f"{event.reason}\n{event.log_tail}")
             if isinstance(event, Finished):
-                assert event.result.measurements, event.result.message
-                left.discard(event.key)
-            assert not isinstance(event, Lost), event.reason
+                if not event.result.measurements:
+                    raise RuntimeError(f"run {event.key} came to nothing: {event.result.message}")
+                results.append(event.result)
+    return results
 
 
 def tokens(config: RunConfig, folder: Path) -> tuple[float, float]:
     """Tokens of a step as stock TRL pads them, and as they lie in a pack; means over a run."""
     from trainers.dpo import DPOTrainerWorker
-    from trainers.layout import micro_batch
+    from trainers.multi_lora.layout import micro_batch
 
     few = config.evaluation.model_copy(update={"prompts": 1, "max_new_tokens": 1, "pairs": 2})
     member = DPOTrainerWorker().make(Job(config.model_copy(update={"evaluation": few}), folder, pause_at=1))
@@ -237,7 +244,7 @@ def one_rung(name: str, configs: Sequence[RunConfig], folder: Path) -> tuple[flo
         case "b" | "c":
             return (by_loop(configs, folder, precompute=name == "c"),)
         case "d" | "e":
-            return (by_workers(configs, folder, packs=name == "e"),)
+            return (by_workers(configs, folder, growing() if name == "e" else Placement())[0],)
         case "tokens":
             return tokens(configs[0], folder)
     raise ValueError(name)
@@ -288,7 +295,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rung:
-        configs = runs(options.world, options.runs, options.steps, options.model)
+        about = WORLDS[options.world]
+        named = {"model_name_or_path": options.model} if options.model else {}
+        settings = {**about["settings"], **named}
+        configs = runs({**about, "settings": settings}, options.runs, options.steps)
         print(json.dumps(one_rung(options.rung, configs, options.folder)))  # noqa: T201
         return
     seen: dict[str, list[float]] = {name: [] for name in options.rungs}

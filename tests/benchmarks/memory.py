@@ -93,7 +93,7 @@ def peak(model: Path, size: int) -> tuple[float, float, int]:
     reset_peak()
     before = peak_since()
     pack.admit(members)
-    pack.practise()
+    pack.train_micro_batch()
     return before, peak_since(), pack.adapters.geometry.size
 
 

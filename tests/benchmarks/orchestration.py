@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies.spec import arms, load_study
-from sweeper.session import places, run_session
+from sweeper.commands.run import run_session
+from sweeper.folder.paths import places
 from trainers.formula import FormulaTrainer
-from trainers.interface import Desk, Job
+from trainers.interface import Job, WorkQueue
 
 STUDY = """
 study: orchestration
@@ -41,7 +42,7 @@ class Timed:
     def __init__(self) -> None:
         self._formula = FormulaTrainer()
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         """See `Trainer.train`."""
         began = time.perf_counter()
         self._formula.train(job, desk)

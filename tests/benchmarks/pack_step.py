@@ -20,8 +20,8 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.trainers.packs import lora_weights, pack_of
-from trainers.layout import hidden_states, make_pair, micro_batch, pack_batch, packed_rows
-from trainers.tiles import tiled_attention
+from trainers.multi_lora.layout import hidden_states, make_pair, micro_batch, pack_batch, packed_rows
+from trainers.multi_lora.tiled_attention import tiled_attention
 
 SHAPES = (
     *((16, 8, 4, length, 8) for length in (32, 48, 64, 90, 128, 256)),
@@ -83,7 +83,7 @@ def body(shape: tuple[int, int, int], repeats: int) -> list[float]:
             return hidden_states(pack.model, batch)
 
     def theirs() -> Tensor:
-        with patch("trainers.llama.LONGEST", 0):
+        with patch("trainers.multi_lora.llama_body.LONGEST", 0):
             return ours()
 
     return ratios(ours, theirs, repeats)

@@ -28,15 +28,15 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from dashboards.evidence import confirmed_values
-from dashboards.load import load_records
+from dashboards.analysis.confirmed import confirmed_values
+from dashboards.analysis.strata import StratumResults, standings
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import failures
-from dashboards.trials import Standing, standings
+from dashboards.store.records import load_records
+from studies.design.counts import pairs_source
 from studies.records import RunRecord, State
 from studies.spec import StudySpec, arms, load_study
-from sweeper.plan import pairs_source
-from sweeper.reading import comparison_of, strata
+from sweeper.recorded.reading import comparison_of, strata
 
 UNBIASED = "unbiased"
 PAIRWISE = ("sigmoid", "ipo")
@@ -117,7 +117,7 @@ def chosen_shift(records: Sequence[RunRecord]) -> str:
     return f"{mean_and_limits(means)}; below 0 in {sum(m < 0 for m in means)} of {len(means)}"
 
 
-def drops(found: Sequence[Standing], scale: Scale, there: str, here: str) -> dict[str, dict[int, float]]:
+def drops(found: Sequence[StratumResults], scale: Scale, there: str, here: str) -> dict[str, dict[int, float]]:
     """Variant -> block -> what its best config of scenario `there` has in the confirm phase over its best of `here`.
 
     A variant that has no config within the bounds in one of the two is left out: who had nothing cannot lose it.
@@ -145,7 +145,7 @@ def pairwise_over_pointwise(lost: Mapping[str, Mapping[int, float]]) -> str:
     )
 
 
-def kl_used(found: Sequence[Standing], variant: str) -> str:
+def kl_used(found: Sequence[StratumResults], variant: str) -> str:
     """Mean KL of the confirm runs that are compared, paired and shuffled: where they differ, so do the configs."""
     kls = {
         s.stratum.scenario: np.mean([run.metrics["kl"] for run in s.speak])

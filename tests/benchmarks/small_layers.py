@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.adapters import _LinearWithAdapters, _SmallLinearWithAdapters
+from trainers.multi_lora.linear import LinearWithAdapters, SmallLinearWithAdapters
 
 RANK = 8
 WIDTHS = ((64, 64), (64, 172), (172, 64))
@@ -43,7 +43,7 @@ def main() -> None:
             for inputs, outputs in WIDTHS:
                 shape = (runs, rows, inputs, outputs)
                 ratios = [
-                    seconds(_SmallLinearWithAdapters, *shape) / seconds(_LinearWithAdapters, *shape)
+                    seconds(SmallLinearWithAdapters, *shape) / seconds(LinearWithAdapters, *shape)
                     for _ in range(options.repeats)
                 ]
                 low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))

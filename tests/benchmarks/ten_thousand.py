@@ -29,11 +29,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
+from studies.design.points import planned_points
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunRecord, RunResult, Scalar
 from studies.spec import StudySpec, arms, load_study
-from sweeper.points import planned_points
-from sweeper.tracking import Tracker
+from sweeper.tracking.tracker import Tracker
 from tests.benchmarks.bulk import Bulk, collected
 from tests.dashboards.generated import pool
 

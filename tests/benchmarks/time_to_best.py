@@ -25,11 +25,12 @@ import numpy as np
 import yaml
 from scipy.stats import spearmanr
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import RunRecord, State
 from studies.spec import arms, load_study
-from sweeper.session import places, run_session
-from trainers.results import read_result
+from sweeper.commands.run import run_session
+from sweeper.folder.paths import places
+from trainers.run_folder.results import read_result
 from trainers.world.oracle import reference_gold, tilted_gold_at_kl
 from trainers.world.pairs import task_of
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dashboards.statistics.estimates import Floats
 from studies.records import CONSEQUENCES, Cause, RunRecord, State
-from studies.world import task_of_block, tasks
+from studies.records.world_units import task_of_block, tasks
 
 
 def a_record(cause: Cause | None = Cause.FINISHED, **changes: Any) -> RunRecord:

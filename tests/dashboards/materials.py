@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from dashboards.analysis.strata import Stratum, standings
 from dashboards.figures.figure import Figure, Missing
 from dashboards.figures.material import Curve, Material
 from dashboards.statistics.scale import scale_of
-from dashboards.tables import comparison
-from dashboards.trials import Stratum, standings
+from dashboards.tables.comparison import comparison
 from studies.records import RunRecord
 from studies.spec import Objective, Scenario
 

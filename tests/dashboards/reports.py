@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dashboards.figures.gallery import figures
-from dashboards.report import Report, Told
+from dashboards.report.page import Report, ShownSamples
 from studies.records import RunRecord, Shown
 from tests.dashboards.generated import pool
 from tests.dashboards.materials import material_of
@@ -24,7 +24,7 @@ def report_of(records: list[RunRecord] | None = None, **changes: Any) -> Report:
         "records": used,
         "table": material.comparison,
         "figures": list(figures(material)),
-        "samples": [Told("ipo", "clean", 3, "0123456789abcdef", (SAMPLE,))],
+        "samples": [ShownSamples("ipo", "clean", 3, "0123456789abcdef", (SAMPLE,))],
         "asked": '{"study": "pool"}',
         "page": None,
     }

@@ -11,7 +11,7 @@ from types import FrameType
 
 from typer.testing import CliRunner
 
-from sweeper.cli import app
+from sweeper.cli.app import app
 
 LONGEST_SECONDS = 2.0  # of this process's own time, so that a busy machine is no failure
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from studies.records import DataConfig
 from tests.robustness.data_files import data_files
 from tests.robustness.harness import call, check_refusal, contents, folder_with, in_time
-from trainers.data import DataError, check_data, load_pairs
+from trainers.data.pairs import DataError, check_data, load_pairs
 from trainers.world.paths import model_path
 
 # Without `explain`, which traces every line and would count as time of the program.
@@ -36,7 +36,7 @@ TEMPLATE = """
 
 @functools.cache
 def tokenizer() -> Any:
-    from trainers.tokenizer import load_tokenizer
+    from trainers.models.tokenizer import load_tokenizer
 
     loaded = load_tokenizer(str(model_path()), revision=None, trust_remote_code=False)
     loaded.chat_template = TEMPLATE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from studies.redact import REDACTED
+from studies.text.redact import REDACTED
 
 pytestmark = pytest.mark.slow  # a score of commands, each a process of its own
 

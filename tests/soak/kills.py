@@ -18,7 +18,7 @@ import optuna
 import psutil
 from mlflow import MlflowClient
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import RunRecord, State
 from tests.waiting import PATIENCE
 

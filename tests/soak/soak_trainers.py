@@ -10,7 +10,7 @@ from pathlib import Path
 
 from studies.records import RunResult
 from trainers.formula import FormulaTrainer
-from trainers.interface import Decision, Desk, Job, News
+from trainers.interface import Decision, Job, News, WorkQueue
 
 MEBIBYTE = 2**20
 
@@ -18,7 +18,7 @@ MEBIBYTE = 2**20
 class Slow:
     """The formula trainer with STEP_SECONDS (an environment variable) between two steps."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         FormulaTrainer().train(job, _SlowDesk(desk, float(os.environ.get("STEP_SECONDS", "0"))))
 
 
@@ -30,12 +30,12 @@ class Kept:
 
         self._trainer = DPOTrainerWorker(keep_every=0.0)
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         self._trainer.train(job, desk)
 
 
 class _SlowDesk:
-    def __init__(self, desk: Desk, seconds: float) -> None:
+    def __init__(self, desk: WorkQueue, seconds: float) -> None:
         self._desk, self._seconds = desk, seconds
 
     def take(self, like: str) -> Job | None:
@@ -69,7 +69,7 @@ class Hungry:
             most = pages * resource.getpagesize() + int(self._limit) * MEBIBYTE
             resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         settings = job.config.settings
         rows = int(settings["per_device_train_batch_size"]) // job.placement.split
         taken = [bytearray(int(settings["lora_r"]) * MEBIBYTE) for _ in range(rows)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import METRICS
 from tests.soak.kills import HERE, Soak, problems
 

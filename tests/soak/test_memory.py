@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from studies.records import Cause, State
 from tests.soak.kills import HERE
 from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.slow
 
 # A run takes as many MiB a row as `lora_r` says, for 8 rows: 160, 640 or 1280 MiB.
 STUDY = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.load import load_records
+from dashboards.store.records import load_records
 from tests.soak.kills import HERE, problems
 from tests.waiting import PATIENCE
 

@@ -13,16 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 import trainers.preview
-from dashboards.addresses import sqlite_file
-from studies.places import existing
+from dashboards.report.build import BuiltReport
+from dashboards.store.addresses import sqlite_file
 from studies.records import DataConfig
-from studies.spec import Arm, StudySpec
-from sweeper.cli import app
-from sweeper.new_store import make_store
-from sweeper.reporting import Made
-from sweeper.search import open_storage
+from studies.schema.paths import existing
+from studies.spec import ResolvedVariant, StudySpec
+from sweeper.cli.app import app
+from sweeper.search.open_storage import open_storage
+from sweeper.tracking.new_store import make_store
+from trainers.data.sources import Rows
 from trainers.preview import Preview
-from trainers.sources import Rows
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,14 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     def copied(url: str) -> Any:
         file = sqlite_file(url)
         if file is not None and not file.exists() and os.access(file.parent, os.W_OK):
+            for left in ("-wal", "-shm"):  # of a file that a test removed: SQLite would write it into the copy
+                file.with_name(file.name + left).unlink(missing_ok=True)
             shutil.copyfile(request.getfixturevalue("empty_optuna"), file)
         return open_storage(url)
 
-    monkeypatch.setattr("sweeper.tracking.make_store", copy)
-    monkeypatch.setattr("sweeper.search.open_storage", copied)
+    monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
+    monkeypatch.setattr("sweeper.search.open_storage.open_storage", copied)
+    monkeypatch.setattr("sweeper.search.search.open_storage", copied)
 
 
 @pytest.fixture(scope="session")
@@ -117,13 +120,15 @@ def the_same_rows_are_looked_at_once(previewed: dict[str, Preview], monkeypatch:
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    from sweeper import reading
+    from sweeper.recorded import reading
 
     with_page = reading.kept_files
 
-    def kept_files(spec: StudySpec, arms: Mapping[str, Arm], tell_user: Callable[[str], None]) -> Mapping[str, str]:
+    def kept_files(
+        spec: StudySpec, arms: Mapping[str, ResolvedVariant], tell_user: Callable[[str], None]
+    ) -> Mapping[str, str]:
         with pytest.MonkeyPatch.context() as inside:
-            inside.setattr(reading, "report_of", lambda *_: Made("", {}))
+            inside.setattr(reading, "report_of", lambda *_: BuiltReport("", {}))
             return with_page(spec, arms, tell_user)
 
     monkeypatch.setattr(reading, "kept_files", kept_files)

@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunResult
-from trainers.desk import ListDesk
 from trainers.formula import FormulaTrainer
-from trainers.interface import Desk, Job
+from trainers.interface import Job, WorkQueue
+from trainers.job_list import JobList
 
 
-class Unsaved(ListDesk):
+class Unsaved(JobList):
     """A desk at which each result comes in without its adapter, and is handed on to another."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: WorkQueue) -> None:
         super().__init__([])
         self._desk = desk
 
@@ -32,7 +32,7 @@ class Unsaved(ListDesk):
 class Failing:
     """Fails where FAILURES says so, and trains by the formula elsewhere."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         config = job.config
         failures = json.loads(os.environ["FAILURES"])
         named = (config.variant, config.scenario, f"block {config.block}")
@@ -54,6 +54,11 @@ class Failing:
             case "unusable":
                 facts = {UNUSABLE_FACT: "model"}
                 message = "model m: the folder holds no weights: put them there"
+                desk.finish(RunResult(key=config.key, cause=Cause.REFUSED, message=message, facts=facts))
+                return
+            case "unusable schedule" | "unusable settings":
+                facts = {UNUSABLE_FACT: act.partition(" ")[2]}
+                message = "base.lr_scheduler_kwargs: got an unexpected keyword argument 'a'; correct it there"
                 desk.finish(RunResult(key=config.key, cause=Cause.REFUSED, message=message, facts=facts))
                 return
             case "unsaved":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from sweeper.cli import main
+from sweeper.cli.app import main
 
 _UNCAUGHT: Final = 70
 
@@ -65,7 +65,7 @@ def _become(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str]) ->
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # whose files live as long as these
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # their files live as long
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

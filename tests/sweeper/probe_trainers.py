@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from trainers.formula import FormulaTrainer
-from trainers.interface import Desk, Job
+from trainers.interface import Job, WorkQueue
 
 
 class Noting:
     """Trains by the formula and appends a line of JSON for each run."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         config, file = job.config, Path(os.environ["NOTES"])
         began = time.monotonic()
         is_timed = job.placement.together == 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import runpy
 
 from studies.records import JUDGE_FACT, Cause, Measurement, RunConfig, RunResult, Shown
-from trainers.interface import Desk, Job
-from trainers.results import write_result
+from trainers.interface import Job, WorkQueue
+from trainers.run_folder.results import write_result
 
 
 class Scores:
     """Measures what `adapter/gold.txt` says; a run whose file holds no number is refused."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         config = job.config
         assert config.evaluation.judge is not None
         text = (job.folder / "adapter" / "gold.txt").read_text()
@@ -39,7 +39,7 @@ class Trains:
     margin hangs on the evaluator's version.
     """
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         beta = float(job.config.settings["beta"])
         adapter = job.folder / "adapter"
         if job.keep_adapter:
@@ -53,7 +53,7 @@ class Trains:
 class Measures:
     """Measures an adapter of `Trains` again."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         desk.finish(_judged(job.config, float((job.folder / "adapter" / "beta.txt").read_text())))
 
 

@@ -165,7 +165,7 @@ def main() -> None:
         "# How architectures train\n\n"
         "Tiny random models, LoRA on all linear layers, four steps of DPO in float32 on a CPU, each beside plain\n"
         f"`trl dpo`: as stock where no loss is more than {WITHIN:g} nats away. Written by\n"
-        "`python -m tests.trainers.architectures`, held by `tests/trainers/test_architectures.py` (slow); with\n"
+        "`python -m tests.trainers.architectures`, held by `tests/trainers/models/test_architectures.py` (slow); with\n"
         f"transformers {transformers.__version__}.\n\n"
         "| architecture | trains |\n|---|---|\n" + "\n".join(rows) + "\n",
         encoding="utf-8",

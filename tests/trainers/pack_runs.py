@@ -22,12 +22,14 @@ from trl import DPOTrainer, get_peft_config
 from trl.trainer.utils import create_model_from_path
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
-from trainers import dpo, solo, warm
-from trainers.data import load_pairs
-from trainers.desk import train_all
+from trainers import dpo
+from trainers.components import worker_cache as warm
+from trainers.components.settings import hardware_settings, parse_settings, resolve_model
+from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
-from trainers.settings import hardware_settings, parse_settings, resolve_model
+from trainers.job_list import train_all
+from trainers.trl_loop import train as solo
 
 LOSSES = (
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainers.adapters import Lora, PackedAdapters
+from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.flat import Lora
 
 Weights = dict[str, tuple[Tensor, Tensor]]
 """Of each linear layer the factors [in, rank] and [rank, out] of what is added to it."""

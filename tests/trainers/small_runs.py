@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
-from tests.trainers.test_odd_models import SPECIAL, TEXT, a_tokenizer
-from trainers.desk import train_all
+from tests.trainers.models.test_odd_models import SPECIAL, TEXT, a_tokenizer
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
+from trainers.job_list import train_all
 
 
 def a_small_model(folder: Path, config: PreTrainedConfig) -> Path:

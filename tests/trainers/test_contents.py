@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 
-from studies.contents import DATED, Source
+from studies.schema.contents import DATED, Source
 from trainers.contents import read_content
 from trainers.world.paths import model_path
 

@@ -16,13 +16,13 @@ from trl import DPOConfig, DPOTrainer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
 from tests.trainers.pack_runs import assert_rounding, distance, float64
-from trainers.data import load_pairs
-from trainers.desk import train_all
+from trainers.components.outcome import judge
+from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
-from trainers.evaluate import ReferenceNumbers, evaluate, reference_numbers
+from trainers.evaluation.evaluate import ReferenceNumbers, evaluate, reference_numbers
 from trainers.interface import Decision, Job, Placement
-from trainers.results import read_result
-from trainers.verdict import judge
+from trainers.job_list import train_all
+from trainers.run_folder.results import read_result
 from trainers.world.paths import model_path
 
 STEPS = 6
@@ -119,7 +119,7 @@ def test_a_run_is_what_a_plain_dpo_trainer_gives(
     in batches of other rows.
     """
     if not fixed:
-        for module in ("solo", "member"):  # so that it trains alone, and TRL scores the reference itself
+        for module in ("trl_loop.train", "pack.member"):  # so that it trains alone, and TRL scores the reference itself
             monkeypatch.setattr(f"trainers.{module}.is_fixed", lambda *_, **__: False)
     train(worker, tmp_path / "ours", config(block=2, seed=5, max_steps=20, learning_rate=3e-3))
     stock = plain_adapter(tmp_path / "stock")

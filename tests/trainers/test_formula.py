@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from studies.records import METRICS, Cause, DataConfig, EvaluationConfig, RunConfig, RunResult
-from trainers.desk import train_all
 from trainers.formula import SHAPES, FormulaTrainer
 from trainers.interface import Decision, Job, load_trainer
-from trainers.results import read_result, write_result
+from trainers.job_list import train_all
+from trainers.run_folder.results import read_result, write_result
 
 
 def config(

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig
 
-from studies.records import Cause
+from studies.records import Cause, RunResult
+from tests.trainers.models.test_merged import LLAMA
 from tests.trainers.small_runs import a_small_model, configs_on, train_on
-from tests.trainers.test_merged import LLAMA
-from trainers.desk import train_all
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.results import read_result
+from trainers.job_list import train_all
+from trainers.run_folder.results import keep_result, read_result
 
 GREEDY = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": 256}
 
@@ -38,7 +38,7 @@ def test_numbers_are_kept_where_the_adapter_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("peft.PeftModel.save_pretrained", full)
-    monkeypatch.setattr("trainers.pack.save_adapter", full)
+    monkeypatch.setattr("trainers.pack.pack.save_adapter", full)
     (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together)
     assert result.cause is Cause.FINISHED, result.message
     assert {"margin", "kl"} <= set(result.final())
@@ -54,11 +54,21 @@ def test_a_result_that_cannot_be_written_is_handed_in(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainers.results.write_result", full)
+    monkeypatch.setattr("trainers.run_folder.results.write_result", full)
     (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together)
     assert result.cause is Cause.FINISHED, result.message
     assert "result.json" in str(result.facts["unsaved"])
     assert read_result(tmp_path / "runs" / "run-0") is None
+
+
+def test_all_that_was_not_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainers.run_folder.results.write_result", full)
+    result = RunResult(key="k", cause=Cause.FINISHED, facts={"unsaved": "the adapter"})
+    told = keep_result(tmp_path, result).facts["unsaved"]
+    assert told == "the adapter; result.json: [Errno 28] No space left on device"
 
 
 @pytest.mark.parametrize("together", [0, 2], ids=["alone", "in a pack"])
@@ -68,8 +78,8 @@ def test_a_run_that_cannot_be_measured_at_its_end_keeps_its_adapter_and_is_refus
     def broken(*_: Any, **__: Any) -> None:
         raise IndexError("index out of range in self")
 
-    monkeypatch.setattr("trainers.pack.evaluate_all", broken)
-    monkeypatch.setattr("trainers.solo.evaluate", broken)
+    monkeypatch.setattr("trainers.pack.pack.evaluate_all", broken)
+    monkeypatch.setattr("trainers.trl_loop.train.evaluate", broken)
     results = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together, runs=2)
     for result in results:
         assert result.cause is Cause.REFUSED
@@ -120,6 +130,26 @@ def test_a_model_without_keys_and_values_is_trained_alone_and_measured(tmp_path:
     assert result.cause is Cause.FINISHED, result.message
     assert abs(result.final()["margin"].value) < 1e-4
     assert abs(result.final()["kl"].value) < 1e-4
+
+
+@pytest.mark.parametrize("together", [0, 2], ids=["alone", "in a pack"])
+@pytest.mark.parametrize(
+    ("settings", "told", "of"),
+    [
+        ({"lr_scheduler_kwargs": {"a": "b"}}, "base.lr_scheduler_kwargs: ", "schedule"),
+        ({"optim": "sgd", "optim_args": "a"}, "base.optim_args: ", "optimizer"),
+        ({"lora_target_modules": ["nowhere"]}, "base.lora_target_modules: ", "adapter"),
+        ({"bf16": True, "fp16": True}, "bf16", "settings"),
+    ],
+    ids=["schedule", "optimizer", "adapter", "precision"],
+)
+def test_a_setting_that_refuses_every_run_is_told_by_its_key_with_what_the_refusal_hangs_on(
+    tmp_path: Path, together: int, settings: dict[str, Any], told: str, of: str
+) -> None:
+    (result,) = train_on(a_small_model(tmp_path / "model", LLAMA), tmp_path / "runs", together, **settings)
+    assert result.cause is Cause.REFUSED, result.message
+    assert told in result.message
+    assert result.facts["unusable"] == of
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from studies.records import DataConfig
-from trainers.data import DataError, load_pairs, read_local
+from trainers.data.pairs import DataError, load_pairs, read_local
 from trainers.preview import Preview, preview
 
 EACH = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>{% endfor %}"

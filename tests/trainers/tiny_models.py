@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from trl import DPOTrainer, get_peft_config
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
-from tests.trainers.test_odd_models import a_tokenizer
-from trainers.data import load_pairs
-from trainers.desk import train_all
+from tests.trainers.models.test_odd_models import a_tokenizer
+from trainers.components.settings import hardware_settings, parse_settings
+from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.settings import hardware_settings, parse_settings
+from trainers.job_list import train_all
 
 SPECIAL = {"eos_token": "</s>", "pad_token": "<pad>", "bos_token": "<s>"}
 SIZES: Mapping[str, Any] = {

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from studies.world import FILE
+from studies.records.world_units import FILE
 from trainers.world.gold import TASKS, gold_reward, sign_under
 from trainers.world.grammar import Mood, prompts
 from trainers.world.oracle import KL_BUDGETS, tilted_gold_at_kl

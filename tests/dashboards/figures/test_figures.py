@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dashboards.figures import course, knobs, outcome, price
+from dashboards.figures import knobs, outcome, price
+from dashboards.figures import over_time as course
 from dashboards.figures.figure import Figure, Missing, looks
 from dashboards.figures.gallery import figures
 from dashboards.figures.material import Material

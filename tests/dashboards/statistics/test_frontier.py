@@ -19,8 +19,8 @@ from dashboards.statistics.frontier import (
 )
 from dashboards.statistics.scale import scale_of
 from studies.records import Cause, RunRecord
+from studies.records.world_units import tasks
 from studies.spec import Objective
-from studies.world import tasks
 from tests.dashboards.generated import a_record
 
 U = scale_of(Objective(metric="gold"), "embedded")

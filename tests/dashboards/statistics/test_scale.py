@@ -6,8 +6,8 @@ import pytest
 
 from dashboards.statistics.scale import raw_scale, scale_of
 from studies.records import DataConfig
+from studies.records.world_units import source_of, tasks
 from studies.spec import Objective
-from studies.world import source_of, tasks
 from tests.dashboards.generated import a_record
 
 

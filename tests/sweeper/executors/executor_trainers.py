@@ -10,8 +10,8 @@ import sys
 import time
 
 from studies.records import Cause, RunResult, Scalar
-from trainers.interface import Decision, Desk, Doing, Job, Placement, Sized, Sizing
-from trainers.results import write_result
+from trainers.interface import Decision, Doing, Job, Placement, Sized, Sizing, WorkQueue
+from trainers.run_folder.results import write_result
 
 FOREVER = 1200.0  # seconds, as in tests/waiting.py: whoever waits for the end has no patience for it
 
@@ -19,7 +19,7 @@ FOREVER = 1200.0  # seconds, as in tests/waiting.py: whoever waits for the end h
 class Obedient:
     """Does what the setting `act` says, then tells about itself and its process."""
 
-    def train(self, job: Job, desk: Desk) -> None:
+    def train(self, job: Job, desk: WorkQueue) -> None:
         print("training", job.config.seed)  # noqa: T201
         cause = self._act(str(job.config.settings["act"]), job, desk)
         facts: dict[str, Scalar] = {
@@ -34,7 +34,7 @@ class Obedient:
         write_result(job.folder, result)
         desk.finish(result)
 
-    def _act(self, act: str, job: Job, desk: Desk) -> Cause:
+    def _act(self, act: str, job: Job, desk: WorkQueue) -> Cause:
         match act:
             case "finish":
                 desk.report(job.config.key, 1, {"loss": 0.5})
@@ -89,7 +89,7 @@ def leave_note(job: Job, child: int | None = None) -> None:
     note.rename(job.folder / f"process-{os.getpid()}")
 
 
-def until_stopped(job: Job, desk: Desk) -> Cause:
+def until_stopped(job: Job, desk: WorkQueue) -> Cause:
     """Report every few milliseconds until told to stop, but not for ever."""
     leave_note(job)
     for step in range(1, int(FOREVER / 0.005)):
@@ -99,7 +99,7 @@ def until_stopped(job: Job, desk: Desk) -> Cause:
     return Cause.TIME_LIMIT
 
 
-def flood(job: Job, desk: Desk) -> Cause:
+def flood(job: Job, desk: WorkQueue) -> Cause:
     """Report far more than fits into a pipe, as fast as possible."""
     for step in range(1, 20_001):
         desk.report(job.config.key, step, {f"metric_{i}": float(step) for i in range(20)})

@@ -12,7 +12,7 @@ import pytest
 from studies.records import Cause, RunResult
 from sweeper.executors import Dropped, Event, Executor, Finished, Inline, Process, Reported, Started, Told
 from trainers.interface import Doing, Job, Placement, Sized, Sizing
-from trainers.results import read_result
+from trainers.run_folder.results import read_result
 
 OBEDIENT = "executor_trainers:Obedient"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.executors.devices import THREAD_VARIABLES, listed_gpus, visible_gpus, worker_environments
+from sweeper.executors.process.devices import THREAD_VARIABLES, listed_gpus, visible_gpus, worker_environments
 
 
 @pytest.mark.parametrize(

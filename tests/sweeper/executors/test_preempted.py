@@ -17,7 +17,7 @@ from sweeper.executors import Event, Executor, Finished, Lost, Process, Reported
 from tests.trainers.pack_runs import config
 from tests.waiting import PATIENCE, wait_until
 from trainers.interface import Job, Placement, pack_key
-from trainers.results import CHECKPOINTS, STATE_FILE, read_result
+from trainers.run_folder.results import CHECKPOINTS, STATE_FILE, read_result
 
 MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
@@ -39,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 def worker() -> psutil.Process:
     """The one worker of this process."""
-    (found,) = [p for p in psutil.Process().children() if "sweeper.executors.worker" in p.cmdline()]
+    (found,) = [p for p in psutil.Process().children() if "sweeper.executors.process.worker" in p.cmdline()]
     return found
 
 

@@ -201,7 +201,9 @@ def test_a_free_worker_gets_the_next_job_while_the_sweep_does_not_look(
 def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
     make_process: MakeProcess, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.executors.process.EXIT_SECONDS", FOREVER)  # nobody waits for them to end themselves
+    monkeypatch.setattr(
+        "sweeper.executors.process.handle.EXIT_SECONDS", FOREVER
+    )  # nobody waits for them to end themselves
     executor, stuck, parent = make_process(workers=2), make_job("hold the lock"), make_job("have a child")
     executor.submit(stuck)
     executor.submit(parent)
@@ -303,7 +305,7 @@ def start_worker() -> Iterator[StartWorker]:
         identity = [str(theirs.fileno()), str(os.getpid()), OBEDIENT, "worker"]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "sweeper.executors.worker", *identity],
+                [sys.executable, "-m", "sweeper.executors.process.worker", *identity],
                 env={**os.environ, "PYTHONPATH": str(HERE)},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -340,7 +342,7 @@ def test_a_sweep_that_does_not_read_keeps_no_worker_waiting(start_worker: StartW
 def test_reports_that_the_sweep_does_not_read_are_left_out_and_a_finish_is_not(
     make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.executors.process.REPORTS_WAITING", 50)
+    monkeypatch.setattr("sweeper.executors.process.pump.REPORTS_WAITING", 50)
     executor, job = make_process(), make_job("flood")
     executor.submit(job)
     wait_for_result(job)
@@ -368,7 +370,7 @@ def test_workers_share_the_cores_and_are_not_handed_the_stores(
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    monkeypatch.setattr("sweeper.executors.process.usable_cores", lambda: 6)
+    monkeypatch.setattr("sweeper.executors.process.executor.usable_cores", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     executor, jobs = make_process(workers=2), [make_job("finish", seed) for seed in range(8)]
     for job in jobs:

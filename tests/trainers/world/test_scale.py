@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from studies.world import FILE, task_of_block
+from studies.records.world_units import FILE, task_of_block
 from trainers.world.gold import N_TASKS, TASKS
 from trainers.world.pairs import task_of
 from trainers.world.scale import SAMPLES, measure

@@ -1,0 +1,1 @@
+"""Records of runs -> what they say of each variant in each scenario."""

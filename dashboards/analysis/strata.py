@@ -1,0 +1,172 @@
+"""Runs -> the trials of a stratum, the best of them, and the runs that speak for it; knows no tables and no losses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dashboards.analysis.configs import distinct
+from dashboards.statistics.estimates import Estimate, block_mean
+from studies.records import PROBE, RunRecord, State
+from studies.spec import Objective
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """A variant in a scenario as the study plans it: its losses, its trials (0 where it has no share of its own, as in
+    `mode: search`), and the runs of every trial.
+    """
+
+    variant: str
+    scenario: str
+    losses: tuple[str, ...]
+    trials: int
+    runs_per_trial: int = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The runs of one config outside of the confirm arm and the probe; `number`: the least of its trials."""
+
+    number: int
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def failed(self) -> bool:
+        return any(broke(run) for run in self.runs)
+
+    @property
+    def complete(self) -> bool:
+        return all(run.state is State.COMPLETE for run in self.runs)
+
+
+@dataclass(frozen=True)
+class StratumResults:
+    """Where a stratum stands.
+
+    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials that
+    diverged, inverted, collapsed, drifted or did not fit into memory, in the confirm phase or before; `good`: complete
+    with the objective and without a failure; `allowed`: those of them that keep its bounds; `best`: the best of these,
+    by the very numbers that are in its own runs; `speak`: the runs that speak for it, those of the confirm phase where
+    none failed, else its own.
+    """
+
+    stratum: Stratum
+    records: tuple[RunRecord, ...]
+    done: tuple[Trial, ...]
+    ended: tuple[Trial, ...]
+    failed: tuple[Trial, ...]
+    good: tuple[Trial, ...]
+    allowed: tuple[Trial, ...]
+    best: Trial | None
+    speak: tuple[RunRecord, ...]
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the best was judged on fresh blocks and seeds, by other runs than those that chose it."""
+        return any(run.arm == "confirm" for run in self.speak)
+
+
+def standings(
+    records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]
+) -> tuple[StratumResults, ...]:
+    """Where each stratum stands, in the order of `strata`; records of others, and of a probe, are not looked at.
+
+    Each of its trials is another config, however many the store has of it (see `dashboards.analysis.configs`). The
+    order of the records changes nothing, not even the last digit of a sum.
+    """
+    grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for record in sorted(distinct(records), key=lambda r: (r.trial, r.arm, r.block, r.seed, r.run_id)):
+        if record.arm != PROBE:
+            grouped[record.variant, record.scenario].append(record)
+    return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
+
+
+def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> StratumResults:
+    done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
+    ended = tuple(trial for trial in done if trial.complete or trial.failed)
+    broken = {run.trial for run in records if run.arm == "confirm" and broke(run)}
+    whole = [trial for trial in done if trial.complete and not trial.failed]
+    good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
+    allowed = tuple(trial for trial in good if _keeps(trial, objective))
+    best = _best(allowed, objective)
+    return StratumResults(
+        stratum=stratum,
+        records=tuple(records),
+        done=done,
+        ended=ended,
+        failed=tuple(trial for trial in ended if trial.failed or trial.number in broken),
+        good=good,
+        allowed=allowed,
+        best=best,
+        speak=_best_runs(best, records),
+    )
+
+
+def trials(records: Iterable[RunRecord]) -> list[Trial]:
+    """The trials outside of the confirm phase and the probe, by number."""
+    runs: dict[int, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        if record.arm not in ("confirm", PROBE):
+            runs[record.trial].append(record)
+    return [Trial(number, tuple(runs[number])) for number in sorted(runs)]
+
+
+def _is_done(trial: Trial, stratum: Stratum) -> bool:
+    """Whether all runs of the trial have ended, none of them by a failure of the machine, or one failed for good."""
+    over = all(run.state in (State.COMPLETE, State.PRUNED) for run in trial.runs)
+    return over and (trial.failed or len(trial.runs) >= stratum.runs_per_trial)
+
+
+def _keeps(trial: Trial, objective: Objective) -> bool:
+    """Whether the trial's means keep the objective's bounds; a bound on what was not measured is not kept."""
+    for name, bound in objective.constraints.items():
+        value = mean_of(trial.runs, name)
+        if value is None or value < bound.get("min", value) or value > bound.get("max", value):
+            return False
+    return True
+
+
+def _best(trials: Sequence[Trial], objective: Objective) -> Trial | None:
+    """The trial with the best mean objective; of equal ones the first."""
+    sign = 1 if objective.direction == "maximize" else -1
+    score: Callable[[Trial], float] = lambda t: sign * estimate(t.runs, objective.metric).value  # noqa: E731
+    return max(trials, key=score, default=None)
+
+
+def _best_runs(best: Trial | None, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+    """The runs that speak for the best trial: its confirm runs where there are any and none failed, else its own."""
+    if best is None:
+        return ()
+    again = [r for r in records if r.arm == "confirm" and r.trial == best.number and r.state is not State.RUNNING]
+    if any(broke(run) for run in again):  # what survived would speak too well of it
+        return best.runs
+    return tuple(r for r in again if r.state is State.COMPLETE) or best.runs
+
+
+def broke(run: RunRecord) -> bool:
+    """Whether the run diverged, inverted, collapsed, drifted to samples of another length or did not fit into memory:
+    see `studies.records.Failure`.
+    """
+    return run.failure is not None and run.failure.by_config
+
+
+def estimate(runs: Sequence[RunRecord], metric: str) -> Estimate:
+    """The mean of a metric that all of the runs have, over their blocks."""
+    blocks: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        blocks[run.block].append(run.metrics[metric])
+    return block_mean(blocks, [run.errors.get(metric) for run in runs])
+
+
+def mean_of(runs: Sequence[RunRecord], metric: str) -> float | None:
+    """The mean of a metric over runs, None where one of them lacks it."""
+    values = [run.metrics.get(metric) for run in runs]
+    return None if None in values else mean(values)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known, None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

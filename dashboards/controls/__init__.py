@@ -1,0 +1,1 @@
+"""Controls of the comparison itself: what a study expects, and what chance alone would show."""

@@ -1,0 +1,107 @@
+"""Puts a study's report together: what is read of MLflow beside the records, the figures, the page; prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dashboards.analysis.strata import Stratum, StratumResults, standings
+from dashboards.figures.figure import Figure, Missing
+from dashboards.figures.gallery import figures
+from dashboards.figures.material import TRL_BETA, Material
+from dashboards.figures.over_time import REWARD_MARGIN
+from dashboards.report.page import Report, ShownSamples, by_name, render_report
+from dashboards.statistics.scale import scale_of
+from dashboards.store.histories import load_asked, load_curves, load_samples
+from dashboards.tables.comparison import Comparison
+from studies.design.counts import pairs_source
+from studies.records import RunRecord
+from studies.spec import ResolvedVariant, StudySpec
+
+
+@dataclass(frozen=True)
+class BuiltReport:
+    """A report: the page, and the figures by the name of their file."""
+
+    page: str
+    figures: Mapping[str, str]
+
+
+def make_report(
+    spec: StudySpec,
+    arms: Mapping[str, ResolvedVariant],
+    records: Sequence[RunRecord],
+    strata: Sequence[Stratum],
+    table: Comparison,
+    uri: str,
+    folder: Path,
+) -> BuiltReport:
+    """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder.
+    Raises StoreError.
+    """
+    found = standings(records, spec.objective, strata)
+    speaking = [run.run_id for standing in found for run in standing.speak]
+    names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
+    material = Material(
+        standings=found,
+        comparison=table,
+        scale=scale_of(spec.objective, pairs_source(spec)),
+        noise=kinds_of_noise(spec),
+        betas={name: _beta(arm) for name, arm in arms.items()},
+        curves=load_curves(uri, speaking, names),
+    )
+    drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
+    asked = load_asked(uri, spec.study, folder)
+    page = render_report(
+        Report(
+            study=spec.study,
+            question=spec.question,
+            records=[run for standing in found for run in standing.records],
+            table=table,
+            figures=drawn,
+            samples=_told(found, uri, folder),
+            asked=asked.text,
+            page=asked.page,
+        )
+    )
+    return BuiltReport(page, by_name(drawn))
+
+
+# What a scenario may say of how much is trained in it, which makes it no other condition.
+_AMOUNTS = frozenset({"variants", "trials", "runs", "confirm"})
+
+
+def kinds_of_noise(spec: StudySpec) -> dict[str, dict[str, float]]:
+    """Kind of label noise -> scenario -> share of flipped labels; only scenarios that differ in nothing else.
+
+    A kind is what else such scenarios have in common, "" where that is nothing. Where it is a way to flip, data without
+    a flipped label belong to it too.
+    """
+    found: dict[str, dict[str, float]] = {}
+    ways = {""}
+    for name, scenario in spec.scenarios.items():
+        changed = scenario.model_dump(exclude_defaults=True)
+        flip = changed.pop("label_flip", spec.data.label_flip)
+        others = {key: value for key, value in changed.items() if key not in _AMOUNTS}
+        kind = ", ".join(f"{key} {value}" for key, value in others.items())
+        found.setdefault(kind, {})[name] = flip
+        ways |= {kind} if all(key.startswith("flip") for key in others) else set()
+    plain = {name: flip for name, flip in found.get("", {}).items() if flip == 0.0}
+    return {kind: (plain if kind in ways else {}) | flips for kind, flips in found.items() if any(flips.values())}
+
+
+def _beta(arm: ResolvedVariant) -> float:
+    value = arm.settings.get("beta", TRL_BETA)
+    return float(value) if isinstance(value, int | float) else TRL_BETA
+
+
+def _told(found: Sequence[StratumResults], uri: str, folder: Path) -> list[ShownSamples]:
+    """The samples of one run of each stratum's best, where it kept some."""
+    speaking = {standing.speak[0].run_id: standing for standing in found if standing.speak}
+    samples = load_samples(uri, speaking, folder, {run_id: s.speak[0].samples for run_id, s in speaking.items()})
+    return [
+        ShownSamples(s.stratum.variant, s.stratum.scenario, s.speak[0].trial, run_id, samples[run_id])
+        for run_id, s in speaking.items()
+        if samples.get(run_id)
+    ]

@@ -1,0 +1,1 @@
+"""Reads runs back from MLflow: addresses, databases, records, artifacts."""

@@ -1,0 +1,189 @@
+"""Connects to an MLflow store, and tells what is wrong with one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
+
+from dashboards.store.addresses import absolute_url, sqlite_file, sqlite_url
+from dashboards.store.databases import MLFLOW, Refused, check_database
+from studies.text.redact import redact
+
+REACH_SECONDS = 5.0
+
+
+REQUEST_SECONDS = 15  # whole, as MLflow reads it
+
+
+class StoreError(Exception):
+    """A store that cannot be used as asked: says what is wrong with which store and what to do."""
+
+
+class StoreMissing(StoreError):
+    """There is no such store, or it does not hold the study."""
+
+
+class StoreAway(StoreError):
+    """The store does not answer now and may later: a server that is gone, slow or fails, a locked database."""
+
+
+class StoreRefused(StoreError):
+    """The store answers that it will not take this, now or later: a run that somebody deleted, a bad value."""
+
+
+def store_uri(uri: str | None, folder: Path) -> str:
+    """Where MLflow's records are: `uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` in `folder`; absolute.
+
+    Always absolute, since MLflow resolves a relative one against the folder a process happens to be in, and prefers
+    a stray `mlruns` there.
+    """
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return absolute_url(given, folder) if given else sqlite_url(folder / "mlflow.db")
+
+
+def check_store(uri: str, *, write: bool = False) -> bool:
+    """Whether the store is there; False where nothing is yet. `write`: it is to be written as well.
+
+    Only reads. Raises StoreError where MLflow could not use it as it is.
+    """
+    if not is_database(uri):
+        place = _folder_store(uri)
+        if place is not None and not place.exists() and not write:
+            return False
+        connect(uri)
+        return True
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return check_database(MLFLOW, uri, write=write)
+    except Refused as error:
+        raise StoreError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
+    except SQLAlchemyError as error:
+        raise StoreAway(f"MLflow's database {redact(uri)} does not answer: {redact(_first_line(error))}.") from error
+
+
+def is_database(uri: str) -> bool:
+    return uri.partition("://")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def _folder_store(uri: str) -> Path | None:
+    """The folder of a store of files, None for any other kind of store."""
+    if uri.startswith("file:"):
+        return Path(unquote(urlsplit(uri).path))
+    return None if ":" in uri else Path(uri)
+
+
+def connect(uri: str) -> Any:
+    """An MlflowClient of the store, quiet and without MLflow's usage reports; makes its tables where there are none.
+
+    Raises StoreError where MLflow cannot use the store. MLflow takes 2 s to import, hence only here.
+    """
+    if is_database(uri):
+        check_store(uri)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    check_reachable(uri)
+    from mlflow import MlflowClient
+
+    # What it logs of a failed query, with a traceback, is said in a sentence by `store_calls`.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    try:
+        with store_calls(uri):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except StoreRefused as error:  # it refuses everything, so that it is no store
+        raise StoreError(unusable(redact(uri), redact(str(error.__cause__)))) from error
+    return client
+
+
+@contextmanager
+def store_calls(uri: str) -> Iterator[None]:
+    """Around calls of MLflow: each is answered within `REQUEST_SECONDS`, and its errors are StoreErrors.
+
+    MLflow tries a server again for minutes, in silence. That can be changed by environment variables alone, which are
+    read at every call: they are set here where the user has not set them, and put back.
+    """
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS)}
+    ours = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    except MlflowException as error:
+        raise _as_store_error(uri, str(error), str(error.error_code)) from error
+    except (SQLAlchemyError, CommandError) as error:
+        raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
+    except OSError as error:
+        raise StoreAway(f"MLflow at {redact(uri)} cannot be written: {_first_line(error)}.") from error
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+_NEVER_TAKEN = frozenset(
+    {"RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST"}
+)
+
+
+def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
+    """What MLflow's error means for somebody who writes to it or reads from it."""
+    shown, file = redact(uri), sqlite_file(uri)
+    first = redact(_first_line(reason))
+    if file is not None and any(words in reason for words in ("not a database", "malformed", "file is encrypted")):
+        return StoreError(
+            f"The MLflow store {file} is damaged, or no database at all ({first}). Put a copy of it back, or move it "
+            "away and run the study again: what is finished is written anew from the results in the study's run "
+            "folder, not trained again."
+        )
+    if file is not None and "readonly database" in reason:
+        return StoreError(f"The MLflow store {file} cannot be written: make it and its folder writable.")
+    if file is not None and ("locked" in reason or "disk I/O error" in reason or "is full" in reason):
+        return StoreAway(f"The MLflow store {file} cannot be written now ({first}).")
+    if urlsplit(uri).scheme in ("http", "https") or (code == "TEMPORARILY_UNAVAILABLE" and file is None):
+        if code in _NEVER_TAKEN:
+            return StoreRefused(f"MLflow at {shown} does not take it: {first}.")
+        return StoreAway(f"MLflow at {shown} does not answer as it should: {first}.")
+    if code in _NEVER_TAKEN and "SQLAlchemy" not in reason and "sqlite3" not in reason:
+        return StoreRefused(f"MLflow at {shown} does not take it: {first}.")
+    return StoreError(unusable(shown, redact(reason)))
+
+
+def _first_line(error: object) -> str:
+    lines: list[str] = redact(str(error)).splitlines()  # before a secret is cut in two
+    return (lines or ["no reason given"])[0][:500]
+
+
+def check_reachable(uri: str) -> None:
+    """Raise StoreError for a server that nothing listens at: MLflow would try it again for minutes, in silence."""
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or getproxies().get(address.scheme):
+        return
+    try:
+        place = (address.hostname or "", address.port or {"http": 80, "https": 443}[address.scheme])
+        socket.create_connection(place, timeout=REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+        raise StoreAway(
+            f"The MLflow server at {shown} cannot be reached: {error}. Start it, or correct MLFLOW_TRACKING_URI."
+        ) from error
+
+
+def unusable(uri: str, reason: str) -> str:
+    """What to say of a store that MLflow refused."""
+    return (
+        f"MLflow cannot use the store {uri}: {_first_line(reason)} "
+        f"Give a store that it can, such as {MLFLOW.example}, in MLFLOW_TRACKING_URI."
+    )

@@ -1,0 +1,262 @@
+"""Says whether a database can be MLflow's or Optuna's before anything is written to it: by its tables' names and the
+revision of its schema, reading alone. Loads neither program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from dashboards.store.addresses import sqlite_file
+from dashboards.store.sqlite_runs import open_to_read
+from studies.text.redact import redact
+
+_REVISION = re.compile(r"""^(down_)?revision(?:\s*:[^=\n]*)?\s*=\s*["']([^"']+)["']""", re.MULTILINE)
+_PLAIN = ("sqlite:///", "sqlite+pysqlite:///")  # with the driver that Python brings along
+_NAMED = 3  # of a stranger's tables, so many are named
+
+
+class Refused(Exception):
+    """A database that cannot be what it is asked to be: says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Who keeps a database: how its store is called, tables that it always has, the one that is made first, where its
+    migrations lie, how it upgrades a database, and how people name the database to us; in which variable, where others
+    must not read it.
+    """
+
+    name: str
+    package: str
+    store: str
+    tables: frozenset[str]
+    first: str
+    migrations: str
+    upgrade: str
+    given: str
+    variable: str
+    example: str
+
+
+MLFLOW = Program(
+    name="MLflow",
+    package="mlflow",
+    store="MLflow store",
+    tables=frozenset({"experiments", "runs"}),
+    first="experiments",
+    migrations="store/db_migrations/versions",
+    upgrade="mlflow db upgrade {}",
+    given="MLFLOW_TRACKING_URI=",
+    variable="MLFLOW_TRACKING_URI",
+    example="sqlite:///mlflow.db",
+)
+OPTUNA = Program(
+    name="Optuna",
+    package="optuna",
+    store="Optuna storage",
+    tables=frozenset({"studies", "version_info"}),
+    first="studies",
+    migrations="storages/_rdb/alembic/versions",
+    upgrade="optuna storage upgrade --storage {}",
+    given="--storage ",
+    variable="OPTUNA_STORAGE",
+    example="sqlite:///optuna.db",
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a database holds: names of tables, beside alembic's own, and what alembic calls the schema."""
+
+    tables: frozenset[str]
+    revisions: frozenset[str]
+
+    def of(self, program: Program) -> bool:
+        """Whether it has the program's tables, or the first of them alone, as where its maker was killed."""
+        return program.tables <= self.tables or self.tables == {program.first}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The revisions of its schema that the installed program knows, and the one that it works with."""
+
+    head: str
+    known: frozenset[str]
+
+
+def check_database(program: Program, url: str, *, write: bool = False) -> bool:
+    """Whether the program's store is there; False where nothing is yet, and the program may make it.
+
+    `write`: it is to be written as well. Raises Refused; sqlite3.Error, SQLAlchemyError or OSError where the database
+    does not answer.
+    """
+    file = sqlite_file(url)
+    if url.startswith("sqlite") and file is None and _has_driver(program, url):
+        raise Refused(f"{program.given}{url} is kept in memory alone and gone with the process. {_another(program)}")
+    if not url.startswith(_PLAIN):
+        _has_driver(program, url)
+    if file is not None:
+        _check_place(program, file, write=write)
+    found = _contents(file, url)
+    if not found.tables and not found.revisions:
+        return False
+    _check_owner(program, url, found)
+    _check_revision(program, url, found)
+    return True
+
+
+def shown(url: str) -> str:
+    """A database as it is told to people: its file, or its URL without a password."""
+    file = sqlite_file(url)
+    return str(redact(url)) if file is None else str(file)
+
+
+def word(program: Program, url: str) -> str:
+    """A database as a word of a command to copy. Where its URL holds a secret, the variable that is to hold it: a shell
+    refuses the command while it is not set.
+    """
+    return shlex.quote(url) if redact(url) == url else f'"${{{program.variable}:?}}"'
+
+
+@cache
+def schema(program: Program) -> Schema | None:
+    """What the installed program knows; None where its migrations are kept in another way than is known here."""
+    spec = find_spec(program.package)
+    texts = [
+        file.read_text(encoding="utf-8")
+        for place in (spec.submodule_search_locations if spec else None) or ()
+        for file in Path(place, program.migrations).glob("*.py")
+    ]
+    lines = [found for text in texts for found in _REVISION.findall(text)]
+    known = frozenset(revision for down, revision in lines if not down)
+    heads = known - {revision for down, revision in lines if down}
+    return Schema(next(iter(heads)), known) if len(heads) == 1 else None
+
+
+def _has_driver(program: Program, url: str) -> bool:
+    """Raises Refused for a URL that no driver here can open."""
+    import sqlalchemy
+
+    try:
+        sqlalchemy.make_url(url).get_dialect().import_dbapi()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise Refused(
+            f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {str(error).splitlines()[0]} Give "
+            f"the URL of a database that is there and whose driver is installed, as {program.example} or "
+            "postgresql+psycopg2://user@host/name."
+        ) from error
+    return True
+
+
+def _check_place(program: Program, file: Path, *, write: bool) -> None:
+    """Raises Refused where no file can be, or one that cannot be used."""
+    name = f"The {program.store} {file}"
+    if file.exists():
+        if file.is_dir():
+            raise Refused(f"{name} is a folder, where a database is a file. {_another(program)}")
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise Refused(f"{name} is no regular file. {_another(program)}")
+        if not os.access(file, os.R_OK):
+            raise Refused(f"{name} cannot be read: make it readable. {_another(program)}")
+        if write and not (os.access(file, os.W_OK) and os.access(file.resolve().parent, os.W_OK)):
+            raise Refused(f"{name} cannot be written: make it and its folder writable. {_another(program)}")
+    elif write:
+        parent = Path(os.path.realpath(file)).parent
+        if program is MLFLOW:  # makes the folders
+            parent = next(place for place in (parent, *parent.parents) if place.exists())
+        if not parent.is_dir():
+            raise Refused(f"{name} cannot be made: there is no folder {parent}. Make it. {_another(program)}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise Refused(f"{name} cannot be made: {_why_not_written(parent)}. {_another(program)}")
+
+
+def _why_not_written(folder: Path) -> str:
+    """A folder that cannot be written, as the system would say it."""
+    read_only = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return f"{folder} lies on a Read-only file system" if read_only else f"{folder} cannot be written (its permissions)"
+
+
+def _contents(file: Path | None, url: str) -> Contents:
+    """Tables and revision. A file that is not there, or is empty, holds none."""
+    if file is None:
+        return _on_server(url)
+    if not file.exists():
+        return Contents(frozenset(), frozenset())
+    with closing(open_to_read(file)) as database:
+        tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        stamped = "alembic_version" in tables
+        found = database.execute("select version_num from alembic_version").fetchall() if stamped else []
+    own = {name for name in tables if not name.startswith("sqlite_")} - {"alembic_version"}
+    return Contents(frozenset(own), frozenset(str(revision) for (revision,) in found))
+
+
+def _on_server(url: str) -> Contents:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        tables = set(sqlalchemy.inspect(connection).get_table_names())
+        stamped = "alembic_version" in tables
+        query = sqlalchemy.text("select version_num from alembic_version")
+        found = [str(revision) for (revision,) in connection.execute(query)] if stamped else []
+    return Contents(frozenset(tables - {"alembic_version"}), frozenset(found))
+
+
+def _check_owner(program: Program, url: str, found: Contents) -> None:
+    """Raises Refused for a database that belongs to the other of the two, to both, or to somebody else."""
+    other = OPTUNA if program is MLFLOW else MLFLOW
+    theirs = schema(other)
+    stamped_by_other = theirs is not None and bool(found.revisions & theirs.known)
+    whose = f"{other.name}'s database"
+    if found.of(program) and not stamped_by_other and (program is MLFLOW or not found.of(other)):
+        return
+    if found.of(MLFLOW) and found.of(OPTUNA):
+        if stamped_by_other or program is MLFLOW:
+            raise Refused(
+                f"The {program.store} {shown(url)} was spoilt: tables of {other.name} were made in it as well. Move it "
+                "away, or put a copy of it back, and run the study again: what is finished is written anew from the "
+                "results in the study's run folder, not trained again."
+            )
+    elif not found.of(other) and not stamped_by_other:
+        named = ", ".join(sorted(found.tables)[:_NAMED]) + (", ..." if len(found.tables) > _NAMED else "")
+        whose = f"another program's database (tables {named})" if found.tables else "another program's database"
+    raise Refused(f"There is no {program.store} at {shown(url)}: it is {whose}. {_another(program)}")
+
+
+def _check_revision(program: Program, url: str, found: Contents) -> None:
+    """Raises Refused for a schema that the installed program does not work with."""
+    ours = schema(program)
+    if ours is None or found.revisions == {ours.head}:
+        return
+    name, installed = f"The {program.store} {shown(url)}", f"{program.name} {version(program.package)}"
+    if not found.revisions:
+        if program is OPTUNA:  # names its revision last, and does so where a killed process did not
+            return
+        raise Refused(
+            f"{name} has no revision of its schema, so that it was not made to its end. Move it away and run the study "
+            "again: what is finished is written anew from the results in the study's run folder, not trained again."
+        )
+    revision = ", ".join(sorted(found.revisions))
+    if found.revisions <= ours.known:
+        raise Refused(
+            f"{name} was made by an older {program.name} (schema {revision}; {installed} works with {ours.head}). Stop "
+            "everything that uses it, copy it to a safe place, then run: "
+            f"{program.upgrade.format(word(program, url))}"
+        )
+    raise Refused(
+        f"{name} was made by a newer {program.name} (schema {revision}, which {installed} does not know). Upgrade "
+        f"{program.package}, or use another store. {_another(program)}"
+    )
+
+
+def _another(program: Program) -> str:
+    return f"Give {program.name} a database of its own, as with {program.given}sqlite:///FILE."

@@ -1,0 +1,105 @@
+"""Reads what a report shows beside the records: curves, samples and the study as it was asked; writes nothing.
+
+Everything here costs a query a run or more, so that it is read of the few runs that are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dashboards.store.artifacts import found_here
+from dashboards.store.connection import StoreError, StoreRefused, connect, store_calls
+from dashboards.store.mlflow_tags import KIND, SWEEP
+from dashboards.store.records import view_page
+from studies.records import SAMPLES, Shown
+from studies.text.redact import redact
+
+STUDY_FILE = "study.yaml"
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""Run id -> metric -> (step, value), by step."""
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study as MLflow has it: its file, and the address of its page, None where MLflow has no server."""
+
+    text: str
+    page: str | None
+
+
+def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str]) -> Curves:
+    """The histories of some metrics of some runs; a run or a metric without one is not in it.
+
+    One query each: MLflow's public interface has no other. 3 ms on SQLite, so that 500 take 2 s.
+    """
+    client = connect(uri)
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    with store_calls(uri):
+        for run_id in dict.fromkeys(run_ids):
+            for name in names:
+                points = sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
+                if points:
+                    found.setdefault(run_id, {})[name] = points
+    return found
+
+
+def load_samples(
+    uri: str, run_ids: Iterable[str], folder: Path, files: Mapping[str, str] = {}
+) -> dict[str, tuple[Shown, ...]]:
+    """The samples before and after training of those runs that keep some. `folder`: the working folder, which may have
+    been moved with them; `files`: run id -> the artifact that they are in, where it is not that of the last
+    measurement. Raises StoreError where they were edited.
+    """
+    client = connect(uri)
+    found = {}
+    for run_id in dict.fromkeys(run_ids):
+        name = files.get(run_id, SAMPLES)
+        text = _artifact(client, uri, run_id, name, folder)
+        if text is None:
+            continue
+        try:
+            found[run_id] = tuple(Shown.model_validate(shown) for shown in json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"The artifact {name} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
+                "wrote must stay as they were; delete this one, and the report goes without it."
+            ) from error
+    return found
+
+
+def load_asked(uri: str, study: str, folder: Path) -> StudySource:
+    """What the study's parent run keeps; `folder` as for `load_samples`. Raises StoreError where the store does not
+    answer.
+    """
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            return StudySource("", None)
+        parents = client.search_runs([experiment.experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
+    text = _artifact(client, uri, parents[0].info.run_id, STUDY_FILE, folder) if parents else None
+    served = uri.startswith(("http://", "https://"))
+    page = redact(uri).rstrip("/") + view_page(experiment.experiment_id) if served else None
+    return StudySource(text or "", page)
+
+
+def _artifact(client: Any, uri: str, run_id: str, name: str, folder: Path) -> str | None:
+    """The text of one artifact; None where the run has none of that name."""
+    with tempfile.TemporaryDirectory() as aside, suppress(StoreRefused), store_calls(uri):
+        here = found_here(client.get_run(run_id).info.artifact_uri, run_id, folder)
+        if here is not None:
+            return _text(here / name) if (here / name).is_file() else None
+        if any(item.path == name for item in client.list_artifacts(run_id)):
+            return _text(Path(client.download_artifacts(run_id, name, aside)))
+    return None
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")

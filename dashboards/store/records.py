@@ -1,0 +1,194 @@
+"""Reads the runs of a study back from MLflow as records; knows nothing of tables, Optuna or how runs were written.
+
+The names of tags are those of `RunRecord`'s fields; `sweeper/tracking/tracker.py` writes them and a round-trip test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dashboards.store.addresses import sqlite_file
+from dashboards.store.connection import StoreError, StoreMissing, check_store, connect, is_database, store_calls
+from dashboards.store.databases import MLFLOW, shown
+from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED, seconds, to_record
+from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs, read_sqlite_tags
+from studies.records import RunRecord
+from studies.records.format import refuse_newer
+from studies.text.redact import redact
+
+PAGE = 1000
+_ALL_RUNS = 3  # MLflow's ViewType.ALL: deleted ones too
+MARK_PREFIX = "sweeper."  # tags of an experiment: whose it is, in which format, by which version
+VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+
+
+def load_records(uri: str, study: str) -> list[RunRecord]:
+    """All runs of the study that MLflow knows, running ones among them and superseded attempts not, oldest first.
+
+    Only reads. Raises StoreMissing where the store or the study is not there, StoreError where a run's tags were
+    edited so that it can no longer be understood.
+    """
+    return [to_record(study, run) for run in _read_study(uri, study) if SUPERSEDED not in run.tags]
+
+
+def _read_study(uri: str, study: str) -> list[StoredRun]:
+    """All runs of the study: of a SQLite file from its tables, of any other store by MLflow's client."""
+    file = sqlite_file(uri)
+    if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
+        _check_format(uri, study, _marks(read_sqlite_tags(file, study) or {}))
+        return found
+    _check_exists(uri)
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
+            raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
+        _check_format(uri, study, _marks(experiment.tags))
+        return list(read_runs(client, experiment.experiment_id))
+
+
+def load_study_tags(uri: str, study: str) -> dict[str, str]:
+    """What the store says of the study as a whole; nothing where there is no such store or study. Only reads.
+
+    Raises StoreError where the store cannot be read.
+    """
+    try:
+        _check_exists(uri)
+    except StoreMissing:
+        return {}
+    file = sqlite_file(uri)
+    if file is not None and (found := read_sqlite_tags(file, study)) is not None:
+        return found
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        return {} if experiment is None else dict(experiment.tags)
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """What a store says of a study, deleted or not. `marks`: what this program wrote of whose it is; `keys`: of its
+    runs, where there is no mark; `last`: when its newest run began or ended; `user`, `artifacts`: who ran that, and
+    where its files are, as far as MLflow knows.
+    """
+
+    marks: Mapping[str, str]
+    keys: frozenset[str]
+    last: float | None
+    user: str | None
+    artifacts: str | None
+
+
+def stored_study(uri: str, study: str) -> StoredStudy | None:
+    """What the store holds of a study; None where there is no such store or study. Makes neither.
+
+    Raises StoreError where the store cannot be read, or keeps the study in a newer format.
+    """
+    try:
+        _check_exists(uri)
+    except StoreMissing:
+        return None
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            return None
+        marks = _marks(experiment.tags)
+        _check_format(uri, study, marks)
+        newest = client.search_runs(
+            [experiment.experiment_id],
+            f"tags.{KIND} = '{RUN}'",
+            _ALL_RUNS,
+            max_results=1 if marks else PAGE,
+            order_by=["attributes.start_time DESC"],
+        )
+    keys = frozenset(run.data.tags["key"] for run in newest if "key" in run.data.tags)
+    if not newest:
+        return StoredStudy(marks, keys, None, None, None)
+    info, user = newest[0].info, newest[0].data.tags.get("mlflow.user")
+    return StoredStudy(marks, keys, seconds(info.end_time or info.start_time), user, experiment.artifact_location)
+
+
+_MARKS = ("id", "owner", "folder", "format", "version")  # the fields of `sweeper.ownership.owner.Mark`
+
+
+def _marks(tags: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: tags[MARK_PREFIX + name] for name in _MARKS if MARK_PREFIX + name in tags}
+
+
+def _check_format(uri: str, study: str, marks: Mapping[str, str]) -> None:
+    """Raise StoreError for a study that a newer version wrote in a format that this one does not know."""
+    where = f"The study {study!r} in the MLflow store {redact(uri)}"
+    problem = refuse_newer(marks.get("format"), marks.get("version"), where)
+    if problem is not None:
+        raise StoreError(problem)
+
+
+def load_steps(uri: str, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """Run -> metric -> step -> value: some metrics of some runs at every step that was logged.
+
+    A query for each metric of each run, so for a handful of runs. Raises StoreError.
+    """
+    client = connect(uri)
+    with store_calls(uri):
+        return {
+            run: {name: {m.step: m.value for m in client.get_metric_history(run, name)} for name in metrics}
+            for run in run_ids
+        }
+
+
+def study_pages(uri: str) -> dict[str, str]:
+    """For each study in the store, the part of its MLflow page's address after host and port: runs by variant.
+
+    Raises StoreMissing where there is no store.
+    """
+    _check_exists(uri)
+    client = connect(uri)
+    with store_calls(uri):
+        return {e.name: view_page(e.experiment_id) for e in client.search_experiments() if VIEW_TAG in e.tags}
+
+
+def view_page(experiment_id: str) -> str:
+    """The page that shows an experiment through the saved view `VIEW`, which `sweeper/tracking/tracker.py` writes."""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def _check_exists(uri: str) -> None:
+    """Raise StoreMissing where there is no store yet: MLflow would silently make one."""
+    if not check_store(uri):
+        makes = "`sweeper run` makes one, or " if is_database(uri) else ""
+        raise StoreMissing(
+            f"There is no MLflow store at {shown(uri)}; {makes}give its place in MLFLOW_TRACKING_URI, such as "
+            f"{MLFLOW.example}."
+        )
+
+
+def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:
+    """All MLflow runs of kind `run` in the experiment, oldest first, a page a query."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.{KIND} = '{RUN}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=PAGE,
+            page_token=token,
+        )
+        yield from map(stored, page)
+        token = page.token
+        if not token:
+            return
+
+
+def stored(run: Any) -> StoredRun:
+    """A run as MLflow's client gives it."""
+    info, data = run.info, run.data
+    times = (info.start_time, info.end_time)
+    return StoredRun(
+        info.run_id, info.run_name, info.status, *times, tags=data.tags, params=data.params, metrics=data.metrics
+    )

@@ -1,0 +1,232 @@
+"""Records -> the comparison: a row a stratum and a verdict on every claim of the guide; knows no stores and no page.
+
+No word stands in it without a number: what was not measured is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dashboards.analysis.configs import distinct
+from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_values
+from dashboards.analysis.kl_budgets import AtBudget, at_budgets
+from dashboards.analysis.late_collapse import Falls, falls
+from dashboards.analysis.spaces import Space, space_of
+from dashboards.analysis.speed import Pace, paces
+from dashboards.analysis.strata import Stratum, StratumResults, estimate, mean, mean_of, standings
+from dashboards.analysis.time_to_target import Reach, reaches
+from dashboards.controls.expectations import Curves, Finding, findings
+from dashboards.controls.null_pool import pool_findings
+from dashboards.guide.claims import Column, guide_words
+from dashboards.guide.verdicts import Verdict, verdicts
+from dashboards.statistics.compare import Difference
+from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
+from dashboards.statistics.scale import Scale, scale_of
+from dashboards.statistics.stability import Stability, failures
+from dashboards.tables.funnels import funnel_notes
+from studies.records import JUDGE_FACT, WEIGHT_FACT, Failure, RunRecord, Scalar, State
+from studies.spec import Expectation, Objective, Scenario
+
+Basis = Literal["confirmed", "selected"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The objective of a stratum's best trial.
+
+    `basis`: "confirmed" on fresh blocks and seeds, or "selected" by these very numbers from `trials` trials, and so
+    too good on average where they are several.
+    """
+
+    trial: int
+    estimate: Estimate
+    basis: Basis
+    trials: int
+
+    @property
+    def is_optimistic(self) -> bool:
+        """Whether the trial was chosen from several by this very number."""
+        return self.basis == "selected" and self.trials > 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stratum of the comparison.
+
+    `failures`: trials whose training diverged, inverted, collapsed, drifted or did not fit into memory, of those that
+    came to an end, its confirm runs included. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user
+    stopped, that the machine lost, and that TRL or the data refused; none is held against the loss. `mean` is the mean
+    objective over the trials of the unbiased arm, where there is one, else over all. `length_baseline`: the share of
+    the best trial's pairs that picking the longer answer gets right; `judges`: who gave the runs' gold, where it is not
+    the data's own; `balanced`: the weights of its mixture are shares of the gradient. `difference`: the best trial
+    against the baseline's, from confirm runs alone, in `unit`; `improvement`: the probability that one of its confirm
+    runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
+    is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
+    90 % of the baseline's end. `space`: what the unbiased arm says of
+    all configs. `stability`: the measured word, None where the limits support none; `guide`: the guide's own words by
+    column. `run_ids` holds, per cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that
+    `difference` judges.
+    """
+
+    metric: str
+    variant: str
+    scenario: str
+    losses: tuple[str, ...]
+    trials_done: int
+    trials_planned: int
+    failures: Proportion
+    stopped: int
+    lost: int
+    refused: int
+    outside: int
+    best: Quality | None
+    mean: float | None
+    knobs: Mapping[str, Scalar]
+    margin: float | None
+    kl: float | None
+    pace: Pace | None
+    reach: Reach | None
+    length_baseline: float | None
+    judges: tuple[str, ...]
+    balanced: bool
+    difference: Difference | None
+    improvement: Estimate | None
+    middle: float | None
+    unit: str
+    space: Space | None
+    stability: Stability | None
+    guide: Mapping[Column, str]
+    run_ids: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
+    at each KL budget that was confirmed, what became of the study's controls, and the late collapse of strata that were
+    measured along training. `aside`: sentences on recorded runs that are no answer to the study and stand in no row;
+    `pairs`: on what became of the rows that were read.
+    """
+
+    rows: tuple[Row, ...]
+    baseline: str | None
+    verdicts: tuple[Verdict, ...]
+    at_kl: tuple[AtBudget, ...] = ()
+    controls: tuple[Finding, ...] = ()
+    falls: tuple[Falls, ...] = ()
+    aside: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+
+
+def comparison(
+    records: Iterable[RunRecord],
+    objective: Objective,
+    strata: Sequence[Stratum],
+    *,
+    baseline: str | None = None,
+    source: str = "",
+    scenarios: Mapping[str, Scenario] | None = None,
+    kl_budgets: Mapping[str, Sequence[float]] | None = None,
+    expectations: Mapping[str, Expectation] | None = None,
+    curves: Curves | None = None,
+    confirm_blocks: int | None = None,
+    aside: Sequence[str] = (),
+) -> Comparison:
+    """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
+
+    `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
+    study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
+    confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
+    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`: of
+    `Comparison`.
+    """
+    records = distinct(records)
+    found = standings(records, objective, strata)
+    timed = paces(records, baseline)
+    scale = scale_of(objective, source)
+    compared = against_baseline(found, scale, baseline)
+    places = [(s.stratum.variant, s.stratum.scenario) for s in found]
+    soon = reaches(found, scale, baseline, timed)
+    rows = tuple(
+        _row(s, objective, compared.get(place), scale, timed.get(place[0]), soon.get(place))
+        for s, place in zip(found, places, strict=True)
+    )
+    rulings = verdicts(found, scale, baseline, scenarios, timed, source) if scenarios else ()
+    controls = (
+        *findings(found, expectations or {}, scale, curves or {}),
+        *pool_findings(found, objective, scale, confirm_blocks),
+    )
+    at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
+    fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
+    return Comparison(rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records))
+
+
+def _row(
+    found: StratumResults,
+    objective: Objective,
+    compared: Compared | None,
+    scale: Scale,
+    pace: Pace | None,
+    reach: Reach | None,
+) -> Row:
+    records, stratum = found.records, found.stratum
+    unbiased = [trial for trial in found.good if all(run.arm == "unbiased" for run in trial.runs)] or found.good
+    return Row(
+        metric=objective.metric,
+        variant=stratum.variant,
+        scenario=stratum.scenario,
+        losses=stratum.losses,
+        trials_done=len(found.done),
+        trials_planned=stratum.trials,
+        failures=clopper_pearson(len(found.failed), len(found.ended)),
+        stopped=sum(run.state is State.PRUNED and run.failure is None for run in records),
+        lost=sum(run.state is State.FAIL and run.failure is not Failure.REFUSED for run in records),
+        refused=sum(run.failure is Failure.REFUSED for run in records),
+        outside=len(found.good) - len(found.allowed),
+        best=_quality(found, objective),
+        mean=mean([mean_of(trial.runs, objective.metric) for trial in unbiased]),
+        knobs={} if found.best is None else found.best.runs[0].knobs,
+        margin=mean_of(found.speak, "margin"),
+        kl=mean_of(found.speak, "kl"),
+        pace=pace,
+        reach=reach,
+        length_baseline=mean_of(found.speak, "length_baseline"),
+        judges=tuple(sorted({r.facts[JUDGE_FACT] for r in records if "gold" in r.metrics and JUDGE_FACT in r.facts})),
+        balanced=any(fact.startswith(WEIGHT_FACT) for run in records for fact in run.facts),
+        difference=None if compared is None else compared.difference,
+        improvement=None if compared is None else compared.improvement,
+        middle=_middle(found, scale),
+        unit=scale.unit,
+        space=space_of(found, scale),
+        stability=failures([run for run in records if run.arm == "unbiased"], scale).word,
+        guide=_guide(stratum.losses),
+        run_ids={
+            "best": tuple(run.run_id for run in found.speak),
+            "mean": tuple(run.run_id for trial in unbiased for run in trial.runs),
+            "failures": tuple(run.run_id for trial in found.failed for run in trial.runs),
+            "pace": () if pace is None else pace.run_ids,
+            "difference": () if compared is None else compared.judged_by,
+            "chosen_by": () if compared is None else compared.chosen_by,
+        },
+    )
+
+
+def _guide(losses: Sequence[str]) -> Mapping[Column, str]:
+    """The guide's words of a loss by column; none of a mixture, of which its table says nothing."""
+    return guide_words(losses[0]) if len(losses) == 1 else {}
+
+
+def _middle(found: StratumResults, scale: Scale) -> float | None:
+    """Only of a tuned config: it drops the failing quarter."""
+    values = confirmed_values(found, scale)
+    return float(interquartile_mean(np.array(list(values.values())))) if values else None
+
+
+def _quality(found: StratumResults, objective: Objective) -> Quality | None:
+    if found.best is None:
+        return None
+    basis: Basis = "confirmed" if found.is_confirmed else "selected"
+    return Quality(found.best.number, estimate(found.speak, objective.metric), basis, len(found.allowed))

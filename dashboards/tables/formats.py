@@ -1,0 +1,318 @@
+"""The comparison as text for a screen, Markdown, HTML, CSV or JSON; computes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dashboards.controls.expectations import Finding
+from dashboards.guide.verdicts import Verdict
+from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
+from dashboards.tables.comparison import Comparison, Row
+from dashboards.tables.grids import Cell, Grid, grid_cells
+from dashboards.tables.sections import sections
+from studies.records import Scalar
+from studies.spec import Objective
+from studies.text.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Format = Literal["text", "markdown", "csv", "json", "html"]
+FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
+# Width of a text table where nobody says how wide the screen is.
+WIDE = 170
+NAMING = ("KL at most", "Loss", "Control", "Scenario")
+WRAPPED, GAP = 20, 2
+# What a spreadsheet takes for the beginning of a formula; also as full-width signs, and behind what it skips.
+_FORMULA: Final = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+# What Markdown acts on in words that are not ours: its own escapes, tags, entities and links.
+_MARKDOWN: Final = (
+    (re.compile(r"\\(?=[!-/:-@\[-`{-~])"), r"\\\\"),
+    (re.compile(r"&(?=#?\w+;)"), "&amp;"),
+    (re.compile(r"<(?=[A-Za-z/!?])"), "&lt;"),
+    (re.compile(r"\](?=[\[(:])"), r"\\]"),
+)
+
+
+def render(table: Comparison, format: Format = "text", width: int | None = None) -> str:
+    """The comparison in a format. JSON holds all numbers and the ids of their runs, CSV the numbers of the rows.
+
+    `width`: of the screen in characters, for text alone.
+    """
+    match format:
+        case "json":
+            whole = asdict(table)
+            return json.dumps(whole, indent=2) + "\n"
+        case "csv":
+            return _csv(table.rows) + _controls_csv(table.controls)
+        case "markdown":
+            return _markdown(table)
+        case "html":
+            return _html(table)
+        case "text":
+            return _text(table, width or WIDE)
+
+
+def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
+    """Grids of two knobs, one a stratum, in a format."""
+    if format == "json":
+        listed = [{**asdict(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]
+        return json.dumps(listed, indent=2) + "\n"
+    if format == "csv":
+        return _grids_csv(found)
+    note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
+    titled = [(f"{g.variant}, {g.scenario}", grid_cells(g, objective.direction)) for g in found]
+    if format == "markdown":
+        parts = [f"{_markdown_words(title)}\n\n{_markdown_table(cells)}\n" for title, cells in titled]
+        return "\n".join(parts) + f"\n- {note}\n"
+    if format == "html":
+        parts = [f"<h2>{escape(title)}</h2>{html_table(cells, [{}] * len(cells.rows))}" for title, cells in titled]
+        return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
+    tables = [(title, _rich_table(_plain(cells))) for title, cells in titled]
+    return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
+
+
+def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
+    return {"row": place[0], "column": place[1], **asdict(cell)}
+
+
+def _grids_csv(found: Sequence[Grid]) -> str:
+    """One cell a line."""
+    lines: list[Sequence[Any]] = [
+        ["variant", "scenario", "row_knob", "row", "column_knob", "column", "mean", "low", "high", "blocks", "trials",
+         "failed"]
+    ]  # fmt: skip
+    for g in found:
+        for (row, column), cell in g.cells.items():
+            e = cell.value
+            mean = (e.value, e.low, e.high, e.blocks) if e else [None] * 4
+            lines.append([g.variant, g.scenario, g.rows, row, g.columns, column, *mean, cell.trials, cell.failed])
+    return _csv_text(lines)
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def _text(table: Comparison, width: int) -> str:
+    """The rows, on a narrow screen in several tables under each other, then the verdicts that the study can give."""
+    shown: list[RichTable | str] = []
+    for section in sections(table):
+        shown += ["", section.title] if section.title else []
+        cells = _plain(section.cells)
+        shown += [_rich_table(cells.columns(part)) for part in _parts(cells, width)]
+        shown += section.notes
+    given = [v for v in table.verdicts if v.ruling != "not testable here"]
+    judged = (guide_cells(table.verdicts), claim_cells(given)) if given else ()
+    shown += ["", *(_rich_table(_plain(cells)) for cells in judged)] if judged else []
+    return _printed([*shown, *_not_testable(table.verdicts)], width)
+
+
+def _printed(shown: Sequence[RichTable | str], width: int) -> str:
+    """What rich makes of tables and lines on a screen of that width, without colour."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, markup=False, no_color=True)
+    for item in shown:
+        console.print(visible(item) if isinstance(item, str) else item)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _parts(cells: Cells, width: int) -> list[list[int]]:
+    """The columns in as many tables as the width asks for, each beginning with what names a row."""
+    named = [i for i, name in enumerate(cells.header) if name in NAMING]
+    widths = [max(map(len, texts)) for texts in zip(cells.header, *cells.rows, strict=True)]
+    # What may be wrapped counts as no wider than this; `_rich_table` breaks it between words.
+    room = [min(wide, WRAPPED) if name in LEFT else wide for name, wide in zip(cells.header, widths, strict=True)]
+    parts: list[list[int]] = [[*named]]
+    for i in range(len(cells.header)):
+        if i in named:
+            continue
+        if len(parts[-1]) > len(named) and sum(room[k] + GAP for k in (*parts[-1], i)) > width:
+            parts.append([*named])
+        parts[-1].append(i)
+    return parts
+
+
+def _not_testable(verdicts: Sequence[Verdict]) -> list[str]:
+    """How many of the guide's claims the study cannot judge; the other formats say why of each."""
+    count = sum(v.ruling == "not testable here" for v in verdicts)
+    if not count:
+        return []
+    return [f"{count} of the guide's {len(verdicts)} claims are not testable here; --format markdown says why of each."]
+
+
+def _plain(cells: Cells) -> Cells:
+    """The cells with nothing in them that acts on a terminal, each of one line."""
+    return Cells([_line(name) for name in cells.header], [[_line(cell) for cell in row] for row in cells.rows])
+
+
+def _line(text: str) -> str:
+    return visible(text).replace("\n", " ").replace("\t", " ")
+
+
+def _rich_table(cells: Cells) -> RichTable:
+    """The cells as rich lays them out; columns narrow down to their longest word and never break one."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    columns = zip(*cells.rows, strict=True) if cells.rows else [()] * len(cells.header)
+    for name, column in zip(cells.header, columns, strict=True):
+        longest_word = max(len(word) for text in (name, *column) for word in text.split())
+        table.add_column(
+            name,
+            justify="left" if name in LEFT else "right",
+            no_wrap=name == "Loss",
+            min_width=longest_word,
+            max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why", "Expected", "Found"} else None,
+        )
+    for row in cells.rows:
+        table.add_row(*row)
+    return table
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _markdown(table: Comparison) -> str:
+    parts: list[str] = []
+    for section in sections(table):
+        parts += ["", f"{_markdown_words(section.title)}:", ""] if section.title else []
+        parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]
+    claims = claim_cells(table.verdicts)
+    if claims.rows:
+        parts += ["", "What the guide says, and what was found:", "", _markdown_table(guide_cells(table.verdicts)), ""]
+        parts += [_markdown_table(claims)]
+    return "\n".join(parts) + "\n"
+
+
+def _bullets(notes: Sequence[str]) -> list[str]:
+    return [f"- {_markdown_words(note).replace('*', chr(92) + '*')}" for note in notes]
+
+
+def _markdown_table(cells: Cells) -> str:
+    rule = ["---" if name in LEFT else "---:" for name in cells.header]
+    escaped = [[_markdown_cell(cell) for cell in row] for row in [cells.header, *cells.rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [escaped[0], rule, *escaped[1:]])
+
+
+def _markdown_words(text: str) -> str:
+    """Text in one line that Markdown shows as it stands, without tags, entities and links."""
+    text = _line(text)
+    for acting, escaped in _MARKDOWN:
+        text = acting.sub(escaped, text)
+    return text
+
+
+def _markdown_cell(text: str) -> str:
+    text = _markdown_words(text).replace("|", "\\|")
+    return text.replace("`", "\\`") if text.count("`") % 2 else text  # pairs of them are code, in which nothing acts
+
+
+_STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2em;max-width:110em}table{border-collapse:collapse;margin:1em 0}"
+    "th,td{padding:.3em .7em;border-bottom:1px solid #ccc;text-align:right;vertical-align:top}"
+    "th.words,td.words{text-align:left}code{font-size:85%}"
+)
+
+
+def _html(table: Comparison) -> str:
+    """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
+    parts = []
+    for section in sections(table):
+        parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
+        runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
+        parts += [html_table(section.cells, runs or [{}] * len(section.cells.rows)), html_list(section.notes)]
+    claims = html_table(claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts])
+    guide = guide_cells(table.verdicts)
+    found = "<h2>What the guide says, and what was found</h2>" + html_table(guide, [{}] * len(guide.rows)) + claims
+    return _page("Comparison", "".join(parts) + (found if table.verdicts else ""))
+
+
+def html_list(notes: Sequence[str]) -> str:
+    """Notes as a list."""
+    return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def html_table(cells: Cells, runs: Sequence[Mapping[str, Sequence[str]]]) -> str:
+    """Cells as a table; `runs`: for each row, the ids of the MLflow runs behind it by what they are for."""
+    kinds = ['class="words"' if name in LEFT else "" for name in cells.header]
+    head = "".join(f"<th {kind}>{escape(name)}</th>" for name, kind in zip(cells.header, kinds, strict=True))
+    body = []
+    for row, of_row in zip(cells.rows, runs, strict=True):
+        found = "".join(f"<td {kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        ids = "".join(f"<p>{escape(name)}: <code>{escape(' '.join(of))}</code></p>" for name, of in of_row.items())
+        links = f"<details><summary>runs</summary>{ids}</details>" if ids else ""
+        body.append(f'<tr>{found}<td class="words">{links}</td></tr>')
+    return f"<table><thead><tr>{head}<th></th></tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """One number a column, unrounded, so that nothing has to be parsed out of a cell."""
+    lines: list[Sequence[Any]] = [[
+        "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
+        "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
+        "best_blocks", "best_basis", "best_trial", "mean", "length_baseline", "margin", "kl", "steps_per_second",
+        "peak_memory", "speed_ratio", "speed_low", "speed_high", "speed_rounds", "speed",
+        "target", "steps_to_target", "seconds_to_target", "reached", "reached_of", "knobs", "difference",
+        "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
+        "p_better", "interquartile_mean",
+        "stability", "guide_speed", "guide_stability", "guide_best_for",
+    ]]  # fmt: skip
+    for row in rows:
+        share, best, d, p, t = row.failures, row.best, row.difference, row.pace, row.reach
+        quality, effect = best.estimate if best else None, d.estimate if d else None
+        lines.append([
+            row.variant, "+".join(row.losses), row.scenario, row.trials_done, row.trials_planned, share.k, share.n,
+            share.low, share.high, row.stopped, row.lost, row.outside, row.metric,
+            *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
+            *((best.basis, best.trial) if best else [None] * 2),
+            row.mean, row.length_baseline, row.margin, row.kl,
+            *((p.steps_per_second, p.peak_memory) if p else [None] * 2),
+            *((p.ratio.value, p.ratio.low, p.ratio.high) if p and p.ratio else [None] * 3),
+            *((p.rounds, p.word) if p else [None] * 2),
+            *((t.target, t.steps, t.seconds, t.reached, t.runs) if t else [None] * 5), json.dumps(dict(row.knobs)),
+            *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
+            *((d.p_holm, d.p_tie, d.word) if d else [None] * 3),
+            row.improvement.value if row.improvement else None, row.middle,
+            row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
+        ])  # fmt: skip
+    return _csv_text(lines)
+
+
+def _controls_csv(controls: Sequence[Finding]) -> str:
+    """The controls as a table of their own behind an empty line; nothing where the study has none."""
+    if not controls:
+        return ""
+    lines: list[Sequence[Any]] = [["control", "scenario", "expected", "found", "n", "unit", "held", "run_ids"]]
+    for c in controls:
+        lines.append([c.control, c.scenario, c.expected, c.found, c.n, c.unit, c.held, " ".join(c.run_ids)])
+    return "\n" + _csv_text(lines)
+
+
+def _csv_text(lines: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([_csv_cell(value) for value in line] for line in lines)
+    return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """A number as it is, and text that no spreadsheet computes."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if _FORMULA.match(value.lstrip(" ")) else visible(value)

@@ -1,0 +1,187 @@
+"""What stands below the tables: what their words and numbers mean here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dashboards.analysis.speed import SAME_PACE
+from dashboards.analysis.time_to_target import SHARE
+from dashboards.tables.cells import ACCURACIES, TO_TARGET
+from dashboards.tables.comparison import Comparison, Row
+from studies.records import METRICS, WEIGHT_FACT
+from studies.text.plural import so_many
+
+
+def budget_notes(table: Comparison) -> list[str]:
+    """What a reader must know of `budget_cells`; nothing where they are empty."""
+    if not any(row.trial is not None for row in table.at_kl):
+        return []
+    return [
+        "KL at most: for each loss the trial with the best objective among those whose mean KL kept the budget, "
+        "trained again on fresh blocks and seeds; KL is that of the fresh runs. Holm over the losses of one budget."
+    ]
+
+
+CONTROL_NOTES = (
+    "A control's answer is known beforehand: where one is not held, other numbers of this study may be wrong as well.",
+)
+
+
+def notes(table: Comparison) -> list[str]:
+    """What a reader must know of these very numbers, and nothing that does not apply to them."""
+    return [
+        *table.aside,
+        *table.pairs,
+        *_quality_notes(table.rows),
+        *_difference_notes(table),
+        *_pace_notes(table.rows, table.baseline),
+        *_reach_notes(table.rows, table.baseline),
+        *_count_notes(table.rows),
+    ]
+
+
+def space_notes(table: Comparison) -> list[str]:
+    """What a reader must know of `space_cells`, with the box that was tried; nothing where there is none."""
+    spaces = [row.space for row in table.rows if row.space is not None]
+    if not spaces:
+        return []
+    found = [
+        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0). Broken: failed, and not for want of "
+        "memory. Within: share of configs near the best. Best of 1 and of half of the configs: expected, too low on "
+        "average. Rate loss: mean loss from the best over thirds of the learning rate. "
+        "Gap: training less held-out accuracy.",
+        *_boxes(table.rows),
+    ]
+    if any(space.frontier for space in spaces):
+        found.append(
+            "KL: least concave majorant over configs that did not fail, in nats a sequence, vertices chosen on one "
+            "half of the samples and read on the other; no interval below 10 blocks, and no claim of difference."
+        )
+    return found
+
+
+def _boxes(rows: Sequence[Row]) -> list[str]:
+    """The boxes, variants with the same one together."""
+    by_box: dict[str, list[str]] = {}
+    for row in rows:
+        if row.space is not None:
+            box = ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in row.space.box.items())
+            by_box.setdefault(box or "no knob", []).append(row.variant)
+    return [f"Tried by {', '.join(dict.fromkeys(names))}: {box}." for box, names in by_box.items()]
+
+
+def _quality_notes(rows: Sequence[Row]) -> list[str]:
+    bests = [row.best for row in rows if row.best is not None]
+    found = []
+    if bests:
+        metric = rows[0].metric
+        unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
+        found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+    balanced = dict.fromkeys(row.variant for row in rows if row.balanced)
+    if balanced:
+        found.append(
+            f"{', '.join(balanced)}: loss_weights are shares of the gradient before training; the weights that TRL was "
+            f"given for them are tags of each run, fact.{WEIGHT_FACT}LOSS."
+        )
+    judges = sorted({judge for row in rows for judge in row.judges if row.metric.startswith("gold")})
+    if judges:
+        several = "; not comparable, since they are several: score all runs by one with `sweeper evaluate`"
+        found.append(f"Gold by {' and by '.join(judges)}{several if len(judges) > 1 else ''}.")
+    if any(row.metric in ACCURACIES and row.length_baseline is not None for row in rows):
+        found.append("Longer answer: what picking the longer answer gets right of the same pairs, without a model.")
+    if any(best.is_optimistic for best in bests):
+        found.append("* chosen as the best of several by this very number, so too good on average.")
+    if any(best.estimate.low is None for best in bests):
+        found.append("n too small: fewer than 3 blocks, so no interval; ± is the evaluator's standard error alone.")
+    if any(best.estimate.low is not None for best in bests):
+        found.append("[a, b] after a quality: 95% t interval over blocks.")
+    return found
+
+
+def _difference_notes(table: Comparison) -> list[str]:
+    differences = [row.difference for row in table.rows if row.difference is not None]
+    if not table.baseline:
+        return []
+    if not differences:
+        return [
+            f"No confirm runs of {table.baseline} and another on the same blocks: nothing is better, worse or a tie."
+        ]
+    found = [
+        f"vs {table.baseline}: paired over blocks, more is better, from confirm runs alone, which chose nothing; 95% t "
+        "interval. better and worse: Holm at 5% over the losses of a scenario; tie: TOST at 5%, not corrected."
+    ]
+    if any(row.best is None and row.difference is not None for row in table.rows):
+        found.append("A loss of which no trial keeps the bounds is worth the untrained model, which keeps them: 0.")
+    if all(d.p_tie is None for d in differences):
+        found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
+    elif any(d.word == "inconclusive" and not d.could_tie for d in differences):
+        found.append("inconclusive: among them are some whose blocks are too few for their spread to show a tie.")
+    if not all(d.is_robust for d in differences):
+        found.append("? without one of the tasks it would be said the other way round.")
+    if any(d.is_robust and not d.is_general for d in differences):
+        found.append("~ without one of the tasks it would be inconclusive: no claim leans on it.")
+    if any(row.stability for row in table.rows):
+        found.append("Stability: Good at most 2%, Fair at most 10% of unbiased configs fail, by one-sided 95% limits.")
+    return found
+
+
+def _pace_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """How the speed was measured; that it was not, where a study has no probe, is said by the verdicts."""
+    timed = {row.variant: row.pace for row in rows if row.pace is not None}
+    if not timed:
+        return []
+    paces = list(timed.values())
+    rounds = _or(sorted({pace.rounds for pace in paces}))
+    places = {f" on {pace.device}, {pace.threads} threads" for pace in paces if pace.device and pace.threads}
+    where = places.pop() if len(places) == 1 else ""
+    found = [
+        f"Steps/s: one run at a time, variants in turn, median of {rounds} round{'' if rounds == '1' else 's'}{where}; "
+        "loading, logging and evaluation are not in it."
+    ]
+    if baseline in timed:
+        found.append(
+            f"Speed: steps a second over {baseline}'s in the same round, 95% t interval over rounds; as fast: within "
+            f"{math.exp(SAME_PACE):.2f} times, by TOST at 5%; slower, faster: Holm at 5%."
+        )
+    memory = [pace.peak_memory for pace in paces if pace.peak_memory is not None]
+    if memory:
+        found.append(f"Peak memory of the timed runs: {min(memory):.0f} to {max(memory):.0f} MiB.")
+    return found
+
+
+def _reach_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    if not any(row.reach is not None for row in rows):
+        return []
+    return [
+        f"{TO_TARGET}: first evaluation at or above {SHARE:.0%} of {baseline}'s mean at its end, median over confirm "
+        "runs (how many got there), known to the evaluated steps; seconds of training alone, at the timed pace."
+    ]
+
+
+def _or(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
+
+
+def _count_notes(rows: Sequence[Row]) -> list[str]:
+    found = []
+    if any(row.failures.n for row in rows):
+        found.append(
+            "Failed: trials that diverged, inverted, collapsed, drifted (samples below half or above twice the "
+            "reference's length) or ran out of memory, 95% exact limits."
+        )
+    stopped, lost, outside = (sum(getattr(row, f) for row in rows) for f in ("stopped", "lost", "outside"))
+    found += [
+        f"{so_many(stopped, 'run', 'was', 'were')} stopped by a limit, at a rung or by hand and "
+        f"{'is' if stopped == 1 else 'are'} not counted as failed."
+    ] * (stopped > 0)
+    refused = sum(row.refused for row in rows)
+    found += [
+        f"{so_many(refused, 'run', 'was', 'were')} refused by TRL or the data; `sweeper status --failed` says why."
+    ] * (refused > 0)
+    found += [
+        f"{so_many(lost, 'run', 'was', 'were')} lost by the machine; `sweeper status --failed` says why, `sweeper run` "
+        "repeats them."
+    ] * (lost > 0)
+    found += [f"{so_many(outside, 'trial')} broke a bound of the objective and cannot be best."] * (outside > 0)
+    return found

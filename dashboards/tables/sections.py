@@ -1,0 +1,83 @@
+"""The parts of the comparison in reading order, those that have something to show; knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dashboards.analysis.late_collapse import Falling, Falls
+from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cells, space_cells
+from dashboards.tables.comparison import Comparison
+from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes
+from dashboards.tables.numbers import interval
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its title (none for the first), its table, the runs behind each row, and notes under it."""
+
+    title: str
+    cells: Cells
+    notes: Sequence[str] = ()
+    runs: Sequence[Mapping[str, Sequence[str]]] = field(default=())
+
+
+def sections(table: Comparison) -> list[Section]:
+    """The parts of the comparison that have something to show, in reading order; the guide's claims come after."""
+    parts = [
+        Section("", row_cells(table), notes(table), [r.run_ids for r in table.rows]),
+        Section(
+            "At equal KL",
+            budget_cells(table),
+            budget_notes(table),
+            [{"confirmed": row.run_ids} for row in table.at_kl if row.trial is not None],
+        ),
+        Section("Over the whole space", space_cells(table), space_notes(table)),
+        Section("Late collapse", fall_cells(table.falls), FALL_NOTES, [_runs_behind(row) for row in table.falls]),
+        Section(
+            "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
+        ),
+    ]
+    return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
+
+
+# ---- late collapse ------------------------------------------------------------------------------------------------
+
+FALL_NOTES = (
+    "Fall: from the peak of the running median of three evaluations to the end. Regained: from the lowest point after "
+    "that peak to the end. A fall of which little is regained is over-optimisation; what is regained was lost for a "
+    "while, as where the learning rate is too high before it decays. Peak and lowest point are chosen on one half of "
+    "the samples and read on the other, so that noise alone gives 0 on average, and a rise to the end a little less.",
+    "Best: confirm runs of the best trial. All: configs of the unbiased arm that did not fail; the others are Failed. "
+    "95% t intervals over blocks.",
+)
+
+
+def fall_cells(falls: Sequence[Falls]) -> Cells:
+    """How far strata end below their peak along training, a row each; empty where nothing was measured on the way."""
+    several = len({row.scenario for row in falls}) > 1
+    unit = falls[0].unit if falls else ""
+    of = (f"fall of {falls[0].metric} ({unit})", f"regained ({unit})", "blocks") if falls else ()
+    header = ["Loss", *(["Scenario"] if several else []), "Evaluations", *(f"Best: {name}" for name in of), "Configs",
+              *(f"All: {name}" for name in of)]  # fmt: skip
+    return Cells(header, [_fall_row(row, several) for row in falls])
+
+
+def _fall_row(row: Falls, scenario: bool) -> list[str]:
+    low, high = row.checkpoints
+    return [
+        row.variant,
+        *([row.scenario] if scenario else []),
+        str(low) if low == high else f"{low} to {high}",
+        *_falling(row.best),
+        "-" if row.configs is None else str(row.configs.configs),
+        *_falling(row.configs),
+    ]
+
+
+def _falling(one: Falling | None) -> list[str]:
+    return ["-"] * 3 if one is None else [interval(one.fall), interval(one.regained), str(one.fall.blocks)]
+
+
+def _runs_behind(row: Falls) -> dict[str, Sequence[str]]:
+    return {name: one.run_ids for name, one in (("best", row.best), ("all", row.configs)) if one is not None}

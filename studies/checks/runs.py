@@ -1,0 +1,188 @@
+"""Checks of how much is run: trials, blocks, seeds, sampling, resources."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from studies.schema.knob_problems import Problem
+from studies.schema.scenarios import arms_in, in_scenario
+from studies.schema.types import (
+    MOST_AXES,
+    Budget,
+    Confirm,
+    ResolvedVariant,
+    Runs,
+    Simplex,
+    StudySpec,
+    Values,
+)
+from studies.schema.variants import build_arm
+
+_MOST_RUNS = 100_000  # more than a store's pages, or a person, can look at
+
+
+_SEEDS = 2**32  # what torch and numpy take
+
+
+_MOST_WORKERS = 1024
+
+
+def budget(spec: StudySpec) -> Budget:
+    """The budget, with the whole grid where the file gives no number of trials."""
+    if spec.sampler != "grid" or "trials" in spec.budget.model_fields_set:
+        return spec.budget
+    arms = [built.arm for built in (build_arm(spec, name) for name in spec.variants) if built.arm is not None]
+    return spec.budget.model_copy(update={"trials": max(map(_grid_size, arms), default=1)})
+
+
+def how_much(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+    """More than could ever be planned, listed or trained, which is a slip of the keyboard."""
+    problems = []
+    for name, arm in arms.items():
+        own = [len(arm.losses) - 1 if isinstance(d, Simplex) else k not in spec.space for k, d in arm.space.items()]
+        if len(spec.space) + sum(own) > MOST_AXES:
+            problems.append(
+                Problem(
+                    f"variants.{name}",
+                    f"{len(spec.space) + sum(own)} numbers would be varied at once, the shared ones among them; "
+                    f"{MOST_AXES} at most can be: fix some of them in base",
+                )
+            )
+    grids = [_grid_size(arm) for arm in arms.values()] if spec.sampler == "grid" else []
+    trials = spec.budget.trials if not grids or "trials" in spec.budget.model_fields_set else max(grids)
+    strata = len(spec.scenarios) * (1 if spec.mode == "search" else len(arms))
+    runs = 0
+    for name, scenario in spec.scenarios.items():
+        each = in_scenario(spec, name).runs
+        parts = 1 if spec.mode == "search" else len(arms_in(spec, arms, name))
+        runs += (scenario.trials or trials) * parts * len(each.blocks) * len(each.seeds)
+    if runs > _MOST_RUNS:
+        text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
+        problems.append(Problem("budget.trials", text))
+    if max(grids, default=0) > _MOST_RUNS:
+        text = f"the grid has {max(grids)} points, {_MOST_RUNS} at most are sorted: list fewer values, or use sobol"
+        problems.append(Problem("space", text))
+    return problems
+
+
+def _grid_size(arm: ResolvedVariant) -> int:
+    """The points of the arm's grid."""
+    return prod(len(d.values) for d in arm.space.values() if isinstance(d, Values))
+
+
+def resources(spec: StudySpec) -> list[Problem]:
+    """Numbers of workers, of runs that train together and of GPUs."""
+    problems = []
+    resources = spec.resources
+    if resources.workers is not None and not 1 <= resources.workers <= _MOST_WORKERS:
+        text = f"{resources.workers} must be at least 1 and at most {_MOST_WORKERS} (each is a process), or be left out"
+        problems.append(Problem("resources.workers", text))
+    if resources.together is not None and resources.together < 0:
+        text = f"{resources.together} must be at least 0 (TRL's own loop), or be left out"
+        problems.append(Problem("resources.together", text))
+    if resources.gpus_per_run < 1:
+        problems.append(Problem("resources.gpus_per_run", f"{resources.gpus_per_run} must be at least 1"))
+    return problems
+
+
+def sampling(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Problem]:
+    problems = []
+    if spec.budget.trials < 1:
+        problems.append(Problem("budget.trials", f"{spec.budget.trials} must be at least 1"))
+    times = {"wall_clock": spec.budget.wall_clock, "per_run": spec.budget.per_run}
+    for name, limit in times.items():
+        if limit is not None and not limit > 0:
+            problems.append(Problem(f"budget.{name}", f"{limit:g} must be above 0 seconds"))
+    if spec.budget.gpu_hours is not None and not spec.budget.gpu_hours > 0:
+        problems.append(Problem("budget.gpu_hours", f"{spec.budget.gpu_hours:g} must be above 0 hours"))
+    if spec.resources.attempts < 1:
+        problems.append(Problem("resources.attempts", f"{spec.resources.attempts} must be at least 1"))
+    problems += [
+        Problem("resources.env", f"{name!r} is no name of an environment variable: name them, as in [OPENAI_API_KEY]")
+        for name in spec.resources.env
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+    ]
+    if spec.resources.retry_after < 0:
+        problems.append(Problem("resources.retry_after", f"{spec.resources.retry_after:g} must be 0 seconds or more"))
+    if not 0 <= spec.sampler_seed < _SEEDS:
+        problems.append(Problem("sampler_seed", f"{spec.sampler_seed} must be 0 or more and below 2**32"))
+    if spec.sampler != "grid":
+        return problems
+    if spec.mode == "search":
+        problems.append(
+            Problem("sampler", "'grid' cannot serve mode: search, whose space depends on the variant: use tpe")
+        )
+    for name, arm in arms.items():
+        for knob, distribution in arm.space.items():
+            if not isinstance(distribution, Values):
+                own = knob in spec.variants[name].space
+                path = f"variants.{name}.space.{knob}" if own else f"space.{knob}"
+                problems.append(
+                    Problem(path, "a grid needs {values: [...]}; ranges and weights need sobol, random or tpe")
+                )
+    return problems
+
+
+def run_problems(spec: StudySpec) -> list[Problem]:
+    problems = _blocks_and_seeds("", spec.runs, spec.confirm)
+    if spec.confirm is not None:
+        problems += kl_budgets("", spec.confirm, spec)
+    for name, scenario in spec.scenarios.items():
+        own = in_scenario(spec, name)
+        if scenario.runs is not None or scenario.confirm is not None:
+            problems += _blocks_and_seeds(f"scenarios.{name}.", own.runs, own.confirm)
+        if scenario.confirm is not None:
+            problems += kl_budgets(f"scenarios.{name}.", scenario.confirm, spec)
+    return problems
+
+
+def kl_budgets(where: str, confirm: Confirm, spec: StudySpec) -> list[Problem]:
+    """KL budgets at which trials are to be confirmed; the one that the table's rows are about must be among them."""
+    kl, path = confirm.kl, f"{where}confirm.kl"
+    if not kl:
+        return []
+    if any(not 0.0 < budget < float("inf") for budget in kl) or len(set(kl)) < len(kl):
+        return [Problem(path, f"{list(kl)} must be positive numbers of nats a sequence, each once")]
+    bounds = dict(spec.objective.constraints.get("kl", {}))
+    if bounds.get("max") not in kl:
+        said = f"{bounds['max']:g}" if "max" in bounds else "no bound"
+        text = f"{list(kl)} must hold the bound of objective.constraints.kl.max ({said}), which the rows are judged at"
+        return [Problem(path, text)]
+    if confirm.top != 1:
+        return [
+            Problem(f"{where}confirm.top", f"{confirm.top} does nothing beside kl: one trial a budget is confirmed")
+        ]
+    return []
+
+
+def _blocks_and_seeds(where: str, runs: Runs, confirm: Confirm | None) -> list[Problem]:
+    problems = []
+    groups: list[tuple[str, Sequence[int]]] = [
+        (f"{where}runs.blocks", runs.blocks),
+        (f"{where}runs.seeds", runs.seeds),
+    ]
+    if confirm is not None:
+        groups += [(f"{where}confirm.blocks", confirm.blocks), (f"{where}confirm.seeds", confirm.seeds)]
+        if confirm.top < 1:
+            problems.append(Problem(f"{where}confirm.top", f"{confirm.top} must be at least 1, or leave confirm out"))
+        problems += stale_confirm(f"{where}confirm.blocks", runs, confirm)
+    for path, numbers in groups:
+        if not numbers:
+            problems.append(Problem(path, "is empty: give at least one whole number"))
+        if any(not 0 <= number < _SEEDS for number in numbers):
+            problems.append(Problem(path, f"{list(numbers)} must be 0 or more and below 2**32"))
+        if len(set(numbers)) < len(numbers):
+            problems.append(Problem(path, f"{list(numbers)} holds a number twice: it would be the same run again"))
+    return problems
+
+
+def stale_confirm(path: str, runs: Runs, confirm: Confirm) -> list[Problem]:
+    """Runs that the confirm phase would share with the search it is to confirm."""
+    searched = {(block, seed) for block in runs.blocks for seed in runs.seeds}
+    again = sorted(searched & {(block, seed) for block in confirm.blocks for seed in confirm.seeds})
+    if not again:
+        return []
+    block, seed = again[0]
+    return [Problem(path, f"block {block} with seed {seed} is already in runs: the best is confirmed on fresh ones")]

@@ -1,0 +1,131 @@
+"""Checks of a study that need more than one of its keys: names, ranges, what can be compared, what would do nothing.
+
+Every check gives problems with key path, value, rule and remedy; none stops at the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+
+from studies.checks.controls import expectation_problems
+from studies.checks.data import data, data_notices, data_problems, model
+from studies.checks.judge import judge_problems
+from studies.checks.objective import evaluation, objective
+from studies.checks.rungs import rung_problems
+from studies.checks.runs import how_much, resources, run_problems, sampling
+from studies.checks.space import inert_base, nothing_to_vary, spaces
+from studies.checks.speed_probe import probe_problems
+from studies.losses import rules, table
+from studies.schema.knob_problems import Problem
+from studies.schema.paths import place_problems
+from studies.schema.scenarios import scenario_problems
+from studies.schema.types import (
+    StudySpec,
+)
+from studies.schema.variants import build_arm
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_LONGEST_NAME = 64
+_NAME_RULE = (
+    f"must be a safe folder name: letters, digits, '.', '_', '+' and '-', a letter or digit first, at most "
+    f"{_LONGEST_NAME} characters"
+)
+
+
+def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]:
+    """Every mistake in a study whose structure is right. `already`: paths whose mistakes are named; what follows
+    from them is not named again.
+    """
+    built = {name: build_arm(spec, name) for name in spec.variants}
+    arms = {name: one.arm for name, one in built.items() if one.arm is not None}
+    problems = [
+        *_names(spec),
+        *model(spec),
+        *data(spec),
+        *data_problems(spec),
+        *place_problems(spec),
+        *_output(spec),
+        *spaces(spec),
+        *(problem for one in built.values() for problem in one.problems),
+        *inert_base(spec, built),
+        *nothing_to_vary(spec, arms),
+        *sampling(spec, arms),
+        *resources(spec),
+        *objective(spec, arms),
+        *expectation_problems(spec),
+        *evaluation(spec),
+        *judge_problems(spec),
+        *run_problems(spec),
+        *scenario_problems(spec, arms),
+        *rung_problems(spec, arms),
+        *probe_problems(spec),
+    ]
+    if not problems:  # counting runs takes a study that is sound
+        problems = how_much(spec, arms)
+    return [p for p in dict.fromkeys(problems) if not any(_follows(p.path, other) for other in already)]
+
+
+def notices(spec: StudySpec) -> tuple[str, ...]:
+    """What is right and may surprise, of the study as a whole; traps of one are in `ResolvedVariant.warnings`."""
+    found = []
+    for name, variant in spec.variants.items():
+        for loss in variant.loss_type or (name,):
+            if loss in table.RENAMED:
+                found.append(f"variants.{name}: {table.RENAMED[loss][1]}")
+    short = Counter(name[:10] for name in spec.variants)
+    twins = [name for name in spec.variants if short[name[:10]] > 1]
+    if twins:
+        found.append(f"variants: {', '.join(twins)} do not differ in their first 10 characters, which tables show")
+    if spec.sampler in ("tpe", "sobol+tpe") and spec.mode == "compare" and spec.budget.trials < 20:
+        found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials a stratum; 20 or more")
+    if spec.scenarios and any((s.label_flip or 0.0) > 0.5 for s in spec.scenarios.values()):
+        found.append("scenarios: a label_flip above 0.5 teaches the opposite of the preferences")
+    return (*found, *data_notices(spec))
+
+
+def _follows(path: str, other: str) -> bool:
+    """Whether a mistake at `path` may only be a consequence of one already named at `other`."""
+    steps, others = path.split("."), other.split(".")
+    short = min(len(steps), len(others))
+    return steps[:short] == others[:short]
+
+
+def _names(spec: StudySpec) -> list[Problem]:
+    named = [("study", spec.study)]
+    named += [(f"variants.{name}", name) for name in spec.variants]
+    named += [(f"scenarios.{name}", name) for name in spec.scenarios]
+    problems = [
+        Problem(path, f"{name!r} {_NAME_RULE}")
+        for path, name in named
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME
+    ]
+    if not spec.variants:
+        problems.append(Problem("variants", "is empty: name the losses to compare, such as {sigmoid: {}, ipo: {}}"))
+    if not spec.scenarios:
+        problems.append(Problem("scenarios", "is empty: leave it out for the data as they are"))
+    if spec.baseline is not None and spec.baseline not in spec.variants:
+        near = rules.suggest(spec.baseline, spec.variants)
+        problems.append(
+            Problem("baseline", f"{spec.baseline!r} is no variant{near}; there are {', '.join(spec.variants)}")
+        )
+    if spec.trainer not in ("dpo", "formula") and not re.fullmatch(r"[\w.]+:\w+", spec.trainer):
+        near = rules.suggest(spec.trainer, ("dpo", "formula"))
+        problems.append(Problem("trainer", f"{spec.trainer!r} must be dpo, formula or your own as module:Class{near}"))
+    return problems
+
+
+def _output(spec: StudySpec) -> list[Problem]:
+    """A folder for runs that would lie outside of the working folder, or could not be made."""
+    folder = spec.output.folder
+    steps = folder.split("/")
+    if all(_NAME.fullmatch(step) and len(step) <= _LONGEST_NAME for step in steps):
+        return []
+    return [
+        Problem(
+            "output.folder",
+            f"{folder!r} must lie below the folder that sweeper is started in: names such as runs or out/runs, without "
+            "a leading '/', '~' or '..'. To keep runs elsewhere start sweeper there, or make runs a link",
+        )
+    ]

@@ -1,0 +1,101 @@
+"""How runs end: states, causes, and what follows from each cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class State(StrEnum):
+    """The state of a run, in Optuna's words."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+class Cause(StrEnum):
+    """Why an attempt at a run ended."""
+
+    FINISHED = "finished"
+    NON_FINITE = "non_finite"
+    INVERTED = "inverted"
+    COLLAPSED = "collapsed"
+    OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
+    OUT_OF_HOST_MEMORY = "out_of_host_memory"
+    TIME_LIMIT = "time_limit"
+    USER_STOP = "user_stop"
+    WORKER_LOST = "worker_lost"
+    PREEMPTED = "preempted"
+    INFRASTRUCTURE = "infrastructure"
+    REFUSED = "refused"
+    PAUSED = "paused"
+
+
+class Failure(StrEnum):
+    """What a failed run did or met, in one word: all that anybody calls failed is one of these, and nothing else is.
+
+    `by_config`: its settings did it, which tables count against the loss. The others could not be trained: nothing is
+    known of their loss, and everybody must be told. What was merely stopped, by a limit, a user or at a rung, has not
+    failed.
+    """
+
+    DIVERGED = "diverged"
+    INVERTED = "inverted"
+    COLLAPSED = "collapsed"
+    DRIFTED = "drifted"
+    OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
+    OUT_OF_HOST_MEMORY = "out_of_host_memory"
+    REFUSED = "refused"
+    WORKER_LOST = "worker_lost"
+    PREEMPTED = "preempted"
+    INFRASTRUCTURE = "infrastructure"
+
+    @property
+    def by_config(self) -> bool:
+        return self not in (Failure.REFUSED, Failure.WORKER_LOST, Failure.PREEMPTED, Failure.INFRASTRUCTURE)
+
+
+class Consequence(NamedTuple):
+    """What follows from a cause: what Optuna is told, whether the run is tried again, and as what it has failed.
+
+    `smaller`: tried again as long as less memory can be tried.
+    """
+
+    told: State
+    retried: bool = False
+    failure: Failure | None = None
+    smaller: bool = False
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether Optuna is told with a violated constraint."""
+        return self.failure is not None and self.failure.by_config
+
+    @property
+    def instability(self) -> bool:
+        """Whether it speaks against the loss, and not only for more memory."""
+        return self.infeasible and not self.smaller
+
+
+# A FAIL is invisible to Optuna's TPE, so what the *configuration* did is told as
+# PRUNED with a violated constraint, and FAIL is kept for what the *machine* did.
+CONSEQUENCES: Mapping[Cause, Consequence] = {
+    Cause.FINISHED: Consequence(State.COMPLETE),
+    Cause.NON_FINITE: Consequence(State.PRUNED, failure=Failure.DIVERGED),
+    Cause.INVERTED: Consequence(State.PRUNED, failure=Failure.INVERTED),
+    Cause.COLLAPSED: Consequence(State.PRUNED, failure=Failure.COLLAPSED),
+    Cause.OUT_OF_GPU_MEMORY: Consequence(State.PRUNED, failure=Failure.OUT_OF_GPU_MEMORY, smaller=True),
+    Cause.OUT_OF_HOST_MEMORY: Consequence(State.PRUNED, failure=Failure.OUT_OF_HOST_MEMORY, smaller=True),
+    Cause.TIME_LIMIT: Consequence(State.PRUNED),
+    Cause.USER_STOP: Consequence(State.PRUNED),
+    Cause.WORKER_LOST: Consequence(State.FAIL, retried=True, failure=Failure.WORKER_LOST),
+    Cause.PREEMPTED: Consequence(State.FAIL, retried=True, failure=Failure.PREEMPTED),
+    Cause.INFRASTRUCTURE: Consequence(State.FAIL, retried=True, failure=Failure.INFRASTRUCTURE),
+    # At a rung. The run goes on from its kept state where it is among the best; else this is how it ends.
+    Cause.PAUSED: Consequence(State.PRUNED),
+    # TRL or the data refused what the study asks for: another try would end the same.
+    Cause.REFUSED: Consequence(State.FAIL, failure=Failure.REFUSED),
+}

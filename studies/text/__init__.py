@@ -1,0 +1,1 @@
+"""Text and files that strangers may read or write: secrets, invisible characters, links, endless files."""

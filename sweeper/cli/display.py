@@ -1,0 +1,277 @@
+"""What the terminal shows of a plan, a sweep in progress and its status; reads types, computes nothing of its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.file_proxy import FileProxy
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from dashboards.analysis.failures import failed_lines, summary, tell
+from dashboards.tables.funnels import funnel_notes
+from studies.design.counts import planned_runs
+from studies.design.points import quota
+from studies.records import PROBE, RunRecord, State
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
+from studies.text.plural import so_many
+from studies.text.redact import redact
+from studies.text.visible import visible, visible_lines
+from sweeper.loop.progress import Progress
+from sweeper.measuring.verify import Verification
+from sweeper.planning.plan import Plan, show_knobs
+
+LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
+
+
+class Screen(Console):
+    """Standard output as rich writes it, in which only rich's own characters act on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(file=getattr(sys.stdout, "rich_proxied_file", sys.stdout), highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """See `Console.render`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+class _Above(FileProxy):
+    """What others print meanwhile, put above the progress without the styles and links that rich would read in it."""
+
+    def write(self, text: str) -> int:
+        super().write(visible_lines(redact(text)))
+        return len(text)
+
+
+class Display:
+    """Progress of a sweep: one live line on a terminal, a printed line every now and then elsewhere."""
+
+    def __init__(self, study: str, console: Console) -> None:
+        self._study, self._console = study, console
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._redirected = ExitStack()
+        self._printed_at = 0.0
+        self._printed = ""
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._redirected.enter_context(redirect_stdout(_Above(self._console, sys.stdout)))
+            self._redirected.enter_context(redirect_stderr(_Above(self._console, sys.stderr)))
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._redirected.close()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress."""
+        self._console.print(shown(text), soft_wrap=True, markup=False)
+
+    def progress(self, progress: Progress) -> None:
+        """Show where the sweep is."""
+        text = shown(describe(progress))
+        if self._live is not None:
+            grid = Table.grid(padding=(0, 1))
+            bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
+            grid.add_row(Text(self._study, style="bold"), bar, text)
+            self._live.update(grid)
+        elif text != self._printed and (
+            time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
+        ):
+            self._printed_at, self._printed = time.monotonic(), text
+            self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+
+def shown(text: str) -> str:
+    """The text as a terminal may have it: without secrets, and without characters that would act on the terminal."""
+    return visible(redact(text))
+
+
+def describe(progress: Progress) -> str:
+    """One line: runs done, in training, failed, the best so far, time left."""
+    parts = [f"{progress.done}/{progress.planned} {progress.what}", f"{progress.training} in training"]
+    failed = tell(progress.failures)
+    parts += [failed] if failed else []
+    if progress.best is not None:
+        variant, knobs, value = progress.best
+        parts.append(f"best {value:.3g} by {variant} ({knobs})" if knobs else f"best {value:.3g} by {variant}")
+    if progress.seconds_left is not None and progress.done < progress.planned:
+        parts.append(f"{timedelta(seconds=round(progress.seconds_left))} left")
+    parts += [progress.doing] if progress.doing else []
+    return ", ".join(parts)
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Every variant with its space, its trials and what was left out or is warned of."""
+    say = partial(console.print, soft_wrap=True)  # lines stay whole in a file or a pipe
+    say(f"[bold]{plan.study}[/bold]  {_plain(plan.question)}")
+    for arm in plan.arms:
+        fixed = f"  fixed: {_plain(show_knobs(arm.fixed))}" if arm.fixed else ""
+        losses = "" if arm.losses == (arm.name,) else f" ({' + '.join(arm.losses)})"
+        say(f"\n[bold]{arm.name}[/bold]{losses}{fixed}")
+        for name, text in arm.space.items():
+            say(f"  {name}: {_plain(text)}")
+        for i, (origin, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
+            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{origin}[/dim]")
+        if len(arm.points) > POINTS_SHOWN:
+            say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
+        if arm.adaptive:
+            say(f"    {so_many(arm.adaptive, 'trial')} that TPE chooses from results")
+        if arm.fewer:
+            say(f"    {arm.fewer}")
+        for name, reason in arm.left_out.items():
+            say(f"  left out: {name}: {_plain(reason)}")
+        if arm.expected:
+            say(f"  control: {_plain(arm.expected)}")
+        for warning in arm.warnings:
+            say(f"  [yellow]warning:[/yellow] {_plain(warning)}")
+    for line in describe_brackets(plan):
+        say(line)
+    say("")
+    for scenario in plan.scenarios:
+        each = f" x {so_many(scenario.runs_per_trial, 'run')}" if scenario.runs_per_trial > 1 else ""
+        confirm = f", {scenario.confirm_runs} of them to confirm the best" if scenario.confirm_runs else ""
+        settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
+        trials = f"{so_many(scenario.trials, 'trial')}{each} of {so_many(scenario.variants, 'variant')}"
+        say(f"{scenario.name}: {trials}: {so_many(scenario.runs, 'run')}{confirm}{settings}")
+    if plan.fewer:
+        say(f"{plan.fewer}.")
+    joint = "; one joint search over all variants" if plan.mode == "search" else ""
+    say(f"{so_many(plan.runs, 'run')} of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
+    for line in (plan.probe, plan.power):
+        if line:
+            say(_plain(line))
+
+
+def _plain(text: str) -> str:
+    """Text of a study within console markup, as it stands."""
+    return escape(shown(text))
+
+
+def print_failed(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], console: Console
+) -> None:
+    """Every run that failed, those that failed alike together, with one message and one log; last, how many."""
+    for line in failed_lines(records, console.width):
+        console.print(shown(line), soft_wrap=True, markup=False)
+    console.print(f"{len(_ended(records))} of {so_many(planned_runs(spec, arms), 'planned run')} have ended.")
+    console.print(f"{summary(records) or 'No run that is recorded failed'}.", soft_wrap=True, markup=False)
+
+
+def _ended(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs of trials that are not to be trained again."""
+    return [r for r in records if r.arm != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
+
+
+def describe_brackets(plan: Plan) -> list[str]:
+    """How many trials go how far, and the training that this saves; what fails before can only save more."""
+    if not plan.brackets:
+        return []
+    stages = [f"step {step}" for step in plan.rungs] + ["the end"]
+    lines = ["\nRungs: the trials of a bracket train side by side, and the best of them go on."]
+    for bracket, number in Counter(plan.brackets).items():
+        way = ", ".join(f"{n} to {stage}" for n, stage in zip(bracket.trials, stages, strict=True))
+        lines.append(f"  {so_many(number, 'bracket')} of {so_many(bracket.trials[0], 'trial')}: {way}")
+    paused = max(b.trials[0] for b in plan.brackets) * plan.scenarios[0].runs_per_trial
+    steps, whole = (sum(getattr(b, name) for b in plan.brackets) for name in ("steps", "whole"))
+    lines.append(
+        f"  {so_many(steps, 'training step')} in place of {whole} (one run a trial): {1 - steps / whole:.0%} "
+        f"saved. On disk at most {so_many(paused, 'paused run')}, each three times its "
+        "adapter's size."
+    )
+    return lines
+
+
+def print_verification(verified: Verification, console: Console) -> None:
+    """What the runs that were trained again alone measure, beside what the sweep has."""
+    table = Table("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    for f in verified.findings:
+        error = "" if f.error is None else f"{f.error:.2g}"
+        difference = f"{f.alone - f.swept:+.2g}"
+        run = (f.config.variant, str(f.config.trial))
+        table.add_row(*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error)
+    console.print(table)
+    for key, reason in verified.failed.items():
+        console.print(f"run {key} could not be trained again: {shown(reason)}", soft_wrap=True, markup=False)
+    measured = [f for f in verified.findings if f.error is not None]
+    apart = sum(not f.within_error for f in measured)
+    runs = len({f.config.key for f in verified.findings})
+    console.print(
+        f"{so_many(runs, 'run')} trained again by TRL's own loop: {apart} of {len(measured)} measurements with a "
+        "standard error are further apart than it."
+    )
+
+
+def print_status(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], records: Sequence[RunRecord], console: Console
+) -> None:
+    """Counts by stratum and how runs ended, seconds a run, and the time that the missing runs would take one by one;
+    then what failed or was stopped, and how far the probe is.
+    """
+    everything = records
+    timed = [r for r in records if r.arm == PROBE]
+    records = [r for r in records if r.arm != PROBE]
+    several = len(spec.scenarios) > 1
+    table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
+    for scenario in spec.scenarios:
+        own = in_scenario(spec, scenario)
+        each = len(own.runs.blocks) * len(own.runs.seeds)
+        for arm in arms_in(spec, arms, scenario).values():
+            counts = Counter(_end(r) for r in records if (r.variant, r.scenario) == (arm.name, scenario))
+            planned = "shared" if spec.mode == "search" else str(quota(own, arm) * each)
+            table.add_row(arm.name, *[scenario] * several, *(str(counts[end]) for end in _ENDS), planned)
+    console.print(table)
+    ended = _ended(records)
+    seconds = [
+        r.metrics["train_seconds"] + r.metrics.get("evaluation_seconds", 0.0)
+        for r in ended
+        if "train_seconds" in r.metrics
+    ]
+    missing = max(planned_runs(spec, arms) - len(ended), 0)
+    if seconds:
+        mean = sum(seconds) / len(seconds)
+        left = timedelta(seconds=round(mean * missing))
+        console.print(
+            f"{so_many(len(ended), 'run')} ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time."
+        )
+    else:
+        console.print(f"{so_many(len(ended), 'run')} ended; {missing} missing.")
+    for line in funnel_notes(records):
+        console.print(shown(line), soft_wrap=True, markup=False)
+    failed = summary(everything)
+    if failed:
+        console.print(f"{failed}: `sweeper status --failed` says which and why.", soft_wrap=True, markup=False)
+    stopped = Counter(str(r.cause) for r in everything if _end(r) == "stopped")
+    if stopped:
+        console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in stopped.most_common()))
+    if spec.probe is not None:
+        done = sum(r.state is State.COMPLETE for r in timed)
+        console.print(f"timed alone: {done} of {so_many(spec.probe.rounds * len(arms), 'run')}.")
+
+
+_ENDS = ("complete", "failed", "stopped", "untrained", "training")
+
+
+def _end(run: RunRecord) -> str:
+    """The column of `print_status` that a run is counted in."""
+    if run.failure is not None:
+        return "failed" if run.failure.by_config else "untrained"
+    return {State.COMPLETE: "complete", State.RUNNING: "training"}.get(run.state, "stopped")

@@ -1,0 +1,156 @@
+"""Looks at a study's data and models before anything of it runs, and tells what is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Timer
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sweeper.cli.refusal import refuse
+
+if TYPE_CHECKING:
+    from studies.records import DataConfig
+    from studies.spec import ResolvedVariant, StudySpec
+    from trainers.data.pairs import DataError
+    from trainers.data.sources import Rows
+
+
+def read_data(data: DataConfig) -> Rows | DataError | None:
+    """The rows of local data, or why there are none; None of what lies elsewhere."""
+    from sweeper.cli.display import shown
+    from trainers.data.pairs import DataError, read_local
+
+    try:
+        with _said_if_long(f"Reading {shown(data.path)} ..."):
+            return read_local(data)
+    except DataError as error:
+        return error
+
+
+def try_data(rows: Rows, spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> tuple[list[str], list[str]]:
+    """What the tokenizers of a study make of rows: problems, and what to know."""
+    from sweeper.cli.display import shown
+    from trainers.preview import preview
+
+    problems: list[str] = []
+    notes: list[str] = []
+    for data, where, models in _looks(spec, arms):
+        for model, revision, code in models:
+            with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
+                seen = preview(rows, data, model, revision, code, spec.runs.blocks[0])
+            problems += [where + problem for problem in seen.problems]
+            notes += [where + note for note in seen.notes]
+    return list(dict.fromkeys(problems)), notes
+
+
+def look_at_data(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> None:
+    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
+    from sweeper.cli.display import shown
+
+    if spec.trainer != "dpo" or spec.data.path == "embedded":
+        return
+    rows = read_data(spec.data)
+    if rows is None:
+        return
+    if isinstance(rows, Exception):
+        refuse(rows.problems)
+    problems, notes = try_data(rows, spec, arms)
+    if problems:
+        refuse(problems)
+    left_out = bad_rows_line(rows.read, rows.dropped)
+    if left_out and not any("bad and left out" in note for note in notes):
+        notes.insert(0, left_out)
+    for note in dict.fromkeys([*notes, *rows.notes]):
+        typer.echo(f"data: {shown(note)}")
+
+
+_Model = tuple[str, str | None, bool]  # its name, its revision, whether its own code may run
+
+
+def _looks(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Iterator[tuple[DataConfig, str, Sequence[_Model]]]:
+    """Data as scenarios have them, each once, with the scenarios' names where there are several, and the models that
+    are trained on them. Flipped labels are the same pairs.
+    """
+    from studies.spec import arms_in, scenario_data
+
+    found: dict[str, tuple[DataConfig, list[str], set[_Model]]] = {}
+    for name, scenario in spec.scenarios.items():
+        data = scenario_data(spec.data, scenario).model_copy(update={"label_flip": 0.0, "flip_by": "chance"})
+        _, names, models = found.setdefault(data.model_dump_json(), (data, [], set()))
+        names.append(name)
+        models |= _models(arms_in(spec, arms, name))
+    for data, names, models in list(found.values())[:_MOST_DATA]:
+        where = f"{', '.join(names)}: " if len(found) > 1 else ""
+        yield data, where, sorted(models, key=str)[:_MOST_MODELS]
+
+
+def _models(arms: Mapping[str, ResolvedVariant]) -> set[_Model]:
+    from studies.schema.variants import possible
+
+    return {
+        (str(model), arm.settings.get("model_revision"), bool(arm.settings.get("trust_remote_code")))
+        for arm in arms.values()
+        for model in possible(arm).get("model_name_or_path", ())
+    }
+
+
+@contextmanager
+def _said_if_long(what: str) -> Iterator[None]:
+    """Inside, say on standard error what is done once it has taken two seconds."""
+    told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
+
+
+_SILENT_SECONDS = 2.0
+
+
+_MOST_DATA = 4  # as scenarios have them, that are looked at before a sweep
+
+
+_MOST_MODELS = 3  # whose tokenizers are asked before a sweep
+
+
+def bad_rows_line(read: int, dropped: Counter[str]) -> str:
+    """How many bad rows are left out, by kind; empty where there are none."""
+    from trainers.data.rows import counted
+
+    return f"{dropped.total():,} bad rows of {read:,} are left out ({counted(dropped)})." if dropped else ""
+
+
+def refuse_bad_base(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> None:
+    """Exit with 2 where a base cannot be trained with, as far as its small files tell, before any store is made."""
+    from trainers.models.bases import base_problems
+
+    problems = [problem for settings in _bases(spec, arms) for problem in base_problems(settings)]
+    if problems:
+        refuse(list(dict.fromkeys(problems)))
+
+
+def base_notes(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[str]:
+    """What becomes of bases that are adapters."""
+    from trainers.models.bases import base_notices
+
+    return list(dict.fromkeys(note for settings in _bases(spec, arms) for note in base_notices(settings)))
+
+
+def _bases(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[Mapping[str, Any]]:
+    """The settings of every base that runs may start from."""
+    from studies.schema.variants import possible
+
+    if spec.trainer != "dpo":
+        return []
+    return [
+        {**arm.settings, "model_name_or_path": model}
+        for arm in arms.values()
+        for model in possible(arm).get("model_name_or_path", (None,))
+        if model is not None
+    ]

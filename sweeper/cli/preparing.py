@@ -1,0 +1,135 @@
+"""Commands before a sweep: init, plan, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.cli.inputs import base_notes, look_at_data, read_data, refuse_bad_base, try_data
+from sweeper.cli.options import Set, Study
+from sweeper.cli.refusal import refuse
+from sweeper.cli.shared import (
+    load,
+    refuse_foreign_runs,
+    store_errors,
+    tell_whose,
+    warn_of_code,
+)
+
+if TYPE_CHECKING:
+    from studies.spec import ResolvedVariant, StudySpec
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="study file to write")],
+    model: Annotated[str, typer.Option(help="Hub id or path of the base model")] = "embedded",
+    dataset: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
+) -> None:
+    """Write a study file to start from."""
+    from studies.loading.plain_text import text_problem
+    from sweeper.cli.display import shown
+
+    given = {"FILE": str(file), "--model": model, "--dataset": dataset}
+    problems = [f"{name} {text!r}: {wrong}." for name, text in given.items() if (wrong := text_problem(text))]
+    if problems:
+        refuse(problems)
+    if file.exists():
+        refuse([f"{file} exists already: give another name, or remove it first."])
+    told = _write_starter(file, model, dataset)
+    typer.echo(f"Wrote {file}. Look at what it would run with: sweeper plan {file}")
+    for line in told:
+        typer.echo(f"data: {shown(line)}")
+
+
+def _write_starter(file: Path, model: str, dataset: str) -> list[str]:
+    """Write the study, with what its reader must know of the data, which it gives."""
+    from studies.records import DataConfig
+    from studies.spec import StudyError, arms, load_study
+    from sweeper.commands.init import UNREAD, remark_on, write_starter
+
+    if dataset == "embedded":
+        write_starter(file, model, dataset)
+        return []
+    rows = read_data(DataConfig(path=dataset, bad_rows="drop"))
+    if rows is None:
+        write_starter(file, model, dataset, UNREAD, drops=True)
+        return []
+    if isinstance(rows, Exception):
+        write_starter(file, model, dataset, "The data cannot be used as they are; sweeper plan says why.")
+        return ["no run could use them yet:", *rows.problems]
+    remark, drops = remark_on(rows.read, rows.dropped)
+    write_starter(file, model, dataset, remark, drops=drops)
+    try:
+        spec = load_study(str(file), ())
+    except StudyError:  # `plan` tells
+        return [remark]
+    problems, notes = try_data(rows, spec, arms(spec))
+    told = ["no run could use them yet:", *problems] if problems else notes
+    return [remark, *told, *rows.notes]
+
+
+def plan(
+    study: Study,
+    settings: Set = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")
+    ] = None,
+) -> None:
+    """Show every trial that a study would run and, once a sweep has found out, what it costs; writes nothing."""
+    from studies.spec import not_yet
+    from sweeper.cli.display import Screen, print_plan, shown
+    from sweeper.planning.plan import make_plan
+    from sweeper.recorded.contents import as_found
+    from sweeper.recorded.state import standing_of
+
+    spec, arms, _ = load(study, settings)
+    warn_of_code(spec)
+    refuse_foreign_runs(_runs_of(spec))
+    refuse_bad_base(spec, arms)
+    print_plan(make_plan(spec, arms), Screen())
+    look_at_data(spec, arms)
+    with store_errors():
+        tell_whose(spec)
+        found = as_found(spec, arms, typer.echo, reach=False)
+        for line in standing_of(found, arms).lines():
+            typer.echo(shown(line))
+    _print_cost(found, arms, workers)
+    for notice in (*spec.notices, *base_notes(spec, arms), *not_yet(spec)):
+        typer.echo(f"note: {shown(notice)}")
+
+
+def doctor() -> None:
+    """Show versions, devices and stores, and what is missing."""
+    from sweeper.cli.display import Screen
+    from sweeper.commands.doctor import examine, print_findings
+
+    findings = examine(Path.cwd())
+    print_findings(findings, Screen())
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def _runs_of(spec: StudySpec) -> Path:
+    """As `places` of sweeper.commands.run, which loads the stores."""
+    return Path.cwd() / spec.output.folder / spec.study
+
+
+def _print_cost(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int | None) -> None:
+    """Print what an earlier sweep found of time and memory, and what the study takes on disk."""
+    from studies.design.counts import planned_runs
+    from sweeper.planning.placement import describe, kept_sizing, worker_count
+
+    found = kept_sizing(spec, arms, _runs_of(spec), workers)
+    if found is not None:
+        typer.echo(describe(found, planned_runs(spec, arms), worker_count(spec, workers)))
+    if spec.trainer == "dpo":
+        from sweeper.planning.disk import describe_disk, planned_disk
+
+        chosen = found.chosen.together if found is not None else None
+        together = chosen if spec.resources.together is None else spec.resources.together
+        use = planned_disk(spec, arms, worker_count(spec, workers), 1 if together is None else together)
+        model = str(spec.base.get("model_name_or_path"))
+        typer.echo(describe_disk(use, model, guessed=together is None))

@@ -1,0 +1,245 @@
+"""Commands that read what was found: status, table, report, evaluate, export, ui."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from studies.text.redact import redact
+from sweeper.cli.options import Executor, Set, Study, Workers
+from sweeper.cli.refusal import refuse
+from sweeper.cli.running import run_folder
+from sweeper.cli.shared import (
+    check_owner,
+    command_line,
+    load,
+    quiet_libraries,
+    runnable,
+    screen_width,
+    store_errors,
+    tell_whose,
+    warn_of_code,
+)
+
+if TYPE_CHECKING:
+    from dashboards.tables.formats import Format
+    from studies.spec import ResolvedVariant, StudySpec
+
+
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
+
+"""In the environment: no Python process that is started from here takes code from the working folder."""
+
+
+def status(
+    study: Study,
+    settings: Set = None,
+    failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
+) -> None:
+    """Count a study's runs by stratum and state, with rate and time left."""
+    from dashboards.analysis.configs import distinct
+    from sweeper.cli.display import Screen, print_failed, print_status
+    from sweeper.folder.control import paused
+    from sweeper.recorded.reading import answers_of
+
+    spec, arms, _ = load(study, settings)
+    with store_errors():
+        tell_whose(spec)
+        answers = answers_of(spec, arms)
+    records, console = distinct(answers.records), Screen()
+    if failed:
+        print_failed(spec, arms, records, console)
+        return
+    print_status(spec, arms, records, console)
+    for note in answers.notes():
+        console.print(note, soft_wrap=True, markup=False)
+    held = sorted(paused(run_folder(study, settings)) & arms.keys())
+    if held:
+        console.print(f"paused: {', '.join(held)}")
+
+
+def table(
+    study: Study,
+    format: Annotated[str, typer.Option(help="text, markdown, csv, json or html")] = "text",
+    rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
+    columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
+    output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
+    settings: Set = None,
+) -> None:
+    """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
+    from dashboards.tables.formats import FORMATS
+    from sweeper.recorded.reading import comparison_of, written
+
+    kinds: dict[str, Format] = {name: name for name in FORMATS}
+    problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
+    if (rows is None) != (columns is None) or (rows is not None and rows == columns):
+        problems.append(
+            "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
+        )
+    if problems:
+        refuse(problems)
+    spec, arms, _ = load(study, settings)
+    width = screen_width() if output is None else None
+    with store_errors():
+        tell_whose(spec)
+        if rows is not None and columns is not None:
+            text = _grids(spec, arms, rows, columns, kinds[format], width)
+        else:
+            text = written(comparison_of(spec, arms), kinds[format], width)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def report(
+    study: Study,
+    output: Annotated[Path, typer.Option(help="page to write")] = Path("report.html"),
+    settings: Set = None,
+) -> None:
+    """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
+    from sweeper.recorded.reading import answers_of, comparison_of, report_of
+
+    spec, arms, _ = load(study, settings)
+    with store_errors():
+        tell_whose(spec)
+        answers = answers_of(spec, arms)
+        page = report_of(spec, arms, answers.records, comparison_of(spec, arms, answers)).page
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        refuse([f"--output {output}: {error.strerror}."])
+    typer.echo(f"Wrote {output}. Open it in a browser; it needs no network.")
+
+
+def evaluate(
+    context: typer.Context,
+    study: Study,
+    judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
+    judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
+    only_best: Annotated[bool, typer.Option("--only-best", help="only the best trial of each stratum")] = False,
+    settings: Set = None,
+    executor: Executor = "process",
+    workers: Workers = None,
+) -> None:
+    """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    from sweeper.cli.display import shown
+    from sweeper.folder.control import AlreadyRunning
+    from sweeper.folder.paths import places
+    from sweeper.loop.progress import Interrupted
+    from sweeper.measuring.rescore import EvaluateError, best_runs, score_all, select, summary
+    from sweeper.recorded.contents import as_found, with_judge
+    from sweeper.recorded.reading import answers_of, found_answers
+
+    judged = _judge_settings(judge_model, judge_function)
+    wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
+    check_owner(wanted)
+    spec, arms, where = wanted.spec, wanted.arms, places(wanted.spec, Path.cwd(), None)
+    quiet_libraries()
+    with store_errors():
+        answers = found_answers(found := as_found(spec, arms, typer.echo, reach=False), arms)
+        try:
+            only = best_runs(spec, arms, answers_of(spec, arms).records) if only_best else None
+            spec = with_judge(found, typer.echo)
+            selection = select(spec, arms, answers, where.runs, only)
+            scored = score_all(spec, selection, where, executor, workers, lambda line: typer.echo(shown(line)))
+        except (EvaluateError, AlreadyRunning) as error:
+            refuse([str(error)])
+        except OSError as error:
+            refuse([f"{error.filename or where.runs}: {error.strerror}."])
+        except (Interrupted, KeyboardInterrupt) as error:
+            typer.echo(f"error: {str(error) or 'stopped'}. What is scored is kept; the same command goes on.", err=True)
+            raise typer.Exit(1) from None
+    for sentence in summary(selection, scored):
+        typer.echo(sentence)
+    if scored.failed:
+        raise typer.Exit(1)
+    more = [] if spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
+
+
+def export(
+    study: Study,
+    variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
+    trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
+    output: Annotated[Path, typer.Option(help="file to write")] = Path("best.yaml"),
+    settings: Set = None,
+) -> None:
+    """Write the best config as a file that stock `trl dpo --config` runs."""
+    from sweeper.commands.export import ExportError, export_best
+    from sweeper.recorded.contents import as_found
+    from sweeper.recorded.reading import answers_of, comparison_of
+
+    spec, arms, _ = load(study, settings)
+    warn_of_code(spec)
+    with store_errors():
+        tell_whose(spec)
+        answers = answers_of(spec, arms)
+        found = as_found(spec, arms, typer.echo, reach=False)
+        rows = comparison_of(spec, arms, answers).rows
+        try:
+            chosen = export_best(found, arms, answers.records, rows, variant, trial, output)
+        except ExportError as error:
+            refuse([" ".join([str(error), *answers.notes()])])
+    typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on the store in this folder."""
+    from dashboards.store.connection import connect, store_uri
+    from dashboards.store.databases import shown
+    from dashboards.store.records import study_pages
+    from sweeper.tracking.moved import mend_artifacts
+
+    uri = store_uri(None, Path.cwd())
+    if uri.startswith(("http://", "https://")):
+        refuse([f"MLflow runs at {uri} already: open that address in a browser."])
+    with store_errors():
+        pages = study_pages(uri)
+        news = mend_artifacts(connect(uri), uri, Path.cwd())
+    if news:
+        typer.echo(news)
+    typer.echo(f"MLflow UI of {shown(uri)} on http://{host}:{port}")
+    for study, page in pages.items():
+        typer.echo(f"  {study}: http://{host}:{port}{page}")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        typer.echo(f"warning: everybody who reaches {host} can read and change all studies; MLflow asks nobody's name")
+    # In the environment, since every user of a machine can read the arguments of a process.
+    os.environ |= {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **SAFE_PATH}
+    # uvicorn puts a folder of its own choice first among those of modules, the working folder where none is named.
+    of_modules = shlex.quote(f"--app-dir={sysconfig.get_path('stdlib')}")
+    server = ["mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", of_modules]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *server])
+
+
+def _judge_settings(model: str | None, function: str | None) -> list[str]:
+    """A judge of the command line as a setting that replaces the study's."""
+    given = {"reward_model": model, "function": function}
+    judge = {name: value for name, value in given.items() if value is not None}
+    return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
+
+
+def _grids(
+    spec: StudySpec, arms: Mapping[str, ResolvedVariant], rows: str, columns: str, format: Format, width: int | None
+) -> str:
+    from dashboards.tables.formats import render_grids
+    from dashboards.tables.grids import GridError, grids
+    from sweeper.recorded.reading import answers_of
+
+    try:
+        found = grids(answers_of(spec, arms).records, spec.objective, rows, columns)
+        return str(redact(render_grids(found, spec.objective, format, width)))
+    except GridError as error:
+        refuse([str(error)])

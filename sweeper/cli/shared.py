@@ -1,0 +1,317 @@
+"""What commands share: a study loaded or refused, a sweep run to its table. Knows no Optuna, MLflow or torch."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from studies.text.plural import so_many
+from studies.text.redact import REDACTED, note_settings
+from studies.text.secret_values import holds_secret
+from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
+from sweeper.cli.refusal import refuse
+
+if TYPE_CHECKING:
+    from studies.spec import ResolvedVariant, StudySpec
+    from sweeper.ownership.owner import ForeignStudy
+    from sweeper.recorded.state import StudyState
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed."""
+
+    study: str
+    spec: StudySpec
+    arms: Mapping[str, ResolvedVariant]
+    text: str
+    executor: str
+    workers: int | None
+    storage: str | None
+    again: str
+    failed: str
+    command: str
+
+
+def runnable(
+    context: typer.Context,
+    study: str,
+    settings: list[str] | None,
+    executor: str,
+    workers: int | None,
+    storage: str | None,
+) -> RunRequest:
+    """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
+    from studies.spec import not_yet
+
+    if executor not in ("process", "inline"):
+        refuse([f"--executor {executor}: there is no such executor; valid are process and inline."])
+    spec, arms, text = load(study, settings)
+    if not_yet(spec):
+        refuse(not_yet(spec))
+    warn_of_code(spec)
+    refuse_bad_base(spec, arms)
+    look_at_data(spec, arms)
+    again = command_line("run", study, settings or []) + _storage_words(context)
+    failed = command_line("status", study, settings or [], "--failed")
+    return RunRequest(study, spec, arms, text, executor, workers, storage, again, failed, _command(context))
+
+
+def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
+    """A command to copy. A secret setting keeps its name, and a shell refuses what stands in place of its value."""
+    words = [shlex.join(["sweeper", command, study, *options])]
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        told = f"{shlex.quote(name)}={REDACTED}" if holds_secret(name, value) else shlex.quote(setting)
+        words.append(f"--set {told}")
+    return " ".join(words)
+
+
+def _command(context: typer.Context) -> str:
+    """The command as it was given, to copy."""
+    words = [f"sweeper {context.info_name}"]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source, value = context.get_parameter_source(name), context.params[name]
+        if source is None or source.name != "COMMANDLINE" or name == "storage":
+            continue
+        options = parameter.opts[:1] if parameter.param_type_name == "option" else []
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words.append(shlex.join(options if one is True else [*options, str(one)]))
+    return " ".join(words) + _storage_words(context)
+
+
+def _storage_words(context: typer.Context) -> str:
+    """The option --storage where it was given in the command; its variable holds for the next one as well."""
+    from dashboards.store.databases import OPTUNA, word
+
+    source, url = context.get_parameter_source("storage"), context.params.get("storage")
+    given = url and source is not None and source.name == "COMMANDLINE"
+    return f" --storage {word(OPTUNA, str(url))}" if given else ""
+
+
+def check_owner(wanted: RunRequest) -> None:
+    """Exit with 2 where somebody else's study has this name, before anything is written."""
+    from dashboards.store.connection import store_uri
+    from sweeper.folder.control import one_at_a_time
+    from sweeper.folder.paths import places
+    from sweeper.ownership.owner import ForeignStudy, refuse_foreign
+    from sweeper.search.storage import StorageError, check_stores
+
+    where = places(wanted.spec, Path.cwd(), wanted.storage)
+    refuse_foreign_runs(where.runs)
+    with store_errors():
+        try:
+            with one_at_a_time(where.folder):
+                check_stores(where.storage, store_uri(where.tracking, where.folder))
+            refuse_foreign(wanted.spec.study, where)
+        except ForeignStudy as error:
+            _refuse_foreign(wanted, error)
+        except StorageError as error:
+            refuse([str(error)])
+
+
+def refuse_foreign_runs(runs: Path) -> None:
+    """Exit with 2 where the folder of a study's runs holds what no sweep has made."""
+    from sweeper.folder.own_folder import ForeignFolder, refuse_foreign_folder
+
+    try:
+        refuse_foreign_folder(runs)
+    except ForeignFolder as error:
+        refuse([str(error)])
+
+
+def _refuse_foreign(wanted: RunRequest, error: ForeignStudy) -> NoReturn:
+    """Exit with 2 and the same command for a study of another name."""
+    refuse([f"{error} {wanted.command} {shlex.join(['--set', f'study={error.free}'])}"])
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """How a sweep treats what is recorded: whether finished runs are left behind without asking, what lies on the Hub
+    is taken as it is now, and runs of an earlier version are left behind of whose sources nothing was recorded.
+    """
+
+    yes: bool = False
+    refresh: bool = False
+    strict: bool = False
+
+
+def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
+    """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
+    from dashboards.analysis.configs import distinct
+    from dashboards.analysis.failures import counted, summary, tell
+    from sweeper.cli.display import Display, Screen, print_verification, shown
+    from sweeper.commands.run import run_session
+    from sweeper.folder.control import AlreadyRunning
+    from sweeper.folder.own_folder import ForeignFolder
+    from sweeper.folder.paths import places
+    from sweeper.loop.progress import Interrupted
+    from sweeper.ownership.owner import ForeignStudy
+    from sweeper.recorded.contents import as_found
+    from sweeper.recorded.reading import answers_of, comparison_of, kept_files, written
+    from sweeper.recorded.state import standing_of
+    from sweeper.search.storage import StorageError
+
+    spec, arms, again = wanted.spec, wanted.arms, wanted.again
+    where = places(spec, Path.cwd(), wanted.storage)
+    check_owner(wanted)
+    console = Screen()
+    for notice in base_notes(spec, arms):
+        typer.echo(f"note: {shown(notice)}")
+    quiet_libraries()
+    with store_errors():
+        spec = as_found(spec, arms, typer.echo, refresh=how.refresh)
+        _ask_to_leave(standing_of(spec, arms, storage=where.storage, strict=how.strict), how)
+    with store_errors(), Display(spec.study, console) as display:
+        try:
+            outcome, verified = run_session(
+                *(spec, arms, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
+                table=lambda: kept_files(spec, arms, display.say),
+                verify_runs=verify,
+                retry=retry,
+                strict=how.strict,
+            )
+        except ForeignStudy as error:
+            _refuse_foreign(wanted, error)
+        except (AlreadyRunning, ForeignFolder, StorageError) as error:
+            refuse([str(error)])
+        except OSError as error:
+            refuse([f"{error.filename or where.folder}: {error.strerror}. A sweep writes into the folder it runs in."])
+        except Interrupted as error:
+            typer.echo(f"error: {error}", err=True)
+            display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(again)}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            display.say(f"Stopped at once. Go on with: {shown(again)}")
+            raise typer.Exit(1) from None
+    if outcome.unusable:
+        refuse([f"No run of {spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
+    failed = tell(outcome.failures)
+    if outcome.undelivered:
+        console.print(
+            f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
+        )
+    else:
+        with store_errors():
+            answers = answers_of(spec, arms)  # what the table and `sweeper status` count, of earlier sweeps too
+            typer.echo(written(comparison_of(spec, arms, answers), "text", screen_width()), nl=False)
+        records = distinct(answers.records)
+        failed, outcome = summary(records), replace(outcome, failures=counted(records))
+    if verified is not None:
+        print_verification(verified, console)
+    ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
+    reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
+    done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
+    console.print(f"{done}; {ending}", soft_wrap=True, markup=False)
+    if outcome.undelivered:
+        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    if outcome.unmeasured:
+        console.print(
+            f"{so_many(outcome.unmeasured, 'finished run')} could not be measured again; their numbers are as they "
+            "were."
+        )
+    if not outcome.whole or outcome.unmeasured:
+        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
+
+
+def _ask_to_leave(state: StudyState, how: Reuse) -> None:
+    """Say which finished runs the sweep would leave behind, and begin only where that is wanted."""
+    from studies.design.answers import leaving
+
+    lines = leaving(state.left)
+    if not lines or state.done >= state.planned:  # where nothing is trained, nothing is lost by looking elsewhere
+        return
+    if how.yes or not sys.stdin.isatty():
+        for line in lines:
+            typer.echo(line, err=not how.yes)
+        if not how.yes:
+            refuse(["Nothing was trained. Put the file or its data back, or go on without those runs with --yes."])
+        return
+    for line in lines:
+        typer.echo(line)
+    if not typer.confirm("They stay in MLflow and come back with what they answer. Go on without them?"):
+        raise typer.Exit(2)
+
+
+def load(study: str, settings: list[str] | None) -> tuple[StudySpec, Mapping[str, ResolvedVariant], str]:
+    """The study, its arms and its file as they are recorded; exits with 2 on any mistake in it."""
+    from studies.spec import StudyError, arms, load_study
+
+    try:
+        spec = load_study(study, settings or ())
+        note_settings(spec.model_dump(mode="json"))
+        return spec, arms(spec), spec.model_dump_json(indent=2, exclude_defaults=True)
+    except StudyError as error:
+        refuse(error.problems)
+
+
+def tell_whose(spec: StudySpec) -> None:
+    """Say on standard error whose the study is where it is not of this folder; it may be read. Raises StoreError."""
+    from dashboards.store.addresses import sqlite_url
+    from dashboards.store.connection import StoreError, store_uri
+    from dashboards.store.records import MARK_PREFIX, load_study_tags
+    from sweeper.folder.own_folder import read_mark
+
+    here, uri = Path.cwd(), store_uri(None, Path.cwd())
+    tags, runs = load_study_tags(uri, spec.study), here / spec.output.folder / spec.study
+    known = tags.get(f"{MARK_PREFIX}id")
+    if known is None or (read_mark(runs) or {}).get("id") == known:
+        return
+    from sweeper.cli.display import shown
+    from sweeper.ownership.owner import notice_of  # which takes .3 s to load
+    from sweeper.search.storage import StorageError
+
+    try:
+        notice = notice_of(spec.study, runs, sqlite_url(here / "optuna.db"), uri, tags)
+    except StorageError as error:
+        raise StoreError(str(error)) from error
+    if notice is not None:
+        typer.echo(f"note: {shown(notice)}", err=True)
+
+
+def warn_of_code(spec: StudySpec) -> None:
+    """Name the code from elsewhere that the study lets in, and what of the environment it gets, on standard error."""
+    from studies.spec import foreign_code
+    from sweeper.cli.display import shown
+
+    for warning in foreign_code(spec):
+        typer.echo(f"warning: {shown(warning)}", err=True)
+    if spec.resources.env:
+        typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)
+
+
+def screen_width() -> int | None:
+    """Columns of the terminal, None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Exit with 2 and the store's own words where it is missing or cannot be used."""
+    from dashboards.store.connection import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        refuse([str(error)])
+
+
+def quiet_libraries() -> None:
+    """Keep library chatter of this process out of the progress display."""
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -1,0 +1,256 @@
+"""The best config of a study as files that stock `trl dpo --config` runs; trains nothing and writes to no store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dashboards.analysis.configs import distinct, number_of
+from dashboards.statistics.estimates import Estimate
+from dashboards.store.mlflow_tags import decode
+from dashboards.tables.comparison import Row
+from studies.design.answers import run_config_of
+from studies.design.points import CONFIRM
+from studies.loading.plain_text import escaped
+from studies.losses.free_settings import free_problems
+from studies.records import DATA_DIGEST, NORM_FACT, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
+from studies.schema.contents import changed_since, sources
+from studies.schema.knob_problems import name_problem
+from studies.spec import ResolvedVariant, StudySpec
+from studies.text.plural import so_many
+from studies.text.redact import redact
+from sweeper.planning.plan import show_knobs
+
+# Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
+HARDWARE = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "dtype")
+
+
+class ExportError(Exception):
+    """There is nothing to export as asked; says what there is."""
+
+
+def export_best(
+    spec: StudySpec,
+    arms: Mapping[str, ResolvedVariant],
+    records: Sequence[RunRecord],
+    rows: Sequence[Row],
+    variant: str | None,
+    trial: int | None,
+    output: Path,
+) -> str:
+    """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` for the embedded model).
+
+    Without `variant` the best of all variants in the study's first scenario, by the objective. Returns what was
+    chosen, in words. Raises ExportError.
+    """
+    scenario = next(iter(spec.scenarios))
+    row, number = _choose(spec, rows, scenario, variant, trial)
+    number = number_of(records, row.variant, scenario, number)
+    record = _run_of(distinct(records), row.variant, scenario, number)
+    _check_knobs(record)
+    config = run_config_of(spec, arms, record)
+    _check_sources(config, record)
+    trained = _as_trained(config, record)
+    from trainers.bundle import write_bundle
+    from trainers.data.pairs import DataError
+    from trainers.models.bases import UnusableModel
+
+    data = output.with_name(f"{output.stem}-data")
+
+    def text_of(model: str, digest: str) -> str:
+        settings = redact(trl_settings(trained, record, model, data, output))
+        head = _head(spec, row, config, record, digest, rows)
+        text = head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        _check_text(text, settings, output)
+        return text
+
+    text_of(str(trained.settings["model_name_or_path"]), "")  # refused before anything is written
+    try:
+        model, digest = write_bundle(
+            trained, data, output.with_name(f"{output.stem}-model"), record.facts.get(DATA_DIGEST)
+        )
+    except (DataError, UnusableModel, OSError) as error:
+        raise ExportError(f"The run's model or data cannot be read: {error}") from error
+    output.write_text(text_of(model, digest), encoding="utf-8")
+    return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
+
+
+def _check_knobs(record: RunRecord) -> None:
+    """Raises ExportError where the store has a knob that no study may have: what is exported is trusted by TRL."""
+    for knob, value in record.knobs.items():
+        wrong = None if knob.startswith("loss_weights.") else name_problem(knob)
+        wrong = wrong or next((f"{path} {text}" for path, text in free_problems(knob, value)), None)
+        if wrong is not None:
+            raise ExportError(
+                f"Trial {record.trial} of {record.variant} cannot be exported: MLflow run {record.run_id} says that "
+                f"its knob {escaped(knob)} is {escaped(str(value))!r}: {wrong}."
+            )
+
+
+def _check_text(text: str, settings: Mapping[str, Any], output: Path) -> None:
+    """Raises ExportError where a reader of YAML would read anything else than the settings."""
+    try:
+        read: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        read = str(error)
+    if not isinstance(read, dict) or _as_json(read) != _as_json(settings):
+        raise ExportError(f"{output} would not be read as it is meant, so it is not written: export another trial.")
+
+
+def _as_json(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=repr)
+
+
+def _check_sources(config: RunConfig, record: RunRecord) -> None:
+    """Raises ExportError where what the run read is not what its sources hold now."""
+    named = sources(config.settings, config.data)
+    changed = [named[role] for role, now in config.content.items() if record.content.get(role) not in (None, now)]
+    gone = [str(named[role]) for role in record.content if role not in config.content and role in named]
+    if not changed and not gone:
+        return
+    what = changed_since(changed) if changed else f"{' and '.join(gone)} cannot be read now"
+    raise ExportError(
+        f"Trial {record.trial} of {record.variant} cannot be exported: {what}. Put back what the run read, or run the "
+        "study again on what is there now."
+    )
+
+
+def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, output: Path) -> dict[str, Any]:
+    """The flat mapping that `trl dpo` reads: the run's own settings, with all that hardware decided made explicit."""
+    hardware = {name: decode(record.facts[name]) for name in HARDWARE if name in record.facts}
+    settings = {**hardware, **config.settings, "model_name_or_path": model}
+    if PRECOMPUTE in record.facts:
+        settings[PRECOMPUTE] = decode(record.facts[PRECOMPUTE])
+    return {
+        # A null is kept: `max_length: null` is no limit, where TRL's default is one.
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()},
+        "dataset_name": str(data),
+        "seed": config.seed,
+        "output_dir": str(output.with_name(f"{output.stem}-adapter")),
+        "report_to": "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_nan_inf_filter": False,
+    }
+
+
+def _as_trained(config: RunConfig, record: RunRecord) -> RunConfig:
+    """The config with the weights that TRL was given, where the run made them of shares of the gradient."""
+    if not config.balance:
+        return config
+    settings = {**config.settings, "loss_weights": _measured(config, record, WEIGHT_FACT)}
+    return config.model_copy(update={"settings": settings, "balance": None})
+
+
+def _measured(config: RunConfig, record: RunRecord, fact: str) -> list[Any]:
+    """A fact that the run has of each of its losses."""
+    try:
+        return [decode(record.facts[f"{fact}{loss}"]) for loss in config.settings["loss_type"]]
+    except KeyError as missing:
+        raise ExportError(
+            f"MLflow run {record.run_id} does not tell {missing} (a tag of it), and without it TRL cannot repeat a run "
+            f"with balance: {config.balance}. Delete the run in MLflow and run the study again."
+        ) from missing
+
+
+def _choose(
+    spec: StudySpec, rows: Sequence[Row], scenario: str, variant: str | None, trial: int | None
+) -> tuple[Row, int]:
+    """The row and trial to export."""
+    here = {row.variant: row for row in rows if row.scenario == scenario}
+    if variant is not None and variant not in here:
+        raise ExportError(f"--variant {variant}: the study has no such variant; it has {', '.join(here)}.")
+    if trial is not None and variant is None:
+        if len(here) > 1:
+            raise ExportError(f"--trial {trial}: trials count within a variant; add --variant, of {', '.join(here)}.")
+        variant = next(iter(here))
+    if variant is not None and trial is not None:
+        return here[variant], trial
+    done = [row for row in here.values() if row.best is not None and variant in (None, row.variant)]
+    if not done:
+        raise ExportError(
+            f"No trial of {variant or spec.study} has finished within the objective's bounds yet: run the study first."
+        )
+    pick = max if spec.objective.direction == "maximize" else min
+    row = pick(done, key=lambda r: r.best.estimate.value if r.best else 0.0)
+    assert row.best is not None
+    return row, row.best.trial
+
+
+def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: int) -> RunRecord:
+    """The finished run of the trial with the lowest block and seed."""
+    runs = [
+        r
+        for r in records
+        if (r.variant, r.scenario, r.trial) == (variant, scenario, trial)
+        and r.arm not in (CONFIRM, PROBE)
+        and r.state is State.COMPLETE
+    ]
+    if not runs:
+        raise ExportError(f"Trial {trial} of {variant} in {scenario} has no finished run to export.")
+    return min(runs, key=lambda r: (r.block, r.seed))
+
+
+def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, digest: str, rows: Sequence[Row]) -> str:
+    """The comment at the head of the file: where the config comes from and how far it can be believed."""
+    best = row.best
+    if best is not None and best.trial == record.trial:
+        how = (
+            "on fresh blocks and seeds"
+            if best.basis == "confirmed"
+            else f"selected as best of {so_many(best.trials, 'trial')} by it"
+        )
+        objective = f"{spec.objective.metric} {_interval(best.estimate)} ({how})"
+    else:
+        objective = f"{spec.objective.metric} {record.metrics.get(spec.objective.metric, float('nan')):.4g}"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("dpo-sweeper", "trl", "transformers", "peft", "torch"))
+    lines = [
+        f"study {spec.study}, variant {row.variant}, scenario {row.scenario}, trial {record.trial}",
+        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
+        f"knobs: {show_knobs(record.knobs) or 'none'}",
+        *_weights(config, record),
+        f"objective: {objective}",
+        f"cannot be told apart from it: {_ties(row, rows)}",
+        f"data digest {digest}",
+        f"trained on {record.facts.get('device', 'unknown')}; {packages}; written {date.today().isoformat()}",
+    ]
+    return "".join(f"# {escaped(redact(line))}\n" for line in lines)
+
+
+def _weights(config: RunConfig, record: RunRecord) -> list[str]:
+    """Where the weights of a mixture come from that was balanced by gradient."""
+    if not config.balance:
+        return []
+    losses = config.settings["loss_type"]
+    shares = config.settings.get("loss_weights") or [1.0] * len(losses)
+    norms = _measured(config, record, NORM_FACT)
+    said = [f"{loss} {share:.3g} over {norm:.3g}" for loss, share, norm in zip(losses, shares, norms, strict=True)]
+    return [f"loss_weights: shares of the gradient over its norm before training: {', '.join(said)}"]
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g}, no interval from {so_many(estimate.blocks, 'block')}"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}], 95% over {estimate.blocks} blocks"
+
+
+def _ties(row: Row, rows: Sequence[Row]) -> str:
+    """Variants whose interval overlaps the chosen one's; says so where there are no intervals to compare."""
+    chosen = _bounds(row)
+    if chosen is None:
+        return "not assessed (too few blocks for an interval)"
+    others = [(other.variant, _bounds(other)) for other in rows if other is not row and other.scenario == row.scenario]
+    tied = [name for name, bounds in others if bounds and bounds[0] <= chosen[1] and chosen[0] <= bounds[1]]
+    return ", ".join(tied) or "none (by overlap of 95% intervals)"
+
+
+def _bounds(row: Row) -> tuple[float, float] | None:
+    if row.best is None or row.best.estimate.low is None or row.best.estimate.high is None:
+        return None
+    return row.best.estimate.low, row.best.estimate.high

@@ -1,0 +1,92 @@
+"""Stops a sweep at Ctrl-C and at SIGTERM, and lets it outlive its terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Protocol
+
+from sweeper.executors import Executor
+
+
+class Stopper:
+    """Stops what an executor does, as one phase of a session."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self.stopped = True
+        self._executor.cancel(None)
+
+    def finish_up(self) -> None:
+        """Start nothing new."""
+        self.stopped = True
+        self._executor.hold_back()
+
+
+class Stoppable(Protocol):
+    """What trains in this process or for it."""
+
+    def stop(self) -> None:
+        """Stop at the next step of what is in training."""
+        ...
+
+    def finish_up(self) -> None:
+        """Start nothing new."""
+        ...
+
+
+@contextmanager
+def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], None]) -> Iterator[None]:
+    """First SIGINT or SIGTERM: stop cleanly. Second: KeyboardInterrupt. SIGHUP: stop cleanly, in silence. SIGUSR1:
+    finish what runs. Under `nohup`, where SIGHUP is ignored, it stays so.
+    """
+    asked = 0
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise KeyboardInterrupt
+        tell_user("Stopping at the next step; once more stops at once. The same command goes on from here.")
+        for phase in phases:
+            phase.stop()
+
+    def hang_up(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = max(asked, 1)
+        let_go_of_terminal()
+        for phase in phases:
+            phase.stop()
+
+    def finish_up(_number: int, _frame: FrameType | None) -> None:
+        tell_user("Finishing what runs and starting nothing new. The same command goes on from here.")
+        for phase in phases:
+            phase.finish_up()
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: finish_up}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = hang_up
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def let_go_of_terminal() -> None:
+    """Send what is printed nowhere where it went to a terminal: that is gone, and writing to it would raise."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # no file behind it, as in a notebook
+            if os.isatty(stream.fileno()):
+                os.dup2(silence, stream.fileno())
+    os.close(silence)

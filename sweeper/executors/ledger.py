@@ -1,0 +1,94 @@
+"""What each worker trains and how it fares: who trains together, device time, failures in a row. Knows no executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SET_ASIDE_AFTER = 3  # different runs that fail in a row
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """A run's time on a worker: which one, with how many at most at once, seconds in all, and its share of them."""
+
+    worker: str
+    together: int
+    seconds: float
+    device_seconds: float
+
+
+@dataclass
+class _Run:
+    worker: str
+    started: float
+    together: int = 1
+    device_seconds: float = 0.0
+
+
+@dataclass
+class _Worker:
+    runs: set[str] = field(default_factory=set)
+    settled: float = 0.0
+    failed: dict[str, float] = field(default_factory=dict)
+
+
+class Workers:
+    """A ledger over the events of an executor. All times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, _Worker] = {}
+        self._runs: dict[str, _Run] = {}
+        self._spent = 0.0
+
+    def started(self, key: str, name: str, at: float) -> None:
+        """A worker has taken a run."""
+        worker = self._workers.setdefault(name, _Worker())
+        self._settle(worker, at)
+        worker.runs.add(key)
+        self._runs[key] = _Run(name, at)
+        for other in worker.runs:
+            self._runs[other].together = max(self._runs[other].together, len(worker.runs))
+
+    def ended(self, key: str, at: float) -> Occupancy | None:
+        """A run is over, however it ended. None for one that no worker had taken."""
+        run = self._runs.get(key)
+        if run is None:
+            return None
+        worker = self._workers[run.worker]
+        self._settle(worker, at)
+        worker.runs.discard(key)
+        del self._runs[key]
+        return Occupancy(run.worker, run.together, at - run.started, run.device_seconds)
+
+    def spent(self, now: float) -> float:
+        """Device seconds: for every worker, the time in which it had a run."""
+        for worker in self._workers.values():
+            self._settle(worker, now)
+        return self._spent
+
+    def in_training(self, now: float) -> dict[str, float]:
+        """For every run in training, the seconds that it has been."""
+        return {key: now - run.started for key, run in self._runs.items()}
+
+    def went_well(self, name: str) -> None:
+        """The worker brought a run to an end of its own, good or bad."""
+        if name in self._workers:
+            self._workers[name].failed = {}
+
+    def failed(self, name: str, key: str, at: float) -> tuple[str, ...] | None:
+        """The machine failed a run. The runs that failed in a row, once they are too many for this worker.
+
+        Runs that end at once, as when a worker dies with its pack, are one failure.
+        """
+        failed = self._workers.setdefault(name, _Worker()).failed
+        failed[key] = at
+        return tuple(failed) if len(set(failed.values())) >= SET_ASIDE_AFTER <= len(failed) else None
+
+    def _settle(self, worker: _Worker, at: float) -> None:
+        """Share the time since the last look among the runs that the worker had."""
+        seconds = max(at - worker.settled, 0.0)
+        if worker.runs:
+            self._spent += seconds
+            for key in worker.runs:
+                self._runs[key].device_seconds += seconds / len(worker.runs)
+        worker.settled = max(at, worker.settled)

@@ -1,0 +1,1 @@
+"""Trains in warm worker processes of this machine."""

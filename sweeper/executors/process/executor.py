@@ -1,0 +1,111 @@
+"""Trains in warm worker processes of this machine, one per GPU or per share of the CPU cores; knows no trainer.
+
+One thread, the pump, owns the workers: it hands jobs to idle ones and takes in what they send, also while the sweep
+is busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from studies.records import Cause
+from studies.text.files import UnusableFile, is_folder
+from sweeper.executors.base import Event
+from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.process.handle import Starter
+from sweeper.executors.process.pump import Pump
+from sweeper.executors.process.requests import Cancel, Close, HoldBack, Kill, Request, SetAside
+from trainers.interface import Job
+
+
+class Process:
+    """An executor over worker processes, which are started when there is a job for them and kept until `close`.
+
+    `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
+    `together`: how many runs a worker may train at once. What workers print goes to `worker-N.log` in `log_folder`.
+    `env`: names of environment variables that they get beside those that training needs.
+    """
+
+    def __init__(
+        self, trainer: str, workers: int | None, log_folder: Path, together: int = 1, env: Collection[str] = ()
+    ) -> None:
+        gpus = visible_gpus(os.environ)
+        environments = worker_environments(workers, gpus, usable_cores(), os.environ, env)
+        log_folder.mkdir(parents=True, exist_ok=True)
+        if not is_folder(log_folder):
+            raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
+        self.together = together
+        self._requests: SimpleQueue[Request] = SimpleQueue()
+        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._wakeup, rung = socket.socketpair()
+        self._wakeup.setblocking(False)
+        starters = [Starter(f"worker-{i}", trainer, env, log_folder) for i, env in enumerate(environments)]
+        self._workers = {starter.name: starter for starter in starters}
+        pump = Pump(starters, self._requests, rung, self._events)
+        self._pump = Thread(target=pump.run, name="executor", daemon=True)
+        self._pump.start()
+
+    @property
+    def slots(self) -> int:
+        """See `Executor.slots`: what all workers train at once."""
+        return len(self._workers) * max(1, self.together)
+
+    @property
+    def ahead(self) -> int:
+        """See `Executor.ahead`: what one worker takes at once."""
+        return max(1, self.together)
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
+        if not self._pump.is_alive():
+            raise RuntimeError("a closed or broken executor takes no more jobs; events(0) says what broke it")
+        self._request(job)
+
+    def events(self, timeout: float) -> list[Event]:
+        """See `Executor.events`. Raises RuntimeError when workers can no longer be run at all."""
+        found: list[Event | BaseException] = []
+        with suppress(Empty):
+            found.append(self._events.get(timeout=timeout))
+            while True:
+                found.append(self._events.get_nowait())
+        broken = next((item for item in found if isinstance(item, BaseException)), None)
+        if broken is not None:
+            raise RuntimeError(f"the workers cannot be run any more: {broken}") from broken
+        return [item for item in found if not isinstance(item, BaseException)]
+
+    def cancel(self, key: str | None) -> None:
+        """See `Executor.cancel`."""
+        self._request(Cancel(key))
+
+    def hold_back(self) -> None:
+        """See `Executor.hold_back`."""
+        self._request(HoldBack())
+
+    def kill(self, key: str, cause: Cause) -> None:
+        """See `Executor.kill`."""
+        self._request(Kill(key, cause))
+
+    def set_aside(self, worker: str) -> str:
+        """See `Executor.set_aside`."""
+        starter = self._workers.pop(worker, None)
+        self._request(SetAside(worker))
+        device = starter.environment.get("CUDA_VISIBLE_DEVICES") if starter is not None else None
+        return f"{worker} on GPU {device}" if device else worker
+
+    def close(self, now: bool = False) -> None:
+        """See `Executor.close`."""
+        self._request(Close(now))
+        self._pump.join()
+        self._wakeup.close()
+
+    def _request(self, request: Request) -> None:
+        # Both steps may happen in a signal handler that interrupts either of them.
+        self._requests.put(request)
+        with suppress(OSError):  # rung enough already, or nobody is there to hear it
+            self._wakeup.send(b"!")

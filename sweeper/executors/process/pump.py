@@ -1,0 +1,182 @@
+"""The thread that hands jobs to worker processes and their events on."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from queue import Empty, SimpleQueue
+
+from studies.records import Cause
+from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported
+from sweeper.executors.process.handle import Running, Starter
+from sweeper.executors.process.messages import End, Stop, Want
+from sweeper.executors.process.requests import Cancel, Close, HoldBack, Kill, Request, SetAside
+from trainers.interface import Job, pack_key
+
+# Between looks at the processes themselves: a dead one's pipe ends at once, unless a child of its own holds it open.
+LIVENESS_SECONDS = 0.2
+
+
+# Reports that may wait for the sweep before further ones are left out.
+REPORTS_WAITING = 10_000
+
+
+class Pump:
+    """The thread that owns the workers. It never waits for one of them, nor for the sweep."""
+
+    def __init__(
+        self,
+        starters: list[Starter],
+        requests: SimpleQueue[Request],
+        bell: socket.socket,
+        events: SimpleQueue[Event | BaseException],
+    ) -> None:
+        self._starters = dict(enumerate(starters))
+        self._requests = requests
+        self._wakeup = bell
+        self._events = events
+        self._waiting: deque[Job] = deque()
+        self._workers: dict[int, Running] = {}
+        self._closing = False
+
+    def run(self) -> None:
+        """Serve until closed. What goes wrong here is told to the sweep, and no worker is left."""
+        try:
+            while not (self._closing and not self._workers):
+                self._take_requests()
+                self._hand_out()
+                self._take_in()
+        except BaseException as error:
+            self._events.put(error)
+        finally:
+            for worker in self._workers.values():
+                worker.kill()
+                worker.reap()
+            self._wakeup.close()
+
+    def _take_requests(self) -> None:
+        with suppress(Empty):
+            while True:
+                match self._requests.get_nowait():
+                    case Cancel(key):
+                        self._cancel(key)
+                    case HoldBack():
+                        self._drop(list(self._waiting))
+                    case Kill(key, cause):
+                        self._kill(key, cause)
+                    case SetAside(worker):
+                        self._set_aside(worker)
+                    case Close(now):
+                        self._close(now)
+                    case job:
+                        self._waiting.append(job)
+
+    def _cancel(self, key: str | None) -> None:
+        for worker in self._workers.values():
+            for stopped in worker.jobs:
+                if key in (None, stopped):
+                    worker.tell(Stop(stopped))
+        self._drop([job for job in self._waiting if key in (None, job.config.key)])
+
+    def _drop(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._waiting.remove(job)
+            self._events.put(Dropped(job.config.key))
+
+    def _kill(self, key: str, cause: Cause) -> None:
+        for worker in self._workers.values():
+            if key in worker.jobs:
+                worker.kill_cause[key] = cause
+                worker.kill()
+
+    def _set_aside(self, name: str) -> None:
+        """Start it no more, and let it end when the runs that it has are over."""
+        self._starters = {slot: starter for slot, starter in self._starters.items() if starter.name != name}
+        for worker in self._workers.values():
+            if worker.name == name:
+                worker.set_aside = True
+                worker.tell(End())
+        if not self._starters:
+            self._drop(list(self._waiting))
+
+    def _close(self, now: bool) -> None:
+        self._closing = True
+        self._cancel(None)
+        for worker in self._workers.values():
+            worker.tell(End())
+            if now:
+                worker.kill()
+
+    def _hand_out(self) -> None:
+        """Answer the workers that ask for jobs, and start those that are missing."""
+        for worker in self._workers.values():
+            if self._closing or worker.set_aside or worker.wants is None:
+                continue
+            job = self._choose(worker, worker.wants.like)
+            if job is not None:
+                self._waiting.remove(job)
+                worker.give(job)
+            elif worker.wants.like is not None:
+                worker.refuse()
+        without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
+        for slot, starter in self._starters.items():
+            if slot not in self._workers and len(self._waiting) > without and not self._closing:
+                self._workers[slot] = starter.start()
+                without += 1
+
+    def _choose(self, worker: Running, like: str | None) -> Job | None:
+        """The next job for a worker. Beside the jobs that it has, it gets no more than its share of all there are, so
+        that a big pack does not leave another worker without work.
+        """
+        if like is None:
+            return next(iter(self._waiting), None)
+        training = sum(len(one.jobs) for one in self._workers.values())
+        if len(worker.jobs) >= -(-(training + len(self._waiting)) // len(self._starters)):
+            return None
+        fits = (job for job in self._waiting if len(worker.jobs) < job.placement.together)
+        return next((job for job in fits if pack_key(job.config) == like), None)
+
+    def _take_in(self) -> None:
+        """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
+        slots = {worker.connection: slot for slot, worker in self._workers.items()}
+        for ready in wait([self._wakeup, *slots], LIVENESS_SECONDS):
+            if isinstance(ready, Connection):
+                self._receive(slots[ready])
+            else:
+                self._wakeup.recv(4096)
+        for slot, worker in list(self._workers.items()):
+            if worker.process.poll() is not None:
+                self._bury(slot)
+
+    def _receive(self, slot: int) -> None:
+        try:
+            self._accept(self._workers[slot])
+        except (EOFError, OSError):
+            self._bury(slot)
+
+    def _accept(self, worker: Running) -> None:
+        """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
+        event: Event | Want = worker.connection.recv()
+        if isinstance(event, Want):
+            worker.wants = event
+            return
+        if isinstance(event, Finished):
+            worker.jobs.pop(event.key, None)
+            if event.result.cause is not Cause.FINISHED:
+                event = replace(event, result=worker.with_log(event.result))
+        if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
+            self._events.put(event)
+
+    def _bury(self, slot: int) -> None:
+        """Take in what a dead worker still said; its run is lost if that was not the end of it."""
+        worker = self._workers.pop(slot)
+        with suppress(EOFError, OSError):
+            while worker.connection.poll():
+                self._accept(worker)
+        cause, reason = worker.reap()
+        for key in worker.jobs:
+            own = worker.kill_cause.get(key, Cause.WORKER_LOST if worker.kill_cause else cause)
+            self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))

@@ -1,0 +1,180 @@
+"""The worker process: takes jobs from a pipe, trains them with one warm trainer, sends back what happens.
+
+Started as `python -m sweeper.executors.process.worker DESCRIPTOR PARENT TRAINER NAME`: the inherited end of the pipe,
+the process that holds the other end, the trainer's name and its own. Knows nothing of search and stores, and loads what
+its trainer loads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Mapping
+from functools import partial
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from types import FrameType
+from typing import NoReturn
+
+from studies.records import Cause, RunResult
+from studies.text.redact import note_settings, redact_output
+from sweeper.executors.attempt import WarmTrainer
+from sweeper.executors.base import Event, Finished, Reported, Started, Told
+from sweeper.executors.process.messages import End, Nothing, Order, Stop, Want
+from trainers.interface import Decision, Job, News
+
+# Reports that may wait for a slow sweep before further ones are left out.
+REPORTS_WAITING = 100
+# For runs to come to the end of a step and be kept, after a SIGTERM; machines are taken away 30 s after it, or later.
+LEAVE_SECONDS = 20
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """The worker's desk. Three threads, so that training waits for nothing: one trains, one listens, one sends."""
+
+    def __init__(self, connection: Connection, trainer: str) -> None:
+        self._connection = connection
+        self._trainer = WarmTrainer(trainer)
+        self._name = ""
+        self._answers: SimpleQueue[Job | Nothing | None] = SimpleQueue()
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._stopped: set[str] = set()
+        self._held: set[str] = set()
+        self._ended = self._leaving = False
+
+    def work(self, name: str) -> None:
+        """Train jobs until the sweep says that there are no more."""
+        self._name = name
+        signal.signal(signal.SIGTERM, partial(self._leave, os.getpid()))
+        Thread(target=self._listen, daemon=True).start()
+        sender = Thread(target=self._send_all, daemon=True)
+        sender.start()
+        while (job := self._ask(None)) is not None:
+            self._trainer.attempt(job, self)
+        self._outbox.put(None)
+        sender.join()
+        if self._leaving:
+            die_by(signal.SIGTERM)  # so that the sweep sees why
+
+    def take(self, like: str) -> Job | None:
+        """See `WorkQueue.take`."""
+        return self._ask(like)
+
+    def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
+        if self._outbox.qsize() < REPORTS_WAITING:
+            self._tell(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
+        return self.decision(key)
+
+    def decision(self, key: str) -> Decision:
+        """See `WorkQueue.decision`."""
+        return Decision.STOP if self._leaving or key in self._stopped else Decision.CONTINUE
+
+    def finish(self, result: RunResult) -> None:
+        """See `WorkQueue.finish`. A run that only the machine has stopped is pre-empted, and will be tried again."""
+        if self._leaving and result.cause is Cause.USER_STOP and result.key not in self._stopped:
+            message = f"the worker was told to go by SIGTERM; {result.message}"
+            result = result.model_copy(update={"cause": Cause.PREEMPTED, "message": message})
+        self._tell(Finished(result.key, result))
+        self._held.discard(result.key)
+
+    def tell(self, news: News) -> None:
+        """See `WorkQueue.tell`."""
+        self._tell(Told(self._name, news))
+
+    def _leave(self, process: int, _number: int, _frame: FrameType | None) -> None:
+        """On SIGTERM: stop the runs at their next step, which keeps them, and go. At once where there is no run, on a
+        second one, and in a process that was forked from this one.
+        """
+        if self._leaving or not self._held or os.getpid() != process:
+            die_by(signal.SIGTERM)
+        self._leaving = True
+        signal.alarm(LEAVE_SECONDS)  # its default is to end the process, also in the middle of native code
+
+    def _ask(self, like: str | None) -> Job | None:
+        """A job from the sweep; None where it has no such job, or has ended."""
+        if self._ended or self._leaving:
+            return None
+        self._tell(Want(like))
+        answer = self._answers.get()
+        self._ended = answer is None
+        if not isinstance(answer, Job):
+            return None
+        self._held.add(answer.config.key)
+        self._tell(Started(answer.config.key, self._name))
+        return answer
+
+    def _tell(self, event: Event | Want) -> None:
+        # Pickled here and not by the sender: what cannot be sent must end this process, not silence it.
+        self._outbox.put(pickle.dumps(event))
+
+    def _send_all(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                return  # nobody reads any more; the listener ends the process
+
+    def _listen(self) -> None:
+        """Sort what comes in. The end of the pipe means that the sweep is gone, however it went."""
+        while True:
+            try:
+                order: Order = self._connection.recv()
+            except (EOFError, OSError):
+                end_group()
+            match order:
+                case Job():
+                    # A stop that came too late for an earlier attempt must not end this one.
+                    self._stopped.discard(order.config.key)
+                    note_settings(order.config.model_dump())
+                    self._answers.put(order)
+                case Nothing():
+                    self._answers.put(order)
+                case Stop(key):
+                    self._stopped.add(key)
+                case End():
+                    self._answers.put(None)
+
+
+def die_by(number: signal.Signals) -> None:
+    """End this process as if it had never handled the signal."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def end_group() -> NoReturn:
+    """Kill this process and its children, in the middle of whatever they do."""
+    os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)  # not reached
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux).
+
+    The listener notices a lost parent on every system, but cannot run while native code holds the interpreter's lock.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the call above
+        end_group()
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    redact_output()  # it goes to the worker's log
+    descriptor, parent, trainer, name = sys.argv[1:]
+    # Ctrl-C is for the sweep alone: it decides, and tells the worker by a stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(int(parent))
+    os.set_inheritable(int(descriptor), False)
+    Worker(Connection(int(descriptor)), trainer).work(name)
+
+
+if __name__ == "__main__":
+    main()

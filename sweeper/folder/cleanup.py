@@ -1,0 +1,102 @@
+"""What is in the way in a study's folder: files that a killed process was writing, states that nobody goes on from,
+links and pipes that somebody else has put there.
+
+Whoever calls it holds the study's lock, so nobody else writes there. It touches only what is known to be a sweep's: a
+real folder named by a run's key, or marked when it was made, and through no link.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from studies.text.files import is_file, is_folder
+from trainers.run_folder.results import (
+    ADAPTER,
+    CHECKPOINTS,
+    EARLIER_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+    drop_state,
+    holds_run,
+    holds_state,
+    is_run_folder,
+)
+
+_HALF_WRITTEN: Final = re.compile(rf"\.({re.escape(RESULT_FILE)}|{re.escape(STATE_FILE)})\.[0-9a-z_]+")
+_ASIDE: Final = re.compile(r"\.aside-[0-9a-f]{8}$")
+_KINDS: Final = {  # of what a run's folder holds
+    **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE), stat.S_ISREG),
+    **dict.fromkeys((ADAPTER, CHECKPOINTS), stat.S_ISDIR),
+}
+_SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed
+
+
+def remove_half_written(runs: Path) -> None:
+    """Remove the temporary files of results and states whose writers were killed before they renamed them."""
+    for run in filter(is_run_folder, runs.iterdir()):
+        for path in run.iterdir():
+            if _HALF_WRITTEN.fullmatch(path.name) and is_file(path):
+                path.unlink(missing_ok=True)
+
+
+def remove_states(runs: Path) -> None:
+    """Remove the states and checkpoints of all runs: the study is complete, and those left are of runs that it does
+    not ask for any more.
+    """
+    for run in runs.iterdir():
+        if is_run_folder(run) and holds_state(run) and holds_run(run):
+            drop_state(run)
+
+
+def set_aside(run: Path) -> list[str]:
+    """Give another name to what stands in a run's place, or in its folder, and would lead what is written there
+    elsewhere: a link, a pipe, a file with a second name. Says what it was. Raises OSError.
+    """
+    if not os.path.lexists(run):
+        return []
+    said = []
+    for path in list(_not_ours(run)):
+        aside = path.with_name(f"{path.name}.aside-{secrets.token_hex(4)}")
+        os.rename(path, aside)
+        said.append(f"{path} is neither a real folder nor a file of a run: it is called {aside.name} from now on.")
+    return said
+
+
+def scratch(runs: Path, name: str) -> Path:
+    """Make an empty folder in the study's folder for what is thrown away by `drop_scratch`. What a killed process left
+    in it is removed; where something else has the name, another one is taken. Raises OSError.
+    """
+    folder = runs / name
+    drop_scratch(folder)
+    if os.path.lexists(folder):
+        folder = runs / f"{name}-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    (folder / _SCRATCH).touch()
+    return folder
+
+
+def drop_scratch(folder: Path) -> None:
+    """Remove a folder that `scratch` made, and no other."""
+    if is_folder(folder) and is_file(folder / _SCRATCH):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_ours(run: Path) -> Iterator[Path]:
+    waiting = [run]
+    while waiting:
+        path = waiting.pop()
+        found = path.lstat()
+        must = _KINDS.get(path.name) if path.parent == run else None
+        if must is not None and not must(found.st_mode):
+            yield path
+        elif stat.S_ISDIR(found.st_mode):
+            waiting += [inside for inside in path.iterdir() if not _ASIDE.search(inside.name)]
+        elif path == run or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            yield path

@@ -1,0 +1,24 @@
+"""Where a sweep keeps things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies.spec import StudySpec
+from sweeper.search.storage import storage_url
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """Where a sweep keeps things. `storage` is Optuna's URL, `tracking` MLflow's (None: its default)."""
+
+    folder: Path
+    runs: Path
+    storage: str
+    tracking: str | None
+
+
+def places(spec: StudySpec, folder: Path, storage: str | None) -> StudyPaths:
+    """The places of a study run in `folder`."""
+    return StudyPaths(folder, folder / spec.output.folder / spec.study, storage_url(storage, folder), None)

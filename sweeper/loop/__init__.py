@@ -1,0 +1,1 @@
+"""The loop of a sweep and its parts: ask, train, record, tell."""

@@ -1,0 +1,90 @@
+"""What a sweep may cost and has cost: whether another run fits into the time that is left. Knows no executor."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies.spec import Budget
+from studies.text.files import read_json, write_whole
+from sweeper.folder.names import SPENT_FILE
+
+KEPT_EVERY = 5.0  # seconds between two writes of what was spent
+LATELY = 20  # runs that an estimate looks back on
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the longest of the last runs took: seconds, and seconds of a device, which a pack shares."""
+
+    seconds: float
+    device_seconds: float
+
+
+class Meter:
+    """The budget of one sweep. Wall clock counts from its start, device hours over all sweeps of the study.
+
+    A device hour is an hour in which a worker has a run in training, whatever their number: an hour of a GPU where
+    each worker has one. What earlier sweeps spent is kept in `spent.json` in the study's folder.
+    """
+
+    def __init__(self, budget: Budget, folder: Path, now: float) -> None:
+        self._budget, self._file, self._started = budget, folder / SPENT_FILE, now
+        self._before = read_spent(folder)
+        self._kept_at = now
+        self._costs: deque[Cost] = deque(maxlen=LATELY)
+
+    def add(self, cost: Cost) -> None:
+        """A run has come to its end at this cost."""
+        self._costs.append(cost)
+
+    def over(self, now: float, spent: float) -> str | None:
+        """Which limit is reached, in words, None as long as none is. `spent`: device seconds of this sweep."""
+        wall, hours = self._budget.wall_clock, self._budget.gpu_hours
+        if wall is not None and now - self._started >= wall:
+            return f"the wall-clock budget of {wall:.0f} s is spent"
+        if hours is not None and self._before + spent >= hours * 3600:
+            return f"the budget of {hours:g} device hours is spent"
+        return None
+
+    def too_short(self, now: float, spent: float, in_training: dict[str, float], free: bool) -> str | None:
+        """Why another run would not end within the budget, in words; None where it would, or nothing is known yet.
+
+        `in_training`: seconds that each run in training has been; `free`: a worker waits for a run.
+        """
+        if not self._costs:
+            return None
+        most = max(cost.seconds for cost in self._costs)
+        device = max(cost.device_seconds for cost in self._costs)
+        left = {key: max(most - seconds, 0.0) for key, seconds in in_training.items()}
+        wall, hours = self._budget.wall_clock, self._budget.gpu_hours
+        begins = now if free else now + min(left.values(), default=0.0)
+        if wall is not None and begins + most > self._started + wall:
+            return f"no other run would end within the wall-clock budget of {wall:.0f} s: one takes up to {most:.1f} s"
+        committed = sum(seconds / most for seconds in left.values()) * device if most else 0.0
+        if hours is not None and self._before + spent + committed + device > hours * 3600:
+            return (
+                f"no other run would end within the budget of {hours:g} device hours: one takes up to "
+                f"{device / 3600:.2g}, and {(self._before + spent) / 3600:.2g} are spent"
+            )
+        return None
+
+    def keep(self, now: float, spent: float, at_once: bool = False) -> None:
+        """Write down what was spent, every few seconds; a disk that cannot take it does not stop the sweep."""
+        if not at_once and now - self._kept_at < KEPT_EVERY:
+            return
+        self._kept_at = now
+        with suppress(OSError):
+            write_whole(self._file, json.dumps({"device_seconds": self._before + spent}))
+
+
+def read_spent(folder: Path) -> float:
+    """Device seconds that the study's sweeps have spent; 0 where nothing readable says so."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        spent = float(read_json(folder / SPENT_FILE)["device_seconds"])
+        return spent if math.isfinite(spent) and spent >= 0 else 0.0
+    return 0.0

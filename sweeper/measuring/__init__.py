@@ -1,0 +1,1 @@
+"""Measures runs outside the loop: again, by another judge, against TRL's own loop, against the clock."""

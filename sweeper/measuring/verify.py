@@ -1,0 +1,87 @@
+"""Trains some finished runs again alone, by TRL's own loop, and tells how far their measurements are apart.
+
+Knows runs only by config and measurements; the executor trains them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies.records import METRICS, Measurement, RunConfig
+from sweeper.executors import Dropped, Executor, Finished, Lost
+from sweeper.folder.cleanup import drop_scratch, scratch
+from trainers.interface import Job, Placement
+
+_COSTS = frozenset({"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measurement of a run as the sweep has it, and trained again alone. `error`: its standard error, if any."""
+
+    config: RunConfig
+    metric: str
+    swept: float
+    alone: float
+    error: float | None
+
+    @property
+    def within_error(self) -> bool:
+        """Whether the two are closer than the measurement's own standard error."""
+        return abs(self.alone - self.swept) <= (self.error or 0.0)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found of the runs that were trained again, and of those that could not be, why."""
+
+    findings: tuple[Finding, ...]
+    failed: Mapping[str, str]
+
+
+def verify(
+    finished: Sequence[tuple[RunConfig, Mapping[str, Measurement]]],
+    count: int,
+    executor: Executor,
+    runs: Path,
+    placement: Placement,
+    check: Callable[[], None] = lambda: None,
+) -> Verification:
+    """Train `count` of the finished runs again, chosen at random, in a folder in `runs` that is then removed. The same
+    runs give the same choice. `check` is called at least every second.
+    """
+    ordered = sorted(finished, key=lambda one: one[0].key)
+    chosen = random.Random(len(ordered)).sample(ordered, min(count, len(ordered)))
+    alone = Placement(together=0, bf16=placement.bf16)
+    folder = scratch(runs, "verify")
+    waiting = {config.key for config, _ in chosen}
+    for config, _ in chosen:
+        executor.submit(Job(config, folder / config.key, keep_adapter=False, placement=alone))
+    again: dict[str, Mapping[str, Measurement]] = {}
+    failed: dict[str, str] = {}
+    while waiting:
+        check()
+        for event in executor.events(timeout=1.0):
+            match event:
+                case Finished(key=key, result=result):
+                    waiting.discard(key)
+                    again[key] = result.final()
+                    if not again[key]:
+                        failed[key] = result.message or str(result.cause)
+                case Lost(key=key, reason=reason):
+                    waiting.discard(key)
+                    failed[key] = reason
+                case Dropped(key=key):
+                    waiting.discard(key)
+                    failed[key] = "stopped"
+    drop_scratch(folder)
+    findings = tuple(
+        Finding(config, name, measured[name].value, again[config.key][name].value, measured[name].error)
+        for config, measured in chosen
+        for name in METRICS
+        if METRICS[name].comparable and name in measured and name in again.get(config.key, {}) and name not in _COSTS
+    )
+    return Verification(findings, failed)

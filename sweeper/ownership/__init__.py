@@ -1,0 +1,1 @@
+"""Whose a study is, and who runs it now."""

@@ -1,0 +1,1 @@
+"""What a study would run, take and share, said before anything runs."""

@@ -1,0 +1,165 @@
+"""What a study will about take on disk, told before anything runs; loads no torch and no weights.
+
+An adapter's size follows from its rank and the shapes of the layers that it adapts, which stand in the header of the
+model's safetensors files; a state to go on from has the adapter and its optimizer's two moments, three times as much.
+Full fine-tuning keeps the whole model where others keep an adapter. Not counted: databases, logs, reference log-probs,
+and what runs have kept whose trial is not over yet.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from studies.design.counts import planned_runs, planned_trials
+from studies.design.halving import bracket_sizes
+from studies.spec import IntRange, ResolvedVariant, StudySpec, Values, arms_in, in_scenario
+from studies.text.files import safetensors_header
+from trainers.world.paths import model_path
+
+MEBIBYTE: Final = 2**20
+_DTYPE_BYTES: Final = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+_STORED_BYTES: Final = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_LARGEST_SIZE: Final = 2**40  # of a dimension
+_RANK: Final = 16  # TRL's default
+_DEFAULT_TARGETS: Final = ("q_proj", "v_proj", "c_attn", "query_key_value")  # PEFT's, for the usual architectures
+_NOT_LINEAR: Final = ("embed", "wte", "wpe", "lm_head")
+# The last state of a run, the one before, and the one that is being written.
+_KEPT_STATES, _WRITTEN_STATES = 2, 1
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """How many adapters and states there are, and the bytes of one adapter, None where unknown.
+
+    `states`: of runs in training; `paused`: of those that wait at a rung. Each has the size of three adapters.
+    """
+
+    adapters: int
+    states: int
+    paused: int
+    adapter_bytes: int | None
+
+    @property
+    def in_adapters(self) -> int:
+        """All of it, as a number of adapters."""
+        return self.adapters + 3 * (self.states + self.paused)
+
+
+def planned_disk(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int, together: int) -> DiskUse:
+    """What the study keeps, and what training takes beside it with so many workers, each with so many runs together
+    (0: TRL's own loop).
+    """
+    packs = together > 1 and any(arm.settings.get("use_peft") for arm in arms.values())
+    best = sum(len(arms_in(spec, arms, name)) * _runs_a_trial(spec, name) for name in spec.scenarios)
+    kept = {"none": 0, "best": best, "all": planned_runs(spec, arms)}[spec.output.keep]
+    copies = best if spec.output.keep != "none" else 0  # MLflow has the best ones too
+    brackets = bracket_sizes(spec, planned_trials(spec, arms)) if spec.rungs else [0]
+    settings = [{**a.settings, "lora_r": _rank(a)} for n in spec.scenarios for a in _arms(spec, arms, n)]
+    sizes = [adapter_bytes(one) for one in settings]
+    known = [size for size in sizes if size is not None]
+    return DiskUse(
+        adapters=kept + copies,
+        states=workers * (_KEPT_STATES * (together if packs else 1) + _WRITTEN_STATES),
+        paused=_KEPT_STATES * max(brackets) * max(_runs_a_trial(spec, name) for name in spec.scenarios),
+        adapter_bytes=max(known) if known and len(known) == len(sizes) else None,
+    )
+
+
+def _runs_a_trial(spec: StudySpec, scenario: str) -> int:
+    runs = in_scenario(spec, scenario).runs
+    return len(runs.blocks) * len(runs.seeds)
+
+
+def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
+    """The line that `plan` prints. `guessed`: how many runs train together is not decided yet."""
+    parts = [f"{use.adapters} adapters kept", f"{use.states} states of runs in training"]
+    parts += [f"{use.paused} states of runs at a rung"] if use.paused else []
+    what = f"{', '.join(parts)}, a state being three adapters"
+    when = ", with one run at a time on a worker, as long as no sweep has found more to be faster" if guessed else ""
+    if use.adapter_bytes is None:
+        return (
+            f"Disk: about {use.in_adapters} times an adapter ({what}){when}; the size of an adapter of {model} is "
+            "not known, as its weights are not on this machine or name their layers in a way that is not known here."
+        )
+    size = use.adapter_bytes / MEBIBYTE
+    return f"Disk: about {use.in_adapters * size:.4g} MiB ({what}, an adapter {size:.2g} MiB){when}."
+
+
+def adapter_bytes(settings: Mapping[str, Any]) -> int | None:
+    """Bytes of what a run with these TRL settings leaves: adapter, or model. None where the model is not here, or its
+    files are none of a model.
+    """
+    try:
+        shapes = dict(_shapes(_model_folder(settings)))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None  # training will say what is wrong with the model
+    if not shapes:
+        return None
+    if not settings.get("use_peft"):
+        own = _DTYPE_BYTES.get(str(settings.get("dtype", "float32")))
+        return sum(math.prod(shape) * (own or stored) for shape, stored in shapes.values())
+    rank, targets = int(settings.get("lora_r") or _RANK), settings.get("lora_target_modules") or _DEFAULT_TARGETS
+    quantized = settings.get("load_in_4bit") or settings.get("load_in_8bit")  # TRL then trains the adapter in bf16
+    adapted = [shape for name, (shape, _) in shapes.items() if len(shape) == 2 and _is_adapted(name, targets)]
+    return sum(rank * sum(shape) for shape in adapted) * (2 if quantized else 4) if adapted else None
+
+
+def _is_adapted(weight: str, targets: Any) -> bool:
+    """Whether PEFT adapts the module with this weight, as `target_modules` says."""
+    module = weight.removesuffix(".weight")
+    if targets in ("all-linear", ["all-linear"]):
+        return not any(word in module for word in _NOT_LINEAR)
+    if isinstance(targets, str):
+        return re.fullmatch(targets, module) is not None
+    return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def _arms(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> Iterator[ResolvedVariant]:
+    yield from arms_in(in_scenario(spec, scenario), arms, scenario).values()
+
+
+def _rank(arm: ResolvedVariant) -> int:
+    """The largest rank that a trial of the arm can have."""
+    ranks = [arm.settings.get("lora_r") or _RANK, *(point.get("lora_r", 0) for point in arm.points)]
+    match arm.space.get("lora_r"):
+        case IntRange(high=high):
+            ranks.append(high)
+        case Values(values=values):
+            ranks += values
+    return max(int(rank or 0) for rank in ranks)
+
+
+def _model_folder(settings: Mapping[str, Any]) -> Path | None:
+    """Where the model's files are on this machine, its Hub cache included; None where they are not."""
+    name = str(settings.get("model_name_or_path"))
+    if name == "embedded":
+        return model_path()
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        revision = settings.get("model_revision")
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _shapes(folder: Path | None) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
+    """Name, shape and bytes a number of every weight, from the headers of the model's files. Raises OSError, KeyError,
+    TypeError and ValueError for files that are none of a model.
+    """
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+        for name, about in safetensors_header(path, links=True).items():  # the Hub's cache is made of links
+            if name == "__metadata__":
+                continue
+            shape = tuple(about["shape"])
+            if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in shape):
+                raise ValueError(f"{path}: {name} has the shape {shape}")
+            yield name, (shape, _STORED_BYTES.get(about["dtype"], 4))

@@ -1,0 +1,210 @@
+"""How a study's runs share devices: as the study says, as an earlier sweep found, or as the workers find now.
+
+Knows what workers tell of it and the file that keeps it; loads no torch and measures nothing itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from datetime import timedelta
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from studies.design.counts import planned_runs
+from studies.design.points import axes, planned_points, to_knobs, value_at
+from studies.records import RunConfig, digest
+from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario, resolve_run
+from studies.text.files import read_json, write_whole
+from studies.text.plural import so_many
+from sweeper.executors import Executor
+from sweeper.executors.process.devices import usable_cores, visible_gpus
+from sweeper.folder.names import PILOT_FILE
+from trainers.interface import Placement, Sized, Sizing, pack_key
+
+_SIZING: TypeAdapter[Sizing] = TypeAdapter(Sizing)
+# The largest pack.
+_MOST_RUNS = 32
+_MOST_PARTS, _LONGEST_RUN = 1 << 20, 1e8  # of a micro-batch; seconds
+# Of so few runs a worker none is left to join a pack once its size is found.
+_LEAST_RUNS = 4
+
+
+def sample_runs(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> list[RunConfig]:
+    """Runs of the study that could train in one pack, variants in turn: those of the most common pack key."""
+    found = list(islice(_in_turn(spec, arms), _MOST_RUNS))
+    commonest, _ = Counter(pack_key(config) for config in found).most_common(1)[0]
+    return [config for config in found if pack_key(config) == commonest]
+
+
+def _in_turn(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Iterator[RunConfig]:
+    scenario = next(iter(spec.scenarios))
+    spec, arms = in_scenario(spec, scenario), arms_in(spec, arms, scenario)
+    block, seed = spec.runs.blocks[0], spec.runs.seeds[0]
+    known = {name: [p.params for p in planned_points(spec, arm)] for name, arm in arms.items()}
+    for number in range(_MOST_RUNS):
+        for name, arm in arms.items():
+            middle = {axis.name: value_at(axis.distribution, 0.5) for axis in axes(spec, arm)}
+            params = known[name][number] if number < len(known[name]) else middle
+            if number < len(known[name]) or (number == 0 and not known[name]):
+                knobs = to_knobs(arm, params)
+                yield resolve_run(spec, arm, scenario, trial=number, knobs=knobs, block=block, seed=seed)
+
+
+class Packs:
+    """How the runs of one sweep share devices: as the study says, or as its workers find while they train.
+
+    What they find is told to the user, kept in the study's folder for the next sweep, and goes with the runs that are
+    handed out later, for workers that know nothing yet.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        arms: Mapping[str, ResolvedVariant],
+        runs: Path,
+        workers: int | None,
+        pool: Executor,
+        tell_user: Callable[[str], None],
+    ) -> None:
+        """`runs`: the study's folder."""
+        self._spec, self._arms, self._runs, self._tell_user = spec, arms, runs, tell_user
+        self._workers, self._pool, self._count = workers, pool, max(1, pool.slots)
+        self._planned = planned_runs(spec, arms)
+        self._together: dict[str, int] = {}
+        self._found: dict[str, dict[str, Sizing]] = {}
+        self._told = ""
+        self.placement = self._first()
+        """How runs are placed of which nothing else is known."""
+        pool.together = self.placement.together if self.placement.begin is None else max(1, self.placement.begin)
+
+    def place(self, config: RunConfig, own: Placement) -> Placement:
+        """How a run is to train that has the placement `own`, by all that was found of runs like it."""
+        found = self._best(pack_key(config)) if own.begin is not None else None
+        if found is None:
+            return own
+        chosen = found.chosen
+        checkpointing = chosen.checkpointing if own.checkpointing is None else own.checkpointing
+        return replace(own, begin=chosen.together, split=max(own.split, chosen.split), checkpointing=checkpointing)
+
+    def heed(self, worker: str, news: Sized) -> None:
+        """Take in how many runs a worker trains at once from now on, and what it has learnt."""
+        self._together[worker] = news.together
+        self._pool.together = max(self._together.values())
+        if news.sizing is None or news.sizing.best is None:
+            return
+        self._found.setdefault(news.like, {})[worker] = news.sizing
+        found = self._best(news.like)
+        if found is None or news.like != pack_key(sample_runs(self._spec, self._arms)[0]):
+            return
+        self._keep(found)
+        self._tell(found)
+
+    def forget(self, worker: str) -> None:
+        """The worker is gone."""
+        self._together.pop(worker, None)
+
+    def _first(self) -> Placement:
+        spec, count = self._spec, self._count
+        if spec.resources.together is not None:
+            return Placement(together=spec.resources.together)
+        if spec.trainer != "dpo" or self._planned < _LEAST_RUNS * count:
+            return Placement()
+        known = kept_sizing(spec, self._arms, self._runs, self._workers)
+        if known is None:
+            return Placement(together=_MOST_RUNS, begin=0, workers=count)
+        self._tell(known)
+        return replace(known.chosen, together=_MOST_RUNS, begin=known.chosen.together, workers=count)
+
+    def _best(self, like: str) -> Sizing | None:
+        """Of what the workers found, the largest size: each has its own reasons to take fewer."""
+        found = self._found.get(like, {}).values()
+        return max(found, key=lambda sizing: sizing.chosen.together, default=None)
+
+    def _tell(self, found: Sizing) -> None:
+        how = told_placement(found.chosen)
+        if how != self._told:
+            self._told = how
+            self._tell_user(describe(found, self._planned, self._count))
+
+    def _keep(self, found: Sizing) -> None:
+        """Write it down; a disk that cannot take it does not stop the sweep."""
+        spec, arms = self._spec, self._arms
+        kept = {"of": _identity(spec, arms, self._workers), "length": _length(spec, arms), "pilot": asdict(found)}
+        with suppress(OSError):
+            write_whole(self._runs / PILOT_FILE, json.dumps(kept, indent=1))
+
+
+def kept_sizing(spec: StudySpec, arms: Mapping[str, ResolvedVariant], runs: Path, workers: int | None) -> Sizing | None:
+    """What an earlier sweep of the study found, if it did for these runs on a machine like this one. Where they took
+    another number of steps then, how many passes one takes is not known (0).
+    """
+    try:
+        kept = read_json(runs / PILOT_FILE)
+        if kept["of"] != _identity(spec, arms, workers):
+            return None
+        found = _sizing(kept["pilot"])
+        return found if kept.get("length") == _length(spec, arms) else replace(found, passes=0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describe(found: Sizing, runs: int, workers: int) -> str:
+    """The size, what it rests on, and the time that the study will take, in a sentence or two."""
+    best, chosen = found.best, found.chosen
+    said = f"Runs train {told_placement(chosen)} on each of {so_many(workers, 'worker')} ({found.device})"
+    if best is None:
+        return f"{said}; {found.reason}."
+    alone = next((t.seconds for t in found.timings if t.placement.together == 1 and t.seconds), None)
+    gain = f" ({1000 * alone:.1f} ms alone)" if alone and chosen.together > 1 else ""
+    told = f"{said}: {1000 * (best.seconds or 0):.1f} ms a micro-batch and run{gain}, {best.memory or 0:.0f} MiB; "
+    if found.seconds_per_run is None:
+        return f"{told}{found.reason}."
+    wall = timedelta(seconds=round(runs * found.seconds_per_run / workers))
+    return f"{told}{found.reason}. Training {so_many(runs, 'run')} takes about {wall}; measuring them comes on top."
+
+
+def told_placement(chosen: Placement) -> str:
+    """How runs train, in words."""
+    how = f"{chosen.together} together" if chosen.together > 1 else "one at a time"
+    extra = [f"micro-batches in {chosen.split} parts"] if chosen.split > 1 else []
+    extra += ["gradient checkpointing"] if chosen.checkpointing else []
+    extra += ["bf16"] if chosen.bf16 else []
+    return ", ".join([how, *extra])
+
+
+def worker_count(spec: StudySpec, workers: int | None) -> int:
+    """How many worker processes a run of the study starts."""
+    return workers or spec.resources.workers or len(visible_gpus(os.environ)) or usable_cores()
+
+
+def _identity(spec: StudySpec, arms: Mapping[str, ResolvedVariant], workers: int | None) -> str:
+    """What the best size depends on."""
+    configs = sample_runs(spec, arms)
+    machine = [visible_gpus(os.environ), usable_cores(), worker_count(spec, workers)]
+    return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
+
+
+def _length(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+    """What the number of steps of a run depends on."""
+    named = ("max_steps", "num_train_epochs", "gradient_accumulation_steps")
+    return digest(
+        [[config.settings.get(name) for name in named] for config in sample_runs(spec, arms)] + [spec.data.rows]
+    )
+
+
+def _sizing(kept: Mapping[str, Any]) -> Sizing:
+    """Also from what earlier versions measured before a sweep, which says more. Raises ValueError for what is none."""
+    found = _SIZING.validate_python({field.name: kept[field.name] for field in fields(Sizing)})
+    sound = 1 <= found.chosen.together <= _MOST_RUNS and 1 <= found.chosen.split <= _MOST_PARTS
+    if not (sound and 0.0 <= (found.seconds_per_run or 0.0) <= _LONGEST_RUN):
+        raise ValueError("no size of packs")
+    return found

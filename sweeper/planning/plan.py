@@ -1,0 +1,227 @@
+"""What a study would run, said before anything runs; loads no torch, trains nothing and opens no store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from dashboards.statistics.estimates import FEWEST_BLOCKS
+from studies.design.counts import pairs_source, planned_confirm_runs, planned_runs, planned_trials, runs_in
+from studies.design.halving import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
+from studies.design.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
+from studies.design.speed_probe import probe_line
+from studies.records import Scalar
+from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, StudySpec, Values, arms_in, in_scenario
+from studies.text.plural import so_many
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """One variant as it will run. `points` are the trials known in advance; `adaptive` more depend on results.
+    `fewer`: why they are fewer than the budget asks for, where they are.
+    """
+
+    name: str
+    losses: tuple[str, ...]
+    fixed: Mapping[str, Scalar]
+    space: Mapping[str, str]
+    left_out: Mapping[str, str]
+    warnings: tuple[str, ...]
+    points: tuple[tuple[str, Mapping[str, Scalar]], ...]
+    adaptive: int
+    fewer: str = ""
+    expected: str = ""  # what must come out of it, where it is a control
+
+
+@dataclass(frozen=True)
+class PlannedScenario:
+    """One scenario as it will run: how many variants take part, their trials in all, and the runs of each trial.
+
+    `settings`: what it changes of the training; `runs` counts its confirm phase, `confirm_runs` that alone.
+    """
+
+    name: str
+    variants: int
+    trials: int
+    runs_per_trial: int
+    runs: int
+    confirm_runs: int
+    settings: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
+    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`;
+    `fewer`: why a joint search has fewer trials than the budget asks for, where it has.
+    """
+
+    study: str
+    question: str
+    mode: str
+    arms: tuple[PlannedArm, ...]
+    scenarios: tuple[PlannedScenario, ...]
+    confirm_runs: int
+    runs: int
+    steps: str
+    power: str
+    probe: str = ""
+    brackets: tuple[PlannedBracket, ...] = ()
+    rungs: tuple[int, ...] = ()
+    fewer: str = ""
+
+
+def make_plan(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> Plan:
+    """Every trial that the study will ask for, as far as it is known in advance."""
+    planned = tuple(_plan_arm(spec, arms, arm) for arm in arms.values())
+    runs = planned_runs(spec, arms)
+    steps = spec.base.get("max_steps")
+    length = so_many(int(str(steps)), "step") if steps else f"{spec.base.get('num_train_epochs', 3.0)} epochs"
+    sizes = bracket_sizes(spec, planned_trials(spec, arms)) * len(spec.scenarios) if spec.rungs else []
+    return Plan(
+        study=spec.study,
+        question=spec.question,
+        mode=spec.mode,
+        arms=planned,
+        scenarios=tuple(_plan_scenario(spec, arms, name) for name in spec.scenarios),
+        confirm_runs=sum(planned_confirm_runs(spec, arms, name) for name in spec.scenarios),
+        runs=runs,
+        steps=length,
+        power=_power(spec, arms),
+        probe=probe_line(spec, arms),
+        brackets=tuple(planned_bracket(spec, size) for size in sizes),
+        rungs=rung_steps(spec),
+        fewer=_jointly_fewer(spec, arms) if spec.mode == "search" else "",
+    )
+
+
+def _plan_scenario(spec: StudySpec, arms: Mapping[str, ResolvedVariant], name: str) -> PlannedScenario:
+    own, here = in_scenario(spec, name), arms_in(spec, arms, name)
+    return PlannedScenario(
+        name=name,
+        variants=len(here),
+        trials=planned_trials(own, here),
+        runs_per_trial=len(own.runs.blocks) * len(own.runs.seeds),
+        runs=runs_in(spec, arms, name),
+        confirm_runs=planned_confirm_runs(spec, arms, name),
+        settings=spec.scenarios[name].base,
+    )
+
+
+def _power(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+    """The power line of every scenario, those with the same one together."""
+    lines: dict[str, list[str]] = {}
+    for name in spec.scenarios:
+        lines.setdefault(power_line(in_scenario(spec, name), arms_in(spec, arms, name)), []).append(name)
+    if len(lines) == 1:
+        return next(iter(lines))
+    return "\n".join(f"{', '.join(names)}: {line}" for line, names in lines.items() if line)
+
+
+def power_line(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+    """What difference to the baseline the confirm phase's blocks can find, and at what spread they show a tie; what
+    is missing where they can do neither. In paired standard deviations, which nobody knows before the first runs.
+    """
+    if spec.mode == "search" or len(arms) < 2:
+        return ""
+    if spec.baseline is None or spec.baseline not in arms:
+        return "No baseline is named, so no difference is tested: add baseline: VARIANT."
+    if spec.confirm is None:
+        return "No confirm phase, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."
+    blocks, tests = len(set(spec.confirm.blocks)), len(arms) - 1
+    if blocks < FEWEST_BLOCKS:
+        return f"{blocks} confirm blocks can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
+    from dashboards.statistics.power import detectable, tie_spread
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(spec.objective, pairs_source(spec))
+    line = (
+        f"{blocks} confirm blocks find a difference to {spec.baseline} of {detectable(blocks, tests):.2g} paired "
+        f"standard deviations in 80% of cases (t test, Holm over {tests})"
+    )
+    if scale.tie_within is None:
+        return line + "; no tie can be concluded without objective.tie_within."
+    within = f"{scale.tie_within:g} {scale.unit}"
+    return (
+        line
+        + f", and a tie within {within} up to a deviation of {scale.tie_within * tie_spread(blocks):.2g} {scale.unit}."
+    )
+
+
+def show_knobs(knobs: Mapping[str, Scalar]) -> str:
+    """Knobs as a person reads them: `beta=0.1, learning_rate=1e-05`."""
+    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in knobs.items())
+
+
+def _plan_arm(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> PlannedArm:
+    searching = spec.mode == "search"
+    known = (
+        [(FIXED, dict(p)) for p in arm.points]
+        if searching
+        else [(p.origin, to_knobs(arm, p.params)) for p in planned_points(spec, arm)]
+    )
+    return PlannedArm(
+        name=arm.name,
+        losses=arm.losses,
+        fixed={k: v for k, v in arm.settings.items() if k in _WORTH_SHOWING and k not in arm.space}
+        | ({"balance": arm.balance} if arm.balance else {}),
+        space={name: _range(distribution) for name, distribution in arm.space.items()},
+        left_out=arm.left_out,
+        warnings=arm.warnings,
+        points=tuple(known),
+        adaptive=0 if searching else quota(spec, arm) - len(known),
+        fewer="" if searching else _fewer_of(spec, arms, arm),
+        expected=_expected(spec, arm),
+    )
+
+
+def _fewer_of(spec: StudySpec, arms: Mapping[str, ResolvedVariant], arm: ResolvedVariant) -> str:
+    """Why the arm has fewer trials than the file asks for, in the scenario that asks for the most; a grid is what it
+    is.
+    """
+    if spec.sampler == "grid":
+        return ""
+    own = [in_scenario(spec, name) for name in spec.scenarios if arm.name in arms_in(spec, arms, name)]
+    most = max(own, key=lambda one: one.budget.trials, default=spec)
+    asked_for = most.budget.trials + len(arm.points) if arm.space else len(arm.points) or 1
+    return _fewer(most, [arm], quota(most, arm), asked_for)
+
+
+def _jointly_fewer(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> str:
+    """The same of a joint search over the arms."""
+    asked_for = spec.budget.trials + sum(len(arm.points) for arm in arms.values())
+    return _fewer(spec, arms.values(), joint_quota(spec, arms), asked_for)
+
+
+def _fewer(spec: StudySpec, arms: Collection[ResolvedVariant], quota: int, asked_for: int) -> str:
+    """Why there are `quota` trials of these arms, "" where it is what the file asks for."""
+    if quota == asked_for:
+        return ""
+    whole = sum(held(spec, arm, quota + 1) for arm in arms) <= quota
+    why = "the space holds no more" if whole else "fixed points repeat others"
+    return f"{so_many(quota, 'distinct config')}: {why}; the quota of {asked_for} falls to {quota}"
+
+
+def _expected(spec: StudySpec, arm: ResolvedVariant) -> str:
+    """What must come out of the arm, in words."""
+    expected = spec.variants[arm.name].expect
+    if expected is None:
+        return ""
+    from dashboards.controls.expectations import describe
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(spec.objective, pairs_source(spec))
+    return describe(expected, scale.tie_within, scale.unit)
+
+
+_WORTH_SHOWING = ("beta", "learning_rate", "label_smoothing", "discopop_tau", "loss_weights", "f_divergence_type")
+
+
+def _range(distribution: FloatRange | IntRange | Values | Simplex) -> str:
+    match distribution:
+        case Values(values=values):
+            return "{" + ", ".join(str(v) for v in values) + "}"
+        case Simplex(corners=corners):
+            return "weights with sum 1" + (", corners first" if corners else "")
+        case FloatRange(low=low, high=high, log=log) | IntRange(low=low, high=high, log=log):
+            return f"{low:g} .. {high:g}" + (" log" if log else "")

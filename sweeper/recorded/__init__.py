@@ -1,0 +1,1 @@
+"""What is recorded of a study, held against what it asks now."""

@@ -1,0 +1,1 @@
+"""The search in Optuna's words, and Optuna's storage."""

@@ -1,0 +1,96 @@
+"""The stores of a sweep: whether they can be used, and what to say where Optuna's cannot. Knows no Optuna."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+
+from dashboards.store.addresses import absolute_url, same_database, sqlite_url
+from dashboards.store.connection import check_store
+from dashboards.store.databases import MLFLOW, OPTUNA, Refused, check_database, shown
+
+PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
+
+
+def storage_url(given: str | None, folder: Path) -> str:
+    """Optuna's storage: what is given, else the variable that Optuna's own commands read, else a file in `folder`."""
+    url = given or os.environ.get(OPTUNA.variable)
+    return absolute_url(url, folder) if url else sqlite_url(folder / "optuna.db")
+
+
+class StorageError(Exception):
+    """Optuna's storage cannot be used: says which, why and what would be valid."""
+
+
+def check_storage(url: str) -> bool:
+    """Whether Optuna's database is there; False where nothing is yet.
+
+    Only reads. Raises StorageError where Optuna could not use it as it is.
+    """
+    try:
+        return check_database(OPTUNA, url, write=True)
+    except Refused as error:
+        raise StorageError(str(error)) from error
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        raise StorageError(trouble(url, error)) from error
+
+
+def check_stores(storage: str, tracking: str) -> None:
+    """Check both stores of a sweep, given by their absolute URLs, before it makes or writes anything.
+
+    Only reads. Raises StorageError or StoreError, saying which store cannot be used, why and what to do.
+    """
+    check_apart(storage, tracking)
+    check_storage(storage)
+    check_store(tracking, write=True)
+
+
+def check_apart(storage: str, tracking: str) -> None:
+    """Raise StorageError where both addresses, which must be absolute, lead to one database. Opens nothing."""
+    if same_database(storage, tracking):
+        raise StorageError(
+            f"Optuna (--storage) and MLflow (MLFLOW_TRACKING_URI) cannot share {shown(storage)}: both keep "
+            "the version of their tables in a table of the same name, and would spoil it for each other. Give each a "
+            f"database of its own; where nothing is given these are {OPTUNA.example} and {MLFLOW.example}."
+        )
+
+
+def trouble(url: str, error: Exception) -> str:
+    """What to say of a database that cannot be read or written now."""
+    shown, reason = _shown(url), str(error.__cause__ or error).partition(chr(10))[0]
+    if "locked" in reason:
+        remedy = "Another program holds it: end that one (a database browser?), then run the study again."
+    elif "disk" in reason or "full" in reason or "readonly" in reason:
+        remedy = "Make room on its disk and its folder writable, then run the study again."
+    elif "malformed" in reason or "not a database" in reason:
+        remedy = (
+            "It is damaged: put a copy of it back, or move it away and run the study again. What is finished is taken "
+            "from the results in the study's run folder, not trained again."
+        )
+    else:
+        remedy = "Look after the database, then run the study again."
+    return f"Optuna's storage {shown} cannot be used: {reason}. {remedy}"
+
+
+def refusal(url: str, error: Exception) -> str:
+    """What to say of a database that cannot be opened at all."""
+    return (
+        f"--storage: Optuna cannot use {_shown(url)}: {str(error).partition(chr(10))[0]} Give the URL of a database "
+        "that is there and whose driver is installed, as sqlite:///optuna.db or postgresql+psycopg2://user@host/name."
+    )
+
+
+def _shown(url: str) -> str:
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.SQLAlchemyError:
+        return "what was given"
+
+
+def connect_args(url: str) -> dict[str, Any]:
+    """How long a SQLite connection waits for another writer."""
+    return {"timeout": PATIENCE_SECONDS} if url.startswith("sqlite") else {}

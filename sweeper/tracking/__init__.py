@@ -1,0 +1,1 @@
+"""Writes what runs do to MLflow, also what an outage kept from it."""

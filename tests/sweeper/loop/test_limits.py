@@ -1,0 +1,120 @@
+"""Budgets: a sweep ends inside of them, and says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboards.store.records import load_records
+from studies.records import Cause, State
+from studies.spec import Budget
+from sweeper.loop.limits import Cost, Meter, read_spent
+
+Sweeper = Callable[..., Any]
+TRAINERS = Path(__file__).parents[2] / "soak"
+STUDY = """
+study: small
+trainer: soak_trainers:Slow
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, learning_rate: 1.0e-5}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.01, high: 1.0, log: true}}
+budget: {trials: 12, BUDGET}
+resources: {env: [STEP_SECONDS]}
+objective: {metric: ranking_gain}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _slow_trainer(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    monkeypatch.syspath_prepend(TRAINERS)
+    monkeypatch.setenv("STEP_SECONDS", "0.02")
+
+
+def a_meter(folder: Path, **budget: Any) -> Meter:
+    return Meter(Budget(**budget), folder, now=0.0)
+
+
+def test_another_run_is_begun_only_where_the_longest_lately_would_end_in_time(tmp_path: Path) -> None:
+    meter = a_meter(tmp_path, wall_clock=100)
+    assert meter.too_short(99.0, 0.0, {}, free=True) is None, "nothing is known yet"
+    for seconds in (10.0, 30.0, 20.0):
+        meter.add(Cost(seconds, seconds))
+    assert meter.too_short(69.0, 0.0, {}, free=True) is None
+    assert "30" in str(meter.too_short(71.0, 0.0, {}, free=True))
+
+
+def test_where_no_worker_is_free_another_run_begins_when_the_first_ends(tmp_path: Path) -> None:
+    meter = a_meter(tmp_path, wall_clock=100)
+    meter.add(Cost(30.0, 30.0))
+    assert meter.too_short(50.0, 0.0, {"a": 15.0, "b": 1.0}, free=False) is None
+    assert meter.too_short(60.0, 0.0, {"a": 15.0, "b": 1.0}, free=False) is not None
+
+
+def test_device_hours_count_what_runs_in_training_will_still_take(tmp_path: Path) -> None:
+    meter = a_meter(tmp_path, gpu_hours=100 / 3600)
+    meter.add(Cost(40.0, 10.0))  # four together
+    assert meter.too_short(0.0, 79.0, {"a": 20.0, "b": 20.0}, free=True) is None
+    assert meter.too_short(0.0, 81.0, {"a": 20.0, "b": 20.0}, free=True) is not None
+    assert meter.over(0.0, 99.0) is None
+    assert "device hours" in str(meter.over(0.0, 100.0))
+
+
+def test_device_hours_go_on_from_what_earlier_sweeps_spent(tmp_path: Path) -> None:
+    first = a_meter(tmp_path, gpu_hours=1)
+    first.keep(6.0, 1800.0)
+    assert read_spent(tmp_path) == 1800.0
+    second = a_meter(tmp_path, gpu_hours=1)
+    assert second.over(0.0, 1799.0) is None
+    assert second.over(0.0, 1800.0) is not None
+    second.keep(0.0, 100.0, at_once=True)
+    assert read_spent(tmp_path) == 1900.0
+
+
+def test_a_damaged_account_of_what_was_spent_counts_as_nothing(tmp_path: Path) -> None:
+    (tmp_path / "spent.json").write_text("{")
+    assert read_spent(tmp_path) == 0.0
+
+
+@pytest.mark.parametrize("executor", [("inline",), ("process", "--workers", "2")])
+def test_a_sweep_ends_within_its_device_hours_with_equal_shares_and_goes_on_with_more(
+    sweeper: Sweeper, tmp_path: Path, executor: tuple[str, ...]
+) -> None:
+    hours = 1.2 / 3600
+    (tmp_path / "study.yaml").write_text(STUDY.replace("BUDGET", f"gpu_hours: {hours}"))
+    ended = sweeper(tmp_path, "run", "study.yaml", "--executor", *executor)
+    assert ended.returncode == 1, ended.stderr
+    assert "device hours" in ended.stdout
+    found = load_records(f"sqlite:///{tmp_path}/mlflow.db", "small")
+    assert {run.state for run in found} == {State.COMPLETE}
+    trained = [sum(run.variant == name for run in found) for name in ("sigmoid", "ipo")]
+    assert 0 < sum(trained) < 24
+    assert abs(trained[0] - trained[1]) <= 2
+    spent = json.loads((tmp_path / "runs" / "small" / "spent.json").read_text())["device_seconds"]
+    assert 0 < spent < 2 * hours * 3600
+    again = sweeper(tmp_path, "run", "study.yaml", "--executor", *executor, "--set", "budget.gpu_hours=1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(load_records(f"sqlite:///{tmp_path}/mlflow.db", "small")) == 24
+
+
+@pytest.mark.parametrize("executor", [("inline",), ("process", "--workers", "2")])
+def test_a_run_that_takes_too_long_is_stopped_kept_as_censored_and_not_tried_again(
+    sweeper: Sweeper, tmp_path: Path, executor: tuple[str, ...]
+) -> None:
+    slow = STUDY.replace("trials: 12, BUDGET", "trials: 2, per_run: 1s").replace(
+        "ipo: {}", "ipo: {base: {max_steps: 90}}"
+    )
+    (tmp_path / "study.yaml").write_text(slow)
+    assert sweeper(tmp_path, "run", "study.yaml", "--executor", *executor).returncode == 0
+    found = load_records(f"sqlite:///{tmp_path}/mlflow.db", "small")
+    assert {(run.variant, run.state, run.cause) for run in found} == {
+        ("sigmoid", State.COMPLETE, Cause.FINISHED),
+        ("ipo", State.PRUNED, Cause.TIME_LIMIT),
+    }
+    again = sweeper(tmp_path, "run", "study.yaml", "--executor", *executor)
+    assert "0 runs trained, 4 were there already" in again.stdout

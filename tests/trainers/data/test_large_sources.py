@@ -1,0 +1,132 @@
+"""Files that unpack to more than they are, or hold more than fits: refused with sizes and remedy, before it is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from studies.records import DataConfig
+from trainers.data import readers as data_files
+from trainers.data.pairs import check_data
+from trainers.data.sources import DataError, read_rows
+
+MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
+PEAK = """
+import re, sys
+from studies.records import DataConfig
+from trainers.data.pairs import check_data
+print(*check_data(DataConfig(path=sys.argv[1], rows=8, eval_rows=8)))
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+def same(text: str, rows: int) -> Any:
+    """A column that says one text in every row, and takes a few bytes."""
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, pyarrow.int32()), pyarrow.array([text]))
+
+
+def flat(file: Path) -> None:
+    columns = {"prompt": same("p", 300_000), "chosen": same("c" * 2000, 300_000), "rejected": same("r" * 2000, 300_000)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
+
+
+def few_and_long(file: Path) -> None:
+    columns = {"prompt": same("p", 2000), "chosen": same("c" * 10**6, 2000), "rejected": same("r" * 10**6, 2000)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
+
+
+def of_messages(file: Path) -> None:
+    def message(text: str) -> Any:
+        rows = pyarrow.array([{"role": "user", "content": text}] * 300, MESSAGES.value_type)
+        return pyarrow.ListArray.from_arrays(pyarrow.array(range(301), pyarrow.int32()), rows)
+
+    columns = {"prompt": message("p"), "chosen": message("c" * 10**6), "rejected": message("r" * 10**6)}
+    table = pyarrow.table(columns, schema=pyarrow.schema(dict.fromkeys(columns, MESSAGES)))
+    pyarrow.parquet.write_table(table, file, compression="zstd", dictionary_pagesize_limit=64 << 20)
+
+
+def one_cell(file: Path) -> None:
+    columns = {"prompt": ["p"], "chosen": ["c" * (300 << 20)], "rejected": ["r"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
+
+
+def in_a_column_of_its_own(file: Path) -> None:
+    columns = {
+        "prompt": ["p"] * 3000,
+        "chosen": ["c"] * 3000,
+        "rejected": ["r"] * 3000,
+        "more": same("x" * 10**6, 3000),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
+
+
+@pytest.mark.parametrize("write", [flat, few_and_long, of_messages, one_cell, in_a_column_of_its_own])
+def test_a_small_parquet_file_that_unpacks_to_gigabytes_is_refused(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    write(file := tmp_path / "bomb.parquet")
+    command = [sys.executable, "-P", "-c", PEAK, str(file)]
+    said, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "unpack to" in said
+    assert "MiB" in said
+    assert "write it as .jsonl" in said
+    assert int(peak) < 400 << 10
+
+
+def test_a_text_of_many_rows_is_kept_once(tmp_path: Path) -> None:
+    columns = {"prompt": same("p" * 99, 5000), "chosen": same("c" * 9999, 5000), "rejected": same("r" * 9999, 5000)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "pairs.parquet")
+    rows = read_rows(DataConfig(path=str(tmp_path / "pairs.parquet"))).train
+    assert len(rows) == 5000
+    assert len({id(row["chosen"]) for row in rows}) < 10
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"use_dictionary": False}, {"row_group_size": 7}, {"store_schema": False}, {"compression": "zstd"}]
+)
+def test_a_parquet_file_gives_the_rows_that_pyarrow_gives(tmp_path: Path, how: dict[str, Any]) -> None:
+    count = 3000
+    messages = [
+        [{"role": "user", "content": f"é{i % 7}"}, {"role": None, "content": "b" * (i % 9)}] for i in range(count)
+    ]
+    table = pyarrow.table(
+        {
+            "prompt": [None if i % 11 == 0 else f"p{i % 13}" for i in range(count)],
+            "large": pyarrow.array([f"p{i}" for i in range(count)], pyarrow.large_string()),
+            "bytes": [b"\xff%d" % i for i in range(count)],
+            "chosen": pyarrow.array([None if i % 4 == 0 else m for i, m in enumerate(messages)], MESSAGES),
+            "dictionary": pyarrow.array([f"d{i % 3}" for i in range(count)]).dictionary_encode(),
+            "when": [datetime(2026, 1, 1)] * count,
+            "nested": [[["a"], ["b", "c"]]] * count,
+            "number": [1.5] * count,
+        }
+    )
+    pyarrow.parquet.write_table(table, file := tmp_path / "rows.parquet", **how)
+    expected = pyarrow.parquet.read_table(file).to_pylist()
+    assert [placed.value for placed in data_files._read_parquet(file)] == expected
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_a_file_of_more_than_fits_is_refused_by_its_size(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"pairs.{ending}"
+    with file.open("wb") as stream:
+        stream.truncate(5 << 30)  # takes no room on disk
+    (problem,) = check_data(DataConfig(path=str(file), rows=8))
+    assert "5,120.0 MiB" in problem
+    assert "4,096.0 MiB in memory at most" in problem
+
+
+def test_rows_of_more_text_than_fits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"prompt": same("p", 999), "chosen": same("c" * 999, 999), "rejected": same("r" * 999, 999)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "pairs.parquet")
+    monkeypatch.setattr(data_files, "MOST_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="write the rows that you want to a file of their own"):
+        read_rows(DataConfig(path=str(tmp_path / "pairs.parquet")))

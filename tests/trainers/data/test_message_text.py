@@ -1,0 +1,26 @@
+"""Facts about single messages that stand as text where a prompt or an answer should."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trainers.data.rows import Fault, as_row
+
+ASSISTANT = {"role": "assistant", "content": "Yes: it is, so {there}."}
+TURNED = {"content": "Yes: it is.", "role": "assistant"}
+
+
+@pytest.mark.parametrize("text", [json.dumps(ASSISTANT), repr(ASSISTANT), json.dumps(TURNED), repr(TURNED)])
+def test_one_message_as_text_is_a_fault(text: str) -> None:
+    row, _ = as_row({"prompt": "Is it?", "chosen": text, "rejected": " No."}, {})
+    assert isinstance(row, Fault)
+    assert row.kind == "messages as text"
+    assert "'chosen' is one message written as text" in row.text
+
+
+@pytest.mark.parametrize("text", ['{"role": "admin", "id": 3}', '{"content": "x"}', "{role: user, content: x}"])
+def test_other_objects_are_texts_like_any(text: str) -> None:
+    row, _ = as_row({"prompt": "Write JSON.", "chosen": text, "rejected": " No."}, {})
+    assert not isinstance(row, Fault)

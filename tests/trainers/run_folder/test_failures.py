@@ -1,0 +1,79 @@
+"""What an exception says of a run: the machine's is tried again, what the run asks for is refused in its own words."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from safetensors import SafetensorError
+
+from studies.records import Cause
+from trainers.run_folder.failures import cause_of, told
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch.OutOfMemoryError, which is known by its name."""
+
+
+class AcceleratorError(RuntimeError):
+    """As torch's."""
+
+
+class RepositoryNotFoundError(OSError):
+    """As huggingface_hub's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x32 and 16x4)"),
+        RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
+        RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory"),
+        IndexError("index out of range in self"),
+        AttributeError("'MambaCausalLMOutput' object has no attribute 'past_key_values'"),
+        KeyError("position_ids"),
+        ImportError("Loading a GPTQ quantized model requires gptqmodel"),
+        SafetensorError("Error while deserializing header: header too large"),
+        pickle.UnpicklingError("invalid load key"),
+        EOFError("Ran out of input"),
+        AssertionError(),
+        RepositoryNotFoundError("404"),
+    ],
+    ids=repr,
+)
+def test_what_another_try_would_meet_again_is_refused(error: Exception) -> None:
+    assert cause_of(error) is Cause.REFUSED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        ConnectionError("reset by peer"),
+        TimeoutError(),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("NCCL communicator was aborted"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        AcceleratorError("uncorrectable ECC error"),
+        SystemExit("no device"),
+    ],
+    ids=repr,
+)
+def test_what_devices_disks_and_networks_do_is_the_machines(error: BaseException) -> None:
+    assert cause_of(error) is Cause.INFRASTRUCTURE
+
+
+def test_a_network_behind_an_error_of_another_kind_is_the_machines() -> None:
+    error = ValueError("couldn't instantiate the tokenizer")
+    error.__cause__ = ConnectionError("no route to host")
+    assert cause_of(error) is Cause.INFRASTRUCTURE
+
+
+def test_memory_is_told_apart_from_both() -> None:
+    assert cause_of(OutOfMemoryError("CUDA out of memory")) is Cause.OUT_OF_GPU_MEMORY
+    assert cause_of(MemoryError()) is Cause.OUT_OF_HOST_MEMORY
+
+
+def test_a_message_names_the_exception_whose_words_alone_say_nothing() -> None:
+    assert told(KeyError("x")) == "KeyError: 'x'"
+    assert told(ValueError("beta must be above 0")) == "beta must be above 0"

@@ -1,0 +1,79 @@
+"""Measures finished runs again from the adapters that they left; trains nothing.
+
+A trainer as executors know one, so that the work goes where runs are trained. Knows no store.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import datasets
+import torch
+import transformers
+from peft import PeftModel
+
+from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
+from trainers.components.settings import parse_settings, run_settings
+from trainers.components.worker_cache import WorkerCache
+from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate
+from trainers.interface import Job, WorkQueue
+from trainers.models.merged import usable
+from trainers.run_folder.failures import cause_of, told
+from trainers.run_folder.results import ADAPTER, adapter_files
+
+
+class AdapterEvaluator:
+    """Evaluates the adapter in a job's folder as the job's config says; see `trainers.interface.Trainer`.
+
+    Writes nothing into the folder. The result has the measurements of the end of the training.
+    """
+
+    def __init__(self) -> None:
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self._warm = WorkerCache()
+
+    def train(self, job: Job, desk: WorkQueue) -> None:
+        """Measure one run. What the judge or the data refuse is a result; what the machine does is raised."""
+        try:
+            found, facts = self._measure(job)
+            result = RunResult(
+                key=job.config.key,
+                cause=Cause.FINISHED,
+                measurements=found.measurements,
+                facts=facts,
+                samples=found.samples,
+            )
+        except NonFinite as error:
+            result = RunResult(key=job.config.key, cause=Cause.NON_FINITE, message=str(error))
+        except Exception as error:
+            if cause_of(error) is not Cause.REFUSED:
+                raise
+            traceback.print_exc()
+            result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=told(error))
+        desk.finish(result)
+
+    def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
+        """What is measured and shown, and facts: who measured it, and the untrained model's gold."""
+        config, settings = job.config, run_settings(job)
+        args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
+        model, tokenizer = self._warm.base(settings, args, model_args)
+        pairs = self._warm.pairs(config, settings, tokenizer)
+        reference = self._warm.numbers(config, settings, args, model, tokenizer, pairs)
+        adapter = job.folder / ADAPTER
+        ours, _ = adapter_files(job.folder)
+        if adapter / "adapter_config.json" not in ours:
+            raise ValueError(f"{adapter} holds no adapter but a whole model: only adapters can be measured again")
+        try:
+            with usable(str(adapter)):
+                policy = PeftModel.from_pretrained(model, str(adapter))
+            precision = torch.float16 if args.fp16 else torch.bfloat16
+            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference)
+            policy.unload()
+        except BaseException:
+            self._warm.drop_base()  # it may carry half an adapter
+            raise
+        by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
+        return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}

@@ -1,0 +1,1 @@
+"""What packs and TRL's own loop share: settings, caches, checks, outcomes."""

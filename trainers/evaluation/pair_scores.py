@@ -1,0 +1,94 @@
+"""Log-probs that policies give to both sides of pairs, in the layout that costs least; knows no measurement.
+
+Policies in one body that `trainers.multi_lora.llama_body` understands read pairs as training does: without padding,
+what both sides share once. All others read rows with padding (`trainers.evaluation.sampling.score`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trainers.data.tokens import TokenIds
+from trainers.evaluation.metrics import Floats, PairLogProbs, token_log_probs
+from trainers.evaluation.policies import Policies, base_model, device_of, measuring
+from trainers.evaluation.sampling import Completion, NonFinite, diverged, score, small_activation
+from trainers.models.rotary import couples_rows
+from trainers.multi_lora.layout import Pair, hidden_states, make_pair, micro_batch, pack_batch, packed_rows
+from trainers.multi_lora.llama_body import fits
+from trainers.multi_lora.log_probs import token_log_probs as predicted_log_probs
+
+
+def pair_log_probs(
+    policies: Policies, pairs: Sequence[Sequence[TokenIds]], batch_size: int
+) -> list[PairLogProbs | NonFinite]:
+    """For each policy the log-probs of its own pairs; NonFinite where they are no numbers. `batch_size`: of rows."""
+    with measuring(policies.model):
+        longest = _longest(pairs)
+        if policies.packed and fits(policies.model, longest) and not couples_rows(policies.model, longest):
+            sums = _in_layout(policies, pairs)
+        else:
+            sums = _with_padding(policies, pairs, batch_size)
+    return [
+        PairLogProbs(found[::2], found[1::2], lengths[::2], lengths[1::2]) if np.isfinite(found).all() else diverged()
+        for found, lengths in zip(sums, map(_lengths, pairs), strict=True)
+    ]
+
+
+def _longest(pairs: Sequence[Sequence[TokenIds]]) -> int:
+    """Tokens of the longest row."""
+    return max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for own in pairs for p in own)
+
+
+def _lengths(pairs: Sequence[TokenIds]) -> Floats:
+    """Predicted tokens of both sides of each pair [2n]: without a prompt a first token is not, as in TRL."""
+    return np.array([float(len(ids) - (not p.prompt)) for p in pairs for ids in (p.chosen, p.rejected)])
+
+
+def _with_padding(policies: Policies, pairs: Sequence[Sequence[TokenIds]], batch_size: int) -> list[Floats]:
+    """Summed log-probs of both sides of each pair [2n], for each policy."""
+    sides = [[_completion(p.prompt, ids) for p in own for ids in (p.chosen, p.rejected)] for own in pairs]
+    sums = [np.zeros(len(own)) for own in sides]
+    for batch in score(policies, sides, batch_size):
+        found = torch.where(batch.mask, token_log_probs(batch.logits, batch.ids), 0.0).cpu().double().sum(-1)
+        for own, rows, values in zip(sums, batch.rows, found.view(policies.count, -1).numpy(), strict=True):
+            own[rows] = values
+    return sums
+
+
+def _completion(prompt: list[int], ids: list[int]) -> Completion:
+    """A completion to be scored."""
+    return Completion(prompt, ids) if prompt else Completion(ids[:1], ids[1:])
+
+
+def _in_layout(policies: Policies, pairs: Sequence[Sequence[TokenIds]]) -> list[Floats]:
+    """The same, pairs of like length together, as many as have small activations.
+
+    Policies may have different numbers of pairs: one that has fewer scores its shortest again, to the same end.
+    """
+    model, device = policies.model, device_of(policies.model)
+    laid = {id(own): [make_pair(p.prompt, p.chosen, p.rejected, slice(None)) for p in own] for own in pairs}
+    orders = {key: _by_length(own) for key, own in laid.items()}
+    most = max(map(len, orders.values()))
+    orders = {key: order[:1] * (most - len(order)) + order for key, order in orders.items()}
+    hidden = base_model(model).config.get_text_config().hidden_size
+    size = max(1, small_activation(device) // (2 * hidden * policies.count * _longest(pairs)))
+    sums = [np.zeros(2 * len(own)) for own in pairs]
+    with packed_rows(model):
+        for start in range(0, most, size):
+            places = {key: order[start : start + size] for key, order in orders.items()}
+            micro = {key: micro_batch([laid[key][i] for i in here], device) for key, here in places.items()}
+            batch = pack_batch([micro[id(own)] for own in pairs], device)
+            flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)
+            for k, own in enumerate(pairs):
+                chosen, rejected = batch.log_probs(k, flat).double().sum(1).view(2, -1).numpy()
+                at = 2 * np.array(places[id(own)])
+                sums[k][at], sums[k][at + 1] = chosen, rejected
+    return sums
+
+
+def _by_length(pairs: Sequence[Pair]) -> list[int]:
+    """Places of the pairs, short ones first."""
+    return sorted(range(len(pairs)), key=lambda i: max(len(pairs[i].chosen), len(pairs[i].rejected)))

@@ -1,0 +1,153 @@
+"""Samples of a policy: drawn, scored, and a few kept to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from studies.records import EvaluationConfig, Shown
+from trainers.data.pairs import Pairs, Text
+from trainers.data.tokens import plain, prompt_ids
+from trainers.evaluation.metrics import (
+    Floats,
+)
+from trainers.evaluation.policies import Policies
+from trainers.evaluation.sampling import Completion, NonFinite, Samples, end_ids, sample
+
+SAMPLING_SEED: Final = 20305
+
+
+"""One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
+
+
+SHOWN: Final = 4
+
+
+"""Prompts whose samples are kept to be read."""
+
+
+LONGEST_SHOWN: Final = 4000
+
+
+"""Characters of a prompt or sample that are kept."""
+
+
+class SampleStats(NamedTuple):
+    """A policy's samples: their ids, and per sample [n] tokens, summed entropy, KL to the reference, and gold."""
+
+    completions: tuple[Completion, ...]
+    tokens: Floats
+    entropy: Floats
+    kl: Floats | None
+    gold: Floats | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled completion as text, to be shown."""
+
+    prompt: str
+    completion: str
+    ended: bool
+    gold: float | None
+
+
+def samples(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    config: EvaluationConfig,
+    count: int,
+) -> tuple[Sample, ...]:
+    """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite, JudgeError."""
+    asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(min(count, config.prompts))]
+    asked_ids = [prompt_ids(prompt, tokenizer) for prompt in asked]
+    (drawn,) = sample_texts(Policies(model), tokenizer, [asked_ids], config)
+    if isinstance(drawn, NonFinite):
+        raise drawn
+    texts, gold = _texts(drawn.completions, tokenizer), gold_of(pairs, asked, drawn.completions, tokenizer)
+    return tuple(
+        Sample(plain(prompt), texts[i], completion.ended, None if gold is None else float(gold[i]))
+        for i, (prompt, completion) in enumerate(zip(asked, drawn.completions, strict=True))
+    )
+
+
+def gold_of(
+    pairs: Pairs, prompts: Sequence[Text], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
+) -> Floats | None:
+    """The gold reward of each sample [n]; None where the pairs have none. Raises JudgeError."""
+    if pairs.gold is None:
+        return None
+    ended = [completion.ended for completion in completions]
+    return np.array(pairs.gold(prompts, _texts(completions, tokenizer), ended), dtype=np.float64)
+
+
+def few_shown(drawn: SampleStats, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> tuple[Sample, ...]:
+    """A policy's samples under the first few prompts that differ."""
+    found: dict[str, Sample] = {}
+    for i, completion in enumerate(drawn.completions):
+        prompt = plain(pairs.prompts[i % len(pairs.prompts)])
+        if len(found) < SHOWN and prompt not in found:
+            gold = None if drawn.gold is None else float(drawn.gold[i])
+            found[prompt] = Sample(prompt, _texts([completion], tokenizer)[0], completion.ended, gold)
+    return tuple(found.values())
+
+
+def beside(after: Sequence[Sample], before: Sequence[Sample]) -> tuple[Shown, ...]:
+    """Samples of a policy beside the reference's under the same prompts."""
+    return tuple(
+        Shown(
+            prompt=new.prompt[:LONGEST_SHOWN],
+            before=old.completion[:LONGEST_SHOWN],
+            after=new.completion[:LONGEST_SHOWN],
+            gold_before=old.gold,
+            gold_after=new.gold,
+            cut_before=not old.ended,
+            cut_after=not new.ended,
+        )
+        for new, old in zip(after, before, strict=True)
+    )
+
+
+def sample_texts(
+    policies: Policies,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    config: EvaluationConfig,
+    per_token: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]] | None = None,
+) -> tuple[Samples | NonFinite, ...]:
+    """For each policy one sample for each prompt; it ends at the tokenizer's end token or one of the model's own."""
+    return sample(
+        policies,
+        prompts,
+        end_ids=end_ids(policies.model, tokenizer),
+        max_new_tokens=config.max_new_tokens,
+        seed=SAMPLING_SEED,
+        batch_size=config.batch_size,
+        per_token=per_token,
+    )
+
+
+def _texts(completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Completions without their end tokens; other special tokens stay, since the policy wrote them.
+
+    Each is decoded behind its prompt where it can be: at the beginning of a text, tokenizers leave a first space out.
+    """
+
+    @cache
+    def decode(ids: tuple[int, ...]) -> str:
+        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    texts = []
+    for completion in completions:
+        prompt, ids = tuple(completion.prompt), tuple(completion.ids[:-1] if completion.ended else completion.ids)
+        before, whole = decode(prompt), decode((*prompt, *ids))
+        texts.append(whole[len(before) :] if whole.startswith(before) else decode(ids))
+    return texts

@@ -1,0 +1,163 @@
+"""Loads base models as TRL does, or an adapter merged into the model that it lies on; knows no data, no training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
+from trl.trainer.utils import create_model_from_path
+
+from studies.records import Cause
+from studies.schema.paths import existing
+from trainers.models.bases import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    AdapterBase,
+    UnusableModel,
+    adapter_of,
+    how_to_merge,
+    refuse_other_kinds,
+    refuse_quantized,
+)
+from trainers.models.random_numbers import go_on_from, random_numbers
+from trainers.run_folder.failures import cause_of, is_of_library, told
+
+_SAMPLING_ONLY: Final = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+# Modules whose package has another name.
+_PACKAGES: Final = {
+    "google": "protobuf",
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+}
+
+
+def find_adapter(path: str, revision: str | None) -> AdapterBase | None:
+    """The adapter that lies where `path` names a base, here or on the Hub. Raises UnusableModel."""
+    folder = existing(path)
+    if folder is not None:
+        return adapter_of(path, folder / ADAPTER) if (folder / ADAPTER).is_file() else None
+    found = find_adapter_config_file(path, revision=revision)
+    return None if found is None else adapter_of(path, Path(found))
+
+
+def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) -> PreTrainedModel:
+    """The model at `path` as TRL loads it, with an adapter that lies there merged into the model below it: on the CPU,
+    so that everybody who merges it gets the same numbers. Raises UnusableModel.
+    """
+    adapter = find_adapter(path, revision)
+    if adapter is None:
+        refuse_other_kinds(path, PreTrainedConfig.get_config_dict(path, revision=revision)[0])
+        return create_model_from_path(path, revision=revision, **arguments)
+    refuse_quantized(adapter, {"load_in_4bit": "quantization_config" in arguments})
+    arguments = {"device_map": None, **arguments}
+    if adapter.is_beside:
+        with _without_adapter(Path(path)) as folder:
+            base = create_model_from_path(str(folder), **arguments)
+    else:
+        base = load_model(adapter.base, adapter.revision, arguments)
+    loaded = random_numbers()
+    model = _merge(base, adapter, revision)
+    go_on_from(loaded)  # PEFT draws factors before it reads them; whoever loads the merged model draws none
+    model.name_or_path = model.config._name_or_path = path
+    return model
+
+
+def _merge(base: PreTrainedModel, adapter: AdapterBase, revision: str | None) -> PreTrainedModel:
+    """The base with the adapter in its weights."""
+    remedy = f"Merge it yourself: {how_to_merge(adapter)}"
+    if getattr(base, "is_quantized", False):
+        raise UnusableModel(f"model {adapter}, which is quantised: a merge would round otherwise. {remedy}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of keys that do not fit, which are refused below
+            policy = PeftModel.from_pretrained(base, adapter.path, revision=revision)
+        stored = {name for name in load_peft_weights(adapter.path, device="cpu", revision=revision) if "lora_" in name}
+        wanted = {name for name in get_peft_model_state_dict(policy, save_embedding_layers=False) if "lora_" in name}
+        if stored != wanted:
+            odd = sorted(stored ^ wanted)[0]
+            raise UnusableModel(f"model {adapter}, and does not fit it: {odd} is in one of them alone. {remedy}")
+        merged: PreTrainedModel = policy.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        if isinstance(error, UnusableModel):
+            raise
+        raise UnusableModel(f"model {adapter}, and cannot be merged: {told(error)} {remedy}") from error
+    merged.__dict__.pop("peft_config", None)
+    merged.requires_grad_(True)  # as it was loaded: PEFT froze it
+    return merged
+
+
+@contextmanager
+def usable(path: str) -> Iterator[None]:
+    """Inside, what goes wrong with the model at `path` and would go wrong again is UnusableModel, in the words of the
+    library that met it; what the machine does stays as it is.
+    """
+    try:
+        yield
+    except UnusableModel:
+        raise
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is Cause.REFUSED or (cause is Cause.INFRASTRUCTURE and _is_of_library(error)):
+            raise UnusableModel(f"model {path} cannot be used: {told(error)}{_install(error)}") from error
+        raise
+
+
+def _is_of_library(error: Exception) -> bool:
+    return isinstance(error, OSError) and is_of_library(error)
+
+
+def _install(error: Exception) -> str:
+    """The command that installs what is missing, where the error names a package and no command."""
+    text = str(error)
+    if "pip install" in text:
+        return ""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        return f" (pip install {_PACKAGES.get(module, module.replace('_', '-'))})"
+    named = [name for name in ("sentencepiece", "tiktoken", "protobuf") if name in text]
+    return f" (pip install {' '.join(named)})" if named else ""
+
+
+@contextmanager
+def _without_adapter(folder: Path) -> Iterator[Path]:
+    """A folder of links to the files of a model, without the adapter that transformers would put in by itself."""
+    with TemporaryDirectory() as place:
+        for file in folder.iterdir():
+            if file.name not in (ADAPTER, *ADAPTER_WEIGHTS):
+                (Path(place) / file.name).symlink_to(file.absolute())
+        yield Path(place)
+
+
+def saveable(config: GenerationConfig) -> GenerationConfig:
+    """A generation config that says the same and can be saved: transformers saves no model beside one that names
+    options of sampling where nothing is sampled (Llama-2-chat, Vicuna), which greedy decoding does not look at.
+    """
+    if _is_valid(config):
+        return config
+    mended, plain = GenerationConfig.from_dict(config.to_dict()), GenerationConfig()
+    if not mended.do_sample:
+        for name in _SAMPLING_ONLY:
+            setattr(mended, name, getattr(plain, name, None))
+    if _is_valid(mended):
+        return mended
+    ids = {name: value for name, value in config.to_dict().items() if name.endswith("_token_id")}
+    return GenerationConfig(**ids)
+
+
+def _is_valid(config: GenerationConfig) -> bool:
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""Loads a model's tokenizer and refuses what could not be trained with; knows no data, no loss and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
+
+from studies.schema.paths import existing
+from trainers.models.bases import AdapterBase, UnusableModel, adapter_of, tokenizer_place
+from trainers.models.template_date import on_day
+
+__all__ = ["UnusableModel", "check_ids", "load_tokenizer"]
+
+
+def load_tokenizer(
+    path: str, revision: str | None, trust_remote_code: bool, day: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model at `path`, padding with its end token where it has no other, as TRL does; an adapter
+    without one takes that of the model below it.
+
+    `day`: what its chat template is told where it asks for the date (None: today, each time). Raises UnusableModel for
+    one without an end token, with which TRL ends every plain completion, and for a template that no day answers.
+    """
+    place, of_place = tokenizer_place(path, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=of_place, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        below = _below(place, of_place)
+        if below is None:
+            raise
+        return load_tokenizer(below.base, below.revision, trust_remote_code, day)
+    if tokenizer.eos_token is None:
+        raise UnusableModel(
+            f"model {path}: its tokenizer has no end token, with which completions end; name one of its vocabulary as "
+            "eos_token in the tokenizer_config.json that lies with the model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if day is not None and tokenizer.chat_template is not None:
+        try:
+            tokenizer.chat_template = _on_day(tokenizer.chat_template, day)
+        except ValueError as error:
+            raise UnusableModel(f"model {path}: {error}") from error
+    return tokenizer
+
+
+def _below(path: str, revision: str | None) -> AdapterBase | None:
+    """The adapter on the Hub that `path` names, where it lies on a model of another name."""
+    with suppress(OSError):
+        config = None if existing(path) else find_adapter_config_file(path, revision=revision)
+        adapter = None if config is None else adapter_of(path, Path(config))
+        return None if adapter is None or adapter.is_beside else adapter
+    return None
+
+
+def _on_day(template: str | dict[str, str], day: str) -> str | dict[str, str]:
+    """A chat template, or several by name, as told one day."""
+    if isinstance(template, str):
+        return on_day(template, day)
+    return {name: on_day(text, day) for name, text in template.items()}
+
+
+def check_ids(ids: Iterable[int], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UnusableModel where the largest of these ids has no row in the model's embedding.
+
+    On a GPU such an id ends the process with an error that names neither model nor token.
+    """
+    largest, rows = max(ids), model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise UnusableModel(
+            f"model {model.name_or_path}: its tokenizer gives {tokenizer.convert_ids_to_tokens(largest)!r} the id "
+            f"{largest}, but its embedding has {rows} rows; take the tokenizer that the model was made with, or resize "
+            "the embedding and save both together"
+        )

@@ -1,0 +1,122 @@
+"""K LoRA adapters over one frozen base model, applied in one pass; knows no loss, no data, no schedule.
+
+In every forward the rows of the input fall into K equal groups, run 0 first; linear layer and adapter see them as
+[K, rows, features], so that one batched product serves all adapters. Groups never touch: what one adapter makes of its
+rows (NaN included) stays in them. Ranks and targets may differ: each adapter is padded to the largest rank with zeros
+in both factors, which get zero gradients and stay zero.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from trainers.multi_lora.flat import Adapter, Geometry, Unpackable
+from trainers.multi_lora.linear import PackedLinear
+
+
+class PackedAdapters:
+    """The adapters of a pack: `weights` and `gradients` [K, size], `scalings` [K, layers], and the model around them.
+
+    `model` shares every tensor with the base it was made from and is called with K groups of rows. A backward pass
+    adds to `gradients`; nothing else is trained.
+    """
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        self.model = _twin(base)
+        self.geometry = Geometry({}, 1, 0)
+        parameter = next(base.parameters())
+        self.device = parameter.device
+        # As PEFT does (autocast_adapter_dtype): adapters of a half-precision base are trained in float32.
+        self.dtype = torch.float64 if parameter.dtype is torch.float64 else torch.float32
+        self._likes: list[Adapter] = []
+        self._layers: dict[str, PackedLinear] = {}
+        self._lay_out(self.geometry, torch.empty(0, 0, dtype=self.dtype, device=self.device))
+
+    @property
+    def count(self) -> int:
+        """How many adapters there are."""
+        return len(self._likes)
+
+    def add(self, adapters: Sequence[Adapter]) -> None:
+        """Append adapters. Whoever keeps vectors in the old geometry must move them (`Geometry.moved`)."""
+        geometry = self.geometry.joined(Geometry.around(adapters)) if self._likes else Geometry.around(adapters)
+        new = torch.stack([geometry.pack(adapter, self.dtype, self.device) for adapter in adapters])
+        old = (self.weights, self.gradients)
+        kept, half = (self.geometry.moved(t, geometry) if self._likes else new[:0] for t in old)
+        self._likes = [*self._likes, *adapters]
+        self._lay_out(geometry, torch.cat([kept, new]), torch.cat([half, torch.zeros_like(new)]))
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Keep only these adapters, in this order."""
+        self._likes = [self._likes[i] for i in slots]
+        self._lay_out(self.geometry, self.weights[list(slots)], self.gradients[list(slots)])
+
+    def read(self, slot: int) -> Adapter:
+        """A copy of one adapter as it is now."""
+        return self.geometry.unpack(self.weights[slot], self._likes[slot])
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The model without adapters: the reference."""
+        for layer in self._layers.values():
+            layer.on = False
+        try:
+            yield
+        finally:
+            for layer in self._layers.values():
+                layer.on = True
+
+    @contextmanager
+    def only(self, slots: Sequence[int]) -> Iterator[PackedAdapters]:
+        """The pack as if it had only these adapters, for a pass without gradients."""
+        if list(slots) == list(range(self.count)):
+            yield self
+            return
+        likes, weights, gradients = self._likes, self.weights, self.gradients
+        try:
+            self.keep(slots)
+            yield self
+        finally:
+            self._likes = likes
+            self._lay_out(self.geometry, weights, gradients)
+
+    def _lay_out(self, geometry: Geometry, weights: Tensor, gradients: Tensor | None = None) -> None:
+        """Point every layer at its part of the weights and of the gradients (None: zeros)."""
+        for name in geometry.sites.keys() - self._layers.keys():
+            self._layers[name] = _inject(self.model, name)
+        self.geometry, self.weights = geometry, weights
+        self.gradients = torch.zeros_like(weights) if gradients is None else gradients
+        for name, layer in self._layers.items():
+            scalings = [like[name].scaling if name in like else 0.0 for like in self._likes]
+            layer.scaling = torch.tensor(scalings, dtype=self.dtype, device=self.device)[:, None, None]
+            layer.a, layer.b = geometry.factors(weights, name)
+            layer.grad_a, layer.grad_b = geometry.factors(self.gradients, name)
+
+
+def _twin(base: PreTrainedModel) -> PreTrainedModel:
+    """A second module tree over the same tensors: layers can be exchanged in it while the base stays as it is."""
+    shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    twin: PreTrainedModel = copy.deepcopy(base, shared)
+    twin.__dict__.pop("forward", None)  # a patched one, as TRL's, would still lead to the base
+    return twin
+
+
+def _inject(model: PreTrainedModel, name: str) -> PackedLinear:
+    """Put a packed layer in the place of the linear layer `name`. Raises Unpackable where that is something else."""
+    module = model.get_submodule(name)
+    if type(module) not in (nn.Linear, Conv1D):
+        raise Unpackable(f"{name} is a {type(module).__name__}, not a plain linear layer")
+    if math.prod(module.weight.shape) == 0:
+        raise Unpackable(f"{name} has no weights in this process")
+    packed = PackedLinear(module)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, packed)
+    return packed

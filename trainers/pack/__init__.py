@@ -1,0 +1,1 @@
+"""Trains runs in packs: one pass for all, each with its own optimizer."""

@@ -1,0 +1,172 @@
+"""The arithmetic of a pack: one forward and backward for K runs, and a step of each run's own AdamW.
+
+Every run has its own loss, gradient, clipping, learning rate, moments and step count, and none of it touches another
+run's. Knows nothing of how runs come and go, of reports or evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DPOConfig
+
+from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.flat import Adapter
+from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows
+from trainers.multi_lora.log_probs import token_log_probs
+from trainers.pack.state import Moments
+from trainers.pack.stock_setup import StockLoss
+
+# Lengths are rounded up where a kernel is chosen or built for each shape: CUDA, and oneDNN's for half precision.
+_SHAPE_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run's share of a pass: a micro-batch or a part of one, its loss, the reference's log-probs of both sides [n],
+    and the loss's weight in the optimizer step.
+    """
+
+    micro: MicroBatch
+    loss: StockLoss
+    reference: tuple[Tensor, Tensor]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a run's optimizer step depends on, beside its gradient."""
+
+    args: DPOConfig
+    learning_rate: float
+
+
+class Engine:
+    """K adapters on one base, and what training them needs; rows of all tensors are the pack's slots."""
+
+    def __init__(self, base: PreTrainedModel, *, checkpointing: bool) -> None:
+        self.adapters = PackedAdapters(base)
+        self._checkpointing = checkpointing
+        model = self.adapters.model
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        self._first = torch.empty(0, 0)
+        self._second = torch.empty(0, 0)
+        self._steps: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """How many runs there are."""
+        return self.adapters.count
+
+    def add(self, adapters: Sequence[Adapter]) -> None:
+        """Append runs that start from these adapters, with no moments and at step 0."""
+        old, had = self.adapters.geometry, self.count
+        self.adapters.add(adapters)
+        new = self.adapters.geometry
+        zeros = torch.zeros_like(self.adapters.weights[had:])
+        first, second = (old.moved(m, new) if had else zeros[:0] for m in (self._first, self._second))
+        self._first, self._second = torch.cat([first, zeros]), torch.cat([second, zeros])
+        self._steps += [0] * len(adapters)
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Keep only these runs, in this order; between optimizer steps only."""
+        self.adapters.keep(slots)
+        self._first, self._second = self._first[list(slots)], self._second[list(slots)]
+        self._steps = [self._steps[i] for i in slots]
+
+    def accumulate(self, work: Sequence[Work], precision: torch.dtype | None) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Add the gradients of one micro-batch of every run. Gives the losses [K] and each run's metrics, on the
+        device.
+
+        `precision`: of autocast; None for none.
+        """
+        device, model = self.adapters.device, self.adapters.model
+        low = precision is not None
+        multiple = _SHAPE_MULTIPLE if low or device.type == "cuda" else 1
+        batch = pack_batch([w.micro for w in work], device, multiple)
+        with ExitStack() as both:
+            both.enter_context(packed_rows(model))  # the backward pass may compute layers again
+            with torch.autocast(device.type, precision or torch.bfloat16, enabled=low):
+                hidden = hidden_states(model, batch)
+                flat = token_log_probs(model, hidden, batch.target)
+                losses, metrics = [], []
+                for k, one in enumerate(work):
+                    rows = batch.log_probs(k, flat)
+                    loss, found = one.loss(rows, one.micro.attention_mask, one.micro.completion_mask, one.reference)
+                    losses.append(loss * one.weight)
+                    metrics.append(found)
+            torch.autograd.backward(losses)
+        return torch.stack([loss.detach() for loss in losses]), metrics
+
+    def step(self, updates: Sequence[Update | None], sound: Tensor) -> tuple[Tensor, Tensor]:
+        """AdamW on every run with an update, after clipping its own gradient, which is then 0 again.
+
+        `sound` [K]: which runs have been finite so far. Gives the gradient norms before clipping [K], and which runs
+        are sound now; one that is not keeps its weights. The formulas are torch.optim.AdamW's, with a learning rate,
+        decay and step count for each run.
+        """
+        due = [k for k, update in enumerate(updates) if update is not None]
+        whole = len(due) == self.count
+        pick = slice(None) if whole else torch.tensor(due, device=self.adapters.device)
+        gradient = self.adapters.gradients[pick]
+        norms = torch.linalg.vector_norm(gradient, dim=1)
+        good = torch.isfinite(norms) & sound[pick]
+        numbers = [self._numbers(k, update) for k, update in enumerate(updates) if update is not None]
+        columns = torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device).T[:, :, None]
+        limit, size, shrink, new1, beta2, new2, epsilon, root = columns
+        # As torch.nn.utils.clip_grad_norm_, which adds 1e-6 and never enlarges.
+        clip = torch.clamp(limit / (norms[:, None] + 1e-6), max=1.0)
+        ok = good[:, None]
+        gradient = torch.where(ok, gradient * clip, 0.0)
+        first, second, weights = self._first[pick], self._second[pick], self.adapters.weights[pick]
+        first = torch.lerp(first, gradient, new1)
+        second = second * beta2 + new2 * gradient * gradient
+        moved = weights * shrink - size * first / (second.sqrt() / root + epsilon)
+        self._first[pick], self._second[pick] = first, second
+        self.adapters.weights[pick] = torch.where(ok, moved, weights)
+        if whole:
+            self.adapters.gradients.zero_()
+            return norms, good
+        self.adapters.gradients[pick] = 0.0
+        all_norms, all_good = norms.new_zeros(self.count), sound.clone()
+        all_norms[pick], all_good[pick] = norms, good
+        return all_norms, all_good
+
+    def _numbers(self, slot: int, update: Update) -> list[float]:
+        """The numbers of one run's step: the clipping norm, then AdamW's, worked out in double precision.
+
+        In float32, 1 - .999 is off by 1e-5 of itself, which would show in every weight.
+        """
+        self._steps[slot] += 1
+        t, args, rate = self._steps[slot], update.args, update.learning_rate
+        beta1, beta2 = args.adam_beta1, args.adam_beta2
+        return [
+            args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else float("inf"),
+            rate / (1 - beta1**t),
+            1 - rate * args.weight_decay,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            args.adam_epsilon,
+            (1 - beta2**t) ** 0.5,
+        ]
+
+    def moments(self, slot: int) -> Moments:
+        """A run's adapter and its optimizer's moments, copied."""
+        like, geometry = self.adapters.read(slot), self.adapters.geometry
+        return Moments(like, *(geometry.unpack(m[slot], like) for m in (self._first, self._second)))
+
+    def restore(self, slot: int, moments: Moments, steps: int) -> None:
+        """Give a run what `moments` gave, here or in another pack, after so many steps."""
+        geometry, dtype, device = self.adapters.geometry, self.adapters.dtype, self.adapters.device
+        targets = (self.adapters.weights, self._first, self._second)
+        for target, part in zip(targets, moments, strict=True):
+            target[slot] = geometry.pack(part, dtype, device)
+        self._steps[slot] = steps

@@ -1,0 +1,258 @@
+"""One run as a member of a pack: what it is made of, how far it is, and what it comes to. Knows no other member."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftConfig
+from safetensors.torch import save_file
+from torch import Tensor
+from trl import DPOTrainer, get_peft_config
+
+from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scalar, Shown
+from studies.text.files import is_folder
+from trainers.components.gradient_balance import Balance, balance
+from trainers.components.outcome import judge, memory, speed
+from trainers.components.restore_base import restore_base
+from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
+from trainers.components.start_check import Gap
+from trainers.components.worker_cache import LaidOut, WarmDPOTrainer, WorkerCache
+from trainers.data.pairs import Pairs
+from trainers.evaluation.evaluate import ReferenceNumbers
+from trainers.interface import Job
+from trainers.models.rotary import COUPLED_ROWS, couples_rows, longest_row
+from trainers.multi_lora.flat import Adapter, Unpackable
+from trainers.pack.state import Moments, RunState, Unlogged, load_state
+from trainers.pack.stock_setup import Part, PreparedRun, prepare
+from trainers.reference.log_probs import is_fixed
+from trainers.run_folder.progress import Progress
+
+
+@dataclass
+class Member:
+    """A run in training. `step` optimizer steps are done, and `micro` micro-batches of the next one.
+
+    `sums` [3] are loss, reward margin and reward accuracy since the last logged step, kept on the device with `norm`,
+    the last gradient norm, and `sound`, whether all gradients were finite: reading them makes the host wait.
+    """
+
+    job: Job
+    run: PreparedRun
+    pairs: Pairs
+    data: LaidOut
+    numbers: ReferenceNumbers
+    facts: Mapping[str, Scalar]
+    sums: Tensor
+    norm: Tensor
+    sound: Tensor
+    gradient_norms: tuple[float, ...] = ()  # before training, where the loss's weights rest on them
+    step: int = 0
+    micro: int = 0
+    curve: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    samples: tuple[Shown, ...] = ()  # of the last evaluation
+    cause: Cause | None = None
+    message: str = ""
+    logged: int = 0  # the step of the last point of the curve
+    batches: float = 0.0  # micro-batches since then
+    window: float = 0.0  # and this run's share of the seconds
+    step_seconds: list[float] = field(default_factory=list)
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    tokens: int = 0
+    together: int = 1  # the most runs that it has trained beside, itself counted
+    begun: bool = False  # whether its first micro-batch has been looked at
+    start: dict[str, Scalar] = field(default_factory=dict)  # facts of before the first step
+    kept_at: float = field(default_factory=time.monotonic)  # when its state was last written, or it began
+
+    @property
+    def key(self) -> str:
+        """The run's key."""
+        return self.job.config.key
+
+    @property
+    def part(self) -> Part:
+        """What goes through the model next."""
+        return self.run.steps[self.step][self.micro]
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run ends or pauses."""
+        return min(len(self.run.steps), self.job.pause_at or len(self.run.steps))
+
+    @property
+    def at_step(self) -> bool:
+        """Whether it has just finished a step: at no other moment does it log, measure, pause or end."""
+        return self.micro == 0 and self.step > self.logged
+
+    @property
+    def logs(self) -> bool:
+        """Whether its curve gets a point now."""
+        every = max(1, int(self.run.args.logging_steps))
+        return self.at_step and (self.step % every == 0 or self.step == self.last_step)
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is measured now."""
+        shares = (*self.job.config.evaluation.at, 1.0)
+        steps = {max(1, round(share * len(self.run.steps))) for share in shares} | {self.last_step}
+        measured = any(m.step == self.step for m in self.measurements)  # before it paused here
+        return self.cause is None and self.micro == 0 and self.step in steps and not measured
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it has ended, well or badly, or pauses."""
+        return self.cause is not None or (self.micro == 0 and self.step >= self.last_step)
+
+    def end(self, cause: Cause, message: str) -> None:
+        """End the run here; the first cause stands."""
+        if self.cause is None:
+            self.cause, self.message = cause, message
+
+    def note(self, gap: Gap | None) -> None:
+        """Record that policy and reference are apart before the first step; end the run where it is by too much."""
+        self.start |= gap.facts if gap else {}
+        if gap and gap.is_far:
+            self.end(Cause.REFUSED, str(gap))
+
+    def go_on(self, state: RunState) -> None:
+        """Take up an earlier attempt where it was kept."""
+        progress, unlogged = state.progress, state.unlogged
+        self.begun, self.start = progress.step > 0, dict(progress.start)
+        self.step, self.logged = progress.step, unlogged.logged
+        self.curve, self.measurements = list(progress.curve), list(progress.measurements)
+        self.train_seconds, self.evaluation_seconds = progress.train_seconds, progress.evaluation_seconds
+        self.step_seconds, self.tokens = list(progress.step_seconds), progress.tokens
+        self.sums, self.sound = self.sums.new_tensor(unlogged.sums), self.sound.new_tensor(unlogged.sound)
+        self.batches, self.window = unlogged.batches, unlogged.seconds
+
+    def state(self, moments: Moments) -> RunState:
+        """What must be kept for the run to go on from here, between two of its steps."""
+        progress = Progress(
+            step=self.step,
+            curve=tuple(self.curve),
+            measurements=tuple(self.measurements),
+            train_seconds=self.train_seconds,
+            evaluation_seconds=self.evaluation_seconds,
+            step_seconds=tuple(self.step_seconds),
+            tokens=self.tokens,
+            gradient_norms=self.gradient_norms,
+            start=self.start,
+        )
+        sums = tuple(float(value) for value in self.sums.tolist())
+        unlogged = Unlogged(self.logged, sums, self.batches, self.window, bool(self.sound))
+        return RunState(self.key, progress, moments, unlogged)
+
+    def result(self) -> RunResult:
+        """What the run comes to, now that it leaves."""
+        paused = self.cause is None and self.step < len(self.run.steps)
+        if paused:
+            cause, message = Cause.PAUSED, f"paused after step {self.step} of {len(self.run.steps)}"
+        elif self.cause is not None:
+            cause, message = self.cause, self.message
+        else:
+            cause, message = judge(self.measurements, self.numbers)
+        cost = speed(self.step_seconds, self.train_seconds, self.evaluation_seconds, self.tokens)
+        measured = (*self.measurements, *cost, *memory())
+        return RunResult(
+            key=self.key,
+            cause=cause,
+            message=message,
+            measurements=tuple(m for m in measured if math.isfinite(m.value)),
+            curve=tuple(self.curve),
+            facts={**self.facts, **self.start, "steps": self.step, "together": self.together},
+            adapter="adapter" if is_folder(self.job.folder / "adapter") else None,
+            samples=self.samples,
+        )
+
+
+def make_member(job: Job, warm: WorkerCache) -> Member:
+    """Let stock TRL set the run up, and take from it what a pack needs.
+
+    Raises Unpackable for a run that must train alone, and what TRL or the data refuse (ValueError and the like).
+    """
+    config, folder = job.config, job.folder.parent / "reference"
+    settings = run_settings(job)
+    args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
+    model, tokenizer = warm.base(settings, args, model_args)
+    peft_config = get_peft_config(model_args)
+    if peft_config is None:
+        raise Unpackable("full fine-tuning changes the base itself")
+    if warm.draws:
+        raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
+    if couples_rows(model, longest_row(args)):
+        raise Unpackable(COUPLED_ROWS)
+    if not is_fixed(model, args, adapter=True):
+        raise Unpackable("its reference log-probs are not a function of the row")
+    args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
+    pairs = warm.pairs(config, settings, tokenizer)
+    numbers = warm.numbers(config, settings, args, model, tokenizer, pairs)
+    try:
+        with warm.just_loaded():
+            trainer = WarmDPOTrainer(
+                model=model,
+                args=args,
+                train_dataset=warm.training_rows(config, settings, pairs),
+                processing_class=tokenizer,
+                quantization_config=None,
+                peft_config=peft_config,
+            )
+        warm.keep_rows(config, settings, trainer)
+        balanced = _balanced(trainer, job)
+        run = prepare(trainer, DPOTrainer, job.placement.split)
+        dtype = next(iter(run.adapter.values())).a.dtype
+        data = warm.laid_out(config, settings, trainer, folder, dtype, run.rows(job.pause_at))
+    except BaseException:
+        warm.drop_base()  # it may carry half an adapter
+        raise
+    restore_base(trainer.model, warm)
+    zero = torch.zeros((), dtype=dtype, device=args.device)
+    return Member(
+        job=job,
+        run=run,
+        pairs=pairs,
+        data=data,
+        numbers=numbers,
+        facts={
+            **pairs.facts,
+            **numbers.facts,
+            **warm.base_facts,
+            **hardware_facts(args, model_args),
+            **cut_facts(job, args),
+            **balanced.facts,
+            EVALUATOR_FACT: config.evaluator,
+        },
+        sums=zero.new_zeros(3),
+        norm=zero,
+        sound=torch.ones((), dtype=torch.bool, device=args.device),
+        gradient_norms=balanced.norms,
+    )
+
+
+def _balanced(trainer: DPOTrainer, job: Job) -> Balance:
+    """See `balance`; a run that goes on has the weights that it had, to the last digit."""
+    kept = load_state(job.folder, job.config.key) if job.config.balance else None
+    norms = kept.progress.gradient_norms if kept else ()
+    place = job.placement
+    return balance(trainer, job.config, norms, split=place.split, checkpointing=bool(place.checkpointing))
+
+
+def save_adapter(member: Member, adapter: Adapter) -> None:
+    """Write the adapter into the run's folder as PEFT's `save_pretrained` does, for `PeftModel.from_pretrained`."""
+    folder = member.job.folder / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, lora in adapter.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = lora.a.cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = lora.b.cpu().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config: PeftConfig = member.run.peft_config
+    training, config.inference_mode = config.inference_mode, True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.inference_mode = training

@@ -1,0 +1,1 @@
+"""Reference log-probs: computed once for all runs from the same base, shared by processes."""

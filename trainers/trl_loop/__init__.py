@@ -1,0 +1,1 @@
+"""One run through TRL's own loop."""

@@ -1,0 +1,324 @@
+"""One run through TRL's `DPOTrainer`, read top to bottom; knows no pack, search, store or executor."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import DPOConfig, get_peft_config
+
+from studies.losses.batch_splitting import cut
+from studies.records import (
+    ALONE_FACT,
+    EVALUATOR_FACT,
+    PRECOMPUTE,
+    UNSAVED_FACT,
+    Cause,
+    RunConfig,
+    RunResult,
+    Scalar,
+    Shown,
+)
+from studies.text.files import is_folder
+from trainers.components.gradient_balance import balance
+from trainers.components.outcome import CURVE, START_METRICS, judge, memory, reset_peak_memory, speed
+from trainers.components.restore_base import restore_base
+from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
+from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
+from trainers.components.worker_cache import WorkerCache
+from trainers.data.pairs import JudgeError, Pairs
+from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate
+from trainers.evaluation.policies import one_policy
+from trainers.interface import Decision, Job, WorkQueue
+from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
+from trainers.reference.log_probs import draws_in_training, is_fixed
+from trainers.run_folder.failures import cause_of, told
+from trainers.run_folder.progress import Progress
+from trainers.run_folder.results import CHECKPOINTS
+from trainers.trl_loop.checkpoints import Keeper, KeptDPOTrainer, last_checkpoint, restore_reference
+
+
+def train_alone(job: Job, desk: WorkQueue, warm: WorkerCache, keep_every: float) -> RunResult:
+    """Train one run by TRL's own loop, from its last checkpoint where there is one. Raises what TRL or the data refuse.
+
+    `keep_every`: seconds between checkpoints. They stay where the run is stopped or what it trains on fails.
+    """
+    config = job.config
+    settings = cut(run_settings(job), job.placement.split)
+    args, model_args = parse_settings(settings, job.folder / CHECKPOINTS, config.seed)
+    model, tokenizer = warm.base(settings, args, model_args)
+    coupled = couples_rows(model, longest_row(args))
+    if coupled:  # in parts, a micro-batch would have other numbers
+        job = replace(job, placement=replace(job.placement, split=1))
+        args, model_args = parse_settings(run_settings(job), job.folder / CHECKPOINTS, config.seed)
+        args.model_init_kwargs = None
+    pairs = warm.pairs(config, settings, tokenizer)
+    reference = warm.numbers(config, settings, args, model, tokenizer, pairs)
+    kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
+    watch = _Watch(config, pairs, tokenizer, reference, desk, kept.progress if kept else Progress(0))
+    keeper = Keeper(config.key, watch.progress, kept, keep_every)
+    peft_config = get_peft_config(model_args)
+    fixed = is_fixed(model, args, adapter=peft_config is not None)
+    asked = args.precompute_ref_log_probs
+    if peft_config is not None or coupled:
+        args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
+    try:
+        ref_model = _reference(model, args, warm) if peft_config is None else None
+        with warm.just_loaded():
+            trainer = KeptDPOTrainer(
+                model=model,
+                ref_model=ref_model,
+                args=args,
+                train_dataset=warm.training_rows(config, settings, pairs),
+                processing_class=tokenizer,
+                quantization_config=None,
+                peft_config=peft_config,
+                callbacks=[watch, keeper],
+            )
+        keeper.trainer = watch.trainer = trainer
+        watch.reference_model = trainer.ref_model  # None with PEFT, where the reference is the adapter off
+        trainer.remove_callback(transformers.PrinterCallback)
+        warm.keep_rows(config, settings, trainer)
+        balanced = balance(trainer, config, watch.gradient_norms)
+        watch.gradient_norms = balanced.norms
+        if fixed:
+            trainer.train_dataset = warm.with_reference(trainer, job.folder.parent / "reference")
+            trainer.precompute_ref_logps = True
+        if kept is not None:
+            restore_reference(kept, trainer)
+        begin_anew(trainer.model)
+        reset_peak_memory()
+        trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
+        end = watch.progress(trainer.state.global_step)
+        cause, message = watch.verdict(trainer.model)
+        to_its_end = cause is Cause.FINISHED or (cause is Cause.REFUSED and end.step >= trainer.state.max_steps)
+        unsaved = _save(trainer.model, job.folder / "adapter") if job.keep_adapter and to_its_end else {}
+    except BaseException:
+        warm.drop_base()  # it may carry half an adapter
+        raise
+    restore_base(trainer.model, warm)
+    cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
+    measured = (*end.measurements, *cost, *memory())
+    facts = {**pairs.facts, **reference.facts, **warm.base_facts, **hardware_facts(args, model_args)}
+    facts |= {**cut_facts(job, args), **balanced.facts, **end.start, **unsaved, "steps": end.step}
+    facts[EVALUATOR_FACT] = config.evaluator
+    if coupled:
+        facts |= {ALONE_FACT: COUPLED_ROWS, **({PRECOMPUTE: False} if asked else {})}
+    return RunResult(
+        key=config.key,
+        cause=cause,
+        message=message,
+        measurements=tuple(m for m in measured if math.isfinite(m.value)),
+        curve=end.curve,
+        facts=facts,
+        adapter="adapter" if is_folder(job.folder / "adapter") else None,
+        samples=watch.samples,
+    )
+
+
+def _reference(model: PreTrainedModel, args: DPOConfig, warm: WorkerCache) -> PreTrainedModel | None:
+    """The reference of full fine-tuning where TRL could not load it by the model's name: an adapter was merged in."""
+    return copy.deepcopy(model) if warm.base_facts and not args.precompute_ref_log_probs else None
+
+
+def _save(policy: Any, folder: Path) -> dict[str, Scalar]:
+    """Write what was trained into the folder; where that fails, the fact that says why: the numbers are there."""
+    try:
+        policy.save_pretrained(folder)
+    except Exception as error:
+        traceback.print_exc()
+        shutil.rmtree(folder, ignore_errors=True)  # half of it is no adapter
+        return {UNSAVED_FACT: told(error)}
+    return {}
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports the curve, evaluates where the config says, stops what diverges or is told to stop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        pairs: Pairs,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: ReferenceNumbers,
+        desk: WorkQueue,
+        before: Progress,
+    ) -> None:
+        self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference
+        self._desk, self._before = desk, before
+        self._evaluation_steps: frozenset[int] = frozenset()
+        self._curve = list(before.curve)
+        self._measurements = list(before.measurements)
+        self.samples: tuple[Shown, ...] = ()  # of the last evaluation, which every run that comes to its end makes
+        self._evaluation_seconds = before.evaluation_seconds
+        self._step_seconds = list(before.step_seconds)
+        self._tokens = before.tokens
+        self.gradient_norms = before.gradient_norms
+        self.reference_model: torch.nn.Module | None = None
+        self.trainer: KeptDPOTrainer | None = None
+        self._start: dict[str, Scalar] = dict(before.start)
+        self._cause = Cause.FINISHED
+        self._message = ""
+        self._started = self._step_started = 0.0
+
+    def progress(self, step: int) -> Progress:
+        """How far the run is after so many steps, what an earlier attempt had done included."""
+        before = self._before
+        evaluated = self._evaluation_seconds - before.evaluation_seconds
+        return Progress(
+            step=step,
+            curve=tuple(self._curve),
+            measurements=tuple(self._measurements),
+            train_seconds=before.train_seconds + time.perf_counter() - self._started - evaluated,
+            evaluation_seconds=self._evaluation_seconds,
+            step_seconds=tuple(self._step_seconds),
+            tokens=self._tokens,
+            gradient_norms=self.gradient_norms,
+            start=self._start,
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        shares = (*self._config.evaluation.at, 1.0)
+        self._evaluation_steps = frozenset(max(1, round(share * state.max_steps)) for share in shares)
+        self._started = time.perf_counter()
+        if state.global_step == 0:
+            self._measure_start(args, kwargs["model"], control)
+        if state.global_step in self._evaluation_steps and all(m.step != state.global_step for m in self._measurements):
+            self._evaluate(kwargs["model"], state.global_step, control)  # it was stopped before that
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step_started = time.perf_counter()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            self._look_at_start(args, kwargs["model"], control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._step_seconds.append(time.perf_counter() - self._step_started)
+        due = state.global_step in self._evaluation_steps
+        # A run that is stopped where it is to be measured is measured when it goes on, unless what it is measured
+        # against moves at the end of this very step: that one is stopped a step later.
+        decision = self._desk.decision(self._config.key)
+        if not (due and args.sync_ref_model):
+            self._heed(decision, state, control)
+        if due and self._cause is Cause.FINISHED:
+            self._evaluate(kwargs["model"], state.global_step, control)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" not in logs:  # the summary at the end
+            return
+        self._tokens = int(logs.get("num_tokens", self._tokens))
+        point = {ours: float(logs[theirs]) for theirs, ours in CURVE.items() if theirs in logs}
+        bad = [name for name, value in point.items() if not math.isfinite(value)]
+        if bad:
+            self._end(Cause.NON_FINITE, f"{', '.join(bad)} not finite at step {state.global_step}", control)
+        finite = {name: value for name, value in point.items() if math.isfinite(value)}
+        self._curve.append((state.global_step, finite))
+        self._heed(self._desk.report(self._config.key, state.global_step, finite), state, control)
+
+    def verdict(self, model: torch.nn.Module) -> tuple[Cause, str]:
+        """Why the run ended. A run that trained to its end may still have failed, by its last evaluation."""
+        if self._cause is Cause.FINISHED and not all(
+            bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad
+        ):
+            return Cause.NON_FINITE, "trained weights are not finite"
+        if self._cause is Cause.FINISHED:
+            return judge(self._measurements, self._reference)
+        return self._cause, self._message
+
+    def _heed(self, decision: Decision, state: TrainerState, control: TrainerControl) -> None:
+        """Stop here, with a checkpoint, where the run is told to; at its last step it comes to its end."""
+        if decision is not Decision.CONTINUE and self._cause is Cause.FINISHED and state.global_step < state.max_steps:
+            self._end(Cause.USER_STOP, f"stopped at step {state.global_step}", control)
+            control.should_save = True
+
+    def _measure_start(self, args: DPOConfig, model: torch.nn.Module, control: TrainerControl) -> None:
+        """Hold the policy against the reference's numbers that it will be measured with."""
+        policies, numbers = one_policy(model, self.reference_model), self._reference
+        precision = precision_of(model, args)
+        self._note(measured_gaps(policies, [numbers.held_out], [numbers.tokens.held_out], precision)[0], control)
+
+    def _look_at_start(self, args: DPOConfig, model: torch.nn.Module, control: TrainerControl) -> None:
+        """Hold the first micro-batch, before the first step, against the reference's log-probs. Not where passes draw
+        random numbers: there stock training begins apart.
+        """
+        trainer = self.trainer
+        reference = one_policy(model, self.reference_model).reference
+        if trainer is None or trainer.first is None or draws_in_training(model, args):
+            return
+        metrics = trainer._metrics["train"]
+        rewards = [metrics[name][0] for name in START_METRICS]
+        size = max(abs(metrics[name][0]) for name in ("logps/chosen", "logps/rejected"))
+        pairs = pairs_of(**{name: tensor.tolist() for name, tensor in trainer.first.items()})
+        self._note(training_gap(rewards, args.beta, size, pairs, reference, precision_of(model, args)), control)
+
+    def _note(self, gap: Gap | None, control: TrainerControl) -> None:
+        self._start |= gap.facts if gap else {}
+        if gap and gap.is_far:
+            self._end(Cause.REFUSED, str(gap), control)
+
+    def _evaluate(self, model: torch.nn.Module, step: int, control: TrainerControl) -> None:
+        started = time.perf_counter()
+        was_training = model.training
+        model.eval()
+        try:
+            measured, self.samples = evaluate(
+                model,
+                self._tokenizer,
+                self._pairs,
+                self._config.evaluation,
+                self._reference,
+                reference_model=self.reference_model,
+                step=step,
+            )
+            self._measurements += measured
+        except NonFinite as error:
+            self._end(Cause.NON_FINITE, str(error), control)
+        except JudgeError as error:
+            self._end(Cause.REFUSED, str(error), control)
+        except Exception as error:
+            if cause_of(error) is not Cause.REFUSED:
+                raise
+            traceback.print_exc()
+            self._end(Cause.REFUSED, f"it cannot be measured after step {step}: {told(error)}", control)
+        finally:
+            model.train(was_training)
+        self._evaluation_seconds += time.perf_counter() - started
+
+    def _end(self, cause: Cause, message: str, control: TrainerControl) -> None:
+        if self._cause is Cause.FINISHED:
+            self._cause, self._message = cause, message
+        control.should_training_stop = True
