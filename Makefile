@@ -4,20 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test sweeper-tests other-tests check slow soak benchmark format
+.PHONY: quickstart test trainer-tests sweep-tests sweeper-tests other-tests check slow soak benchmark format
 
 quickstart: $(READY)
 	$(BIN)/sweeper run quickstart
 
-# Two processes, as a test has one thread: the sweeper's tests take about as long as all others.
-test: check
-	$(MAKE) --jobs=2 --keep-going sweeper-tests other-tests
+# Parts of about the same length, the longest first, as a test has one thread; one more than cores, as some wait.
+test: $(READY)
+	$(MAKE) --jobs=3 --keep-going trainer-tests sweep-tests sweeper-tests other-tests check
+
+trainer-tests: $(READY)
+	$(BIN)/python -m pytest tests/trainers
+
+SWEEPS := tests/sweeper/loop tests/sweeper/folder tests/sweeper/ownership tests/sweeper/search
+
+sweep-tests: $(READY)
+	$(BIN)/python -m pytest $(SWEEPS)
 
 sweeper-tests: $(READY)
-	$(BIN)/python -m pytest tests/sweeper
+	$(BIN)/python -m pytest tests/sweeper $(SWEEPS:%=--ignore=%)
 
 other-tests: $(READY)
-	$(BIN)/python -m pytest --ignore=tests/sweeper
+	$(BIN)/python -m pytest --ignore=tests/sweeper --ignore=tests/trainers
 
 check: $(READY)
 	$(BIN)/ruff check .

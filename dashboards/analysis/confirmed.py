@@ -57,7 +57,11 @@ def unsaid(standing: StratumResults) -> str:
     if not 0 < standing.stratum.trials <= len(standing.done):
         return ""
     objective, of = standing.objective, f"(0 of {len(standing.done)})"
-    return f"no config within {_bounds_in_words(objective)} {of}" if objective.constraints else f"no config held {of}"
+    return (
+        f"no config within {_bounds_in_words(objective)} {of}"
+        if objective.constraints
+        else f"no config fit to use {of}"
+    )
 
 
 def _fell(standing: StratumResults) -> str:

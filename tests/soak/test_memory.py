@@ -17,6 +17,8 @@ from studies.records import Cause, State
 from tests.soak.kills import HERE
 from tests.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 # A run takes as many MiB a row as `lora_r` says, for 8 rows: 160, 640 or 1280 MiB.
 STUDY = """
 study: hungry

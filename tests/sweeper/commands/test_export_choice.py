@@ -60,6 +60,8 @@ def test_word_salad_is_not_exported_and_the_remedy_is_told() -> None:
         r.model_copy(update={"metrics": {**r.metrics, "kl": 136.0, "kl_per_token": 12.0}})
         for r in [*runs("sigmoid", 1.0), *runs("ipo", 9.0)]
     ]
-    with pytest.raises(ExportError, match=r"No trial of small is fit to use: sigmoid has no config held .0 of 1."):
+    with pytest.raises(
+        ExportError, match=r"No trial of small is fit to use: sigmoid has no config fit to use .0 of 1."
+    ):
         chosen(salad, objective=free)
     assert chosen([*runs("sigmoid", 1.0), *salad[1:]], objective=free) == "sigmoid"
