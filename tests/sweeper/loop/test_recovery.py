@@ -13,7 +13,7 @@ from sweeper.tracking.known_runs import KnownRun
 
 
 def a_run(state: State, cause: Cause | None, **other: Any) -> KnownRun:
-    fields: dict[str, Any] = {"variant": "ipo", "scenario": "clean", "trial": 0, "attempt": 1, "arm": "unbiased"}
+    fields: dict[str, Any] = {"variant": "ipo", "scenario": "clean", "trial": 0, "attempt": 1, "phase": "unbiased"}
     fields |= {"run_id": "id", "key": "key", "study": "s", "block": 0, "seed": 0, "knobs": {}}
     fields |= {"metrics": {}, "errors": {}, "facts": {}, **other}
     return KnownRun(state=state, cause=cause, **fields)
