@@ -280,7 +280,7 @@ def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
     ]
 
 
-def test_a_failure_in_the_confirm_phase_counts_and_its_survivors_do_not_speak_for_the_trial(
+def test_failures_in_the_confirm_phase_are_told_apart_and_its_survivors_do_not_measure_the_trial(
     sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def collapse(config: RunConfig, result: RunResult) -> RunResult:
@@ -291,7 +291,7 @@ def test_a_failure_in_the_confirm_phase_counts_and_its_survivors_do_not_speak_fo
     assert done.returncode == 0, done.stderr
     rows = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)["rows"]
     for row in rows:
-        assert (row["failures"]["k"], row["failures"]["n"]) == (1, 3)
+        assert (row["failures"]["k"], row["failures"]["n"], row["later"][0]) == (0, 3, 2)
         assert row["best"]["basis"] == "selected"
 
 
