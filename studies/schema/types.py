@@ -178,8 +178,8 @@ class Probe(Part):
 
 
 MOST_DRIFT = 0.7
-"""Nats a token beyond which text falls apart: 8 nats on answers of 11.5 tokens, as in the quickstart's. It scales with
-the length of the answer; published DPO and PPO models end below .3.
+"""Nats a token beyond which a policy counts as fallen apart. Taken from the embedded world, where 8 nats on answers of
+11.5 tokens are far from all text; not calibrated on real models, so a study of one does well to set its own bound.
 """
 
 
