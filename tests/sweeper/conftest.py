@@ -89,7 +89,8 @@ def stores_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         return open_storage(url)
 
     monkeypatch.setattr("sweeper.tracking.tracker.make_store", copy)
-    monkeypatch.setattr("sweeper.search.storage.open_storage", copied)
+    for importer in ("storage", "search"):
+        monkeypatch.setattr(f"sweeper.search.{importer}.open_storage", copied)
 
 
 @pytest.fixture(scope="session")
