@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.strata import DRIFT, StratumResults, broke, drifts, mean_of
+from dashboards.analysis.strata import DRIFT, StratumResults, broke, is_too_far, mean_of
 from dashboards.statistics.compare import Difference, compare, improvement, sensitive
 from dashboards.statistics.estimates import Estimate, block_mean, one_sided
 from dashboards.statistics.scale import Scale
@@ -70,10 +70,10 @@ def _fell(standing: StratumResults) -> str:
     kinds = Counter(str(run.failure) for run in again if broke(run))
     if kinds:
         return f"broke when retested ({kinds.total()} of {so_many(len(again), 'run')}: {', '.join(kinds)})"
-    for trial in standing.drifted:
+    for trial in standing.too_far:
         of_trial = [run for run in again if run.trial == trial.number]
-        if drifts(of_trial, standing.objective):
-            return f"fell apart when retested ({mean_of(of_trial, DRIFT):.2f} nats a token from the start)"
+        if is_too_far(of_trial, standing.objective):
+            return f"went too far when retested ({mean_of(of_trial, DRIFT):.2f} nats a token from the start)"
     return ""
 
 

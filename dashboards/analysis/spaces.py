@@ -75,7 +75,9 @@ def edges_of(standing: StratumResults) -> tuple[Edge, ...]:
     found = []
     for knob, value in standing.best.runs[0].knobs.items():
         tried = sorted({v for trial in standing.done if _is_number(v := trial.runs[0].knobs.get(knob))})
-        if knob.startswith("loss_weights") or not _is_number(value) or len(tried) < 2:
+        if (
+            knob.startswith("loss_weights") or not _is_number(value) or len(tried) < 3
+        ):  # one of two is always at an edge
             continue
         if value in (tried[0], tried[-1]):
             end: Literal["highest", "lowest"] = "highest" if value == tried[-1] else "lowest"

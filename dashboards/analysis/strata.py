@@ -48,13 +48,13 @@ class Trial:
 class StratumResults:
     """Where a stratum stands by an objective.
 
-    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials
-    of which the first draw diverged, inverted, collapsed, drifted or did not fit into memory; `later`: how many of
-    their other draws did, those of the confirm phase included, and of how many; `good`: complete
-    with the objective and without a failure; `drifted`: those of them that fell apart by `Objective.drift`, in the
-    confirm phase or before; `allowed`: those that keep all bounds and did not break when they were trained again;
-    `best`: the best of these, by the very numbers that are in its own runs; `evidence`: the runs that measure it, those
-    of the confirm phase where there are any, else its own.
+    `done`: trials whose runs have all ended; `ended`: those of them that completed or failed; `failed`: trials of which
+    the first draw diverged, inverted, collapsed, drifted or did not fit into memory; `later`: how many of their other
+    draws did, those of the confirm phase included, and of how many; `good`: complete with the objective and without a
+    failure; `too_far`: those of them that ended beyond `Objective.drift`, in the confirm phase or before, which is no
+    failure of their runs; `allowed`: those that keep all bounds and did not break when they were trained again; `best`:
+    the best of these, by the very numbers that are in its own runs; `evidence`: the runs that measure it, those of the
+    confirm phase where there are any, else its own.
     """
 
     stratum: Stratum
@@ -65,7 +65,7 @@ class StratumResults:
     failed: tuple[Trial, ...]
     later: tuple[int, int]
     good: tuple[Trial, ...]
-    drifted: tuple[Trial, ...]
+    too_far: tuple[Trial, ...]
     allowed: tuple[Trial, ...]
     best: Trial | None
     evidence: tuple[RunRecord, ...]
@@ -99,8 +99,8 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
     whole = [trial for trial in done if trial.complete and not trial.failed]
     good = tuple(trial for trial in whole if all(objective.metric in run.metrics for run in trial.runs))
     again = {trial.number: _again(trial, records) for trial in good}
-    drifted = tuple(t for t in good if drifts(t.runs, objective) or drifts(again[t.number], objective))
-    sound = [t for t in good if t not in drifted and not any(map(broke, again[t.number]))]
+    too_far = tuple(t for t in good if is_too_far(t.runs, objective) or is_too_far(again[t.number], objective))
+    sound = [t for t in good if t not in too_far and not any(map(broke, again[t.number]))]
     allowed = tuple(trial for trial in sound if _keeps(trial, objective))
     best = _best(allowed, objective)
     return StratumResults(
@@ -109,10 +109,10 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
         records=tuple(records),
         done=done,
         ended=ended,
-        failed=tuple(trial for trial in ended if _fails(first_draw(trial.runs), objective)),
-        later=(sum(_fails([run], objective) for run in other), len(other)),
+        failed=tuple(trial for trial in ended if any(map(broke, first_draw(trial.runs)))),
+        later=(sum(map(broke, other)), len(other)),
         good=good,
-        drifted=drifted,
+        too_far=too_far,
         allowed=allowed,
         best=best,
         evidence=() if best is None else again[best.number] or best.runs,
@@ -156,12 +156,8 @@ def _again(trial: Trial, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
     return tuple(r for r in runs if r.state is State.COMPLETE or broke(r))
 
 
-def _fails(runs: Sequence[RunRecord], objective: Objective) -> bool:
-    return any(map(broke, runs)) or drifts(runs, objective)
-
-
-def drifts(runs: Sequence[RunRecord], objective: Objective) -> bool:
-    """Whether runs are on average further from the start than text bears, where that was measured."""
+def is_too_far(runs: Sequence[RunRecord], objective: Objective) -> bool:
+    """Whether runs are on average further from the start than the bound on drift, where that was measured."""
     measured = [run for run in runs if DRIFT in run.metrics]
     return bool(measured) and objective.drift is not None and (mean_of(measured, DRIFT) or 0.0) > objective.drift
 

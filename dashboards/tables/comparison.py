@@ -57,11 +57,11 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials of which the first draw diverged, inverted, collapsed, fell apart, drifted to another length or
+    `failures`: trials of which the first draw diverged, inverted, collapsed, drifted to another length or
     did not fit into memory, of those that came to an end; `later`: other draws of the same configs that did, and how
     many there are. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user stopped, that the machine
-    lost, and that TRL or the data refused; none is held against the loss. `drifted` counts trials that ended further
-    from the start than text bears (`Objective.drift`), `outside` those that broke a bound of the study's or broke when
+    lost, and that TRL or the data refused; none is held against the loss. `too_far` counts trials that ended further
+    from the start than `Objective.drift` lets them, `outside` those that broke a bound of the study's or broke when
     they were trained again: none of them can be best. `mean` is the mean objective over the trials of the unbiased arm,
     where there is one, else over all. `length_baseline`: the share of the best trial's pairs that picking the longer
     answer gets right; `judges`: who gave the runs' gold, where it is not the data's own; `balanced`: the weights of its
@@ -87,7 +87,7 @@ class Row:
     lost: int
     refused: int
     outside: int
-    drifted: int
+    too_far: int
     best: Quality | None
     mean: float | None
     knobs: Mapping[str, Scalar]
@@ -195,8 +195,8 @@ def _row(
         stopped=sum(run.state is State.PRUNED and run.failure is None for run in records),
         lost=sum(run.state is State.FAIL and run.failure is not Failure.REFUSED for run in records),
         refused=sum(run.failure is Failure.REFUSED for run in records),
-        outside=len(found.good) - len(found.allowed) - len(found.drifted),
-        drifted=len(found.drifted),
+        outside=len(found.good) - len(found.allowed) - len(found.too_far),
+        too_far=len(found.too_far),
         best=_quality(found, objective),
         mean=mean([mean_of(trial.runs, objective.metric) for trial in unbiased]),
         knobs={} if found.best is None else found.best.runs[0].knobs,

@@ -166,7 +166,7 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
     found = []
     if any(row.failures.n for row in rows):
         found.append(
-            "Failed: trials whose first draw diverged, inverted, collapsed, fell apart, drifted (samples below half or "
+            "Failed: trials whose first draw diverged, inverted, collapsed, drifted (samples below half or "
             "above twice the reference's length) or ran out of memory, 95% exact limits."
         )
     several = len({row.scenario for row in rows}) > 1
@@ -205,13 +205,12 @@ def edge_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _drift_notes(rows: Sequence[Row]) -> list[str]:
-    """Which losses have trials whose text fell apart."""
+    """Which losses have trials beyond the default bound on drift."""
     several = len({row.scenario for row in rows}) > 1
-    where = [f"{r.variant}{f' in {r.scenario}' * several} {r.drifted} of {r.trials_done}" for r in rows if r.drifted]
+    where = [f"{r.variant}{f' in {r.scenario}' * several} {r.too_far} of {r.trials_done}" for r in rows if r.too_far]
     if not where:
         return []
     return [
-        f"Fell apart: {', '.join(where)} drifted more than {MOST_DRIFT:g} nats a token from the start, beyond which "
-        "text turns to word salad, and cannot be best. objective.constraints.kl sets another bound, "
-        "objective.unbounded=[drift] none."
+        f"Too far from the start to be best, at more than {MOST_DRIFT:g} nats a token: {', '.join(where)}. "
+        "objective.constraints.kl sets another bound, objective.unbounded=[drift] none."
     ]

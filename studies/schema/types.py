@@ -178,8 +178,9 @@ class Probe(Part):
 
 
 MOST_DRIFT = 0.7
-"""Nats a token beyond which a policy counts as fallen apart. Taken from the embedded world, where 8 nats on answers of
-11.5 tokens are far from all text; not calibrated on real models, so a study of one does well to set its own bound.
+"""Nats a token beyond which a config is too far from the start to be the best. Taken from the embedded world, where 8
+nats on answers of 11.5 tokens are far from all text; not calibrated on real models, so a study of one does well to set
+its own bound.
 """
 
 

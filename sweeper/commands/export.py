@@ -264,7 +264,7 @@ def _doubts(spec: StudySpec, row: Row, record: RunRecord) -> list[str]:
     found = [row.unfit] if is_best and row.unfit else []
     drift, limit = record.metrics.get(DRIFT), spec.objective.drift
     if drift is not None and limit is not None and drift > limit:
-        found.append(f"fell apart: {drift:.2g} nats a token from the start, more than the {limit:g} that text bears")
+        found.append(f"too far from the start: {drift:.2g} nats a token, more than the bound of {limit:g}")
     return [*found, *(edge_notes([row]) if is_best else [])]
 
 

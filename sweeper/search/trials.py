@@ -38,7 +38,7 @@ class Trial:
 class TrialOutcome:
     """What became of a trial. `value` is the mean objective of its runs; `constraints` says, for each bound and each
     failure, by how much it is exceeded: 0 or less is feasible. `step`: of the rung where it was stopped. A complete one
-    without a value is one that nobody has measured as is asked now. `drifted`: beyond `Objective.drift`, which Optuna
+    without a value is one that nobody has measured as is asked now. `too_far`: beyond `Objective.drift`, which Optuna
     is not told, since studies that are under way would be asked otherwise.
     """
 
@@ -46,12 +46,12 @@ class TrialOutcome:
     value: float | None
     constraints: Mapping[str, float]
     step: int = 0
-    drifted: bool = False
+    too_far: bool = False
 
     @property
     def feasible(self) -> bool:
         """Whether it trained to its end within all bounds."""
-        kept = self.state is State.COMPLETE and not self.drifted
+        kept = self.state is State.COMPLETE and not self.too_far
         return kept and all(excess <= 0.0 for excess in self.constraints.values())
 
 
@@ -72,8 +72,8 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
         kept = _constraints(results, objective) if step else {}  # as they were at the rung
         return TrialOutcome(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
     drift = _mean("kl_per_token", results)
-    drifted = drift is not None and objective.drift is not None and drift > objective.drift
-    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective), drifted=drifted)
+    too_far = drift is not None and objective.drift is not None and drift > objective.drift
+    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective), too_far=too_far)
 
 
 def _constraints(results: Sequence[RunResult], objective: Objective) -> dict[str, float]:
