@@ -136,6 +136,8 @@ def _short(table: Comparison) -> list[str]:
     """Of each scenario one sentence: what is better, worse or the same; claims that lean on one task are left open."""
     several = len({row.scenario for row in table.rows}) > 1
     found = []
+    if all(row.difference is None for row in table.rows):
+        found.append("Nothing is called better or worse: that takes confirm runs of a baseline and another loss.")
     for scenario in dict.fromkeys(row.scenario for row in table.rows):
         words: dict[str, list[str]] = {}
         for row in table.rows:
@@ -148,8 +150,10 @@ def _short(table: Comparison) -> list[str]:
         ordered = sorted(words, key=lambda word: _WORDS.index(word) if word in _WORDS else len(_WORDS))
         said = "; ".join(f"{word}: {', '.join(words[word])}" for word in ordered)
         where = f" in {scenario}" if several else ""
-        found += [f"Against {table.baseline}{where}, by the confirm phase: {said}."] if said else []
-    return found or ["Nothing is called better or worse: that takes confirm runs of a baseline and another loss."]
+        judged = any(row.difference is not None for row in table.rows if row.scenario == scenario)
+        head = f"Against {table.baseline}{where}, by the confirm phase" if judged else f"Without a number{where}"
+        found += [f"{head}: {said}."] if said else []
+    return found
 
 
 _WORDS = ("better", "tie", "inconclusive", "worse")

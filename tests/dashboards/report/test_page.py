@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -122,6 +123,11 @@ def test_the_page_begins_with_what_is_better_and_claims_nothing_without_a_confir
     assert "Against sigmoid, by the confirm phase: better: ipo; " in Page(page).text
     unconfirmed = report_of(pool({"sigmoid": 0.0, "ipo": 1.0}))
     assert "Nothing is called better or worse" in Page(render_report(unconfirmed)).text
+    rows = [replace(r, said="no config fit to use (0 of 12)") for r in unconfirmed.table.rows if r.variant == "ipo"]
+    without = replace(unconfirmed, table=replace(unconfirmed.table, rows=tuple(rows)))
+    text = Page(render_report(without)).text
+    assert "Without a number: no config fit to use (0 of 12): ipo." in text
+    assert "by the confirm phase" not in text.partition("Comparison")[0]
 
 
 def test_a_study_without_samples_claims_or_an_end_has_a_page_all_the_same() -> None:
