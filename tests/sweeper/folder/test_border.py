@@ -30,20 +30,10 @@ from sweeper.folder.events import (
 from sweeper.folder.requests import MOST_BYTES, Pause, Request, Resume, Retry, Stop, put
 from sweeper.folder.standing import ask, standing
 from tests.sweeper.forked import Forked
+from tests.sweeper.slow_study import STUDY, TRAINERS
 from tests.waiting import PATIENCE, wait_until
 
 Sweeper = Callable[..., Any]
-TRAINERS = Path(__file__).parents[2] / "soak"
-STUDY = """
-study: small
-trainer: soak_trainers:Slow
-base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 10, learning_rate: 1.0e-5}
-variants: {sigmoid: {}, ipo: {}}
-space: {beta: {low: 0.01, high: 1.0, log: true}}
-budget: {trials: 10}
-resources: {env: [STEP_SECONDS]}
-objective: {metric: ranking_gain}
-"""
 
 
 @pytest.fixture

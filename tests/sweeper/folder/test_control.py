@@ -20,20 +20,10 @@ import pytest
 from dashboards.store.records import load_records
 from studies.records import RunRecord, State
 from tests.sweeper.forked import Forked
+from tests.sweeper.slow_study import STUDY, TRAINERS
 from tests.waiting import PATIENCE, wait_until
 
 Sweeper = Callable[..., Any]
-TRAINERS = Path(__file__).parents[2] / "soak"
-STUDY = """
-study: small
-trainer: soak_trainers:Slow
-base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 10, learning_rate: 1.0e-5}
-variants: {sigmoid: {}, ipo: {}}
-space: {beta: {low: 0.01, high: 1.0, log: true}}
-budget: {trials: 10}
-resources: {env: [STEP_SECONDS]}
-objective: {metric: ranking_gain}
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -25,20 +25,10 @@ from sweeper.ownership.lease import Holder, LeaseLost, hold, this_process, watch
 from sweeper.search.ledger import FREE, Ledger
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.forked import Forked
+from tests.sweeper.slow_study import STUDY, TRAINERS
 from tests.waiting import PATIENCE
 
 Sweeper = Callable[..., Any]
-TRAINERS = Path(__file__).parents[2] / "soak"
-STUDY = """
-study: small
-trainer: soak_trainers:Slow
-base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 10, learning_rate: 1.0e-5}
-variants: {sigmoid: {}, ipo: {}}
-space: {beta: {low: 0.01, high: 1.0, log: true}}
-budget: {trials: 10}
-resources: {env: [STEP_SECONDS]}
-objective: {metric: ranking_gain}
-"""
 
 
 @pytest.fixture
