@@ -288,6 +288,7 @@ budget: {{trials: 2}}
 evaluate: {{prompts: 8, max_new_tokens: 12}}
 resources: {{workers: 1, together: 2}}
 output: {{keep: all}}
+objective: {{unbounded: [drift]}}
 """
 HAPPY = """
 def score(prompts, completions):
