@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -54,6 +55,8 @@ def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], No
         nonlocal asked
         asked += 1
         if asked > 1:
+            # What is cut short may be a query, and SQLAlchemy prints a traceback of how it then closed the cursor.
+            logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
             raise KeyboardInterrupt
         tell_user("Stopping at the next step; once more stops at once. The same command goes on from here.")
         for phase in phases:
