@@ -6,12 +6,15 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
 from sweeper.executors import Executor
+
+AGAIN_SECONDS = 0.05  # until an interrupt that Python dropped comes again
 
 
 class Stopper:
@@ -77,10 +80,20 @@ def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], No
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: finish_up}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         handlers[signal.SIGHUP] = hang_up
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before, hook = {number: signal.signal(number, handler) for number, handler in handlers.items()}, sys.unraisablehook
+
+    def unraisable(found: sys.UnraisableHookArgs) -> None:
+        """Interrupt again, elsewhere, where Python drops it: in a finalizer or the callback of a weak reference."""
+        if found.exc_type is KeyboardInterrupt:
+            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            hook(found)
+
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, earlier in before.items():
             signal.signal(number, earlier)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
 import sqlalchemy
 
-from sweeper.commands.signals import stop_on_interrupt
+from sweeper.commands.signals import AGAIN_SECONDS, stop_on_interrupt
 
 
 class Phase:
@@ -54,3 +56,23 @@ def test_a_second_interrupt_in_a_query_prints_no_traceback(loud: None, caplog: p
     with engine.connect() as connection:
         connection._safe_close_cursor(Cursor())
     assert "Error closing cursor" not in caplog.text
+
+
+def test_a_second_interrupt_that_python_drops_comes_again_and_prints_nothing(
+    loud: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An exception in the callback of a weak reference goes nowhere, and SQLAlchemy has many of them."""
+    phase = Phase()
+
+    def interrupted_twice() -> None:
+        with stop_on_interrupt((phase,), lambda _: None):
+            os.kill(os.getpid(), signal.SIGINT)
+            watched = Phase()
+            watch = weakref.ref(watched, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del watched
+            assert watch() is None
+            time.sleep(100 * AGAIN_SECONDS)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert capfd.readouterr().err == ""
