@@ -6,12 +6,15 @@ from collections.abc import Mapping
 
 from studies.losses import rules, table
 from studies.records import METRICS
+from studies.records.paths import READABLE
 from studies.schema.knob_problems import Problem
 from studies.schema.types import (
     ResolvedVariant,
     StudySpec,
 )
 from studies.study import Study
+
+_FEWEST_ON_THE_WAY = 4  # evaluations, of which the last is the end
 
 
 def objective(study: Study) -> list[Problem]:
@@ -47,6 +50,7 @@ def objective(study: Study) -> list[Problem]:
         problems.append(
             Problem("objective.tie_within", f"{tie:g} must be a positive number in the metric's unit, or left out")
         )
+    problems += _at_drift(spec)
     for bound, limits in spec.objective.constraints.items():
         path = f"objective.constraints.{bound}"
         if bound not in METRICS:
@@ -56,6 +60,28 @@ def objective(study: Study) -> list[Problem]:
             problems.append(Problem(path, f"{dict(limits)} must hold min, max or both"))
         elif limits.get("min", float("-inf")) > limits.get("max", float("inf")):
             problems.append(Problem(path, f"min {limits['min']:g} is above max {limits['max']:g}"))
+    return problems
+
+
+def _at_drift(spec: StudySpec) -> list[Problem]:
+    """A drift that no metric can be read at."""
+    drift, path = spec.objective.at_drift, "objective.at_drift"
+    if drift is None:
+        return []
+    if not 0.0 < drift < float("inf"):
+        return [Problem(path, f"{drift:g} must be a positive number of nats a sequence")]
+    problems = []
+    if spec.objective.metric not in READABLE:
+        known = ", ".join(sorted(READABLE))
+        problems.append(Problem(path, f"{spec.objective.metric} cannot be read on the way; {known} can be"))
+    if spec.trainer == "dpo" and len(set(spec.evaluation.at)) < _FEWEST_ON_THE_WAY:
+        text = "needs evaluations on the way: give at least four shares of the training, as in evaluate: {at: "
+        problems.append(Problem(path, f"{text}[0.1, 0.18, 0.32, 0.56, 1.0]}}"))
+    if spec.rungs is not None:
+        problems.append(Problem(path, "beside rungs, which stop runs on the way: leave one of the two out"))
+    budgets = [c for c in (spec.confirm, *(s.confirm for s in spec.scenarios.values())) if c is not None and c.kl]
+    if budgets or "kl" in spec.objective.constraints:
+        problems.append(Problem(path, "beside a bound on kl at the end of training: leave one of the two out"))
     return problems
 
 

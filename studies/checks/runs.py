@@ -30,6 +30,9 @@ _SEEDS = 2**32  # what torch and numpy take
 _MOST_WORKERS = 1024
 
 
+_MOST_REPLICATES = 1000
+
+
 def budget(spec: StudySpec) -> Budget:
     """The budget, with the whole grid where the file gives no number of trials."""
     if spec.sampler != "grid" or "trials" in spec.budget.model_fields_set:
@@ -59,7 +62,8 @@ def how_much(study: Study) -> list[Problem]:
     for name, own in study.by_scenario():
         each = own.spec.runs
         parts = 1 if spec.mode == "search" else len(own.variants)
-        runs += (spec.scenarios[name].trials or trials) * parts * len(each.blocks) * len(each.seeds)
+        own_runs = (spec.scenarios[name].trials or trials) * parts * len(each.blocks) * len(each.seeds)
+        runs += own_runs * (spec.replicates or 1)
     if runs > _MOST_RUNS:
         text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
         problems.append(Problem("budget.trials", text))
@@ -126,6 +130,22 @@ def sampling(study: Study) -> list[Problem]:
                     Problem(path, "a grid needs {values: [...]}; ranges and weights need sobol, random or tpe")
                 )
     return problems
+
+
+def replicate_problems(spec: StudySpec) -> list[Problem]:
+    """Replicates that are none, or beside what they stand in the place of."""
+    if spec.replicates is None:
+        return []
+    problems = []
+    if not 1 <= spec.replicates <= _MOST_REPLICATES:
+        problems.append(Problem("replicates", f"{spec.replicates} must be at least 1 and at most {_MOST_REPLICATES}"))
+    if spec.mode == "search":
+        problems.append(Problem("replicates", "compares variants: leave it out with mode: search, which finds one"))
+    own = [("runs.blocks", "blocks" in spec.runs.model_fields_set), ("confirm", spec.confirm is not None)]
+    own += [(f"scenarios.{n}.runs", s.runs is not None) for n, s in spec.scenarios.items()]
+    own += [(f"scenarios.{n}.confirm", s.confirm is not None) for n, s in spec.scenarios.items()]
+    text = "beside replicates, which bring their own draws to tune and to judge on: leave one of the two out"
+    return problems + [Problem(path, text) for path, given in own if given]
 
 
 def run_problems(spec: StudySpec) -> list[Problem]:

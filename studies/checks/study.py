@@ -14,7 +14,7 @@ from studies.checks.data import data, data_notices, data_problems, model
 from studies.checks.judge import judge_problems
 from studies.checks.objective import evaluation, objective
 from studies.checks.rungs import rung_problems
-from studies.checks.runs import how_much, resources, run_problems, sampling
+from studies.checks.runs import how_much, replicate_problems, resources, run_problems, sampling
 from studies.checks.space import inert_base, nothing_to_vary, spaces
 from studies.checks.speed_probe import probe_problems
 from studies.losses import rules, table
@@ -59,6 +59,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *evaluation(spec),
         *judge_problems(spec),
         *run_problems(spec),
+        *replicate_problems(spec),
         *scenario_problems(spec, study.variants),
         *rung_problems(study),
         *probe_problems(spec),

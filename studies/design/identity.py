@@ -9,7 +9,7 @@ from studies.design.measurers import asked_of
 from studies.records import JUDGED, METRICS, RunConfig, digest
 from studies.schema.contents import held
 from studies.schema.variants import possible
-from studies.spec import ResolvedVariant, Scenario, Study, StudySpec, arms_in, scenario_data
+from studies.spec import ResolvedVariant, Scenario, Study, StudySpec, arms_in, in_scenario, scenario_data
 
 CONTEXT = "context"
 """The attribute of an Optuna study in which format 1 kept what its trials answer and what their values are."""
@@ -58,7 +58,8 @@ def question_of(spec: StudySpec, scenario: str, arm: ResolvedVariant) -> str:
     )
     space = {knob: distribution.model_dump(mode="json") for knob, distribution in arm.space.items()}
     rungs = spec.rungs and spec.rungs.model_dump(mode="json")
-    parts = [config.key, space, spec.sampler, spec.sampler_seed, rungs, dict(config.content)]
+    seed = in_scenario(spec, scenario).sampler_seed
+    parts = [config.key, space, spec.sampler, seed, rungs, dict(config.content)]
     if "model_name_or_path" in arm.space:
         models = possible(arm)["model_name_or_path"]
         parts.append({str(m): held(spec.contents, {**arm.settings, "model_name_or_path": m}, data) for m in models})
@@ -84,7 +85,8 @@ def goal_of(spec: StudySpec, evaluator: str | None = None) -> str:
     """
     objective, asked = spec.objective, asked_of(spec)
     judged = [asked.judged.judge, asked.judged.content] if JUDGED & {objective.metric, *objective.constraints} else None
-    return digest([objective.metric, objective.direction, evaluator or asked.measured.evaluator, judged])
+    read = [] if objective.at_drift is None else [objective.at_drift]
+    return digest([objective.metric, objective.direction, evaluator or asked.measured.evaluator, judged, *read])
 
 
 def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, ResolvedVariant]) -> str:

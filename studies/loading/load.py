@@ -21,6 +21,7 @@ from studies.losses.rules import suggest
 from studies.schema import paths as places
 from studies.schema.knob_problems import Problem
 from studies.schema.normalize import normal_study
+from studies.schema.replicates import with_replicates
 from studies.schema.types import StudyError, StudySpec, Values
 from studies.text.redact import redact
 from studies.text.secret_values import secrets_in, secrets_in_options, secrets_in_text
@@ -55,9 +56,8 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
             tuple(dict.fromkeys(f"{path}: {p.path}: {text}" for p, text in zip(problems, told, strict=True)))
         )
     notices = tuple(redact([*base.notices, *checks.notices(spec)], also=secrets))
-    return spec.model_copy(
-        update={"notices": notices, "budget": runs.budget(spec), "evaluation": rungs.evaluation(spec)}
-    )
+    completed = {"notices": notices, "budget": runs.budget(spec), "evaluation": rungs.evaluation(spec)}
+    return with_replicates(spec.model_copy(update=completed))
 
 
 def not_yet(spec: StudySpec) -> tuple[str, ...]:

@@ -12,11 +12,14 @@ from studies.losses import rules, table
 from studies.losses.free_settings import free_problems
 from studies.losses.trl_settings import type_problem
 from studies.schema.knob_problems import Problem, name_problem
+from studies.schema.replicates import in_cell
 from studies.schema.types import ResolvedVariant, StudySpec
 
 
 def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
-    """The study narrowed to one scenario: its number of trials, runs and confirm phase are those that hold there."""
+    """The study narrowed to one scenario: its number of trials, runs and confirm phase are those that hold there; of a
+    replicate also its points.
+    """
     own = spec.scenarios[scenario]
     changed: dict[str, Any] = {"scenarios": {scenario: own}}
     if own.trials is not None:
@@ -25,7 +28,7 @@ def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
         changed["runs"] = own.runs
     if own.confirm is not None:
         changed["confirm"] = own.confirm
-    return spec.model_copy(update=changed)
+    return in_cell(spec, scenario).model_copy(update=changed)
 
 
 def arms_in(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> dict[str, ResolvedVariant]:

@@ -191,21 +191,24 @@ class Objective(Part):
     where their difference is shown to be smaller. Gold in the embedded world has its own, .03 of the oracle's gain.
     `unbounded`: bounds that stand in every study and are switched off here; drift, the only one, is `drift`. Samples
     of half or twice the reference's length, and those that repeat themselves, are failures of their run (`Failure`).
+    `at_drift`: nats a sequence at which the metric is read on the way there, by the evaluations at `evaluate.at`, in
+    place of its value at the end (see `studies.records.paths`): so losses are compared at equal drift.
     """
 
     metric: str = "ranking_gain"
     direction: Literal["maximize", "minimize"] = "maximize"
     constraints: Mapping[str, Mapping[str, float]] = {}
     tie_within: float | None = None
+    at_drift: float | None = None
     unbounded: tuple[Literal["drift"], ...] = ()
 
     @property
     def drift(self) -> float | None:
         """The most nats a token that a policy may be from the start where the study bounds neither `kl` nor
-        `kl_per_token` itself; None where it does, or switches the bound off.
+        `kl_per_token` itself; None where it does, reads the metric at a drift, or switches the bound off.
         """
         own = any("max" in self.constraints.get(metric, {}) for metric in ("kl", "kl_per_token"))
-        return None if own or "drift" in self.unbounded else MOST_DRIFT
+        return None if own or self.at_drift is not None or "drift" in self.unbounded else MOST_DRIFT
 
     def within_kl(self, budget: float) -> Objective:
         """The same with another bound on the KL, in nats a sequence."""
@@ -265,6 +268,9 @@ NOT_WRITTEN = ("notices", "contents")
 class StudySpec(Part):
     """A whole study file. Only `study`, `base` and `variants` must be given.
 
+    `replicates`: how many times every scenario is tuned and judged, each time on pairs of its own, in the place of
+    `runs.blocks` and `confirm` (see `studies.schema.replicates`).
+
     `evaluation` is written as `evaluate` in the file. Not written by the user: `notices`, what loading translated or
     left out, and `contents`, what the files and Hub repositories hold that the study names, as far as somebody has
     looked (source, in words -> content, see `studies.schema.contents`).
@@ -285,6 +291,7 @@ class StudySpec(Part):
     runs: Runs = Runs()
     rungs: Rungs | None = None
     confirm: Confirm | None = None
+    replicates: int | None = None
     probe: Probe | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     objective: Objective = Objective()

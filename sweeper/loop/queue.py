@@ -132,7 +132,7 @@ class Feeder:
 
     def confirm(self, paused: AbstractSet[str]) -> None:
         """Queue the chosen trials of each stratum again on fresh blocks and seeds."""
-        for runs in self._book.to_confirm(self._search.trials(), paused):
+        for runs in self._book.to_confirm(paused):
             self.start(runs)
 
     def start(self, runs: TrialRuns) -> None:
@@ -180,7 +180,9 @@ class Feeder:
                     self._screen.tell_user(text)
 
     def close(self, runs: TrialRuns) -> None:
-        """Tell Optuna what became of a trial once all of its runs have ended, and drop adapters that nobody needs."""
+        """Tell Optuna what became of a trial once all of its runs have ended, and drop adapters that nobody needs. The
+        best of a replicate is trained again as soon as it is known, so that a sweep stopped early has whole ones.
+        """
         closed = self._book.close(runs)
         if closed is None:
             return
@@ -190,6 +192,8 @@ class Feeder:
             self._search.retell(closed.trial, closed.outcome)
         for config in closed.unneeded:
             drop_adapter(self._past.folder(config))
+        for chosen in closed.confirm:
+            self.start(chosen)
 
     def put_off(self, runs: TrialRuns) -> None:
         """Leave a trial to the next sweep, which asks for it again."""

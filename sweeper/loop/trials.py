@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from studies.design.halving import Entrant
-from studies.design.points import CONFIRM
+from studies.design.points import CONFIRM, quota
 from studies.records import Cause, Measurement, RunConfig, RunResult, State
 from studies.spec import Confirm, ResolvedVariant, StudySpec, in_scenario, resolve_run
 from sweeper.search.trials import Trial, TrialOutcome, verdict_on
@@ -44,7 +44,8 @@ class TrialRuns:
 @dataclass(frozen=True)
 class Closed:
     """A trial whose runs have all ended. `tell`: Optuna waits for the outcome; `retell`: it was told without a value
-    and gets one now. `unneeded`: runs whose adapters are kept no longer.
+    and gets one now. `unneeded`: runs whose adapters are kept no longer. `confirm`: what to train again now, where this
+    was the last trial of a replicate.
     """
 
     trial: Trial
@@ -52,6 +53,7 @@ class Closed:
     tell: bool
     retell: bool
     unneeded: tuple[RunConfig, ...]
+    confirm: tuple[TrialRuns, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class TrialBook:
     def __init__(self, spec: StudySpec, variants: Mapping[str, ResolvedVariant]) -> None:
         self._spec, self._variants = spec, variants
         self._runs = {name: in_scenario(spec, name).runs for name in spec.scenarios}
-        self._candidates = Candidates(spec)
+        self._candidates = Candidates(spec, variants)
+        self._confirmed: set[tuple[Stratum, int]] = set()
         self._best: dict[Stratum, Best] = {}
         self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
         """By key, every run that came to its end, and its measurements."""
@@ -79,16 +82,19 @@ class TrialBook:
         configs = tuple(self._config(trial, block, seed) for block in runs.blocks for seed in runs.seeds)
         return TrialRuns(trial, configs, trial.phase, asked)
 
-    def to_confirm(self, trials: Sequence[Trial], paused: AbstractSet[str]) -> list[TrialRuns]:
-        """The chosen trials of each stratum, on fresh blocks and seeds; those of `paused` variants are left out."""
-        by_number = {(t.variant, t.scenario, t.number): t for t in trials}
+    def to_confirm(self, paused: AbstractSet[str]) -> list[TrialRuns]:
+        """The chosen trials of each stratum, on fresh blocks and seeds; those of `paused` variants are left out, and
+        those that were given out before.
+        """
+        strata = [stratum for stratum in self._candidates.strata() if stratum[0] not in paused]
+        return [runs for stratum in strata for runs in self._to_confirm(stratum)]
+
+    def _to_confirm(self, stratum: Stratum) -> list[TrialRuns]:
         found = []
-        for variant, scenario in self._candidates.strata():
-            if variant in paused:
-                continue
-            for number in self._candidates.chosen((variant, scenario)):
-                trial = by_number[variant, scenario, number]
-                configs = tuple(self._config(trial, b, s) for b, s in self._candidates.runs(scenario))
+        for trial in self._candidates.chosen(stratum):
+            if (stratum, trial.number) not in self._confirmed:
+                self._confirmed.add((stratum, trial.number))
+                configs = tuple(self._config(trial, b, s) for b, s in self._candidates.runs(trial.scenario))
                 found.append(TrialRuns(trial, configs, CONFIRM, asked=False))
         return found
 
@@ -102,15 +108,15 @@ class TrialBook:
                 self.finished[config.key] = (config, runs.results[config.key].final())
         trial, tell = runs.trial, runs.asked
         outcome = verdict_on(results, self._spec.objective)
-        if runs.phase != CONFIRM:
-            self._candidates.note(trial, results)
+        complete = runs.phase != CONFIRM and self._candidates.note(trial, results)
         retell = not tell and trial.unmeasured and runs.phase != CONFIRM and outcome.value is not None
         if retell:
             runs.trial = replace(trial, unmeasured=False)
         runs.asked = False
         if runs.entrant is not None:
             runs.entrant.over = True
-        return Closed(trial, outcome, tell, retell, self._unneeded(runs, outcome))
+        confirm = self._to_confirm((trial.variant, trial.scenario)) if complete else []
+        return Closed(trial, outcome, tell, retell, self._unneeded(runs, outcome), tuple(confirm))
 
     def best(self) -> Best | None:
         """The best trial so far."""
@@ -159,27 +165,35 @@ class Candidates:
     it in place of the bound on the KL.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: StudySpec, variants: Mapping[str, ResolvedVariant]) -> None:
+        self._spec, self._variants = spec, variants
+        self._trials: dict[Stratum, dict[int, Trial]] = defaultdict(dict)
         self._confirm: dict[str, Confirm | None] = {name: in_scenario(spec, name).confirm for name in spec.scenarios}
         # By stratum and KL budget (None: the objective's own bounds): trial number -> objective, those that keep it.
         self._values: dict[Stratum, dict[float | None, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
 
-    def note(self, trial: Trial, results: Sequence[RunResult]) -> None:
-        """Take a closed trial in, with the results of all its runs."""
+    def note(self, trial: Trial, results: Sequence[RunResult]) -> bool:
+        """Take a closed trial in, with the results of all its runs. Whether it was the last of a replicate, whose best
+        is known then.
+        """
+        stratum = (trial.variant, trial.scenario)
+        self._trials[stratum][trial.number] = trial
         confirm = self._confirm[trial.scenario]
         for budget in (confirm.kl or (None,)) if confirm else ():
             objective = self._spec.objective if budget is None else self._spec.objective.within_kl(budget)
             verdict = verdict_on(results, objective)
             if verdict.feasible and verdict.value is not None:
-                self._values[trial.variant, trial.scenario][budget][trial.number] = verdict.value
+                self._values[stratum][budget][trial.number] = verdict.value
+        if self._spec.replicates is None:
+            return False
+        return len(self._trials[stratum]) >= quota(in_scenario(self._spec, stratum[1]), self._variants[stratum[0]])
 
     def strata(self) -> tuple[Stratum, ...]:
         """Strata with a trial that could be confirmed."""
         return tuple(self._values)
 
-    def chosen(self, stratum: Stratum) -> tuple[int, ...]:
-        """Numbers of the trials to train again, each once; of equal ones the one that was closed first."""
+    def chosen(self, stratum: Stratum) -> tuple[Trial, ...]:
+        """The trials to train again, each once; of equal ones the one that was closed first."""
         confirm = self._confirm[stratum[1]]
         assert confirm is not None, "only strata with a confirm phase have candidates"
         largest = self._spec.objective.direction == "maximize"
@@ -187,7 +201,7 @@ class Candidates:
         for values in self._values[stratum].values():
             ranked = sorted(values, key=values.__getitem__, reverse=largest)
             found += ranked[: 1 if confirm.kl else confirm.top]
-        return tuple(dict.fromkeys(found))
+        return tuple(self._trials[stratum][number] for number in dict.fromkeys(found))
 
     def runs(self, scenario: str) -> tuple[tuple[int, int], ...]:
         """(block, seed) of the runs of a confirmed trial."""

@@ -11,7 +11,7 @@ from studies.design.identity import strata
 from studies.design.points import config_of_knobs, to_knobs
 from studies.records import Scalar, State
 from studies.spec import ResolvedVariant, StudySpec
-from sweeper.search.remaining import Place, Remaining, adaptive_phase, remaining_in
+from sweeper.search.remaining import Place, Remaining, Turns, adaptive_phase, remaining_in
 from sweeper.search.trials import Trial, TrialOutcome
 
 
@@ -46,7 +46,7 @@ class MemorySearch:
                     tried.setdefault(_place(members, trial.variant, trial.knobs), trial.phase)
             waiting = [trial.number for trial in kept if trial.state is State.RUNNING]
             self._strata[name] = _Stratum(scenario, remaining_in(spec, scenario, members, tried), list(kept), waiting)
-        self._order = list(self._strata)
+        self._turns = Turns({name: stratum.scenario for name, stratum in self._strata.items()})
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -66,9 +66,7 @@ class MemorySearch:
 
     def ask(self, paused: Collection[str] = ()) -> Trial | None:
         """The next trial, strata taking turns; None when every stratum has its quota, `paused` variants left aside."""
-        for _ in range(len(self._order)):
-            name = self._order.pop(0)
-            self._order.append(name)
+        for name in self._turns:
             trial = self._ask(name, paused)
             if trial is not None:
                 return trial

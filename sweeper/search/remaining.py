@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from studies.design.points import (
@@ -21,6 +21,7 @@ from studies.design.points import (
     size_of,
 )
 from studies.records import Scalar, digest
+from studies.schema.replicates import cell_of
 from studies.spec import ResolvedVariant, StudySpec, in_scenario
 
 # Variant and config: what a stratum tries once.
@@ -82,6 +83,26 @@ class Remaining:
     def turn_of(self, number: int, free: list[str]) -> str:
         """The variant of a trial where no sampler chooses it: drawn at random among the free ones."""
         return free[int(digest([self.spec.sampler_seed, number]), 16) % len(free)]
+
+
+class Turns:
+    """Whose turn it is: strata one after the other, so that a sweep stopped early is still a fair comparison; those of
+    a study's first replicates before all others, so that it has whole ones.
+    """
+
+    def __init__(self, scenarios: Mapping[str, str]) -> None:
+        """`scenarios`: of each stratum, by its name."""
+        groups: dict[int, list[str]] = {}
+        for name, scenario in scenarios.items():
+            groups.setdefault(cell_of(scenario).number or 0, []).append(name)
+        self._groups = [groups[number] for number in sorted(groups)]
+
+    def __iter__(self) -> Iterator[str]:
+        """Every stratum once. The one that a caller stops at comes last of its group from then on."""
+        for group in self._groups:
+            for _ in range(len(group)):
+                group.append(group.pop(0))
+                yield group[-1]
 
 
 def adaptive_phase(spec: StudySpec) -> str:

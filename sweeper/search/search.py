@@ -19,7 +19,7 @@ from studies.design.points import knobs_of
 from studies.records import RunRecord, State
 from studies.spec import ResolvedVariant, StudySpec
 from sweeper.search.optuna_params import about_trial, place_of
-from sweeper.search.remaining import Place
+from sweeper.search.remaining import Place, Turns
 from sweeper.search.sampling import suggest, write_down
 from sweeper.search.storage import open_storage, storage_calls
 from sweeper.search.strata import UNMEASURED, WITHDRAWN, Strata, Stratum, is_unmeasured
@@ -55,7 +55,7 @@ class Search:
         with storage_calls(url):
             opened = [opener.open(name, *where) for name, where in strata(spec, arms).items()]
         self._strata = {stratum.name: stratum for stratum in opened}
-        self._order = list(self._strata)
+        self._turns = Turns({stratum.name: stratum.scenario for stratum in opened})
 
     def trials(self) -> list[Trial]:
         """All trials of this study, oldest first within their stratum. One that waits to be asked for again is
@@ -96,14 +96,12 @@ class Search:
             self._strata[trial.stratum].open[trial.number].set_user_attr(SCORES, [list(score) for score in scores])
 
     def ask(self, paused: Collection[str] = ()) -> Trial | None:
-        """The next trial, strata taking turns so that a sweep stopped early is still a fair comparison.
+        """The next trial, see `Turns`.
 
         None when every stratum has its quota (trials that are open count), those of `paused` variants left aside. In
         `mode: search` the variant is drawn at random among the others while one is paused.
         """
-        for _ in range(len(self._order)):
-            name = self._order.pop(0)
-            self._order.append(name)
+        for name in self._turns:
             stratum = self._strata[name]
             if stratum.arms.keys() <= set(paused):
                 continue

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from studies.records import CONSEQUENCES, Cause, RunResult, Scalar, State
+from studies.records.paths import path_of, read_at, start_of
 from studies.spec import Objective
 
 
@@ -60,7 +61,7 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
 
     One whose runs all came to their end and lack the objective has no value: nobody has measured it as is asked now.
     """
-    value = _mean(objective.metric, results)
+    value = _value(objective, results)
     if any(r.state is State.FAIL for r in results):
         return TrialOutcome(State.FAIL, None, {})
     complete = all(r.state is State.COMPLETE for r in results)
@@ -74,6 +75,21 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
     drift = _mean("kl_per_token", results)
     too_far = drift is not None and objective.drift is not None and drift > objective.drift
     return TrialOutcome(State.COMPLETE, value, _constraints(results, objective), too_far=too_far)
+
+
+def _value(objective: Objective, results: Sequence[RunResult]) -> float | None:
+    """The mean of the objective over runs; read at a drift, None where one of them does not get there."""
+    if objective.at_drift is None:
+        return _mean(objective.metric, results)
+    readings = []
+    for result in results:
+        start = start_of(objective.metric, result.facts)
+        path = path_of(objective.metric, result.measurements)
+        found = None if start is None else read_at(path, objective.at_drift, start)
+        if found is None:
+            return None
+        readings.append(found.value)
+    return math.fsum(readings) / len(readings) if readings else None
 
 
 def _constraints(results: Sequence[RunResult], objective: Objective) -> dict[str, float]:

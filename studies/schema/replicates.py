@@ -1,0 +1,78 @@
+"""Replicates: the comparison of a study made several times, each time on pairs of its own.
+
+In replicate r of a scenario every variant is tuned by its own n points on one draw of the pairs, and what it chose is
+trained once more on another. So the luck of the points and of the draw lies in the spread between replicates
+(Bouthillier et al., arXiv 2103.03098), and a loss is compared as people use it: tuned with n trials, then trained.
+
+A replicate of a scenario is a scenario to all that trains, records and searches: `clean#3`. Only what plans and what
+compares puts those of one condition together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from studies.schema.types import Confirm, Runs, StudySpec
+
+FIRST_BLOCK = 100
+"""Blocks of replicates begin here: two of each, to tune and to judge."""
+
+
+class Cell(NamedTuple):
+    """One replicate of a scenario. `number` counts from 1; None where the study has no replicates."""
+
+    condition: str
+    number: int | None
+
+    @property
+    def name(self) -> str:
+        """As which runs know it."""
+        return self.condition if self.number is None else f"{self.condition}#{self.number}"
+
+    @property
+    def tuning_block(self) -> int:
+        """The draw of pairs that its points are tried on."""
+        return FIRST_BLOCK + 2 * ((self.number or 1) - 1)
+
+    @property
+    def judging_block(self) -> int:
+        """The draw that what was chosen is judged on."""
+        return self.tuning_block + 1
+
+
+def cell_of(scenario: str) -> Cell:
+    """The cell that a scenario's name tells. No scenario of a file has a # in its name."""
+    condition, mark, number = scenario.partition("#")
+    return Cell(condition, int(number) if mark else None)
+
+
+def conditions(scenarios: Iterable[str]) -> tuple[str, ...]:
+    """The scenarios that the file names, once each."""
+    return tuple(dict.fromkeys(cell_of(name).condition for name in scenarios))
+
+
+def with_replicates(spec: StudySpec) -> StudySpec:
+    """The study with its scenarios' replicates in their places, the first of all scenarios first: a sweep that is
+    stopped has whole ones.
+    """
+    if spec.replicates is None:
+        return spec
+    numbers = range(1, spec.replicates + 1)
+    cells = {Cell(name, number).name: scenario for number in numbers for name, scenario in spec.scenarios.items()}
+    return spec.model_copy(update={"scenarios": cells})
+
+
+def in_cell(spec: StudySpec, scenario: str) -> StudySpec:
+    """The study with the points and draws of one replicate; as it is where it has none."""
+    cell = cell_of(scenario)
+    if spec.replicates is None or cell.number is None:
+        return spec
+    seeds = spec.runs.seeds
+    changed = {
+        "sampler_seed": (spec.sampler_seed + cell.number - 1) % 2**32,
+        "runs": Runs(blocks=(cell.tuning_block,), seeds=seeds),
+        "confirm": Confirm(top=1, blocks=(cell.judging_block,), seeds=seeds),
+        "replicates": None,  # it is one of them now
+    }
+    return spec.model_copy(update=changed)
