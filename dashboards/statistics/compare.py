@@ -75,17 +75,13 @@ def compare(
     Holm correction. A variant without a block in common with the baseline is not in the answer; an unknown baseline
     gives none.
     """
-    paired = {
-        name: {b: sign * (values[b] - panel[baseline][b]) for b in sorted(values.keys() & panel[baseline].keys())}
-        for name, values in panel.items()
-        if baseline in panel and name != baseline and values.keys() & panel[baseline].keys()
-    }
-    found = _differences(paired, tie_within)
+    paired = paired_differences(panel, baseline, sign)
+    found = judged(paired, tie_within)
     blocks = {block for of_variant in paired.values() for block in of_variant}
     without: dict[int, dict[str, Difference]] = {}
     for task in sorted({tasks[block] for block in blocks}):
         kept = {name: {b: d for b, d in of.items() if tasks[b] != task} for name, of in paired.items()}
-        without[task] = _differences({name: of for name, of in kept.items() if of}, tie_within)
+        without[task] = judged({name: of for name, of in kept.items() if of}, tie_within)
     return {name: _complete(difference, name, without, tie_within) for name, difference in found.items()}
 
 
@@ -102,7 +98,17 @@ def sensitive(found: Difference, gain: Estimate | None, tie_within: float | None
     return replace(found, word="inconclusive", instead=NO_GAIN if gain else NO_START, flips_without=(), leans_on=())
 
 
-def _differences(paired: Mapping[str, Mapping[int, float]], tie_within: float | None) -> dict[str, Difference]:
+def paired_differences(panel: Panel, baseline: str, sign: int = 1) -> dict[str, dict[int, float]]:
+    """Variant -> block -> what it is better by than the baseline, on the blocks that both have.
+
+    Variants without such a block are not in the answer; an unknown baseline gives none.
+    """
+    zero = panel.get(baseline, {})
+    shared = {name: sorted(values.keys() & zero.keys()) for name, values in panel.items() if name != baseline}
+    return {name: {b: sign * (panel[name][b] - zero[b]) for b in blocks} for name, blocks in shared.items() if blocks}
+
+
+def judged(paired: Mapping[str, Mapping[int, float]], tie_within: float | None) -> dict[str, Difference]:
     """Block -> difference, per variant, judged together and without a look at tasks."""
     arrays = {name: np.array(list(of.values())) for name, of in paired.items()}
     ps = {name: p for name, array in arrays.items() if (p := p_difference(array)) is not None}
@@ -110,7 +116,8 @@ def _differences(paired: Mapping[str, Mapping[int, float]], tie_within: float | 
     return {name: _judge(array, ps.get(name), holm.get(name), tie_within) for name, array in arrays.items()}
 
 
-def _could_tie(found: Difference, tie_within: float | None) -> bool:
+def could_tie(found: Difference, tie_within: float | None) -> bool:
+    """Whether blocks of this number and spread show a true tie in at least 80 % of cases."""
     if tie_within is None or found.spread is None:
         return False
     return tie_power(found.estimate.blocks, found.spread, tie_within) >= POWER
@@ -132,13 +139,13 @@ def _complete(
     found: Difference, name: str, without: Mapping[int, Mapping[str, Difference]], tie_within: float | None
 ) -> Difference:
     """The difference with the tasks that it hangs on (none, where it is inconclusive), and whether it could tie."""
-    could_tie = _could_tie(found, tie_within)
+    possible = could_tie(found, tie_within)
     if found.word == "inconclusive":
-        return replace(found, could_tie=could_tie)
+        return replace(found, could_tie=possible)
     words = {task: others[name].word if name in others else "inconclusive" for task, others in without.items()}
     return replace(
         found,
-        could_tie=could_tie,
+        could_tie=possible,
         flips_without=tuple(task for task, word in words.items() if word not in (found.word, "inconclusive")),
         leans_on=tuple(task for task, word in words.items() if word == "inconclusive"),
     )
@@ -163,6 +170,15 @@ def p_equivalence(d: Floats, within: float) -> float | None:
     if _is_constant(d):
         return 0.0 if abs(float(d[0])) < within else 1.0
     return _t_below(abs(float(d.mean())) - within, d)
+
+
+def p_above(d: Floats, limit: float) -> float | None:
+    """One-sided p of the paired t test that differences [n] have a mean of at most `limit`; None below three."""
+    if len(d) < FEWEST_BLOCKS:
+        return None
+    if _is_constant(d):
+        return 0.0 if float(d[0]) > limit else 1.0
+    return _t_below(limit - float(d.mean()), d)
 
 
 def _t_below(mean: float, d: Floats) -> float:
