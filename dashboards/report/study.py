@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from dashboards.store.connection import StoreAway, store_uri
 from dashboards.store.records import load_steps
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
+from dashboards.tuned.of_study import tuned_of
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
 from studies.design.points import quota
@@ -44,10 +46,11 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     records = answers.records
     expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
     twins = compared_runs(records, expected)
-    return comparison(
+    planned = strata(study)
+    table = comparison(
         records,
         spec.objective,
-        strata(study),
+        planned,
         baseline=spec.baseline,
         source=pairs_source(spec),
         scenarios=spec.scenarios,
@@ -57,11 +60,16 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
         aside=answers.notes(),
     )
+    differences = {(r.variant, r.scenario): r.difference for r in table.rows if r.difference is not None}
+    told = tuned_of(study, records, planned, differences)
+    return replace(table, tuned=tuple(one for one, _ in told), answers=tuple(said for _, said in told))
 
 
-def written(table: Comparison, format: Format, width: int | None = None) -> str:
-    """Render the table without secrets, ending in one newline."""
-    text: str = redact(render(table, format, width))
+def written(table: Comparison, format: Format, width: int | None = None, *, everything: bool = True) -> str:
+    """Render the table without secrets, ending in one newline. `everything`: all that was measured, beside the answer
+    and the table that it rests on.
+    """
+    text: str = redact(render(table, format, width, everything=everything))
     return text.rstrip("\n") + "\n"
 
 

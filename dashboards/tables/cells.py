@@ -23,7 +23,7 @@ WORDS = frozenset(
     {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
     | {"Expected", "Found"}
 )
-LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", KNOBS}
+LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", "Settings used", KNOBS}
 # Shares of pairs ranked right, beside which stands what the length of the answers alone gives away.
 ACCURACIES = ("accuracy", "train_accuracy", "reward_accuracy")
 

@@ -28,6 +28,8 @@ from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearso
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.statistics.stability import Stability, failures
 from dashboards.tables.funnels import funnel_notes
+from dashboards.tuned.answer import Answer
+from dashboards.tuned.losses import Tuned
 from studies.records import JUDGE_FACT, WEIGHT_FACT, Failure, RunRecord, Scalar, State
 from studies.spec import Expectation, Objective, Scenario
 
@@ -115,7 +117,8 @@ class Row:
 class Comparison:
     """The whole table: its rows, the variant that they are compared with (None: with none), the verdicts, the strata
     at each KL budget that was confirmed, what became of the study's controls, and the late collapse of strata that were
-    measured along training. `aside`: sentences on recorded runs that are no answer to the study and stand in no row;
+    measured along training. `tuned`: the losses of each condition, tuned and judged, and `answers`: what that says.
+    `aside`: sentences on recorded runs that are no answer to the study and stand in no row;
     `pairs`: on what became of the rows that were read.
     """
 
@@ -127,6 +130,8 @@ class Comparison:
     falls: tuple[Falls, ...] = ()
     aside: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
 
 def comparison(

@@ -16,7 +16,8 @@ from dashboards.guide.verdicts import Verdict
 from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison, Row
 from dashboards.tables.grids import Cell, Grid, grid_cells
-from dashboards.tables.sections import sections
+from dashboards.tables.sections import sections, short_sections
+from dashboards.tables.short import by_width
 from studies.records import Scalar
 from studies.spec import Objective
 from studies.text.visible import visible
@@ -41,10 +42,11 @@ _MARKDOWN: Final = (
 )
 
 
-def render(table: Comparison, format: Format = "text", width: int | None = None) -> str:
+def render(table: Comparison, format: Format = "text", width: int | None = None, *, everything: bool = True) -> str:
     """The comparison in a format. JSON holds all numbers and the ids of their runs, CSV the numbers of the rows.
 
-    `width`: of the screen in characters, for text alone.
+    `width`: of the screen in characters, for text alone. `everything`: what stands under the answer and its table too;
+    JSON and CSV have it always.
     """
     match format:
         case "json":
@@ -53,11 +55,11 @@ def render(table: Comparison, format: Format = "text", width: int | None = None)
         case "csv":
             return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
-            return _markdown(table)
+            return _markdown(table, everything)
         case "html":
-            return _html(table)
+            return _html(table, everything)
         case "text":
-            return _text(table, width or WIDE)
+            return _text(table, width or WIDE, everything)
 
 
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
@@ -100,8 +102,35 @@ def _grids_csv(found: Sequence[Grid]) -> str:
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def _text(table: Comparison, width: int) -> str:
-    """The rows, on a narrow screen in several tables under each other, then the verdicts that the study can give."""
+def _text(table: Comparison, width: int, everything: bool) -> str:
+    """The short tables and the answers. With everything the long ones above them, on a narrow screen in several tables
+    under each other, and the verdicts that the study can give.
+    """
+    shown: list[RichTable | str] = _all_text(table, width) if everything else list(table.aside)
+    for section in short_sections(table):
+        shown += ["", section.title] if section.title else []
+        shown += [_rich_table(_narrowed(_plain(section.cells), width)), *section.notes]
+    return _printed([*shown, "", *answer_lines(table)], width)
+
+
+def answer_lines(table: Comparison) -> list[str]:
+    """The answer of each condition, a paragraph each."""
+    several = len(table.answers) > 1
+    said = zip(table.tuned, table.answers, strict=True)
+    return [f"{found.condition}: {answer.text}" if several else answer.text for found, answer in said]
+
+
+def _narrowed(cells: Cells, width: int) -> Cells:
+    """The cells without the columns that a screen has no room for, the least needed first."""
+    fits = []
+    for name, *column in zip(cells.header, *cells.rows, strict=True):
+        texts = [name, *column]
+        breaks = [word for text in texts for word in text.split(" ")] if name in LEFT - {"Loss"} else texts
+        fits.append(max(map(len, breaks)))
+    return by_width(cells, fits, width)
+
+
+def _all_text(table: Comparison, width: int) -> list[RichTable | str]:
     shown: list[RichTable | str] = []
     for section in sections(table):
         shown += ["", section.title] if section.title else []
@@ -111,7 +140,7 @@ def _text(table: Comparison, width: int) -> str:
     given = [v for v in table.verdicts if v.ruling != "not testable here"]
     judged = (guide_cells(table.verdicts), claim_cells(given)) if given else ()
     shown += ["", *(_rich_table(_plain(cells)) for cells in judged)] if judged else []
-    return _printed([*shown, *_not_testable(table.verdicts)], width)
+    return [*shown, *_not_testable(table.verdicts)]
 
 
 def _printed(shown: Sequence[RichTable | str], width: int) -> str:
@@ -182,13 +211,13 @@ def _rich_table(cells: Cells) -> RichTable:
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
-def _markdown(table: Comparison) -> str:
-    parts: list[str] = []
-    for section in sections(table):
+def _markdown(table: Comparison, everything: bool) -> str:
+    parts: list[str] = [f"> {_markdown_words(line)}\n" for line in answer_lines(table)]
+    for section in [*short_sections(table), *(sections(table) if everything else [])]:
         parts += ["", f"{_markdown_words(section.title)}:", ""] if section.title else []
         parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]
     claims = claim_cells(table.verdicts)
-    if claims.rows:
+    if claims.rows and everything:
         parts += ["", "What the guide says, and what was found:", "", _markdown_table(guide_cells(table.verdicts)), ""]
         parts += [_markdown_table(claims)]
     return "\n".join(parts) + "\n"
@@ -224,17 +253,17 @@ _STYLE = (
 )
 
 
-def _html(table: Comparison) -> str:
+def _html(table: Comparison, everything: bool) -> str:
     """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
-    parts = []
-    for section in sections(table):
+    parts = [f"<p>{escape(line)}</p>" for line in answer_lines(table)]
+    for section in [*short_sections(table), *(sections(table) if everything else [])]:
         parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
         runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
         parts += [html_table(section.cells, runs or [{}] * len(section.cells.rows)), html_list(section.notes)]
     claims = html_table(claim_cells(table.verdicts), [{"runs": v.run_ids} if v.run_ids else {} for v in table.verdicts])
     guide = guide_cells(table.verdicts)
     found = "<h2>What the guide says, and what was found</h2>" + html_table(guide, [{}] * len(guide.rows)) + claims
-    return _page("Comparison", "".join(parts) + (found if table.verdicts else ""))
+    return _page("Comparison", "".join(parts) + (found if table.verdicts and everything else ""))
 
 
 def html_list(notes: Sequence[str]) -> str:

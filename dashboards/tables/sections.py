@@ -10,6 +10,7 @@ from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cell
 from dashboards.tables.comparison import Comparison
 from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes
 from dashboards.tables.numbers import interval
+from dashboards.tables.short import ranked, short_cells, short_notes
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,24 @@ class Section:
     runs: Sequence[Mapping[str, Sequence[str]]] = field(default=())
 
 
+def short_sections(table: Comparison) -> list[Section]:
+    """The table of each condition as a person reads it, with what its words mean under the last."""
+    several = len(table.tuned) > 1
+    return [
+        Section(
+            found.condition if several else "",
+            short_cells(found, said),
+            short_notes(found) if found is table.tuned[-1] else (),
+            [{"judged": loss.run_ids} for loss in ranked(found)],
+        )
+        for found, said in zip(table.tuned, table.answers, strict=True)
+    ]
+
+
 def sections(table: Comparison) -> list[Section]:
-    """The parts of the comparison that have something to show, in reading order; the guide's claims come after."""
+    """All that was measured, in reading order; the guide's claims come after."""
     parts = [
-        Section("", row_cells(table), notes(table), [r.run_ids for r in table.rows]),
+        Section("Everything measured", row_cells(table), notes(table), [r.run_ids for r in table.rows]),
         Section(
             "At equal KL",
             budget_cells(table),

@@ -76,9 +76,10 @@ def table(
     rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="all that was measured, not the short table alone")] = False,
     settings: Set = None,
 ) -> None:
-    """Print the comparison table, or a grid of two knobs, rebuilt from MLflow alone."""
+    """Print the answer and the table that it rests on, or a grid of two knobs, rebuilt from MLflow alone."""
     from dashboards.report.study import comparison_of, written
     from dashboards.tables.formats import FORMATS
     from sweeper.recorded.reading import answers_of
@@ -98,7 +99,8 @@ def table(
         if rows is not None and columns is not None:
             text = _grids(loaded, rows, columns, kinds[format], width)
         else:
-            text = written(comparison_of(loaded, answers_of(loaded)), kinds[format], width)
+            table = comparison_of(loaded, answers_of(loaded))
+            text = written(table, kinds[format], width, everything=everything)
     if output is None:
         typer.echo(text, nl=False)
     else:

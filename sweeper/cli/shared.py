@@ -218,7 +218,7 @@ def _print_outcome(
     else:
         with store_errors():
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
-            typer.echo(written(comparison_of(asked, answers), "text", screen_width()), nl=False)
+            typer.echo(written(comparison_of(asked, answers), "text", screen_width(), everything=False), nl=False)
         failed = summary(distinct(answers.records))
     if verified is not None:
         print_verification(verified, console)

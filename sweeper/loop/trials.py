@@ -162,7 +162,7 @@ class Candidates:
     """The closed trials of a study with what each is worth, and the choice among them.
 
     Without KL budgets the best `top` that keep the objective's bounds; with them, for each budget the best that keeps
-    it in place of the bound on the KL.
+    it in place of the bound on the KL. With `Objective.at_drift`, where none gets there, the best at its end.
     """
 
     def __init__(self, spec: StudySpec, variants: Mapping[str, ResolvedVariant]) -> None:
@@ -171,6 +171,8 @@ class Candidates:
         self._confirm: dict[str, Confirm | None] = {name: in_scenario(spec, name).confirm for name in spec.scenarios}
         # By stratum and KL budget (None: the objective's own bounds): trial number -> objective, those that keep it.
         self._values: dict[Stratum, dict[float | None, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+        # The same of those that keep all else and never came to the drift that the objective is read at.
+        self._short: dict[Stratum, dict[int, float]] = defaultdict(dict)
 
     def note(self, trial: Trial, results: Sequence[RunResult]) -> bool:
         """Take a closed trial in, with the results of all its runs. Whether it was the last of a replicate, whose best
@@ -184,13 +186,15 @@ class Candidates:
             verdict = verdict_on(results, objective)
             if verdict.feasible and verdict.value is not None:
                 self._values[stratum][budget][trial.number] = verdict.value
+            elif verdict.feasible_short and verdict.value is not None:
+                self._short[stratum][trial.number] = verdict.value
         if self._spec.replicates is None:
             return False
         return len(self._trials[stratum]) >= quota(in_scenario(self._spec, stratum[1]), self._variants[stratum[0]])
 
     def strata(self) -> tuple[Stratum, ...]:
         """Strata with a trial that could be confirmed."""
-        return tuple(self._values)
+        return tuple(dict.fromkeys([*self._values, *self._short]))
 
     def chosen(self, stratum: Stratum) -> tuple[Trial, ...]:
         """The trials to train again, each once; of equal ones the one that was closed first."""
@@ -198,7 +202,7 @@ class Candidates:
         assert confirm is not None, "only strata with a confirm phase have candidates"
         largest = self._spec.objective.direction == "maximize"
         found: list[int] = []
-        for values in self._values[stratum].values():
+        for values in self._values[stratum].values() if self._values.get(stratum) else [self._short[stratum]]:
             ranked = sorted(values, key=values.__getitem__, reverse=largest)
             found += ranked[: 1 if confirm.kl else confirm.top]
         return tuple(self._trials[stratum][number] for number in dict.fromkeys(found))

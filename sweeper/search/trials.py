@@ -10,6 +10,9 @@ from studies.records import CONSEQUENCES, Cause, RunResult, Scalar, State
 from studies.records.paths import path_of, read_at, start_of
 from studies.spec import Objective
 
+AT_DRIFT = "at_drift"
+"""The constraint that a trial gets as far from its start as the objective is read at."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -52,8 +55,16 @@ class TrialOutcome:
     @property
     def feasible(self) -> bool:
         """Whether it trained to its end within all bounds."""
+        return self._keeps(self.constraints)
+
+    @property
+    def feasible_short(self) -> bool:
+        """Whether it did so but for the drift of `Objective.at_drift`, which it never came to."""
+        return self._keeps({name: excess for name, excess in self.constraints.items() if name != AT_DRIFT})
+
+    def _keeps(self, constraints: Mapping[str, float]) -> bool:
         kept = self.state is State.COMPLETE and not self.too_far
-        return kept and all(excess <= 0.0 for excess in self.constraints.values())
+        return kept and all(excess <= 0.0 for excess in constraints.values())
 
 
 def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutcome:
@@ -61,7 +72,9 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
 
     One whose runs all came to their end and lack the objective has no value: nobody has measured it as is asked now.
     """
-    value = _value(objective, results)
+    value, short = _mean(objective.metric, results), None
+    if objective.at_drift is not None:
+        value, short = _read_at_drift(objective, results)
     if any(r.state is State.FAIL for r in results):
         return TrialOutcome(State.FAIL, None, {})
     complete = all(r.state is State.COMPLETE for r in results)
@@ -74,22 +87,23 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
         return TrialOutcome(State.PRUNED, value, {failures[0]: 1.0} if failures else kept, step)
     drift = _mean("kl_per_token", results)
     too_far = drift is not None and objective.drift is not None and drift > objective.drift
-    return TrialOutcome(State.COMPLETE, value, _constraints(results, objective), too_far=too_far)
+    constraints = _constraints(results, objective) | ({} if short is None else {AT_DRIFT: short})
+    return TrialOutcome(State.COMPLETE, value, constraints, too_far=too_far)
 
 
-def _value(objective: Objective, results: Sequence[RunResult]) -> float | None:
-    """The mean of the objective over runs; read at a drift, None where one of them does not get there."""
-    if objective.at_drift is None:
-        return _mean(objective.metric, results)
+def _read_at_drift(objective: Objective, results: Sequence[RunResult]) -> tuple[float | None, float]:
+    """The mean of the objective where runs pass its drift, and 0; where one does not get there the mean at their ends,
+    and 1: by that Optuna's constraint is exceeded.
+    """
     readings = []
     for result in results:
         start = start_of(objective.metric, result.facts)
         path = path_of(objective.metric, result.measurements)
-        found = None if start is None else read_at(path, objective.at_drift, start)
+        found = None if start is None else read_at(path, objective.at_drift or 0.0, start)
         if found is None:
-            return None
+            return _mean(objective.metric, results), 1.0
         readings.append(found.value)
-    return math.fsum(readings) / len(readings) if readings else None
+    return (math.fsum(readings) / len(readings), 0.0) if readings else (None, 1.0)
 
 
 def _constraints(results: Sequence[RunResult], objective: Objective) -> dict[str, float]:

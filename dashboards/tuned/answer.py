@@ -1,0 +1,251 @@
+"""What a comparison says, in a paragraph that a person can act on. By rules, from the runs that judged.
+
+- Use: of the losses not shown worse than the best by more than the tie width, the baseline, unless another of them is
+  shown to gain more at settings picked at random. Nothing is named where the baseline of its kind, the untrained model,
+  is not beaten by three tie widths, or where no run judged.
+- Avoid: what is shown worse than the best, breaks at most of its settings, or never gets to the drift.
+- Open: what is neither; and the command that would settle it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dashboards.statistics.compare import POWER, SEEN
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
+from dashboards.statistics.power import tie_power
+from dashboards.tuned.losses import Tuned, TunedLoss
+from studies.records import Scalar
+from studies.text.plural import so_many
+
+MOST_REPLICATES = 48
+_HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Settle:
+    """What would settle what is open: a setting of the study for one more `sweeper run`, and what that costs."""
+
+    override: str
+    runs: int
+    minutes: float | None
+    to: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`use`: the loss to use, None where none can be named. `as_good`: not shown worse than the best, beside it;
+    `avoid`: loss -> why; `open`: what these runs cannot tell. `sentences`: all of it, to be read.
+    """
+
+    use: str | None
+    settings: dict[str, Scalar]
+    step: int | None
+    gain: Estimate | None
+    as_good: tuple[str, ...]
+    avoid: dict[str, str]
+    open: tuple[str, ...]
+    settle: Settle | None
+    sentences: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The paragraph."""
+        return " ".join(self.sentences)
+
+
+def answer(found: Tuned, tie_within: float | None, seconds: float | None) -> Answer:
+    """What a comparison says. `tie_within`: the largest gain that does not matter, in its unit; `seconds`: from the end
+    of one run to the next, None where unknown.
+    """
+    judged = [loss for loss in found.losses if loss.judged >= FEWEST_BLOCKS]
+    if found.best is None or not judged:
+        return _unjudged(found, seconds)
+    kept = [loss for loss in found.losses if loss.variant in found.best.kept]
+    gained = [loss for loss in kept if _is_seen(loss.gain, tie_within)]
+    settle = _settle(found, tie_within, seconds)
+    avoid = _avoid(found)
+    if not gained:
+        return _nothing(found, kept, settle)
+    use = _choose(found, gained)
+    as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
+    undecided = tuple(name for name in as_good if _is_open(found, name))
+    sentences = [_used(found, use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
+    sentences += [_settled(undecided, settle)] if undecided and settle else []
+    return Answer(
+        use.variant, dict(use.settings), use.step, use.gain, as_good, avoid, undecided, settle, tuple(sentences)
+    )
+
+
+def _is_seen(gain: Estimate | None, tie_within: float | None) -> bool:
+    """Whether a gain over the untrained model is established: by three tie widths, or above 0 where there is none."""
+    return gain is not None and gain.low is not None and gain.low > SEEN * (tie_within or 0.0)
+
+
+def _choose(found: Tuned, kept: Sequence[TunedLoss]) -> TunedLoss:
+    """The most forgiving of the losses as good as the best where that is shown, else the plainest."""
+    forgiving = [loss for loss in kept if loss.stability is not None and loss.stability.word == "Better"]
+    if forgiving:
+        return max(forgiving, key=lambda loss: loss.any_setting.value if loss.any_setting else 0.0)
+    plain = [loss for loss in kept if loss.variant == found.baseline]
+    return plain[0] if plain else max(kept, key=lambda loss: loss.gain.value if loss.gain else 0.0)
+
+
+def _avoid(found: Tuned) -> dict[str, str]:
+    why = {}
+    for loss in found.losses:
+        beaten = found.best.beaten.get(loss.variant) if found.best else None
+        broken = sum(loss.broken.values())
+        if loss.tried and broken > _HALF * loss.tried:
+            why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke"
+        elif beaten is not None:
+            why[loss.variant] = f"gains less than {beaten.by}, by {_share(found, beaten.difference)}"
+        elif loss.stability is not None and loss.stability.word == "Poor":
+            why[loss.variant] = loss.stability.reason
+        elif loss.short > _HALF * loss.judged:
+            why[loss.variant] = loss.missing
+        elif loss.tried and not loss.worked:
+            why[loss.variant] = f"none of its {so_many(loss.tried, 'setting')} gained anything"
+    return why
+
+
+def _is_open(found: Tuned, variant: str) -> bool:
+    """Whether a loss is neither shown as good as the baseline nor apart from it."""
+    loss = next(one for one in found.losses if one.variant == variant)
+    return variant != found.baseline and (loss.difference is None or loss.difference.word == "inconclusive")
+
+
+# ---- sentences ----------------------------------------------------------------------------------------------------
+
+
+def _used(found: Tuned, use: TunedLoss) -> str:
+    where = f" at {found.drift:g} nats from the start" if found.drift else ""
+    stop = f", stop at step {use.step}" if use.step else ""
+    settings = f" ({_settings(use)}{stop})" if use.settings or stop else ""
+    gain = _share(found, use.gain) if use.gain else "nothing"
+    over = f"on {so_many(use.judged, 'fresh draw')} of the data"
+    forgiving = " It forgives: a setting picked at random gains more than the others'." if _forgives(use) else ""
+    return f"Use {use.variant}{settings}: it gains {gain} over the untrained model{where}, {over}.{forgiving}"
+
+
+def _forgives(use: TunedLoss) -> bool:
+    return use.stability is not None and use.stability.word == "Better"
+
+
+def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
+    same = [name for name in as_good if name not in undecided]
+    said = []
+    if same:
+        within = f" within {_amount(found, tie_within)}" if tie_within else ""
+        verb = "are" if len(same) > 1 else "is"
+        said.append(f"{_list(same)} {verb} as good{within}.")
+    if undecided:
+        said.append(f"Not told apart by these runs: {_list(undecided)}.")
+    return said
+
+
+def _avoided(avoid: dict[str, str]) -> list[str]:
+    return [f"Avoid {'; '.join(f'{name} ({why})' for name, why in avoid.items())}."] if avoid else []
+
+
+def _settled(undecided: Sequence[str], settle: Settle) -> str:
+    time = "" if settle.minutes is None else f", about {_minutes(settle.minutes)}"
+    return f"To {settle.to}: run it again with --set {settle.override} ({so_many(settle.runs, 'more run')}{time})."
+
+
+def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
+    gains = [loss.gain for loss in kept if loss.gain is not None]
+    best = max(gains, key=lambda gain: gain.value, default=None)
+    gain = "" if best is None else f": the best gain over the untrained model is {_share(found, best)}"
+    sentence = (
+        f"Nothing was learnt that can be seen{gain}. No loss is named; train longer, or at higher learning rates, "
+        "before comparing."
+    )
+    return Answer(None, {}, None, best, (), _avoid(found), (), settle, (sentence, *_avoided(_avoid(found))))
+
+
+def _unjudged(found: Tuned, seconds: float | None) -> Answer:
+    """Of a study in which nothing was trained again on fresh pairs, or too little: no winner."""
+    tried = sum(loss.tried for loss in found.losses)
+    if not tried:
+        return Answer(None, {}, None, None, (), {}, (), None, ("Nothing is known yet: no run has ended.",))
+    gains = {loss.variant: loss.gain for loss in found.losses if loss.gain is not None and loss.gain.value > 0.0}
+    avoid = _avoid(found)
+    settle = _settle(found, None, seconds)
+    sentences = [
+        f"These {so_many(tried, 'run')} rank no losses: each number is the best of those that were tried, on one draw "
+        "of the data, and another draw moves it."
+    ]
+    if not gains:
+        sentences.append("No loss gained anything over the untrained model.")
+    sentences += _avoided(avoid)
+    start = next((loss for loss in found.losses if loss.variant == found.baseline and loss.variant in gains), None)
+    if start is not None and start.variant not in avoid:
+        sentences.append(f"Start with {start.variant} ({_settings(start)}).")
+    if settle is not None:
+        sentences.append(_settled((), settle))
+    return Answer(None, {}, None, None, (), avoid, tuple(gains), settle, tuple(sentences))
+
+
+# ---- what would settle it -----------------------------------------------------------------------------------------
+
+
+def _settle(found: Tuned, tie_within: float | None, seconds: float | None) -> Settle | None:
+    """The replicates that would decide what is open: enough that losses which are equal are shown so in 80 of 100
+    cases, at the spread that was seen; eight where there are none yet.
+    """
+    losses, each = len(found.losses), found.settings + 1
+    if not found.planned:
+        wanted, have, to = 8, 0, "learn which is better on fresh draws"
+    else:
+        wanted, have, to = _replicates_needed(found, tie_within), found.planned, "settle them"
+    runs = (wanted - have) * losses * each
+    if runs <= 0 or not found.settings:
+        return None
+    minutes = None if seconds is None else runs * seconds / 60.0
+    return Settle(f"replicates={wanted}", runs, minutes, to)
+
+
+def _replicates_needed(found: Tuned, tie_within: float | None) -> int:
+    spreads = [
+        loss.difference.spread
+        for loss in found.losses
+        if loss.difference is not None and loss.difference.word == "inconclusive" and loss.difference.spread
+    ]
+    if not spreads or tie_within is None:
+        return 2 * found.planned
+    spread = sorted(spreads)[len(spreads) // 2]
+    enough = (n for n in range(found.planned + 1, MOST_REPLICATES + 1) if tie_power(n, spread, tie_within) >= POWER)
+    return next(enough, MOST_REPLICATES)
+
+
+# ---- words --------------------------------------------------------------------------------------------------------
+
+
+def _share(found: Tuned, value: Estimate) -> str:
+    """A gain with its interval: in the embedded world as a share of what is possible."""
+    if found.unit != "U":
+        limits = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
+        return f"{value.value:.3g} {found.metric}{limits}"
+    limits = "" if value.low is None or value.high is None else f" [{100 * value.low:.0f} to {100 * value.high:.0f}]"
+    return f"{100 * value.value:.0f}%{limits} of what is possible"
+
+
+def _amount(found: Tuned, width: float) -> str:
+    return f"{100 * width:g} points" if found.unit == "U" else f"{width:g}"
+
+
+def _settings(loss: TunedLoss) -> str:
+    return ", ".join(f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
+                     for name, value in loss.settings.items())  # fmt: skip
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _minutes(minutes: float) -> str:
+    if minutes < 90:
+        return so_many(max(round(minutes), 1), "minute")
+    return f"{minutes / 60:.1f} hours"

@@ -1,0 +1,85 @@
+"""A study and its records -> the comparison and the answer in each of its conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dashboards.analysis.strata import Stratum, standings
+from dashboards.statistics.compare import Difference
+from dashboards.statistics.scale import Scale, scale_of
+from dashboards.tuned.answer import Answer, answer
+from dashboards.tuned.by_block import tuned_by_block
+from dashboards.tuned.losses import Tuned, tuned
+from dashboards.tuned.replicates import replicates_of
+from studies.design.counts import pairs_source
+from studies.design.points import quota
+from studies.records import PROBE, RunRecord
+from studies.schema.replicates import cell_of, conditions
+from studies.spec import Study
+
+_PAUSE = 300.0  # seconds without the end of a run that are a break between two sweeps
+
+
+def tuned_of(
+    study: Study,
+    records: Sequence[RunRecord],
+    strata: Sequence[Stratum],
+    differences: Mapping[tuple[str, str], Difference],
+) -> tuple[tuple[Tuned, Answer], ...]:
+    """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates."""
+    scale = scale_of(study.spec.objective, pairs_source(study.spec))
+    seconds = _seconds_a_run(records)
+    replicated = study.spec.replicates is not None
+    found = _replicated(study, records, scale) if replicated else _by_block(study, records, strata, scale, differences)
+    return tuple((one, answer(one, scale.tie_within, seconds)) for one in found)
+
+
+def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> list[Tuned]:
+    spec = study.spec
+    cells = dict(study.by_scenario())
+    points = {(v.name, name): quota(own.spec, v) for name, own in cells.items() for v in own.variants.values()}
+    found = replicates_of(records, spec.objective, scale, points)
+    rows = []
+    for condition in conditions(cells):
+        own = next(own for name, own in cells.items() if cell_of(name).condition == condition)
+        rows.append(
+            tuned(
+                condition,
+                {name: found.get((name, condition), ()) for name in own.variants},
+                {name: variant.losses for name, variant in own.variants.items()},
+                scale,
+                baseline=spec.baseline,
+                drift=spec.objective.at_drift,
+                settings=max((points[v, c] for v, c in points if cell_of(c).condition == condition), default=0),
+                planned=spec.replicates or 0,
+            )
+        )
+    return rows
+
+
+def _by_block(
+    study: Study,
+    records: Sequence[RunRecord],
+    strata: Sequence[Stratum],
+    scale: Scale,
+    differences: Mapping[tuple[str, str], Difference],
+) -> list[Tuned]:
+    spec = study.spec
+    known = standings(records, spec.objective, strata)
+    rows = []
+    for scenario in spec.scenarios:
+        here = [standing for standing in known if standing.stratum.scenario == scenario]
+        against = {name: of for (name, where), of in differences.items() if where == scenario}
+        rows.append(tuned_by_block(here, scale, spec.baseline, against, None))
+    return rows
+
+
+def _seconds_a_run(records: Sequence[RunRecord]) -> float | None:
+    """Wall time of the study a run, breaks between sweeps left out; None below two runs."""
+    ends = sorted(run.ended for run in records if run.ended is not None and run.phase != PROBE)
+    starts = [run.started for run in records if run.started is not None]
+    if len(ends) < 2 or not starts:
+        return None
+    marks = [min(starts), *ends]
+    gaps = [later - earlier for earlier, later in zip(marks, ends, strict=False)]
+    return sum(gap for gap in gaps if gap < _PAUSE) / len(ends)
