@@ -108,7 +108,9 @@ def _holm(ps: Mapping[str, float | None]) -> dict[str, float | None]:
 
 def _worded(found: Stability, baseline_gain: Estimate) -> Stability:
     """The same with its word, and why it is this one or none."""
-    if found.p_worse is not None and found.p_worse < ALPHA:
+    if found.p_not_worse is None or found.p_worse is None:
+        return replace(found, reason="needs three replicates")
+    if found.p_worse < ALPHA:
         return replace(found, word="Poor", reason="a setting picked at random gains less by more than 0.10")
     if found.p_many is not None and found.p_many < ALPHA:
         return replace(found, word="Poor", reason="breaks on more of the settings, by more than 25 in 100")
@@ -116,8 +118,6 @@ def _worded(found: Stability, baseline_gain: Estimate) -> Stability:
         return replace(found, reason="not shown to break on at most 10 in 100 settings more")
     if found.difference.word == "better":
         return replace(found, word="Better", reason="a setting picked at random gains more, and breaks no more often")
-    if found.p_not_worse is None:
-        return replace(found, reason="needs three replicates")
     if found.p_not_worse >= ALPHA:
         return replace(found, reason="a setting picked at random is not shown to gain at most 0.10 less")
     if baseline_gain.low is None or baseline_gain.low <= MARGIN:

@@ -77,7 +77,7 @@ def test_the_four_answers() -> None:
 def test_no_word_says_what_was_not_shown() -> None:
     assert word(0.8, at=1) == (None, "not shown to break on at most 10 in 100 settings more")
     assert word(0.29) == (None, "a setting picked at random is not shown to gain at most 0.10 less")
-    assert word(0.4, replicates=2)[0] is None
+    assert word(0.0, at=8, replicates=2) == (None, "needs three replicates")
 
 
 def test_a_loss_that_learns_nothing_is_not_as_forgiving_as_a_baseline_that_learns_nothing() -> None:
