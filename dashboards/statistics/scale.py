@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.records import METRICS, RunRecord
-from studies.records.world_units import BY_PROMPT, SOURCE, task_of_block, tasks
+from studies.records.world_units import BY_PROMPT, SOURCE, UNIT_BUDGET, task_of_block, tasks
 from studies.spec import Objective
 
 # Practical equivalence on the embedded world: a thirtieth of what the oracle gains at 2 nats.
@@ -25,7 +25,8 @@ class Scale:
     `unit`: "U" for gold of the embedded world (0 the untrained model, 1 the oracle at 2 nats), else the metric's own.
     `sign`: 1 where more is better, -1 where less is. `tie_within`: the largest difference that does not matter, None
     where the study gives none. `by_task`: whether blocks belong to the embedded world's tasks; elsewhere every block
-    is a draw of its own. `by_prompt`: whether U is that of a gold which asks the prompt.
+    is a draw of its own. `by_prompt`: whether U is that of a gold which asks the prompt; `budget`: nats a sequence at
+    which the oracle is worth 1, those that the objective is read at where the oracle is known there.
     """
 
     metric: str
@@ -34,6 +35,7 @@ class Scale:
     tie_within: float | None
     by_task: bool
     by_prompt: bool = False
+    budget: str = UNIT_BUDGET
 
     def value(self, record: RunRecord) -> float | None:
         """The record's value in `unit`; None where it was not measured."""
@@ -64,14 +66,14 @@ class Scale:
         if self.unit != "U":
             return list(values)
         task = tasks(self.by_prompt)[task_of_block(block)]
-        return [task.utility(v) for v in values]
+        return [task.utility(v, self.budget) for v in values]
 
     def error(self, record: RunRecord) -> float | None:
         """The standard error of `value` over evaluation samples; None where it is not known."""
         raw = record.errors.get(self.metric)
         if raw is None or self.unit != "U":
             return raw
-        return tasks(self.by_prompt)[task_of_block(record.block)].in_units(raw)
+        return tasks(self.by_prompt)[task_of_block(record.block)].in_units(raw, self.budget)
 
     def task(self, block: int) -> int:
         """The task of a block."""
@@ -91,6 +93,7 @@ def scale_of(objective: Objective, source: str) -> Scale:
     """The scale of a study's objective. `source`: as `studies.records.world_units.source_of` says it."""
     in_u = source in (SOURCE, BY_PROMPT) and objective.metric == "gold"
     unit = METRICS[objective.metric].unit if objective.metric in METRICS else objective.metric
+    budget = UNIT_BUDGET if objective.at_drift is None else f"{objective.at_drift:g}"
     return Scale(
         metric=objective.metric,
         unit="U" if in_u else unit,
@@ -98,6 +101,7 @@ def scale_of(objective: Objective, source: str) -> Scale:
         tie_within=objective.tie_within if objective.tie_within is not None else TIE_WITHIN_U if in_u else None,
         by_task=source in (SOURCE, BY_PROMPT),
         by_prompt=source == BY_PROMPT,
+        budget=budget if in_u and budget in tasks()[0].oracle else UNIT_BUDGET,
     )
 
 

@@ -114,8 +114,8 @@ def _value(value: Scalar) -> str:
 def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
-    gain = "as a share of the best that is possible at 2 nats" if found.unit == "U" else about
-    at = f", read where a run is {found.drift:g} nats from its start" if found.drift else ""
+    gain = "as a share of the best that is possible" if found.unit == "U" else about
+    at = f" where a run is {found.drift:g} nats from its start" if found.drift else ""
     lines = [f"Gain: over the untrained model, {gain}{at}. [a, b]: 95% interval."]
     if found.planned:
         lines.append(

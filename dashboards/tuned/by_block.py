@@ -68,6 +68,7 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
         length=mean_of(standing.evidence, "length_ratio"),
         settings={} if best is None else best.runs[0].knobs,
         step=None,
+        chosen=None if best is None else (stratum.scenario, best.number),
         run_ids=tuple(run.run_id for run in standing.evidence),
     )
 

@@ -17,6 +17,7 @@ from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
 from studies.records import Scalar
+from studies.schema.replicates import Cell
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TunedLoss:
     picked at random gains, 0 where it broke; `stability`: that against the baseline's, and how often they break;
     `good_rates`: decades of learning rate that are good. `drift` (nats a sequence) and `length` (multiples of the
     untrained model's): of the judged runs where they would be stopped. `settings` and `step`: those of the replicate
-    whose judged gain is the middle one.
+    whose judged gain is the middle one, `chosen`: its cell and the trial.
     """
 
     variant: str
@@ -51,6 +52,7 @@ class TunedLoss:
     length: float | None
     settings: Mapping[str, Scalar]
     step: int | None
+    chosen: tuple[str, int] | None
     run_ids: tuple[str, ...]
 
 
@@ -89,7 +91,16 @@ def tuned(
     differences = _differences(found, panel, scale, baseline, drift)
     stable = _stabilities(found, scale, baseline)
     rows = [
-        _loss(name, losses[name], found.get(name, ()), panel[name], differences.get(name), stable.get(name), drift)
+        _loss(
+            condition,
+            name,
+            losses[name],
+            found.get(name, ()),
+            panel[name],
+            differences.get(name),
+            stable.get(name),
+            drift,
+        )
         for name in losses
     ]
     whole = sum(
@@ -142,10 +153,12 @@ def _differences(
 
 
 def _loss(
+    condition: str,
     name: str,
     losses: tuple[str, ...],
     replicates: Sequence[Replicate],
     gains: Mapping[int, float],
+    *,
     difference: tuple[Difference, float | None] | None,
     stable: Stability | None,
     drift: float | None,
@@ -175,6 +188,7 @@ def _loss(
         length=_mean([one.length for one in stopped]),
         settings={} if typical is None or typical.chosen is None else typical.chosen.knobs,
         step=None if typical is None or typical.stopped is None else typical.stopped.step,
+        chosen=_place(condition, typical),
         run_ids=tuple(one.judged.run_id for one in judged if one.judged),
     )
 
@@ -195,6 +209,12 @@ def _typical(judged: Sequence[Replicate]) -> Replicate | None:
     known = [one for one in judged if one.judged and (one.judged.gain is not None or one.judged.end is not None)]
     ranked = sorted(known, key=lambda one: (_gain_of(one), one.number))
     return ranked[(len(ranked) - 1) // 2] if ranked else None
+
+
+def _place(condition: str, typical: Replicate | None) -> tuple[str, int] | None:
+    if typical is None or typical.chosen is None:
+        return None
+    return Cell(condition, typical.number).name, typical.chosen.trial
 
 
 def _gain_of(replicate: Replicate) -> float:

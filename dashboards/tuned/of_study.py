@@ -14,7 +14,7 @@ from dashboards.tuned.replicates import replicates_of
 from studies.design.counts import pairs_source
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord
-from studies.schema.replicates import cell_of, conditions
+from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study
 
 _PAUSE = 300.0  # seconds without the end of a run that are a break between two sweeps
@@ -40,8 +40,8 @@ def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> lis
     points = {(v.name, name): quota(own.spec, v) for name, own in cells.items() for v in own.variants.values()}
     found = replicates_of(records, spec.objective, scale, points)
     rows = []
-    for condition in conditions(cells):
-        own = next(own for name, own in cells.items() if cell_of(name).condition == condition)
+    for condition, names in by_condition(cells).items():
+        own = cells[names[0]]
         rows.append(
             tuned(
                 condition,

@@ -35,13 +35,13 @@ class Task:
     reference: float
     oracle: Mapping[str, float]
 
-    def utility(self, gold: float) -> float:
-        """U = (gold - reference) / (oracle at 2 nats - reference): 0 for the untrained model, 1 for that oracle."""
-        return self.in_units(gold - self.reference)
+    def utility(self, gold: float, budget: str = UNIT_BUDGET) -> float:
+        """U = (gold - reference) / (oracle - reference): 0 for the untrained model, 1 for the oracle at the budget."""
+        return self.in_units(gold - self.reference, budget)
 
-    def in_units(self, difference: float) -> float:
+    def in_units(self, difference: float, budget: str = UNIT_BUDGET) -> float:
         """A difference of gold, or an error of it, in units of U."""
-        return difference / (self.oracle[UNIT_BUDGET] - self.reference)
+        return difference / (self.oracle[budget] - self.reference)
 
 
 @cache

@@ -47,9 +47,12 @@ def cell_of(scenario: str) -> Cell:
     return Cell(condition, int(number) if mark else None)
 
 
-def conditions(scenarios: Iterable[str]) -> tuple[str, ...]:
-    """The scenarios that the file names, once each."""
-    return tuple(dict.fromkeys(cell_of(name).condition for name in scenarios))
+def by_condition(scenarios: Iterable[str]) -> dict[str, list[str]]:
+    """The scenarios that the file names, each with its replicates, or itself where it has none."""
+    found: dict[str, list[str]] = {}
+    for name in scenarios:
+        found.setdefault(cell_of(name).condition, []).append(name)
+    return found
 
 
 def with_replicates(spec: StudySpec) -> StudySpec:

@@ -25,6 +25,7 @@ from dashboards.tables.funnels import funnel_notes
 from studies.design.counts import planned_runs
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord, State
+from studies.schema.replicates import by_condition
 from studies.spec import Study
 from studies.text.plural import so_many
 from studies.text.redact import redact
@@ -150,7 +151,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         each = f" x {so_many(scenario.runs_per_trial, 'run')}" if scenario.runs_per_trial > 1 else ""
         confirm = f", {scenario.confirm_runs} of them to confirm the best" if scenario.confirm_runs else ""
         settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
-        trials = f"{so_many(scenario.trials, 'trial')}{each} of {so_many(scenario.variants, 'variant')}"
+        times = f"{scenario.replicates} times " if scenario.replicates else ""
+        trials = f"{times}{so_many(scenario.trials, 'trial')}{each} of {so_many(scenario.variants, 'variant')}"
         say(f"{scenario.name}: {trials}: {so_many(scenario.runs, 'run')}{confirm}{settings}")
     if plan.fewer:
         say(f"{plan.fewer}.")
@@ -226,13 +228,15 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
     everything = records
     timed = [r for r in records if r.phase == PROBE]
     records = [r for r in records if r.phase != PROBE]
-    several = len(spec.scenarios) > 1
+    several = len(by_condition(spec.scenarios)) > 1
     table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
-    for scenario, own in study.by_scenario():
-        each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds)
+    for scenario, cells in by_condition(spec.scenarios).items():
+        own = study.within(cells[0])
+        each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds) * len(cells)
         for name, variant in own.variants.items():
-            counts = Counter(_end(r) for r in records if (r.variant, r.scenario) == (name, scenario))
-            planned = "shared" if spec.mode == "search" else str(quota(own.spec, variant) * each)
+            counts = Counter(_end(r) for r in records if r.variant == name and r.scenario in cells)
+            judging = len(cells) if spec.replicates else 0
+            planned = "shared" if spec.mode == "search" else str(quota(own.spec, variant) * each + judging)
             table.add_row(name, *[scenario] * several, *(str(counts[end]) for end in _ENDS), planned)
     console.print(table)
     ended = _ended(records)

@@ -195,9 +195,9 @@ def export(
         tell_whose(loaded.spec)
         answers = answers_of(loaded)
         found = as_found(loaded, typer.echo, reach=False)
-        rows = comparison_of(loaded, answers).rows
+        compared = comparison_of(loaded, answers)
         try:
-            chosen = export_best(found, answers.records, rows, variant, trial, output)
+            chosen = export_best(found, answers.records, compared, variant, trial, output)
         except ExportError as error:
             refuse([" ".join([str(error), *answers.notes()])])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")

@@ -16,7 +16,7 @@ from dashboards.analysis.confirmed import about
 from dashboards.analysis.strata import DRIFT
 from dashboards.statistics.estimates import Estimate
 from dashboards.store.mlflow_tags import decode
-from dashboards.tables.comparison import Row
+from dashboards.tables.comparison import Comparison, Row
 from dashboards.tables.notes import edge_notes
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
@@ -40,19 +40,24 @@ class ExportError(Exception):
 def export_best(
     study: Study,
     records: Sequence[RunRecord],
-    rows: Sequence[Row],
+    table: Comparison,
     variant: str | None,
     trial: int | None,
     output: Path,
 ) -> str:
     """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` for the embedded model).
 
-    Without `variant` the best of all variants in the study's first scenario, by the objective. Returns what was
-    chosen, in words. Raises ExportError.
+    Without `variant` the best of all variants in the study's first scenario, by the objective; in a study with
+    replicates the loss that its answer names, by the settings of its middle replicate. Returns what was chosen, in
+    words. Raises ExportError.
     """
-    spec = study.spec
-    scenario = next(iter(spec.scenarios))
-    row, number = _choose(spec, rows, scenario, variant, trial)
+    spec, rows = study.spec, table.rows
+    if spec.replicates is None:
+        scenario, step = next(iter(spec.scenarios)), None
+        row, number = _choose(spec, rows, scenario, variant, trial)
+    else:
+        row, number, step = _choose_tuned(table, variant, trial)
+        scenario = row.scenario
     number = number_of(records, row.variant, scenario, number)
     record = _run_of(distinct(records), row.variant, scenario, number)
     _check_knobs(record)
@@ -66,8 +71,9 @@ def export_best(
     data = output.with_name(f"{output.stem}-data")
 
     def text_of(model: str, digest: str) -> str:
-        settings = redact(trl_settings(trained, record, model, data, output))
-        head = _head(spec, row, config, record, digest, rows)
+        settings = redact(stopped_at(step, trl_settings(trained, record, model, data, output)))
+        about_run = (row, config, record, digest)
+        head = _head(spec, *about_run, rows) if spec.replicates is None else _tuned_head(table, *about_run, step)
         text = head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         _check_text(text, settings, output)
         return text
@@ -80,7 +86,8 @@ def export_best(
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
-    return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}"
+    stop = f", stopped at step {step}" if step else ""
+    return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}{stop}"
 
 
 def _check_knobs(record: RunRecord) -> None:
@@ -183,6 +190,73 @@ def _choose(
     return row, row.best.trial
 
 
+def _choose_tuned(table: Comparison, variant: str | None, trial: int | None) -> tuple[Row, int, int | None]:
+    """The row, the trial and the step to stop at, of a study with replicates, in its first condition."""
+    found, said = table.tuned[0], table.answers[0]
+    here = {loss.variant: loss for loss in found.losses}
+    if variant is not None and variant not in here:
+        raise ExportError(f"--variant {variant}: the study has no such variant; it has {', '.join(here)}.")
+    if trial is not None:
+        raise ExportError(
+            f"--trial {trial}: every replicate numbers its own trials; leave it out, and name a loss with --variant."
+        )
+    if variant is None and said.use is None:
+        raise ExportError(f"{said.text} Name a loss with --variant to export its settings all the same.")
+    loss = here[variant or str(said.use)]
+    if loss.chosen is None:
+        raise ExportError(f"No replicate of {loss.variant} has been judged yet: run the study first.")
+    cell, number = loss.chosen
+    row = next(row for row in table.rows if (row.variant, row.scenario) == (loss.variant, cell))
+    return row, number, loss.step
+
+
+_CONSTANT = ("constant", "constant_with_warmup")
+
+
+def stopped_at(step: int | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a training that ends at a step: by `max_steps` where the learning rate is constant by then, else
+    as a checkpoint, since a schedule that ends earlier is another training.
+    """
+    if step is None:
+        return settings
+    if settings.get("lr_scheduler_type") in _CONSTANT:
+        return {**settings, "max_steps": step}
+    return {**settings, "save_strategy": "steps", "save_steps": step}
+
+
+def _tuned_head(
+    table: Comparison, row: Row, config: RunConfig, record: RunRecord, digest: str, step: int | None
+) -> str:
+    """The comment at the head of the file, for a study with replicates."""
+    found, said = table.tuned[0], table.answers[0]
+    loss = next(one for one in found.losses if one.variant == row.variant)
+    drift = "" if found.drift is None else f" at {found.drift:g} nats from the start"
+    kept = (
+        ""
+        if step is None or config.settings.get("lr_scheduler_type") in _CONSTANT
+        else f" (take the checkpoint of step {step})"
+    )
+    gain = "none measured" if loss.gain is None else _interval(loss.gain)
+    beside = [name for name in said.as_good if name != row.variant]
+    lines = [
+        said.text,
+        f"study {record.study}, variant {row.variant}, cell {row.scenario}, trial {record.trial}",
+        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
+        f"knobs: {show_knobs(record.knobs) or 'none'}{f'; stopped at step {step}' if step else ''}{kept}",
+        *_weights(config, record),
+        f"gain of {row.variant} over the untrained model{drift}, in {found.unit}: {gain}, over judging runs; the "
+        f"settings are those of the replicate in the middle",
+        f"cannot be told apart from it: {', '.join(beside) or 'none'}",
+        f"data digest {digest}",
+        f"trained on {record.facts.get('device', 'unknown')}; {_packages()}; written {date.today().isoformat()}",
+    ]
+    return "".join(f"# {escaped(redact(line))}\n" for line in lines)
+
+
+def _packages() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("dpo-sweeper", "trl", "transformers", "peft", "torch"))
+
+
 def _nothing(spec: StudySpec, rows: Sequence[Row], variant: str | None) -> str:
     """Why there is no best, and what to do."""
     what, unfit = variant or spec.study, [about(row.variant, row.unfit) for row in rows if row.unfit]
@@ -243,7 +317,6 @@ def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, diges
         objective = f"{spec.objective.metric} {_interval(best.estimate)} ({how})"
     else:
         objective = f"{spec.objective.metric} {record.metrics.get(spec.objective.metric, float('nan')):.4g}"
-    packages = ", ".join(f"{name} {version(name)}" for name in ("dpo-sweeper", "trl", "transformers", "peft", "torch"))
     lines = [
         f"study {spec.study}, variant {row.variant}, scenario {row.scenario}, trial {record.trial}",
         f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
@@ -253,7 +326,7 @@ def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, diges
         *_doubts(spec, row, record),
         f"cannot be told apart from it: {_ties(row, rows)}",
         f"data digest {digest}",
-        f"trained on {record.facts.get('device', 'unknown')}; {packages}; written {date.today().isoformat()}",
+        f"trained on {record.facts.get('device', 'unknown')}; {_packages()}; written {date.today().isoformat()}",
     ]
     return "".join(f"# {escaped(redact(line))}\n" for line in lines)
 

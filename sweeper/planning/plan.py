@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS
@@ -12,6 +12,7 @@ from studies.design.points import FIXED, held, joint_quota, planned_points, quot
 from studies.design.speed_probe import probe_line
 from studies.losses.table import shown_knobs
 from studies.records import Scalar
+from studies.schema.replicates import by_condition, cell_of
 from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, Study, StudySpec, Values
 from studies.text.plural import so_many
 
@@ -38,7 +39,9 @@ class PlannedArm:
 class PlannedScenario:
     """One scenario as it will run: how many variants take part, their trials in all, and the runs of each trial.
 
-    `settings`: what it changes of the training; `runs` counts its confirm phase, `confirm_runs` that alone.
+    `settings`: what it changes of the training; `runs` counts its confirm phase, `confirm_runs` that alone;
+    `replicates`: how many times all of it is done (`runs` and `confirm_runs` count them all), 0 where the study has
+    none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class PlannedScenario:
     runs: int
     confirm_runs: int
     settings: Mapping[str, Scalar]
+    replicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def make_plan(study: Study) -> Plan:
         question=spec.question,
         mode=spec.mode,
         arms=planned,
-        scenarios=tuple(_plan_scenario(study, name) for name in spec.scenarios),
+        scenarios=tuple(_plan_condition(study, cells) for cells in by_condition(spec.scenarios).values()),
         confirm_runs=sum(planned_confirm_runs(study, name) for name in spec.scenarios),
         runs=runs,
         steps=length,
@@ -97,24 +101,29 @@ def make_plan(study: Study) -> Plan:
     )
 
 
-def _plan_scenario(study: Study, name: str) -> PlannedScenario:
-    own = study.within(name)
+def _plan_condition(study: Study, cells: Sequence[str]) -> PlannedScenario:
+    """The plan of a scenario, of which the replicates are alike. `cells`: their names."""
+    first, times = cells[0], len(cells)
+    own = study.within(first)
     return PlannedScenario(
-        name=name,
+        name=cell_of(first).condition,
         variants=len(own.variants),
         trials=planned_trials(own),
         runs_per_trial=len(own.spec.runs.blocks) * len(own.spec.runs.seeds),
-        runs=runs_in(study, name),
-        confirm_runs=planned_confirm_runs(study, name),
-        settings=study.spec.scenarios[name].base,
+        runs=runs_in(study, first) * times,
+        confirm_runs=planned_confirm_runs(study, first) * times,
+        settings=study.spec.scenarios[first].base,
+        replicates=study.spec.replicates or 0,
     )
 
 
 def _power(study: Study) -> str:
     """The power line of every scenario, those with the same one together."""
     lines: dict[str, list[str]] = {}
-    for name, own in study.by_scenario():
-        lines.setdefault(power_line(own), []).append(name)
+    replicates = study.spec.replicates
+    for name, cells in by_condition(study.spec.scenarios).items():
+        own = study.within(cells[0])
+        lines.setdefault(power_line(own) if replicates is None else replicates_line(own, replicates), []).append(name)
     if len(lines) == 1:
         return next(iter(lines))
     return "\n".join(f"{', '.join(names)}: {line}" for line, names in lines.items() if line)
@@ -149,6 +158,39 @@ def power_line(study: Study) -> str:
         line
         + f", and a tie within {within} up to a deviation of {scale.tie_within * tie_spread(blocks):.2g} {scale.unit}."
     )
+
+
+def replicates_line(study: Study, replicates: int) -> str:
+    """What the replicates of a scenario can show, at the spreads of recorded studies. `study`: narrowed to one."""
+    spec, tests = study.spec, len(study.variants) - 1
+    if tests < 1:
+        return ""
+    if spec.baseline is None or spec.baseline not in study.variants:
+        return "No baseline is named, so no difference is tested: add baseline: VARIANT."
+    if replicates < FEWEST_BLOCKS:
+        return f"{so_many(replicates, 'replicate')} can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
+    from dashboards.statistics.replicated.planning import reachable_words, shows, smallest_sizes
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(spec.objective, pairs_source(spec))
+    if scale.unit != "U":
+        spread = (
+            f"{shows(replicates, tests, None, spread=1.0).difference:.2g} standard deviations of paired differences"
+        )
+        return f"{replicates} replicates find a difference to {spec.baseline} of {spread} in 80 of 100 cases."
+    found = shows(replicates, tests, scale.tie_within)
+    points = max(quota(spec, variant) for variant in study.variants.values())
+    words, sizes = reachable_words(points, replicates, tests), smallest_sizes(points, tests)
+    line = (
+        f"{replicates} replicates find a difference to {spec.baseline} of {100 * found.difference:.0f} points of what "
+        f"is possible in 80 of 100 cases, and a tie within {100 * (scale.tie_within or 0):g} points in "
+        f"{100 * found.tie:.0f} (80 from {found.replicates_for_tie or 'more than 60'} replicates on)."
+    )
+    said = "; ".join(
+        f"{word} {'can be said' if word in words else f'takes {sizes[word]} replicates' if sizes[word] else 'cannot'}"
+        for word in sizes
+    )
+    return f"{line} Of stability, with {so_many(points, 'setting')} each: {said}."
 
 
 def show_knobs(knobs: Mapping[str, Scalar]) -> str:
