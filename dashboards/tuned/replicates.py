@@ -122,7 +122,10 @@ def _replicate(number: int, runs: Sequence[RunRecord], objective: Objective, sca
     own = [run for run in runs if run.phase != "confirm" and run.state in (State.COMPLETE, State.PRUNED)]
     tried = tuple(Setting(run.trial, run.knobs, measure(run, objective, scale)) for run in own)
     complete = {run.trial for run in own if run.state is State.COMPLETE and not broke(run)}
-    chosen = _chosen([one for one in tried if one.trial in complete])
+    judges = {run.trial for run in runs if run.phase == "confirm"}
+    # Of equal ones the sweep took the first that ended, which is the one that was judged.
+    fit = sorted((one for one in tried if one.trial in complete), key=lambda one: one.trial not in judges)
+    chosen = _chosen(fit)
     judge = next((r for r in runs if r.phase == "confirm" and chosen and r.trial == chosen.trial and _ended(r)), None)
     judged = None if judge is None else measure(judge, objective, scale)
     stopped = None if judge is None or chosen is None else _stopped(judge, chosen, objective, scale)
