@@ -40,13 +40,12 @@ class Measured:
 
     @property
     def worth(self) -> float | None:
-        """What somebody who stops at the drift gets: its gain there, else at the end; nothing where it broke or
-        unlearnt. None where it was not measured.
+        """What somebody gets who picks this setting and trains to the end: nothing where it broke or unlearnt. None
+        where it was not measured.
         """
         if self.broke is not None:
             return 0.0
-        value = self.end if self.gain is None else self.gain
-        return None if value is None else max(value, 0.0)
+        return None if self.end is None else max(self.end, 0.0)
 
 
 @dataclass(frozen=True)
