@@ -68,18 +68,8 @@ JUDGED = frozenset({"gold", "gold_per_token"})
 
 
 MEASURED = JUDGED | {
-    *(
-        "kl",
-        "kl_per_token",
-        "margin",
-        "margin_share",
-        "sign_accuracy",
-        "chosen_shift",
-        "rejected_shift",
-        "accuracy",
-        "ranking_gain",
-    ),
-    *("length_ratio", "entropy", "distinct", "train_accuracy", "length_baseline"),
+    *("kl", "kl_per_token", "margin", "margin_share", "chosen_shift", "rejected_shift", "accuracy", "ranking_gain"),
+    *("sign_accuracy", "length_ratio", "entropy", "distinct", "train_accuracy", "length_baseline"),
 }
 
 

@@ -88,7 +88,7 @@ def test_accuracy_counts_ties_one_half() -> None:
 
 
 def test_single_answers_are_told_right_by_the_sign_of_their_own_log_ratio() -> None:
-    # Of each pair: both sides right, both moved up (the bad one wrong), both moved down (the good one wrong), untouched.
+    # Of each pair: both sides right, both moved up (the bad one wrong), both down (the good one wrong), untouched.
     policy = PairLogProbs(np.array([1.0, 2.0, -1.0, 0.0]), np.array([-1.0, 1.0, -3.0, 0.0]), np.ones(4), np.ones(4))
     zero = PairLogProbs(np.zeros(4), np.zeros(4), np.ones(4), np.ones(4))
     assert sign_accuracy(policy, zero).value == (1.0 + 0.5 + 0.5 + 0.5) / 4
