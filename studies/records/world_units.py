@@ -21,6 +21,12 @@ BY_PROMPT: Final = "embedded, gold by prompt"
 """The fact `source` of runs on the embedded world where gold asks the prompt: it has a reference and an oracle of its
 own.
 """
+FIRST_TASKS: Final = 6
+"""Tasks that blocks below `REPLICATE_BLOCKS` go round."""
+REPLICATE_BLOCKS: Final = 100
+"""The first block of replicates, which have tasks of their own."""
+BLOCKS_A_TASK: Final = 2
+"""Of replicates: one draw to tune on and one to judge on."""
 UNIT_BUDGET: Final = "2"
 """Nats per sequence at which the oracle is worth 1."""
 
@@ -46,7 +52,7 @@ class Task:
 
 @cache
 def tasks(by_prompt: bool = False) -> tuple[Task, ...]:
-    """All gold tasks in the order in which blocks go round them; `by_prompt`: as they are where gold asks it."""
+    """All gold tasks by their numbers (`task_of_block`); `by_prompt`: as they are where gold asks it."""
     listed = json.loads(FILE.read_text(encoding="utf-8"))["tasks_by_prompt" if by_prompt else "tasks"]
     return tuple(Task(**task) for task in listed)
 
@@ -57,5 +63,13 @@ def source_of(data: DataConfig) -> str:
 
 
 def task_of_block(block: int) -> int:
-    """The gold task of a block, as in `trainers.world.pairs.task_of`: blocks go round the tasks."""
-    return block % len(tasks())
+    """The number of a block's gold task. Raises ValueError for a negative block.
+
+    Blocks below 100 go round the first six tasks. Those from 100 on are draws of replicates, two a task: 100 and 101
+    have task 6, 102 and 103 task 7, and so on through all others, of which there are as many as `world.json` holds.
+    """
+    if block < 0:
+        raise ValueError(f"block is {block}; it must be 0 or more")
+    if block < REPLICATE_BLOCKS:
+        return block % FIRST_TASKS
+    return FIRST_TASKS + (block - REPLICATE_BLOCKS) // BLOCKS_A_TASK % (len(tasks()) - FIRST_TASKS)
