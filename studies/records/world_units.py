@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from studies.records import DataConfig
+from studies.records import EMBEDDED, REPLICATE_BLOCKS, DataConfig
 
 FILE: Final = Path(__file__).parents[1] / "world.json"
-SOURCE: Final = "embedded"
+SOURCE: Final = EMBEDDED
 """`DataConfig.path` of the embedded world, and the fact `source` of its runs."""
 BY_PROMPT: Final = "embedded, gold by prompt"
 """The fact `source` of runs on the embedded world where gold asks the prompt: it has a reference and an oracle of its
@@ -23,8 +23,6 @@ own.
 """
 FIRST_TASKS: Final = 6
 """Tasks that blocks below `REPLICATE_BLOCKS` go round."""
-REPLICATE_BLOCKS: Final = 100
-"""The first block of replicates, which have tasks of their own."""
 BLOCKS_A_TASK: Final = 2
 """Of replicates: one draw to tune on and one to judge on."""
 UNIT_BUDGET: Final = "2"

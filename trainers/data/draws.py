@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
-from studies.records import DataConfig
-from studies.records.world_units import REPLICATE_BLOCKS, task_of_block
+from studies.records import REPLICATE_BLOCKS, DataConfig
+from studies.records.world_units import task_of_block
 from trainers.data.sources import DataError, Row, Rows, Text, read_rows
 from trainers.data.tokens import plain, tokenise
 
