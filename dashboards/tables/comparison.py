@@ -21,8 +21,7 @@ from dashboards.analysis.strata import Stratum, StratumResults, estimate, mean, 
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
 from dashboards.controls.null_pool import pool_findings
-from dashboards.guide.claims import Column, guide_words
-from dashboards.guide.verdicts import Verdict, verdicts
+from dashboards.guide.verdicts import Verdict
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
 from dashboards.statistics.scale import Scale, scale_of
@@ -109,7 +108,6 @@ class Row:
     unit: str
     space: Space | None
     stability: Stability | None
-    guide: Mapping[Column, str]
     run_ids: Mapping[str, tuple[str, ...]]
 
 
@@ -141,7 +139,6 @@ def comparison(
     *,
     baseline: str | None = None,
     source: str = "",
-    scenarios: Mapping[str, Scenario] | None = None,
     kl_budgets: Mapping[str, Sequence[float]] | None = None,
     expectations: Mapping[str, Expectation] | None = None,
     curves: Curves | None = None,
@@ -167,7 +164,6 @@ def comparison(
         _row(s, objective, compared.get(place), words.get(place, ""), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
-    rulings = verdicts(found, scale, baseline, scenarios, timed, source) if scenarios else ()
     controls = (
         *findings(found, expectations or {}, scale, curves or {}),
         *pool_findings(found, objective, scale, confirm_blocks),
@@ -221,7 +217,6 @@ def _row(
         unit=scale.unit,
         space=space_of(found, scale),
         stability=failures([run for run in records if run.phase == "unbiased"], scale).word,
-        guide=_guide(stratum.losses),
         run_ids={
             "best": tuple(run.run_id for run in found.evidence),
             "mean": tuple(run.run_id for trial in unbiased for run in trial.runs),
@@ -231,11 +226,6 @@ def _row(
             "chosen_by": () if compared is None else compared.chosen_by,
         },
     )
-
-
-def _guide(losses: Sequence[str]) -> Mapping[Column, str]:
-    """The guide's words of a loss by column; none of a mixture, of which its table says nothing."""
-    return guide_words(losses[0]) if len(losses) == 1 else {}
 
 
 def _middle(found: StratumResults, scale: Scale) -> float | None:
