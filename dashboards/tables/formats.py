@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 Format = Literal["text", "markdown", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
-# Width of a text table where nobody says how wide the screen is.
-WIDE = 170
+# Width of a text table where nobody says how wide the screen is: of all that was measured, and of the short table, of
+# which no line is longer on any screen.
+WIDE, READABLE = 170, 100
 NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
 # What a spreadsheet takes for the beginning of a formula; also as full-width signs, and behind what it skips.
@@ -59,7 +60,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
         case "html":
             return _html(table, everything)
         case "text":
-            return _text(table, width or WIDE, everything)
+            return _text(table, width, everything)
 
 
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
@@ -102,15 +103,17 @@ def _grids_csv(found: Sequence[Grid]) -> str:
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def _text(table: Comparison, width: int, everything: bool) -> str:
+def _text(table: Comparison, width: int | None, everything: bool) -> str:
     """The short tables and the answers. With everything the long ones above them, on a narrow screen in several tables
     under each other, and the verdicts that the study can give.
     """
-    shown: list[RichTable | str] = _all_text(table, width) if everything else list(table.aside)
+    whole = _printed(_all_text(table, width or WIDE), width or WIDE) if everything else ""
+    narrow = min(width or READABLE, READABLE)
+    shown: list[RichTable | str] = [] if everything else list(table.aside)
     for section in short_sections(table):
         shown += ["", section.title] if section.title else []
-        shown += [_rich_table(_narrowed(_plain(section.cells), width)), *section.notes]
-    return _printed([*shown, "", *answer_lines(table)], width)
+        shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
+    return whole + _printed([*shown, "", *answer_lines(table)], narrow)
 
 
 def answer_lines(table: Comparison) -> list[str]:
