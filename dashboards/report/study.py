@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dashboards.analysis.speed import outdated, paces
 from dashboards.analysis.strata import Stratum
 from dashboards.controls.expectations import CURVE, compared_runs
 from dashboards.store.connection import StoreAway, store_uri
+from dashboards.store.histories import load_speed
 from dashboards.store.records import load_steps
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
 from studies.design.points import quota
+from studies.design.speed import speed_asked
 from studies.records import RunRecord
 from studies.spec import Study
 from studies.text.redact import redact
@@ -44,6 +47,7 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     records = answers.records
     expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
     twins = compared_runs(records, expected)
+    measured, asked = load_speed(store_uri(None, Path.cwd()), spec.study, Path.cwd()), speed_asked(study)
     return comparison(
         records,
         spec.objective,
@@ -55,7 +59,8 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
         expectations=expected,
         curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
-        aside=answers.notes(),
+        aside=[*answers.notes(), *outdated(measured, asked)],
+        speed=paces(measured, asked),
     )
 
 
