@@ -65,7 +65,10 @@ def to_line(said: Line) -> str:
 
 def from_line(line: str | bytes) -> Line:
     """What a line says. Raises ValueError for one that says nothing of this kind."""
-    found = json.loads(line)
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
     if not isinstance(found, dict) or len(found) != 1 or next(iter(found)) not in _KINDS:
         raise ValueError(f"no line of {MODULE}: {line!r:.200}")
     ((kind, said),) = found.items()
