@@ -85,8 +85,8 @@ class SpeedMeter:
             self._tell(str(error))
 
     def _tell(self, why: str) -> None:
-        first = why.strip().partition("\n")[0]
-        self._screen.tell_user(f"The speed of steps was not measured: {first}. All runs are kept.".replace("..", "."))
+        first = why.strip().partition("\n")[0].removesuffix(".")
+        self._screen.tell_user(f"The speed of steps was not measured: {first}. All runs are kept.")
 
     def _measured(self, asked: Asked, bf16: bool | None, gpus: list[str]) -> Answer | Refusal:
         """What the process answers, which is shown meanwhile what it does."""
@@ -115,18 +115,17 @@ class SpeedMeter:
         assert process.stdout is not None
         lines = queue.SimpleQueue[bytes]()
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-        with suppress(BrokenPipeError):
-            process.stdin.write(request.model_dump_json().encode())
-            process.stdin.close()
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(request.model_dump_json().encode())
         heard, news = time.monotonic(), News(doing="loading TRL")
-        while time.monotonic() - heard < SILENT_SECONDS:
+        while not self._stopped and time.monotonic() - heard < SILENT_SECONDS:
             self._show(news)
             try:
                 line = lines.get(timeout=0.5)
             except queue.Empty:
                 continue
-            if self._stopped:
-                return Refusal(message="it was stopped. The next `sweeper run` measures it")
+            if not line and self._stopped:
+                break
             if not line:
                 return Refusal(message=f"its process ended with {process.wait()}; {log} says why")
             heard = time.monotonic()
@@ -134,6 +133,8 @@ class SpeedMeter:
             if not isinstance(said, News):
                 return said
             news = said
+        if self._stopped:
+            return Refusal(message="it was stopped. The next `sweeper run` measures it")
         return Refusal(message=f"its process told nothing for {SILENT_SECONDS:.0f} s; {log} says how far it was")
 
     def _show(self, news: News) -> None:

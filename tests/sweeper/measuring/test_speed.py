@@ -80,7 +80,7 @@ def test_it_is_measured_once_after_all_training_and_the_table_has_it(
     assert "as fast" in done.stdout
     assert asked(notes) == ["sigmoid hinge ipo 0"]
     phases = [json.loads(line) for line in (tmp_path / "runs/paced/events.jsonl").read_text().splitlines()]
-    assert [e["phase"] for e in phases if e["event"] == "phase_began"] == ["train", "speed", "report"]
+    assert [e["phase"] for e in phases if e["event"] == "phase"] == ["train", "speed", "report"]
     assert rows(sweeper, tmp_path)["hinge"]["loss"]["word"] == "as fast"
     again = run()
     assert "Timing" not in again.stdout
