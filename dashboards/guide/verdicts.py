@@ -303,7 +303,8 @@ def _pace(claim: Claim, test: Pace, variant: str, case: Case) -> Verdict:
         ruling = {"supported": "refuted", "refuted": "supported"}.get(ruling, ruling)  # type: ignore[assignment]
     check = "" if pace.check is None else f"; by whole steps {pace.check.said}"
     because = f"a step takes {said(ratio)} times as long as one of {case.baseline}: {word}{check}"
-    more = Estimate(ratio.value - 1, ratio.blocks, *(limit and limit - 1 for limit in (ratio.low, ratio.high)), None)
+    low, high = (None if limit is None else limit - 1 for limit in (ratio.low, ratio.high))
+    more = Estimate(ratio.value - 1, ratio.blocks, low, high, None)
     return Verdict(claim, ruling, because, more, f"of a step of {case.baseline}")
 
 
