@@ -54,7 +54,7 @@ class Evidence:
 
 
 def less_fall(evidence: Evidence, variant: str) -> tuple[Shared, Shared]:
-    """By how much less than the baseline's the gold of a variant falls from its peak, and how far the baseline's falls."""
+    """By how much less than the baseline's a variant's gold falls from its peak, and how far the baseline's falls."""
     its, mine = (tried(evidence.records, name, evidence.first) for name in (evidence.baseline, variant))
 
     def fall(run: RunRecord) -> float | None:
@@ -98,7 +98,9 @@ def flip_rates(evidence: Evidence, variant: str) -> dict[float, str]:
     return found
 
 
-def interaction(evidence: Evidence, variant: str, writer: str, other: str) -> tuple[dict[int, float], dict[int, float], float]:
+def interaction(
+    evidence: Evidence, variant: str, writer: str, other: str
+) -> tuple[dict[int, float], dict[int, float], float]:
     """What a variant, tuned, gains more than the baseline on pairs of a writer, less the same of another's; the first
     part of that alone; and at which drift.
     """
@@ -157,7 +159,7 @@ def margins(evidence: Evidence, variant: str) -> dict[int, float]:
 def _furthest(
     evidence: Evidence, read: Callable[[Callable[[RunRecord], float | None]], Shared]
 ) -> tuple[float, Shared]:
-    """The largest of the drifts at which no setting is lost that can be read at the smallest, and what is read there."""
+    """The largest drift at which no setting is lost that can be read at the smallest, and what is read there."""
     drifts = [share * (evidence.spec.objective.at_drift or 0.0) for share in SHARES]
     found = {drift: read(_gain_at(evidence, drift)) for drift in drifts}
     most = max(one.read for one in found.values())

@@ -45,10 +45,12 @@ def tried(records: Iterable[RunRecord], variant: str, condition: str) -> dict[Pl
 
 def shared(terms: Iterable[tuple[float, Runs]], value: Callable[[RunRecord], float | None]) -> Shared:
     """The weighted sum of a number over several groups of runs, at the settings that it can be read at in all."""
-    groups = [(weight, runs, {p: v for p, run in runs.items() if (v := value(run)) is not None}) for weight, runs in terms]
-    known = set.intersection(*(set(values) for _, _, values in groups))
-    planned = set().union(*(runs.keys() for _, runs, _ in groups))
+    given = list(terms)
+    groups = [{place: v for place, run in runs.items() if (v := value(run)) is not None} for _, runs in given]
+    known = set.intersection(*map(set, groups))
+    planned = set().union(*(runs for _, runs in given))
     sums: dict[int, list[float]] = {}
     for place in sorted(known):
-        sums.setdefault(place[0], []).append(sum(weight * values[place] for weight, _, values in groups))
+        whole = sum(weight * values[place] for (weight, _), values in zip(given, groups, strict=True))
+        sums.setdefault(place[0], []).append(whole)
     return Shared({replicate: sum(of) / len(of) for replicate, of in sums.items()}, len(known), len(planned))

@@ -25,7 +25,6 @@ from dashboards.guide.evidence import (
     margins,
     more_gain,
 )
-from dashboards.guide.settings import Shared
 from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, Difference, judged, p_above, sensitive
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion, block_mean, clopper_pearson
 from dashboards.statistics.power import POWER, tie_power
@@ -178,7 +177,8 @@ def _pace(claim: Claim, slower: bool, pace: Pace | None, baseline: str) -> Verdi
     if slower and ruling != "inconclusive":
         ruling = "refuted" if ruling == "supported" else "supported"
     because = f"a step takes {said(ratio)} times as long as one of {baseline}: {word}"
-    more = Estimate(ratio.value - 1, ratio.blocks, *(limit and limit - 1 for limit in (ratio.low, ratio.high)), None)
+    low, high = (None if limit is None else limit - 1 for limit in (ratio.low, ratio.high))
+    more = Estimate(ratio.value - 1, ratio.blocks, low, high, None)
     return Verdict(claim, ruling, because, more, f"of a step of {baseline}")
 
 
@@ -248,9 +248,8 @@ def _forgives_most(claim: Claim, evidence: Evidence) -> Verdict:
         "supported": f"a setting picked at random gains less of each of {len(others)} other losses",
         "inconclusive": f"shown to gain more than {', '.join(less) or 'none'} of {len(others)} other losses",
     }[ruling]
-    lead = others[top].difference.estimate
-    own = Estimate(-lead.value, lead.blocks, *(None if x is None else -x for x in (lead.high, lead.low)), None)
-    return Verdict(claim, ruling, f"{because} (beside {top}, {so_many(lead.blocks, 'replicate')})", own, evidence.scale.unit)
+    own = _turned(others[top].difference.estimate)
+    return Verdict(claim, ruling, f"{because} (the effect is beside {top})", own, evidence.scale.unit)
 
 
 def _among_best(claim: Claim, evidence: Evidence) -> Verdict:

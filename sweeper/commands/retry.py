@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from studies.design.points import CONFIRM
-from studies.records import PROBE, Cause, Failure, RunRecord, State
+from studies.records import Cause, Failure, RunRecord, State
 from sweeper.search.search import Search
 from sweeper.tracking.tracker import Tracker
 from trainers.run_folder.results import drop_result
@@ -31,11 +31,11 @@ def ask_again(
     Killed at any point it loses nothing: a run counts as it did, or is missing and trained by the next sweep.
     """
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
-    failed = [r for r in chosen_runs(known, names) if r.phase == PROBE or (r.variant, r.scenario, r.trial) in trials]
+    failed = [r for r in chosen_runs(known, names) if (r.variant, r.scenario, r.trial) in trials]
     for run in failed:
         drop_result(folder / run.key)
-        if run.phase in (CONFIRM, PROBE):
+        if run.phase == CONFIRM:
             tracker.supersede(run.run_id, "asked for again")
-    places = {(run.variant, run.scenario, run.trial) for run in failed if run.phase not in (CONFIRM, PROBE)}
+    places = {(run.variant, run.scenario, run.trial) for run in failed if run.phase != CONFIRM}
     search.again([trial for place, trial in trials.items() if place in places])
     return len(failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from sweeper.loop.progress import Interrupted, Outcome, Progress, Screen
 from sweeper.loop.recovery import Past
 from sweeper.loop.sweep import Stores, Sweep
 from sweeper.measuring.remeasure import Scored, measure, measuring, stale
-from sweeper.measuring.speed_probe import Probe
+from sweeper.measuring.speed import SpeedMeter
 from sweeper.measuring.verify import Verification, verify
 from sweeper.ownership.lease import LeaseLost, hold, watch
 from sweeper.ownership.owner import mark_of, refuse_foreign, write_mark
@@ -82,9 +81,9 @@ def run_session(
         search, tracker = session.search, session.tracker
         if retry:
             ask_again(search, tracker, session.known.records, where.runs, retry)
-        pools, finished, tabled = [session.pool()], False, False
+        pool, finished, tabled = session.pool(), False, False
         try:
-            outcome, verified = _train(session, pools, verify_runs)
+            outcome, verified = _train(session, pool, verify_runs)
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
@@ -94,7 +93,7 @@ def run_session(
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
-            pools[-1].close(now=not finished)
+            pool.close(now=not finished)
             with suppress(StoreError, OSError, LeaseLost):
                 check_lease()
                 tracker.close_study(finished=finished)
@@ -155,10 +154,9 @@ def _open(
     return _Session(study, where, executor, workers, screen, check, border, search, tracker, known, compare)
 
 
-def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[Outcome, Verification | None]:
+def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome, Verification | None]:
     """Measure again what others measure now, run the sweep, verify some of its runs, and time the study's variants.
-
-    `pools`: the sweep's workers, and last those that train now.
+    `pool`: the sweep's workers, which are closed before that.
     """
     study, where, check = session.study, session.where, session.check
     tell_user, tracker, known = session.screen.tell_user, session.tracker, session.known
@@ -166,11 +164,11 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
     anew = _measure_again(session)
     if anew.written:
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
-    packs = Packs(study, where.runs, session.workers, pools[-1], tell_user)
+    packs = Packs(study, where.runs, session.workers, pool, tell_user)
     stores = Stores(session.search, tracker)
-    sweep = Sweep(study, stores, session.past(known), pools[-1], where.runs, packs, session.screen)
-    probe = Probe(study, tracker, where.runs, session.screen, time.monotonic(), check)
-    with stop_on_interrupt((sweep, probe), tell_user), border.steered():
+    sweep = Sweep(study, stores, session.past(known), pool, where.runs, packs, session.screen)
+    meter = SpeedMeter(study, tracker, where, session.screen)
+    with stop_on_interrupt((sweep, meter), tell_user), border.steered():
         border.phase("train")
         if anew.stopped:
             sweep.stop()
@@ -179,12 +177,11 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
         if verify_runs and not outcome.stopped:
             border.phase("verify")
             finished = list(sweep.finished.values())
-            verified = verify(finished, verify_runs, pools[-1], where.runs, packs.placement, check)
-        if study.spec.probe is not None and not outcome.stopped and not session.search.partial:
-            pools[-1].close()  # its workers would hold memory, and the threads of one are a share of the cores
-            pools.append(session.pool(workers=1))
-            border.phase("probe")
-            outcome = probe.run(pools[-1], packs.placement, outcome)
+            verified = verify(finished, verify_runs, pool, where.runs, packs.placement, check)
+        if not outcome.stopped and not session.search.partial:
+            pool.close()  # its workers hold memory, and would take time from what is measured
+            border.phase("speed")
+            meter.run(packs.placement.bf16)
     return outcome, verified
 
 

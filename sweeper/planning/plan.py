@@ -9,7 +9,7 @@ from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.design.counts import pairs_source, planned_confirm_runs, planned_runs, planned_trials, runs_in
 from studies.design.halving import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 from studies.design.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
-from studies.design.speed_probe import probe_line
+from studies.design.speed import speed_line
 from studies.losses.table import shown_knobs
 from studies.records import Scalar
 from studies.schema.replicates import by_condition, cell_of
@@ -57,7 +57,7 @@ class PlannedScenario:
 @dataclass(frozen=True)
 class Plan:
     """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
-    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`;
+    `rungs` are the steps where runs pause and are decided on in `brackets`; `speed` says what is timed, beside `runs`;
     `fewer`: why a joint search has fewer trials than the budget asks for, where it has.
     """
 
@@ -70,7 +70,7 @@ class Plan:
     runs: int
     steps: str
     power: str
-    probe: str = ""
+    speed: str = ""
     brackets: tuple[PlannedBracket, ...] = ()
     rungs: tuple[int, ...] = ()
     fewer: str = ""
@@ -94,7 +94,7 @@ def make_plan(study: Study) -> Plan:
         runs=runs,
         steps=length,
         power=_power(study),
-        probe=probe_line(study),
+        speed=speed_line(study),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
         fewer=_jointly_fewer(study) if spec.mode == "search" else "",

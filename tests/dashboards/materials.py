@@ -12,7 +12,7 @@ from dashboards.figures.material import Curve, Material
 from dashboards.statistics.scale import scale_of
 from dashboards.tables.comparison import comparison
 from studies.records import RunRecord
-from studies.spec import Objective, Scenario
+from studies.spec import Objective
 
 GOLD = Objective(metric="gold")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -31,8 +31,7 @@ def material_of(
     """The material of all strata that the records are of."""
     found = sorted({(r.scenario, r.variant) for r in records})
     strata = [Stratum(v, s, (losses or {}).get(v, (v,)), 0) for s, v in found]
-    scenarios = {s: Scenario() for s, _ in found}
-    table = comparison(records, objective, strata, baseline=baseline, source=source, scenarios=scenarios)
+    table = comparison(records, objective, strata, baseline=baseline, source=source)
     fields: dict[str, Any] = {
         "standings": standings(records, objective, strata),
         "comparison": table,
