@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dashboards.analysis.speed import Timed
 from dashboards.controls.expectations import Finding
+from dashboards.guide.verdicts import Verdict
 from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison, Row
 from dashboards.tables.grids import Cell, Grid, grid_cells
@@ -61,6 +62,14 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
             return _html(table, everything)
         case "text":
             return _text(table, width, everything)
+
+
+def render_claims(verdicts: Sequence[Verdict], format: Format = "text", width: int | None = None) -> str:
+    """The guide's own table with a verdict on each word, and why of each claim; as Markdown or text."""
+    tables = (guide_cells(verdicts), claim_cells(verdicts))
+    if format == "markdown":
+        return "\n\n".join(map(_markdown_table, tables)) + "\n"
+    return _printed([_rich_table(_plain(cells)) for cells in tables], width or WIDE)
 
 
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
