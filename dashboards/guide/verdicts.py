@@ -149,6 +149,9 @@ def _sizes(values: Sequence[float], within: float | None) -> str:
 
 
 def _with(verdict: Verdict, *sentences: str) -> Verdict:
+    """What there is to say beside an effect."""
+    if verdict.effect is None:
+        return verdict
     return replace(verdict, because="; ".join([verdict.because, *filter(None, sentences)]))
 
 

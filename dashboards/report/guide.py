@@ -34,7 +34,7 @@ def guide_verdicts(results: Path) -> tuple[Verdict, ...]:
             found |= _verdicts(study, read_records(file))
         for claim in study.spec.claims:
             missing = f"not measured yet: sweeper run {name}"
-            found.setdefault(claim, Verdict(BY_ID[claim], "not testable here", missing))
+            found.setdefault(claim, Verdict(BY_ID[claim], "inconclusive", missing))
     return tuple(found[claim.id] for claim in CLAIMS if claim.id in found)
 
 
