@@ -166,7 +166,7 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
     anew = _measure_again(session)
     if anew.written:
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
-    packs = Packs(study, where.runs, session.workers, pools[-1], tell_user)
+    packs = Packs(study, where.runs, session.workers, len(pools[-1].capacity.workers), tell_user)
     stores = Stores(session.search, tracker)
     sweep = Sweep(study, stores, session.past(known), pools[-1], where.runs, packs, session.screen)
     probe = Probe(study, tracker, where.runs, session.screen, time.monotonic(), check)

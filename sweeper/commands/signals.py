@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
-from sweeper.executors import Executor
+from sweeper.executors import Cancel, DropWaiting, Executor
 
 AGAIN_SECONDS = 0.05  # until an interrupt that Python dropped comes again
 
@@ -27,12 +27,12 @@ class Stopper:
     def stop(self) -> None:
         """Hand out nothing more."""
         self.stopped = True
-        self._executor.cancel(None)
+        self._executor.stop(Cancel())
 
     def finish_up(self) -> None:
         """Start nothing new."""
         self.stopped = True
-        self._executor.hold_back()
+        self._executor.stop(DropWaiting())
 
 
 class Stoppable(Protocol):

@@ -1,4 +1,4 @@
-"""What an executor is and the messages that it and its workers exchange; knows no search, store or trainer."""
+"""What an executor is, what it is asked to stop, and the events that it answers with."""
 
 from __future__ import annotations
 
@@ -88,6 +88,58 @@ class WorkerState:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the run with this key (None: all runs) at its next report, and drop it where it still waits."""
+
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class DropWaiting:
+    """Drop the jobs that no worker has taken; what is in training goes on."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End a run that does not stop by itself, with its worker: it is lost, for this cause.
+
+    What trains beside it is lost too, as when a worker dies. Ignored where there is no worker to kill.
+    """
+
+    key: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Give this worker no more jobs, and end it when the runs that it has are over."""
+
+    worker: str
+
+
+StopOrder = Cancel | DropWaiting | Kill | SetAside
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The workers that take jobs, by name, and what each is, for people, its device included.
+
+    `ahead`: whether a worker whose runs end should find its next jobs ready, as it trains while the sweep records.
+    """
+
+    workers: Mapping[str, str]
+    ahead: bool
+
+    def slots(self, together: int) -> int:
+        """How many runs can be in training at once where each worker trains `together`."""
+        return len(self.workers) * max(1, together)
+
+    def jobs(self, together: int) -> int:
+        """How many jobs keep all workers busy: what can train, and beyond that what one worker takes at once."""
+        return self.slots(together) + (max(1, together) if self.ahead else 0)
+
+
 Event = Started | Reported | Finished | Lost | Dropped | Told | WorkerState
 
 
@@ -98,17 +150,9 @@ class Executor(Protocol):
     different runs mix.
     """
 
-    together: int
-    """How many runs one worker trains at once at most; what the workers say of it is put here."""
-
     @property
-    def slots(self) -> int:
-        """How many runs can be in training at once, packs included. Jobs beyond that wait in the executor."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many more jobs should lie ready, so that a worker whose runs end together goes on at once."""
+    def capacity(self) -> Capacity:
+        """The workers that jobs can go to. Jobs beyond what they train wait in the executor."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -119,23 +163,8 @@ class Executor(Protocol):
         """What has happened since the last call; waits up to `timeout` seconds where nothing has."""
         ...
 
-    def cancel(self, key: str | None) -> None:
-        """Stop that run (None: all) at its next report. Returns at once; may be called in a signal handler."""
-        ...
-
-    def hold_back(self) -> None:
-        """Drop the jobs that no worker has taken yet; what is in training goes on. Returns at once, as `cancel`."""
-        ...
-
-    def kill(self, key: str, cause: Cause) -> None:
-        """End that run, which does not stop by itself, with its worker: it is lost, for this cause. Returns at once.
-
-        What trains beside it is lost too, as when a worker dies. Does nothing where there is no worker to kill.
-        """
-        ...
-
-    def set_aside(self, worker: str) -> str:
-        """Give this worker no more jobs; `slots` is less by what it trained. Tells what it is, its device included."""
+    def stop(self, order: StopOrder) -> None:
+        """Stop runs or a worker, as the order says. Returns at once; may be called in a signal handler."""
         ...
 
     def close(self, now: bool = False) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from studies.records import Cause, RunConfig
-from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Told, WorkerState
+from studies.records import RunConfig
+from sweeper.executors.base import Capacity, Dropped, Event, Executor, Finished, Lost, StopOrder, Told, WorkerState
 from trainers.interface import Job
 
 
@@ -19,23 +19,9 @@ class Watched:
         self._unread: list[Event] = []
 
     @property
-    def together(self) -> int:
-        """See `Executor.together`."""
-        return self._executor.together
-
-    @together.setter
-    def together(self, runs: int) -> None:
-        self._executor.together = runs
-
-    @property
-    def slots(self) -> int:
-        """See `Executor.slots`."""
-        return self._executor.slots
-
-    @property
-    def ahead(self) -> int:
-        """See `Executor.ahead`."""
-        return self._executor.ahead
+    def capacity(self) -> Capacity:
+        """See `Executor.capacity`."""
+        return self._executor.capacity
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
@@ -47,21 +33,9 @@ class Watched:
         found, self._unread = self._unread, []
         return found or self._seen(timeout)
 
-    def cancel(self, key: str | None) -> None:
-        """See `Executor.cancel`."""
-        self._executor.cancel(key)
-
-    def hold_back(self) -> None:
-        """See `Executor.hold_back`."""
-        self._executor.hold_back()
-
-    def kill(self, key: str, cause: Cause) -> None:
-        """See `Executor.kill`."""
-        self._executor.kill(key, cause)
-
-    def set_aside(self, worker: str) -> str:
-        """See `Executor.set_aside`."""
-        return self._executor.set_aside(worker)
+    def stop(self, order: StopOrder) -> None:
+        """See `Executor.stop`."""
+        self._executor.stop(order)
 
     def close(self, now: bool = False) -> None:
         """See `Executor.close`; what happened until then is seen too, though the sweep may never ask for it."""

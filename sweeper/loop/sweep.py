@@ -23,11 +23,24 @@ from pathlib import Path
 from studies.design.counts import planned_runs, planned_trials
 from studies.records import Cause, RunResult
 from studies.spec import Study, StudySpec
-from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Reported, Started, Told
+from sweeper.executors import (
+    Cancel,
+    Dropped,
+    DropWaiting,
+    Event,
+    Executor,
+    Finished,
+    Kill,
+    Lost,
+    Reported,
+    SetAside,
+    Started,
+    Told,
+)
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
 from sweeper.loop.brackets import OpenBrackets
-from sweeper.loop.limits import FinishUp, Kill, Limits, Stop
+from sweeper.loop.limits import FinishUp, Limits, Stop
 from sweeper.loop.progress import Outcome, Progress, Screen, Tally
 from sweeper.loop.queue import Feeder, RunEnds, RunQueue, Waiting, told_failing
 from sweeper.loop.recording import Recorder
@@ -97,19 +110,19 @@ class Sweep:
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
         self._stopping = self._closing = True
-        self._executor.cancel(None)
+        self._executor.stop(Cancel())
 
     def finish_up(self) -> None:
         """Start nothing new, and end when the runs in training have."""
         self._closing = True
-        self._executor.hold_back()
+        self._executor.stop(DropWaiting())
 
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
         while True:
             self._check_limits(time.monotonic())
             # More than can train, so that no worker waits while results are recorded.
-            most = self._executor.slots + self._executor.ahead
+            most = self._executor.capacity.jobs(self._packs.together)
             while not self._closing and len(self._queue.training) < most and self._submit_next():
                 pass
             state = (self._record.tally, self._book.best(), self._queue.in_workers())
@@ -171,8 +184,10 @@ class Sweep:
         failed = self._limits.failing(worker, key, result.cause, at)
         if failed is None:
             return
-        self._screen.tell_user(told_failing(self._executor.set_aside(worker), failed, result))
-        if self._executor.slots == 0 and not self._closing:
+        place = self._executor.capacity.workers.get(worker, worker)
+        self._executor.stop(SetAside(worker))
+        self._screen.tell_user(told_failing(place, failed, result))
+        if not self._executor.capacity.workers and not self._closing:
             self._screen.tell_user("No worker is left: the sweep ends. Mend what the log tells, then run it again.")
             self.finish_up()
 
@@ -181,7 +196,7 @@ class Sweep:
         self._limits.keep(now)
         self._paused = paused(self._folder)
         in_executor = len(self._queue.training) > len(self._limits.in_training(now))
-        for order in self._limits.check(now, self._executor.slots):
+        for order in self._limits.check(now, self._executor.capacity.slots(self._packs.together)):
             match order:
                 case Stop(reason) if not self._stopping:
                     self._screen.tell_user(f"Stopping at the next step: {reason}.")
@@ -189,8 +204,8 @@ class Sweep:
                 case FinishUp(reason) if not self._closing and (in_executor or self._feeder.has_more(self._variants)):
                     self._screen.tell_user(f"Starting nothing new: {reason}.")
                     self.finish_up()
-                case Kill(key) if key in self._queue.training:
-                    self._executor.kill(key, Cause.TIME_LIMIT)
+                case Kill(key) as kill if key in self._queue.training:
+                    self._executor.stop(kill)
 
     def _held_back(self) -> bool:
         """Whether a paused variant has something left to train; says so."""

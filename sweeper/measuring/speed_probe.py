@@ -18,10 +18,10 @@ from studies.design.speed_probe import probe_round
 from studies.records import CONSEQUENCES, PROBE, Cause, RunConfig, RunResult, State
 from studies.spec import Study
 from studies.text.plural import so_many
-from sweeper.executors import Dropped, Executor
+from sweeper.executors import Cancel, Dropped, Executor, Kill
 from sweeper.executors.waiting import result_of, wait_for
 from sweeper.folder.cleanup import drop_scratch, scratch
-from sweeper.loop.limits import FinishUp, Kill, Limits, Stop
+from sweeper.loop.limits import FinishUp, Limits, Stop
 from sweeper.loop.progress import Outcome, Progress, Screen, Tally
 from sweeper.tracking.known_runs import KnownRun
 from sweeper.tracking.tracker import Tracker
@@ -61,7 +61,7 @@ class Probe:
         """Stop at the next step of the run in training."""
         self._stopping = self._closing = True
         if self._executor is not None:
-            self._executor.cancel(None)
+            self._executor.stop(Cancel())
 
     def finish_up(self) -> None:
         """Start no other run."""
@@ -166,8 +166,8 @@ class Probe:
                 case Stop(reason) if not self._stopping:
                     self._screen.tell_user(f"Stopping at the next step: {reason}.")
                     self.stop()
-                case Kill(key):
-                    self._executor.kill(key, Cause.TIME_LIMIT)
+                case Kill() as kill:
+                    self._executor.stop(kill)
 
     def _may_start(self) -> bool:
         """Whether another run is wanted and would end within the budget."""

@@ -25,7 +25,6 @@ from studies.records import RunConfig, digest
 from studies.spec import Study, StudySpec, resolve_run
 from studies.text.files import read_json, write_whole
 from studies.text.plural import so_many
-from sweeper.executors import Executor
 from sweeper.executors.process.devices import usable_cores, visible_gpus
 from sweeper.folder.names import PILOT_FILE
 from trainers.interface import Placement, Sized, Sizing, pack_key
@@ -71,19 +70,20 @@ class Packs:
         study: Study,
         runs: Path,
         workers: int | None,
-        pool: Executor,
+        count: int,
         tell_user: Callable[[str], None],
     ) -> None:
-        """`runs`: the study's folder."""
+        """`runs`: the study's folder; `workers`: how many were asked for; `count`: how many there are."""
         self._study, self._runs, self._tell_user = study, runs, tell_user
-        self._workers, self._pool, self._count = workers, pool, max(1, pool.slots)
+        self._workers, self._count = workers, max(1, count)
         self._planned = planned_runs(study)
-        self._together: dict[str, int] = {}
+        self._of_worker: dict[str, int] = {}
         self._found: dict[str, dict[str, Sizing]] = {}
         self._told = ""
         self.placement = self._first()
         """How runs are placed of which nothing else is known."""
-        pool.together = self.placement.together if self.placement.begin is None else max(1, self.placement.begin)
+        self.together = self.placement.together if self.placement.begin is None else max(1, self.placement.begin)
+        """How many runs a worker trains at once at most, by what the workers say."""
 
     def place(self, config: RunConfig, own: Placement) -> Placement:
         """How a run is to train that has the placement `own`, by all that was found of runs like it."""
@@ -96,8 +96,8 @@ class Packs:
 
     def heed(self, worker: str, news: Sized) -> None:
         """Take in how many runs a worker trains at once from now on, and what it has learnt."""
-        self._together[worker] = news.together
-        self._pool.together = max(self._together.values())
+        self._of_worker[worker] = news.together
+        self.together = max(self._of_worker.values())
         if news.sizing is None or news.sizing.best is None:
             return
         self._found.setdefault(news.like, {})[worker] = news.sizing
@@ -109,7 +109,7 @@ class Packs:
 
     def forget(self, worker: str) -> None:
         """The worker is gone."""
-        self._together.pop(worker, None)
+        self._of_worker.pop(worker, None)
 
     def _first(self) -> Placement:
         spec, count = self._study.spec, self._count

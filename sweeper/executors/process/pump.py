@@ -11,9 +11,20 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from studies.records import Cause
-from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported, WorkerState
+from sweeper.executors.base import (
+    Cancel,
+    Dropped,
+    DropWaiting,
+    Event,
+    Finished,
+    Kill,
+    Lost,
+    Reported,
+    SetAside,
+    WorkerState,
+)
 from sweeper.executors.process.handle import Running, Starter
-from sweeper.executors.process.messages import Cancel, Close, End, HoldBack, Kill, Request, SetAside, Stop, Want
+from sweeper.executors.process.messages import Close, End, Request, Stop, Want
 from trainers.interface import Job, pack_key
 
 # Between looks at the processes themselves: a dead one's pipe ends at once, unless a child of its own holds it open.
@@ -67,7 +78,7 @@ class Pump:
                 match self._requests.get_nowait():
                     case Cancel(key):
                         self._cancel(key)
-                    case HoldBack():
+                    case DropWaiting():
                         self._drop(list(self._waiting))
                     case Kill(key, cause):
                         self._kill(key, cause)
