@@ -6,15 +6,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from studies.design.points import CONFIRM
-from studies.records import PROBE, Cause, Failure, RunRecord, State
+from studies.records import PROBE, RunRecord, State
+from sweeper.folder.requests import FAILED, NAMED
 from sweeper.search.search import Search
 from sweeper.tracking.tracker import Tracker
 from trainers.run_folder.results import drop_result
 
-# What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
-# were stopped and do not go on by themselves.
-FAILED = frozenset(str(failure) for failure in Failure)
-NAMED = FAILED | {str(cause) for cause in Cause} - {Cause.FINISHED, Cause.USER_STOP}
+__all__ = ["FAILED", "NAMED", "ask_again", "chosen_runs"]
 
 
 def chosen_runs(records: Iterable[RunRecord], names: Collection[str]) -> list[RunRecord]:

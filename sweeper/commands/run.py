@@ -17,7 +17,7 @@ from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import EXECUTORS, Executor, Workplace
-from sweeper.folder.border import Border
+from sweeper.folder.border import Border, Round
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.names import LOGS
@@ -67,7 +67,7 @@ def run_session(
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
-        Border(where.runs, study.spec.study, study.variants.keys(), tell_user) as border,
+        Border(where.runs, study, tell_user) as border,
     ):
         remove_half_written(where.runs)
 
@@ -166,26 +166,95 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
     anew = _measure_again(session)
     if anew.written:
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
-    packs = Packs(study, where.runs, session.workers, len(pools[-1].capacity.workers), tell_user)
-    stores = Stores(session.search, tracker)
-    sweep = Sweep(study, stores, session.past(known), pools[-1], where.runs, packs, session.screen)
+    rounds = _Rounds(replace(session, known=known), pools[-1])
     probe = Probe(study, tracker, where.runs, session.screen, time.monotonic(), check)
-    with stop_on_interrupt((sweep, probe), tell_user), border.steered():
+    with stop_on_interrupt((rounds, probe), tell_user), border.steered():
         border.phase("train")
         if anew.stopped:
-            sweep.stop()
-        outcome = replace(sweep.run(), unmeasured=len(anew.failed))
+            rounds.stop()
+        outcome = replace(rounds.run(), unmeasured=len(anew.failed))
         verified = None
         if verify_runs and not outcome.stopped:
             border.phase("verify")
-            finished = list(sweep.finished.values())
-            verified = verify(finished, verify_runs, pools[-1], where.runs, packs.placement, check)
-        if study.spec.probe is not None and not outcome.stopped and not session.search.partial:
+            finished = list(rounds.sweep.finished.values())
+            verified = verify(finished, verify_runs, pools[-1], where.runs, rounds.packs.placement, check)
+        if study.spec.probe is not None and not outcome.stopped and not rounds.partial:
             pools[-1].close()  # its workers would hold memory, and the threads of one are a share of the cores
             pools.append(session.pool(workers=1))
             border.phase("probe")
-            outcome = probe.run(pools[-1], packs.placement, outcome)
+            outcome = probe.run(pools[-1], rounds.packs.placement, outcome)
     return outcome, verified
+
+
+class _Rounds:
+    """Trains what a study asks for and then, with the same workers, what was asked of the sweep while it trained."""
+
+    def __init__(self, session: _Session, pool: Executor) -> None:
+        self._pool, self._began = pool, time.monotonic()
+        self._stopped = self._closing = self.partial = False
+        self._open(session)
+
+    def _open(self, session: _Session) -> None:
+        """Make ready to train what the session's study asks for."""
+        study, runs, screen = session.study, session.where.runs, session.screen
+        stores, workers = Stores(session.search, session.tracker), len(self._pool.capacity.workers)
+
+        def show(progress: Progress) -> None:
+            session.search.partial |= session.border.rounds.asked  # nothing is confirmed before the last round
+            screen.show(progress)
+
+        self._session = session
+        self.packs = Packs(study, runs, session.workers, workers, screen.tell_user)
+        own = (runs, self.packs, Screen(show, screen.tell_user), self._began)
+        self.sweep = Sweep(study, stores, session.past(session.known), self._pool, *own)
+
+    def stop(self) -> None:
+        """Stop at the next step of what is in training."""
+        self._stopped = True
+        self.sweep.stop()
+
+    def finish_up(self) -> None:
+        """Start nothing new."""
+        self._closing = True
+        self.sweep.finish_up()
+
+    def run(self) -> Outcome:
+        """Train all rounds. Of the outcome, `reused` is that of the first one."""
+        outcome, rounds = self.sweep.run(), self._session.border.rounds
+        while (more := rounds.take(last=self.sweep.closing)) != Round():
+            if self.sweep.closing or self._session.tracker.undelivered:
+                rounds.take(last=True)
+                self._session.screen.tell_user(
+                    "What was asked for while the sweep ran is not trained: it was stopped, or MLflow is away. Ask for "
+                    "it again with `sweeper retry`, or raise budget.trials and run the study again."
+                )
+                break
+            again = self._again(more)
+            stopped = again.stopped or (outcome.stopped and more.trials is None)  # what is paused has runs left
+            outcome = replace(again, trained=outcome.trained + again.trained, reused=outcome.reused, stopped=stopped)
+        self.partial = self._session.search.partial
+        return outcome
+
+    def _again(self, more: Round) -> Outcome:
+        """Train another round, after all that the last one has recorded."""
+        session, study = self._session, more.of(self._session.study)
+        where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
+        known = find_known(study, where.storage, tracker, session.compare, tell_user)
+        search = Search(study.spec, study.variants, where.storage, known.records, known.changed)
+        try:
+            asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
+            runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
+            runs += [f"up to {so_many(more.trials, 'trial')} of each stratum"] if more.trials is not None else []
+            tell_user(f"Training {' and '.join(runs)}, as was asked.")
+            session.border.phase("train")
+            self._open(replace(session, study=study, search=search, known=known))
+            if self._stopped:  # asked for between the rounds
+                self.sweep.stop()
+            if self._closing:
+                self.sweep.finish_up()
+            return self.sweep.run()
+        finally:
+            search.close()
 
 
 def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:

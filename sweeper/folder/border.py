@@ -14,12 +14,14 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from studies.design.counts import planned_runs
 from studies.records import Failure, RunConfig
+from studies.spec import Study
 from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
 from sweeper.executors.watched import Watched
 from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
@@ -35,7 +37,19 @@ from sweeper.folder.events import (
     SweepEnded,
     WorkerChanged,
 )
-from sweeper.folder.requests import Asked, Pause, Resume, Retry, Stop, remove, remove_half_written, waiting
+from sweeper.folder.requests import (
+    FAILED,
+    NAMED,
+    Asked,
+    Extend,
+    Pause,
+    Resume,
+    Retry,
+    Stop,
+    remove,
+    remove_half_written,
+    waiting,
+)
 
 BEAT_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.3
@@ -43,6 +57,86 @@ MOST_STUCK: Final = 1000  # requests that cannot be removed, after which no more
 
 FINISH_UP: Final = "the runs in training are finished and no others started"
 STOP_NOW: Final = "each run stops at its next step"
+RETRIED: Final = "the runs that ended so are trained again once all others have ended, unless the sweep is stopped"
+EXTENDED: Final = (
+    "up to {trials} trials of each stratum are trained, the further ones once all others have ended, unless the sweep "
+    "is stopped; say budget.trials: {trials} in the study file too, for later commands"
+)
+
+
+ALL_TRAINED: Final = (
+    "The sweep has trained all that it was asked for. Once it has ended, run `sweeper retry`, or raise budget.trials "
+    "in the study file and run it again."
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a sweep trains once all that it had to train has ended: the runs that ended for these causes, again, and so
+    many trials of each stratum.
+    """
+
+    causes: frozenset[str] = frozenset()
+    trials: int | None = None
+
+    def of(self, study: Study) -> Study:
+        """The study with as many trials."""
+        if self.trials is None:
+            return study
+        budget = study.spec.budget.model_copy(update={"trials": self.trials})
+        return Study(study.spec.model_copy(update={"budget": budget}), study.variants)
+
+
+class Rounds:
+    """The next round of a sweep. The border's thread adds to it, the main one takes it: only that speaks to the stores,
+    and in this process it may train for minutes.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._next, self._over = study, Round(), False
+        self._lock = threading.Lock()
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is another round."""
+        return self._next != Round()
+
+    def retry(self, causes: Collection[str]) -> str | None:
+        """Train runs again in the next round; why not, where that is refused."""
+        unknown = sorted(set(causes) - NAMED)
+        if unknown:
+            return f"`causes`: {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."
+        with self._lock:
+            if not self._over:
+                self._next = replace(self._next, causes=self._next.causes | frozenset(causes or FAILED))
+            return ALL_TRAINED if self._over else None
+
+    def extend(self, trials: int) -> str | None:
+        """Train so many trials of each stratum in the next round; why not, where that is refused."""
+        if self._study.spec.rungs is not None:
+            return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
+        with self._lock:
+            before = self._next.of(self._study)
+            longer = Round(trials=trials).of(self._study)
+            more = planned_runs(longer) - planned_runs(before)
+            if not self._over and more > 0:
+                self._next = replace(self._next, trials=trials)
+            elif not self._over:
+                now = before.spec.budget.trials
+                return f"`trials`: {trials} asks for no run beyond those of {now}, which are asked for already."
+            return ALL_TRAINED if self._over else None
+
+    def take(self, *, last: bool) -> Round:
+        """The next round. Where there is none, and with `last` in any case, no further one is accepted.
+
+        A retry is a round of its own: it trains the failed runs and nothing else.
+        """
+        with self._lock:
+            taken = Round(self._next.causes) if self._next.causes else self._next
+            self._next = replace(self._next, causes=frozenset()) if taken.causes else Round()
+            self._over = last or taken == Round()
+            self._study = taken.of(self._study)
+            return taken
 
 
 class HowFar(Protocol):
@@ -67,10 +161,11 @@ class HowFar(Protocol):
 class Border:
     """The border of one sweep, while it holds the study: `with Border(...) as border`."""
 
-    def __init__(self, runs: Path, study: str, variants: Collection[str], tell_user: Callable[[str], None]) -> None:
+    def __init__(self, runs: Path, study: Study, tell_user: Callable[[str], None]) -> None:
         self.sweep = uuid.uuid4().hex[:12]
         self.how = "stopped"
-        self._runs, self._study, self._variants, self._tell_user = runs, study, variants, tell_user
+        self.rounds = Rounds(study)
+        self._runs, self._study, self._variants, self._tell_user = runs, study.spec.study, study.variants, tell_user
         self._host, self._process = socket.gethostname(), os.getpid()
         self._beat = Heartbeat(self._host, machine_digest(), self._process, "begin")
         self._stuck: frozenset[str] = frozenset()
@@ -173,12 +268,10 @@ class Border:
                     self._pause(asked, variant, hold=True)
                 case Resume(variant):
                     self._pause(asked, variant, hold=False)
-                case Retry():
-                    message = (
-                        "A sweep that runs tries again by itself what the machine has failed; the rest is trained "
-                        "again with `sweeper retry` once it has ended."
-                    )
-                    self._answer(asked, "refused", message)
+                case Retry(causes):
+                    self._next_round(asked, self.rounds.retry(causes), RETRIED)
+                case Extend(trials):
+                    self._next_round(asked, self.rounds.extend(trials), EXTENDED.format(trials=trials))
         except OSError as error:
             self._answer(asked, "refused", f"{error.filename or self._runs}: {error.strerror}.")
 
@@ -191,6 +284,9 @@ class Border:
                 self._stopped = stop
                 _signal_main_thread(signal.SIGTERM if stop.now else signal.SIGUSR1)
         self._answer(asked, "done", STOP_NOW if self._stopped.now else FINISH_UP)
+
+    def _next_round(self, asked: Asked, problem: str | None, accepted: str) -> None:
+        self._answer(asked, "done" if problem is None else "refused", problem or accepted)
 
     def _pause(self, asked: Asked, variant: str, *, hold: bool) -> None:
         held = paused(self._runs)

@@ -3,7 +3,8 @@
     {"v": 1, "ask": "stop", "now": false, "sweep": "9f2c41d07ab3"}
 
 - `ask`: `stop` (`now`: at the next step of each run, else when the runs in training have ended), `pause` and `resume`
-  (`variant`), `retry` (`causes`, as `sweeper retry --cause` takes them; none: all that failed).
+  (`variant`), `retry` (`causes`, as `sweeper retry --cause` takes them; none: all that failed), `extend` (`trials`:
+  what `budget.trials` is from now on). The last two are carried out once all other runs have ended.
 - `sweep`: the sweep that is asked, as its events name it; without it whichever runs.
 - `ID`: 1 to 64 letters, digits, `-` and `_`, new for every request. The file is put there whole: written under a name
   that begins with a dot, then renamed.
@@ -24,19 +25,27 @@ from functools import lru_cache
 from itertools import islice
 from os import scandir
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from studies.records import Cause, Failure
 from studies.text.files import UnusableFile, is_file, is_folder, read_json, write_whole
 from sweeper.folder.names import REQUESTS
 
 VERSION: Final = 1
 MOST_BYTES: Final = 1 << 14
 MOST_AT_ONCE: Final = 100  # requests that are taken in one go
+MOST_TRIALS: Final = 100_000
 MOST_FILES: Final = 10_000  # among which they are looked for
 _NAME: Final = re.compile(r"([0-9A-Za-z_-]{1,64})\.json")
 _BEING_WRITTEN: Final = re.compile(r"\.[0-9A-Za-z_-]{1,64}\.json\.[0-9a-f]{16}")
+
+
+# What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
+# were stopped and do not go on by themselves.
+FAILED: Final = frozenset(str(failure) for failure in Failure)
+NAMED: Final = FAILED | {str(cause) for cause in Cause} - {Cause.FINISHED, Cause.USER_STOP}
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,24 @@ class Resume:
 class Retry:
     """Train the runs again that ended for one of these causes; none named: all that failed."""
 
-    causes: tuple[str, ...] = ()
+    causes: tuple[Annotated[str, Field(max_length=64)], ...] = ()
 
 
-Request = Stop | Pause | Resume | Retry
-ASKS: Final[Mapping[str, type[Any]]] = {"stop": Stop, "pause": Pause, "resume": Resume, "retry": Retry}
+@dataclass(frozen=True)
+class Extend:
+    """Train so many trials of each stratum, as if `budget.trials` of the study said so."""
+
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+
+
+Request = Stop | Pause | Resume | Retry | Extend
+ASKS: Final[Mapping[str, type[Any]]] = {
+    "stop": Stop,
+    "pause": Pause,
+    "resume": Resume,
+    "retry": Retry,
+    "extend": Extend,
+}
 _NAMES: Final = {kind: name for name, kind in ASKS.items()}
 
 

@@ -74,8 +74,9 @@ class Sweep:
         folder: Path,
         packs: Packs,
         screen: Screen,
+        began: float | None = None,
     ) -> None:
-        """`folder`: the study's runs."""
+        """`folder`: the study's runs; `began`: when the time of its budget did, on the monotonic clock, None: now."""
         spec, variants = study.spec, study.variants
         self._spec, self._variants, self._search, self._executor = spec, variants, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
@@ -86,7 +87,7 @@ class Sweep:
         self._brackets = OpenBrackets(spec, planned_trials(study), stores.search.strata, folder)
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
-        self._limits = Limits(spec.budget, folder, started)
+        self._limits = Limits(spec.budget, folder, started if began is None else began)
         self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
         self.finished = self._book.finished
         self._paused = paused(folder)
@@ -106,6 +107,11 @@ class Sweep:
         self._record.keep_adapters(self._book.best_configs())
         self._limits.keep(time.monotonic(), at_once=True)
         return self._record.tally.outcome(stopped=self._closing or held, unusable=self._ends.unusable)
+
+    @property
+    def closing(self) -> bool:
+        """Whether it starts nothing new, as it was stopped or is out of its budget or of workers."""
+        return self._closing
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
