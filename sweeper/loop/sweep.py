@@ -80,47 +80,41 @@ class Sweep:
         spec, variants = study.spec, study.variants
         self._spec, self._variants, self._search, self._executor = spec, variants, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
-        started = time.monotonic()
-        self._view = _View(packs, planned_runs(study), started)
+        self._view = _View(packs, planned_runs(study))
         self._book, self._queue = TrialBook(spec, variants), RunQueue()
         self._record = Recorder(spec, stores.tracker, past, folder)
         self._brackets = OpenBrackets(spec, planned_trials(study), stores.search.strata, folder)
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
-        self._limits = Limits(spec.budget, folder, started if began is None else began)
+        self._limits = Limits(spec.budget, folder, time.monotonic() if began is None else began)
         self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
         self.finished = self._book.finished
-        self._paused = paused(folder)
-        self._stopping = self._closing = False
+        self._paused, self._stopping = paused(folder), False
+        self.closing = False  # it starts nothing new: stopped, or out of its budget or of workers
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
         self._feeder.recover()
         self._drain()
-        if not self._closing and not self._search.partial:
+        if not self.closing and not self._search.partial:
             self._feeder.confirm(self._paused)
             self._drain()
         held = self._held_back()
-        if not (self._closing or held or self._search.partial):
+        if not (self.closing or held or self._search.partial):
             self._record.replace_all()
         self._feeder.requeue_open()
         self._record.keep_adapters(self._book.best_configs())
         self._limits.keep(time.monotonic(), at_once=True)
-        return self._record.tally.outcome(stopped=self._closing or held, unusable=self._ends.unusable)
-
-    @property
-    def closing(self) -> bool:
-        """Whether it starts nothing new, as it was stopped or is out of its budget or of workers."""
-        return self._closing
+        return self._record.tally.outcome(stopped=self.closing or held, unusable=self._ends.unusable)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
-        self._stopping = self._closing = True
+        self._stopping = self.closing = True
         self._executor.stop(Cancel())
 
     def finish_up(self) -> None:
         """Start nothing new, and end when the runs in training have."""
-        self._closing = True
+        self.closing = True
         self._executor.stop(DropWaiting())
 
     def _drain(self) -> None:
@@ -129,11 +123,11 @@ class Sweep:
             self._check_limits(time.monotonic())
             # More than can train, so that no worker waits while results are recorded.
             most = self._executor.capacity.jobs(self._packs.together)
-            while not self._closing and len(self._queue.training) < most and self._submit_next():
+            while not self.closing and len(self._queue.training) < most and self._submit_next():
                 pass
             state = (self._record.tally, self._book.best(), self._queue.in_workers())
             self._screen.show(self._view.progress(time.monotonic(), *state))
-            waits = [] if self._closing else self._queue.waits(time.monotonic(), self._paused)
+            waits = [] if self.closing else self._queue.waits(time.monotonic(), self._paused)
             if not self._queue.training and all(wait is None for wait in waits):
                 return
             for event in self._executor.events(min([LOOK_SECONDS, *(wait for wait in waits if wait)])):
@@ -182,7 +176,7 @@ class Sweep:
         occupancy = self._limits.ended(key, result.cause, at)
         if occupancy is not None:
             self._judge_worker(occupancy.worker, key, result, at)
-        if self._ends.settle(run, result, occupancy, closing=self._closing):
+        if self._ends.settle(run, result, occupancy, closing=self.closing):
             self.stop()
 
     def _judge_worker(self, worker: str, key: str, result: RunResult, at: float) -> None:
@@ -190,10 +184,9 @@ class Sweep:
         failed = self._limits.failing(worker, key, result.cause, at)
         if failed is None:
             return
-        place = self._executor.capacity.workers.get(worker, worker)
+        self._screen.tell_user(told_failing(self._executor.capacity.workers.get(worker, worker), failed, result))
         self._executor.stop(SetAside(worker))
-        self._screen.tell_user(told_failing(place, failed, result))
-        if not self._executor.capacity.workers and not self._closing:
+        if not self._executor.capacity.workers and not self.closing:
             self._screen.tell_user("No worker is left: the sweep ends. Mend what the log tells, then run it again.")
             self.finish_up()
 
@@ -207,7 +200,7 @@ class Sweep:
                 case Stop(reason) if not self._stopping:
                     self._screen.tell_user(f"Stopping at the next step: {reason}.")
                     self.stop()
-                case FinishUp(reason) if not self._closing and (in_executor or self._feeder.has_more(self._variants)):
+                case FinishUp(reason) if not self.closing and (in_executor or self._feeder.has_more(self._variants)):
                     self._screen.tell_user(f"Starting nothing new: {reason}.")
                     self.finish_up()
                 case Kill(key) as kill if key in self._queue.training:
@@ -216,7 +209,7 @@ class Sweep:
     def _held_back(self) -> bool:
         """Whether a paused variant has something left to train; says so."""
         left = self._feeder.held_back([variant for variant in self._variants if variant in self._paused])
-        if left and not self._closing:
+        if left and not self.closing:
             self._screen.tell_user(f"Paused, with runs left: {', '.join(left)}. Let it go on with `sweeper resume`.")
         return bool(left)
 
@@ -224,8 +217,8 @@ class Sweep:
 class _View:
     """What is shown of a sweep while it runs: how far it is, and what workers tell that is of no run."""
 
-    def __init__(self, packs: Packs, planned: int, started: float) -> None:
-        self._packs, self._planned, self._started = packs, planned, started
+    def __init__(self, packs: Packs, planned: int) -> None:
+        self._packs, self._planned, self._started = packs, planned, time.monotonic()
         self._doing: dict[str, tuple[str, float]] = {}
 
     def take(self, worker: str, news: News, at: float) -> None:
