@@ -22,6 +22,7 @@ from typing import Final, Protocol, Self
 from studies.design.counts import planned_runs
 from studies.records import Failure, RunConfig
 from studies.spec import Study
+from studies.text.lines import first_line
 from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
 from sweeper.executors.watched import Watched
 from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
@@ -239,9 +240,9 @@ class Border:
             case Reported(key=key, step=step, metrics=metrics):
                 self._log.append(RunReported(key, step, metrics))
             case Finished(key=key, result=result):
-                self._log.append(RunEnded(key, str(result.cause), _first_line(result.message)))
+                self._log.append(RunEnded(key, str(result.cause), first_line(result.message, "")))
             case Lost(key=key, cause=cause, reason=reason):
-                self._log.append(RunEnded(key, str(cause), _first_line(reason)))
+                self._log.append(RunEnded(key, str(cause), first_line(reason, "")))
 
     def _serve(self) -> None:
         beaten = time.monotonic()
@@ -308,7 +309,3 @@ def _signal_main_thread(number: signal.Signals) -> None:
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, number)
-
-
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]

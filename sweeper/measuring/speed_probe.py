@@ -17,6 +17,7 @@ from studies.design.answers import is_timed
 from studies.design.speed_probe import probe_round
 from studies.records import CONSEQUENCES, PROBE, Cause, RunConfig, RunResult, State
 from studies.spec import Study
+from studies.text.lines import first_line
 from studies.text.plural import so_many
 from sweeper.executors import Cancel, Dropped, Executor, Kill
 from sweeper.executors.waiting import result_of, wait_for
@@ -114,7 +115,7 @@ class Probe:
         if result.state is not State.FAIL:
             self._tally.trained += 1
             return True
-        said = result.message.strip().partition("\n")[0]
+        said = first_line(result.message)
         self._screen.tell_user(f"The probe ends: {config.variant} cannot be timed ({result.cause}). {said}")
         return False
 
