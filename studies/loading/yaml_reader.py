@@ -85,14 +85,14 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if next(self._composed) > MOST_VALUES:  # here too, as reading half a megabyte of them takes long
-            raise _too_much(self.get_mark(), _TOO_MANY)  # type: ignore[no-untyped-call]
+            raise _too_much(self.get_mark(), _TOO_MANY)
         return super().compose_node(parent, index)
 
     def compose_document(self) -> yaml.Node | None:
         try:
             node = super().compose_document()
         except RecursionError:
-            raise _too_much(self.get_mark(), _TOO_DEEP) from None  # type: ignore[no-untyped-call]
+            raise _too_much(self.get_mark(), _TOO_DEEP) from None
         problems = [] if node is None else list(dict.fromkeys(_problems(node, "", (), count(1))))
         if problems:
             raise UnusableYaml(problems)

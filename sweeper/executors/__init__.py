@@ -14,7 +14,7 @@ from sweeper.executors.base import (
     SetAside,
     Started,
     StopOrder,
-    Told,
+    WorkerNews,
     WorkerState,
 )
 from sweeper.executors.inline import Inline
@@ -38,7 +38,7 @@ __all__ = [
     "SetAside",
     "Started",
     "StopOrder",
-    "Told",
+    "WorkerNews",
     "WorkerState",
     "Workplace",
 ]

@@ -1,4 +1,4 @@
-"""Trains in this process, at each call of `events` one run or one pack: for debugging, tests, single-run machines."""
+"""Trains in this process, one run or one pack per call of `events`: for debugging, tests and single-run machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeper.executors.base import (
     SetAside,
     Started,
     StopOrder,
-    Told,
+    WorkerNews,
 )
 from trainers.interface import Decision, Job, News, pack_key
 
@@ -29,7 +29,7 @@ WORKER = "inline"
 
 
 class Inline:
-    """An executor without worker processes. A run in training is reached by `Cancel` in a signal handler or thread."""
+    """An executor without worker processes. `Cancel` reaches a run in training from a signal handler or a thread."""
 
     def __init__(self, trainer: str) -> None:
         self._trainer = WarmTrainer(trainer)
@@ -45,13 +45,13 @@ class Inline:
         return Capacity({WORKER: "this process"} if self._used else {}, ahead=False)
 
     def submit(self, job: Job) -> None:
-        """Add the job to the line."""
+        """Queue the job."""
         self._waiting.append(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Train the next job and what is taken beside it, and tell what happened; wait where there is nothing to do.
+        """Train the next job and what joins its pack, and return the events; wait where no job is queued.
 
-        A KeyboardInterrupt during the run goes through; the next call then tells that the runs are lost.
+        A KeyboardInterrupt during the run goes through; the next call then reports the runs as lost.
         """
         if not self._events and self._waiting:
             self._train(self._waiting.popleft())
@@ -61,7 +61,7 @@ class Inline:
         return events
 
     def stop(self, order: StopOrder) -> None:
-        """See `Executor.stop`. Nothing is killed: a run in this process ends by itself, or with the process."""
+        """See `Executor.stop`. `Kill` is ignored: a run in this process ends by itself, or with the process."""
         match order:
             case Cancel(key):
                 self._stopped |= {running for running in self._running if key in (None, running)}
@@ -104,7 +104,7 @@ class Inline:
 
     def tell(self, news: News) -> None:
         """See `WorkQueue.tell`."""
-        self._events.append(Told(WORKER, news))
+        self._events.append(WorkerNews(WORKER, news))
 
     def _drop(self, key: str | None) -> None:
         for job in [job for job in self._waiting if key in (None, job.config.key)]:

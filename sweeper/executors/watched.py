@@ -1,4 +1,4 @@
-"""An executor that is watched: what it tells its sweep is told to somebody else as well."""
+"""Wraps an executor so that somebody else sees its events too."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from studies.records import RunConfig
-from sweeper.executors.base import Capacity, Dropped, Event, Executor, Finished, Lost, StopOrder, Told, WorkerState
+from sweeper.executors.base import (
+    Capacity,
+    Dropped,
+    Event,
+    Executor,
+    Finished,
+    Lost,
+    StopOrder,
+    WorkerNews,
+    WorkerState,
+)
 from trainers.interface import Job
 
 
 class Watched:
-    """The executor behind it, see `Executor`. `see` is given each event, and the config of the run that it is of."""
+    """See `Executor`. `see` is called with each event and the config of its run."""
 
     def __init__(self, executor: Executor, see: Callable[[Event, RunConfig | None], None]) -> None:
         self._executor, self._see = executor, see
@@ -38,7 +48,7 @@ class Watched:
         self._executor.stop(order)
 
     def close(self, now: bool = False) -> None:
-        """See `Executor.close`; what happened until then is seen too, though the sweep may never ask for it."""
+        """See `Executor.close`. Events up to then are seen too, even where the sweep never reads them."""
         self._executor.close(now)
         with suppress(RuntimeError):
             self._unread += self._seen(0.0)
@@ -46,7 +56,7 @@ class Watched:
     def _seen(self, timeout: float) -> list[Event]:
         found = self._executor.events(timeout)
         for event in found:
-            key = "" if isinstance(event, Told | WorkerState) else event.key
+            key = "" if isinstance(event, WorkerNews | WorkerState) else event.key
             over = isinstance(event, Finished | Lost | Dropped)
             self._see(event, self._configs.pop(key, None) if over else self._configs.get(key))
         return found

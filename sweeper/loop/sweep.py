@@ -35,7 +35,7 @@ from sweeper.executors import (
     Reported,
     SetAside,
     Started,
-    Told,
+    WorkerNews,
 )
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
@@ -165,7 +165,7 @@ class Sweep:
             case Lost(key=key, worker=worker, at=at):
                 self._view.forget(worker)
                 self._ended(key, event.result(), at)
-            case Told(worker=worker, news=news, at=at):
+            case WorkerNews(worker=worker, news=news, at=at):
                 self._view.take(worker, news, at)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:

@@ -1,7 +1,7 @@
-"""Trains in warm worker processes of this machine, one per GPU or per share of the CPU cores; knows no trainer.
+"""Trains in warm worker processes, one per GPU or per share of the CPU cores.
 
-One thread, the pump, owns the workers: it hands jobs to idle ones and takes in what they send, also while the sweep
-is busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
+One thread, the pump, owns the workers: it hands jobs to idle ones and receives their messages also while the sweep is
+busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from trainers.interface import Job
 
 
 class Process:
-    """An executor over worker processes, which are started when there is a job for them and kept until `close`.
+    """An executor with worker processes, which are started when there is a job for them and kept until `close`.
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
-    What workers print goes to `worker-N.log` in `log_folder`. `env`: names of environment variables that they get
-    beside those that training needs. `launcher`: starts them, on this machine where none is given.
+    Workers print to `worker-N.log` in `log_folder`. `env`: names of environment variables that they get beside those
+    that training needs. `launcher`: starts them, by default on this machine.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Process:
             raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
-        self._wakeup, rung = socket.socketpair()
+        self._wakeup, wakeups = socket.socketpair()
         self._wakeup.setblocking(False)
         launcher = Local() if launcher is None else launcher
         starters = [Starter(f"worker-{i}", trainer, env, log_folder, launcher) for i, env in enumerate(environments)]
         self._places = {starter.name: _place(starter) for starter in starters}
-        pump = Pump(starters, self._requests, rung, self._events)
+        pump = Pump(starters, self._requests, wakeups, self._events)
         self._pump = Thread(target=pump.run, name="executor", daemon=True)
         self._pump.start()
 
@@ -63,7 +63,7 @@ class Process:
         return Capacity(self._places, ahead=True)
 
     def submit(self, job: Job) -> None:
-        """See `Executor.submit`. More jobs than can train keep a worker that has finished from waiting."""
+        """See `Executor.submit`. Jobs beyond the capacity let a worker that has finished go on at once."""
         if not self._pump.is_alive():
             raise RuntimeError("a closed or broken executor takes no more jobs; events(0) says what broke it")
         self._request(job)
@@ -95,7 +95,7 @@ class Process:
     def _request(self, request: Request) -> None:
         # Both steps may happen in a signal handler that interrupts either of them.
         self._requests.put(request)
-        with suppress(OSError):  # rung enough already, or nobody is there to hear it
+        with suppress(OSError):  # the socket is full, so the pump wakes up anyway, or it has ended
             self._wakeup.send(b"!")
 
 

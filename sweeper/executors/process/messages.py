@@ -1,4 +1,4 @@
-"""What an executor asks of its pump, and what a worker process and the pump say to each other."""
+"""Messages between an executor and its pump, and between the pump and a worker process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trainers.interface import Job
 
 @dataclass(frozen=True)
 class Want:
-    """From a worker: it can train one more run, of this `pack_key`, beside those that it has; None: it has none and
-    takes any. The first is answered at once, the second when there is a job.
+    """From a worker: it can train one more run of this `pack_key` beside its own; None: it has no run and takes any.
+    The first is answered at once, the second when there is a job.
     """
 
     like: str | None
@@ -19,19 +19,19 @@ class Want:
 
 @dataclass(frozen=True)
 class Stop:
-    """To a worker: end the run with this key at its next report."""
+    """To a worker: stop the run with this key at its next report."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class End:
-    """To a worker: end when the run in training has ended."""
+    """To a worker: end once the runs in training have ended."""
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """To a worker: no such job waits now."""
+    """To a worker: no such job waits."""
 
 
 Order = Job | Nothing | Stop | End
@@ -39,7 +39,7 @@ Order = Job | Nothing | Stop | End
 
 @dataclass(frozen=True)
 class Close:
-    """To the pump: end when the workers have, or kill them `now`."""
+    """To the pump: end once the workers have ended; `now` kills them."""
 
     now: bool
 

@@ -22,7 +22,7 @@ from sweeper.executors import (
     Reported,
     SetAside,
     Started,
-    Told,
+    WorkerNews,
     Workplace,
 )
 from trainers.interface import Doing, Job, Placement, Sized, Sizing
@@ -86,7 +86,7 @@ def test_news_of_a_worker_come_whole_and_in_order(
     started, *told, finished = until_ended(executor, 1)
     assert isinstance(started, Started)
     sizing = Sizing("cpu", Placement(together=4), (), 0.1, 6, None)
-    assert told == [Told(started.worker, news) for news in (Doing("loading the model"), Sized("like", 4, sizing))]
+    assert told == [WorkerNews(started.worker, news) for news in (Doing("loading the model"), Sized("like", 4, sizing))]
     assert isinstance(finished, Finished)
 
 
