@@ -1,4 +1,4 @@
-"""What one `sweeper run` needs around its loop: lock, stores, executor, signals."""
+"""Runs `sweeper run`: lock, stores, executor and signals around the loop."""
 
 from __future__ import annotations
 
@@ -53,15 +53,14 @@ def run_session(
     retry: Collection[str] = (),
     strict: bool = False,
 ) -> tuple[Outcome, Verification | None]:
-    """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
+    """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
-    `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
+    `verify_runs`: so many finished runs are trained again alone, for the second result.
 
-    Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
-    resumed; a second one kills the workers. `retry`: train only the runs again that failed so, see `chosen_runs`.
-    `strict`: take no run of an earlier version of whose sources nothing was recorded.
-    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
-    Interrupted where it cannot go on.
+    Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
+    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
+    no run of an earlier version that recorded nothing of its sources. Raises AlreadyRunning, ForeignStudy and
+    ForeignFolder; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
     with (
@@ -104,8 +103,8 @@ def run_session(
 
 @dataclass(frozen=True)
 class _Session:
-    """A study that is open: its stores, what they have of it, who trains it, and who watches and steers. `check` raises
-    where the study is somebody else's by now.
+    """An open study: its stores and their content, the executor, the border. `check` raises where the study has another
+    owner by now.
     """
 
     study: Study
@@ -121,13 +120,13 @@ class _Session:
     compare: Compare
 
     def pool(self, workers: int | None = None) -> Executor:
-        """Workers that train; `workers` of them, if that is said, else as many as the user or the study says."""
+        """Start an executor; with so many `workers`, else as many as the user or the study says."""
         count = workers or self.workers or self.study.spec.resources.workers
         place = Workplace(count, self.where.runs / LOGS, self.study.spec.resources.env)
         return self.border.watch(EXECUTORS[self.executor](self.study.spec.trainer, place))
 
     def past(self, known: Known) -> Past:
-        """The runs of `known` as a sweep takes them up."""
+        """The runs of `known` that a sweep resumes from."""
         is_ours = is_ours_by(self.known.keys, self.tracker.strict, self.compare)
         return Past(known.under(asked_of(self.study.spec)), is_ours, self.where.runs, self.screen.tell_user)
 
@@ -144,7 +143,7 @@ def _open(
     *,
     strict: bool,
 ) -> _Session:
-    """Open both stores and read what they have of the study."""
+    """Open both stores and read the study's records."""
     spec = study.spec
     tracker = Tracker(where.tracking, where.folder, screen.tell_user)
     _claim(spec, where, tracker)
@@ -156,7 +155,7 @@ def _open(
 
 
 def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[Outcome, Verification | None]:
-    """Measure again what others measure now, run the sweep, verify some of its runs, and time the study's variants.
+    """Measure again what other evaluators measured, run the sweep, verify some of its runs, and time the variants.
 
     `pools`: the sweep's workers, and last those that train now.
     """
@@ -187,7 +186,7 @@ def _train(session: _Session, pools: list[Executor], verify_runs: int) -> tuple[
 
 
 class _Rounds:
-    """Trains what a study asks for and then, with the same workers, what was asked of the sweep while it trained."""
+    """Trains a study and then, with the same workers, the rounds that were requested while it trained."""
 
     def __init__(self, session: _Session, pool: Executor) -> None:
         self._pool, self._began = pool, time.monotonic()
@@ -195,7 +194,7 @@ class _Rounds:
         self._open(session)
 
     def _open(self, session: _Session) -> None:
-        """Make ready to train what the session's study asks for."""
+        """Prepare to train the session's study."""
         study, runs, screen = session.study, session.where.runs, session.screen
         stores, workers = Stores(session.search, session.tracker), len(self._pool.capacity.workers)
 
@@ -209,7 +208,7 @@ class _Rounds:
         self.sweep = Sweep(study, stores, session.past(session.known), self._pool, *own)
 
     def stop(self) -> None:
-        """Stop at the next step of what is in training."""
+        """Stop at the next step of each run in training."""
         self._stopped = True
         self.sweep.stop()
 
@@ -219,7 +218,7 @@ class _Rounds:
         self.sweep.finish_up()
 
     def run(self) -> Outcome:
-        """Train all rounds. Of the outcome, `reused` is that of the first one."""
+        """Train all rounds. `reused` of the outcome is that of the first one."""
         outcome, rounds = self.sweep.run(), self._session.border.rounds
         while (more := rounds.take(last=self.sweep.closing)) != Round():
             if self.sweep.closing or self._session.tracker.undelivered:
@@ -236,7 +235,7 @@ class _Rounds:
         return outcome
 
     def _again(self, more: Round) -> Outcome:
-        """Train another round, after all that the last one has recorded."""
+        """Train another round on what is recorded by now."""
         session, study = self._session, more.of(self._session.study)
         where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
@@ -258,7 +257,7 @@ class _Rounds:
 
 
 def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
-    """Refuse what cannot be run here, before anything is written; the study's ledger, and who held it and is dead."""
+    """Refuse what cannot run here, before anything is written; gives the study's ledger, and its dead holder."""
     refuse_foreign_folder(where.runs)
     with one_at_a_time(where.folder):
         check_stores(where.storage, store_uri(where.tracking, where.folder))
@@ -271,7 +270,7 @@ def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) 
 def _held(
     ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease, in a database that is made where there is none; see `lease.hold`."""
+    """Hold the study's lease, in a database that is created where there is none; see `lease.hold`."""
     file = sqlite_file(where.storage)
     beside = where.folder if file is None else file.absolute().parent
     with one_at_a_time(beside if beside.is_dir() else where.folder):
@@ -281,7 +280,7 @@ def _held(
 
 
 def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
-    """Write whose the study is where it is not written yet. Raises ForeignStudy where somebody else was quicker."""
+    """Write the study's owner where there is none. Raises ForeignStudy where somebody else was quicker."""
     mark = mark_of(refuse_foreign(spec.study, where), where.folder)
     write_mark(mark, spec.study, where.runs, where.storage)
     if not tracker.claim(spec, asdict(mark)):
@@ -289,8 +288,8 @@ def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
 
 
 def _measure_again(session: _Session) -> Scored:
-    """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
-    is trained, as the search goes on from what is found.
+    """Measure finished runs again that keep an adapter and that another evaluator or judge has measured: before
+    training, as the search uses their values.
     """
     spec, where, tell_user = session.study.spec, session.where, session.screen.tell_user
     tasks = stale(session.study, session.known.records, where.runs)
@@ -309,7 +308,7 @@ def _measure_again(session: _Session) -> Scored:
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:
-    """Keep the table with the sweep's run; False where MLflow is away, which has the runs that it is made of."""
+    """Keep the table with the sweep's run; False where MLflow is away, which has the runs of the table."""
     if tracker.undelivered:
         return False
     try:

@@ -1,7 +1,8 @@
-"""Where a sweep meets everybody who watches or steers it: it tells events and answers requests, in a thread.
+"""The border between a sweep and everybody who watches or steers it: writes events and answers requests, in a thread.
 
-The thread is for the heartbeat and the requests: the main one is busy for minutes, with training in this process, with
-a report. Only the main thread may stop a sweep, so that a stop is sent to it as the signal that does the same.
+The thread sends the heartbeat and answers requests while the main one is busy for minutes, with training in this
+process or with a report. Only the main thread may stop a sweep, so a stop is sent to it as the signal that does the
+same.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from sweeper.folder.events import (
 from sweeper.folder.requests import (
     FAILED,
     NAMED,
-    Asked,
     Extend,
     Pause,
+    RequestFile,
     Resume,
     Retry,
     Stop,
@@ -73,8 +74,8 @@ ALL_TRAINED: Final = (
 
 @dataclass(frozen=True)
 class Round:
-    """What a sweep trains once all that it had to train has ended: the runs that ended for these causes, again, and so
-    many trials of each stratum.
+    """What a sweep trains once all its other runs have ended: again the runs that ended for these causes, and so many
+    trials of each stratum.
     """
 
     causes: frozenset[str] = frozenset()
@@ -89,8 +90,8 @@ class Round:
 
 
 class Rounds:
-    """The next round of a sweep. The border's thread adds to it, the main one takes it: only that speaks to the stores,
-    and in this process it may train for minutes.
+    """The next round of a sweep. The border's thread adds to it and the main thread takes it, which alone uses the
+    stores and may train for minutes.
     """
 
     def __init__(self, study: Study) -> None:
@@ -103,7 +104,7 @@ class Rounds:
         return self._next != Round()
 
     def retry(self, causes: Collection[str]) -> str | None:
-        """Train runs again in the next round; why not, where that is refused."""
+        """Add the runs that ended for these causes. Gives the reason where that is refused."""
         unknown = sorted(set(causes) - NAMED)
         if unknown:
             return f"`causes`: {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."
@@ -113,7 +114,7 @@ class Rounds:
             return ALL_TRAINED if self._over else None
 
     def extend(self, trials: int) -> str | None:
-        """Train so many trials of each stratum in the next round; why not, where that is refused."""
+        """Set the trials of each stratum. Gives the reason where that is refused."""
         if self._study.spec.rungs is not None:
             return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
         with self._lock:
@@ -128,9 +129,9 @@ class Rounds:
             return ALL_TRAINED if self._over else None
 
     def take(self, *, last: bool) -> Round:
-        """The next round. Where there is none, and with `last` in any case, no further one is accepted.
+        """Take the next round. An empty one, or `last`, means that no further one is accepted.
 
-        A retry is a round of its own: it trains the failed runs and nothing else.
+        A retry is a round of its own, since it trains the failed runs and nothing else.
         """
         with self._lock:
             taken = Round(self._next.causes) if self._next.causes else self._next
@@ -141,7 +142,7 @@ class Rounds:
 
 
 class HowFar(Protocol):
-    """How far a sweep is, as `sweeper.loop.progress.Progress` says it."""
+    """The progress of a sweep, as in `sweeper.loop.progress.Progress`."""
 
     @property
     def planned(self) -> int: ...
@@ -197,13 +198,13 @@ class Border:
         self._log.close()
 
     def phase(self, name: str) -> None:
-        """Tell that another phase begins."""
+        """Note that another phase begins."""
         self._log.append(PhaseBegan(name))
         self._beat = replace(self._beat, phase=name)
         self._log.append(self._beat)
 
     def look(self, progress: HowFar) -> None:
-        """Keep how far the sweep is, for the next heartbeat."""
+        """Keep the progress for the next heartbeat."""
         self._beat = replace(
             self._beat,
             planned=progress.planned,
@@ -216,12 +217,12 @@ class Border:
         )
 
     def watch(self, executor: Executor) -> Executor:
-        """The executor, with all that it tells also told as events."""
+        """The executor, with its events also written to the log."""
         return Watched(executor, self._see)
 
     @contextmanager
     def steered(self) -> Iterator[None]:
-        """Where stop signals are handled: requests to stop are obeyed, which wait until then."""
+        """Obey requests to stop within this context, where stop signals are handled; earlier ones wait for it."""
         with self._steering:
             self._steered = True
         try:
@@ -256,7 +257,7 @@ class Border:
         for asked in waiting(self._runs, self._stuck):
             self._answer(asked, "too_late", "The sweep has ended.")
 
-    def _obey(self, asked: Asked) -> None:
+    def _obey(self, asked: RequestFile) -> None:
         if asked.request is None:
             return self._answer(asked, "refused", f"{asked.problem[:1].upper()}{asked.problem[1:]}.")
         if asked.sweep not in ("", self.sweep):
@@ -276,8 +277,8 @@ class Border:
         except OSError as error:
             self._answer(asked, "refused", f"{error.filename or self._runs}: {error.strerror}.")
 
-    def _stop(self, asked: Asked, stop: Stop) -> None:
-        """Once a stop is asked for, the same again changes nothing: a second signal would kill the runs."""
+    def _stop(self, asked: RequestFile, stop: Stop) -> None:
+        """Stop once: a second signal would kill the runs."""
         with self._steering:
             if not self._steered:
                 return  # it waits in its folder
@@ -286,10 +287,10 @@ class Border:
                 _signal_main_thread(signal.SIGTERM if stop.now else signal.SIGUSR1)
         self._answer(asked, "done", STOP_NOW if self._stopped.now else FINISH_UP)
 
-    def _next_round(self, asked: Asked, problem: str | None, accepted: str) -> None:
+    def _next_round(self, asked: RequestFile, problem: str | None, accepted: str) -> None:
         self._answer(asked, "done" if problem is None else "refused", problem or accepted)
 
-    def _pause(self, asked: Asked, variant: str, *, hold: bool) -> None:
+    def _pause(self, asked: RequestFile, variant: str, *, hold: bool) -> None:
         held = paused(self._runs)
         problem = pause_problem(variant, hold, self._variants, held)
         if problem is not None:
@@ -297,15 +298,15 @@ class Border:
         set_paused(self._runs, held | {variant} if hold else held - {variant})
         self._answer(asked, "done", f"{variant} {'is paused; its runs in training go on' if hold else 'goes on'}")
 
-    def _answer(self, asked: Asked, outcome: str, message: str) -> None:
-        """First the answer and then the file, so that a killed sweep leaves no request that nobody answers."""
+    def _answer(self, asked: RequestFile, outcome: str, message: str) -> None:
+        """Write the answer before the file is removed, so that a killed sweep leaves no unanswered request."""
         self._log.append(RequestAnswered(asked.id, asked.ask, outcome, message))
         if not remove(self._runs, asked.id):
             self._stuck |= {f"{asked.id}.json"}
 
 
 def _signal_main_thread(number: signal.Signals) -> None:
-    """Have the main thread handle a signal, also where it sleeps."""
+    """Have the main thread handle a signal, even while it sleeps."""
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, number)

@@ -224,7 +224,7 @@ class _View:
     def take(self, worker: str, news: News, at: float) -> None:
         """A worker has news."""
         if isinstance(news, Sized):
-            self._packs.heed(worker, news)
+            self._packs.update(worker, news)
         else:
             self._doing[worker] = (news.what, at)
 

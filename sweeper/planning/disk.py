@@ -1,9 +1,9 @@
-"""Estimates the disk that a study takes, before anything runs; loads no torch and no weights.
+"""Estimates the disk use of a study before anything runs; loads no torch and no weights.
 
-An adapter's size follows from its rank and the shapes of the layers that it adapts, which stand in the header of the
-model's safetensors files; a state to go on from has the adapter and its optimizer's two moments, three times as much.
-Full fine-tuning keeps the whole model where others keep an adapter. Not counted: databases, logs, reference log-probs,
-and what runs have kept whose trial is not over yet.
+An adapter's size follows from its rank and the shapes of the adapted layers, which the headers of the model's
+safetensors files hold; a state to resume from has the adapter and its optimizer's two moments, three times as much.
+Full fine-tuning keeps the whole model instead of an adapter. Not counted: databases, logs, reference log-probs, and
+adapters of runs whose trial is still open.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _KEPT_STATES, _WRITTEN_STATES = 2, 1
 
 @dataclass(frozen=True)
 class DiskUse:
-    """How many adapters and states there are, and the bytes of one adapter, None where unknown.
+    """The number of adapters and states, and the bytes of one adapter, None where unknown.
 
-    `states`: of runs in training; `paused`: of those that wait at a rung. Each has the size of three adapters.
+    `states`: of runs in training; `paused`: of runs that wait at a rung. Each has the size of three adapters.
     """
 
     adapters: int
@@ -46,13 +46,13 @@ class DiskUse:
 
     @property
     def in_adapters(self) -> int:
-        """All of it, as a number of adapters."""
+        """The total, as a number of adapters."""
         return self.adapters + 3 * (self.states + self.paused)
 
 
 def planned_disk(study: Study, workers: int, together: int) -> DiskUse:
-    """What the study keeps, and what training takes beside it with so many workers, each with so many runs together
-    (0: TRL's own loop).
+    """What the study keeps, and what training needs beside it with so many workers, each with so many runs together (0:
+    TRL's own loop).
     """
     spec = study.spec
     packs = together > 1 and any(arm.settings.get("use_peft") for arm in study.variants.values())
@@ -77,7 +77,7 @@ def _runs_a_trial(study: Study) -> int:
 
 
 def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
-    """The line that `plan` prints. `guessed`: how many runs train together is not decided yet."""
+    """The line that `plan` prints. `guessed`: the number of runs together is not decided yet."""
     parts = [f"{use.adapters} adapters kept", f"{use.states} states of runs in training"]
     parts += [f"{use.paused} states of runs at a rung"] if use.paused else []
     what = f"{', '.join(parts)}, a state being three adapters"
@@ -92,8 +92,8 @@ def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
 
 
 def adapter_bytes(settings: Mapping[str, Any]) -> int | None:
-    """Bytes of what a run with these TRL settings leaves: adapter, or model. None where the model is not here, or its
-    files are none of a model.
+    """Bytes of the adapter, or the model, that a run with these TRL settings leaves. None where the model is not here,
+    or its files are not those of a model.
     """
     try:
         shapes = {name: (shape, stored) for name, shape, stored in _shapes(settings)}  # some lie there twice
@@ -129,8 +129,8 @@ def _rank(arm: ResolvedVariant) -> int:
 
 
 def _shapes(settings: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """Name, shape and bytes a number of every weight, from the headers of the model's files, which may lie in the Hub's
-    cache. Raises OSError, KeyError, TypeError and ValueError where they are not here, or are none of a model.
+    """Name, shape and bytes per number of every weight, from the headers of the model's files, which may lie in the
+    Hub's cache. Raises OSError, KeyError, TypeError and ValueError where they are missing or not those of a model.
     """
     name = str(settings.get("model_name_or_path"))
     folder = model_path() if name == "embedded" else Path(name)

@@ -43,7 +43,7 @@ def test_a_sweep_begins_with_one_run_a_worker_and_asks_for_no_more(tmp_path: Pat
 def test_a_study_that_says_how_many_is_taken_at_its_word(tmp_path: Path) -> None:
     begun, _ = packs(tmp_path, "resources.together=5")
     assert (begun.placement, begun.together) == (Placement(together=5), 5)
-    begun.heed("w", Sized(LIKE, 5, found(4)))
+    begun.update("w", Sized(LIKE, 5, found(4)))
     assert begun.place(RUN, begun.placement) == Placement(together=5)
 
 
@@ -55,12 +55,12 @@ def test_where_a_worker_has_few_runs_none_is_left_to_join_a_pack(tmp_path: Path)
 def test_the_sweep_follows_the_size_that_its_workers_are_at_and_says_once_what_they_found(tmp_path: Path) -> None:
     begun, told = packs(tmp_path)
     for together, sizing, expected in [(2, None, 2), (4, None, 4), (2, found(2), 2)]:
-        begun.heed("worker-0", Sized(LIKE, together, sizing))
+        begun.update("worker-0", Sized(LIKE, together, sizing))
         assert begun.together == expected
-    begun.heed("worker-1", Sized(LIKE, 4, None))
+    begun.update("worker-1", Sized(LIKE, 4, None))
     assert begun.together == 4
     begun.forget("worker-1")
-    begun.heed("worker-0", Sized(LIKE, 2, found(2)))
+    begun.update("worker-0", Sized(LIKE, 2, found(2)))
     assert begun.together == 2
     assert len(told) == 1
     for part in ("train 2 together", "20.0 ms a micro-batch and run (30.0 ms alone)", "600 MiB", "takes about 0:01:00"):
@@ -69,9 +69,9 @@ def test_the_sweep_follows_the_size_that_its_workers_are_at_and_says_once_what_t
 
 def test_runs_that_are_handed_out_later_begin_with_what_was_found_of_runs_like_them(tmp_path: Path) -> None:
     begun, _ = packs(tmp_path)
-    begun.heed("worker-0", Sized(LIKE, 4, found(4)))
-    begun.heed("worker-1", Sized(LIKE, 2, found(2)))
-    begun.heed("worker-1", Sized("others", 8, found(8)))
+    begun.update("worker-0", Sized(LIKE, 4, found(4)))
+    begun.update("worker-1", Sized(LIKE, 2, found(2)))
+    begun.update("worker-1", Sized("others", 8, found(8)))
     assert begun.place(RUN, begun.placement) == replace(begun.placement, begin=4)
     fewer = replace(begun.placement, together=1, split=2)  # as after a worker was killed for want of memory
     assert begun.place(RUN, fewer) == replace(fewer, begin=4)
@@ -79,7 +79,7 @@ def test_runs_that_are_handed_out_later_begin_with_what_was_found_of_runs_like_t
 
 def test_the_next_sweep_begins_with_the_size_found_if_it_trains_the_same_on_the_same_machine(tmp_path: Path) -> None:
     begun, _ = packs(tmp_path)
-    begun.heed("worker-0", Sized(LIKE, 4, found(4)))
+    begun.update("worker-0", Sized(LIKE, 4, found(4)))
     assert kept_sizing(WHOLE, tmp_path, 1) == found(4)
     again, told = packs(tmp_path)
     assert (again.placement, again.together) == (Placement(together=32, begin=4), 4)
@@ -91,7 +91,7 @@ def test_the_next_sweep_begins_with_the_size_found_if_it_trains_the_same_on_the_
 def test_runs_of_another_length_begin_with_the_size_found_and_no_time_is_told_of_them(
     tmp_path: Path, longer: str
 ) -> None:
-    packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4)))
+    packs(tmp_path)[0].update("worker-0", Sized(LIKE, 4, found(4)))
     again, told = packs(tmp_path, longer)
     assert again.placement.begin == 4
     assert "20.0 ms a micro-batch" in told[0]
@@ -99,7 +99,7 @@ def test_runs_of_another_length_begin_with_the_size_found_and_no_time_is_told_of
 
 
 def test_what_a_pilot_of_an_earlier_version_chose_still_holds(tmp_path: Path) -> None:
-    packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4, bf16=True)))
+    packs(tmp_path)[0].update("worker-0", Sized(LIKE, 4, found(4, bf16=True)))
     file = tmp_path / PILOT_FILE
     kept = json.loads(file.read_text())
     new = asdict(Placement(together=4)).keys() - {"together", "split", "checkpointing", "bf16"}
@@ -116,7 +116,7 @@ def test_what_a_pilot_of_an_earlier_version_chose_still_holds(tmp_path: Path) ->
     [("chosen", {"together": "four"}), ("chosen", {"together": 10**9}), ("setup_seconds", math.nan), ("passes", 1e99)],
 )
 def test_numbers_of_a_kept_size_that_no_sweep_finds_are_as_none(tmp_path: Path, name: str, value: object) -> None:
-    packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4)))
+    packs(tmp_path)[0].update("worker-0", Sized(LIKE, 4, found(4)))
     kept = json.loads((tmp_path / PILOT_FILE).read_text())
     kept["pilot"][name] = value
     (tmp_path / PILOT_FILE).write_text(json.dumps(kept))
@@ -125,6 +125,6 @@ def test_numbers_of_a_kept_size_that_no_sweep_finds_are_as_none(tmp_path: Path, 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"of": 1}', "[]"])
 def test_a_damaged_file_is_as_none(tmp_path: Path, damage: str) -> None:
-    packs(tmp_path)[0].heed("worker-0", Sized(LIKE, 4, found(4)))
+    packs(tmp_path)[0].update("worker-0", Sized(LIKE, 4, found(4)))
     (tmp_path / PILOT_FILE).write_text(damage)
     assert packs(tmp_path)[0].placement.begin == 0
