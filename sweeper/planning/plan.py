@@ -36,8 +36,9 @@ class PlannedArm:
 
 @dataclass(frozen=True)
 class PlannedScenario:
-    """A scenario as it will run: its variants, their trials in all, and the runs of each trial. `settings`: its changes
-    to the training; `runs` includes the confirm phase, `confirm_runs` is that alone.
+    """One scenario as it will run: how many variants take part, their trials in all, and the runs of each trial.
+
+    `settings`: what it changes of the training; `runs` counts its confirm phase, `confirm_runs` that alone.
     """
 
     name: str
@@ -152,7 +153,7 @@ def power_line(study: Study) -> str:
 
 
 def show_knobs(knobs: Mapping[str, Scalar]) -> str:
-    """Knobs for people: `beta=0.1, learning_rate=1e-05`."""
+    """Knobs as a person reads them: `beta=0.1, learning_rate=1e-05`."""
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in knobs.items())
 
 
