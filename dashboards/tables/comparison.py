@@ -176,7 +176,9 @@ def comparison(
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
     fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
-    return Comparison(rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records), speed)
+    return Comparison(
+        rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records), speed=speed
+    )
 
 
 def _row(
