@@ -97,9 +97,9 @@ def tuned(
             losses[name],
             found.get(name, ()),
             panel[name],
-            differences.get(name),
-            stable.get(name),
-            drift,
+            difference=differences.get(name),
+            stable=stable.get(name),
+            drift=drift,
         )
         for name in losses
     ]

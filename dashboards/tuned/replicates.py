@@ -40,13 +40,12 @@ class Measured:
 
     @property
     def worth(self) -> float | None:
-        """What somebody who stops at the drift gets: its gain there, else at the end; nothing where it broke or
-        unlearnt. None where it was not measured.
+        """What somebody gets who picks this setting and trains to the end: nothing where it broke or unlearnt. None
+        where it was not measured.
         """
         if self.broke is not None:
             return 0.0
-        value = self.end if self.gain is None else self.gain
-        return None if value is None else max(value, 0.0)
+        return None if self.end is None else max(self.end, 0.0)
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,10 @@ def _replicate(number: int, runs: Sequence[RunRecord], objective: Objective, sca
     own = [run for run in runs if run.phase != "confirm" and run.state in (State.COMPLETE, State.PRUNED)]
     tried = tuple(Setting(run.trial, run.knobs, measure(run, objective, scale)) for run in own)
     complete = {run.trial for run in own if run.state is State.COMPLETE and not broke(run)}
-    chosen = _chosen([one for one in tried if one.trial in complete])
+    judges = {run.trial for run in runs if run.phase == "confirm"}
+    # Of equal ones the sweep took the first that ended, which is the one that was judged.
+    fit = sorted((one for one in tried if one.trial in complete), key=lambda one: one.trial not in judges)
+    chosen = _chosen(fit)
     judge = next((r for r in runs if r.phase == "confirm" and chosen and r.trial == chosen.trial and _ended(r)), None)
     judged = None if judge is None else measure(judge, objective, scale)
     stopped = None if judge is None or chosen is None else _stopped(judge, chosen, objective, scale)

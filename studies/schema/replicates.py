@@ -42,9 +42,9 @@ class Cell(NamedTuple):
 
 
 def cell_of(scenario: str) -> Cell:
-    """The cell that a scenario's name tells. No scenario of a file has a # in its name."""
-    condition, mark, number = scenario.partition("#")
-    return Cell(condition, int(number) if mark else None)
+    """The cell that a scenario's name tells. No scenario of a file that is right has a # in its name."""
+    condition, _, number = scenario.rpartition("#")
+    return Cell(condition, int(number)) if condition and number.isdecimal() else Cell(scenario, None)
 
 
 def by_condition(scenarios: Iterable[str]) -> dict[str, list[str]]:

@@ -1,0 +1,67 @@
+"""The answer: what to use, what is as good, what to avoid, what is open, and what would settle it."""
+
+from __future__ import annotations
+
+from dashboards.tuned.answer import Answer, answer
+from studies.records import Cause
+from tests.dashboards.tuned.replicated import a_run, replicated
+from tests.dashboards.tuned.test_losses import compared
+
+BASE = [0.50, 0.55, 0.45, 0.52, 0.48, 0.50]
+SAME = [gain + 0.005 * (-1) ** i for i, gain in enumerate(BASE)]
+WORSE = [gain - 0.2 + 0.01 * (-1) ** i for i, gain in enumerate(BASE)]
+WIDE = [gain + 0.1 * (-1) ** i for i, gain in enumerate(BASE)]
+
+
+def said(gains: dict[str, list[float]], seconds: float | None = 2.0) -> Answer:
+    return answer(compared(replicated(gains)), 0.03, seconds)
+
+
+def test_the_baseline_is_used_where_nothing_is_shown_better_or_more_forgiving() -> None:
+    found = said({"sigmoid": BASE, "ipo": SAME, "hinge": WORSE})
+    assert found.use == "sigmoid"
+    assert found.as_good == ("ipo",)
+    assert set(found.avoid) == {"hinge"}
+    assert "gains less than" in found.avoid["hinge"]
+    assert found.open == ()
+
+
+def test_a_loss_that_is_shown_better_is_used_and_the_baseline_is_not_among_the_best() -> None:
+    found = said({"sigmoid": WORSE, "ipo": BASE, "hinge": SAME})
+    assert found.use in ("ipo", "hinge")
+    assert "sigmoid" in found.avoid
+
+
+def test_what_is_not_told_apart_is_named_with_the_command_that_would() -> None:
+    found = said({"sigmoid": BASE, "ipo": WIDE})
+    assert found.open == ("ipo",)
+    assert found.settle is not None
+    assert found.settle.override.startswith("replicates=")
+    assert found.settle.runs % 6 == 0  # two losses, two settings and a judge
+    assert found.settle.minutes is not None
+    assert f"--set {found.settle.override}" in found.text
+
+
+def test_no_loss_is_named_where_the_gain_cannot_be_seen() -> None:
+    found = said({"sigmoid": [0.05, -0.06, 0.04, -0.03, 0.01, 0.0], "ipo": [0.02, 0.01, -0.04, 0.0, 0.03, -0.02]})
+    assert found.use is None
+    assert found.text.startswith("Nothing was learnt that can be seen")
+
+
+def test_no_loss_is_named_without_runs_that_judged() -> None:
+    tuning = [record for record in replicated({"sigmoid": BASE, "ipo": SAME}) if record.phase != "confirm"]
+    found = answer(compared(tuning), 0.03, None)
+    assert found.use is None
+    assert "rank no losses" in found.text
+
+
+def test_a_loss_that_breaks_at_most_settings_is_avoided_though_its_best_is_as_good() -> None:
+    records = replicated({"sigmoid": BASE, "discopop": SAME})
+    records += [a_run("discopop", r, n, 0.1, cause=Cause.INVERTED) for r in range(1, 7) for n in (2, 3, 4)]
+    found = answer(compared(records), 0.03, None)
+    assert "18 of its 30 settings broke" in found.avoid["discopop"]
+    assert "discopop" not in found.as_good
+
+
+def test_nothing_is_said_before_a_run_has_ended() -> None:
+    assert said({"sigmoid": []}).text == "Nothing is known yet: no run has ended."
