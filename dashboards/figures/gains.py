@@ -34,13 +34,13 @@ from studies.records import RunRecord, State
 from studies.records.paths import joined, read_at, start_of
 from studies.text.plural import so_many
 
-NARROW = 4.6
+NARROW = 4.3
 """Inches: it stands beside a table, and is read on a phone."""
 _LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 1.1, 0.72, 0.42, 0.5, 0.235
 _SHORT_LABEL, _SHORT_WORDS = 16, 44
-_USE, _AVOID, _OTHER, _UNJUDGED = "use", "avoid", "neither", "not judged"
+_USE, _AVOID, _OTHER, _UNJUDGED = "use", "avoid", "other", "not judged"
 # Told apart by their form, since colours tell the losses.
-_MARKS = {_USE: "D", _AVOID: "X", _OTHER: "o", _UNJUDGED: "o"}
+_MARKS = {_USE: "D", _OTHER: "o", _AVOID: "X", _UNJUDGED: "o"}
 _STEPS = 41
 
 
@@ -64,7 +64,9 @@ def gains(material: Material, scenario: str, name: str) -> Figure | Missing:
         axes.axvline(0.0, color=QUIET, lw=0.7, ls=(0, (1, 2)))
         axes.grid(axis="y", color="#eeeeee", lw=0.6)
         for i, (loss, of) in enumerate(zip(rows, dots, strict=True)):
-            _gain(axes, i, loss, [times * gain for gain in of], _kind(loss, answer), times, material.looks[loss.variant])
+            _gain(
+                axes, i, loss, [times * gain for gain in of], _kind(loss, answer), times, material.looks[loss.variant]
+            )
         fixed_ticks(axes, [label(loss.variant, _SHORT_LABEL) for loss in rows])
         for text, loss in zip(axes.get_yticklabels(), rows, strict=True):
             text.set_fontweight("bold" if loss.variant == answer.use else "normal")
@@ -110,17 +112,15 @@ def _across(rows: Sequence[TunedLoss], dots: Sequence[Sequence[float]], times: f
     return low - room, high + room
 
 
-def _gain(
-    axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str, times: float, look: Look
-) -> None:
-    """A row: the mean with its interval, single replicates behind it, and how many settings worked."""
+def _gain(axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str, times: float, look: Look) -> None:
+    """A row: the mean with its interval, single runs below it, and how many settings worked."""
     low = axes.get_xlim()[0]
     if loss.gain is None:
         words = label(loss.missing or "no gain was measured", _SHORT_WORDS)
         axes.text(0.02, at, words, transform=axes.get_yaxis_transform(), va="center", color=QUIET, fontsize=7.0)
     else:
         inside = [x for x in dots if x >= low]
-        axes.plot(inside, [at] * len(inside), ls="", marker="o", ms=2.6, mew=0, alpha=0.3, color=look.colour)
+        axes.plot(inside, [at + 0.3] * len(inside), ls="", marker="o", ms=2.8, mew=0, alpha=0.45, color=look.colour)
         if loss.gain.low is not None and loss.gain.high is not None:
             ends = [times * loss.gain.low, times * loss.gain.high]
             axes.plot(ends, [at, at], color=look.colour, lw=1.8, solid_capstyle="butt")
@@ -132,18 +132,15 @@ def _gain(
         axes.plot(
             [low if beyond else value], [at], ls="", marker=marker, ms=size, mfc=face, mec=look.colour, clip_on=False
         )
-    axes.text(
-        1.03, at, f"{loss.worked} of {loss.tried}", transform=axes.get_yaxis_transform(), va="center", color=INK
-    )
+    axes.text(1.03, at, f"{loss.worked} of {loss.tried}", transform=axes.get_yaxis_transform(), va="center", color=INK)
 
 
 def _key(axes: Axes, kinds: Sequence[str]) -> None:
     """What the marks mean, of those that are there."""
-    words = {_USE: "use", _OTHER: "neither", _AVOID: "avoid", _UNJUDGED: "not judged"}
-    for kind, word in words.items():
+    for kind, marker in _MARKS.items():
         if kind in kinds:
             face = "white" if kind == _UNJUDGED else QUIET
-            axes.plot([], [], ls="", marker=_MARKS[kind], ms=5.5, mfc=face, mec=QUIET, label=word)
+            axes.plot([], [], ls="", marker=marker, ms=5.5, mfc=face, mec=QUIET, label=kind)
     axes.legend(
         loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, frameon=False, fontsize=7.5, handletextpad=0.1,
         columnspacing=0.9, borderaxespad=0.1,

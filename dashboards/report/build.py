@@ -17,6 +17,7 @@ from dashboards.store.histories import load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
+from studies.schema.replicates import cell_of
 from studies.spec import ResolvedVariant, Study, StudySpec
 
 
@@ -84,7 +85,7 @@ def kinds_of_noise(spec: StudySpec) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     ways = {""}
-    for name, scenario in spec.scenarios.items():
+    for name, scenario in {cell_of(name).condition: of for name, of in spec.scenarios.items()}.items():
         changed = scenario.model_dump(exclude_defaults=True)
         flip = changed.pop("label_flip", spec.data.label_flip)
         others = {key: value for key, value in changed.items() if key not in _AMOUNTS}
@@ -105,7 +106,9 @@ def _told(material: Material, uri: str, folder: Path) -> list[ShownSamples]:
     speaking = [standing.evidence[0] for standing in material.standings if standing.evidence]
     samples = load_samples(uri, [r.run_id for r in speaking], folder, {r.run_id: r.samples for r in speaking})
     return [
-        ShownSamples(run.variant, run.scenario, run.trial, run.run_id, samples[run.run_id])
+        ShownSamples(
+            run.variant, run.scenario, None if material.has_replicates else run.trial, run.run_id, samples[run.run_id]
+        )
         for run in speaking
         if samples.get(run.run_id)
     ]

@@ -63,6 +63,11 @@ def _bar(share: float) -> str:
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)
 
 
+def without_bar(cell: str) -> str:
+    """A cell without its bar, where a figure stands beside the table."""
+    return cell.lstrip(f"█{_EIGHTHS}")
+
+
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
