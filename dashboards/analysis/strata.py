@@ -136,12 +136,13 @@ def _standing(
 def _judged(
     records: Sequence[RunRecord], done: Sequence[Trial], objective: Objective, judges: Sequence[str]
 ) -> tuple[Trial | None, tuple[RunRecord, ...]]:
-    """The config that stands for all replicates, and the runs that judge them; nothing where one of these broke or has
-    no objective, as what the others have is no mean of all.
+    """The config that stands for all replicates, and the runs that judge them; nothing where one of these has no
+    objective, or broke at the end where that is what counts, as what the others have is no mean of all.
     """
     by_id = {run.run_id: run for run in records}
     runs = tuple(by_id[run_id] for run_id in judges if run_id in by_id)
-    if not runs or any(broke(run) or objective.metric not in run.metrics for run in runs):
+    at_end = objective.at_drift is None
+    if not runs or any(objective.metric not in run.metrics or (at_end and broke(run)) for run in runs):
         return None, ()
     return next((trial for trial in done if trial.number == runs[0].trial), None), runs
 

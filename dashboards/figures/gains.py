@@ -72,7 +72,8 @@ def gains(material: Material, scenario: str, name: str) -> Figure | Missing:
             text.set_fontweight("bold" if loss.variant == answer.use else "normal")
         axes.text(1.03, -0.75, "worked", transform=axes.get_yaxis_transform(), va="bottom", color=QUIET, fontsize=7.5)
         axes.set_xlabel(_axis(material, found), fontsize=8.0)
-        _key(axes, [_kind(loss, answer) for loss in rows if loss.gain is not None])
+        kinds = {_kind(loss, answer) for loss in rows if loss.gain is not None or loss.variant in answer.avoid}
+        _key(axes, kinds)
         svg = svg_of(canvas, name)
     return Figure(name, title, _gains_caption(found, dots), svg)
 
@@ -116,8 +117,10 @@ def _gain(axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str
     """A row: the mean with its interval, single runs below it, and how many settings worked."""
     low = axes.get_xlim()[0]
     if loss.gain is None:
-        words = label(loss.missing or "no gain was measured", _SHORT_WORDS)
-        axes.text(0.02, at, words, transform=axes.get_yaxis_transform(), va="center", color=QUIET, fontsize=7.0)
+        words, across = label(loss.missing or "no gain was measured", _SHORT_WORDS), axes.get_yaxis_transform()
+        axes.text(0.06, at, words, transform=across, va="center", color=QUIET, fontsize=7.0)
+        if kind == _AVOID:
+            axes.plot([0.03], [at], ls="", marker=_MARKS[kind], ms=6.5, color=look.colour, transform=across)
     else:
         inside = [x for x in dots if x >= low]
         axes.plot(inside, [at + 0.3] * len(inside), ls="", marker="o", ms=2.8, mew=0, alpha=0.45, color=look.colour)
@@ -135,7 +138,7 @@ def _gain(axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str
     axes.text(1.03, at, f"{loss.worked} of {loss.tried}", transform=axes.get_yaxis_transform(), va="center", color=INK)
 
 
-def _key(axes: Axes, kinds: Sequence[str]) -> None:
+def _key(axes: Axes, kinds: set[str]) -> None:
     """What the marks mean, of those that are there."""
     for kind, marker in _MARKS.items():
         if kind in kinds:
@@ -177,9 +180,8 @@ def paths(material: Material, scenario: str, name: str) -> Figure | Missing:
     if not lines:
         return Missing(name, title, f"it takes evaluate.at with several steps, and {metric} before training")
     series = [_mean_path(variant, of) for variant, of in lines.items()]
-    scales = Scales(
-        "KL to the untrained model (nats a sequence)", f"gain in {material.measured}", "root", "untrained", floored=True
-    )
+    gained = "gain (of the oracle's at 2 nats)" if material.scale.unit == "U" else f"gain in {metric}"
+    scales = Scales("KL to the untrained model (nats a sequence)", gained, "root", "untrained", floored=True)
 
     def adorn(axes: Axes, own: Series) -> None:
         for line in lines[own.variant]:

@@ -164,8 +164,10 @@ class Material:
     @property
     def quality(self) -> str:
         """The objective with its unit, as the label of an axis."""
-        at = "" if self.drift is None else f", read at {self.drift:g} nats"
-        return f"{self.measured}{at}"
+        if self.drift is None:
+            return self.measured
+        unit = {"U": "share of the oracle's", self.scale.metric: ""}.get(self.scale.unit, self.scale.unit)
+        return f"{self.scale.metric} at {self.drift:g} nats" + (f" ({unit})" if unit else "")
 
     @property
     def measured(self) -> str:

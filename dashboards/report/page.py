@@ -19,7 +19,7 @@ from dashboards.tables.cells import Cells, claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison
 from dashboards.tables.formats import answer_lines, html_list, html_table
 from dashboards.tables.numbers import number
-from dashboards.tables.sections import Section, sections, short_sections
+from dashboards.tables.sections import EVERYTHING, Section, sections, short_sections
 from dashboards.tables.short import LOSS, USED, VERDICT, without_bar
 from studies.records import RunRecord, Shown, State
 from studies.text.plural import so_many
@@ -159,7 +159,10 @@ def _short_table(cells: Cells) -> str:
     rows = []
     for row in cells.rows:
         of = zip(cells.header, kinds, map(without_bar, row), strict=True)
-        shown = "".join(f'<td class="{kind}" data-name="{escape(name)}">{escape(cell)}</td>' for name, kind, cell in of)
+        shown = "".join(
+            f'<td class="{kind}{" none" if cell == "-" else ""}" data-name="{escape(name)}">{escape(cell)}</td>'
+            for name, kind, cell in of
+        )
         rows.append(f"<tr{_USED_ROW if 'use' in row else ''}>{shown}</tr>")
     return f'<table class="short"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
@@ -177,7 +180,7 @@ def _measured(table: Comparison) -> str:
     for section in sections(table):
         runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
         shown = _wide(html_table(section.cells, runs or [{}] * len(section.cells.rows))) + html_list(section.notes)
-        title = "Each loss" if section.title == "Everything measured" else section.title
+        title = section.title.replace(EVERYTHING, "Each loss", 1)  # which stands above all of them
         parts.append(_folded(f"{title}: {so_many(len(section.cells.rows), 'row')}", shown))
     return "".join(parts)
 

@@ -17,7 +17,7 @@ h1{font-size:1.5em;line-height:1.2;margin:0 0 .2em}h2{font-size:1.25em;margin:2.
 padding-top:.5em;border-top:1px solid var(--line)}
 h3{font-size:1.02em;margin:1.8em 0 .3em}p{margin:.5em 0;max-width:52em}a{color:var(--link)}
 .question{color:var(--quiet);margin:0 0 .7em}.answer{font-size:1.06em;max-width:78em;margin:.3em 0 .6em}
-.meta,figcaption,nav,li{color:var(--quiet);font-size:.9em}figcaption,li{max-width:60em}
+.meta,figcaption,nav,li{color:var(--quiet);font-size:.9em}figcaption{max-width:60em}.meta,li{max-width:84em}
 nav a{margin-right:1.2em}ul{padding-left:1.2em}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.8em 0;font-size:.86em;font-variant-numeric:tabular-nums}
 th,td{padding:.32em .6em;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;overflow-wrap:normal}
@@ -33,7 +33,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 .beside table{margin:.2em 0 .6em;width:100%}.beside td.name{white-space:nowrap;font-weight:600;min-width:0}
 .beside h3,.beside figure{margin:0}.beside figure svg{max-width:32em}
 .beside figcaption{font-size:.8em;margin:.3em 0 1em}
-.use{background:var(--soft)}
+.use{background:var(--soft)}.answer code{white-space:nowrap}
 @media(min-width:68em){.beside{grid-template-columns:minmax(0,1.75fr) minmax(0,1fr)}}
 @media(max-width:44em){body{padding:1em 1em 4em}h1{font-size:1.3em}.beside h3{margin-top:.6em}
 .short thead{display:none}.short tr{display:flex;flex-wrap:wrap;gap:0 1em;padding:.45em .3em;
@@ -42,7 +42,7 @@ border-bottom:1px solid var(--line)}
 .short td::before{content:attr(data-name) " ";color:var(--quiet)}
 .short tr::before{content:"";flex:1 0 100%}.short td.name,.short td.verdict{order:-1}
 .short td.verdict{margin-left:auto;text-align:right}.short td.name::before,.short td.verdict::before{content:none}
-.short td.all{flex-basis:100%}
+.short td.all{flex-basis:100%}.short td.none{display:none}
 .samples thead{display:none}.samples td{display:block;width:auto;min-width:0;border:0}
 .samples td::before{content:attr(data-name);display:block;color:var(--quiet);font-size:.9em}
 .samples tr{border-bottom:1px solid var(--line);display:block}}

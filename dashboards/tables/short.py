@@ -133,6 +133,43 @@ def short_notes(found: Tuned) -> list[str]:
     return lines
 
 
+def long_cells(found: Tuned) -> Cells:
+    """All that replicates say of each loss, a row each, as in the short table."""
+    against = f"vs {found.baseline}" if found.baseline else "Difference"
+    header = [
+        LOSS, "Judged", GAIN, against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
+        "Good rates (decades)", DRIFT, LENGTH, USED,
+    ]  # fmt: skip
+    return Cells(header, [_long_row(loss, found) for loss in ranked(found)])
+
+
+def _long_row(loss: TunedLoss, found: Tuned) -> list[str]:
+    difference, stable = loss.difference, loss.stability
+    return [
+        loss.variant,
+        f"{loss.judged} of {found.planned}",
+        loss.missing or without_bar(_gain(loss.gain, found, 1.0)),
+        _against(loss, found),
+        "-" if difference is None or difference.p_holm is None else f"{difference.p_holm:.2g}",
+        "-" if difference is None else difference.instead or difference.word,
+        without_bar(_gain(loss.any_setting, found, 1.0)),
+        "-" if stable is None else ": ".join(filter(None, (stable.word or "no word", stable.reason))),
+        ", ".join(f"{n} {kind}" for kind, n in loss.broken.items()) or "0",
+        "-" if loss.good_rates is None else _with_limits(loss.good_rates, 1.0),
+        number(loss.drift),
+        "-" if loss.length is None else f"{loss.length:.2f}x",
+        used(loss),
+    ]
+
+
+LONG_NOTES = (
+    "Judged: replicates in which what the loss chose was trained again on another draw. p: of the difference, "
+    "corrected for the number of losses. Any setting gains: one picked at random, 0 where it broke; Stability: that "
+    "against the baseline's. Broke: settings that diverged, inverted, collapsed or drifted by their end. Good rates: "
+    "decades of learning rate that gain nearly as much as the best.",
+)
+
+
 def by_width(cells: Cells, fits: Sequence[int], width: int) -> Cells:
     """The cells without the columns that a screen has no room for. `fits`: the least width of each column."""
     room = dict(zip(cells.header, fits, strict=True))

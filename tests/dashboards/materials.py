@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,7 +11,9 @@ from dashboards.analysis.strata import Stratum, standings
 from dashboards.figures.figure import Figure, Missing
 from dashboards.figures.material import Curve, Material
 from dashboards.statistics.scale import scale_of
-from dashboards.tables.comparison import comparison
+from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tuned.answer import answer
+from dashboards.tuned.by_block import tuned_by_block
 from studies.records import RunRecord
 from studies.spec import Objective, Scenario
 
@@ -33,6 +36,7 @@ def material_of(
     strata = [Stratum(v, s, (losses or {}).get(v, (v,)), 0) for s, v in found]
     scenarios = {s: Scenario() for s, _ in found}
     table = comparison(records, objective, strata, baseline=baseline, source=source, scenarios=scenarios)
+    table = with_answers(table, records, strata, objective, source)
     fields: dict[str, Any] = {
         "standings": standings(records, objective, strata),
         "comparison": table,
@@ -42,6 +46,21 @@ def material_of(
         "curves": curves or {},
     }
     return Material(**(fields | changes))
+
+
+def with_answers(
+    table: Comparison, records: Sequence[RunRecord], strata: Sequence[Stratum], objective: Objective, source: str
+) -> Comparison:
+    """The comparison with what it says of each scenario."""
+    scale, found = scale_of(objective, source), standings(records, objective, strata)
+    tuned = []
+    for scenario in dict.fromkeys(s.scenario for s in strata):
+        here = [standing for standing in found if standing.stratum.scenario == scenario]
+        rows = [row for row in table.rows if row.scenario == scenario]
+        differences = {row.variant: row.difference for row in rows if row.difference is not None}
+        tuned.append(tuned_by_block(here, scale, table.baseline, differences, None))
+    said = tuple(answer(one, scale.tie_within, None) for one in tuned)
+    return replace(table, tuned=tuple(tuned), answers=said)
 
 
 def drawn(found: Figure | Missing) -> ElementTree.Element:
