@@ -144,9 +144,8 @@ def _beside(section: Section, figure: Figure | None) -> str:
         if of.get("judged")
     )
     runs = _folded("The runs behind these numbers", ids) if ids else ""
-    return (
-        f'<div class="beside"><div>{_short_table(section.cells)}{runs}</div>{_figure(figure) if figure else ""}</div>'
-    )
+    picture = _figure(figure) if figure else ""
+    return f'<div class="beside"><div class="wide">{_short_table(section.cells)}{runs}</div>{picture}</div>'
 
 
 _CLASSES = {LOSS: "words name", VERDICT: "words verdict", USED: "words all"}

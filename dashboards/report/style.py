@@ -30,7 +30,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.
 .samples td{text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;width:33%;min-width:14em}
 .gold{color:var(--quiet)}
 .beside{display:grid;grid-template-columns:minmax(0,1fr);gap:0 1.6em;align-items:start}
-.beside table{margin:.2em 0 .6em;width:100%}.beside td.name{white-space:nowrap;font-weight:600;min-width:0}
+.beside table{margin:.2em 0 .6em;width:100%}.beside td.name{font-weight:600;overflow-wrap:anywhere;
+min-width:7em}
 .beside h3,.beside figure{margin:0}.beside figure svg{max-width:32em}
 .beside figcaption{font-size:.8em;margin:.3em 0 1em}
 .use{background:var(--soft)}.answer code{white-space:nowrap}
