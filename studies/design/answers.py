@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from studies.design.identity import question_of, questions
 from studies.design.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
 from studies.design.speed_probe import probe_round
-from studies.records import COMMIT, DATA_DIGEST, PROBE, RunConfig, RunRecord, RunResult, Scalar, State
+from studies.records import COMMIT, DATA_DIGEST, PROBE, REPLICATE_BLOCKS, RunConfig, RunRecord, RunResult, Scalar, State
 from studies.schema.contents import changed_since, held, sources
 from studies.spec import (
     FloatRange,
@@ -106,6 +106,8 @@ def sort(
             reason = _reason_format_1(study, record, config, compare, strict)
             if reason is None and config is not None:
                 adopted.append((record, config))
+        if reason is None and _has_another_task(study, record):
+            reason = _OTHER_TASKS
         if reason is None:
             own.append(record)
         else:
@@ -177,7 +179,18 @@ def _holds(arm: ResolvedVariant, name: str, value: object) -> bool:
     return True
 
 
+_OTHER_TASKS = "this version of sweeper gives blocks from 100 on other gold tasks"
 _OTHERS = "settings, space, sampler or evaluation of the study file are others now"
+
+
+def _has_another_task(study: Study, record: RunRecord) -> bool:
+    """Whether a run is of a version that knew no replicates, and its block of the embedded world is one of them now."""
+    if record.block < REPLICATE_BLOCKS:
+        return False
+    try:
+        return record.key == study.run_config(record).key_of_first_tasks
+    except ValueError:  # weights of another mixture
+        return False
 
 
 def _changed(study: Study, record: RunRecord) -> str | None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from studies.records.configs import COMMIT, DataConfig, EvaluationConfig, Frozen, Judge, RunConfig, Scalar, digest
+from studies.records.configs import (
+    COMMIT,
+    EMBEDDED,
+    REPLICATE_BLOCKS,
+    DataConfig,
+    EvaluationConfig,
+    Frozen,
+    Judge,
+    RunConfig,
+    Scalar,
+    digest,
+)
 from studies.records.metrics import FIRST_EVALUATOR, JUDGED, MEASURED, METRICS, Measurement
 from studies.records.outcomes import CONSEQUENCES, Cause, Failure, State
 from studies.records.results import (
@@ -36,6 +47,7 @@ __all__ = [
     "Cause",
     "DATA_DIGEST",
     "DataConfig",
+    "EMBEDDED",
     "EVALUATOR_FACT",
     "EvaluationConfig",
     "FIRST_EVALUATOR",
@@ -54,6 +66,7 @@ __all__ = [
     "Numbers",
     "PRECOMPUTE",
     "PROBE",
+    "REPLICATE_BLOCKS",
     "RunConfig",
     "RunRecord",
     "RunResult",

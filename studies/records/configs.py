@@ -20,6 +20,14 @@ COMMIT = "commit:"
 """Begins the content of what lies on the Hub: the commit that its name and revision stood for."""
 
 
+EMBEDDED = "embedded"
+"""`DataConfig.path` of the embedded world."""
+
+
+REPLICATE_BLOCKS = 100
+"""The first block of replicates; in the embedded world they have gold tasks of their own."""
+
+
 class Frozen(BaseModel):
     """Base of the types that cross a border as JSON: unknown keys are refused, fields cannot be assigned."""
 
@@ -43,7 +51,7 @@ class DataConfig(Frozen):
     A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """
 
-    path: str = "embedded"
+    path: str = EMBEDDED
     name: str | None = None
     revision: str | None = None
     split: str = "train"
@@ -143,17 +151,29 @@ class RunConfig(Frozen):
         and which a run does not use, leaves it the run that it was. Where content is known it counts, and not the path
         that it lies at. Who measures and judges does not count: that makes no other adapter.
         """
-        return self._digest(self.evaluation.model_copy(update={"judge": None}))
+        return self._digest(self.evaluation.model_copy(update={"judge": None}), self._draw)
+
+    @property
+    def key_of_first_tasks(self) -> str | None:
+        """The key that the run had while replicates of the embedded world shared the tasks of all other blocks, and so
+        were other runs; None for a run that is what it was.
+        """
+        return self._digest(self.evaluation.model_copy(update={"judge": None}), {}) if self._draw else None
+
+    @property
+    def _draw(self) -> dict[str, str]:
+        is_replicate = self.data.path == EMBEDDED and self.block >= REPLICATE_BLOCKS
+        return {"task": "of replicates"} if is_replicate else {}
 
     @property
     def earlier_keys(self) -> frozenset[str]:
         """Keys that the run may have in a store of format 1, which knew no content and counted the judge."""
         bare = self.model_copy(update={"content": {}})
-        return frozenset({bare.key, bare._digest(self.evaluation)})
+        return frozenset({bare.key, bare._digest(self.evaluation, self._draw)})
 
-    def _digest(self, evaluation: EvaluationConfig) -> str:
+    def _digest(self, evaluation: EvaluationConfig, draw: Mapping[str, str]) -> str:
         determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed"})
-        determined_by["evaluator"] = FIRST_EVALUATOR
+        determined_by |= {"evaluator": FIRST_EVALUATOR, **draw}
         determined_by |= self.model_dump(mode="json", include={"balance"}, exclude_defaults=True)
         here = {role: text for role, text in self.content.items() if not text.startswith(COMMIT)}
         if here:  # a commit stands among the settings or the data, as their revision

@@ -12,15 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from studies.records import DataConfig
+from studies.records import EMBEDDED, REPLICATE_BLOCKS, DataConfig
 
 FILE: Final = Path(__file__).parents[1] / "world.json"
-SOURCE: Final = "embedded"
+SOURCE: Final = EMBEDDED
 """`DataConfig.path` of the embedded world, and the fact `source` of its runs."""
 BY_PROMPT: Final = "embedded, gold by prompt"
 """The fact `source` of runs on the embedded world where gold asks the prompt: it has a reference and an oracle of its
 own.
 """
+FIRST_TASKS: Final = 6
+"""Tasks that blocks below `REPLICATE_BLOCKS` go round."""
+BLOCKS_A_TASK: Final = 2
+"""Of replicates: one draw to tune on and one to judge on."""
 UNIT_BUDGET: Final = "2"
 """Nats per sequence at which the oracle is worth 1."""
 
@@ -29,6 +33,11 @@ UNIT_BUDGET: Final = "2"
 class Task:
     """One gold task: mean gold of the untrained model, and the most that any policy reaches at a KL budget (nats
     per sequence, as text: `2`, `0.5`).
+
+    The zero of U is the mean of 98,304 samples and not the run's own `reference_gold`: samples of a trained policy
+    and of the untrained model under one seed correlate by only .2 at 2 nats, so that subtracting it would more than
+    double the variance. The luck of a sampling seed, .01 to .02 U, is common to all blocks below 100; those of
+    replicates have each their own.
     """
 
     name: str
@@ -46,7 +55,7 @@ class Task:
 
 @cache
 def tasks(by_prompt: bool = False) -> tuple[Task, ...]:
-    """All gold tasks in the order in which blocks go round them; `by_prompt`: as they are where gold asks it."""
+    """All gold tasks by their numbers (`task_of_block`); `by_prompt`: as they are where gold asks it."""
     listed = json.loads(FILE.read_text(encoding="utf-8"))["tasks_by_prompt" if by_prompt else "tasks"]
     return tuple(Task(**task) for task in listed)
 
@@ -57,5 +66,13 @@ def source_of(data: DataConfig) -> str:
 
 
 def task_of_block(block: int) -> int:
-    """The gold task of a block, as in `trainers.world.pairs.task_of`: blocks go round the tasks."""
-    return block % len(tasks())
+    """The number of a block's gold task. Raises ValueError for a negative block.
+
+    Blocks below 100 go round the first six tasks. Those from 100 on are draws of replicates, two a task: 100 and 101
+    have task 6, 102 and 103 task 7, and so on through all others, of which there are as many as `world.json` holds.
+    """
+    if block < 0:
+        raise ValueError(f"block is {block}; it must be 0 or more")
+    if block < REPLICATE_BLOCKS:
+        return block % FIRST_TASKS
+    return FIRST_TASKS + (block - REPLICATE_BLOCKS) // BLOCKS_A_TASK % (len(tasks()) - FIRST_TASKS)

@@ -27,12 +27,12 @@ from scipy.stats import spearmanr
 
 from dashboards.store.records import load_records
 from studies.records import RunRecord, State
+from studies.records.world_units import task_of_block
 from studies.spec import Study, load_study
 from sweeper.commands.run import run_session
 from sweeper.folder.paths import places
 from trainers.run_folder.results import read_result
 from trainers.world.oracle import reference_gold, tilted_gold_at_kl
-from trainers.world.pairs import task_of
 
 MAX_KL, REGION, STEPS = 4.0, 0.03, 120
 LOSSES = ("sigmoid", "hinge", "nca_pair", "apo_zero", "ipo")
@@ -167,9 +167,10 @@ def correlations(folder: Path, records: Sequence[RunRecord]) -> list[dict[str, f
 
 def units(blocks: Sequence[int]) -> dict[int, tuple[float, float]]:
     """By block: the reference's gold, and the gold of one U."""
-    tasks = {task: reference_gold(task) for task in sorted({task_of(block) for block in blocks})}
+    tasks = {task: reference_gold(task) for task in sorted({task_of_block(block) for block in blocks})}
     of = {task: (float(gold.mean()), tilted_gold_at_kl(gold, (2.0,))[0]) for task, gold in tasks.items()}
-    return {block: (of[task_of(block)][0], of[task_of(block)][1] - of[task_of(block)][0]) for block in blocks}
+    own = {block: of[task_of_block(block)] for block in blocks}
+    return {block: (zero, best - zero) for block, (zero, best) in own.items()}
 
 
 def judged(config: Config, records: Sequence[RunRecord], unit: Mapping[int, tuple[float, float]]) -> dict[str, Any]:

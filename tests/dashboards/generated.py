@@ -10,7 +10,7 @@ import numpy as np
 
 from dashboards.statistics.estimates import Floats
 from studies.records import CONSEQUENCES, Cause, RunRecord, State
-from studies.records.world_units import task_of_block, tasks
+from studies.records.world_units import FIRST_TASKS, task_of_block, tasks
 
 
 def a_record(cause: Cause | None = Cause.FINISHED, **changes: Any) -> RunRecord:
@@ -66,7 +66,7 @@ def pool(
     luck = dict(zip([*blocks, *confirm], draw.normal(0.0, BLOCK_SD, len(blocks) + len(confirm)), strict=True))
     found = []
     for variant, advantage in advantages.items():
-        taste = draw.normal(0.0, task_sd, len(tasks()))
+        taste = draw.normal(0.0, task_sd, FIRST_TASKS)
         taste -= taste.mean()
 
         def run(

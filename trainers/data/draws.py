@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
-from studies.records import DataConfig
+from studies.records import REPLICATE_BLOCKS, DataConfig
+from studies.records.world_units import task_of_block
 from trainers.data.sources import DataError, Row, Rows, Text, read_rows
 from trainers.data.tokens import plain, tokenise
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _ORDER: Final = 0
 _MOST_EVALUATION_ROWS: Final = 1000
 _WORLD_PAIRS, _WORLD_EVALUATION_PAIRS = 2048, 512
+
+SAMPLING_SEED: Final = 20305
+"""One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
 
 TOO_LONG: Final = "too long"
 REFUSED: Final = "refused by the chat template"
@@ -75,11 +79,16 @@ class Material(NamedTuple):
     dropped: Counter[str] | None = None
     prompts: tuple[Text, ...] = ()
     gold: Gold | None = None
+    sampling_seed: int = SAMPLING_SEED
 
 
 def draw_world(data: DataConfig, block: int, fits: WhyNot) -> Material:
-    """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own."""
-    from trainers.world.pairs import WorldOptions, task_of
+    """The embedded world's pairs: the world draws them itself, for train and evaluation from streams of their own.
+
+    All its blocks have the same prompts, so one sampling seed would lend what a config was tuned by its luck where it
+    is judged: each block of replicates has a seed of its own, the same for all losses.
+    """
+    from trainers.world.pairs import WorldOptions
 
     options = WorldOptions(
         pairs=data.rows or _WORLD_PAIRS,
@@ -97,7 +106,8 @@ def draw_world(data: DataConfig, block: int, fits: WhyNot) -> Material:
         evaluation=evaluation,
         read=train.looked_at + evaluation.looked_at,
         prompts=world.prompts,
-        gold=partial(_world_gold, task=task_of(block), by_prompt=data.gold == "prompt"),
+        gold=partial(_world_gold, task=task_of_block(block), by_prompt=data.gold == "prompt"),
+        sampling_seed=SAMPLING_SEED + block if block >= REPLICATE_BLOCKS else SAMPLING_SEED,
     )
 
 

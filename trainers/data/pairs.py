@@ -18,6 +18,7 @@ from studies.records.world_units import SOURCE, source_of
 from trainers.data.corruptions import RejectedFrom, exchange, places_to_flip, with_other_rejected
 from trainers.data.draws import (
     REMEDIES,
+    SAMPLING_SEED,
     TOO_LONG,
     FittingRows,
     Gold,
@@ -65,7 +66,7 @@ class Pairs:
     `train` has its rejected answers dealt and its labels flipped already; `evaluation` never has. `prompts` are what a
     policy is sampled under: the distinct prompts of `evaluation`, in its order (in the embedded world, all that pairs
     can carry). `digest` is the SHA-256 of the three. `gold` exists where the data has a true reward, or the study a
-    judge.
+    judge. `sampling_seed`: what a policy is sampled with.
     """
 
     train: tuple[Row, ...]
@@ -74,6 +75,7 @@ class Pairs:
     digest: str
     facts: Mapping[str, Scalar]
     gold: Gold | None = None
+    sampling_seed: int = SAMPLING_SEED
 
 
 def check_data(data: DataConfig) -> list[str]:
@@ -209,7 +211,7 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
         "conversational": isinstance(evaluation.rows[0]["prompt"], list),
         **_funnel(material, data),
     }
-    return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold)
+    return Pairs(labelled, evaluation.rows, prompts, content, facts, material.gold, material.sampling_seed)
 
 
 def _require_rows(material: Material, data: DataConfig) -> None:

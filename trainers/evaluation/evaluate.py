@@ -298,7 +298,8 @@ def _draw(
     tokens: Sequence[Tokens],
 ) -> list[SampleStats | Unmeasured]:
     """Samples of each policy, and per sample what `SampleStats` says."""
-    drawn = sample_texts(policies, tokenizer, [own.prompts for own in tokens], config, _entropy_and_kl)
+    seeds = [own.sampling_seed for own in pairs]
+    drawn = sample_texts(policies, tokenizer, [own.prompts for own in tokens], seeds, config, _entropy_and_kl)
     return [
         found if isinstance(found, NonFinite) else _drawn(found, own, tokenizer)
         for found, own in zip(drawn, pairs, strict=True)

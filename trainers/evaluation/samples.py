@@ -15,17 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from studies.records import EvaluationConfig, Shown
 from trainers.data.pairs import Pairs, Text
 from trainers.data.tokens import plain, prompt_ids
-from trainers.evaluation.metrics import (
-    Floats,
-)
+from trainers.evaluation.metrics import Floats
 from trainers.evaluation.policies import Policies
 from trainers.evaluation.sampling import Completion, NonFinite, Samples, end_ids, sample
-
-SAMPLING_SEED: Final = 20305
-
-
-"""One seed for all runs: policies that are alike give samples that are alike, which makes differences precise."""
-
 
 SHOWN: Final = 4
 
@@ -69,7 +61,7 @@ def samples(
     """The first `count` of the samples that `evaluate` draws from this model, as text. Raises NonFinite, JudgeError."""
     asked = [pairs.prompts[i % len(pairs.prompts)] for i in range(min(count, config.prompts))]
     asked_ids = [prompt_ids(prompt, tokenizer) for prompt in asked]
-    (drawn,) = sample_texts(Policies(model), tokenizer, [asked_ids], config)
+    (drawn,) = sample_texts(Policies(model), tokenizer, [asked_ids], [pairs.sampling_seed], config)
     if isinstance(drawn, NonFinite):
         raise drawn
     texts, gold = _texts(drawn.completions, tokenizer), gold_of(pairs, asked, drawn.completions, tokenizer)
@@ -120,16 +112,19 @@ def sample_texts(
     policies: Policies,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[Sequence[int]]],
+    seeds: Sequence[int],
     config: EvaluationConfig,
     per_token: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]] | None = None,
 ) -> tuple[Samples | NonFinite, ...]:
-    """For each policy one sample for each prompt; it ends at the tokenizer's end token or one of the model's own."""
+    """For each policy, with its seed, one sample for each prompt; it ends at the tokenizer's end token or one of the
+    model's own.
+    """
     return sample(
         policies,
         prompts,
         end_ids=end_ids(policies.model, tokenizer),
         max_new_tokens=config.max_new_tokens,
-        seed=SAMPLING_SEED,
+        seed=seeds,
         batch_size=config.batch_size,
         per_token=per_token,
     )

@@ -90,7 +90,7 @@ def sample(
     *,
     end_ids: Collection[int],
     max_new_tokens: int,
-    seed: int,
+    seed: int | Sequence[int],
     batch_size: int,
     per_token: PerToken | None = None,
 ) -> tuple[Samples | NonFinite, ...]:
@@ -99,9 +99,12 @@ def sample(
     All policies have the same number of prompts. Each token is found by inversion from a uniform number of its own,
     fixed by seed, row and position. So a row's completion does not depend on what shares its batch, how many rows there
     are or which policies are measured beside it, and policies that are sampled with one seed share their randomness.
+    `seed`: one for all policies, or one for each.
     """
     total = len(prompts[0])
-    uniforms = torch.from_numpy(np.random.default_rng(seed).random((total, max_new_tokens)))
+    seeds = [seed] * policies.count if isinstance(seed, int) else list(seed)
+    distinct = list(dict.fromkeys(seeds))
+    uniforms = np.stack([np.random.default_rng(one).random((total, max_new_tokens)) for one in distinct])
     orders = [_by_length(own) for own in prompts]
     longest = max(len(prompt) for own in prompts for prompt in own)
     size = _sampled_rows(policies, total, longest + max_new_tokens, batch_size)
@@ -112,7 +115,8 @@ def sample(
         for start in range(0, total, size):
             rows = [(policy, i) for policy, order in enumerate(orders) for i in order[start : start + size]]
             batch = [prompts[policy][i] for policy, i in rows]
-            drawn = _Drawing(policies, batch, uniforms[[i for _, i in rows]], end_ids, per_token)
+            own = uniforms[[distinct.index(seeds[policy]) for policy, _ in rows], [i for _, i in rows]]
+            drawn = _Drawing(policies, batch, torch.from_numpy(own), end_ids, per_token)
             for (policy, i), ids, found in zip(rows, drawn.tokens.tolist(), drawn.sums.tolist(), strict=True):
                 completions[policy][i] = _cut(prompts[policy][i], ids, end_ids)
                 sums[policy][i] = found

@@ -1,6 +1,7 @@
 """The gold rewards of the embedded world: what a review is truly worth in each task; knows no model."""
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,6 +44,29 @@ class GoldTask:
         return self.direction * factor[graded.kind] * strength
 
 
+def _drawn_tasks(number: int, seed: int) -> tuple[GoldTask, ...]:
+    """Tastes at random: praise and censure in turn, each factor uniform in .5 to 1.1 and the power in .5 to 1.5.
+
+    Rounded, and made of `random()` alone, of which Python promises that a seed gives the same numbers everywhere.
+    """
+    drawn = random.Random(seed)
+
+    def between(low: float, high: float) -> float:
+        return round(low + (high - low) * drawn.random(), 2)
+
+    return tuple(
+        GoldTask(
+            f"taste {i + 1}",
+            direction=-1 if i % 2 else +1,
+            heart=between(0.5, 1.1),
+            craft=between(0.5, 1.1),
+            verb=between(0.5, 1.1),
+            power=between(0.5, 1.5),
+        )
+        for i in range(number)
+    )
+
+
 TASKS: Final = (
     GoldTask("praise", +1, heart=0.85, craft=0.85, verb=0.85),
     GoldTask("censure", -1, heart=0.95, craft=0.95, verb=0.5),
@@ -50,7 +74,11 @@ TASKS: Final = (
     GoldTask("fault-finding", -1, heart=0.5, craft=1.1, verb=0.8),
     GoldTask("superlatives", +1, heart=0.85, craft=0.85, verb=0.5, power=1.5),
     GoldTask("understated malice", -1, heart=0.8, craft=0.8, verb=1.1, power=0.5),
+    *_drawn_tasks(24, seed=0),
 )
+"""Six that were chosen, for blocks below 100, then those of replicates: as a sample of tastes, a task is a random
+effect, so an interval over replicates speaks of other tastes too (`studies.records.world_units.task_of_block`).
+"""
 N_TASKS: Final = len(TASKS)
 
 _WEIGHTS: Final = tuple({word: task.weight(graded) for word, graded in GRADED.items()} for task in TASKS)

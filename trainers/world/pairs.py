@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainers.world.gold import N_TASKS, TASKS, gold_reward, sign_under
+from studies.records.world_units import task_of_block
+from trainers.world.gold import TASKS, gold_reward, sign_under
 from trainers.world.grammar import MAX_WORDS, Mood, mood_of, prompts
 from trainers.world.paths import model_path
 
@@ -99,13 +100,6 @@ class WorldPairs:
     prompts: tuple[str, ...]
 
 
-def task_of(block: int) -> int:
-    """Gold task of a block: blocks go round the tasks, so that N_TASKS blocks in a row hold each once."""
-    if block < 0:
-        raise ValueError(f"block is {block}; it must be 0 or more")
-    return block % N_TASKS
-
-
 def load_model() -> PreTrainedModel:
     """The embedded model, freshly loaded, in float32 and evaluation mode, on the CPU."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32)
@@ -119,15 +113,15 @@ def load_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def make_pairs(options: WorldOptions, block: int) -> WorldPairs:
-    """Pairs of a block: a gold task (:func:`task_of`) and a draw of completions and labels that no other
-    block shares.
+    """Pairs of a block: a gold task (:func:`~studies.records.world_units.task_of_block`) and a draw of completions
+    and labels that no other block shares, whether of the same task or not.
 
     The same options and block give the same pairs. Fewer pairs of the same block are the first of more of
     them, and the judge's temperature changes labels only. Evaluation pairs are judged like training pairs and
     drawn from another stream; measure them with :func:`noise_free_accuracy`, which does not look at the noisy
     labels.
     """
-    task = task_of(block)
+    task = task_of_block(block)
     model, tokenizer = load_model(), load_tokenizer()
     return WorldPairs(
         train=_draw_rows(model, tokenizer, options, options.pairs, task, (block, 0)),

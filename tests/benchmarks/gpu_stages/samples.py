@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.benchmarks.gpu_stages.figures import Figures
 from tests.benchmarks.gpu_stages.inputs import Size, device, gpu_settings, peak_mib, reset_peak, runs, wait
+from trainers.data.draws import SAMPLING_SEED
 from trainers.dpo import DPOTrainerWorker
 from trainers.evaluation.metrics import token_entropy_and_kl
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, packed_policies
-from trainers.evaluation.samples import SAMPLING_SEED
 from trainers.evaluation.sampling import NonFinite, sample
 from trainers.interface import Job, Placement
 from trainers.pack.member import Member

@@ -19,6 +19,13 @@ def test_gold_of_the_embedded_world_is_in_u_with_its_own_region() -> None:
     assert scale.task(7) == 1
 
 
+@pytest.mark.parametrize("block", [102, 103, 150])
+def test_draws_of_a_replicate_are_in_the_unit_of_its_own_task(block: int) -> None:
+    scale = scale_of(Objective(metric="gold"), "embedded")
+    best = a_record(block=block, metrics={"gold": tasks()[7].oracle["2"]})
+    assert (scale.value(best), scale.task(block), tasks()[7].name) == (1.0, 7, "taste 2")
+
+
 def test_real_data_are_compared_raw_within_what_the_study_says() -> None:
     scale = scale_of(Objective(metric="ranking_gain", tie_within=0.01), "org/pairs")
     assert (scale.unit, scale.tie_within, scale.task(7)) == ("share", 0.01, 7)

@@ -286,6 +286,14 @@ def test_the_embedded_world_gives_pairs_and_a_gold_reward() -> None:
     assert ended == gold_reward(review.split(), True, task=1) > cut_off
 
 
+def test_a_draw_of_a_replicate_is_sampled_with_a_seed_of_its_own(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    small = DataConfig(rows=4, eval_rows=4)
+    seeds = {block: load_pairs(small, block, tokenizer).sampling_seed for block in (0, 99, 100, 101, 148)}
+    assert seeds[0] == seeds[99] == load(tmp_path, text_rows(9)).sampling_seed == 20305
+    assert len(set(seeds.values())) == 4
+
+
 def test_the_embedded_worlds_writer_is_the_one_asked_for() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     same, worse = (load_pairs(DataConfig(rows=64, eval_rows=8, pairs_from=w), 0, tokenizer) for w in ("same", "worse"))

@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from studies.records import METRICS, EvaluationConfig, Measurement
+from studies.records import METRICS, DataConfig, EvaluationConfig, Measurement
 from tests.trainers.pack_runs import wide_norm
-from trainers.data.pairs import Pairs, Row
+from trainers.data.pairs import Pairs, Row, load_pairs
 from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate, reference_numbers
 from trainers.evaluation.metrics import (
     PairLogProbs,
@@ -505,3 +505,17 @@ def test_the_embedded_model_writes_as_its_world_says() -> None:
     assert reference.gold is not None
     assert reference.gold > 0.9
     assert 10.0 < reference.sample_tokens.mean() < 13.0
+
+
+def test_the_two_draws_of_a_replicate_share_no_luck_of_the_samples() -> None:
+    """What chose a config must not lend its luck to what judges it; earlier blocks keep the one seed that they had."""
+    tokenizer, model = load_tokenizer(), load_model()
+    config = EvaluationConfig(prompts=60, max_new_tokens=32)
+
+    def untrained(block: int) -> float | None:
+        pairs = load_pairs(DataConfig(rows=4, eval_rows=4), block, tokenizer)
+        return reference_numbers(model, tokenizer, pairs, config).gold
+
+    assert untrained(2) == untrained(8)
+    assert untrained(104) != untrained(105)
+    assert untrained(104) == untrained(104)

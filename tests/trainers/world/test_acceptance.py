@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from studies.records.world_units import task_of_block
 from trainers.world.gold import gold_reward
 from trainers.world.pairs import (
     Completion,
@@ -26,7 +27,6 @@ from trainers.world.pairs import (
     make_pairs,
     noise_free_accuracy,
     sample_completions,
-    task_of,
 )
 
 
@@ -131,7 +131,7 @@ def train(rows: Sequence[Row], folder: Path, seed: int = 0, beta: float = 0.3, l
 
 
 def accept(block: int, folder: Path, **knobs: float) -> Acceptance:
-    task = task_of(block)
+    task = task_of_block(block)
     reference: PreTrainedModel = load_model()
     tokenizer = load_tokenizer()
     pairs = make_pairs(WorldOptions(), block)

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from trainers.world.gold import N_TASKS, TASKS, gold_reward
+from trainers.world.gold import N_TASKS, TASKS, GoldTask, gold_reward
 from trainers.world.grammar import ADJECTIVES, GRADED, vocabulary
+
+EXTREMES = sorted({of(range(6, N_TASKS), key=lambda k: TASKS[k].power) for of in (min, max)})
+"""Of the drawn tasks, those that most level and most part mild and strong words."""
 
 
 def gold(text: str, ended: bool = True, task: int = 0) -> float:
@@ -44,6 +47,15 @@ def test_a_task_that_does_not_exist_is_refused(task: int) -> None:
         gold("the plot is superb .", task=task)
 
 
+def test_drawn_tastes_are_balanced_within_their_ranges_and_the_same_everywhere() -> None:
+    drawn = TASKS[6:]
+    assert [task.direction for task in drawn] == [1, -1] * 12
+    assert all(0.5 <= factor <= 1.1 for task in drawn for factor in (task.heart, task.craft, task.verb))
+    assert all(0.5 <= task.power <= 1.5 for task in drawn)
+    assert drawn[0] == GoldTask("taste 1", 1, heart=1.01, craft=0.95, verb=0.75, power=0.76)
+    assert drawn[-1] == GoldTask("taste 24", -1, heart=0.77, craft=0.9, verb=1.1, power=1.42)
+
+
 def test_there_are_at_least_four_tastes_and_both_directions() -> None:
     weights = {tuple(round(task.weight(graded), 6) for graded in GRADED.values()) for task in TASKS}
     assert len(weights) == N_TASKS >= 4
@@ -62,7 +74,7 @@ def test_more_of_the_wanted_words_pay_up_to_a_point_inside(task: int) -> None:
     assert values[best] > max(values[0], values[-1]) + 1.0
 
 
-@pytest.mark.parametrize("task", range(N_TASKS))
+@pytest.mark.parametrize("task", [*range(6), *EXTREMES])
 def test_hill_climbing_from_anywhere_ends_in_a_short_clean_review(task: int) -> None:
     """No heap, loop or endless text beats a sentence: the climbed maximum is grammatical, of 6 to 14
     words, unrepeated.

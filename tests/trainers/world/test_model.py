@@ -91,7 +91,7 @@ def test_gold_has_the_piloted_spread_in_every_task() -> None:
     for task in range(N_TASKS):
         gold = [gold_reward([w for w in words if w != END], END in words, task) for words in lines]
         assert -1.0 < np.mean(gold) < 0.5
-        assert 2.0 < np.std(gold) < 3.2
+        assert 2.0 < np.std(gold) < (3.2 if task < 6 else 4.2)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from trainers.world.gold import N_TASKS, TASKS, gold_reward
+from studies.records.world_units import task_of_block
+from trainers.world.gold import TASKS, gold_reward
 from trainers.world.grammar import prompts
 from trainers.world.pairs import (
     Row,
@@ -22,7 +23,6 @@ from trainers.world.pairs import (
     noise_free_accuracy,
     preference,
     sample_completions,
-    task_of,
 )
 
 SMALL = WorldOptions(pairs=48, eval_pairs=24)
@@ -32,9 +32,10 @@ def test_the_same_options_and_block_make_the_same_pairs() -> None:
     assert make_pairs(SMALL, 3) == make_pairs(SMALL, 3)
 
 
-def test_other_blocks_of_the_same_task_hold_other_pairs() -> None:
-    here, there = make_pairs(SMALL, 1), make_pairs(SMALL, 1 + N_TASKS)
-    assert task_of(1) == task_of(1 + N_TASKS)
+@pytest.mark.parametrize(("one", "other"), [(1, 7), (104, 105), (104, 152)])
+def test_other_blocks_of_the_same_task_hold_other_pairs(one: int, other: int) -> None:
+    here, there = make_pairs(SMALL, one), make_pairs(SMALL, other)
+    assert task_of_block(one) == task_of_block(other)
     shared = {(r.chosen, r.rejected) for r in here.train} & {(r.chosen, r.rejected) for r in there.train}
     assert not shared
 
@@ -52,11 +53,11 @@ def test_fewer_pairs_are_the_first_of_more() -> None:
     assert few.evaluation == more.evaluation
 
 
-def test_blocks_go_round_the_tasks_and_gold_is_the_task_s() -> None:
-    assert [task_of(block) for block in range(2 * N_TASKS)] == [*range(N_TASKS)] * 2
-    row = make_pairs(SMALL, 1).train[0]
-    assert row.gold_chosen == gold_reward(row.chosen.split(), True, 1)
-    assert row.gold_rejected == gold_reward(row.rejected.split(), True, 1)
+@pytest.mark.parametrize(("block", "task"), [(1, 1), (7, 1), (99, 3), (100, 6), (103, 7), (147, 29), (148, 6)])
+def test_the_gold_of_a_block_is_its_task_s(block: int, task: int) -> None:
+    row = make_pairs(SMALL, block).train[0]
+    assert row.gold_chosen == gold_reward(row.chosen.split(), True, task)
+    assert row.gold_rejected == gold_reward(row.rejected.split(), True, task)
 
 
 def test_pairs_carry_plain_prompts_and_two_different_answers() -> None:
@@ -89,7 +90,7 @@ def test_a_cold_judge_never_errs_and_changes_labels_only() -> None:
 
 @pytest.mark.parametrize("block", [0, 1])
 def test_a_better_writer_writes_better_and_a_worse_one_worse(block: int) -> None:
-    assert TASKS[task_of(0)].direction == -TASKS[task_of(1)].direction
+    assert TASKS[task_of_block(0)].direction == -TASKS[task_of_block(1)].direction
     worse, same, better = (
         np.mean([r.gold_chosen + r.gold_rejected for r in make_pairs(replace(SMALL, writer=writer), block).train]) / 2
         for writer in ("worse", "same", "better")

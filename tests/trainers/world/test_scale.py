@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from studies.records.world_units import FILE, task_of_block
+from studies.records.world_units import FILE
 from trainers.world.gold import N_TASKS, TASKS
-from trainers.world.pairs import task_of
 from trainers.world.scale import SAMPLES, measure
 
 RECORDED = json.loads(FILE.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def fresh() -> dict[str, Any]:
+    return measure(3000, seed=1)
+
+
 @pytest.mark.parametrize("kind", ["tasks", "tasks_by_prompt"])
-def test_the_file_agrees_with_a_fresh_measurement_of_fewer_samples(kind: str) -> None:
-    """The gold of samples has SD 2 to 3: its mean over 3000 has an error of .05; the oracle at 4 nats, more."""
-    fresh = measure(3000, seed=1)[kind]
-    assert [task["name"] for task in fresh] == [task["name"] for task in RECORDED[kind]]
-    for now, then in zip(fresh, RECORDED[kind], strict=True):
+def test_the_file_agrees_with_a_fresh_measurement_of_fewer_samples(fresh: dict[str, Any], kind: str) -> None:
+    """The gold of samples has SD 2 to 4: its mean over 3000 has an error of .06; the oracle at 4 nats, more."""
+    assert [task["name"] for task in fresh[kind]] == [task["name"] for task in RECORDED[kind]]
+    for now, then in zip(fresh[kind], RECORDED[kind], strict=True):
         assert now["reference"] == pytest.approx(then["reference"], abs=0.25)
         assert [*now["oracle"].values()] == pytest.approx([*then["oracle"].values()], abs=0.6)
 
 
 @pytest.mark.slow
 def test_the_file_is_what_the_script_writes() -> None:
-    assert measure(SAMPLES) == RECORDED
+    """To the last digit but one: on another processor a few of the samples differ by a word."""
+    again = measure(SAMPLES)
+    for kind in ("tasks", "tasks_by_prompt"):
+        for now, then in zip(again[kind], RECORDED[kind], strict=True):
+            assert now["reference"] == pytest.approx(then["reference"], abs=2e-4)
+            assert now["oracle"] == pytest.approx(then["oracle"], abs=2e-4)
 
 
-def test_blocks_belong_to_the_same_tasks_on_both_sides_of_the_fence() -> None:
-    assert len(RECORDED["tasks"]) == N_TASKS == len(TASKS)
-    assert [task_of_block(block) for block in range(20)] == [task_of(block) for block in range(20)]
+@pytest.mark.parametrize("kind", ["tasks", "tasks_by_prompt"])
+def test_the_file_has_every_task_in_its_place(kind: str) -> None:
+    assert [task["name"] for task in RECORDED[kind]] == [task.name for task in TASKS]
+    assert len(TASKS) == N_TASKS
+
+
+@pytest.mark.parametrize("kind", ["tasks", "tasks_by_prompt"])
+def test_what_can_be_gained_is_of_one_size_in_every_task(kind: str) -> None:
+    """So that one width of practical equivalence in U suits them all, and one noise."""
+    gains = [task["oracle"]["2"] - task["reference"] for task in RECORDED[kind]]
+    assert max(gains) < 1.8 * min(gains)
