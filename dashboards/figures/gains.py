@@ -90,7 +90,10 @@ def _each(material: Material, loss: TunedLoss) -> list[float]:
     objective = material.standings[0].objective
     if loss.gain is None or len(runs) < 2:
         return []
-    found = [measure(run, objective, material.scale).gain for run in runs]
+    read = (
+        (lambda run: measure(run, objective, material.scale).gain) if material.has_replicates else material.scale.gain
+    )
+    found = [read(run) for run in runs]
     return [gain for gain in found if gain is not None]
 
 
@@ -175,12 +178,13 @@ def paths(material: Material, scenario: str, name: str) -> Figure | Missing:
     metric = material.scale.metric
     title = f"{metric.capitalize()} along the training, at equal drift"
     told = material.told(scenario)
-    lines = {loss.variant: _lines(material, loss) for loss in ranked(told[0])} if told else {}
+    lines = {loss.variant: lines_of(material, loss) for loss in ranked(told[0])} if told else {}
     lines = {variant: of for variant, of in lines.items() if of}
     if not lines:
         return Missing(name, title, f"it takes evaluate.at with several steps, and {metric} before training")
-    series = [_mean_path(variant, of) for variant, of in lines.items()]
-    gained = "gain (of the oracle's at 2 nats)" if material.scale.unit == "U" else f"gain in {metric}"
+    series = [mean_path(variant, of) for variant, of in lines.items()]
+    in_u = material.scale.unit == "U"
+    gained = f"gain (of the oracle's at {material.scale.budget} nats)" if in_u else f"gain in {metric}"
     scales = Scales("KL to the untrained model (nats a sequence)", gained, "root", "untrained", floored=True)
 
     def adorn(axes: Axes, own: Series) -> None:
@@ -193,7 +197,7 @@ def paths(material: Material, scenario: str, name: str) -> Figure | Missing:
     return Figure(name, title, _paths_caption(material, lines), svg)
 
 
-def _lines(material: Material, loss: TunedLoss) -> list[list[tuple[float, float]]]:
+def lines_of(material: Material, loss: TunedLoss) -> list[list[tuple[float, float]]]:
     """(KL, gain) along the training of each run that judges the loss, from the untrained model on."""
     found = []
     for run in (material.runs[run_id] for run_id in loss.run_ids if run_id in material.runs):
@@ -211,7 +215,7 @@ def _path(run: RunRecord, metric: str) -> Sequence[tuple[int, float, float]]:
     return joined(run.curves.get("kl", ()), run.curves.get(metric, ())) if run.state is State.COMPLETE else ()
 
 
-def _mean_path(variant: str, lines: Sequence[Sequence[tuple[float, float]]]) -> Series:
+def mean_path(variant: str, lines: Sequence[Sequence[tuple[float, float]]]) -> Series:
     """The mean over runs at each drift that all of them get to, each read as the objective is; its 95 % band."""
     reach = min(max(kl for kl, _ in line) for line in lines)
     drifts = [float(root**2) for root in np.linspace(0.0, reach**0.5, _STEPS)[1:]]

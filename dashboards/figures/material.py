@@ -173,7 +173,7 @@ class Material:
     def measured(self) -> str:
         """What the objective is read from, with its unit."""
         unit = self.scale.unit
-        shown = {"U": "of the oracle's gain at 2 nats", self.scale.metric: ""}.get(unit, unit)
+        shown = {"U": f"of the oracle's gain at {self.scale.budget} nats", self.scale.metric: ""}.get(unit, unit)
         return f"{self.scale.metric} ({shown})" if shown else self.scale.metric
 
     @property
