@@ -63,6 +63,11 @@ def _bar(share: float) -> str:
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)
 
 
+def without_bar(cell: str) -> str:
+    """A cell without its bar, where a figure stands beside the table."""
+    return cell.lstrip(f"█{_EIGHTHS}")
+
+
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
@@ -126,6 +131,43 @@ def short_notes(found: Tuned) -> list[str]:
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
     lines.append("Worked: settings that gained and did not break. Drift: nats from the start. Length: of samples.")
     return lines
+
+
+def long_cells(found: Tuned) -> Cells:
+    """All that replicates say of each loss, a row each, as in the short table."""
+    against = f"vs {found.baseline}" if found.baseline else "Difference"
+    header = [
+        LOSS, "Judged", GAIN, against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
+        "Good rates (decades)", DRIFT, LENGTH, USED,
+    ]  # fmt: skip
+    return Cells(header, [_long_row(loss, found) for loss in ranked(found)])
+
+
+def _long_row(loss: TunedLoss, found: Tuned) -> list[str]:
+    difference, stable = loss.difference, loss.stability
+    return [
+        loss.variant,
+        f"{loss.judged} of {found.planned}",
+        loss.missing or without_bar(_gain(loss.gain, found, 1.0)),
+        _against(loss, found),
+        "-" if difference is None or difference.p_holm is None else f"{difference.p_holm:.2g}",
+        "-" if difference is None else difference.instead or difference.word,
+        without_bar(_gain(loss.any_setting, found, 1.0)),
+        "-" if stable is None else ": ".join(filter(None, (stable.word or "no word", stable.reason))),
+        ", ".join(f"{n} {kind}" for kind, n in loss.broken.items()) or "0",
+        "-" if loss.good_rates is None else _with_limits(loss.good_rates, 1.0),
+        number(loss.drift),
+        "-" if loss.length is None else f"{loss.length:.2f}x",
+        used(loss),
+    ]
+
+
+LONG_NOTES = (
+    "Judged: replicates in which what the loss chose was trained again on another draw. p: of the difference, "
+    "corrected for the number of losses. Any setting gains: one picked at random, 0 where it broke; Stability: that "
+    "against the baseline's. Broke: settings that diverged, inverted, collapsed or drifted by their end. Good rates: "
+    "decades of learning rate that gain nearly as much as the best.",
+)
 
 
 def by_width(cells: Cells, fits: Sequence[int], width: int) -> Cells:
