@@ -56,7 +56,7 @@ class SweepBegan:
 
 @dataclass(frozen=True)
 class PhaseBegan:
-    """Another phase begins: measure, train, verify, probe, report."""
+    """What is done from here on: measure, train, verify, probe, report."""
 
     phase: str
 

@@ -52,9 +52,9 @@ class PlannedScenario:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole study. `runs` includes the confirm phase; `power` says what differences the blocks can detect; `rungs`
-    are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`; `fewer`:
-    why a joint search has fewer trials than the budget asks for.
+    """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
+    `rungs` are the steps where runs pause and are decided on in `brackets`; `probe` says what is timed, beside `runs`;
+    `fewer`: why a joint search has fewer trials than the budget asks for, where it has.
     """
 
     study: str
