@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from studies.schema.replicates import as_in_file
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
@@ -63,7 +64,7 @@ def runnable(
     warn_of_code(asked.spec)
     refuse_bad_base(asked)
     look_at_data(asked)
-    text = asked.spec.model_dump_json(indent=2, exclude_defaults=True)
+    text = as_in_file(asked.spec).model_dump_json(indent=2, exclude_defaults=True)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return RunRequest(study, asked, text, executor, workers, storage, again, failed, _command(context))
