@@ -198,10 +198,15 @@ def _missing(
 ) -> str:
     """Why there is no gain, "" where there is one or is still to be one."""
     if short:
-        return f"never gets to {drift:g} nats in {len(short)} of {len(judged)} draws"
+        return f"never gets to {nats(drift)} in {len(short)} of {len(judged)} draws"
     if not judged and tried and all(one.measured.broke is not None for one in tried):
         return f"every setting broke (0 of {len(tried)} worked)"
     return "" if judged else "not judged yet"
+
+
+def nats(drift: float | None) -> str:
+    """A drift in words."""
+    return f"{drift:g} nat{'' if drift == 1 else 's'}"
 
 
 def _typical(judged: Sequence[Replicate]) -> Replicate | None:
