@@ -72,7 +72,7 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
     use = _choose(found, gained)
     as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
     undecided = tuple(name for name in as_good if _is_open(found, name))
-    sentences = [_used(found, use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
+    sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
     sentences += [_settled(undecided, settle)] if undecided and settle else []
     return Answer(
         use.variant, dict(use.settings), use.step, use.gain, as_good, avoid, undecided, settle, tuple(sentences)
@@ -132,6 +132,16 @@ def _used(found: Tuned, use: TunedLoss) -> str:
 
 def _forgives(use: TunedLoss) -> bool:
     return use.stability is not None and use.stability.word == "Better"
+
+
+def _at_edge(use: TunedLoss) -> list[str]:
+    """That a wider range may hold a better setting."""
+    said = []
+    for edge in use.edges:
+        end = "high" if edge.end == "highest" else "low"
+        more = "" if edge.wider is None else f" (--set space.{edge.knob}.{end}={edge.wider:g})"
+        said.append(f"Its best {edge.knob} was the {edge.end} tried: a wider range may hold a better{more}.")
+    return said
 
 
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
