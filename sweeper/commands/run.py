@@ -119,9 +119,9 @@ class _Session:
     known: Known
     compare: Compare
 
-    def pool(self, workers: int | None = None) -> Executor:
-        """Workers that train; `workers` of them, if that is said, else as many as the user or the study says."""
-        count = workers or self.workers or self.study.spec.resources.workers
+    def pool(self) -> Executor:
+        """Workers that train, as many as the user or the study says."""
+        count = self.workers or self.study.spec.resources.workers
         place = Workplace(count, self.where.runs / LOGS, self.study.spec.resources.env)
         return self.border.watch(EXECUTORS[self.executor](self.study.spec.trainer, place))
 
@@ -179,10 +179,14 @@ def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome
             finished = list(sweep.finished.values())
             verified = verify(finished, verify_runs, pool, where.runs, packs.placement, check)
         if not outcome.stopped and not session.search.partial:
-            pool.close()  # its workers hold memory, and would take time from what is measured
-            border.phase("speed")
-            meter.run(packs.placement.bf16)
+            meter.run(packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
     return outcome, verified
+
+
+def _clear_the_machine(session: _Session, pool: Executor) -> None:
+    """For what is timed: workers hold memory, and would take time from it."""
+    pool.close()
+    session.border.phase("speed")
 
 
 def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
