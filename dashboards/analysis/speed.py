@@ -1,93 +1,115 @@
-"""Runs of a timed probe -> the pace of each variant, alone and against the baseline; knows no claims and no page.
+"""What was measured of the speed of steps -> a word on each variant; knows no claims and no page.
 
-A round is the unit: its runs followed each other on one machine with the same batches, so that what the machine did to
-one of them it did to the others. Ordinary runs train beside others and are no timings.
+Two methods: the time of the loss alone over a whole step decides, whole steps are the check. Ordinary runs train beside
+others and are no timings.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Literal
+from typing import Final, Literal
 
-from dashboards.statistics.compare import Difference, Word, compare
 from dashboards.statistics.estimates import Estimate
-from studies.records import PROBE, RunRecord, State
+from studies.design.speed import Asked
+from studies.records.speed import Ratio, Speed, Timings
 
-STEPS = "steps_per_second"
-SAME_PACE = math.log(1.03)
+SAME: Final = 1.03
 PaceWord = Literal["as fast", "faster", "slower", "inconclusive"]
-_WORDS: Mapping[Word, PaceWord] = {
-    "tie": "as fast",
-    "better": "faster",
-    "worse": "slower",
-    "inconclusive": "inconclusive",
-}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The time of a step over that of the baseline's by one method, and what its interval shows."""
+
+    ratio: Estimate
+    word: PaceWord
+
+    @property
+    def said(self) -> str:
+        """Word, ratio and interval."""
+        return f"{self.word} {said(self.ratio)}"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a variant trains alone: steps a second and peak memory in MiB, medians over `rounds`; `spread`: the
-    largest over the smallest steps a second.
-
-    Against the baseline, None for itself and without one: `ratio` of steps a second, the geometric mean over rounds
-    with its 95 % interval; `difference`: of their logarithms, tested for 3 %; `word`: what that shows.
+    """How fast a step of a variant is. `seconds`: of one alone on one thread; `loss`: against the baseline from the
+    loss alone, None for the baseline itself; `check`: from whole steps, where the study asks for that.
     """
 
-    steps_per_second: float
-    peak_memory: float | None
-    rounds: int
-    spread: float
-    ratio: Estimate | None
-    difference: Difference | None
-    word: PaceWord | None
-    threads: str | None
-    device: str | None
-    run_ids: tuple[str, ...]
+    seconds: float
+    loss: Timed | None
+    check: Timed | None
 
 
-def paces(records: Iterable[RunRecord], baseline: str | None) -> dict[str, Pace]:
-    """Variant -> its pace; only variants with a run of the probe that trained to its end."""
-    timed: dict[str, list[RunRecord]] = {}
-    for run in sorted(records, key=lambda r: (r.seed, r.run_id)):
-        if run.phase == PROBE and run.state is State.COMPLETE and run.metrics.get(STEPS):
-            timed.setdefault(run.variant, []).append(run)
-    panel = {name: _by_round(runs) for name, runs in timed.items()}
-    rounds = {number: number for of in panel.values() for number in of}
-    against = compare(panel, baseline, SAME_PACE, rounds) if baseline is not None else {}
-    return {name: _pace(runs, against.get(name)) for name, runs in timed.items()}
+@dataclass(frozen=True)
+class Paces:
+    """The measurement that answers a study: of each variant (`of`), of the baseline against itself (`null`, and
+    `null_check` from whole steps), where, when and for how many seconds; `failed`: why others have no pace.
+    """
+
+    baseline: str
+    of: Mapping[str, Pace]
+    null: Timed
+    null_check: Timed | None
+    seconds: float
+    device: str
+    machine: Mapping[str, str]
+    date: str
+    failed: Mapping[str, str]
 
 
-def _by_round(runs: Sequence[RunRecord]) -> dict[int, float]:
-    """Round, which is the run's seed, -> log of steps a second."""
-    return {run.seed: math.log(run.metrics[STEPS]) for run in runs}
+def said(ratio: Estimate) -> str:
+    """A ratio with its interval, to a thousandth of a step."""
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
-def _pace(runs: Sequence[RunRecord], difference: Difference | None) -> Pace:
-    speeds = [run.metrics[STEPS] for run in runs]
-    memory = [run.metrics["peak_memory"] for run in runs if "peak_memory" in run.metrics]
-    return Pace(
-        steps_per_second=median(speeds),
-        peak_memory=median(memory) if memory else None,
-        rounds=len(runs),
-        spread=max(speeds) / min(speeds),
-        ratio=None if difference is None else _ratio(difference.estimate),
-        difference=difference,
-        word=None if difference is None else _WORDS[difference.word],
-        threads=_shared(runs, "threads"),
-        device=_shared(runs, "device"),
-        run_ids=tuple(run.run_id for run in runs),
+def paces(measured: Sequence[Speed], asked: Asked | None) -> Paces | None:
+    """The newest of the measurements that answers what is asked; None where there is none."""
+    found = [one for one in measured if asked is not None and one.asked == asked.digest]
+    return _paces(found[-1]) if found else None
+
+
+def outdated(measured: Sequence[Speed], asked: Asked | None) -> list[str]:
+    """That a measurement answers something else, in a sentence, where none answers what is asked."""
+    if not measured or paces(measured, asked) is not None:
+        return []
+    return ["The speed was measured with other variants or settings and is not shown: `sweeper run` measures it again."]
+
+
+def _paces(speed: Speed) -> Paces:
+    steps = {} if speed.steps is None else _words(speed.steps)
+    of = {
+        name: Pace(speed.step_seconds * timed.ratio.value, timed, steps.get(name))
+        for name, timed in _words(speed.losses).items()
+    }
+    return Paces(
+        baseline=speed.baseline,
+        of={speed.baseline: Pace(speed.step_seconds, None, None), **of},
+        null=_timed(speed.losses.null, speed.losses.rounds, is_sound=True),
+        null_check=None if speed.steps is None else _timed(speed.steps.null, speed.steps.rounds, is_sound=True),
+        seconds=speed.losses.seconds,
+        device=speed.device,
+        machine=speed.machine,
+        date=speed.date,
+        failed=speed.failed,
     )
 
 
-def _ratio(log: Estimate) -> Estimate:
-    low, high = (None if limit is None else math.exp(limit) for limit in (log.low, log.high))
-    return Estimate(math.exp(log.value), log.blocks, low, high, None)
+def _words(timings: Timings) -> dict[str, Timed]:
+    """Of every variant. Where the baseline is shown to be slower or faster than itself, nothing is shown of any."""
+    null, rounds = timings.null, timings.rounds
+    is_sound = _word(null) in ("as fast", "inconclusive")
+    return {name: _timed(ratio, rounds, is_sound) for name, ratio in timings.ratios.items()}
 
 
-def _shared(runs: Sequence[RunRecord], fact: str) -> str | None:
-    """What the runs say of themselves, None where they do not agree or do not tell."""
-    said = {run.facts.get(fact) for run in runs}
-    return said.pop() if len(said) == 1 else None
+def _timed(ratio: Ratio, rounds: int, is_sound: bool) -> Timed:
+    estimate = Estimate(ratio.value, rounds, ratio.low, ratio.high, None)
+    return Timed(estimate, _word(ratio) if is_sound else "inconclusive")
+
+
+def _word(ratio: Ratio) -> PaceWord:
+    """`as fast`: the whole interval is within 3 %; `slower`, `faster`: it is on one side of the baseline."""
+    if ratio.low > 1 / SAME and ratio.high < SAME:
+        return "as fast"
+    return "slower" if ratio.low > 1 else "faster" if ratio.high < 1 else "inconclusive"

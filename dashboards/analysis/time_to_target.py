@@ -22,7 +22,7 @@ SHARE = 0.9
 class Reach:
     """Of the confirm runs of a stratum: `steps` until the first evaluation at or above `target` (in the scale's unit),
     the median over `runs`, of which `reached` got there; None where at least half did not. `seconds`: of training
-    alone, at the pace of the timed probe; None without one.
+    alone on one thread, by the timed steps; None without them.
     """
 
     target: float
@@ -56,7 +56,7 @@ def _reach(runs: Sequence[RunRecord], scale: Scale, target: float, pace: Pace | 
     firsts = [_first(run, scale, target) for run in runs]
     middle = sorted(firsts)[len(firsts) // 2]  # the upper of two: half that do not get there are enough for None
     steps = None if math.isinf(middle) else int(middle)
-    seconds = None if steps is None or pace is None else steps / pace.steps_per_second
+    seconds = None if steps is None or pace is None else steps * pace.seconds
     return Reach(target, steps, seconds, sum(map(math.isfinite, firsts)), len(firsts))
 
 

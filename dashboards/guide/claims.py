@@ -1,7 +1,7 @@
 """What the guide claims of each loss, as data: its word, and what would support or refute it; knows no results.
 
 Every claim is put to one test that a study can hold, or says why no study of this project can. What a test needs is a
-scenario of the right kind (`Situation`), a confirm phase, an unbiased arm or a timed probe;
+scenario of the right kind (`Situation`), a confirm phase, an unbiased arm or timed steps;
 `dashboards/guide/verdicts.py` looks for them in a study's records.
 """
 
@@ -54,7 +54,7 @@ class Unbeaten:
 
 @dataclass(frozen=True)
 class Pace:
-    """A step takes as long as the baseline's (within 3 %) or less; `slower`: longer by more. Needs a timed probe."""
+    """A step takes as long as the baseline's (within 3 %) or less; `slower`: longer. Needs timed steps."""
 
     slower: bool = False
 

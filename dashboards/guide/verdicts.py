@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dashboards.analysis.confirmed import about, broken_bound, differences_of, panel_of, unsaid
-from dashboards.analysis.speed import Pace as Timed
+from dashboards.analysis.speed import SAME, said
+from dashboards.analysis.speed import Pace as Paced
 from dashboards.analysis.strata import StratumResults
 from dashboards.guide.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
 from dashboards.statistics.compare import ALPHA, Difference, Word, holm_adjusted
@@ -53,14 +54,14 @@ class Verdict:
 @dataclass(frozen=True)
 class Case:
     """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind; `timed`: variant ->
-    its pace in the probe.
+    how fast its steps are.
     """
 
     standings: Sequence[StratumResults]
     scale: Scale
     baseline: str | None
     kinds: Mapping[Situation, tuple[str, ...]]
-    timed: Mapping[str, Timed]
+    timed: Mapping[str, Paced]
 
     def variant(self, loss: str) -> str | None:
         """The variant that stands for a loss alone: the one with its name, else the first."""
@@ -88,11 +89,11 @@ def verdicts(
     scale: Scale,
     baseline: str | None,
     scenarios: Mapping[str, Scenario],
-    timed: Mapping[str, Timed],
+    timed: Mapping[str, Paced],
     source: str = "",
 ) -> tuple[Verdict, ...]:
-    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name; `timed`: variant -> its
-    pace in the probe; `source`: where the pairs came from.
+    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name; `timed`: variant -> how
+    fast its steps are; `source`: where the pairs came from.
     """
     case = Case(standings, scale, baseline, situations(scenarios, source), timed)
     return tuple(_judge(claim, case) for claim in CLAIMS)
@@ -284,37 +285,27 @@ def _because(difference: Difference, claimed: str, unit: str) -> str:
     return f"whether {claimed}: {tests}"
 
 
-# ---- pace and failures --------------------------------------------------------------------------------------------
+# ---- speed and failures --------------------------------------------------------------------------------------------
 
 
 def _pace(claim: Claim, test: Pace, variant: str, case: Case) -> Verdict:
-    """By the probe: of a step that takes as long as the baseline's, "as fast" is true and "slower" is not."""
+    """Of a step that takes as long as the baseline's, "as fast" is true and "slower" is not."""
     if case.baseline is None or variant == case.baseline:
         return _no_baseline(claim, case.baseline)
-    timed = case.timed.get(variant)
-    if timed is None or timed.difference is None:
-        return Verdict(claim, "not testable here", "the study has no timed probe: runs beside others are not timings")
-    difference = timed.difference
-    ruling = _ruling(difference, -1 if test.slower else 1)
-    if ruling == "tie":
-        ruling = "refuted" if test.slower else "supported"
-    return Verdict(
-        claim,
-        ruling,
-        _because_of_pace(timed, difference, case.baseline),
-        difference.estimate,
-        "log steps/s",
-        run_ids=(*timed.run_ids, *case.timed[case.baseline].run_ids),
-    )
-
-
-def _because_of_pace(timed: Timed, difference: Difference, baseline: str) -> str:
-    longer = math.exp(-difference.estimate.value)
-    tests = [("with Holm", difference.p_holm), ("TOST", difference.p_tie)]
-    ps = ", ".join(f"p {p:.2g} {name}" for name, p in tests if p is not None)
-    doubt = "" if difference.is_general else "; not so without one of the rounds"
-    rounds = so_many(difference.estimate.blocks, "round")
-    return f"a step takes {longer:.3f} times as long as one of {baseline}: {timed.word} ({rounds}, {ps}){doubt}"
+    pace = case.timed.get(variant)
+    if pace is None or pace.loss is None:
+        because = "the speed of its steps was not measured, which `sweeper run` does at its end"
+        return Verdict(claim, "not testable here", because)
+    ratio, word = pace.loss.ratio, pace.loss.word
+    no_slower = word != "inconclusive" and ratio.high is not None and ratio.high < SAME
+    ruling: Ruling = "supported" if no_slower else "refuted" if word == "slower" else "inconclusive"
+    if test.slower:
+        ruling = {"supported": "refuted", "refuted": "supported"}.get(ruling, ruling)  # type: ignore[assignment]
+    check = "" if pace.check is None else f"; by whole steps {pace.check.said}"
+    because = f"a step takes {said(ratio)} times as long as one of {case.baseline}: {word}{check}"
+    low, high = (None if limit is None else limit - 1 for limit in (ratio.low, ratio.high))
+    more = Estimate(ratio.value - 1, ratio.blocks, low, high, None)
+    return Verdict(claim, ruling, because, more, f"of a step of {case.baseline}")
 
 
 def _failures(case: Case, variant: str) -> Failures:

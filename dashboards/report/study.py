@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dashboards.analysis.speed import outdated, paces
 from dashboards.analysis.strata import Judges, Stratum
 from dashboards.controls.expectations import CURVE, compared_runs
 from dashboards.store.connection import StoreAway, store_uri
+from dashboards.store.histories import load_speed
 from dashboards.store.records import load_steps
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
@@ -18,6 +20,7 @@ from dashboards.tuned.of_study import tuned_of
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
 from studies.design.points import quota
+from studies.design.speed import speed_asked
 from studies.records import RunRecord
 from studies.spec import Study
 from studies.text.redact import redact
@@ -48,6 +51,7 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
     twins = compared_runs(records, expected)
     planned = strata(study)
+    measured, asked = load_speed(store_uri(None, Path.cwd()), spec.study, Path.cwd()), speed_asked(study)
     table = comparison(
         records,
         spec.objective,
@@ -59,7 +63,8 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
         expectations=expected,
         curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
-        aside=answers.notes(),
+        aside=[*answers.notes(), *outdated(measured, asked)],
+        speed=paces(measured, asked),
     )
     differences = {(r.variant, r.scenario): r.difference for r in table.rows if r.difference is not None}
     told = tuned_of(study, records, planned, differences)

@@ -12,12 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from dashboards.store.addresses import sqlite_file
 from dashboards.store.artifacts import found_here
 from dashboards.store.connection import StoreError, StoreRefused, connect, store_calls
 from dashboards.store.mlflow_tags import KIND, SWEEP
 from dashboards.store.records import view_page
+from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs
 from studies.records import SAMPLES, Shown
+from studies.records.speed import SPEED_FILE, Speed, read_speed
 from studies.text.redact import redact
 
 STUDY_FILE = "study.yaml"
@@ -88,6 +92,46 @@ def load_asked(uri: str, study: str, folder: Path) -> StudySource:
     served = uri.startswith(("http://", "https://"))
     page = redact(uri).rstrip("/") + view_page(experiment.experiment_id) if served else None
     return StudySource(text or "", page)
+
+
+def load_speed(uri: str, study: str, folder: Path) -> tuple[Speed, ...]:
+    """How long steps take, as it was measured, oldest first; `folder` as for `load_samples`. Does not load MLflow where
+    SQLite and files have it. Raises StoreError where the store does not answer, or where the file was edited.
+    """
+    text, run_id = _speed_file(uri, study, folder)
+    try:
+        return read_speed(text)
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"The artifact {SPEED_FILE} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
+            "wrote must stay as they were; delete this one, and the next `sweeper run` measures again."
+        ) from error
+
+
+def _speed_file(uri: str, study: str, folder: Path) -> tuple[str | None, str]:
+    file = sqlite_file(uri)
+    if file is not None and (found := read_sqlite_runs(file, study, (KIND, SWEEP))) is not None:
+        places = [(run.run_id, place) for run in found if (place := _folder_of(run, folder)) is not None]
+        if len(places) == len(found):
+            texts = [(_text(place / SPEED_FILE), run_id) for run_id, place in places if (place / SPEED_FILE).is_file()]
+            return texts[0] if texts else (None, "")
+    client = connect(uri)
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            return None, ""
+        parents = client.search_runs([experiment.experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
+    run_id = parents[0].info.run_id if parents else ""
+    return (_artifact(client, uri, run_id, SPEED_FILE, folder) if parents else None), run_id
+
+
+def _folder_of(run: StoredRun, folder: Path) -> Path | None:
+    """Where the artifacts of a run are, or would be, in a folder; None where they are in no folder of this machine."""
+    uri = run.artifacts or ""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return found_here(uri, run.run_id, folder) or Path(unquote(parts.path))
 
 
 def _artifact(client: Any, uri: str, run_id: str, name: str, folder: Path) -> str | None:

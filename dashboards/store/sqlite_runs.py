@@ -25,7 +25,7 @@ select t.key, t.value from experiment_tags t join experiments e on e.experiment_
 """
 # In the order in which MLflow's client gives them.
 _RUNS = """
-select run_uuid, name, status, start_time, end_time from runs
+select run_uuid, name, status, start_time, end_time, artifact_uri from runs
 where experiment_id = ? and lifecycle_stage = 'active'
 and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
 order by start_time, run_uuid
@@ -38,7 +38,7 @@ _METRICS = "select run_uuid, key, value, is_nan from latest_metrics where run_uu
 @dataclass(frozen=True)
 class StoredRun:
     """A run as MLflow keeps it: `status` in its words, of each metric the last value; `started` and `ended` in
-    milliseconds since 1970.
+    milliseconds since 1970; `artifacts`: where MLflow says its files are, where that was read.
     """
 
     run_id: str
@@ -46,6 +46,7 @@ class StoredRun:
     status: str
     started: int | None = None
     ended: int | None = None
+    artifacts: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)

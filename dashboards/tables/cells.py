@@ -50,7 +50,7 @@ def row_cells(table: Comparison) -> Cells:
     soon = any(row.reach is not None for row in table.rows)
     header = [
         "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}",
-        *(["Longer answer"] if metric in ACCURACIES else []), "Margin", "KL", *(["Steps/s", "Speed"] if timed else []),
+        *(["Longer answer"] if metric in ACCURACIES else []), "Margin", "KL", *(["Speed"] if timed else []),
         *([TO_TARGET] if soon else []), KNOBS, *against, "Stability", "Guide", "Guide: best for",
     ]  # fmt: skip
     return Cells(header, [_row(row, several, table.baseline, timed, soon) for row in table.rows])
@@ -72,7 +72,7 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool
         *([number(row.length_baseline)] if row.metric in ACCURACIES else []),
         number(row.margin),
         number(row.kl),
-        *(_speed(row.pace, row.variant == baseline) if timed else []),
+        *([_speed(row.pace)] if timed else []),
         *([_to_target(row.reach)] if soon else []),
         _knobs(row.knobs),
         *(_against(row, row.variant == baseline) if baseline else []),
@@ -82,14 +82,13 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool
     ]
 
 
-def _speed(pace: Pace | None, is_baseline: bool) -> list[str]:
-    """Steps a second, and the ratio to the baseline's with its interval and word."""
+def _speed(pace: Pace | None) -> str:
+    """The word and the ratio to a step of the baseline's with its interval; of the baseline, what its step takes."""
     if pace is None:
-        return ["-", "-"]
-    if pace.ratio is None or pace.difference is None:
-        return [number(pace.steps_per_second), "baseline" if is_baseline else "-"]
-    ratio = interval(pace.ratio).lstrip("+")
-    return [number(pace.steps_per_second), f"{pace.word}{_doubt(pace.difference)} {ratio}"]
+        return "-"
+    if pace.loss is None:
+        return f"baseline: {1000 * pace.seconds:.3g} ms a step"
+    return pace.loss.said
 
 
 def _to_target(reach: Reach | None) -> str:
@@ -102,7 +101,7 @@ def _to_target(reach: Reach | None) -> str:
 
 
 def _doubt(difference: Difference) -> str:
-    """A mark at a word that hangs on a single task or round."""
+    """A mark at a word that hangs on a single task."""
     return "" if difference.is_general else "~" if difference.is_robust else "?"
 
 

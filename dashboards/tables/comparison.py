@@ -16,7 +16,7 @@ from dashboards.analysis.confirmed import Compared, against_baseline, confirmed_
 from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
 from dashboards.analysis.spaces import Edge, Space, edges_of, space_of
-from dashboards.analysis.speed import Pace, paces
+from dashboards.analysis.speed import Pace, Paces
 from dashboards.analysis.strata import Judges, Stratum, StratumResults, estimate, mean, mean_of, standings
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
@@ -59,22 +59,22 @@ class Quality:
 class Row:
     """One stratum of the comparison.
 
-    `failures`: trials of which the first draw diverged, inverted, collapsed, drifted to another length or
-    did not fit into memory, of those that came to an end; `later`: other draws of the same configs that did, and how
-    many there are. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user stopped, that the machine
-    lost, and that TRL or the data refused; none is held against the loss. `too_far` counts trials that ended further
-    from the start than `Objective.drift` lets them, `outside` those that broke a bound of the study's or broke when
-    they were trained again: none of them can be best. `mean` is the mean objective over the trials of the unbiased arm,
-    where there is one, else over all. `length_baseline`: the share of the best trial's pairs that picking the longer
-    answer gets right; `judges`: who gave the runs' gold, where it is not the data's own; `balanced`: the weights of its
+    `failures`: trials of which the first draw diverged, inverted, collapsed, drifted to another length or did not fit
+    into memory, of those that came to an end; `later`: other draws of the same configs that did, and how many there
+    are. `stopped`, `lost` and `refused` count runs that a limit, a rung or a user stopped, that the machine lost, and
+    that TRL or the data refused; none is held against the loss. `too_far` counts trials that ended further from the
+    start than `Objective.drift` lets them, `outside` those that broke a bound of the study's or broke when they were
+    trained again: none of them can be best. `mean` is the mean objective over the trials of the unbiased arm, where
+    there is one, else over all. `length_baseline`: the share of the best trial's pairs that picking the longer answer
+    gets right; `judges`: who gave the runs' gold, where it is not the data's own; `balanced`: the weights of its
     mixture are shares of the gradient. `difference`: the best trial against the baseline's, from confirm runs alone, in
     `unit`; `said`: the words in its place, as where no config keeps the bounds; `unfit`: why its own best is none to
     use; `edges`: knobs of its best at an edge of what was tried; `improvement`: the probability that one of its confirm
     runs beats one of the baseline's; `middle`: the interquartile mean of its confirmed blocks in `unit`, None where it
-    is not confirmed. `pace`: of the variant in a timed probe, None without one. `reach`: how soon its confirm runs have
-    90 % of the baseline's end. `space`: what the unbiased arm says of all configs. `stability`: the measured word, None
-    where the limits support none; `guide`: the guide's own words by column. `run_ids` holds, per cell, the MLflow runs
-    that it came from; `chosen_by` those that chose the trial that `difference` judges.
+    is not confirmed. `pace`: how fast a step of the variant is, None where that was not measured. `reach`: how soon its
+    confirm runs have 90 % of the baseline's end. `space`: what the unbiased arm says of all configs. `stability`: the
+    measured word, None where the limits support none; `guide`: the guide's own words by column. `run_ids` holds, per
+    cell, the MLflow runs that it came from; `chosen_by` those that chose the trial that `difference` judges.
     """
 
     metric: str
@@ -119,7 +119,7 @@ class Comparison:
     at each KL budget that was confirmed, what became of the study's controls, and the late collapse of strata that were
     measured along training. `tuned`: the losses of each condition, tuned and judged, and `answers`: what that says.
     `aside`: sentences on recorded runs that are no answer to the study and stand in no row;
-    `pairs`: on what became of the rows that were read.
+    `pairs`: on what became of the rows that were read. `speed`: of its steps, None where it was not measured.
     """
 
     rows: tuple[Row, ...]
@@ -132,6 +132,7 @@ class Comparison:
     pairs: tuple[str, ...] = ()
     tuned: tuple[Tuned, ...] = ()
     answers: tuple[Answer, ...] = ()
+    speed: Paces | None = None
 
 
 def comparison(
@@ -147,6 +148,7 @@ def comparison(
     curves: Curves | None = None,
     confirm_blocks: int | None = None,
     aside: Sequence[str] = (),
+    speed: Paces | None = None,
     judges: Judges | None = None,
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
@@ -154,12 +156,12 @@ def comparison(
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
     study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
     confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
-    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`: of
-    `Comparison`. `judges`: of a study with replicates whose strata are conditions, see `standings`.
+    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`, `speed`:
+    of `Comparison`. `judges`: of a study with replicates whose strata are conditions, see `standings`.
     """
     records = distinct(records)
     found = standings(records, objective, strata, judges)
-    timed = paces(records, baseline)
+    timed = {} if speed is None else speed.of
     scale = scale_of(objective, source)
     compared, words = against_baseline(found, scale, baseline), untold(found, baseline)
     places = [(s.stratum.variant, s.stratum.scenario) for s in found]
@@ -175,7 +177,9 @@ def comparison(
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
     fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
-    return Comparison(rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records))
+    return Comparison(
+        rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records), speed=speed
+    )
 
 
 def _row(
@@ -227,7 +231,6 @@ def _row(
             "best": tuple(run.run_id for run in found.evidence),
             "mean": tuple(run.run_id for trial in unbiased for run in trial.runs),
             "failures": tuple(run.run_id for trial in found.failed for run in trial.runs),
-            "pace": () if pace is None else pace.run_ids,
             "difference": () if compared is None else compared.judged_by,
             "chosen_by": () if compared is None else compared.chosen_by,
         },

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dashboards.analysis.speed import Timed
 from dashboards.controls.expectations import Finding
 from dashboards.guide.verdicts import Verdict
 from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 Format = Literal["text", "markdown", "csv", "json", "html"]
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
-# Width of a text table where nobody says how wide the screen is.
-WIDE = 170
+# Width of a text table where nobody says how wide the screen is: of all that was measured, and of the short table, of
+# which no line is longer on any screen.
+WIDE, READABLE = 170, 100
 NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
 # What a spreadsheet takes for the beginning of a formula; also as full-width signs, and behind what it skips.
@@ -59,7 +61,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
         case "html":
             return _html(table, everything)
         case "text":
-            return _text(table, width or WIDE, everything)
+            return _text(table, width, everything)
 
 
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
@@ -102,15 +104,17 @@ def _grids_csv(found: Sequence[Grid]) -> str:
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def _text(table: Comparison, width: int, everything: bool) -> str:
+def _text(table: Comparison, width: int | None, everything: bool) -> str:
     """The short tables and the answers. With everything the long ones above them, on a narrow screen in several tables
     under each other, and the verdicts that the study can give.
     """
-    shown: list[RichTable | str] = _all_text(table, width) if everything else list(table.aside)
+    whole = _printed(_all_text(table, width or WIDE), width or WIDE) if everything else ""
+    narrow = min(width or READABLE, READABLE)
+    shown: list[RichTable | str] = [] if everything else list(table.aside)
     for section in short_sections(table):
         shown += ["", section.title] if section.title else []
-        shown += [_rich_table(_narrowed(_plain(section.cells), width)), *section.notes]
-    return _printed([*shown, "", *answer_lines(table)], width)
+        shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
+    return whole + _printed([*shown, "", *answer_lines(table)], narrow)
 
 
 def answer_lines(table: Comparison) -> list[str]:
@@ -296,8 +300,9 @@ def _csv(rows: Sequence[Row]) -> str:
     lines: list[Sequence[Any]] = [[
         "variant", "losses", "scenario", "trials_done", "trials_planned", "failed", "failed_of", "failed_low",
         "failed_high", "stopped", "lost", "outside_bounds", "metric", "best", "best_low", "best_high", "best_error",
-        "best_blocks", "best_basis", "best_trial", "mean", "length_baseline", "margin", "kl", "steps_per_second",
-        "peak_memory", "speed_ratio", "speed_low", "speed_high", "speed_rounds", "speed",
+        "best_blocks", "best_basis", "best_trial", "mean", "length_baseline", "margin", "kl", "step_seconds",
+        "step_ratio", "step_ratio_low", "step_ratio_high", "speed", "step_ratio_check", "step_ratio_check_low",
+        "step_ratio_check_high", "speed_check",
         "target", "steps_to_target", "seconds_to_target", "reached", "reached_of", "knobs", "difference",
         "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
         "p_better", "interquartile_mean",
@@ -312,9 +317,7 @@ def _csv(rows: Sequence[Row]) -> str:
             *((e.value, e.low, e.high, e.error, e.blocks) if (e := quality) else [None] * 5),
             *((best.basis, best.trial) if best else [None] * 2),
             row.mean, row.length_baseline, row.margin, row.kl,
-            *((p.steps_per_second, p.peak_memory) if p else [None] * 2),
-            *((p.ratio.value, p.ratio.low, p.ratio.high) if p and p.ratio else [None] * 3),
-            *((p.rounds, p.word) if p else [None] * 2),
+            p.seconds if p else None, *_timed(p.loss if p else None), *_timed(p.check if p else None),
             *((t.target, t.steps, t.seconds, t.reached, t.runs) if t else [None] * 5), json.dumps(dict(row.knobs)),
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.instead or d.word) if d else [None, None, row.said or None]),
@@ -322,6 +325,11 @@ def _csv(rows: Sequence[Row]) -> str:
             row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
         ])  # fmt: skip
     return _csv_text(lines)
+
+
+def _timed(timed: Timed | None) -> list[Any]:
+    """Ratio, its limits and its word."""
+    return [None] * 4 if timed is None else [timed.ratio.value, timed.ratio.low, timed.ratio.high, timed.word]
 
 
 def _controls_csv(controls: Sequence[Finding]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from dashboards.analysis.speed import SAME_PACE
+from dashboards.analysis.speed import SAME, Paces, said
 from dashboards.analysis.time_to_target import SHARE
 from dashboards.tables.cells import ACCURACIES, TO_TARGET
 from dashboards.tables.comparison import Comparison, Row
@@ -36,7 +35,7 @@ def notes(table: Comparison) -> list[str]:
         *table.pairs,
         *_quality_notes(table.rows),
         *_difference_notes(table),
-        *_pace_notes(table.rows, table.baseline),
+        *_speed_notes(table.speed),
         *_reach_notes(table.rows, table.baseline),
         *_count_notes(table.rows),
     ]
@@ -125,27 +124,25 @@ def _difference_notes(table: Comparison) -> list[str]:
     return found
 
 
-def _pace_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """How the speed was measured; that it was not, where a study has no probe, is said by the verdicts."""
-    timed = {row.variant: row.pace for row in rows if row.pace is not None}
-    if not timed:
+def _speed_notes(speed: Paces | None) -> list[str]:
+    """How the speed was measured; that it was not is said by the verdicts."""
+    if speed is None:
         return []
-    paces = list(timed.values())
-    rounds = _or(sorted({pace.rounds for pace in paces}))
-    places = {f" on {pace.device}, {pace.threads} threads" for pace in paces if pace.device and pace.threads}
-    where = places.pop() if len(places) == 1 else ""
+    name, where = speed.baseline, speed.machine.get("gpu") or speed.machine.get("processor") or speed.device
     found = [
-        f"Steps/s: one run at a time, variants in turn, median of {rounds} round{'' if rounds == '1' else 's'}{where}; "
-        "loading, logging and evaluation are not in it."
+        f"Speed: time of a step over one of {name}, from the time of its loss alone (TRL's code on fixed log-probs, "
+        f"{so_many(speed.null.ratio.blocks, 'round')} in random order and back, {speed.seconds:.0f} s, on {where}, "
+        f"{speed.date[:10]}), 95% bootstrap interval; {name} against itself {said(speed.null.ratio)}. as fast: within "
+        f"{SAME:.2f} times; slower, faster: the whole interval on one side of 1."
     ]
-    if baseline in timed:
+    checks = [f"{of} {pace.check.said}" for of, pace in speed.of.items() if pace.check is not None]
+    if checks and speed.null_check is not None:
+        ratio = speed.null_check.ratio
         found.append(
-            f"Speed: steps a second over {baseline}'s in the same round, 95% t interval over rounds; as fast: within "
-            f"{math.exp(SAME_PACE):.2f} times, by TOST at 5%; slower, faster: Holm at 5%."
+            f"Check by {so_many(ratio.blocks, 'round')} of whole steps: {'; '.join(checks)}; {name} against itself "
+            f"{said(ratio)}."
         )
-    memory = [pace.peak_memory for pace in paces if pace.peak_memory is not None]
-    if memory:
-        found.append(f"Peak memory of the timed runs: {min(memory):.0f} to {max(memory):.0f} MiB.")
+    found += [f"The speed of {of} was not measured: {why}." for of, why in speed.failed.items()]
     return found
 
 
@@ -154,12 +151,9 @@ def _reach_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
         return []
     return [
         f"{TO_TARGET}: first evaluation at or above {SHARE:.0%} of {baseline}'s mean at its end, median over confirm "
-        "runs (how many got there), known to the evaluated steps; seconds of training alone, at the timed pace."
+        "runs (how many got there), known to the evaluated steps; seconds of training alone on one thread, by "
+        "the timed steps."
     ]
-
-
-def _or(numbers: Sequence[int]) -> str:
-    return " or ".join(map(str, numbers))
 
 
 def _count_notes(rows: Sequence[Row]) -> list[str]:

@@ -25,9 +25,9 @@ _HALF = 0.5
 
 @dataclass(frozen=True)
 class Settle:
-    """What would settle what is open: a setting of the study for one more `sweeper run`, and what that costs."""
+    """What would settle what is open: settings of the study for one more `sweeper run`, and what that costs."""
 
-    override: str
+    overrides: tuple[str, ...]
     runs: int
     minutes: float | None
     to: str
@@ -55,16 +55,17 @@ class Answer:
         return " ".join(self.sentences)
 
 
-def answer(found: Tuned, tie_within: float | None, seconds: float | None) -> Answer:
+def answer(found: Tuned, tie_within: float | None, seconds: float | None, instead: Sequence[str] = ()) -> Answer:
     """What a comparison says. `tie_within`: the largest gain that does not matter, in its unit; `seconds`: from the end
-    of one run to the next, None where unknown.
+    of one run to the next, None where unknown; `instead`: settings that replicates stand in the place of, and which
+    must go for them.
     """
     judged = [loss for loss in found.losses if loss.judged >= FEWEST_BLOCKS]
     if found.best is None or not judged:
-        return _unjudged(found, seconds)
+        return _unjudged(found, seconds, instead)
     kept = [loss for loss in found.losses if loss.variant in found.best.kept]
     gained = [loss for loss in kept if _is_seen(loss.gain, tie_within)]
-    settle = _settle(found, tie_within, seconds)
+    settle = _settle(found, tie_within, seconds, instead)
     avoid = _avoid(found)
     if not gained:
         return _nothing(found, kept, settle)
@@ -151,7 +152,8 @@ def _avoided(avoid: dict[str, str]) -> list[str]:
 
 def _settled(undecided: Sequence[str], settle: Settle) -> str:
     time = "" if settle.minutes is None else f", about {_minutes(settle.minutes)}"
-    return f"To {settle.to}: run it again with --set {settle.override} ({so_many(settle.runs, 'more run')}{time})."
+    how = " ".join(f"--set {override}" for override in settle.overrides)
+    return f"To {settle.to}: run it again with {how} ({so_many(settle.runs, 'more run')}{time})."
 
 
 def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
@@ -165,14 +167,14 @@ def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> 
     return Answer(None, {}, None, best, (), _avoid(found), (), settle, (sentence, *_avoided(_avoid(found))))
 
 
-def _unjudged(found: Tuned, seconds: float | None) -> Answer:
+def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> Answer:
     """Of a study in which nothing was trained again on fresh pairs, or too little: no winner."""
     tried = sum(loss.tried for loss in found.losses)
     if not tried:
         return Answer(None, {}, None, None, (), {}, (), None, ("Nothing is known yet: no run has ended.",))
     gains = {loss.variant: loss.gain for loss in found.losses if loss.gain is not None and loss.gain.value > 0.0}
-    avoid = _avoid(found)
-    settle = _settle(found, None, seconds)
+    avoid = _avoid(found) if gains else {}
+    settle = _settle(found, None, seconds, instead)
     sentences = [
         f"These {so_many(tried, 'run')} rank no losses: each number is the best of those that were tried, on one draw "
         "of the data, and another draw moves it."
@@ -191,7 +193,7 @@ def _unjudged(found: Tuned, seconds: float | None) -> Answer:
 # ---- what would settle it -----------------------------------------------------------------------------------------
 
 
-def _settle(found: Tuned, tie_within: float | None, seconds: float | None) -> Settle | None:
+def _settle(found: Tuned, tie_within: float | None, seconds: float | None, instead: Sequence[str]) -> Settle | None:
     """The replicates that would decide what is open: enough that losses which are equal are shown so in 80 of 100
     cases, at the spread that was seen; eight where there are none yet.
     """
@@ -204,7 +206,7 @@ def _settle(found: Tuned, tie_within: float | None, seconds: float | None) -> Se
     if runs <= 0 or not found.settings:
         return None
     minutes = None if seconds is None else runs * seconds / 60.0
-    return Settle(f"replicates={wanted}", runs, minutes, to)
+    return Settle((*instead, f"replicates={wanted}"), runs, minutes, to)
 
 
 def _replicates_needed(found: Tuned, tie_within: float | None) -> int:

@@ -60,7 +60,7 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
         compared_at=None,
         worked=sum(worth > 0.0 for worth in worths),
         tried=len(standing.ended),
-        broken=Counter(map(str, broken)),
+        broken=dict(Counter(map(str, broken))),
         any_setting=block_mean({0: worths}) if worths else None,
         stability=None,
         good_rates=None,

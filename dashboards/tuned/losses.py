@@ -166,7 +166,7 @@ def _loss(
     judged = [one for one in replicates if one.judged is not None]
     short = [one for one in judged if one.judged and drift is not None and drift not in one.judged.at]
     tried = [setting for one in replicates for setting in one.tried]
-    broken = Counter(str(one.measured.broke) for one in tried if one.measured.broke is not None)
+    broken = dict(Counter(str(one.measured.broke) for one in tried if one.measured.broke is not None))
     typical = _typical(judged)
     stopped = [one.stopped for one in judged if one.stopped is not None]
     return TunedLoss(

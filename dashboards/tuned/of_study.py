@@ -31,7 +31,16 @@ def tuned_of(
     seconds = _seconds_a_run(records)
     replicated = study.spec.replicates is not None
     found = _replicated(study, records, scale) if replicated else _by_block(study, records, strata, scale, differences)
-    return tuple((one, answer(one, scale.tie_within, seconds)) for one in found)
+    return tuple((one, answer(one, scale.tie_within, seconds, _instead(study))) for one in found)
+
+
+def _instead(study: Study) -> tuple[str, ...]:
+    """What the file says that replicates stand in the place of."""
+    spec = study.spec
+    if spec.replicates is not None:
+        return ()
+    blocks = "blocks" in spec.runs.model_fields_set
+    return (*(["confirm=null"] if spec.confirm else []), *(["runs={}"] if blocks else []))
 
 
 def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> list[Tuned]:

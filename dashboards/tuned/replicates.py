@@ -146,8 +146,12 @@ def _ended(run: RunRecord) -> bool:
 
 
 def _gain(value: float, start: float, run: RunRecord, scale: Scale) -> float:
-    first, last = scale.in_unit([start, value], run.block)
-    return scale.sign * (last - first)
+    """Above the untrained model: in the embedded world above what that is known to be worth in the task, since to
+    subtract what a run measured of it would only add noise.
+    """
+    if scale.unit == "U":
+        return scale.in_unit([value], run.block)[0]
+    return scale.sign * (value - start)
 
 
 def _stopped(run: RunRecord, chosen: Setting, objective: Objective, scale: Scale) -> Stopped | None:

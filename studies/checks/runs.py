@@ -141,6 +141,11 @@ def replicate_problems(spec: StudySpec) -> list[Problem]:
         problems.append(Problem("replicates", f"{spec.replicates} must be at least 1 and at most {_MOST_REPLICATES}"))
     if spec.mode == "search":
         problems.append(Problem("replicates", "compares variants: leave it out with mode: search, which finds one"))
+    if len(spec.runs.seeds) > 1:
+        text = (
+            f"{list(spec.runs.seeds)} are several beside replicates, each of which has seeds of its own: name the first"
+        )
+        problems.append(Problem("runs.seeds", text))
     own = [("runs.blocks", "blocks" in spec.runs.model_fields_set), ("confirm", spec.confirm is not None)]
     own += [(f"scenarios.{n}.runs", s.runs is not None) for n, s in spec.scenarios.items()]
     own += [(f"scenarios.{n}.confirm", s.confirm is not None) for n, s in spec.scenarios.items()]

@@ -16,7 +16,7 @@ from studies.checks.objective import evaluation, objective
 from studies.checks.rungs import rung_problems
 from studies.checks.runs import how_much, replicate_problems, resources, run_problems, sampling
 from studies.checks.space import inert_base, nothing_to_vary, spaces
-from studies.checks.speed_probe import probe_problems
+from studies.checks.speed import probe_notices, probe_problems
 from studies.losses import rules, table
 from studies.schema.knob_problems import Problem
 from studies.schema.paths import place_problems
@@ -84,7 +84,7 @@ def notices(spec: StudySpec) -> tuple[str, ...]:
         found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials a stratum; 20 or more")
     if spec.scenarios and any((s.label_flip or 0.0) > 0.5 for s in spec.scenarios.values()):
         found.append("scenarios: a label_flip above 0.5 teaches the opposite of the preferences")
-    return (*found, *data_notices(spec))
+    return (*found, *probe_notices(spec), *data_notices(spec))
 
 
 def _follows(path: str, other: str) -> bool:

@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 
 from studies.design.identity import question_of, questions
 from studies.design.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
-from studies.design.speed_probe import probe_round
 from studies.records import COMMIT, DATA_DIGEST, PROBE, REPLICATE_BLOCKS, RunConfig, RunRecord, RunResult, Scalar, State
 from studies.schema.contents import changed_since, held, sources
 from studies.spec import (
@@ -36,7 +35,8 @@ class Answers(Generic[Record]):
     """Recorded runs sorted. `records`: those that answer the file. `adopted`: those of them that do not say of all
     sources what they held, and are not marked as this study's yet, with the config that they answer. `aside`: reason ->
     the runs that answer something else; `unasked`: those that only blocks, seeds, variants or scenarios would bring
-    back that the file does not name. `said`: what there is to say of `records`, in sentences.
+    back that the file does not name, and timed runs of earlier versions. `said`: what there is to say of `records`, in
+    sentences.
     """
 
     records: tuple[Record, ...]
@@ -56,6 +56,11 @@ class Answers(Generic[Record]):
             f"{_runs(len(runs))} left aside: {reason} ({_where(runs)})."
             for reason, runs in self.finished_aside().items()
         ]
+        if timed := [run for run in self.unasked if _is_finished(run) and run.phase == PROBE]:
+            aside.append(
+                f"{_runs(len(timed))} of an earlier version's timing left aside: a step is timed another way now, at "
+                "the end of `sweeper run`."
+            )
         if unasked := [run for run in self.unasked if _is_finished(run) and run.phase != PROBE]:
             aside.append(
                 f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
@@ -80,7 +85,7 @@ def sort(
     """
     asked = questions(study)
     wanted = _wanted(study.spec)
-    records, rounds = tuple(records), _probe_configs(study)
+    records = tuple(records)
     planned = _planned(study, [record for record in records if record.question is None])
     asked_then = _asked_then(study)
     own, adopted, unasked, aside = [], [], [], dict[str, list[Record]]()
@@ -89,20 +94,19 @@ def sort(
         if place not in asked or not wanted(record):
             unasked.append(record)
             continue
-        timed = rounds.get((record.variant, record.seed)) if record.phase == PROBE else None
         if record.question is not None:
-            same = record.question == asked[place] if timed is None else is_timed(record, timed)
+            same = record.question == asked[place]
             changed = _changed(study, record) if not same or "model_name_or_path" in record.knobs else None
             reason = changed or (None if same else _OTHERS)
             if changed is not None and not same and not asked_then(record):
                 reason = f"{changed}, and {_OTHERS}"
-            if reason is _OTHERS and timed is None and asked_then(record):
+            if reason is _OTHERS and asked_then(record):
                 now = study.run_config(record)
                 reason = _reason_unrecorded(record, now, compare, strict)
                 if reason is None:
                     adopted.append((record, now))
         else:
-            config = timed or (_config(study, record, planned) if asked_before(record) else None)
+            config = _config(study, record, planned) if asked_before(record) else None
             reason = _reason_format_1(study, record, config, compare, strict)
             if reason is None and config is not None:
                 adopted.append((record, config))
@@ -126,28 +130,17 @@ def _planned(study: Study, records: Collection[RunRecord]) -> Planned:
     return {n: {config_of(arm, p.params) for p in planned_points(asked, arm)} for n, arm in study.variants.items()}
 
 
-def is_timed(record: RunRecord, config: RunConfig) -> bool:
-    """Whether a run of the probe is that of a config; format 1 may have given it another key."""
-    earlier = record.key in config.earlier_keys and record.content == config.content
-    return record.key == config.key or (earlier and record.variant == config.variant)
-
-
 def _wanted(spec: StudySpec) -> Callable[[RunRecord], bool]:
-    """Whether the file asks for a run's block and seed, in the phase that it belongs to."""
+    """Whether the file asks for a run's block and seed, in the phase that it belongs to. It asks for no timed runs,
+    which earlier versions made.
+    """
     asked = set[tuple[str, bool, int, int]]()
     for name in spec.scenarios:
         own = in_scenario(spec, name)
         asked |= {(name, False, b, s) for b in own.runs.blocks for s in own.runs.seeds}
         if own.confirm is not None:
             asked |= {(name, True, b, s) for b in own.confirm.blocks for s in own.confirm.seeds}
-    rounds = 0 if spec.probe is None else spec.probe.rounds
-    return lambda r: r.seed < rounds if r.phase == PROBE else (r.scenario, r.phase == CONFIRM, r.block, r.seed) in asked
-
-
-def _probe_configs(study: Study) -> dict[tuple[str, int], RunConfig]:
-    """(variant, round) -> the timed run."""
-    rounds = range(0 if study.spec.probe is None else study.spec.probe.rounds)
-    return {(config.variant, number): config for number in rounds for config in probe_round(study, number)}
+    return lambda r: r.phase != PROBE and (r.scenario, r.phase == CONFIRM, r.block, r.seed) in asked
 
 
 def _config(study: Study, record: RunRecord, planned: Planned) -> RunConfig | None:
@@ -224,7 +217,7 @@ def _reason_format_1(
 
 def resolved_before(study: Study, record: RunRecord, config: RunConfig) -> Collection[str]:
     """The keys that format 1 gave the run of a config: it pinned no commit."""
-    if record.phase == PROBE or not study.spec.contents:
+    if not study.spec.contents:
         return config.earlier_keys
     return study.holding({}).run_config(record).earlier_keys
 

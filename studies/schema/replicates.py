@@ -1,7 +1,8 @@
 """Replicates: the comparison of a study made several times, each time on pairs of its own.
 
 In replicate r of a scenario every variant is tuned by its own n points on one draw of the pairs, and what it chose is
-trained once more on another. So the luck of the points and of the draw lies in the spread between replicates
+trained once more on another, each draw with a seed of its own. So the luck of points, draws and seeds lies in the
+spread between replicates
 (Bouthillier et al., arXiv 2103.03098), and a loss is compared as people use it: tuned with n trials, then trained.
 
 A replicate of a scenario is a scenario to all that trains, records and searches: `clean#3`. Only what plans and what
@@ -13,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from studies.records import REPLICATE_BLOCKS
 from studies.schema.types import Confirm, Runs, StudySpec
 
-FIRST_BLOCK = 100
-"""Blocks of replicates begin here: two of each, to tune and to judge."""
+_SEEDS = 2**32  # what torch and numpy take
 
 
 class Cell(NamedTuple):
@@ -33,7 +34,7 @@ class Cell(NamedTuple):
     @property
     def tuning_block(self) -> int:
         """The draw of pairs that its points are tried on."""
-        return FIRST_BLOCK + 2 * ((self.number or 1) - 1)
+        return REPLICATE_BLOCKS + 2 * ((self.number or 1) - 1)
 
     @property
     def judging_block(self) -> int:
@@ -77,11 +78,11 @@ def in_cell(spec: StudySpec, scenario: str) -> StudySpec:
     cell = cell_of(scenario)
     if spec.replicates is None or cell.number is None:
         return spec
-    seeds = spec.runs.seeds
+    first, draw = spec.runs.seeds[0], 2 * (cell.number - 1)
     changed = {
-        "sampler_seed": (spec.sampler_seed + cell.number - 1) % 2**32,
-        "runs": Runs(blocks=(cell.tuning_block,), seeds=seeds),
-        "confirm": Confirm(top=1, blocks=(cell.judging_block,), seeds=seeds),
+        "sampler_seed": (spec.sampler_seed + cell.number - 1) % _SEEDS,
+        "runs": Runs(blocks=(cell.tuning_block,), seeds=((first + draw) % _SEEDS,)),
+        "confirm": Confirm(top=1, blocks=(cell.judging_block,), seeds=((first + draw + 1) % _SEEDS,)),
         "replicates": None,  # it is one of them now
     }
     return spec.model_copy(update=changed)

@@ -158,7 +158,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         say(f"{plan.fewer}.")
     joint = "; one joint search over all variants" if plan.mode == "search" else ""
     say(f"{so_many(plan.runs, 'run')} of {plan.steps} in all{joint}. Nothing was trained and nothing was written.")
-    for line in (plan.probe, plan.power):
+    for line in (plan.speed, plan.power):
         if line:
             say(_plain(line))
 
@@ -222,11 +222,10 @@ def print_verification(verified: Verification, console: Console) -> None:
 
 def print_status(study: Study, records: Sequence[RunRecord], console: Console) -> None:
     """Counts by stratum and how runs ended, seconds a run, and the time that the missing runs would take one by one;
-    then what failed or was stopped, and how far the probe is.
+    then what failed or was stopped.
     """
     spec = study.spec
     everything = records
-    timed = [r for r in records if r.phase == PROBE]
     records = [r for r in records if r.phase != PROBE]
     several = len(by_condition(spec.scenarios)) > 1
     table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
@@ -262,9 +261,6 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
     stopped = Counter(str(r.cause) for r in everything if _end(r) == "stopped")
     if stopped:
         console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in stopped.most_common()))
-    if spec.probe is not None:
-        done = sum(r.state is State.COMPLETE for r in timed)
-        console.print(f"timed alone: {done} of {so_many(spec.probe.rounds * len(study.variants), 'run')}.")
 
 
 _ENDS = ("complete", "failed", "stopped", "untrained", "training")

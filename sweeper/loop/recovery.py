@@ -55,7 +55,7 @@ def reconcile(known: Sequence[tuple[KnownRun, RunConfig | None]], trials: Sequen
     recorded: dict[Place, KnownRun] = {}
     for run, config in known:
         if run.phase == PROBE:
-            continue  # of no trial: `sweeper.measuring.speed_probe` knows what to do with it
+            continue  # a timed run of an earlier version, of no trial
         trial = by_number.get((run.variant, run.scenario, run.trial))
         place = (run.variant, run.scenario, run.key if config is None else config.key)
         if run.state is State.RUNNING:

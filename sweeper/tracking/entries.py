@@ -17,7 +17,7 @@ from dashboards.store.mlflow_tags import (
     start_tags,
 )
 from studies.design.measurers import Measurers, measurers_of
-from studies.records import DATA_DIGEST, PROBE, RunConfig, RunResult, State
+from studies.records import DATA_DIGEST, RunConfig, RunResult, State
 from studies.text.redact import redact
 from studies.text.visible import visible_json
 
@@ -33,7 +33,7 @@ def start_entry(
     return {
         "do": "start",
         "run": ticket,
-        "name": run_name(config, attempt, phase, scenario=scenario),
+        "name": run_name(config, attempt, scenario=scenario),
         "tags": {PARENT: parent, TICKET: ticket, **start_tags(config, attempt, phase, question)},
         "params": {key: encode(value) for key, value in redact(config.knobs).items()},
         "config": json.dumps(redact(config.model_dump(mode="json")), indent=2),
@@ -56,12 +56,10 @@ def finish_entry(
     }
 
 
-def run_name(config: RunConfig, attempt: int, phase: str, *, scenario: bool) -> str:
-    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several; `ipo timed 3`."""
+def run_name(config: RunConfig, attempt: int, *, scenario: bool) -> str:
+    """A name to find a run by in a list: `ipo t3 b0 s0`, with the scenario where there are several."""
     where = f" {config.scenario}" if scenario else ""
     again = f" #{attempt}" if attempt > 1 else ""
-    if phase == PROBE:
-        return f"{config.variant}{where} timed {config.seed}{again}"
     return f"{config.variant}{where} t{config.trial} b{config.block} s{config.seed}{again}"
 
 

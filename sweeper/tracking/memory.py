@@ -41,7 +41,7 @@ class MemoryTracker:
         run_id = f"{len(self.runs):032x}"
         tags = start_tags(config, attempt, phase, self._questions.get((config.variant, config.scenario)))
         params = {name: encode(value) for name, value in config.knobs.items()}
-        name = run_name(config, attempt, phase, scenario=False)
+        name = run_name(config, attempt, scenario=False)
         self.runs[run_id] = StoredRun(run_id, name, "RUNNING", None, None, tags=tags, params=params, metrics={})
         self._ends[run_id] = {}
         return run_id

@@ -157,7 +157,7 @@ class Tracker:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
         id of our own, which this tracker takes in its place.
 
-        `phase`: unbiased, tpe, fixed, confirm or probe.
+        `phase`: unbiased, tpe, fixed or confirm.
         """
         study, ticket = self._opened, f"{TICKET_PREFIX}{uuid.uuid4().hex}"
         question = study.questions.get((config.variant, config.scenario))

@@ -30,7 +30,7 @@ RECORDED = Path(__file__).parents[1] / "stores" / "format-1.tar.xz"
 TABLES = ("formula", "judged")  # scenarios, a mixture and a confirm phase; real runs with a judge
 
 # Every kind of run that a store has words of its own for: diverged ones, mixtures, evaluations half way, a confirm
-# phase, a probe; rungs; real ones with an adapter.
+# phase; rungs; real ones with an adapter.
 STUDIES: Mapping[str, str] = {
     "phases": """
 study: phases
@@ -47,7 +47,6 @@ scenarios: {clean: {}, noisy: {label_flip: 0.2, variants: [sigmoid, ipo]}}
 evaluate: {at: [0.5, 1.0]}
 objective: {metric: ranking_gain, constraints: {kl: {max: 100}}}
 confirm: {top: 1, blocks: [1], seeds: [0]}
-probe: {rounds: 5, steps: 20}
 budget: {trials: 2}
 """,
     "rungs": """

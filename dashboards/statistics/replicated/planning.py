@@ -51,9 +51,9 @@ class Assumed:
     """What is assumed of losses where the words of stability are planned; defaults as recorded on the embedded world.
 
     `pairs`: standard deviation over points of a loss's gain less the baseline's (recorded: .05 to .35); `points`: of
-    the baseline's own gain; `tasks`: of the mean of either over tasks; `baseline`: what the baseline gains at a
-    random setting. A loss that is Good gains as much as the baseline, and either breaks alone on `alone` of the points;
-    one that is Better gains `better` more; one that is Poor breaks on `poor` more of the points.
+    the baseline's own gain; `tasks`: of the mean of either, and of the share that breaks, over tasks; `baseline`: what
+    the baseline gains at a random setting. A loss that is Good gains as much as the baseline, and either breaks alone
+    on `alone` of the points; one that is Better gains `better` more; one that is Poor breaks on `poor` more.
     """
 
     pairs: float = 0.25
@@ -68,21 +68,20 @@ class Assumed:
 def word_power(
     points: int, replicates: int, tests: int = 1, assumed: Assumed | None = None
 ) -> dict[StabilityWord, float]:
-    """How often a design of `points` x `replicates` says each word of a loss that deserves it, from below.
+    """How often a design of `points` x `replicates` says each word of a loss that deserves it, nearly.
 
-    `tests`: losses compared, of which the first step of Holm's correction divides the level. A word that needs several
-    tests has at least the sum of their powers less their number plus 1 (Bonferroni), whatever their dependence.
+    `tests`: losses compared, of which the first step of Holm's correction divides the level. Tests of
+    gains and of breaks are taken as independent, those of breaks over points and over replicates as one.
     """
     about = assumed or Assumed()
     spread = math.hypot(about.pairs / math.sqrt(points), about.tasks)
     own = math.hypot(about.points / math.sqrt(points), about.tasks)
-    pairs = points * replicates
-    few_breaks = _breaks_power(pairs, about.alone, about.alone, BREAKS_WITHIN, ALPHA, below=True)
+    few_breaks = _breaks_power(points, replicates, about, more=0.0, limit=BREAKS_WITHIN, alpha=ALPHA)
+    many_breaks = _breaks_power(points, replicates, about, more=about.poor, limit=MANY_BREAKS, alpha=ALPHA / tests)
     not_worse = one_sided_power(replicates, MARGIN / spread)
     gains = one_sided_power(replicates, (about.baseline - MARGIN) / own, ALPHA / 2)
-    more = one_sided_power(replicates, about.better / spread, ALPHA / tests / 2)
-    many = _breaks_power(pairs, about.poor + about.alone, about.alone, MANY_BREAKS, ALPHA / tests, below=False)
-    return {"Better": _all_of(more, few_breaks), "Good": _all_of(not_worse, few_breaks, gains), "Poor": many}
+    better = one_sided_power(replicates, about.better / spread, ALPHA / tests / 2)
+    return {"Better": better * few_breaks, "Good": not_worse * few_breaks * gains, "Poor": many_breaks}
 
 
 def reachable_words(
@@ -103,15 +102,11 @@ def smallest_sizes(points: int, tests: int = 1, assumed: Assumed | None = None) 
     return found
 
 
-def _all_of(*powers: float) -> float:
-    return max(0.0, sum(powers) - len(powers) + 1)
-
-
-def _breaks_power(pairs: int, alone: float, baseline_alone: float, limit: float, alpha: float, below: bool) -> float:
-    """How often the score test shows that the shares of breaks differ by less (`below`) or more than `limit`.
-
-    Counted over all outcomes that `pairs` points may have.
+def _breaks_power(points: int, replicates: int, about: Assumed, more: float, limit: float, alpha: float) -> float:
+    """How often a loss that breaks on `more` of the points is shown on the right side of `limit`, over points and over
+    replicates; over points all outcomes that they may have are counted.
     """
+    pairs, alone, baseline_alone = points * replicates, about.alone + more, about.alone
     b, c = np.meshgrid(_likely(pairs, alone), _likely(pairs, baseline_alone), indexing="ij")
     possible = b + c <= pairs
     b, c = b[possible], c[possible]
@@ -119,8 +114,9 @@ def _breaks_power(pairs: int, alone: float, baseline_alone: float, limit: float,
     logs = special.gammaln(pairs + 1) - special.gammaln(b + 1) - special.gammaln(c + 1) - special.gammaln(rest + 1)
     logs += special.xlogy(b, alone) + special.xlogy(c, baseline_alone) + special.xlogy(rest, 1 - alone - baseline_alone)
     above = score(b, c, pairs, limit)
-    shown = special.ndtr(above if below else -above) < alpha
-    return float(np.exp(logs[shown]).sum())
+    shown = special.ndtr(above if more < limit else -above) < alpha
+    spread = math.hypot(math.sqrt((alone + baseline_alone - more**2) / points), about.tasks)
+    return min(float(np.exp(logs[shown]).sum()), one_sided_power(replicates, abs(more - limit) / spread, alpha))
 
 
 def _likely(pairs: int, share: float) -> Floats:

@@ -1,24 +1,20 @@
 """How forgiving a loss is, from the points that it was tuned by: what a setting picked at random gains, and breaks.
 
-Relative to the baseline at the same points of the same replicates; no runs of its own. The unit is the replicate for
-gains and the point for breaks. Nothing here speaks of the tuned loss.
+Relative to the baseline at the same points of the same replicates; no runs of its own. The unit is the replicate,
+for breaks the point as well. Nothing here speaks of the tuned loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
 from dashboards.statistics.compare import ALPHA, Difference, holm_adjusted, judged, p_above
 from dashboards.statistics.estimates import Estimate, block_mean
-from dashboards.statistics.replicated.breaks import Breaks, breaks
-
-Value = TypeVar("Value")
-Points = Mapping[int, Mapping[int, Value]]
-"""Replicate -> number of the point, which is one setting for all losses -> value."""
+from dashboards.statistics.replicated.breaks import Breaks, Points, breaks
 
 StabilityWord = Literal["Better", "Good", "Poor"]
 
@@ -67,7 +63,7 @@ def stability(
     gains = {name: gain for name, of in scores.items() if (gain := random_setting(of)) is not None}
     others = [name for name in gains if name != baseline and baseline in gains]
     shared = {name: _differences(scores[name], scores[baseline]) for name in others}
-    counted = {name: _breaks(broke.get(name, {}), broke.get(baseline, {})) for name in others if shared[name]}
+    counted = {name: breaks(broke.get(name, {}), broke.get(baseline, {})) for name in others if shared[name]}
     both = {name: of for name, of in counted.items() if of is not None}
     differences = judged({name: shared[name] for name in both}, None)
     apart = {name: np.array(list(shared[name].values())) for name in both}
@@ -90,14 +86,6 @@ def _differences(loss: Points[float], baseline: Points[float]) -> dict[int, floa
         if apart:
             found[replicate] = sum(apart) / len(apart)
     return found
-
-
-def _breaks(loss: Points[bool], baseline: Points[bool]) -> Breaks | None:
-    return breaks(_flat(loss), _flat(baseline))
-
-
-def _flat(points: Points[bool]) -> dict[tuple[int, int], bool]:
-    return {(replicate, point): value for replicate, of in points.items() for point, value in of.items()}
 
 
 def _holm(ps: Mapping[str, float | None]) -> dict[str, float | None]:

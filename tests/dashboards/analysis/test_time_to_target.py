@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 
+from dashboards.analysis.speed import Paces
 from dashboards.analysis.strata import Stratum
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import render
-from studies.records import PROBE, RunRecord
+from studies.records import RunRecord
 from studies.spec import Objective
 from tests.dashboards.generated import a_record
+from tests.dashboards.timings import timed
 
 GAIN = Objective(metric="ranking_gain")
 STEPS = (10, 20, 30, 40)
@@ -27,13 +29,9 @@ def confirmed(variant: str, *curves: tuple[float, ...]) -> list[RunRecord]:
     return found
 
 
-def timed(variant: str, pace: float) -> RunRecord:
-    return a_record(variant=variant, phase=PROBE, metrics={"steps_per_second": pace})
-
-
-def compared(*records: RunRecord) -> Comparison:
+def compared(*records: RunRecord, speed: Paces | None = None) -> Comparison:
     strata = [Stratum(name, "clean", (name,), 1) for name in ("sigmoid", "ipo", "hinge")]
-    return comparison(records, GAIN, strata, baseline="sigmoid")
+    return comparison(records, GAIN, strata, baseline="sigmoid", speed=speed)
 
 
 SIGMOID = confirmed("sigmoid", (0.05, 0.092, 0.095, 0.1), (0.05, 0.07, 0.092, 0.1), (0.0, 0.05, 0.08, 0.1))
@@ -57,8 +55,8 @@ def test_what_most_runs_do_not_reach_is_not_reached() -> None:
     assert (reach.steps, reach.reached, reach.runs) == (None, 1, 3)
 
 
-def test_seconds_follow_from_the_timed_pace_and_both_are_shown() -> None:
-    table = compared(*SIGMOID, timed("sigmoid", 4.0))
+def test_seconds_follow_from_the_timed_steps_and_both_are_shown() -> None:
+    table = compared(*SIGMOID, speed=timed({}, step=0.25))
     reach = table.rows[0].reach
     assert reach is not None
     assert reach.seconds == 7.5

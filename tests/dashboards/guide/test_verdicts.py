@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from scipy import stats
 
-from dashboards.analysis.speed import paces
+from dashboards.analysis.speed import Pace
 from dashboards.analysis.strata import Stratum, standings
 from dashboards.guide.claims import CLAIMS
 from dashboards.guide.verdicts import Ruling, Verdict, fisher, verdicts
 from dashboards.statistics.estimates import clopper_pearson
 from dashboards.statistics.scale import scale_of
-from studies.records import PROBE, Cause, RunRecord
+from studies.records import Cause, RunRecord
 from studies.records.world_units import BY_PROMPT
 from studies.schema.types import Scenario
 from studies.spec import Objective
 from tests.dashboards.generated import a_record, gold_of, pool
+from tests.dashboards.timings import timed
 
 GOLD = Objective(metric="gold")
 CONFIRM = range(3, 19)
@@ -32,13 +33,17 @@ SCENARIOS = {
 
 
 def judged(
-    records: Sequence[RunRecord], baseline: str | None = "sigmoid", objective: Objective = GOLD, source: str = ""
+    records: Sequence[RunRecord],
+    baseline: str | None = "sigmoid",
+    objective: Objective = GOLD,
+    source: str = "",
+    speed: Mapping[str, Pace] = {},
 ) -> dict[str, Verdict]:
     variants = list(dict.fromkeys(r.variant for r in records))
     strata = [Stratum(v, s, (v,), 12) for s in SCENARIOS for v in variants]
     present = {name: SCENARIOS[name] for name in SCENARIOS if any(r.scenario == name for r in records)}
     where = standings(records, objective, strata)
-    found = verdicts(where, scale_of(objective, "embedded"), baseline, present, paces(records, baseline), source)
+    found = verdicts(where, scale_of(objective, "embedded"), baseline, present, speed, source)
     return {verdict.claim.id: verdict for verdict in found}
 
 
@@ -271,17 +276,21 @@ def test_a_tie_with_a_baseline_that_gained_nothing_is_no_ruling() -> None:
     assert "the baseline itself gained nothing that can be seen" in found.because
 
 
-def timed(variant: str, pace: float) -> list[RunRecord]:
-    return [
-        a_record(variant=variant, seed=b, phase=PROBE, metrics={"steps_per_second": pace * (1 + 0.002 * (b % 3))})
-        for b in range(8)
-    ]
-
-
-@pytest.mark.parametrize(("pace", "fast", "medium"), [(10.0, "supported", "refuted"), (8.0, "refuted", "supported")])
-def test_pace_is_judged_from_the_timed_probe(pace: float, fast: Ruling, medium: Ruling) -> None:
-    found = judged(timed("sigmoid", 10.0) + timed("hinge", pace) + timed("bco_pair", pace))
+@pytest.mark.parametrize(
+    ("ratio", "half", "fast", "medium"),
+    [
+        (1.001, 0.001, "supported", "refuted"),
+        (1.2, 0.001, "refuted", "supported"),
+        (0.9, 0.001, "supported", "refuted"),
+        (1.02, 0.03, "inconclusive", "inconclusive"),
+    ],
+)
+def test_speed_is_judged_from_the_timed_steps(ratio: float, half: float, fast: Ruling, medium: Ruling) -> None:
+    records = [a_record(variant=variant) for variant in ("sigmoid", "hinge", "bco_pair")]
+    found = judged(records, speed=timed({"hinge": ratio, "bco_pair": ratio}, half=half, null=1.0).of)
     assert (found["hinge-speed"].ruling, found["bco_pair-speed"].ruling) == (fast, medium)
+    assert found["hinge-speed"].effect is not None
+    assert found["hinge-speed"].effect.value == pytest.approx(ratio - 1)
 
 
 def test_what_is_missing_is_said() -> None:
@@ -289,7 +298,7 @@ def test_what_is_missing_is_said() -> None:
         in_scenario("clean", {"sigmoid": 0.0, "ipo": 0.0, "robust": 0.0, "apo_zero": 0.0, "bco_pair": 0.0}, confirm=())
     )
     expected = {
-        "ipo-speed": "no timed probe",
+        "ipo-speed": "the speed of its steps was not measured",
         "ipo-best-for": "no scenario of the kind: small",
         "robust-best-for": "no scenario of the kind: flipped",
         "sigmoid-best-for": "no confirm runs",

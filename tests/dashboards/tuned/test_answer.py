@@ -36,10 +36,10 @@ def test_what_is_not_told_apart_is_named_with_the_command_that_would() -> None:
     found = said({"sigmoid": BASE, "ipo": WIDE})
     assert found.open == ("ipo",)
     assert found.settle is not None
-    assert found.settle.override.startswith("replicates=")
+    assert found.settle.overrides[0].startswith("replicates=")
     assert found.settle.runs % 6 == 0  # two losses, two settings and a judge
     assert found.settle.minutes is not None
-    assert f"--set {found.settle.override}" in found.text
+    assert f"--set {found.settle.overrides[0]}" in found.text
 
 
 def test_no_loss_is_named_where_the_gain_cannot_be_seen() -> None:

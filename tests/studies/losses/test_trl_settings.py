@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from studies.checks.speed_probe import PACE_SETTINGS
+from studies.checks.speed import PACE_SETTINGS
 from studies.loading.trl_base import take_apart
 from studies.losses import trl_settings as settings
 from studies.spec import arms, load_study

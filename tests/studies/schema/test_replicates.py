@@ -86,6 +86,7 @@ def test_a_scenario_without_replicates_is_its_own_cell() -> None:
         ("confirm={top: 1}", "confirm", "leave one of the two out"),
         ("runs={blocks: [0, 1]}", "runs.blocks", "leave one of the two out"),
         ("scenarios.clean={runs: {blocks: [3]}}", "scenarios.clean.runs", "leave one of the two out"),
+        ("runs.seeds=[0, 1]", "runs.seeds", "name the first"),
         ("mode=search", "replicates", "leave it out"),
         ("objective.at_drift=0", "objective.at_drift", "positive"),
         ("objective={metric: kl, direction: minimize, at_drift: 1}", "objective.at_drift", "cannot be read on the way"),
@@ -101,6 +102,7 @@ def test_what_replicates_and_a_drift_cannot_stand_beside_is_refused(
     assert any(f": {path}: " in problem and says in problem for problem in error.value.problems), error.value.problems
 
 
-def test_seeds_of_a_base_file_stay_beside_replicates(file: Path) -> None:
+def test_every_draw_of_every_replicate_has_a_seed_of_its_own_from_the_first_on(file: Path) -> None:
     study = Study.of(load_study(file, ["runs.seeds=[7]"]))
-    assert study.within("clean#2").spec.runs.seeds == (7,)
+    seeds = [(own.spec.runs.seeds, own.spec.confirm.seeds) for _, own in study.by_scenario() if own.spec.confirm]
+    assert seeds[::2] == [((7,), (8,)), ((9,), (10,)), ((11,), (12,))]

@@ -65,21 +65,42 @@ def test_mcnemar_is_the_binomial_test_of_scipy(one: int, other: int) -> None:
     assert mcnemar(one, other) == pytest.approx(theirs, rel=1e-9)
 
 
+def flags(by_replicate: list[int], points: int = 8) -> dict[int, dict[int, bool]]:
+    """In each replicate the first so many points broke."""
+    return {r: {p: p < broke for p in range(points)} for r, broke in enumerate(by_replicate)}
+
+
 def test_breaks_are_counted_on_the_points_that_both_have() -> None:
-    loss = {(r, p): p < 3 for r in (1, 2) for p in range(8)} | {(9, 0): True}
-    baseline = {(r, p): p == 0 and r == 1 for r in (1, 2) for p in range(8)}
+    loss = {**flags([3, 3]), 9: {0: True}}
+    baseline = flags([0, 1])
     found = breaks(loss, baseline)
     assert (found.pairs, found.broke, found.baseline_broke, found.alone, found.baseline_alone) == (16, 6, 1, 5, 0)
-    assert found.difference == 5 / 16
-    assert found.p == mcnemar(5, 0)
+    assert (found.difference, found.by_replicate) == (5 / 16, (3 / 8, 2 / 8))
+    assert (found.p, (found.low, found.high)) == (mcnemar(5, 0), limits(5, 0, 16))
     assert (found.p_above(0.1) < 0.05, found.p_below(0.1) < 0.05) == (True, False)
     assert found.p_above(0.1) + found.p_below(0.1) == pytest.approx(1.0)
     assert breaks({}, baseline) is None
-    assert breaks({(5, 5): True}, baseline) is None
+    assert breaks({5: {5: True}}, baseline) is None
+    assert breaks({0: {}}, baseline) is None
 
 
-def test_below_ten_points_in_a_hundred_is_said_of_no_break_at_all_from_25_pairs() -> None:
-    shown = [
-        breaks(dict.fromkeys(range(n), False), dict.fromkeys(range(n), False)).p_below(0.1) < 0.05 for n in (24, 25)
-    ]
-    assert shown == [False, True]
+def test_breaks_that_hang_on_one_task_are_not_said_of_the_loss() -> None:
+    found = breaks(flags([8, 0, 0, 0, 0, 0]), flags([0] * 6))
+    d = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert mcnemar(8, 0) < 0.01
+    assert found.p == pytest.approx(float(stats.ttest_1samp(d, 0.0).pvalue))
+    assert found.p_above(0.05) == pytest.approx(float(stats.ttest_1samp(d, 0.05, alternative="greater").pvalue))
+    assert found.p_below(0.25) == pytest.approx(float(stats.ttest_1samp(d, 0.25, alternative="less").pvalue))
+    interval = stats.ttest_1samp(d, 0.0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_replicates_that_are_all_alike_leave_the_points_to_judge() -> None:
+    found = breaks(flags([1] * 6), flags([0] * 6))
+    assert (found.p, (found.low, found.high)) == (mcnemar(6, 0), limits(6, 0, 48))
+
+
+def test_at_most_ten_in_a_hundred_more_takes_25_pairs_without_a_break() -> None:
+    never = {r: dict.fromkeys(range(6), False) for r in range(4)}
+    assert breaks(never, never).p_below(0.1) > 0.05
+    assert breaks({**never, 4: {0: False}}, {**never, 4: {0: False}}).p_below(0.1) < 0.05

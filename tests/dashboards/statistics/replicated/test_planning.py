@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from dashboards.statistics.power import detectable, one_sided_power, tie_power
+from dashboards.statistics.replicated.breaks import Points
 from dashboards.statistics.replicated.planning import (
     Assumed,
     reachable_words,
@@ -14,7 +15,7 @@ from dashboards.statistics.replicated.planning import (
     smallest_sizes,
     word_power,
 )
-from dashboards.statistics.replicated.stability import Points, stability
+from dashboards.statistics.replicated.stability import stability
 
 
 @pytest.mark.parametrize(("blocks", "effect", "alpha"), [(3, 1.0, 0.05), (8, 0.5, 0.05), (12, 1.2, 0.005)])

@@ -1,11 +1,12 @@
-"""What `probe` of a study file asks for, checked; knows neither how a run is timed nor what its time says."""
+"""What `probe` of a study file asks for, checked, and what a step's time depends on beside its loss; knows neither how
+a step is timed nor what its time says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
-from studies.records import RunConfig
 from studies.schema.knob_problems import Problem
 from studies.schema.types import StudySpec
 
@@ -34,13 +35,16 @@ PACE_SETTINGS: Mapping[str, Any] = {
     "attn_implementation": None,
     "padding_free": False,
     "precompute_ref_log_probs": False,
+    "sync_ref_model": False,
+    "use_weighting": False,
     "train_sampling_strategy": "random",
     "torch_compile": False,
     "use_liger_kernel": False,
 }
 
+TRAINER: Final = "dpo"
+"""The trainer whose steps are timed."""
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 1000
-FEWEST_STEPS, MOST_STEPS = 20, 10_000
 
 
 def probe_problems(spec: StudySpec) -> list[Problem]:
@@ -58,31 +62,33 @@ def probe_problems(spec: StudySpec) -> list[Problem]:
             f"at most {MOST_ROUNDS}"
         )
         problems.append(Problem("probe.rounds", text))
-    if not FEWEST_STEPS <= probe.steps <= MOST_STEPS:
-        text = (
-            f"{probe.steps} must be at least {FEWEST_STEPS}, since the first 10 steps of a run are not timed, and at "
-            f"most {MOST_STEPS}"
-        )
-        problems.append(Problem("probe.steps", text))
     if len(spec.variants) == 1:
         problems.append(
             Problem("probe", "has one variant to time and none to compare it with: add one, or leave it out")
         )
+    elif spec.baseline is None:
+        text = f"times variants against a baseline: name it, such as baseline: {next(iter(spec.variants))}"
+        problems.append(Problem("probe", text))
     return problems
 
 
-def unlike_steps(runs: Iterable[RunConfig]) -> list[str]:
-    """The settings in which the steps of timed runs differ beside their loss, in words: `lora_r (8: sigmoid, ipo; 16:
-    hinge)`.
-    """
-    runs, found = tuple(runs), []
+def probe_notices(spec: StudySpec) -> list[str]:
+    """What of the probe does nothing."""
+    probe, found = spec.probe, []
+    if probe is not None and probe.steps is not None:
+        found.append("probe.steps: is not used any more, since whole steps are timed and no runs: leave it out")
+    if probe is not None and spec.trainer != TRAINER:
+        found.append(f"probe: times steps of TRL, and trainer {spec.trainer} makes none: nothing is timed")
+    return found
+
+
+def unlike_step(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    """The settings in which steps differ from the baseline's beside their loss, in words: `lora_r (8, not 16)`."""
+    found = []
     for name, default in PACE_SETTINGS.items():
-        variants: dict[str, list[str]] = {}
-        for run in runs:
-            variants.setdefault(_shown(run.settings.get(name, default)), []).append(run.variant)
-        if len(variants) > 1:
-            said = "; ".join(f"{value}: {', '.join(names)}" for value, names in variants.items())
-            found.append(f"{name} ({said})")
+        own, theirs = (_shown(of.get(name, default)) for of in (settings, baseline))
+        if own != theirs:
+            found.append(f"{name} ({own}, not {theirs})")
     return found
 
 

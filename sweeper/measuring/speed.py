@@ -1,0 +1,201 @@
+"""The speed of steps: measured once for a study and a kind of machine, in a process of its own that loads torch, after
+all training. Whatever becomes of it, the sweep goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Final
+
+from dashboards.store.connection import StoreError, store_uri
+from dashboards.store.histories import load_speed
+from studies.design.speed import Asked, speed_asked
+from studies.records.speed import SPEED_FILE, Speed, speed_text
+from studies.spec import Study
+from studies.text.files import open_file
+from studies.text.plural import so_many
+from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.folder.names import LOGS
+from sweeper.folder.paths import StudyPaths
+from sweeper.loop.progress import Progress, Screen
+from sweeper.tracking.tracker import Tracker
+from trainers.speed.request import MODULE, Answer, Line, News, Refusal, Request, from_line
+
+SILENT_SECONDS: Final = 600.0
+"""A process that tells nothing for so long is ended: nothing that it does takes longer, but for a model that hangs."""
+_LOG: Final = "speed.log"
+_PACKAGES: Final = ("torch", "trl", "transformers", "peft")
+
+
+class SpeedMeter:
+    """Measures the speed of a study's steps; `run` is the whole of it."""
+
+    def __init__(self, study: Study, tracker: Tracker, where: StudyPaths, screen: Screen) -> None:
+        self._study, self._tracker, self._where, self._screen = study, tracker, where, screen
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Measure no further."""
+        self._stopped = True
+        if self._process is not None:
+            _end(self._process)
+
+    finish_up = stop
+
+    def run(self, bf16: bool | None) -> None:
+        """Measure what is not measured yet on this kind of machine and keep it with the study's parent run; `bf16` as
+        the sweep's runs have it.
+        """
+        asked = speed_asked(self._study)
+        if asked is None or not asked.is_any or self._stopped:
+            return
+        try:
+            gpus = visible_gpus(os.environ)
+            machine = machine_kind(gpus)
+            kept = load_speed(store_uri(self._where.tracking, self._where.folder), asked.study, self._where.folder)
+            if any((one.asked, one.machine) == (asked.digest, machine) for one in kept):
+                return
+            others = so_many(len(asked.runs) - 1, "variant")
+            self._screen.tell_user(
+                f"Timing the loss of {others} against that of {asked.baseline}: up to 15 s once TRL is loaded"
+                + (f", then {so_many(asked.check, 'round')} of whole steps." if asked.check else ".")
+            )
+            said = self._measured(asked, bf16, gpus)
+            if isinstance(said, Refusal):
+                self._tell(said.message)
+                return
+            others_kept = [one for one in kept if one.machine != machine]
+            found = _speed(asked, machine, said)
+            self._tracker.log_table({SPEED_FILE: speed_text([*others_kept, found])})
+        except (StoreError, OSError, ValueError) as error:
+            self._tell(str(error))
+
+    def _tell(self, why: str) -> None:
+        first = why.strip().partition("\n")[0].removesuffix(".")
+        self._screen.tell_user(f"The speed of steps was not measured: {first}. All runs are kept.")
+
+    def _measured(self, asked: Asked, bf16: bool | None, gpus: list[str]) -> Answer | Refusal:
+        """What the process answers, which is shown meanwhile what it does."""
+        log = self._where.runs / LOGS / _LOG
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(prefix="speed-") as aside,
+            open_file(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as errors,
+        ):
+            request = Request(baseline=asked.baseline, runs=asked.runs, check=asked.check, bf16=bf16, folder=aside)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", MODULE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=_environment(gpus[:1], self._study.spec.resources.env),
+                start_new_session=True,
+            )
+            try:
+                return self._listen(self._process, request, log)
+            finally:
+                _end(self._process)
+
+    def _listen(self, process: subprocess.Popen[bytes], request: Request, log: Path) -> Answer | Refusal:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        lines = queue.SimpleQueue[bytes]()
+        threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(request.model_dump_json().encode())
+        heard, news = time.monotonic(), News(doing="loading TRL")
+        while not self._stopped and time.monotonic() - heard < SILENT_SECONDS:
+            self._show(news)
+            try:
+                line = lines.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if not line and self._stopped:
+                break
+            if not line:
+                return Refusal(message=f"its process ended with {process.wait()}; {log} says why")
+            heard = time.monotonic()
+            said: Line = from_line(line)
+            if not isinstance(said, News):
+                return said
+            news = said
+        if self._stopped:
+            return Refusal(message="it was stopped. The next `sweeper run` measures it")
+        return Refusal(message=f"its process told nothing for {SILENT_SECONDS:.0f} s; {log} says how far it was")
+
+    def _show(self, news: News) -> None:
+        self._screen.show(Progress(1, 0, 0, {}, None, news.left, "speed of steps", f"timing: {news.doing}"))
+
+
+def _read(output: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    """Every line of the output, and an empty one at its end."""
+    with output:
+        for line in output:
+            lines.put(line)
+    lines.put(b"")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and its children at once."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _environment(gpus: list[str], also: tuple[str, ...]) -> dict[str, str]:
+    """That of a worker with the first GPU, which takes no code from the working folder."""
+    (of_worker,) = worker_environments(1, gpus, usable_cores(), os.environ, also)
+    modules = os.pathsep.join(path for path in sys.path if path)
+    return {**of_worker, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
+
+
+def machine_kind(gpus: list[str]) -> dict[str, str]:
+    """What a measurement holds for: processor, cores, the first GPU, and the libraries that train."""
+    kind = {"processor": _processor(), "cores": str(usable_cores()), **({"gpu": _gpu(gpus[0])} if gpus else {})}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            kind[package] = version(package)
+    return kind
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpu(name: str) -> str:
+    """The kind of a GPU that CUDA_VISIBLE_DEVICES names so, or that name."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", name]
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        return found.partition("\n")[0] or name
+    return name
+
+
+def _speed(asked: Asked, machine: Mapping[str, str], said: Answer) -> Speed:
+    return Speed(
+        asked=asked.digest,
+        baseline=asked.baseline,
+        machine=machine,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        **said.model_dump(exclude={"failed"}),
+        failed={**asked.unlike, **said.failed},
+    )
