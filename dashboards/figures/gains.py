@@ -121,7 +121,7 @@ def _gain(axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str
     low = axes.get_xlim()[0]
     if loss.gain is None:
         words, across = label(loss.missing or "no gain was measured", _SHORT_WORDS), axes.get_yaxis_transform()
-        axes.text(0.06, at, words, transform=across, va="center", color=QUIET, fontsize=7.0)
+        axes.text(0.08, at, words, transform=across, va="center", color=QUIET, fontsize=7.0)
         if kind == _AVOID:
             axes.plot([0.03], [at], ls="", marker=_MARKS[kind], ms=6.5, color=look.colour, transform=across)
     else:

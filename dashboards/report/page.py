@@ -122,6 +122,7 @@ def _day(seconds: float) -> str:
 def _answers(table: Comparison, gains: Mapping[str, Figure | Missing]) -> str:
     """The answer of each condition; then the table and the figure that it rests on, those of the others folded."""
     said = "".join(f'<p class="answer">{_with_commands(line)}</p>' for line in answer_lines(table))
+    said = "".join(f'<p class="meta">{escape(line)}</p>' for line in table.aside) + said
     parts: list[str] = []
     for found, section in zip(table.tuned, short_sections(table), strict=True):
         figure = gains.get(found.condition)

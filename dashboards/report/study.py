@@ -106,8 +106,9 @@ def by_condition(
         planned,
         baseline=spec.baseline,
         source=pairs_source(spec),
-        judges=judges,
         aside=table.aside,
+        speed=table.speed,
+        judges=judges,
     )
     return replace(whole, verdicts=table.verdicts, controls=table.controls, tuned=table.tuned, answers=table.answers)
 

@@ -44,6 +44,7 @@ border-bottom:1px solid var(--line)}
 .short tr::before{content:"";flex:1 0 100%}.short td.name,.short td.verdict{order:-1}
 .short td.verdict{margin-left:auto;text-align:right}.short td.name::before,.short td.verdict::before{content:none}
 .short td.all{flex-basis:100%}.short td.none{display:none}
+#figures figure{overflow-x:auto}#figures figure svg{min-width:38em}
 .samples thead{display:none}.samples td{display:block;width:auto;min-width:0;border:0}
 .samples td::before{content:attr(data-name);display:block;color:var(--quiet);font-size:.9em}
 .samples tr{border-bottom:1px solid var(--line);display:block}}

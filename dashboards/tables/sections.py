@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dashboards.analysis.late_collapse import Falling, Falls
 from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cells, space_cells
 from dashboards.tables.comparison import Comparison
-from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes
+from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes, speed_notes
 from dashboards.tables.numbers import interval
 from dashboards.tables.short import LONG_NOTES, long_cells, ranked, short_cells, short_notes
 
@@ -62,11 +62,11 @@ def _of_losses(table: Comparison) -> list[Section]:
     """A row a stratum; of a study with replicates a table a condition, since no replicate says anything alone."""
     if not any(found.planned for found in table.tuned):
         return [Section(EVERYTHING, row_cells(table), notes(table), [r.run_ids for r in table.rows])]
-    several, said = len(table.tuned) > 1, (*table.aside, *table.pairs, *LONG_NOTES)
+    several, said = len(table.tuned) > 1, (*table.aside, *table.pairs, *LONG_NOTES, *speed_notes(table.speed))
     return [
         Section(
             f"{EVERYTHING}, {found.condition}" if several else EVERYTHING,
-            long_cells(found),
+            long_cells(found, table.speed),
             said if found is table.tuned[-1] else (),
             [{"judged": loss.run_ids} for loss in ranked(found)],
         )

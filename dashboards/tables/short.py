@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dashboards.analysis.speed import Paces
 from dashboards.statistics.estimates import Estimate
-from dashboards.tables.cells import Cells
+from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
@@ -133,17 +134,17 @@ def short_notes(found: Tuned) -> list[str]:
     return lines
 
 
-def long_cells(found: Tuned) -> Cells:
-    """All that replicates say of each loss, a row each, as in the short table."""
+def long_cells(found: Tuned, speed: Paces | None) -> Cells:
+    """All that replicates say of each loss, a row each, as in the short table; `speed`: of its steps."""
     against = f"vs {found.baseline}" if found.baseline else "Difference"
     header = [
         LOSS, "Judged", GAIN, against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
-        "Good rates (decades)", DRIFT, LENGTH, USED,
+        "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
     ]  # fmt: skip
-    return Cells(header, [_long_row(loss, found) for loss in ranked(found)])
+    return Cells(header, [_long_row(loss, found, speed) for loss in ranked(found)])
 
 
-def _long_row(loss: TunedLoss, found: Tuned) -> list[str]:
+def _long_row(loss: TunedLoss, found: Tuned, speed: Paces | None) -> list[str]:
     difference, stable = loss.difference, loss.stability
     return [
         loss.variant,
@@ -158,6 +159,7 @@ def _long_row(loss: TunedLoss, found: Tuned) -> list[str]:
         "-" if loss.good_rates is None else _with_limits(loss.good_rates, 1.0),
         number(loss.drift),
         "-" if loss.length is None else f"{loss.length:.2f}x",
+        *([speed_cell(speed.of.get(loss.variant))] if speed else []),
         used(loss),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -129,6 +130,13 @@ def test_the_page_begins_with_the_question_the_answer_the_short_table_and_one_fi
     assert [tag for tag, _ in first.tags].count("table") == 1
     assert [a.get("aria-label") for tag, a in first.tags if tag == "svg"] == ["What each loss gains"]
     assert "vs sigmoid (U)" in found.text[len(first.text) :]
+
+
+def test_runs_that_are_left_aside_are_told_of_before_the_answer() -> None:
+    report = report_of()
+    aside = "3 finished runs left aside: another model."
+    text = Page(render_report(replace(report, table=replace(report.table, aside=(aside,))))).text
+    assert text.index(aside) < text.index(report.table.answers[0].text)
 
 
 def test_no_winner_stands_at_the_head_of_a_study_that_judged_nothing() -> None:
