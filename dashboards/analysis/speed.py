@@ -97,9 +97,9 @@ def _paces(speed: Speed) -> Paces:
 
 
 def _words(timings: Timings) -> dict[str, Timed]:
-    """Of every variant. Where the baseline is not as fast as itself, nothing is shown of any."""
+    """Of every variant. Where the baseline is shown to be slower or faster than itself, nothing is shown of any."""
     null, rounds = timings.null, timings.rounds
-    is_sound = _word(null) == "as fast"
+    is_sound = _word(null) in ("as fast", "inconclusive")
     return {name: _timed(ratio, rounds, is_sound) for name, ratio in timings.ratios.items()}
 
 

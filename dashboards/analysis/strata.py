@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.analysis.configs import distinct
@@ -76,22 +76,33 @@ class StratumResults:
         return any(run.phase == "confirm" for run in self.evidence)
 
 
+Judges = Mapping[tuple[str, str], Sequence[str]]
+"""(variant, condition) -> the runs that judge it, a replicate each; first the one that stands for all of them."""
+
+
 def standings(
-    records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum]
+    records: Iterable[RunRecord], objective: Objective, strata: Sequence[Stratum], judges: Judges | None = None
 ) -> tuple[StratumResults, ...]:
     """Where each stratum stands, in the order of `strata`; records of others, and of a probe, are not looked at.
 
     Each of its trials is another config, however many the store has of it (see `dashboards.analysis.configs`). The
-    order of the records changes nothing, not even the last digit of a sum.
+    order of the records changes nothing, not even the last digit of a sum. `judges`: of a stratum that is all
+    replicates of a condition, where each has a best config of its own: these runs are its evidence.
     """
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in sorted(distinct(records), key=lambda r: (r.trial, r.phase, r.block, r.seed, r.run_id)):
         if record.phase != PROBE:
             grouped[record.variant, record.scenario].append(record)
-    return tuple(_standing(grouped[s.variant, s.scenario], objective, s) for s in strata)
+    judging = judges or {}
+    return tuple(
+        _standing(grouped[s.variant, s.scenario], objective, s, judging.get((s.variant, s.scenario), ()))
+        for s in strata
+    )
 
 
-def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Stratum) -> StratumResults:
+def _standing(
+    records: Sequence[RunRecord], objective: Objective, stratum: Stratum, judges: Sequence[str]
+) -> StratumResults:
     done = tuple(trial for trial in trials(records) if _is_done(trial, stratum))
     ended = tuple(trial for trial in done if trial.complete or trial.failed)
     firsts = {run.run_id for trial in ended for run in first_draw(trial.runs)}
@@ -103,6 +114,9 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
     sound = [t for t in good if t not in too_far and not any(map(broke, again[t.number]))]
     allowed = tuple(trial for trial in sound if _keeps(trial, objective))
     best = _best(allowed, objective)
+    evidence = () if best is None else again[best.number] or best.runs
+    if judges:
+        best, evidence = _judged(records, done, objective, judges)
     return StratumResults(
         stratum=stratum,
         objective=objective,
@@ -115,8 +129,22 @@ def _standing(records: Sequence[RunRecord], objective: Objective, stratum: Strat
         too_far=too_far,
         allowed=allowed,
         best=best,
-        evidence=() if best is None else again[best.number] or best.runs,
+        evidence=evidence,
     )
+
+
+def _judged(
+    records: Sequence[RunRecord], done: Sequence[Trial], objective: Objective, judges: Sequence[str]
+) -> tuple[Trial | None, tuple[RunRecord, ...]]:
+    """The config that stands for all replicates, and the runs that judge them; nothing where one of these has no
+    objective, or broke at the end where that is what counts, as what the others have is no mean of all.
+    """
+    by_id = {run.run_id: run for run in records}
+    runs = tuple(by_id[run_id] for run_id in judges if run_id in by_id)
+    at_end = objective.at_drift is None
+    if not runs or any(objective.metric not in run.metrics or (at_end and broke(run)) for run in runs):
+        return None, ()
+    return next((trial for trial in done if trial.number == runs[0].trial), None), runs
 
 
 def trials(records: Iterable[RunRecord]) -> list[Trial]:

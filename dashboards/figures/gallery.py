@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from dashboards.figures import knobs, outcome, price
+from dashboards.figures import gains, knobs, outcome, price
 from dashboards.figures import over_time as course
 from dashboards.figures.figure import Figure, Missing, slug
 from dashboards.figures.material import Material
@@ -34,6 +34,16 @@ def figures(material: Material) -> Iterator[tuple[str, Figure | Missing]]:
         )
 
 
+def first_figures(material: Material) -> dict[str, Figure | Missing]:
+    """Scenario -> the figure that stands beside its answer: what each loss gains."""
+    names: set[str] = set()
+    found = {}
+    for i, scenario in enumerate(material.scenarios):
+        name = _unused(f"gains-{slug(scenario)}" if i else "gains", names)
+        found[scenario] = gains.gains(material, scenario, name)
+    return found
+
+
 def _unused(name: str, names: set[str]) -> str:
     """The name, with a number where another figure has it: scenarios may differ in signs that no file name can have."""
     found = next(n for n in [name, *(f"{name}-{i}" for i in range(2, len(names) + 3))] if n not in names)
@@ -42,15 +52,21 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def _per_scenario(material: Material) -> list[tuple[str, Draw]]:
-    """The name of every figure of a scenario, and what draws it."""
+    """The name of every figure of a scenario, and what draws it. Replicates have a best config each, and what is read
+    at a drift has no price in drift: no figure of one best config, or of values at the end, is drawn of these.
+    """
     metric = material.scale.metric
-    return [
+    of_ends: list[tuple[str, Draw]] = [
         ("comparison", outcome.comparison),
         ("price", price.price),
         ("lead", price.lead),
-        ("failed", outcome.failed),
         ("profile", outcome.profile),
         ("tuning", outcome.tuning),
+    ]
+    return [
+        ("paths", gains.paths),
+        *([] if material.has_replicates or material.drift is not None else of_ends),
+        ("failed", outcome.failed),
         *((f"sensitivity-{slug(knob)}", partial(_sensitivity, knob)) for knob in knobs.knobs_of(material)),
         ("strength", knobs.strength),
         ("importance", knobs.weights_of_knobs),

@@ -105,7 +105,7 @@ def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Fi
     if not series:
         few = "it takes three checkpoints: evaluate.at, such as [0.25, 0.5, 1.0]"
         return Missing(name, title, left_out if mixed else few)
-    words = material.quality if in_unit else f"{metric} ({about.unit})" if about else metric
+    words = material.measured if in_unit else f"{metric} ({about.unit})" if about else metric
     scales = Scales("optimizer step", words, zero=material.untrained if in_unit else "")
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     what = about.what if about else metric
@@ -258,7 +258,7 @@ def _best_so_far(axes: Axes, material: Material, ends: Sequence[tuple[RunRecord,
     sign, top = material.scale.sign, -np.inf
     steps, dots = [], []
     for run, at in sorted(ends, key=lambda pair: pair[1]):
-        value = material.scale.value(run) if run.state is State.COMPLETE and run.phase != "confirm" else None
+        value = material.value(run) if run.state is State.COMPLETE and run.phase != "confirm" else None
         if value is None:
             continue
         dots.append((at, value, material.looks[run.variant].colour))

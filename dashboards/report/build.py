@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.analysis.strata import Stratum, StratumResults, standings
+from dashboards.analysis.strata import Judges, Stratum, standings
 from dashboards.figures.figure import Figure, Missing
-from dashboards.figures.gallery import figures
+from dashboards.figures.gallery import figures, first_figures
 from dashboards.figures.material import TRL_BETA, Material
 from dashboards.figures.over_time import REWARD_MARGIN
 from dashboards.report.page import Report, ShownSamples, by_name, render_report
@@ -17,6 +17,7 @@ from dashboards.store.histories import load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
+from studies.schema.replicates import cell_of
 from studies.spec import ResolvedVariant, Study, StudySpec
 
 
@@ -35,12 +36,14 @@ def make_report(
     table: Comparison,
     uri: str,
     folder: Path,
+    judges: Judges | None = None,
 ) -> BuiltReport:
-    """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder.
+    """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder. Of a
+    study with replicates all of them are of conditions (see `dashboards.tuned.conditions`), and so are its `judges`.
     Raises StoreError.
     """
     spec = study.spec
-    found = standings(records, spec.objective, strata)
+    found = standings(records, spec.objective, strata, judges)
     speaking = [run.run_id for standing in found for run in standing.evidence]
     names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
     material = Material(
@@ -51,6 +54,7 @@ def make_report(
         betas={name: _beta(arm) for name, arm in study.variants.items()},
         curves=load_curves(uri, speaking, names),
     )
+    first = first_figures(material)
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
     asked = load_asked(uri, spec.study, folder)
     page = render_report(
@@ -59,13 +63,14 @@ def make_report(
             question=spec.question,
             records=[run for standing in found for run in standing.records],
             table=table,
+            gains=first,
             figures=drawn,
-            samples=_told(found, uri, folder),
+            samples=_told(material, uri, folder),
             asked=asked.text,
             page=asked.page,
         )
     )
-    return BuiltReport(page, by_name(drawn))
+    return BuiltReport(page, by_name([*first.items(), *drawn]))
 
 
 # What a scenario may say of how much is trained in it, which makes it no other condition.
@@ -80,7 +85,7 @@ def kinds_of_noise(spec: StudySpec) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     ways = {""}
-    for name, scenario in spec.scenarios.items():
+    for name, scenario in {cell_of(name).condition: of for name, of in spec.scenarios.items()}.items():
         changed = scenario.model_dump(exclude_defaults=True)
         flip = changed.pop("label_flip", spec.data.label_flip)
         others = {key: value for key, value in changed.items() if key not in _AMOUNTS}
@@ -96,12 +101,14 @@ def _beta(arm: ResolvedVariant) -> float:
     return float(value) if isinstance(value, int | float) else TRL_BETA
 
 
-def _told(found: Sequence[StratumResults], uri: str, folder: Path) -> list[ShownSamples]:
-    """The samples of one run of each stratum's best, where it kept some."""
-    speaking = {standing.evidence[0].run_id: standing for standing in found if standing.evidence}
-    samples = load_samples(uri, speaking, folder, {run_id: s.evidence[0].samples for run_id, s in speaking.items()})
+def _told(material: Material, uri: str, folder: Path) -> list[ShownSamples]:
+    """The samples of the run that stands for each loss in each scenario, where it kept some."""
+    speaking = [standing.evidence[0] for standing in material.standings if standing.evidence]
+    samples = load_samples(uri, [r.run_id for r in speaking], folder, {r.run_id: r.samples for r in speaking})
     return [
-        ShownSamples(s.stratum.variant, s.stratum.scenario, s.evidence[0].trial, run_id, samples[run_id])
-        for run_id, s in speaking.items()
-        if samples.get(run_id)
+        ShownSamples(
+            run.variant, run.scenario, None if material.has_replicates else run.trial, run.run_id, samples[run.run_id]
+        )
+        for run in speaking
+        if samples.get(run.run_id)
     ]

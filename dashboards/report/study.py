@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.analysis.speed import outdated, paces
-from dashboards.analysis.strata import Stratum
+from dashboards.analysis.strata import Judges, Stratum
 from dashboards.controls.expectations import CURVE, Curves, compared_runs
 from dashboards.guide.of_study import verdicts_of
 from dashboards.store.connection import StoreAway, store_uri
@@ -16,6 +16,7 @@ from dashboards.store.histories import load_speed
 from dashboards.store.records import load_steps
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
+from dashboards.tuned.conditions import judges_of, records_of_conditions, strata_of_conditions
 from dashboards.tuned.of_study import tuned_of
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
@@ -103,7 +104,34 @@ def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> 
     """Build the study's page and figures. Raises StoreError."""
     from dashboards.report.build import make_report  # matplotlib, which no table needs
 
-    return make_report(study, records, strata(study), table, store_uri(None, Path.cwd()), Path.cwd())
+    uri, here = store_uri(None, Path.cwd()), Path.cwd()
+    if study.spec.replicates is None:
+        return make_report(study, records, strata(study), table, uri, here)
+    judges = judges_of(table.tuned, records)
+    together, planned = records_of_conditions(records), strata_of_conditions(strata(study))
+    return make_report(
+        study, together, planned, by_condition(study, together, planned, table, judges), uri, here, judges
+    )
+
+
+def by_condition(
+    study: Study, records: Sequence[RunRecord], planned: Sequence[Stratum], table: Comparison, judges: Judges
+) -> Comparison:
+    """The comparison of a study with replicates, with a row for each variant in each condition. `records` and `planned`
+    are of conditions; `table`: the comparison by cell.
+    """
+    spec = study.spec
+    whole = comparison(
+        records,
+        spec.objective,
+        planned,
+        baseline=spec.baseline,
+        source=pairs_source(spec),
+        aside=table.aside,
+        speed=table.speed,
+        judges=judges,
+    )
+    return replace(whole, verdicts=table.verdicts, controls=table.controls, tuned=table.tuned, answers=table.answers)
 
 
 def kept_files(study: Study, answers: Answers[RunRecord], tell_user: Callable[[str], None]) -> Mapping[str, str]:

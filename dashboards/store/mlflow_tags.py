@@ -287,21 +287,27 @@ def _finite(values: Sequence[Value]) -> list[Value]:
     return [value for value in values if math.isfinite(value[1])]
 
 
+# What the objective is read at with `at_drift`, and what a user who stops there gets beside it.
+_ON_THE_WAY = frozenset({"kl", "length_ratio"})
+
+
 def _curve_tags(result: RunResult) -> dict[str, str]:
-    """What more of is better, where it was measured at several steps, and its halves: five digits of each.
+    """What more of is better and what it is read at, where it was measured at several steps, and halves of the former:
+    five digits of each.
 
     A curve that is too long for a tag is left out.
     """
     of: dict[str, list[Measurement]] = {}
     for m in sorted(result.measurements, key=lambda m: m.step):
-        if m.name in METRICS and METRICS[m.name].better == "maximize" and math.isfinite(m.value):
+        told = m.name in METRICS and (METRICS[m.name].better == "maximize" or m.name in _ON_THE_WAY)
+        if told and math.isfinite(m.value):
             of.setdefault(m.name, []).append(m)
     several = {name: points for name, points in of.items() if len(points) > 1}
     curves = {name: [(m.step, _short(m.value)) for m in points] for name, points in several.items()}
     halves = {
         name: [(m.step, *map(_short, m.halves)) for m in points if m.halves]
         for name, points in several.items()
-        if all(m.halves and all(map(math.isfinite, m.halves)) for m in points)
+        if name not in _ON_THE_WAY and all(m.halves and all(map(math.isfinite, m.halves)) for m in points)
     }
     texts = {tag: json.dumps(found) for tag, found in ((CURVES, curves), (CURVE_HALVES, halves)) if found}
     return {tag: text for tag, text in texts.items() if len(text) <= LONGEST_RUN_TAG}

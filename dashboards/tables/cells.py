@@ -71,7 +71,7 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool
         *([number(row.length_baseline)] if row.metric in ACCURACIES else []),
         number(row.margin),
         number(row.kl),
-        *([_speed(row.pace)] if timed else []),
+        *([speed_cell(row.pace)] if timed else []),
         *([_to_target(row.reach)] if soon else []),
         _knobs(row.knobs),
         *(_against(row, row.variant == baseline) if baseline else []),
@@ -79,7 +79,7 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool
     ]
 
 
-def _speed(pace: Pace | None) -> str:
+def speed_cell(pace: Pace | None) -> str:
     """The word and the ratio to a step of the baseline's with its interval; of the baseline, what its step takes."""
     if pace is None:
         return "-"

@@ -17,7 +17,7 @@ from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
 from dashboards.analysis.spaces import Edge, Space, edges_of, space_of
 from dashboards.analysis.speed import Pace, Paces
-from dashboards.analysis.strata import Stratum, StratumResults, estimate, mean, mean_of, standings
+from dashboards.analysis.strata import Judges, Stratum, StratumResults, estimate, mean, mean_of, standings
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
 from dashboards.controls.null_pool import pool_findings
@@ -146,16 +146,17 @@ def comparison(
     confirm_blocks: int | None = None,
     aside: Sequence[str] = (),
     speed: Paces | None = None,
+    judges: Judges | None = None,
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `kl_budgets`: of
     the confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
     equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`, `speed`:
-    of `Comparison`.
+    of `Comparison`. `judges`: of a study with replicates whose strata are conditions, see `standings`.
     """
     records = distinct(records)
-    found = standings(records, objective, strata)
+    found = standings(records, objective, strata, judges)
     timed = {} if speed is None else speed.of
     scale = scale_of(objective, source)
     compared, words = against_baseline(found, scale, baseline), untold(found, baseline)

@@ -35,7 +35,7 @@ def notes(table: Comparison) -> list[str]:
         *table.pairs,
         *_quality_notes(table.rows),
         *_difference_notes(table),
-        *_speed_notes(table.speed),
+        *speed_notes(table.speed),
         *_reach_notes(table.rows, table.baseline),
         *_count_notes(table.rows),
     ]
@@ -124,7 +124,7 @@ def _difference_notes(table: Comparison) -> list[str]:
     return found
 
 
-def _speed_notes(speed: Paces | None) -> list[str]:
+def speed_notes(speed: Paces | None) -> list[str]:
     """How the speed was measured; that it was not is said by the verdicts."""
     if speed is None:
         return []

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from dashboards.analysis.late_collapse import Falling, Falls
 from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cells, space_cells
 from dashboards.tables.comparison import Comparison
-from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes
+from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes, speed_notes
 from dashboards.tables.numbers import interval
-from dashboards.tables.short import ranked, short_cells, short_notes
+from dashboards.tables.short import LONG_NOTES, long_cells, ranked, short_cells, short_notes
+
+EVERYTHING = "Everything measured"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def short_sections(table: Comparison) -> list[Section]:
 def sections(table: Comparison) -> list[Section]:
     """All that was measured, in reading order; the guide's claims come after."""
     parts = [
-        Section("Everything measured", row_cells(table), notes(table), [r.run_ids for r in table.rows]),
+        *_of_losses(table),
         Section(
             "At equal KL",
             budget_cells(table),
@@ -54,6 +56,22 @@ def sections(table: Comparison) -> list[Section]:
         ),
     ]
     return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
+
+
+def _of_losses(table: Comparison) -> list[Section]:
+    """A row a stratum; of a study with replicates a table a condition, since no replicate says anything alone."""
+    if not any(found.planned for found in table.tuned):
+        return [Section(EVERYTHING, row_cells(table), notes(table), [r.run_ids for r in table.rows])]
+    several, said = len(table.tuned) > 1, (*table.aside, *table.pairs, *LONG_NOTES, *speed_notes(table.speed))
+    return [
+        Section(
+            f"{EVERYTHING}, {found.condition}" if several else EVERYTHING,
+            long_cells(found, table.speed),
+            said if found is table.tuned[-1] else (),
+            [{"judged": loss.run_ids} for loss in ranked(found)],
+        )
+        for found in table.tuned
+    ]
 
 
 # ---- late collapse ------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dashboards.analysis.speed import Paces
 from dashboards.statistics.estimates import Estimate
-from dashboards.tables.cells import Cells
+from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
-from dashboards.tuned.losses import Tuned, TunedLoss
+from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import METRICS, Scalar
 
 _BAR = 5  # characters of a whole gain
@@ -63,6 +64,11 @@ def _bar(share: float) -> str:
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)
 
 
+def without_bar(cell: str) -> str:
+    """A cell without its bar, where a figure stands beside the table."""
+    return cell.lstrip(f"█{_EIGHTHS}")
+
+
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
@@ -115,7 +121,7 @@ def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
-    at = f" where a run is {found.drift:g} nats from its start" if found.drift else ""
+    at = f" where a run is {nats(found.drift)} from its start" if found.drift else ""
     lines = [f"Gain: over the untrained model, {gain}{at}. [a, b]: 95% interval."]
     if found.planned:
         lines.append(
@@ -126,6 +132,44 @@ def short_notes(found: Tuned) -> list[str]:
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
     lines.append("Worked: settings that gained and did not break. Drift: nats from the start. Length: of samples.")
     return lines
+
+
+def long_cells(found: Tuned, speed: Paces | None) -> Cells:
+    """All that replicates say of each loss, a row each, as in the short table; `speed`: of its steps."""
+    against = f"vs {found.baseline}" if found.baseline else "Difference"
+    header = [
+        LOSS, "Judged", GAIN, against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
+        "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
+    ]  # fmt: skip
+    return Cells(header, [_long_row(loss, found, speed) for loss in ranked(found)])
+
+
+def _long_row(loss: TunedLoss, found: Tuned, speed: Paces | None) -> list[str]:
+    difference, stable = loss.difference, loss.stability
+    return [
+        loss.variant,
+        f"{loss.judged} of {found.planned}",
+        loss.missing or without_bar(_gain(loss.gain, found, 1.0)),
+        _against(loss, found),
+        "-" if difference is None or difference.p_holm is None else f"{difference.p_holm:.2g}",
+        "-" if difference is None else difference.instead or difference.word,
+        without_bar(_gain(loss.any_setting, found, 1.0)),
+        "-" if stable is None else ": ".join(filter(None, (stable.word or "no word", stable.reason))),
+        ", ".join(f"{n} {kind}" for kind, n in loss.broken.items()) or "0",
+        "-" if loss.good_rates is None else _with_limits(loss.good_rates, 1.0),
+        number(loss.drift),
+        "-" if loss.length is None else f"{loss.length:.2f}x",
+        *([speed_cell(speed.of.get(loss.variant))] if speed else []),
+        used(loss),
+    ]
+
+
+LONG_NOTES = (
+    "Judged: replicates in which what the loss chose was trained again on another draw. p: of the difference, "
+    "corrected for the number of losses. Any setting gains: one picked at random, 0 where it broke; Stability: that "
+    "against the baseline's. Broke: settings that diverged, inverted, collapsed or drifted by their end. Good rates: "
+    "decades of learning rate that gain nearly as much as the best.",
+)
 
 
 def by_width(cells: Cells, fits: Sequence[int], width: int) -> Cells:

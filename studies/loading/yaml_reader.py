@@ -1,14 +1,16 @@
-"""Reads YAML that nobody vouches for: plain values only, bounded in size, in depth and in what its aliases grow to.
+"""Reads untrusted YAML: plain values only, bounded in size, in depth and in what its aliases grow to.
 
-Knows nothing of what a study means; builds no Python object but mappings, lists, text, numbers, truth values and null.
+PyYAML's safe loader builds no foreign object, but keeps the last of two keys, expands merge keys without end, and lets
+Python's own errors out. Values are mappings, lists, text, numbers, truth values and null.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import yaml
 
@@ -19,6 +21,9 @@ DEEPEST: Final = 30
 MOST_KEYS: Final = 300
 LARGEST: Final = 2**63 - 1
 _LONGEST_SHOWN: Final = 60
+_WRITTEN_OUT: Final = "once aliases (*name) are written out; a study has fewer"
+_TOO_MANY: Final = f"there are more than {MOST_VALUES} keys and values up to here, {_WRITTEN_OUT}"
+_TOO_DEEP: Final = f"values lie more than {DEEPEST} levels deep, {_WRITTEN_OUT}"
 
 _PLAIN_TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")
@@ -71,59 +76,27 @@ def parse(text: str) -> Any:
         raise UnusableYaml([f"is not YAML: {error}"]) from error
 
 
-class _Size(NamedTuple):
-    """What a node grows to once its aliases are written out."""
-
-    values: int
-    depth: int
-
-
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, refusing what a study never needs and what would take memory or time without end."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._sizes: dict[int, _Size] = {}
-        self._depth = self._composed = 0
-
-    def compose_document(self) -> yaml.Node | None:
-        node = super().compose_document()
-        problems = [*_unusual(node), *_repeated(node)]
-        if problems:
-            raise UnusableYaml(list(dict.fromkeys(problems)))
-        return node
+        self._composed = count(1)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        mark = event.start_mark
-        self._depth += 1
-        self._composed += 1
-        if self._depth > DEEPEST:
-            raise _too_much(mark, f"values lie more than {DEEPEST} levels deep; nothing in a study does")
-        if self._composed > MOST_VALUES:
-            raise _too_much(mark, f"there are more than {MOST_VALUES} keys and values up to here; a study has fewer")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if isinstance(event, yaml.AliasEvent) and id(node) not in self._sizes:
-            raise _too_much(mark, "an alias (*name) lies within the value that it stands for; write out what is meant")
-        if node is not None and id(node) not in self._sizes:
-            size = self._size(node)
-            if size.values > MOST_VALUES or size.depth > DEEPEST:
-                raise _too_much(
-                    mark,
-                    f"there are more than {MOST_VALUES} values or {DEEPEST} levels here once aliases (*name) are "
-                    "written out; write out by hand what is needed of them",
-                )
-            self._sizes[id(node)] = size
-        return node
+        if next(self._composed) > MOST_VALUES:  # here too, as reading half a megabyte of them takes long
+            raise _too_much(self.get_mark(), _TOO_MANY)
+        return super().compose_node(parent, index)
 
-    def _size(self, node: yaml.Node) -> _Size:
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in node.value for child in pair]
-        else:
-            children = list(node.value) if isinstance(node, yaml.SequenceNode) else []
-        sizes = [self._sizes[id(child)] for child in children]
-        return _Size(1 + sum(s.values for s in sizes), 1 + max((s.depth for s in sizes), default=0))
+    def compose_document(self) -> yaml.Node | None:
+        try:
+            node = super().compose_document()
+        except RecursionError:
+            raise _too_much(self.get_mark(), _TOO_DEEP) from None
+        problems = [] if node is None else list(dict.fromkeys(_problems(node, "", (), count(1))))
+        if problems:
+            raise UnusableYaml(problems)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -143,51 +116,46 @@ def _too_much(mark: yaml.Mark, text: str) -> UnusableYaml:
     return UnusableYaml([f"line {mark.line + 1}: {text}"])
 
 
-def _unusual(node: yaml.Node | None) -> Iterator[str]:
-    """Tags that are not plain values, and text that no terminal, file name or database takes."""
-    if node is None:
-        return
+def _problems(node: yaml.Node, path: str, within: tuple[yaml.Node, ...], counted: Iterator[int]) -> Iterator[str]:
+    """What is wrong with a node and with what it holds: tags that are not plain values, text that no terminal, file
+    name or database takes, keys that stand twice, of which YAML would silently keep the last.
+
+    Aliases are written out on the way, `counted` by values. Raises UnusableYaml where that is too much.
+    """
+    mark, line = node.start_mark, f"line {node.start_mark.line + 1}"
+    if node in within:
+        raise _too_much(mark, "an alias (*name) lies within the value that it stands for; write out what is meant")
+    if len(within) >= DEEPEST:
+        raise _too_much(mark, _TOO_DEEP)
+    if next(counted) > MOST_VALUES:
+        raise _too_much(mark, _TOO_MANY)
+    within = (*within, node)
     if node.tag not in _PLAIN_TAGS:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         words = "a date or time" if kind == "timestamp" else f"of the kind {_shown(kind)}"
         value = f"{_shown(node.value)} " if isinstance(node, yaml.ScalarNode) else ""
-        yield f"line {node.start_mark.line + 1}: {value}is read as {words}: put text in quotes and leave tags (!) out"
+        yield f"{line}: {value}is read as {words}: put text in quotes and leave tags (!) out"
     if isinstance(node, yaml.ScalarNode) and not all(map(_writable, node.value)):
-        yield (
-            f"line {node.start_mark.line + 1}: {_shown(node.value)} holds a control character or half of a character: "
-            "remove it"
-        )
+        yield f"{line}: {_shown(node.value)} holds a control character or half of a character: remove it"
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield from _problems(item, f"{path}{i}.", within, counted)
     if isinstance(node, yaml.MappingNode):
         if len(node.value) > MOST_KEYS:
-            keys = f"{len(node.value)} keys in one mapping, {MOST_KEYS} at most are read"
-            yield f"line {node.start_mark.line + 1}: {keys}"
+            yield f"{line}: {len(node.value)} keys in one mapping, {MOST_KEYS} at most are read"
+        seen: dict[str, int] = {}
         for key, value in node.value:
-            yield from _unusual(key)
-            yield from _unusual(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _unusual(value)
+            is_text = isinstance(key, yaml.ScalarNode)
+            name, at = f"{path}{repr(key.value[:_LONGEST_SHOWN])[1:-1] if is_text else '?'}", key.start_mark.line + 1
+            if is_text and key.value in seen and key.value != "<<":
+                yield f"{name}: stands twice, at lines {seen[key.value]} and {at}: keep one"
+            seen |= {key.value: at} if is_text else {}
+            yield from _problems(key, f"{name}.", within, counted)
+            yield from _problems(value, f"{name}.", within, counted)
 
 
 def _writable(character: str) -> bool:
     return character in "\n\t\r" or unicodedata.category(character) not in ("Cc", "Cs")
-
-
-def _repeated(node: yaml.Node | None, path: str = "") -> Iterator[str]:
-    """Keys that stand twice in one mapping, of which YAML would silently keep the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            name = f"{path}{repr(key.value[:_LONGEST_SHOWN])[1:-1]}" if isinstance(key, yaml.ScalarNode) else f"{path}?"
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    yield f"{name}: stands twice, at lines {seen[key.value]} and {line}: keep one"
-                seen[key.value] = line
-            yield from _repeated(value, f"{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield from _repeated(value, f"{path}{i}.")
 
 
 def _shown(value: Any) -> str:

@@ -67,6 +67,12 @@ def with_replicates(spec: StudySpec) -> StudySpec:
     return spec.model_copy(update={"scenarios": cells})
 
 
+def as_in_file(spec: StudySpec) -> StudySpec:
+    """The study with the scenarios that its file names: `with_replicates` the other way round."""
+    scenarios = {cell_of(name).condition: scenario for name, scenario in spec.scenarios.items()}
+    return spec if spec.replicates is None else spec.model_copy(update={"scenarios": scenarios})
+
+
 def in_cell(spec: StudySpec, scenario: str) -> StudySpec:
     """The study with the points and draws of one replicate; as it is where it has none."""
     cell = cell_of(scenario)

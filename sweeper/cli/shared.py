@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from studies.schema.replicates import as_in_file
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
@@ -63,7 +64,7 @@ def runnable(
     warn_of_code(asked.spec)
     refuse_bad_base(asked)
     look_at_data(asked)
-    text = asked.spec.model_dump_json(indent=2, exclude_defaults=True)
+    text = as_in_file(asked.spec).model_dump_json(indent=2, exclude_defaults=True)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return RunRequest(study, asked, text, executor, workers, storage, again, failed, _command(context))
@@ -210,7 +211,7 @@ def _print_outcome(
     from sweeper.cli.display import Screen, print_verification, shown
     from sweeper.recorded.reading import answers_of
 
-    console, again, failed = Screen(), wanted.again, tell(outcome.failures)
+    console, again, failed, text = Screen(), wanted.again, tell(outcome.failures), ""
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
@@ -218,14 +219,15 @@ def _print_outcome(
     else:
         with store_errors():
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
-            typer.echo(written(comparison_of(asked, answers), "text", screen_width(), everything=False), nl=False)
+            text = written(comparison_of(asked, answers), "text", screen_width(), everything=False)
         failed = summary(distinct(answers.records))
-    if verified is not None:
-        print_verification(verified, console)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
     done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
     console.print(f"{done}; {ending}", soft_wrap=True, markup=False)
+    typer.echo(text, nl=False)  # the answer stands last, where the eye is
+    if verified is not None:
+        print_verification(verified, console)
     if outcome.undelivered:
         console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)

@@ -26,7 +26,7 @@ FREE_GIB = 2.0  # below this a sweep's checkpoints and databases are at risk
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: what it is, what was found, whether a sweep can live with it, and else the remedy."""
+    """A check: what it is of, what was found, whether a sweep can run with it, and the remedy if not."""
 
     what: str
     found: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine(folder: Path) -> tuple[Finding, ...]:
-    """Everything that a sweep in `folder` depends on."""
+    """Check everything that a sweep in `folder` depends on."""
     return (
         Finding("python", platform.python_version()),
         *_packages(),
@@ -46,7 +46,7 @@ def examine(folder: Path) -> tuple[Finding, ...]:
 
 
 def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
-    """One line each, with the remedy under what is not good."""
+    """Print a line for each check, with the remedy below where it fails."""
     for finding in findings:
         mark = "[green]ok[/green]    " if finding.good else "[red]not ok[/red]"
         # Lines stay whole: of an address that is broken in two no secret could be told any more.
@@ -56,7 +56,7 @@ def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
 
 
 def _packages() -> list[Finding]:
-    """Each declared dependency against what is installed."""
+    """Check each declared dependency against what is installed."""
     findings = []
     for text in requires("dpo-sweeper") or []:
         requirement = Requirement(text)
@@ -90,7 +90,7 @@ def _disk(folder: Path) -> Finding:
 
 
 def _stores(folder: Path) -> list[Finding]:
-    """Both stores as a sweep would find them; nothing is written to them."""
+    """Check both stores; nothing is written to them."""
     uri, storage = store_uri(None, folder), storage_url(None, folder)
     findings = [
         _store("stores", uri, lambda: check_apart(storage, uri)),
@@ -108,7 +108,7 @@ def _stores(folder: Path) -> list[Finding]:
 
 
 def _store(what: str, url: str, check: Callable[[], bool | None]) -> Finding:
-    """What a check says of a store: that it is there, that nothing is there yet, or what is wrong."""
+    """Check a store: it is there, not there yet, or unusable."""
     try:
         there = check()
     except (StoreError, StorageError) as error:

@@ -1,4 +1,6 @@
-"""The best config of a study as files that stock `trl dpo --config` runs; trains nothing and writes to no store."""
+"""Exports the best config of a study as files that stock `trl dpo --config` runs; trains nothing and writes to no
+store.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from dashboards.statistics.estimates import Estimate
 from dashboards.store.mlflow_tags import decode
 from dashboards.tables.comparison import Comparison, Row
 from dashboards.tables.notes import edge_notes
+from dashboards.tuned.losses import nats
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
@@ -34,7 +37,7 @@ HARDWARE = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "dtype")
 
 
 class ExportError(Exception):
-    """There is nothing to export as asked; says what there is."""
+    """There is nothing to export as requested; says what there is."""
 
 
 def export_best(
@@ -103,7 +106,7 @@ def _check_knobs(record: RunRecord) -> None:
 
 
 def _check_text(text: str, settings: Mapping[str, Any], output: Path) -> None:
-    """Raises ExportError where a reader of YAML would read anything else than the settings."""
+    """Raises ExportError where a YAML reader would read anything but the settings."""
     try:
         read: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -117,7 +120,7 @@ def _as_json(settings: Mapping[str, Any]) -> str:
 
 
 def _check_sources(config: RunConfig, record: RunRecord) -> None:
-    """Raises ExportError where what the run read is not what its sources hold now."""
+    """Raises ExportError where the run's sources have changed since."""
     named = sources(config.settings, config.data)
     changed = [named[role] for role, now in config.content.items() if record.content.get(role) not in (None, now)]
     gone = [str(named[role]) for role in record.content if role not in config.content and role in named]
@@ -131,7 +134,7 @@ def _check_sources(config: RunConfig, record: RunRecord) -> None:
 
 
 def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, output: Path) -> dict[str, Any]:
-    """The flat mapping that `trl dpo` reads: the run's own settings, with all that hardware decided made explicit."""
+    """The flat mapping that `trl dpo` reads: the run's settings, those that depend on the hardware made explicit."""
     hardware = {name: decode(record.facts[name]) for name in HARDWARE if name in record.facts}
     settings = {**hardware, **config.settings, "model_name_or_path": model}
     if PRECOMPUTE in record.facts:
@@ -150,7 +153,7 @@ def trl_settings(config: RunConfig, record: RunRecord, model: str, data: Path, o
 
 
 def _as_trained(config: RunConfig, record: RunRecord) -> RunConfig:
-    """The config with the weights that TRL was given, where the run made them of shares of the gradient."""
+    """The config with the loss weights that TRL was given, where the run computed them from gradient shares."""
     if not config.balance:
         return config
     settings = {**config.settings, "loss_weights": _measured(config, record, WEIGHT_FACT)}
@@ -158,7 +161,7 @@ def _as_trained(config: RunConfig, record: RunRecord) -> RunConfig:
 
 
 def _measured(config: RunConfig, record: RunRecord, fact: str) -> list[Any]:
-    """A fact that the run has of each of its losses."""
+    """A fact that the run has for each of its losses."""
     try:
         return [decode(record.facts[f"{fact}{loss}"]) for loss in config.settings["loss_type"]]
     except KeyError as missing:
@@ -230,7 +233,7 @@ def _tuned_head(
     """The comment at the head of the file, for a study with replicates."""
     found, said = table.tuned[0], table.answers[0]
     loss = next(one for one in found.losses if one.variant == row.variant)
-    drift = "" if found.drift is None else f" at {found.drift:g} nats from the start"
+    drift = "" if found.drift is None else f" at {nats(found.drift)} from the start"
     kept = (
         ""
         if step is None or config.settings.get("lr_scheduler_type") in _CONSTANT
@@ -269,10 +272,10 @@ def _nothing(spec: StudySpec, rows: Sequence[Row], variant: str | None) -> str:
 
 
 def _alike(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows whose numbers can be set against one another: those of the confirm phase, once it has begun.
+    """The rows whose numbers are comparable: those of the confirm phase, once it has begun.
 
-    A number that chose its own config is too good, and beats what was trained again by that alone. Raises ExportError
-    where a variant has still to be trained again, or none is fit to use after it was.
+    A number by which its own config was chosen is biased upwards, and beats a confirmed one by that alone. Raises
+    ExportError where a variant is still to be confirmed, or none is fit to use after it was.
     """
     again = [row for row in rows if row.best is not None and row.best.basis == "confirmed"]
     fit = [row for row in again or rows if not row.unfit]
@@ -306,7 +309,7 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
 
 
 def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, digest: str, rows: Sequence[Row]) -> str:
-    """The comment at the head of the file: where the config comes from and how far it can be believed."""
+    """The comment at the head of the file: where the config comes from and how reliable it is."""
     best = row.best
     if best is not None and best.trial == record.trial:
         how = (
@@ -332,7 +335,7 @@ def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, diges
 
 
 def _doubts(spec: StudySpec, row: Row, record: RunRecord) -> list[str]:
-    """What speaks against the config."""
+    """Warnings about the config."""
     is_best = row.best is not None and row.best.trial == record.trial
     found = [row.unfit] if is_best and row.unfit else []
     drift, limit = record.metrics.get(DRIFT), spec.objective.drift
@@ -342,7 +345,7 @@ def _doubts(spec: StudySpec, row: Row, record: RunRecord) -> list[str]:
 
 
 def _weights(config: RunConfig, record: RunRecord) -> list[str]:
-    """Where the weights of a mixture come from that was balanced by gradient."""
+    """Where the weights of a mixture that was balanced by gradient come from."""
     if not config.balance:
         return []
     losses = config.settings["loss_type"]
@@ -359,7 +362,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _ties(row: Row, rows: Sequence[Row]) -> str:
-    """Variants whose interval overlaps the chosen one's; says so where there are no intervals to compare."""
+    """Variants whose interval overlaps the chosen one's; a note where there are no intervals."""
     chosen = _bounds(row)
     if chosen is None:
         return "not assessed (too few blocks for an interval)"

@@ -1,4 +1,4 @@
-"""The study file that `sweeper init` writes: small, complete and commented; knows nothing of what it will find."""
+"""Writes the study file of `sweeper init`: small, complete and commented."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _MOST_LEFT_OUT: Final = 0.2
 
 
 def remark_on(read: int, dropped: Counter[str]) -> tuple[str, bool]:
-    """What to know of rows of which so many of each kind are bad, and whether a study may leave these out unasked."""
+    """What to say of rows with so many bad ones of each kind, and whether a study may drop them unasked."""
     if not dropped:
         return (
             f"None of the {read:,} rows is bad; those that come to be are left out and counted (bad_rows: drop).",
@@ -76,8 +76,8 @@ UNREAD: Final = "Bad rows are left out and counted; to be told of each, take bad
 
 
 def write_starter(file: Path, model: str, dataset: str, remark: str = "", *, drops: bool = False) -> None:
-    """Write a study of four losses for `model` on `dataset` into `file`; `remark`: what is said of the data, `drops`:
-    whether bad rows are left out.
+    """Write a study of four losses for `model` on `dataset` into `file`; `remark`: a comment on the data, `drops`:
+    whether bad rows are dropped.
     """
     own = model != "embedded" or dataset != "embedded"
     low, high = ("1.0e-6", "5.0e-5") if model != "embedded" else ("3.0e-4", "4.0e-3")
@@ -98,5 +98,5 @@ def write_starter(file: Path, model: str, dataset: str, remark: str = "", *, dro
 
 
 def _study_name(file: Path) -> str:
-    """The file's stem with whatever a study name cannot hold replaced."""
+    """The file's stem with characters replaced that a study name cannot have."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in file.stem) or "study"

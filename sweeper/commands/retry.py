@@ -1,4 +1,4 @@
-"""Asks for runs again that ended badly. Knows neither how they are trained nor how they are shown."""
+"""Asks for failed runs again."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from studies.design.points import CONFIRM
-from studies.records import Cause, Failure, RunRecord, State
+from studies.records import RunRecord, State
+from sweeper.folder.requests import FAILED, NAMED
 from sweeper.search.search import Search
 from sweeper.tracking.tracker import Tracker
 from trainers.run_folder.results import drop_result
 
-# What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
-# were stopped and do not go on by themselves.
-FAILED = frozenset(str(failure) for failure in Failure)
-NAMED = FAILED | {str(cause) for cause in Cause} - {Cause.FINISHED, Cause.USER_STOP}
+__all__ = ["FAILED", "NAMED", "ask_again", "chosen_runs"]
 
 
 def chosen_runs(records: Iterable[RunRecord], names: Collection[str]) -> list[RunRecord]:
-    """The runs that failed as one of these names says or ended for the cause of such a name."""
+    """The runs whose failure or cause has one of these names."""
     ended = [record for record in records if record.state is not State.RUNNING]
     return [record for record in ended if {str(record.failure), str(record.cause)} & set(names)]
 
@@ -26,9 +24,9 @@ def chosen_runs(records: Iterable[RunRecord], names: Collection[str]) -> list[Ru
 def ask_again(
     search: Search, tracker: Tracker, known: Iterable[RunRecord], folder: Path, names: Collection[str]
 ) -> int:
-    """Have all of the `known` runs that `chosen_runs` finds trained again, and tell how many they are.
+    """Have all of the `known` runs that `chosen_runs` finds trained again; gives their number.
 
-    Killed at any point it loses nothing: a run counts as it did, or is missing and trained by the next sweep.
+    Nothing is lost where it is killed: a run counts as before, or is missing and trained by the next sweep.
     """
     trials = {(t.variant, t.scenario, t.number): t for t in search.trials()}
     failed = [r for r in chosen_runs(known, names) if (r.variant, r.scenario, r.trial) in trials]

@@ -1,7 +1,8 @@
-"""What one `sweeper run` needs around its loop: lock, stores, executor, signals."""
+"""Runs `sweeper run`: lock, stores, executor and signals around the loop."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from studies.text.plural import so_many
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import EXECUTORS, Executor, Workplace
-from sweeper.folder.border import Border
+from sweeper.folder.border import Border, Round
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.names import LOGS
@@ -52,21 +53,20 @@ def run_session(
     retry: Collection[str] = (),
     strict: bool = False,
 ) -> tuple[Outcome, Verification | None]:
-    """Run a study to its end or until it is stopped; `table` gives the files kept with the sweep's MLflow run.
+    """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
-    `verify_runs`: so many finished runs are trained again alone, and told beside the outcome.
+    `verify_runs`: so many finished runs are trained again alone, for the second result.
 
-    Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps what can be
-    resumed; a second one kills the workers. `retry`: train only the runs again that failed so, see `chosen_runs`.
-    `strict`: take no run of an earlier version of whose sources nothing was recorded.
-    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
-    Interrupted where it cannot go on.
+    Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
+    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
+    no run of an earlier version that recorded nothing of its sources. Raises AlreadyRunning, ForeignStudy and
+    ForeignFolder; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
-        Border(where.runs, study.spec.study, study.variants.keys(), tell_user) as border,
+        Border(where.runs, study, tell_user) as border,
     ):
         remove_half_written(where.runs)
 
@@ -103,8 +103,8 @@ def run_session(
 
 @dataclass(frozen=True)
 class _Session:
-    """A study that is open: its stores, what they have of it, who trains it, and who watches and steers. `check` raises
-    where the study is somebody else's by now.
+    """An open study: its stores and their content, the executor, the border. `check` raises where the study has another
+    owner by now.
     """
 
     study: Study
@@ -119,14 +119,14 @@ class _Session:
     known: Known
     compare: Compare
 
-    def pool(self, workers: int | None = None) -> Executor:
-        """Workers that train; `workers` of them, if that is said, else as many as the user or the study says."""
-        count = workers or self.workers or self.study.spec.resources.workers
+    def pool(self) -> Executor:
+        """Start an executor with as many workers as the user or the study says."""
+        count = self.workers or self.study.spec.resources.workers
         place = Workplace(count, self.where.runs / LOGS, self.study.spec.resources.env)
         return self.border.watch(EXECUTORS[self.executor](self.study.spec.trainer, place))
 
     def past(self, known: Known) -> Past:
-        """The runs of `known` as a sweep takes them up."""
+        """The runs of `known` that a sweep resumes from."""
         is_ours = is_ours_by(self.known.keys, self.tracker.strict, self.compare)
         return Past(known.under(asked_of(self.study.spec)), is_ours, self.where.runs, self.screen.tell_user)
 
@@ -143,7 +143,7 @@ def _open(
     *,
     strict: bool,
 ) -> _Session:
-    """Open both stores and read what they have of the study."""
+    """Open both stores and read the study's records."""
     spec = study.spec
     tracker = Tracker(where.tracking, where.folder, screen.tell_user)
     _claim(spec, where, tracker)
@@ -155,7 +155,8 @@ def _open(
 
 
 def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome, Verification | None]:
-    """Measure again what others measure now, run the sweep, verify some of its runs, and time the study's variants.
+    """Measure again what other evaluators measured, run the sweep, verify some of its runs, and time the variants.
+
     `pool`: the sweep's workers, which are closed before that.
     """
     study, where, check = session.study, session.where, session.check
@@ -164,29 +165,102 @@ def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome
     anew = _measure_again(session)
     if anew.written:
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
-    packs = Packs(study, where.runs, session.workers, pool, tell_user)
-    stores = Stores(session.search, tracker)
-    sweep = Sweep(study, stores, session.past(known), pool, where.runs, packs, session.screen)
+    rounds = _Rounds(replace(session, known=known), pool)
     meter = SpeedMeter(study, tracker, where, session.screen)
-    with stop_on_interrupt((sweep, meter), tell_user), border.steered():
+    with stop_on_interrupt((rounds, meter), tell_user), border.steered():
         border.phase("train")
         if anew.stopped:
-            sweep.stop()
-        outcome = replace(sweep.run(), unmeasured=len(anew.failed))
+            rounds.stop()
+        outcome = replace(rounds.run(), unmeasured=len(anew.failed))
         verified = None
         if verify_runs and not outcome.stopped:
             border.phase("verify")
-            finished = list(sweep.finished.values())
-            verified = verify(finished, verify_runs, pool, where.runs, packs.placement, check)
-        if not outcome.stopped and not session.search.partial:
-            pool.close()  # its workers hold memory, and would take time from what is measured
-            border.phase("speed")
-            meter.run(packs.placement.bf16)
+            finished = list(rounds.sweep.finished.values())
+            verified = verify(finished, verify_runs, pool, where.runs, rounds.packs.placement, check)
+        if not outcome.stopped and not rounds.partial:
+            meter.run(rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
     return outcome, verified
 
 
+def _clear_the_machine(session: _Session, pool: Executor) -> None:
+    """For what is timed: workers hold memory, and would take time from it."""
+    pool.close()
+    session.border.phase("speed")
+
+
+class _Rounds:
+    """Trains a study and then, with the same workers, the rounds that were requested while it trained."""
+
+    def __init__(self, session: _Session, pool: Executor) -> None:
+        self._pool, self._began = pool, time.monotonic()
+        self._stopped = self._closing = self.partial = False
+        self._open(session)
+
+    def _open(self, session: _Session) -> None:
+        """Prepare to train the session's study."""
+        study, runs, screen = session.study, session.where.runs, session.screen
+        stores, workers = Stores(session.search, session.tracker), len(self._pool.capacity.workers)
+
+        def show(progress: Progress) -> None:
+            session.search.partial |= session.border.rounds.asked  # nothing is confirmed before the last round
+            screen.show(progress)
+
+        self._session = session
+        self.packs = Packs(study, runs, session.workers, workers, screen.tell_user)
+        own = (runs, self.packs, Screen(show, screen.tell_user), self._began)
+        self.sweep = Sweep(study, stores, session.past(session.known), self._pool, *own)
+
+    def stop(self) -> None:
+        """Stop at the next step of each run in training."""
+        self._stopped = True
+        self.sweep.stop()
+
+    def finish_up(self) -> None:
+        """Start nothing new."""
+        self._closing = True
+        self.sweep.finish_up()
+
+    def run(self) -> Outcome:
+        """Train all rounds. `reused` of the outcome is that of the first one."""
+        outcome, rounds = self.sweep.run(), self._session.border.rounds
+        while (more := rounds.take(last=self.sweep.closing)) != Round():
+            if self.sweep.closing or self._session.tracker.undelivered:
+                rounds.take(last=True)
+                self._session.screen.tell_user(
+                    "What was asked for while the sweep ran is not trained: it was stopped, or MLflow is away. Ask for "
+                    "it again with `sweeper retry`, or raise budget.trials and run the study again."
+                )
+                break
+            again = self._again(more)
+            stopped = again.stopped or (outcome.stopped and more.trials is None)  # what is paused has runs left
+            outcome = replace(again, trained=outcome.trained + again.trained, reused=outcome.reused, stopped=stopped)
+        self.partial = self._session.search.partial
+        return outcome
+
+    def _again(self, more: Round) -> Outcome:
+        """Train another round on what is recorded by now."""
+        session, study = self._session, more.of(self._session.study)
+        where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
+        known = find_known(study, where.storage, tracker, session.compare, tell_user)
+        search = Search(study.spec, study.variants, where.storage, known.records, known.changed)
+        try:
+            asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
+            runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
+            runs += [f"up to {so_many(more.trials, 'trial')} of each stratum"] if more.trials is not None else []
+            tell_user(f"Training {' and '.join(runs)}, as was asked.")
+            session.border.phase("train")
+            self._open(replace(session, study=study, search=search, known=known))
+            if self._stopped:  # asked for between the rounds
+                self.sweep.stop()
+            if self._closing:
+                self.sweep.finish_up()
+            return self.sweep.run()
+        finally:
+            search.close()
+
+
 def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
-    """Refuse what cannot be run here, before anything is written; the study's ledger, and who held it and is dead."""
+    """Refuse what cannot run here, before anything is written; gives the study's ledger, and its dead holder."""
     refuse_foreign_folder(where.runs)
     with one_at_a_time(where.folder):
         check_stores(where.storage, store_uri(where.tracking, where.folder))
@@ -199,7 +273,7 @@ def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) 
 def _held(
     ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease, in a database that is made where there is none; see `lease.hold`."""
+    """Hold the study's lease, in a database that is created where there is none; see `lease.hold`."""
     file = sqlite_file(where.storage)
     beside = where.folder if file is None else file.absolute().parent
     with one_at_a_time(beside if beside.is_dir() else where.folder):
@@ -209,7 +283,7 @@ def _held(
 
 
 def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
-    """Write whose the study is where it is not written yet. Raises ForeignStudy where somebody else was quicker."""
+    """Write the study's owner where there is none. Raises ForeignStudy where somebody else was quicker."""
     mark = mark_of(refuse_foreign(spec.study, where), where.folder)
     write_mark(mark, spec.study, where.runs, where.storage)
     if not tracker.claim(spec, asdict(mark)):
@@ -217,8 +291,8 @@ def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
 
 
 def _measure_again(session: _Session) -> Scored:
-    """Measure the finished runs that keep an adapter and that another evaluator or judge has measured: before anything
-    is trained, as the search goes on from what is found.
+    """Measure finished runs again that keep an adapter and that another evaluator or judge has measured: before
+    training, as the search uses their values.
     """
     spec, where, tell_user = session.study.spec, session.where, session.screen.tell_user
     tasks = stale(session.study, session.known.records, where.runs)
@@ -237,7 +311,7 @@ def _measure_again(session: _Session) -> Scored:
 
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:
-    """Keep the table with the sweep's run; False where MLflow is away, which has the runs that it is made of."""
+    """Keep the table with the sweep's run; False where MLflow is away, which has the runs of the table."""
     if tracker.undelivered:
         return False
     try:

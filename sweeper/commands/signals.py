@@ -1,4 +1,4 @@
-"""Stops a sweep at Ctrl-C and at SIGTERM, and lets it outlive its terminal."""
+"""Stops a sweep at Ctrl-C and SIGTERM, and keeps it alive when its terminal closes."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Protocol
 
-from sweeper.executors import Executor
+from sweeper.executors import Cancel, DropWaiting, Executor
 
 AGAIN_SECONDS = 0.05  # until an interrupt that Python dropped comes again
 
 
 class Stopper:
-    """Stops what an executor does, as one phase of a session."""
+    """Stops what an executor trains, as a phase of a session."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.stopped = False
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Stop all runs at their next step."""
         self.stopped = True
-        self._executor.cancel(None)
+        self._executor.stop(Cancel())
 
     def finish_up(self) -> None:
         """Start nothing new."""
         self.stopped = True
-        self._executor.hold_back()
+        self._executor.stop(DropWaiting())
 
 
 class Stoppable(Protocol):
-    """What trains in this process or for it."""
+    """A phase that trains."""
 
     def stop(self) -> None:
-        """Stop at the next step of what is in training."""
+        """Stop at the next step of each run in training."""
         ...
 
     def finish_up(self) -> None:
@@ -83,7 +83,7 @@ def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], No
     before, hook = {number: signal.signal(number, handler) for number, handler in handlers.items()}, sys.unraisablehook
 
     def unraisable(found: sys.UnraisableHookArgs) -> None:
-        """Interrupt again, elsewhere, where Python drops it: in a finalizer or the callback of a weak reference."""
+        """Interrupt again, elsewhere, where Python dropped it: in a finalizer or the callback of a weak reference."""
         if found.exc_type is KeyboardInterrupt:
             threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
@@ -99,7 +99,7 @@ def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], No
 
 
 def let_go_of_terminal() -> None:
-    """Send what is printed nowhere where it went to a terminal: that is gone, and writing to it would raise."""
+    """Discard output that went to a terminal: it is closed, and writing to it would raise."""
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # no file behind it, as in a notebook

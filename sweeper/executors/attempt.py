@@ -1,4 +1,4 @@
-"""Attempts at runs, the same in every executor: what a trainer raises, and how long it may take. Knows no processes."""
+"""Attempts at runs, the same in every executor: makes results of what a trainer raises, and enforces the time limit."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from trainers.run_folder.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
 
-# What the same code raises however often it is tried. A RuntimeError is whatever its author meant: it may pass.
+# Exceptions that the same code raises at every attempt. A RuntimeError may be transient.
 _MISTAKES = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
 
 
 class WarmTrainer:
-    """A trainer by name, loaded when the first job needs it and then kept with all that it holds."""
+    """Loads a trainer by name for the first job and keeps it, with all that it holds, for the next."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._trainer: Trainer | None = None
 
-    def attempt(self, job: Job, desk: WorkQueue) -> None:
-        """Train `job` and what the trainer takes beside it; every one of them is handed in at the desk.
+    def attempt(self, job: Job, queue: WorkQueue) -> None:
+        """Train `job` and what the trainer takes beside it; each of them ends with a result in the queue.
 
-        Whatever the trainer raises becomes a result of each open job, its traceback logged: out of memory where the
-        exception says so, which also unloads the trainer with all that it holds; REFUSED for a mistake in its code,
-        or one that it cannot be loaded for; else INFRASTRUCTURE.
+        An exception becomes the result of each open job, its traceback logged: out of memory where the exception says
+        so, which also unloads the trainer; REFUSED for a mistake in its code or a trainer that cannot be loaded; else
+        INFRASTRUCTURE.
         """
-        watch = _Watch(desk, job)
+        watch = _Watch(queue, job)
         facts: dict[str, Scalar] = {}
         cause, message = Cause.INFRASTRUCTURE, "the trainer returned without handing in this run"
         try:
@@ -50,32 +50,32 @@ class WarmTrainer:
             watch.finish(RunResult(key=key, cause=cause, message=message, facts=facts))
 
     def _cause_of(self, error: BaseException) -> Cause:
-        """What trainers raise is the machine's doing, but for memory and for mistakes in code, which stay."""
+        """The cause of an exception: INFRASTRUCTURE unless it is out of memory or a mistake in the code."""
         cause = cause_of(error)
         return cause if cause is not Cause.REFUSED or isinstance(error, _MISTAKES) else Cause.INFRASTRUCTURE
 
 
 class _Watch:
-    """A desk that remembers which jobs are open and stops those that have had their time."""
+    """A work queue that keeps track of the open jobs and stops those whose time limit has passed."""
 
-    def __init__(self, desk: WorkQueue, first: Job) -> None:
-        self._desk = desk
+    def __init__(self, queue: WorkQueue, first: Job) -> None:
+        self._queue = queue
         self.open: dict[str, Job] = {}
         self._taken_at: dict[str, float] = {}
         self._overdue: set[str] = set()
         self._begin(first)
 
     def take(self, like: str) -> Job | None:
-        job = self._desk.take(like)
+        job = self._queue.take(like)
         if job is not None:
             self._begin(job)
         return job
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        return self._in_time(key, self._desk.report(key, step, metrics))
+        return self._in_time(key, self._queue.report(key, step, metrics))
 
     def decision(self, key: str) -> Decision:
-        return self._in_time(key, self._desk.decision(key))
+        return self._in_time(key, self._queue.decision(key))
 
     def _in_time(self, key: str, decision: Decision) -> Decision:
         limit = self.open[key].time_limit
@@ -89,13 +89,13 @@ class _Watch:
         if result.cause is Cause.USER_STOP and result.key in self._overdue:
             message = f"its time of {job.time_limit:g} s was over; {result.message}"
             result = result.model_copy(update={"cause": Cause.TIME_LIMIT, "message": message})
-            with suppress(OSError):  # as of now the file says that somebody stopped it, which is tried again
+            with suppress(OSError):  # until then the file says USER_STOP, which is tried again
                 write_result(job.folder, result)
                 drop_state(job.folder)
-        self._desk.finish(result)
+        self._queue.finish(result)
 
     def tell(self, news: News) -> None:
-        self._desk.tell(news)
+        self._queue.tell(news)
 
     def _begin(self, job: Job) -> None:
         self.open[job.config.key] = job

@@ -1,4 +1,4 @@
-"""What an executor is and the messages that it and its workers exchange; knows no search, store or trainer."""
+"""The interface of an executor: what it is asked to stop, and the events that it answers with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainers.interface import Job, News
 
 @dataclass(frozen=True)
 class Started:
-    """A worker has taken the run. `at`: when, by this machine's monotonic clock, here and below."""
+    """A worker has taken the run. `at`: the time by this machine's monotonic clock, here and below."""
 
     key: str
     worker: str
@@ -31,10 +31,10 @@ class Reported:
 
 @dataclass(frozen=True)
 class Finished:
-    """The attempt at the run has ended by itself or at a cancel, well or badly: the result says which.
+    """The attempt has ended, well, badly or at a cancel: see its result.
 
-    Of a run that did not come to its end, the facts `log` and `log_tail` of the result say where the worker's log is
-    and what stood there last, where there is one.
+    Of a run that did not finish, the facts `log` and `log_tail` of the result name the worker's log and quote its last
+    lines, where there is one.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker ended in the middle of the run: for which cause, how, its log and the last lines of that."""
+    """The worker ended in the middle of the run: the cause, the reason, the worker's log and its last lines."""
 
     key: str
     worker: str
@@ -55,21 +55,21 @@ class Lost:
     at: float = field(default_factory=time.monotonic, compare=False)
 
     def result(self) -> RunResult:
-        """As the result of the run."""
+        """The result of the run."""
         facts = {"log": self.log, "log_tail": self.log_tail} if self.log else {}
         return RunResult(key=self.key, cause=self.cause, message=self.reason, facts=facts)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The job was cancelled before a worker took it: nothing of it exists."""
+    """The job was cancelled before a worker took it: nothing of it was written."""
 
     key: str
 
 
 @dataclass(frozen=True)
-class Told:
-    """A worker has news, of no run by itself."""
+class WorkerNews:
+    """A worker reports news that is about no single run."""
 
     worker: str
     news: News
@@ -78,8 +78,8 @@ class Told:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker was `asked` for, is `waiting` for its place, is `here`, or is `gone`, and why; told by executors that
-    have workers. `place`: what it is, for people.
+    """A worker was `asked` for, is `waiting` for its place, is `here`, or is `gone`, and why. Sent by executors that
+    have workers. `place`: a description for people.
     """
 
     worker: str
@@ -88,27 +88,71 @@ class WorkerState:
     why: str = ""
 
 
-Event = Started | Reported | Finished | Lost | Dropped | Told | WorkerState
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the run with this key (None: all runs) at its next report; drop it where no worker has taken it."""
+
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class DropWaiting:
+    """Drop the jobs that no worker has taken; runs in training go on."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Kill the worker of a run that does not stop: the run is lost, for this cause.
+
+    What trains beside it is lost too, as when a worker dies. Ignored where there is no worker to kill.
+    """
+
+    key: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Give this worker no more jobs, and end it once its runs have ended."""
+
+    worker: str
+
+
+StopOrder = Cancel | DropWaiting | Kill | SetAside
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The workers that take jobs, by name, each with a description for people that names its device.
+
+    `ahead`: whether jobs should queue beyond what trains, as workers go on while the sweep records.
+    """
+
+    workers: Mapping[str, str]
+    ahead: bool
+
+    def slots(self, together: int) -> int:
+        """How many runs can train at once where each worker trains `together`."""
+        return len(self.workers) * max(1, together)
+
+    def jobs(self, together: int) -> int:
+        """How many jobs keep all workers busy: what can train, and with `ahead` one worker's share more."""
+        return self.slots(together) + (max(1, together) if self.ahead else 0)
+
+
+Event = Started | Reported | Finished | Lost | Dropped | WorkerNews | WorkerState
 
 
 class Executor(Protocol):
-    """Where runs are trained.
+    """Trains runs somewhere.
 
-    Every submitted job ends in exactly one of Finished, Lost and Dropped. A run's events come in order; those of
-    different runs mix.
+    Every submitted job ends in exactly one of Finished, Lost and Dropped. Events of one run come in order; those of
+    different runs interleave.
     """
 
-    together: int
-    """How many runs one worker trains at once at most; what the workers say of it is put here."""
-
     @property
-    def slots(self) -> int:
-        """How many runs can be in training at once, packs included. Jobs beyond that wait in the executor."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many more jobs should lie ready, so that a worker whose runs end together goes on at once."""
+    def capacity(self) -> Capacity:
+        """The workers that take jobs. Jobs beyond their capacity wait in the executor."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -116,32 +160,17 @@ class Executor(Protocol):
         ...
 
     def events(self, timeout: float) -> list[Event]:
-        """What has happened since the last call; waits up to `timeout` seconds where nothing has."""
+        """The events since the last call; waits up to `timeout` seconds where there are none."""
         ...
 
-    def cancel(self, key: str | None) -> None:
-        """Stop that run (None: all) at its next report. Returns at once; may be called in a signal handler."""
-        ...
-
-    def hold_back(self) -> None:
-        """Drop the jobs that no worker has taken yet; what is in training goes on. Returns at once, as `cancel`."""
-        ...
-
-    def kill(self, key: str, cause: Cause) -> None:
-        """End that run, which does not stop by itself, with its worker: it is lost, for this cause. Returns at once.
-
-        What trains beside it is lost too, as when a worker dies. Does nothing where there is no worker to kill.
-        """
-        ...
-
-    def set_aside(self, worker: str) -> str:
-        """Give this worker no more jobs; `slots` is less by what it trained. Tells what it is, its device included."""
+    def stop(self, order: StopOrder) -> None:
+        """Stop runs or a worker. Returns at once; may be called in a signal handler."""
         ...
 
     def close(self, now: bool = False) -> None:
-        """Cancel everything, wait for the runs to stop and end the workers; `now` kills them instead.
+        """Cancel all runs, wait for them to stop and end the workers; `now` kills the workers instead.
 
-        What happened until then can still be read with `events(0)`. Closing again, or closing `now` after an
-        interrupted close, is allowed.
+        Events up to then can still be read with `events(0)`. Closing again, or closing `now` after an interrupted
+        close, is allowed.
         """
         ...

@@ -1,4 +1,4 @@
-"""Trains in this process, at each call of `events` one run or one pack: for debugging, tests, single-run machines."""
+"""Trains in this process, one run or one pack per call of `events`: for debugging, tests and single-run machines."""
 
 from __future__ import annotations
 
@@ -8,18 +8,31 @@ from collections.abc import Mapping
 
 from studies.records import Cause, RunResult
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported, Started, Told
+from sweeper.executors.base import (
+    Cancel,
+    Capacity,
+    Dropped,
+    DropWaiting,
+    Event,
+    Finished,
+    Kill,
+    Lost,
+    Reported,
+    SetAside,
+    Started,
+    StopOrder,
+    WorkerNews,
+)
 from trainers.interface import Decision, Job, News, pack_key
 
 WORKER = "inline"
 
 
 class Inline:
-    """An executor without workers. `cancel` reaches a run in training from a signal handler or another thread."""
+    """An executor without worker processes. `Cancel` reaches a run in training from a signal handler or a thread."""
 
-    def __init__(self, trainer: str, together: int = 1) -> None:
+    def __init__(self, trainer: str) -> None:
         self._trainer = WarmTrainer(trainer)
-        self.together = together
         self._used = True
         self._waiting: deque[Job] = deque()
         self._events: list[Event] = []
@@ -27,23 +40,18 @@ class Inline:
         self._stopped: set[str] = set()
 
     @property
-    def slots(self) -> int:
-        """As many as train together in this process; none once it is set aside."""
-        return max(1, self.together) if self._used else 0
-
-    @property
-    def ahead(self) -> int:
-        """None: nothing is recorded while this process trains."""
-        return 0
+    def capacity(self) -> Capacity:
+        """See `Executor.capacity`. Nothing is recorded while this process trains, so no job lies ready."""
+        return Capacity({WORKER: "this process"} if self._used else {}, ahead=False)
 
     def submit(self, job: Job) -> None:
-        """Add the job to the line."""
+        """Queue the job."""
         self._waiting.append(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Train the next job and what is taken beside it, and tell what happened; wait where there is nothing to do.
+        """Train the next job and what joins its pack, and return the events; wait where no job is queued.
 
-        A KeyboardInterrupt during the run goes through; the next call then tells that the runs are lost.
+        A KeyboardInterrupt during the run goes through; the next call then reports the runs as lost.
         """
         if not self._events and self._waiting:
             self._train(self._waiting.popleft())
@@ -52,30 +60,23 @@ class Inline:
         events, self._events = self._events, []
         return events
 
-    def cancel(self, key: str | None) -> None:
-        """See `Executor.cancel`."""
-        self._stopped |= {running for running in self._running if key in (None, running)}
-        for job in [job for job in self._waiting if key in (None, job.config.key)]:
-            self._waiting.remove(job)
-            self._events.append(Dropped(job.config.key))
-
-    def hold_back(self) -> None:
-        """See `Executor.hold_back`."""
-        self._events += [Dropped(job.config.key) for job in self._waiting]
-        self._waiting.clear()
-
-    def kill(self, key: str, cause: Cause) -> None:
-        """Does nothing: a run in this process ends by itself, or with the process."""
-
-    def set_aside(self, worker: str) -> str:
-        """See `Executor.set_aside`."""
-        self._used = False
-        self.hold_back()
-        return "this process"
+    def stop(self, order: StopOrder) -> None:
+        """See `Executor.stop`. `Kill` is ignored: a run in this process ends by itself, or with the process."""
+        match order:
+            case Cancel(key):
+                self._stopped |= {running for running in self._running if key in (None, running)}
+                self._drop(key)
+            case SetAside():
+                self._used = False
+                self._drop(None)
+            case DropWaiting():
+                self._drop(None)
+            case Kill():
+                pass
 
     def close(self, now: bool = False) -> None:
         """See `Executor.close`; there is nothing to end or kill, so the waiting jobs are dropped."""
-        self.cancel(None)
+        self.stop(Cancel())
 
     def take(self, like: str) -> Job | None:
         """See `WorkQueue.take`."""
@@ -103,7 +104,12 @@ class Inline:
 
     def tell(self, news: News) -> None:
         """See `WorkQueue.tell`."""
-        self._events.append(Told(WORKER, news))
+        self._events.append(WorkerNews(WORKER, news))
+
+    def _drop(self, key: str | None) -> None:
+        for job in [job for job in self._waiting if key in (None, job.config.key)]:
+            self._waiting.remove(job)
+            self._events.append(Dropped(job.config.key))
 
     def _train(self, job: Job) -> None:
         self._begin(job)

@@ -1,4 +1,4 @@
-"""What each worker trains and how it fares: who trains together, device time, failures in a row. Knows no executor."""
+"""Keeps a ledger per worker: which runs train together, device time, failures in a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SET_ASIDE_AFTER = 3  # different runs that fail in a row
 
 @dataclass(frozen=True)
 class Occupancy:
-    """A run's time on a worker: which one, with how many at most at once, seconds in all, and its share of them."""
+    """A run's time on a worker: its name, the most runs at once, seconds, and the run's share of device seconds."""
 
     worker: str
     together: int
@@ -33,7 +33,7 @@ class _Worker:
 
 
 class Workers:
-    """A ledger over the events of an executor. All times are seconds of one monotonic clock."""
+    """A ledger of an executor's events. All times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self._workers: dict[str, _Worker] = {}
@@ -41,7 +41,7 @@ class Workers:
         self._spent = 0.0
 
     def started(self, key: str, name: str, at: float) -> None:
-        """A worker has taken a run."""
+        """Note that a worker has taken a run."""
         worker = self._workers.setdefault(name, _Worker())
         self._settle(worker, at)
         worker.runs.add(key)
@@ -50,7 +50,7 @@ class Workers:
             self._runs[other].together = max(self._runs[other].together, len(worker.runs))
 
     def ended(self, key: str, at: float) -> Occupancy | None:
-        """A run is over, however it ended. None for one that no worker had taken."""
+        """Note that a run has ended. None for one that no worker had taken."""
         run = self._runs.get(key)
         if run is None:
             return None
@@ -61,22 +61,23 @@ class Workers:
         return Occupancy(run.worker, run.together, at - run.started, run.device_seconds)
 
     def spent(self, now: float) -> float:
-        """Device seconds: for every worker, the time in which it had a run."""
+        """Device seconds: summed over workers, the time in which each had a run."""
         for worker in self._workers.values():
             self._settle(worker, now)
         return self._spent
 
     def in_training(self, now: float) -> dict[str, float]:
-        """For every run in training, the seconds that it has been."""
+        """For every run in training, the seconds since it began."""
         return {key: now - run.started for key, run in self._runs.items()}
 
     def went_well(self, name: str) -> None:
-        """The worker brought a run to an end of its own, good or bad."""
+        """Reset the failures of a worker: a run has ended by itself on it, well or badly."""
         if name in self._workers:
             self._workers[name].failed = {}
 
     def failed(self, name: str, key: str, at: float) -> tuple[str, ...] | None:
-        """The machine failed a run. The runs that failed in a row, once they are too many for this worker.
+        """Count a run that the machine failed. Gives the runs that failed in a row, once they are too many for this
+        worker.
 
         Runs that end at once, as when a worker dies with its pack, are one failure.
         """
@@ -85,7 +86,7 @@ class Workers:
         return tuple(failed) if len(set(failed.values())) >= SET_ASIDE_AFTER <= len(failed) else None
 
     def _settle(self, worker: _Worker, at: float) -> None:
-        """Share the time since the last look among the runs that the worker had."""
+        """Share the time since the last call among the worker's runs."""
         seconds = max(at - worker.settled, 0.0)
         if worker.runs:
             self._spent += seconds

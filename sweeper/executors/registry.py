@@ -1,4 +1,4 @@
-"""Executors by the name that `--executor` takes: another one is a line here and a parameter of the contract's tests."""
+"""Executors by the name that `--executor` takes: another one is a line here and a parameter of the contract tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeper.executors.process.executor import Process
 
 @dataclass(frozen=True)
 class Workplace:
-    """What an executor may use: so many workers (None: as many as the machine holds), a folder for their logs, and
+    """What an executor may use: a number of workers (None: as many as the machine holds), a folder for their logs, and
     the environment variables named in `env` beside those that training needs.
     """
 

@@ -1,4 +1,4 @@
-"""Waits for jobs: hands them to an executor and gives back how each of them ended."""
+"""Waits for jobs: hands them to an executor and yields how each of them ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from studies.records import Cause, RunResult
 from sweeper.executors.base import Dropped, Executor, Finished, Lost, Started
 from trainers.interface import Job
 
-LOOK_SECONDS = 1.0  # how long to wait for events before a look at the clock
+LOOK_SECONDS = 1.0  # between two calls of `look`
 
 Ending = Finished | Lost | Dropped
 
@@ -37,7 +37,7 @@ def wait_for(
 
 
 def result_of(ending: Ending) -> RunResult:
-    """The result of a job, that of a user's stop where no worker took it."""
+    """The result of a job; USER_STOP where no worker took it."""
     match ending:
         case Finished(result=result):
             return result

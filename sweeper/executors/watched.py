@@ -1,17 +1,27 @@
-"""An executor that is watched: what it tells its sweep is told to somebody else as well."""
+"""Wraps an executor so that somebody else sees its events too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
 
-from studies.records import Cause, RunConfig
-from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Told, WorkerState
+from studies.records import RunConfig
+from sweeper.executors.base import (
+    Capacity,
+    Dropped,
+    Event,
+    Executor,
+    Finished,
+    Lost,
+    StopOrder,
+    WorkerNews,
+    WorkerState,
+)
 from trainers.interface import Job
 
 
 class Watched:
-    """The executor behind it, see `Executor`. `see` is given each event, and the config of the run that it is of."""
+    """See `Executor`. `see` is called with each event and the config of its run."""
 
     def __init__(self, executor: Executor, see: Callable[[Event, RunConfig | None], None]) -> None:
         self._executor, self._see = executor, see
@@ -19,23 +29,9 @@ class Watched:
         self._unread: list[Event] = []
 
     @property
-    def together(self) -> int:
-        """See `Executor.together`."""
-        return self._executor.together
-
-    @together.setter
-    def together(self, runs: int) -> None:
-        self._executor.together = runs
-
-    @property
-    def slots(self) -> int:
-        """See `Executor.slots`."""
-        return self._executor.slots
-
-    @property
-    def ahead(self) -> int:
-        """See `Executor.ahead`."""
-        return self._executor.ahead
+    def capacity(self) -> Capacity:
+        """See `Executor.capacity`."""
+        return self._executor.capacity
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
@@ -47,24 +43,12 @@ class Watched:
         found, self._unread = self._unread, []
         return found or self._seen(timeout)
 
-    def cancel(self, key: str | None) -> None:
-        """See `Executor.cancel`."""
-        self._executor.cancel(key)
-
-    def hold_back(self) -> None:
-        """See `Executor.hold_back`."""
-        self._executor.hold_back()
-
-    def kill(self, key: str, cause: Cause) -> None:
-        """See `Executor.kill`."""
-        self._executor.kill(key, cause)
-
-    def set_aside(self, worker: str) -> str:
-        """See `Executor.set_aside`."""
-        return self._executor.set_aside(worker)
+    def stop(self, order: StopOrder) -> None:
+        """See `Executor.stop`."""
+        self._executor.stop(order)
 
     def close(self, now: bool = False) -> None:
-        """See `Executor.close`; what happened until then is seen too, though the sweep may never ask for it."""
+        """See `Executor.close`. Events up to then are seen too, even where the sweep never reads them."""
         self._executor.close(now)
         with suppress(RuntimeError):
             self._unread += self._seen(0.0)
@@ -72,7 +56,7 @@ class Watched:
     def _seen(self, timeout: float) -> list[Event]:
         found = self._executor.events(timeout)
         for event in found:
-            key = "" if isinstance(event, Told | WorkerState) else event.key
+            key = "" if isinstance(event, WorkerNews | WorkerState) else event.key
             over = isinstance(event, Finished | Lost | Dropped)
             self._see(event, self._configs.pop(key, None) if over else self._configs.get(key))
         return found

@@ -1,1 +1,1 @@
-"""What lies in the folder of a study's runs, who may write there, and how another terminal steers a sweep."""
+"""The folder of a study's runs: what lies there, who may write there, and how another terminal steers a sweep."""

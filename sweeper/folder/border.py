@@ -1,7 +1,8 @@
-"""Where a sweep meets everybody who watches or steers it: it tells events and answers requests, in a thread.
+"""The border between a sweep and everybody who watches or steers it: writes events and answers requests, in a thread.
 
-The thread is for the heartbeat and the requests: the main one is busy for minutes, with training in this process, with
-a report. Only the main thread may stop a sweep, so that a stop is sent to it as the signal that does the same.
+The thread sends the heartbeat and answers requests while the main one is busy for minutes, with training in this
+process or with a report. Only the main thread may stop a sweep, so a stop is sent to it as the signal that does the
+same.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from studies.design.counts import planned_runs
 from studies.records import Failure, RunConfig
+from studies.spec import Study
+from studies.text.lines import first_line
 from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
 from sweeper.executors.watched import Watched
 from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
@@ -35,7 +39,19 @@ from sweeper.folder.events import (
     SweepEnded,
     WorkerChanged,
 )
-from sweeper.folder.requests import Asked, Pause, Resume, Retry, Stop, remove, remove_half_written, waiting
+from sweeper.folder.requests import (
+    FAILED,
+    NAMED,
+    Extend,
+    Pause,
+    RequestFile,
+    Resume,
+    Retry,
+    Stop,
+    remove,
+    remove_half_written,
+    waiting,
+)
 
 BEAT_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.3
@@ -43,10 +59,90 @@ MOST_STUCK: Final = 1000  # requests that cannot be removed, after which no more
 
 FINISH_UP: Final = "the runs in training are finished and no others started"
 STOP_NOW: Final = "each run stops at its next step"
+RETRIED: Final = "the runs that ended so are trained again once all others have ended, unless the sweep is stopped"
+EXTENDED: Final = (
+    "up to {trials} trials of each stratum are trained, the further ones once all others have ended, unless the sweep "
+    "is stopped; say budget.trials: {trials} in the study file too, for later commands"
+)
+
+
+ALL_TRAINED: Final = (
+    "The sweep has trained all that it was asked for. Once it has ended, run `sweeper retry`, or raise budget.trials "
+    "in the study file and run it again."
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a sweep trains once all its other runs have ended: again the runs that ended for these causes, and so many
+    trials of each stratum.
+    """
+
+    causes: frozenset[str] = frozenset()
+    trials: int | None = None
+
+    def of(self, study: Study) -> Study:
+        """The study with as many trials."""
+        if self.trials is None:
+            return study
+        budget = study.spec.budget.model_copy(update={"trials": self.trials})
+        return Study(study.spec.model_copy(update={"budget": budget}), study.variants)
+
+
+class Rounds:
+    """The next round of a sweep. The border's thread adds to it and the main thread takes it, which alone uses the
+    stores and may train for minutes.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._next, self._over = study, Round(), False
+        self._lock = threading.Lock()
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is another round."""
+        return self._next != Round()
+
+    def retry(self, causes: Collection[str]) -> str | None:
+        """Add the runs that ended for these causes. Gives the reason where that is refused."""
+        unknown = sorted(set(causes) - NAMED)
+        if unknown:
+            return f"`causes`: {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."
+        with self._lock:
+            if not self._over:
+                self._next = replace(self._next, causes=self._next.causes | frozenset(causes or FAILED))
+            return ALL_TRAINED if self._over else None
+
+    def extend(self, trials: int) -> str | None:
+        """Set the trials of each stratum. Gives the reason where that is refused."""
+        if self._study.spec.rungs is not None:
+            return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
+        with self._lock:
+            before = self._next.of(self._study)
+            longer = Round(trials=trials).of(self._study)
+            more = planned_runs(longer) - planned_runs(before)
+            if not self._over and more > 0:
+                self._next = replace(self._next, trials=trials)
+            elif not self._over:
+                now = before.spec.budget.trials
+                return f"`trials`: {trials} asks for no run beyond those of {now}, which are asked for already."
+            return ALL_TRAINED if self._over else None
+
+    def take(self, *, last: bool) -> Round:
+        """Take the next round. An empty one, or `last`, means that no further one is accepted.
+
+        A retry is a round of its own, since it trains the failed runs and nothing else.
+        """
+        with self._lock:
+            taken = Round(self._next.causes) if self._next.causes else self._next
+            self._next = replace(self._next, causes=frozenset()) if taken.causes else Round()
+            self._over = last or taken == Round()
+            self._study = taken.of(self._study)
+            return taken
 
 
 class HowFar(Protocol):
-    """How far a sweep is, as `sweeper.loop.progress.Progress` says it."""
+    """The progress of a sweep, as in `sweeper.loop.progress.Progress`."""
 
     @property
     def planned(self) -> int: ...
@@ -67,10 +163,11 @@ class HowFar(Protocol):
 class Border:
     """The border of one sweep, while it holds the study: `with Border(...) as border`."""
 
-    def __init__(self, runs: Path, study: str, variants: Collection[str], tell_user: Callable[[str], None]) -> None:
+    def __init__(self, runs: Path, study: Study, tell_user: Callable[[str], None]) -> None:
         self.sweep = uuid.uuid4().hex[:12]
         self.how = "stopped"
-        self._runs, self._study, self._variants, self._tell_user = runs, study, variants, tell_user
+        self.rounds = Rounds(study)
+        self._runs, self._study, self._variants, self._tell_user = runs, study.spec.study, study.variants, tell_user
         self._host, self._process = socket.gethostname(), os.getpid()
         self._beat = Heartbeat(self._host, machine_digest(), self._process, "begin")
         self._stuck: frozenset[str] = frozenset()
@@ -101,13 +198,13 @@ class Border:
         self._log.close()
 
     def phase(self, name: str) -> None:
-        """Tell that another phase begins."""
+        """Note that another phase begins."""
         self._log.append(PhaseBegan(name))
         self._beat = replace(self._beat, phase=name)
         self._log.append(self._beat)
 
     def look(self, progress: HowFar) -> None:
-        """Keep how far the sweep is, for the next heartbeat."""
+        """Keep the progress for the next heartbeat."""
         self._beat = replace(
             self._beat,
             planned=progress.planned,
@@ -120,12 +217,12 @@ class Border:
         )
 
     def watch(self, executor: Executor) -> Executor:
-        """The executor, with all that it tells also told as events."""
+        """The executor, with its events also written to the log."""
         return Watched(executor, self._see)
 
     @contextmanager
     def steered(self) -> Iterator[None]:
-        """Where stop signals are handled: requests to stop are obeyed, which wait until then."""
+        """Obey requests to stop within this context, where stop signals are handled; earlier ones wait for it."""
         with self._steering:
             self._steered = True
         try:
@@ -144,9 +241,9 @@ class Border:
             case Reported(key=key, step=step, metrics=metrics):
                 self._log.append(RunReported(key, step, metrics))
             case Finished(key=key, result=result):
-                self._log.append(RunEnded(key, str(result.cause), _first_line(result.message)))
+                self._log.append(RunEnded(key, str(result.cause), first_line(result.message, "")))
             case Lost(key=key, cause=cause, reason=reason):
-                self._log.append(RunEnded(key, str(cause), _first_line(reason)))
+                self._log.append(RunEnded(key, str(cause), first_line(reason, "")))
 
     def _serve(self) -> None:
         beaten = time.monotonic()
@@ -160,7 +257,7 @@ class Border:
         for asked in waiting(self._runs, self._stuck):
             self._answer(asked, "too_late", "The sweep has ended.")
 
-    def _obey(self, asked: Asked) -> None:
+    def _obey(self, asked: RequestFile) -> None:
         if asked.request is None:
             return self._answer(asked, "refused", f"{asked.problem[:1].upper()}{asked.problem[1:]}.")
         if asked.sweep not in ("", self.sweep):
@@ -173,17 +270,15 @@ class Border:
                     self._pause(asked, variant, hold=True)
                 case Resume(variant):
                     self._pause(asked, variant, hold=False)
-                case Retry():
-                    message = (
-                        "A sweep that runs tries again by itself what the machine has failed; the rest is trained "
-                        "again with `sweeper retry` once it has ended."
-                    )
-                    self._answer(asked, "refused", message)
+                case Retry(causes):
+                    self._next_round(asked, self.rounds.retry(causes), RETRIED)
+                case Extend(trials):
+                    self._next_round(asked, self.rounds.extend(trials), EXTENDED.format(trials=trials))
         except OSError as error:
             self._answer(asked, "refused", f"{error.filename or self._runs}: {error.strerror}.")
 
-    def _stop(self, asked: Asked, stop: Stop) -> None:
-        """Once a stop is asked for, the same again changes nothing: a second signal would kill the runs."""
+    def _stop(self, asked: RequestFile, stop: Stop) -> None:
+        """Stop once: a second signal would kill the runs."""
         with self._steering:
             if not self._steered:
                 return  # it waits in its folder
@@ -192,7 +287,10 @@ class Border:
                 _signal_main_thread(signal.SIGTERM if stop.now else signal.SIGUSR1)
         self._answer(asked, "done", STOP_NOW if self._stopped.now else FINISH_UP)
 
-    def _pause(self, asked: Asked, variant: str, *, hold: bool) -> None:
+    def _next_round(self, asked: RequestFile, problem: str | None, accepted: str) -> None:
+        self._answer(asked, "done" if problem is None else "refused", problem or accepted)
+
+    def _pause(self, asked: RequestFile, variant: str, *, hold: bool) -> None:
         held = paused(self._runs)
         problem = pause_problem(variant, hold, self._variants, held)
         if problem is not None:
@@ -200,19 +298,15 @@ class Border:
         set_paused(self._runs, held | {variant} if hold else held - {variant})
         self._answer(asked, "done", f"{variant} {'is paused; its runs in training go on' if hold else 'goes on'}")
 
-    def _answer(self, asked: Asked, outcome: str, message: str) -> None:
-        """First the answer and then the file, so that a killed sweep leaves no request that nobody answers."""
+    def _answer(self, asked: RequestFile, outcome: str, message: str) -> None:
+        """Write the answer before the file is removed, so that a killed sweep leaves no unanswered request."""
         self._log.append(RequestAnswered(asked.id, asked.ask, outcome, message))
         if not remove(self._runs, asked.id):
             self._stuck |= {f"{asked.id}.json"}
 
 
 def _signal_main_thread(number: signal.Signals) -> None:
-    """Have the main thread handle a signal, also where it sleeps."""
+    """Have the main thread handle a signal, even while it sleeps."""
     main = threading.main_thread().ident
     if main is not None:
         signal.pthread_kill(main, number)
-
-
-def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]

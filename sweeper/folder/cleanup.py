@@ -1,8 +1,8 @@
-"""What is in the way in a study's folder: files that a killed process was writing, states that nobody goes on from,
-links and pipes that somebody else has put there.
+"""Cleans up a study's folder: half-written files of killed processes, states that no run resumes from, links and pipes
+that somebody else has put there.
 
-Whoever calls it holds the study's lock, so nobody else writes there. It touches only what is known to be a sweep's: a
-real folder named by a run's key, or marked when it was made, and through no link.
+The caller holds the study's lock, so nobody else writes there. Only what is known to be a sweep's is touched: a real
+folder named by a run's key, or marked when it was made, and through no link.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be 
 
 
 def remove_half_written(runs: Path) -> None:
-    """Remove the temporary files of results and states whose writers were killed before they renamed them."""
+    """Remove temporary files of results and states whose writers were killed before the rename."""
     for run in filter(is_run_folder, runs.iterdir()):
         for path in run.iterdir():
             if _HALF_WRITTEN.fullmatch(path.name) and is_file(path):
@@ -47,8 +47,8 @@ def remove_half_written(runs: Path) -> None:
 
 
 def remove_states(runs: Path) -> None:
-    """Remove the states and checkpoints of all runs: the study is complete, and those left are of runs that it does
-    not ask for any more.
+    """Remove the states and checkpoints of all runs: the study is complete, and those left are of runs that it no
+    longer asks for.
     """
     for run in runs.iterdir():
         if is_run_folder(run) and holds_state(run) and holds_run(run):
@@ -56,8 +56,8 @@ def remove_states(runs: Path) -> None:
 
 
 def set_aside(run: Path) -> list[str]:
-    """Give another name to what stands in a run's place, or in its folder, and would lead what is written there
-    elsewhere: a link, a pipe, a file with a second name. Says what it was. Raises OSError.
+    """Rename what lies in the place of a run's folder or of its files and would redirect writes: a link, a pipe, a file
+    with a second name. Gives messages that say what it was. Raises OSError.
     """
     if not os.path.lexists(run):
         return []
@@ -70,8 +70,8 @@ def set_aside(run: Path) -> list[str]:
 
 
 def scratch(runs: Path, name: str) -> Path:
-    """Make an empty folder in the study's folder for what is thrown away by `drop_scratch`. What a killed process left
-    in it is removed; where something else has the name, another one is taken. Raises OSError.
+    """Make an empty folder in the study's folder that `drop_scratch` removes. What a killed process left in it is
+    removed; where something else has the name, another is taken. Raises OSError.
     """
     folder = runs / name
     drop_scratch(folder)

@@ -1,6 +1,6 @@
-"""How another terminal steers a sweep: signals to the process that holds the lock, and the list of paused variants.
+"""Steers a sweep from another terminal: signals to the process that holds the lock, and the list of paused variants.
 
-SIGUSR1 says finish what runs and start nothing new, SIGTERM and SIGHUP say stop at the next step. Knows no sweep.
+SIGUSR1: finish what runs and start nothing new. SIGTERM and SIGHUP: stop at the next step.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class AlreadyRunning(Exception):
 
 
 class NotHere(Exception):
-    """The sweep cannot be reached from here: nobody runs the study, or another machine does."""
+    """The sweep cannot be reached from here: no process runs the study, or one on another machine does."""
 
 
 @contextmanager
 def lock(runs: Path) -> Iterator[None]:
-    """Hold the study for this process. The kernel lets go when the process ends, however it ends.
+    """Hold the study for this process. The kernel releases it when the process ends, however it ends.
 
     Raises AlreadyRunning, naming the process that holds it; OSError where the folder cannot be written.
     """
@@ -56,10 +56,10 @@ def lock(runs: Path) -> Iterator[None]:
 
 
 def ask_to_stop(runs: Path, *, now: bool) -> int:
-    """Tell the sweep that holds the lock to stop, and give its process id. Raises NotHere.
+    """Signal the sweep that holds the lock to stop, and give its process id. Raises NotHere.
 
-    Whoever may write into the folder may write any process into the lock: only the user's own is told that does hold
-    it, and that has said what it does on such a signal, as every sweep has.
+    Anybody who may write into the folder may write any process id into the lock: only a process of the user that does
+    hold the lock, and handles the signal as every sweep does, is signalled.
     """
     process, host = holder(runs)
     if not is_held(runs) or not process.isdigit():
@@ -76,20 +76,20 @@ def ask_to_stop(runs: Path, *, now: bool) -> int:
 
 
 def paused(runs: Path) -> frozenset[str]:
-    """The variants that are not asked for now."""
+    """The paused variants."""
     with suppress(OSError, ValueError, TypeError):
         return frozenset(str(name) for name in read_json(runs / PAUSED_FILE))
     return frozenset()
 
 
 def set_paused(runs: Path, variants: frozenset[str]) -> None:
-    """Keep the list of paused variants; a sweep that runs heeds it within a second. Raises OSError."""
+    """Write the list of paused variants, which a running sweep reads within a second. Raises OSError."""
     runs.mkdir(parents=True, exist_ok=True)
     write_whole(runs / PAUSED_FILE, json.dumps(sorted(variants)))
 
 
 def pause_problem(variant: str, hold: bool, variants: Collection[str], held: Collection[str]) -> str | None:
-    """Why a variant of the study is not paused (`hold`) or resumed; `held` are paused. None where it may be."""
+    """Why a variant of the study cannot be paused (`hold`) or resumed; `held` are paused. None where it can."""
     if variant not in variants and (hold or variant not in held):
         return f"{variant}: the study has no such variant; it has {', '.join(variants)}."
     if hold and not set(variants) - set(held) - {variant}:
@@ -98,7 +98,7 @@ def pause_problem(variant: str, hold: bool, variants: Collection[str], held: Col
 
 
 def holder(runs: Path) -> tuple[str, str]:
-    """Process id and host name as the holder of the lock wrote them, empty where it did not."""
+    """Process id and host name that the holder of the lock wrote, empty where there are none."""
     text = ""
     with suppress(OSError, ValueError):
         text = read_bytes(runs / LOCK_FILE, _LONGEST_LOCK).decode()
@@ -107,7 +107,7 @@ def holder(runs: Path) -> tuple[str, str]:
 
 
 def _not_a_sweep(process: int, lock_file: Path, number: signal.Signals) -> str | None:
-    """Why a process is not to be sent a signal, None where it is a sweep of this user that holds the lock."""
+    """Why a process must not be signalled, None where it is a sweep of this user that holds the lock."""
     place = Path(f"/proc/{process}")
     if not Path("/proc/self/fdinfo").exists():
         return _not_named_a_sweep(process)
@@ -127,7 +127,7 @@ def _not_a_sweep(process: int, lock_file: Path, number: signal.Signals) -> str |
 
 
 def _holds(process: Path, descriptor: str, lock_file: os.stat_result) -> bool:
-    """Whether a descriptor of a process is of the lock's file and locks it."""
+    """Whether the process has a descriptor of the lock's file and locks it."""
     with suppress(OSError):
         if os.path.samestat((process / "fd" / descriptor).stat(), lock_file):
             return "FLOCK" in (process / "fdinfo" / descriptor).read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def _holds(process: Path, descriptor: str, lock_file: os.stat_result) -> bool:
 
 
 def _not_named_a_sweep(process: int) -> str | None:
-    """The same where there is no /proc: by the owner and the command."""
+    """The same without /proc: by the owner and the command."""
     asked = ["ps", "-o", "uid=,command=", "-p", str(process)]
     try:
         owner, _, command = subprocess.run(asked, capture_output=True, text=True).stdout.strip().partition(" ")
@@ -147,7 +147,7 @@ def _not_named_a_sweep(process: int) -> str | None:
 
 
 def machine() -> str:
-    """What is one for processes that see each other by their ids, and no other: host, boot and container."""
+    """An id shared by processes that see each other's process ids: host, boot and container."""
     found = [socket.gethostname()]
     with suppress(OSError):
         found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -156,12 +156,12 @@ def machine() -> str:
 
 
 def machine_digest() -> str:
-    """The same in short, for files that others may read."""
+    """A digest of it, for files that others may read."""
     return hashlib.sha256(machine().encode()).hexdigest()[:12]
 
 
 def is_held(runs: Path) -> bool:
-    """Whether a process has the study's lock, as far as this machine knows."""
+    """Whether a process has the study's lock, as far as this machine can tell."""
     try:
         with open_file(runs / LOCK_FILE, os.O_RDONLY) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -174,7 +174,7 @@ def is_held(runs: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other sweeps in this folder from making the same databases at the same time, on which both tools fail."""
+    """Keep other sweeps here from creating the same databases at the same time: both tools fail on that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -47,7 +47,7 @@ TAIL_BYTES: Final = 1 << 18  # in which the last heartbeat stands
 
 @dataclass(frozen=True)
 class SweepBegan:
-    """A sweep has the study to itself and begins."""
+    """A sweep has locked the study and begins."""
 
     study: str
     host: str
@@ -56,7 +56,7 @@ class SweepBegan:
 
 @dataclass(frozen=True)
 class PhaseBegan:
-    """What is done from here on: measure, train, verify, speed, report."""
+    """Another phase begins: measure, train, verify, speed, report."""
 
     phase: str
 
@@ -85,7 +85,7 @@ class RunReported:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """An attempt that had begun has ended, for this cause (a `studies.records.Cause`); the sweep may try it again."""
+    """An attempt has ended, for this cause (a `studies.records.Cause`); the sweep may try it again."""
 
     key: str
     cause: str
@@ -104,8 +104,8 @@ class WorkerChanged:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The sweep is alive, at this phase; how far it is, as soon as it knows. `failures` by kind. `machine`: a digest by
-    which processes that see each other by their ids are told from others.
+    """The sweep is alive, in this phase, with its progress once known. `failures` by kind. `machine`: a digest shared
+    by processes that see each other's process ids.
     """
 
     host: str
@@ -123,8 +123,8 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class RequestAnswered:
-    """A request was obeyed (`done`), or not: it was `refused`, or is of another sweep's time (`too_late`). `message`
-    says what happens, or why not and what to do.
+    """A request was obeyed (`done`), `refused`, or is of an earlier or later sweep (`too_late`). `message` says what
+    happens, or why not and what to do.
     """
 
     id: str
@@ -169,7 +169,7 @@ _SWEEP: Final = re.compile(r"[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Line:
-    """An event, and which sweep told it when."""
+    """An event, its sweep and its time."""
 
     sweep: str
     number: int
@@ -178,14 +178,14 @@ class Line:
 
 
 def encode(line: Line) -> bytes:
-    """A line as it is written, without secrets."""
+    """Serialize a line, without secrets."""
     head = {"v": VERSION, "sweep": line.sweep, "n": line.number, "at": round(line.at, 3)}
     written = {**head, "event": _NAMES[type(line.event)], **_plain(redact(asdict(line.event), by_name=False))}
     return json.dumps(written, allow_nan=False).encode() + b"\n"
 
 
 def decode(text: bytes) -> Line | None:
-    """What a line says; None for one that is damaged, of another version, or of an event that is not known here."""
+    """Parse a line; None for one that is damaged, of another version, or of an unknown event."""
     if len(text) > LONGEST_LINE:
         return None
     with suppress(ValueError, RecursionError, ValidationError):
@@ -201,7 +201,7 @@ def decode(text: bytes) -> Line | None:
 
 
 class EventLog:
-    """Appends the events of one sweep. Threads may share it. A disk that cannot take them stops no sweep."""
+    """Appends the events of one sweep. Threads may share it. A full disk does not stop the sweep."""
 
     def __init__(self, runs: Path, sweep: str, tell_user: Callable[[str], None]) -> None:
         self._path, self._sweep, self._tell_user = runs / EVENTS_FILE, sweep, tell_user
@@ -229,7 +229,7 @@ class EventLog:
             self._write(event)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -263,7 +263,7 @@ class EventLog:
         self._tell_user(f"No events are told: {error.filename or self._path}: {error.strerror}.")
 
     def _is_ours(self) -> bool:
-        """Whether the file is still there under its name: another sweep may have taken the study over."""
+        """Whether the file still has its name: another sweep may have taken over the study."""
         with suppress(OSError):
             return self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat())
         return False
@@ -289,10 +289,10 @@ class EventLog:
 
 
 class EventReader:
-    """Follows the events of a study's sweeps, from one file to the next."""
+    """Follows the events of a study's sweeps across files."""
 
     def __init__(self, runs: Path, *, only_new: bool = False) -> None:
-        """`only_new`: leave out what is there already."""
+        """`only_new`: skip what is there already."""
         self._path = runs / EVENTS_FILE
         self._file: IO[bytes] | None = None
         self._rest = b""
@@ -300,20 +300,20 @@ class EventReader:
             self._file.seek(0, os.SEEK_END)
 
     def read(self) -> list[Line]:
-        """What was told since the last call."""
+        """The events since the last call."""
         found = list(self._lines())
         if self._open():
             found += self._lines()
         return found
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
         self._file = None
 
     def _open(self) -> bool:
-        """Whether another file is read from now on."""
+        """Open the next file where there is one; whether it did."""
         with suppress(OSError):
             if self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat()):
                 return False
@@ -331,7 +331,7 @@ class EventReader:
 
 
 def last_events(runs: Path) -> list[Line]:
-    """The last events that a sweep of the study has told, about a hundred or more; none where there are none."""
+    """The last events of a study's sweeps, about a hundred or more; none where there are none."""
     try:
         with open_file(runs / EVENTS_FILE, os.O_RDONLY) as file:
             begin = max(os.fstat(file.fileno()).st_size - TAIL_BYTES, 0)
@@ -357,7 +357,7 @@ def _of(event: Happening) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it, and no longer than a line may be."""
+    """The value as JSON, shortened to what a line may have."""
     match value:
         case str():
             return value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 3] + "..."

@@ -1,7 +1,6 @@
-"""Whether the folder of a study's runs may be written into: it is new, empty, or a sweep has made what is in it.
+"""Checks whether a sweep may write into the folder of a study's runs: it is new, empty, or its content is a sweep's.
 
-A study file alone decides where that folder is, and what has been made by something else must not be touched there.
-Loads no store.
+A study file alone decides where that folder is, and what something else has made must not be touched. Loads no store.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _LOG: Final = re.compile(r"worker-\d+\.log")
 
 
 class ForeignFolder(Exception):
-    """The study's folder holds what no sweep has made: says what, and what to do."""
+    """The study's folder holds files that no sweep has made: says which, and what to do."""
 
 
 def refuse_foreign_folder(runs: Path) -> None:
@@ -85,7 +84,7 @@ def _fixed(runs: Path) -> Iterator[Path]:
 
 
 def read_mark(runs: Path) -> Mapping[str, str] | None:
-    """What a sweep has written of whose the study is; None where no sweep has."""
+    """The mark in which a sweep wrote the study's owner; None where there is none."""
     with suppress(OSError, ValueError):
         found = read_json(runs / MARK_FILE, _MOST_BYTES)
         if isinstance(found, dict) and all(isinstance(found.get(name), str) for name in ("id", "owner", "folder")):
@@ -98,7 +97,7 @@ def _is_marked(runs: Path) -> bool:
 
 
 def _has_lock(runs: Path) -> bool:
-    """Process and host, as a lock holds them; also of a version that wrote no mark."""
+    """Whether a lock names a process and a host, as one also does of a version that wrote no mark."""
     with suppress(OSError, ValueError):
         words = read_bytes(runs / LOCK_FILE, _MOST_BYTES).decode().split()
         return len(words) <= 2 and all(word.isdigit() for word in words[:1])
@@ -116,7 +115,7 @@ def _is_piloted(runs: Path) -> bool:
 
 
 def _has_logs(runs: Path) -> bool:
-    """Whether nothing but the log of a worker is there: of a pilot, which earlier versions made, that did not end."""
+    """Whether there are only logs of a worker: an interrupted pilot of an earlier version left these."""
     if not is_folder(runs / LOGS) or not all(_OF_PILOT.fullmatch(entry.name) for entry in runs.iterdir()):
         return False
     names = [entry.name for entry in (runs / LOGS).iterdir()]

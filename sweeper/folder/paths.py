@@ -1,4 +1,4 @@
-"""Where a sweep keeps things."""
+"""Paths and URLs of a study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.search.storage import storage_url
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """Where a sweep keeps things. `storage` is Optuna's URL, `tracking` MLflow's (None: its default)."""
+    """Paths and URLs of a study. `storage` is Optuna's URL, `tracking` MLflow's (None: its default)."""
 
     folder: Path
     runs: Path
@@ -20,5 +20,5 @@ class StudyPaths:
 
 
 def places(spec: StudySpec, folder: Path, storage: str | None) -> StudyPaths:
-    """The places of a study run in `folder`."""
+    """The paths of a study that runs in `folder`."""
     return StudyPaths(folder, folder / spec.output.folder / spec.study, storage_url(storage, folder), None)

@@ -3,7 +3,8 @@
     {"v": 1, "ask": "stop", "now": false, "sweep": "9f2c41d07ab3"}
 
 - `ask`: `stop` (`now`: at the next step of each run, else when the runs in training have ended), `pause` and `resume`
-  (`variant`), `retry` (`causes`, as `sweeper retry --cause` takes them; none: all that failed).
+  (`variant`), `retry` (`causes`, as `sweeper retry --cause` takes them; none: all that failed), `extend` (`trials`:
+  what `budget.trials` is from now on). The last two are carried out once all other runs have ended.
 - `sweep`: the sweep that is asked, as its events name it; without it whichever runs.
 - `ID`: 1 to 64 letters, digits, `-` and `_`, new for every request. The file is put there whole: written under a name
   that begins with a dot, then renamed.
@@ -24,31 +25,39 @@ from functools import lru_cache
 from itertools import islice
 from os import scandir
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from studies.records import Cause, Failure
 from studies.text.files import UnusableFile, is_file, is_folder, read_json, write_whole
 from sweeper.folder.names import REQUESTS
 
 VERSION: Final = 1
 MOST_BYTES: Final = 1 << 14
 MOST_AT_ONCE: Final = 100  # requests that are taken in one go
+MOST_TRIALS: Final = 100_000
 MOST_FILES: Final = 10_000  # among which they are looked for
 _NAME: Final = re.compile(r"([0-9A-Za-z_-]{1,64})\.json")
 _BEING_WRITTEN: Final = re.compile(r"\.[0-9A-Za-z_-]{1,64}\.json\.[0-9a-f]{16}")
 
 
+# What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
+# were stopped and do not go on by themselves.
+FAILED: Final = frozenset(str(failure) for failure in Failure)
+NAMED: Final = FAILED | {str(cause) for cause in Cause} - {Cause.FINISHED, Cause.USER_STOP}
+
+
 @dataclass(frozen=True)
 class Stop:
-    """End the sweep: at the next step of each run where that is to be now, else when the runs in training end."""
+    """End the sweep: `now` at the next step of each run, else when the runs in training end."""
 
     now: bool = False
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Train no more runs of a variant, in later sweeps neither, until it is resumed."""
+    """Train no more runs of a variant, in this and later sweeps, until it is resumed."""
 
     variant: str
 
@@ -64,17 +73,32 @@ class Resume:
 class Retry:
     """Train the runs again that ended for one of these causes; none named: all that failed."""
 
-    causes: tuple[str, ...] = ()
+    causes: tuple[Annotated[str, Field(max_length=64)], ...] = ()
 
 
-Request = Stop | Pause | Resume | Retry
-ASKS: Final[Mapping[str, type[Any]]] = {"stop": Stop, "pause": Pause, "resume": Resume, "retry": Retry}
+@dataclass(frozen=True)
+class Extend:
+    """Train so many trials of each stratum, as if the study's `budget.trials` were that."""
+
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+
+
+Request = Stop | Pause | Resume | Retry | Extend
+ASKS: Final[Mapping[str, type[Any]]] = {
+    "stop": Stop,
+    "pause": Pause,
+    "resume": Resume,
+    "retry": Retry,
+    "extend": Extend,
+}
 _NAMES: Final = {kind: name for name, kind in ASKS.items()}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A file in the place of a request: what it asks of which sweep (empty: of any), or what is wrong with it."""
+class RequestFile:
+    """A file in the folder of requests: the request and the sweep that it is for (empty: any), or what is wrong with
+    it.
+    """
 
     id: str
     request: Request | None
@@ -83,12 +107,12 @@ class Asked:
 
     @property
     def ask(self) -> str:
-        """The name of what is asked, empty where it is no request."""
+        """The name of the request, empty where there is none."""
         return _NAMES[type(self.request)] if self.request is not None else ""
 
 
 def put(runs: Path, request: Request, sweep: str) -> str:
-    """Put a request where the sweep finds it, and give its id. Raises OSError."""
+    """Write a request where the sweep finds it, and give its id. Raises OSError."""
     folder = runs / REQUESTS
     folder.mkdir(exist_ok=True)
     if not is_folder(folder):
@@ -99,14 +123,14 @@ def put(runs: Path, request: Request, sweep: str) -> str:
     return identity
 
 
-def waiting(runs: Path, left_out: frozenset[str] = frozenset()) -> list[Asked]:
-    """What is asked now, but for the files named in `left_out`, and no more than are looked at at once."""
+def waiting(runs: Path, left_out: frozenset[str] = frozenset()) -> list[RequestFile]:
+    """The requests that wait, without the files named in `left_out`, `MOST_AT_ONCE` at most."""
     names = islice((name for name in _names(runs) if _NAME.fullmatch(name) and name not in left_out), MOST_AT_ONCE)
     return [_read(runs / REQUESTS / name) for name in sorted(names)]
 
 
 def remove(runs: Path, identity: str) -> bool:
-    """Take a request away; False where that cannot be done."""
+    """Remove a request; False where that fails."""
     if not is_folder(runs / REQUESTS):
         return False
     path = runs / REQUESTS / f"{identity}.json"
@@ -120,7 +144,7 @@ def remove(runs: Path, identity: str) -> bool:
 
 
 def remove_half_written(runs: Path) -> None:
-    """Remove what those have left who were killed while they wrote a request."""
+    """Remove temporary files of requests whose writers were killed."""
     for name in list(_names(runs)):
         path = runs / REQUESTS / name
         if _BEING_WRITTEN.fullmatch(name) and is_file(path):
@@ -136,18 +160,18 @@ def _names(runs: Path) -> Iterator[str]:
                 yield entry.name
 
 
-def _read(path: Path) -> Asked:
+def _read(path: Path) -> RequestFile:
     identity = path.stem
     try:
         found = read_json(path, MOST_BYTES)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return Asked(identity, None, problem=f"the file {reason}")
+        return RequestFile(identity, None, problem=f"the file {reason}")
     if not isinstance(found, dict) or found.get("v") != VERSION:
-        return Asked(identity, None, problem=f"it is no request of version {VERSION}")
+        return RequestFile(identity, None, problem=f"it is no request of version {VERSION}")
     kind = ASKS.get(str(found.get("ask")))
     if kind is None:
-        return Asked(identity, None, problem=f"`ask` is none of {', '.join(ASKS)}")
+        return RequestFile(identity, None, problem=f"`ask` is none of {', '.join(ASKS)}")
     sweep = found.get("sweep") or ""
     try:
         request = _reader(str(found["ask"])).validate_python(
@@ -155,8 +179,8 @@ def _read(path: Path) -> Asked:
         )
     except ValidationError as error:
         wrong = error.errors()[0]
-        return Asked(identity, None, problem=f"`{'.'.join(map(str, wrong['loc']))}`: {wrong['msg']}")
-    return Asked(identity, request, sweep if isinstance(sweep, str) else "?")
+        return RequestFile(identity, None, problem=f"`{'.'.join(map(str, wrong['loc']))}`: {wrong['msg']}")
+    return RequestFile(identity, request, sweep if isinstance(sweep, str) else "?")
 
 
 @lru_cache

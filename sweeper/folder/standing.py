@@ -1,4 +1,4 @@
-"""What others see of a sweep from its folder: whether it runs, where and how far; and how they ask it for something."""
+"""Reads from a study's folder whether a sweep runs, where and how far; and sends it requests."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _LOOK_SECONDS: Final = 0.1
 
 @dataclass(frozen=True)
 class Standing:
-    """The last sweep that has told events. `state`: it runs, has ended (`end` says how), or is dead: it ended without
-    a word, or has not been heard of for `DEAD_SECONDS`. `silent`: seconds since it was last heard of.
+    """The last sweep that wrote events. `state`: running, ended (`end` says how), or dead: it ended without an event,
+    or has written none for `DEAD_SECONDS`. `silent`: seconds since its last event.
     """
 
     sweep: str
@@ -34,7 +34,7 @@ class Standing:
 
     @property
     def process(self) -> str:
-        """The sweep's process, and where it is."""
+        """The sweep's process and host."""
         where = "" if self.beat.machine == machine_digest() else f" on {self.beat.host}"
         return f"process {self.beat.process}{where}"
 
@@ -54,7 +54,7 @@ class Standing:
 
 
 def standing(runs: Path) -> Standing | None:
-    """How the last sweep of a study is; None where none has told events. Only reads."""
+    """The state of a study's last sweep; None where none has written events. Only reads."""
     lines = last_events(runs)
     beats = [(line, line.event) for line in lines if isinstance(line.event, Heartbeat)]
     if not beats:
@@ -69,8 +69,8 @@ def standing(runs: Path) -> Standing | None:
 
 
 def ask(runs: Path, request: Request, sweep: str) -> RequestAnswered:
-    """Ask a sweep that runs for something and wait for its answer. Raises OSError, and NotHere where none comes: then
-    the request is withdrawn.
+    """Send a running sweep a request and wait for its answer. Raises OSError, and NotHere where none comes: then the
+    request is withdrawn.
     """
     reader = EventReader(runs, only_new=True)
     identity = put(runs, request, sweep)
@@ -94,7 +94,7 @@ def ask(runs: Path, request: Request, sweep: str) -> RequestAnswered:
 
 
 def _silent(runs: Path, line: Line) -> float:
-    """Seconds since the file was written: its own clock is that of the machine where it lies, which all ask."""
+    """Seconds since the file was written, by the clock of the machine where it lies, which all readers share."""
     heard = line.at
     with suppress(OSError):
         heard = (runs / EVENTS_FILE).lstat().st_mtime

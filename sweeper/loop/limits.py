@@ -13,7 +13,7 @@ from pathlib import Path
 from studies.records import CONSEQUENCES, Cause, State
 from studies.spec import Budget
 from studies.text.files import read_json, write_whole
-from sweeper.executors.base import Started
+from sweeper.executors.base import Kill, Started
 from sweeper.executors.ledger import Occupancy, Workers
 from sweeper.folder.names import SPENT_FILE
 from sweeper.loop.retries import is_machine
@@ -102,13 +102,6 @@ class FinishUp:
     reason: str
 
 
-@dataclass(frozen=True)
-class Kill:
-    """Kill the worker of this run, whose time was over long ago."""
-
-    key: str
-
-
 Order = Stop | FinishUp | Kill
 
 
@@ -155,7 +148,7 @@ class Limits:
             yield FinishUp(short)
         for key, seconds in in_training.items():
             if self._per_run is not None and seconds > self._per_run + GRACE_SECONDS:
-                yield Kill(key)
+                yield Kill(key, Cause.TIME_LIMIT)
 
     def failing(self, worker: str, key: str, cause: Cause, at: float) -> tuple[str, ...] | None:
         """The runs that failed on a worker in a row, once, when they are too many for it to go on."""

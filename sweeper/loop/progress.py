@@ -83,8 +83,3 @@ class Tally:
 
 class Interrupted(Exception):
     """The sweep cannot go on without something outside of it, and says what; what it has done is kept."""
-
-
-def first_line(message: str) -> str:
-    """The first line of what a run ended with."""
-    return message.strip().partition("\n")[0] or "no message"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunConfig, RunResult, State
 from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
+from studies.text.lines import first_line
 from sweeper.executors.ledger import Occupancy
 from sweeper.loop.brackets import Decision, EndAtRung, KeepScores, OpenBrackets, Say, Train
-from sweeper.loop.progress import Screen, first_line
+from sweeper.loop.progress import Screen
 from sweeper.loop.recording import STOPPED, Recorder, Training
 from sweeper.loop.recovery import Past
 from sweeper.loop.retries import PUT_OFF, Attempt, Attempts, Refusals, Retries, describe, is_machine

@@ -23,11 +23,24 @@ from pathlib import Path
 from studies.design.counts import planned_runs, planned_trials
 from studies.records import Cause, RunResult
 from studies.spec import Study, StudySpec
-from sweeper.executors.base import Dropped, Event, Executor, Finished, Lost, Reported, Started, Told
+from sweeper.executors import (
+    Cancel,
+    Dropped,
+    DropWaiting,
+    Event,
+    Executor,
+    Finished,
+    Kill,
+    Lost,
+    Reported,
+    SetAside,
+    Started,
+    WorkerNews,
+)
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
 from sweeper.loop.brackets import OpenBrackets
-from sweeper.loop.limits import FinishUp, Kill, Limits, Stop
+from sweeper.loop.limits import FinishUp, Limits, Stop
 from sweeper.loop.progress import Outcome, Progress, Screen, Tally
 from sweeper.loop.queue import Feeder, RunEnds, RunQueue, Waiting, told_failing
 from sweeper.loop.recording import Recorder
@@ -61,60 +74,60 @@ class Sweep:
         folder: Path,
         packs: Packs,
         screen: Screen,
+        began: float | None = None,
     ) -> None:
-        """`folder`: the study's runs."""
+        """`folder`: the study's runs; `began`: when the time of its budget did, on the monotonic clock, None: now."""
         spec, variants = study.spec, study.variants
         self._spec, self._variants, self._search, self._executor = spec, variants, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
-        started = time.monotonic()
-        self._view = _View(packs, planned_runs(study), started)
+        self._view = _View(packs, planned_runs(study))
         self._book, self._queue = TrialBook(spec, variants), RunQueue()
         self._record = Recorder(spec, stores.tracker, past, folder)
         self._brackets = OpenBrackets(spec, planned_trials(study), stores.search.strata, folder)
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
-        self._limits = Limits(spec.budget, folder, started)
+        self._limits = Limits(spec.budget, folder, time.monotonic() if began is None else began)
         self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
         self.finished = self._book.finished
-        self._paused = paused(folder)
-        self._stopping = self._closing = False
+        self._paused, self._stopping = paused(folder), False
+        self.closing = False  # it starts nothing new: stopped, or out of its budget or of workers
 
     def run(self) -> Outcome:
         """Train all that is missing. Returns when the study is complete, out of budget, or stopped."""
         self._feeder.recover()
         self._drain()
-        if not self._closing and not self._search.partial:
+        if not self.closing and not self._search.partial:
             self._feeder.confirm(self._paused)
             self._drain()
         held = self._held_back()
-        if not (self._closing or held or self._search.partial):
+        if not (self.closing or held or self._search.partial):
             self._record.replace_all()
         self._feeder.requeue_open()
         self._record.keep_adapters(self._book.best_configs())
         self._limits.keep(time.monotonic(), at_once=True)
-        return self._record.tally.outcome(stopped=self._closing or held, unusable=self._ends.unusable)
+        return self._record.tally.outcome(stopped=self.closing or held, unusable=self._ends.unusable)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
-        self._stopping = self._closing = True
-        self._executor.cancel(None)
+        self._stopping = self.closing = True
+        self._executor.stop(Cancel())
 
     def finish_up(self) -> None:
         """Start nothing new, and end when the runs in training have."""
-        self._closing = True
-        self._executor.hold_back()
+        self.closing = True
+        self._executor.stop(DropWaiting())
 
     def _drain(self) -> None:
         """Train until nothing is left to ask for, or the sweep is told to stop."""
         while True:
             self._check_limits(time.monotonic())
             # More than can train, so that no worker waits while results are recorded.
-            most = self._executor.slots + self._executor.ahead
-            while not self._closing and len(self._queue.training) < most and self._submit_next():
+            most = self._executor.capacity.jobs(self._packs.together)
+            while not self.closing and len(self._queue.training) < most and self._submit_next():
                 pass
             state = (self._record.tally, self._book.best(), self._queue.in_workers())
             self._screen.show(self._view.progress(time.monotonic(), *state))
-            waits = [] if self._closing else self._queue.waits(time.monotonic(), self._paused)
+            waits = [] if self.closing else self._queue.waits(time.monotonic(), self._paused)
             if not self._queue.training and all(wait is None for wait in waits):
                 return
             for event in self._executor.events(min([LOOK_SECONDS, *(wait for wait in waits if wait)])):
@@ -152,7 +165,7 @@ class Sweep:
             case Lost(key=key, worker=worker, at=at):
                 self._view.forget(worker)
                 self._ended(key, event.result(), at)
-            case Told(worker=worker, news=news, at=at):
+            case WorkerNews(worker=worker, news=news, at=at):
                 self._view.take(worker, news, at)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:
@@ -163,7 +176,7 @@ class Sweep:
         occupancy = self._limits.ended(key, result.cause, at)
         if occupancy is not None:
             self._judge_worker(occupancy.worker, key, result, at)
-        if self._ends.settle(run, result, occupancy, closing=self._closing):
+        if self._ends.settle(run, result, occupancy, closing=self.closing):
             self.stop()
 
     def _judge_worker(self, worker: str, key: str, result: RunResult, at: float) -> None:
@@ -171,8 +184,9 @@ class Sweep:
         failed = self._limits.failing(worker, key, result.cause, at)
         if failed is None:
             return
-        self._screen.tell_user(told_failing(self._executor.set_aside(worker), failed, result))
-        if self._executor.slots == 0 and not self._closing:
+        self._screen.tell_user(told_failing(self._executor.capacity.workers.get(worker, worker), failed, result))
+        self._executor.stop(SetAside(worker))
+        if not self._executor.capacity.workers and not self.closing:
             self._screen.tell_user("No worker is left: the sweep ends. Mend what the log tells, then run it again.")
             self.finish_up()
 
@@ -181,21 +195,21 @@ class Sweep:
         self._limits.keep(now)
         self._paused = paused(self._folder)
         in_executor = len(self._queue.training) > len(self._limits.in_training(now))
-        for order in self._limits.check(now, self._executor.slots):
+        for order in self._limits.check(now, self._executor.capacity.slots(self._packs.together)):
             match order:
                 case Stop(reason) if not self._stopping:
                     self._screen.tell_user(f"Stopping at the next step: {reason}.")
                     self.stop()
-                case FinishUp(reason) if not self._closing and (in_executor or self._feeder.has_more(self._variants)):
+                case FinishUp(reason) if not self.closing and (in_executor or self._feeder.has_more(self._variants)):
                     self._screen.tell_user(f"Starting nothing new: {reason}.")
                     self.finish_up()
-                case Kill(key) if key in self._queue.training:
-                    self._executor.kill(key, Cause.TIME_LIMIT)
+                case Kill(key) as kill if key in self._queue.training:
+                    self._executor.stop(kill)
 
     def _held_back(self) -> bool:
         """Whether a paused variant has something left to train; says so."""
         left = self._feeder.held_back([variant for variant in self._variants if variant in self._paused])
-        if left and not self._closing:
+        if left and not self.closing:
             self._screen.tell_user(f"Paused, with runs left: {', '.join(left)}. Let it go on with `sweeper resume`.")
         return bool(left)
 
@@ -203,14 +217,14 @@ class Sweep:
 class _View:
     """What is shown of a sweep while it runs: how far it is, and what workers tell that is of no run."""
 
-    def __init__(self, packs: Packs, planned: int, started: float) -> None:
-        self._packs, self._planned, self._started = packs, planned, started
+    def __init__(self, packs: Packs, planned: int) -> None:
+        self._packs, self._planned, self._started = packs, planned, time.monotonic()
         self._doing: dict[str, tuple[str, float]] = {}
 
     def take(self, worker: str, news: News, at: float) -> None:
         """A worker has news."""
         if isinstance(news, Sized):
-            self._packs.heed(worker, news)
+            self._packs.update(worker, news)
         else:
             self._doing[worker] = (news.what, at)
 

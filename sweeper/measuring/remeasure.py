@@ -1,6 +1,6 @@
-"""Measures finished runs again, from the adapters that they left; what is found goes into the runs' own MLflow records.
+"""Measures finished runs again, from their adapters, and writes the values to the runs' own MLflow records.
 
-The workers of an executor measure them. Nothing is trained, and a run that has its numbers is not measured again.
+An executor's workers measure them. Nothing is trained, and a run that has its numbers is not measured again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKED = ("margin", "kl")  # of what was measured before, and is again
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be measured, and the records that it stands for: two variants may be the same run."""
+    """A run to measure, and its records: two variants may share a run."""
 
     job: Job
     records: tuple[RunRecord, ...]
@@ -37,8 +37,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Scored:
-    """What was done: how many records were written, which runs failed and why, which measure otherwise now than when
-    they were trained, and whether somebody stopped it.
+    """The outcome: how many records were written, which runs failed and why, which measure otherwise than when they
+    were trained, and whether somebody stopped it.
     """
 
     written: int
@@ -48,7 +48,7 @@ class Scored:
 
 
 def stale(study: Study, records: Iterable[RunRecord], folder: Path) -> tuple[Task, ...]:
-    """The finished runs that keep an adapter and lack numbers of those who measure now. `folder`: the study's runs."""
+    """The finished runs that keep an adapter and lack numbers of the present measurers. `folder`: the study's runs."""
     if study.spec.trainer != "dpo":
         return ()
     found, asked = dict[str, Task](), asked_of(study.spec)
@@ -62,12 +62,12 @@ def stale(study: Study, records: Iterable[RunRecord], folder: Path) -> tuple[Tas
 
 
 def keeps_adapter(record: RunRecord, folder: Path) -> bool:
-    """Whether what a run has trained is still in its folder."""
+    """Whether a run's adapter is still in its folder."""
     return is_run_folder(folder / record.key) and is_folder(folder / record.key / ADAPTER)
 
 
 def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folder: Path) -> None:
-    """Add a run to what is measured, once for all variants that it is the run of."""
+    """Add a run, once for all variants that share it."""
     if config.key in tasks:
         tasks[config.key] = replace(tasks[config.key], records=(*tasks[config.key].records, record))
     else:
@@ -76,7 +76,7 @@ def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folde
 
 @contextmanager
 def measuring(spec: StudySpec, executor: str, workers: int | None, folder: Path) -> Iterator[Executor]:
-    """Workers that measure adapters, with the executor `inline` this process."""
+    """Start an executor that measures adapters, with `inline` in this process."""
     place = Workplace(workers or spec.resources.workers, folder / LOGS, spec.resources.env)
     pool = EXECUTORS[executor](EVALUATOR, place)
     try:
@@ -119,12 +119,12 @@ def measure(
 
 
 def _missing(record: RunRecord, who: Measurers) -> Sequence[str]:
-    """The metrics that a run has not from these measurers: gold alone where the evaluator is the same."""
+    """The metrics of these measurers that a run lacks: gold alone where the evaluator is the same."""
     return sorted(JUDGED if has_numbers(record, who.measured, gold=False) else MEASURED)
 
 
 def _placement(record: RunRecord) -> Placement:
-    """In the precision that the run was trained and measured in, which a pilot may have chosen once."""
+    """The precision that the run was trained and measured in, which a pilot may have chosen."""
     return Placement(bf16={"true": True, "false": False}.get(record.facts.get("bf16", "")))
 
 
@@ -140,7 +140,7 @@ def _problem(ending: Ending) -> str | None:
 
 
 def _has_moved(record: RunRecord, final: Mapping[str, Measurement], who: Measurers) -> bool:
-    """Whether what the same evaluator measured of the run is another number now, by more than its standard error."""
+    """Whether the same evaluator now measures another number, by more than its standard error."""
     both = [name for name in CHECKED if name in record.metrics and name in final and record.measured == who.measured]
     return any(abs(record.metrics[name] - final[name].value) > record.errors.get(name, 0.0) for name in both)
 
@@ -151,6 +151,6 @@ def _with_error(found: Measurement) -> str:
 
 
 def named(records: Sequence[RunRecord]) -> str:
-    """The first few runs, as MLflow's list shows them."""
+    """The first few runs, as MLflow's list names them."""
     names = [f"{r.variant} {r.scenario} t{r.trial} b{r.block} s{r.seed}" for r in records[:5]]
     return ", ".join(names) + (f" and {len(records) - 5} more" if len(records) > 5 else "")

@@ -1,4 +1,4 @@
-"""Scores finished runs with a judge that somebody names: which can be scored, and what came of it. See `measuring`."""
+"""Scores finished runs with another judge: selects them, measures them, sums up. See `remeasure`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sweeper.tracking.tracker import Tracker
 
 
 class EvaluateError(Exception):
-    """Runs that cannot be scored as asked: says which rule stands against it and what to do."""
+    """Runs that cannot be scored as requested: says which rule is broken and what to do."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be done. `scored`: runs that have this judge's scores already; `gone`: runs that keep no adapter;
-    `others`: runs of another question than the study file asks now.
+    """The runs to score. `scored`: runs that have this judge's scores; `gone`: runs without an adapter; `others`: runs
+    that answer another question than the study file asks now.
     """
 
     judge: Judge
@@ -79,7 +79,7 @@ def select(
 
 
 def best_runs(study: Study, records: Sequence[RunRecord]) -> frozenset[str]:
-    """Ids of the runs of the best trial of each stratum, those of the confirm phase among them.
+    """Ids of the runs of the best trial of each stratum, with those of the confirm phase.
 
     Raises EvaluateError where no run has the objective yet.
     """
@@ -128,7 +128,7 @@ def _can_be_scored(record: RunRecord) -> bool:
 
 
 def summary(selection: Selection, scored: Scored) -> list[str]:
-    """What came of it, in sentences."""
+    """The outcome, in sentences."""
     found = [
         f"{so_many(scored.written, 'run')} scored by {redact(selection.judge.name)}, {len(selection.scored)} had been."
     ]

@@ -1,4 +1,4 @@
-"""Trains some finished runs again alone, by TRL's own loop, and tells how far their measurements are apart."""
+"""Trains some finished runs again alone, by TRL's own loop, and compares their measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COSTS = frozenset({"steps_per_second", "tokens_per_second", "peak_memory", "tra
 
 @dataclass(frozen=True)
 class Finding:
-    """One measurement of a run as the sweep has it, and trained again alone. `error`: its standard error, if any."""
+    """A measurement of a run in the sweep, and trained again alone. `error`: its standard error, if any."""
 
     config: RunConfig
     metric: str
@@ -28,13 +28,13 @@ class Finding:
 
     @property
     def within_error(self) -> bool:
-        """Whether the two are closer than the measurement's own standard error."""
+        """Whether the two are closer than the measurement's standard error."""
         return abs(self.alone - self.swept) <= (self.error or 0.0)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of the runs that were trained again, and of those that could not be, why."""
+    """The comparisons, and the reason for each run that could not be trained again."""
 
     findings: tuple[Finding, ...]
     failed: Mapping[str, str]

@@ -1,1 +1,1 @@
-"""What a study would run, take and share, said before anything runs."""
+"""Plans a study before anything runs: its runs, its disk use, how runs share devices."""

@@ -1,9 +1,9 @@
-"""What a study will about take on disk, told before anything runs; loads no torch and no weights.
+"""Estimates the disk use of a study before anything runs; loads no torch and no weights.
 
-An adapter's size follows from its rank and the shapes of the layers that it adapts, which stand in the header of the
-model's safetensors files; a state to go on from has the adapter and its optimizer's two moments, three times as much.
-Full fine-tuning keeps the whole model where others keep an adapter. Not counted: databases, logs, reference log-probs,
-and what runs have kept whose trial is not over yet.
+An adapter's size follows from its rank and the shapes of the adapted layers, which the headers of the model's
+safetensors files hold; a state to resume from has the adapter and its optimizer's two moments, three times as much.
+Full fine-tuning keeps the whole model instead of an adapter. Not counted: databases, logs, reference log-probs, and
+adapters of runs whose trial is still open.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _KEPT_STATES, _WRITTEN_STATES = 2, 1
 
 @dataclass(frozen=True)
 class DiskUse:
-    """How many adapters and states there are, and the bytes of one adapter, None where unknown.
+    """The number of adapters and states, and the bytes of one adapter, None where unknown.
 
-    `states`: of runs in training; `paused`: of those that wait at a rung. Each has the size of three adapters.
+    `states`: of runs in training; `paused`: of runs that wait at a rung. Each has the size of three adapters.
     """
 
     adapters: int
@@ -46,13 +46,13 @@ class DiskUse:
 
     @property
     def in_adapters(self) -> int:
-        """All of it, as a number of adapters."""
+        """The total, as a number of adapters."""
         return self.adapters + 3 * (self.states + self.paused)
 
 
 def planned_disk(study: Study, workers: int, together: int) -> DiskUse:
-    """What the study keeps, and what training takes beside it with so many workers, each with so many runs together
-    (0: TRL's own loop).
+    """What the study keeps, and what training needs beside it with so many workers, each with so many runs together (0:
+    TRL's own loop).
     """
     spec = study.spec
     packs = together > 1 and any(arm.settings.get("use_peft") for arm in study.variants.values())
@@ -77,7 +77,7 @@ def _runs_a_trial(study: Study) -> int:
 
 
 def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
-    """The line that `plan` prints. `guessed`: how many runs train together is not decided yet."""
+    """The line that `plan` prints. `guessed`: the number of runs together is not decided yet."""
     parts = [f"{use.adapters} adapters kept", f"{use.states} states of runs in training"]
     parts += [f"{use.paused} states of runs at a rung"] if use.paused else []
     what = f"{', '.join(parts)}, a state being three adapters"
@@ -92,11 +92,11 @@ def describe_disk(use: DiskUse, model: str, *, guessed: bool) -> str:
 
 
 def adapter_bytes(settings: Mapping[str, Any]) -> int | None:
-    """Bytes of what a run with these TRL settings leaves: adapter, or model. None where the model is not here, or its
-    files are none of a model.
+    """Bytes of the adapter, or the model, that a run with these TRL settings leaves. None where the model is not here,
+    or its files are not those of a model.
     """
     try:
-        shapes = dict(_shapes(_model_folder(settings)))
+        shapes = {name: (shape, stored) for name, shape, stored in _shapes(settings)}  # some lie there twice
     except (OSError, KeyError, TypeError, ValueError):
         return None  # training will say what is wrong with the model
     if not shapes:
@@ -122,41 +122,27 @@ def _is_adapted(weight: str, targets: Any) -> bool:
 
 def _rank(arm: ResolvedVariant) -> int:
     """The largest rank that a trial of the arm can have."""
-    ranks = [arm.settings.get("lora_r") or _RANK, *(point.get("lora_r", 0) for point in arm.points)]
-    match arm.space.get("lora_r"):
-        case IntRange(high=high):
-            ranks.append(high)
-        case Values(values=values):
-            ranks += values
-    return max(int(rank or 0) for rank in ranks)
+    space = arm.space.get("lora_r")
+    wide = (space.high,) if isinstance(space, IntRange) else space.values if isinstance(space, Values) else ()
+    points = (point.get("lora_r", 0) for point in arm.points)
+    return max(int(rank or 0) for rank in (arm.settings.get("lora_r") or _RANK, *points, *wide))
 
 
-def _model_folder(settings: Mapping[str, Any]) -> Path | None:
-    """Where the model's files are on this machine, its Hub cache included; None where they are not."""
-    name = str(settings.get("model_name_or_path"))
-    if name == "embedded":
-        return model_path()
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        revision = settings.get("model_revision")
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-
-
-def _shapes(folder: Path | None) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
-    """Name, shape and bytes a number of every weight, from the headers of the model's files. Raises OSError, KeyError,
-    TypeError and ValueError for files that are none of a model.
+def _shapes(settings: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and bytes per number of every weight, from the headers of the model's files, which may lie in the
+    Hub's cache. Raises OSError, KeyError, TypeError and ValueError where they are missing or not those of a model.
     """
-    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-        for name, about in safetensors_header(path, links=True).items():  # the Hub's cache is made of links
-            if name == "__metadata__":
+    name = str(settings.get("model_name_or_path"))
+    folder = model_path() if name == "embedded" else Path(name)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(name, revision=settings.get("model_revision"), local_files_only=True))
+    for path in sorted(folder.glob("*.safetensors")):
+        for weight, about in safetensors_header(path, links=True).items():  # the Hub's cache is made of links
+            if weight == "__metadata__":
                 continue
             shape = tuple(about["shape"])
             if not all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in shape):
-                raise ValueError(f"{path}: {name} has the shape {shape}")
-            yield name, (shape, _STORED_BYTES.get(about["dtype"], 4))
+                raise ValueError(f"{path}: {weight} has the shape {shape}")
+            yield weight, shape, _STORED_BYTES.get(about["dtype"], 4)

@@ -1,6 +1,6 @@
-"""How a study's runs share devices: as the study says, as an earlier sweep found, or as the workers find now.
+"""Decides how a study's runs share devices: as the study says, as an earlier sweep found, or as the workers find now.
 
-Knows what workers tell of it and the file that keeps it; loads no torch and measures nothing itself.
+Loads no torch and measures nothing itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from studies.records import RunConfig, digest
 from studies.spec import Study, StudySpec, resolve_run
 from studies.text.files import read_json, write_whole
 from studies.text.plural import so_many
-from sweeper.executors import Executor
 from sweeper.executors.process.devices import usable_cores, visible_gpus
 from sweeper.folder.names import PILOT_FILE
 from trainers.interface import Placement, Sized, Sizing, pack_key
@@ -62,8 +61,8 @@ def _in_turn(study: Study) -> Iterator[RunConfig]:
 class Packs:
     """How the runs of one sweep share devices: as the study says, or as its workers find while they train.
 
-    What they find is told to the user, kept in the study's folder for the next sweep, and goes with the runs that are
-    handed out later, for workers that know nothing yet.
+    What they find is shown to the user, kept in the study's folder for the next sweep, and passed on with later runs,
+    for workers that have not measured yet.
     """
 
     def __init__(
@@ -71,22 +70,23 @@ class Packs:
         study: Study,
         runs: Path,
         workers: int | None,
-        pool: Executor,
+        count: int,
         tell_user: Callable[[str], None],
     ) -> None:
-        """`runs`: the study's folder."""
+        """`runs`: the study's folder; `workers`: the number asked for; `count`: the number there are."""
         self._study, self._runs, self._tell_user = study, runs, tell_user
-        self._workers, self._pool, self._count = workers, pool, max(1, pool.slots)
+        self._workers, self._count = workers, max(1, count)
         self._planned = planned_runs(study)
-        self._together: dict[str, int] = {}
+        self._of_worker: dict[str, int] = {}
         self._found: dict[str, dict[str, Sizing]] = {}
         self._told = ""
         self.placement = self._first()
         """How runs are placed of which nothing else is known."""
-        pool.together = self.placement.together if self.placement.begin is None else max(1, self.placement.begin)
+        self.together = self.placement.together if self.placement.begin is None else max(1, self.placement.begin)
+        """How many runs a worker trains at once at most, by what the workers say."""
 
     def place(self, config: RunConfig, own: Placement) -> Placement:
-        """How a run is to train that has the placement `own`, by all that was found of runs like it."""
+        """The placement of a run that has the placement `own`, by what was found for runs like it."""
         found = self._best(pack_key(config)) if own.begin is not None else None
         if found is None:
             return own
@@ -94,10 +94,10 @@ class Packs:
         checkpointing = chosen.checkpointing if own.checkpointing is None else own.checkpointing
         return replace(own, begin=chosen.together, split=max(own.split, chosen.split), checkpointing=checkpointing)
 
-    def heed(self, worker: str, news: Sized) -> None:
-        """Take in how many runs a worker trains at once from now on, and what it has learnt."""
-        self._together[worker] = news.together
-        self._pool.together = max(self._together.values())
+    def update(self, worker: str, news: Sized) -> None:
+        """Update how many runs a worker trains at once, and what it has measured."""
+        self._of_worker[worker] = news.together
+        self.together = max(self._of_worker.values())
         if news.sizing is None or news.sizing.best is None:
             return
         self._found.setdefault(news.like, {})[worker] = news.sizing
@@ -108,8 +108,8 @@ class Packs:
         self._tell(found)
 
     def forget(self, worker: str) -> None:
-        """The worker is gone."""
-        self._together.pop(worker, None)
+        """Drop a worker that is gone."""
+        self._of_worker.pop(worker, None)
 
     def _first(self) -> Placement:
         spec, count = self._study.spec, self._count
@@ -124,7 +124,7 @@ class Packs:
         return replace(known.chosen, together=_MOST_RUNS, begin=known.chosen.together, workers=count)
 
     def _best(self, like: str) -> Sizing | None:
-        """Of what the workers found, the largest size: each has its own reasons to take fewer."""
+        """The largest size that a worker found: each may have its own reason to take fewer."""
         found = self._found.get(like, {}).values()
         return max(found, key=lambda sizing: sizing.chosen.together, default=None)
 
@@ -135,7 +135,7 @@ class Packs:
             self._tell_user(describe(found, self._planned, self._count))
 
     def _keep(self, found: Sizing) -> None:
-        """Write it down; a disk that cannot take it does not stop the sweep."""
+        """Write the sizing to a file; a full disk does not stop the sweep."""
         study = self._study
         kept = {"of": _identity(study, self._workers), "length": _length(study), "pilot": asdict(found)}
         with suppress(OSError):
@@ -143,8 +143,8 @@ class Packs:
 
 
 def kept_sizing(study: Study, runs: Path, workers: int | None) -> Sizing | None:
-    """What an earlier sweep of the study found, if it did for these runs on a machine like this one. Where they took
-    another number of steps then, how many passes one takes is not known (0).
+    """What an earlier sweep of the study found for these runs on a machine like this one. Where they took another
+    number of steps then, the passes of a run are unknown (0).
     """
     try:
         kept = read_json(runs / PILOT_FILE)
@@ -157,7 +157,7 @@ def kept_sizing(study: Study, runs: Path, workers: int | None) -> Sizing | None:
 
 
 def describe(found: Sizing, runs: int, workers: int) -> str:
-    """The size, what it rests on, and the time that the study will take, in a sentence or two."""
+    """The size, its reason, and the time that the study will take, in a sentence or two."""
     best, chosen = found.best, found.chosen
     said = f"Runs train {told_placement(chosen)} on each of {so_many(workers, 'worker')} ({found.device})"
     if best is None:
@@ -172,7 +172,7 @@ def describe(found: Sizing, runs: int, workers: int) -> str:
 
 
 def told_placement(chosen: Placement) -> str:
-    """How runs train, in words."""
+    """The placement in words."""
     how = f"{chosen.together} together" if chosen.together > 1 else "one at a time"
     extra = [f"micro-batches in {chosen.split} parts"] if chosen.split > 1 else []
     extra += ["gradient checkpointing"] if chosen.checkpointing else []
@@ -181,19 +181,19 @@ def told_placement(chosen: Placement) -> str:
 
 
 def worker_count(spec: StudySpec, workers: int | None) -> int:
-    """How many worker processes a run of the study starts."""
+    """The number of worker processes of a sweep."""
     return workers or spec.resources.workers or len(visible_gpus(os.environ)) or usable_cores()
 
 
 def _identity(study: Study, workers: int | None) -> str:
-    """What the best size depends on."""
+    """A digest of what the best size depends on."""
     configs = sample_runs(study)
     machine = [visible_gpus(os.environ), usable_cores(), worker_count(study.spec, workers)]
     return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
 
 
 def _length(study: Study) -> str:
-    """What the number of steps of a run depends on."""
+    """A digest of what the number of steps of a run depends on."""
     named = ("max_steps", "num_train_epochs", "gradient_accumulation_steps")
     return digest(
         [[config.settings.get(name) for name in named] for config in sample_runs(study)] + [study.spec.data.rows]
@@ -201,7 +201,7 @@ def _length(study: Study) -> str:
 
 
 def _sizing(kept: Mapping[str, Any]) -> Sizing:
-    """Also from what earlier versions measured before a sweep, which says more. Raises ValueError for what is none."""
+    """Parse a sizing, also of earlier versions, which measured more. Raises ValueError for what is none."""
     found = _SIZING.validate_python({field.name: kept[field.name] for field in fields(Sizing)})
     sound = 1 <= found.chosen.together <= _MOST_RUNS and 1 <= found.chosen.split <= _MOST_PARTS
     if not (sound and 0.0 <= (found.seconds_per_run or 0.0) <= _LONGEST_RUN):

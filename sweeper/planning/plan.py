@@ -1,4 +1,4 @@
-"""What a study would run, said before anything runs; loads no torch, trains nothing and opens no store."""
+"""Plans what a study will run; loads no torch, trains nothing and opens no store."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from studies.text.plural import so_many
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """One variant as it will run. `points` are the trials known in advance; `adaptive` more depend on results.
-    `fewer`: why they are fewer than the budget asks for, where they are.
+    """A variant as it will run. `points` are the trials known in advance; `adaptive` more depend on results. `fewer`:
+    why there are fewer than the budget asks for.
     """
 
     name: str
@@ -56,9 +56,9 @@ class PlannedScenario:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole study. `runs` counts every training, the confirm phase included; `power` says what blocks can show;
-    `rungs` are the steps where runs pause and are decided on in `brackets`; `speed` says what is timed, beside `runs`;
-    `fewer`: why a joint search has fewer trials than the budget asks for, where it has.
+    """The whole study. `runs` includes the confirm phase; `power` says what differences the blocks can detect; `rungs`
+    are the steps where runs pause and are decided on in `brackets`; `speed` says what is timed, beside `runs`; `fewer`:
+    why a joint search has fewer trials than the budget asks for.
     """
 
     study: str
@@ -77,7 +77,7 @@ class Plan:
 
 
 def make_plan(study: Study) -> Plan:
-    """Every trial that the study will ask for, as far as it is known in advance."""
+    """Every trial of the study, as far as it is known in advance."""
     spec = study.spec
     planned = tuple(_plan_arm(study, arm) for arm in study.variants.values())
     runs = planned_runs(study)
@@ -130,8 +130,9 @@ def _power(study: Study) -> str:
 
 
 def power_line(study: Study) -> str:
-    """What difference to the baseline the confirm phase's blocks can find, and at what spread they show a tie; what
-    is missing where they can do neither. In paired standard deviations, which nobody knows before the first runs.
+    """The difference to the baseline that the confirm phase's blocks can detect, and the spread up to which they show a
+    tie; what is missing where they can do neither. In paired standard deviations, which are unknown before the first
+    runs.
     """
     spec = study.spec
     if spec.mode == "search" or len(study.variants) < 2:
@@ -223,9 +224,7 @@ def _plan_arm(study: Study, arm: ResolvedVariant) -> PlannedArm:
 
 
 def _fewer_of(study: Study, arm: ResolvedVariant) -> str:
-    """Why the arm has fewer trials than the file asks for, in the scenario that asks for the most; a grid is what it
-    is.
-    """
+    """Why the arm has fewer trials than the file asks for, in the scenario that asks for the most; "" for a grid."""
     spec = study.spec
     if spec.sampler == "grid":
         return ""
@@ -236,7 +235,7 @@ def _fewer_of(study: Study, arm: ResolvedVariant) -> str:
 
 
 def _jointly_fewer(study: Study) -> str:
-    """The same of a joint search over the arms."""
+    """The same for a joint search over the arms."""
     spec = study.spec
     asked_for = spec.budget.trials + sum(len(arm.points) for arm in study.variants.values())
     return _fewer(spec, study.variants.values(), joint_quota(spec, study.variants), asked_for)
@@ -252,7 +251,7 @@ def _fewer(spec: StudySpec, arms: Collection[ResolvedVariant], quota: int, asked
 
 
 def _expected(spec: StudySpec, arm: ResolvedVariant) -> str:
-    """What must come out of the arm, in words."""
+    """The expected outcome of the arm, in words."""
     expected = spec.variants[arm.name].expect
     if expected is None:
         return ""

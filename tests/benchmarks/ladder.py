@@ -191,7 +191,7 @@ def by_workers(configs: Sequence[RunConfig], folder: Path, placement: Placement)
     try:
         warm = [
             c.model_copy(update={"settings": {**c.settings, "max_steps": 1}, "seed": 1 + i})
-            for i, c in enumerate(configs[: pool.slots])
+            for i, c in enumerate(configs[: len(pool.capacity.workers)])
         ]
         _train(pool, warm, folder / "warm", Placement())
         started = time.perf_counter()

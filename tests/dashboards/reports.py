@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dashboards.figures.gallery import figures
+from dashboards.figures.gallery import figures, first_figures
 from dashboards.report.page import Report, ShownSamples
 from studies.records import RunRecord, Shown
 from tests.dashboards.generated import pool
@@ -23,6 +23,7 @@ def report_of(records: list[RunRecord] | None = None, **changes: Any) -> Report:
         "question": "Which loss?",
         "records": used,
         "table": material.comparison,
+        "gains": first_figures(material),
         "figures": list(figures(material)),
         "samples": [ShownSamples("ipo", "clean", 3, "0123456789abcdef", (SAMPLE,))],
         "asked": '{"study": "pool"}',

@@ -22,6 +22,15 @@ class Slow:
         FormulaTrainer().train(job, _SlowDesk(desk, float(os.environ.get("STEP_SECONDS", "0"))))
 
 
+class Broken:
+    """The slow trainer, which fails the runs of `ipo` while the file BROKEN (an environment variable) exists."""
+
+    def train(self, job: Job, desk: WorkQueue) -> None:
+        if job.config.variant == "ipo" and Path(os.environ["BROKEN"]).exists():
+            raise OSError("the device is broken")
+        Slow().train(job, desk)
+
+
 class Kept:
     """The real trainer, which keeps every run after every step, so that a kill finds something to go on from."""
 

@@ -5,8 +5,8 @@ for whether they differ, and the score test of Tango (1998, Statistics in Medici
 because its limits and its p of "more than so many apart" are one formula that stays right at no break at all, where
 Newcombe's method 10 (1998) gives limits alone. Over replicates: the paired t test of their shares, because breaks
 hang on the task: where a loss's cliff moves by a seventh of the box from task to task, points that count as
-independent differ falsely in 9 to 25 % of cases (`tests/benchmarks/simulated_comparisons.md`). The t test alone knows
-nothing where no replicate differs. So nothing is said but what both say.
+independent differ falsely in 8 to 24 % of cases at 8 and 16 points (`tests/benchmarks/simulated_comparisons.md`). The
+t test alone knows nothing where no replicate differs. So nothing is said but what both say.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of the machine each worker may use: a GPU and a share of the CPU cores; loads no torch to find out."""
+"""Assigns each worker a GPU and a share of the CPU cores, without loading torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NEVER = frozenset({"SLURM_JWT"})  # signs in to the cluster
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs that a process with this environment can use, as CUDA_VISIBLE_DEVICES names them; none where none.
+    """The GPUs that a process with this environment can use, as CUDA_VISIBLE_DEVICES names them.
 
     CUDA_VISIBLE_DEVICES decides where it is set, else `nvidia-smi -L`; a card cut by MIG counts as its parts.
     """
@@ -53,7 +53,7 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
 
 
 def listed_gpus(listing: str) -> list[str]:
-    """The UUIDs in the output of `nvidia-smi -L`: of the MIG parts for a card that has them, else of the card."""
+    """The UUIDs in the output of `nvidia-smi -L`: of the MIG parts where a card has them, else of the card."""
     cards: list[tuple[str, list[str]]] = []
     for line in listing.splitlines():
         match = re.search(r"UUID: ([\w/-]+)\)", line)
@@ -100,6 +100,6 @@ def _is_needed(name: str) -> bool:
 
 
 def _threads(share: int, asked: str | None) -> int:
-    """A worker's threads: at least one, and no more than the user's own setting where that is a number."""
+    """A worker's threads: at least one, and at most the user's own setting where that is a number."""
     limit = int(asked) if asked is not None and asked.isdigit() and int(asked) > 0 else share
     return max(1, min(share, limit))

@@ -1,7 +1,7 @@
-"""Trains in warm worker processes of this machine, one per GPU or per share of the CPU cores; knows no trainer.
+"""Trains in warm worker processes, one per GPU or per share of the CPU cores.
 
-One thread, the pump, owns the workers: it hands jobs to idle ones and takes in what they send, also while the sweep
-is busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
+One thread, the pump, owns the workers: it hands jobs to idle ones and receives their messages also while the sweep is
+busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from studies.records import Cause
 from studies.text.files import UnusableFile, is_folder
-from sweeper.executors.base import Event
+from sweeper.executors.base import Capacity, Event, SetAside, StopOrder
 from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
 from sweeper.executors.process.handle import Starter
 from sweeper.executors.process.launcher import Launcher
 from sweeper.executors.process.local import Local
-from sweeper.executors.process.messages import Cancel, Close, HoldBack, Kill, Request, SetAside
+from sweeper.executors.process.messages import Close, Request
 from sweeper.executors.process.pump import Pump
 from trainers.interface import Job
 
 
 class Process:
-    """An executor over worker processes, which are started when there is a job for them and kept until `close`.
+    """An executor with worker processes, which are started when there is a job for them and kept until `close`.
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
-    `together`: how many runs a worker may train at once. What workers print goes to `worker-N.log` in `log_folder`.
-    `env`: names of environment variables that they get beside those that training needs. `launcher`: starts them,
-    on this machine where none is given.
+    Workers print to `worker-N.log` in `log_folder`. `env`: names of environment variables that they get beside those
+    that training needs. `launcher`: starts them, by default on this machine.
     """
 
     def __init__(
@@ -40,7 +38,6 @@ class Process:
         trainer: str,
         workers: int | None,
         log_folder: Path,
-        together: int = 1,
         env: Collection[str] = (),
         launcher: Launcher | None = None,
     ) -> None:
@@ -49,30 +46,24 @@ class Process:
         log_folder.mkdir(parents=True, exist_ok=True)
         if not is_folder(log_folder):
             raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
-        self.together = together
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
-        self._wakeup, rung = socket.socketpair()
+        self._wakeup, wakeups = socket.socketpair()
         self._wakeup.setblocking(False)
         launcher = Local() if launcher is None else launcher
         starters = [Starter(f"worker-{i}", trainer, env, log_folder, launcher) for i, env in enumerate(environments)]
-        self._workers = {starter.name: starter for starter in starters}
-        pump = Pump(starters, self._requests, rung, self._events)
+        self._places = {starter.name: _place(starter) for starter in starters}
+        pump = Pump(starters, self._requests, wakeups, self._events)
         self._pump = Thread(target=pump.run, name="executor", daemon=True)
         self._pump.start()
 
     @property
-    def slots(self) -> int:
-        """See `Executor.slots`: what all workers train at once."""
-        return len(self._workers) * max(1, self.together)
-
-    @property
-    def ahead(self) -> int:
-        """See `Executor.ahead`: what one worker takes at once."""
-        return max(1, self.together)
+    def capacity(self) -> Capacity:
+        """See `Executor.capacity`."""
+        return Capacity(self._places, ahead=True)
 
     def submit(self, job: Job) -> None:
-        """See `Executor.submit`. More jobs than `slots` keep a worker that has finished from waiting."""
+        """See `Executor.submit`. Jobs beyond the capacity let a worker that has finished go on at once."""
         if not self._pump.is_alive():
             raise RuntimeError("a closed or broken executor takes no more jobs; events(0) says what broke it")
         self._request(job)
@@ -89,24 +80,11 @@ class Process:
             raise RuntimeError(f"the workers cannot be run any more: {broken}") from broken
         return [item for item in found if not isinstance(item, BaseException)]
 
-    def cancel(self, key: str | None) -> None:
-        """See `Executor.cancel`."""
-        self._request(Cancel(key))
-
-    def hold_back(self) -> None:
-        """See `Executor.hold_back`."""
-        self._request(HoldBack())
-
-    def kill(self, key: str, cause: Cause) -> None:
-        """See `Executor.kill`."""
-        self._request(Kill(key, cause))
-
-    def set_aside(self, worker: str) -> str:
-        """See `Executor.set_aside`."""
-        starter = self._workers.pop(worker, None)
-        self._request(SetAside(worker))
-        device = starter.environment.get("CUDA_VISIBLE_DEVICES") if starter is not None else None
-        return f"{worker} on GPU {device}" if device else worker
+    def stop(self, order: StopOrder) -> None:
+        """See `Executor.stop`."""
+        if isinstance(order, SetAside):
+            self._places = {name: place for name, place in self._places.items() if name != order.worker}
+        self._request(order)
 
     def close(self, now: bool = False) -> None:
         """See `Executor.close`."""
@@ -117,5 +95,10 @@ class Process:
     def _request(self, request: Request) -> None:
         # Both steps may happen in a signal handler that interrupts either of them.
         self._requests.put(request)
-        with suppress(OSError):  # rung enough already, or nobody is there to hear it
+        with suppress(OSError):  # the socket is full, so the pump wakes up anyway, or it has ended
             self._wakeup.send(b"!")
+
+
+def _place(starter: Starter) -> str:
+    device = starter.environment.get("CUDA_VISIBLE_DEVICES")
+    return f"{starter.name} on GPU {device}" if device else starter.name

@@ -1,4 +1,4 @@
-"""Why a process ended, as far as the system tells, also whether it was killed for want of memory. Knows no runs."""
+"""Finds out why a process ended, from its exit code and the kernel's count of OOM kills."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def oom_counter(process: int) -> Path | None:
-    """The file that counts the processes of this one's memory cgroup which the kernel has killed for want of memory.
+    """The file that counts the OOM kills in the memory cgroup of a process.
 
     `memory.events` of cgroup v2 or `memory.oom_control` of v1 (kernel, Documentation/admin-guide/cgroup-v2.rst); the
-    machine's own count where there is none, as in the root group; None where the system tells nothing.
+    machine's own count where there is none, as in the root group; None where the system has neither.
     """
     found = [place / name for place, name in _places(process)]
     return next((file for file in [*found, Path("/proc/vmstat")] if oom_kills(file) is not None), None)
 
 
 def oom_kills(counter: Path | None) -> int | None:
-    """The count that stands in the file; None where there is none."""
+    """The count in the file; None where there is none."""
     if counter is None:
         return None
     with suppress(OSError):
@@ -45,8 +45,8 @@ def _places(process: int) -> list[tuple[Path, str]]:
 
 
 def why_it_ended(code: int, oom_kills_before: int | None, oom_kills_after: int | None) -> tuple[Cause, str]:
-    """Why a worker ended that had runs in training, and how, in words, from its exit code and the kernel's counts of
-    processes that it killed for want of memory (None where it does not count).
+    """The cause and the reason, in words, for the end of a worker with runs in training: by its exit code and the
+    kernel's counts of OOM kills before and after (None where it does not count).
     """
     if code >= 0:
         return Cause.WORKER_LOST, f"the worker exited with code {code}"
@@ -56,9 +56,9 @@ def why_it_ended(code: int, oom_kills_before: int | None, oom_kills_after: int |
         name = f"signal {-code}"
     if -code == signal.SIGTERM:
         return Cause.PREEMPTED, "the worker was told to go by SIGTERM"
-    if -code == signal.SIGALRM:  # which it sets itself, see `sweeper.executors.process.worker`
+    if -code == signal.SIGALRM:  # which the worker sets itself, see `sweeper.executors.process.worker`
         return Cause.PREEMPTED, "the worker was told to go by SIGTERM and did not come to the end of a step in time"
     if -code == signal.SIGKILL and (oom_kills_after or 0) > (oom_kills_before or 0):
-        return Cause.OUT_OF_HOST_MEMORY, "the kernel killed the worker for want of memory"
-    unknown = " (by hand, or by a system that does not say so for want of memory)" if -code == signal.SIGKILL else ""
+        return Cause.OUT_OF_HOST_MEMORY, "out of memory: the kernel killed the worker"
+    unknown = " (by hand, or out of memory on a system that does not say so)" if -code == signal.SIGKILL else ""
     return Cause.WORKER_LOST, f"the worker was killed by {name}{unknown}"

@@ -1,4 +1,4 @@
-"""One worker as the pump sees it: started by a launcher, spoken to, buried."""
+"""A worker as the pump sees it: launched, sent orders, reaped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from studies.records import Cause, RunResult
 from studies.text.files import open_file
@@ -14,12 +15,12 @@ from sweeper.executors.process.launcher import Handle, Launcher
 from sweeper.executors.process.messages import Nothing, Order, Want
 from trainers.interface import Job
 
-LOG2000BYTES = 2000
+LOG_TAIL_BYTES = 2000
 
 
 class Running:
-    """A worker that was launched: `jobs` is what it trains, `wants` what it has asked for, `told` its last state that
-    was told as an event.
+    """A launched worker: `jobs` are in training, `wants` is what it has asked for, `state` the last one sent as an
+    event.
     """
 
     def __init__(self, name: str, handle: Handle, log: Path) -> None:
@@ -30,11 +31,11 @@ class Running:
         self.log = log
         self.kill_cause: dict[str, Cause] = {}
         self.set_aside = False
-        self.told = "asked"
+        self.state: Literal["asked", "waiting", "here"] = "asked"
         self._log_start = 0
 
     def give(self, job: Job) -> None:
-        """Answer what the worker asked for with a job; it is lost where the process has just gone."""
+        """Answer the worker's request with a job; it is lost where the process has just gone."""
         if not self.jobs:
             self._log_start = self.log.stat().st_size
             self.handle.begin()
@@ -43,42 +44,42 @@ class Running:
         self.tell(job)
 
     def refuse(self) -> None:
-        """Answer that no such job waits."""
+        """Answer the worker's request: no such job waits."""
         self.wants = None
         self.tell(Nothing())
 
     def tell(self, order: Order) -> None:
-        """Send an order; the pump will notice by itself where the process has gone."""
+        """Send an order; the pump notices where the process has gone."""
         if self.handle.connection is not None:
             with suppress(OSError):
                 self.handle.connection.send(order)
 
     def kill(self) -> None:
-        """End the worker and its children at once."""
+        """Kill the worker and its children."""
         self.handle.kill()
 
     def reap(self) -> tuple[Cause, str]:
-        """Have the worker end, and say why and how it did."""
+        """Wait for the worker to end; the cause and the reason."""
         ended = self.handle.why()
         if self.handle.connection is not None:
             self.handle.connection.close()
         return ended
 
     def with_log(self, result: RunResult) -> RunResult:
-        """The result with what the log says last and where it is."""
+        """The result with the path and the last lines of the log."""
         facts = {**result.facts, "log": str(self.log), "log_tail": self.log_tail()}
         return result.model_copy(update={"facts": facts})
 
     def log_tail(self) -> str:
-        """The end of what the process has written since it got its job."""
+        """What the process has written last, since it got its job."""
         with open_file(self.log, os.O_RDONLY) as file:
-            file.seek(max(self._log_start, self.log.stat().st_size - LOG2000BYTES))
+            file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").strip()
 
 
 @dataclass(frozen=True)
 class Starter:
-    """How the worker of one slot is started."""
+    """Starts the worker of one slot."""
 
     name: str
     trainer: str
@@ -87,11 +88,11 @@ class Starter:
     launcher: Launcher
 
     def start(self) -> Running:
-        """Have the launcher start the worker."""
+        """Launch the worker."""
         log = self.log_folder / f"{self.name}.log"
         module = (sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "sweeper.executors.process.worker")
-        # The module path is handed on, so that a trainer that can be imported here can be imported there, and what a
-        # worker starts takes no code from the working folder either.
+        # The worker gets the module path, so that it can import a trainer that can be imported here, and what it starts
+        # takes no code from the working folder either.
         modules = os.pathsep.join(path for path in sys.path if path)
         environment = {**self.environment, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
         command = (*module, self.trainer, self.name)

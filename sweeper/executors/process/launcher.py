@@ -1,4 +1,4 @@
-"""What starts a worker's process somewhere, and what the pump needs to know of it there."""
+"""What a place that runs workers must offer: launch, kill, and why one ended."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from studies.records import Cause
 
 
 class Handle(Protocol):
-    """A worker that was launched."""
+    """A launched worker."""
 
     @property
     def place(self) -> str:
-        """What it is there, for people: `process 4711`, `job 12`."""
+        """A description for people: `process 4711`, `job 12`."""
         ...
 
     @property
     def connection(self) -> Connection | None:
-        """Where its messages come from; None as long as it is not here."""
+        """The connection to the worker; None until it is here."""
         ...
 
     def state(self) -> Literal["waiting", "here", "gone"]:
@@ -28,23 +28,25 @@ class Handle(Protocol):
         ...
 
     def begin(self) -> None:
-        """Note that it begins with runs: what happened before is no cause of how they end."""
+        """Note that it begins with runs: what happened before does not count as the cause of their end."""
         ...
 
     def kill(self) -> None:
-        """End it and its children at once, without its help."""
+        """Kill it and its children at once, without its help."""
         ...
 
     def why(self) -> tuple[Cause, str]:
-        """Why and how it ended, asked once its connection has closed; kills what is left of it after some seconds."""
+        """The cause and the reason for its end, asked once its connection has closed; kills what is left of it after
+        some seconds.
+        """
         ...
 
 
 class Launcher(Protocol):
-    """Starts workers: in processes of this machine, or as what a cluster calls a job."""
+    """Starts workers: as processes of this machine, or as jobs of a cluster."""
 
     def launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Handle:
-        """Start a worker and return at once. What it prints is appended to the `log`. To the `command` the launcher
-        adds how the worker reaches the sweep. Raises OSError.
+        """Start a worker and return at once. Its output is appended to the `log`. The launcher adds to the `command`
+        how the worker reaches the sweep. Raises OSError.
         """
         ...

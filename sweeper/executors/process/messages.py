@@ -1,17 +1,17 @@
-"""What an executor asks of its pump, and what a worker process and the pump say to each other."""
+"""Messages between an executor and its pump, and between the pump and a worker process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studies.records import Cause
+from sweeper.executors.base import StopOrder
 from trainers.interface import Job
 
 
 @dataclass(frozen=True)
 class Want:
-    """From a worker: it can train one more run, of this `pack_key`, beside those that it has; None: it has none and
-    takes any. The first is answered at once, the second when there is a job.
+    """From a worker: it can train one more run of this `pack_key` beside its own; None: it has no run and takes any.
+    The first is answered at once, the second when there is a job.
     """
 
     like: str | None
@@ -19,56 +19,29 @@ class Want:
 
 @dataclass(frozen=True)
 class Stop:
-    """To a worker: end the run with this key at its next report."""
+    """To a worker: stop the run with this key at its next report."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class End:
-    """To a worker: end when the run in training has ended."""
+    """To a worker: end once the runs in training have ended."""
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """To a worker: no such job waits now."""
+    """To a worker: no such job waits."""
 
 
 Order = Job | Nothing | Stop | End
 
 
 @dataclass(frozen=True)
-class Cancel:
-    """To the pump: end the run with this key, or all, at the next report."""
-
-    key: str | None
-
-
-@dataclass(frozen=True)
-class HoldBack:
-    """To the pump: drop the jobs that wait."""
-
-
-@dataclass(frozen=True)
-class Kill:
-    """To the pump: kill the worker that trains this run, which ends for this cause."""
-
-    key: str
-    cause: Cause
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """To the pump: use this worker no more."""
-
-    worker: str
-
-
-@dataclass(frozen=True)
 class Close:
-    """To the pump: end when the workers have, or kill them `now`."""
+    """To the pump: end once the workers have ended; `now` kills them."""
 
     now: bool
 
 
-Request = Job | Cancel | HoldBack | Kill | SetAside | Close
+Request = Job | StopOrder | Close

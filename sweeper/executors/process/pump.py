@@ -1,4 +1,4 @@
-"""The thread that hands jobs to worker processes and their events on."""
+"""The thread that hands jobs to worker processes and passes their events on."""
 
 from __future__ import annotations
 
@@ -11,19 +11,29 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from studies.records import Cause
-from sweeper.executors.base import Dropped, Event, Finished, Lost, Reported, WorkerState
+from sweeper.executors.base import (
+    Cancel,
+    Dropped,
+    DropWaiting,
+    Event,
+    Finished,
+    Kill,
+    Lost,
+    Reported,
+    SetAside,
+    WorkerState,
+)
 from sweeper.executors.process.handle import Running, Starter
-from sweeper.executors.process.messages import Cancel, Close, End, HoldBack, Kill, Request, SetAside, Stop, Want
+from sweeper.executors.process.messages import Close, End, Request, Stop, Want
 from trainers.interface import Job, pack_key
 
-# Between looks at the processes themselves: a dead one's pipe ends at once, unless a child of its own holds it open.
+# Between checks of the processes: a dead one's pipe ends at once, unless a child process holds it open.
 LIVENESS_SECONDS = 0.2
 
-
-# Workers that may end in a row without a word: no run is to blame, and no further one would do better.
+# Workers that may end in a row before their first message: no run is to blame, and the next would end the same way.
 MOST_STILLBORN = 3
 
-# Reports that may wait for the sweep before further ones are left out.
+# Reports that may queue for the sweep; further ones are dropped.
 REPORTS_WAITING = 10_000
 
 
@@ -34,12 +44,12 @@ class Pump:
         self,
         starters: list[Starter],
         requests: SimpleQueue[Request],
-        bell: socket.socket,
+        wakeup: socket.socket,
         events: SimpleQueue[Event | BaseException],
     ) -> None:
         self._starters = dict(enumerate(starters))
         self._requests = requests
-        self._wakeup = bell
+        self._wakeup = wakeup
         self._events = events
         self._waiting: deque[Job] = deque()
         self._workers: dict[int, Running] = {}
@@ -47,7 +57,7 @@ class Pump:
         self._stillborn = 0
 
     def run(self) -> None:
-        """Serve until closed. What goes wrong here is told to the sweep, and no worker is left."""
+        """Serve until closed. An error here becomes an event for the sweep, and no worker is left."""
         try:
             while not (self._closing and not self._workers):
                 self._take_requests()
@@ -67,7 +77,7 @@ class Pump:
                 match self._requests.get_nowait():
                     case Cancel(key):
                         self._cancel(key)
-                    case HoldBack():
+                    case DropWaiting():
                         self._drop(list(self._waiting))
                     case Kill(key, cause):
                         self._kill(key, cause)
@@ -97,7 +107,7 @@ class Pump:
                 worker.kill()
 
     def _set_aside(self, name: str) -> None:
-        """Start it no more, and let it end when the runs that it has are over."""
+        """Do not start it again, and end it once its runs have ended."""
         self._starters = {slot: starter for slot, starter in self._starters.items() if starter.name != name}
         for worker in self._workers.values():
             if worker.name == name:
@@ -115,7 +125,7 @@ class Pump:
                 worker.kill()
 
     def _hand_out(self) -> None:
-        """Answer the workers that ask for jobs, and start those that are missing."""
+        """Answer the workers that ask for jobs, and start missing workers."""
         for worker in self._workers.values():
             if self._closing or worker.set_aside or worker.wants is None:
                 continue
@@ -133,8 +143,8 @@ class Pump:
                 without += 1
 
     def _choose(self, worker: Running, like: str | None) -> Job | None:
-        """The next job for a worker. Beside the jobs that it has, it gets no more than its share of all there are, so
-        that a big pack does not leave another worker without work.
+        """The next job for a worker. Beside its own jobs it gets no more than its share of all there are, so that a big
+        pack leaves no other worker idle.
         """
         if like is None:
             return next(iter(self._waiting), None)
@@ -145,7 +155,7 @@ class Pump:
         return next((job for job in fits if pack_key(job.config) == like), None)
 
     def _take_in(self) -> None:
-        """Wait for messages, deaths or the bell, and take in one message of each worker that has some."""
+        """Wait for messages, deaths or a wake-up, and receive one message of each worker that sent some."""
         connections = ((worker.handle.connection, slot) for slot, worker in self._workers.items())
         slots = {connection: slot for connection, slot in connections if connection is not None}
         for ready in wait([self._wakeup, *slots], LIVENESS_SECONDS):
@@ -156,7 +166,7 @@ class Pump:
         for slot, worker in list(self._workers.items()):
             state = worker.handle.state()
             if state == "gone":
-                self._bury(slot)
+                self._reap(slot)
             elif state == "waiting":
                 self._note(worker, "waiting")
 
@@ -164,10 +174,10 @@ class Pump:
         try:
             self._accept(self._workers[slot])
         except (EOFError, OSError):
-            self._bury(slot)
+            self._reap(slot)
 
     def _accept(self, worker: Running) -> None:
-        """Take in one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
+        """Receive one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
         if worker.handle.connection is None:
             raise EOFError
         event: Event | Want = worker.handle.connection.recv()
@@ -184,20 +194,20 @@ class Pump:
             self._events.put(event)
 
     def _note(self, worker: Running, state: Literal["waiting", "here"]) -> None:
-        """Tell that a worker has come to another state."""
-        if worker.told != state:
-            worker.told = state
+        """Send an event where a worker's state has changed."""
+        if worker.state != state:
+            worker.state = state
             self._events.put(WorkerState(worker.name, state, worker.handle.place))
 
-    def _bury(self, slot: int) -> None:
-        """Take in what a dead worker still said; its run is lost if that was not the end of it."""
+    def _reap(self, slot: int) -> None:
+        """Receive the last messages of a dead worker; its open runs are lost."""
         worker = self._workers.pop(slot)
         with suppress(EOFError, OSError):
             while worker.handle.connection is not None and worker.handle.connection.poll():
                 self._accept(worker)
         cause, reason = worker.reap()
         self._events.put(WorkerState(worker.name, "gone", worker.handle.place, reason))
-        if worker.told != "here" and not (worker.kill_cause or worker.set_aside or self._closing):
+        if worker.state != "here" and not (worker.kill_cause or worker.set_aside or self._closing):
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
                 raise RuntimeError(

@@ -1,4 +1,4 @@
-"""The worker process: takes jobs from a pipe, trains them with one warm trainer, sends back what happens.
+"""The worker process: receives jobs by a pipe, trains them with one warm trainer, sends events back.
 
 Started as `python -m sweeper.executors.process.worker TRAINER NAME DESCRIPTOR PARENT`: the trainer's name and its own,
 the inherited end of the pipe, and the process that holds the other end. Loads what its trainer loads.
@@ -22,19 +22,19 @@ from typing import NoReturn
 from studies.records import Cause, RunResult
 from studies.text.redact import note_settings, redact_output
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.base import Event, Finished, Reported, Started, Told
+from sweeper.executors.base import Event, Finished, Reported, Started, WorkerNews
 from sweeper.executors.process.messages import End, Nothing, Order, Stop, Want
 from trainers.interface import Decision, Job, News
 
-# Reports that may wait for a slow sweep before further ones are left out.
+# Reports that may queue for a slow sweep; further ones are dropped.
 REPORTS_WAITING = 100
-# For runs to come to the end of a step and be kept, after a SIGTERM; machines are taken away 30 s after it, or later.
+# For runs to end their step and keep their state after a SIGTERM; pre-empted machines go 30 s after it, or later.
 LEAVE_SECONDS = 20
 PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """The worker's desk. Three threads, so that training waits for nothing: one trains, one listens, one sends."""
+    """The worker's work queue, in three threads, so that training never waits: one trains, one receives, one sends."""
 
     def __init__(self, connection: Connection, trainer: str) -> None:
         self._connection = connection
@@ -47,7 +47,7 @@ class Worker:
         self._ended = self._leaving = False
 
     def work(self, name: str) -> None:
-        """Train jobs until the sweep says that there are no more."""
+        """Train jobs until the sweep has no more."""
         self._name = name
         signal.signal(signal.SIGTERM, partial(self._leave, os.getpid()))
         Thread(target=self._listen, daemon=True).start()
@@ -65,7 +65,9 @@ class Worker:
         return self._ask(like)
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        """Costs microseconds: the sender has the pipe, and reports that it cannot get rid of are left out."""
+        """See `WorkQueue.report`. Takes microseconds: the sending thread has the pipe, and reports that it cannot send
+        are dropped.
+        """
         if self._outbox.qsize() < REPORTS_WAITING:
             self._tell(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
         return self.decision(key)
@@ -75,7 +77,7 @@ class Worker:
         return Decision.STOP if self._leaving or key in self._stopped else Decision.CONTINUE
 
     def finish(self, result: RunResult) -> None:
-        """See `WorkQueue.finish`. A run that only the machine has stopped is pre-empted, and will be tried again."""
+        """See `WorkQueue.finish`. A run that SIGTERM stopped is pre-empted, and will be tried again."""
         if self._leaving and result.cause is Cause.USER_STOP and result.key not in self._stopped:
             message = f"the worker was told to go by SIGTERM; {result.message}"
             result = result.model_copy(update={"cause": Cause.PREEMPTED, "message": message})
@@ -84,16 +86,16 @@ class Worker:
 
     def tell(self, news: News) -> None:
         """See `WorkQueue.tell`."""
-        self._tell(Told(self._name, news))
+        self._tell(WorkerNews(self._name, news))
 
     def _leave(self, process: int, _number: int, _frame: FrameType | None) -> None:
-        """On SIGTERM: stop the runs at their next step, which keeps them, and go. At once where there is no run, on a
-        second one, and in a process that was forked from this one.
+        """On SIGTERM: stop the runs at their next step, which keeps their state, and end. At once where there is no
+        run, on a second one, and in a process that was forked from this one.
         """
         if self._leaving or not self._held or os.getpid() != process:
             die_by(signal.SIGTERM)
         self._leaving = True
-        signal.alarm(LEAVE_SECONDS)  # its default is to end the process, also in the middle of native code
+        signal.alarm(LEAVE_SECONDS)  # by default it ends the process, also in the middle of native code
 
     def _ask(self, like: str | None) -> Job | None:
         """A job from the sweep; None where it has no such job, or has ended."""
@@ -109,7 +111,7 @@ class Worker:
         return answer
 
     def _tell(self, event: Event | Want) -> None:
-        # Pickled here and not by the sender: what cannot be sent must end this process, not silence it.
+        # Pickled here and not in the sending thread: what cannot be pickled must end this process, not silence it.
         self._outbox.put(pickle.dumps(event))
 
     def _send_all(self) -> None:
@@ -117,10 +119,10 @@ class Worker:
             try:
                 self._connection.send_bytes(message)
             except OSError:
-                return  # nobody reads any more; the listener ends the process
+                return  # the sweep is gone; the receiving thread ends the process
 
     def _listen(self) -> None:
-        """Sort what comes in. The end of the pipe means that the sweep is gone, however it went."""
+        """Receive orders. The end of the pipe means that the sweep is gone."""
         while True:
             try:
                 order: Order = self._connection.recv()
@@ -128,7 +130,7 @@ class Worker:
                 end_group()
             match order:
                 case Job():
-                    # A stop that came too late for an earlier attempt must not end this one.
+                    # A stop that was too late for an earlier attempt must not end this one.
                     self._stopped.discard(order.config.key)
                     note_settings(order.config.model_dump())
                     self._answers.put(order)
@@ -147,7 +149,7 @@ def die_by(number: signal.Signals) -> None:
 
 
 def end_group() -> NoReturn:
-    """Kill this process and its children, in the middle of whatever they do."""
+    """Kill this process and its children at once."""
     os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)  # not reached
 
@@ -155,7 +157,8 @@ def end_group() -> NoReturn:
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when the thread that started it ends (Linux).
 
-    The listener notices a lost parent on every system, but cannot run while native code holds the interpreter's lock.
+    The receiving thread notices a lost parent on every system, but cannot run while native code holds the interpreter's
+    lock.
     """
     if sys.platform != "linux":
         return
@@ -168,7 +171,7 @@ def main() -> None:
     """Entry point; see the module's docstring."""
     redact_output()  # it goes to the worker's log
     trainer, name, descriptor, parent = sys.argv[1:]
-    # Ctrl-C is for the sweep alone: it decides, and tells the worker by a stop.
+    # Ctrl-C is for the sweep alone, which then stops the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(int(parent))
     os.set_inheritable(int(descriptor), False)

@@ -49,7 +49,12 @@ def test_the_interval_alone_decides_the_word(ratio: float, half: float, word: st
     assert loss.word == word
 
 
-def test_where_the_baseline_is_not_as_fast_as_itself_no_word_is_said() -> None:
+def test_where_the_baseline_is_slower_than_itself_no_word_is_said() -> None:
+    noisy = timed({"hinge": 1.0, "ipo": 1.1}, null=1.01, half=0.025)
+    assert {name: pace.loss.word for name, pace in noisy.of.items() if pace.loss} == {
+        "hinge": "as fast",
+        "ipo": "slower",
+    }
     found = timed({"hinge": 1.001, "ipo": 1.5}, null=1.05)
     assert {pace.loss.word for pace in found.of.values() if pace.loss} == {"inconclusive"}
     assert found.null.word == "slower"

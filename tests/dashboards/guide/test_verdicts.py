@@ -338,7 +338,7 @@ def test_discopop_learns_the_preferences_or_the_opposite(margin: float, ruling: 
 def test_speed_is_judged_from_timed_steps(claim: str, ratio: tuple[float, float, float], ruling: str) -> None:
     value, low, high = ratio
     word = "as fast" if high < 1.03 else "slower" if low > 1 else "inconclusive"
-    pace = Pace(0.02, Timed(Estimate(value, 200, low, high, None), word), None)  # type: ignore[arg-type]
+    pace = Pace(0.02, Timed(Estimate(value, 200, low, high, None), word), None)
     timed = {"ipo": pace, "bco_pair": pace}
     assert said(study_of("guide-clean"), [], claim, timed).ruling == ruling
     assert said(study_of("guide-clean"), [], claim).ruling == "inconclusive"

@@ -54,8 +54,9 @@ def test_the_page_holds_table_verdicts_figures_samples_and_the_study(page: str) 
     assert "2023-11-14 22:13 UTC to" in found.text
     report = report_of()
     pictures = [tag for tag, attributes in found.tags if tag == "svg" and attributes.get("aria-label")]
-    assert len(pictures) == sum(isinstance(f, Figure) for _, f in report.figures)
-    for _, figure in report.figures:
+    both = [*report.gains.items(), *report.figures]
+    assert len(pictures) == sum(isinstance(f, Figure) for _, f in both)
+    for _, figure in both:
         assert figure.title in found.text
         assert figure.caption in found.text if isinstance(figure, Figure) else figure.reason in found.text
 
@@ -118,21 +119,58 @@ def test_other_scenarios_are_folded_and_what_was_not_drawn_says_why() -> None:
     assert "it takes scenarios that differ in label_flip" in found.text
 
 
-def test_the_page_begins_with_what_is_better_and_claims_nothing_without_a_confirm_phase(page: str) -> None:
-    assert "Against sigmoid, by the confirm phase: better: ipo; " in Page(page).text
-    unconfirmed = report_of(pool({"sigmoid": 0.0, "ipo": 1.0}))
-    assert "Nothing is called better or worse" in Page(render_report(unconfirmed)).text
-    rows = [replace(r, said="no config fit to use (0 of 12)") for r in unconfirmed.table.rows if r.variant == "ipo"]
-    without = replace(unconfirmed, table=replace(unconfirmed.table, rows=tuple(rows)))
-    text = Page(render_report(without)).text
-    assert "Without a number: no config fit to use (0 of 12): ipo." in text
-    assert "by the confirm phase" not in text.partition("Comparison")[0]
+def test_the_page_begins_with_the_question_the_answer_the_short_table_and_one_figure(page: str) -> None:
+    found, answer = Page(page), report_of().table.answers[0]
+    first = Page(page[: page.index('<section id="measured">')])
+    places = [
+        first.text.index(words) for words in ("Which loss?", answer.text, "Settings used", "What each loss gains")
+    ]
+    assert places == sorted(places)
+    assert [tag for tag, _ in first.tags].count("table") == 1
+    assert [a.get("aria-label") for tag, a in first.tags if tag == "svg"] == ["What each loss gains"]
+    assert "vs sigmoid (U)" in found.text[len(first.text) :]
+
+
+def test_runs_that_are_left_aside_are_told_of_before_the_answer() -> None:
+    report = report_of()
+    aside = "3 finished runs left aside: another model."
+    text = Page(render_report(replace(report, table=replace(report.table, aside=(aside,))))).text
+    assert text.index(aside) < text.index(report.table.answers[0].text)
+
+
+def test_no_winner_stands_at_the_head_of_a_study_that_judged_nothing() -> None:
+    page = render_report(report_of(pool({"sigmoid": 0.0, "ipo": 1.0})))
+    text = Page(page[: page.index('<section id="measured">')]).text
+    assert "rank no losses" in text
+    assert "Use " not in text
+    assert "Not judged" in text
+
+
+def test_wide_tables_are_folded_and_scroll_in_a_box_of_their_own(page: str) -> None:
+    after = page[page.index('<section id="measured">') :]
+    assert not re.search(r'(?<!<div class="wide">)<table', after)
+    measured = after[: after.index('<section id="claims">')]
+    assert '<div class="wide">' in measured
+    assert not re.search(r'(?<!</summary>)<div class="wide">', measured)
+
+
+def test_every_condition_has_its_answer_and_all_but_the_first_their_table_folded() -> None:
+    records = [*pool({"sigmoid": 0.0, "ipo": 0.2}), *pool({"sigmoid": 0.0, "ipo": 0.2}, scenario="noisy")]
+    report = report_of(records)
+    page = render_report(report)
+    first = page[: page.index('<section id="measured">')]
+    assert all(
+        f"{found.condition}: {said.text}" in Page(first).text
+        for found, said in zip(report.table.tuned, report.table.answers, strict=True)
+    )
+    assert "<summary>The same for noisy</summary>" in first
+    assert first.count('class="short"') == first.count('<svg role="img"') == 2
 
 
 def test_a_study_without_samples_claims_or_an_end_has_a_page_all_the_same() -> None:
     page = Page(render_report(report_of(samples=[], question="", asked="")))
     assert "Samples" not in page.text
-    assert "Comparison" in page.text
+    assert "Everything measured" in page.text
 
 
 def test_a_server_of_mlflow_is_linked_to() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from studies.design.identity import questions
 from studies.design.points import planned_points
-from studies.schema.replicates import cell_of
+from studies.schema.replicates import as_in_file, cell_of, with_replicates
 from studies.spec import Study, StudyError, load_study
 
 FILE = """
@@ -35,6 +35,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_replicates_are_served_one_after_the_other_over_all_scenarios(file: Path) -> None:
     assert list(load_study(file).scenarios) == ["clean#1", "noisy#1", "clean#2", "noisy#2", "clean#3", "noisy#3"]
+
+
+def test_a_study_is_kept_as_its_file_says_it(file: Path) -> None:
+    spec = load_study(file)
+    assert list(as_in_file(spec).scenarios) == ["clean", "noisy"]
+    assert with_replicates(as_in_file(spec)) == spec
 
 
 def test_a_replicate_tunes_on_one_draw_and_judges_on_another_that_no_other_has(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,24 @@ baseline: sigmoid
 confirm: {blocks: [1, 2, 3]}
 budget: {trials: 6}
 objective: {metric: ranking_gain}
+"""
+
+
+REPLICATES = """
+study: again
+question: Which of two, with labels that err?
+trainer: formula
+base: {model_name_or_path: m, max_steps: 20}
+data: {path: somewhere/data}
+variants: {sigmoid: {}, hinge: {}}
+space: {beta: {low: 0.05, high: 1.0, log: true}, learning_rate: {low: 1.0e-6, high: 1.0e-4, log: true}}
+scenarios: {clean: {}, flips: {label_flip: 0.2}}
+baseline: sigmoid
+sampler: sobol
+replicates: 3
+evaluate: {at: [0.1, 0.2, 0.5, 1.0]}
+objective: {metric: ranking_gain, at_drift: 0.5}
+budget: {trials: 2}
 """
 
 
@@ -76,6 +95,31 @@ def test_the_figures_are_pictures_among_the_artifacts_of_the_sweeps_run(swept: P
     wanted = {"comparison.svg", "price.svg", "curves.svg", "sensitivity-beta.svg", "parallel.svg", "timeline.svg"}
     assert wanted <= pictures.keys()
     assert all(root.tag.endswith("svg") for root in pictures.values())
+
+
+def test_the_report_of_replicates_is_of_conditions_and_never_of_one_of_them(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(REPLICATES)
+    ended = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    made = sweeper(tmp_path, "report", "study.yaml")
+    assert (made.returncode, made.stderr) == (0, "")
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"(clean|flips)#\d", page)
+    for words in (
+        "clean: ",
+        "flips: ",
+        "The same for flips",
+        "3 of 3 replicates are whole",
+        "Each loss, clean: 2 rows",
+        "along the training, at equal drift",
+        "Robustness to label noise",
+        "Sensitivity to beta",
+    ):
+        assert words in page, words
+    (parent,) = (table.parent for table in (tmp_path / "mlartifacts").rglob("table.md"))
+    pictures = {f.name for f in (parent / "figures").iterdir()}
+    assert {"gains.svg", "gains-flips.svg", "paths.svg", "noise.svg", "sensitivity-beta.svg"} <= pictures
+    assert not {"comparison.svg", "price.svg", "profile.svg"} & pictures
 
 
 def test_a_picture_that_cannot_be_drawn_costs_neither_the_table_nor_the_sweep(

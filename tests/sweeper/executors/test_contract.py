@@ -10,7 +10,21 @@ from pathlib import Path
 import pytest
 
 from studies.records import Cause, RunResult
-from sweeper.executors import EXECUTORS, Dropped, Event, Executor, Finished, Reported, Started, Told, Workplace
+from sweeper.executors import (
+    EXECUTORS,
+    Cancel,
+    Capacity,
+    Dropped,
+    DropWaiting,
+    Event,
+    Executor,
+    Finished,
+    Reported,
+    SetAside,
+    Started,
+    WorkerNews,
+    Workplace,
+)
 from trainers.interface import Doing, Job, Placement, Sized, Sizing
 from trainers.run_folder.results import read_result
 
@@ -45,7 +59,7 @@ def cancel_once_begun(executor: Executor, job: Job, key: str | None) -> None:
     def wait() -> None:
         while not job.folder.exists():
             time.sleep(0.01)
-        executor.cancel(key)
+        executor.stop(Cancel(key))
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -72,7 +86,7 @@ def test_news_of_a_worker_come_whole_and_in_order(
     started, *told, finished = until_ended(executor, 1)
     assert isinstance(started, Started)
     sizing = Sizing("cpu", Placement(together=4), (), 0.1, 6, None)
-    assert told == [Told(started.worker, news) for news in (Doing("loading the model"), Sized("like", 4, sizing))]
+    assert told == [WorkerNews(started.worker, news) for news in (Doing("loading the model"), Sized("like", 4, sizing))]
     assert isinstance(finished, Finished)
 
 
@@ -175,10 +189,10 @@ def test_a_cancelled_run_can_be_submitted_again(
     executor.submit(job)
     cancel_once_begun(executor, job, job.config.key)
     until_ended(executor, 1)
-    executor.cancel(job.config.key)  # too late: it has ended
+    executor.stop(Cancel(job.config.key))  # too late: it has ended
     executor.submit(job)
     started = time.monotonic()
-    threading.Timer(0.5, executor.cancel, [job.config.key]).start()
+    threading.Timer(0.5, executor.stop, [Cancel(job.config.key)]).start()
     assert results(until_ended(executor, 1))[job.config.key].cause is Cause.USER_STOP
     assert time.monotonic() - started >= 0.5
 
@@ -188,7 +202,7 @@ def test_cancelling_an_unknown_run_changes_nothing(
 ) -> None:
     executor, job = make_executor(), make_job("finish")
     executor.submit(job)
-    executor.cancel("000000000000")
+    executor.stop(Cancel("000000000000"))
     assert results(until_ended(executor, 1))[job.config.key].cause is Cause.FINISHED
 
 
@@ -215,6 +229,61 @@ def test_closing_tells_how_waiting_jobs_ended_and_may_be_done_twice(
     assert {event.key for event in ended} == {job.config.key for job in jobs}
     executor.close()
     executor.close(now=True)
+
+
+def test_without_waiting_jobs_the_run_in_training_goes_on_to_its_end(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, long, waiting = make_executor(), make_job("until stopped"), make_job("finish")
+    executor.submit(long)
+    executor.submit(waiting)
+
+    def drop_then_cancel() -> None:
+        while not long.folder.exists():
+            time.sleep(0.01)
+        executor.stop(DropWaiting())
+        time.sleep(0.3)
+        executor.stop(Cancel(long.config.key))
+
+    threading.Thread(target=drop_then_cancel, daemon=True).start()
+    events = until_ended(executor, 2)
+    assert Dropped(waiting.config.key) in events
+    assert results(events)[long.config.key].cause is Cause.USER_STOP
+
+
+def test_an_executor_is_five_members() -> None:
+    assert {name for name in vars(Executor) if not name.startswith("_")} == {
+        "capacity",
+        "submit",
+        "events",
+        "stop",
+        "close",
+    }
+
+
+def test_the_capacity_is_what_the_workers_train_and_jobs_that_lie_ready() -> None:
+    workers = {"worker-0": "worker-0 on GPU 3", "worker-1": "worker-1 on GPU 4"}
+    for ahead, jobs in ((True, (3, 6, 12)), (False, (2, 4, 8))):
+        capacity = Capacity(workers, ahead)
+        assert [capacity.slots(together) for together in (0, 2, 4)] == [2, 4, 8]
+        assert tuple(capacity.jobs(together) for together in (0, 2, 4)) == jobs
+
+
+def test_a_worker_that_is_set_aside_takes_no_more_jobs_and_without_any_those_that_wait_are_dropped(
+    make_executor: MakeExecutor, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, first, waiting = make_executor(), make_job("finish"), make_job("finish", 1)
+    ((worker, _),) = executor.capacity.workers.items()
+    executor.submit(first)
+    started, *_ = until_ended(executor, 1)
+    assert isinstance(started, Started)
+    assert started.worker == worker
+    executor.submit(waiting)
+    executor.stop(SetAside(worker))
+    ((ended),) = [event for event in until_ended(executor, 1) if isinstance(event, Finished | Dropped)]
+    assert ended.key == waiting.config.key
+    assert executor.capacity.workers == {}
+    assert executor.capacity.slots(4) == 0
 
 
 def test_nothing_submitted_means_no_events(make_executor: MakeExecutor) -> None:

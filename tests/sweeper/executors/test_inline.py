@@ -34,4 +34,4 @@ def test_one_run_is_trained_at_each_call(make_job: MakeJob) -> None:
         executor.submit(make_job("finish", seed))
     assert [isinstance(event, Finished) for event in executor.events(1)] == [False, False, True]
     assert [isinstance(event, Finished) for event in executor.events(1)] == [False, False, True]
-    assert executor.slots == 1
+    assert executor.capacity.jobs(together=1) == 1

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from studies.records import Cause, RunConfig
-from sweeper.executors import Event, Executor, Finished, Lost, Process, Reported, Started
+from sweeper.executors import Cancel, Event, Executor, Finished, Lost, Process, Reported, Started
 from tests.trainers.pack_runs import config
 from tests.waiting import PATIENCE, wait_until
 from trainers.interface import Job, Placement, pack_key
@@ -28,8 +28,8 @@ LONG = 4000  # steps, which would take minutes; a point of the curve every 166 o
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     made: list[Process] = []
 
-    def make(trainer: str, together: int = 1) -> Process:
-        made.append(Process(trainer, 1, tmp_path / "logs", together))
+    def make(trainer: str) -> Process:
+        made.append(Process(trainer, 1, tmp_path / "logs"))
         return made[-1]
 
     yield make
@@ -134,7 +134,7 @@ def test_what_is_told_to_go_or_to_stop_goes_on_from_the_step_that_it_was_at(
     """Pre-empted, begun again by itself, stopped as `sweeper stop --now` does, and begun again."""
     assert len({pack_key(run) for run in runs}) == 1
     jobs = [Job(run, tmp_path / run.key, placement=Placement(together=together)) for run in runs]
-    executor = start("dpo", together)
+    executor = start("dpo")
     at = {job.config.key: 0 for job in jobs}
     for cause in (Cause.PREEMPTED, Cause.USER_STOP, None):
         for job in jobs:
@@ -147,7 +147,7 @@ def test_what_is_told_to_go_or_to_stop_goes_on_from_the_step_that_it_was_at(
         if cause is Cause.PREEMPTED:
             os.kill(worker().pid, signal.SIGTERM)
         else:
-            executor.cancel(None)
+            executor.stop(Cancel())
         found = ends(executor, len(jobs))
         for job in jobs:
             result = found[job.config.key].result

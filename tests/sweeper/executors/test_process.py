@@ -183,7 +183,7 @@ def test_as_many_runs_as_slots_are_in_training_at_once(make_process: MakeProcess
     jobs = [make_job("sleep", seed) for seed in range(3)]
     for job in jobs:
         executor.submit(job)
-    assert len({process_of(job) for job in jobs[: executor.slots]}) == 2
+    assert len({process_of(job) for job in jobs[: executor.capacity.slots(together=1)]}) == 2
     time.sleep(0.3)
     assert {event.worker for event in executor.events(0) if isinstance(event, Started)} == {"worker-0", "worker-1"}
     assert not jobs[2].folder.exists()
@@ -248,11 +248,11 @@ def test_closing_leaves_no_idle_worker(make_process: MakeProcess, make_job: Make
 SWEEP = """
 import pickle, signal, sys
 from pathlib import Path
-from sweeper.executors import Finished, Process
+from sweeper.executors import Cancel, Finished, Process
 
 jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
 executor = Process("executor_trainers:Obedient", len(jobs), Path(sys.argv[2]))
-signal.signal(signal.SIGINT, lambda *_: executor.cancel(None))
+signal.signal(signal.SIGINT, lambda *_: executor.stop(Cancel()))
 for job in jobs:
     executor.submit(job)
 ended = 0

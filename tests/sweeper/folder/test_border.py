@@ -27,7 +27,7 @@ from sweeper.folder.events import (
     SweepEnded,
     last_events,
 )
-from sweeper.folder.requests import MOST_BYTES, Pause, Request, Resume, Retry, Stop, put
+from sweeper.folder.requests import MOST_BYTES, Extend, Pause, Request, Resume, Retry, Stop, put
 from sweeper.folder.standing import ask, standing
 from tests.sweeper.forked import Forked
 from tests.sweeper.slow_study import STUDY, TRAINERS
@@ -52,10 +52,10 @@ def start(runs: Path) -> Iterator[Start]:
     """Starts a sweep in another process, which has begun to train when it is given."""
     begun: list[Forked] = []
 
-    def start(*options: str, seconds: str = "0.1", until: type[Any] = RunStarted) -> Forked:
+    def start(*options: str, seconds: str = "0.1", until: type[Any] = RunStarted, **env: str) -> Forked:
         reader = EventReader(runs, only_new=True)
         sweep = Forked(
-            runs.parents[1], "run", "study.yaml", *(options or ("--workers", "2")), env={"STEP_SECONDS": seconds}
+            runs.parents[1], "run", "study.yaml", *(options or ("--workers", "2")), env={"STEP_SECONDS": seconds, **env}
         )
         begun.append(sweep)
         wait_until(lambda: any(isinstance(line.event, until) for line in reader.read()), "nothing begins")
@@ -125,7 +125,6 @@ def test_requests_pause_and_resume_a_variant_and_events_tell_every_run(start: St
     assert (refused.outcome, "no other variant" in refused.message) == ("refused", True)
     refused = asked(runs, Pause("ippo"))
     assert (refused.outcome, "sigmoid, ipo" in refused.message) == ("refused", True)
-    assert asked(runs, Retry()).outcome == "refused"
     assert asked(runs, Resume("ipo")).outcome == "done"
     assert sweep.wait(timeout=PATIENCE) == 0
     events = told(runs)
@@ -142,6 +141,54 @@ def test_requests_pause_and_resume_a_variant_and_events_tell_every_run(start: St
     }
 
 
+def recorded(runs: Path) -> Counter[State]:
+    return Counter(record.state for record in load_records(f"sqlite:///{runs.parents[1]}/mlflow.db", "small"))
+
+
+def test_a_running_sweep_takes_up_more_trials_and_confirms_the_best_of_all(start: Start, runs: Path) -> None:
+    study = runs.parents[1] / "study.yaml"
+    study.write_text(STUDY.replace("trials: 10", "trials: 2") + "confirm: {top: 1, blocks: [7]}\n")
+    sweep = start("--workers", "1")
+    assert asked(runs, Extend(4)).outcome == "done"
+    refused = asked(runs, Extend(4))
+    assert (refused.outcome, "no run beyond those of 4" in refused.message) == ("refused", True)
+    assert asked(runs, Extend(5)).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 0
+    started = [event for event in told(runs) if isinstance(event, RunStarted)]
+    assert Counter(event.variant for event in started if event.block != 7) == {"sigmoid": 5, "ipo": 5}
+    assert [event.block == 7 for event in started] == [False] * 10 + [True], "ipo drifts; the confirm phase comes last"
+    assert recorded(runs) == {State.COMPLETE: 11}
+    assert told(runs)[-1] == SweepEnded("finished")
+
+
+def test_a_running_sweep_trains_again_what_has_failed_and_takes_up_more_trials_then(start: Start, runs: Path) -> None:
+    broken = runs.parents[1] / "broken"
+    broken.touch()
+    study = STUDY.replace("Slow", "Broken").replace("[STEP_SECONDS]", "[STEP_SECONDS, BROKEN], attempts: 1")
+    (runs.parents[1] / "study.yaml").write_text(study.replace("trials: 10", "trials: 2"))
+    sweep = start("--workers", "1", BROKEN=str(broken))
+    refused = asked(runs, Retry(("bad_luck",)))
+    assert (refused.outcome, "valid are" in refused.message) == ("refused", True)
+    wait_until(lambda: "infrastructure" in {e.cause for e in told(runs) if isinstance(e, RunEnded)}, "nothing fails")
+    broken.unlink()
+    assert asked(runs, Retry()).outcome == "done"
+    assert asked(runs, Extend(3)).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 0
+    assert recorded(runs) == {State.COMPLETE: 6}
+    assert {event.cause for event in told(runs) if isinstance(event, RunEnded)} == {"infrastructure", "finished"}
+
+
+def test_a_sweep_that_is_stopped_says_that_what_was_asked_of_it_is_not_trained(start: Start, runs: Path) -> None:
+    sweep = start()
+    assert asked(runs, Extend(20)).outcome == "done"
+    assert asked(runs, Stop()).outcome == "done"
+    refused = asked(runs, Extend(30))
+    assert refused.outcome in ("done", "refused", "too_late")
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert recorded(runs).total() < 20
+    assert told(runs)[-1] == SweepEnded("stopped")
+
+
 def test_what_is_no_request_harms_nothing(start: Start, runs: Path) -> None:
     precious = runs.parents[1] / "precious.json"
     precious.write_text('{"v": 1, "ask": "stop", "now": true}')
@@ -152,6 +199,9 @@ def test_what_is_no_request_harms_nothing(start: Start, runs: Path) -> None:
     (place / "nested.json").write_text("[" * 10_000)
     (place / "other.json").write_text('{"v": 1, "ask": "delete"}')
     (place / "typed.json").write_text('{"v": 1, "ask": "pause", "variant": {"a": 1}}')
+    (place / "many.json").write_text('{"v": 1, "ask": "extend", "trials": "many"}')
+    (place / "none.json").write_text('{"v": 1, "ask": "extend", "trials": 0}')
+    (place / "causes.json").write_text('{"v": 1, "ask": "retry", "causes": "failed"}')
     (place / "later.json").write_text('{"v": 2, "ask": "stop"}')
     (place / "elsewhere.json").write_text('{"v": 1, "ask": "stop", "sweep": "0123456789ab"}')
     (place / "huge.json").write_text('{"v": 1, "ask": "stop"}' + " " * MOST_BYTES)
@@ -162,7 +212,21 @@ def test_what_is_no_request_harms_nothing(start: Start, runs: Path) -> None:
     (place / "full").rename(place / "folder.json")
     (place / "a b.json").write_text('{"v": 1, "ask": "stop", "now": true}')
     (place / ".half.json.0123456789abcdef").write_text('{"v": 1, "ask": "stop", "now": true}')
-    names = ("garbage", "nested", "other", "typed", "later", "elsewhere", "huge", "link", "pipe", "folder")
+    names = (
+        "garbage",
+        "nested",
+        "other",
+        "typed",
+        "many",
+        "none",
+        "causes",
+        "later",
+        "elsewhere",
+        "huge",
+        "link",
+        "pipe",
+        "folder",
+    )
     answers = {name: answer_to(runs, name) for name in names}
     assert {name for name, answer in answers.items() if answer.outcome != "refused"} == {"elsewhere"}
     assert answers["elsewhere"].outcome == "too_late"

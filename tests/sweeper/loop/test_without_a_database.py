@@ -51,7 +51,7 @@ def sweep(spec: StudySpec, runs: Path, kept: Kept, look: Callable[[Sweep, Progre
     known = [(run, None) for run in kept.tracker.known_runs()]
     past = Past(known, lambda *_: True, runs, kept.said.append)
     screen = Screen(lambda progress: look(one, progress) if look else None, kept.said.append)
-    packs = Packs(study, runs, 1, executor, kept.said.append)
+    packs = Packs(study, runs, 1, 1, kept.said.append)
     one = Sweep(study, Stores(kept.search, kept.tracker), past, executor, runs, packs, screen)
     return one.run()
 

@@ -29,6 +29,7 @@ from studies.records import (
     Shown,
     State,
 )
+from studies.records.paths import joined, read_at
 from studies.spec import FloatRange, Objective, Scenario, StudySpec, Variant
 from sweeper.tracking.experiment.saved_view import experiment_tags, note
 from sweeper.tracking.tracker import Tracker
@@ -149,6 +150,25 @@ def test_what_the_tracker_writes_is_what_load_reads(tracker: Tracker) -> None:
             },
         )
     ]
+
+
+def test_gold_can_be_read_at_a_drift_from_what_mlflow_keeps(tracker: Tracker) -> None:
+    config = a_config()
+    run_id = tracker.start_run(config, 1, "unbiased")
+    points = [(10, 1.0, 0.5, 1.0), (20, 4.0, 1.0, 1.2)]
+    measured = [
+        Measurement(name, value, None, step, (value, value))
+        for step, *values in points
+        for name, value in zip(("kl", "gold", "length_ratio"), values, strict=True)
+    ]
+    tracker.finish_run(run_id, config, a_result(config, measurements=tuple(measured), curve=()))
+    (read,) = load_records(tracker.uri, "pilot")
+    path = joined(read.curves["kl"], read.curves["gold"])
+    found = read_at(path, 2.25, 0.0)
+    assert found is not None
+    assert (found.value, found.step) == (0.75, 10)
+    assert read.curves["length_ratio"] == ((10, 1.0), (20, 1.2))
+    assert read.curve_halves.keys() == {"gold"}
 
 
 def test_knobs_come_back_with_their_types(tracker: Tracker) -> None:

@@ -1,0 +1,71 @@
+"""What a running sweep accepts for its next round, and in which order it is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from studies.spec import Study, StudySpec
+from sweeper.folder.border import Round, Rounds
+from sweeper.folder.requests import FAILED
+
+
+def rounds(**more: Any) -> Rounds:
+    written = {
+        "study": "small",
+        "trainer": "formula",
+        "base": {"model_name_or_path": "m", "max_steps": 6},
+        "data": {"path": "somewhere/data"},
+        "variants": {"sigmoid": {}, "ipo": {}},
+        "space": {"beta": {"type": "float", "low": 0.05, "high": 1.0, "log": True}},
+        "budget": {"trials": 3},
+    }
+    return Rounds(Study.of(StudySpec.model_validate({**written, **more})))
+
+
+def test_a_retry_is_a_round_of_its_own_before_further_trials() -> None:
+    asked = rounds()
+    assert asked.extend(5) is None
+    assert asked.retry(()) is None
+    assert asked.retry(("worker_lost",)) is None
+    assert asked.extend(7) is None
+    assert asked.take(last=False) == Round(FAILED | {"worker_lost"})
+    assert asked.asked
+    assert asked.take(last=False) == Round(trials=7)
+    assert asked.take(last=False) == Round()
+
+
+def test_after_the_last_round_nothing_is_accepted() -> None:
+    for asked in (rounds(), rounds()):
+        asked.take(last=True)
+        for problem in (asked.retry(()), asked.extend(5)):
+            assert problem is not None
+            assert "Once it has ended, run `sweeper retry`" in problem
+        assert not asked.asked
+
+
+def test_what_is_dropped_at_a_stop_is_given_back() -> None:
+    asked = rounds()
+    asked.extend(5)
+    assert asked.take(last=True) == Round(trials=5)
+    assert asked.extend(6) is not None
+
+
+@pytest.mark.parametrize(
+    ("trials", "more", "told"),
+    [
+        (3, {}, "no run beyond those of 3"),
+        (2, {}, "no run beyond those of 3"),
+        (9, {"space": {"beta": {"type": "values", "values": [0.1, 0.3, 0.5]}}}, "no run beyond those of 3"),
+        (9, {"mode": "search", "rungs": {"at": [0.5]}}, "Brackets of rungs"),
+    ],
+)
+def test_trials_that_ask_for_no_run_or_cannot_be_added_are_refused(
+    trials: int, more: dict[str, Any], told: str
+) -> None:
+    assert told in str(rounds(**more).extend(trials))
+
+
+def test_a_cause_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    assert "bad_luck: valid are" in str(rounds().retry(("bad_luck", "worker_lost")))
