@@ -22,8 +22,8 @@ from dashboards.guide.evidence import (
     interaction,
     less_fall,
     less_lost,
-    margins,
     more_gain,
+    signs,
 )
 from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, Difference, judged, p_above, sensitive
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion, block_mean, clopper_pearson
@@ -262,20 +262,22 @@ def _among_best(claim: Claim, evidence: Evidence) -> Verdict:
         missing = "not judged yet" if loss is None else loss.missing
         return Verdict(claim, "inconclusive", f"it has no number to compare: {missing}")
     others = {o.variant: o.difference for o in tuned.losses if o.difference and o.variant != claim.loss}
-    at = f"of {so_many(len(tuned.losses), 'loss')} tuned by {tuned.settings} settings in {tuned.whole} replicates"
+    at = f"of {len(tuned.losses)} losses tuned by {tuned.settings} settings in {loss.judged} replicates"
     if claim.loss in tuned.best.beaten:
         by = tuned.best.beaten[claim.loss]
         because = f"{at}, {by.by} is shown to gain more (p {by.p:.2g} with Holm over all pairs)"
         return Verdict(claim, "refuted", because, _turned(by.difference), evidence.scale.unit)
     seen = loss.gain.low is not None and loss.gain.low > SEEN * within
-    ahead = [name for name, d in others.items() if d.word == "inconclusive" and d.estimate.value > within]
+    ahead = [name for name, d in others.items() if d.estimate.high is not None and d.estimate.high > MARGIN]
     top = max(others, key=lambda name: others[name].estimate.value, default=None)
     effect = _turned(others[top].estimate) if top else None
     because = f"{at}, none is shown to gain more" + (f"; nearest is {top}" if top else "")
     if not seen:
         return Verdict(claim, "inconclusive", f"{because}, but its own gain is not seen", effect, evidence.scale.unit)
     if ahead:
-        open_ = f"{because}; {', '.join(ahead)} may be ahead by more than matters, which more replicates would show"
+        open_ = (
+            f"{because}, but {', '.join(ahead)} may gain more by over {100 * MARGIN:.0f} points: more replicates tell"
+        )
         return Verdict(claim, "inconclusive", open_, effect, evidence.scale.unit)
     return Verdict(claim, "supported", because, effect, evidence.scale.unit)
 
@@ -385,10 +387,13 @@ def _matches(claim: Claim, test: guide.Matches, evidence: Evidence) -> Verdict:
 
 
 def _learns(claim: Claim, evidence: Evidence) -> Verdict:
-    """The sign of the margin that each replicate's settings end with, on average: exact sign test."""
-    found = margins(evidence, claim.loss)
-    wrong, n = sum(margin < 0 for margin in found.values()), len(found)
-    p = mcnemar(wrong, n - wrong)
-    ruling: Ruling = "inconclusive" if p >= ALPHA else "refuted" if 2 * wrong > n else "supported"
-    because = f"the margin ended below 0 in {wrong} of {so_many(n, 'replicate')} (sign test, p {p:.2g})"
-    return Verdict(claim, ruling, because, _mean(found), "nats of margin", clopper_pearson(wrong, n) if n else None)
+    """Whether most settings of a replicate end with the right sign: exact sign test over replicates."""
+    found, below, ended = signs(evidence, claim.loss)
+    wrong, right = (sum(sign * margin > 0.0 for margin in found.values()) for sign in (-1, 1))
+    p = mcnemar(wrong, right)
+    ruling: Ruling = "inconclusive" if p >= ALPHA else "refuted" if wrong > right else "supported"
+    because = (
+        f"{below} of {so_many(ended, 'setting')} ended with a margin below 0, which is most of them in {wrong} of "
+        f"{so_many(len(found), 'replicate')} and few in {right} (sign test, p {p:.2g})"
+    )
+    return Verdict(claim, ruling, because, _mean(found), "of signs", clopper_pearson(below, ended) if ended else None)
