@@ -10,7 +10,7 @@ from dashboards.figures.figure import Figure, Missing
 from dashboards.figures.gallery import figures, first_figures
 from dashboards.figures.material import Material
 from dashboards.tables.short import ranked
-from studies.records import Cause
+from studies.records import Cause, RunRecord
 from tests.dashboards.generated import pool
 from tests.dashboards.materials import drawn, marks, material_of, material_of_replicates, texts
 from tests.dashboards.tuned.replicated import DRIFT, KLS, a_run, replicated
@@ -97,6 +97,20 @@ def test_the_mean_path_ends_where_the_first_run_ends() -> None:
     found = gains.paths(material, "clean", "paths")
     assert isinstance(found, Figure)
     assert "Dashed line: 1 nats" in found.caption
+
+
+@pytest.mark.parametrize("far", [0.0, 1e-12, 0.348, 2.22, 1 / 3, 265.0])
+def test_a_mean_path_goes_as_far_as_its_runs_however_far_that_is(far: float) -> None:
+    line = gains.mean_path("sigmoid", [[(0.0, 0.0), (far / 2, 0.1), (far, 0.3)]]).line
+    assert line[-1] == pytest.approx((far, 0.3 if far else 0.0))
+    assert isinstance(gains.paths(material_of_replicates(still(far)), "clean", "paths"), Figure)
+
+
+def still(far: float) -> list[RunRecord]:
+    """Replicates whose runs end `far` from the start."""
+    records = replicated({"sigmoid": BASE})
+    kls = {10: far / 4, 20: far / 2, 40: far, 80: far}
+    return [r.model_copy(update={"curves": {**r.curves, "kl": tuple(kls.items())}}) for r in records]
 
 
 def test_runs_without_evaluations_on_the_way_have_no_path_and_the_figure_says_what_it_takes() -> None:
