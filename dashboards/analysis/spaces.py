@@ -81,11 +81,11 @@ def edges_of(standing: StratumResults) -> tuple[Edge, ...]:
             continue
         if value in (tried[0], tried[-1]):
             end: Literal["highest", "lowest"] = "highest" if value == tried[-1] else "lowest"
-            found.append(Edge(knob, value, end, len(tried), _wider(knob, tried[0], tried[-1], end)))
+            found.append(Edge(knob, value, end, len(tried), wider(knob, tried[0], tried[-1], end)))
     return tuple(found)
 
 
-def _wider(knob: str, low: float, high: float, end: Literal["highest", "lowest"]) -> float | None:
+def wider(knob: str, low: float, high: float, end: Literal["highest", "lowest"]) -> float | None:
     """Half a decade further where values differ by factors, else half of their range."""
     if knob in _CLOSED:
         return None

@@ -9,7 +9,7 @@ from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
-from dashboards.tuned.losses import Tuned, TunedLoss
+from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import METRICS, Scalar
 
 _BAR = 5  # characters of a whole gain
@@ -121,7 +121,7 @@ def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
-    at = f" where a run is {found.drift:g} nats from its start" if found.drift else ""
+    at = f" where a run is {nats(found.drift)} from its start" if found.drift else ""
     lines = [f"Gain: over the untrained model, {gain}{at}. [a, b]: 95% interval."]
     if found.planned:
         lines.append(

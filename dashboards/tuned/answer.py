@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from dashboards.statistics.compare import POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
-from dashboards.tuned.losses import Tuned, TunedLoss
+from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import Scalar
 from studies.text.plural import so_many
 
@@ -72,7 +72,7 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
     use = _choose(found, gained)
     as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
     undecided = tuple(name for name in as_good if _is_open(found, name))
-    sentences = [_used(found, use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
+    sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
     sentences += [_settled(undecided, settle)] if undecided and settle else []
     return Answer(
         use.variant, dict(use.settings), use.step, use.gain, as_good, avoid, undecided, settle, tuple(sentences)
@@ -121,7 +121,7 @@ def _is_open(found: Tuned, variant: str) -> bool:
 
 
 def _used(found: Tuned, use: TunedLoss) -> str:
-    where = f" at {found.drift:g} nats from the start" if found.drift else ""
+    where = f" at {nats(found.drift)} from the start" if found.drift else ""
     stop = f", stop at step {use.step}" if use.step else ""
     settings = f" ({_settings(use)}{stop})" if use.settings or stop else ""
     gain = _share(found, use.gain) if use.gain else "nothing"
@@ -132,6 +132,16 @@ def _used(found: Tuned, use: TunedLoss) -> str:
 
 def _forgives(use: TunedLoss) -> bool:
     return use.stability is not None and use.stability.word == "Better"
+
+
+def _at_edge(use: TunedLoss) -> list[str]:
+    """That a wider range may hold a better setting."""
+    said = []
+    for edge in use.edges:
+        end = "high" if edge.end == "highest" else "low"
+        more = "" if edge.wider is None else f" (--set space.{edge.knob}.{end}={edge.wider:g})"
+        said.append(f"Its best {edge.knob} was the {edge.end} tried: a wider range may hold a better{more}.")
+    return said
 
 
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
@@ -172,6 +182,8 @@ def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> An
     tried = sum(loss.tried for loss in found.losses)
     if not tried:
         return Answer(None, {}, None, None, (), {}, (), None, ("Nothing is known yet: no run has ended.",))
+    if found.planned:
+        return _too_few(found)
     gains = {loss.variant: loss.gain for loss in found.losses if loss.gain is not None and loss.gain.value > 0.0}
     avoid = _avoid(found) if gains else {}
     settle = _settle(found, None, seconds, instead)
@@ -188,6 +200,15 @@ def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> An
     if settle is not None:
         sentences.append(_settled((), settle))
     return Answer(None, {}, None, None, (), avoid, tuple(gains), settle, tuple(sentences))
+
+
+def _too_few(found: Tuned) -> Answer:
+    """Of a study with replicates of which too few are whole."""
+    why = f"{found.whole} of {so_many(found.planned, 'replicate')} {'is' if found.whole == 1 else 'are'} whole"
+    more = "go on with the same `sweeper run`" if found.planned >= FEWEST_BLOCKS else "run it with --set replicates=8"
+    avoid = _avoid(found)
+    sentences = (f"No loss is named yet: {why}, and {FEWEST_BLOCKS} at least are compared; {more}.", *_avoided(avoid))
+    return Answer(None, {}, None, None, (), avoid, (), None, sentences)
 
 
 # ---- what would settle it -----------------------------------------------------------------------------------------

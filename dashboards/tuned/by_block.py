@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from dashboards.analysis.confirmed import panel_of, unsaid
+from dashboards.analysis.spaces import edges_of
 from dashboards.analysis.strata import StratumResults, Trial, broke, mean_of
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, block_mean
@@ -64,6 +65,7 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
         any_setting=block_mean({0: worths}) if worths else None,
         stability=None,
         good_rates=None,
+        edges=edges_of(standing),
         drift=mean_of(standing.evidence, "kl"),
         length=mean_of(standing.evidence, "length_ratio"),
         settings={} if best is None else best.runs[0].knobs,

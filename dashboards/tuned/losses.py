@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.spaces import RATE
+from dashboards.analysis.spaces import RATE, Edge
 from dashboards.statistics.compare import Difference, sensitive
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.replicated.best import Best, not_worse_than_best
@@ -15,6 +15,7 @@ from dashboards.statistics.replicated.differences import against_baseline
 from dashboards.statistics.replicated.stability import Stability, random_setting, stability
 from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
+from dashboards.tuned.edges import edges_of_replicates
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
 from studies.records import Scalar
 from studies.schema.replicates import Cell
@@ -29,7 +30,8 @@ class TunedLoss:
     gain less the baseline's, paired, read at `compared_at` nats (None: at the end of training). `worked`: settings that
     trained to their end and gained something, of `tried`; `broken`: how the others broke. `any_setting`: what a setting
     picked at random gains, 0 where it broke; `stability`: that against the baseline's, and how often they break;
-    `good_rates`: decades of learning rate that are good. `drift` (nats a sequence) and `length` (multiples of the
+    `good_rates`: decades of learning rate that are good; `edges`: settings whose best lies at an edge of what was
+    tried. `drift` (nats a sequence) and `length` (multiples of the
     untrained model's): of the judged runs where they would be stopped. `settings` and `step`: those of the replicate
     whose judged gain is the middle one, `chosen`: its cell and the trial.
     """
@@ -48,6 +50,7 @@ class TunedLoss:
     any_setting: Estimate | None
     stability: Stability | None
     good_rates: Estimate | None
+    edges: tuple[Edge, ...]
     drift: float | None
     length: float | None
     settings: Mapping[str, Scalar]
@@ -89,7 +92,7 @@ def tuned(
     panel = {name: _gains(found.get(name, ()), drift) for name in losses}
     best = not_worse_than_best({n: of for n, of in panel.items() if of}, scale.tie_within or 0.0)
     differences = _differences(found, panel, scale, baseline, drift)
-    stable = _stabilities(found, scale, baseline)
+    stable = stabilities(found, scale, baseline)
     rows = [
         _loss(
             condition,
@@ -184,6 +187,7 @@ def _loss(
         any_setting=random_setting(_scores(replicates)),
         stability=stable,
         good_rates=_good_rates(replicates),
+        edges=edges_of_replicates(replicates),
         drift=_mean([one.drift for one in stopped]),
         length=_mean([one.length for one in stopped]),
         settings={} if typical is None or typical.chosen is None else typical.chosen.knobs,
@@ -198,10 +202,15 @@ def _missing(
 ) -> str:
     """Why there is no gain, "" where there is one or is still to be one."""
     if short:
-        return f"never gets to {drift:g} nats in {len(short)} of {len(judged)} draws"
+        return f"never gets to {nats(drift)} in {len(short)} of {len(judged)} draws"
     if not judged and tried and all(one.measured.broke is not None for one in tried):
         return f"every setting broke (0 of {len(tried)} worked)"
     return "" if judged else "not judged yet"
+
+
+def nats(drift: float | None) -> str:
+    """A drift in words."""
+    return f"{drift:g} nat{'' if drift == 1 else 's'}"
 
 
 def _typical(judged: Sequence[Replicate]) -> Replicate | None:
@@ -230,7 +239,7 @@ def _scores(replicates: Sequence[Replicate], unit: float = 1.0) -> dict[int, dic
     }
 
 
-def _stabilities(found: Mapping[str, Sequence[Replicate]], scale: Scale, baseline: str | None) -> dict[str, Stability]:
+def stabilities(found: Mapping[str, Sequence[Replicate]], scale: Scale, baseline: str | None) -> dict[str, Stability]:
     """Every variant against the baseline, by the settings that both tried. Gains count as shares of what is possible:
     of the oracle's in the embedded world, elsewhere of the best that was judged.
     """

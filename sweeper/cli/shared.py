@@ -211,7 +211,7 @@ def _print_outcome(
     from sweeper.cli.display import Screen, print_verification, shown
     from sweeper.recorded.reading import answers_of
 
-    console, again, failed = Screen(), wanted.again, tell(outcome.failures)
+    console, again, failed, text = Screen(), wanted.again, tell(outcome.failures), ""
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
@@ -219,14 +219,15 @@ def _print_outcome(
     else:
         with store_errors():
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
-            typer.echo(written(comparison_of(asked, answers), "text", screen_width(), everything=False), nl=False)
+            text = written(comparison_of(asked, answers), "text", screen_width(), everything=False)
         failed = summary(distinct(answers.records))
-    if verified is not None:
-        print_verification(verified, console)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
     done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
     console.print(f"{done}; {ending}", soft_wrap=True, markup=False)
+    typer.echo(text, nl=False)  # the answer stands last, where the eye is
+    if verified is not None:
+        print_verification(verified, console)
     if outcome.undelivered:
         console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
         raise typer.Exit(1)

@@ -20,6 +20,7 @@ from dashboards.statistics.estimates import Estimate
 from dashboards.store.mlflow_tags import decode
 from dashboards.tables.comparison import Comparison, Row
 from dashboards.tables.notes import edge_notes
+from dashboards.tuned.losses import nats
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
@@ -232,7 +233,7 @@ def _tuned_head(
     """The comment at the head of the file, for a study with replicates."""
     found, said = table.tuned[0], table.answers[0]
     loss = next(one for one in found.losses if one.variant == row.variant)
-    drift = "" if found.drift is None else f" at {found.drift:g} nats from the start"
+    drift = "" if found.drift is None else f" at {nats(found.drift)} from the start"
     kept = (
         ""
         if step is None or config.settings.get("lr_scheduler_type") in _CONSTANT

@@ -119,9 +119,9 @@ class _Session:
     known: Known
     compare: Compare
 
-    def pool(self, workers: int | None = None) -> Executor:
-        """Start an executor; with so many `workers`, else as many as the user or the study says."""
-        count = workers or self.workers or self.study.spec.resources.workers
+    def pool(self) -> Executor:
+        """Start an executor with as many workers as the user or the study says."""
+        count = self.workers or self.study.spec.resources.workers
         place = Workplace(count, self.where.runs / LOGS, self.study.spec.resources.env)
         return self.border.watch(EXECUTORS[self.executor](self.study.spec.trainer, place))
 
@@ -178,10 +178,14 @@ def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome
             finished = list(rounds.sweep.finished.values())
             verified = verify(finished, verify_runs, pool, where.runs, rounds.packs.placement, check)
         if not outcome.stopped and not rounds.partial:
-            pool.close()  # its workers hold memory, and would take time from what is measured
-            border.phase("speed")
-            meter.run(rounds.packs.placement.bf16)
+            meter.run(rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
     return outcome, verified
+
+
+def _clear_the_machine(session: _Session, pool: Executor) -> None:
+    """For what is timed: workers hold memory, and would take time from it."""
+    pool.close()
+    session.border.phase("speed")
 
 
 class _Rounds:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -56,9 +56,9 @@ class SpeedMeter:
 
     finish_up = stop
 
-    def run(self, bf16: bool | None) -> None:
+    def run(self, bf16: bool | None, begin: Callable[[], None]) -> None:
         """Measure what is not measured yet on this kind of machine and keep it with the study's parent run; `bf16` as
-        the sweep's runs have it.
+        the sweep's runs have it. `begin` is called before that.
         """
         asked = speed_asked(self._study)
         if asked is None or not asked.is_any or self._stopped:
@@ -69,6 +69,7 @@ class SpeedMeter:
             kept = load_speed(store_uri(self._where.tracking, self._where.folder), asked.study, self._where.folder)
             if any((one.asked, one.machine) == (asked.digest, machine) for one in kept):
                 return
+            begin()
             others = so_many(len(asked.runs) - 1, "variant")
             self._screen.tell_user(
                 f"Timing the loss of {others} against that of {asked.baseline}: up to 15 s once TRL is loaded"

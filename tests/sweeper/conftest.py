@@ -121,7 +121,7 @@ def the_same_rows_are_looked_at_once(previewed: dict[str, Preview], monkeypatch:
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_measurement_of_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: it takes a process that loads TRL, and seconds of measuring."""
-    monkeypatch.setattr("sweeper.measuring.speed.SpeedMeter.run", lambda *_: None)
+    monkeypatch.setattr("sweeper.measuring.speed.SpeedMeter.run", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def test_no_loss_is_named_without_runs_that_judged() -> None:
     tuning = [record for record in replicated({"sigmoid": BASE, "ipo": SAME}) if record.phase != "confirm"]
     found = answer(compared(tuning), 0.03, None)
     assert found.use is None
-    assert "rank no losses" in found.text
+    assert found.text.startswith("No loss is named yet: 0 of 6 replicates are whole")
 
 
 def test_a_loss_that_breaks_at_most_settings_is_avoided_though_its_best_is_as_good() -> None:
@@ -65,3 +65,10 @@ def test_a_loss_that_breaks_at_most_settings_is_avoided_though_its_best_is_as_go
 
 def test_nothing_is_said_before_a_run_has_ended() -> None:
     assert said({"sigmoid": []}).text == "Nothing is known yet: no run has ended."
+
+
+def test_a_best_setting_at_the_edge_of_what_was_tried_is_said_with_the_range_that_would_tell() -> None:
+    found = answer(compared(replicated({"sigmoid": BASE, "ipo": SAME}, points=4), points=4), 0.03, None)
+    assert "Its best learning_rate was the highest tried" in found.text  # the last point is always the best here
+    assert "--set space.learning_rate.high=" in found.text
+    assert "was the highest tried" not in said({"sigmoid": BASE, "ipo": SAME}).text  # two points have no middle

@@ -87,7 +87,7 @@ def test_a_loss_that_never_gets_to_the_drift_has_those_words_and_no_gain_and_is_
     ]
     mine = loss(records, "sppo_hard")
     assert mine.gain is None
-    assert mine.missing == "never gets to 1 nats in 1 of 6 draws"
+    assert mine.missing == "never gets to 1 nat in 1 of 6 draws"
     assert mine.compared_at == DRIFT / 2
     assert mine.difference is not None
     assert mine.difference.estimate.value == pytest.approx(-0.1 * math.sqrt(0.5), abs=0.01)

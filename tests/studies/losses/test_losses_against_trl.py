@@ -61,6 +61,7 @@ class Bench:
 
     def __init__(self, folder: Path, *, wide: bool) -> None:
         self._folder, self._wide = folder, wide
+        self._known: dict[str, tuple[float, torch.Tensor]] = {}
         self._tokenizer = AutoTokenizer.from_pretrained(model_path())
         self._shape = LlamaConfig(
             vocab_size=len(self._tokenizer),
@@ -88,10 +89,14 @@ class Bench:
     ) -> tuple[float, torch.Tensor]:
         """TRL's loss on one batch of `pairs` and its gradient by all parameters, as one flat vector.
 
-        `at_reference`: the policy equals the reference, as at the first step; else all log-ratios differ.
+        `at_reference`: the policy equals the reference, as at the first step; else all log-ratios differ. Asked for
+        twice, it is computed once: most of the time is that of making a trainer.
         """
-        with pytest.MonkeyPatch.context() as patch, float64(patch) if self._wide else nullcontext():
-            return self._loss(losses, pairs, at_reference, settings)
+        asked = repr((losses, pairs, at_reference, sorted(settings.items())))
+        if asked not in self._known:
+            with pytest.MonkeyPatch.context() as patch, float64(patch) if self._wide else nullcontext():
+                self._known[asked] = self._loss(losses, pairs, at_reference, settings)
+        return self._known[asked]
 
     def _loss(
         self,

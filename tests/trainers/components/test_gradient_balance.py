@@ -30,10 +30,18 @@ def as_trained(run: RunConfig, given: list[float]) -> RunConfig:
     return run.model_copy(update={"balance": None, "settings": {**run.settings, "loss_weights": given}})
 
 
+STEPS = {"max_steps": 8}  # weights that are off show at the first step
 RUNS = (
-    balanced("sigmoid", "ipo", loss_weights=[0.7, 0.3], beta=0.1),
-    balanced("ipo", "sigmoid", "sft", loss_weights=[1.0, 2.0, 1.0], seed=1, block=1, gradient_accumulation_steps=2),
-    balanced("sigmoid", "sppo_hard", lora_r=8, label_flip=0.25),  # no weights: equal shares
+    balanced("sigmoid", "ipo", loss_weights=[0.7, 0.3], beta=0.1, **STEPS),
+    balanced(
+        *("ipo", "sigmoid", "sft"),
+        loss_weights=[1.0, 2.0, 1.0],
+        seed=1,
+        block=1,
+        gradient_accumulation_steps=2,
+        **STEPS,
+    ),
+    balanced("sigmoid", "sppo_hard", lora_r=8, label_flip=0.25, **STEPS),  # no weights: equal shares
 )
 
 
@@ -44,7 +52,7 @@ def test_in_float64_a_balanced_run_is_a_plain_dpo_trainer_with_the_weights_that_
     """In a pack with others, and by TRL's own loop: measuring has moved no random number and left no gradient."""
     scored_beside(monkeypatch)
     with float64(monkeypatch):
-        results = train(tmp_path / "ours", [config("hinge"), *RUNS], together)[1:]
+        results = train(tmp_path / "ours", [config("hinge", **STEPS), *RUNS], together)[1:]
         assert [r.facts.get("together") for r in results] == [together or None] * 3
         for run, result in zip(RUNS, results, strict=True):
             assert result.cause in (Cause.FINISHED, Cause.COLLAPSED), result.message

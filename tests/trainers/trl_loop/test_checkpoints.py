@@ -27,14 +27,13 @@ from trainers.trl_loop.checkpoints import Keeper, KeptDPOTrainer
 STEPS = 10
 FULL = {"use_peft": False, "learning_rate": 1e-4, "max_steps": STEPS, "at": (0.3,)}
 LORA = {"max_steps": STEPS, "at": (0.3,)}
+RUN = config("sigmoid", **FULL)
+_MOVING = {"sync_ref_model": True, "ref_model_sync_steps": 2}
 RUNS = {
-    "full": config("sigmoid", **FULL),
     # 64 rows in micro-batches of 4, 6 to a step: no epoch ends with a whole step
-    "accumulated": config("ipo", gradient_accumulation_steps=6, beta=1.0, **FULL),
+    "accumulated, moving reference": config("ipo", gradient_accumulation_steps=6, beta=1.0, **_MOVING, **FULL),
     "epochs": config("sigmoid", num_train_epochs=2.0, rows=20, logging_steps=2, **{**FULL, "max_steps": -1}),
-    "moving reference": config("sigmoid", sync_ref_model=True, ref_model_sync_steps=2, **FULL),
-    "dropout": config("sigmoid", lora_dropout=0.2, disable_dropout=False, **LORA),
-    "dora": config("robust", use_dora=True, **LORA),
+    "dropout, dora": config("robust", use_dora=True, lora_dropout=0.2, disable_dropout=False, **LORA),
 }
 
 
@@ -88,10 +87,22 @@ def numbers(result: RunResult) -> dict[tuple[str, int], float]:
     return {(m.name, m.step): m.value for m in result.measurements if m.name not in cost}
 
 
-def assert_same(folder: Path, run: RunConfig, resumed: RunResult, whole: RunResult, within: float = 0.0) -> None:
-    """The resumed run is the uninterrupted one, and nothing of its checkpoints is left."""
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """Full fine-tuning that nothing interrupts, and its folder: trained once for all tests."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder, RUN)
+
+
+Whole = tuple[Path, RunResult]
+
+
+def assert_same(
+    folder: Path, run: RunConfig, resumed: RunResult, whole: RunResult, within: float = 0.0, of: Path | None = None
+) -> None:
+    """The resumed run is the uninterrupted one, and nothing of its checkpoints is left. `of`: where that one lies."""
     assert resumed.cause is whole.cause is Cause.FINISHED
-    assert distance(weights(folder / "whole", run), weights(folder / "parts", run)) <= within
+    assert distance(weights(of or folder / "whole", run), weights(folder / "parts", run)) <= within
     assert numbers(resumed) == pytest.approx(numbers(whole), rel=0, abs=within)
     assert [step for step, _ in resumed.curve] == [step for step, _ in whole.curve]
     for (_, a), (_, b) in zip(resumed.curve, whole.curve, strict=True):
@@ -99,6 +110,10 @@ def assert_same(folder: Path, run: RunConfig, resumed: RunResult, whole: RunResu
     assert resumed.facts == whole.facts
     assert {m.name: m.step for m in resumed.measurements} == {m.name: m.step for m in whole.measurements}
     assert {path.name for path in (folder / "parts" / run.key).iterdir()} == {"result.json", "adapter"}
+
+
+def assert_as_whole(folder: Path, resumed: RunResult, whole: Whole) -> None:
+    assert_same(folder, RUN, resumed, whole[1], of=whole[0])
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -124,29 +139,24 @@ def _train_and_die(folder: Path, run: RunConfig) -> None:
     train(folder, run, 6, kill_process)
 
 
-def test_a_process_killed_by_sigkill_costs_a_step_and_no_number(tmp_path: Path) -> None:
-    run = RUNS["full"]
-    whole = train(tmp_path / "whole", run)
-    process = multiprocessing.get_context("spawn").Process(target=_train_and_die, args=(tmp_path / "parts", run))
+def test_a_process_killed_by_sigkill_costs_a_step_and_no_number(tmp_path: Path, whole: Whole) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_train_and_die, args=(tmp_path / "parts", RUN))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert kept(tmp_path / "parts", run) == ["checkpoint-4", "checkpoint-5"]
-    assert_same(tmp_path, run, train(tmp_path / "parts", run), whole)
+    assert kept(tmp_path / "parts", RUN) == ["checkpoint-4", "checkpoint-5"]
+    assert_as_whole(tmp_path, train(tmp_path / "parts", RUN), whole)
 
 
-def test_a_stopped_run_is_kept_at_its_step_and_measured_there_when_it_goes_on(tmp_path: Path) -> None:
-    run = RUNS["full"]
-    whole = train(tmp_path / "whole", run)
-    stopped = train(tmp_path / "parts", run, 3, stop)
+def test_a_stopped_run_is_kept_at_its_step_and_measured_there_when_it_goes_on(tmp_path: Path, whole: Whole) -> None:
+    stopped = train(tmp_path / "parts", RUN, 3, stop)
     assert (stopped.cause, stopped.facts["steps"], numbers(stopped)) == (Cause.USER_STOP, 3, {})
-    assert read_result(tmp_path / "parts" / run.key) == stopped
-    assert_same(tmp_path, run, train(tmp_path / "parts", run), whole)
+    assert read_result(tmp_path / "parts" / RUN.key) == stopped
+    assert_as_whole(tmp_path, train(tmp_path / "parts", RUN), whole)
 
 
 def test_a_run_at_its_last_step_comes_to_its_end(tmp_path: Path) -> None:
-    run = RUNS["full"]
-    assert train(tmp_path, run, STEPS, stop).cause is Cause.FINISHED
+    assert train(tmp_path, RUN, STEPS, stop).cause is Cause.FINISHED
 
 
 def damage(checkpoint: Path, name: str) -> None:
@@ -156,44 +166,42 @@ def damage(checkpoint: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", COMPLETE])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, name: str) -> None:
-    run = RUNS["full"]
-    whole = train(tmp_path / "whole", run)
-    train(tmp_path / "parts", run, 6, stop)
-    newest = tmp_path / "parts" / run.key / CHECKPOINTS / "checkpoint-6"
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, name: str, whole: Whole) -> None:
+    train(tmp_path / "parts", RUN, 6, stop)
+    newest = tmp_path / "parts" / RUN.key / CHECKPOINTS / "checkpoint-6"
     if name == COMPLETE:
         (newest / name).write_text("{")
     else:
         damage(newest, name)
     with pytest.warns(UserWarning, match="checkpoint-6 is not usable and was removed"):
-        resumed = train(tmp_path / "parts", run)
-    assert_same(tmp_path, run, resumed, whole)
+        resumed = train(tmp_path / "parts", RUN)
+    assert_as_whole(tmp_path, resumed, whole)
 
 
-def test_without_a_whole_checkpoint_a_run_starts_anew(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    run = RUNS["full"]
-    whole = train(tmp_path / "whole", run)
-    train(tmp_path / "parts", run, 6, stop)
-    folder = tmp_path / "parts" / run.key / CHECKPOINTS
+def test_without_a_whole_checkpoint_a_run_starts_anew(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, whole: Whole
+) -> None:
+    train(tmp_path / "parts", RUN, 6, stop)
+    folder = tmp_path / "parts" / RUN.key / CHECKPOINTS
     (folder / "checkpoint-6" / COMPLETE).unlink()  # killed while it was written, which is no damage
     about = json.loads((folder / "checkpoint-5" / COMPLETE).read_text())
     (folder / "checkpoint-5" / COMPLETE).write_text(json.dumps({**about, "key": "another"}))
-    resumed = train(tmp_path / "parts", run)
+    resumed = train(tmp_path / "parts", RUN)
     said = [str(w.message) for w in recwarn if "checkpoint-" in str(w.message)]
     assert len(said) == 1
     assert "it belongs to run another" in said[0]
-    assert_same(tmp_path, run, resumed, whole)
+    assert_as_whole(tmp_path, resumed, whole)
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RUNS["full"]
-    whole = train(tmp_path / "whole", run)
+def test_a_checkpoint_that_cannot_be_written_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole
+) -> None:
 
     def full(*_: object) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data.pkl")
 
     monkeypatch.setattr(KeptDPOTrainer, "_save_optimizer_and_scheduler", full)
-    assert_same(tmp_path, run, train(tmp_path / "parts", run), whole)
+    assert_as_whole(tmp_path, train(tmp_path / "parts", RUN), whole)
 
 
 def test_a_run_that_diverges_or_is_refused_leaves_no_checkpoint(tmp_path: Path) -> None:
