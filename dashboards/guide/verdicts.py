@@ -25,7 +25,7 @@ from dashboards.guide.evidence import (
     more_gain,
     signs,
 )
-from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, Difference, judged, p_above, sensitive
+from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, judged, p_above
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion, block_mean, clopper_pearson
 from dashboards.statistics.power import POWER, tie_power
 from dashboards.statistics.replicated.breaks import mcnemar
@@ -107,18 +107,6 @@ def _compared(
         because = f"{so_many(len(by_replicate), 'replicate')} to compare by, and {FEWEST_BLOCKS} are the fewest"
         return Verdict(claim, "inconclusive", because)
     difference = judged({claim.id: by_replicate}, within)[claim.id]
-    return _ruled(claim, difference, by_replicate, within, unit, own, least)
-
-
-def _ruled(
-    claim: Claim,
-    difference: Difference,
-    by_replicate: Mapping[int, float],
-    within: float | None,
-    unit: str,
-    own: Estimate | None,
-    least: float,
-) -> Verdict:
     n = difference.estimate.blocks
     ruling: Ruling = "inconclusive"
     because = f"{so_many(n, 'replicate')}, paired t test, p {difference.p:.2g}"
@@ -331,10 +319,8 @@ def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
     if loss is None or its is None or loss.difference is None:
         return Verdict(claim, "inconclusive", "not judged yet" if loss is None else loss.missing or "not judged yet")
     within, unit = evidence.scale.tie_within, evidence.scale.unit
-    found = sensitive(loss.difference, its.gain, within)
     numbers = _paired(evidence, claim.loss, loss.compared_at)
-    own = its.gain if found.word == "tie" or its.gain else None
-    verdict = _ruled(claim, found, numbers, within, unit, own, SEEN * (within or 0.0))
+    verdict = _compared(claim, numbers, within, unit, its.gain, SEEN * (within or 0.0))
     at = f"at {loss.compared_at:g} nats" if loss.compared_at else "at the end"
     rights = [f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain]
     return _with(verdict, f"{at}, of 100 single answers told right: {', '.join(rights) or 'unknown'}")
