@@ -221,7 +221,16 @@ def _stands(claim: Claim, evidence: Evidence) -> Verdict:
         ruling = "supported"
     elif broke.low > BREAKS_WITHIN or (gain.high is not None and gain.high < MARGIN):
         ruling = "refuted"
+    else:
+        because += f"; {_settings(broke.k / broke.n)} settings would tell whether fewer than 10 in 100 do"
     return Verdict(claim, ruling, because, gain, evidence.scale.unit, broke)
+
+
+def _settings(rate: float) -> str:
+    """How many settings show that a share of them is not the tenth that it is measured beside."""
+    found = ((n, clopper_pearson(round(rate * n), n)) for n in range(20, 2000, 10))
+    enough = (n for n, share in found if share.high < BREAKS_WITHIN or share.low > BREAKS_WITHIN)
+    return str(next(enough, "more than 2000"))
 
 
 def _forgives_most(claim: Claim, evidence: Evidence) -> Verdict:
