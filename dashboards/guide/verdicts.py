@@ -25,7 +25,7 @@ from dashboards.guide.evidence import (
     more_gain,
     signs,
 )
-from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, Difference, judged, p_above, sensitive
+from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, judged, p_above
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion, block_mean, clopper_pearson
 from dashboards.statistics.power import POWER, tie_power
 from dashboards.statistics.replicated.breaks import mcnemar
@@ -107,18 +107,6 @@ def _compared(
         because = f"{so_many(len(by_replicate), 'replicate')} to compare by, and {FEWEST_BLOCKS} are the fewest"
         return Verdict(claim, "inconclusive", because)
     difference = judged({claim.id: by_replicate}, within)[claim.id]
-    return _ruled(claim, difference, by_replicate, within, unit, own, least)
-
-
-def _ruled(
-    claim: Claim,
-    difference: Difference,
-    by_replicate: Mapping[int, float],
-    within: float | None,
-    unit: str,
-    own: Estimate | None,
-    least: float,
-) -> Verdict:
     n = difference.estimate.blocks
     ruling: Ruling = "inconclusive"
     because = f"{so_many(n, 'replicate')}, paired t test, p {difference.p:.2g}"
@@ -233,7 +221,16 @@ def _stands(claim: Claim, evidence: Evidence) -> Verdict:
         ruling = "supported"
     elif broke.low > BREAKS_WITHIN or (gain.high is not None and gain.high < MARGIN):
         ruling = "refuted"
+    else:
+        because += f"; {_settings(broke.k / broke.n)} settings would tell whether fewer than 10 in 100 do"
     return Verdict(claim, ruling, because, gain, evidence.scale.unit, broke)
+
+
+def _settings(rate: float) -> str:
+    """How many settings show that a share of them is not the tenth that it is measured beside."""
+    found = ((n, clopper_pearson(round(rate * n), n)) for n in range(20, 2000, 10))
+    enough = (n for n, share in found if share.high < BREAKS_WITHIN or share.low > BREAKS_WITHIN)
+    return str(next(enough, "more than 2000"))
 
 
 def _forgives_most(claim: Claim, evidence: Evidence) -> Verdict:
@@ -331,10 +328,8 @@ def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
     if loss is None or its is None or loss.difference is None:
         return Verdict(claim, "inconclusive", "not judged yet" if loss is None else loss.missing or "not judged yet")
     within, unit = evidence.scale.tie_within, evidence.scale.unit
-    found = sensitive(loss.difference, its.gain, within)
     numbers = _paired(evidence, claim.loss, loss.compared_at)
-    own = its.gain if found.word == "tie" or its.gain else None
-    verdict = _ruled(claim, found, numbers, within, unit, own, SEEN * (within or 0.0))
+    verdict = _compared(claim, numbers, within, unit, its.gain, SEEN * (within or 0.0))
     at = f"at {loss.compared_at:g} nats" if loss.compared_at else "at the end"
     rights = [f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain]
     return _with(verdict, f"{at}, of 100 single answers told right: {', '.join(rights) or 'unknown'}")
