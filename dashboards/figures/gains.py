@@ -28,8 +28,7 @@ from dashboards.figures.outcome import others
 from dashboards.statistics.estimates import FEWEST_BLOCKS, block_mean
 from dashboards.tables.short import ranked
 from dashboards.tuned.answer import Answer
-from dashboards.tuned.losses import Tuned, TunedLoss
-from dashboards.tuned.replicates import measure
+from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import RunRecord, State
 from studies.records.paths import joined, read_at, start_of
 from studies.text.plural import so_many
@@ -48,11 +47,11 @@ def gains(material: Material, scenario: str, name: str) -> Figure | Missing:
     """What each loss gains over the untrained model, the best first, as in the short table."""
     title = "What each loss gains"
     told = material.told(scenario)
-    if told is None or all(loss.gain is None for loss in told[0].losses):
+    if told is None or all(loss.gained is None for loss in told[0].losses):
         return Missing(name, title, f"no loss of {scenario} has a gain over the untrained model")
     found, answer = told
     rows = ranked(found)
-    dots = [_each(material, loss) for loss in rows]
+    dots = [_each(loss) for loss in rows]
     times = 100.0 if found.unit == "U" else 1.0
     height = _TOP + _ROW * len(rows) + _BOTTOM
     with drawing(NARROW, height) as canvas:
@@ -72,7 +71,7 @@ def gains(material: Material, scenario: str, name: str) -> Figure | Missing:
             text.set_fontweight("bold" if loss.variant == answer.use else "normal")
         axes.text(1.03, -0.75, "worked", transform=axes.get_yaxis_transform(), va="bottom", color=QUIET, fontsize=7.5)
         axes.set_xlabel(_axis(material, found), fontsize=8.0)
-        kinds = {_kind(loss, answer) for loss in rows if loss.gain is not None or loss.variant in answer.avoid}
+        kinds = {_kind(loss, answer) for loss in rows if loss.gained is not None or loss.variant in answer.avoid}
         _key(axes, kinds)
         svg = svg_of(canvas, name)
     return Figure(name, title, _gains_caption(found, dots), svg)
@@ -80,21 +79,13 @@ def gains(material: Material, scenario: str, name: str) -> Figure | Missing:
 
 def _axis(material: Material, found: Tuned) -> str:
     unit = "% of the best possible" if found.unit == "U" else material.measured
-    at = f", at {found.drift:g} nats" if found.drift else ""
+    at = f", at {nats(found.drift)}" if found.drift else ""
     return f"gain over untrained ({unit}{at})"
 
 
-def _each(material: Material, loss: TunedLoss) -> list[float]:
-    """The gain of every run that judges the loss, in the scale's unit; none where it has no gain that is their mean."""
-    runs = [material.runs[run_id] for run_id in loss.run_ids if run_id in material.runs]
-    objective = material.standings[0].objective
-    if loss.gain is None or len(runs) < 2:
-        return []
-    read = (
-        (lambda run: measure(run, objective, material.scale).gain) if material.has_replicates else material.scale.gain
-    )
-    found = [read(run) for run in runs]
-    return [gain for gain in found if gain is not None]
+def _each(loss: TunedLoss) -> list[float]:
+    """The gain of every run that judges the loss, in the scale's unit; none where there is one alone."""
+    return list(loss.each) if loss.gained is not None and len(loss.each) > 1 else []
 
 
 def _kind(loss: TunedLoss, answer: Answer) -> str:
@@ -107,7 +98,7 @@ def _kind(loss: TunedLoss, answer: Answer) -> str:
 
 def _across(rows: Sequence[TunedLoss], dots: Sequence[Sequence[float]], times: float) -> tuple[float, float]:
     """What of the gains is shown: all that is above 0, and a little below it, or one loss would press all others."""
-    known = [e for loss in rows if (e := loss.gain) is not None]
+    known = [e for loss in rows if (e := loss.gained) is not None]
     ends = [v for e in known for v in (e.value, e.low, e.high) if v is not None]
     values = [times * v for v in [0.0, *ends, *(gain for of in dots for gain in of)]]
     high = max(values)
@@ -119,7 +110,7 @@ def _across(rows: Sequence[TunedLoss], dots: Sequence[Sequence[float]], times: f
 def _gain(axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str, times: float, look: Look) -> None:
     """A row: the mean with its interval, single runs below it, and how many settings worked."""
     low = axes.get_xlim()[0]
-    if loss.gain is None:
+    if loss.gained is None:
         words, across = label(loss.missing or "no gain was measured", _SHORT_WORDS), axes.get_yaxis_transform()
         axes.text(0.08, at, words, transform=across, va="center", color=QUIET, fontsize=7.0)
         if kind == _AVOID:
@@ -127,10 +118,10 @@ def _gain(axes: Axes, at: int, loss: TunedLoss, dots: Sequence[float], kind: str
     else:
         inside = [x for x in dots if x >= low]
         axes.plot(inside, [at + 0.3] * len(inside), ls="", marker="o", ms=2.8, mew=0, alpha=0.45, color=look.colour)
-        if loss.gain.low is not None and loss.gain.high is not None:
-            ends = [times * loss.gain.low, times * loss.gain.high]
+        if loss.gained.low is not None and loss.gained.high is not None:
+            ends = [times * loss.gained.low, times * loss.gained.high]
             axes.plot(ends, [at, at], color=look.colour, lw=1.8, solid_capstyle="butt")
-        value = times * loss.gain.value
+        value = times * loss.gained.value
         beyond = value < low
         face = "white" if kind == _UNJUDGED else look.colour
         marker = "<" if beyond else _MARKS[kind]
@@ -162,7 +153,7 @@ def _gains_caption(found: Tuned, dots: Sequence[Sequence[float]]) -> str:
         parts.append("Mean gain of each loss's best config on fresh draws of the data.")
     else:
         parts.append("Not judged: the best of several settings by the number that chose it, too good on average.")
-    if any(loss.gain is not None and loss.gain.low is not None for loss in found.losses):
+    if any(loss.gained is not None and loss.gained.low is not None for loss in found.losses):
         parts.append("Bars: 95 % t intervals.")
     if any(dots):
         parts.append("Faint dots: single runs.")

@@ -26,20 +26,20 @@ def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss, by gain; those without one last."""
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
     header = [LOSS, GAIN, *against, WORKED, DRIFT, LENGTH, VERDICT, USED]
-    top = max((loss.gain.value for loss in found.losses if loss.gain), default=0.0)
+    top = max((loss.gained.value for loss in found.losses if loss.gained), default=0.0)
     return Cells(header, [_row(loss, found, answer, bool(against), top) for loss in ranked(found)])
 
 
 def ranked(found: Tuned) -> list[TunedLoss]:
     """The losses by their gain, those without one last."""
-    return sorted(found.losses, key=lambda loss: -loss.gain.value if loss.gain else float("inf"))
+    return sorted(found.losses, key=lambda loss: -loss.gained.value if loss.gained else float("inf"))
 
 
 def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, top: float) -> list[str]:
     named = loss.losses in ((loss.variant,), ())
     return [
         loss.variant if named else f"{loss.variant} ({'+'.join(loss.losses)})",
-        _gain(loss.gain, found, top),
+        _gain(loss.gained, found, top),
         *([_against(loss, found)] if against else []),
         f"{loss.worked}/{loss.tried}",
         number(loss.drift),
@@ -95,14 +95,14 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
         return "use"
     if loss.variant in answer.avoid:
         broken = sum(loss.broken.values())
-        return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if loss.gain else "avoid"
-    if loss.missing:
+        return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if loss.gained else "avoid"
+    if loss.gained is None:
         return loss.missing
     if loss.variant in answer.open:
         return "undecided" if answer.use else "works; not ranked"
     if loss.variant in answer.as_good:
         return "as good"
-    return "no gain" if loss.gain is not None and loss.gain.value <= 0 else "not ranked"
+    return "no gain" if loss.gained is not None and loss.gained.value <= 0 else "not ranked"
 
 
 def used(loss: TunedLoss) -> str:
@@ -123,8 +123,10 @@ def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
-    at = f" where a run is {nats(found.drift)} from its start" if found.drift else ""
+    at = f" at {nats(found.drift)}; as exported, at the step that is nearest to it" if found.drift else ""
     lines = [f"Gain: over the untrained model, {gain}{at}. [a, b]: 95% interval."]
+    if found.drift and any(loss.difference is not None for loss in found.losses):
+        lines.append(f"vs {found.baseline}: at {nats(found.drift)} from the start, or where all runs of both get.")
     if found.planned:
         lines.append(
             f"{found.whole} of {found.planned} replicates are whole: in each, every loss tries {found.settings} "
@@ -140,7 +142,7 @@ def long_cells(found: Tuned, speed: Paces | None) -> Cells:
     """All that replicates say of each loss, a row each, as in the short table; `speed`: of its steps."""
     against = f"vs {found.baseline}" if found.baseline else "Difference"
     header = [
-        LOSS, "Judged", GAIN, against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
+        LOSS, "Judged", GAIN, "At equal drift", against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
         "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
     ]  # fmt: skip
     return Cells(header, [_long_row(loss, found, speed) for loss in ranked(found)])
@@ -151,6 +153,7 @@ def _long_row(loss: TunedLoss, found: Tuned, speed: Paces | None) -> list[str]:
     return [
         loss.variant,
         f"{loss.judged} of {found.planned}",
+        without_bar(_gain(loss.gained, found, 1.0)),
         loss.missing or without_bar(_gain(loss.gain, found, 1.0)),
         _against(loss, found),
         "-" if difference is None or difference.p_holm is None else f"{difference.p_holm:.2g}",

@@ -64,7 +64,7 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
     if found.best is None or not judged or not found.best.kept:
         return _unjudged(found, seconds, instead)
     kept = [loss for loss in found.losses if loss.variant in found.best.kept]
-    gained = [loss for loss in kept if _is_seen(loss.gain, tie_within)]
+    gained = [loss for loss in kept if _is_seen(loss.gained, tie_within)]
     settle = _settle(found, tie_within, seconds, instead)
     avoid = _avoid(found)
     if not gained:
@@ -75,7 +75,7 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
     sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
     sentences += [_settled(undecided, settle)] if undecided and settle else []
     return Answer(
-        use.variant, dict(use.settings), use.step, use.gain, as_good, avoid, undecided, settle, tuple(sentences)
+        use.variant, dict(use.settings), use.step, use.gained, as_good, avoid, undecided, settle, tuple(sentences)
     )
 
 
@@ -90,7 +90,7 @@ def _choose(found: Tuned, kept: Sequence[TunedLoss]) -> TunedLoss:
     if forgiving:
         return max(forgiving, key=lambda loss: loss.any_setting.value if loss.any_setting else 0.0)
     plain = [loss for loss in kept if loss.variant == found.baseline]
-    return plain[0] if plain else max(kept, key=lambda loss: loss.gain.value if loss.gain else 0.0)
+    return plain[0] if plain else max(kept, key=lambda loss: loss.gained.value if loss.gained else 0.0)
 
 
 def _avoid(found: Tuned) -> dict[str, str]:
@@ -125,7 +125,7 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     where = f" at {nats(found.drift)} from the start" if found.drift else ""
     stop = f", stop at step {use.step}" if use.step else ""
     settings = f" ({_settings(use)}{stop})" if use.settings or stop else ""
-    gain = _share(found, use.gain) if use.gain else "nothing"
+    gain = _share(found, use.gained) if use.gained else "nothing"
     over = f"on {so_many(use.judged, 'fresh draw')} of the data"
     forgiving = (
         f" It forgives: a setting picked at random gains more than one of {found.baseline}'s." if _forgives(use) else ""
@@ -170,7 +170,7 @@ def _settled(undecided: Sequence[str], settle: Settle) -> str:
 
 
 def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
-    gains = [loss.gain for loss in kept if loss.gain is not None]
+    gains = [loss.gained for loss in kept if loss.gained is not None]
     best = max(gains, key=lambda gain: gain.value, default=None)
     gain = "" if best is None else f": the best gain over the untrained model is {_share(found, best)}"
     sentence = (
@@ -187,7 +187,7 @@ def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> An
         return Answer(None, {}, None, None, (), {}, (), None, ("Nothing is known yet: no run has ended.",))
     if found.planned:
         return _too_few(found)
-    gains = {loss.variant: loss.gain for loss in found.losses if loss.gain is not None and loss.gain.value > 0.0}
+    gains = {loss.variant: loss.gained for loss in found.losses if loss.gained is not None and loss.gained.value > 0.0}
     avoid = _avoid(found) if gains else {}
     settle = _settle(found, None, seconds, instead)
     sentences = [

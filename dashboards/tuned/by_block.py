@@ -66,6 +66,8 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
         stability=None,
         good_rates=None,
         edges=edges_of(standing),
+        exported=None,
+        each=tuple(gain for run in standing.evidence if (gain := scale.gain(run)) is not None) if confirmed else (),
         drift=mean_of(standing.evidence, "kl"),
         length=mean_of(standing.evidence, "length_ratio"),
         settings={} if best is None else best.runs[0].knobs,

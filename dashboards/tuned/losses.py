@@ -6,11 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
 
 from dashboards.analysis.spaces import RATE, Edge
 from dashboards.statistics.compare import Difference, sensitive
-from dashboards.statistics.estimates import Estimate, block_mean
-from dashboards.statistics.replicated.best import Best, not_worse_than_best
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, block_mean
+from dashboards.statistics.replicated.best import Best, best_of_pairs
 from dashboards.statistics.replicated.differences import against_baseline
 from dashboards.statistics.replicated.stability import Stability, random_setting, stability
 from dashboards.statistics.replicated.width import good_rates
@@ -25,15 +28,15 @@ from studies.schema.replicates import Cell
 class TunedLoss:
     """A variant in one condition, by the runs that judged what it chose.
 
-    `gain`: over the untrained model, at the objective's drift where it has one; None where that cannot be said, and
-    `missing` says why. `short`: in how many of the judged replicates it never came to that drift. `difference`: its
-    gain less the baseline's, paired, read at `compared_at` nats (None: at the end of training). `worked`: settings that
-    trained to their end and gained something, of `tried`; `broken`: how the others broke. `any_setting`: what a setting
-    picked at random gains, 0 where it broke; `stability`: that against the baseline's, and how often they break;
-    `good_rates`: decades of learning rate that are good; `edges`: settings whose best lies at an edge of what was
-    tried. `drift` (nats a sequence) and `length` (multiples of the
-    untrained model's): of the judged runs where they would be stopped. `settings` and `step`: those of the replicate
-    whose judged gain is the middle one, `chosen`: its cell and the trial.
+    `gain`: over the untrained model, at the objective's drift where it has one; None where that cannot be said of all
+    judging runs, and `missing` says why. `short`: in how many of the judged replicates it never came to that drift.
+    `exported`: the gain of the same runs where they would be stopped, with their `drift` (nats a sequence) and `length`
+    (multiples of the untrained model's), and `each` of them. `difference`: its gain less the baseline's, paired, read
+    at `compared_at` nats (None: at the end of training). `worked`: settings that trained to their end and gained
+    something, of `tried`; `broken`: how the others broke. `any_setting`: what a setting picked at random gains, 0 where
+    it broke; `stability`: that against the baseline's, and how often they break; `good_rates`: decades of learning rate
+    that are good; `edges`: settings whose best lies at an edge of what was tried. `settings` and `step`: those of the
+    replicate whose judged gain is the middle one, `chosen`: its cell and the trial.
     """
 
     variant: str
@@ -51,12 +54,19 @@ class TunedLoss:
     stability: Stability | None
     good_rates: Estimate | None
     edges: tuple[Edge, ...]
+    exported: Estimate | None
+    each: tuple[float, ...]
     drift: float | None
     length: float | None
     settings: Mapping[str, Scalar]
     step: int | None
     chosen: tuple[str, int] | None
     run_ids: tuple[str, ...]
+
+    @property
+    def gained(self) -> Estimate | None:
+        """What a user of the loss gets: as exported, where runs are stopped on their way, else at the end."""
+        return self.gain if self.exported is None else self.exported
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,10 @@ def tuned(
     planned: int,
 ) -> Tuned:
     """Compare the variants of a condition. `found`: their replicates; `losses`: of all variants that take part."""
-    panel = {name: _gains(found.get(name, ()), drift) for name in losses}
-    best = not_worse_than_best({n: of for n, of in panel.items() if of}, scale.tie_within or 0.0)
-    differences = _differences(found, panel, scale, baseline, drift)
+    pairs = {pair: read for pair in permutations(losses, 2) if (read := _apart(found, *pair, drift))}
+    wide = {pair: np.array(list(of.values())) for pair, (of, _) in pairs.items() if len(of) >= FEWEST_BLOCKS}
+    best = best_of_pairs(tuple(losses), wide, scale.tie_within or 0.0)
+    differences = _differences(found, pairs, scale, baseline)
     stable = stabilities(found, scale, baseline)
     rows = [
         _loss(
@@ -99,7 +110,7 @@ def tuned(
             name,
             losses[name],
             found.get(name, ()),
-            panel[name],
+            _gains(found.get(name, ()), drift),
             difference=differences.get(name),
             stable=stable.get(name),
             drift=drift,
@@ -125,34 +136,36 @@ def _gains(replicates: Sequence[Replicate], drift: float | None) -> dict[int, fl
     return known if len(known) == len(judged) else {}
 
 
+Apart = tuple[Mapping[int, float], float | None]
+"""Replicate -> what one loss gains more than another, and the drift that both are read at (None: at the end)."""
+
+
+def _apart(found: Mapping[str, Sequence[Replicate]], name: str, other: str, drift: float | None) -> Apart | None:
+    """Two losses at the largest drift that all judged runs of both get to; None where they share none."""
+    for place in [None] if drift is None else [share * drift for share in SHARES]:
+        own, its = _gains(found.get(name, ()), place), _gains(found.get(other, ()), place)
+        shared = sorted(own.keys() & its.keys())
+        if shared:
+            return {r: own[r] - its[r] for r in shared}, place
+    return None
+
+
 def _differences(
     found: Mapping[str, Sequence[Replicate]],
-    panel: Mapping[str, Mapping[int, float]],
+    pairs: Mapping[tuple[str, str], Apart],
     scale: Scale,
     baseline: str | None,
-    drift: float | None,
 ) -> dict[str, tuple[Difference, float | None]]:
-    """Every variant against the baseline, at the largest drift that the judged runs of both get to. Holm's correction
-    covers all of them together.
-    """
-    if baseline is None or baseline not in found:
+    """Every variant against the baseline. Holm's correction covers all of them together."""
+    mine = {name: of for (name, other), of in pairs.items() if other == baseline}
+    if baseline is None or not mine:
         return {}
-    drifts: Sequence[float | None] = [None] if drift is None else [share * drift for share in SHARES]
-    at: dict[str, float | None] = {}
-    pairs: dict[str, dict[int, float]] = {}
-    for name in panel:
-        for place in drifts if name != baseline else ():
-            own, zero = _gains(found.get(name, ()), place), _gains(found[baseline], place)
-            if own and zero:
-                at[name] = place
-                pairs[name] = {r: own[r] - zero[r] for r in own.keys() & zero.keys()}
-                break
-    whole = {name: dict(of) for name, of in pairs.items()}
-    zeros = dict.fromkeys((r for of in whole.values() for r in of), 0.0)
-    judged = against_baseline({**whole, baseline: zeros}, baseline, scale.tie_within)
-    known = {place: _gains(found[baseline], place) for place in drifts}
-    gained = {place: block_mean({r: [g] for r, g in of.items()}) for place, of in known.items() if of}
-    return {n: (sensitive(of, gained.get(at[n]), scale.tie_within), at[n]) for n, of in judged.items()}
+    zeros = dict.fromkeys((r for of, _ in mine.values() for r in of), 0.0)
+    panel = {**{name: of for name, (of, _) in mine.items()}, baseline: zeros}
+    judged = against_baseline(panel, baseline, scale.tie_within)
+    base = {place: _gains(found[baseline], place) for _, place in mine.values()}
+    gained = {place: block_mean({r: [g] for r, g in of.items()}) for place, of in base.items() if of}
+    return {n: (sensitive(of, gained.get(mine[n][1]), scale.tie_within), mine[n][1]) for n, of in judged.items()}
 
 
 def _loss(
@@ -171,7 +184,7 @@ def _loss(
     tried = [setting for one in replicates for setting in one.tried]
     broken = dict(Counter(str(one.measured.broke) for one in tried if one.measured.broke is not None))
     typical = _typical(judged)
-    stopped = [one.stopped for one in judged if one.stopped is not None]
+    stopped = {one.number: one.stopped for one in judged if one.stopped is not None}
     return TunedLoss(
         variant=name,
         losses=losses,
@@ -188,8 +201,10 @@ def _loss(
         stability=stable,
         good_rates=_good_rates(replicates),
         edges=edges_of_replicates(replicates),
-        drift=_mean([one.drift for one in stopped]),
-        length=_mean([one.length for one in stopped]),
+        exported=block_mean({number: [one.gain] for number, one in stopped.items()}) if stopped else None,
+        each=tuple(one.gain for one in stopped.values()) if stopped else tuple(gains.values()),
+        drift=_mean([one.drift for one in stopped.values()]),
+        length=_mean([one.length for one in stopped.values()]),
         settings={} if typical is None or typical.chosen is None else typical.chosen.knobs,
         step=None if typical is None or typical.stopped is None else typical.stopped.step,
         chosen=_place(condition, typical),
@@ -228,8 +243,9 @@ def _place(condition: str, typical: Replicate | None) -> tuple[str, int] | None:
 
 def _gain_of(replicate: Replicate) -> float:
     measured = replicate.judged
-    assert measured is not None
-    return (measured.end if measured.gain is None else measured.gain) or 0.0
+    if replicate.stopped is not None:
+        return replicate.stopped.gain
+    return 0.0 if measured is None else measured.end or 0.0
 
 
 def _scores(replicates: Sequence[Replicate], unit: float = 1.0) -> dict[int, dict[int, float]]:

@@ -6,6 +6,7 @@ A gain is what a run has more than the untrained model, in the scale's unit and 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,12 +156,16 @@ def _gain(value: float, start: float, run: RunRecord, scale: Scale) -> float:
 
 
 def _stopped(run: RunRecord, chosen: Setting, objective: Objective, scale: Scale) -> Stopped | None:
-    """The judging run at the step that the chosen setting would be stopped at."""
-    reading, start = chosen.measured.reading, start_of(objective.metric, run.facts)
-    if reading is None or start is None:
+    """The judging run at the step that the chosen setting would be stopped at: the last, where that never came to the
+    drift. None where the run broke before.
+    """
+    start, values = start_of(objective.metric, run.facts), dict(run.curves.get(objective.metric, ()))
+    if objective.at_drift is None or start is None or not values:
         return None
-    at = {name: dict(points).get(reading.step) for name, points in run.curves.items()}
+    reading = chosen.measured.reading
+    step = max(values) if reading is None else reading.step
+    at = {name: dict(points).get(step) for name, points in run.curves.items()}
     value = at.get(objective.metric)
-    if value is None:
+    if value is None or not math.isfinite(value):
         return None
-    return Stopped(reading.step, _gain(value, start, run, scale), at.get("kl"), at.get("length_ratio"))
+    return Stopped(step, _gain(value, start, run, scale), at.get("kl"), at.get("length_ratio"))

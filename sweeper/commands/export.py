@@ -239,7 +239,7 @@ def _tuned_head(
         if step is None or config.settings.get("lr_scheduler_type") in _CONSTANT
         else f" (take the checkpoint of step {step})"
     )
-    gain = "none measured" if loss.gain is None else _interval(loss.gain)
+    gain = "none measured" if loss.gained is None else _interval(loss.gained)
     beside = [name for name in said.as_good if name != row.variant]
     lines = [
         said.text,

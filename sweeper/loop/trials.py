@@ -180,6 +180,10 @@ class Candidates:
         """
         stratum = (trial.variant, trial.scenario)
         self._trials[stratum][trial.number] = trial
+        if any(result.failure is not None and result.failure.by_config for result in results):
+            return self._is_last(
+                stratum
+            )  # one that broke, were it by the length of its samples alone, is not trained again
         confirm = self._confirm[trial.scenario]
         for budget in (confirm.kl or (None,)) if confirm else ():
             objective = self._spec.objective if budget is None else self._spec.objective.within_kl(budget)
@@ -188,6 +192,10 @@ class Candidates:
                 self._values[stratum][budget][trial.number] = verdict.value
             elif verdict.feasible_short and verdict.value is not None:
                 self._short[stratum][trial.number] = verdict.value
+        return self._is_last(stratum)
+
+    def _is_last(self, stratum: Stratum) -> bool:
+        """Whether all trials of a replicate are closed."""
         if self._spec.replicates is None:
             return False
         return len(self._trials[stratum]) >= quota(in_scenario(self._spec, stratum[1]), self._variants[stratum[0]])

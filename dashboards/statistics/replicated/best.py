@@ -9,7 +9,7 @@ price at 12 replicates: .72 to .76 of the losses that are worse by up to .2 are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -49,20 +49,26 @@ def not_worse_than_best(panel: Panel, within: float, sign: int = 1) -> Best:
     Nothing is imputed: two losses are compared over the replicates that both have, and not below three. A loss that is
     kept for want of replicates is no winner: give each one's number beside it. `sign`: 1 where more is better.
     """
+    return best_of_pairs(tuple(panel), _shared_differences(panel, sign), within)
+
+
+def best_of_pairs(losses: Sequence[str], differences: Mapping[tuple[str, str], Floats], within: float) -> Best:
+    """The same from the differences of ordered pairs: (loss, other) -> what the first gains more in each replicate, in
+    both orders, of pairs with three replicates or more.
+    """
     if not within >= 0.0:
         raise ValueError(f"within is a width of 0 or more, got {within}")
-    differences = _shared_differences(panel, sign)
     ps = {pair: p for pair, d in differences.items() if (p := p_above(d, within)) is not None}
     holm = dict(zip(ps, holm_adjusted(list(ps.values())), strict=True))
     beaten: dict[str, Beaten] = {}
-    for name in panel:
+    for name in losses:
         against = {better: p for (better, worse), p in holm.items() if worse == name and p < ALPHA}
         if against:
             by = min(against, key=lambda other: (against[other], -differences[other, name].mean()))
             beaten[name] = Beaten(by, _mean(differences[by, name]), against[by])
     compared = {name for pair in ps for name in pair}
-    kept = tuple(name for name in panel if name in compared and name not in beaten)
-    return Best(kept, beaten, tuple(name for name in panel if name not in compared))
+    kept = tuple(name for name in losses if name in compared and name not in beaten)
+    return Best(kept, beaten, tuple(name for name in losses if name not in compared))
 
 
 def _shared_differences(panel: Panel, sign: int) -> dict[tuple[str, str], Floats]:
