@@ -117,7 +117,7 @@ def _text(table: Comparison, width: int | None, everything: bool) -> str:
     """
     whole = _printed(_all_text(table, width or WIDE), width or WIDE) if everything else ""
     narrow = min(width or READABLE, READABLE)
-    shown: list[RichTable | str] = [] if everything else list(table.aside)
+    shown: list[RichTable | str] = [] if everything else [*table.aside, *table.pairs]
     for section in short_sections(table):
         shown += ["", section.title] if section.title else []
         shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
