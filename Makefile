@@ -4,10 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test trainer-tests sweep-tests sweeper-tests other-tests check slow soak benchmark format
+.PHONY: quickstart guide test trainer-tests sweep-tests sweeper-tests other-tests check slow soak benchmark format
 
 quickstart: $(READY)
 	$(BIN)/sweeper run quickstart
+
+# The guide's claims: every study that tests some, one after the other, up to 25 minutes each on two idle cores.
+GUIDE := clean overfitting noise binary margins quality
+
+guide: $(READY)
+	for name in $(GUIDE:%=guide-%); do \
+	  $(BIN)/sweeper run $$name && \
+	  $(BIN)/sweeper records $$name --output studies/results/$$name/records.jsonl.gz || exit 1; \
+	done
+	$(BIN)/python -m dashboards.report.guide
 
 # Parts of about the same length, the longest first, as a test has one thread; one more than cores, as some wait.
 test: $(READY)

@@ -86,6 +86,11 @@ def _points(run: RunRecord, scale: Scale) -> Sequence[tuple[int, float, float]]:
     return run.curve_halves.get(scale.metric, ())
 
 
+def fall_of(run: RunRecord, scale: Scale) -> float | None:
+    """How far a run's metric falls from its peak to the end; None where it was measured at too few steps."""
+    return _late_collapse(run, scale).fall if len(_points(run, scale)) >= FEWEST_CHECKPOINTS else None
+
+
 def _late_collapse(run: RunRecord, scale: Scale) -> LateCollapse:
     _, *halves = zip(*_points(run, scale), strict=True)
     first, second = ([scale.sign * value for value in scale.in_unit(half, run.block)] for half in halves)

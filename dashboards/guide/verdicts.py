@@ -1,45 +1,52 @@
-"""The guide's claims -> a verdict on each from a study's own runs; knows no store and no page.
+"""The guide's claims -> a verdict on each that a study was designed for, from its own runs; knows no store and no page.
 
-A verdict is one of: supported, refuted, tie, inconclusive, not testable here. A claim of difference that turns out a
-tie is called a tie; where the blocks could not have shown one, it is inconclusive. What rests on one
-task, or turns round when one is left out, is inconclusive too.
+A verdict is one of: supported, refuted, tie, inconclusive, not testable here. Each claim has one test over replicates,
+at 5 %; a claim of difference that turns out to be a tie is called that, where what the tie is about is itself seen.
+What stays open is said with how many replicates would decide it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from dashboards.analysis.confirmed import about, broken_bound, differences_of, panel_of, unsaid
-from dashboards.analysis.speed import SAME, said
-from dashboards.analysis.speed import Pace as Paced
-from dashboards.analysis.strata import StratumResults
-from dashboards.guide.claims import CLAIMS, Against, Claim, FailsLess, Pace, Reliable, Situation, Unbeaten, situations
-from dashboards.statistics.compare import ALPHA, Difference, Word, holm_adjusted
-from dashboards.statistics.estimates import Estimate, Proportion
-from dashboards.statistics.scale import Panel, Scale
-from dashboards.statistics.stability import Failures, failures
-from studies.schema.types import Scenario
+import numpy as np
+
+from dashboards.analysis.speed import SAME, Pace, said
+from dashboards.guide.evidence import (
+    Evidence,
+    cheaper_margin,
+    flip_rates,
+    interaction,
+    less_fall,
+    less_lost,
+    margins,
+    more_gain,
+)
+from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, Difference, judged, p_above, sensitive
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion, block_mean, clopper_pearson
+from dashboards.statistics.power import POWER, tie_power
+from dashboards.statistics.replicated.breaks import mcnemar
+from dashboards.statistics.replicated.stability import BREAKS_WITHIN, MARGIN, Stability
+from dashboards.tuned.losses import stabilities
+from studies.losses import guide
+from studies.losses.guide import BY_ID, CLAIMS, Claim
 from studies.text.plural import so_many
 
 Ruling = Literal["supported", "refuted", "tie", "inconclusive", "not testable here"]
 
-_EXPECTED: Mapping[Word, Ruling] = {
-    "better": "supported",
-    "worse": "refuted",
-    "tie": "tie",
-    "inconclusive": "inconclusive",
-}
+_SAME_DRIFT = math.log(1.1)  # drifts that differ by less than a tenth are the same
+_MOST_REPLICATES = 200
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a study says of a claim, why, and from which runs.
+    """What a study says of a claim, and why in plain words.
 
-    `effect`: the difference that was judged, in `unit`, in the direction of better; `failures`: of the loss's configs,
-    where the claim is about them.
+    `effect`: the difference that was judged, in `unit`, in the direction of the claim; `failures`: of the loss's
+    settings or replicates, where the claim is about them.
     """
 
     claim: Claim
@@ -51,316 +58,337 @@ class Verdict:
     run_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Case:
-    """All that verdicts are made from. `kinds`: situation -> the study's scenarios of that kind; `timed`: variant ->
-    how fast its steps are.
-    """
-
-    standings: Sequence[StratumResults]
-    scale: Scale
-    baseline: str | None
-    kinds: Mapping[Situation, tuple[str, ...]]
-    timed: Mapping[str, Paced]
-
-    def variant(self, loss: str) -> str | None:
-        """The variant that stands for a loss alone: the one with its name, else the first."""
-        named = [s.stratum.variant for s in self.standings if s.stratum.losses == (loss,)]
-        return loss if loss in named else next(iter(named), None)
-
-    def of(self, variant: str, situation: Situation) -> list[StratumResults]:
-        """The strata of a variant in a kind of scenario."""
-        scenarios = self.kinds.get(situation, ())
-        return [s for s in self.standings if s.stratum.variant == variant and s.stratum.scenario in scenarios]
-
-    def rivals(self, variant: str) -> list[str]:
-        """The variants that do not train with just the same losses."""
-        losses = {s.stratum.variant: s.stratum.losses for s in self.standings}
-        return [name for name in self.variants if losses[name] != losses[variant]]
-
-    @property
-    def variants(self) -> list[str]:
-        """All variants, in the study's order."""
-        return list(dict.fromkeys(s.stratum.variant for s in self.standings))
+def verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
+    """A verdict on every claim that the study names, in the guide's order."""
+    return tuple(_judge(BY_ID[claim.id], evidence) for claim in CLAIMS if claim.id in evidence.spec.claims)
 
 
-def verdicts(
-    standings: Sequence[StratumResults],
-    scale: Scale,
-    baseline: str | None,
-    scenarios: Mapping[str, Scenario],
-    timed: Mapping[str, Paced],
-    source: str = "",
-) -> tuple[Verdict, ...]:
-    """A verdict on every claim of the guide, in its order. `scenarios`: the study's, by name; `timed`: variant -> how
-    fast its steps are; `source`: where the pairs came from.
-    """
-    case = Case(standings, scale, baseline, situations(scenarios, source), timed)
-    return tuple(_judge(claim, case) for claim in CLAIMS)
+def untested() -> tuple[Verdict, ...]:
+    """The claims that no study can test, each with what is known of it."""
+    return tuple(Verdict(claim, "not testable here", claim.reason) for claim in CLAIMS if claim.test is None)
 
 
-def _judge(claim: Claim, case: Case) -> Verdict:
-    if claim.test is None:
-        return Verdict(claim, "not testable here", claim.reason)
-    variant = case.variant(claim.loss)
-    if variant is None:
-        return Verdict(claim, "not testable here", f"the study has no variant that trains with {claim.loss} alone")
+def _judge(claim: Claim, evidence: Evidence) -> Verdict:
     match claim.test:
-        case Against() as test:
-            return _against(claim, test, variant, case)
-        case Unbeaten(situation):
-            return _unbeaten(claim, situation, variant, case)
-        case Pace() as test:
-            return _pace(claim, test, variant, case)
-        case Reliable():
-            return _reliable(claim, variant, case)
-        case FailsLess() as test:
-            return _fails_less(claim, test, variant, case)
+        case None:
+            return Verdict(claim, "not testable here", claim.reason)
+        case guide.Pace(slower):
+            return _pace(claim, slower, evidence.timed.get(claim.loss), evidence.baseline)
+        case guide.Forgives(word):
+            return _forgives(claim, word, evidence)
+        case guide.AmongBest():
+            return _among_best(claim, evidence)
+        case guide.FallsLess():
+            return _falls_less(claim, evidence)
+        case guide.LosesLess():
+            return _loses_less(claim, evidence)
+        case guide.Gains():
+            return _gains(claim, evidence)
+        case guide.TellsApart():
+            return _tells_apart(claim, evidence)
+        case guide.LessDrift():
+            return _less_drift(claim, evidence)
+        case guide.Matches() as test:
+            return _matches(claim, test, evidence)
+        case guide.Learns():
+            return _learns(claim, evidence)
 
 
-def _no_baseline(claim: Claim, baseline: str | None) -> Verdict:
-    because = "it is what the others are compared with" if baseline else "the study names no baseline"
-    return Verdict(claim, "not testable here", because)
+# ---- from numbers by replicate to a verdict -----------------------------------------------------------------------
 
 
-# ---- the objective in the confirm phase ---------------------------------------------------------------------------
+def _compared(
+    claim: Claim, by_replicate: Mapping[int, float], within: float | None, unit: str, own: Estimate | None, least: float
+) -> Verdict:
+    """Of a difference that the claim says is above 0. `own`: what the tie is about, which is only said where the lower
+    limit of that is above `least`.
+    """
+    if len(by_replicate) < FEWEST_BLOCKS:
+        because = f"{so_many(len(by_replicate), 'replicate')} to compare by, and {FEWEST_BLOCKS} are the fewest"
+        return Verdict(claim, "inconclusive", because)
+    difference = judged({claim.id: by_replicate}, within)[claim.id]
+    return _ruled(claim, difference, by_replicate, within, unit, own, least)
 
 
-def _against(claim: Claim, test: Against, variant: str, case: Case) -> Verdict:
-    other = case.baseline if test.other is None else case.variant(test.other)
-    if test.other is not None and other is None:
-        return Verdict(claim, "not testable here", f"the study has no variant that trains with {test.other} alone")
-    if other is None or other == variant:
-        return _no_baseline(claim, other)
-    missing = [kind for kind in (test.situation, test.minus) if kind is not None and kind not in case.kinds]
-    if missing:
-        like = f" ({claim.reason})" if claim.reason else ""
-        return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {', '.join(missing)}{like}")
-    if test.metric not in (None, case.scale.metric):
-        because = f"its configs were chosen by {case.scale.metric}, not by {test.metric}: a study of that objective can"
-        return Verdict(claim, "not testable here", because)
-    found = _differences(case, test, other)
-    if variant not in found:
-        return _without_runs(claim, variant, other, case, (test.situation, test.minus))
-    difference = found[variant]
-    words = "loses less than" if test.minus else "does better than"
-    ruling = _ruling(difference, test.expect)
-    because = _because(difference, f"{variant} {words} {other}", case.scale.unit)
-    if ruling == "supported" and test.other is not None:
-        ruling, beside = _beside_baseline(test, variant, case)
-        because = f"{because}; {beside}"
-    return Verdict(
-        claim,
-        ruling,
-        because,
-        difference.estimate,
-        case.scale.unit,
-        run_ids=_ids(case, (variant, other), (test.situation, *([test.minus] if test.minus else []))),
-    )
-
-
-def _differences(case: Case, test: Against, baseline: str) -> dict[str, Difference]:
-    """Every variant against `baseline` in the situation of a test; where it subtracts another, of what each loses."""
-    panel = _panel(case, test.situation)
-    if test.minus is not None:
-        panel = _minus(panel, _panel(case, test.minus))
-    gains = case.of(baseline, test.minus or test.situation)
-    return differences_of(panel, baseline, case.scale, gains)
-
-
-def _beside_baseline(test: Against, variant: str, case: Case) -> tuple[Ruling, str]:
-    """The second leg of a claim against a sibling, which may be broken: no worse than the study's baseline."""
-    if case.baseline is None:
-        return "inconclusive", "but no baseline to be no worse than"
-    difference = _differences(case, test, case.baseline).get(variant)
-    if difference is None:
-        return "inconclusive", f"but {_unconfirmed(variant, case.baseline, case, (test.situation,))}"
-    because = _because(difference, f"it is as good as {case.baseline}", case.scale.unit)
-    match _ruling(difference):
-        case "supported" | "tie":
-            return "supported", f"and no worse than {case.baseline} ({because})"
-        case "refuted":
-            return "refuted", f"but worse than {case.baseline} ({because})"
-    return "inconclusive", f"but not shown to be no worse than {case.baseline} ({because})"
-
-
-def _unbeaten(claim: Claim, situation: Situation, variant: str, case: Case) -> Verdict:
-    if situation not in case.kinds:
-        return Verdict(claim, "not testable here", f"the study has no scenario of the kind: {situation}")
-    rivals = case.rivals(variant)
-    panel = {name: of for name, of in _panel(case, situation).items() if name == variant or name in rivals}
-    found = differences_of(panel, variant, case.scale, case.of(variant, situation))
-    if not found:
-        return _without_runs(claim, variant, "another", case, (situation,))
-    top = max(found, key=lambda name: found[name].estimate.value)
-    beaten_by = [name for name, d in found.items() if d.word == "better" and d.is_general]
-    open_ = [name for name, d in found.items() if d.word in ("better", "inconclusive") and name not in beaten_by]
-    open_ += [name for name in rivals if any(broken_bound(s) for s in case.of(name, situation))]
-    ruling: Ruling = "refuted" if beaten_by else "inconclusive" if open_ else "supported"
-    because = {
-        "refuted": f"{', '.join(beaten_by)} did better",
-        "inconclusive": f"of {', '.join(open_)} these blocks cannot say whether they do better",
-        "supported": f"none of {len(found)} others did better",
-    }[ruling]
-    because = "; ".join([because, *_without_config(case, rivals, [situation])])
-    ids = _ids(case, (*found, variant), (situation,))
-    return Verdict(claim, ruling, because, found[top].estimate, f"{case.scale.unit}, of {top}", run_ids=ids)
-
-
-def _panel(case: Case, situation: Situation) -> Panel:
-    """Variant -> block -> mean over the scenarios of a kind; blocks that all of them have."""
-    panels = {
-        scenario: panel_of([s for s in case.standings if s.stratum.scenario == scenario], case.scale)
-        for scenario in case.kinds.get(situation, ())
-    }
-    found: dict[str, dict[int, float]] = {}
-    for variant in case.variants:
-        columns = [panels[s.stratum.scenario].get(variant, {}) for s in case.of(variant, situation)]
-        blocks = set.intersection(*map(set, columns)) if columns else set()
-        if blocks:
-            found[variant] = {b: sum(column[b] for column in columns) / len(columns) for b in sorted(blocks)}
-    return found
-
-
-def _minus(here: Panel, there: Panel) -> Panel:
-    shared = {name: sorted(here[name].keys() & there[name].keys()) for name in here if name in there}
-    return {name: {b: here[name][b] - there[name][b] for b in blocks} for name, blocks in shared.items() if blocks}
-
-
-def _ids(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> tuple[str, ...]:
-    chosen = [s for variant in variants for kind in kinds for s in case.of(variant, kind)]
-    return tuple(dict.fromkeys(run.run_id for s in chosen for run in s.evidence))
-
-
-def _without_runs(claim: Claim, variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> Verdict:
-    """No word for want of runs to judge by: not testable here, or inconclusive where there are some that drifted."""
-    drifted = any(
-        broken_bound(s) for kind in kinds if kind is not None for name in (variant, other) for s in case.of(name, kind)
-    )
-    because = _unconfirmed(variant, other, case, kinds)
-    return Verdict(claim, "inconclusive" if drifted else "not testable here", because)
-
-
-def _without_config(case: Case, variants: Sequence[str], kinds: Sequence[Situation]) -> list[str]:
-    """Which of the variants have no config to judge, and where."""
-    return [
-        f"{about(name, words)} in {s.stratum.scenario}"
-        for kind in kinds
-        for name in variants
-        for s in case.of(name, kind)
-        if (words := unsaid(s))
-    ]
-
-
-def _unconfirmed(variant: str, other: str, case: Case, kinds: Sequence[Situation | None]) -> str:
-    nothing = _without_config(case, (variant, other), [kind for kind in kinds if kind is not None])
-    return "; ".join(nothing) or f"no confirm runs of {variant} and {other} on the same blocks, or some of them failed"
-
-
-def _ruling(difference: Difference, expect: int = 1) -> Ruling:
-    if not difference.is_general:
-        return "inconclusive"
-    ruling = _EXPECTED[difference.word]
-    if expect == -1:
-        return {"supported": "refuted", "refuted": "supported"}.get(ruling, ruling)  # type: ignore[return-value]
-    return ruling
-
-
-def _because(difference: Difference, claimed: str, unit: str) -> str:
+def _ruled(
+    claim: Claim,
+    difference: Difference,
+    by_replicate: Mapping[int, float],
+    within: float | None,
+    unit: str,
+    own: Estimate | None,
+    least: float,
+) -> Verdict:
     n = difference.estimate.blocks
-    tests = so_many(n, "block") + ("" if difference.p_holm is None else f", p {difference.p_holm:.2g} with Holm")
-    if difference.instead:
-        return f"{tests}; {difference.instead}"
-    if not difference.is_robust:
-        return f"{tests}; leaving out task {', '.join(map(str, difference.flips_without))} turns it round"
-    if difference.word == "tie":
-        because = f"{so_many(n, 'block')}, TOST p {difference.p_tie:.2g}"
-        return f"whether {claimed}: shown to differ by less than matters ({because})"
-    if difference.word == "inconclusive" and difference.p_tie is None:
-        return f"{tests}; without objective.tie_within no tie can be concluded in {unit}"
-    if difference.word == "inconclusive" and not difference.could_tie:
-        return f"{tests}; too few blocks for their spread to show a tie"
-    if not difference.is_general:
-        return f"{tests}; inconclusive without task {' or '.join(map(str, difference.leans_on))}"
-    return f"whether {claimed}: {tests}"
+    ruling: Ruling = "inconclusive"
+    because = f"{so_many(n, 'replicate')}, paired t test, p {difference.p:.2g}"
+    match difference.word:
+        case "better":
+            ruling = "supported"
+        case "worse":
+            ruling, because = "refuted", f"the opposite is shown ({because})"
+        case "tie" if own is None or own.low is None or own.low <= least:
+            because = f"the two differ by less than matters, but there is nothing to compare: {NO_GAIN.split(': ')[1]}"
+        case "tie":
+            ruling = "tie"
+            because = f"shown to differ by less than matters ({so_many(n, 'replicate')}, TOST p {difference.p_tie:.2g})"
+        case "inconclusive":
+            because = f"{because}; {_sizes(list(by_replicate.values()), within)}"
+    return Verdict(claim, ruling, because, difference.estimate, unit)
 
 
-# ---- speed and failures --------------------------------------------------------------------------------------------
+def _sizes(values: Sequence[float], within: float | None) -> str:
+    """How many replicates would decide what these do not."""
+    spread, mean = float(np.std(values, ddof=1)), abs(float(np.mean(values)))
+    numbers = range(FEWEST_BLOCKS, _MOST_REPLICATES + 1)
+    tie = None if within is None else next((n for n in numbers if tie_power(n, spread, within) >= POWER), None)
+    shown = math.ceil(7.85 * (spread / mean) ** 2) + 2 if mean else None  # (1.96 + 0.84)^2, and 2 for the t test
+    said = [f"a difference of this size takes {shown} replicates"] if shown and shown <= _MOST_REPLICATES else []
+    said += [f"a tie {tie}"] if tie else []
+    return ", ".join(said) or f"more than {_MOST_REPLICATES} replicates would decide it"
 
 
-def _pace(claim: Claim, test: Pace, variant: str, case: Case) -> Verdict:
-    """Of a step that takes as long as the baseline's, "as fast" is true and "slower" is not."""
-    if case.baseline is None or variant == case.baseline:
-        return _no_baseline(claim, case.baseline)
-    pace = case.timed.get(variant)
+def _with(verdict: Verdict, *sentences: str) -> Verdict:
+    """What there is to say beside an effect."""
+    if verdict.effect is None:
+        return verdict
+    return replace(verdict, because="; ".join([verdict.because, *filter(None, sentences)]))
+
+
+def _mean(of: Mapping[int, float]) -> Estimate | None:
+    return block_mean({number: [value] for number, value in of.items()}) if of else None
+
+
+def _points(value: Estimate | None, times: float = 100.0) -> str:
+    """A number with its interval, in hundredths."""
+    if value is None or value.low is None or value.high is None:
+        return "unknown"
+    return f"{times * value.value:.0f} [{times * value.low:.0f}, {times * value.high:.0f}]"
+
+
+# ---- a test each --------------------------------------------------------------------------------------------------
+
+
+def _pace(claim: Claim, slower: bool, pace: Pace | None, baseline: str) -> Verdict:
+    """Of a step that takes as long as the baseline's, "Fast" is true and "Medium" is not."""
     if pace is None or pace.loss is None:
         because = "the speed of its steps was not measured, which `sweeper run` does at its end"
-        return Verdict(claim, "not testable here", because)
+        return Verdict(claim, "inconclusive", because)
     ratio, word = pace.loss.ratio, pace.loss.word
     no_slower = word != "inconclusive" and ratio.high is not None and ratio.high < SAME
     ruling: Ruling = "supported" if no_slower else "refuted" if word == "slower" else "inconclusive"
-    if test.slower:
-        ruling = {"supported": "refuted", "refuted": "supported"}.get(ruling, ruling)  # type: ignore[assignment]
-    check = "" if pace.check is None else f"; by whole steps {pace.check.said}"
-    because = f"a step takes {said(ratio)} times as long as one of {case.baseline}: {word}{check}"
+    if slower and ruling != "inconclusive":
+        ruling = "refuted" if ruling == "supported" else "supported"
+    because = f"a step takes {said(ratio)} times as long as one of {baseline}: {word}"
     low, high = (None if limit is None else limit - 1 for limit in (ratio.low, ratio.high))
     more = Estimate(ratio.value - 1, ratio.blocks, low, high, None)
-    return Verdict(claim, ruling, because, more, f"of a step of {case.baseline}")
+    return Verdict(claim, ruling, because, more, f"of a step of {baseline}")
 
 
-def _failures(case: Case, variant: str) -> Failures:
-    """Of the unbiased arm on clean data. The same knobs in several scenarios are one config, whatever its numbers."""
-    runs = [run for s in case.of(variant, "clean") for run in s.records if run.phase == "unbiased"]
-    numbers: dict[object, int] = {}
-    knobs = [numbers.setdefault(frozenset(run.knobs.items()), len(numbers)) for run in runs]
-    runs = [run.model_copy(update={"trial": number}) for run, number in zip(runs, knobs, strict=True)]
-    return failures(runs, case.scale)
+def _forgives(claim: Claim, word: Literal["Good", "Better", "Best"], evidence: Evidence) -> Verdict:
+    if claim.loss == evidence.baseline:
+        return _stands(claim, evidence)
+    if word == "Best":
+        return _forgives_most(claim, evidence)
+    loss = evidence.loss(claim.loss)
+    found = None if loss is None else loss.stability
+    if found is None:
+        return Verdict(claim, "inconclusive", f"no settings that it shares with {evidence.baseline}")
+    verdict = _stability_verdict(claim, found, evidence)
+    if found.word == "Poor":
+        return replace(verdict, ruling="refuted")
+    if word == "Good":
+        return replace(verdict, ruling="inconclusive" if found.word is None else "supported")
+    if found.word == "Better":
+        return replace(verdict, ruling="supported")
+    gain = found.difference.estimate
+    if found.difference.word == "worse":
+        return replace(verdict, ruling="refuted")
+    return replace(verdict, ruling="tie" if found.word == "Good" and (gain.high or 1.0) < MARGIN else "inconclusive")
 
 
-def _reliable(claim: Claim, variant: str, case: Case) -> Verdict:
-    found = _failures(case, variant)
-    if not found.all.n:
-        return Verdict(claim, "not testable here", "the study has no unbiased arm on clean data for it")
-    said: Ruling = {"Good": "supported", "Fair": "refuted", "Poor": "refuted", None: "inconclusive"}[found.word]  # type: ignore[assignment]
-    kinds = ", ".join(f"{p.k} {kind}" for kind, p in found.by_kind.items() if p.k) or "none"
-    measured = found.word or "no word: the limits allow more than one"
-    because = f"{found.all.k} of {so_many(found.all.n, 'config')} failed ({kinds}); measured: {measured}"
-    return Verdict(claim, said, because, failures=found.all, run_ids=found.run_ids)
+def _stability_verdict(claim: Claim, found: Stability, evidence: Evidence) -> Verdict:
+    its = evidence.loss(evidence.baseline)
+    of = _points(its.any_setting) if its and its.any_setting else "unknown"
+    because = (
+        f"{found.reason} (it gains {_points(found.gain)} points, {evidence.baseline} {of}; {found.breaks.broke} of its "
+        f"{found.breaks.pairs} settings broke, {found.breaks.baseline_broke} of {evidence.baseline}'s)"
+    )
+    share = clopper_pearson(found.breaks.broke, found.breaks.pairs)
+    return Verdict(claim, "inconclusive", because, found.difference.estimate, evidence.scale.unit, share)
 
 
-def _fails_less(claim: Claim, test: FailsLess, variant: str, case: Case) -> Verdict:
-    """Fisher's exact test of the two shares of failed configs, with Holm over the others."""
-    if test.than == "baseline" and (case.baseline is None or variant == case.baseline):
-        return _no_baseline(claim, case.baseline)
-    others = [n for n in case.rivals(variant) if test.than == "any other" or n == case.baseline]
-    own = _failures(case, variant)
-    theirs = {name: _failures(case, name) for name in others}
-    theirs = {name: found for name, found in theirs.items() if found.all.n}
-    if not own.all.n or not theirs:
-        return Verdict(claim, "not testable here", "the study has no unbiased arm on clean data for both")
-    adjusted = holm_adjusted([fisher(own.all, found.all) for found in theirs.values()])
-    sure = [name for name, p in zip(theirs, adjusted, strict=True) if p < ALPHA]
-    fewer = [name for name in sure if _rate(theirs[name].all) < _rate(own.all)]
-    ruling: Ruling = "refuted" if fewer else "supported" if len(sure) == len(theirs) else "inconclusive"
-    counts = ", ".join(f"{name} {found.all.k}/{found.all.n}" for name, found in theirs.items())
-    because = f"{own.all.k} of {so_many(own.all.n, 'config')} failed; of others {counts}"
-    ids = own.run_ids + tuple(run_id for found in theirs.values() for run_id in found.run_ids)
-    return Verdict(claim, ruling, because, failures=own.all, run_ids=ids)
+def _stands(claim: Claim, evidence: Evidence) -> Verdict:
+    """The baseline's own Good: a setting picked at random gains more than others may gain less, and few break."""
+    loss = evidence.loss(claim.loss)
+    if loss is None or loss.any_setting is None:
+        return Verdict(claim, "inconclusive", "no setting of it has ended")
+    gain, broke = loss.any_setting, clopper_pearson(sum(loss.broken.values()), loss.tried)
+    because = (
+        f"a setting picked at random gains {_points(gain)} points, and {broke.k} of {broke.n} broke, at most "
+        f"{100 * broke.high:.0f} in 100"
+    )
+    ruling: Ruling = "inconclusive"
+    if gain.low is not None and gain.low > MARGIN and broke.high < BREAKS_WITHIN:
+        ruling = "supported"
+    elif broke.low > BREAKS_WITHIN or (gain.high is not None and gain.high < MARGIN):
+        ruling = "refuted"
+    return Verdict(claim, ruling, because, gain, evidence.scale.unit, broke)
 
 
-def fisher(a: Proportion, b: Proportion) -> float:
-    """Two-sided p of Fisher's exact test that two shares are the same: how likely tables are that are no likelier than
-    this one, of all with its margins.
+def _forgives_most(claim: Claim, evidence: Evidence) -> Verdict:
+    """Every other loss against it: it is best where each is shown to gain less, and not where one gains more."""
+    found = {name: evidence.replicates[name, at] for name, at in evidence.replicates if at == evidence.first}
+    others = stabilities(found, evidence.scale, claim.loss)
+    if not others:
+        return Verdict(claim, "inconclusive", "no settings that it shares with another loss")
+    more = [name for name, other in others.items() if other.difference.word == "better"]
+    less = [name for name, other in others.items() if other.difference.word == "worse"]
+    top = max(others, key=lambda name: others[name].difference.estimate.value)
+    ruling: Ruling = "refuted" if more else "supported" if len(less) == len(others) else "inconclusive"
+    because = {
+        "refuted": f"a setting picked at random gains more of {', '.join(more)}",
+        "supported": f"a setting picked at random gains less of each of {len(others)} other losses",
+        "inconclusive": f"shown to gain more than {', '.join(less) or 'none'} of {len(others)} other losses",
+    }[ruling]
+    own = _turned(others[top].difference.estimate)
+    return Verdict(claim, ruling, f"{because} (the effect is beside {top})", own, evidence.scale.unit)
 
-    Counted in whole numbers, without rounding. Own code because `scipy.stats` takes .4 s to load, which is
-    much of what a table takes.
-    """
-    failed = a.k + b.k
-    tables = {
-        k: math.comb(a.n, k) * math.comb(b.n, failed - k) for k in range(max(0, failed - b.n), min(a.n, failed) + 1)
-    }
-    return sum(ways for ways in tables.values() if ways <= tables[a.k]) / sum(tables.values())
+
+def _among_best(claim: Claim, evidence: Evidence) -> Verdict:
+    tuned, loss = evidence.tuned[evidence.first], evidence.loss(claim.loss)
+    within = evidence.scale.tie_within or 0.0
+    if loss is None or loss.gain is None or tuned.best is None:
+        missing = "not judged yet" if loss is None else loss.missing
+        return Verdict(claim, "inconclusive", f"it has no number to compare: {missing}")
+    others = {o.variant: o.difference for o in tuned.losses if o.difference and o.variant != claim.loss}
+    at = f"of {so_many(len(tuned.losses), 'loss')} tuned by {tuned.settings} settings in {tuned.whole} replicates"
+    if claim.loss in tuned.best.beaten:
+        by = tuned.best.beaten[claim.loss]
+        because = f"{at}, {by.by} is shown to gain more (p {by.p:.2g} with Holm over all pairs)"
+        return Verdict(claim, "refuted", because, _turned(by.difference), evidence.scale.unit)
+    seen = loss.gain.low is not None and loss.gain.low > SEEN * within
+    ahead = [name for name, d in others.items() if d.word == "inconclusive" and d.estimate.value > within]
+    top = max(others, key=lambda name: others[name].estimate.value, default=None)
+    effect = _turned(others[top].estimate) if top else None
+    because = f"{at}, none is shown to gain more" + (f"; nearest is {top}" if top else "")
+    if not seen:
+        return Verdict(claim, "inconclusive", f"{because}, but its own gain is not seen", effect, evidence.scale.unit)
+    if ahead:
+        open_ = f"{because}; {', '.join(ahead)} may be ahead by more than matters, which more replicates would show"
+        return Verdict(claim, "inconclusive", open_, effect, evidence.scale.unit)
+    return Verdict(claim, "supported", because, effect, evidence.scale.unit)
 
 
-def _rate(p: Proportion) -> float:
-    return p.k / p.n
+def _turned(value: Estimate) -> Estimate:
+    low, high = (None if limit is None else -limit for limit in (value.high, value.low))
+    return Estimate(-value.value, value.blocks, low, high, value.error)
+
+
+def _falls_less(claim: Claim, evidence: Evidence) -> Verdict:
+    less, its = less_fall(evidence, claim.loss)
+    own, within = _mean(its.of), evidence.scale.tie_within
+    verdict = _compared(claim, less.of, within, evidence.scale.unit, own, 0.0)
+    falls = f"{evidence.baseline} falls by {_points(own)} points from its peak, {claim.loss} by so much less"
+    beside = [
+        f"{name} by {_points(_mean(less_fall(evidence, name)[0].of))} less"
+        for name in evidence.spec.variants
+        if name not in (claim.loss, evidence.baseline)
+    ]
+    return _with(verdict, falls, ", ".join(beside), less.left_out)
+
+
+def _loses_less(claim: Claim, evidence: Evidence) -> Verdict:
+    less, its, drift = less_lost(evidence, claim.loss, flip_rates(evidence, claim.loss))
+    own = _mean(its.of)
+    verdict = _compared(claim, less.of, evidence.scale.tie_within, evidence.scale.unit, own, 0.0)
+    at = f"at {drift:g} nats {evidence.baseline} loses {_points(own)} points to the flips"
+    return _with(verdict, at, less.left_out, *_at_true_rates(claim, evidence))
+
+
+def _at_true_rates(claim: Claim, evidence: Evidence) -> list[str]:
+    """What the same loss with other smoothing loses less, in words."""
+    said = []
+    for name, variant in evidence.spec.variants.items():
+        if name != claim.loss and variant.loss_type == (claim.loss,) and len(rates := flip_rates(evidence, name)) > 1:
+            less = less_lost(evidence, name, rates)[0]
+            said.append(f"{name} loses {_points(_mean(less.of))} points less to {100 * max(rates):.0f} in 100 flips")
+    return said
+
+
+def _gains(claim: Claim, evidence: Evidence) -> Verdict:
+    more, its, drift = more_gain(evidence, claim.loss)
+    within = evidence.scale.tie_within
+    verdict = _compared(claim, more.of, within, evidence.scale.unit, _mean(its.of), SEEN * (within or 0.0))
+    return _with(verdict, f"at {drift:g} nats on {evidence.spec.data.rows} pairs", more.left_out)
+
+
+def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
+    """By the runs that judged what each loss chose; the objective is what the claim is about."""
+    loss, its = evidence.loss(claim.loss), evidence.loss(evidence.baseline)
+    if loss is None or its is None or loss.difference is None:
+        return Verdict(claim, "inconclusive", "not judged yet" if loss is None else loss.missing or "not judged yet")
+    within, unit = evidence.scale.tie_within, evidence.scale.unit
+    found = sensitive(loss.difference, its.gain, within)
+    numbers = _paired(evidence, claim.loss, loss.compared_at)
+    own = its.gain if found.word == "tie" or its.gain else None
+    verdict = _ruled(claim, found, numbers, within, unit, own, SEEN * (within or 0.0))
+    at = f"at {loss.compared_at:g} nats" if loss.compared_at else "at the end"
+    rights = [f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain]
+    return _with(verdict, f"{at}, of 100 single answers told right: {', '.join(rights) or 'unknown'}")
+
+
+def _paired(evidence: Evidence, variant: str, drift: float | None) -> dict[int, float]:
+    gains = [
+        {o.number: o.judged.end if drift is None else o.judged.at.get(drift) for o in of if o.judged}
+        for of in (evidence.replicates.get((name, evidence.first), ()) for name in (variant, evidence.baseline))
+    ]
+    mine, its = ({number: gain for number, gain in one.items() if gain is not None} for one in gains)
+    return {number: mine[number] - its[number] for number in mine.keys() & its.keys()}
+
+
+def _less_drift(claim: Claim, evidence: Evidence) -> Verdict:
+    logs, level = cheaper_margin(evidence, claim.loss)
+    seen = Estimate(1.0, len(logs), 1.0, 1.0, None)  # both reach the share, so there is something to compare
+    verdict = _compared(claim, logs, _SAME_DRIFT, "", seen, 0.0)
+    if verdict.effect is None:
+        return verdict
+    logged = verdict.effect
+    ends = [None if x is None else 1.0 - math.exp(-x) for x in (logged.value, logged.low, logged.high)]
+    effect = Estimate(ends[0] or 0.0, logged.blocks, ends[1], ends[2], None)
+    about = f"until {100 * level:.0f} in 100 held-out pairs have a margin of {evidence.spec.evaluation.margin:g} nats"
+    return _with(replace(verdict, effect=effect, unit=f"of {evidence.baseline}'s drift saved"), about)
+
+
+def _matches(claim: Claim, test: guide.Matches, evidence: Evidence) -> Verdict:
+    """Two legs: the interaction with the writer, and no worse than the baseline with its own writer."""
+    more, here, drift = interaction(evidence, claim.loss, test.writer, test.other)
+    judged_in = evidence.replicates.get((claim.loss, evidence.written_by(test.writer)), ())
+    without = sum(one.is_whole and one.chosen is None for one in judged_in)
+    if judged_in and 2 * without > len(judged_in):
+        because = f"with its own writer every setting broke in {without} of {len(judged_in)} replicates"
+        return Verdict(claim, "refuted", because, failures=clopper_pearson(without, len(judged_in)))
+    within, unit = evidence.scale.tie_within or 0.0, evidence.scale.unit
+    its = evidence.tuned[evidence.written_by(test.writer)]
+    own = next((loss.gain for loss in its.losses if loss.variant == evidence.baseline), None)
+    verdict = _compared(claim, more, within, unit, own, SEEN * within)
+    beside = np.array(list(here.values()))
+    if len(beside) < FEWEST_BLOCKS:
+        return verdict
+    not_worse, worse = p_above(beside, -within), p_above(-beside, within)
+    leg = f"with its own writer it gains {_points(_mean(here))} points beside {evidence.baseline} at {drift:g} nats"
+    if worse is not None and worse < ALPHA:
+        return replace(_with(verdict, f"{leg}: worse by more than matters (p {worse:.2g})"), ruling="refuted")
+    if verdict.ruling == "supported" and (not_worse is None or not_worse >= ALPHA):
+        return replace(_with(verdict, f"{leg}: not shown to be no worse"), ruling="inconclusive")
+    return _with(verdict, leg)
+
+
+def _learns(claim: Claim, evidence: Evidence) -> Verdict:
+    """The sign of the margin that each replicate's settings end with, on average: exact sign test."""
+    found = margins(evidence, claim.loss)
+    wrong, n = sum(margin < 0 for margin in found.values()), len(found)
+    p = mcnemar(wrong, n - wrong)
+    ruling: Ruling = "inconclusive" if p >= ALPHA else "refuted" if 2 * wrong > n else "supported"
+    because = f"the margin ended below 0 in {wrong} of {so_many(n, 'replicate')} (sign test, p {p:.2g})"
+    return Verdict(claim, ruling, because, _mean(found), "nats of margin", clopper_pearson(wrong, n) if n else None)

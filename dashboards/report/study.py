@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from dashboards.analysis.speed import outdated, paces
 from dashboards.analysis.strata import Judges, Stratum
-from dashboards.controls.expectations import CURVE, compared_runs
+from dashboards.controls.expectations import CURVE, Curves, compared_runs
+from dashboards.guide.of_study import verdicts_of
 from dashboards.store.connection import StoreAway, store_uri
 from dashboards.store.histories import load_speed
 from dashboards.store.records import load_steps
@@ -22,7 +23,8 @@ from studies.design.counts import pairs_source
 from studies.design.points import quota
 from studies.design.speed import speed_asked
 from studies.records import RunRecord
-from studies.spec import Study
+from studies.records.speed import Speed
+from studies.spec import Expectation, Study
 from studies.text.redact import redact
 
 if TYPE_CHECKING:
@@ -46,29 +48,48 @@ def strata(study: Study) -> list[Stratum]:
 
 def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     """Compare the variants of a study. `answers`: its sorted records. Raises StoreError."""
-    spec = study.spec
-    records = answers.records
-    expected = {name: variant.expect for name, variant in spec.variants.items() if variant.expect is not None}
-    twins = compared_runs(records, expected)
-    planned = strata(study)
-    measured, asked = load_speed(store_uri(None, Path.cwd()), spec.study, Path.cwd()), speed_asked(study)
+    uri = store_uri(None, Path.cwd())
+    twins = compared_runs(answers.records, _expected(study))
+    curves = load_steps(uri, twins, CURVE) if twins else None
+    measured = load_speed(uri, study.spec.study, Path.cwd())
+    return comparison_from(study, answers.records, answers.notes(), measured, curves)
+
+
+def comparison_from(
+    study: Study,
+    records: Sequence[RunRecord],
+    notes: Sequence[str],
+    measured: Sequence[Speed],
+    curves: Curves | None = None,
+) -> Comparison:
+    """Compare the variants of a study from what was read of it: its records, what there is to say of them, how fast its
+    steps were, and the histories of its controls.
+    """
+    spec, planned, asked = study.spec, strata(study), speed_asked(study)
+    paced = paces(measured, asked)
     table = comparison(
         records,
         spec.objective,
         planned,
         baseline=spec.baseline,
         source=pairs_source(spec),
-        scenarios=spec.scenarios,
         kl_budgets={name: c.kl for name, own in study.by_scenario() if (c := own.spec.confirm)},
-        expectations=expected,
-        curves=load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None,
+        expectations=_expected(study),
+        curves=curves,
         confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
-        aside=[*answers.notes(), *outdated(measured, asked)],
-        speed=paces(measured, asked),
+        aside=[*notes, *outdated(measured, asked)],
+        speed=paced,
     )
     differences = {(r.variant, r.scenario): r.difference for r in table.rows if r.difference is not None}
     told = tuned_of(study, records, planned, differences)
-    return replace(table, tuned=tuple(one for one, _ in told), answers=tuple(said for _, said in told))
+    found = tuple(one for one, _ in told)
+    rulings = verdicts_of(study, records, found, {} if paced is None else paced.of)
+    return replace(table, tuned=found, answers=tuple(said for _, said in told), verdicts=rulings)
+
+
+def _expected(study: Study) -> dict[str, Expectation]:
+    """Variant -> what must come out of it."""
+    return {name: variant.expect for name, variant in study.spec.variants.items() if variant.expect is not None}
 
 
 def written(table: Comparison, format: Format, width: int | None = None, *, everything: bool = True) -> str:

@@ -51,7 +51,7 @@ class Scale:
         """The value of the untrained model, in `unit`: by definition, else as the run recorded it."""
         if self.starts_at_zero or self.metric == "margin_share":
             return 0.0
-        if self.metric == "accuracy":
+        if self.metric in ("accuracy", "sign_accuracy"):
             return 0.5
         recorded = record.facts.get("reference_gold") if self.metric == "gold" else None
         return None if recorded is None else float(recorded)

@@ -20,8 +20,7 @@ from studies.text.plural import so_many
 KNOBS = "Best knobs"
 TO_TARGET = f"To {SHARE:.0%}"
 WORDS = frozenset(
-    {"Speed", "Best for", "Guide", "Guide: best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"}
-    | {"Expected", "Found"}
+    {"Speed", "Best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"} | {"Expected", "Found"}
 )
 LEFT = WORDS | {"Loss", "Scenario", "Control", "Held", "Settings used", KNOBS}
 # Shares of pairs ranked right, beside which stands what the length of the answers alone gives away.
@@ -51,7 +50,7 @@ def row_cells(table: Comparison) -> Cells:
     header = [
         "Loss", *(["Scenario"] if several else []), "Trials", "Failed", f"Best {metric}", f"Mean {metric}",
         *(["Longer answer"] if metric in ACCURACIES else []), "Margin", "KL", *(["Speed"] if timed else []),
-        *([TO_TARGET] if soon else []), KNOBS, *against, "Stability", "Guide", "Guide: best for",
+        *([TO_TARGET] if soon else []), KNOBS, *against, "Stability",
     ]  # fmt: skip
     return Cells(header, [_row(row, several, table.baseline, timed, soon) for row in table.rows])
 
@@ -77,8 +76,6 @@ def _row(row: Row, scenario: bool, baseline: str | None, timed: bool, soon: bool
         _knobs(row.knobs),
         *(_against(row, row.variant == baseline) if baseline else []),
         row.stability or "-",
-        ", ".join(word for column, word in row.guide.items() if column != "Best for") or "-",
-        row.guide.get("Best for", "-"),
     ]
 
 
@@ -184,19 +181,20 @@ def _knobs(knobs: Mapping[str, Scalar]) -> str:
 
 
 def guide_cells(verdicts: Sequence[Verdict]) -> Cells:
-    """The guide's own table, each of its words with the verdict on it."""
+    """The guide's own table, each of its words with the verdict on it, of the losses that claims were tested of."""
     columns = ("Speed", "Stability", "Best for")
     by_loss: dict[str, dict[str, str]] = {}
     for verdict in verdicts:
         if verdict.claim.column in columns:
             said = f"{verdict.claim.words}: {verdict.ruling}"
             by_loss.setdefault(verdict.claim.loss, {})[verdict.claim.column] = said
-    return Cells(["Loss", *columns], [[loss, *(said[column] for column in columns)] for loss, said in by_loss.items()])
+    rows = [[loss, *(said.get(column, "-") for column in columns)] for loss, said in by_loss.items()]
+    return Cells(["Loss", *columns], rows)
 
 
 def claim_cells(verdicts: Sequence[Verdict]) -> Cells:
     """The verdicts, one a row."""
-    header = ["Claim", "Guide says", "Verdict", "Effect", "Blocks", "Failed", "Why"]
+    header = ["Claim", "Guide says", "Verdict", "Effect", "Replicates", "Why"]
     return Cells(header, [_claim(verdict) for verdict in verdicts])
 
 
@@ -206,9 +204,8 @@ def _claim(verdict: Verdict) -> list[str]:
         f"{verdict.claim.loss}: {verdict.claim.column}",
         verdict.claim.words,
         verdict.ruling,
-        "-" if effect is None else f"{interval(effect)} {verdict.unit}",
+        "-" if effect is None else f"{interval(effect)} {verdict.unit}".strip(),
         "-" if effect is None else str(effect.blocks),
-        "-" if verdict.failures is None else share(verdict.failures),
         verdict.because,
     ]
 

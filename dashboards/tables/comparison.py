@@ -1,4 +1,4 @@
-"""Records -> the comparison: a row a stratum and a verdict on every claim of the guide; knows no stores and no page.
+"""Records -> the comparison: a row a stratum; knows no stores and no page.
 
 No word stands in it without a number: what was not measured is None.
 """
@@ -21,8 +21,7 @@ from dashboards.analysis.strata import Judges, Stratum, StratumResults, estimate
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
 from dashboards.controls.null_pool import pool_findings
-from dashboards.guide.claims import Column, guide_words
-from dashboards.guide.verdicts import Verdict, verdicts
+from dashboards.guide.verdicts import Verdict
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
 from dashboards.statistics.scale import Scale, scale_of
@@ -31,7 +30,7 @@ from dashboards.tables.funnels import funnel_notes
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned
 from studies.records import JUDGE_FACT, WEIGHT_FACT, Failure, RunRecord, Scalar, State
-from studies.spec import Expectation, Objective, Scenario
+from studies.spec import Expectation, Objective
 
 Basis = Literal["confirmed", "selected"]
 
@@ -109,7 +108,6 @@ class Row:
     unit: str
     space: Space | None
     stability: Stability | None
-    guide: Mapping[Column, str]
     run_ids: Mapping[str, tuple[str, ...]]
 
 
@@ -142,7 +140,6 @@ def comparison(
     *,
     baseline: str | None = None,
     source: str = "",
-    scenarios: Mapping[str, Scenario] | None = None,
     kl_budgets: Mapping[str, Sequence[float]] | None = None,
     expectations: Mapping[str, Expectation] | None = None,
     curves: Curves | None = None,
@@ -153,9 +150,8 @@ def comparison(
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
-    `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `scenarios`: the
-    study's, by name; without them no claim of the guide can be told to belong to one. `kl_budgets`: those of the
-    confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
+    `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `kl_budgets`: of
+    the confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
     equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`, `speed`:
     of `Comparison`. `judges`: of a study with replicates whose strata are conditions, see `standings`.
     """
@@ -170,16 +166,14 @@ def comparison(
         _row(s, objective, compared.get(place), words.get(place, ""), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
-    rulings = verdicts(found, scale, baseline, scenarios, timed, source) if scenarios else ()
     controls = (
         *findings(found, expectations or {}, scale, curves or {}),
         *pool_findings(found, objective, scale, confirm_blocks),
     )
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
     fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
-    return Comparison(
-        rows, baseline, rulings, at_kl, controls, fallen, tuple(aside), funnel_notes(records), speed=speed
-    )
+    notes = funnel_notes(records)
+    return Comparison(rows, baseline, (), at_kl, controls, fallen, tuple(aside), notes, speed=speed)
 
 
 def _row(
@@ -226,7 +220,6 @@ def _row(
         unit=scale.unit,
         space=space_of(found, scale),
         stability=failures([run for run in records if run.phase == "unbiased"], scale).word,
-        guide=_guide(stratum.losses),
         run_ids={
             "best": tuple(run.run_id for run in found.evidence),
             "mean": tuple(run.run_id for trial in unbiased for run in trial.runs),
@@ -235,11 +228,6 @@ def _row(
             "chosen_by": () if compared is None else compared.chosen_by,
         },
     )
-
-
-def _guide(losses: Sequence[str]) -> Mapping[Column, str]:
-    """The guide's words of a loss by column; none of a mixture, of which its table says nothing."""
-    return guide_words(losses[0]) if len(losses) == 1 else {}
 
 
 def _middle(found: StratumResults, scale: Scale) -> float | None:

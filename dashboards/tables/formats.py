@@ -64,6 +64,14 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
             return _text(table, width, everything)
 
 
+def render_claims(verdicts: Sequence[Verdict], format: Format = "text", width: int | None = None) -> str:
+    """The guide's own table with a verdict on each word, and why of each claim; as Markdown or text."""
+    tables = (guide_cells(verdicts), claim_cells(verdicts))
+    if format == "markdown":
+        return "\n\n".join(map(_markdown_table, tables)) + "\n"
+    return _printed([_rich_table(_plain(cells)) for cells in tables], width or WIDE)
+
+
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
     """Grids of two knobs, one a stratum, in a format."""
     if format == "json":
@@ -114,7 +122,8 @@ def _text(table: Comparison, width: int | None, everything: bool) -> str:
     for section in short_sections(table):
         shown += ["", section.title] if section.title else []
         shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
-    return whole + _printed([*shown, "", *answer_lines(table)], narrow)
+    claims: list[RichTable | str] = ["", _rich_table(_plain(claim_cells(table.verdicts)))] if table.verdicts else []
+    return whole + _printed([*shown, *claims, "", *answer_lines(table)], narrow)
 
 
 def answer_lines(table: Comparison) -> list[str]:
@@ -141,10 +150,7 @@ def _all_text(table: Comparison, width: int) -> list[RichTable | str]:
         cells = _plain(section.cells)
         shown += [_rich_table(cells.columns(part)) for part in _parts(cells, width)]
         shown += section.notes
-    given = [v for v in table.verdicts if v.ruling != "not testable here"]
-    judged = (guide_cells(table.verdicts), claim_cells(given)) if given else ()
-    shown += ["", *(_rich_table(_plain(cells)) for cells in judged)] if judged else []
-    return [*shown, *_not_testable(table.verdicts)]
+    return shown
 
 
 def _printed(shown: Sequence[RichTable | str], width: int) -> str:
@@ -172,14 +178,6 @@ def _parts(cells: Cells, width: int) -> list[list[int]]:
             parts.append([*named])
         parts[-1].append(i)
     return parts
-
-
-def _not_testable(verdicts: Sequence[Verdict]) -> list[str]:
-    """How many of the guide's claims the study cannot judge; the other formats say why of each."""
-    count = sum(v.ruling == "not testable here" for v in verdicts)
-    if not count:
-        return []
-    return [f"{count} of the guide's {len(verdicts)} claims are not testable here; --format markdown says why of each."]
 
 
 def _plain(cells: Cells) -> Cells:
@@ -306,7 +304,7 @@ def _csv(rows: Sequence[Row]) -> str:
         "target", "steps_to_target", "seconds_to_target", "reached", "reached_of", "knobs", "difference",
         "difference_low", "difference_high", "difference_unit", "difference_blocks", "p_holm", "p_tie", "word",
         "p_better", "interquartile_mean",
-        "stability", "guide_speed", "guide_stability", "guide_best_for",
+        "stability",
     ]]  # fmt: skip
     for row in rows:
         share, best, d, p, t = row.failures, row.best, row.difference, row.pace, row.reach
@@ -322,7 +320,7 @@ def _csv(rows: Sequence[Row]) -> str:
             *((e.value, e.low, e.high, row.unit, e.blocks) if (e := effect) else [None] * 5),
             *((d.p_holm, d.p_tie, d.instead or d.word) if d else [None, None, row.said or None]),
             row.improvement.value if row.improvement else None, row.middle,
-            row.stability, *(row.guide.get(column) for column in ("Speed", "Stability", "Best for")),
+            row.stability,
         ])  # fmt: skip
     return _csv_text(lines)
 

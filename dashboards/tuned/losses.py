@@ -92,7 +92,7 @@ def tuned(
     panel = {name: _gains(found.get(name, ()), drift) for name in losses}
     best = not_worse_than_best({n: of for n, of in panel.items() if of}, scale.tie_within or 0.0)
     differences = _differences(found, panel, scale, baseline, drift)
-    stable = _stabilities(found, scale, baseline)
+    stable = stabilities(found, scale, baseline)
     rows = [
         _loss(
             condition,
@@ -239,7 +239,7 @@ def _scores(replicates: Sequence[Replicate], unit: float = 1.0) -> dict[int, dic
     }
 
 
-def _stabilities(found: Mapping[str, Sequence[Replicate]], scale: Scale, baseline: str | None) -> dict[str, Stability]:
+def stabilities(found: Mapping[str, Sequence[Replicate]], scale: Scale, baseline: str | None) -> dict[str, Stability]:
     """Every variant against the baseline, by the settings that both tried. Gains count as shares of what is possible:
     of the oracle's in the embedded world, elsewhere of the best that was judged.
     """

@@ -10,7 +10,7 @@ from dashboards.statistics.scale import Scale, scale_of
 from dashboards.tuned.answer import Answer, answer
 from dashboards.tuned.by_block import tuned_by_block
 from dashboards.tuned.losses import Tuned, tuned
-from dashboards.tuned.replicates import replicates_of
+from dashboards.tuned.replicates import Replicate, replicates_of
 from studies.design.counts import pairs_source
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord
@@ -43,11 +43,22 @@ def _instead(study: Study) -> tuple[str, ...]:
     return (*(["confirm=null"] if spec.confirm else []), *(["runs={}"] if blocks else []))
 
 
+def replicates_in(
+    study: Study, records: Sequence[RunRecord], scale: Scale
+) -> dict[tuple[str, str], tuple[Replicate, ...]]:
+    """(variant, condition) -> its replicates, of a study that has them."""
+    return replicates_of(records, study.spec.objective, scale, _points(study))
+
+
+def _points(study: Study) -> dict[tuple[str, str], int]:
+    """(variant, cell) -> how many settings are tried there."""
+    return {(v.name, name): quota(own.spec, v) for name, own in study.by_scenario() for v in own.variants.values()}
+
+
 def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> list[Tuned]:
     spec = study.spec
-    cells = dict(study.by_scenario())
-    points = {(v.name, name): quota(own.spec, v) for name, own in cells.items() for v in own.variants.values()}
-    found = replicates_of(records, spec.objective, scale, points)
+    cells, points = dict(study.by_scenario()), _points(study)
+    found = replicates_in(study, records, scale)
     rows = []
     for condition, names in by_condition(cells).items():
         own = cells[names[0]]

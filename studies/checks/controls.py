@@ -1,9 +1,20 @@
-"""Checks what a study expects of its controls; knows no results."""
+"""Checks what a study expects of its controls, and that it can test the claims that it names; knows no results."""
 
 from __future__ import annotations
 
 from math import isfinite
 
+from studies.losses.guide import (
+    BY_ID,
+    FEWEST_CHECKPOINTS,
+    Claim,
+    FallsLess,
+    Gains,
+    LessDrift,
+    LosesLess,
+    Matches,
+    TellsApart,
+)
 from studies.losses.rules import suggest
 from studies.schema.knob_problems import Problem
 from studies.schema.types import Expectation, StudySpec
@@ -64,3 +75,48 @@ def _equals(spec: StudySpec, name: str, expected: Expectation, path: str) -> lis
         text = f"{spec.sampler} chooses each variant's trials by its own results: use sobol, random, grid or points"
         problems.append(Problem(path, text))
     return problems
+
+
+def claim_problems(spec: StudySpec) -> list[Problem]:
+    """Every claim of the guide that the study names and cannot test, with the first thing that it lacks."""
+    problems = []
+    for i, name in enumerate(spec.claims):
+        claim = BY_ID.get(name)
+        if claim is None:
+            text = f"{name!r} is no claim of the guide{suggest(name, BY_ID)}; there are {', '.join(BY_ID)}"
+        else:
+            text = _lacks(spec, claim)
+        problems += [Problem(f"claims.{i}", text)] if text else []
+    return problems
+
+
+def _lacks(spec: StudySpec, claim: Claim) -> str:
+    """What the study lacks to test a claim, "" where nothing."""
+    if claim.test is None:
+        return f"{claim.id} has no test in a study ({claim.reason}): leave it out"
+    if spec.replicates is None:
+        return f"{claim.id} is tested over replicates: give their number, such as replicates: 12"
+    if spec.baseline is None:
+        return f"{claim.id} is tested beside a baseline: name one"
+    if claim.loss not in spec.variants:
+        return f"{claim.id} needs a variant named {claim.loss}"
+    fixed = not spec.space and all(variant.points and not variant.space for variant in spec.variants.values())
+    metric, at_drift = spec.objective.metric, spec.objective.at_drift
+    flips = {scenario.label_flip or 0.0 for scenario in spec.scenarios.values()}
+    writers = {scenario.pairs_from for scenario in spec.scenarios.values()}
+    match claim.test:
+        case FallsLess() | LosesLess() | Gains() if not fixed:
+            return f"{claim.id} compares the same settings: give every variant points, and no space"
+        case FallsLess() if len(set(spec.evaluation.at)) < FEWEST_CHECKPOINTS:
+            return f"{claim.id} reads a fall off {FEWEST_CHECKPOINTS} evaluations or more: give evaluate.at as many"
+        case LosesLess() if not (0.0 in flips and len(flips) > 1):
+            return f"{claim.id} needs a scenario with label_flip and one without"
+        case LosesLess() | Gains() | Matches() if at_drift is None or metric != "gold":
+            return f"{claim.id} compares gold at equal drift: give objective: {{metric: gold, at_drift: 1.0}}"
+        case TellsApart() if metric != "sign_accuracy" or at_drift is None:
+            return f"{claim.id} is about sign_accuracy at equal drift: make it the objective, with at_drift"
+        case LessDrift() if metric != "margin_share" or at_drift is None:
+            return f"{claim.id} is about the drift of margin_share: make it the objective, with at_drift"
+        case Matches() if not {"better", "worse"} <= writers:
+            return f"{claim.id} needs a scenario with pairs_from: better and one with worse"
+    return ""

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 
-from studies.checks.controls import expectation_problems
+from studies.checks.controls import claim_problems, expectation_problems
 from studies.checks.data import data, data_notices, data_problems, model
 from studies.checks.judge import judge_problems
 from studies.checks.objective import evaluation, objective
@@ -56,6 +56,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *resources(spec),
         *objective(study),
         *expectation_problems(spec),
+        *claim_problems(spec),
         *evaluation(spec),
         *judge_problems(spec),
         *run_problems(spec),

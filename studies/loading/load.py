@@ -105,7 +105,7 @@ def _models(spec: StudySpec) -> list[str]:
 
 def shipped_studies() -> Mapping[str, Path]:
     """The study files that come with the project, by name; base files that lie beside them are not studies."""
-    files = [*sorted(_HERE.glob("*.yaml")), *sorted(_HERE.glob("examples/*.yaml"))]
+    files = [path for place in ("", "guide/", "examples/") for path in sorted(_HERE.glob(f"{place}*.yaml"))]
     return {path.stem: path for path in files if re.search(r"^study:", path.read_text(), re.MULTILINE)}
 
 

@@ -30,6 +30,12 @@ METRICS: Mapping[str, Metric] = {
     "kl_per_token": Metric("nats/token", True, "minimize", "kl over the mean length of the samples"),
     "margin": Metric("nats", True, "maximize", "beta-free log-ratio margin on held-out pairs"),
     "margin_share": Metric("share", True, "maximize", "held-out pairs whose margin is at least evaluate.margin"),
+    "sign_accuracy": Metric(
+        "share",
+        True,
+        "maximize",
+        "single held-out answers told right: good ones more likely than at first, bad less",
+    ),
     "chosen_shift": Metric("nats", True, None, "log-ratio of the chosen side on held-out pairs"),
     "rejected_shift": Metric("nats", True, None, "log-ratio of the rejected side on held-out pairs"),
     "accuracy": Metric("share", True, "maximize", "held-out pairs ranked right relative to the reference, ties 1/2"),
@@ -63,7 +69,7 @@ JUDGED = frozenset({"gold", "gold_per_token"})
 
 MEASURED = JUDGED | {
     *("kl", "kl_per_token", "margin", "margin_share", "chosen_shift", "rejected_shift", "accuracy", "ranking_gain"),
-    *("length_ratio", "entropy", "distinct", "train_accuracy", "length_baseline"),
+    *("sign_accuracy", "length_ratio", "entropy", "distinct", "train_accuracy", "length_baseline"),
 }
 
 

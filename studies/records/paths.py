@@ -16,7 +16,13 @@ from studies.records.metrics import Measurement
 NEAR = 0.3
 """A drift K is well read where an evaluation lies within 30 % of it in the root of the KL, .49 K to 1.69 K."""
 
-_STARTS: Mapping[str, float] = {"ranking_gain": 0.0, "margin": 0.0, "margin_share": 0.0, "accuracy": 0.5}
+_STARTS: Mapping[str, float] = {
+    "ranking_gain": 0.0,
+    "margin": 0.0,
+    "margin_share": 0.0,
+    "accuracy": 0.5,
+    "sign_accuracy": 0.5,
+}
 READABLE = frozenset({"gold", *_STARTS})
 """Metrics whose value before training is known, so that they can be read between it and the first evaluation."""
 

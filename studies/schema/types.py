@@ -271,6 +271,7 @@ NOT_WRITTEN = ("notices", "contents")
 class StudySpec(Part):
     """A whole study file. Only `study`, `base` and `variants` must be given.
 
+    `claims`: the guide's that it is designed to test, by their ids (see `studies.losses.guide`).
     `replicates`: how many times every scenario is tuned and judged, each time on pairs of its own, in the place of
     `runs.blocks` and `confirm` (see `studies.schema.replicates`).
 
@@ -287,6 +288,7 @@ class StudySpec(Part):
 
     study: str
     question: str = ""
+    claims: tuple[str, ...] = ()
     mode: Literal["compare", "search"] = "compare"
     trainer: str = "dpo"
     base: Mapping[str, Any]

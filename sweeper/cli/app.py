@@ -10,7 +10,7 @@ import typer
 from studies.text.redact import note_command, redact, redact_output
 from studies.text.visible import visible
 from sweeper.cli.preparing import doctor, init, plan
-from sweeper.cli.results import SAFE_PATH, evaluate, export, report, status, table, ui
+from sweeper.cli.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
 from sweeper.cli.running import pause, resume, retry, run, stop
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ app = typer.Typer(
 
 
 # In the order in which `sweeper --help` lists them.
-for command in (init, plan, run, retry, stop, pause, resume, status, table, report, evaluate, export, ui, doctor):
+_READING = (status, table, report, records, evaluate, export, ui)
+for command in (init, plan, run, retry, stop, pause, resume, *_READING, doctor):
     app.command()(command)
 
 

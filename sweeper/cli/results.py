@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.cli.options import Executor, Set, StudyName, Workers
 from sweeper.cli.refusal import refuse
@@ -77,10 +78,12 @@ def table(
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     everything: Annotated[bool, typer.Option("--all", help="all that was measured, not the short table alone")] = False,
+    file: Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")] = None,
     settings: Set = None,
 ) -> None:
     """Print the answer and the table that it rests on, or a grid of two knobs, rebuilt from MLflow alone."""
-    from dashboards.report.study import comparison_of, written
+    from dashboards.report.study import comparison_from, comparison_of, written
+    from dashboards.store.records_file import read_records
     from dashboards.tables.formats import FORMATS
     from sweeper.recorded.reading import answers_of
 
@@ -90,21 +93,56 @@ def table(
         problems.append(
             "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
         )
+    if file is not None and rows is not None:
+        problems.append("--records: a grid is made from the store; leave --rows and --columns out.")
     if problems:
         refuse(problems)
     loaded = load(study, settings)
     width = screen_width() if output is None else None
     with store_errors():
-        tell_whose(loaded.spec)
-        if rows is not None and columns is not None:
+        if file is not None:
+            found = read_records(file)
+            if found.study != loaded.spec.study:
+                refuse([f"--records {file}: holds the study {found.study!r}, and {loaded.spec.study!r} is asked for."])
+            table = comparison_from(loaded, found.records, found.notes, found.speed)
+            text = written(table, kinds[format], width, everything=everything)
+        elif rows is not None and columns is not None:
+            tell_whose(loaded.spec)
             text = _grids(loaded, rows, columns, kinds[format], width)
         else:
+            tell_whose(loaded.spec)
             table = comparison_of(loaded, answers_of(loaded))
             text = written(table, kinds[format], width, everything=everything)
     if output is None:
         typer.echo(text, nl=False)
     else:
         output.write_text(text, encoding="utf-8")
+
+
+def records(
+    study: StudyName,
+    output: Annotated[Path, typer.Option(help="file to write")] = Path("records.jsonl.gz"),
+    settings: Set = None,
+) -> None:
+    """Write the records that the study's tables are made of as one small file, which `table --records` reads."""
+    from dashboards.store.connection import store_uri
+    from dashboards.store.histories import load_speed
+    from dashboards.store.records_file import Recorded, records_bytes
+    from sweeper.recorded.reading import answers_of
+
+    loaded = load(study, settings)
+    with store_errors():
+        tell_whose(loaded.spec)
+        answers = answers_of(loaded)
+        speed = load_speed(store_uri(None, Path.cwd()), loaded.spec.study, Path.cwd())
+    found = Recorded(loaded.spec.study, answers.records, tuple(answers.notes()), speed)
+    whole = records_bytes(found, keep=frozenset({loaded.spec.objective.metric}))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(whole)
+    except OSError as error:
+        refuse([f"--output {output}: {error.strerror}."])
+    typer.echo(f"Wrote {output}: {so_many(len(found.records), 'run')}, {len(whole) / 1024:.0f} KiB.")
 
 
 def report(

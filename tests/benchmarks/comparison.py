@@ -17,14 +17,14 @@ from dashboards.statistics.frontier import frontier, points_of
 from dashboards.statistics.scale import scale_of
 from dashboards.tables.comparison import comparison
 from dashboards.tables.formats import render
-from studies.spec import Objective, Scenario
+from studies.spec import Objective
 from tests.dashboards.generated import pool
 
 LOSSES = (
     "sigmoid", "ipo", "hinge", "robust", "bco_pair", "discopop", "apo_zero", "apo_down", "nca_pair", "exo_pair", "aot",
     "sppo_hard",
 )  # fmt: skip
-SCENARIOS = {"clean": Scenario(), "flips": Scenario(label_flip=0.2)}
+SCENARIOS = ("clean", "flips")
 BLOCKS, CONFIRM = range(12), range(12, 28)
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     ]
     objective, strata = Objective(metric="gold"), [Stratum(v, s, (v,), configs) for s in SCENARIOS for v in LOSSES]
     start = time.perf_counter()
-    table = comparison(records, objective, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS)
+    table = comparison(records, objective, strata, baseline="sigmoid", source="embedded")
     render(table, "text", 150)
     whole = time.perf_counter() - start
     start = time.perf_counter()

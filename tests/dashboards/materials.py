@@ -19,7 +19,7 @@ from dashboards.tuned.losses import tuned
 from dashboards.tuned.replicates import replicates_of
 from studies.records import RunRecord
 from studies.schema.replicates import Cell, cell_of
-from studies.spec import Objective, Scenario
+from studies.spec import Objective
 from tests.dashboards.tuned.replicated import DRIFT
 
 GOLD = Objective(metric="gold")
@@ -39,8 +39,7 @@ def material_of(
     """The material of all strata that the records are of."""
     found = sorted({(r.scenario, r.variant) for r in records})
     strata = [Stratum(v, s, (losses or {}).get(v, (v,)), 0) for s, v in found]
-    scenarios = {s: Scenario() for s, _ in found}
-    table = comparison(records, objective, strata, baseline=baseline, source=source, scenarios=scenarios)
+    table = comparison(records, objective, strata, baseline=baseline, source=source)
     table = with_answers(table, records, strata, objective, source)
     fields: dict[str, Any] = {
         "standings": standings(records, objective, strata),

@@ -4,7 +4,8 @@ Everything is in nats and against one reference, the untrained model: TRL's own 
 with the loss. Each measurement is a function in `trainers/evaluation/metrics.py`; `evaluate_all` fills their arrays
 from policies that one pass serves, a policy alone being a pass of one. Formulas and why these: the DPO paper
 (2305.18290) for log-ratios, 2504.10637 for the KL estimate, 2405.19534 for ranking accuracy. A change that moves any
-number must bump `studies.records.EVALUATOR`.
+number must bump `studies.records.EVALUATOR`; one that only adds a number must not, as all others stay what they were
+and recorded runs would be measured again for them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from trainers.evaluation.metrics import (
     mean,
     ranking_gain,
     ratio,
+    sign_accuracy,
     token_entropy,
     token_entropy_and_kl,
 )
@@ -217,6 +219,7 @@ def _on_pairs(policy: PairLogProbs, reference: PairLogProbs) -> dict[str, Estima
         "chosen_shift": mean(policy.chosen - reference.chosen),
         "rejected_shift": mean(policy.rejected - reference.rejected),
         "accuracy": accuracy(policy, reference),
+        "sign_accuracy": sign_accuracy(policy, reference),
         "ranking_gain": ranking_gain(policy, reference),
         "length_baseline": length_baseline(policy),
     }

@@ -83,6 +83,18 @@ def accuracy(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
     return mean(_wins(_margins(policy, reference), ROUNDING))
 
 
+def sign_accuracy(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
+    """Share of single answers that the log-ratio tells right: good ones above 0, bad ones below, ties one half; .5 for
+    the reference itself.
+
+    What a binary classifier of answers gets right (BCO, 2404.04656) without a threshold of its own, each side counting
+    half; the error is over pairs. A pair whose two sides moved together is half right here, and may be wholly right in
+    `accuracy`.
+    """
+    good, bad = (_wins(d, ROUNDING) for d in (policy.chosen - reference.chosen, reference.rejected - policy.rejected))
+    return mean((good + bad) / 2.0)
+
+
 def ranking_gain(policy: PairLogProbs, reference: PairLogProbs) -> Estimate:
     """Share of pairs whose chosen side has the higher log-probability per token, less the same of the reference.
 

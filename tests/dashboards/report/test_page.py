@@ -44,7 +44,6 @@ def test_the_page_holds_table_verdicts_figures_samples_and_the_study(page: str) 
     for words in (
         "Which loss?",
         "vs sigmoid (U)",
-        "not testable here",
         "Untrained",
         "good .",
         '{"study": "pool"}',

@@ -15,10 +15,12 @@ from xml.etree import ElementTree
 import pytest
 
 from dashboards.analysis.strata import Stratum
+from dashboards.guide.verdicts import Verdict
 from dashboards.tables.comparison import Comparison, Row, comparison
 from dashboards.tables.formats import FORMATS, Format, render
+from studies.losses.guide import BY_ID
 from studies.records import Cause, RunRecord
-from studies.spec import Objective, Scenario
+from studies.spec import Objective
 from tests.dashboards import generated
 from tests.dashboards.generated import gold_of, pool
 
@@ -220,7 +222,6 @@ def test_every_cell_names_the_runs_it_came_from() -> None:
 def test_words_that_were_not_measured_are_not_said() -> None:
     row = row_of(a_record())
     assert (row.stability, row.difference) == (None, None)
-    assert row.guide == {"Speed": "Fast", "Stability": "Better", "Best for": "Overfitting issues"}
 
 
 def test_one_block_is_printed_with_its_error_as_too_small_and_optimistic() -> None:
@@ -307,7 +308,7 @@ def test_text_fits_the_screen_and_breaks_no_word(width: int) -> None:
     knobs = {"beta": 0.25, "learning_rate": 0.00328, "label_smoothing": 0.1}
     text = shown(a_record(0, knobs=knobs), a_record(1, gold=0.5), width=width)
     assert max(map(len, text.splitlines())) <= width
-    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "Overfitting", "[0-84%]"):
+    for word in ("1.00*", "learning_rate=0.00328", "label_smoothing=0.1", "Stability", "[0-84%]"):
         assert word in text
     assert "\x1b" not in text
 
@@ -318,13 +319,12 @@ def test_no_rows_print_without_an_error() -> None:
     assert json.loads(render(nothing, "json"))["rows"] == []
 
 
-SCENARIOS = {"clean": Scenario()}
 CONFIRMED = pool({"sigmoid": 0.0, "ipo": 0.0, "hinge": -0.2}, confirm=range(3, 33), task_sd=0.0)
 
 
 def compared(records: Sequence[RunRecord] = CONFIRMED, baseline: str | None = "sigmoid") -> Comparison:
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
-    return comparison(records, GOLD, strata, baseline=baseline, source="embedded", scenarios=SCENARIOS)
+    return comparison(records, GOLD, strata, baseline=baseline, source="embedded")
 
 
 def test_differences_come_from_confirm_runs_and_name_who_chose_and_who_judged() -> None:
@@ -369,9 +369,7 @@ def of_hinge_nothing_is_within(bounded: Objective) -> Comparison:
     records = [r for r in CONFIRMED if r.variant != "hinge"] + [out_of_bounds(r) for r in of_hinge]
     strata = [Stratum(name, "clean", (name,), 12) for name in ("sigmoid", "ipo", "hinge")]
     budgets = {"clean": [100.0]}
-    return comparison(
-        records, bounded, strata, baseline="sigmoid", source="embedded", scenarios=SCENARIOS, kl_budgets=budgets
-    )
+    return comparison(records, bounded, strata, baseline="sigmoid", source="embedded", kl_budgets=budgets)
 
 
 def test_a_loss_without_a_config_within_the_bounds_gets_these_words_and_no_number() -> None:
@@ -484,7 +482,7 @@ def test_the_difference_and_its_word_stand_in_every_format() -> None:
         assert "tie" in text, format
     (line,) = [r for r in csv.DictReader(io.StringIO(render(table, "csv"))) if r["variant"] == "hinge"]
     assert float(line["difference"]) == table.rows[2].difference.estimate.value
-    assert (line["difference_blocks"], line["difference_unit"], line["guide_stability"]) == ("30", "U", "Good")
+    assert (line["difference_blocks"], line["difference_unit"]) == ("30", "U")
 
 
 def test_without_a_baseline_nothing_is_compared() -> None:
@@ -499,27 +497,35 @@ def test_without_confirm_runs_the_table_says_that_nothing_is_decided() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 150, 200])
 def test_the_whole_comparison_fits_the_screen(width: int) -> None:
-    text = render(compared(), "text", width)
+    text = render(claimed(), "text", width)
     assert max(map(len, text.splitlines())) <= width
-    for word in ("inconclusive", "supported", "General", "not testable here"):
+    for word in ("supported", "Margin"):
         assert word in text, word
 
 
-def test_markdown_and_html_say_of_every_claim_why() -> None:
-    table = compared()
-    for format in ("markdown", "html"):
-        text = render(table, format)
-        for verdict in table.verdicts:
-            assert verdict.because.replace("&", "&amp;").split("'")[0] in text
+def claimed() -> Comparison:
+    verdicts = tuple(
+        Verdict(BY_ID[name], "supported", f"as {name} was seen") for name in ("ipo-speed", "hinge-best-for")
+    )
+    return replace(compared(), verdicts=verdicts)
+
+
+@pytest.mark.parametrize("format", ["text", "markdown", "html"])
+def test_claims_are_printed_with_why_where_the_study_names_them_and_else_the_guide_is_not(format: Format) -> None:
+    text, without = render(claimed(), format, 200), render(compared(), format, 200)
+    assert "as ipo-speed was seen" in text
+    assert "Margin objectives" in text
+    assert "guide" not in without.lower()
+    assert "Margin objectives" not in without
 
 
 def test_the_page_is_well_formed_needs_no_network_and_holds_the_runs_behind_each_row() -> None:
-    text = render(compared(), "html")
+    text = render(claimed(), "html")
     root = ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', ""))
     rows, spaces, guide, claims = root.findall(".//table")
-    assert len(guide.findall("./tbody/tr")) == 8
+    assert len(guide.findall("./tbody/tr")) == 2
     assert len(rows.findall("./tbody/tr")) == len(spaces.findall("./tbody/tr")) == 3
-    assert len(claims.findall("./tbody/tr")) == len(compared().verdicts)
+    assert len(claims.findall("./tbody/tr")) == 2
     assert not re.search(r"(src|href)=|https?://", text)
     assert compared().rows[1].run_ids["difference"][0] in text
 
@@ -547,10 +553,10 @@ def test_the_probability_of_improvement_and_the_middle_come_from_confirm_runs() 
 
 
 def test_the_guides_own_table_comes_back_with_a_verdict_on_each_word() -> None:
-    text = render(compared(), "markdown")
+    text = render(claimed(), "markdown")
     assert "| Loss | Speed | Stability | Best for |" in text
-    (sigmoid,) = [line for line in text.splitlines() if line.startswith("| sigmoid | Fast:")]
-    assert sigmoid == "| sigmoid | Fast: not testable here | Good: inconclusive | General use: supported |"
+    assert "| ipo | Fast: supported | - | - |" in text
+    assert "| hinge | - | - | Margin objectives: supported |" in text
 
 
 @pytest.mark.parametrize("seed", range(3))

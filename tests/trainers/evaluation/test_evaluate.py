@@ -36,6 +36,7 @@ from trainers.evaluation.metrics import (
     mean,
     ranking_gain,
     ratio,
+    sign_accuracy,
     token_entropy,
     token_entropy_and_kl,
     token_log_probs,
@@ -84,6 +85,15 @@ def test_accuracy_counts_ties_one_half() -> None:
     assert accuracy(rounded, REFERENCE) == (0.5, 0.0)
     assert accuracy(POLICY, REFERENCE).value == (1 + 0.5 + 0 + 1) / 4
     assert accuracy(REFERENCE, REFERENCE) == (0.5, 0.0)
+
+
+def test_single_answers_are_told_right_by_the_sign_of_their_own_log_ratio() -> None:
+    # Of each pair: both sides right, both moved up (the bad one wrong), both down (the good one wrong), untouched.
+    policy = PairLogProbs(np.array([1.0, 2.0, -1.0, 0.0]), np.array([-1.0, 1.0, -3.0, 0.0]), np.ones(4), np.ones(4))
+    zero = PairLogProbs(np.zeros(4), np.zeros(4), np.ones(4), np.ones(4))
+    assert sign_accuracy(policy, zero).value == (1.0 + 0.5 + 0.5 + 0.5) / 4
+    assert accuracy(policy, zero).value == (1.0 + 1.0 + 1.0 + 0.5) / 4
+    assert sign_accuracy(zero, zero) == (0.5, 0.0)
 
 
 def test_ranking_gain_compares_log_probs_per_token_with_the_references_own() -> None:

@@ -1,0 +1,81 @@
+"""A study's records as one small file, from which its tables can be made again without a store.
+
+Gzip of JSON lines: a head, then a run a line. Left out are samples, what former evaluators had found, and curves that
+no table reads; numbers keep seven digits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dashboards.store.connection import StoreError
+from studies.records import RunRecord
+from studies.records.speed import Speed
+
+_VERSION = 1
+_DIGITS = 7
+# Curves that no table reads: gold and KL are read in nats a sequence, and the rest at the end.
+_LEFT_OUT = frozenset({"gold_per_token", "distinct", "accuracy", "ranking_gain", "margin"})
+_LINE = {"study", "former", "samples"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a study's tables are made of: its records, what there is to say of them, and how fast its steps were."""
+
+    study: str
+    records: tuple[RunRecord, ...]
+    notes: tuple[str, ...]
+    speed: tuple[Speed, ...]
+
+
+def records_bytes(found: Recorded, keep: frozenset[str] = frozenset()) -> bytes:
+    """The file's contents, the same for the same records. `keep`: curves that are kept though most tables read none."""
+    speed = [one.model_dump(mode="json") for one in found.speed]
+    head = {"v": _VERSION, "study": found.study, "notes": found.notes, "speed": speed}
+    lines = [head, *(_line(record, keep) for record in found.records)]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+
+
+def read_records(path: Path) -> Recorded:
+    """What a file holds. Raises StoreError where it cannot be read."""
+    try:
+        head, *lines = map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines())
+        if head.get("v") != _VERSION:
+            raise StoreError(f"{path}: holds records of version {head.get('v')}, and this sweeper reads {_VERSION}.")
+        records = tuple(RunRecord.model_validate({**line, "study": head["study"]}) for line in lines)
+        speed = tuple(map(Speed.model_validate, head["speed"]))
+        return Recorded(head["study"], records, tuple(head["notes"]), speed)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or 'is no file that `sweeper records` wrote'}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error):
+        raise StoreError(f"{path}: is no file that `sweeper records` wrote, or was edited.") from None
+
+
+def _line(record: RunRecord, keep: frozenset[str]) -> dict[str, Any]:
+    whole = record.model_dump(mode="json", exclude_defaults=True, exclude=_LINE)
+    left_out = _LEFT_OUT - keep
+    for part in ("curves", "curve_halves"):
+        if part in whole:
+            whole[part] = {name: points for name, points in whole[part].items() if name not in left_out}
+    return {name: _short(value) for name, value in whole.items() if name not in ("started", "ended")} | {
+        name: round(whole[name], 1) for name in ("started", "ended") if whole.get(name) is not None
+    }
+
+
+def _short(value: Any) -> Any:
+    """The same with numbers of seven digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _short(one) for name, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_short(one) for one in value]
+    return value
