@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from studies.design.counts import planned_runs
+from studies.losses.guide import CLAIMS
 from studies.losses.table import TABLE
 from studies.records import CONSEQUENCES, METRICS, Cause, DataConfig, EvaluationConfig, Failure, Judge
 from studies.schema.types import NOT_WRITTEN, StudySpec
@@ -104,6 +105,21 @@ def studies() -> Iterator[str]:
     return _table(("study", "asks", "runs"), rows)
 
 
+def claims() -> Iterator[str]:
+    """What the guide claims of the losses, and which study puts it to the test."""
+    asked = {claim: name for name in shipped_studies() for claim in load_study(name).claims}
+    rows = [
+        (
+            f"{claim.loss}: {claim.column}",
+            claim.words,
+            claim.means,
+            f"`{asked[claim.id]}`" if claim.id in asked else claim.reason or "-",
+        )
+        for claim in CLAIMS
+    ]
+    return _table(("claim", "the guide's words", "put to the test", "by study"), rows)
+
+
 def measurements() -> Iterator[str]:
     """What is measured of a run, and what TRL logs."""
     ordered = sorted(METRICS.items(), key=lambda one: not one[1].comparable)
@@ -153,6 +169,7 @@ MADE: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "study keys": ("studies/README.md", study_keys),
     "losses": ("studies/README.md", losses),
     "studies": ("studies/README.md", studies),
+    "claims": ("studies/README.md", claims),
     "measurements": ("trainers/README.md", measurements),
     "causes": ("sweeper/README.md", causes),
     "commands": ("sweeper/README.md", commands),

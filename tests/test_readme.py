@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from studies.spec import load_study, shipped_studies
 from sweeper.cli.app import app
-from tests.docs import MADE, ROOT, as_the_code_says
+from tests.docs import ROOT, as_the_code_says
 
 LONGEST = 180
 RESULTS = "studies/results"
@@ -91,10 +91,9 @@ def test_every_command_that_is_shown_exists(name: str) -> None:
             assert module == "tests.benchmarks" or find_spec(module), f"{name}: {line}"
 
 
-@pytest.mark.parametrize("file", sorted({file for file, _ in MADE.values()}))
-def test_what_the_code_knows_is_as_the_code_says(file: str) -> None:
+def test_what_the_code_knows_is_as_the_code_says() -> None:
     """Else: python -m tests.docs."""
-    assert as_the_code_says()[file] == TEXTS[file]
+    assert [file for file, text in as_the_code_says().items() if text != TEXTS[file]] == []
 
 
 def test_every_message_of_the_troubleshooting_is_said() -> None:
