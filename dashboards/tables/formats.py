@@ -201,7 +201,7 @@ def _rich_table(cells: Cells) -> RichTable:
         table.add_column(
             name,
             justify="left" if name in LEFT else "right",
-            no_wrap=name == "Loss",
+            no_wrap=name in ("Loss", "Gain") or name.startswith("vs "),  # a number and its interval stay together
             min_width=longest_word,
             max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why", "Expected", "Found"} else None,
         )

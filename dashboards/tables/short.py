@@ -41,7 +41,7 @@ def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, top: floa
         loss.variant if named else f"{loss.variant} ({'+'.join(loss.losses)})",
         _gain(loss.gain, found, top),
         *([_against(loss, found)] if against else []),
-        f"{loss.worked} of {loss.tried}",
+        f"{loss.worked}/{loss.tried}",
         number(loss.drift),
         "-" if loss.length is None else f"{loss.length:.1f}x",
         verdict(loss, found, answer),
@@ -99,7 +99,7 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
     if loss.missing:
         return loss.missing
     if loss.variant in answer.open:
-        return "not told apart" if answer.use else "works; not ranked"
+        return "undecided" if answer.use else "works; not ranked"
     if loss.variant in answer.as_good:
         return "as good"
     return "no gain" if loss.gain is not None and loss.gain.value <= 0 else "not ranked"
@@ -114,7 +114,9 @@ def used(loss: TunedLoss) -> str:
 def _value(value: Scalar) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 0.01 else f"{value:.2g}"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.2g}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2g}"
 
 
 def short_notes(found: Tuned) -> list[str]:

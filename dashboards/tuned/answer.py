@@ -71,7 +71,7 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
         return _nothing(found, kept, settle)
     use = _choose(found, gained)
     as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
-    undecided = tuple(name for name in as_good if _is_open(found, name))
+    undecided = tuple(name for name in as_good if not _is_tied(found, use, name))
     sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
     sentences += [_settled(undecided, settle)] if undecided and settle else []
     return Answer(
@@ -111,10 +111,11 @@ def _avoid(found: Tuned) -> dict[str, str]:
     return why
 
 
-def _is_open(found: Tuned, variant: str) -> bool:
-    """Whether a loss is neither shown as good as the baseline nor apart from it."""
-    loss = next(one for one in found.losses if one.variant == variant)
-    return variant != found.baseline and (loss.difference is None or loss.difference.word == "inconclusive")
+def _is_tied(found: Tuned, use: TunedLoss, variant: str) -> bool:
+    """Whether a loss is shown as good as the one to use: both are tied with the baseline, where neither is it."""
+    told = {loss.variant: loss.difference for loss in found.losses}
+    others = {variant, use.variant} - {found.baseline}
+    return all((difference := told[name]) is not None and difference.word == "tie" for name in others)
 
 
 # ---- sentences ----------------------------------------------------------------------------------------------------
@@ -126,7 +127,9 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     settings = f" ({_settings(use)}{stop})" if use.settings or stop else ""
     gain = _share(found, use.gain) if use.gain else "nothing"
     over = f"on {so_many(use.judged, 'fresh draw')} of the data"
-    forgiving = " It forgives: a setting picked at random gains more than the others'." if _forgives(use) else ""
+    forgiving = (
+        f" It forgives: a setting picked at random gains more than one of {found.baseline}'s." if _forgives(use) else ""
+    )
     return f"Use {use.variant}{settings}: it gains {gain} over the untrained model{where}, {over}.{forgiving}"
 
 

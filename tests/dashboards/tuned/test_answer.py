@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dashboards.tuned.answer import Answer, answer
 from studies.records import Cause
 from tests.dashboards.tuned.replicated import a_run, replicated
@@ -72,3 +74,15 @@ def test_a_best_setting_at_the_edge_of_what_was_tried_is_said_with_the_range_tha
     assert "Its best learning_rate was the highest tried" in found.text  # the last point is always the best here
     assert "--set space.learning_rate.high=" in found.text
     assert "was the highest tried" not in said({"sigmoid": BASE, "ipo": SAME}).text  # two points have no middle
+
+
+def test_the_baseline_is_as_good_as_another_that_is_used_only_where_that_is_shown() -> None:
+    sigmoid = [gain + 0.08 * (-1) ** i for i, gain in enumerate(BASE)]
+    found = compared(replicated({"sigmoid": sigmoid, "bco_pair": BASE}))
+    forgiving = next(loss for loss in found.losses if loss.variant == "bco_pair")
+    stable = forgiving.stability
+    assert stable is not None
+    better = replace(forgiving, stability=replace(stable, word="Better"))
+    used = answer(replace(found, losses=(found.losses[0], better)), 0.03, None)
+    assert used.use == "bco_pair"
+    assert used.open == ("sigmoid",)
