@@ -283,7 +283,8 @@ def _options(command: Any) -> list[str]:
         if _is_argument(option) or "--help" in option.opts:
             continue
         value = "" if option.is_flag else f" {option.metavar or option.opts[0].strip('-').upper()}"
-        found.append(f"`{option.opts[0]}{value}`: {_one_line(option.help or '')}")
+        default = "" if option.is_flag or option.default in (None, []) else f" (default: {option.default})"
+        found.append(f"`{option.opts[0]}{value}`: {_one_line(option.help or '')}{default}")
     return found
 
 

@@ -108,6 +108,12 @@ def test_every_message_of_the_troubleshooting_is_said() -> None:
     assert [message for message in said if message not in code] == []
 
 
+def test_every_word_of_the_verdicts_is_said() -> None:
+    (told,) = re.findall(r"^\| Verdict \| (.*) \|$", TEXTS["dashboards/README.md"], re.MULTILINE)
+    code = "".join((ROOT / "dashboards" / name).read_text() for name in ("tables/short.py", "tuned/losses.py"))
+    assert [word for word in re.split(r"[,;] ", told) if f'"{word}"' not in code and f'"{word}:' not in code] == []
+
+
 def test_the_glossary_has_twenty_words_at_most() -> None:
     _, _, part = TEXTS["studies/README.md"].partition("\n## Words\n")
     assert 10 <= len(re.findall(r"^\| (?!word |---)", part.partition("\n## ")[0], re.MULTILINE)) <= 20
