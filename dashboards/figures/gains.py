@@ -218,12 +218,14 @@ def _path(run: RunRecord, metric: str) -> Sequence[tuple[int, float, float]]:
 def mean_path(variant: str, lines: Sequence[Sequence[tuple[float, float]]]) -> Series:
     """The mean over runs at each drift that all of them get to, each read as the objective is; its 95 % band."""
     reach = min(max(kl for kl, _ in line) for line in lines)
-    drifts = [float(root**2) for root in np.linspace(0.0, reach**0.5, _STEPS)[1:]]
+    drifts = [min(float(root**2), reach) for root in np.linspace(0.0, reach**0.5, _STEPS)[1:]] if reach > 0.0 else []
     steps = [[(i, kl, gain) for i, (kl, gain) in enumerate(line[1:], start=1)] for line in lines]
     middle, low, high = [(0.0, 0.0)], [0.0], [0.0]
     for drift in drifts:
-        readings = [read_at(path, drift, 0.0) for path in steps]
-        at = block_mean({i: [reading.value] for i, reading in enumerate(readings) if reading is not None})
+        values = [reading.value for path in steps if (reading := read_at(path, drift, 0.0)) is not None]
+        if len(values) < len(lines):  # the mean of the others would be that of other runs
+            break
+        at = block_mean({i: [value] for i, value in enumerate(values)})
         middle.append((drift, at.value))
         low.append(at.value if at.low is None else at.low)
         high.append(at.value if at.high is None else at.high)

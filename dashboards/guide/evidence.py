@@ -150,10 +150,18 @@ def drift_of(run: RunRecord, level: float) -> float | None:
     return None
 
 
-def margins(evidence: Evidence, variant: str) -> dict[int, float]:
-    """Replicate -> mean over its settings of the margin at the end of training."""
+def signs(evidence: Evidence, variant: str) -> tuple[dict[int, float], int, int]:
+    """Replicate -> share of its settings whose held-out margin ends above 0, less the share of those that end below;
+    how many of all end below, and of how many.
+    """
     runs = tried(evidence.records, variant, evidence.first)
-    return dict(shared([(1.0, runs)], lambda run: run.metrics.get("margin")).of)
+    ends = [margin for run in runs.values() if (margin := run.metrics.get("margin")) is not None]
+    return dict(shared([(1.0, runs)], _sign).of), sum(margin < 0.0 for margin in ends), len(ends)
+
+
+def _sign(run: RunRecord) -> float | None:
+    margin = run.metrics.get("margin")
+    return None if margin is None else math.copysign(1.0, margin)
 
 
 def _furthest(

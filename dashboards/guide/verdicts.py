@@ -22,10 +22,10 @@ from dashboards.guide.evidence import (
     interaction,
     less_fall,
     less_lost,
-    margins,
     more_gain,
+    signs,
 )
-from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, Difference, judged, p_above, sensitive
+from dashboards.statistics.compare import ALPHA, NO_GAIN, SEEN, judged, p_above
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion, block_mean, clopper_pearson
 from dashboards.statistics.power import POWER, tie_power
 from dashboards.statistics.replicated.breaks import mcnemar
@@ -107,18 +107,6 @@ def _compared(
         because = f"{so_many(len(by_replicate), 'replicate')} to compare by, and {FEWEST_BLOCKS} are the fewest"
         return Verdict(claim, "inconclusive", because)
     difference = judged({claim.id: by_replicate}, within)[claim.id]
-    return _ruled(claim, difference, by_replicate, within, unit, own, least)
-
-
-def _ruled(
-    claim: Claim,
-    difference: Difference,
-    by_replicate: Mapping[int, float],
-    within: float | None,
-    unit: str,
-    own: Estimate | None,
-    least: float,
-) -> Verdict:
     n = difference.estimate.blocks
     ruling: Ruling = "inconclusive"
     because = f"{so_many(n, 'replicate')}, paired t test, p {difference.p:.2g}"
@@ -233,7 +221,16 @@ def _stands(claim: Claim, evidence: Evidence) -> Verdict:
         ruling = "supported"
     elif broke.low > BREAKS_WITHIN or (gain.high is not None and gain.high < MARGIN):
         ruling = "refuted"
+    else:
+        because += f"; {_settings(broke.k / broke.n)} settings would tell whether fewer than 10 in 100 do"
     return Verdict(claim, ruling, because, gain, evidence.scale.unit, broke)
+
+
+def _settings(rate: float) -> str:
+    """How many settings show that a share of them is not the tenth that it is measured beside."""
+    found = ((n, clopper_pearson(round(rate * n), n)) for n in range(20, 2000, 10))
+    enough = (n for n, share in found if share.high < BREAKS_WITHIN or share.low > BREAKS_WITHIN)
+    return str(next(enough, "more than 2000"))
 
 
 def _forgives_most(claim: Claim, evidence: Evidence) -> Verdict:
@@ -262,20 +259,22 @@ def _among_best(claim: Claim, evidence: Evidence) -> Verdict:
         missing = "not judged yet" if loss is None else loss.missing
         return Verdict(claim, "inconclusive", f"it has no number to compare: {missing}")
     others = {o.variant: o.difference for o in tuned.losses if o.difference and o.variant != claim.loss}
-    at = f"of {so_many(len(tuned.losses), 'loss')} tuned by {tuned.settings} settings in {tuned.whole} replicates"
+    at = f"of {len(tuned.losses)} losses tuned by {tuned.settings} settings in {loss.judged} replicates"
     if claim.loss in tuned.best.beaten:
         by = tuned.best.beaten[claim.loss]
         because = f"{at}, {by.by} is shown to gain more (p {by.p:.2g} with Holm over all pairs)"
         return Verdict(claim, "refuted", because, _turned(by.difference), evidence.scale.unit)
     seen = loss.gain.low is not None and loss.gain.low > SEEN * within
-    ahead = [name for name, d in others.items() if d.word == "inconclusive" and d.estimate.value > within]
+    ahead = [name for name, d in others.items() if d.estimate.high is not None and d.estimate.high > MARGIN]
     top = max(others, key=lambda name: others[name].estimate.value, default=None)
     effect = _turned(others[top].estimate) if top else None
     because = f"{at}, none is shown to gain more" + (f"; nearest is {top}" if top else "")
     if not seen:
         return Verdict(claim, "inconclusive", f"{because}, but its own gain is not seen", effect, evidence.scale.unit)
     if ahead:
-        open_ = f"{because}; {', '.join(ahead)} may be ahead by more than matters, which more replicates would show"
+        open_ = (
+            f"{because}, but {', '.join(ahead)} may gain more by over {100 * MARGIN:.0f} points: more replicates tell"
+        )
         return Verdict(claim, "inconclusive", open_, effect, evidence.scale.unit)
     return Verdict(claim, "supported", because, effect, evidence.scale.unit)
 
@@ -329,10 +328,8 @@ def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
     if loss is None or its is None or loss.difference is None:
         return Verdict(claim, "inconclusive", "not judged yet" if loss is None else loss.missing or "not judged yet")
     within, unit = evidence.scale.tie_within, evidence.scale.unit
-    found = sensitive(loss.difference, its.gain, within)
     numbers = _paired(evidence, claim.loss, loss.compared_at)
-    own = its.gain if found.word == "tie" or its.gain else None
-    verdict = _ruled(claim, found, numbers, within, unit, own, SEEN * (within or 0.0))
+    verdict = _compared(claim, numbers, within, unit, its.gain, SEEN * (within or 0.0))
     at = f"at {loss.compared_at:g} nats" if loss.compared_at else "at the end"
     rights = [f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain]
     return _with(verdict, f"{at}, of 100 single answers told right: {', '.join(rights) or 'unknown'}")
@@ -385,10 +382,13 @@ def _matches(claim: Claim, test: guide.Matches, evidence: Evidence) -> Verdict:
 
 
 def _learns(claim: Claim, evidence: Evidence) -> Verdict:
-    """The sign of the margin that each replicate's settings end with, on average: exact sign test."""
-    found = margins(evidence, claim.loss)
-    wrong, n = sum(margin < 0 for margin in found.values()), len(found)
-    p = mcnemar(wrong, n - wrong)
-    ruling: Ruling = "inconclusive" if p >= ALPHA else "refuted" if 2 * wrong > n else "supported"
-    because = f"the margin ended below 0 in {wrong} of {so_many(n, 'replicate')} (sign test, p {p:.2g})"
-    return Verdict(claim, ruling, because, _mean(found), "nats of margin", clopper_pearson(wrong, n) if n else None)
+    """Whether most settings of a replicate end with the right sign: exact sign test over replicates."""
+    found, below, ended = signs(evidence, claim.loss)
+    wrong, right = (sum(sign * margin > 0.0 for margin in found.values()) for sign in (-1, 1))
+    p = mcnemar(wrong, right)
+    ruling: Ruling = "inconclusive" if p >= ALPHA else "refuted" if wrong > right else "supported"
+    because = (
+        f"{below} of {so_many(ended, 'setting')} ended with a margin below 0, which is most of them in {wrong} of "
+        f"{so_many(len(found), 'replicate')} and few in {right} (sign test, p {p:.2g})"
+    )
+    return Verdict(claim, ruling, because, _mean(found), "of signs", clopper_pearson(below, ended) if ended else None)

@@ -180,5 +180,8 @@ def stored(run: Any) -> StoredRun:
     info, data = run.info, run.data
     times = (info.start_time, info.end_time)
     return StoredRun(
-        info.run_id, info.run_name, info.status, *times, tags=data.tags, params=data.params, metrics=data.metrics
+        *(info.run_id, info.run_name, info.status, *times, info.artifact_uri),
+        tags=data.tags,
+        params=data.params,
+        metrics=data.metrics,
     )

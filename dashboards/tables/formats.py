@@ -66,10 +66,9 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
 
 def render_claims(verdicts: Sequence[Verdict], format: Format = "text", width: int | None = None) -> str:
     """The guide's own table with a verdict on each word, and why of each claim; as Markdown or text."""
-    tables = (guide_cells(verdicts), claim_cells(verdicts))
     if format == "markdown":
-        return "\n\n".join(map(_markdown_table, tables)) + "\n"
-    return _printed([_rich_table(_plain(cells)) for cells in tables], width or WIDE)
+        return "\n\n".join(map(_markdown_table, (guide_cells(verdicts), claim_cells(verdicts)))) + "\n"
+    return _printed([_rich_table(_plain(guide_cells(verdicts))), "", *_claims(verdicts)], width or READABLE)
 
 
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
@@ -122,8 +121,17 @@ def _text(table: Comparison, width: int | None, everything: bool) -> str:
     for section in short_sections(table):
         shown += ["", section.title] if section.title else []
         shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
-    claims: list[RichTable | str] = ["", _rich_table(_plain(claim_cells(table.verdicts)))] if table.verdicts else []
+    claims = ["", *_claims(table.verdicts)] if table.verdicts else []
     return whole + _printed([*shown, *claims, "", *answer_lines(table)], narrow)
+
+
+def _claims(verdicts: Sequence[Verdict]) -> list[RichTable | str]:
+    """The verdicts in a table, and why of each in a line, for which no column is wide enough."""
+    cells = _plain(claim_cells(verdicts))
+    return [
+        _rich_table(cells.columns([i for i, name in enumerate(cells.header) if name != "Why"])),
+        *(f"{verdict.claim.loss}: {verdict.claim.column}: {verdict.because}." for verdict in verdicts),
+    ]
 
 
 def answer_lines(table: Comparison) -> list[str]:

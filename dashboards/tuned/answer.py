@@ -61,7 +61,7 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
     must go for them.
     """
     judged = [loss for loss in found.losses if loss.judged >= FEWEST_BLOCKS]
-    if found.best is None or not judged:
+    if found.best is None or not judged or not found.best.kept:
         return _unjudged(found, seconds, instead)
     kept = [loss for loss in found.losses if loss.variant in found.best.kept]
     gained = [loss for loss in kept if _is_seen(loss.gain, tie_within)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from studies.design.identity import context_of, goal_of, question_of, strata, stratum_question
@@ -25,7 +26,8 @@ from studies.spec import (
 )
 
 OUTSIDE = ("base.model_name_or_path=org/model", "data.path=org/data", "objective.metric=ranking_gain")
-# Each is the first run of `quickstart`'s robust but for these settings.
+# The quickstart of before replicates. Each is the first run of its robust but for these settings.
+QUICKSTART = Path(__file__).with_name("quickstart.yaml")
 EDITS: Mapping[str, Sequence[str]] = {
     "plain": [],
     "learning rate": ["base.learning_rate=0.002"],
@@ -133,7 +135,7 @@ def _lower_ends(arm: ResolvedVariant) -> dict[str, Scalar]:
 
 
 def _first(edits: Sequence[str], contents: Mapping[str, str] = {}) -> tuple[StudySpec, ResolvedVariant, RunConfig]:
-    spec = load_study("quickstart", edits).model_copy(update={"contents": contents})
+    spec = load_study(QUICKSTART, edits).model_copy(update={"contents": contents})
     arm = arms(spec)["robust"]
     return spec, arm, next(_configs(spec, arm, next(iter(spec.scenarios))))
 

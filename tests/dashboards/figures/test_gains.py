@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dashboards.figures import gains
-from dashboards.figures.figure import Figure, Missing
+from dashboards.figures.figure import Figure, Missing, label
 from dashboards.figures.gallery import figures, first_figures
 from dashboards.figures.material import Material
 from dashboards.tables.short import ranked
-from studies.records import Cause
+from studies.records import Cause, RunRecord
 from tests.dashboards.generated import pool
 from tests.dashboards.materials import drawn, marks, material_of, material_of_replicates, texts
 from tests.dashboards.tuned.replicated import DRIFT, KLS, a_run, replicated
@@ -52,13 +52,16 @@ def test_every_replicate_is_a_dot_beside_the_mean_of_its_loss(material: Material
 
 
 def test_a_loss_that_never_gets_to_the_drift_has_these_words_and_no_dot() -> None:
-    records = [*replicated({"sigmoid": BASE}), *replicated({"ipo": BASE[1:]})]
-    records += [a_run("ipo", 1, n, 0.4, kls=[kl / 8 for kl in KLS]) for n in range(2)]
-    records.append(a_run("ipo", 1, 1, 0.4, judging=True, kls=[kl / 8 for kl in KLS]))
-    records = [r for r in records if not (r.variant == "ipo" and r.scenario == "clean#6")]
-    material = material_of_replicates(list({r.run_id: r for r in records}.values()))
+    near = [kl / 8 for kl in KLS]
+    records = replicated({"sigmoid": BASE, "ipo": BASE[1:]})
+    records += [a_run("ipo", len(BASE), 0, 0.4, judging=judging, kls=near) for judging in (False, True)]
+    material = material_of_replicates(records)
+    told = material.told("clean")
+    assert told is not None
+    (ipo,) = [loss for loss in told[0].losses if loss.variant == "ipo"]
+    assert (ipo.gain, ipo.short) == (None, 1)
     picture = drawn(gains.gains(material, "clean", "gains"))
-    assert any(text.startswith("never gets to 1 nats in 1 of ") for text in texts(picture))
+    assert label(ipo.missing, 44) in texts(picture)
     assert marks(picture, material.looks["ipo"].colour) == 0
 
 
@@ -97,6 +100,20 @@ def test_the_mean_path_ends_where_the_first_run_ends() -> None:
     found = gains.paths(material, "clean", "paths")
     assert isinstance(found, Figure)
     assert "Dashed line: 1 nats" in found.caption
+
+
+@pytest.mark.parametrize("far", [0.0, 1e-12, 0.348, 2.22, 1 / 3, 265.0])
+def test_a_mean_path_goes_as_far_as_its_runs_however_far_that_is(far: float) -> None:
+    line = gains.mean_path("sigmoid", [[(0.0, 0.0), (far / 2, 0.1), (far, 0.3)]]).line
+    assert line[-1] == pytest.approx((far, 0.3 if far else 0.0))
+    assert isinstance(gains.paths(material_of_replicates(still(far)), "clean", "paths"), Figure)
+
+
+def still(far: float) -> list[RunRecord]:
+    """Replicates whose runs end `far` from the start."""
+    records = replicated({"sigmoid": BASE})
+    kls = {10: far / 4, 20: far / 2, 40: far, 80: far}
+    return [r.model_copy(update={"curves": {**r.curves, "kl": tuple(kls.items())}}) for r in records]
 
 
 def test_runs_without_evaluations_on_the_way_have_no_path_and_the_figure_says_what_it_takes() -> None:

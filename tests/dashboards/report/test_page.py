@@ -149,7 +149,7 @@ def test_no_winner_stands_at_the_head_of_a_study_that_judged_nothing() -> None:
 def test_wide_tables_are_folded_and_scroll_in_a_box_of_their_own(page: str) -> None:
     after = page[page.index('<section id="measured">') :]
     assert not re.search(r'(?<!<div class="wide">)<table', after)
-    measured = after[: after.index('<section id="claims">')]
+    measured = after[: after.index('<section id="figures">')]
     assert '<div class="wide">' in measured
     assert not re.search(r'(?<!</summary>)<div class="wide">', measured)
 

@@ -57,6 +57,7 @@ def run(spec: StudySpec, arm: str, scenario: str = "clean", seed: int = 0, **kno
 def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
     shipped = shipped_studies()
     asked_for = ["quickstart", "guide", "guide-small", "noise", "beta", "mixtures", "presets", "controls", "pairs"]
+    asked_for += [f"guide-{name}" for name in ("clean", "overfitting", "noise", "binary", "margins", "quality")]
     assert set(shipped) == {*asked_for, "beta-lr-grid", "guide-smollm2", "lora-7b", "mixture", "smollm2"}
     for name, file in shipped.items():
         spec = load_study(name)
@@ -67,10 +68,10 @@ def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
         assert not_yet(spec) == ()
 
 
-def test_quickstart_compares_twelve_variants_of_two_trials_on_the_embedded_world() -> None:
+def test_quickstart_compares_six_variants_over_eight_replicates_on_the_embedded_world() -> None:
     spec = load_study("quickstart")
     plan = make_plan(Study.of(spec))
-    assert (len(plan.arms), plan.runs) == (12, 24)
+    assert (len(plan.arms), spec.replicates, plan.runs) == (6, 8, 144)
     assert all(len(arm.points) == 2 and not arm.warnings for arm in plan.arms)
     assert (spec.base["model_name_or_path"], spec.data.path) == ("embedded", "embedded")
 
