@@ -25,7 +25,7 @@ class Part(Frozen):
 
 
 class FloatRange(Part):
-    """A continuous knob: `low` to `high`, both included, on a log scale where `log`."""
+    """A continuous setting: `low` to `high`, both included, on a log scale where `log`."""
 
     type: Literal["float"] = "float"
     low: float
@@ -34,7 +34,7 @@ class FloatRange(Part):
 
 
 class IntRange(Part):
-    """A whole-number knob: `low` to `high`, both included."""
+    """A whole-number setting: `low` to `high`, both included."""
 
     type: Literal["int"] = "int"
     low: int
@@ -43,7 +43,7 @@ class IntRange(Part):
 
 
 class Values(Part):
-    """A knob with listed values."""
+    """A setting with listed values."""
 
     type: Literal["values"] = "values"
     values: tuple[Scalar, ...]
@@ -92,9 +92,9 @@ class Expectation(Part):
 
 
 class Variant(Part):
-    """One arm as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
+    """A loss or mixture as the file gives it: `base` merges over the study's base, `space` over its space, key by key.
 
-    Points alone, without a space of its own, make an arm of fixed points: the shared space is not sampled for it.
+    `points` alone, without a space of its own, are all that is tried of it: the shared space is not sampled for it.
     `balance: gradient` says that the weights of a mixture, wherever they are given, are shares of the gradient: every
     run measures how large each loss's gradient is before training and divides by it, since weights as TRL takes them
     say little where one loss pulls many times as hard as another.
@@ -110,7 +110,7 @@ class Variant(Part):
 
 
 class Runs(Part):
-    """The runs of every trial: one for each block and seed."""
+    """The runs of every trial: one for each block, which is a draw of the data, and seed."""
 
     blocks: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
@@ -130,7 +130,7 @@ class Rungs(Part):
 
 
 class Confirm(Part):
-    """The best `top` trials of each stratum trained again on fresh blocks and seeds.
+    """The retest: the best `top` trials of each variant in a scenario, trained again on fresh blocks and seeds.
 
     `kl`: budgets in nats a sequence; with them it is, for each, the best trial whose mean KL keeps it.
     """
@@ -219,8 +219,9 @@ class Objective(Part):
 
 
 class Budget(Part):
-    """`trials` per stratum (in `mode: search`, in all); `wall_clock` of one `sweeper run` and `per_run` of one run, in
-    seconds; `gpu_hours` of all sweeps of the study, each hour in which a worker trains being one.
+    """`trials` of each variant in a scenario (in `mode: search`, in all); `wall_clock` of one `sweeper run` and
+    `per_run` of one run, in seconds or as `12h`, `30m`, `45s`; `gpu_hours` of all sweeps of the study, each hour in
+    which a worker trains being one.
     """
 
     trials: int = 8
@@ -257,7 +258,7 @@ class Resources(Part):
 
 
 class Output(Part):
-    """Where runs are kept and whose adapters: best (of each stratum), all or none."""
+    """Where runs are kept and whose adapters: best (of each variant in a scenario), all or none."""
 
     folder: str = "runs"
     keep: Literal["best", "all", "none"] = "best"
@@ -273,6 +274,12 @@ class StudySpec(Part):
     `claims`: the guide's that it is designed to test, by their ids (see `studies.losses.guide`).
     `replicates`: how many times every scenario is tuned and judged, each time on pairs of its own, in the place of
     `runs.blocks` and `confirm` (see `studies.schema.replicates`).
+
+    `mode`: `compare` gives every variant the same number of trials; `search` is one joint search for the best config
+    at least cost. `base`: flat names of TRL's `DPOConfig` and `ModelConfig`, or the path of a TRL YAML. `variants`:
+    what is compared, by a name of your own. `space`: by setting, what is tried of it wherever it acts. `baseline`: the
+    variant that the others are compared with. `sampler` chooses the points, from `sampler_seed`. `question` and
+    `study` are words: what is asked, and the name of the whole. `trainer`: `dpo`, or `module:Class` of your own.
 
     `evaluation` is written as `evaluate` in the file. Not written by the user: `notices`, what loading translated or
     left out, and `contents`, what the files and Hub repositories hold that the study names, as far as somebody has
