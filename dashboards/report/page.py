@@ -20,7 +20,7 @@ from dashboards.tables.comparison import Comparison
 from dashboards.tables.formats import answer_lines, html_list, html_table
 from dashboards.tables.numbers import number
 from dashboards.tables.sections import EVERYTHING, Section, sections, short_sections
-from dashboards.tables.short import LOSS, USED, VERDICT, without_bar
+from dashboards.tables.short import LOSS, USED, VERDICT
 from studies.records import RunRecord, Shown, State
 from studies.text.plural import so_many
 from studies.text.redact import redact
@@ -158,7 +158,7 @@ def _short_table(cells: Cells) -> str:
     head = "".join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in zip(cells.header, kinds, strict=True))
     rows = []
     for row in cells.rows:
-        of = zip(cells.header, kinds, map(without_bar, row), strict=True)
+        of = zip(cells.header, kinds, row, strict=True)
         shown = "".join(
             f'<td class="{kind}{" none" if cell == "-" else ""}" data-name="{escape(name)}">{escape(cell)}</td>'
             for name, kind, cell in of

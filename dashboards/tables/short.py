@@ -12,8 +12,8 @@ from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import METRICS, Scalar
 
-_BAR = 5  # characters of a whole gain
-_EIGHTHS = " ▏▎▍▌▋▊▉"
+_NORMAL = 0.25  # samples whose length is within it of the untrained model's need no column
+_LESS = "*"  # at a difference that is read at a smaller drift
 _SHORT_NAMES = {"learning_rate": "rate", "label_smoothing": "smoothing", "discopop_tau": "tau"}
 LOSS, GAIN, WORKED, DRIFT, LENGTH, VERDICT, USED = (
     "Loss", "Gain", "Worked", "Drift", "Length", "Verdict", "Settings used"
@@ -25,9 +25,9 @@ LEAST = (LENGTH, DRIFT, WORKED, USED)
 def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss, by gain; those without one last."""
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
-    header = [LOSS, GAIN, *against, WORKED, DRIFT, LENGTH, VERDICT, USED]
-    top = max((loss.gained.value for loss in found.losses if loss.gained), default=0.0)
-    return Cells(header, [_row(loss, found, answer, bool(against), top) for loss in ranked(found)])
+    lengths = [LENGTH] if any(abs((loss.length or 1.0) - 1.0) >= _NORMAL for loss in found.losses) else []
+    header = [LOSS, GAIN, *against, WORKED, DRIFT, *lengths, VERDICT, USED]
+    return Cells(header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in ranked(found)])
 
 
 def ranked(found: Tuned) -> list[TunedLoss]:
@@ -35,38 +35,24 @@ def ranked(found: Tuned) -> list[TunedLoss]:
     return sorted(found.losses, key=lambda loss: -loss.gained.value if loss.gained else float("inf"))
 
 
-def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, top: float) -> list[str]:
+def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: bool) -> list[str]:
     named = loss.losses in ((loss.variant,), ())
     return [
         loss.variant if named else f"{loss.variant} ({'+'.join(loss.losses)})",
-        _gain(loss.gained, found, top),
+        _gain(loss.gained, found),
         *([_against(loss, found)] if against else []),
         f"{loss.worked}/{loss.tried}",
-        number(loss.drift),
-        "-" if loss.length is None else f"{loss.length:.1f}x",
+        "-" if loss.drift is None else f"{loss.drift:.1f}",
+        *(["-" if loss.length is None else f"{loss.length:.1f}x"] if lengths else []),
         verdict(loss, found, answer),
         used(loss),
     ]
 
 
-def _gain(gain: Estimate | None, found: Tuned, top: float) -> str:
+def _gain(gain: Estimate | None, found: Tuned) -> str:
     if gain is None:
         return "-"
-    if found.unit != "U":
-        return _with_limits(gain, 1.0)
-    bar = _bar(gain.value / max(top, 1.0))
-    return f"{bar} {_with_limits(gain, 100.0, '%')}"
-
-
-def _bar(share: float) -> str:
-    eighths = round(max(0.0, min(share, 1.0)) * _BAR * 8)
-    whole, rest = divmod(eighths, 8)
-    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)
-
-
-def without_bar(cell: str) -> str:
-    """A cell without its bar, where a figure stands beside the table."""
-    return cell.lstrip(f"█{_EIGHTHS}")
+    return _with_limits(gain, 100.0, "%") if found.unit == "U" else _with_limits(gain, 1.0)
 
 
 def _against(loss: TunedLoss, found: Tuned) -> str:
@@ -75,8 +61,8 @@ def _against(loss: TunedLoss, found: Tuned) -> str:
     times = 100.0 if found.unit == "U" else 1.0
     value = loss.difference.estimate
     sign = "+" if value.value > 0 else ""
-    at = "" if loss.compared_at in (None, found.drift) else f" at {loss.compared_at:g}"
-    return f"{sign}{_with_limits(value, times)}{at}"
+    less = "" if loss.compared_at in (None, found.drift) else _LESS
+    return f"{sign}{_with_limits(value, times)}{less}"
 
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
@@ -106,9 +92,8 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
 
 
 def used(loss: TunedLoss) -> str:
-    """The settings, short: `rate 8e-4, beta .24, step 60`."""
-    said = [f"{_SHORT_NAMES.get(name, name)} {_value(value)}" for name, value in loss.settings.items()]
-    return ", ".join([*said, *([f"step {loss.step}"] if loss.step else [])]) or "-"
+    """The settings, short: `rate 8e-4, beta .24`."""
+    return ", ".join(f"{_SHORT_NAMES.get(name, name)} {_value(value)}" for name, value in loss.settings.items()) or "-"
 
 
 def _value(value: Scalar) -> str:
@@ -123,10 +108,14 @@ def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
-    at = f" at {nats(found.drift)}; as exported, at the step that is nearest to it" if found.drift else ""
-    lines = [f"Gain: over the untrained model, {gain}{at}. [a, b]: 95% interval."]
+    where = f" at {nats(found.drift)}; as exported, at the step that is nearest to it" if found.drift else ""
+    lines = [f"Gain: over the untrained model, {gain}{where}. [a, b]: 95% interval."]
     if found.drift and any(loss.difference is not None for loss in found.losses):
-        lines.append(f"vs {found.baseline}: at {nats(found.drift)} from the start, or where all runs of both get.")
+        smaller = sorted(
+            {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
+        )
+        less = f" ({_LESS} at {' or '.join(smaller)}, which all runs of both get to)" if smaller else ""
+        lines.append(f"vs {found.baseline}: the difference in points at {nats(found.drift)} from the start{less}.")
     if found.planned:
         lines.append(
             f"{found.whole} of {found.planned} replicates are whole: in each, every loss tries {found.settings} "
@@ -153,12 +142,12 @@ def _long_row(loss: TunedLoss, found: Tuned, speed: Paces | None) -> list[str]:
     return [
         loss.variant,
         f"{loss.judged} of {found.planned}",
-        without_bar(_gain(loss.gained, found, 1.0)),
-        loss.missing or without_bar(_gain(loss.gain, found, 1.0)),
+        _gain(loss.gained, found),
+        loss.missing or _gain(loss.gain, found),
         _against(loss, found),
         "-" if difference is None or difference.p_holm is None else f"{difference.p_holm:.2g}",
         "-" if difference is None else difference.instead or difference.word,
-        without_bar(_gain(loss.any_setting, found, 1.0)),
+        _gain(loss.any_setting, found),
         "-" if stable is None else ": ".join(filter(None, (stable.word or "no word", stable.reason))),
         ", ".join(f"{n} {kind}" for kind, n in loss.broken.items()) or "0",
         "-" if loss.good_rates is None else _with_limits(loss.good_rates, 1.0),

@@ -127,10 +127,15 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     settings = f" ({_settings(use)}{stop})" if use.settings or stop else ""
     gain = _share(found, use.gained) if use.gained else "nothing"
     over = f"on {so_many(use.judged, 'fresh draw')} of the data"
-    forgiving = (
-        f" It forgives: a setting picked at random gains more than one of {found.baseline}'s." if _forgives(use) else ""
+    why = (
+        f"the most forgiving of the losses not shown worse than the best: a setting of it picked at random gains more "
+        f"than one of {found.baseline}"
+        if _forgives(use)
+        else "the plainest of the losses not shown worse than the best"
+        if use.variant == found.baseline
+        else "the best, and shown better than the baseline"
     )
-    return f"Use {use.variant}{settings}: it gains {gain} over the untrained model{where}, {over}.{forgiving}"
+    return f"Use {use.variant}{settings}, {why}. It gains {gain} over the untrained model{where}, {over}."
 
 
 def _forgives(use: TunedLoss) -> bool:

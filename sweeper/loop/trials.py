@@ -119,7 +119,9 @@ class TrialBook:
         return Closed(trial, outcome, tell, retell, self._unneeded(runs, outcome), tuple(confirm))
 
     def best(self) -> Best | None:
-        """The best trial so far."""
+        """The best trial so far; none of a study with replicates, each of which has a scale of its own."""
+        if self._spec.replicates is not None:
+            return None
         choose = max if self._spec.objective.direction == "maximize" else min
         return choose(self._best.values(), key=lambda best: best.value, default=None)
 
