@@ -25,9 +25,14 @@ LEAST = (LENGTH, DRIFT, WORKED, USED)
 def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss, by gain; those without one last."""
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
-    lengths = [LENGTH] if any(abs((loss.length or 1.0) - 1.0) >= _NORMAL for loss in found.losses) else []
+    lengths = [LENGTH] if _has_lengths(found) else []
     header = [LOSS, GAIN, *against, WORKED, DRIFT, *lengths, VERDICT, USED]
     return Cells(header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in ranked(found)])
+
+
+def _has_lengths(found: Tuned) -> bool:
+    """Whether some loss writes at another length than the untrained model."""
+    return any(abs((loss.length or 1.0) - 1.0) >= _NORMAL for loss in found.losses)
 
 
 def ranked(found: Tuned) -> list[TunedLoss]:
@@ -114,7 +119,7 @@ def short_notes(found: Tuned) -> list[str]:
         smaller = sorted(
             {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
         )
-        less = f" ({_LESS} at {' or '.join(smaller)}, which all runs of both get to)" if smaller else ""
+        less = f" ({_LESS} at {' or '.join(smaller)}, where all runs of both get)" if smaller else ""
         lines.append(f"vs {found.baseline}: the difference in points at {nats(found.drift)} from the start{less}.")
     if found.planned:
         lines.append(
@@ -123,7 +128,8 @@ def short_notes(found: Tuned) -> list[str]:
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
-    lines.append("Worked: settings that gained and did not break. Drift: nats from the start. Length: of samples.")
+    length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
+    lines.append(f"Worked: settings that gained and did not break. Drift: nats from the start.{length}")
     return lines
 
 

@@ -160,7 +160,7 @@ def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_
         verb = "are" if len(same) > 1 else "is"
         said.append(f"{_list(same)} {verb} as good{within}.")
     if undecided:
-        said.append(f"Not told apart by these runs: {_list(undecided)}.")
+        said.append(f"Not told apart from it by these runs: {_list(undecided)}.")
     return said
 
 
@@ -171,7 +171,7 @@ def _avoided(avoid: dict[str, str]) -> list[str]:
 def _settled(undecided: Sequence[str], settle: Settle) -> str:
     time = "" if settle.minutes is None else f", about {_minutes(settle.minutes)}"
     how = " ".join(f"--set {override}" for override in settle.overrides)
-    return f"To {settle.to}: run it again with {how} ({so_many(settle.runs, 'more run')}{time})."
+    return f"To {settle.to}, run it again with {how} ({so_many(settle.runs, 'more run')}{time})."
 
 
 def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
@@ -230,7 +230,7 @@ def _settle(found: Tuned, tie_within: float | None, seconds: float | None, inste
     if not found.planned:
         wanted, have, to = 8, 0, "learn which is better on fresh draws"
     else:
-        wanted, have, to = _replicates_needed(found, tie_within), found.planned, "settle them"
+        wanted, have, to = _replicates_needed(found, tie_within), found.planned, "settle that"
     runs = (wanted - have) * losses * each
     if runs <= 0 or not found.settings:
         return None
@@ -239,10 +239,14 @@ def _settle(found: Tuned, tie_within: float | None, seconds: float | None, inste
 
 
 def _replicates_needed(found: Tuned, tie_within: float | None) -> int:
+    avoided = _avoid(found)
     spreads = [
         loss.difference.spread
         for loss in found.losses
-        if loss.difference is not None and loss.difference.word == "inconclusive" and loss.difference.spread
+        if loss.variant not in avoided
+        and loss.difference is not None
+        and loss.difference.word == "inconclusive"
+        and loss.difference.spread
     ]
     if not spreads or tie_within is None:
         return 2 * found.planned
