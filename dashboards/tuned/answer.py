@@ -72,8 +72,9 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
     use = _choose(found, gained)
     as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
     undecided = tuple(name for name in as_good if not _is_tied(found, use, name))
-    sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within), *_avoided(avoid)]
+    sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within)]
     sentences += [_settled(undecided, settle)] if undecided and settle else []
+    sentences += _avoided(avoid)
     return Answer(
         use.variant, dict(use.settings), use.step, use.gained, as_good, avoid, undecided, settle, tuple(sentences)
     )
