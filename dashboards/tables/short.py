@@ -27,17 +27,25 @@ def short_cells(found: Tuned, answer: Answer) -> Cells:
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
     lengths = [LENGTH] if _has_lengths(found) else []
     header = [LOSS, GAIN, *against, WORKED, DRIFT, *lengths, VERDICT, USED]
-    return Cells(header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in ranked(found)])
+    return Cells(
+        header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
+    )
 
 
 def _has_lengths(found: Tuned) -> bool:
-    """Whether some loss writes at another length than the untrained model."""
-    return any(abs((loss.length or 1.0) - 1.0) >= _NORMAL for loss in found.losses)
+    """Whether some loss writes at another length than the untrained model, of those that do not mostly break."""
+    sound = [loss for loss in found.losses if sum(loss.broken.values()) * 2 <= loss.tried]
+    return any(abs((loss.length or 1.0) - 1.0) >= _NORMAL for loss in sound)
 
 
 def ranked(found: Tuned) -> list[TunedLoss]:
     """The losses by their gain, those without one last."""
     return sorted(found.losses, key=lambda loss: -loss.gained.value if loss.gained else float("inf"))
+
+
+def by_verdict(found: Tuned, answer: Answer) -> list[TunedLoss]:
+    """The same with the one to use first, and those to avoid last."""
+    return sorted(ranked(found), key=lambda loss: (loss.variant in answer.avoid) - (loss.variant == answer.use))
 
 
 def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: bool) -> list[str]:
@@ -86,7 +94,8 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
         return "use"
     if loss.variant in answer.avoid:
         broken = sum(loss.broken.values())
-        return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if loss.gained else "avoid"
+        beaten = found.best is not None and loss.variant in found.best.beaten
+        return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if beaten else "avoid: fragile"
     if loss.gained is None:
         return loss.missing
     if loss.variant in answer.open:
@@ -113,18 +122,20 @@ def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
-    where = f" at {nats(found.drift)}; as exported, at the step that is nearest to it" if found.drift else ""
+    where = f" at {nats(found.drift)} from the start" if found.drift else ""
     lines = [f"Gain: over the untrained model, {gain}{where}. [a, b]: 95% interval."]
+    if found.drift:
+        lines.append("It is that of the step to export, which lies at the drift beside it: to rank losses, read `vs`.")
     if found.drift and any(loss.difference is not None for loss in found.losses):
         smaller = sorted(
             {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
         )
         less = f" ({_LESS} at {' or '.join(smaller)}, where all runs of both get)" if smaller else ""
-        lines.append(f"vs {found.baseline}: the difference in points at {nats(found.drift)} from the start{less}.")
+        lines.append(f"vs {found.baseline}: the difference at equal drift, {nats(found.drift)}{less}, in points.")
     if found.planned:
         lines.append(
             f"{found.whole} of {found.planned} replicates are whole: in each, every loss tries {found.settings} "
-            "settings on one draw of the data and its best is judged on another."
+            "settings on one draw of the data, and the best that did not break is judged on another."
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from dashboards.statistics.compare import POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
-from dashboards.tuned.losses import Tuned, TunedLoss, nats
+from dashboards.tuned.losses import Tuned, TunedLoss
 from studies.records import Scalar
 from studies.text.plural import so_many
 
-MOST_REPLICATES = 48
+MOST_REPLICATES = 24  # tasks of the embedded world, and more than most can afford elsewhere
 _HALF = 0.5
 
 
@@ -65,15 +65,17 @@ def answer(found: Tuned, tie_within: float | None, seconds: float | None, instea
         return _unjudged(found, seconds, instead)
     kept = [loss for loss in found.losses if loss.variant in found.best.kept]
     gained = [loss for loss in kept if _is_seen(loss.gained, tie_within)]
-    settle = _settle(found, tie_within, seconds, instead)
-    avoid = _avoid(found)
-    if not gained:
+    settle, avoid = _settle(found, tie_within, seconds, instead), _avoid(found)
+    if all(loss.gained is None for loss in kept):
+        return _unknown_start(found, kept, avoid)
+    fit = [loss for loss in gained if loss.variant not in avoid]
+    if not fit:
         return _nothing(found, kept, settle)
-    use = _choose(found, gained)
+    use = _choose(found, fit)
     as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
-    undecided = tuple(name for name in as_good if not _is_tied(found, use, name))
+    undecided = tuple(name for name in as_good if not found.are_tied(use.variant, name))
     sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within)]
-    sentences += [_settled(undecided, settle)] if undecided and settle else []
+    sentences += [_settled(found, settle)] if undecided else []
     sentences += _avoided(avoid)
     return Answer(
         use.variant, dict(use.settings), use.step, use.gained, as_good, avoid, undecided, settle, tuple(sentences)
@@ -105,38 +107,43 @@ def _avoid(found: Tuned) -> dict[str, str]:
             why[loss.variant] = f"gains less than {beaten.by}, by {_share(found, beaten.difference)}"
         elif loss.stability is not None and loss.stability.word == "Poor":
             why[loss.variant] = loss.stability.reason
-        elif loss.short > _HALF * loss.judged:
-            why[loss.variant] = loss.missing
+        elif loss.broke_again > _HALF * loss.judged:
+            why[loss.variant] = f"broke when judged in {loss.broke_again} of {so_many(loss.judged, 'draw')}"
         elif loss.tried and not loss.worked:
             why[loss.variant] = f"none of its {so_many(loss.tried, 'setting')} gained anything"
     return why
-
-
-def _is_tied(found: Tuned, use: TunedLoss, variant: str) -> bool:
-    """Whether a loss is shown as good as the one to use: both are tied with the baseline, where neither is it."""
-    told = {loss.variant: loss.difference for loss in found.losses}
-    others = {variant, use.variant} - {found.baseline}
-    return all((difference := told[name]) is not None and difference.word == "tie" for name in others)
 
 
 # ---- sentences ----------------------------------------------------------------------------------------------------
 
 
 def _used(found: Tuned, use: TunedLoss) -> str:
-    where = f" at {nats(found.drift)} from the start" if found.drift else ""
     stop = f", stop at step {use.step}" if use.step else ""
-    settings = f" ({_settings(use)}{stop})" if use.settings or stop else ""
+    middle = ", as in the middle of the draws" if found.planned and (use.settings or stop) else ""
+    settings = f" ({_settings(use)}{stop}{middle})" if use.settings or stop else ""
     gain = _share(found, use.gained) if use.gained else "nothing"
+    tuned = f"Tuned with {so_many(found.settings, 'setting')} a draw, it" if found.planned else "It"
     over = f"on {so_many(use.judged, 'fresh draw')} of the data"
-    why = (
-        f"the most forgiving of the losses not shown worse than the best: a setting of it picked at random gains more "
-        f"than one of {found.baseline}"
-        if _forgives(use)
-        else "the plainest of the losses not shown worse than the best"
-        if use.variant == found.baseline
-        else "the best, and shown better than the baseline"
+    where = f", {nats_about(use.drift)} from the start" if use.drift is not None else ""
+    return (
+        f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} gains {gain} over the untrained model {over}{where}."
     )
-    return f"Use {use.variant}{settings}, {why}. It gains {gain} over the untrained model{where}, {over}."
+
+
+def _why(found: Tuned, use: TunedLoss) -> str:
+    if _forgives(use):
+        more = f"a setting picked at random gains more than one of {found.baseline}"
+        return f"the most forgiving of the losses not shown worse than the best, as {more}"
+    if use.variant == found.baseline:
+        return "the plainest of the losses not shown worse than the best"
+    if use.difference is not None and use.difference.word == "better":
+        return f"shown better than {found.baseline}"
+    return "the highest gain of those that can be compared"
+
+
+def nats_about(drift: float) -> str:
+    """A mean drift in words."""
+    return f"{drift:.1f} nats on average"
 
 
 def _forgives(use: TunedLoss) -> bool:
@@ -169,10 +176,22 @@ def _avoided(avoid: dict[str, str]) -> list[str]:
     return [f"Avoid {'; '.join(f'{name} ({why})' for name, why in avoid.items())}."] if avoid else []
 
 
-def _settled(undecided: Sequence[str], settle: Settle) -> str:
+def _settled(found: Tuned, settle: Settle | None) -> str:
+    if settle is None:
+        return f"To settle that would take more than {MOST_REPLICATES} replicates." if found.planned else ""
     time = "" if settle.minutes is None else f", about {_minutes(settle.minutes)}"
     how = " ".join(f"--set {override}" for override in settle.overrides)
     return f"To {settle.to}, run it again with {how} ({so_many(settle.runs, 'more run')}{time})."
+
+
+def _unknown_start(found: Tuned, kept: Sequence[TunedLoss], avoid: dict[str, str]) -> Answer:
+    """Of a metric of which nobody knows what the untrained model has."""
+    names = tuple(loss.variant for loss in kept if loss.variant not in avoid)
+    sentence = (
+        f"What the untrained model has of {found.metric} is not known, so no gain can be told and no loss is named. "
+        f"Not shown worse than the best: {_list(names) if names else 'none'}."
+    )
+    return Answer(None, {}, None, None, names, {}, (), None, (sentence,))
 
 
 def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
@@ -207,17 +226,24 @@ def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> An
     if start is not None and start.variant not in avoid:
         sentences.append(f"Start with {start.variant} ({_settings(start)}).")
     if settle is not None:
-        sentences.append(_settled((), settle))
+        sentences.append(_settled(found, settle))
     return Answer(None, {}, None, None, (), avoid, tuple(gains), settle, tuple(sentences))
 
 
 def _too_few(found: Tuned) -> Answer:
-    """Of a study with replicates of which too few are whole."""
+    """Of a study with replicates of which too few are whole, or whose losses share none."""
     why = f"{found.whole} of {so_many(found.planned, 'replicate')} {'is' if found.whole == 1 else 'are'} whole"
-    more = "go on with the same `sweeper run`" if found.planned >= FEWEST_BLOCKS else "run it with --set replicates=8"
-    avoid = _avoid(found)
-    sentences = (f"No loss is named yet: {why}, and {FEWEST_BLOCKS} at least are compared; {more}.", *_avoided(avoid))
-    return Answer(None, {}, None, None, (), avoid, (), None, sentences)
+    if len(found.losses) < 2:
+        said = f"No loss is named: there is one alone ({why})"
+    elif found.planned < FEWEST_BLOCKS:
+        said = f"No loss is named: {why}, and {FEWEST_BLOCKS} at least are compared; run it with --set replicates=8"
+    elif found.whole < found.planned:
+        said = f"No loss is named yet: {why}, and {FEWEST_BLOCKS} at least are compared; the same `sweeper run` goes on"
+    else:
+        reasons = [f"{loss.variant} {loss.missing}" for loss in found.losses if loss.missing]
+        said = f"No two losses can be compared ({'; '.join(reasons) or 'nothing was measured'})"
+    avoid = _avoid(found) if any(loss.worked for loss in found.losses) else {}
+    return Answer(None, {}, None, None, (), avoid, (), None, (f"{said}.", *_avoided(avoid)))
 
 
 # ---- what would settle it -----------------------------------------------------------------------------------------
@@ -231,7 +257,10 @@ def _settle(found: Tuned, tie_within: float | None, seconds: float | None, inste
     if not found.planned:
         wanted, have, to = 8, 0, "learn which is better on fresh draws"
     else:
-        wanted, have, to = _replicates_needed(found, tie_within), found.planned, "settle that"
+        needed = _replicates_needed(found, tie_within)
+        if needed is None:
+            return None
+        wanted, have, to = needed, found.planned, "settle that"
     runs = (wanted - have) * losses * each
     if runs <= 0 or not found.settings:
         return None
@@ -239,7 +268,7 @@ def _settle(found: Tuned, tie_within: float | None, seconds: float | None, inste
     return Settle((*instead, f"replicates={wanted}"), runs, minutes, to)
 
 
-def _replicates_needed(found: Tuned, tie_within: float | None) -> int:
+def _replicates_needed(found: Tuned, tie_within: float | None) -> int | None:
     avoided = _avoid(found)
     spreads = [
         loss.difference.spread
@@ -250,10 +279,10 @@ def _replicates_needed(found: Tuned, tie_within: float | None) -> int:
         and loss.difference.spread
     ]
     if not spreads or tie_within is None:
-        return 2 * found.planned
+        return min(2 * found.planned, MOST_REPLICATES)
     spread = sorted(spreads)[len(spreads) // 2]
     enough = (n for n in range(found.planned + 1, MOST_REPLICATES + 1) if tie_power(n, spread, tie_within) >= POWER)
-    return next(enough, MOST_REPLICATES)
+    return next(enough, None)
 
 
 # ---- words --------------------------------------------------------------------------------------------------------

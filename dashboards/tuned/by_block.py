@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+import numpy as np
 
 from dashboards.analysis.confirmed import panel_of, unsaid
 from dashboards.analysis.spaces import edges_of
 from dashboards.analysis.strata import StratumResults, Trial, broke, mean_of
 from dashboards.statistics.compare import Difference
-from dashboards.statistics.estimates import Estimate, block_mean
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean
 from dashboards.statistics.replicated.best import not_worse_than_best
 from dashboards.statistics.scale import Scale
-from dashboards.tuned.losses import Tuned, TunedLoss
+from dashboards.tuned.losses import Tuned, TunedLoss, tied_pairs
 from studies.records import RunRecord
 
 
@@ -34,7 +37,13 @@ def tuned_by_block(
     best = not_worse_than_best(panel, scale.tie_within or 0.0, scale.sign) if judged else None
     settings = max((s.stratum.trials for s in standings), default=0)
     scenario = standings[0].stratum.scenario if standings else ""
-    return Tuned(scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0)
+    pairs = {(a, b): _apart(panel[a], panel[b], scale.sign) for a, b in permutations(panel, 2)}
+    tied = tied_pairs({pair: d for pair, d in pairs.items() if len(d) >= FEWEST_BLOCKS}, scale.tie_within)
+    return Tuned(scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0, tied)
+
+
+def _apart(values: Mapping[int, float], others: Mapping[int, float], sign: int) -> Floats:
+    return np.array([sign * (values[task] - others[task]) for task in sorted(values.keys() & others.keys())])
 
 
 def _by_task(values: Mapping[int, float], scale: Scale) -> dict[int, float]:
@@ -57,6 +66,7 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
         missing=unsaid(standing),
         judged=len({run.block for run in standing.evidence}) if confirmed else 0,
         short=0,
+        broke_again=0,
         difference=difference,
         compared_at=None,
         worked=sum(worth > 0.0 for worth in worths),

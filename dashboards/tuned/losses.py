@@ -11,8 +11,8 @@ from itertools import permutations
 import numpy as np
 
 from dashboards.analysis.spaces import RATE, Edge
-from dashboards.statistics.compare import Difference, sensitive
-from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, block_mean
+from dashboards.statistics.compare import ALPHA, Difference, p_equivalence, sensitive
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean
 from dashboards.statistics.replicated.best import Best, best_of_pairs
 from dashboards.statistics.replicated.differences import against_baseline
 from dashboards.statistics.replicated.stability import Stability, random_setting, stability
@@ -20,6 +20,7 @@ from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
 from dashboards.tuned.edges import edges_of_replicates
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
+from studies.design.points import FIXED, UNBIASED
 from studies.records import Scalar
 from studies.schema.replicates import Cell
 
@@ -29,14 +30,15 @@ class TunedLoss:
     """A variant in one condition, by the runs that judged what it chose.
 
     `gain`: over the untrained model, at the objective's drift where it has one; None where that cannot be said of all
-    judging runs, and `missing` says why. `short`: in how many of the judged replicates it never came to that drift.
-    `exported`: the gain of the same runs where they would be stopped, with their `drift` (nats a sequence) and `length`
-    (multiples of the untrained model's), and `each` of them. `difference`: its gain less the baseline's, paired, read
-    at `compared_at` nats (None: at the end of training). `worked`: settings that trained to their end and gained
-    something, of `tried`; `broken`: how the others broke. `any_setting`: what a setting picked at random gains, 0 where
-    it broke; `stability`: that against the baseline's, and how often they break; `good_rates`: decades of learning rate
-    that are good; `edges`: settings whose best lies at an edge of what was tried. `settings` and `step`: those of the
-    replicate whose judged gain is the middle one, `chosen`: its cell and the trial.
+    judging runs, and `missing` says why. `short`: in how many of the judged replicates it never came to that drift;
+    `broke_again`: judging runs that broke by the end of their training. `exported`: the gain of the judging runs where
+    they would be stopped, with their `drift` (nats a sequence) and `length` (multiples of the untrained model's), and
+    `each` of them. `difference`: its gain less the baseline's, paired, read at `compared_at` nats (None: at the end of
+    training). `worked`: settings that trained to their end and gained something, of `tried`; `broken`: how the others
+    broke. `any_setting`: what a setting picked at random gains, 0 where it broke; `stability`: that against the
+    baseline's, and how often they break; `good_rates`: decades of learning rate that are good; `edges`: settings whose
+    best lies at an edge of what was tried. `settings` and `step`: those of the replicate whose judged gain is the
+    middle one, `chosen`: its cell and the trial.
     """
 
     variant: str
@@ -45,6 +47,7 @@ class TunedLoss:
     missing: str
     judged: int
     short: int
+    broke_again: int
     difference: Difference | None
     compared_at: float | None
     worked: int
@@ -72,7 +75,8 @@ class TunedLoss:
 @dataclass(frozen=True)
 class Tuned:
     """All variants of one condition. `best`: who is not shown worse than the best, None where nothing was judged;
-    `whole`: replicates of which every variant has all, of `planned`; `settings`: tried by each variant in each of them.
+    `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `whole`: replicates of which every
+    variant has all, of `planned`; `settings`: tried by each variant in each of them.
     """
 
     condition: str
@@ -85,6 +89,11 @@ class Tuned:
     settings: int
     whole: int
     planned: int
+    tied: tuple[tuple[str, str], ...]
+
+    def are_tied(self, one: str, other: str) -> bool:
+        """Whether two losses are shown to be as good."""
+        return (one, other) in self.tied
 
 
 def tuned(
@@ -124,16 +133,29 @@ def tuned(
     judged = any(row.judged for row in rows)
     return Tuned(
         condition, baseline, tuple(rows), best if judged else None, scale.unit, scale.metric, drift, settings, whole,
-        planned,
+        planned, tied_pairs(wide, scale.tie_within),
     )  # fmt: skip
 
 
+def tied_pairs(differences: Mapping[tuple[str, str], Floats], within: float | None) -> tuple[tuple[str, str], ...]:
+    """The ordered pairs of which two one-sided tests at 5 % show that they differ by less than the tie width."""
+    if within is None:
+        return ()
+    ps = {pair: p_equivalence(d, within) for pair, d in differences.items()}
+    return tuple(pair for pair, p in ps.items() if p is not None and p < ALPHA)
+
+
 def _gains(replicates: Sequence[Replicate], drift: float | None) -> dict[int, float]:
-    """Replicate -> judged gain at a drift, or at the end; {} where one of the judged runs does not get there."""
+    """Replicate -> judged gain at a drift, or at the end; {} where one of the judged runs does not get there, or broke.
+    A replicate whose run jumps over the drift, with no evaluation near, is left out.
+    """
     judged = {one.number: one.judged for one in replicates if one.judged is not None}
-    gains = {number: of.end if drift is None else of.at.get(drift) for number, of in judged.items()}
-    known = {number: gain for number, gain in gains.items() if gain is not None}
-    return known if len(known) == len(judged) else {}
+    if drift is None:
+        ends = {number: of.end for number, of in judged.items()}
+        return {} if None in ends.values() else {n: end for n, end in ends.items() if end is not None}
+    if any(of.reached < drift for of in judged.values()):
+        return {}
+    return {number: of.at[drift] for number, of in judged.items() if drift in of.at}
 
 
 Apart = tuple[Mapping[int, float], float | None]
@@ -141,12 +163,16 @@ Apart = tuple[Mapping[int, float], float | None]
 
 
 def _apart(found: Mapping[str, Sequence[Replicate]], name: str, other: str, drift: float | None) -> Apart | None:
-    """Two losses at the largest drift that all judged runs of both get to; None where they share none."""
+    """Two losses at the largest drift that all judged runs of both get to; None where they share none. At a smaller one
+    differences count as shares of what is possible there, which goes with the root of the drift, so that a tie width
+    means the same.
+    """
     for place in [None] if drift is None else [share * drift for share in SHARES]:
         own, its = _gains(found.get(name, ()), place), _gains(found.get(other, ()), place)
         shared = sorted(own.keys() & its.keys())
         if shared:
-            return {r: own[r] - its[r] for r in shared}, place
+            possible = 1.0 if place is None or drift is None else math.sqrt(place / drift)
+            return {r: (own[r] - its[r]) / possible for r in shared}, place
     return None
 
 
@@ -180,7 +206,8 @@ def _loss(
     drift: float | None,
 ) -> TunedLoss:
     judged = [one for one in replicates if one.judged is not None]
-    short = [one for one in judged if one.judged and drift is not None and drift not in one.judged.at]
+    short = [one for one in judged if one.judged and drift is not None and one.judged.reached < drift]
+    again = [one for one in judged if one.judged and one.judged.broke is not None]
     tried = [setting for one in replicates for setting in one.tried]
     broken = dict(Counter(str(one.measured.broke) for one in tried if one.measured.broke is not None))
     typical = _typical(judged)
@@ -189,9 +216,10 @@ def _loss(
         variant=name,
         losses=losses,
         gain=block_mean({number: [gain] for number, gain in gains.items()}) if gains else None,
-        missing=_missing(judged, short, tried, drift),
+        missing=_missing(judged, short, again, tried, drift),
         judged=len(judged),
         short=len(short),
+        broke_again=len(again),
         difference=None if difference is None else difference[0],
         compared_at=None if difference is None else difference[1],
         worked=sum((one.measured.worth or 0.0) > 0.0 for one in tried),
@@ -213,9 +241,15 @@ def _loss(
 
 
 def _missing(
-    judged: Sequence[Replicate], short: Sequence[Replicate], tried: Sequence[Setting], drift: float | None
+    judged: Sequence[Replicate],
+    short: Sequence[Replicate],
+    again: Sequence[Replicate],
+    tried: Sequence[Setting],
+    drift: float | None,
 ) -> str:
     """Why there is no gain, "" where there is one or is still to be one."""
+    if again and drift is None:
+        return f"broke when judged in {len(again)} of {len(judged)} draws"
     if short:
         return f"never gets to {nats(drift)} in {len(short)} of {len(judged)} draws"
     if not judged and tried and all(one.measured.broke is not None for one in tried):
@@ -248,10 +282,20 @@ def _gain_of(replicate: Replicate) -> float:
     return 0.0 if measured is None else measured.end or 0.0
 
 
+def _points(replicate: Replicate) -> dict[int, Setting]:
+    """The settings that say something of the whole space, by their place in the sequence that all losses share: those
+    that were chosen without a look at results. Fixed points of a variant come before them; alone they count.
+    """
+    fixed = [one for one in replicate.tried if one.phase == FIXED]
+    sampled = {one.trial - len(fixed): one for one in replicate.tried if one.phase == UNBIASED}
+    return sampled or {one.trial: one for one in fixed}
+
+
 def _scores(replicates: Sequence[Replicate], unit: float = 1.0) -> dict[int, dict[int, float]]:
     """Replicate -> setting -> what it is worth, in a unit."""
     return {
-        one.number: {s.trial: w / unit for s in one.tried if (w := s.measured.worth) is not None} for one in replicates
+        one.number: {n: w / unit for n, s in _points(one).items() if (w := s.measured.worth) is not None}
+        for one in replicates
     }
 
 
@@ -267,7 +311,8 @@ def stabilities(found: Mapping[str, Sequence[Replicate]], scale: Scale, baseline
         return {}
     scores = {name: _scores(of, unit) for name, of in found.items()}
     broke = {
-        n: {o.number: {s.trial: s.measured.broke is not None for s in o.tried} for o in of} for n, of in found.items()
+        name: {one.number: {n: s.measured.broke is not None for n, s in _points(one).items()} for one in of}
+        for name, of in found.items()
     }
     return stability(scores, broke, baseline)
 

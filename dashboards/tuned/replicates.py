@@ -15,7 +15,7 @@ from dashboards.analysis.configs import distinct
 from dashboards.analysis.strata import broke
 from dashboards.statistics.scale import Scale
 from studies.records import PROBE, Failure, RunRecord, Scalar, State
-from studies.records.paths import Reading, joined, read_at, start_of
+from studies.records.paths import Reading, furthest, joined, read_at, start_of
 from studies.schema.replicates import cell_of
 from studies.spec import Objective
 
@@ -28,8 +28,9 @@ class Measured:
     """What one run gains.
 
     `gain`: None where it was not measured, or never came to the drift; `at`: drift -> gain there, for the objective's
-    and smaller ones (`SHARES` of it); `end`: at the end of training; `reading`: where `gain` was read; `broke`: as what
-    it failed by the end, None where it did not.
+    and smaller ones (`SHARES` of it), where an evaluation is near; `reached`: its largest KL; `end`: at the end of
+    training, None where it broke; `reading`: where `gain` was read; `broke`: as what it failed by the end, None where
+    it did not.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class Measured:
     end: float | None
     reading: Reading | None
     broke: Failure | None
+    reached: float = 0.0
 
     @property
     def worth(self) -> float | None:
@@ -63,9 +65,10 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting that a replicate tried. `trial`: its number, the same for a point that variants share."""
+    """One setting that a replicate tried. `trial`: its number; `phase`: of the design."""
 
     trial: int
+    phase: str
     knobs: Mapping[str, Scalar]
     measured: Measured
 
@@ -109,24 +112,26 @@ def measure(run: RunRecord, objective: Objective, scale: Scale) -> Measured:
     failed = run.failure if broke(run) else None
     if start is None or run.state not in (State.COMPLETE, State.PRUNED):
         return Measured(run.run_id, None, {}, None, None, failed)
-    at_end = None if end is None else _gain(end, start, run, scale)
+    at_end = None if end is None or failed is not None else _gain(end, start, run, scale)
     if objective.at_drift is None:
         return Measured(run.run_id, at_end, {}, at_end, None, failed)
     path = joined(run.curves.get("kl", ()), run.curves.get(objective.metric, ()))
     read = {share * objective.at_drift: read_at(path, share * objective.at_drift, start) for share in SHARES}
-    gains = {drift: _gain(found.value, start, run, scale) for drift, found in read.items() if found is not None}
-    return Measured(run.run_id, gains.get(objective.at_drift), gains, at_end, read[objective.at_drift], failed)
+    near = {drift: found for drift, found in read.items() if found is not None and found.is_near}
+    gains = {drift: _gain(found.value, start, run, scale) for drift, found in near.items()}
+    whole = objective.at_drift
+    return Measured(run.run_id, gains.get(whole), gains, at_end, near.get(whole), failed, furthest(path))
 
 
 def _replicate(number: int, runs: Sequence[RunRecord], objective: Objective, scale: Scale, points: int) -> Replicate:
     own = [run for run in runs if run.phase != "confirm" and run.state in (State.COMPLETE, State.PRUNED)]
-    tried = tuple(Setting(run.trial, run.knobs, measure(run, objective, scale)) for run in own)
+    tried = tuple(Setting(run.trial, run.phase, run.knobs, measure(run, objective, scale)) for run in own)
     complete = {run.trial for run in own if run.state is State.COMPLETE and not broke(run)}
-    judges = {run.trial for run in runs if run.phase == "confirm"}
-    # Of equal ones the sweep took the first that ended, which is the one that was judged.
-    fit = sorted((one for one in tried if one.trial in complete), key=lambda one: one.trial not in judges)
-    chosen = _chosen(fit)
-    judge = next((r for r in runs if r.phase == "confirm" and chosen and r.trial == chosen.trial and _ended(r)), None)
+    judges = {run.trial: run for run in runs if run.phase == "confirm" and _ended(run)}
+    # What the sweep judged is what it chose: by bounds and a tie-break that are its own.
+    judged_ones = [one for one in tried if one.trial in judges and one.measured.broke is None]
+    chosen = _chosen(judged_ones or [one for one in tried if one.trial in complete])
+    judge = None if chosen is None else judges.get(chosen.trial)
     judged = None if judge is None else measure(judge, objective, scale)
     stopped = None if judge is None or chosen is None else _stopped(judge, chosen, objective, scale)
     is_whole = len(tried) >= points and (chosen is None or judged is not None)

@@ -92,7 +92,8 @@ def verdict_on(results: Sequence[RunResult], objective: Objective) -> TrialOutco
 
 
 def _read_at_drift(objective: Objective, results: Sequence[RunResult]) -> tuple[float | None, float]:
-    """The mean of the objective where runs pass its drift, and 0; where one does not get there the mean at their ends,
+    """The mean of the objective where runs pass its drift, and 0; where one does not get there, or
+    jumps over it, the mean at their ends,
     and 1: by that Optuna's constraint is exceeded.
     """
     readings = []
@@ -100,7 +101,7 @@ def _read_at_drift(objective: Objective, results: Sequence[RunResult]) -> tuple[
         start = start_of(objective.metric, result.facts)
         path = path_of(objective.metric, result.measurements)
         found = None if start is None else read_at(path, objective.at_drift or 0.0, start)
-        if found is None:
+        if found is None or not found.is_near:
             return _mean(objective.metric, results), 1.0
         readings.append(found.value)
     return (math.fsum(readings) / len(readings), 0.0) if readings else (None, 1.0)

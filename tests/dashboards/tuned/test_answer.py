@@ -12,6 +12,7 @@ from tests.dashboards.tuned.test_losses import compared
 BASE = [0.50, 0.55, 0.45, 0.52, 0.48, 0.50]
 SAME = [gain + 0.005 * (-1) ** i for i, gain in enumerate(BASE)]
 WORSE = [gain - 0.2 + 0.01 * (-1) ** i for i, gain in enumerate(BASE)]
+OPEN = [gain + 0.035 * (-1) ** i for i, gain in enumerate(BASE)]
 WIDE = [gain + 0.1 * (-1) ** i for i, gain in enumerate(BASE)]
 
 
@@ -35,7 +36,7 @@ def test_a_loss_that_is_shown_better_is_used_and_the_baseline_is_not_among_the_b
 
 
 def test_what_is_not_told_apart_is_named_with_the_command_that_would() -> None:
-    found = said({"sigmoid": BASE, "ipo": WIDE})
+    found = said({"sigmoid": BASE, "ipo": OPEN})
     assert found.open == ("ipo",)
     assert found.settle is not None
     assert found.settle.overrides[0].startswith("replicates=")
@@ -86,3 +87,24 @@ def test_the_baseline_is_as_good_as_another_that_is_used_only_where_that_is_show
     used = answer(replace(found, losses=(found.losses[0], better)), 0.03, None)
     assert used.use == "bco_pair"
     assert used.open == ("sigmoid",)
+
+
+def test_what_too_many_replicates_would_settle_is_said_to_take_too_many() -> None:
+    found = said({"sigmoid": BASE, "ipo": WIDE})
+    assert found.settle is None
+    assert "would take more than 24 replicates" in found.text
+
+
+def test_a_loss_is_never_both_to_use_and_to_avoid() -> None:
+    records = replicated({"sigmoid": BASE, "ipo": SAME})
+    records += [a_run("sigmoid", r, n, 0.1, cause=Cause.INVERTED) for r in range(1, 7) for n in (2, 3, 4)]
+    found = answer(compared(records), 0.03, None)
+    assert found.use == "ipo"
+    assert "sigmoid" in found.avoid
+    assert "shown better" not in found.text
+
+
+def test_a_study_of_one_loss_names_none_and_asks_for_nothing() -> None:
+    found = said({"sigmoid": BASE})
+    assert found.use is None
+    assert found.text.startswith("No loss is named: there is one alone")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -90,7 +89,7 @@ def test_a_loss_that_never_gets_to_the_drift_has_those_words_and_no_gain_and_is_
     assert mine.missing == "never gets to 1 nat in 1 of 6 draws"
     assert mine.compared_at == DRIFT / 2
     assert mine.difference is not None
-    assert mine.difference.estimate.value == pytest.approx(-0.1 * math.sqrt(0.5), abs=0.01)
+    assert mine.difference.estimate.value == pytest.approx(-0.1, abs=0.01)  # of what is possible there
     assert "sppo_hard" not in (compared(records).best or pytest.fail("judged")).kept
 
 

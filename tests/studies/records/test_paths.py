@@ -18,6 +18,15 @@ def test_gold_that_goes_with_the_root_of_the_kl_is_read_exactly_between_two_eval
         assert reading.value == pytest.approx(1.0 + 2.0 * math.sqrt(drift))
 
 
+def test_gold_that_bends_over_is_read_along_the_curve_through_the_start_and_two_evaluations() -> None:
+    gold = lambda kl: 2.0 + 3.0 * math.sqrt(kl) - 0.7 * kl  # noqa: E731
+    path = [(step, kl, gold(kl)) for step, kl in [(10, 0.5), (20, 2.0), (40, 5.0)]]
+    for drift in (0.2, 1.0, 3.0):  # before the first evaluation it goes through the first two
+        reading = read_at(path, drift, start=2.0)
+        assert reading is not None
+        assert reading.value == pytest.approx(gold(drift))
+
+
 def test_the_first_crossing_counts_where_a_run_comes_back() -> None:
     path = [(10, 1.0, 5.0), (20, 4.0, 9.0), (30, 1.0, 2.0), (40, 4.0, 1.0)]
     reading = read_at(path, 2.0, start=0.0)
@@ -53,7 +62,7 @@ def test_a_reading_is_near_within_30_percent_of_the_root(kl: float, near: bool) 
 def test_a_kl_estimated_below_zero_counts_as_none() -> None:
     reading = read_at([(10, -0.01, 1.0), (20, 4.0, 3.0)], 1.0, start=0.0)
     assert reading is not None
-    assert reading.value == pytest.approx(2.0)
+    assert reading.value == pytest.approx(1.5)  # on the way to the second evaluation, in the root of the KL
 
 
 def test_a_path_has_the_steps_that_have_both() -> None:
