@@ -118,7 +118,7 @@ def _text(table: Comparison, width: int | None, everything: bool) -> str:
     whole = _printed(_all_text(table, width or WIDE), width or WIDE) if everything else ""
     narrow = min(width or READABLE, READABLE)
     shown: list[RichTable | str] = [] if everything else [*table.aside, *table.pairs]
-    for section in short_sections(table):
+    for section in short_sections(table, controls=not everything):
         shown += ["", section.title] if section.title else []
         shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
     claims = ["", *_claims(table.verdicts)] if table.verdicts else []
@@ -223,7 +223,8 @@ def _rich_table(cells: Cells) -> RichTable:
 
 def _markdown(table: Comparison, everything: bool) -> str:
     parts: list[str] = [f"> {_markdown_words(line)}\n" for line in answer_lines(table)]
-    for section in [*short_sections(table), *(sections(table) if everything else [])]:
+    parts += [] if everything else _bullets([*table.aside, *table.pairs])
+    for section in [*short_sections(table, controls=not everything), *(sections(table) if everything else [])]:
         parts += ["", f"{_markdown_words(section.title)}:", ""] if section.title else []
         parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]
     claims = claim_cells(table.verdicts)
@@ -266,7 +267,8 @@ _STYLE = (
 def _html(table: Comparison, everything: bool) -> str:
     """A page that opens without a network: rows, notes, verdicts, and behind each the MLflow runs it came from."""
     parts = [f"<p>{escape(line)}</p>" for line in answer_lines(table)]
-    for section in [*short_sections(table), *(sections(table) if everything else [])]:
+    parts += [] if everything else [html_list([*table.aside, *table.pairs])]
+    for section in [*short_sections(table, controls=not everything), *(sections(table) if everything else [])]:
         parts += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
         runs = [{name: ids for name, ids in of.items() if ids} for of in section.runs]
         parts += [html_table(section.cells, runs or [{}] * len(section.cells.rows)), html_list(section.notes)]

@@ -10,7 +10,7 @@ from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cell
 from dashboards.tables.comparison import Comparison
 from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes, speed_notes
 from dashboards.tables.numbers import interval
-from dashboards.tables.short import LONG_NOTES, long_cells, ranked, short_cells, short_notes
+from dashboards.tables.short import LONG_NOTES, by_verdict, long_cells, ranked, short_cells, short_notes, speed_line
 
 EVERYTHING = "Everything measured"
 
@@ -25,18 +25,28 @@ class Section:
     runs: Sequence[Mapping[str, Sequence[str]]] = field(default=())
 
 
-def short_sections(table: Comparison) -> list[Section]:
-    """The table of each condition as a person reads it, with what its words mean under the last."""
+def short_sections(table: Comparison, *, controls: bool = False) -> list[Section]:
+    """The table of each condition as a person reads it, with what its words mean under the last; with `controls`, what
+    became of those too.
+    """
     several = len(table.tuned) > 1
-    return [
+    pace = [] if table.speed is None else [speed_line(table.speed)]
+    found = [
         Section(
-            found.condition if several else "",
-            short_cells(found, said),
-            short_notes(found) if found is table.tuned[-1] else (),
-            [{"judged": loss.run_ids} for loss in ranked(found)],
+            of.condition if several else "",
+            short_cells(of, said),
+            [*short_notes(of), *pace] if of is table.tuned[-1] else (),
+            [{"judged": loss.run_ids} for loss in by_verdict(of, said)],
         )
-        for found, said in zip(table.tuned, table.answers, strict=True)
+        for of, said in zip(table.tuned, table.answers, strict=True)
     ]
+    return [*found, _controls(table)] if controls and table.controls else found
+
+
+def _controls(table: Comparison) -> Section:
+    return Section(
+        "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
+    )
 
 
 def sections(table: Comparison) -> list[Section]:
@@ -51,9 +61,7 @@ def sections(table: Comparison) -> list[Section]:
         ),
         Section("Over the whole space", space_cells(table), space_notes(table)),
         Section("Late collapse", fall_cells(table.falls), FALL_NOTES, [_runs_behind(row) for row in table.falls]),
-        Section(
-            "Controls", control_cells(table.controls), CONTROL_NOTES, [{"runs": c.run_ids} for c in table.controls]
-        ),
+        _controls(table),
     ]
     return [part for i, part in enumerate(parts) if i == 0 or part.cells.rows]
 

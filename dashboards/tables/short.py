@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dashboards.analysis.speed import Paces
+from dashboards.analysis.speed import SAME, Paces
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
@@ -142,6 +142,18 @@ def short_notes(found: Tuned) -> list[str]:
     length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
     lines.append(f"Worked: settings that gained and did not break. Drift: nats from the start.{length}")
     return lines
+
+
+def speed_line(speed: Paces) -> str:
+    """In a sentence, whose steps take longer than the baseline's, or that none do."""
+    timed = {name: pace.loss for name, pace in speed.of.items() if pace.loss is not None}
+    by_word: dict[str, list[str]] = {}
+    for name, one in timed.items():
+        by_word.setdefault(one.word, []).append(f"{name} {one.ratio.value:.3f}")
+    if by_word.keys() == {"as fast"}:
+        return f"Speed: a step of every loss is as fast as one of {speed.baseline}, within {100 * (SAME - 1):.0f}%."
+    said = "; ".join(f"{word}: {', '.join(names)}" for word, names in by_word.items())
+    return f"Speed, a step beside one of {speed.baseline}: {said}."
 
 
 def long_cells(found: Tuned, speed: Paces | None) -> Cells:

@@ -15,7 +15,8 @@ from sweeper.folder.names import PILOT_FILE
 from sweeper.planning.placement import Packs, describe, kept_sizing, sample_runs
 from trainers.interface import Placement, Sized, Sizing, Timing, pack_key
 
-SPEC = load_study("quickstart")
+QUICKSTART = Path(__file__).parents[2] / "pins" / "quickstart.yaml"  # of before replicates: 24 runs
+SPEC = load_study(QUICKSTART)
 WHOLE = Study.of(SPEC)
 (RUN, *_) = sample_runs(WHOLE)
 LIKE = pack_key(RUN)
@@ -29,7 +30,7 @@ def found(together: int, **chosen: Any) -> Sizing:
 
 def packs(folder: Path, *settings: str) -> tuple[Packs, list[str]]:
     """The packs of a sweep of quickstart, and what is told to the user."""
-    spec = load_study("quickstart", settings)
+    spec = load_study(QUICKSTART, settings)
     told = list[str]()
     return Packs(Study.of(spec), folder, 1, 1, told.append), told
 
