@@ -117,7 +117,9 @@ def _text(table: Comparison, width: int | None, everything: bool) -> str:
     """
     whole = _printed(_all_text(table, width or WIDE), width or WIDE) if everything else ""
     narrow = min(width or READABLE, READABLE)
-    shown: list[RichTable | str] = [] if everything else [*table.aside, *table.pairs]
+    # Whole lines, as other commands print them, which somebody may look for.
+    whole += "" if everything else "".join(f"{visible(line)}\n" for line in (*table.aside, *table.pairs))
+    shown: list[RichTable | str] = []
     for section in short_sections(table, controls=not everything):
         shown += ["", section.title] if section.title else []
         shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]

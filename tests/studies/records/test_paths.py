@@ -19,7 +19,9 @@ def test_gold_that_goes_with_the_root_of_the_kl_is_read_exactly_between_two_eval
 
 
 def test_gold_that_bends_over_is_read_along_the_curve_through_the_start_and_two_evaluations() -> None:
-    gold = lambda kl: 2.0 + 3.0 * math.sqrt(kl) - 0.7 * kl  # noqa: E731
+    def gold(kl: float) -> float:
+        return 2.0 + 3.0 * math.sqrt(kl) - 0.7 * kl
+
     path = [(step, kl, gold(kl)) for step, kl in [(10, 0.5), (20, 2.0), (40, 5.0)]]
     for drift in (0.2, 1.0, 3.0):  # before the first evaluation it goes through the first two
         reading = read_at(path, drift, start=2.0)
