@@ -176,7 +176,7 @@ def test_the_same_trials_go_on_whoever_reports_first(
         self._waiting.insert(order.randint(0, len(self._waiting)), job)
 
     monkeypatch.setattr(Inline, "submit", anywhere)
-    monkeypatch.setattr(Inline, "slots", 7)
+    monkeypatch.setattr(Capacity, "slots", lambda self, together: 7)
     run(tmp_path / "shuffled")
     assert decided(tmp_path / "shuffled") == decided(in_order)
 

@@ -165,7 +165,7 @@ def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callabl
         assert row["value"]["value"] == pytest.approx(mean)
         chosen_by = [r for r in runs.values() if (r.variant, r.phase, r.trial) == ("sigmoid", "unbiased", row["trial"])]
         assert all(r.metrics["kl"] <= budget for r in chosen_by)
-    text = sweeper(tmp_path, "table", "study.yaml").stdout
+    text = sweeper(tmp_path, "table", "study.yaml", "--all").stdout
     assert "At equal KL" in text
 
 

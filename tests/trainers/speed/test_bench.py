@@ -58,6 +58,7 @@ def nothing_said(doing: str, left: float | None) -> None:
     pass
 
 
+@pytest.mark.slow  # what it times hangs on what else the machine does
 def test_every_loss_is_as_fast_as_sigmoid_and_a_planted_twentieth_of_a_step_is_found(bench: Bench) -> None:
     clock = clock_of(torch.device("cpu"))
     step = step_seconds(bench, "sigmoid", clock)
