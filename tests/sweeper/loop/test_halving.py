@@ -24,6 +24,7 @@ from studies.design.halving import FAILED, Score, rung_scores, standing, survivo
 from studies.records import Cause, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import Objective
 from sweeper.cli.app import app
+from sweeper.executors.base import Capacity
 from sweeper.executors.inline import Inline
 from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
