@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from dashboards.analysis.strata import Stratum, standings
 from dashboards.statistics.compare import Difference
@@ -18,7 +17,7 @@ from studies.records import PROBE, RunRecord
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study
 
-_PAUSE = 5  # times what half of the gaps between the ends of runs stay below: more is a break between two sweeps
+_PAUSE = 3  # times what nearly all gaps between the ends of runs stay below: more is a break between two sweeps
 
 
 def tuned_of(
@@ -103,6 +102,5 @@ def _seconds_a_run(records: Sequence[RunRecord]) -> float | None:
         return None
     marks = [min(starts), *ends]
     gaps = [later - earlier for earlier, later in zip(marks, ends, strict=False)]
-    # Runs of a pack end together: the middle gap is that of the packs, of gaps that are none.
-    middle = median([gap for gap in gaps if gap > 1.0] or gaps)
-    return sum(min(gap, _PAUSE * middle) for gap in gaps) / len(ends)
+    longest = _PAUSE * sorted(gaps)[int(0.95 * (len(gaps) - 1))]  # runs of a pack end together: most gaps are none
+    return sum(min(gap, longest) for gap in gaps) / len(ends)
