@@ -26,7 +26,7 @@ from dashboards.figures.figure import (
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.estimates import FEWEST_BLOCKS, block_mean
-from dashboards.tables.short import ranked
+from dashboards.tables.short import by_verdict, ranked
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import RunRecord, State
@@ -50,7 +50,7 @@ def gains(material: Material, scenario: str, name: str) -> Figure | Missing:
     if told is None or all(loss.gained is None for loss in told[0].losses):
         return Missing(name, title, f"no loss of {scenario} has a gain over the untrained model")
     found, answer = told
-    rows = ranked(found)
+    rows = by_verdict(found, answer)
     dots = [_each(loss) for loss in rows]
     times = 100.0 if found.unit == "U" else 1.0
     height = _TOP + _ROW * len(rows) + _BOTTOM

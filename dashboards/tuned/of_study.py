@@ -17,8 +17,6 @@ from studies.records import PROBE, RunRecord
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study
 
-_PAUSE = 3  # times what nearly all gaps between the ends of runs stay below: more is a break between two sweeps
-
 
 def tuned_of(
     study: Study,
@@ -95,12 +93,15 @@ def _by_block(
 
 
 def _seconds_a_run(records: Sequence[RunRecord]) -> float | None:
-    """Wall time of the study a run, breaks between sweeps left out; None below two runs."""
-    ends = sorted(run.ended for run in records if run.ended is not None and run.phase != PROBE)
-    starts = [run.started for run in records if run.started is not None]
-    if len(ends) < 2 or not starts:
+    """Wall time of the study a run; None below two runs. While a sweep runs, no run ends later after another than the
+    longest takes: more is a break between two sweeps, and not counted.
+    """
+    times = [
+        (r.started, r.ended) for r in records if r.started is not None and r.ended is not None and r.phase != PROBE
+    ]
+    if len(times) < 2:
         return None
-    marks = [min(starts), *ends]
-    gaps = [later - earlier for earlier, later in zip(marks, ends, strict=False)]
-    longest = _PAUSE * sorted(gaps)[int(0.95 * (len(gaps) - 1))]  # runs of a pack end together: most gaps are none
-    return sum(min(gap, longest) for gap in gaps) / len(ends)
+    longest = max(ended - started for started, ended in times)
+    ends = sorted(ended for _, ended in times)
+    marks = [min(started for started, _ in times), *ends]
+    return sum(min(later - earlier, longest) for earlier, later in zip(marks, ends, strict=False)) / len(ends)

@@ -9,7 +9,7 @@ from dashboards.figures import gains
 from dashboards.figures.figure import Figure, Missing, label
 from dashboards.figures.gallery import figures, first_figures
 from dashboards.figures.material import Material
-from dashboards.tables.short import ranked
+from dashboards.tables.short import by_verdict
 from studies.records import Cause, RunRecord
 from tests.dashboards.generated import pool
 from tests.dashboards.materials import drawn, marks, material_of, material_of_replicates, texts
@@ -33,9 +33,9 @@ def test_losses_stand_in_the_order_of_the_short_table_with_how_many_settings_wor
     found = gains.gains(material, "clean", "gains")
     told = material.told("clean")
     assert told is not None
-    assert rows(found, set(GAINS)) == [loss.variant for loss in ranked(told[0])]
+    assert rows(found, set(GAINS)) == [loss.variant for loss in by_verdict(*told)]
     worked = [text for text in texts(drawn(found)) if text.endswith(" of 12")]
-    assert worked == [f"{loss.worked} of {loss.tried}" for loss in ranked(told[0])]
+    assert worked == [f"{loss.worked} of {loss.tried}" for loss in by_verdict(*told)]
     assert worked[-1] == "8 of 12"
 
 
