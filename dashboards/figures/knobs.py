@@ -150,6 +150,8 @@ def noise(material: Material, kind: str, name: str) -> Figure | Missing:
         if points:
             shown = () if bars else tuple(points)
             series.append(Series(variant, variant, tuple(sorted(points)), bars=tuple(bars), points=shown))
+    if not series:
+        return Missing(name, title, "no loss has a best config with a value")
     scales = Scales("training labels flipped (%)", material.quality, zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
