@@ -41,7 +41,7 @@ baseline: sigmoid
 sampler: sobol
 replicates: 3
 evaluate: {at: [0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.0]}
-objective: {metric: ranking_gain, at_drift: 0.5}
+objective: {metric: ranking_gain, at_drift: 2.0}
 budget: {trials: 2}
 """
 
