@@ -205,7 +205,7 @@ def _claim(verdict: Verdict) -> list[str]:
         verdict.claim.words,
         verdict.ruling,
         "-" if effect is None else f"{interval(effect)} {verdict.unit}".strip(),
-        "-" if effect is None else str(effect.blocks),
+        "-" if effect is None else f"{effect.blocks} rounds" if verdict.claim.column == "Speed" else str(effect.blocks),
         verdict.because,
     ]
 

@@ -54,7 +54,7 @@ def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: 
         loss.variant if named else f"{loss.variant} ({'+'.join(loss.losses)})",
         _gain(loss.gained, found),
         *([_against(loss, found)] if against else []),
-        f"{loss.worked}/{loss.tried}",
+        "-" if loss.any_setting is None and not loss.worked else f"{loss.worked}/{loss.tried}",
         "-" if loss.drift is None else f"{loss.drift:.1f}",
         *(["-" if loss.length is None else f"{loss.length:.1f}x"] if lengths else []),
         verdict(loss, found, answer),
@@ -125,7 +125,8 @@ def short_notes(found: Tuned) -> list[str]:
     where = f" at {nats(found.drift)} from the start" if found.drift else ""
     lines = [f"Gain: over the untrained model, {gain}{where}. [a, b]: 95% interval."]
     if found.drift:
-        lines.append("It is that of the step to export, which lies at the drift beside it: to rank losses, read `vs`.")
+        ranks = f"; to rank losses read the column vs {found.baseline}" if found.baseline else ""
+        lines.append(f"It is that of the step to export, which lies at the drift beside it{ranks}.")
     if found.drift and any(loss.difference is not None for loss in found.losses):
         smaller = sorted(
             {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
@@ -139,6 +140,8 @@ def short_notes(found: Tuned) -> list[str]:
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
+    if found.planned and found.unit != "U":
+        lines.append("Draws are random parts of the same pairs: intervals speak of other parts, not of other data.")
     length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
     lines.append(f"Worked: settings that gained and did not break. Drift: nats from the start.{length}")
     return lines

@@ -1,10 +1,11 @@
 """What a comparison says, in a paragraph that a person can act on. By rules, from the runs that judged.
 
-- Use: of the losses not shown worse than the best by more than the tie width, the baseline, unless another of them is
-  shown to gain more at settings picked at random. Nothing is named where the baseline of its kind, the untrained model,
-  is not beaten by three tie widths, or where no run judged.
-- Avoid: what is shown worse than the best, breaks at most of its settings, or never gets to the drift.
-- Open: what is neither; and the command that would settle it.
+- Use: of the losses not shown worse than the best by more than the tie width, and not to be avoided, the most forgiving
+  of those that are shown to gain more at settings picked at random than the baseline; where there is none, the
+  baseline, or the highest gain where it is not among them. Nothing is named where none is shown to gain three tie
+  widths over the untrained model, or where no run judged.
+- Avoid: what breaks at most of its settings or when it is judged, is shown worse than another, or is fragile.
+- Open: what is neither shown as good as the one to use nor apart from it; and the command that would settle it.
 """
 
 from __future__ import annotations
@@ -55,17 +56,25 @@ class Answer:
         return " ".join(self.sentences)
 
 
-def answer(found: Tuned, tie_within: float | None, seconds: float | None, instead: Sequence[str] = ()) -> Answer:
-    """What a comparison says. `tie_within`: the largest gain that does not matter, in its unit; `seconds`: from the end
-    of one run to the next, None where unknown; `instead`: settings that replicates stand in the place of, and which
-    must go for them.
+@dataclass(frozen=True)
+class Cost:
+    """What more replicates cost: `runs` of one, over all conditions; `seconds` from the end of one run to the next,
+    None where unknown; `instead`: settings of the study that replicates stand in the place of, and which must go.
     """
+
+    runs: int
+    seconds: float | None = None
+    instead: tuple[str, ...] = ()
+
+
+def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
+    """What a comparison says. `tie_within`: the largest gain that does not matter, in its unit."""
     judged = [loss for loss in found.losses if loss.judged >= FEWEST_BLOCKS]
     if found.best is None or not judged or not found.best.kept:
-        return _unjudged(found, seconds, instead)
+        return _unjudged(found, cost)
     kept = [loss for loss in found.losses if loss.variant in found.best.kept]
     gained = [loss for loss in kept if _is_seen(loss.gained, tie_within)]
-    settle, avoid = _settle(found, tie_within, seconds, instead), _avoid(found)
+    settle, avoid = _settle(found, tie_within, cost), _avoid(found)
     if all(loss.gained is None for loss in kept):
         return _unknown_start(found, kept, avoid)
     fit = [loss for loss in gained if loss.variant not in avoid]
@@ -109,7 +118,7 @@ def _avoid(found: Tuned) -> dict[str, str]:
             why[loss.variant] = loss.stability.reason
         elif loss.broke_again > _HALF * loss.judged:
             why[loss.variant] = f"broke when judged in {loss.broke_again} of {so_many(loss.judged, 'draw')}"
-        elif loss.tried and not loss.worked:
+        elif loss.tried and not loss.worked and loss.any_setting is not None:
             why[loss.variant] = f"none of its {so_many(loss.tried, 'setting')} gained anything"
     return why
 
@@ -124,6 +133,8 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     gain = _share(found, use.gained) if use.gained else "nothing"
     tuned = f"Tuned with {so_many(found.settings, 'setting')} a draw, it" if found.planned else "It"
     over = f"on {so_many(use.judged, 'fresh draw')} of the data"
+    if use.gained is not None and found.planned and use.gained.blocks < use.judged:
+        over = f"on {use.gained.blocks} of {so_many(use.judged, 'fresh draw')} of the data (it broke on the others)"
     where = f", {nats_about(use.drift)} from the start" if use.drift is not None else ""
     return (
         f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} gains {gain} over the untrained model {over}{where}."
@@ -205,7 +216,7 @@ def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> 
     return Answer(None, {}, None, best, (), _avoid(found), (), settle, (sentence, *_avoided(_avoid(found))))
 
 
-def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> Answer:
+def _unjudged(found: Tuned, cost: Cost) -> Answer:
     """Of a study in which nothing was trained again on fresh pairs, or too little: no winner."""
     tried = sum(loss.tried for loss in found.losses)
     if not tried:
@@ -214,10 +225,14 @@ def _unjudged(found: Tuned, seconds: float | None, instead: Sequence[str]) -> An
         return _too_few(found)
     gains = {loss.variant: loss.gained for loss in found.losses if loss.gained is not None and loss.gained.value > 0.0}
     avoid = _avoid(found) if gains else {}
-    settle = _settle(found, None, seconds, instead)
+    settle = _settle(found, None, cost)
+    again = max((loss.judged for loss in found.losses), default=0)
     sentences = [
-        f"These {so_many(tried, 'run')} rank no losses: each number is the best of those that were tried, on one draw "
-        "of the data, and another draw moves it."
+        f"These {so_many(tried, 'setting')} rank no losses: their best were judged on {so_many(again, 'fresh draw')}, "
+        f"and {FEWEST_BLOCKS} at least are compared."
+        if again
+        else f"These {so_many(tried, 'setting')} rank no losses: each number is the best of those that were tried, by "
+        "the draw of the data that chose it, and another draw moves it."
     ]
     if not gains:
         sentences.append("No loss gained anything over the untrained model.")
@@ -249,11 +264,10 @@ def _too_few(found: Tuned) -> Answer:
 # ---- what would settle it -----------------------------------------------------------------------------------------
 
 
-def _settle(found: Tuned, tie_within: float | None, seconds: float | None, instead: Sequence[str]) -> Settle | None:
+def _settle(found: Tuned, tie_within: float | None, cost: Cost) -> Settle | None:
     """The replicates that would decide what is open: enough that losses which are equal are shown so in 80 of 100
     cases, at the spread that was seen; eight where there are none yet.
     """
-    losses, each = len(found.losses), found.settings + 1
     if not found.planned:
         wanted, have, to = 8, 0, "learn which is better on fresh draws"
     else:
@@ -261,11 +275,11 @@ def _settle(found: Tuned, tie_within: float | None, seconds: float | None, inste
         if needed is None:
             return None
         wanted, have, to = needed, found.planned, "settle that"
-    runs = (wanted - have) * losses * each
-    if runs <= 0 or not found.settings:
+    runs = (wanted - have) * cost.runs
+    if runs <= 0:
         return None
-    minutes = None if seconds is None else runs * seconds / 60.0
-    return Settle((*instead, f"replicates={wanted}"), runs, minutes, to)
+    minutes = None if cost.seconds is None else runs * cost.seconds / 60.0
+    return Settle((*cost.instead, f"replicates={wanted}"), runs, minutes, to)
 
 
 def _replicates_needed(found: Tuned, tie_within: float | None) -> int | None:

@@ -57,7 +57,7 @@ def _by_task(values: Mapping[int, float], scale: Scale) -> dict[int, float]:
 def _loss(standing: StratumResults, scale: Scale, difference: Difference | None) -> TunedLoss:
     stratum, best = standing.stratum, standing.best
     confirmed = standing.is_confirmed
-    worths = [_worth(trial, scale) for trial in standing.ended]
+    worths = [worth for trial in standing.ended if (worth := _worth(trial, scale)) is not None]
     broken = [next(run.failure for run in trial.runs if broke(run)) for trial in standing.ended if trial.failed]
     return TunedLoss(
         variant=stratum.variant,
@@ -87,10 +87,12 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
     )
 
 
-def _worth(trial: Trial, scale: Scale) -> float:
-    """What the trial gains, nothing where it broke or unlearnt."""
+def _worth(trial: Trial, scale: Scale) -> float | None:
+    """What the trial gains, nothing where it broke or unlearnt; None where that is not known."""
+    if trial.failed:
+        return 0.0
     gains = [gain for run in trial.runs if (gain := scale.gain(run)) is not None]
-    return 0.0 if trial.failed or not gains else max(sum(gains) / len(gains), 0.0)
+    return max(sum(gains) / len(gains), 0.0) if gains else None
 
 
 def _gain(runs: Sequence[RunRecord], scale: Scale) -> Estimate | None:

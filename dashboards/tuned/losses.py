@@ -248,7 +248,7 @@ def _missing(
     drift: float | None,
 ) -> str:
     """Why there is no gain, "" where there is one or is still to be one."""
-    if again and drift is None:
+    if any(drift is None or (one.judged is not None and one.judged.reached < drift) for one in again):
         return f"broke when judged in {len(again)} of {len(judged)} draws"
     if short:
         return f"never gets to {nats(drift)} in {len(short)} of {len(judged)} draws"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dashboards.analysis.strata import Stratum, standings
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.scale import Scale, scale_of
-from dashboards.tuned.answer import Answer, answer
+from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
 from dashboards.tuned.losses import Tuned, tuned
 from dashboards.tuned.replicates import Replicate, replicates_of
@@ -26,10 +26,19 @@ def tuned_of(
 ) -> tuple[tuple[Tuned, Answer], ...]:
     """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates."""
     scale = scale_of(study.spec.objective, pairs_source(study.spec))
-    seconds = _seconds_a_run(records)
+    cost = Cost(_runs_of_a_replicate(study), _seconds_a_run(records), _instead(study))
     replicated = study.spec.replicates is not None
     found = _replicated(study, records, scale) if replicated else _by_block(study, records, strata, scale, differences)
-    return tuple((one, answer(one, scale.tie_within, seconds, _instead(study))) for one in found)
+    return tuple((one, answer(one, scale.tie_within, cost)) for one in found)
+
+
+def _runs_of_a_replicate(study: Study) -> int:
+    """Every setting of every variant in every condition, and a judging run each; 0 where a study can have none."""
+    if study.spec.mode == "search":
+        return 0
+    firsts = [names[0] for names in by_condition(study.spec.scenarios).values()]
+    own = [study.within(name) for name in firsts]
+    return sum(quota(one.spec, variant) + 1 for one in own for variant in one.variants.values())
 
 
 def _instead(study: Study) -> tuple[str, ...]:
@@ -37,8 +46,14 @@ def _instead(study: Study) -> tuple[str, ...]:
     spec = study.spec
     if spec.replicates is not None:
         return ()
-    blocks = "blocks" in spec.runs.model_fields_set
-    return (*(["confirm=null"] if spec.confirm else []), *(["runs={}"] if blocks else []))
+    has_runs = "blocks" in spec.runs.model_fields_set or len(spec.runs.seeds) > 1
+    of_scenarios = [
+        f"scenarios.{name}.{key}=null"
+        for name, scenario in spec.scenarios.items()
+        for key in ("runs", "confirm")
+        if getattr(scenario, key) is not None
+    ]
+    return (*(["confirm=null"] if spec.confirm else []), *(["runs={}"] if has_runs else []), *of_scenarios)
 
 
 def replicates_in(

@@ -100,6 +100,8 @@ def _lacks(spec: StudySpec, claim: Claim) -> str:
         return f"{claim.id} is tested beside a baseline: name one"
     if claim.loss not in spec.variants:
         return f"{claim.id} needs a variant named {claim.loss}"
+    if spec.baseline != "sigmoid":
+        return f"{claim.id} is about sigmoid beside it: make that the baseline"
     fixed = not spec.space and all(variant.points and not variant.space for variant in spec.variants.values())
     metric, at_drift = spec.objective.metric, spec.objective.at_drift
     flips = {scenario.label_flip or 0.0 for scenario in spec.scenarios.values()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from studies.losses import rules, table
 from studies.records import METRICS
 from studies.records.paths import READABLE
+from studies.records.world_units import SOURCE, tasks
 from studies.schema.knob_problems import Problem
 from studies.schema.types import (
     ResolvedVariant,
@@ -71,6 +72,10 @@ def _at_drift(spec: StudySpec) -> list[Problem]:
     if not 0.0 < drift < float("inf"):
         return [Problem(path, f"{drift:g} must be a positive number of nats a sequence")]
     problems = []
+    worth = tasks()[0].oracle
+    if spec.data.path == SOURCE and spec.objective.metric == "gold" and f"{drift:g}" not in worth:
+        text = f"{drift:g} must be one of {', '.join(worth)} nats, at which it is known what gold is possible"
+        problems.append(Problem(path, text))
     if spec.objective.metric not in READABLE:
         known = ", ".join(sorted(READABLE))
         problems.append(Problem(path, f"{spec.objective.metric} cannot be read on the way; {known} can be"))

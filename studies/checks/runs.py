@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from math import prod
 
+from studies.records.paths import READABLE
+from studies.records.world_units import SOURCE, tasks_of_replicates
 from studies.schema.knob_problems import Problem
 from studies.schema.scenarios import in_scenario
 from studies.schema.types import (
@@ -139,6 +141,12 @@ def replicate_problems(spec: StudySpec) -> list[Problem]:
     problems = []
     if not 1 <= spec.replicates <= _MOST_REPLICATES:
         problems.append(Problem("replicates", f"{spec.replicates} must be at least 1 and at most {_MOST_REPLICATES}"))
+    if spec.data.path == SOURCE and spec.replicates > (most := tasks_of_replicates()):
+        text = f"{spec.replicates} would use gold tasks twice, of which the embedded world has {most} for replicates"
+        problems.append(Problem("replicates", f"{text}: at most so many, or replicates would not be independent"))
+    if spec.objective.metric not in READABLE:
+        text = f"cannot be told over {spec.objective.metric}, of which the untrained model's value is not known: use "
+        problems.append(Problem("objective.metric", f"gains of replicates {text}{', '.join(sorted(READABLE))}"))
     if spec.mode == "search":
         problems.append(Problem("replicates", "compares variants: leave it out with mode: search, which finds one"))
     if len(spec.runs.seeds) > 1:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from studies.design.points import joint_quota, quota
+from collections import defaultdict
+from collections.abc import Iterable
+
+from studies.design.points import CONFIRM, joint_quota, quota
+from studies.records import PROBE, RunRecord, State
 from studies.records.world_units import source_of
 from studies.spec import Study, StudySpec
 
@@ -30,6 +34,23 @@ def planned_confirm_runs(study: Study, scenario: str) -> int:
     most = len(confirm.kl) or confirm.top
     chosen = sum(min(most, quota(own.spec, variant)) for variant in own.variants.values())
     return chosen * len(confirm.blocks) * len(confirm.seeds)
+
+
+def judging_not_needed(study: Study, records: Iterable[RunRecord]) -> int:
+    """How many judging runs of replicates are planned and have nothing to judge: all of a variant's settings there were
+    tried, and broke.
+    """
+    if study.spec.replicates is None:
+        return 0
+    tried: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for run in records:
+        if run.phase not in (CONFIRM, PROBE) and run.state in (State.COMPLETE, State.PRUNED):
+            tried[run.variant, run.scenario].append(run.failure is not None)
+    return sum(
+        len(broke := tried[variant.name, cell]) >= quota(own.spec, variant) and all(broke)
+        for cell, own in study.by_scenario()
+        for variant in own.variants.values()
+    )
 
 
 def runs_in(study: Study, scenario: str) -> int:

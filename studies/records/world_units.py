@@ -65,6 +65,11 @@ def source_of(data: DataConfig) -> str:
     return BY_PROMPT if data.path == SOURCE and data.gold == "prompt" else data.path
 
 
+def tasks_of_replicates() -> int:
+    """How many replicates can have a gold task of their own."""
+    return len(tasks()) - FIRST_TASKS
+
+
 def task_of_block(block: int) -> int:
     """The number of a block's gold task. Raises ValueError for a negative block.
 
@@ -75,4 +80,4 @@ def task_of_block(block: int) -> int:
         raise ValueError(f"block is {block}; it must be 0 or more")
     if block < REPLICATE_BLOCKS:
         return block % FIRST_TASKS
-    return FIRST_TASKS + (block - REPLICATE_BLOCKS) // BLOCKS_A_TASK % (len(tasks()) - FIRST_TASKS)
+    return FIRST_TASKS + (block - REPLICATE_BLOCKS) // BLOCKS_A_TASK % tasks_of_replicates()

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from dashboards.analysis.failures import failed_lines, summary, tell
 from dashboards.tables.funnels import funnel_notes
-from studies.design.counts import planned_runs
+from studies.design.counts import judging_not_needed, planned_runs
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord, State
 from studies.schema.replicates import by_condition
@@ -244,7 +244,7 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
         for r in ended
         if "train_seconds" in r.metrics
     ]
-    missing = max(planned_runs(study) - len(ended), 0)
+    missing = max(planned_runs(study) - len(ended) - judging_not_needed(study, ended), 0)
     if seconds:
         mean = sum(seconds) / len(seconds)
         left = timedelta(seconds=round(mean * missing))

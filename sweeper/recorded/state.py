@@ -13,7 +13,7 @@ from dashboards.store.connection import StoreMissing, store_uri
 from dashboards.store.mlflow_tags import is_strict, questions_in
 from dashboards.store.records import load_records, load_study_tags
 from studies.design.answers import leaving, sort
-from studies.design.counts import planned_confirm_runs, planned_runs, planned_trials
+from studies.design.counts import judging_not_needed, planned_confirm_runs, planned_runs, planned_trials
 from studies.design.measurers import asked_of, named_measurers, settled
 from studies.design.points import CONFIRM, config_of, config_of_knobs, planned_points
 from studies.records import PROBE, RunRecord, State
@@ -104,7 +104,7 @@ def _done(study: Study, records: Iterable[RunRecord]) -> int:
     """How many of the planned runs are recorded: of known points these very ones, else as many as there can be."""
     search = study.spec.mode == "search"
     ended = [r for r in distinct(records) if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
-    done = 0
+    done = judging_not_needed(study, ended)
     for scenario, own in study.by_scenario():
         variants, runs = own.variants, own.spec.runs
         mine = [r for r in ended if r.scenario == scenario and r.variant in variants]

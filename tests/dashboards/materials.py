@@ -12,7 +12,7 @@ from dashboards.figures.figure import Figure, Missing
 from dashboards.figures.material import Curve, Material
 from dashboards.statistics.scale import scale_of
 from dashboards.tables.comparison import Comparison, comparison
-from dashboards.tuned.answer import answer
+from dashboards.tuned.answer import Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
 from dashboards.tuned.conditions import judges_of, records_of_conditions, strata_of_conditions
 from dashboards.tuned.losses import tuned
@@ -63,7 +63,7 @@ def material_of_replicates(records: Sequence[RunRecord], points: int = 2) -> Mat
     one = tuned(
         "clean", found, losses, scale, baseline="sigmoid", drift=DRIFT, settings=points, planned=len(numbers)
     )  # fmt: skip
-    said, judges = answer(one, scale.tie_within, None), judges_of([one], records)
+    said, judges = answer(one, scale.tie_within, Cost(0)), judges_of([one], records)
     together = records_of_conditions(records)
     strata = strata_of_conditions([Stratum(name, where, (name,), points) for name, where in planned])
     table = comparison(together, objective, strata, baseline="sigmoid", source="embedded", judges=judges)
@@ -88,7 +88,7 @@ def with_answers(
         rows = [row for row in table.rows if row.scenario == scenario]
         differences = {row.variant: row.difference for row in rows if row.difference is not None}
         by_scenario.append(tuned_by_block(here, scale, table.baseline, differences, None))
-    said = tuple(answer(one, scale.tie_within, None) for one in by_scenario)
+    said = tuple(answer(one, scale.tie_within, Cost(0)) for one in by_scenario)
     return replace(table, tuned=tuple(by_scenario), answers=said)
 
 

@@ -99,7 +99,7 @@ def _worded(found: Stability, baseline_gain: Estimate) -> Stability:
     if found.p_not_worse is None or found.p_worse is None:
         return replace(found, reason="needs three replicates")
     if found.p_worse < ALPHA:
-        return replace(found, word="Poor", reason="a setting picked at random gains less by more than 0.10")
+        return replace(found, word="Poor", reason="a setting picked at random gains less by more than 10 points")
     if found.p_many is not None and found.p_many < ALPHA:
         return replace(found, word="Poor", reason="breaks on more of the settings, by more than 25 in 100")
     if found.breaks.p_below(BREAKS_WITHIN) >= ALPHA:
@@ -107,9 +107,11 @@ def _worded(found: Stability, baseline_gain: Estimate) -> Stability:
     if found.difference.word == "better":
         return replace(found, word="Better", reason="a setting picked at random gains more, and breaks no more often")
     if found.p_not_worse >= ALPHA:
-        return replace(found, reason="a setting picked at random is not shown to gain at most 0.10 less")
+        return replace(found, reason="a setting picked at random is not shown to gain at most 10 points less")
     if baseline_gain.low is None or baseline_gain.low <= MARGIN:
         return replace(found, reason="the baseline itself gains too little at settings picked at random")
     return replace(
-        found, word="Good", reason="a setting picked at random gains at most 0.10 less, breaks no more often"
+        found,
+        word="Good",
+        reason="a setting picked at random gains at most 10 points less, and breaks no more often",
     )

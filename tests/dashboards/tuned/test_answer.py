@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dashboards.tuned.answer import Answer, answer
-from studies.records import Cause
+from dashboards.tuned.answer import Answer, Cost, answer
+from studies.records import Cause, RunRecord
 from tests.dashboards.tuned.replicated import a_run, replicated
 from tests.dashboards.tuned.test_losses import compared
 
@@ -17,7 +17,7 @@ WIDE = [gain + 0.1 * (-1) ** i for i, gain in enumerate(BASE)]
 
 
 def said(gains: dict[str, list[float]], seconds: float | None = 2.0) -> Answer:
-    return answer(compared(replicated(gains)), 0.03, seconds)
+    return answer(compared(replicated(gains)), 0.03, Cost(len(gains) * 3, seconds))
 
 
 def test_the_baseline_is_used_where_nothing_is_shown_better_or_more_forgiving() -> None:
@@ -53,7 +53,7 @@ def test_no_loss_is_named_where_the_gain_cannot_be_seen() -> None:
 
 def test_no_loss_is_named_without_runs_that_judged() -> None:
     tuning = [record for record in replicated({"sigmoid": BASE, "ipo": SAME}) if record.phase != "confirm"]
-    found = answer(compared(tuning), 0.03, None)
+    found = answer(compared(tuning), 0.03, Cost(6))
     assert found.use is None
     assert found.text.startswith("No loss is named yet: 0 of 6 replicates are whole")
 
@@ -61,7 +61,7 @@ def test_no_loss_is_named_without_runs_that_judged() -> None:
 def test_a_loss_that_breaks_at_most_settings_is_avoided_though_its_best_is_as_good() -> None:
     records = replicated({"sigmoid": BASE, "discopop": SAME})
     records += [a_run("discopop", r, n, 0.1, cause=Cause.INVERTED) for r in range(1, 7) for n in (2, 3, 4)]
-    found = answer(compared(records), 0.03, None)
+    found = answer(compared(records), 0.03, Cost(6))
     assert "18 of its 30 settings broke" in found.avoid["discopop"]
     assert "discopop" not in found.as_good
 
@@ -71,7 +71,7 @@ def test_nothing_is_said_before_a_run_has_ended() -> None:
 
 
 def test_a_best_setting_at_the_edge_of_what_was_tried_is_said_with_the_range_that_would_tell() -> None:
-    found = answer(compared(replicated({"sigmoid": BASE, "ipo": SAME}, points=4), points=4), 0.03, None)
+    found = answer(compared(replicated({"sigmoid": BASE, "ipo": SAME}, points=4), points=4), 0.03, Cost(6))
     assert "Its best learning_rate was the highest tried" in found.text  # the last point is always the best here
     assert "--set space.learning_rate.high=" in found.text
     assert "was the highest tried" not in said({"sigmoid": BASE, "ipo": SAME}).text  # two points have no middle
@@ -84,7 +84,7 @@ def test_the_baseline_is_as_good_as_another_that_is_used_only_where_that_is_show
     stable = forgiving.stability
     assert stable is not None
     better = replace(forgiving, stability=replace(stable, word="Better"))
-    used = answer(replace(found, losses=(found.losses[0], better)), 0.03, None)
+    used = answer(replace(found, losses=(found.losses[0], better)), 0.03, Cost(6))
     assert used.use == "bco_pair"
     assert used.open == ("sigmoid",)
 
@@ -98,7 +98,7 @@ def test_what_too_many_replicates_would_settle_is_said_to_take_too_many() -> Non
 def test_a_loss_is_never_both_to_use_and_to_avoid() -> None:
     records = replicated({"sigmoid": BASE, "ipo": SAME})
     records += [a_run("sigmoid", r, n, 0.1, cause=Cause.INVERTED) for r in range(1, 7) for n in (2, 3, 4)]
-    found = answer(compared(records), 0.03, None)
+    found = answer(compared(records), 0.03, Cost(6))
     assert found.use == "ipo"
     assert "sigmoid" in found.avoid
     assert "shown better" not in found.text
@@ -108,3 +108,29 @@ def test_a_study_of_one_loss_names_none_and_asks_for_nothing() -> None:
     found = said({"sigmoid": BASE})
     assert found.use is None
     assert found.text.startswith("No loss is named: there is one alone")
+
+
+def test_what_settles_costs_the_runs_of_all_conditions() -> None:
+    found = answer(compared(replicated({"sigmoid": BASE, "ipo": OPEN})), 0.03, Cost(20, 3.0, ("confirm=null",)))
+    assert found.settle is not None
+    more = int(found.settle.overrides[-1].removeprefix("replicates=")) - 6
+    assert found.settle.overrides[0] == "confirm=null"
+    assert (found.settle.runs, found.settle.minutes) == (more * 20, more * 20 * 3.0 / 60.0)
+
+
+def test_a_judging_run_that_broke_before_its_step_is_said_and_not_averaged_away() -> None:
+    curves = {"gold": ((10, 1.0),), "kl": ((10, 1.1),)}  # past the drift, and gone before step 20
+    found = answer(compared(_with_broken_judge(curves)), 0.03, Cost(6))
+    assert found.use == "sigmoid"
+    assert "on 5 of 6 fresh draws of the data (it broke on the others)" in found.text
+
+
+def test_where_a_judging_run_broke_before_the_drift_its_loss_says_so_and_has_no_gain() -> None:
+    found = answer(compared(_with_broken_judge({"gold": ((10, 1.0),), "kl": ((10, 0.1),)})), 0.03, Cost(6))
+    assert found.use is None
+    assert "sigmoid broke when judged in 1 of 6 draws" in found.text
+
+
+def _with_broken_judge(curves: dict[str, tuple[tuple[int, float], ...]]) -> list[RunRecord]:
+    sound = [r for r in replicated({"sigmoid": BASE, "ipo": SAME}) if r.run_id != "sigmoid-2-1-judge"]
+    return [*sound, a_run("sigmoid", 2, 1, 0.5, judging=True, cause=Cause.NON_FINITE, curves=curves, metrics={})]

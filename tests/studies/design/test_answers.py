@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from studies.design.answers import sort
 from studies.design.identity import questions
 from studies.records import Cause, RunRecord, State
 from studies.spec import Study, load_study
+
+QUICKSTART = Path(__file__).parents[2] / "pins" / "quickstart.yaml"  # of before replicates: it names its blocks
 
 
 def a_run(study: Study, block: int, key: str | None = None) -> RunRecord:
@@ -36,7 +40,7 @@ def a_run(study: Study, block: int, key: str | None = None) -> RunRecord:
 
 @pytest.mark.parametrize(("block", "former"), [(100, "a5416a29e029"), (147, None)])
 def test_a_run_of_a_block_that_got_another_gold_task_is_left_aside(block: int, former: str | None) -> None:
-    study = Study.of(load_study("quickstart", [f"runs.blocks=[99, {block}]"]))
+    study = Study.of(load_study(QUICKSTART, [f"runs.blocks=[99, {block}]"]))
     config = study.run_config(a_run(study, block))
     assert former in (None, config.key_of_first_tasks)
     assert config.key != config.key_of_first_tasks
@@ -50,6 +54,6 @@ def test_a_run_of_a_block_that_got_another_gold_task_is_left_aside(block: int, f
 
 def test_blocks_of_other_data_keep_their_runs() -> None:
     outside = ["data={path: org/data}", "base.model_name_or_path=org/model", "objective.metric=margin"]
-    study = Study.of(load_study("quickstart", ["runs.blocks=[100]", *outside]))
+    study = Study.of(load_study(QUICKSTART, ["runs.blocks=[100]", *outside]))
     config = study.run_config(a_run(study, 100))
     assert (config.key, config.key_of_first_tasks) == ("4caeaf0f4bab", None)

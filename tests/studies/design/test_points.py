@@ -263,7 +263,7 @@ SHIPPED = {
     "noise": "c658c4f4aea7",
     "pairs": "6313dc1c972f",
     "presets": "e32d45386bbb",
-    "quickstart": "c9498f7e0c9e",
+    "quickstart": "8e72b0260931",
 }
 
 

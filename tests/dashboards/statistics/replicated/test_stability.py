@@ -70,13 +70,16 @@ def test_claims_of_difference_are_corrected_for_all_losses() -> None:
 def test_the_four_answers() -> None:
     assert word(0.4)[0] == "Good"
     assert word(0.8) == ("Better", "a setting picked at random gains more, and breaks no more often")
-    assert word(0.0) == ("Poor", "a setting picked at random gains less by more than 0.10")
+    assert word(0.0) == ("Poor", "a setting picked at random gains less by more than 10 points")
     assert word(0.4, at=4) == ("Poor", "breaks on more of the settings, by more than 25 in 100")
 
 
 def test_no_word_says_what_was_not_shown() -> None:
     assert word(0.8, at=1) == (None, "not shown to break on at most 10 in 100 settings more")
-    assert word(0.29) == (None, "a setting picked at random is not shown to gain at most 0.10 less")
+    assert word(0.29) == (
+        None,
+        "a setting picked at random is not shown to gain at most 10 points less",
+    )
     assert word(0.0, at=8, replicates=2) == (None, "needs three replicates")
 
 
