@@ -10,7 +10,7 @@ from dashboards.analysis.late_collapse import fall_of
 from dashboards.analysis.speed import Pace
 from dashboards.guide.settings import Shared, shared, tried
 from dashboards.statistics.scale import Scale
-from dashboards.tuned.losses import Tuned, TunedLoss
+from dashboards.tuned.losses import Tuned, TunedLoss, possible_at
 from dashboards.tuned.replicates import SHARES, Replicate, measure
 from studies.records import RunRecord
 from studies.records.paths import joined
@@ -108,7 +108,7 @@ def interaction(
     drifts = [share * (evidence.spec.objective.at_drift or 0.0) for share in SHARES]
     for drift in drifts:
         panels = {
-            (name, place): _judged_at(evidence.replicates.get((name, place), ()), drift)
+            (name, place): _judged_at(evidence, name, place, drift)
             for name in (variant, evidence.baseline)
             for place in places
         }
@@ -175,8 +175,12 @@ def _furthest(
 
 
 def _gain_at(evidence: Evidence, drift: float) -> Callable[[RunRecord], float | None]:
+    """What a run gains there, as a share of what is possible there."""
+    possible = possible_at(drift, evidence.spec.objective.at_drift, evidence.scale)
+
     def gain(run: RunRecord) -> float | None:
-        return measure(run, evidence.spec.objective, evidence.scale).at.get(drift)
+        found = measure(run, evidence.spec.objective, evidence.scale).at.get(drift)
+        return None if found is None else found / possible
 
     return gain
 
@@ -185,8 +189,10 @@ def _judged(replicates: Sequence[Replicate]) -> int:
     return sum(one.judged is not None for one in replicates)
 
 
-def _judged_at(replicates: Sequence[Replicate], drift: float) -> dict[int, float]:
-    return {one.number: one.judged.at[drift] for one in replicates if one.judged and drift in one.judged.at}
+def _judged_at(evidence: Evidence, variant: str, condition: str, drift: float) -> dict[int, float]:
+    possible = possible_at(drift, evidence.spec.objective.at_drift, evidence.scale)
+    replicates = evidence.replicates.get((variant, condition), ())
+    return {one.number: one.judged.at[drift] / possible for one in replicates if one.judged and drift in one.judged.at}
 
 
 def _less(one: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:

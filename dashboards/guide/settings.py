@@ -29,7 +29,7 @@ class Shared:
     def left_out(self) -> str:
         """How many settings could not be read, in words; "" where all could."""
         missing = self.planned - self.read
-        return f"{missing} of {self.planned} settings broke or never got there" if missing else ""
+        return f"{missing} of {self.planned} settings broke, never got there or jumped over it" if missing else ""
 
 
 def tried(records: Iterable[RunRecord], variant: str, condition: str) -> dict[Place, RunRecord]:

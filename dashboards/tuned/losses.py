@@ -108,7 +108,7 @@ def tuned(
     planned: int,
 ) -> Tuned:
     """Compare the variants of a condition. `found`: their replicates; `losses`: of all variants that take part."""
-    pairs = {pair: read for pair in permutations(losses, 2) if (read := _apart(found, *pair, drift))}
+    pairs = {pair: read for pair in permutations(losses, 2) if (read := _apart(found, *pair, drift, scale))}
     wide = {pair: np.array(list(of.values())) for pair, (of, _) in pairs.items() if len(of) >= FEWEST_BLOCKS}
     best = best_of_pairs(tuple(losses), wide, scale.tie_within or 0.0)
     differences = _differences(found, pairs, scale, baseline)
@@ -162,18 +162,25 @@ Apart = tuple[Mapping[int, float], float | None]
 """Replicate -> what one loss gains more than another, and the drift that both are read at (None: at the end)."""
 
 
-def _apart(found: Mapping[str, Sequence[Replicate]], name: str, other: str, drift: float | None) -> Apart | None:
+def _apart(
+    found: Mapping[str, Sequence[Replicate]], name: str, other: str, drift: float | None, scale: Scale
+) -> Apart | None:
     """Two losses at the largest drift that all judged runs of both get to; None where they share none. At a smaller one
-    differences count as shares of what is possible there, which goes with the root of the drift, so that a tie width
-    means the same.
+    differences count as shares of what is possible there, so that a tie width means the same.
     """
     for place in [None] if drift is None else [share * drift for share in SHARES]:
         own, its = _gains(found.get(name, ()), place), _gains(found.get(other, ()), place)
         shared = sorted(own.keys() & its.keys())
         if shared:
-            possible = 1.0 if place is None or drift is None else math.sqrt(place / drift)
-            return {r: (own[r] - its[r]) / possible for r in shared}, place
+            return {r: (own[r] - its[r]) / possible_at(place, drift, scale) for r in shared}, place
     return None
+
+
+def possible_at(place: float | None, drift: float | None, scale: Scale) -> float:
+    """What is possible at a smaller drift than the objective's, as a share of what is at that: it goes with the root of
+    the drift. 1 at the end of training, and in the unit of a metric of which nobody knows what is possible.
+    """
+    return 1.0 if place is None or drift is None or scale.unit != "U" else math.sqrt(place / drift)
 
 
 def _differences(
