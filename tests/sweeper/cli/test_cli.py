@@ -227,7 +227,7 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
     for room in ("preparing", "results", "shared"):
         monkeypatch.setattr(f"sweeper.cli.{room}.warn_of_code", lambda _spec: seen.append("warned"))
     for first in (
-        "sweeper.cli.preparing.look_at_data",
+        "sweeper.cli.verbs.preparing.look_at_data",
         "sweeper.cli.shared.look_at_data",
         "sweeper.recorded.contents.as_found",
     ):

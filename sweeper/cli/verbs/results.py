@@ -16,7 +16,6 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.cli.options import Executor, Set, StudyName, Workers
 from sweeper.cli.refusal import refuse
-from sweeper.cli.running import run_folder
 from sweeper.cli.shared import (
     check_owner,
     command_line,
@@ -28,6 +27,7 @@ from sweeper.cli.shared import (
     tell_whose,
     warn_of_code,
 )
+from sweeper.cli.verbs.running import run_folder
 
 if TYPE_CHECKING:
     from dashboards.tables.formats import Format
