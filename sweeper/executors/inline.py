@@ -51,8 +51,8 @@ class Inline:
     def events(self, timeout: float) -> list[Event]:
         """Train the next job and what joins its pack, and return the events; wait where no job is queued.
 
-        A KeyboardInterrupt during the run goes through; the next call then reports the runs as lost. Raises RuntimeError
-        for another run where an earlier one has left the device unusable for this process.
+        A KeyboardInterrupt during the run goes through; the next call then reports the runs as lost. Raises
+        RuntimeError for another run where an earlier one has left the device unusable for this process.
         """
         if not self._events and self._waiting and self._trainer.broken:
             raise RuntimeError(

@@ -138,6 +138,12 @@ class Growth:
         self._most = self.best = self.best if size > self.best else max(1, size // 2)
         self._settle(f"{size} together did not fit into memory")
 
+    def keep_to(self, size: int) -> None:
+        """There was no memory for a run beside so many."""
+        self._too_large, self._looks = size + 1, 0
+        self._most = self.best = size
+        self._settle(f"{size + 1} together did not fit into memory")
+
     def take_smaller(self, split: int, checkpointing: bool | None) -> None:
         """Not one run fits as it is: from now on each goes through the model so. Where the process did not live to
         decide this, `sweeper.loop.retries` does.

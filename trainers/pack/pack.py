@@ -103,8 +103,8 @@ class Pack:
         done = forward_backward(self._engine, self.members)
         for member, work, metrics in zip(self.members, done.work, done.metrics, strict=True):
             if not member.begun:
-                member.begun = True
                 member.note(first_gap(self._base, self._engine, member, work, metrics))
+                member.begun = True
         count_and_step(self._engine, self.members, done)
 
     def evaluate(self, slots: Sequence[int]) -> tuple[Evaluation | Unmeasured, ...]:
@@ -135,7 +135,7 @@ class Pack:
         """Discard the micro-batches of unfinished steps, after a pass that failed."""
         self._engine.adapters.gradients.zero_()
         for member in self.members:
-            member.micro = 0
+            member.begin_step_again()
 
     def _settle(self) -> None:
         """Do all that is due after a pass; a second call does nothing."""

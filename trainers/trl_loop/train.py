@@ -40,7 +40,7 @@ from studies.records import (
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
 from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, reset_peak_memory, speed
-from trainers.components.restore_base import restore_base
+from trainers.components.restore_base import restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
 from trainers.components.worker_cache import WorkerCache
@@ -66,6 +66,7 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
     kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
     watch = _Watch(config, setup.pairs, setup.tokenizer, setup.numbers, queue, kept.progress if kept else Progress(0))
     keeper = Keeper(config.key, watch.progress, kept, keep_every)
+    tensors = tensors_of(setup.model)
     try:
         trainer = _make_trainer(setup, cache, watch, keeper)
         balanced = balance(trainer, config, watch.gradient_norms)
@@ -83,7 +84,10 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
         to_its_end = cause is Cause.FINISHED or (cause is Cause.REFUSED and end.step >= trainer.state.max_steps)
         unsaved = _save(trainer.model, job.folder / "adapter") if job.keep_adapter and to_its_end else {}
     except BaseException:
-        cache.drop_base()  # it may carry half an adapter
+        if setup.peft_config is None:
+            cache.drop_base()
+        else:
+            take_back(setup.model, tensors, cache)  # it may carry half an adapter
         raise
     restore_base(trainer.model, cache)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)

@@ -43,5 +43,5 @@ def test_a_process_that_cannot_use_its_device_any_more_trains_no_other_run(make_
     executor.submit(make_job("finish"))
     (ended,) = [event for event in executor.events(1) if isinstance(event, Finished)]
     assert ended.result.cause is Cause.WORKER_LOST
-    with pytest.raises(RuntimeError, match="illegal memory access.*same command again"):
+    with pytest.raises(RuntimeError, match=r"illegal memory access.*same command again"):
         executor.events(1)

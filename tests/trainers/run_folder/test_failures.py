@@ -90,7 +90,7 @@ def test_a_message_names_the_exception_whose_words_alone_say_nothing() -> None:
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`"),
         RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
-        RuntimeError("NCCL error in: NCCLUtils.cpp:77, unhandled cuda error\nLast error:\nCuda failure 'out of memory'"),
+        RuntimeError("NCCL error in: Utils.cpp:77, unhandled cuda error\nLast error:\nCuda failure 'out of memory'"),
         RuntimeError("Triton Error [CUDA]: out of memory"),
         RuntimeError("HIP error: out of memory"),
         AcceleratorError("CUDA error: out of memory"),
@@ -142,10 +142,11 @@ def test_an_exception_that_is_kept_holds_nothing_of_the_pass_that_it_ended() -> 
         except OutOfMemoryError as error:
             raise RuntimeError("in a layer") from error
 
+    found: list[object] = []
     try:
         passes()
     except RuntimeError as error:
-        assert held[0]() is not None
-        let_go(error)
-        assert held[0]() is None
-        assert cause_of(error) in MEMORY
+        found.append(held[0]() is None)
+        let_go(error)  # in the handler itself
+        found += [held[0]() is None, cause_of(error) in MEMORY]
+    assert found == [False, True, True]

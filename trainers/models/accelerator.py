@@ -7,13 +7,14 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
 import torch
 
-from trainers.run_folder.failures import let_go
+from trainers.run_folder.failures import MEMORY, cause_of, let_go
 
 MIB: Final = 2.0**20
 _CLEAR_REFS: Final = Path("/proc/self/clear_refs")
@@ -56,6 +57,19 @@ def free_memory(error: BaseException | None = None) -> None:
         torch.cuda.empty_cache()
     elif found == "mps":
         torch.mps.empty_cache()
+
+
+def fits(work: Callable[[], object]) -> bool:
+    """Do what memory may be too small for. Whether it was done; what is not used any more is given back either way."""
+    try:
+        work()
+    except Exception as error:
+        if cause_of(error) not in MEMORY:
+            raise
+        free_memory(error)
+        return False
+    free_memory()
+    return True
 
 
 def begin_peak() -> None:
