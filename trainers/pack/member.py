@@ -76,6 +76,7 @@ class Member:
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     tokens: int = 0
+    peak: float = 0.0  # MiB, the most that was taken while it was in the pack
     together: int = 1  # the most runs that it has trained beside, itself counted
     before_step: Tally | None = None  # what was counted when its unfinished step began
     begun: bool = False  # whether its first micro-batch has been looked at
@@ -229,7 +230,7 @@ class Member:
         else:
             cause, message = outcome_of(self.measurements, self.numbers)
         cost = speed(self.step_seconds, self.train_seconds, self.evaluation_seconds, self.tokens)
-        measured = (*self.measurements, *cost, *memory())
+        measured = (*self.measurements, *cost, memory(self.peak))
         return RunResult(
             key=self.key,
             cause=cause,

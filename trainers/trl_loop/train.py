@@ -39,7 +39,7 @@ from studies.records import (
 )
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
-from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, reset_peak_memory, speed
+from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, speed
 from trainers.components.restore_base import restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
@@ -48,6 +48,7 @@ from trainers.data.pairs import JudgeError, Pairs
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.evaluation.policies import one_policy
 from trainers.interface import Decision, Job, WorkQueue
+from trainers.models import accelerator
 from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
 from trainers.reference.log_probs import draws_in_training, is_fixed
 from trainers.run_folder.failures import cause_of, told
@@ -77,7 +78,7 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
         if kept is not None:
             restore_reference(kept, trainer)
         begin_anew(trainer.model)
-        reset_peak_memory()
+        accelerator.begin_peak_of_process()
         trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
         cause, message = watch.outcome(trainer.model)
@@ -91,7 +92,7 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
         raise
     restore_base(trainer.model, cache)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
-    measured = (*end.measurements, *cost, *memory())
+    measured = (*end.measurements, *cost, memory(accelerator.peak_memory()))
     return RunResult(
         key=config.key,
         cause=cause,
@@ -260,8 +261,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._look_at_start(args, kwargs["model"], control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        accelerator.wait()
         self._step_seconds.append(time.perf_counter() - self._step_started)
         due = state.global_step in self._evaluation_steps
         # A run that is stopped where it is to be measured is measured when it goes on, unless what it is measured
