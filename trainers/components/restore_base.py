@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from transformers.loss import loss_utils
 
 from trainers.components.worker_cache import WorkerCache
 
@@ -45,6 +49,24 @@ def take_back(base: torch.nn.Module, tensors: Mapping[str, int], cache: WorkerCa
     except Exception:
         traceback.print_exc()
     cache.drop_base()
+
+
+@contextmanager
+def code_as_before(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, code may be put into the model's classes and their modules, as Liger's kernels are into those of
+    transformers, where every model of the process finds it; behind, they have their own again.
+    """
+    kinds = {type(module) for module in model.modules()}
+    modules = {sys.modules[kind.__module__] for kind in kinds if kind.__module__ in sys.modules}
+    places: list[type | ModuleType] = [*kinds, *modules, torch.nn.functional, loss_utils]
+    before = [(place, dict(vars(place))) for place in places]
+    try:
+        yield
+    finally:
+        for place, names in before:
+            for name, value in names.items():
+                if vars(place).get(name) is not value:
+                    setattr(place, name, value)
 
 
 def tensors_of(base: torch.nn.Module) -> Mapping[str, int]:

@@ -254,7 +254,7 @@ class WorkerCache:
         untrained adapter must show no shift.
         """
         evaluation = [config.evaluation.model_dump(mode="json"), config.judge_content]
-        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16])
+        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16, args.tf32])
 
         def measure() -> ReferenceNumbers:
             check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)

@@ -28,9 +28,12 @@ def kind() -> Literal["cuda", "mps", "cpu"]:
 
 
 def name() -> str:
-    """The device in a result's and a sizing's words."""
+    """The device in words for people, with what its runs are in where that is not bfloat16."""
     found = kind()
-    return torch.cuda.get_device_name() if found == "cuda" else found
+    if found != "cuda":
+        return found
+    told = torch.cuda.get_device_name()
+    return told if computes_bf16() else f"{told}, which computes no bfloat16: float32 unless a study says fp16"
 
 
 def wait() -> None:

@@ -30,7 +30,7 @@ class PackedAdapters:
     """
 
     def __init__(self, base: PreTrainedModel) -> None:
-        self.model = _twin(base)
+        self.model = twin(base)
         self.geometry = Geometry({}, 1, 0)
         parameter = next(base.parameters())
         self.device = parameter.device
@@ -121,7 +121,7 @@ class PackedAdapters:
             layer.grad_a, layer.grad_b = geometry.factors(self.gradients, name)
 
 
-def _twin(base: PreTrainedModel) -> PreTrainedModel:
+def twin(base: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same tensors: layers can be exchanged in it while the base stays as it is."""
     shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     twin: PreTrainedModel = copy.deepcopy(base, shared)

@@ -300,6 +300,8 @@ def _require_packable(
     peft_config = get_peft_config(model_args)
     if peft_config is None:
         raise Unpackable("full fine-tuning changes the base itself")
+    if args.use_liger_kernel:
+        raise Unpackable("use_liger_kernel puts other code into the model, which all runs share")
     if cache.draws:
         raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
     if couples_rows(model, longest_row(args)):

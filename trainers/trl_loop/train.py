@@ -40,7 +40,7 @@ from studies.records import (
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
 from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, speed
-from trainers.components.restore_base import restore_base, take_back, tensors_of
+from trainers.components.restore_base import code_as_before, restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
 from trainers.components.worker_cache import WorkerCache
@@ -50,6 +50,7 @@ from trainers.evaluation.policies import one_policy
 from trainers.interface import Decision, Job, WorkQueue
 from trainers.models import accelerator
 from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
+from trainers.multi_lora.adapters import twin
 from trainers.reference.log_probs import draws_in_training, is_fixed
 from trainers.run_folder.failures import cause_of, told
 from trainers.run_folder.progress import Progress
@@ -79,7 +80,8 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
             restore_reference(kept, trainer)
         begin_anew(trainer.model)
         accelerator.begin_peak_of_process()
-        trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
+        with code_as_before(setup.model):
+            trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
         cause, message = watch.outcome(trainer.model)
         to_its_end = cause is Cause.FINISHED or (cause is Cause.REFUSED and end.step >= trainer.state.max_steps)
@@ -87,10 +89,11 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
     except BaseException:
         if setup.peft_config is None:
             cache.drop_base()
-        else:
+        elif not setup.args.use_liger_kernel:
             take_back(setup.model, tensors, cache)  # it may carry half an adapter
         raise
-    restore_base(trainer.model, cache)
+    if not setup.args.use_liger_kernel or setup.peft_config is None:
+        restore_base(trainer.model, cache)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
     measured = (*end.measurements, *cost, memory(accelerator.peak_memory()))
     return RunResult(
@@ -148,6 +151,8 @@ def _set_up(job: Job, cache: WorkerCache) -> _Setup:
     pairs = cache.pairs(config, settings, tokenizer)
     numbers = cache.numbers(config, settings, args, model, tokenizer, pairs)
     peft_config = get_peft_config(model_args)
+    if args.use_liger_kernel and peft_config is not None:
+        model = twin(model)  # whose layers get other code; the base that others use keeps its own
     fixed = is_fixed(model, args, adapter=peft_config is not None)
     asked = args.precompute_ref_log_probs
     if peft_config is not None or coupled:
