@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from transformers import PreTrainedModel
 from transformers.loss import loss_utils
 
 from trainers.components.worker_cache import WorkerCache
@@ -30,7 +31,7 @@ def restore_base(policy: torch.nn.Module, cache: WorkerCache) -> None:
         cache.drop_base()
 
 
-def take_back(base: torch.nn.Module, tensors: Mapping[str, int], cache: WorkerCache) -> None:
+def take_back(base: PreTrainedModel, tensors: Mapping[str, int], cache: WorkerCache) -> None:
     """Give the next run the base model of one that failed, with the half of an adapter that it may carry taken out;
     have it load another where that does not give the `tensors` of before, see `tensors_of`.
 
@@ -81,6 +82,6 @@ def _inner(module: torch.nn.Module) -> torch.nn.Module | None:
     return module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else None
 
 
-def _as_loaded(base: torch.nn.Module) -> None:
+def _as_loaded(base: PreTrainedModel) -> None:
     base.gradient_checkpointing_disable()
     base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from sweeper.executors.process.devices import (
 def _no_device_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(devices, "_DRIVER", tmp_path / "driver")
     monkeypatch.setattr(devices, "_AMD_NODES", tmp_path / "nodes")
-    monkeypatch.setattr(devices.ctypes, "CDLL", _no_library)
+    monkeypatch.setattr(ctypes, "CDLL", _no_library)
 
 
 def _no_library(name: str) -> Any:
@@ -106,7 +108,7 @@ class Nvml:
 
 def test_without_the_drivers_tool_its_library_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(devices.ctypes, "CDLL", Nvml)
+    monkeypatch.setattr(ctypes, "CDLL", Nvml)
     assert visible_gpus({}) == ["MIG-1b", "MIG-1c", "GPU-2d"]
 
 
@@ -158,11 +160,11 @@ def test_a_worker_on_one_of_the_gpus_that_two_variables_name_sees_no_other() -> 
 
 
 def test_a_worker_shares_apples_gpu_with_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.sys, "platform", "darwin")
-    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert default_workers([], 12) == len(worker_environments(None, [], 12, {})) == 1
     assert len(worker_environments(3, [], 12, {})) == 3
-    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert default_workers([], 12) == 12
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.trainers.pack_runs import config
-from trainers.components import settings
 from trainers.components.settings import hardware_settings, parse_settings
 from trainers.components.start_check import precision_of
 from trainers.models import accelerator
@@ -17,9 +16,13 @@ from trainers.models import accelerator
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = torch.backends.fp32_precision
     yield
-    torch.backends.fp32_precision = before
+    _precision("none")
+
+
+def _precision(name: str) -> None:
+    """As transformers sets it."""
+    torch.backends.fp32_precision = name  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("emulates", "asked"), [(False, {}), (True, {"bf16": False, "fp16": False})])
@@ -48,7 +51,7 @@ def test_tf32_is_that_of_the_run_that_is_parsed(monkeypatch: pytest.MonkeyPatch,
         assert not accelerator.uses_tf32()
         assert precision_of(model, args) is torch.float32
     seen: list[bool | None] = []
-    monkeypatch.setattr(settings.accelerator, "set_tf32", seen.append)
+    monkeypatch.setattr(accelerator, "set_tf32", seen.append)
     for asked in (False, None):
         parse_settings({**run, "tf32": asked}, tmp_path, 0)
     assert seen == [False, None]
@@ -59,6 +62,6 @@ def test_transformers_own_way_to_set_tf32_does_not_end_the_check_of_the_start(
 ) -> None:
     """Where it has set the newer flag, torch raises for who reads the older one."""
     args, _ = parse_settings({**config().settings, "use_cpu": True, "bf16": False}, tmp_path, 0)
-    torch.backends.fp32_precision = "tf32"
+    _precision("tf32")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert precision_of(torch.nn.Linear(2, 2), args) is torch.float16

@@ -15,7 +15,7 @@ from tests.trainers.pack_runs import config, distance, float64, train, weights
 from trainers.components import worker_cache
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.pack import growth, member
+from trainers.pack import growth, member, stock_setup
 from trainers.pack.engine import Engine
 from trainers.pack.pack import Pack
 
@@ -171,7 +171,7 @@ def test_a_base_is_the_same_after_a_run_that_failed_with_half_an_adapter_in_it(
         train(tmp_path / "plain", runs[1:], together=2)
         loaded.clear()
         with monkeypatch.context() as once:
-            once.setattr(member, "prepare", nth(1, member.prepare, refuse))
+            once.setattr(member, "prepare", nth(1, stock_setup.prepare, refuse))
             results = train(tmp_path / "after", runs, together=2)
     assert [r.cause for r in results] == [Cause.REFUSED, Cause.FINISHED]
     assert distance(weights(tmp_path / "plain", runs[1]), weights(tmp_path / "after", runs[1])) < 1e-9
