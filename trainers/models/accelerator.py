@@ -1,10 +1,13 @@
 """What is asked of the device that this process trains on, a GPU by CUDA or ROCm, Apple's, or none: memory, waits,
 precision. Knows no run.
+
+`python -m trainers.models.accelerator` prints in a line of JSON what torch finds, for those who do not load it.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import resource
 import sys
 from collections.abc import Callable
@@ -144,3 +147,24 @@ def uses_tf32() -> bool:
     if hasattr(torch.backends, "fp32_precision"):
         return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
     return bool(torch.backends.cuda.matmul.allow_tf32)
+
+
+# ---- for those who load no torch ----------------------------------------------------------------------------------
+
+
+def found() -> dict[str, object]:
+    """Torch's version, the CUDA or ROCm that it was built for, and each device in words."""
+    devices = []
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(i)
+            bf16 = "" if torch.version.hip or about.major >= 8 else ", no bfloat16: runs are in float32"
+            devices.append(f"{about.name}, {about.total_memory / 2**30:.0f} GiB{bf16}")
+    elif kind() == "mps":
+        devices.append(f"Apple's GPU, {torch.mps.recommended_max_memory() / 2**30:.0f} GiB")
+    built = f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda and f"CUDA {torch.version.cuda}"
+    return {"torch": torch.__version__, "built_for": built, "devices": devices}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(found()) + "\n")
