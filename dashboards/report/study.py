@@ -100,18 +100,17 @@ def written(table: Comparison, format: Format, width: int | None = None, *, ever
     return text.rstrip("\n") + "\n"
 
 
-def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> BuiltReport:
-    """Build the study's page and figures. Raises StoreError."""
-    from dashboards.report.build import make_report  # matplotlib, which no table needs
+def report_of(study: Study, records: Sequence[RunRecord], table: Comparison, *, stored: bool = True) -> BuiltReport:
+    """Build the study's page and figures; `stored`: the records are of the store here. Raises StoreError."""
+    from dashboards.report.build import Store, make_report  # matplotlib, which no table needs
 
-    uri, here = store_uri(None, Path.cwd()), Path.cwd()
+    store = Store(store_uri(None, Path.cwd()), Path.cwd()) if stored else None
     if study.spec.replicates is None:
-        return make_report(study, records, strata(study), table, uri, here)
+        return make_report(study, records, strata(study), table, store)
     judges = judges_of(table.tuned, records)
     together, planned = records_of_conditions(records), strata_of_conditions(strata(study))
-    return make_report(
-        study, together, planned, by_condition(study, together, planned, table, judges), uri, here, judges
-    )
+    compared = by_condition(study, together, planned, table, judges)
+    return make_report(study, together, planned, compared, store, judges)
 
 
 def by_condition(

@@ -30,9 +30,12 @@ from sweeper.cli.shared import (
 from sweeper.cli.verbs.running import run_folder
 
 if TYPE_CHECKING:
+    from dashboards.store.records_file import Recorded
     from dashboards.tables.formats import Format
     from studies.spec import Study
 
+
+RecordsFile = Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")]
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
@@ -78,12 +81,11 @@ def table(
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     everything: Annotated[bool, typer.Option("--all", help="all that was measured, not the short table alone")] = False,
-    file: Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")] = None,
+    file: RecordsFile = None,
     settings: Set = None,
 ) -> None:
     """Print the answer and the table that it rests on, or a grid of two knobs, rebuilt from MLflow alone."""
     from dashboards.report.study import comparison_from, comparison_of, written
-    from dashboards.store.records_file import read_records
     from dashboards.tables.formats import FORMATS
     from sweeper.recorded.reading import answers_of
 
@@ -101,9 +103,7 @@ def table(
     width = screen_width() if output is None else None
     with store_errors():
         if file is not None:
-            found = read_records(file)
-            if found.study != loaded.spec.study:
-                refuse([f"--records {file}: holds the study {found.study!r}, and {loaded.spec.study!r} is asked for."])
+            found = _recorded(file, loaded)
             table = comparison_from(loaded, found.records, found.notes, found.speed)
             text = written(table, kinds[format], width, everything=everything)
         elif rows is not None and columns is not None:
@@ -148,17 +148,23 @@ def records(
 def report(
     study: StudyName,
     output: Annotated[Path, typer.Option(help="page to write")] = Path("report.html"),
+    file: RecordsFile = None,
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
-    from dashboards.report.study import comparison_of, report_of
+    from dashboards.report.study import comparison_from, comparison_of, report_of
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
     with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        page = report_of(loaded, answers.records, comparison_of(loaded, answers)).page
+        if file is not None:
+            found = _recorded(file, loaded)
+            table = comparison_from(loaded, found.records, found.notes, found.speed)
+            page = report_of(loaded, found.records, table, stored=False).page
+        else:
+            tell_whose(loaded.spec)
+            answers = answers_of(loaded)
+            page = report_of(loaded, answers.records, comparison_of(loaded, answers)).page
     try:
         output.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -270,6 +276,16 @@ def ui(
     of_modules = shlex.quote(f"--app-dir={sysconfig.get_path('stdlib')}")
     server = ["mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", of_modules]
     os.execv(sys.executable, [sys.executable, "-P", "-m", *server])
+
+
+def _recorded(file: Path, study: Study) -> Recorded:
+    """The records that a file holds of the study; exits with 2 where it is of another."""
+    from dashboards.store.records_file import read_records
+
+    found = read_records(file)
+    if found.study != study.spec.study:
+        refuse([f"--records {file}: holds the study {found.study!r}, and {study.spec.study!r} is asked for."])
+    return found
 
 
 def _judge_settings(model: str | None, function: str | None) -> list[str]:

@@ -171,7 +171,10 @@ def test_a_running_sweep_trains_again_what_has_failed_and_takes_up_more_trials_t
     assert (refused.outcome, "valid are" in refused.message) == ("refused", True)
     wait_until(lambda: "infrastructure" in {e.cause for e in told(runs) if isinstance(e, RunEnded)}, "nothing fails")
     broken.unlink()
-    assert asked(runs, Retry()).outcome == "done"
+    assert Forked(runs.parents[1], "retry", "study.yaml").wait(timeout=PATIENCE) == 0, "it asks the sweep that runs"
+    assert [(event.ask, event.outcome) for event in told(runs) if isinstance(event, RequestAnswered)][-1:] == [
+        ("retry", "done")
+    ]
     assert asked(runs, Extend(3)).outcome == "done"
     assert sweep.wait(timeout=PATIENCE) == 0
     assert recorded(runs) == {State.COMPLETE: 6}
