@@ -34,7 +34,8 @@ from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
 from sweeper.planning.plan import Plan, show_knobs
 
-LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+# How often progress is printed where there is no terminal: after another fifth of the time, within these limits.
+LINE_SECONDS, LINE_SHARE, MOST_LINE_SECONDS = 15.0, 0.2, 600.0
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -65,6 +66,7 @@ class Display:
         self._study, self._console = study, console
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._redirected = ExitStack()
+        self._began = time.monotonic()
         self._printed_at = 0.0
         self._printed = ""
 
@@ -94,11 +96,14 @@ class Display:
             bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
             grid.add_row(Text(self._study, style="bold"), bar, text)
             self._live.update(grid)
-        elif text != self._printed and (
-            time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
-        ):
+        elif text != self._printed and (self._line_is_due() or progress.done >= progress.planned):
             self._printed_at, self._printed = time.monotonic(), text
             self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+    def _line_is_due(self) -> bool:
+        now = time.monotonic()
+        wait = min(max(LINE_SHARE * (now - self._began), LINE_SECONDS), MOST_LINE_SECONDS)
+        return now - self._printed_at > wait
 
 
 def shown(text: str) -> str:
