@@ -183,6 +183,7 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    from studies.records import JUDGED
     from sweeper.cli.display import shown
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.paths import places
@@ -216,7 +217,7 @@ def evaluate(
         typer.echo(sentence)
     if scored.failed:
         raise typer.Exit(1)
-    more = [] if asked.spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    more = [] if asked.spec.objective.metric in JUDGED else ["objective.metric=gold"]
     typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
 
 
