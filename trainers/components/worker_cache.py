@@ -6,6 +6,7 @@ training.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -75,6 +76,16 @@ class LaidOut(NamedTuple):
     rejected: Tensor
 
 
+_Base = tuple[str, PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def _lent(base: _Base) -> Callable[[], _Base | None]:
+    """A base that is not held, for as long as somebody else holds it."""
+    key, model, tokenizer = base
+    held = weakref.ref(model)
+    return lambda: None if (found := held()) is None else (key, found, tokenizer)
+
+
 class DrawnSeed(NamedTuple):
     """Loading the base with this seed drew random numbers; `after`: where they had come to then."""
 
@@ -107,25 +118,36 @@ class WorkerCache:
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         """`say` hears, in words, of what takes long before a run begins, and "" when it is over."""
         self._say = say
-        self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._base: _Base | None = None
+        self._lent: Callable[[], _Base | None] = lambda: None
         self._drawn: DrawnSeed | None = None
         self.base_facts: Mapping[str, Scalar] = {}
         """Of the base: which adapter was merged into it, where one was."""
-        self._forget_data()
+        self.forget_data()
         self._store: ReferenceStore | None = None
         self._reference = Base("", 0)
         self._judges: Recent[Gold] = Recent(1)
 
-    def _forget_data(self) -> None:
+    def forget_data(self) -> None:
+        """Forget what is read again in little time."""
         self._pairs: Recent[Pairs] = Recent(_KEPT_DATA)
         self._rows: Recent[datasets.Dataset] = Recent(_KEPT_DATA)
         self._laid_rows: Recent[tuple[Pair, ...]] = Recent(_KEPT_DATA)
         self._laid_out: Recent[LaidOut] = Recent(_KEPT_DATA)
         self._numbers: Recent[ReferenceNumbers] = Recent(2 * _KEPT_DATA)
 
+    def forget(self) -> None:
+        """Hold nothing that memory may be wanted for. A base that somebody still uses, as a pack in training does, is
+        found again, so that it is never there twice.
+        """
+        self.forget_data()
+        self._judges = Recent(1)
+        if self._base is not None:
+            self._lent, self._base = _lent(self._base), None
+
     def drop_base(self) -> None:
         """Load the base anew for the next run: this one was changed."""
-        self._base = None
+        self._base, self._lent = None, lambda: None
 
     def base(
         self, settings: Mapping[str, Any], args: DPOConfig, model_args: ModelConfig
@@ -136,9 +158,10 @@ class WorkerCache:
         path = resolve_model(str(model_args.model_name_or_path))
         key = digest([path, {k: settings.get(k) for k in (*MODEL_SETTINGS, DAY)}])
         other_seed = self._drawn is not None and self._drawn.seed != args.seed
+        self._base = self._base or self._lent()
         if self._base is None or self._base[0] != key or other_seed:
             self._base = None  # before the other is loaded: there may be room for one only
-            self._forget_data()
+            self.forget_data()
             set_seed(args.seed)
             before = random_numbers()
             with self._saying("loading the model"):
@@ -231,7 +254,7 @@ class WorkerCache:
         untrained adapter must show no shift.
         """
         evaluation = [config.evaluation.model_dump(mode="json"), config.judge_content]
-        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16])
+        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16, args.tf32])
 
         def measure() -> ReferenceNumbers:
             check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)

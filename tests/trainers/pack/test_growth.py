@@ -28,7 +28,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What memory there is, in MiB, and what a pack of so many runs takes."""
     about: dict[str, Any] = {"limit": None, "peak": 500.0}
     monkeypatch.setattr(growth, "memory_limit", lambda _: about["limit"])
-    monkeypatch.setattr(growth, "peak_memory", lambda: about["peak"])
+    monkeypatch.setattr(growth, "taken_memory", lambda: about["peak"])
     return about
 
 
@@ -41,7 +41,7 @@ def grown(found: Growth, seconds: dict[int, float], passes: int = 400) -> list[i
             found.admitted(found.target - size, 0.1, 10)
         size = found.target
         sizes += [size] if sizes[-1:] != [size] else []
-        found.passed(size, size * seconds[size], size * 100)
+        found.passed(size, size * seconds[size], size * 100, 500.0)
     return sizes
 
 
@@ -73,9 +73,8 @@ def test_it_grows_no_further_than_memory_is_foreseen_to_do(memory: dict[str, Any
     found = Growth(OPEN)
     found.admitted(1, 0.1, 10)
     for size in (1, 2, 4):
-        memory["peak"] = 500.0 + 200.0 * size
         for _ in range(30):
-            found.passed(size, 0.02, 100 * size)
+            found.passed(size, 0.02, 100 * size, 500.0 + 200.0 * size)
     assert (found.target, found.is_open) == (4, False)
     sizing = found.sizing()
     assert sizing is not None
