@@ -29,6 +29,8 @@ from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
 
 ATTENTION: Final = "packed_rows"
 """Under this name transformers finds `attention`, which reads the layout that the model is called with."""
+_SHAPE_MULTIPLE: Final = 64
+"""Where a kernel is chosen or built for each shape: on CUDA, and oneDNN's for half precision."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,11 @@ class PackBatch:
         micro = self.micro[run]
         out = flat.new_zeros(micro.rows * (micro.length - 1))
         return out.index_copy(0, micro.at, flat[self.predicted[run]]).view(micro.rows, micro.length - 1)
+
+
+def shape_multiple(device: torch.device) -> int:
+    """What lengths are rounded up to on this device, in the precision that is on."""
+    return _SHAPE_MULTIPLE if device.type == "cuda" or torch.is_autocast_enabled(device.type) else 1
 
 
 def pack_batch(micro: Sequence[MicroBatch], device: torch.device, multiple: int = 1) -> PackBatch:

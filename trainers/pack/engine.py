@@ -17,13 +17,10 @@ from trl import DPOConfig
 
 from trainers.multi_lora.adapters import PackedAdapters
 from trainers.multi_lora.flat import Adapter
-from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows
+from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows, shape_multiple
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.state import Moments
 from trainers.pack.stock_setup import StockLoss
-
-# Lengths are rounded up where a kernel is chosen or built for each shape: CUDA, and oneDNN's for half precision.
-_SHAPE_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,10 @@ class Engine:
         `precision`: of autocast; None for none.
         """
         device, model = self.adapters.device, self.adapters.model
-        low = precision is not None
-        multiple = _SHAPE_MULTIPLE if low or device.type == "cuda" else 1
-        batch = pack_batch([w.micro for w in work], device, multiple)
         with ExitStack() as both:
             both.enter_context(packed_rows(model))  # the backward pass may compute layers again
             with self.autocast(precision):
+                batch = pack_batch([w.micro for w in work], device, shape_multiple(device))
                 hidden = hidden_states(model, batch)
                 flat = token_log_probs(model, hidden, batch.target)
                 losses, metrics = [], []
