@@ -21,11 +21,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from studies.records import Cause
 from trainers.data.tokens import TokenIds
 from trainers.multi_lora import llama_body as llama
 from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.rows import Ints, RowLayout, Rows, make_places
 from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
+from trainers.run_folder.failures import cause_of, told
 
 ATTENTION: Final = "packed_rows"
 """Under this name transformers finds `attention`, which reads the layout that the model is called with."""
@@ -284,6 +286,17 @@ def packed_rows(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.config._attn_implementation = before
+
+
+@contextmanager
+def into_layout() -> Iterator[None]:
+    """Inside, what a model meets on the layout's way through it is Unpackable; what the machine does stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Unpackable) or cause_of(error) is not Cause.REFUSED:
+            raise
+        raise Unpackable(f"the pack's way through this model meets {told(error)}") from error
 
 
 def hidden_states(model: PreTrainedModel, batch: PackBatch) -> Tensor:

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from studies.records import Cause
 from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import Gap, measured_gaps, precision_of, training_gap
 from trainers.evaluation.policies import packed_policies
 from trainers.multi_lora.flat import Unpackable
-from trainers.multi_lora.layout import hidden_states, micro_batch, pack_batch, packed_rows
+from trainers.multi_lora.layout import hidden_states, into_layout, micro_batch, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.engine import Engine, Work
 from trainers.pack.member import Member
-from trainers.run_folder.failures import cause_of, told
 
 _CHECKED_PAIRS: Final = 4
 # Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
@@ -31,12 +29,8 @@ def require_same_log_probs(base: PreTrainedModel, engine: Engine, member: Member
     An architecture that does something with positions, padding or windows that the layout does not know would
     train on other numbers. Compared on a few rows of `member`, before any step.
     """
-    try:
+    with into_layout():
         worst, most = _difference(base, engine, member)
-    except Exception as error:
-        if isinstance(error, Unpackable) or cause_of(error) is not Cause.REFUSED:
-            raise
-        raise Unpackable(f"the pack's way through this model meets {told(error)}") from error
     if not worst <= most:
         raise Unpackable(f"log-probs in the pack's layout are off by {worst:.2g} of their size")
 
