@@ -16,7 +16,9 @@ import torch
 from trainers.data.tokens import TokenIds
 from trainers.evaluation.metrics import Floats, PairLogProbs, token_log_probs
 from trainers.evaluation.policies import Policies, base_model, device_of, measuring
-from trainers.evaluation.sampling import Completion, NonFinite, diverged, score, small_activation
+from trainers.evaluation.sampling import Completion, NonFinite, Scored, diverged, score
+from trainers.evaluation.sizes import laid_pairs
+from trainers.models.memory import in_batches
 from trainers.models.rotary import couples_rows
 from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.layout import (
@@ -62,10 +64,13 @@ def _with_padding(policies: Policies, pairs: Sequence[Sequence[TokenIds]], batch
     """Summed log-probs of both sides of each pair [2n], for each policy."""
     sides = [[_completion(p.prompt, ids) for p in own for ids in (p.chosen, p.rejected)] for own in pairs]
     sums = [np.zeros(len(own)) for own in sides]
-    for batch in score(policies, sides, batch_size):
+
+    def read(batch: Scored) -> None:
         found = torch.where(batch.mask, token_log_probs(batch.logits, batch.ids), 0.0).cpu().double().sum(-1)
         for own, rows, values in zip(sums, batch.rows, found.view(policies.count, -1).numpy(), strict=True):
             own[rows] = values
+
+    score(policies, sides, batch_size, read)
     return sums
 
 
@@ -84,20 +89,22 @@ def _in_layout(policies: Policies, pairs: Sequence[Sequence[TokenIds]]) -> list[
     orders = {key: _by_length(own) for key, own in laid.items()}
     most = max(map(len, orders.values()))
     orders = {key: order[:1] * (most - len(order)) + order for key, order in orders.items()}
-    hidden = base_model(model).config.get_text_config().hidden_size
     wide = torch.float32 if device.type == "mps" else torch.float64
-    size = max(1, small_activation(device) // (2 * hidden * policies.count * _longest(pairs)))
+    size = max(1, laid_pairs(base_model(model), device, _longest(pairs)) // policies.count)
     sums = [np.zeros(2 * len(own)) for own in pairs]
+
+    def read(part: slice) -> None:
+        places = {key: order[part] for key, order in orders.items()}
+        micro = {key: micro_batch([laid[key][i] for i in here], device) for key, here in places.items()}
+        batch = pack_batch([micro[id(own)] for own in pairs], device, shape_multiple(device))
+        flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)
+        found = torch.stack([batch.log_probs(k, flat).to(wide).sum(1).view(2, -1) for k in range(len(pairs))])
+        for k, (own, (chosen, rejected)) in enumerate(zip(pairs, found.cpu().numpy(), strict=True)):
+            at = 2 * np.array(places[id(own)])
+            sums[k][at], sums[k][at + 1] = chosen, rejected
+
     with packed_rows(model):
-        for start in range(0, most, size):
-            places = {key: order[start : start + size] for key, order in orders.items()}
-            micro = {key: micro_batch([laid[key][i] for i in here], device) for key, here in places.items()}
-            batch = pack_batch([micro[id(own)] for own in pairs], device, shape_multiple(device))
-            flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)
-            found = torch.stack([batch.log_probs(k, flat).to(wide).sum(1).view(2, -1) for k in range(len(pairs))])
-            for k, (own, (chosen, rejected)) in enumerate(zip(pairs, found.cpu().numpy(), strict=True)):
-                at = 2 * np.array(places[id(own)])
-                sums[k][at], sums[k][at + 1] = chosen, rejected
+        in_batches(read, most, size)
     return sums
 
 

@@ -54,9 +54,9 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture(params=["as many rows as fit", "small batches"])
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small batches":
-        monkeypatch.setattr("trainers.evaluation.sampling._FREE_ON_CPU", 0)
-        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_ON_CPU", 40)
-        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", 40)
+        monkeypatch.setattr("trainers.evaluation.sizes._FREE_ON_CPU", 0)
+        monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_ON_CPU", 40)
+        monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_IN_CACHE", 40)
 
 
 def adapters(model: PreTrainedModel) -> list[Weights]:
@@ -286,7 +286,7 @@ def test_sums_over_tokens_do_not_depend_on_how_many_are_summed_at_once(
         return [own for own in found if isinstance(own, Samples)]
 
     expected = drawn()
-    monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", at_once)
+    monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_IN_CACHE", at_once)
     for own, other in zip(drawn(), expected, strict=True):
         assert own.completions == other.completions
         assert own.sums == pytest.approx(other.sums, abs=1e-9)
