@@ -25,6 +25,7 @@ from studies.records import Cause
 from trainers.data.tokens import TokenIds
 from trainers.multi_lora import llama_body as llama
 from trainers.multi_lora.flat import Unpackable
+from trainers.multi_lora.kernels import shares_heads
 from trainers.multi_lora.rows import Ints, RowLayout, Rows, make_places
 from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
 from trainers.run_folder.failures import cause_of, told
@@ -268,9 +269,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: fl
         return tiled_attention(query, key, value, scale)
     groups = query.shape[2] // key.shape[2]
     q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    if groups > 1:
+    shared = groups > 1 and shares_heads(q)
+    if groups > 1 and not shared:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
+    out = functional.scaled_dot_product_attention(
+        q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=shared
+    )
     return out.transpose(1, 2)
 
 

@@ -13,6 +13,7 @@ from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import Gap, measured_gaps, precision_of, training_gap
 from trainers.evaluation.policies import packed_policies
 from trainers.multi_lora.flat import Unpackable
+from trainers.multi_lora.kernels import attention_kernels
 from trainers.multi_lora.layout import hidden_states, into_layout, micro_batch, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.engine import Engine, Work
@@ -41,7 +42,7 @@ def _difference(base: PreTrainedModel, engine: Engine, member: Member) -> tuple[
     micro = micro_batch(member.data.rows[:_CHECKED_PAIRS], device)
     batch = pack_batch([micro], device)
     ids = batch.tokens[0][torch.from_numpy(micro.tokens_of).to(device)]
-    with torch.no_grad(), engine.autocast(precision), engine.adapters.off():
+    with torch.no_grad(), engine.autocast(precision), engine.adapters.off(), attention_kernels(device):
         with packed_rows(model):
             flat = token_log_probs(model, hidden_states(model, batch), batch.target)
         ours = batch.log_probs(0, flat).sum(1)

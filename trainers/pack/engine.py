@@ -17,6 +17,7 @@ from trl import DPOConfig
 
 from trainers.multi_lora.adapters import PackedAdapters
 from trainers.multi_lora.flat import Adapter
+from trainers.multi_lora.kernels import attention_kernels
 from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows, shape_multiple
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.state import Moments
@@ -51,7 +52,9 @@ class Engine:
         self._checkpointing = checkpointing
         model = self.adapters.model
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # Nothing in a pass of a pack is random, and to put random numbers by takes a wait for the device a layer.
+            kwargs = {"use_reentrant": False, "preserve_rng_state": False}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
         model.train()
         self._first = torch.empty(0, 0)
         self._second = torch.empty(0, 0)
@@ -91,6 +94,7 @@ class Engine:
         device, model = self.adapters.device, self.adapters.model
         with ExitStack() as both:
             both.enter_context(packed_rows(model))  # the backward pass may compute layers again
+            both.enter_context(attention_kernels(device))
             with self.autocast(precision):
                 batch = pack_batch([w.micro for w in work], device, shape_multiple(device))
                 hidden = hidden_states(model, batch)
