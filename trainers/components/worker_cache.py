@@ -67,8 +67,8 @@ class Recent(Generic[Value]):
 
 
 class LaidOut(NamedTuple):
-    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats; NaN for rows
-    that the run does not come to.
+    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats and on the host;
+    NaN for rows that the run does not come to.
     """
 
     rows: tuple[Pair, ...]
@@ -279,7 +279,7 @@ class WorkerCache:
 
         def lay_out() -> LaidOut:
             known = self._log_probs(trainer, folder, used)
-            sides = (torch.tensor(side, dtype=dtype, device=args.device) for side in known)
+            sides = (torch.tensor(side, dtype=dtype) for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
         return self._laid_out.get(digest([data, args.ld_alpha, args.bf16, str(folder), list(used)]), lay_out)

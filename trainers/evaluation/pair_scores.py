@@ -95,7 +95,7 @@ def _in_layout(policies: Policies, pairs: Sequence[Sequence[TokenIds]]) -> list[
 
     def read(part: slice) -> None:
         places = {key: order[part] for key, order in orders.items()}
-        micro = {key: micro_batch([laid[key][i] for i in here], device) for key, here in places.items()}
+        micro = {key: micro_batch([laid[key][i] for i in here]) for key, here in places.items()}
         batch = pack_batch([micro[id(own)] for own in pairs], device, shape_multiple(device))
         flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)
         found = torch.stack([batch.log_probs(k, flat).to(wide).sum(1).view(2, -1) for k in range(len(pairs))])

@@ -39,15 +39,15 @@ def require_same_log_probs(base: PreTrainedModel, engine: Engine, member: Member
 def _difference(base: PreTrainedModel, engine: Engine, member: Member) -> tuple[float, float]:
     """The largest difference of a row's log-prob between the two layouts, and what rounding explains; both relative."""
     device, precision, model = engine.adapters.device, member.precision, engine.adapters.model
-    micro = micro_batch(member.data.rows[:_CHECKED_PAIRS], device)
+    micro = micro_batch(member.data.rows[:_CHECKED_PAIRS])
     batch = pack_batch([micro], device)
     ids = batch.tokens[0][torch.from_numpy(micro.tokens_of).to(device)]
     with torch.no_grad(), engine.autocast(precision), engine.adapters.off(), attention_kernels(device):
         with packed_rows(model):
             flat = token_log_probs(model, hidden_states(model, batch), batch.target)
         ours = batch.log_probs(0, flat).sum(1)
-        logits = base(input_ids=ids, attention_mask=micro.attention_mask, use_cache=False).logits[:, :-1]
-    theirs = (_log_probs_of(logits, ids) * micro.completion_mask[:, 1:]).sum(1)
+        logits = base(input_ids=ids, attention_mask=batch.own[0].attention_mask, use_cache=False).logits[:, :-1]
+    theirs = (_log_probs_of(logits, ids) * batch.own[0].completion_mask[:, 1:]).sum(1)
     dtype = precision or next(base.parameters()).dtype
     return float(((ours - theirs).abs() / (1 + theirs.abs())).max()), _ROUNDING[dtype]
 
