@@ -11,7 +11,7 @@ and recorded runs would be measured again for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,6 +57,7 @@ __all__ = [
     "evaluate_all",
     "one_policy",
     "packed_policies",
+    "read_as_packed",
     "reference_numbers",
     "samples",
 ]
@@ -141,6 +142,17 @@ def reference_numbers(
         distinct=distinct([c.ids for c in drawn.completions]).value,
         shown=few_shown(drawn, pairs, tokenizer),
     )
+
+
+def read_as_packed(numbers: ReferenceNumbers, model: torch.nn.Module) -> ReferenceNumbers:
+    """The untrained model's numbers with its pairs read as the policies of a pack read theirs: where a product of
+    another shape rounds otherwise by much, that would look like a shift. Raises NonFinite.
+    """
+    (log_probs,) = _pair_log_probs(Policies(model, packed=True), [numbers.tokens], numbers.config)
+    if isinstance(log_probs, NonFinite):
+        raise diverged()
+    held_out, training = log_probs
+    return replace(numbers, held_out=held_out, training=training)
 
 
 def evaluate(
