@@ -135,6 +135,7 @@ def _option_problems(data: DataConfig) -> list[str]:
         "eval_split": ("hub", "folder", "file"),
         "bad_rows": ("hub", "folder", "file"),
         "columns": ("hub", "folder", "file"),
+        "messages": ("hub", "folder", "file"),
         "pairs_from": ("embedded",),
         "gold": ("embedded",),
     }
