@@ -127,3 +127,27 @@ def _print_cost(study: Study, workers: int | None) -> None:
         use = planned_disk(study, worker_count(spec, workers), 1 if together is None else together)
         model = str(spec.base.get("model_name_or_path"))
         typer.echo(describe_disk(use, model, guessed=together is None))
+
+
+def check_data(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Hub id, file or folder of preference pairs")],
+    model: Annotated[
+        str | None, typer.Option(help="count lengths in the tokens of this model, and try its template")
+    ] = None,
+) -> None:
+    """Show what is in a data set and what is wrong with it, without a study; trains and writes nothing."""
+    from sweeper.cli.starting import given_problems, print_check, rows_of
+    from sweeper.commands.check_data import check
+
+    given = {"DATA": data} | ({"--model": model} if model is not None else {})
+    problems = given_problems(given, hours=1.0)
+    if data == "embedded":
+        problems.append("DATA embedded: the embedded world draws its own pairs, so there is nothing to check.")
+    if problems:
+        refuse(problems)
+    found = check(data, model, rows_of)
+    if found.unreadable and not found.sections:
+        refuse(list(found.unreadable))
+    print_check(found, data, model)
+    if found.unusable:
+        raise typer.Exit(1)
