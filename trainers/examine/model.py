@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from studies.schema.paths import existing
-from studies.text.files import read_json
+from studies.text.files import read_json, safetensors_header
 from trainers.models.bases import ADAPTER, CONFIG, UnusableModel, adapter_of, base_problems, small_file, tokenizer_place
 from trainers.world.paths import model_path
 
-_MOST_HEAD: Final = 64 << 20
 # Kinds of models whose positions are a table that ends: see `trainers.models.positions`.
 _TABLES: Final = frozenset(
     {"gpt2", "gpt_neo", "gptj", "codegen", "opt", "xglm", "biogpt", "ctrl", "gpt_bigcode", "mpt"}
@@ -110,9 +108,8 @@ def _shapes(folder: Path) -> Iterator[tuple[str, Sequence[int]]]:
     for file in folder.glob("*.safetensors"):
         if file.name.startswith("adapter"):
             continue
-        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError), file.open("rb") as content:
-            size = int.from_bytes(content.read(8), "little")
-            head = json.loads(content.read(size)) if size <= _MOST_HEAD else {}
+        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+            head = safetensors_header(file, links=True)
             yield from [(name, about["shape"]) for name, about in head.items() if name != "__metadata__"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,8 +53,8 @@ def _operations(parameters: int, machine: Machine) -> float:
     of the embedded model, stories260k and SmolLM2-135M (tests/benchmarks/README.md); GPUs are a guess.
     """
     if machine.gpu:
-        return min(1e14, 3e12 * (parameters / 1e6) ** 0.5)
-    return float(min(2.5e11, 2e10 * (parameters / 1e5) ** 0.36))
+        return min(1e14, 3e12 * math.sqrt(parameters / 1e6))
+    return min(2.5e11, 2e10 * math.pow(parameters / 1e5, 0.36))
 
 
 def runs_within(seconds: float, of_run: float, machine: Machine) -> int:
