@@ -198,10 +198,10 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
             raise typer.Exit(1) from None
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    _print_outcome(wanted, asked, outcome, verified, where)
+    print_outcome(wanted, asked, outcome, verified, where)
 
 
-def _print_outcome(
+def print_outcome(
     wanted: RunRequest, asked: Study, outcome: Outcome, verified: Verification | None, where: StudyPaths
 ) -> None:
     """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""

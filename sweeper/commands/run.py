@@ -232,7 +232,7 @@ class _Rounds:
                 )
                 break
             again = self._again(more)
-            stopped = again.stopped or (outcome.stopped and more.trials is None)  # what is paused has runs left
+            stopped = again.stopped or (outcome.stopped and not more.extends)  # what is paused has runs left
             outcome = replace(again, trained=outcome.trained + again.trained, reused=outcome.reused, stopped=stopped)
         self.partial = self._session.search.partial
         return outcome
@@ -247,6 +247,7 @@ class _Rounds:
             asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
             runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
             runs += [f"up to {so_many(more.trials, 'trial')} of each stratum"] if more.trials is not None else []
+            runs += [f"up to {so_many(more.replicates, 'replicate')}"] if more.replicates is not None else []
             tell_user(f"Training {' and '.join(runs)}, as was asked.")
             session.border.phase("train")
             self._open(replace(session, study=study, search=search, known=known))
