@@ -10,8 +10,9 @@ import typer
 from studies.text.redact import note_command, redact, redact_output
 from studies.text.visible import visible
 from sweeper.cli.verbs.preparing import doctor, init, plan
-from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
+from sweeper.cli.verbs.results import SAFE_PATH, evaluate, records, report, status, table, ui
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop
+from sweeper.cli.verbs.sharing import export
 
 if TYPE_CHECKING:
     pass

@@ -25,7 +25,6 @@ from sweeper.cli.shared import (
     screen_width,
     store_errors,
     tell_whose,
-    warn_of_code,
 )
 from sweeper.cli.verbs.running import run_folder
 
@@ -212,33 +211,6 @@ def evaluate(
         raise typer.Exit(1)
     more = [] if asked.spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
     typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
-
-
-def export(
-    study: StudyName,
-    variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
-    trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
-    output: Annotated[Path, typer.Option(help="file to write")] = Path("best.yaml"),
-    settings: Set = None,
-) -> None:
-    """Write the best config as a file that stock `trl dpo --config` runs."""
-    from dashboards.report.study import comparison_of
-    from sweeper.commands.export import ExportError, export_best
-    from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of
-
-    loaded = load(study, settings)
-    warn_of_code(loaded.spec)
-    with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        found = as_found(loaded, typer.echo, reach=False)
-        compared = comparison_of(loaded, answers)
-        try:
-            chosen = export_best(found, answers.records, compared, variant, trial, output)
-        except ExportError as error:
-            refuse([" ".join([str(error), *answers.notes()])])
-    typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
 
 
 def ui(
