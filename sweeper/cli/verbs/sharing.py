@@ -81,11 +81,9 @@ def _export(
     more = [*choice, *_options(wanted)]
     again = command_line("export", study, settings, *more)
     how = Retraining(command_line("export", study, settings, *choice), output, again)
-    pushed = [*choice, *_options(replace(wanted, dry_run=None))]  # as the card tells it, which a dry run writes as well
-    made = [
-        command_line("run", Path(study).name, settings),
-        command_line("export", Path(study).name, settings, *pushed),
-    ]
+    pushed = [*choice, *_options(replace(wanted, dry_run=None))]  # a dry run writes the very card
+    name = Path(study).name
+    made = [command_line("run", name, settings), command_line("export", name, settings, *pushed)]
     with store_errors():
         try:
             check_wanted(wanted)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from studies.text.lines import first_line
 from studies.text.redact import redact
@@ -58,9 +58,7 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
 
 def _hub() -> Any:
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
 
@@ -102,6 +100,8 @@ def _licence(ask: Any, name: str | None) -> str:
 def _hub_errors(repository: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    # The bases are of whatever library sends its requests, which changes with its versions.
+    failures = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, OSError, RuntimeError))
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -111,7 +111,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
         raise PushError(_refused(repository, status, first_line(str(redact(str(error))), ""))) from error
     except (HFValidationError, ValueError) as error:
         raise PushError(f"The Hub does not take {repository}: {first_line(str(redact(str(error))), '')}") from error
-    except (*HfHubHTTPError.__bases__, OSError, RuntimeError) as error:  # of whatever library sends its requests
+    except failures as error:
         reason = first_line(str(redact(str(error))), type(error).__name__)
         raise PushError(
             f"The Hub cannot be reached ({reason}): try again when there is a network; the same command goes on."
