@@ -26,8 +26,8 @@ from studies.schema.knob_problems import name_problem
 from studies.schema.paths import existing
 from studies.spec import Study, StudySpec
 from studies.text.redact import redact
+from sweeper.commands.exported import Exported
 from sweeper.commands.sharing.heads import CONSTANT, ExportError, head, measured, tuned_head
-from sweeper.planning.plan import show_knobs
 
 __all__ = [
     "Chosen",
@@ -56,13 +56,6 @@ class Chosen:
     trained: RunConfig
     step: int | None
 
-    @property
-    def words(self) -> str:
-        """What was chosen, in words."""
-        stop = f", stopped at step {self.step}" if self.step else ""
-        knobs = show_knobs(self.record.knobs) or "no knobs"
-        return f"{self.row.variant}, trial {self.record.trial}: {knobs}{stop}"
-
 
 def export_best(
     study: Study,
@@ -71,11 +64,9 @@ def export_best(
     variant: str | None,
     trial: int | None,
     output: Path,
-) -> str:
-    """Write the run that `choose` gives by `write_best`; gives what was chosen, in words. Raises ExportError."""
-    chosen = choose(study, records, table, variant, trial)
-    write_best(study, table, chosen, output)
-    return chosen.words
+) -> Exported:
+    """Write the run that `choose` gives by `write_best`. Raises ExportError."""
+    return write_best(study, table, choose(study, records, table, variant, trial), output)
 
 
 def choose(
@@ -99,7 +90,7 @@ def choose(
     return Chosen(row, record, config, _as_trained(config, record), step)
 
 
-def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) -> None:
+def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) -> Exported:
     """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` where the model is not on the Hub as it was
     trained). All places in it are whole paths: it means the same wherever it is used. Raises ExportError.
     """
@@ -129,6 +120,24 @@ def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) ->
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
+    return Exported(
+        config=str(output),
+        data=str(data),
+        model=model,
+        adapter=str(output.with_name(f"{output.stem}-adapter")),
+        study=record.study,
+        variant=row.variant,
+        scenario=record.scenario,
+        trial=record.trial,
+        block=record.block,
+        seed=record.seed,
+        key=record.key,
+        run_id=record.run_id,
+        knobs=record.knobs,
+        step=step,
+        data_digest=digest,
+        train=shlex.join(["trl", "dpo", "--config", str(output)]),
+    )
 
 
 def placed(model: str) -> str:
@@ -138,7 +147,7 @@ def placed(model: str) -> str:
 
 
 def _how_to_use(output: Path) -> str:
-    use = f"from any folder: trl dpo --config {shlex.quote(str(output))}"
+    use = f"from any folder: {shlex.join(['trl', 'dpo', '--config', str(output)])}"
     return f"# {escaped(redact(use))}\n# it reads and writes the places named below; to move it, export it to there\n"
 
 

@@ -20,6 +20,7 @@ from sweeper.executors import EXECUTORS, Executor, Workplace
 from sweeper.folder.border import Border, Round
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
+from sweeper.folder.events import Line
 from sweeper.folder.names import LOGS
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
@@ -52,6 +53,7 @@ def run_session(
     verify_runs: int = 0,
     retry: Collection[str] = (),
     strict: bool = False,
+    watch_events: Callable[[Line], None] = lambda _: None,
 ) -> tuple[Outcome, Verification | None]:
     """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
@@ -59,14 +61,16 @@ def run_session(
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
     second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
-    no run of an earlier version that recorded nothing of its sources. Raises AlreadyRunning, ForeignStudy and
-    ForeignFolder; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go on.
+    no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event.
+
+    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
+    Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
-        Border(where.runs, study, tell_user) as border,
+        Border(where.runs, study, tell_user, watch_events) as border,
     ):
         remove_half_written(where.runs)
 

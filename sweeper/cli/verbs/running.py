@@ -9,6 +9,7 @@ import typer
 
 from studies.text.plural import so_many
 from sweeper.cli.options import Executor, Set, Storage, StudyName, Variant, Workers
+from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     Reuse,
@@ -37,6 +38,7 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="leave runs of an earlier version behind that cannot be checked")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
     how = Reuse(yes=yes, refresh=refresh, strict=strict)
@@ -51,6 +53,7 @@ def retry(
     executor: Executor = "process",
     workers: Workers = None,
     storage: Storage = None,
+    json: Json = False,
 ) -> None:
     """Train those runs again that failed, and no others."""
     from dashboards.analysis.configs import distinct

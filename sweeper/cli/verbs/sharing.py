@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.text.mistakes import Mistake
 from sweeper.cli.options import Set, StudyName
-from sweeper.cli.refusal import refuse
+from sweeper.cli.output import Json
+from sweeper.cli.refusal import Ended, refuse
 from sweeper.cli.shared import command_line, load, store_errors, tell_whose, warn_of_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from studies.spec import Study
+    from sweeper.commands.exported import Exported
     from sweeper.commands.sharing.share import Wanted
 
 
 def export(
+    context: typer.Context,
     study: StudyName,
     variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
     trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
@@ -40,8 +44,10 @@ def export(
         Path | None, typer.Option(metavar="FOLDER", help="what `trl dpo` trained, where the run keeps nothing")
     ] = None,
     settings: Set = None,
+    json: Json = False,
 ) -> None:
     """Write the best config as a file that stock `trl dpo --config` runs; push, merge or register its adapter."""
+    from sweeper.cli.display import shown
     from sweeper.commands.sharing.share import PushError, Wanted
 
     loaded = load(study, settings)
@@ -51,10 +57,10 @@ def export(
     choice = [*_option("--variant", variant), *_option("--trial", trial)]
     choice += [] if output == Path("best.yaml") else _option("--output", output)
     try:
-        _export(loaded, study, settings or [], variant, trial, output, choice, wanted)
+        context.obj.say(_export(loaded, study, settings or [], variant, trial, output, choice, wanted))
     except PushError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        typer.echo(f"error: {shown(str(error))}", err=True)
+        raise Ended((Mistake(None, None, None, None, str(error)),)) from None
 
 
 def _export(
@@ -66,7 +72,7 @@ def _export(
     output: Path,
     choice: Sequence[str],
     wanted: Wanted,
-) -> None:
+) -> Exported:
     from dashboards.report.study import comparison_of
     from dashboards.store.connection import store_uri
     from sweeper.cli.display import shown
@@ -95,13 +101,17 @@ def _export(
             chosen = choose(found, answers.records, table, variant, trial)
             runs = places(loaded.spec, Path.cwd(), None).runs
             weights = find_weights(chosen, runs, wanted.adapter, how) if wanted.weights else None
-            write_best(found, table, chosen, output)
-            typer.echo(f"Wrote {output} ({chosen.words}). Train it with: trl dpo --config {shlex.quote(str(output))}")
+            written = write_best(found, table, chosen, output)
+            train = shlex.join(["trl", "dpo", "--config", str(output)])
+            typer.echo(f"Wrote {output} ({written}). Train it with: {train}")
             if weights is not None:
-                for said in carry_out(wanted, chosen, table, weights, made, store_uri(None, Path.cwd())):
+                store = store_uri(None, Path.cwd())
+                for said, so_far in carry_out(wanted, chosen, table, weights, made, store, written):
                     typer.echo(shown(said))
+                    written = so_far
         except ExportError as error:
             refuse([" ".join([str(error), *notes])])
+    return written
 
 
 def _options(wanted: Wanted) -> list[str]:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from dashboards.tables.comparison import Comparison
 from sweeper.commands.export import Chosen
+from sweeper.commands.exported import Exported
 from sweeper.commands.sharing.card import Sharing, public
 from sweeper.commands.sharing.folder import write_shared
 from sweeper.commands.sharing.heads import ExportError
@@ -55,28 +56,40 @@ def check_wanted(wanted: Wanted) -> None:
 
 
 def carry_out(
-    wanted: Wanted, chosen: Chosen, table: Comparison, weights: Weights, commands: Sequence[str], uri: str
-) -> Iterator[str]:
-    """Do what is wanted, with a sentence for each thing done; what was done before one fails stays. `uri`: of the
-    study's store. Raises ExportError, StoreError and PushError.
+    wanted: Wanted,
+    chosen: Chosen,
+    table: Comparison,
+    weights: Weights,
+    commands: Sequence[str],
+    uri: str,
+    written: Exported,
+) -> Iterator[tuple[str, Exported]]:
+    """Do what is wanted, one thing after the other; gives each in a sentence, and `written` with all that was done by
+    then, which stays where the next one fails. `uri`: of the study's store. Raises ExportError, StoreError and
+    PushError.
     """
-    if wanted.merge is not None:
-        _merge(chosen, weights, wanted.merge)
-        yield f"Wrote {wanted.merge}, a plain model: AutoModelForCausalLM.from_pretrained({str(wanted.merge)!r})."
+    if (folder := wanted.merge) is not None:
+        _merge(chosen, weights, folder)
+        loads = f"AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+        written = replace(written, merged=str(folder.absolute()))
+        yield f"Wrote {folder}, a plain model: {loads}.", written
     shared = Sharing(chosen, table, str(wanted.push or wanted.register), commands, weights.is_adapter)
-    if wanted.register is not None:
-        named = replace(shared, repository=wanted.register)
+    if (name := wanted.register) is not None:
+        named = replace(shared, repository=name)
         with _written(named, weights) as place:
-            version = register(uri, wanted.register, chosen.record.run_id, place, _tags(named))
-        yield f"Registered version {version} of {wanted.register} in MLflow's Model Registry."
-    if wanted.push is not None and wanted.dry_run is not None:
-        _write(shared, weights, wanted.dry_run)
-        yield f"Wrote {wanted.dry_run}, as it would be pushed to {wanted.push}. Nothing was sent."
+            version = register(uri, name, chosen.record.run_id, place, _tags(named))
+        written = replace(written, registered=f"{name}/{version}")
+        yield f"Registered version {version} of {name} in MLflow's Model Registry.", written
+    if wanted.push is not None and (folder := wanted.dry_run) is not None:
+        _write(shared, weights, folder)
+        written = replace(written, shared=str(folder.absolute()))
+        yield f"Wrote {folder}, as it would be pushed to {wanted.push}. Nothing was sent.", written
     elif wanted.push is not None:
         asked = replace(shared, licences=licences_of(shared.base, shared.data))
         with _written(asked, weights) as place:
             address = push(place, wanted.push, public=wanted.public)
-        yield f"Pushed to {address}. Read its card, and fill in the licences where they are unknown."
+        said = f"Pushed to {address}. Read its card, and fill in the licences where they are unknown."
+        yield said, replace(written, shared=address)
 
 
 @contextmanager
