@@ -84,7 +84,9 @@ def rm(
             if not yes and not typer.confirm("Remove all of this, for good?"):
                 raise typer.Exit(1)
             remove(name, where, typer.echo)
-        except (NotRemovable, AlreadyRunning, ForeignStudy, ForeignFolder, StorageError) as error:
+        except ForeignStudy as error:
+            refuse([f"{str(error).partition(' Nothing was written.')[0]} Nothing was removed."])
+        except (NotRemovable, AlreadyRunning, ForeignFolder, StorageError) as error:
             refuse([str(error)])
         except OSError as error:
             refuse([f"{error.filename or where.runs}: {error.strerror}. The same command goes on from there."])
