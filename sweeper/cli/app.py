@@ -11,7 +11,7 @@ from studies.text.redact import note_command, redact, redact_output
 from studies.text.visible import visible
 from sweeper.cli.verbs.preparing import doctor, init, plan
 from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
-from sweeper.cli.verbs.running import pause, resume, retry, run, stop
+from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
 
 if TYPE_CHECKING:
     pass
@@ -45,7 +45,7 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (init, plan, run, retry, stop, pause, resume, *_READING, doctor):
+for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, doctor):
     app.command()(command)
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -35,13 +35,22 @@ class RunRequest:
 
     study: str
     asked: Study
-    text: str
     executor: str
     workers: int | None
     storage: str | None
     again: str
     failed: str
     command: str
+    in_own_process: bool = False
+
+    @property
+    def where(self) -> StudyPaths:
+        """Paths and URLs of the study."""
+        from sweeper.folder.names import SWEEP_LOG
+        from sweeper.folder.paths import places
+
+        found = places(self.asked.spec, Path.cwd(), self.storage)
+        return replace(found, log=found.runs / SWEEP_LOG) if self.in_own_process else found
 
 
 def runnable(
@@ -64,10 +73,9 @@ def runnable(
     warn_of_code(asked.spec)
     refuse_bad_base(asked)
     look_at_data(asked)
-    text = as_in_file(asked.spec).model_dump_json(indent=2, exclude_defaults=True)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
-    return RunRequest(study, asked, text, executor, workers, storage, again, failed, _command(context))
+    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context))
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
@@ -107,11 +115,10 @@ def check_owner(wanted: RunRequest) -> None:
     """Exit with 2 where somebody else's study has this name, before anything is written."""
     from dashboards.store.connection import store_uri
     from sweeper.folder.control import one_at_a_time
-    from sweeper.folder.paths import places
     from sweeper.ownership.owner import ForeignStudy, refuse_foreign
     from sweeper.search.storage import StorageError, check_stores
 
-    where = places(wanted.asked.spec, Path.cwd(), wanted.storage)
+    where = wanted.where
     refuse_foreign_runs(where.runs)
     with store_errors():
         try:
@@ -157,27 +164,18 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from sweeper.commands.run import run_session
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
-    from sweeper.folder.paths import places
     from sweeper.loop.progress import Interrupted
     from sweeper.ownership.owner import ForeignStudy
-    from sweeper.recorded.contents import as_found
     from sweeper.recorded.reading import answers_of
-    from sweeper.recorded.state import standing_of
     from sweeper.search.storage import StorageError
 
-    asked, again = wanted.asked, wanted.again
-    where = places(asked.spec, Path.cwd(), wanted.storage)
-    check_owner(wanted)
-    for notice in base_notes(asked):
-        typer.echo(f"note: {shown(notice)}")
-    quiet_libraries()
-    with store_errors():
-        asked = as_found(asked, typer.echo, refresh=how.refresh)
-        _ask_to_leave(standing_of(asked, storage=where.storage, strict=how.strict), how)
+    where, again = wanted.where, wanted.again
+    asked = begin(wanted, how)
+    text = as_in_file(wanted.asked.spec).model_dump_json(indent=2, exclude_defaults=True)
     with store_errors(), Display(asked.spec.study, Screen()) as display:
         try:
             outcome, verified = run_session(
-                *(asked, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
+                *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
                 table=lambda: kept_files(asked, answers_of(asked), display.say),
                 verify_runs=verify,
                 retry=retry,
@@ -199,6 +197,22 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
     _print_outcome(wanted, asked, outcome, verified, where)
+
+
+def begin(wanted: RunRequest, how: Reuse) -> Study:
+    """The study with what its sources hold now; exits with 2 where its sweep must not or shall not begin."""
+    from sweeper.cli.display import shown
+    from sweeper.recorded.contents import as_found
+    from sweeper.recorded.state import standing_of
+
+    check_owner(wanted)
+    for notice in base_notes(wanted.asked):
+        typer.echo(f"note: {shown(notice)}")
+    quiet_libraries()
+    with store_errors():
+        asked = as_found(wanted.asked, typer.echo, refresh=how.refresh)
+        _ask_to_leave(standing_of(asked, storage=wanted.where.storage, strict=how.strict), how)
+    return asked
 
 
 def _print_outcome(

@@ -14,6 +14,7 @@ from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
+from sweeper.commands.detached.start import keep_output
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import EXECUTORS, Executor, Workplace
@@ -66,6 +67,7 @@ def run_session(
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
+        _logged(where),
         Border(where.runs, study, tell_user) as border,
     ):
         remove_half_written(where.runs)
@@ -87,6 +89,8 @@ def run_session(
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
+            if outcome.unusable:
+                border.how, border.why = "refused", outcome.unusable
             if finished:
                 border.how = "finished"
                 remove_states(where.runs)
@@ -280,6 +284,14 @@ def _held(
         ledger.make()
     with hold(ledger, where.folder, dead, tell_user) as check:
         yield check
+
+
+@contextmanager
+def _logged(where: StudyPaths) -> Iterator[None]:
+    """Send what is printed to the study's log, where it has one. Raises OSError."""
+    if where.log is not None:
+        keep_output(where.log)
+    yield
 
 
 def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:

@@ -20,6 +20,9 @@ LOGS: Final = "logs"
 REFERENCE: Final = "reference"
 
 
+SWEEP_LOG: Final = "sweep.log"  # what a sweep in a process of its own prints
+
+
 LOCK_FILE = "sweep.lock"
 
 

@@ -25,6 +25,7 @@ from sweeper.folder.names import (
     REFERENCE,
     REQUESTS,
     SPENT_FILE,
+    SWEEP_LOG,
     refused_of,
 )
 from trainers.run_folder.results import holds_run
@@ -77,7 +78,7 @@ def _problem(runs: Path) -> str | None:
 def _fixed(runs: Path) -> Iterator[Path]:
     """The files of a study that have fixed names."""
     journal = runs / JOURNAL
-    names = (LOCK_FILE, MARK_FILE, SPENT_FILE, PAUSED_FILE, PILOT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE)
+    names = (LOCK_FILE, MARK_FILE, SPENT_FILE, PAUSED_FILE, PILOT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE, SWEEP_LOG)
     yield from (*(runs / name for name in names), journal, refused_of(journal))
     if is_folder(runs / LOGS):
         yield from sorted((runs / LOGS).glob("worker-*.log"))

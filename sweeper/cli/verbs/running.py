@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.schema.normalize import seconds
 from studies.text.plural import so_many
+from sweeper.cli.detached import run_detached, wait_for
 from sweeper.cli.options import Executor, Set, Storage, StudyName, Variant, Workers
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
@@ -37,10 +39,29 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="leave runs of an earlier version behind that cannot be checked")
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="in a process of its own, which goes on when this terminal closes")
+    ] = False,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
     how = Reuse(yes=yes, refresh=refresh, strict=strict)
-    run_sweep(runnable(context, study, settings, executor, workers, storage), verify, how=how)
+    wanted = runnable(context, study, settings, executor, workers, storage)
+    if detach:
+        run_detached(wanted, verify, how, settings or [])
+    else:
+        run_sweep(wanted, verify, how=how)
+
+
+def wait(
+    study: StudyName,
+    timeout: Annotated[str | None, typer.Option(help="wait for so long at most, as 90s, 30m or 2h")] = None,
+    settings: Set = None,
+) -> None:
+    """Wait until the sweep that runs has ended; exits as `sweeper run` does: 0 done, 1 something is left to do."""
+    longest = seconds(timeout)
+    if isinstance(longest, str):
+        refuse([f"--timeout {timeout}: must be a time, such as 90s, 30m or 2h."])
+    wait_for(study, settings or [], longest)
 
 
 def retry(
