@@ -96,7 +96,9 @@ def written(table: Comparison, format: Format, width: int | None = None, *, ever
     """Render the table without secrets, ending in one newline. `everything`: all that was measured, beside the answer
     and the table that it rests on.
     """
-    text: str = redact(render(table, format, width, everything=everything))
+    text = render(table, format, width, everything=everything)
+    if format != "json":  # which is made without, and would be none with a number taken for a secret
+        text = redact(text)
     return text.rstrip("\n") + "\n"
 
 

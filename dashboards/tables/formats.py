@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -21,12 +20,14 @@ from dashboards.tables.sections import sections, short_sections
 from dashboards.tables.short import by_width
 from studies.records import Scalar
 from studies.spec import Objective
+from studies.text.as_json import as_json, plain
 from studies.text.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Format = Literal["text", "markdown", "csv", "json", "html"]
+TABLE, GRIDS = "table/1", "grids/1"  # what the JSON calls itself
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 # Width of a text table where nobody says how wide the screen is: of all that was measured, and of the short table, of
 # which no line is longer on any screen.
@@ -52,8 +53,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
     """
     match format:
         case "json":
-            whole = asdict(table)
-            return json.dumps(whole, indent=2) + "\n"
+            return as_json(TABLE, table, indent=2) + "\n"
         case "csv":
             return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
@@ -74,8 +74,7 @@ def render_claims(verdicts: Sequence[Verdict], format: Format = "text", width: i
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
     """Grids of two knobs, one a stratum, in a format."""
     if format == "json":
-        listed = [{**asdict(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]
-        return json.dumps(listed, indent=2) + "\n"
+        return as_json(GRIDS, grids_in_json(found), indent=2) + "\n"
     if format == "csv":
         return _grids_csv(found)
     note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
@@ -90,8 +89,13 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
 
 
+def grids_in_json(found: Sequence[Grid]) -> dict[str, Any]:
+    """Grids with their cells as a list, since JSON names things by text alone."""
+    return {"grids": [{**plain(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]}
+
+
 def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
-    return {"row": place[0], "column": place[1], **asdict(cell)}
+    return {"row": place[0], "column": place[1], **plain(cell)}
 
 
 def _grids_csv(found: Sequence[Grid]) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import Any
 
 import typer
 
-from studies.text.redact import note_command, redact, redact_output
-from studies.text.visible import visible
+from studies.text.redact import note_command, redact_output
+from sweeper.cli.output import Output
+from sweeper.cli.refusal import told
 from sweeper.cli.verbs.preparing import doctor, init, plan
 from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
-
-if TYPE_CHECKING:
-    pass
 
 
 class _Commands(typer.core.TyperGroup):
@@ -22,16 +21,13 @@ class _Commands(typer.core.TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         note_command(args)
-        return super().parse_args(ctx, args)
+        ctx.obj = Output.asked_by(args)
+        with told(ctx.obj) if args else nullcontext():  # without any it shows its help
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with told(ctx.obj), ctx.obj.alone():
             return super().invoke(ctx)
-        except Exception as error:
-            told = vars(error)  # of typer's own: it is printed in a box, which may break a secret in two
-            if isinstance(told.get("message"), str):
-                told["message"] = visible(redact(told["message"]))
-            raise
 
 
 app = typer.Typer(

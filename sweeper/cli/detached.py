@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -17,8 +18,6 @@ def run_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequence
     """Start a sweep in a process of its own, and say how to follow and stop it once it runs; exits as `sweeper run`
     does where it does not come to run.
     """
-    from studies.text.redact import redact
-    from studies.text.visible import visible_lines
     from sweeper.cli.display import shown
     from sweeper.commands.detached.order import Order
     from sweeper.commands.detached.start import NotBegun, start
@@ -46,13 +45,17 @@ def run_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequence
         typer.echo("Stopped before the sweep began: nothing was trained.", err=True)
         raise typer.Exit(1) from None
     if isinstance(found, NotBegun):
-        typer.echo(visible_lines(redact(found.said)), err=True, nl=False)
+        for line in found.warnings:
+            typer.echo(shown(line), err=True)
+        if found.problems:
+            refuse(found.problems)
         raise typer.Exit(found.code)
-    typer.echo(
-        f"Sweep {found.sweep} of {wanted.asked.spec.study} runs as process {found.process}; it goes on by itself."
-    )
+    log = runs / SWEEP_LOG
+    wanted.output.say("detached/1", {"study": wanted.asked.spec.study, **asdict(found), "log": str(log)})
+    name = wanted.asked.spec.study
+    typer.echo(f"Sweep {found.sweep} of {name} runs as process {found.process}, and goes on by itself.")
     for what, text in (
-        ("its log", str(runs / SWEEP_LOG)),
+        ("its log", str(log)),
         ("follow it to its end", command_line("wait", wanted.study, settings)),
         ("see where it is", command_line("status", wanted.study, settings)),
         ("stop it", command_line("stop", wanted.study, settings)),

@@ -8,6 +8,8 @@ import sys
 import typer
 
 from studies.text.redact import note_command, redact_output
+from sweeper.cli.output import Output
+from sweeper.cli.refusal import told
 from sweeper.cli.shared import Reuse, RunRequest, load, run_sweep
 from sweeper.commands.detached.order import Order, read
 
@@ -19,7 +21,8 @@ def main() -> None:
     order = read(sys.stdin.buffer.read())
     note_command(order.words())
     try:
-        run_sweep(_wanted(order), order.verify, how=Reuse(yes=True, refresh=order.refresh, strict=order.strict))
+        with told(Output(None)):
+            run_sweep(_wanted(order), order.verify, how=Reuse(yes=True, refresh=order.refresh, strict=order.strict))
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
 
@@ -35,6 +38,7 @@ def _wanted(order: Order) -> RunRequest:
         again=order.again,
         failed=order.failed,
         command=order.command,
+        output=Output(None),
         in_own_process=True,
     )
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from studies.schema.replicates import as_in_file
+from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
-from sweeper.cli.refusal import refuse
+from sweeper.cli.output import Events, Output
+from sweeper.cli.refusal import Ended, refuse
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed."""
+    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed;
+    `output`: where its events and its answer go as JSON.
+    """
 
     study: str
     asked: Study
@@ -41,6 +45,7 @@ class RunRequest:
     again: str
     failed: str
     command: str
+    output: Output
     in_own_process: bool = False
 
     @property
@@ -66,7 +71,9 @@ def runnable(
     from sweeper.executors import EXECUTORS
 
     if executor not in EXECUTORS:
-        refuse([f"--executor {executor}: there is no such executor; valid are {' and '.join(EXECUTORS)}."])
+        valid = f"valid are {' and '.join(EXECUTORS)}."
+        wrong = "there is no such executor"
+        refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])
     asked = load(study, settings)
     if not_yet(asked.spec):
         refuse(not_yet(asked.spec))
@@ -75,7 +82,7 @@ def runnable(
     look_at_data(asked)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
-    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context))
+    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context), context.obj)
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
@@ -172,7 +179,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     where, again = wanted.where, wanted.again
     asked = begin(wanted, how)
     text = as_in_file(wanted.asked.spec).model_dump_json(indent=2, exclude_defaults=True)
-    with store_errors(), Display(asked.spec.study, Screen()) as display:
+    with store_errors(), Display(asked.spec.study, Screen()) as display, Events(wanted.output) as events:
         try:
             outcome, verified = run_session(
                 *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
@@ -180,6 +187,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
+                watch_events=events.add,
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
@@ -190,10 +198,10 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
         except Interrupted as error:
             typer.echo(f"error: {error}", err=True)
             display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(again)}")
-            raise typer.Exit(1) from None
+            raise Ended((Mistake(None, None, None, again, str(error)),)) from None
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: {shown(again)}")
-            raise typer.Exit(1) from None
+            raise Ended((Mistake(None, None, None, again, "Stopped at once."),)) from None
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
     _print_outcome(wanted, asked, outcome, verified, where)
@@ -211,7 +219,8 @@ def begin(wanted: RunRequest, how: Reuse) -> Study:
     quiet_libraries()
     with store_errors():
         asked = as_found(wanted.asked, typer.echo, refresh=how.refresh)
-        _ask_to_leave(standing_of(asked, storage=wanted.where.storage, strict=how.strict), how)
+        asks = wanted.output.stream is None and sys.stdin.isatty()
+        _ask_to_leave(standing_of(asked, storage=wanted.where.storage, strict=how.strict), how, asks=asks)
     return asked
 
 
@@ -223,9 +232,10 @@ def _print_outcome(
     from dashboards.analysis.failures import summary, tell
     from dashboards.report.study import comparison_of, written
     from sweeper.cli.display import Screen, print_verification, shown
+    from sweeper.documents.run import run_document
     from sweeper.recorded.reading import answers_of
 
-    console, again, failed, text = Screen(), wanted.again, tell(outcome.failures), ""
+    console, again, failed, text, table = Screen(), wanted.again, tell(outcome.failures), "", None
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
@@ -233,8 +243,10 @@ def _print_outcome(
     else:
         with store_errors():
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
-            text = written(comparison_of(asked, answers), "text", screen_width(), everything=False)
+            table = comparison_of(asked, answers)
+            text = written(table, "text", screen_width(), everything=False)
         failed = summary(distinct(answers.records))
+    wanted.output.say("run/1", run_document(asked.spec.study, outcome, table, verified, again))
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
     done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
@@ -256,14 +268,16 @@ def _print_outcome(
     console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
 
 
-def _ask_to_leave(state: StudyState, how: Reuse) -> None:
-    """Say which finished runs the sweep would leave behind, and begin only where that is wanted."""
+def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:
+    """Say which finished runs the sweep would leave behind, and begin only where that is wanted. `asks`: whether
+    somebody is there to be asked.
+    """
     from studies.design.answers import leaving
 
     lines = leaving(state.left)
     if not lines or state.done >= state.planned:  # where nothing is trained, nothing is lost by looking elsewhere
         return
-    if how.yes or not sys.stdin.isatty():
+    if how.yes or not asks:
         for line in lines:
             typer.echo(line, err=not how.yes)
         if not how.yes:
@@ -284,7 +298,7 @@ def load(study: str, settings: list[str] | None) -> Study:
         note_settings(spec.model_dump(mode="json"))
         return Study.of(spec)
     except StudyError as error:
-        refuse(error.problems)
+        refuse(error.mistakes)
 
 
 def tell_whose(spec: StudySpec) -> None:

@@ -34,6 +34,14 @@ class Finding:
     remedy: str = ""
 
 
+@dataclass(frozen=True)
+class DoctorDocument:
+    """Whether a sweep can run in this folder, and every check."""
+
+    good: bool
+    findings: tuple[Finding, ...]
+
+
 def examine(folder: Path) -> tuple[Finding, ...]:
     """Check everything that a sweep in `folder` depends on."""
     return (

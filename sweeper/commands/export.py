@@ -30,6 +30,7 @@ from studies.schema.knob_problems import name_problem
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
+from sweeper.commands.exported import Exported
 from sweeper.planning.plan import show_knobs
 
 # Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
@@ -47,12 +48,11 @@ def export_best(
     variant: str | None,
     trial: int | None,
     output: Path,
-) -> str:
+) -> Exported:
     """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` for the embedded model).
 
     Without `variant` the best of all variants in the study's first scenario, by the objective; in a study with
-    replicates the loss that its answer names, by the settings of its middle replicate. Returns what was chosen, in
-    words. Raises ExportError.
+    replicates the loss that its answer names, by the settings of its middle replicate. Raises ExportError.
     """
     spec, rows = study.spec, table.rows
     if spec.replicates is None:
@@ -89,8 +89,14 @@ def export_best(
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
-    stop = f", stopped at step {step}" if step else ""
-    return f"{row.variant}, trial {number}: {show_knobs(record.knobs) or 'no knobs'}{stop}"
+    return Exported(
+        *(str(output), str(data), model, str(output.with_name(f"{output.stem}-adapter"))),
+        *(record.study, row.variant, scenario, number, record.block, record.seed, record.key, record.run_id),
+        knobs=record.knobs,
+        step=step,
+        data_digest=digest,
+        train=f"trl dpo --config {output}",
+    )
 
 
 def _check_knobs(record: RunRecord) -> None:

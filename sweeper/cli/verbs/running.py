@@ -11,6 +11,7 @@ from studies.schema.normalize import seconds
 from studies.text.plural import so_many
 from sweeper.cli.detached import run_detached, wait_for
 from sweeper.cli.options import Executor, Set, Storage, StudyName, Variant, Workers
+from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     Reuse,
@@ -42,6 +43,7 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", help="in a process of its own, which goes on when this terminal closes")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
     how = Reuse(yes=yes, refresh=refresh, strict=strict)
@@ -72,6 +74,7 @@ def retry(
     executor: Executor = "process",
     workers: Workers = None,
     storage: Storage = None,
+    json: Json = False,
 ) -> None:
     """Train those runs again that failed, and no others."""
     from dashboards.analysis.configs import distinct

@@ -19,6 +19,7 @@ from sweeper.folder.events import EventReader, SweepBegan
 
 MODULE: Final = "sweeper.cli.own_process"  # what the process runs; it reads the order
 LOOK_SECONDS: Final = 0.1
+REFUSED: Final = "error: "
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,21 @@ class Began:
 
 @dataclass(frozen=True)
 class NotBegun:
-    """A sweep that ended before it held its study: its exit code, and what it said."""
+    """A sweep that ended before it held its study: its exit code, and what it said on standard error."""
 
     code: int
     said: str
+
+    @property
+    def problems(self) -> list[str]:
+        """Why it was refused, as `sweeper run` says it; empty where it broke."""
+        lines = self.said.splitlines() if self.code == 2 else []
+        return [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What else it said."""
+        return [line for line in self.said.splitlines() if not (self.problems and line.startswith(REFUSED))]
 
 
 def start(order: Order, runs: Path, folder: Path) -> Began | NotBegun:

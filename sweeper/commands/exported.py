@@ -1,0 +1,38 @@
+"""What `sweeper export` has written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from studies.records import Scalar
+from sweeper.planning.plan import show_knobs
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and of which run: `config`, its `data` and `model` (a name, or a folder), and where training
+    will put the `adapter`. `step`: where to stop, None for the end. `train`: the command that trains it.
+    """
+
+    config: str
+    data: str
+    model: str
+    adapter: str
+    study: str
+    variant: str
+    scenario: str
+    trial: int
+    block: int
+    seed: int
+    key: str
+    run_id: str
+    knobs: Mapping[str, Scalar]
+    step: int | None
+    data_digest: str
+    train: str
+
+    def __str__(self) -> str:
+        """What was chosen, in words."""
+        stop = f", stopped at step {self.step}" if self.step else ""
+        return f"{self.variant}, trial {self.trial}: {show_knobs(self.knobs) or 'no knobs'}{stop}"
