@@ -46,7 +46,7 @@ def runs_frame(spec: StudySpec, records: Sequence[RunRecord], aside: Mapping[str
         for row, record in zip(about, records, strict=True)
     ]
     frame = pd.DataFrame(redact(rows, by_name=False), columns=[*_about_columns(), *settings, *metrics.values()])
-    return frame.astype({name: "Int64" for name in COUNTS} | {column: "float64" for column in metrics.values()})
+    return frame.astype(dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(metrics.values(), "float64"))
 
 
 def _about_columns() -> tuple[str, ...]:
@@ -95,17 +95,15 @@ def table_frame(table: Comparison) -> pd.DataFrame:
         for found, said in zip(table.tuned, table.answers, strict=True)
         for loss in by_verdict(found, said)
     ]
-    columns = [
-        "condition", "variant", "gain", "gain_low", "gain_high", "unit", "difference", "difference_low",
-        "difference_high", "compared_at", "worked", "tried", "judged", "drift", "length", "verdict", "step",
+    numbers = [
+        "gain", "gain_low", "gain_high", "difference", "difference_low", "difference_high", "compared_at", "drift",
+        "length",
     ]  # fmt: skip
+    counts = ["worked", "tried", "judged", "step"]
+    columns = ["condition", "variant", "verdict", *numbers, *counts, "unit"]
     settings = list(dict.fromkeys(name for row in rows for name in row if name not in columns))
     frame = pd.DataFrame(redact(rows, by_name=False), columns=[*columns, *settings])
-    whole = {name: "Int64" for name in ("worked", "tried", "judged", "step")}
-    numbers = {
-        name: "float64" for name in columns if name.startswith(("gain", "difference", "compared", "drift", "le"))
-    }
-    return frame.astype({**whole, **numbers})
+    return frame.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(numbers, "float64"))
 
 
 def _loss(loss: TunedLoss, found: Tuned, said: Answer) -> dict[str, Any]:
