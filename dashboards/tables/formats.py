@@ -15,19 +15,17 @@ from dashboards.controls.expectations import Finding
 from dashboards.guide.verdicts import Verdict
 from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison, Row
-from dashboards.tables.grids import Cell, Grid, grid_cells
+from dashboards.tables.grids import Grid, grid_cells, listed
 from dashboards.tables.sections import sections, short_sections
 from dashboards.tables.short import by_width
-from studies.records import Scalar
 from studies.spec import Objective
-from studies.text.as_json import as_json, plain
+from studies.text.as_json import as_json
 from studies.text.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Format = Literal["text", "markdown", "csv", "json", "html"]
-TABLE, GRIDS = "table/1", "grids/1"  # what the JSON calls itself
 FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 # Width of a text table where nobody says how wide the screen is: of all that was measured, and of the short table, of
 # which no line is longer on any screen.
@@ -53,7 +51,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
     """
     match format:
         case "json":
-            return as_json(TABLE, table, indent=2) + "\n"
+            return as_json(table.schema, table, indent=2) + "\n"
         case "csv":
             return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
@@ -74,7 +72,8 @@ def render_claims(verdicts: Sequence[Verdict], format: Format = "text", width: i
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
     """Grids of two knobs, one a stratum, in a format."""
     if format == "json":
-        return as_json(GRIDS, grids_in_json(found), indent=2) + "\n"
+        grids = listed(found)
+        return as_json(grids.schema, grids, indent=2) + "\n"
     if format == "csv":
         return _grids_csv(found)
     note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
@@ -87,15 +86,6 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
         return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
     tables = [(title, _rich_table(_plain(cells))) for title, cells in titled]
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
-
-
-def grids_in_json(found: Sequence[Grid]) -> dict[str, Any]:
-    """Grids with their cells as a list, since JSON names things by text alone."""
-    return {"grids": [{**plain(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]}
-
-
-def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
-    return {"row": place[0], "column": place[1], **plain(cell)}
 
 
 def _grids_csv(found: Sequence[Grid]) -> str:

@@ -28,10 +28,12 @@ def as_json(schema: str, value: Any, *, indent: int | None = None) -> str:
 def plain(value: Any) -> Any:
     """A value as JSON has it: frozen types as mappings of their fields, sets in order. Raises TypeError."""
     match value:
-        case None | bool() | int():
-            return value if type(value) in (type(None), bool, int) else int(value)
+        case None | bool():
+            return value
         case Enum():
             return plain(value.value)
+        case int():
+            return int(value)
         case str():
             return str(value)
         case float():

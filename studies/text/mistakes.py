@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,14 @@ class Mistake:
     rule: str | None
     remedy: str | None
     message: str
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Why a command was refused (exit code 2), every mistake; or why a sweep that had begun could not go on (1)."""
+
+    schema: ClassVar[str] = "error/1"
+    problems: tuple[Mistake, ...]
 
 
 def of_option(option: str, value: Any, wrong: str, rule: str | None = None, remedy: str | None = None) -> Mistake:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TextIO
 
 import typer
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from sweeper.folder.events import Line
 
 Json = Annotated[bool, typer.Option("--json", help="answer with JSON, as sweeper/json.md describes it")]
+
+
+class Document(Protocol):
+    """A frozen type that knows what its JSON calls itself, `NAME/VERSION`."""
+
+    schema: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,11 @@ class Output:
         with redirect_stdout(sys.stderr) if self.stream is not None else nullcontext():
             yield
 
-    def say(self, schema: str, value: Any) -> None:
+    def say(self, document: Document) -> None:
+        """Write an object."""
+        self.line(document.schema, document)
+
+    def line(self, schema: str, value: Any) -> None:
         """Write an object with the fields of a mapping or a frozen type."""
         if self.stream is not None:
             self.write(as_json(schema, value).encode() + b"\n")
@@ -83,6 +93,6 @@ class Events:
     def _write(self) -> None:
         try:
             while (line := self._queue.get()) is not None:
-                self._output.say("event/1", line)
+                self._output.line("event/1", line)
         except (OSError, ValueError):
             return  # the reader is gone

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import typer
 
-from studies.text.mistakes import Mistake, as_mistakes
+from studies.text.mistakes import Mistake, Problems, as_mistakes
 from studies.text.redact import redact
 from studies.text.visible import visible
 from sweeper.cli.output import Output
 
 # A mistake is told with its value, which may be a page long: head and tail hold the place, the rule and the remedy.
 _LONGEST_PROBLEM = 1500
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Why a command ended with exit code 2, or an interrupted sweep with 1."""
-
-    problems: tuple[Mistake, ...]
 
 
 class Refused(typer.Exit):
@@ -54,13 +46,13 @@ def told(output: Output) -> Iterator[None]:
     except Refused as error:
         for mistake in () if isinstance(error, Ended) or output.stream is not None else error.mistakes:
             typer.echo(f"error: {_shortened(visible(redact(mistake.message)))}", err=True)
-        output.say("error/1", Problems(error.mistakes))
+        output.say(Problems(error.mistakes))
         raise
     except Exception as error:
         if not hasattr(error, "format_message"):  # none of the parser's
             raise
         if output.stream is not None:
-            output.say("error/1", Problems((_of_parser(error),)))
+            output.say(Problems((_of_parser(error),)))
             raise typer.Exit(int(getattr(error, "exit_code", 2))) from None
         said = vars(error)  # printed in a box, which may break a secret in two
         if isinstance(said.get("message"), str):

@@ -246,7 +246,6 @@ def _print_outcome(
             table = comparison_of(asked, answers)
             text = written(table, "text", screen_width(), everything=False)
         failed = summary(distinct(answers.records))
-    wanted.output.say("run/1", run_document(asked.spec.study, outcome, table, verified, again))
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
     done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
@@ -254,18 +253,22 @@ def _print_outcome(
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)
-    if outcome.undelivered:
-        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    if outcome.unmeasured:
+    if outcome.unmeasured and not outcome.undelivered:
         console.print(
             f"{so_many(outcome.unmeasured, 'finished run')} could not be measured again; their numbers are as they "
             "were."
         )
-    if not outcome.whole or outcome.unmeasured:
-        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
+    left = bool(outcome.undelivered or outcome.unmeasured or not outcome.whole)
+    if outcome.undelivered:
+        last = f"Deliver them, once it is back, with: {shown(again)}"
+    elif left:
+        last = f"Go on with: {shown(again)}"
+    else:
+        last = f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui"
+    console.print(last, soft_wrap=True, markup=False)
+    wanted.output.say(run_document(asked.spec.study, outcome, table, verified, again))
+    if left:
         raise typer.Exit(1)
-    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
 
 
 def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:

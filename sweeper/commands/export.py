@@ -90,8 +90,18 @@ def export_best(
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
     return Exported(
-        *(str(output), str(data), model, str(output.with_name(f"{output.stem}-adapter"))),
-        *(record.study, row.variant, scenario, number, record.block, record.seed, record.key, record.run_id),
+        config=str(output),
+        data=str(data),
+        model=model,
+        adapter=str(output.with_name(f"{output.stem}-adapter")),
+        study=record.study,
+        variant=row.variant,
+        scenario=scenario,
+        trial=number,
+        block=record.block,
+        seed=record.seed,
+        key=record.key,
+        run_id=record.run_id,
         knobs=record.knobs,
         step=step,
         data_digest=digest,

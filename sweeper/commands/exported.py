@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from studies.records import Scalar
 from sweeper.planning.plan import show_knobs
@@ -15,6 +16,7 @@ class Exported:
     will put the `adapter`. `step`: where to stop, None for the end. `train`: the command that trains it.
     """
 
+    schema: ClassVar[str] = "export/1"
     config: str
     data: str
     model: str

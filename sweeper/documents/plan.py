@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from studies.design.counts import planned_runs
 from studies.design.halving import PlannedBracket
@@ -32,7 +33,7 @@ class PlannedVariant:
 
     name: str
     losses: tuple[str, ...]
-    fixed: Mapping[str, Scalar]
+    fixed: Mapping[str, Scalar | tuple[float, ...]]
     space: Mapping[str, Distribution]
     left_out: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -90,6 +91,7 @@ class PlanDocument:
     `disk`: None for a trainer of your own. `data` and `notes`: what is said of the data and of the study.
     """
 
+    schema: ClassVar[str] = "plan/1"
     study: str
     question: str
     mode: str

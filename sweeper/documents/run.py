@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dashboards.tables.comparison import Comparison
 from dashboards.tuned.answer import Answer
@@ -27,6 +28,7 @@ class RunDocument:
     is nothing to go on with. `answers`: see also `sweeper table --json`. `verified`: with `--verify`.
     """
 
+    schema: ClassVar[str] = "run/1"
     study: str
     whole: bool
     stopped: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from dashboards.analysis.failures import counted
 from studies.design.counts import judging_not_needed, planned_runs
@@ -99,6 +99,7 @@ class StatusDocument:
     `--failed` alone. `paused`: variants. `notes`: what else there is to say of what is recorded.
     """
 
+    schema: ClassVar[str] = "status/1"
     study: str
     counts: StatusCounts
     sweep: SweepState | None
@@ -119,7 +120,8 @@ def status_counts(study: Study, records: Sequence[RunRecord]) -> StatusCounts:
         for name, variant in own.variants.items():
             counts = Counter(_end(r) for r in records if r.variant == name and r.scenario in cells)
             planned = None if spec.mode == "search" else quota(own.spec, variant) * each + judging
-            strata.append(StratumCounts(name, scenario, *(counts[end] for end in ENDS), planned))
+            ends = {end: counts[end] for end in ENDS}
+            strata.append(StratumCounts(name, scenario, **ends, planned=planned))
     ended = ended_runs(records)
     seconds = [
         r.metrics["train_seconds"] + r.metrics.get("evaluation_seconds", 0.0)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
     from sweeper.documents.plan import PlannedDisk, PlannedTraining
 
-PLAN, DOCTOR = "plan/1", "doctor/1"
-
 
 def init(
     file: Annotated[Path, typer.Argument(help="study file to write")],
@@ -109,7 +107,7 @@ def plan(
     notes = (*loaded.spec.notices, *base_notes(loaded), *not_yet(loaded.spec))
     for notice in notes:
         typer.echo(f"note: {shown(notice)}")
-    context.obj.say(PLAN, plan_document(loaded, planned, state, *cost, data, notes))
+    context.obj.say(plan_document(loaded, planned, state, *cost, data, notes))
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
@@ -121,7 +119,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
     good = all(finding.good for finding in findings)
     if not json:
         print_findings(findings, Screen())
-    context.obj.say(DOCTOR, DoctorDocument(good, findings))
+    context.obj.say(DoctorDocument(good, findings))
     if not good:
         raise typer.Exit(1)
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from dashboards.tables.grids import Grid
     from studies.spec import Study
 
-STATUS, EXPORT = "status/1", "export/1"
-
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
@@ -72,9 +70,8 @@ def status(
     if json:
         counts, broken = status_counts(loaded, records), failed_runs(records) if failed else None
         notes = tuple(answers.notes())
-        context.obj.say(
-            STATUS, StatusDocument(loaded.spec.study, counts, sweep_state(found), tuple(held), notes, broken)
-        )
+        document = StatusDocument(loaded.spec.study, counts, sweep_state(found), tuple(held), notes, broken)
+        context.obj.say(document)
         return
     if failed:
         print_failed(loaded, records, console)
@@ -102,7 +99,8 @@ def table(
 ) -> None:
     """Print the answer and the table that it rests on, or a grid of two knobs, rebuilt from MLflow alone."""
     from dashboards.report.study import written
-    from dashboards.tables.formats import FORMATS, GRIDS, TABLE, grids_in_json, render_grids
+    from dashboards.tables.formats import FORMATS, render_grids
+    from dashboards.tables.grids import listed
 
     kinds: dict[str, Format] = {name: name for name in FORMATS}
     problems = _table_problems(format, kinds, rows, columns, file)
@@ -117,11 +115,11 @@ def table(
             tell_whose(loaded.spec)
         if rows is not None and columns is not None:
             grids = _grids(loaded, rows, columns)
-            context.obj.say(GRIDS, grids_in_json(grids))
+            context.obj.say(listed(grids))
             text = str(redact(render_grids(grids, loaded.spec.objective, kind, width)))
         else:
             table = _compared(loaded, file)
-            context.obj.say(TABLE, table)
+            context.obj.say(table)
             text = written(table, kind, width, everything=everything)
     if output is not None:
         _write(output, text)
@@ -288,7 +286,7 @@ def export(
         except ExportError as error:
             refuse([" ".join([str(error), *answers.notes()])])
     typer.echo(f"Wrote {output} ({chosen}). Train it with: {chosen.train}")
-    context.obj.say(EXPORT, chosen)
+    context.obj.say(chosen)
 
 
 def ui(

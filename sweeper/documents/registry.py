@@ -1,0 +1,29 @@
+"""Every kind of JSON object that a command answers with, by its name and version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dashboards.tables.comparison import Comparison
+from dashboards.tables.grids import Grids
+from studies.text.mistakes import Problems
+from sweeper.commands.doctor import DoctorDocument
+from sweeper.commands.exported import Exported
+from sweeper.documents.plan import PlanDocument
+from sweeper.documents.run import RunDocument
+from sweeper.documents.status import StatusDocument
+
+_TYPES: Final = (
+    PlanDocument,
+    RunDocument,
+    StatusDocument,
+    Comparison,
+    Grids,
+    Exported,
+    DoctorDocument,
+    Problems,
+)
+DOCUMENTS: Final[Mapping[str, type[Any]]] = {one.schema: one for one in _TYPES}
+"""Schema -> the frozen type whose fields its object has. A line of a sweep's events is `event/1`, with the fields of
+`sweeper.folder.events`."""
