@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from studies.text.files import write_whole
+from studies.text.redact import redact
 from sweeper.cli.inputs import said_if_long
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import Reuse, RunRequest, begin, command_line, load
+
+if TYPE_CHECKING:
+    from sweeper.commands.detached.start import Began
 
 
 def run_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequence[str]) -> None:
@@ -19,13 +24,36 @@ def run_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequence
     does where it does not come to run.
     """
     from sweeper.cli.display import shown
+
+    try:
+        found = begin_detached(wanted, verify, how, settings)
+    except KeyboardInterrupt:
+        typer.echo("Stopped before the sweep began: nothing was trained.", err=True)
+        raise typer.Exit(1) from None
+    wanted.output.say(found)
+    typer.echo(f"Sweep {found.sweep} of {found.study} runs as process {found.process}, and goes on by itself.")
+    for what, text in (
+        ("its log", found.log),
+        ("follow it to its end", command_line("wait", wanted.study, settings)),
+        ("see where it is", command_line("status", wanted.study, settings)),
+        ("stop it", command_line("stop", wanted.study, settings)),
+    ):
+        typer.echo(f"  {f'{what}:':22}{shown(text)}")
+
+
+def begin_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequence[str]) -> Began:
+    """Start a sweep in a process of its own, and give it once it runs; exits as `sweeper run` does where it does
+    not come to run.
+    """
+    from sweeper.cli.display import shown
     from sweeper.commands.detached.order import Order
     from sweeper.commands.detached.start import NotBegun, start
-    from sweeper.folder.names import SWEEP_LOG
+    from sweeper.folder.names import ASKED_FILE
 
     begin(wanted, how)
     order = Order(
         study=wanted.study,
+        text=wanted.text,
         settings=tuple(settings),
         executor=wanted.executor,
         workers=wanted.workers,
@@ -37,30 +65,17 @@ def run_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequence
         failed=wanted.failed,
         command=wanted.command,
     )
-    runs = wanted.where.runs
-    try:
-        with said_if_long("Starting the sweep ..."):
-            found = start(order, runs, Path.cwd())
-    except KeyboardInterrupt:
-        typer.echo("Stopped before the sweep began: nothing was trained.", err=True)
-        raise typer.Exit(1) from None
+    with said_if_long("Starting the sweep ..."):
+        found = start(order, wanted.asked.spec.study, wanted.where)
     if isinstance(found, NotBegun):
         for line in found.warnings:
             typer.echo(shown(line), err=True)
         if found.problems:
             refuse(found.problems)
         raise typer.Exit(found.code)
-    log = runs / SWEEP_LOG
-    wanted.output.say("detached/1", {"study": wanted.asked.spec.study, **asdict(found), "log": str(log)})
-    name = wanted.asked.spec.study
-    typer.echo(f"Sweep {found.sweep} of {name} runs as process {found.process}, and goes on by itself.")
-    for what, text in (
-        ("its log", str(log)),
-        ("follow it to its end", command_line("wait", wanted.study, settings)),
-        ("see where it is", command_line("status", wanted.study, settings)),
-        ("stop it", command_line("stop", wanted.study, settings)),
-    ):
-        typer.echo(f"  {f'{what}:':22}{shown(text)}")
+    if wanted.text is not None:
+        write_whole(wanted.where.runs / ASKED_FILE, redact(wanted.text))
+    return found
 
 
 def wait_for(study: str, settings: list[str], longest: float | None) -> None:

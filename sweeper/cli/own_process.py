@@ -31,7 +31,7 @@ def _wanted(order: Order) -> RunRequest:
     """The sweep that was ordered. What can be checked before anything is written, whoever ordered it has checked."""
     return RunRequest(
         study=order.study,
-        asked=load(order.study, list(order.settings)),
+        asked=load(order.study, list(order.settings), order.text),
         executor=order.executor,
         workers=order.workers,
         storage=order.storage,
@@ -39,6 +39,7 @@ def _wanted(order: Order) -> RunRequest:
         failed=order.failed,
         command=order.command,
         output=Output(None),
+        text=order.text,
         in_own_process=True,
     )
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class RunRequest:
     """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed;
-    `output`: where its events and its answer go as JSON.
+    `output`: where its events and its answer go as JSON; `text`: the study, where it is no file.
     """
 
     study: str
@@ -46,6 +46,7 @@ class RunRequest:
     failed: str
     command: str
     output: Output
+    text: str | None = None
     in_own_process: bool = False
 
     @property
@@ -67,6 +68,14 @@ def runnable(
     storage: str | None,
 ) -> RunRequest:
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
+    asked = checked(study, settings, executor)
+    again = command_line("run", study, settings or []) + _storage_words(context)
+    failed = command_line("status", study, settings or [], "--failed")
+    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context), context.obj)
+
+
+def checked(study: str, settings: list[str] | None, executor: str, text: str | None = None) -> Study:
+    """The study of a sweep, with model, data and code looked at; exits with 2 on any mistake."""
     from studies.spec import not_yet
     from sweeper.executors import EXECUTORS
 
@@ -74,15 +83,13 @@ def runnable(
         valid = f"valid are {' and '.join(EXECUTORS)}."
         wrong = "there is no such executor"
         refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])
-    asked = load(study, settings)
+    asked = load(study, settings, text)
     if not_yet(asked.spec):
         refuse(not_yet(asked.spec))
     warn_of_code(asked.spec)
     refuse_bad_base(asked)
     look_at_data(asked)
-    again = command_line("run", study, settings or []) + _storage_words(context)
-    failed = command_line("status", study, settings or [], "--failed")
-    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context), context.obj)
+    return asked
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
@@ -156,12 +163,14 @@ def _refuse_foreign(wanted: RunRequest, error: ForeignStudy) -> NoReturn:
 @dataclass(frozen=True)
 class Reuse:
     """How a sweep treats what is recorded: whether finished runs are left behind without asking, what lies on the Hub
-    is taken as it is now, and runs of an earlier version are left behind of whose sources nothing was recorded.
+    is taken as it is now, and runs of an earlier version are left behind of whose sources nothing was recorded. `word`:
+    how finished runs are left behind.
     """
 
     yes: bool = False
     refresh: bool = False
     strict: bool = False
+    word: str = "--yes"
 
 
 def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
@@ -284,7 +293,9 @@ def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:
         for line in lines:
             typer.echo(line, err=not how.yes)
         if not how.yes:
-            refuse(["Nothing was trained. Put the file or its data back, or go on without those runs with --yes."])
+            refuse(
+                [f"Nothing was trained. Put the file or its data back, or go on without those runs with {how.word}."]
+            )
         return
     for line in lines:
         typer.echo(line)
@@ -292,12 +303,14 @@ def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:
         raise typer.Exit(2)
 
 
-def load(study: str, settings: list[str] | None) -> Study:
-    """The study with its variants made whole; exits with 2 on any mistake in its file."""
+def load(study: str, settings: list[str] | None, text: str | None = None) -> Study:
+    """The study with its variants made whole; exits with 2 on any mistake in its file. `text`: as `load_study` has
+    it.
+    """
     from studies.spec import Study, StudyError, load_study
 
     try:
-        spec = load_study(study, settings or ())
+        spec = load_study(study, settings or (), text)
         note_settings(spec.model_dump(mode="json"))
         return Study.of(spec)
     except StudyError as error:

@@ -103,21 +103,26 @@ def stop(
 ) -> None:
     """Stop a sweep that runs in another terminal: finish what is in training and start nothing new."""
     from sweeper.cli.display import shown
+
+    process = asked_to_stop(run_folder(study, settings), now=now)
+    how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
+    typer.echo(f"{shown(process[:1].upper() + process[1:])} {how}. `sweeper run {study}` goes on from there.")
+
+
+def asked_to_stop(runs: Path, *, now: bool) -> str:
+    """Ask the sweep that runs to stop, and give its process; exits with 2 where none runs."""
+    from sweeper.cli.display import shown
     from sweeper.folder.control import NotHere, ask_to_stop
     from sweeper.folder.requests import Stop
     from sweeper.folder.standing import standing
 
-    runs = run_folder(study, settings)
-    how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
     found = standing(runs)
     if found is not None and found.state == "running" and _ask(runs, Stop(now=now), found.sweep):
-        process = found.process
-    else:
-        try:  # a sweep that has just begun, or of an earlier version
-            process = f"process {ask_to_stop(runs, now=now)}"
-        except NotHere as error:
-            refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
-    typer.echo(f"{shown(process[:1].upper() + process[1:])} {how}. `sweeper run {study}` goes on from there.")
+        return found.process
+    try:  # a sweep that has just begun, or of an earlier version
+        return f"process {ask_to_stop(runs, now=now)}"
+    except NotHere as error:
+        refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
 
 
 def pause(study: StudyName, variant: Variant, settings: Set = None) -> None:

@@ -13,9 +13,12 @@ from pydantic import TypeAdapter
 
 @dataclass(frozen=True)
 class Order:
-    """A sweep that was asked for and checked; the fields are those of `sweeper run`, and the commands to copy."""
+    """A sweep that was asked for and checked; the fields are those of `sweeper run`, and the commands to copy. `text`:
+    the study itself, where it is no file.
+    """
 
     study: str
+    text: str | None
     settings: tuple[str, ...]
     executor: str
     workers: int | None

@@ -11,11 +11,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from studies.text.files import open_file
 from sweeper.commands.detached.order import Order, written
 from sweeper.folder.events import EventReader, SweepBegan
+from sweeper.folder.names import SWEEP_LOG
+from sweeper.folder.paths import StudyPaths
 
 MODULE: Final = "sweeper.cli.own_process"  # what the process runs; it reads the order
 LOOK_SECONDS: Final = 0.1
@@ -24,10 +26,13 @@ REFUSED: Final = "error: "
 
 @dataclass(frozen=True)
 class Began:
-    """A sweep that holds its study and runs: its id in the events, and its process."""
+    """A sweep that holds its study and runs: its id in the events, its process, and what that prints."""
 
+    schema: ClassVar[str] = "detached/1"
+    study: str
     sweep: str
     process: int
+    log: str
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,15 @@ class NotBegun:
         return [line for line in self.said.splitlines() if not (self.problems and line.startswith(REFUSED))]
 
 
-def start(order: Order, runs: Path, folder: Path) -> Began | NotBegun:
-    """Start the sweep in `folder`, and wait until it has written its first event or has ended. Interrupted meanwhile,
+def start(order: Order, study: str, where: StudyPaths) -> Began | NotBegun:
+    """Start a study's sweep, and wait until it has written its first event or has ended. Interrupted meanwhile,
     it ends the process, which has begun nothing.
     """
-    reader = EventReader(runs, only_new=True)
+    reader = EventReader(where.runs, only_new=True)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", MODULE, order.study],
-            cwd=folder,
+            cwd=where.folder,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=errors,
@@ -80,7 +85,7 @@ def start(order: Order, runs: Path, folder: Path) -> Began | NotBegun:
             errors.seek(0)
             return NotBegun(process.returncode if process.returncode > 0 else 1, errors.read().decode(errors="replace"))
     threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie, which looks alive
-    return Began(sweep, process.pid)
+    return Began(study, sweep, process.pid, str(where.runs / SWEEP_LOG))
 
 
 def _first_event(reader: EventReader, process: subprocess.Popen[bytes]) -> str | None:
