@@ -14,7 +14,7 @@ from sweeper.cli.refusal import told
 from sweeper.cli.verbs.keeping import ls, open_run, rm
 from sweeper.cli.verbs.preparing import doctor, init, plan
 from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
-from sweeper.cli.verbs.running import pause, resume, retry, run, stop
+from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
 
 
 class _Commands(typer.core.TyperGroup):
@@ -42,7 +42,7 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (init, plan, run, retry, stop, pause, resume, *_READING, doctor):
+for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, doctor):
     app.command()(command)
 for name, command in (("ls", ls), ("open", open_run), ("rm", rm)):
     app.command(name)(command)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from dashboards.tables.comparison import Comparison
 from dashboards.tables.grids import Grids
 from studies.text.mistakes import Problems
+from sweeper.commands.detached.start import Began
 from sweeper.commands.doctor import DoctorDocument
 from sweeper.commands.exported import Exported
 from sweeper.commands.kept.found import FoundRuns
@@ -20,6 +21,7 @@ from sweeper.documents.status import StatusDocument
 _TYPES: Final = (
     PlanDocument,
     RunDocument,
+    Began,
     StatusDocument,
     Comparison,
     Grids,

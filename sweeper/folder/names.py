@@ -20,6 +20,12 @@ LOGS: Final = "logs"
 REFERENCE: Final = "reference"
 
 
+ASKED_FILE: Final = "asked.yaml"  # a study that was asked for from Python as a mapping
+
+
+SWEEP_LOG: Final = "sweep.log"  # what a sweep in a process of its own prints
+
+
 LOCK_FILE = "sweep.lock"
 
 
