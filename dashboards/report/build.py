@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dashboards.figures.material import TRL_BETA, Material
 from dashboards.figures.over_time import REWARD_MARGIN
 from dashboards.report.page import Report, ShownSamples, by_name, render_report
 from dashboards.statistics.scale import scale_of
-from dashboards.store.histories import load_asked, load_curves, load_samples
+from dashboards.store.histories import Curves, load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
@@ -43,18 +43,8 @@ def make_report(
     Raises StoreError.
     """
     spec = study.spec
-    found = standings(records, spec.objective, strata, judges)
-    speaking = [run.run_id for standing in found for run in standing.evidence]
-    names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
-    material = Material(
-        standings=found,
-        comparison=table,
-        scale=scale_of(spec.objective, pairs_source(spec)),
-        noise=kinds_of_noise(spec),
-        betas={name: _beta(arm) for name, arm in study.variants.items()},
-        curves=load_curves(uri, speaking, names),
-    )
-    first = first_figures(material)
+    material = material_of(study, records, strata, table, lambda runs, names: load_curves(uri, runs, names), judges)
+    found, first = material.standings, first_figures(material)
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
     asked = load_asked(uri, spec.study, folder)
     page = render_report(
@@ -71,6 +61,30 @@ def make_report(
         )
     )
     return BuiltReport(page, by_name([*first.items(), *drawn]))
+
+
+def material_of(
+    study: Study,
+    records: Sequence[RunRecord],
+    strata: Sequence[Stratum],
+    table: Comparison,
+    read_curves: Callable[[Sequence[str], Sequence[str]], Curves],
+    judges: Judges | None = None,
+) -> Material:
+    """What the figures of a study are drawn from. `read_curves`: of the runs of these ids the metrics of these names;
+    the rest as in `make_report`.
+    """
+    spec = study.spec
+    found = standings(records, spec.objective, strata, judges)
+    speaking = [run.run_id for standing in found for run in standing.evidence]
+    return Material(
+        standings=found,
+        comparison=table,
+        scale=scale_of(spec.objective, pairs_source(spec)),
+        noise=kinds_of_noise(spec),
+        betas={name: _beta(arm) for name, arm in study.variants.items()},
+        curves=read_curves(speaking, list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))),
+    )
 
 
 # What a scenario may say of how much is trained in it, which makes it no other condition.

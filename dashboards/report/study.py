@@ -28,6 +28,7 @@ from studies.spec import Expectation, Study
 from studies.text.redact import redact
 
 if TYPE_CHECKING:
+    from dashboards.figures.figure import Figure
     from dashboards.report.build import BuiltReport
 
 
@@ -107,13 +108,39 @@ def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> 
     from dashboards.report.build import make_report  # matplotlib, which no table needs
 
     uri, here = store_uri(None, Path.cwd()), Path.cwd()
+    together, planned, shown, judges = _in_conditions(study, records, table)
+    return make_report(study, together, planned, shown, uri, here, judges)
+
+
+def figures_of(study: Study, records: Sequence[RunRecord], table: Comparison, *, stored: bool) -> tuple[Figure, ...]:
+    """The figures of a study that it has runs for, those beside the answers first. `stored`: the curves of its runs
+    are in the store, else in the records themselves. Raises StoreError.
+    """
+    from dashboards.figures.figure import Figure  # matplotlib
+    from dashboards.figures.gallery import figures, first_figures
+    from dashboards.report.build import material_of
+    from dashboards.store.histories import load_curves
+
+    def read(runs: Sequence[str], names: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]:
+        if stored:
+            return load_curves(store_uri(None, Path.cwd()), runs, names)
+        return {r.run_id: {n: r.curves[n] for n in names if n in r.curves} for r in records if r.run_id in runs}
+
+    together, planned, shown, judges = _in_conditions(study, records, table)
+    material = material_of(study, together, planned, shown, read, judges)
+    drawn = [*first_figures(material).values(), *(figure for _, figure in figures(material))]
+    return tuple(figure for figure in drawn if isinstance(figure, Figure))
+
+
+def _in_conditions(
+    study: Study, records: Sequence[RunRecord], table: Comparison
+) -> tuple[Sequence[RunRecord], Sequence[Stratum], Comparison, Judges | None]:
+    """Records, strata, comparison and judges of a study's conditions, where it has replicates of them."""
     if study.spec.replicates is None:
-        return make_report(study, records, strata(study), table, uri, here)
+        return records, strata(study), table, None
     judges = judges_of(table.tuned, records)
     together, planned = records_of_conditions(records), strata_of_conditions(strata(study))
-    return make_report(
-        study, together, planned, by_condition(study, together, planned, table, judges), uri, here, judges
-    )
+    return together, planned, by_condition(study, together, planned, table, judges), judges
 
 
 def by_condition(

@@ -31,13 +31,14 @@ from studies.text.secret_values import secrets_in, secrets_in_options, secrets_i
 _HERE = Path(__file__).parents[1]
 
 
-def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+def load_study(study: str | Path, overrides: Sequence[str] = (), text: str | None = None) -> StudySpec:
     """Read, check and complete a study: `study` is a path or the name of a shipped one; `overrides` are
-    `key.sub=value` strings, values typed by YAML. Raises StudyError with all mistakes at once; creates nothing.
-    What is told of it, mistakes and notices, holds no value of a secret setting.
+    `key.sub=value` strings, values typed by YAML. `text`: what stands in the study's file, where it is none yet.
+    Raises StudyError with all mistakes at once; creates nothing. What is told of it, mistakes and notices, holds no
+    value of a secret setting.
     """
-    path = find_study(study)
-    raw = read_yaml(path)
+    path = find_study(study) if text is None else Path(study)
+    raw = read_yaml(path, text)
     problems = _override(raw, overrides)
     given = deepcopy(raw)
     secrets = secrets_in_options(overrides) | secrets_in(raw)
@@ -138,14 +139,15 @@ def find_study(study: str | Path) -> Path:
     raise StudyError([Mistake("STUDY", str(study), rule, hints(near, known), said)])
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """A YAML file that holds a mapping. Raises StudyError for unreadable text, bad syntax and repeated keys."""
-    text = ""
+def read_yaml(path: Path, text: str | None = None) -> dict[Any, Any]:
+    """A YAML file that holds a mapping; `text`: its content, where that is known. Raises StudyError for unreadable
+    text, bad syntax and repeated keys.
+    """
     try:
-        text = safe_yaml.read_text(path)
+        text = safe_yaml.read_text(path) if text is None else text
         raw = safe_yaml.parse(text)
     except safe_yaml.UnusableYaml as error:
-        told = redact(error.problems, also=secrets_in_text(text))
+        told = redact(error.problems, also=secrets_in_text(text or ""))
         raise StudyError(tuple(f"{path}: {problem}" for problem in told)) from None  # its cause may hold a secret
     if not isinstance(raw, dict):
         raise StudyError((f"{path}: must be a mapping of keys, is {'empty' if raw is None else type(raw).__name__}",))

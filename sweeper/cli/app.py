@@ -11,9 +11,10 @@ import typer
 from studies.text.redact import note_command, redact_output
 from sweeper.cli.output import Output
 from sweeper.cli.refusal import told
+from sweeper.cli.verbs.keeping import ls, open_run, rm
 from sweeper.cli.verbs.preparing import doctor, init, plan
 from sweeper.cli.verbs.results import SAFE_PATH, evaluate, records, report, status, table, ui
-from sweeper.cli.verbs.running import pause, resume, retry, run, stop
+from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
 from sweeper.cli.verbs.sharing import export
 
 
@@ -42,8 +43,10 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (init, plan, run, retry, stop, pause, resume, *_READING, doctor):
+for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, doctor):
     app.command()(command)
+for name, named in (("ls", ls), ("open", open_run), ("rm", rm)):
+    app.command(name)(named)
 
 
 def main() -> None:

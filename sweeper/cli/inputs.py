@@ -25,7 +25,7 @@ def read_data(data: DataConfig) -> Rows | DataError | None:
     from trainers.data.pairs import DataError, read_local
 
     try:
-        with _said_if_long(f"Reading {shown(data.path)} ..."):
+        with said_if_long(f"Reading {shown(data.path)} ..."):
             return read_local(data)
     except DataError as error:
         return error
@@ -40,7 +40,7 @@ def try_data(rows: Rows, study: Study) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     for data, where, models in _looks(study):
         for model, revision, code in models:
-            with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
+            with said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
                 seen = preview(rows, data, model, revision, code, study.spec.runs.blocks[0])
             problems += [where + problem for problem in seen.problems]
             notes += [where + note for note in seen.notes]
@@ -104,7 +104,7 @@ def _models(variants: Mapping[str, ResolvedVariant]) -> set[_Model]:
 
 
 @contextmanager
-def _said_if_long(what: str) -> Iterator[None]:
+def said_if_long(what: str) -> Iterator[None]:
     """Inside, say on standard error what is done once it has taken two seconds."""
     told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
     told.daemon = True

@@ -14,6 +14,7 @@ from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
+from sweeper.commands.detached.start import keep_output
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import EXECUTORS, Executor, Workplace
@@ -91,6 +92,8 @@ def run_session(
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
+            if outcome.unusable:
+                border.how, border.why = "refused", outcome.unusable
             if finished:
                 border.how = "finished"
                 remove_states(where.runs)
@@ -277,12 +280,16 @@ def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) 
 def _held(
     ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease, in a database that is created where there is none; see `lease.hold`."""
+    """Hold the study's lease, in a database that is created where there is none; see `lease.hold`. Sends what is
+    printed to the study's log from then on, where it has one.
+    """
     file = sqlite_file(where.storage)
     beside = where.folder if file is None else file.absolute().parent
     with one_at_a_time(beside if beside.is_dir() else where.folder):
         ledger.make()
     with hold(ledger, where.folder, dead, tell_user) as check:
+        if where.log is not None:
+            keep_output(where.log)
         yield check
 
 

@@ -171,7 +171,7 @@ class Border:
     ) -> None:
         self._also = also
         self.sweep = uuid.uuid4().hex[:12]
-        self.how = "stopped"
+        self.how, self.why = "stopped", ""
         self.rounds = Rounds(study)
         self._runs, self._study, self._variants, self._tell_user = runs, study.spec.study, study.variants, tell_user
         self._host, self._process = socket.gethostname(), os.getpid()
@@ -199,7 +199,7 @@ class Border:
         self._end.set()
         self._thread.join(timeout=BEAT_SECONDS)
         self._log.append(self._beat)
-        said = str(error) or kind.__name__ if kind is not None else ""
+        said = str(error) or kind.__name__ if kind is not None else self.why
         self._log.append(SweepEnded(self.how if kind is None else "interrupted", said))
         self._log.close()
 

@@ -135,7 +135,9 @@ class RequestAnswered:
 
 @dataclass(frozen=True)
 class SweepEnded:
-    """The sweep has ended: `finished`, `stopped` with something left to train, or `interrupted`, by what."""
+    """The sweep has ended: `finished`, `stopped` with something left to train, `refused` since no run can be trained
+    with this model or data, or `interrupted`, by what.
+    """
 
     how: str
     message: str = ""

@@ -21,7 +21,7 @@ from sweeper.cli.shared import (
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
-    from sweeper.documents.plan import PlannedDisk, PlannedTraining
+    from sweeper.documents.plan import PlanDocument, PlannedDisk, PlannedTraining
 
 
 def init(
@@ -82,6 +82,11 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show every trial that a study would run and, once a sweep has found out, what it costs; writes nothing."""
+    context.obj.say(shown_plan(load(study, settings), workers, everything=not json))
+
+
+def shown_plan(loaded: Study, workers: int | None, *, everything: bool) -> PlanDocument:
+    """Print what a study would run, or with less than everything what there is to say of it; and give it."""
     from studies.spec import not_yet
     from sweeper.cli.display import Screen, print_plan, shown
     from sweeper.documents.plan import plan_document
@@ -89,12 +94,11 @@ def plan(
     from sweeper.recorded.contents import as_found
     from sweeper.recorded.state import standing_of
 
-    loaded = load(study, settings)
     warn_of_code(loaded.spec)
     refuse_foreign_runs(_runs_of(loaded.spec))
     refuse_bad_base(loaded)
     planned = make_plan(loaded)
-    if not json:
+    if everything:
         print_plan(planned, Screen())
     data = look_at_data(loaded)
     with store_errors():
@@ -107,7 +111,7 @@ def plan(
     notes = (*loaded.spec.notices, *base_notes(loaded), *not_yet(loaded.spec))
     for notice in notes:
         typer.echo(f"note: {shown(notice)}")
-    context.obj.say(plan_document(loaded, planned, state, *cost, data, notes))
+    return plan_document(loaded, planned, state, *cost, data, notes)
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:

@@ -29,13 +29,13 @@ from sweeper.cli.shared import (
     store_errors,
     tell_whose,
 )
-from sweeper.cli.verbs.running import run_folder
 
 if TYPE_CHECKING:
     from dashboards.tables.comparison import Comparison
     from dashboards.tables.formats import Format
     from dashboards.tables.grids import Grid
     from studies.spec import Study
+    from sweeper.documents.status import StatusDocument
 
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -52,36 +52,36 @@ def status(
     json: Json = False,
 ) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
+    loaded = load(study, settings)
+    context.obj.say(shown_status(loaded, failed=failed, prints=not json))
+
+
+def shown_status(study: Study, *, failed: bool, prints: bool) -> StatusDocument:
+    """Give how far a study is, and print it too where that is wanted."""
     from dashboards.analysis.configs import distinct
     from sweeper.cli.display import Screen, print_failed, print_status
     from sweeper.documents.status import StatusDocument, failed_runs, status_counts, sweep_state
     from sweeper.folder.control import paused
+    from sweeper.folder.paths import places
     from sweeper.folder.standing import standing
     from sweeper.recorded.reading import answers_of
 
-    loaded = load(study, settings)
     with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
+        tell_whose(study.spec)
+        answers = answers_of(study)
     records, console = distinct(answers.records), Screen()
-    found = standing(runs := run_folder(study, settings))
-    held = sorted(paused(runs) & loaded.variants.keys())
-    if json:
-        counts, broken = status_counts(loaded, records), failed_runs(records) if failed else None
-        notes = tuple(answers.notes())
-        document = StatusDocument(loaded.spec.study, counts, sweep_state(found), tuple(held), notes, broken)
-        context.obj.say(document)
-        return
-    if failed:
-        print_failed(loaded, records, console)
-        return
-    print_status(loaded, records, console)
-    for note in answers.notes():
-        console.print(note, soft_wrap=True, markup=False)
-    if found is not None:
-        console.print(str(found), soft_wrap=True, markup=False)
-    if held:
-        console.print(f"paused: {', '.join(held)}")
+    found = standing(runs := places(study.spec, Path.cwd(), None).runs)
+    held, notes = sorted(paused(runs) & study.variants.keys()), tuple(answers.notes())
+    if prints and failed:
+        print_failed(study, records, console)
+    elif prints:
+        print_status(study, records, console)
+        for note in [*notes, *([] if found is None else [str(found)])]:
+            console.print(note, soft_wrap=True, markup=False)
+        if held:
+            console.print(f"paused: {', '.join(held)}")
+    counts, broken = status_counts(study, records), failed_runs(records) if failed else None
+    return StatusDocument(study.spec.study, counts, sweep_state(found), tuple(held), notes, broken)
 
 
 def table(
