@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,10 @@ class BuiltReport:
     figures: Mapping[str, str]
 
 
+ReadCurves = Callable[[Sequence[str], Sequence[str]], Curves]
+"""Gives of the runs of these ids the curves of these names."""
+
+
 @dataclass(frozen=True)
 class Store:
     """Where MLflow keeps the study: its address, and the working folder."""
@@ -50,18 +54,8 @@ def make_report(
     conditions (see `dashboards.tuned.conditions`), and so are its `judges`. Raises StoreError.
     """
     spec = study.spec
-    found = standings(records, spec.objective, strata, judges)
-    speaking = [run.run_id for standing in found for run in standing.evidence]
-    names = list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))
-    material = Material(
-        standings=found,
-        comparison=table,
-        scale=scale_of(spec.objective, pairs_source(spec)),
-        noise=kinds_of_noise(spec),
-        betas={name: _beta(arm) for name, arm in study.variants.items()},
-        curves=_curves(records, speaking, names) if store is None else load_curves(store.uri, speaking, names),
-    )
-    first = first_figures(material)
+    material = material_of(study, records, strata, table, curves_from(records, store), judges)
+    found, first = material.standings, first_figures(material)
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
     asked = StudySource("", None) if store is None else load_asked(store.uri, spec.study, store.folder)
     page = render_report(
@@ -78,6 +72,41 @@ def make_report(
         )
     )
     return BuiltReport(page, by_name([*first.items(), *drawn]))
+
+
+def material_of(
+    study: Study,
+    records: Sequence[RunRecord],
+    strata: Sequence[Stratum],
+    table: Comparison,
+    read_curves: ReadCurves,
+    judges: Judges | None = None,
+) -> Material:
+    """What the figures of a study are drawn from. `read_curves`: of the runs of these ids the metrics of these names;
+    the rest as in `make_report`.
+    """
+    spec = study.spec
+    found = standings(records, spec.objective, strata, judges)
+    speaking = [run.run_id for standing in found for run in standing.evidence]
+    return Material(
+        standings=found,
+        comparison=table,
+        scale=scale_of(spec.objective, pairs_source(spec)),
+        noise=kinds_of_noise(spec),
+        betas={name: _beta(arm) for name, arm in study.variants.items()},
+        curves=read_curves(speaking, list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))),
+    )
+
+
+def curves_from(records: Sequence[RunRecord], store: Store | None) -> ReadCurves:
+    """Where curves are read: in the store, or as far as the records themselves hold them."""
+
+    def read(run_ids: Sequence[str], names: Sequence[str]) -> Curves:
+        if store is not None:
+            return load_curves(store.uri, run_ids, names)
+        return {r.run_id: {n: r.curves[n] for n in names if n in r.curves} for r in records if r.run_id in run_ids}
+
+    return read
 
 
 # What a scenario may say of how much is trained in it, which makes it no other condition.
@@ -106,12 +135,6 @@ def kinds_of_noise(spec: StudySpec) -> dict[str, dict[str, float]]:
 def _beta(arm: ResolvedVariant) -> float:
     value = arm.settings.get("beta", TRL_BETA)
     return float(value) if isinstance(value, int | float) else TRL_BETA
-
-
-def _curves(records: Sequence[RunRecord], run_ids: Sequence[str], names: Sequence[str]) -> Curves:
-    """Of these runs, what the records themselves hold."""
-    curves = {run.run_id: run.curves for run in records if run.run_id in set(run_ids)}
-    return {run_id: {name: of[name] for name in names if of.get(name)} for run_id, of in curves.items()}
 
 
 def _told(material: Material, store: Store) -> list[ShownSamples]:

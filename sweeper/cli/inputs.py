@@ -47,16 +47,18 @@ def try_data(rows: Rows, study: Study) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(problems)), notes
 
 
-def look_at_data(study: Study) -> None:
-    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
+def look_at_data(study: Study) -> tuple[str, ...]:
+    """Say what is made of local data, and give it; or exit with 2 where no run could use them, before any store is
+    made.
+    """
     spec = study.spec
     from sweeper.cli.display import shown
 
     if spec.trainer != "dpo" or spec.data.path == "embedded":
-        return
+        return ()
     rows = read_data(spec.data)
     if rows is None:
-        return
+        return ()
     if isinstance(rows, Exception):
         refuse(rows.problems)
     problems, notes = try_data(rows, study)
@@ -65,8 +67,10 @@ def look_at_data(study: Study) -> None:
     left_out = bad_rows_line(rows.read, rows.dropped)
     if left_out and not any("bad and left out" in note for note in notes):
         notes.insert(0, left_out)
-    for note in dict.fromkeys([*notes, *rows.notes]):
+    said = tuple(dict.fromkeys([*notes, *rows.notes]))
+    for note in said:
         typer.echo(f"data: {shown(note)}")
+    return said
 
 
 _Model = tuple[str, str | None, bool]  # its name, its revision, whether its own code may run

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import ClassVar
 
 from packaging.requirements import Requirement
 from rich.console import Console
@@ -32,6 +33,15 @@ class Finding:
     found: str
     good: bool = True
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class DoctorDocument:
+    """Whether a sweep can run in this folder, and every check."""
+
+    schema: ClassVar[str] = "doctor/1"
+    good: bool
+    findings: tuple[Finding, ...]
 
 
 def examine(folder: Path) -> tuple[Finding, ...]:

@@ -32,6 +32,7 @@ from sweeper.folder.control import machine_digest, pause_problem, paused, set_pa
 from sweeper.folder.events import (
     EventLog,
     Heartbeat,
+    Line,
     PhaseBegan,
     RequestAnswered,
     RunEnded,
@@ -185,11 +186,16 @@ class HowFar(Protocol):
 
 
 class Border:
-    """The border of one sweep, while it holds the study: `with Border(...) as border`."""
+    """The border of one sweep, while it holds the study: `with Border(...) as border`. `also`: who gets every event
+    beside the file.
+    """
 
-    def __init__(self, runs: Path, study: Study, tell_user: Callable[[str], None]) -> None:
+    def __init__(
+        self, runs: Path, study: Study, tell_user: Callable[[str], None], also: Callable[[Line], None] = lambda _: None
+    ) -> None:
+        self._also = also
         self.sweep = uuid.uuid4().hex[:12]
-        self.how = "stopped"
+        self.how, self.why = "stopped", ""
         self.rounds = Rounds(study)
         self._runs, self._study, self._variants, self._tell_user = runs, study.spec.study, study.variants, tell_user
         self._host, self._process = socket.gethostname(), os.getpid()
@@ -202,7 +208,7 @@ class Border:
         self._thread = threading.Thread(target=self._serve, name="border", daemon=True)
 
     def __enter__(self) -> Self:
-        self._log = EventLog(self._runs, self.sweep, self._tell_user)
+        self._log = EventLog(self._runs, self.sweep, self._tell_user, self._also)
         self._log.append(SweepBegan(self._study, self._host, self._process))
         self._log.append(self._beat)
         remove_half_written(self._runs)
@@ -217,7 +223,7 @@ class Border:
         self._end.set()
         self._thread.join(timeout=BEAT_SECONDS)
         self._log.append(self._beat)
-        said = str(error) or kind.__name__ if kind is not None else ""
+        said = str(error) or kind.__name__ if kind is not None else self.why
         self._log.append(SweepEnded(self.how if kind is None else "interrupted", said))
         self._log.close()
 

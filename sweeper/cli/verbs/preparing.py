@@ -9,6 +9,7 @@ import typer
 
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
 from sweeper.cli.options import Hours, Model, Set, StudyName
+from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     load,
@@ -20,6 +21,7 @@ from sweeper.cli.shared import (
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
+    from sweeper.documents.plan import PlanDocument, PlannedDisk, PlannedTraining
 
 
 def init(
@@ -65,43 +67,58 @@ def _head(file: Path) -> tuple[str, ...]:
 
 
 def plan(
+    context: typer.Context,
     study: StudyName,
     settings: Set = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show every trial that a study would run and, once a sweep has found out, what it costs; writes nothing."""
+    context.obj.say(shown_plan(load(study, settings), workers, everything=not json))
+
+
+def shown_plan(loaded: Study, workers: int | None, *, everything: bool) -> PlanDocument:
+    """Print what a study would run, or with less than everything what there is to say of it; and give it."""
     from studies.spec import not_yet
     from sweeper.cli.display import Screen, print_plan, shown
+    from sweeper.documents.plan import plan_document
     from sweeper.planning.plan import make_plan
     from sweeper.recorded.contents import as_found
     from sweeper.recorded.state import standing_of
 
-    loaded = load(study, settings)
     warn_of_code(loaded.spec)
     refuse_foreign_runs(_runs_of(loaded.spec))
     refuse_bad_base(loaded)
-    print_plan(make_plan(loaded), Screen())
-    look_at_data(loaded)
+    planned = make_plan(loaded)
+    if everything:
+        print_plan(planned, Screen())
+    data = look_at_data(loaded)
     with store_errors():
         tell_whose(loaded.spec)
         found = as_found(loaded, typer.echo, reach=False)
-        for line in standing_of(found).lines():
-            typer.echo(shown(line))
-    _print_cost(found, workers)
-    for notice in (*loaded.spec.notices, *base_notes(loaded), *not_yet(loaded.spec)):
+        state = standing_of(found)
+    for line in state.lines():
+        typer.echo(shown(line))
+    cost = _cost(found, workers)
+    notes = (*loaded.spec.notices, *base_notes(loaded), *not_yet(loaded.spec))
+    for notice in notes:
         typer.echo(f"note: {shown(notice)}")
+    return plan_document(loaded, planned, state, *cost, data, notes)
 
 
-def doctor() -> None:
+def doctor(context: typer.Context, json: Json = False) -> None:
     """Show versions, devices and stores, and what is missing."""
     from sweeper.cli.display import Screen
-    from sweeper.commands.doctor import examine, print_findings
+    from sweeper.commands.doctor import DoctorDocument, examine, print_findings
 
     findings = examine(Path.cwd())
-    print_findings(findings, Screen())
-    if not all(finding.good for finding in findings):
+    good = all(finding.good for finding in findings)
+    if not json:
+        print_findings(findings, Screen())
+    context.obj.say(DoctorDocument(good, findings))
+    if not good:
         raise typer.Exit(1)
 
 
@@ -110,23 +127,26 @@ def _runs_of(spec: StudySpec) -> Path:
     return Path.cwd() / spec.output.folder / spec.study
 
 
-def _print_cost(study: Study, workers: int | None) -> None:
-    """Print what an earlier sweep found of time and memory, and what the study takes on disk."""
+def _cost(study: Study, workers: int | None) -> tuple[PlannedTraining | None, PlannedDisk | None]:
+    """Print what an earlier sweep found of time and memory, and what the study takes on disk; and give it."""
     spec = study.spec
     from studies.design.counts import planned_runs
+    from sweeper.documents.plan import planned_bytes, planned_training
     from sweeper.planning.placement import describe, kept_sizing, worker_count
 
-    found = kept_sizing(study, _runs_of(spec), workers)
+    found, count, disk = kept_sizing(study, _runs_of(spec), workers), worker_count(spec, workers), None
     if found is not None:
-        typer.echo(describe(found, planned_runs(study), worker_count(spec, workers)))
+        typer.echo(describe(found, planned_runs(study), count))
     if spec.trainer == "dpo":
         from sweeper.planning.disk import describe_disk, planned_disk
 
         chosen = found.chosen.together if found is not None else None
         together = chosen if spec.resources.together is None else spec.resources.together
-        use = planned_disk(study, worker_count(spec, workers), 1 if together is None else together)
+        use = planned_disk(study, count, 1 if together is None else together)
         model = str(spec.base.get("model_name_or_path"))
         typer.echo(describe_disk(use, model, guessed=together is None))
+        disk = planned_bytes(use, guessed=together is None)
+    return planned_training(study, found, count), disk
 
 
 def check_data(
