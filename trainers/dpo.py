@@ -150,6 +150,7 @@ class DPOTrainerWorker:
         queue.finish(self._train_alone(job, queue, why))
 
     def _train_alone(self, job: Job, queue: WorkQueue, why: str) -> RunResult:
+        job = replace(job, placement=replace(job.placement, together=0))
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = train_alone(job, queue, self._cache, self._keep_every)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_vali
 
 from studies.records import DataConfig, EvaluationConfig, Frozen, Scalar
 from studies.schema.normalize import normal_study, seconds
+from studies.text.mistakes import Mistake, as_mistakes
 
 # A scrambled Sobol sequence draws its scrambling for all dimensions at once, so a column keeps its numbers when a
 # knob is added only if the number of columns never changes.
@@ -337,8 +338,11 @@ class ResolvedVariant(Frozen):
 
 
 class StudyError(Exception):
-    """A study file that cannot be run; `problems` holds every mistake, one sentence or two each."""
+    """A study file that cannot be run; `problems` holds every mistake, one sentence or two each, `mistakes` the same
+    in parts.
+    """
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+    def __init__(self, problems: Sequence[str | Mistake]) -> None:
+        self.mistakes = as_mistakes(problems)
+        self.problems = tuple(one.message for one in self.mistakes)
+        super().__init__("\n".join(self.problems))

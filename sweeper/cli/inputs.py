@@ -25,7 +25,7 @@ def read_data(data: DataConfig) -> Rows | DataError | None:
     from trainers.data.pairs import DataError, read_local
 
     try:
-        with _said_if_long(f"Reading {shown(data.path)} ..."):
+        with said_if_long(f"Reading {shown(data.path)} ..."):
             return read_local(data)
     except DataError as error:
         return error
@@ -40,23 +40,25 @@ def try_data(rows: Rows, study: Study) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     for data, where, models in _looks(study):
         for model, revision, code in models:
-            with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
+            with said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
                 seen = preview(rows, data, model, revision, code, study.spec.runs.blocks[0])
             problems += [where + problem for problem in seen.problems]
             notes += [where + note for note in seen.notes]
     return list(dict.fromkeys(problems)), notes
 
 
-def look_at_data(study: Study) -> None:
-    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
+def look_at_data(study: Study) -> tuple[str, ...]:
+    """Say what is made of local data, and give it; or exit with 2 where no run could use them, before any store is
+    made.
+    """
     spec = study.spec
     from sweeper.cli.display import shown
 
     if spec.trainer != "dpo" or spec.data.path == "embedded":
-        return
+        return ()
     rows = read_data(spec.data)
     if rows is None:
-        return
+        return ()
     if isinstance(rows, Exception):
         refuse(rows.problems)
     problems, notes = try_data(rows, study)
@@ -65,8 +67,10 @@ def look_at_data(study: Study) -> None:
     left_out = bad_rows_line(rows.read, rows.dropped)
     if left_out and not any("bad and left out" in note for note in notes):
         notes.insert(0, left_out)
-    for note in dict.fromkeys([*notes, *rows.notes]):
+    said = tuple(dict.fromkeys([*notes, *rows.notes]))
+    for note in said:
         typer.echo(f"data: {shown(note)}")
+    return said
 
 
 _Model = tuple[str, str | None, bool]  # its name, its revision, whether its own code may run
@@ -100,7 +104,7 @@ def _models(variants: Mapping[str, ResolvedVariant]) -> set[_Model]:
 
 
 @contextmanager
-def _said_if_long(what: str) -> Iterator[None]:
+def said_if_long(what: str) -> Iterator[None]:
     """Inside, say on standard error what is done once it has taken two seconds."""
     told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
     told.daemon = True

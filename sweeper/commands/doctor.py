@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import ClassVar
 
 from packaging.requirements import Requirement
 from rich.console import Console
@@ -42,6 +43,15 @@ class Finding:
     found: str
     good: bool = True
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class DoctorDocument:
+    """Whether a sweep can run in this folder, and every check."""
+
+    schema: ClassVar[str] = "doctor/1"
+    good: bool
+    findings: tuple[Finding, ...]
 
 
 def examine(folder: Path) -> tuple[Finding, ...]:

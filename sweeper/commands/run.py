@@ -14,12 +14,14 @@ from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
+from sweeper.commands.detached.start import keep_output
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import EXECUTORS, Executor, Workplace
 from sweeper.folder.border import Border, Round
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
+from sweeper.folder.events import Line
 from sweeper.folder.names import LOGS
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
@@ -52,6 +54,7 @@ def run_session(
     verify_runs: int = 0,
     retry: Collection[str] = (),
     strict: bool = False,
+    watch_events: Callable[[Line], None] = lambda _: None,
 ) -> tuple[Outcome, Verification | None]:
     """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
@@ -59,14 +62,16 @@ def run_session(
 
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
     second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
-    no run of an earlier version that recorded nothing of its sources. Raises AlreadyRunning, ForeignStudy and
-    ForeignFolder; StoreError, StorageError and OSError where it cannot begin; Interrupted where it cannot go on.
+    no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event.
+
+    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
+    Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as check_lease,
-        Border(where.runs, study, tell_user) as border,
+        Border(where.runs, study, tell_user, watch_events) as border,
     ):
         remove_half_written(where.runs)
 
@@ -87,6 +92,8 @@ def run_session(
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
+            if outcome.unusable:
+                border.how, border.why = "refused", outcome.unusable
             if finished:
                 border.how = "finished"
                 remove_states(where.runs)
@@ -232,7 +239,7 @@ class _Rounds:
                 )
                 break
             again = self._again(more)
-            stopped = again.stopped or (outcome.stopped and more.trials is None)  # what is paused has runs left
+            stopped = again.stopped or (outcome.stopped and not more.extends)  # what is paused has runs left
             outcome = replace(again, trained=outcome.trained + again.trained, reused=outcome.reused, stopped=stopped)
         self.partial = self._session.search.partial
         return outcome
@@ -247,6 +254,7 @@ class _Rounds:
             asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
             runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
             runs += [f"up to {so_many(more.trials, 'trial')} of each stratum"] if more.trials is not None else []
+            runs += [f"up to {so_many(more.replicates, 'replicate')}"] if more.replicates is not None else []
             tell_user(f"Training {' and '.join(runs)}, as was asked.")
             session.border.phase("train")
             self._open(replace(session, study=study, search=search, known=known))
@@ -273,12 +281,16 @@ def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) 
 def _held(
     ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease, in a database that is created where there is none; see `lease.hold`."""
+    """Hold the study's lease, in a database that is created where there is none; see `lease.hold`. Sends what is
+    printed to the study's log from then on, where it has one.
+    """
     file = sqlite_file(where.storage)
     beside = where.folder if file is None else file.absolute().parent
     with one_at_a_time(beside if beside.is_dir() else where.folder):
         ledger.make()
     with hold(ledger, where.folder, dead, tell_user) as check:
+        if where.log is not None:
+            keep_output(where.log)
         yield check
 
 

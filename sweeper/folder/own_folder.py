@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from studies.text.files import is_folder, read_bytes, read_json, what_is_wrong
 from sweeper.folder.names import (
+    ASKED_FILE,
     EARLIER_EVENTS_FILE,
     EVENTS_FILE,
     JOURNAL,
@@ -25,6 +26,7 @@ from sweeper.folder.names import (
     REFERENCE,
     REQUESTS,
     SPENT_FILE,
+    SWEEP_LOG,
     refused_of,
 )
 from trainers.run_folder.results import holds_run
@@ -78,7 +80,7 @@ def _fixed(runs: Path) -> Iterator[Path]:
     """The files of a study that have fixed names."""
     journal = runs / JOURNAL
     names = (LOCK_FILE, MARK_FILE, SPENT_FILE, PAUSED_FILE, PILOT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE)
-    yield from (*(runs / name for name in names), journal, refused_of(journal))
+    yield from (*(runs / name for name in (*names, SWEEP_LOG, ASKED_FILE)), journal, refused_of(journal))
     if is_folder(runs / LOGS):
         yield from sorted((runs / LOGS).glob("worker-*.log"))
 

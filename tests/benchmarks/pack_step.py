@@ -76,7 +76,7 @@ def body(shape: tuple[int, int, int], repeats: int) -> list[float]:
     answers = [[draw.integers(512, size=draw.integers(20, 70)).tolist() for _ in range(2)] for _ in range(8)]
     prompts = draw.integers(512, size=(8, 20)).tolist()
     pairs = [make_pair(p, c, r, slice(None)) for p, (c, r) in zip(prompts, answers, strict=True)]
-    batch = pack_batch([micro_batch(pairs, pack.device)] * runs, pack.device)
+    batch = pack_batch([micro_batch(pairs)] * runs, pack.device)
 
     def ours() -> Tensor:
         with packed_rows(pack.model):

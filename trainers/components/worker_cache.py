@@ -25,17 +25,18 @@ from trl.trainer import dpo_trainer
 
 from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
 from trainers.components.settings import DAY, resolve_model
+from trainers.components.start_check import precision_of
 from trainers.data.pairs import Gold, Pairs, load_pairs
 from trainers.data.tables import as_table
 from trainers.data.tokens import tokenise
-from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, reference_numbers
+from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import load_judge
 from trainers.interface import MODEL_SETTINGS
 from trainers.models.merged import find_adapter, load_model, saveable, usable
 from trainers.models.positions import check_positions
 from trainers.models.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.models.tokenizer import UnusableModel, check_ids, load_tokenizer
-from trainers.multi_lora.layout import Pair, make_pair
+from trainers.multi_lora.layout import Pair, into_layout, make_pair
 from trainers.reference.log_probs import Base, model_digest, reference_log_probs
 from trainers.reference.store import ReferenceLogProbs, ReferenceStore
 
@@ -67,8 +68,8 @@ class Recent(Generic[Value]):
 
 
 class LaidOut(NamedTuple):
-    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats; NaN for rows
-    that the run does not come to.
+    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats and on the host;
+    NaN for rows that the run does not come to.
     """
 
     rows: tuple[Pair, ...]
@@ -247,14 +248,18 @@ class WorkerCache:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: Pairs,
+        *,
+        packed: bool = False,
     ) -> ReferenceNumbers:
         """The untrained model's numbers on the evaluation data: once per base, pairs, evaluation and precision.
 
-        In the precision that the policy is measured in: the Trainer puts the policy's forward under autocast, and an
-        untrained adapter must show no shift.
+        In the precision that the policy is measured in, and where that is a coarse one also in its layout, `packed` or
+        not: the Trainer puts the policy's forward under autocast, and an untrained adapter must show no shift. Raises
+        Unpackable.
         """
         evaluation = [config.evaluation.model_dump(mode="json"), config.judge_content]
         key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16, args.tf32])
+        packed = packed and precision_of(model, args) in (torch.bfloat16, torch.float16)
 
         def measure() -> ReferenceNumbers:
             check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)
@@ -262,6 +267,9 @@ class WorkerCache:
             autocast = torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16))
             try:
                 with autocast, self._saying("measuring the untrained model"):
+                    if packed:
+                        with into_layout():
+                            return read_as_packed(plain, model)
                     return reference_numbers(model, tokenizer, pairs, config.evaluation)
             except NonFinite as error:
                 raise UnusableModel(
@@ -269,7 +277,9 @@ class WorkerCache:
                     "precision, such as dtype: bfloat16, or load its weights again"
                 ) from error
 
-        return self._numbers.get(key, measure)
+        if packed:
+            plain = self.numbers(config, settings, args, model, tokenizer, pairs)
+        return self._numbers.get(key + " packed" * packed, measure)
 
     def laid_out(
         self,
@@ -292,7 +302,7 @@ class WorkerCache:
 
         def lay_out() -> LaidOut:
             known = self._log_probs(trainer, folder, used)
-            sides = (torch.tensor(side, dtype=dtype, device=args.device) for side in known)
+            sides = (torch.tensor(side, dtype=dtype) for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
         return self._laid_out.get(digest([data, args.ld_alpha, args.bf16, str(folder), list(used)]), lay_out)

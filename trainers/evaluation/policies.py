@@ -16,6 +16,7 @@ from torch import Tensor
 from trl.trainer.utils import use_adapter
 
 from trainers.models.rotary import couples_rows, coupling, own_lengths
+from trainers.multi_lora.kernels import attention_kernels
 
 _PLAIN_ROWS: Final = 8
 """Rows that are read whole at a time: their logits, of every place, are held together."""
@@ -84,11 +85,11 @@ def _adapters_off(adapters: Pack) -> Iterator[torch.nn.Module]:
 
 @contextmanager
 def measuring(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the mode is what it was."""
+    """Evaluation mode without gradients, with `attention_kernels`; afterwards the mode is what it was."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), attention_kernels(device_of(model)):
             yield
     finally:
         model.train(was_training)

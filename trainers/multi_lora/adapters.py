@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from trainers.multi_lora.flat import Adapter, Geometry, Unpackable
 from trainers.multi_lora.linear import PackedLinear
+
+_RANKS_OF: Final = {"cuda": 8}
+"""What ranks are rounded up to on a device: tensor cores read numbers in half precision by eights."""
 
 
 class PackedAdapters:
@@ -48,7 +52,8 @@ class PackedAdapters:
 
     def around(self, adapters: Sequence[Adapter]) -> Geometry:
         """The geometry once these are added."""
-        return self.geometry.joined(Geometry.around(adapters)) if self._likes else Geometry.around(adapters)
+        geometry = Geometry.around(adapters, _RANKS_OF.get(self.device.type, 1))
+        return self.geometry.joined(geometry) if self._likes else geometry
 
     def add(self, adapters: Sequence[Adapter]) -> None:
         """Append adapters. Whoever keeps vectors in the old geometry must move them (`Geometry.moved`)."""

@@ -81,7 +81,7 @@ def hidden_states(body: LlamaModel, tokens: Tensor, positions: Tensor, places: R
     trained = torch.zeros((), requires_grad=True)  # makes autograd keep the way to the first layer
     for layer in body.layers[: body.config.num_hidden_layers]:
         if layer.gradient_checkpointing and layer.training:
-            x = checkpoint(_layer, layer, x, turn, ways, trained, use_reentrant=False)
+            x = checkpoint(_layer, layer, x, turn, ways, trained, use_reentrant=False, preserve_rng_state=False)
         else:
             x = _layer(layer, x, turn, ways, trained)
     x = x.flatten(0, 1).index_select(0, source)

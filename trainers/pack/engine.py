@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,19 +18,18 @@ from trl import DPOConfig
 
 from trainers.multi_lora.adapters import PackedAdapters
 from trainers.multi_lora.flat import Adapter
-from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows
+from trainers.multi_lora.kernels import attention_kernels
+from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows, shape_multiple
 from trainers.multi_lora.log_probs import token_log_probs
+from trainers.multi_lora.transfer import to_device
 from trainers.pack.state import Moments
 from trainers.pack.stock_setup import StockLoss
-
-# Lengths are rounded up where a kernel is chosen or built for each shape: CUDA, and oneDNN's for half precision.
-_SHAPE_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
 class Work:
-    """One run's share of a pass: a micro-batch or a part of one, its loss, the reference's log-probs of both sides [n],
-    and the loss's weight in the optimizer step.
+    """One run's share of a pass: a micro-batch or a part of one, its loss, the reference's log-probs of both sides [n]
+    on the host, and the loss's weight in the optimizer step.
     """
 
     micro: MicroBatch
@@ -54,7 +54,9 @@ class Engine:
         self._checkpointing = checkpointing
         model = self.adapters.model
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # Nothing in a pass of a pack is random, and to put random numbers by takes a wait for the device a layer.
+            kwargs = {"use_reentrant": False, "preserve_rng_state": False}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
         model.train()
         self._first = torch.empty(0, 0)
         self._second = torch.empty(0, 0)
@@ -93,18 +95,18 @@ class Engine:
         `precision`: of autocast; None for none.
         """
         device, model = self.adapters.device, self.adapters.model
-        low = precision is not None
-        multiple = _SHAPE_MULTIPLE if low or device.type == "cuda" else 1
-        batch = pack_batch([w.micro for w in work], device, multiple)
         with ExitStack() as both:
             both.enter_context(packed_rows(model))  # the backward pass may compute layers again
+            both.enter_context(attention_kernels(device))
             with self.autocast(precision):
+                known = [side.numpy() for w in work for side in w.reference]
+                batch = pack_batch([w.micro for w in work], device, shape_multiple(device), known)
                 hidden = hidden_states(model, batch)
                 flat = token_log_probs(model, hidden, batch.target)
                 losses, metrics = [], []
                 for k, one in enumerate(work):
-                    rows = batch.log_probs(k, flat)
-                    loss, found = one.loss(rows, one.micro.attention_mask, one.micro.completion_mask, one.reference)
+                    rows, own, reference = batch.log_probs(k, flat), batch.own[k], batch.beside[2 * k : 2 * k + 2]
+                    loss, found = one.loss(rows, own.attention_mask, own.completion_mask, reference)
                     losses.append(loss * one.weight)
                     metrics.append(found)
             torch.autograd.backward(losses)
@@ -119,13 +121,14 @@ class Engine:
         """
         due = [k for k, update in enumerate(updates) if update is not None]
         whole = len(due) == self.count
-        pick = slice(None) if whole else torch.tensor(due, device=self.adapters.device)
+        numbers = [self._numbers(k, update) for k, update in enumerate(updates) if update is not None]
+        dtype = np.float64 if self.adapters.dtype is torch.float64 else np.float32
+        slots, columns = to_device([np.array(due), np.array(numbers, dtype).T.copy()], self.adapters.device)
+        pick = slice(None) if whole else slots
         gradient = self.adapters.gradients[pick]
         norms = torch.linalg.vector_norm(gradient, dim=1)
         good = torch.isfinite(norms) & sound[pick]
-        numbers = [self._numbers(k, update) for k, update in enumerate(updates) if update is not None]
-        columns = torch.tensor(numbers, dtype=gradient.dtype, device=gradient.device).T[:, :, None]
-        limit, size, shrink, new1, beta2, new2, epsilon, root = columns
+        limit, size, shrink, new1, beta2, new2, epsilon, root = columns[:, :, None]
         # As torch.nn.utils.clip_grad_norm_, which adds 1e-6 and never enlarges.
         clip = torch.clamp(limit / (norms[:, None] + 1e-6), max=1.0)
         ok = good[:, None]

@@ -255,7 +255,7 @@ def make_member(job: Job, cache: WorkerCache) -> Member:
     peft_config = _require_packable(model, args, model_args, cache)
     args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     pairs = cache.pairs(config, settings, tokenizer)
-    numbers = cache.numbers(config, settings, args, model, tokenizer, pairs)
+    numbers = cache.numbers(config, settings, args, model, tokenizer, pairs, packed=True)
     tensors = tensors_of(model)
     try:
         with cache.just_loaded():

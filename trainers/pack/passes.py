@@ -23,15 +23,14 @@ class Pass(NamedTuple):
 
 def forward_backward(engine: Engine, members: Sequence[Member]) -> Pass:
     """Add the gradients of each run's next micro-batch. Runs with the same rows share one layout of them."""
-    device = engine.adapters.device
     laid_out: dict[tuple[int, tuple[int, ...]], MicroBatch] = {}
     work = []
     for member in members:
         part, data = member.part, member.data
         key = (id(data.rows), part.rows)
         if key not in laid_out:
-            laid_out[key] = micro_batch([data.rows[i] for i in part.rows], device)
-        at = torch.tensor(part.rows, device=device)
+            laid_out[key] = micro_batch([data.rows[i] for i in part.rows])
+        at = list(part.rows)
         work.append(Work(laid_out[key], member.run.loss, (data.chosen[at], data.rejected[at]), part.of_step))
     losses, metrics = engine.accumulate(work, members[0].precision)
     return Pass(work, losses, metrics)

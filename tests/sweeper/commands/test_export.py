@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl.scripts.dpo import main, make_parser
 
 from studies.records import PRECOMPUTE, WEIGHT_FACT, DataConfig, EvaluationConfig, RunConfig, RunRecord
 from sweeper.commands import export
-from sweeper.commands.export import trl_settings
+from sweeper.commands.export import placed, trl_settings
 from tests.dashboards.generated import a_record
 from tests.trainers.models.test_odd_models import SPECIAL, a_model, a_tokenizer
 from tests.trainers.pack_runs import assert_rounding, float64
@@ -84,6 +85,49 @@ def test_the_rows_beside_it_are_dealt_and_flipped_as_the_scenario_says(sweeper: 
     flipped = [was for row, was in zip(rows, dealt, strict=True) if row["chosen"] == was["rejected"]]
     assert len(flipped) == 16
     assert all(len(str(was["rejected"]).split()) > len(str(was["chosen"]).split()) for was in flipped)
+
+
+def test_from_whatever_folder_it_is_used_it_names_its_own_pairs_model_and_adapter(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` and transformers take a name that is not here for one of the Hub, or of their caches."""
+    (trained / "deep").mkdir()
+    exported = sweeper(trained, "export", "study.yaml", "--output", "deep/mine.yaml")
+    assert exported.returncode == 0, exported.stderr
+    (elsewhere := trained / "elsewhere" / "deep").mkdir(parents=True)
+    for name in ("mine-data", "mine-model"):
+        (elsewhere / name).mkdir()
+    (elsewhere / "mine-data" / "train.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    monkeypatch.chdir(elsewhere.parent)
+    written = yaml.safe_load(Path("../deep/mine.yaml").read_text())
+    mine = [json.loads(line) for line in (trained / "deep" / "mine-data" / "train.jsonl").read_text().splitlines()]
+    assert load_dataset(written["dataset_name"], cache_dir=str(trained / "cache"))["train"].to_list() == mine
+    assert Path(written["model_name_or_path"]) == trained / "deep" / "mine-model"
+    assert Path(written["output_dir"]) == trained / "deep" / "mine-adapter"
+    head = (trained / "deep" / "mine.yaml").read_text().partition("model_name_or_path")[0]
+    assert "from any folder: trl dpo --config" in head
+
+
+@pytest.mark.parametrize("named", ["model", "./model", "../here/model"])
+def test_a_model_that_lies_here_is_named_by_its_place_and_one_of_the_hub_by_its_id(tmp_path: Path, named: str) -> None:
+    (here := tmp_path / "here").mkdir()
+    with contextlib.chdir(here):
+        (here / "model").mkdir()
+        assert Path(placed(named)).is_absolute()
+        assert Path(placed(named)).samefile(here / "model")
+        assert placed("ORG/model") == "ORG/model"
+
+
+def test_a_place_with_a_secret_in_its_name_is_refused_since_it_could_not_be_written(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "s3cr3t-enough")
+    (trained / "s3cr3t-enough").mkdir()
+    refused = sweeper(trained, "export", "study.yaml", "--output", "s3cr3t-enough/best.yaml")
+    assert refused.returncode == 2
+    assert "holds a secret" in refused.stderr
+    assert "s3cr3t-enough" not in refused.stderr
+    assert list((trained / "s3cr3t-enough").iterdir()) == []
 
 
 INJECTED = "x\nenv: {LD_PRELOAD: ./evil.so}\ntrust_remote_code: true #\u2028\u202e"

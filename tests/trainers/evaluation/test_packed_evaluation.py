@@ -25,6 +25,7 @@ from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate_a
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import CachedReader, Policies, one_policy
 from trainers.evaluation.sampling import Samples, sample
+from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.layout import hidden_states
 
 CONFIG = EvaluationConfig(prompts=30, max_new_tokens=8, batch_size=8)
@@ -53,9 +54,9 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture(params=["as many rows as fit", "small batches"])
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small batches":
-        monkeypatch.setattr("trainers.evaluation.sampling._FREE_ON_CPU", 0)
-        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_ON_CPU", 40)
-        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", 40)
+        monkeypatch.setattr("trainers.evaluation.sizes._FREE_ON_CPU", 0)
+        monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_ON_CPU", 40)
+        monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_IN_CACHE", 40)
 
 
 def adapters(model: PreTrainedModel) -> list[Weights]:
@@ -178,8 +179,8 @@ def test_a_pack_of_one_measures_as_the_merged_model(model: PreTrainedModel, monk
     assert flat(packed) == pytest.approx(flat(measured(alone)), abs=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("longest", [0, 256], ids=["padded", "laid out"])
-def test_pairs_have_the_same_log_probs_in_both_layouts(
+@pytest.mark.parametrize("longest", [0, 256], ids=["the model's own body", "ours"])
+def test_pairs_of_every_packed_model_have_the_same_log_probs_in_the_layout_and_padded(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, longest: int
 ) -> None:
     """Of prompts and answers of any length, and of policies with other pairs and other numbers of them."""
@@ -196,14 +197,32 @@ def test_pairs_have_the_same_log_probs_in_both_layouts(
     pairs = [rows[:7], rows[4:5], rows[5:]]
     weights = adapters(model)
     together = pair_log_probs(packed_policies(pack_of(model, weights)), pairs, batch_size=4)
-    assert bool(passes) == ("Llama" in type(model).__name__ and longest > 0)
-    monkeypatch.setattr("trainers.multi_lora.llama_body.LONGEST", 0)
+    assert passes
     for own, asked, found in zip(weights, pairs, together, strict=True):
-        (alone,) = pair_log_probs(packed_policies(pack_of(model, [own])), [asked], batch_size=64)
+        policies = replace(packed_policies(pack_of(model, [own])), packed=False)
+        (alone,) = pair_log_probs(policies, [asked], batch_size=64)
         assert not isinstance(found, NonFinite)
         assert not isinstance(alone, NonFinite)
         for ours, theirs in zip(found, alone, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_pairs_that_the_layout_does_not_take_are_padded(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out pairs are not cut, and may be longer than a sliding window where those of training are not."""
+
+    def too_long(*_: Any) -> Tensor:
+        raise Unpackable("rows of 7 tokens pass the sliding window of 4")
+
+    rows = [TokenIds([1, 2], [2, 3, 1], [2, 1]), TokenIds([3], [1], [2, 2])]
+    policies = packed_policies(pack_of(model, adapters(model)))
+    expected = pair_log_probs(policies, [rows] * 3, batch_size=4)
+    monkeypatch.setattr("trainers.evaluation.pair_scores.hidden_states", too_long)
+    for found, known in zip(pair_log_probs(policies, [rows] * 3, batch_size=4), expected, strict=True):
+        assert not isinstance(found, NonFinite)
+        assert not isinstance(known, NonFinite)
+        np.testing.assert_allclose(found.chosen, known.chosen, rtol=1e-5)
 
 
 def test_the_halves_of_the_samples_together_are_all_of_them(model: PreTrainedModel) -> None:
@@ -267,7 +286,7 @@ def test_sums_over_tokens_do_not_depend_on_how_many_are_summed_at_once(
         return [own for own in found if isinstance(own, Samples)]
 
     expected = drawn()
-    monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", at_once)
+    monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_IN_CACHE", at_once)
     for own, other in zip(drawn(), expected, strict=True):
         assert own.completions == other.completions
         assert own.sums == pytest.approx(other.sums, abs=1e-9)
