@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer import dpo_trainer
 
 from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
+from trainers.components.base_memory import GIB, is_spread, refuse_judge, refuse_too_large, too_large
 from trainers.components.settings import DAY, resolve_model
 from trainers.components.start_check import precision_of
 from trainers.data.pairs import Gold, Pairs, load_pairs
@@ -32,6 +33,7 @@ from trainers.data.tokens import tokenise
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import load_judge
 from trainers.interface import MODEL_SETTINGS
+from trainers.models import accelerator
 from trainers.models.merged import find_adapter, load_model, saveable, usable
 from trainers.models.positions import check_positions
 from trainers.models.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
@@ -113,6 +115,30 @@ class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
+def _judge_beside(base: _Base | None, judge: Judge) -> Gold:
+    """The judge, where there is room for it beside the base. Raises JudgeError."""
+    if judge.reward_model is not None and base is not None and accelerator.kind() == "cuda":
+        refuse_judge(judge.reward_model, base[1].get_memory_footprint() / GIB, accelerator.card_memory() / GIB)
+    return load_judge(judge)
+
+
+@contextmanager
+def _just_loaded(drawn: DrawnSeed | None) -> Iterator[None]:
+    """See `WorkerCache.just_loaded`."""
+    own = dpo_trainer.get_peft_model
+
+    def after_loading(*args: Any, **kwargs: Any) -> Any:
+        if drawn is not None:
+            go_on_from(drawn.after)
+        return own(*args, **kwargs)
+
+    dpo_trainer.get_peft_model = after_loading
+    try:
+        yield
+    finally:
+        dpo_trainer.get_peft_model = own
+
+
 class WorkerCache:
     """Everything that successive runs of one worker share."""
 
@@ -181,23 +207,11 @@ class WorkerCache:
         """Whether loading the base drew random numbers."""
         return self._drawn is not None
 
-    @contextmanager
-    def just_loaded(self) -> Iterator[None]:
+    def just_loaded(self) -> AbstractContextManager[None]:
         """Inside, a trainer draws its adapter as `trl dpo` does, which seeds and then loads the model: where that draws
         random numbers, with those that follow.
         """
-        drawn, own = self._drawn, dpo_trainer.get_peft_model
-
-        def after_loading(*args: Any, **kwargs: Any) -> Any:
-            if drawn is not None:
-                go_on_from(drawn.after)
-            return own(*args, **kwargs)
-
-        dpo_trainer.get_peft_model = after_loading
-        try:
-            yield
-        finally:
-            dpo_trainer.get_peft_model = own
+        return _just_loaded(self._drawn)
 
     def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
         """The run's pairs, none with a token that the base has no embedding for, with the judge of its study."""
@@ -210,7 +224,9 @@ class WorkerCache:
         pinned = judge
         if content is not None and content.startswith(COMMIT):
             pinned = judge.model_copy(update={"revision": content.removeprefix(COMMIT)})
-        gold = self._judges.get(digest([pinned.model_dump(mode="json"), content]), lambda: load_judge(pinned))
+        gold = self._judges.get(
+            digest([pinned.model_dump(mode="json"), content]), lambda: _judge_beside(self._base, pinned)
+        )
         known = {} if content is None else {JUDGE_CONTENT_FACT: content}
         return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name, **known})
 
@@ -347,12 +363,23 @@ def load_base(
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         kwargs["quantization_config"] = quantization
+    settings = {
+        **{name: getattr(model_args, name, None) for name in ("model_revision", "load_in_4bit", "load_in_8bit")},
+        **{"model_name_or_path": path, "dtype": kwargs["dtype"]},
+    }
+    on_gpu = accelerator.kind() == "cuda" and not args.use_cpu and "device_map" not in kwargs
+    if on_gpu:
+        accelerator.free_memory()  # what the allocator keeps counts as taken where a model is placed
+        refuse_too_large(settings, accelerator.card_memory() / GIB, accelerator.free_card_memory() / GIB)
     with usable(path):
         tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
         set_seed(args.seed)  # as TRL: weights that are not in the checkpoint are drawn
         model = load_model(path, revision, kwargs)
         model.generation_config = saveable(model.generation_config)
         check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
+        if on_gpu and is_spread(getattr(model, "hf_device_map", None)):
+            card = accelerator.card_memory() / GIB
+            raise UnusableModel(too_large(settings, model.get_memory_footprint() / GIB, card))
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)
     return model, tokenizer

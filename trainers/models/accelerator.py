@@ -109,6 +109,16 @@ def taken_memory() -> float:
     return torch.cuda.memory_allocated() / MIB if torch.cuda.is_available() else peak_memory()
 
 
+def card_memory() -> int:
+    """Bytes of the whole GPU that this process trains on."""
+    return int(torch.cuda.mem_get_info()[1])
+
+
+def free_card_memory() -> int:
+    """Bytes of it that nobody uses, not even this process's allocator."""
+    return int(torch.cuda.mem_get_info()[0])
+
+
 def device_memory() -> float | None:
     """MiB of the GPU that this process has or could take, its allocator's cache included; None without a GPU."""
     found = kind()

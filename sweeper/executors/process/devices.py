@@ -168,6 +168,18 @@ def listed_gpus(listing: str) -> list[str]:
     return [name for card, parts in cards for name in (parts or [card])]
 
 
+def gpu_gib(environment: Mapping[str, str]) -> float | None:
+    """GiB of the smallest card that a process with this environment can use, as NVIDIA's tool tells; None where it does
+    not.
+    """
+    gpus = visible_gpus(environment)
+    if not gpus or any(name.startswith("MIG") for name in gpus):
+        return None
+    told = _answer("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", ",".join(gpus))
+    sizes = [float(line) / 1024 for line in (told or "").split() if line.replace(".", "", 1).isdigit()]
+    return min(sizes, default=None)
+
+
 def usable_cores() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

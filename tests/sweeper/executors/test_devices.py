@@ -168,6 +168,18 @@ def test_a_worker_shares_apples_gpu_with_no_other(monkeypatch: pytest.MonkeyPatc
     assert default_workers([], 12) == 12
 
 
+def test_the_memory_of_the_smallest_card_that_can_be_used_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\ntest "$4" = 0,3 && printf "81559\\n24576\\n"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert devices.gpu_gib({"CUDA_VISIBLE_DEVICES": "0,3"}) == 24.0
+    assert devices.gpu_gib({"CUDA_VISIBLE_DEVICES": ""}) is None
+    assert devices.gpu_gib({"CUDA_VISIBLE_DEVICES": "MIG-1"}) is None
+
+
 def test_a_card_cut_into_parts_counts_as_its_parts() -> None:
     listing = (
         "GPU 0: NVIDIA A100 (UUID: GPU-0a)\n"
