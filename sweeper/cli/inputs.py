@@ -155,10 +155,11 @@ def base_notes(study: Study) -> list[str]:
     notes = [note for settings in _bases(study) for note in base_notices(settings)]
     card, evaluation = gpu_gib(os.environ), study.spec.evaluation
     judge = evaluation.judge.reward_model if evaluation.judge is not None else None
-    for settings in _bases(study) if card is not None else ():
-        tokens = int(settings.get("max_length") or study.spec.data.max_length or 1024)
-        plan = plan_memory(settings, judge, tokens, evaluation.max_new_tokens, card)
-        notes += [] if plan is None else [f"memory, {settings['model_name_or_path']}: {plan}"]
+    if card is not None:
+        for settings in _bases(study):
+            tokens = int(settings.get("max_length") or study.spec.data.max_length or 1024)
+            plan = plan_memory(settings, judge, tokens, evaluation.max_new_tokens, card)
+            notes += [] if plan is None else [f"memory, {settings['model_name_or_path']}: {plan}"]
     return list(dict.fromkeys(notes))
 
 

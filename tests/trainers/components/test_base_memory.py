@@ -22,12 +22,13 @@ from trainers.components.base_memory import (
     refuse_judge,
     refuse_too_large,
 )
-from trainers.components.settings import parse_settings
+from trainers.components.settings import parse_settings, resolve_model
 from trainers.components.worker_cache import load_base
 from trainers.data.pairs import JudgeError
 from trainers.interface import MODEL
 from trainers.models import accelerator
 from trainers.models.bases import UnusableModel
+from trainers.models.merged import load_model
 from trainers.run_folder.failures import cause_of
 
 # Llama-2-7B's
@@ -133,7 +134,7 @@ def test_a_model_that_was_loaded_in_parts_is_refused_before_anything_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files tell no size: what a card too small has made of it is seen once it is loaded."""
-    plain = worker_cache.load_model
+    plain = load_model
 
     def in_parts(*given: Any) -> Any:
         model = plain(*given)
@@ -148,7 +149,7 @@ def test_a_model_that_was_loaded_in_parts_is_refused_before_anything_trains(
     args.use_cpu = False
     monkeypatch.setattr(accelerator, "kind", lambda: "cuda")
     monkeypatch.setattr(accelerator, "free_memory", lambda: None)
-    path = worker_cache.resolve_model("embedded")
+    path = resolve_model("embedded")
     with pytest.raises(UnusableModel, match="parts of it would lie elsewhere"):
         load_base(path, args, model_args)
 

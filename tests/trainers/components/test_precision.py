@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainers.pack_runs import config
+from tests.trainers.pack_runs import PINNED, config
+from tests.trainers.small_runs import configs_on
+from tests.trainers.test_dpo import config as stock_config
+from tests.trainers.tiny_models import a_run
+from trainers.components import settings
 from trainers.components.settings import hardware_settings, parse_settings
 from trainers.components.start_check import precision_of
+from trainers.interface import Job
 from trainers.models import accelerator
 
 
@@ -36,6 +41,18 @@ def test_a_gpu_that_would_emulate_bf16_gets_float32_which_packs_take(
     )
     assert hardware_settings() == asked
     assert ("float32" in accelerator.name()) is emulates
+
+
+def test_no_run_of_the_tests_leaves_its_precision_to_the_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a GPU, TRL's defaults (bf16, checkpointing) would be other numbers than those that are held."""
+    monkeypatch.setattr(settings, "hardware_settings", dict)
+    runs = [config(), stock_config(), a_run("model", tmp_path), *configs_on(tmp_path, tmp_path / "data")]
+    for run in runs:
+        asked = settings.run_settings(Job(run, tmp_path))
+        assert {name: asked.get(name) for name in PINNED} == PINNED
+    assert config(bf16=True).settings["bf16"]
 
 
 def test_tf32_is_that_of_the_run_that_is_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
