@@ -141,7 +141,8 @@ def refuse_bad_base(study: Study) -> None:
     problems = [problem for settings in _bases(study) for problem in base_problems(settings)]
     card = gpu_gib(os.environ) if not problems else None
     if card is not None:
-        problems = [told for settings in _bases(study) if (told := card_problem(settings, card)) is not None]
+        judge = _reward_model(study)
+        problems = [told for settings in _bases(study) if (told := card_problem(settings, judge, card)) is not None]
     if problems:
         refuse(list(dict.fromkeys(problems)))
 
@@ -154,13 +155,18 @@ def base_notes(study: Study) -> list[str]:
 
     notes = [note for settings in _bases(study) for note in base_notices(settings)]
     card, evaluation = gpu_gib(os.environ), study.spec.evaluation
-    judge = evaluation.judge.reward_model if evaluation.judge is not None else None
+    judge = _reward_model(study)
     if card is not None:
         for settings in _bases(study):
             tokens = int(settings.get("max_length") or study.spec.data.max_length or 1024)
             plan = plan_memory(settings, judge, tokens, evaluation.max_new_tokens, card)
             notes += [] if plan is None else [f"memory, {settings['model_name_or_path']}: {plan}"]
     return list(dict.fromkeys(notes))
+
+
+def _reward_model(study: Study) -> str | None:
+    judge = study.spec.evaluation.judge
+    return None if judge is None else judge.reward_model
 
 
 def _bases(study: Study) -> list[Mapping[str, Any]]:

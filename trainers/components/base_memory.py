@@ -137,10 +137,21 @@ def refuse_too_large(settings: Mapping[str, Any], card: float, free: float, besi
     raise UnusableModel(too_large(settings, size, card))
 
 
-def card_problem(settings: Mapping[str, Any], card: float) -> str | None:
-    """Why the base of these settings cannot be on a GPU of `card` GiB; None where it can be, or nobody knows."""
+def card_problem(settings: Mapping[str, Any], judge: str | None, card: float) -> str | None:
+    """Why the base of these settings, or the judge beside it, cannot be on a GPU of `card` GiB; None where both can be,
+    or nobody knows.
+    """
     size = None if settings.get("use_cpu") or settings.get("model_init_kwargs") else loaded_gib(settings)
-    return None if size is None or size <= _SHARE * card else f"base: {too_large(settings, size, card)}"
+    if size is None:
+        return None
+    if size > _SHARE * card:
+        return f"base: {too_large(settings, size, card)}"
+    try:
+        if judge is not None:
+            refuse_judge(judge, size, card)
+    except JudgeError as error:
+        return f"evaluate.judge: {error}"
+    return None
 
 
 def refuse_judge(judge: str, base: float, card: float) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from studies.spec import Study, load_study
+from sweeper.cli.inputs import base_notes
+
 STUDY = """
 study: mine
 base: {model_name_or_path: seven, use_peft: true, lora_r: 16, max_steps: 2, per_device_train_batch_size: 4}
@@ -53,3 +56,10 @@ def test_a_base_that_cannot_be_on_the_gpu_is_refused(sweeper: Callable[..., Any]
     assert "it takes 25.1 GiB in float32 and the GPU has 24.0 GiB" in said
     assert "set dtype: bfloat16 (12.6 GiB)" in said
     assert sorted(folder.iterdir()) == before
+
+
+def test_what_the_gpus_memory_is_taken_by_is_noted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    study = Study.of(load_study(folder / "study.yaml", ["base.dtype=bfloat16"]))
+    (note,) = [note for note in base_notes(study) if note.startswith("memory")]
+    assert "of 24.0 GiB of a GPU: base 12.6 GiB;" in note

@@ -76,7 +76,7 @@ def test_a_base_that_does_not_fit_is_refused_with_its_size_and_what_would(
     seven: str, settings: dict[str, Any], card: float, remedy: str | None
 ) -> None:
     asked = {"model_name_or_path": seven, **settings}
-    told = card_problem(asked, card)
+    told = card_problem(asked, None, card)
     assert (told is None) == (remedy is None)
     if remedy is None:
         refuse_too_large(asked, card, card)
@@ -96,6 +96,9 @@ def test_a_gpu_that_others_fill_is_the_machines_fault_and_not_the_models(seven: 
 
 def test_a_judge_must_fit_beside_the_base(seven: str) -> None:
     refuse_judge(seven, 12.6, 80.0)
+    asked = {"model_name_or_path": seven, "dtype": "bfloat16"}
+    assert card_problem(asked, seven, 80.0) is None
+    assert "beside 12.6 GiB of the base" in str(card_problem(asked, seven, 24.0))
     with pytest.raises(JudgeError, match=r"12.6 GiB beside 25.1 GiB of the base"):
         refuse_judge(seven, 25.1, 40.0)
 
