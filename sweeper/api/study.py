@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dashboards.report.frames import runs_frame, table_frame
 from dashboards.report.study import figures_of
-from dashboards.tables.frames import runs_frame, table_frame
 from studies.schema.replicates import by_condition
 from sweeper.api.answers import Answer, Best, answer_in, best_in
 from sweeper.api.exporting import export_to

@@ -86,17 +86,10 @@ def run_session(
         search, tracker = session.search, session.tracker
         if retry:
             ask_again(search, tracker, session.known.records, where.runs, retry)
-        pool, finished, tabled = session.pool(), False, False
+        pool, finished = session.pool(), False
         try:
-            outcome, verified = _train(session, pool, verify_runs)
-            border.phase("report")
-            tabled = _log_table(tracker, table, check_lease)
-            finished = tabled and outcome.whole and not outcome.unmeasured
-            if outcome.unusable:
-                border.how, border.why = "refused", outcome.unusable
-            if finished:
-                border.how = "finished"
-                remove_states(where.runs)
+            outcome, verified = _train_and_report(session, pool, verify_runs, table)
+            finished = border.how == "finished"
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
@@ -105,7 +98,7 @@ def run_session(
                 check_lease()
                 tracker.close_study(finished=finished)
             search.close()
-    return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+    return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified
 
 
 @dataclass(frozen=True)
@@ -159,6 +152,22 @@ def _open(
     known = find_known(study, where.storage, tracker, compare, screen.tell_user)
     search = Search(spec, study.variants, where.storage, known.records, known.changed)
     return _Session(study, where, executor, workers, screen, check, border, search, tracker, known, compare)
+
+
+def _train_and_report(
+    session: _Session, pool: Executor, verify_runs: int, table: Callable[[], Mapping[str, str]]
+) -> tuple[Outcome, Verification | None]:
+    """Train all that is missing and keep the table; tells the border how the sweep ends."""
+    border, tracker = session.border, session.tracker
+    outcome, verified = _train(session, pool, verify_runs)
+    border.phase("report")
+    tabled = _log_table(tracker, table, session.check)
+    if outcome.unusable:
+        border.how, border.why = "refused", outcome.unusable
+    if tabled and outcome.whole and not outcome.unmeasured:
+        border.how = "finished"
+        remove_states(session.where.runs)
+    return replace(outcome, undelivered=0 if tabled else 1), verified
 
 
 def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome, Verification | None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from trl.trainer.utils import use_adapter
 
 from trainers.models.rotary import couples_rows, coupling, own_lengths
-from trainers.multi_lora.kernels import attention_kernels
+from trainers.multi_lora.attention.kernels import attention_kernels
 
 _PLAIN_ROWS: Final = 8
 """Rows that are read whole at a time: their logits, of every place, are held together."""

@@ -13,8 +13,8 @@ from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import Gap, measured_gaps, precision_of, training_gap
 from trainers.evaluation.policies import packed_policies
 from trainers.models import accelerator
+from trainers.multi_lora.attention.kernels import attention_kernels
 from trainers.multi_lora.flat import Unpackable
-from trainers.multi_lora.kernels import attention_kernels
 from trainers.multi_lora.layout import hidden_states, into_layout, micro_batch, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.engine import Engine, Work

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from trl import DPOConfig
 
 from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.attention.kernels import attention_kernels
 from trainers.multi_lora.flat import Adapter
-from trainers.multi_lora.kernels import attention_kernels
 from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows, shape_multiple
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.multi_lora.transfer import to_device
