@@ -255,7 +255,7 @@ class _Packing:
         return replace(job, placement=self._growth.fit(job.placement))
 
     def _admit(self, new: list[Member], seconds: float) -> None:
-        had = self._pack.members if self._pack is not None else []
+        had = list(self._pack.members) if self._pack is not None else []
         try:
             if self._pack is None:
                 self._pack = self._worker.pack(new[0].job, self._queue)

@@ -12,10 +12,10 @@ import torch
 
 from studies.records import Cause
 from tests.trainers.pack_runs import config, distance, float64, train, weights
-from trainers.components import worker_cache
+from trainers.components import start_check, worker_cache
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
-from trainers.pack import growth, member, stock_setup
+from trainers.pack import admission, growth, member, stock_setup
 from trainers.pack.engine import Engine
 from trainers.pack.pack import Pack
 
@@ -157,6 +157,25 @@ def test_a_run_that_cannot_be_made_ready_beside_others_waits_and_no_base_is_load
     results = train(tmp_path, runs, together=4)
     assert [(r.cause, r.facts["together"]) for r in results] == [(Cause.FINISHED, 2)] * 4
     assert len(loaded) == 1
+
+
+def test_runs_that_cannot_be_taken_in_beside_others_wait_and_are_looked_at_before_their_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "_WORTH_IT", 10.0)
+    noted: list[str] = []
+    plain = member.Member.note
+
+    def note(self: member.Member, gap: Any) -> None:
+        noted.append(f"{self.key} at {self.step}")
+        plain(self, gap)
+
+    monkeypatch.setattr(member.Member, "note", note)
+    monkeypatch.setattr(admission, "measured_gaps", nth(2, start_check.measured_gaps, no_room))
+    runs = [config("sigmoid", max_steps=24, beta=0.1 * (i + 1)) for i in range(3)]
+    results = train(tmp_path, runs, together=8, begin=0)
+    assert [(r.cause, r.facts["together"], r.facts["steps"]) for r in results] == [(Cause.FINISHED, 1, 24)] * 3
+    assert sorted(noted) == sorted(f"{run.key} at 0" for run in runs for _ in range(2))
 
 
 def test_a_base_is_the_same_after_a_run_that_failed_with_half_an_adapter_in_it(
