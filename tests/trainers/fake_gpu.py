@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -40,6 +40,9 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         on_gpu = any(tensor.device.type == "cuda" for tensor in given)
+        if on_gpu and name == "_local_scalar_dense":
+            self.places.append(f"{name} at {_line()}")
+            return torch.ones((), dtype=args[0].dtype, device="cpu").item() if args[0].dtype != torch.bool else True
         found = func(*args, **(kwargs or {}))
         copies = name in ("_to_copy", "copy_") and not (kwargs or {}).get("non_blocking") and not _asks(name, args)
         to = {leaf.device.type for leaf in tree_leaves(found) if isinstance(leaf, Tensor)}
@@ -74,8 +77,11 @@ class _Indexing(TorchFunctionMode):  # type: ignore[misc]
             value = args[2] if isinstance(args[2], Tensor) else torch.full((), args[2], device=CUDA, dtype=part.dtype)
             value = value.to(part.dtype)
             return aten.index_put_.default(part, index, value) if index else None
-        if func is Tensor.copy_ and args[0].device.type == "cuda":
-            return args[0]  # asks for the driver too
+        if func in (Tensor.numpy, Tensor.tolist) and isinstance(args[0], FakeTensor):
+            nothing = np.zeros(args[0].shape, np.float64 if args[0].is_floating_point() else np.int64)
+            return nothing if func is Tensor.numpy else nothing.tolist()
+        if func in (Tensor.copy_, Tensor.contiguous) and args[0].device.type == "cuda":
+            return args[0] if func is Tensor.copy_ else aten.clone.default(args[0])  # they ask for the driver too
         return func(*args, **(kwargs or {}))
 
 
