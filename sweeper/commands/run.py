@@ -12,6 +12,7 @@ from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
+from studies.schema.replicates import as_in_file
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.detached.start import keep_output
@@ -257,6 +258,9 @@ class _Rounds:
         """Train another round on what is recorded by now."""
         session, study = self._session, more.of(self._session.study)
         where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
+        if more.replicates is not None:  # whose runs answer questions of their own
+            text = as_in_file(study.spec).model_dump_json(indent=2, exclude_defaults=True)
+            tracker.open_study(study.spec, text, questions(study), strict=tracker.strict)
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
         search = Search(study.spec, study.variants, where.storage, known.records, known.changed)
         try:
