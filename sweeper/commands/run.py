@@ -59,12 +59,10 @@ def run_session(
     """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
     `verify_runs`: so many finished runs are trained again alone, for the second result.
-
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
-    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
-    no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event.
-
-    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
+    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`:
+    reuse no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event. Raises
+    AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
@@ -92,10 +90,8 @@ def run_session(
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
-            if outcome.unusable:
-                border.how, border.why = "refused", outcome.unusable
+            border.how, border.why = _ending(outcome, finished)
             if finished:
-                border.how = "finished"
                 remove_states(where.runs)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
@@ -106,6 +102,13 @@ def run_session(
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+
+
+def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
+    """How a sweep ended, and why where that is to be said: see `SweepEnded`."""
+    if outcome.unusable:
+        return "refused", outcome.unusable
+    return ("finished", "") if finished else ("stopped", outcome.budget)
 
 
 @dataclass(frozen=True)
