@@ -31,6 +31,7 @@ from studies.spec import (
     Expectation,
     FloatRange,
     IntRange,
+    Notify,
     Objective,
     Output,
     Probe,
@@ -69,6 +70,7 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "budget": Budget,
     "resources": Resources,
     "output": Output,
+    "notify": Notify,
 }
 _WRITTEN = {"evaluation": "evaluate"}
 _VALUE = {float, int, str, bool, type(None)}

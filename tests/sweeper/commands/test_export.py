@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,6 +107,9 @@ def test_from_whatever_folder_it_is_used_it_names_its_own_pairs_model_and_adapte
     assert Path(written["output_dir"]) == trained / "deep" / "mine-adapter"
     head = (trained / "deep" / "mine.yaml").read_text().partition("model_name_or_path")[0]
     assert "from any folder: trl dpo --config" in head
+    shutil.move(trained / "deep", trained / "moved")
+    with pytest.raises(FileNotFoundError):  # and no other data of that name
+        load_dataset(written["dataset_name"], cache_dir=str(trained / "cache"))
 
 
 @pytest.mark.parametrize("named", ["model", "./model", "../here/model"])
