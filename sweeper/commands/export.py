@@ -89,24 +89,7 @@ def export_best(
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
-    return Exported(
-        config=str(output),
-        data=str(data),
-        model=model,
-        adapter=str(output.with_name(f"{output.stem}-adapter")),
-        study=record.study,
-        variant=row.variant,
-        scenario=scenario,
-        trial=number,
-        block=record.block,
-        seed=record.seed,
-        key=record.key,
-        run_id=record.run_id,
-        knobs=record.knobs,
-        step=step,
-        data_digest=digest,
-        train=f"trl dpo --config {output}",
-    )
+    return Exported.of(record, scenario, number, step, output, data, model, digest)
 
 
 def _check_knobs(record: RunRecord) -> None:

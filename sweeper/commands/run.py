@@ -92,11 +92,7 @@ def run_session(
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
             finished = tabled and outcome.whole and not outcome.unmeasured
-            if outcome.unusable:
-                border.how, border.why = "refused", outcome.unusable
-            if finished:
-                border.how = "finished"
-                remove_states(where.runs)
+            _tell_end(border, outcome, where, finished=finished)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
@@ -106,6 +102,15 @@ def run_session(
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+
+
+def _tell_end(border: Border, outcome: Outcome, where: StudyPaths, *, finished: bool) -> None:
+    """Have the events say how the sweep ends, and drop the states that no run resumes from."""
+    if outcome.unusable:
+        border.how, border.why = "refused", outcome.unusable
+    if finished:
+        border.how = "finished"
+        remove_states(where.runs)
 
 
 @dataclass(frozen=True)
