@@ -14,7 +14,13 @@ from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreError, StoreMissing, check_store, connect, is_database, store_calls
 from dashboards.store.databases import MLFLOW, shown
 from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED, VIEW, VIEW_TAG, marks_in, seconds, to_record
-from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs, read_sqlite_tags
+from dashboards.store.sqlite_runs import (
+    StoredExperiment,
+    StoredRun,
+    read_sqlite_experiments,
+    read_sqlite_runs,
+    read_sqlite_tags,
+)
 from studies.records import RunRecord
 from studies.records.format import refuse_newer
 from studies.text.redact import redact
@@ -141,6 +147,32 @@ def study_pages(uri: str) -> dict[str, str]:
     client = connect(uri)
     with store_calls(uri):
         return {e.name: view_page(e.experiment_id) for e in client.search_experiments() if VIEW_TAG in e.tags}
+
+
+def stored_studies(uri: str) -> list[StoredExperiment]:
+    """The experiments of the store that sweeps have made, by name; none where there is no store. Makes nothing.
+
+    Raises StoreError where the store cannot be read.
+    """
+    if not check_store(uri):
+        return []
+    file = sqlite_file(uri)
+    found = read_sqlite_experiments(file, (KIND, RUN)) if file is not None else None
+    if found is None:
+        client = connect(uri)
+        with store_calls(uri):
+            found = [
+                _counted(client, one) for one in sorted(client.search_experiments(), key=lambda one: str(one.name))
+            ]
+    return [one for one in found if marks_in(one.tags) or VIEW_TAG in one.tags]
+
+
+def _counted(client: Any, experiment: Any) -> StoredExperiment:
+    runs = list(read_runs(client, experiment.experiment_id)) if VIEW_TAG in experiment.tags else []
+    times = [time for run in runs if (time := run.ended or run.started) is not None]
+    return StoredExperiment(
+        experiment.experiment_id, experiment.name, dict(experiment.tags), len(runs), max(times, default=None)
+    )
 
 
 def view_page(experiment_id: str) -> str:

@@ -30,6 +30,12 @@ where experiment_id = ? and lifecycle_stage = 'active'
 and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
 order by start_time, run_uuid
 """
+_COUNTED = """
+select e.experiment_id, e.name, count(r.run_uuid), max(coalesce(r.end_time, r.start_time)) from experiments e
+left join runs r on r.experiment_id = e.experiment_id and r.lifecycle_stage = 'active'
+and exists (select 1 from tags t where t.run_uuid = r.run_uuid and t.key = ? and t.value = ?)
+where e.lifecycle_stage = 'active' group by e.experiment_id order by e.name
+"""
 _TAGS = "select run_uuid, key, value from tags where run_uuid in ({})"
 _PARAMS = "select run_uuid, key, value from params where run_uuid in ({})"
 _METRICS = "select run_uuid, key, value, is_nan from latest_metrics where run_uuid in ({})"
@@ -80,6 +86,37 @@ def read_sqlite_tags(file: Path, experiment: str) -> dict[str, str] | None:
             if not versions or versions - KNOWN_SCHEMAS:
                 return None
             return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
+    except sqlite3.Error:
+        return None
+
+
+@dataclass(frozen=True)
+class StoredExperiment:
+    """An experiment that is not deleted: its tags, how many runs of the kind it has that are not deleted, and when the
+    newest began or ended, in milliseconds since 1970.
+    """
+
+    experiment_id: str
+    name: str
+    tags: dict[str, str]
+    runs: int
+    last: int | None
+
+
+def read_sqlite_experiments(file: Path, kind: tuple[str, str]) -> list[StoredExperiment] | None:
+    """All experiments, with their runs that have the tag `kind` (key, value). None where `read_sqlite_runs` is."""
+    try:
+        with closing(open_to_read(file)) as database:
+            versions = {version for (version,) in database.execute("select version_num from alembic_version")}
+            if not versions or versions - KNOWN_SCHEMAS:
+                return None
+            tags: dict[int, dict[str, str]] = {}
+            for experiment, key, value in database.execute("select experiment_id, key, value from experiment_tags"):
+                tags.setdefault(experiment, {})[key] = value
+            return [
+                StoredExperiment(str(experiment), name, tags.get(experiment, {}), runs, last)
+                for experiment, name, runs, last in database.execute(_COUNTED, kind)
+            ]
     except sqlite3.Error:
         return None
 

@@ -11,6 +11,7 @@ import typer
 from studies.text.redact import note_command, redact_output
 from sweeper.cli.output import Output
 from sweeper.cli.refusal import told
+from sweeper.cli.verbs.keeping import ls, open_run, rm
 from sweeper.cli.verbs.preparing import doctor, init, plan
 from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
@@ -43,6 +44,8 @@ app = typer.Typer(
 _READING = (status, table, report, records, evaluate, export, ui)
 for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, doctor):
     app.command()(command)
+for name, command in (("ls", ls), ("open", open_run), ("rm", rm)):
+    app.command(name)(command)
 
 
 def main() -> None:

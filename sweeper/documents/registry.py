@@ -11,6 +11,9 @@ from studies.text.mistakes import Problems
 from sweeper.commands.detached.start import Began
 from sweeper.commands.doctor import DoctorDocument
 from sweeper.commands.exported import Exported
+from sweeper.commands.kept.found import FoundRuns
+from sweeper.commands.kept.listing import KeptStudies
+from sweeper.commands.kept.removal import Removal
 from sweeper.documents.plan import PlanDocument
 from sweeper.documents.run import RunDocument
 from sweeper.documents.status import StatusDocument
@@ -24,6 +27,9 @@ _TYPES: Final = (
     Grids,
     Exported,
     DoctorDocument,
+    KeptStudies,
+    Removal,
+    FoundRuns,
     Problems,
 )
 DOCUMENTS: Final[Mapping[str, type[Any]]] = {one.schema: one for one in _TYPES}

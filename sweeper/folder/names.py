@@ -47,3 +47,10 @@ REQUESTS: Final = "requests"  # see `sweeper.folder.requests`
 def refused_of(journal: Path) -> Path:
     """The file with what the store will never take of a journal."""
     return journal.with_suffix(".refused.jsonl")
+
+
+OWN_FILES: Final = (
+    *(MARK_FILE, PILOT_FILE, LOCK_FILE, PAUSED_FILE, SPENT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE, JOURNAL),
+    refused_of(Path(JOURNAL)).name,
+)
+"""All files with fixed names."""
