@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
+import sweeper
 from studies.design.counts import planned_runs
 from studies.losses.guide import CLAIMS
 from studies.losses.table import TABLE
@@ -221,6 +222,39 @@ def _holds(kind: Any, later: dict[str, type]) -> str:
     return "a range or list, [as in a study file](../studies/README.md)"
 
 
+def api() -> Iterator[str]:
+    """Every public name of Python, with what its docstring says."""
+    for name in sweeper.__all__:
+        found = getattr(sweeper, name)
+        if not inspect.isclass(found):
+            yield f"- `{_call(name, found)}`: {_first_paragraphs(found)}"
+            continue
+        yield f"- `{name}`: {_first_paragraphs(found)}"
+        for member, one in vars(found).items():
+            if member.startswith("_"):
+                continue
+            if inspect.isfunction(one):
+                yield f"  - `.{_call(member, one)}`: {_first_paragraphs(one)}"
+            elif isinstance(one, property):
+                yield f"  - `.{member}`: {_first_paragraphs(one)}"
+
+
+def _call(name: str, function: Any) -> str:
+    """How a function is called."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    words: list[str] = []
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append(p.name if p.default is p.empty else f"{p.name}={p.default!r}")
+    return f"{name}({', '.join(words)})"
+
+
+def _first_paragraphs(found: Any) -> str:
+    """Its docstring up to the examples, in one line."""
+    return _one_line((inspect.getdoc(found) or "").partition(">>>")[0])
+
+
 MADE: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "study keys": ("studies/README.md", study_keys),
     "losses": ("studies/README.md", losses),
@@ -230,6 +264,7 @@ MADE: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "causes": ("sweeper/README.md", causes),
     "commands": ("sweeper/README.md", commands),
     "documents": ("sweeper/json.md", documents),
+    "api": ("sweeper/api/README.md", api),
 }
 
 

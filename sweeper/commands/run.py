@@ -91,8 +91,7 @@ def run_session(
             outcome, verified = _train(session, pool, verify_runs)
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
-            finished = tabled and outcome.whole and not outcome.unmeasured
-            _tell_end(border, outcome, where, finished=finished)
+            finished = _finish(outcome, where, border, tabled=tabled)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
@@ -104,13 +103,16 @@ def run_session(
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
 
 
-def _tell_end(border: Border, outcome: Outcome, where: StudyPaths, *, finished: bool) -> None:
-    """Have the events say how the sweep ends, and drop the states that no run resumes from."""
+def _finish(outcome: Outcome, where: StudyPaths, border: Border, *, tabled: bool) -> bool:
+    """Whether nothing is left to do; tells how the sweep ends."""
+    finished = tabled and outcome.whole and not outcome.unmeasured
     if outcome.unusable:
         border.how, border.why = "refused", outcome.unusable
-    if finished:
+    elif finished:
         border.how = "finished"
+    if finished:
         remove_states(where.runs)
+    return finished
 
 
 @dataclass(frozen=True)
