@@ -44,10 +44,9 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, doctor):
+for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, doctor):
     app.command()(command)
-for name, named in (("ls", ls), ("open", open_run), ("rm", rm)):
-    app.command(name)(named)
+app.command("open")(open_run)
 
 
 def main() -> None:
