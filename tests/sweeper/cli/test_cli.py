@@ -224,8 +224,8 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
         seen.append("read")
         raise SystemExit(0)
 
-    for room in ("preparing", "results", "shared"):
-        monkeypatch.setattr(f"sweeper.cli.{room}.warn_of_code", lambda _spec: seen.append("warned"))
+    for module in ("verbs.preparing", "verbs.results", "shared"):
+        monkeypatch.setattr(f"sweeper.cli.{module}.warn_of_code", lambda _spec: seen.append("warned"))
     for first in (
         "sweeper.cli.verbs.preparing.look_at_data",
         "sweeper.cli.shared.look_at_data",
