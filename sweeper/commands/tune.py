@@ -212,7 +212,8 @@ def plan_lines(design: Design, file: Path, power: str) -> list[str]:
     """The plan in a few sentences, with what it can conclude."""
     losses = f"{', '.join(design.variants[:-1])} and {design.variants[-1]}"
     minutes = design.seconds * design.runs / design.machine.workers / 60
-    guess = f", by a guess {minutes:.0f} minutes on {design.machine.in_words}" if design.seconds else ""
+    takes = so_many(max(round(minutes), 1), "minute")
+    guess = f", by a guess {takes} on {design.machine.in_words}" if design.seconds else ""
     return [
         f"Plan ({file}): {losses}, each tuned by {design.trials} settings on one draw of the pairs and judged on "
         f"another, {design.replicates} times: {so_many(design.runs, 'run')}{guess}.",

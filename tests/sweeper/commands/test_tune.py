@@ -156,7 +156,7 @@ def test_data_that_no_run_could_use_leave_nothing(sweeper: Sweeper, tmp_path: Pa
 def test_the_embedded_model_and_own_data_do_not_go_together(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "Q", "chosen": "a", "rejected": "b"}\n' * 3)
     for given in (("--data", "p.jsonl"), ("--model", "org/none")):
-        wrong = sweeper(tmp_path, "tune", *given)
+        wrong = sweeper(tmp_path, "tune", "--output", "new/a.yaml", *given)
         assert wrong.returncode == 2, wrong.stdout
         assert [place.name for place in tmp_path.iterdir()] == ["p.jsonl"]
 
