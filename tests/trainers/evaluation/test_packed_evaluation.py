@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from studies.records import EvaluationConfig, Measurement
@@ -267,6 +267,37 @@ def test_the_reference_reads_a_prompt_of_several_policies_once(model: PreTrained
     options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 3, "seed": 4, "batch_size": 64}
     sample(packed_policies(pack), [[[1, 2, 3]] * 4] * 3, per_token=lambda policy, _: (policy.sum(-1),), **options)
     assert begun == [3, 1]  # each policy for itself, then the reference
+
+
+def test_masks_that_are_made_beforehand_are_not_looked_into_and_change_no_number(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each look at one makes the host wait for it."""
+    looked: list[int] = []
+
+    def look(padding_mask: Tensor | None, q_length: int, *args: Any, **more: Any) -> bool:
+        looked.append(q_length)
+        return own(padding_mask, q_length, *args, **more)
+
+    own = masking_utils._ignore_causal_mask_sdpa
+    monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", look)
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 64}
+    prompts = [[[1, 2, 3, 1][: 1 + i % 4] for i in range(7)]] * 3
+
+    def drawn() -> tuple[Samples | NonFinite, ...]:
+        policies = packed_policies(pack_of(model, adapters(model)))
+        return sample(policies, prompts, per_token=lambda policy, reference: ((policy - reference).sum(-1),), **options)
+
+    expected, often = drawn(), len(looked)
+    looked.clear()
+    monkeypatch.setattr("trainers.evaluation.policies._READS_MASKS", ())
+    for found, known in zip(drawn(), expected, strict=True):
+        assert isinstance(found, Samples)
+        assert isinstance(known, Samples)
+        assert found.completions == known.completions
+        assert found.sums == pytest.approx(known.sums, abs=1e-9)
+    assert often > 10
+    assert len(looked) == 2  # as the prompts are read, by the policies and by the reference
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 2**20])
