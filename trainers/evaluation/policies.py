@@ -15,11 +15,14 @@ from peft import PeftModel
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
+from trainers.evaluation.room import give_room
 from trainers.models.rotary import couples_rows, coupling, own_lengths
 from trainers.multi_lora.kernels import attention_kernels
 
 _READS_MASKS: Final = ("cpu",)
 """Where transformers may look into a mask to see whether it can do without: elsewhere the host waits for the answer."""
+_COPIES: Final = ("cpu",)
+"""Where keys and values are few, and copying them costs less than to read them from within larger tensors."""
 _PLAIN_ROWS: Final = 8
 """Rows that are read whole at a time: their logits, of every place, are held together."""
 
@@ -171,6 +174,8 @@ class CachedReader:
             if self._cache is None or not hasattr(self._cache, "reorder_cache"):
                 raise _NoCacheError
             self._cache.reorder_cache(places.to(ids.device))
+            if ids.device.type not in _COPIES:
+                give_room(self._cache, max(lengths))
 
     def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `Reader.logits`."""
