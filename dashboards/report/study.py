@@ -28,7 +28,8 @@ from studies.spec import Expectation, Study
 from studies.text.redact import redact
 
 if TYPE_CHECKING:
-    from dashboards.report.build import BuiltReport
+    from dashboards.figures.figure import Figure
+    from dashboards.report.build import BuiltReport, Store
 
 
 def strata(study: Study) -> list[Stratum]:
@@ -96,22 +97,50 @@ def written(table: Comparison, format: Format, width: int | None = None, *, ever
     """Render the table without secrets, ending in one newline. `everything`: all that was measured, beside the answer
     and the table that it rests on.
     """
-    text: str = redact(render(table, format, width, everything=everything))
+    text = render(table, format, width, everything=everything)
+    if format != "json":  # which is made without, and would be none with a number taken for a secret
+        text = redact(text)
     return text.rstrip("\n") + "\n"
 
 
-def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> BuiltReport:
-    """Build the study's page and figures. Raises StoreError."""
+def report_of(study: Study, records: Sequence[RunRecord], table: Comparison, *, stored: bool = True) -> BuiltReport:
+    """Build the study's page and figures; `stored`: the records are of the store here. Raises StoreError."""
     from dashboards.report.build import make_report  # matplotlib, which no table needs
 
-    uri, here = store_uri(None, Path.cwd()), Path.cwd()
+    together, planned, shown, judges = _in_conditions(study, records, table)
+    return make_report(study, together, planned, shown, _store() if stored else None, judges)
+
+
+def figures_of(study: Study, records: Sequence[RunRecord], table: Comparison, *, stored: bool) -> tuple[Figure, ...]:
+    """The figures of a study that it has runs for, those beside the answers first. `stored`: the curves of its runs
+    are in the store, else in the records themselves. Raises StoreError.
+    """
+    from dashboards.figures.figure import Figure  # matplotlib
+    from dashboards.figures.gallery import figures, first_figures
+    from dashboards.report.build import curves_from, material_of
+
+    together, planned, shown, judges = _in_conditions(study, records, table)
+    read = curves_from(together, _store() if stored else None)
+    material = material_of(study, together, planned, shown, read, judges)
+    drawn = [*first_figures(material).values(), *(figure for _, figure in figures(material))]
+    return tuple(figure for figure in drawn if isinstance(figure, Figure))
+
+
+def _store() -> Store:
+    from dashboards.report.build import Store
+
+    return Store(store_uri(None, Path.cwd()), Path.cwd())
+
+
+def _in_conditions(
+    study: Study, records: Sequence[RunRecord], table: Comparison
+) -> tuple[Sequence[RunRecord], Sequence[Stratum], Comparison, Judges | None]:
+    """Records, strata, comparison and judges of a study's conditions, where it has replicates of them."""
     if study.spec.replicates is None:
-        return make_report(study, records, strata(study), table, uri, here)
+        return records, strata(study), table, None
     judges = judges_of(table.tuned, records)
     together, planned = records_of_conditions(records), strata_of_conditions(strata(study))
-    return make_report(
-        study, together, planned, by_condition(study, together, planned, table, judges), uri, here, judges
-    )
+    return together, planned, by_condition(study, together, planned, table, judges), judges
 
 
 def by_condition(

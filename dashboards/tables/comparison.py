@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -120,6 +120,7 @@ class Comparison:
     `pairs`: on what became of the rows that were read. `speed`: of its steps, None where it was not measured.
     """
 
+    schema: ClassVar[str] = "table/1"
     rows: tuple[Row, ...]
     baseline: str | None
     verdicts: tuple[Verdict, ...]

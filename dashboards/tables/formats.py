@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,11 +15,11 @@ from dashboards.controls.expectations import Finding
 from dashboards.guide.verdicts import Verdict
 from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison, Row
-from dashboards.tables.grids import Cell, Grid, grid_cells
+from dashboards.tables.grids import Grid, grid_cells, listed
 from dashboards.tables.sections import sections, short_sections
 from dashboards.tables.short import by_width
-from studies.records import Scalar
 from studies.spec import Objective
+from studies.text.as_json import as_json
 from studies.text.visible import visible
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ def render(table: Comparison, format: Format = "text", width: int | None = None,
     """
     match format:
         case "json":
-            whole = asdict(table)
-            return json.dumps(whole, indent=2) + "\n"
+            return as_json(table.schema, table, indent=2) + "\n"
         case "csv":
             return _csv(table.rows) + _controls_csv(table.controls)
         case "markdown":
@@ -74,8 +72,8 @@ def render_claims(verdicts: Sequence[Verdict], format: Format = "text", width: i
 def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "text", width: int | None = None) -> str:
     """Grids of two knobs, one a stratum, in a format."""
     if format == "json":
-        listed = [{**asdict(g), "cells": [_json_cell(*c) for c in g.cells.items()]} for g in found]
-        return json.dumps(listed, indent=2) + "\n"
+        grids = listed(found)
+        return as_json(grids.schema, grids, indent=2) + "\n"
     if format == "csv":
         return _grids_csv(found)
     note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
@@ -88,10 +86,6 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
         return _page(objective.metric, "".join(parts) + f"<p>{escape(note)}</p>")
     tables = [(title, _rich_table(_plain(cells))) for title, cells in titled]
     return _printed([item for pair in tables for item in pair] + [note], width or WIDE)
-
-
-def _json_cell(place: tuple[Scalar, Scalar], cell: Cell) -> dict[str, Any]:
-    return {"row": place[0], "column": place[1], **asdict(cell)}
 
 
 def _grids_csv(found: Sequence[Grid]) -> str:
@@ -225,7 +219,7 @@ def _rich_table(cells: Cells) -> RichTable:
 
 def _markdown(table: Comparison, everything: bool) -> str:
     parts: list[str] = [f"> {_markdown_words(line)}\n" for line in answer_lines(table)]
-    parts += [] if everything else _bullets([*table.aside, *table.pairs])
+    parts += [] if everything else [*_bullets([*table.aside, *table.pairs]), ""]  # else the table is part of the list
     for section in [*short_sections(table, controls=not everything), *(sections(table) if everything else [])]:
         parts += ["", f"{_markdown_words(section.title)}:", ""] if section.title else []
         parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]

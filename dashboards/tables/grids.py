@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dashboards.analysis.configs import distinct
 from dashboards.analysis.strata import Trial, estimate, trials
@@ -42,6 +43,55 @@ class Grid:
     row_values: tuple[Scalar, ...]
     column_values: tuple[Scalar, ...]
     cells: Mapping[tuple[Scalar, Scalar], Cell]
+
+
+@dataclass(frozen=True)
+class ListedCell:
+    """A `Cell` with its place."""
+
+    row: Scalar
+    column: Scalar
+    value: Estimate | None
+    trials: int
+    failed: int
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ListedGrid:
+    """A `Grid` with its cells as a list: the objective of one stratum over two settings, `rows` and `columns`."""
+
+    variant: str
+    scenario: str
+    rows: str
+    columns: str
+    row_values: tuple[Scalar, ...]
+    column_values: tuple[Scalar, ...]
+    cells: tuple[ListedCell, ...]
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grids of a study as JSON has them, which names things by text alone."""
+
+    schema: ClassVar[str] = "grids/1"
+    grids: tuple[ListedGrid, ...]
+
+
+def listed(found: Iterable[Grid]) -> Grids:
+    """The grids with their cells as lists."""
+    return Grids(
+        tuple(
+            ListedGrid(
+                *(g.variant, g.scenario, g.rows, g.columns, g.row_values, g.column_values),
+                cells=tuple(
+                    ListedCell(row, column, cell.value, cell.trials, cell.failed, cell.run_ids)
+                    for (row, column), cell in g.cells.items()
+                ),
+            )
+            for g in found
+        )
+    )
 
 
 def grids(records: Iterable[RunRecord], objective: Objective, rows: str, columns: str) -> tuple[Grid, ...]:

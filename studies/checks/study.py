@@ -18,7 +18,7 @@ from studies.checks.runs import how_much, replicate_problems, resources, run_pro
 from studies.checks.space import inert_base, nothing_to_vary, spaces
 from studies.checks.speed import probe_notices, probe_problems
 from studies.losses import rules, table
-from studies.schema.knob_problems import Problem
+from studies.schema.knob_problems import Problem, hints
 from studies.schema.paths import place_problems
 from studies.schema.scenarios import scenario_problems
 from studies.schema.types import (
@@ -48,6 +48,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *data_problems(spec),
         *place_problems(spec),
         *_output(spec),
+        *_notify(spec),
         *spaces(spec),
         *(problem for one in built.values() for problem in one.problems),
         *inert_base(spec, built),
@@ -100,7 +101,7 @@ def _names(spec: StudySpec) -> list[Problem]:
     named += [(f"variants.{name}", name) for name in spec.variants]
     named += [(f"scenarios.{name}", name) for name in spec.scenarios]
     problems = [
-        Problem(path, f"{name!r} {_NAME_RULE}")
+        Problem(path, f"{name!r} {_NAME_RULE}", rule=_NAME_RULE)
         for path, name in named
         if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME
     ]
@@ -109,14 +110,20 @@ def _names(spec: StudySpec) -> list[Problem]:
     if not spec.scenarios:
         problems.append(Problem("scenarios", "is empty: leave it out for the data as they are"))
     if spec.baseline is not None and spec.baseline not in spec.variants:
-        near = rules.suggest(spec.baseline, spec.variants)
-        problems.append(
-            Problem("baseline", f"{spec.baseline!r} is no variant{near}; there are {', '.join(spec.variants)}")
-        )
+        near, known = rules.suggest(spec.baseline, spec.variants), f"there are {', '.join(spec.variants)}"
+        text = f"{spec.baseline!r} is no variant{near}; {known}"
+        problems.append(Problem("baseline", text, "is no variant", hints(near, known)))
     if spec.trainer not in ("dpo", "formula") and not re.fullmatch(r"[\w.]+:\w+", spec.trainer):
         near = rules.suggest(spec.trainer, ("dpo", "formula"))
-        problems.append(Problem("trainer", f"{spec.trainer!r} must be dpo, formula or your own as module:Class{near}"))
+        rule = "must be dpo, formula or your own as module:Class"
+        problems.append(Problem("trainer", f"{spec.trainer!r} {rule}{near}", rule, hints(near)))
     return problems
+
+
+def _notify(spec: StudySpec) -> list[Problem]:
+    if spec.notify is None or (spec.notify.command and spec.notify.command[0].strip()):
+        return []
+    return [Problem("notify.command", "names no command: write its words, as [notify-send, done], or leave notify out")]
 
 
 def _output(spec: StudySpec) -> list[Problem]:

@@ -6,7 +6,9 @@ Reads files and nothing else: no network, no model, no store; creates nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,27 @@ from studies.loading.trl_base import Base, take_apart
 from studies.loading.validate import validate
 from studies.losses.rules import suggest
 from studies.schema import paths as places
-from studies.schema.knob_problems import Problem
+from studies.schema.knob_problems import Problem, hints, in_parts
 from studies.schema.normalize import normal_study
 from studies.schema.replicates import with_replicates
 from studies.schema.types import StudyError, StudySpec, Values
+from studies.text.mistakes import Mistake, value_at
 from studies.text.redact import redact
 from studies.text.secret_values import secrets_in, secrets_in_options, secrets_in_text
 
 _HERE = Path(__file__).parents[1]
 
 
-def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+def load_study(study: str | Path, overrides: Sequence[str] = (), text: str | None = None) -> StudySpec:
     """Read, check and complete a study: `study` is a path or the name of a shipped one; `overrides` are
-    `key.sub=value` strings, values typed by YAML. Raises StudyError with all mistakes at once; creates nothing.
-    What is told of it, mistakes and notices, holds no value of a secret setting.
+    `key.sub=value` strings, values typed by YAML. `text`: what stands in the study's file, where it is none yet.
+    Raises StudyError with all mistakes at once; creates nothing. What is told of it, mistakes and notices, holds no
+    value of a secret setting.
     """
-    path = find_study(study)
-    raw = read_yaml(path)
+    path = find_study(study) if text is None else Path(study)
+    raw = read_yaml(path, text)
     problems = _override(raw, overrides)
+    given = deepcopy(raw)
     secrets = secrets_in_options(overrides) | secrets_in(raw)
     found, raw = study_problems(raw, _KEYS)
     problems += found
@@ -51,13 +56,19 @@ def load_study(study: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         spec = places.locate(spec, path.parent)
         problems += checks.check_study(spec, already={problem.path for problem in problems})
     if problems or spec is None:
-        told = redact([p.text for p in problems], also=secrets)
-        raise StudyError(
-            tuple(dict.fromkeys(f"{path}: {p.path}: {text}" for p, text in zip(problems, told, strict=True)))
-        )
+        raise StudyError([_mistake(path, problem, given, secrets) for problem in problems])
     notices = tuple(redact([*base.notices, *checks.notices(spec)], also=secrets))
     completed = {"notices": notices, "budget": runs.budget(spec), "evaluation": rungs.evaluation(spec)}
     return with_replicates(spec.model_copy(update=completed))
+
+
+def _mistake(path: Path, problem: Problem, given: Mapping[Any, Any], secrets: Collection[str]) -> Mistake:
+    """A mistake in parts, without secrets. `given`: the file as it was written."""
+    value, leaf = value_at(given, problem.path), problem.path.rpartition(".")[2]
+    rule, remedy = (problem.rule, problem.remedy) if problem.rule else in_parts(problem.text, value)
+    text, rule, remedy = redact([problem.text, rule, remedy], also=secrets)
+    value = redact({leaf: value}, also=secrets)[leaf]
+    return Mistake(problem.path, value, rule, remedy, f"{path}: {problem.path}: {text}")
 
 
 def not_yet(spec: StudySpec) -> tuple[str, ...]:
@@ -80,6 +91,8 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
         )
     if ":" in spec.trainer:
         found.append(f"trainer: Python code of {spec.trainer} will run")
+    if spec.notify is not None:
+        found.append(f"notify.command: `sweeper run` will run {shlex.join(spec.notify.command)} when it has ended")
     judge = spec.evaluation.judge
     if judge is not None and judge.function:
         found.append(f"evaluate.judge.function: Python code of {judge.function} will run in the workers")
@@ -115,25 +128,29 @@ def find_study(study: str | Path) -> Path:
     if path is not None and path.is_file():
         return path
     if path is not None and path.is_dir():
-        raise StudyError((f"{study}: is a folder, a study is a YAML file",))
+        rule = "is a folder, a study is a YAML file"
+        raise StudyError([Mistake("STUDY", str(study), rule, None, f"{study}: {rule}")])
     if re.fullmatch(r"[\w.-]+", str(study)):
         shipped = shipped_studies()
         if str(study) in shipped:
             return shipped[str(study)]
-        known = f"{suggest(str(study), shipped)}; shipped are {', '.join(shipped)}"
+        near, known = suggest(str(study), shipped), f"shipped are {', '.join(shipped)}"
     else:
-        known = ""
-    raise StudyError((f"{study}: no such file, and no shipped study of this name{known}",))
+        near = known = ""
+    rule = "no such file, and no shipped study of this name"
+    said = f"{study}: {rule}{near}{known and f'; {known}'}"
+    raise StudyError([Mistake("STUDY", str(study), rule, hints(near, known), said)])
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """A YAML file that holds a mapping. Raises StudyError for unreadable text, bad syntax and repeated keys."""
-    text = ""
+def read_yaml(path: Path, text: str | None = None) -> dict[Any, Any]:
+    """A YAML file that holds a mapping; `text`: its content, where that is known. Raises StudyError for unreadable
+    text, bad syntax and repeated keys.
+    """
     try:
-        text = safe_yaml.read_text(path)
+        text = safe_yaml.read_text(path) if text is None else text
         raw = safe_yaml.parse(text)
     except safe_yaml.UnusableYaml as error:
-        told = redact(error.problems, also=secrets_in_text(text))
+        told = redact(error.problems, also=secrets_in_text(text or ""))
         raise StudyError(tuple(f"{path}: {problem}" for problem in told)) from None  # its cause may hold a secret
     if not isinstance(raw, dict):
         raise StudyError((f"{path}: must be a mapping of keys, is {'empty' if raw is None else type(raw).__name__}",))
@@ -147,7 +164,8 @@ def _override(raw: dict[Any, Any], overrides: Sequence[str]) -> list[Problem]:
         key, equals, value = text.partition("=")
         steps = key.strip().split(".")
         if not equals or not all(steps):
-            problems.append(Problem("--set", f"{text!r} must be key.sub=value, such as budget.trials=4"))
+            rule, remedy = "must be key.sub=value", "such as budget.trials=4"
+            problems.append(Problem("--set", f"{text!r} {rule}, {remedy}", rule, remedy))
             continue
         try:
             parsed = safe_yaml.parse(value)
@@ -156,7 +174,8 @@ def _override(raw: dict[Any, Any], overrides: Sequence[str]) -> list[Problem]:
             problems.append(Problem(f"--set {key}", f"{value!r} is not a YAML value: put it in quotes ({wrong})"))
             continue
         if not _put(raw, steps, parsed):
-            problems.append(Problem(f"--set {key}", "there is no such place in the study file"))
+            rule = "there is no such place in the study file"
+            problems.append(Problem(f"--set {key}", rule, rule))
     return problems
 
 

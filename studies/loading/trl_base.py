@@ -25,7 +25,7 @@ from studies.losses.trl_settings import (
     coerce,
     type_problem,
 )
-from studies.schema.knob_problems import Problem
+from studies.schema.knob_problems import Problem, hints
 from studies.text.secret_values import secrets_in
 
 # Fields of an entry of `datasets:` (TRL's DatasetConfig) that a study's `data` can say.
@@ -43,9 +43,9 @@ class Base:
     problems: list[Problem] = field(default_factory=list)
     secrets: frozenset[str] = frozenset()
 
-    def wrong(self, name: str, text: str) -> None:
+    def wrong(self, name: str, text: str, rule: str | None = None, remedy: str | None = None) -> None:
         """Record a mistake in the setting `name`."""
-        self.problems.append(Problem(f"base.{name}", text))
+        self.problems.append(Problem(f"base.{name}", text, rule, remedy))
 
 
 def take_apart(raw: Mapping[Any, Any]) -> Base:
@@ -135,14 +135,15 @@ def _is_share(value: Any) -> bool:
 
 def _setting(name: str, value: Any, base: Base) -> None:
     if name not in TYPES:
-        base.wrong(name, f"no setting of `trl dpo` is called {name}{suggest(name, TYPES)}")
+        rule, near = f"no setting of `trl dpo` is called {name}", suggest(name, TYPES)
+        base.wrong(name, rule + near, rule, hints(near))
         return
     value = coerce(name, value)
     if value is None and not allows_none(name):
         return  # null stands for "not given", as --set base.beta=null does
     wrong, inside = type_problem(name, value), free_problems(name, value)
     if wrong is not None:
-        base.wrong(name, f"{value!r} {wrong}")
+        base.wrong(name, f"{value!r} {wrong}", wrong)
     elif inside:
         base.problems += [Problem(f"base.{path}", text) for path, text in inside]
     elif name == "lora_target_modules" and "lm_head" in (value or ()):

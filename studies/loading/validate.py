@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from studies.losses.rules import suggest
 from studies.records import DataConfig, EvaluationConfig, Judge
 from studies.schema import types as parts
-from studies.schema.knob_problems import Problem
+from studies.schema.knob_problems import Problem, hints
 from studies.schema.types import NOT_WRITTEN, StudySpec
 
 Path = tuple[str | int, ...]
@@ -29,6 +29,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "budget": parts.Budget,
     "resources": parts.Resources,
     "output": parts.Output,
+    "notify": parts.Notify,
     "runs": parts.Runs,
     "rungs": parts.Rungs,
     "confirm": parts.Confirm,
@@ -57,7 +58,7 @@ def validate(raw: Mapping[Any, Any]) -> tuple[StudySpec | None, list[Problem]]:
             return StudySpec.model_validate(rest), problems
         except ValidationError as error:
             grouped = _grouped(error, rest)
-            problems += [Problem(shown_path(path), _sentence(path, found, rest)) for path, found in grouped.items()]
+            problems += [_problem(path, found, rest) for path, found in grouped.items()]
             for path in grouped:
                 _remove(rest, path)
     return None, problems
@@ -99,7 +100,7 @@ def _mappings(node: Any, path: Path) -> Iterator[tuple[Path, dict[Any, Any]]]:
 
 def _take_out(rest: dict[str, Any], path: Path, text: str) -> list[Problem]:
     _remove(rest, path)
-    return [Problem(shown_path(path), text)]
+    return [Problem(shown_path(path), text, rule=text)]
 
 
 def _grouped(error: ValidationError, rest: Any) -> dict[Path, list[Any]]:
@@ -155,38 +156,58 @@ def _remove(rest: Any, path: Path) -> None:
         _remove(rest, path[:-1])
 
 
-def _sentence(path: Path, complaints: Sequence[Any], rest: Any) -> str:
+def _problem(path: Path, complaints: Sequence[Any], rest: Any) -> Problem:
     """What is wrong at `path`, with the value and what would have been right."""
     value = _at(rest, path)
     first = complaints[0]
     kind = first["type"]
     if kind == "missing":
-        return f"is needed and missing{_example(path)}"
+        example = _example(path)
+        rule = "is needed and missing"
+        return Problem(shown_path(path), rule + (f": {example}" if example else ""), rule, example)
     if kind == "extra_forbidden":
         names = _valid_keys(path, rest)
-        return f"unknown key{suggest(str(path[-1]), names)}; valid here are {', '.join(names)}"
+        near = suggest(str(path[-1]), names)
+        valid = f"valid here are {', '.join(names)}"
+        return Problem(shown_path(path), f"unknown key{near}; {valid}", "unknown key", hints(near, valid))
     if _is_distribution(path) and not isinstance(value, Mapping):
         if isinstance(value, list):
-            return f"{value!r} is a list: write {{values: [...]}}"
-        return (
-            f"{value!r} is one value: write {{low: ..., high: ...}} or {{values: [...]}} to vary it, or give it in base"
+            return _wrong(path, value, "is a list", "write {values: [...]}")
+        return _wrong(
+            path,
+            value,
+            "is one value",
+            "write {low: ..., high: ...} or {values: [...]} to vary it, or give it in base",
         )
     if kind == "union_tag_invalid":
-        return f"type {_at(rest, (*path, 'type'))!r} is none of {', '.join(_KINDS)}"
+        return _wrong(path, _at(rest, (*path, "type")), f"is none of {', '.join(_KINDS)}", named="type ")
     if kind == "literal_error":
         allowed = first["ctx"]["expected"].replace("'", "")
         near = suggest(str(value), allowed.replace(" or ", ", ").split(", "))
-        return f"{value!r} must be one of {allowed}{near}"
+        rule = f"must be one of {allowed}"
+        return Problem(shown_path(path), f"{value!r} {rule}{near}", rule, hints(near))
+    return _wrong(path, value, _rule(path, kind, complaints))
+
+
+def _wrong(path: Path, value: Any, rule: str, remedy: str | None = None, named: str = "") -> Problem:
+    """A value against its rule."""
+    return Problem(shown_path(path), f"{named}{value!r} {rule}" + (f": {remedy}" if remedy else ""), rule, remedy)
+
+
+def _rule(path: Path, kind: str, complaints: Sequence[Any]) -> str:
+    """What a value of the wrong type must be."""
     if path in (("budget", "wall_clock"), ("budget", "per_run"), ("resources", "retry_after")):
-        return f"{value!r} must be a time such as 12h, 30m, 45s, or seconds"
+        return "must be a time such as 12h, 30m, 45s, or seconds"
+    if path == ("notify", "command"):
+        return "must be a list of words, as [notify-send, done]; for a shell [sh, -c, '...']"
     if path == ("base",):
-        return f"{value!r} must be a mapping of TRL settings, or the path of a TRL YAML"
+        return "must be a mapping of TRL settings, or the path of a TRL YAML"
     if kind in ("model_type", "model_attributes_type", "mapping_type", "dict_type"):
-        return f"{value!r} must be a mapping of keys"
+        return "must be a mapping of keys"
     if kind in ("tuple_type", "list_type"):
-        return f"{value!r} must be a list"
+        return "must be a list"
     wanted = list(dict.fromkeys(_without_lead(complaint["msg"]) for complaint in complaints))
-    return f"{value!r} must be {' or '.join(wanted)}"
+    return f"must be {' or '.join(wanted)}"
 
 
 def _without_lead(message: str) -> str:
@@ -194,13 +215,13 @@ def _without_lead(message: str) -> str:
     return text.split(", unable to")[0].split(", got a number")[0]
 
 
-def _example(path: Path) -> str:
+def _example(path: Path) -> str | None:
     examples = {
-        "study": ": a short name, such as study: my-first-sweep",
-        "base": ": TRL settings or the path of a TRL YAML, such as base: {model_name_or_path: embedded}",
-        "variants": ": the losses to compare, such as variants: {sigmoid: {}, ipo: {}}",
+        "study": "a short name, such as study: my-first-sweep",
+        "base": "TRL settings or the path of a TRL YAML, such as base: {model_name_or_path: embedded}",
+        "variants": "the losses to compare, such as variants: {sigmoid: {}, ipo: {}}",
     }
-    return examples.get(str(path[0]), "") if len(path) == 1 else ""
+    return examples.get(str(path[0])) if len(path) == 1 else None
 
 
 def _is_distribution(path: Path) -> bool:

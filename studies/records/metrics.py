@@ -27,6 +27,12 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "gold": Metric("gold", True, "maximize", "gold reward of samples, by the data or a judge, mean over prompts"),
     "gold_per_token": Metric("gold/token", True, "maximize", "gold reward of samples over their tokens"),
+    "win_rate": Metric(
+        "share", True, "maximize", "samples that the data or a judge puts above the untrained model's, ties 1/2"
+    ),
+    "lc_win_rate": Metric(
+        "share", True, "maximize", "win_rate at equal length: from a logistic fit on the difference of lengths"
+    ),
     "kl": Metric("nats/sequence", True, "minimize", "sequence KL to the reference on samples, Rao-Blackwellised"),
     "kl_per_token": Metric("nats/token", True, "minimize", "kl over the mean length of the samples"),
     "margin": Metric("nats", True, "maximize", "beta-free log-ratio margin on held-out pairs"),
@@ -62,7 +68,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-JUDGED = frozenset({"gold", "gold_per_token"})
+JUDGED = frozenset({"gold", "gold_per_token", "win_rate", "lc_win_rate"})
 
 
 """Metrics that hang on who judges samples, and on the evaluator that draws them."""

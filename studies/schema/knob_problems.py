@@ -21,10 +21,28 @@ from studies.schema.types import (
 
 
 class Problem(NamedTuple):
-    """A mistake: the key path in the study file, and the value, rule and remedy in a sentence or two."""
+    """A mistake: the key path in the study file, and the value, rule and remedy in a sentence or two. `rule` and
+    `remedy`: these parts of the text alone, where they are known apart.
+    """
 
     path: str
     text: str
+    rule: str | None = None
+    remedy: str | None = None
+
+
+def in_parts(text: str, value: Any) -> tuple[str | None, str | None]:
+    """Rule and remedy of a text that begins with the value, `VALUE RULE: REMEDY`; None for both of any other."""
+    for written in (shown(value), repr(value)):
+        if value is not None and text.startswith(f"{written} "):
+            rule, _, remedy = text[len(written) + 1 :].partition(": ")
+            return rule, remedy or None
+    return None, None
+
+
+def hints(near: str, *others: str) -> str | None:
+    """What `rules.suggest` found and what else may help, as a remedy; None where nothing does."""
+    return "; ".join(filter(None, (near.strip(" ()"), *others))) or None
 
 
 def ends(distribution: Distribution) -> Iterator[tuple[str, Scalar]]:
@@ -89,14 +107,15 @@ def value_problems(losses: Sequence[str], knob: str, value: Any, path: str) -> l
     if wrong is None and knob == "lora_target_modules" and "lm_head" in (value or ()):
         wrong = "must not hold lm_head: TRL computes log-probs past it, so the adapter would never be trained"
     if wrong is not None:
-        return [Problem(path, f"{shown(value)} {wrong}")]
+        return [Problem(path, f"{shown(value)} {wrong}", rule=wrong)]
     where = path.rpartition(".")[0] if path.endswith(f".{knob}") else path
     return [Problem(f"{where}.{inside}", text) for inside, text in free_problems(knob, value)]
 
 
 def distribution_problems(losses: Sequence[str], knob: str, distribution: Distribution, path: str) -> list[Problem]:
     if isinstance(distribution, Simplex) != (knob == "loss_weights"):
-        return [Problem(path, "weights of a mixture, and only they, are varied as {type: simplex}")]
+        rule = "weights of a mixture, and only they, are varied as {type: simplex}"
+        return [Problem(path, rule, rule=rule)]
     if knob not in TYPES:
         return []
     return [

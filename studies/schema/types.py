@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Discriminator, Tag, field_validator, model_vali
 
 from studies.records import DataConfig, EvaluationConfig, Frozen, Scalar
 from studies.schema.normalize import normal_study, seconds
+from studies.text.mistakes import Mistake, as_mistakes
 
 # A scrambled Sobol sequence draws its scrambling for all dimensions at once, so a column keeps its numbers when a
 # knob is added only if the number of columns never changes.
@@ -264,6 +265,14 @@ class Output(Part):
     keep: Literal["best", "all", "none"] = "best"
 
 
+class Notify(Part):
+    """The words of a command that is run when a sweep has ended: whole, stopped, out of its budget, or failed. It gets
+    what happened as JSON on its standard input. No shell reads it; one that is wanted is named: `[sh, -c, '...']`.
+    """
+
+    command: tuple[str, ...]
+
+
 NOT_WRITTEN = ("notices", "contents")
 """The fields of `StudySpec` that no study file has."""
 
@@ -309,6 +318,7 @@ class StudySpec(Part):
     budget: Budget = Budget()
     resources: Resources = Resources()
     output: Output = Output()
+    notify: Notify | None = None
     notices: tuple[str, ...] = ()
     contents: Mapping[str, str] = {}
 
@@ -337,8 +347,11 @@ class ResolvedVariant(Frozen):
 
 
 class StudyError(Exception):
-    """A study file that cannot be run; `problems` holds every mistake, one sentence or two each."""
+    """A study file that cannot be run; `problems` holds every mistake, one sentence or two each, `mistakes` the same
+    in parts.
+    """
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+    def __init__(self, problems: Sequence[str | Mistake]) -> None:
+        self.mistakes = as_mistakes(problems)
+        self.problems = tuple(one.message for one in self.mistakes)
+        super().__init__("\n".join(self.problems))

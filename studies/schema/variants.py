@@ -150,7 +150,7 @@ def _losses(name: str, variant: Variant) -> tuple[tuple[str, ...], list[Problem]
         wrong = rules.loss_problem(loss)
         if wrong is not None:
             hint = "" if variant.loss_type is not None else "; a variant of another name needs a loss_type"
-            problems.append(Problem(path, wrong + hint))
+            problems.append(Problem(path, wrong + hint, wrong.removeprefix(f"{loss!r} "), hint[2:] or None))
     losses = tuple(table.RENAMED[loss][0] if loss in table.RENAMED else loss for loss in given)
     if not losses:
         problems.append(Problem(path, "loss_type is empty: name one loss, or several for a mixture"))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import Any
 
 import typer
 
-from studies.text.redact import note_command, redact, redact_output
-from studies.text.visible import visible
-from sweeper.cli.verbs.preparing import doctor, init, plan
-from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
-from sweeper.cli.verbs.running import pause, resume, retry, run, stop
-
-if TYPE_CHECKING:
-    pass
+from studies.text.redact import note_command, redact_output
+from sweeper.cli.output import Output
+from sweeper.cli.refusal import told
+from sweeper.cli.verbs.keeping import ls, open_run, rm
+from sweeper.cli.verbs.preparing import check_data, doctor, init, plan
+from sweeper.cli.verbs.results import SAFE_PATH, evaluate, records, report, status, table, ui
+from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
+from sweeper.cli.verbs.sharing import export
+from sweeper.cli.verbs.tuning import tune
 
 
 class _Commands(typer.core.TyperGroup):
@@ -22,31 +24,28 @@ class _Commands(typer.core.TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         note_command(args)
-        return super().parse_args(ctx, args)
+        ctx.obj = Output.asked_by(args)
+        with told(ctx.obj) if args else nullcontext():  # without any it shows its help
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with told(ctx.obj), ctx.obj.alone():
             return super().invoke(ctx)
-        except Exception as error:
-            told = vars(error)  # of typer's own: it is printed in a box, which may break a secret in two
-            if isinstance(told.get("message"), str):
-                told["message"] = visible(redact(told["message"]))
-            raise
 
 
 app = typer.Typer(
     cls=_Commands,
     help="Which DPO loss, with which settings, for my model and my data?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (init, plan, run, retry, stop, pause, resume, *_READING, doctor):
+for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, doctor):
     app.command()(command)
+app.command("open")(open_run)
 
 
 def main() -> None:

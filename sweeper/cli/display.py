@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import partial
@@ -22,19 +22,20 @@ from rich.text import Text
 
 from dashboards.analysis.failures import failed_lines, summary, tell
 from dashboards.tables.funnels import funnel_notes
-from studies.design.counts import judging_not_needed, planned_runs
-from studies.design.points import quota
-from studies.records import PROBE, RunRecord, State
+from studies.design.counts import planned_runs
+from studies.records import PROBE, RunRecord
 from studies.schema.replicates import by_condition
 from studies.spec import Study
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
+from sweeper.documents.status import ENDS, ended_runs, status_counts
 from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
 from sweeper.planning.plan import Plan, show_knobs
 
-LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+# How often progress is printed where there is no terminal: after another fifth of the time, within these limits.
+LINE_SECONDS, LINE_SHARE, MOST_LINE_SECONDS = 15.0, 0.2, 600.0
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -65,6 +66,7 @@ class Display:
         self._study, self._console = study, console
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._redirected = ExitStack()
+        self._began = time.monotonic()
         self._printed_at = 0.0
         self._printed = ""
 
@@ -94,11 +96,14 @@ class Display:
             bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
             grid.add_row(Text(self._study, style="bold"), bar, text)
             self._live.update(grid)
-        elif text != self._printed and (
-            time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
-        ):
+        elif text != self._printed and (self._line_is_due() or progress.done >= progress.planned):
             self._printed_at, self._printed = time.monotonic(), text
             self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+    def _line_is_due(self) -> bool:
+        now = time.monotonic()
+        wait = min(max(LINE_SHARE * (now - self._began), LINE_SECONDS), MOST_LINE_SECONDS)
+        return now - self._printed_at > wait
 
 
 def shown(text: str) -> str:
@@ -172,13 +177,8 @@ def print_failed(study: Study, records: Sequence[RunRecord], console: Console) -
     """Every run that failed, those that failed alike together, with one message and one log; last, how many."""
     for line in failed_lines(records, console.width):
         console.print(shown(line), soft_wrap=True, markup=False)
-    console.print(f"{len(_ended(records))} of {so_many(planned_runs(study), 'planned run')} have ended.")
+    console.print(f"{len(ended_runs(records))} of {so_many(planned_runs(study), 'planned run')} have ended.")
     console.print(f"{summary(records) or 'No run that is recorded failed'}.", soft_wrap=True, markup=False)
-
-
-def _ended(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs of trials that are not to be trained again."""
-    return [r for r in records if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
 
 
 def describe_brackets(plan: Plan) -> list[str]:
@@ -224,50 +224,25 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
     """Counts by stratum and how runs ended, seconds a run, and the time that the missing runs would take one by one;
     then what failed or was stopped.
     """
-    spec = study.spec
-    everything = records
-    records = [r for r in records if r.phase != PROBE]
-    several = len(by_condition(spec.scenarios)) > 1
-    table = Table("variant", *["scenario"] * several, *_ENDS, "planned")
-    for scenario, cells in by_condition(spec.scenarios).items():
-        own = study.within(cells[0])
-        each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds) * len(cells)
-        for name, variant in own.variants.items():
-            counts = Counter(_end(r) for r in records if r.variant == name and r.scenario in cells)
-            judging = len(cells) if spec.replicates else 0
-            planned = "shared" if spec.mode == "search" else str(quota(own.spec, variant) * each + judging)
-            table.add_row(name, *[scenario] * several, *(str(counts[end]) for end in _ENDS), planned)
+    counts = status_counts(study, records)
+    several = len(by_condition(study.spec.scenarios)) > 1
+    table = Table("variant", *["scenario"] * several, *ENDS, "planned")
+    for of in counts.strata:
+        planned = "shared" if of.planned is None else str(of.planned)
+        table.add_row(of.variant, *[of.scenario] * several, *(str(of.of(end)) for end in ENDS), planned)
     console.print(table)
-    ended = _ended(records)
-    seconds = [
-        r.metrics["train_seconds"] + r.metrics.get("evaluation_seconds", 0.0)
-        for r in ended
-        if "train_seconds" in r.metrics
-    ]
-    missing = max(planned_runs(study) - len(ended) - judging_not_needed(study, ended), 0)
-    if seconds:
-        mean = sum(seconds) / len(seconds)
-        left = timedelta(seconds=round(mean * missing))
+    if counts.seconds_per_run is not None and counts.seconds_left is not None:
+        left = timedelta(seconds=round(counts.seconds_left))
         console.print(
-            f"{so_many(len(ended), 'run')} ended, {mean:.1f} s a run; {missing} missing, {left} of one worker's time."
+            f"{so_many(counts.ended, 'run')} ended, {counts.seconds_per_run:.1f} s a run; {counts.missing} missing, "
+            f"{left} of one worker's time."
         )
     else:
-        console.print(f"{so_many(len(ended), 'run')} ended; {missing} missing.")
-    for line in funnel_notes(records):
+        console.print(f"{so_many(counts.ended, 'run')} ended; {counts.missing} missing.")
+    for line in funnel_notes([r for r in records if r.phase != PROBE]):
         console.print(shown(line), soft_wrap=True, markup=False)
-    failed = summary(everything)
+    failed = summary(records)
     if failed:
         console.print(f"{failed}: `sweeper status --failed` says which and why.", soft_wrap=True, markup=False)
-    stopped = Counter(str(r.cause) for r in everything if _end(r) == "stopped")
-    if stopped:
-        console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in stopped.most_common()))
-
-
-_ENDS = ("complete", "failed", "stopped", "untrained", "training")
-
-
-def _end(run: RunRecord) -> str:
-    """The column of `print_status` that a run is counted in."""
-    if run.failure is not None:
-        return "failed" if run.failure.by_config else "untrained"
-    return {State.COMPLETE: "complete", State.RUNNING: "training"}.get(run.state, "stopped")
+    if counts.stopped:
+        console.print("stopped: " + ", ".join(f"{n} {cause}" for cause, n in counts.stopped.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ def read_data(data: DataConfig) -> Rows | DataError | None:
     from trainers.data.pairs import DataError, read_local
 
     try:
-        with _said_if_long(f"Reading {shown(data.path)} ..."):
+        with said_if_long(f"Reading {shown(data.path)} ..."):
             return read_local(data)
     except DataError as error:
         return error
@@ -40,23 +41,25 @@ def try_data(rows: Rows, study: Study) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     for data, where, models in _looks(study):
         for model, revision, code in models:
-            with _said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
+            with said_if_long(f"Trying the tokenizer of {shown(model)} on rows of the data ..."):
                 seen = preview(rows, data, model, revision, code, study.spec.runs.blocks[0])
             problems += [where + problem for problem in seen.problems]
             notes += [where + note for note in seen.notes]
     return list(dict.fromkeys(problems)), notes
 
 
-def look_at_data(study: Study) -> None:
-    """Say what is made of local data, or exit with 2 where no run could use them, before any store is made."""
+def look_at_data(study: Study) -> tuple[str, ...]:
+    """Say what is made of local data, and give it; or exit with 2 where no run could use them, before any store is
+    made.
+    """
     spec = study.spec
     from sweeper.cli.display import shown
 
     if spec.trainer != "dpo" or spec.data.path == "embedded":
-        return
+        return ()
     rows = read_data(spec.data)
     if rows is None:
-        return
+        return ()
     if isinstance(rows, Exception):
         refuse(rows.problems)
     problems, notes = try_data(rows, study)
@@ -65,8 +68,10 @@ def look_at_data(study: Study) -> None:
     left_out = bad_rows_line(rows.read, rows.dropped)
     if left_out and not any("bad and left out" in note for note in notes):
         notes.insert(0, left_out)
-    for note in dict.fromkeys([*notes, *rows.notes]):
+    said = tuple(dict.fromkeys([*notes, *rows.notes]))
+    for note in said:
         typer.echo(f"data: {shown(note)}")
+    return said
 
 
 _Model = tuple[str, str | None, bool]  # its name, its revision, whether its own code may run
@@ -100,7 +105,7 @@ def _models(variants: Mapping[str, ResolvedVariant]) -> set[_Model]:
 
 
 @contextmanager
-def _said_if_long(what: str) -> Iterator[None]:
+def said_if_long(what: str) -> Iterator[None]:
     """Inside, say on standard error what is done once it has taken two seconds."""
     told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
     told.daemon = True
@@ -129,18 +134,39 @@ def bad_rows_line(read: int, dropped: Counter[str]) -> str:
 
 def refuse_bad_base(study: Study) -> None:
     """Exit with 2 where a base cannot be trained with, as far as its small files tell, before any store is made."""
+    from sweeper.executors.process.devices import gpu_gib
+    from trainers.components.base_memory import card_problem
     from trainers.models.bases import base_problems
 
     problems = [problem for settings in _bases(study) for problem in base_problems(settings)]
+    card = gpu_gib(os.environ) if not problems else None
+    if card is not None:
+        judge = _reward_model(study)
+        problems = [told for settings in _bases(study) if (told := card_problem(settings, judge, card)) is not None]
     if problems:
         refuse(list(dict.fromkeys(problems)))
 
 
 def base_notes(study: Study) -> list[str]:
-    """What becomes of bases that are adapters."""
+    """What becomes of bases that are adapters, and what the GPU's memory is taken by."""
+    from sweeper.executors.process.devices import gpu_gib
+    from trainers.components.base_memory import plan_memory
     from trainers.models.bases import base_notices
 
-    return list(dict.fromkeys(note for settings in _bases(study) for note in base_notices(settings)))
+    notes = [note for settings in _bases(study) for note in base_notices(settings)]
+    card, evaluation = gpu_gib(os.environ), study.spec.evaluation
+    judge = _reward_model(study)
+    if card is not None:
+        for settings in _bases(study):
+            tokens = int(settings.get("max_length") or study.spec.data.max_length or 1024)
+            plan = plan_memory(settings, judge, tokens, evaluation.max_new_tokens, card)
+            notes += [] if plan is None else [f"memory, {settings['model_name_or_path']}: {plan}"]
+    return list(dict.fromkeys(notes))
+
+
+def _reward_model(study: Study) -> str | None:
+    judge = study.spec.evaluation.judge
+    return None if judge is None else judge.reward_model
 
 
 def _bases(study: Study) -> list[Mapping[str, Any]]:

@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli import completion
+
 if TYPE_CHECKING:
     pass
 
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="path of a study file, or the name of a shipped study", autocompletion=completion.studies
+    ),
+]
 
 
 Variant = Annotated[str, typer.Argument(help="name of a variant")]
@@ -33,3 +40,9 @@ Storage = Annotated[
         "options  (default: sqlite:///optuna.db)",
     ),
 ]
+
+
+Model = Annotated[str, typer.Option(help="Hub id or path of the base model")]
+
+
+Hours = Annotated[float, typer.Option(help="hours that the sweep may take")]

@@ -7,18 +7,20 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from studies.schema.replicates import as_in_file
+from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
-from sweeper.cli.refusal import refuse
+from sweeper.cli.output import Events, Output
+from sweeper.cli.refusal import Ended, refuse
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
@@ -31,17 +33,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed."""
+    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed;
+    `output`: where its events and its answer go as JSON; `text`: the study, where it is no file.
+    """
 
     study: str
     asked: Study
-    text: str
     executor: str
     workers: int | None
     storage: str | None
     again: str
     failed: str
     command: str
+    output: Output
+    text: str | None = None
+    in_own_process: bool = False
+
+    @property
+    def where(self) -> StudyPaths:
+        """Paths and URLs of the study."""
+        from sweeper.folder.names import SWEEP_LOG
+        from sweeper.folder.paths import places
+
+        found = places(self.asked.spec, Path.cwd(), self.storage)
+        return replace(found, log=found.runs / SWEEP_LOG) if self.in_own_process else found
 
 
 def runnable(
@@ -53,21 +68,28 @@ def runnable(
     storage: str | None,
 ) -> RunRequest:
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
+    asked = checked(study, settings, executor)
+    again = command_line("run", study, settings or []) + _storage_words(context)
+    failed = command_line("status", study, settings or [], "--failed")
+    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context), context.obj)
+
+
+def checked(study: str, settings: list[str] | None, executor: str, text: str | None = None) -> Study:
+    """The study of a sweep, with model, data and code looked at; exits with 2 on any mistake."""
     from studies.spec import not_yet
     from sweeper.executors import EXECUTORS
 
     if executor not in EXECUTORS:
-        refuse([f"--executor {executor}: there is no such executor; valid are {' and '.join(EXECUTORS)}."])
-    asked = load(study, settings)
+        valid = f"valid are {' and '.join(EXECUTORS)}."
+        wrong = "there is no such executor"
+        refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])
+    asked = load(study, settings, text)
     if not_yet(asked.spec):
         refuse(not_yet(asked.spec))
     warn_of_code(asked.spec)
     refuse_bad_base(asked)
     look_at_data(asked)
-    text = as_in_file(asked.spec).model_dump_json(indent=2, exclude_defaults=True)
-    again = command_line("run", study, settings or []) + _storage_words(context)
-    failed = command_line("status", study, settings or [], "--failed")
-    return RunRequest(study, asked, text, executor, workers, storage, again, failed, _command(context))
+    return asked
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:
@@ -107,11 +129,10 @@ def check_owner(wanted: RunRequest) -> None:
     """Exit with 2 where somebody else's study has this name, before anything is written."""
     from dashboards.store.connection import store_uri
     from sweeper.folder.control import one_at_a_time
-    from sweeper.folder.paths import places
     from sweeper.ownership.owner import ForeignStudy, refuse_foreign
     from sweeper.search.storage import StorageError, check_stores
 
-    where = places(wanted.asked.spec, Path.cwd(), wanted.storage)
+    where = wanted.where
     refuse_foreign_runs(where.runs)
     with store_errors():
         try:
@@ -142,12 +163,14 @@ def _refuse_foreign(wanted: RunRequest, error: ForeignStudy) -> NoReturn:
 @dataclass(frozen=True)
 class Reuse:
     """How a sweep treats what is recorded: whether finished runs are left behind without asking, what lies on the Hub
-    is taken as it is now, and runs of an earlier version are left behind of whose sources nothing was recorded.
+    is taken as it is now, and runs of an earlier version are left behind of whose sources nothing was recorded. `word`:
+    how finished runs are left behind.
     """
 
     yes: bool = False
     refresh: bool = False
     strict: bool = False
+    word: str = "--yes"
 
 
 def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
@@ -155,33 +178,31 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from dashboards.report.study import kept_files
     from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.run import run_session
+    from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
-    from sweeper.folder.paths import places
     from sweeper.loop.progress import Interrupted
     from sweeper.ownership.owner import ForeignStudy
-    from sweeper.recorded.contents import as_found
     from sweeper.recorded.reading import answers_of
-    from sweeper.recorded.state import standing_of
     from sweeper.search.storage import StorageError
 
-    asked, again = wanted.asked, wanted.again
-    where = places(asked.spec, Path.cwd(), wanted.storage)
-    check_owner(wanted)
-    for notice in base_notes(asked):
-        typer.echo(f"note: {shown(notice)}")
-    quiet_libraries()
-    with store_errors():
-        asked = as_found(asked, typer.echo, refresh=how.refresh)
-        _ask_to_leave(standing_of(asked, storage=where.storage, strict=how.strict), how)
-    with store_errors(), Display(asked.spec.study, Screen()) as display:
+    where, again = wanted.where, wanted.again
+    asked = begin(wanted, how)
+    text = as_in_file(wanted.asked.spec).model_dump_json(indent=2, exclude_defaults=True)
+    with (
+        store_errors(),
+        Display(asked.spec.study, Screen()) as display,
+        Events(wanted.output) as events,
+        Notifier(asked.spec, where.runs, display.say) as notifier,
+    ):
         try:
             outcome, verified = run_session(
-                *(asked, wanted.text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(asked, answers_of(asked), display.say),
+                *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
+                table=lambda: notifier.with_answer(kept_files(asked, answers_of(asked), display.say)),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
+                watch_events=notifier.after(events.add),
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
@@ -192,16 +213,33 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
         except Interrupted as error:
             typer.echo(f"error: {error}", err=True)
             display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(again)}")
-            raise typer.Exit(1) from None
+            raise Ended((Mistake(None, None, None, again, str(error)),)) from None
         except KeyboardInterrupt:
             display.say(f"Stopped at once. Go on with: {shown(again)}")
-            raise typer.Exit(1) from None
+            raise Ended((Mistake(None, None, None, again, "Stopped at once."),)) from None
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    _print_outcome(wanted, asked, outcome, verified, where)
+    print_outcome(wanted, asked, outcome, verified, where)
 
 
-def _print_outcome(
+def begin(wanted: RunRequest, how: Reuse) -> Study:
+    """The study with what its sources hold now; exits with 2 where its sweep must not or shall not begin."""
+    from sweeper.cli.display import shown
+    from sweeper.recorded.contents import as_found
+    from sweeper.recorded.state import standing_of
+
+    check_owner(wanted)
+    for notice in base_notes(wanted.asked):
+        typer.echo(f"note: {shown(notice)}")
+    quiet_libraries()
+    with store_errors():
+        asked = as_found(wanted.asked, typer.echo, refresh=how.refresh)
+        asks = wanted.output.stream is None and sys.stdin.isatty()
+        _ask_to_leave(standing_of(asked, storage=wanted.where.storage, strict=how.strict), how, asks=asks)
+    return asked
+
+
+def print_outcome(
     wanted: RunRequest, asked: Study, outcome: Outcome, verified: Verification | None, where: StudyPaths
 ) -> None:
     """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""
@@ -209,9 +247,10 @@ def _print_outcome(
     from dashboards.analysis.failures import summary, tell
     from dashboards.report.study import comparison_of, written
     from sweeper.cli.display import Screen, print_verification, shown
+    from sweeper.documents.run import run_document
     from sweeper.recorded.reading import answers_of
 
-    console, again, failed, text = Screen(), wanted.again, tell(outcome.failures), ""
+    console, again, failed, text, table = Screen(), wanted.again, tell(outcome.failures), "", None
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
@@ -219,7 +258,8 @@ def _print_outcome(
     else:
         with store_errors():
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
-            text = written(comparison_of(asked, answers), "text", screen_width(), everything=False)
+            table = comparison_of(asked, answers)
+            text = written(table, "text", screen_width(), everything=False)
         failed = summary(distinct(answers.records))
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
@@ -228,32 +268,40 @@ def _print_outcome(
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)
-    if outcome.undelivered:
-        console.print(f"Deliver them, once it is back, with: {shown(again)}", soft_wrap=True, markup=False)
-        raise typer.Exit(1)
-    if outcome.unmeasured:
+    if outcome.unmeasured and not outcome.undelivered:
         console.print(
             f"{so_many(outcome.unmeasured, 'finished run')} could not be measured again; their numbers are as they "
             "were."
         )
-    if not outcome.whole or outcome.unmeasured:
-        console.print(f"Go on with: {shown(again)}", soft_wrap=True, markup=False)
+    left = bool(outcome.undelivered or outcome.unmeasured or not outcome.whole)
+    if outcome.undelivered:
+        last = f"Deliver them, once it is back, with: {shown(again)}"
+    elif left:
+        last = f"Go on with: {shown(again)}"
+    else:
+        last = f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui"
+    console.print(last, soft_wrap=True, markup=False)
+    wanted.output.say(run_document(asked.spec.study, outcome, table, verified, again))
+    if left:
         raise typer.Exit(1)
-    console.print(f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui")
 
 
-def _ask_to_leave(state: StudyState, how: Reuse) -> None:
-    """Say which finished runs the sweep would leave behind, and begin only where that is wanted."""
+def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:
+    """Say which finished runs the sweep would leave behind, and begin only where that is wanted. `asks`: whether
+    somebody is there to be asked.
+    """
     from studies.design.answers import leaving
 
     lines = leaving(state.left)
     if not lines or state.done >= state.planned:  # where nothing is trained, nothing is lost by looking elsewhere
         return
-    if how.yes or not sys.stdin.isatty():
+    if how.yes or not asks:
         for line in lines:
             typer.echo(line, err=not how.yes)
         if not how.yes:
-            refuse(["Nothing was trained. Put the file or its data back, or go on without those runs with --yes."])
+            refuse(
+                [f"Nothing was trained. Put the file or its data back, or go on without those runs with {how.word}."]
+            )
         return
     for line in lines:
         typer.echo(line)
@@ -261,16 +309,18 @@ def _ask_to_leave(state: StudyState, how: Reuse) -> None:
         raise typer.Exit(2)
 
 
-def load(study: str, settings: list[str] | None) -> Study:
-    """The study with its variants made whole; exits with 2 on any mistake in its file."""
+def load(study: str, settings: list[str] | None, text: str | None = None) -> Study:
+    """The study with its variants made whole; exits with 2 on any mistake in its file. `text`: as `load_study` has
+    it.
+    """
     from studies.spec import Study, StudyError, load_study
 
     try:
-        spec = load_study(study, settings or ())
+        spec = load_study(study, settings or (), text)
         note_settings(spec.model_dump(mode="json"))
         return Study.of(spec)
     except StudyError as error:
-        refuse(error.problems)
+        refuse(error.mistakes)
 
 
 def tell_whose(spec: StudySpec) -> None:

@@ -13,10 +13,12 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from studies.text.files import is_file, is_folder
+from sweeper.folder.names import LOGS, MARK_FILE, OWN_FILES, REFERENCE, REQUESTS
 from trainers.run_folder.results import (
     ADAPTER,
     CHECKPOINTS,
@@ -30,6 +32,8 @@ from trainers.run_folder.results import (
 )
 
 _HALF_WRITTEN: Final = re.compile(rf"\.({re.escape(RESULT_FILE)}|{re.escape(STATE_FILE)})\.[0-9a-z_]+")
+# As `studies.text.files.write_beside` calls what it writes, of which a kill may leave one.
+_BESIDE: Final = re.compile(rf"\.({'|'.join(map(re.escape, OWN_FILES))})\.[0-9a-f]{{16}}")
 _ASIDE: Final = re.compile(r"\.aside-[0-9a-f]{8}$")
 _KINDS: Final = {  # of what a run's folder holds
     **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE), stat.S_ISREG),
@@ -86,6 +90,46 @@ def drop_scratch(folder: Path) -> None:
     """Remove a folder that `scratch` made, and no other."""
     if is_folder(folder) and is_file(folder / _SCRATCH):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def divided(runs: Path) -> tuple[list[Path], list[Path]]:
+    """What lies in a study's folder: what a sweep has made, the mark of its owner last, and what nothing says so of.
+
+    Links are never a sweep's.
+    """
+    if not is_folder(runs):
+        return [], []
+    entries = sorted(runs.iterdir(), key=lambda path: (path.name == MARK_FILE, path.name))
+    ours = [path for path in entries if _is_ours(path)]
+    return ours, [path for path in entries if path not in ours]
+
+
+def _is_ours(path: Path) -> bool:
+    if is_file(path):
+        return path.name in OWN_FILES or _BESIDE.fullmatch(path.name) is not None
+    if not is_folder(path):
+        return False
+    if path.name in (LOGS, REFERENCE, REQUESTS) or is_file(path / _SCRATCH):
+        return True
+    return is_run_folder(path) and (holds_run(path) or all(map(_is_of_run, path.iterdir())))
+
+
+def _is_of_run(path: Path) -> bool:
+    """Whether it is a part of a run that was killed before its first state."""
+    kind = _KINDS.get(path.name)
+    return kind(path.lstat().st_mode) if kind is not None else bool(_HALF_WRITTEN.fullmatch(path.name))
+
+
+def remove_ours(paths: list[Path]) -> None:
+    """Remove what `divided` gave, through no link, and their folder where nothing is left in it. Raises OSError."""
+    for path in paths:
+        if is_folder(path):
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # others' files lie in it
+        for folder in {path.parent for path in paths}:
+            folder.rmdir()
 
 
 def _not_ours(run: Path) -> Iterator[Path]:

@@ -135,7 +135,9 @@ class RequestAnswered:
 
 @dataclass(frozen=True)
 class SweepEnded:
-    """The sweep has ended: `finished`, `stopped` with something left to train, or `interrupted`, by what."""
+    """The sweep has ended: `finished`, `stopped` with something left to train, `refused` since no run can be trained
+    with this model or data, or `interrupted`, by what.
+    """
 
     how: str
     message: str = ""
@@ -177,11 +179,15 @@ class Line:
     event: Happening
 
 
-def encode(line: Line) -> bytes:
-    """Serialize a line, without secrets."""
+def in_json(line: Line) -> dict[str, Any]:
+    """A line as its JSON says it, without secrets."""
     head = {"v": VERSION, "sweep": line.sweep, "n": line.number, "at": round(line.at, 3)}
-    written = {**head, "event": _NAMES[type(line.event)], **_plain(redact(asdict(line.event), by_name=False))}
-    return json.dumps(written, allow_nan=False).encode() + b"\n"
+    return {**head, "event": _NAMES[type(line.event)], **_plain(redact(asdict(line.event), by_name=False))}
+
+
+def encode(line: Line) -> bytes:
+    """Serialize a line."""
+    return json.dumps(in_json(line), allow_nan=False).encode() + b"\n"
 
 
 def decode(text: bytes) -> Line | None:
@@ -201,10 +207,15 @@ def decode(text: bytes) -> Line | None:
 
 
 class EventLog:
-    """Appends the events of one sweep. Threads may share it. A full disk does not stop the sweep."""
+    """Appends the events of one sweep. Threads may share it. A full disk does not stop the sweep.
 
-    def __init__(self, runs: Path, sweep: str, tell_user: Callable[[str], None]) -> None:
-        self._path, self._sweep, self._tell_user = runs / EVENTS_FILE, sweep, tell_user
+    `also`: who gets every line beside the file.
+    """
+
+    def __init__(
+        self, runs: Path, sweep: str, tell_user: Callable[[str], None], also: Callable[[Line], None] = lambda _: None
+    ) -> None:
+        self._path, self._sweep, self._tell_user, self._also = runs / EVENTS_FILE, sweep, tell_user, also
         self._file: IO[bytes] | None = None
         self._lock = threading.Lock()
         self._standing: dict[tuple[type[Any], str], Happening] = {}  # what a new file begins with
@@ -248,7 +259,9 @@ class EventLog:
 
     def _write(self, event: Happening) -> None:
         self._number += 1
-        line = encode(Line(self._sweep, self._number, time.time(), event))
+        told = Line(self._sweep, self._number, time.time(), event)
+        line = encode(told)
+        self._also(told)
         if self._file is None or len(line) > LONGEST_LINE:
             return
         line = b"\n" + line if self._torn else line

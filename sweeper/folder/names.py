@@ -20,6 +20,12 @@ LOGS: Final = "logs"
 REFERENCE: Final = "reference"
 
 
+ASKED_FILE: Final = "asked.yaml"  # a study that was asked for from Python as a mapping
+
+
+SWEEP_LOG: Final = "sweep.log"  # what a sweep in a process of its own prints
+
+
 LOCK_FILE = "sweep.lock"
 
 
@@ -41,3 +47,10 @@ REQUESTS: Final = "requests"  # see `sweeper.folder.requests`
 def refused_of(journal: Path) -> Path:
     """The file with what the store will never take of a journal."""
     return journal.with_suffix(".refused.jsonl")
+
+
+OWN_FILES: Final = (
+    *(MARK_FILE, PILOT_FILE, LOCK_FILE, PAUSED_FILE, SPENT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE, JOURNAL, SWEEP_LOG),
+    *(refused_of(Path(JOURNAL)).name, ASKED_FILE),
+)
+"""All files with fixed names."""

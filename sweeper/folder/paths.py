@@ -11,12 +11,15 @@ from sweeper.search.storage import storage_url
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """Paths and URLs of a study. `storage` is Optuna's URL, `tracking` MLflow's (None: its default)."""
+    """Paths and URLs of a study. `storage` is Optuna's URL, `tracking` MLflow's (None: its default). `log`: the file
+    that gets what a sweep in a process of its own prints.
+    """
 
     folder: Path
     runs: Path
     storage: str
     tracking: str | None
+    log: Path | None = None
 
 
 def places(spec: StudySpec, folder: Path, storage: str | None) -> StudyPaths:

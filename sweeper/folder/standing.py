@@ -63,7 +63,7 @@ def standing(runs: Path) -> Standing | None:
     after = [other.event for other in lines if other.sweep == line.sweep]
     end = next((event for event in reversed(after) if isinstance(event, SweepEnded)), None)
     silent = _silent(runs, line)
-    gone = silent > DEAD_SECONDS or (beat.machine == machine_digest() and not _lives(beat.process))
+    gone = silent > DEAD_SECONDS or (beat.machine == machine_digest() and not lives(beat.process))
     state: Literal["running", "ended", "dead"] = "ended" if end is not None else "dead" if gone else "running"
     return Standing(line.sweep, state, beat, silent, end)
 
@@ -105,9 +105,13 @@ def _ago(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether a process of this machine is there; one that has ended and that its parent has not asked for is not."""
     if process <= 0:
         return False
+    with suppress(OSError):
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return state[0] not in "ZX"
     try:
         os.kill(process, 0)
     except PermissionError:

@@ -9,7 +9,7 @@ database without making its tables nor one to replace a value only where it is s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -51,11 +51,39 @@ class Ledger:
         with self._reading() as connection:
             if connection is None:
                 return Kept()
-            names = connection.execute(select(_STUDIES.c.study_name).where(self._strata())).scalars().all()
+            names = self._names(connection)
             values = {row.key: row.value_json for row in connection.execute(self._attributes())}
         mark = json.loads(values[MARK]) if MARK in values else None
         strata = frozenset(name for name in names if name.count("/") == 2)
         return Kept(mark, values.get(LEASE, FREE), strata)
+
+    def entries(self) -> dict[str, int]:
+        """The names of all Optuna studies that are of this study, its own entry last, each with its trials."""
+        found = select(_TRIALS.c.trial_id).join(_STUDIES, _TRIALS.c.study_id == _STUDIES.c.study_id)
+        with self._reading() as connection:
+            if connection is None:
+                return {}
+            known = connection.execute(select(_STUDIES.c.study_name).where(self._own())).scalars().all()
+            names = [*(name for name in self._names(connection) if name.count("/") == 2), *known]
+            return {
+                name: len(connection.execute(found.where(_STUDIES.c.study_name == name)).all())
+                for name in dict.fromkeys(names)
+            }
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove Optuna studies of this study. The caller holds the lease. Raises StorageError."""
+        import optuna
+
+        from sweeper.search.storage import open_storage, storage_calls
+
+        storage = open_storage(self.url)
+        try:
+            with storage_calls(self.url):
+                for name in names:
+                    optuna.delete_study(study_name=name, storage=storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
 
     def contexts(self) -> dict[str, str]:
         """The context of each stratum that format 1 made, those among them that were put aside; see `contexts_of`."""
@@ -65,7 +93,7 @@ class Ledger:
             if connection is None:
                 return {}
             rows = connection.execute(found.where(self._strata(), _ATTRIBUTES.c.key == CONTEXT)).all()
-        return {name: str(json.loads(text)) for name, text in rows}
+        return {name: str(json.loads(text)) for name, text in rows if name.startswith(f"{self.study}/")}
 
     def trials(self, stratum: str) -> dict[int, dict[str, Any]]:
         """What the trials of a stratum are about, by number; see `Search`."""
@@ -119,6 +147,11 @@ class Ledger:
 
     def _strata(self) -> sqlalchemy.ColumnElement[bool]:
         return _STUDIES.c.study_name.startswith(f"{self.study}/", autoescape=True)
+
+    def _names(self, connection: sqlalchemy.Connection) -> list[str]:
+        """The names below the study's. SQLite also finds those of a study whose name has other capitals."""
+        names = connection.execute(select(_STUDIES.c.study_name).where(self._strata()).order_by(_STUDIES.c.study_name))
+        return [name for name in names.scalars() if name.startswith(f"{self.study}/")]
 
     def _own(self) -> sqlalchemy.ColumnElement[bool]:
         return _STUDIES.c.study_name == self._name

@@ -20,8 +20,8 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.trainers.packs import lora_weights, pack_of
+from trainers.multi_lora.attention.tiled_attention import tiled_attention
 from trainers.multi_lora.layout import hidden_states, make_pair, micro_batch, pack_batch, packed_rows
-from trainers.multi_lora.tiled_attention import tiled_attention
 
 SHAPES = (
     *((16, 8, 4, length, 8) for length in (32, 48, 64, 90, 128, 256)),

@@ -22,6 +22,7 @@ from trainers.data.tokens import TokenIds
 from trainers.evaluation.metrics import PairLogProbs
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, Reference
+from trainers.models import accelerator
 
 HELD: Final = 2
 """Held-out pairs that are read before the first step."""
@@ -68,7 +69,7 @@ def precision_of(model: torch.nn.Module, args: DPOConfig) -> torch.dtype:
     dtype = next(model.parameters()).dtype
     if args.bf16 or dtype not in (torch.float16, torch.float32, torch.float64):  # quantised ones are multiplied in bf16
         return torch.bfloat16
-    coarse = torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
+    coarse = accelerator.uses_tf32()
     return torch.float16 if args.fp16 or dtype is torch.float16 or coarse else torch.float32
 
 

@@ -17,7 +17,7 @@ from trl.trainer.utils import use_adapter
 
 from trainers.evaluation.room import give_room
 from trainers.models.rotary import couples_rows, coupling, own_lengths
-from trainers.multi_lora.kernels import attention_kernels
+from trainers.multi_lora.attention.kernels import attention_kernels
 
 _READS_MASKS: Final = ("cpu",)
 """Where transformers may look into a mask to see whether it can do without: elsewhere the host waits for the answer."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import torch
 
-from trainers.run_folder.failures import MEMORY, cause_of
+from trainers.models import accelerator
+from trainers.run_folder.failures import MEMORY, cause_of, let_go
 
 Found = TypeVar("Found")
 
@@ -26,17 +26,7 @@ def usable_bytes(device: torch.device) -> int | None:
 
 def give_back() -> None:
     """Give the memory back that the allocator keeps for later."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def forget_frames(error: BaseException) -> None:
-    """Drop what the frames that an exception came through hold: tensors of a whole pass, where its memory ran out."""
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    accelerator.free_memory()
 
 
 def halved_on_oom(work: Callable[[int], Found], size: int) -> tuple[Found, int]:
@@ -50,7 +40,7 @@ def halved_on_oom(work: Callable[[int], Found], size: int) -> tuple[Found, int]:
         except Exception as error:
             if size <= 1 or cause_of(error) not in MEMORY:
                 raise
-            forget_frames(error)
+            let_go(error)
         give_back()  # behind the handler, which holds the last of the frames
         size = -(-size // 2)
 

@@ -25,10 +25,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from studies.records import Cause
 from trainers.data.tokens import TokenIds
 from trainers.multi_lora import llama_body as llama
+from trainers.multi_lora.attention.kernels import shares_heads
+from trainers.multi_lora.attention.tiled_attention import tiled_attention, tiles_pay
 from trainers.multi_lora.flat import Unpackable
-from trainers.multi_lora.kernels import shares_heads
 from trainers.multi_lora.rows import Ints, RowLayout, Rows, make_places
-from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
 from trainers.multi_lora.transfer import Array, to_device
 from trainers.run_folder.failures import cause_of, told
 

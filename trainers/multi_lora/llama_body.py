@@ -27,9 +27,9 @@ from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
 )
 
+from trainers.multi_lora.attention.tiled_attention import LONGEST, attend, attend_back
 from trainers.multi_lora.linear import PackedLinear
 from trainers.multi_lora.rows import RowLayout
-from trainers.multi_lora.tiled_attention import LONGEST, attend, attend_back
 
 _SMALL: Final = 2**15
 """Weights of a linear layer up to which every run gets its own, its adapter added, kept from forward to backward."""

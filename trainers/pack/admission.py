@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import Gap, measured_gaps, precision_of, training_gap
 from trainers.evaluation.policies import packed_policies
+from trainers.models import accelerator
+from trainers.multi_lora.attention.kernels import attention_kernels
 from trainers.multi_lora.flat import Unpackable
-from trainers.multi_lora.kernels import attention_kernels
 from trainers.multi_lora.layout import hidden_states, into_layout, micro_batch, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.engine import Engine, Work
@@ -50,6 +51,8 @@ def _difference(base: PreTrainedModel, engine: Engine, member: Member) -> tuple[
         logits = base(input_ids=ids, attention_mask=batch.own[0].attention_mask, use_cache=False).logits[:, :-1]
     theirs = (_log_probs_of(logits, ids) * batch.own[0].completion_mask[:, 1:]).sum(1)
     dtype = precision or next(base.parameters()).dtype
+    if dtype is torch.float32 and accelerator.uses_tf32():
+        dtype = torch.float16  # which has as many bits
     return float(((ours - theirs).abs() / (1 + theirs.abs())).max()), _ROUNDING[dtype]
 
 

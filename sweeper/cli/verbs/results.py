@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import sysconfig
+from collections.abc import Collection, Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.cli.options import Executor, Set, StudyName, Workers
+from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     check_owner,
@@ -25,14 +28,18 @@ from sweeper.cli.shared import (
     screen_width,
     store_errors,
     tell_whose,
-    warn_of_code,
 )
-from sweeper.cli.verbs.running import run_folder
 
 if TYPE_CHECKING:
+    from dashboards.store.records_file import Recorded
+    from dashboards.tables.comparison import Comparison
     from dashboards.tables.formats import Format
+    from dashboards.tables.grids import Grid
     from studies.spec import Study
+    from sweeper.documents.status import StatusDocument
 
+
+RecordsFile = Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")]
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
@@ -41,82 +48,121 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def status(
+    context: typer.Context,
     study: StudyName,
     settings: Set = None,
     failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
+    json: Json = False,
 ) -> None:
     """Count a study's runs by stratum and state, with rate and time left."""
+    loaded = load(study, settings)
+    context.obj.say(shown_status(loaded, failed=failed, prints=not json))
+
+
+def shown_status(study: Study, *, failed: bool, prints: bool) -> StatusDocument:
+    """Give how far a study is, and print it too where that is wanted."""
     from dashboards.analysis.configs import distinct
     from sweeper.cli.display import Screen, print_failed, print_status
+    from sweeper.documents.status import StatusDocument, failed_runs, status_counts, sweep_state
     from sweeper.folder.control import paused
+    from sweeper.folder.paths import places
     from sweeper.folder.standing import standing
     from sweeper.recorded.reading import answers_of
 
-    loaded = load(study, settings)
     with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
+        tell_whose(study.spec)
+        answers = answers_of(study)
     records, console = distinct(answers.records), Screen()
-    if failed:
-        print_failed(loaded, records, console)
-        return
-    print_status(loaded, records, console)
-    for note in answers.notes():
-        console.print(note, soft_wrap=True, markup=False)
-    found = standing(runs := run_folder(study, settings))
-    if found is not None:
-        console.print(str(found), soft_wrap=True, markup=False)
-    held = sorted(paused(runs) & loaded.variants.keys())
-    if held:
-        console.print(f"paused: {', '.join(held)}")
+    found = standing(runs := places(study.spec, Path.cwd(), None).runs)
+    held, notes = sorted(paused(runs) & study.variants.keys()), tuple(answers.notes())
+    if prints and failed:
+        print_failed(study, records, console)
+    elif prints:
+        print_status(study, records, console)
+        for note in [*notes, *([] if found is None else [str(found)])]:
+            console.print(note, soft_wrap=True, markup=False)
+        if held:
+            console.print(f"paused: {', '.join(held)}")
+    counts, broken = status_counts(study, records), failed_runs(records) if failed else None
+    return StatusDocument(study.spec.study, counts, sweep_state(found), tuple(held), notes, broken)
 
 
 def table(
+    context: typer.Context,
     study: StudyName,
     format: Annotated[str, typer.Option(help="text, markdown, csv, json or html")] = "text",
     rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     everything: Annotated[bool, typer.Option("--all", help="all that was measured, not the short table alone")] = False,
-    file: Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")] = None,
+    file: RecordsFile = None,
     settings: Set = None,
+    json: Json = False,
 ) -> None:
     """Print the answer and the table that it rests on, or a grid of two knobs, rebuilt from MLflow alone."""
-    from dashboards.report.study import comparison_from, comparison_of, written
-    from dashboards.store.records_file import read_records
-    from dashboards.tables.formats import FORMATS
-    from sweeper.recorded.reading import answers_of
+    from dashboards.report.study import written
+    from dashboards.tables.formats import FORMATS, render_grids
+    from dashboards.tables.grids import listed
 
     kinds: dict[str, Format] = {name: name for name in FORMATS}
-    problems = [] if format in kinds else [f"--format {format}: valid are {', '.join(FORMATS)}."]
+    problems = _table_problems(format, kinds, rows, columns, file)
+    if json and format in kinds and format not in ("text", "json"):
+        problems.append(of_option("--format", format, "--json asks for json: leave one of the two out."))
+    if problems:
+        refuse(problems)
+    loaded, kind = load(study, settings), kinds["json" if json else format]
+    width = screen_width() if output is None else None
+    with store_errors():
+        if file is None:
+            tell_whose(loaded.spec)
+        if rows is not None and columns is not None:
+            grids = _grids(loaded, rows, columns)
+            context.obj.say(listed(grids))
+            text = str(redact(render_grids(grids, loaded.spec.objective, kind, width)))
+        else:
+            table = _compared(loaded, file)
+            context.obj.say(table)
+            text = written(table, kind, width, everything=everything)
+    if output is not None:
+        _write(output, text)
+    elif not json:
+        typer.echo(text, nl=False)
+
+
+def _write(output: Path, text: str) -> None:
+    """Write the file; exits with 2 where that cannot be."""
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        refuse([of_option("--output", output, f"{error.strerror}.", str(error.strerror))])
+
+
+def _table_problems(
+    format: str, kinds: Collection[str], rows: str | None, columns: str | None, file: Path | None
+) -> list[Mistake | str]:
+    """What is wrong with the options of `table`."""
+    problems: list[Mistake | str] = []
+    if format not in kinds:
+        valid = f"valid are {', '.join(kinds)}."
+        problems.append(of_option("--format", format, valid, "is no format of a table", valid))
     if (rows is None) != (columns is None) or (rows is not None and rows == columns):
         problems.append(
             "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
         )
     if file is not None and rows is not None:
         problems.append("--records: a grid is made from the store; leave --rows and --columns out.")
-    if problems:
-        refuse(problems)
-    loaded = load(study, settings)
-    width = screen_width() if output is None else None
-    with store_errors():
-        if file is not None:
-            found = read_records(file)
-            if found.study != loaded.spec.study:
-                refuse([f"--records {file}: holds the study {found.study!r}, and {loaded.spec.study!r} is asked for."])
-            table = comparison_from(loaded, found.records, found.notes, found.speed)
-            text = written(table, kinds[format], width, everything=everything)
-        elif rows is not None and columns is not None:
-            tell_whose(loaded.spec)
-            text = _grids(loaded, rows, columns, kinds[format], width)
-        else:
-            tell_whose(loaded.spec)
-            table = comparison_of(loaded, answers_of(loaded))
-            text = written(table, kinds[format], width, everything=everything)
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+    return problems
+
+
+def _compared(loaded: Study, file: Path | None) -> Comparison:
+    """The comparison, of the store's records or a file's. Raises StoreError."""
+    from dashboards.report.study import comparison_from, comparison_of
+    from sweeper.recorded.reading import answers_of
+
+    if file is None:
+        return comparison_of(loaded, answers_of(loaded))
+    found = _recorded(file, loaded)
+    return comparison_from(loaded, found.records, found.notes, found.speed)
 
 
 def records(
@@ -148,21 +194,20 @@ def records(
 def report(
     study: StudyName,
     output: Annotated[Path, typer.Option(help="page to write")] = Path("report.html"),
+    file: RecordsFile = None,
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
-    from dashboards.report.study import comparison_of, report_of
+    from dashboards.report.study import report_of
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
     with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        page = report_of(loaded, answers.records, comparison_of(loaded, answers)).page
-    try:
-        output.write_text(page, encoding="utf-8")
-    except OSError as error:
-        refuse([f"--output {output}: {error.strerror}."])
+        if file is None:
+            tell_whose(loaded.spec)
+        runs = answers_of(loaded).records if file is None else _recorded(file, loaded).records
+        page = report_of(loaded, runs, _compared(loaded, file), stored=file is None).page
+    _write(output, page)
     typer.echo(f"Wrote {output}. Open it in a browser; it needs no network.")
 
 
@@ -177,6 +222,7 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    from studies.records import JUDGED
     from sweeper.cli.display import shown
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.paths import places
@@ -210,35 +256,8 @@ def evaluate(
         typer.echo(sentence)
     if scored.failed:
         raise typer.Exit(1)
-    more = [] if asked.spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    more = [] if asked.spec.objective.metric in JUDGED else ["objective.metric=gold"]
     typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
-
-
-def export(
-    study: StudyName,
-    variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
-    trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
-    output: Annotated[Path, typer.Option(help="file to write")] = Path("best.yaml"),
-    settings: Set = None,
-) -> None:
-    """Write the best config as a file that stock `trl dpo --config` runs."""
-    from dashboards.report.study import comparison_of
-    from sweeper.commands.export import ExportError, export_best
-    from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of
-
-    loaded = load(study, settings)
-    warn_of_code(loaded.spec)
-    with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        found = as_found(loaded, typer.echo, reach=False)
-        compared = comparison_of(loaded, answers)
-        try:
-            chosen = export_best(found, answers.records, compared, variant, trial, output)
-        except ExportError as error:
-            refuse([" ".join([str(error), *answers.notes()])])
-    typer.echo(f"Wrote {output} ({chosen}). Train it with: trl dpo --config {output}")
 
 
 def ui(
@@ -272,20 +291,29 @@ def ui(
     os.execv(sys.executable, [sys.executable, "-P", "-m", *server])
 
 
+def _recorded(file: Path, study: Study) -> Recorded:
+    """The records that a file holds of the study; exits with 2 where it is of another."""
+    from dashboards.store.records_file import read_records
+
+    found = read_records(file)
+    if found.study != study.spec.study:
+        wrong = f"holds the study {found.study!r}, and {study.spec.study!r} is asked for."
+        refuse([of_option("--records", file, wrong, wrong)])
+    return found
+
+
 def _judge_settings(model: str | None, function: str | None) -> list[str]:
     """A judge of the command line as a setting that replaces the study's."""
     given = {"reward_model": model, "function": function}
     judge = {name: value for name, value in given.items() if value is not None}
-    return [f"evaluate.judge={json.dumps(judge)}"] if judge else []
+    return [f"evaluate.judge={dumps(judge)}"] if judge else []
 
 
-def _grids(study: Study, rows: str, columns: str, format: Format, width: int | None) -> str:
-    from dashboards.tables.formats import render_grids
+def _grids(study: Study, rows: str, columns: str) -> Sequence[Grid]:
     from dashboards.tables.grids import GridError, grids
     from sweeper.recorded.reading import answers_of
 
     try:
-        found = grids(answers_of(study).records, study.spec.objective, rows, columns)
-        return str(redact(render_grids(found, study.spec.objective, format, width)))
+        return grids(answers_of(study).records, study.spec.objective, rows, columns)
     except GridError as error:
         refuse([str(error)])

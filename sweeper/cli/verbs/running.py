@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.schema.normalize import seconds
 from studies.text.plural import so_many
+from sweeper.cli.detached.terminal import run_detached, wait_for
 from sweeper.cli.options import Executor, Set, Storage, StudyName, Variant, Workers
+from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     Reuse,
@@ -37,10 +40,30 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="leave runs of an earlier version behind that cannot be checked")
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="in a process of its own, which goes on when this terminal closes")
+    ] = False,
+    json: Json = False,
 ) -> None:
     """Train what is missing of a study; run it again to resume."""
     how = Reuse(yes=yes, refresh=refresh, strict=strict)
-    run_sweep(runnable(context, study, settings, executor, workers, storage), verify, how=how)
+    wanted = runnable(context, study, settings, executor, workers, storage)
+    if detach:
+        run_detached(wanted, verify, how, settings or [])
+    else:
+        run_sweep(wanted, verify, how=how)
+
+
+def wait(
+    study: StudyName,
+    timeout: Annotated[str | None, typer.Option(help="wait for so long at most, as 90s, 30m or 2h")] = None,
+    settings: Set = None,
+) -> None:
+    """Wait until the sweep that runs has ended; exits as `sweeper run` does: 0 done, 1 something is left to do."""
+    longest = seconds(timeout)
+    if isinstance(longest, str):
+        refuse([f"--timeout {timeout}: must be a time, such as 90s, 30m or 2h."])
+    wait_for(study, settings or [], longest)
 
 
 def retry(
@@ -51,6 +74,7 @@ def retry(
     executor: Executor = "process",
     workers: Workers = None,
     storage: Storage = None,
+    json: Json = False,
 ) -> None:
     """Train those runs again that failed, and no others."""
     from dashboards.analysis.configs import distinct
@@ -60,6 +84,8 @@ def retry(
     unknown = sorted(set(cause or ()) - NAMED)
     if unknown:
         refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."])
+    if _asked_to_retry(study, settings, tuple(cause or ())):
+        return
     names = cause or FAILED
     wanted = runnable(context, study, settings, executor, workers, storage)
     check_owner(wanted)
@@ -72,6 +98,21 @@ def retry(
     run_sweep(wanted, retry=names)
 
 
+def _asked_to_retry(study: str, settings: list[str] | None, causes: tuple[str, ...]) -> bool:
+    """Ask the sweep that runs to train failed runs again; False where none runs."""
+    from sweeper.cli.display import shown
+    from sweeper.folder.requests import Retry
+    from sweeper.folder.standing import standing
+
+    runs = run_folder(study, settings)
+    found = standing(runs)
+    if found is None or found.state != "running" or not _ask(runs, Retry(causes), found.sweep):
+        return False
+    process = shown(found.process)
+    typer.echo(f"{process[:1].upper() + process[1:]} trains them again when its other runs have ended.")
+    return True
+
+
 def stop(
     study: StudyName,
     now: Annotated[bool, typer.Option("--now", help="at the next step of each run, not at its end")] = False,
@@ -79,21 +120,26 @@ def stop(
 ) -> None:
     """Stop a sweep that runs in another terminal: finish what is in training and start nothing new."""
     from sweeper.cli.display import shown
+
+    process = asked_to_stop(run_folder(study, settings), now=now)
+    how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
+    typer.echo(f"{shown(process[:1].upper() + process[1:])} {how}. `sweeper run {study}` goes on from there.")
+
+
+def asked_to_stop(runs: Path, *, now: bool) -> str:
+    """Ask the sweep that runs to stop, and give its process; exits with 2 where none runs."""
+    from sweeper.cli.display import shown
     from sweeper.folder.control import NotHere, ask_to_stop
     from sweeper.folder.requests import Stop
     from sweeper.folder.standing import standing
 
-    runs = run_folder(study, settings)
-    how = "stops at the next step of each run" if now else "finishes the runs in training and starts no others"
     found = standing(runs)
     if found is not None and found.state == "running" and _ask(runs, Stop(now=now), found.sweep):
-        process = found.process
-    else:
-        try:  # a sweep that has just begun, or of an earlier version
-            process = f"process {ask_to_stop(runs, now=now)}"
-        except NotHere as error:
-            refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
-    typer.echo(f"{shown(process[:1].upper() + process[1:])} {how}. `sweeper run {study}` goes on from there.")
+        return found.process
+    try:  # a sweep that has just begun, or of an earlier version
+        return f"process {ask_to_stop(runs, now=now)}"
+    except NotHere as error:
+        refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
 
 
 def pause(study: StudyName, variant: Variant, settings: Set = None) -> None:

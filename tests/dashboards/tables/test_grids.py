@@ -77,7 +77,7 @@ def test_a_grid_comes_in_every_format(format: str) -> None:
     text = render_grids([one()], GOLD, format)
     assert "1.5" in text
     if format == "json":
-        assert len(json.loads(text)[0]["cells"]) == 3
+        assert len(json.loads(text)["grids"][0]["cells"]) == 3
     elif format == "csv":
         assert [row["failed"] for row in csv.DictReader(io.StringIO(text))] == ["0", "0", "1"]
     else:

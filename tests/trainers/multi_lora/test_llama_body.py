@@ -15,8 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.trainers.pack_runs import wide_norm
 from tests.trainers.packs import Weights, lora_weights, pack_of
 from trainers.multi_lora import llama_body as llama
-from trainers.multi_lora import tiled_attention as tiles
 from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.attention import tiled_attention as tiles
 from trainers.multi_lora.layout import PackBatch, hidden_states, make_pair, micro_batch, pack_batch, packed_rows
 
 SMALL = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4}

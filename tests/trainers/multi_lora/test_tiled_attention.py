@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.multi_lora.attention.tiled_attention import tiled_attention
 from trainers.multi_lora.rows import RowLayout, Rows, make_places
-from trainers.multi_lora.tiled_attention import tiled_attention
 
 
 def states(rows: int, length: int, heads: int, seed: int) -> Tensor:

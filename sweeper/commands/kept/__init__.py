@@ -1,0 +1,1 @@
+"""What is kept of studies in a folder: listed, found again, removed."""
