@@ -40,9 +40,9 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         on_gpu = any(tensor.device.type == "cuda" for tensor in given)
-        if on_gpu and name == "_local_scalar_dense":
-            self.places.append(f"{name} at {_line()}")
-            return torch.ones((), dtype=args[0].dtype, device="cpu").item() if args[0].dtype != torch.bool else True
+        if name == "_local_scalar_dense" and isinstance(args[0], FakeTensor):
+            self.places += [f"{name} at {_line()}"] * on_gpu
+            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 2**20
         found = func(*args, **(kwargs or {}))
         copies = name in ("_to_copy", "copy_") and not (kwargs or {}).get("non_blocking") and not _asks(name, args)
         to = {leaf.device.type for leaf in tree_leaves(found) if isinstance(leaf, Tensor)}
@@ -65,6 +65,17 @@ def _line() -> str:
     return f"{Path(inside[-1].filename).name}:{inside[-1].lineno}" if inside else "elsewhere"
 
 
+_VALUES = {Tensor.__int__: int, Tensor.__bool__: bool, Tensor.__float__: float, Tensor.item: lambda value: value}
+
+
+# These ask for the driver too.
+_AS_OPERATORS = {
+    Tensor.copy_: lambda tensor: tensor,
+    Tensor.contiguous: aten.clone.default,
+    Tensor.__invert__: aten.bitwise_not.default,
+}
+
+
 class _Indexing(TorchFunctionMode):  # type: ignore[misc]
     """Reads and writes parts of tensors by operators: torch's own `[...]` asks for a driver, which no CPU build has."""
 
@@ -77,11 +88,14 @@ class _Indexing(TorchFunctionMode):  # type: ignore[misc]
             value = args[2] if isinstance(args[2], Tensor) else torch.full((), args[2], device=CUDA, dtype=part.dtype)
             value = value.to(part.dtype)
             return aten.index_put_.default(part, index, value) if index else None
-        if func in (Tensor.numpy, Tensor.tolist) and isinstance(args[0], FakeTensor):
-            nothing = np.zeros(args[0].shape, np.float64 if args[0].is_floating_point() else np.int64)
-            return nothing if func is Tensor.numpy else nothing.tolist()
-        if func in (Tensor.copy_, Tensor.contiguous) and args[0].device.type == "cuda":
-            return args[0] if func is Tensor.copy_ else aten.clone.default(args[0])  # they ask for the driver too
+        if func is Tensor.numpy and isinstance(args[0], FakeTensor):
+            return np.zeros(
+                args[0].shape, {torch.bool: np.bool_, torch.float64: np.float64}.get(args[0].dtype, np.int64)
+            )
+        if func in _VALUES and args[0].device.type == "cuda":
+            return _VALUES[func](aten._local_scalar_dense.default(args[0]))
+        if func in _AS_OPERATORS and args[0].device.type == "cuda":
+            return _AS_OPERATORS[func](args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -117,6 +131,7 @@ def fake_gpu(patch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 
     with patch.context() as inside, mode, _Indexing(), torch.no_grad():
         inside.setattr("trainers.multi_lora.transfer._pinned", pinned)
+        inside.setattr(FakeTensor, "tolist", lambda tensor: np.zeros(tensor.shape).tolist())
         yield mode
 
 
