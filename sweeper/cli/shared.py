@@ -178,6 +178,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from dashboards.report.study import kept_files
     from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.run import run_session
+    from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
     from sweeper.loop.progress import Interrupted
@@ -188,15 +189,20 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     where, again = wanted.where, wanted.again
     asked = begin(wanted, how)
     text = as_in_file(wanted.asked.spec).model_dump_json(indent=2, exclude_defaults=True)
-    with store_errors(), Display(asked.spec.study, Screen()) as display, Events(wanted.output) as events:
+    with (
+        store_errors(),
+        Display(asked.spec.study, Screen()) as display,
+        Events(wanted.output) as events,
+        Notifier(asked.spec, where.runs, display.say) as notifier,
+    ):
         try:
             outcome, verified = run_session(
                 *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(asked, answers_of(asked), display.say),
+                table=lambda: notifier.with_answer(kept_files(asked, answers_of(asked), display.say)),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
-                watch_events=events.add,
+                watch_events=notifier.after(events.add),
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)

@@ -56,7 +56,7 @@ def check(path: str, model: str | None, read: Callable[[DataConfig], Rows | Data
     unusable: list[str] = [] if about is None else list(about.problems)
     unreadable: list[str] = []
     for split in (splits := _splits(path)):
-        data = DataConfig(path=path, bad_rows="drop", **({"split": split} if split else {}))
+        data = DataConfig(path=path, bad_rows="drop", split=split or "train")
         rows = read(data)
         if isinstance(rows, DataError):
             (unreadable if isinstance(rows, UnreadableData) else unusable).extend(rows.problems)

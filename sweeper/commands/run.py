@@ -12,6 +12,7 @@ from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
+from studies.schema.replicates import as_in_file
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.detached.start import keep_output
@@ -59,12 +60,10 @@ def run_session(
     """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
     `verify_runs`: so many finished runs are trained again alone, for the second result.
-
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
-    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
-    no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event.
-
-    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
+    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`:
+    reuse no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event. Raises
+    AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
@@ -99,6 +98,13 @@ def run_session(
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified
+
+
+def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
+    """How a sweep ended, and why where that is to be said: see `SweepEnded`."""
+    if outcome.unusable:
+        return "refused", outcome.unusable
+    return ("finished", "") if finished else ("stopped", outcome.budget)
 
 
 @dataclass(frozen=True)
@@ -162,10 +168,8 @@ def _train_and_report(
     outcome, verified = _train(session, pool, verify_runs)
     border.phase("report")
     tabled = _log_table(tracker, table, session.check)
-    if outcome.unusable:
-        border.how, border.why = "refused", outcome.unusable
-    if tabled and outcome.whole and not outcome.unmeasured:
-        border.how = "finished"
+    border.how, border.why = _ending(outcome, tabled and outcome.whole and not outcome.unmeasured)
+    if border.how == "finished":
         remove_states(session.where.runs)
     return replace(outcome, undelivered=0 if tabled else 1), verified
 
@@ -257,6 +261,9 @@ class _Rounds:
         """Train another round on what is recorded by now."""
         session, study = self._session, more.of(self._session.study)
         where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
+        if more.replicates is not None:  # whose runs answer questions of their own
+            text = as_in_file(study.spec).model_dump_json(indent=2, exclude_defaults=True)
+            tracker.open_study(study.spec, text, questions(study), strict=tracker.strict)
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
         search = Search(study.spec, study.variants, where.storage, known.records, known.changed)
         try:

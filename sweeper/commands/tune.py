@@ -20,9 +20,7 @@ from sweeper.commands.starter.design import Design
 from sweeper.commands.starter.text import duration, replicates_line
 from sweeper.loop.progress import Progress
 
-_UNTESTED: Final = re.compile(
-    r"^# speed test: not made yet; (\d+) replicates are a guess, (\d+) the most$", re.MULTILINE
-)
+_UNTESTED: Final = re.compile(r"^# speed test: not made; (\d+) replicates are a guess, (\d+) the most$", re.MULTILINE)
 _WHY: Final = "each loss is tuned and judged so often, on fresh draws"
 _MOST_HEAD: Final = 4000  # bytes in which a file says who wrote it
 _REPLICATES: Final = re.compile(r"^replicates: \d+.*$", re.MULTILINE)
@@ -126,7 +124,7 @@ class SpeedTest:
         """`seconds`: that the sweep may take from `began` on, on the monotonic clock."""
         self._seconds, self._losses, self._trials, self._began = seconds, losses, trials, began
         self._from: float | None = None
-        self._before = 0
+        self._before, self._seen = 0, False
         self.found: Speed | None = None
 
     def look(self, progress: Progress, now: float) -> bool:
@@ -134,7 +132,8 @@ class SpeedTest:
         if self.found is not None:
             return False
         if self._from is None:
-            self._from, self._before = (now, progress.done) if progress.training else (None, progress.done)
+            begins = progress.training or (self._seen and progress.done > self._before)
+            self._from, self._before, self._seen = now if begins else None, progress.done, True
             return False
         trained, spent = progress.done - self._before, now - self._from
         steady = spent >= min(_STEADY_SECONDS, 0.05 * self._seconds)
@@ -213,7 +212,8 @@ def plan_lines(design: Design, file: Path, power: str) -> list[str]:
     """The plan in a few sentences, with what it can conclude."""
     losses = f"{', '.join(design.variants[:-1])} and {design.variants[-1]}"
     minutes = design.seconds * design.runs / design.machine.workers / 60
-    guess = f", by a guess {minutes:.0f} minutes on {design.machine.in_words}" if design.seconds else ""
+    takes = so_many(max(round(minutes), 1), "minute")
+    guess = f", by a guess {takes} on {design.machine.in_words}" if design.seconds else ""
     return [
         f"Plan ({file}): {losses}, each tuned by {design.trials} settings on one draw of the pairs and judged on "
         f"another, {design.replicates} times: {so_many(design.runs, 'run')}{guess}.",

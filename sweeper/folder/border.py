@@ -128,20 +128,21 @@ class Rounds:
         """Set the trials of each stratum, or the replicates. Gives the reason where that is refused."""
         if self._study.spec.rungs is not None:
             return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
-        given = {"trials": trials, "replicates": replicates}
-        given = {name: number for name, number in given.items() if number is not None}
-        wrong = self._no_replicates(replicates) if given else "Name `trials` or `replicates`."
+        wrong = self._no_replicates(replicates)
+        if trials is None and replicates is None:
+            wrong = "Name `trials` or `replicates`."
         if wrong is not None:
             return wrong
         with self._lock:
-            before, wanted = self._next.of(self._study), replace(self._next, **given)
+            before = self._next.of(self._study)
+            wanted = Round(self._next.causes, trials or self._next.trials, replicates or self._next.replicates)
             more = planned_runs(wanted.of(self._study)) - planned_runs(before)
             if not self._over and more > 0:
                 self._next = wanted
             elif not self._over:
-                now = {"trials": before.spec.budget.trials, "replicates": before.spec.replicates}
-                name, number = next(iter(given.items()))
-                return f"`{name}`: {number} asks for no run beyond those of {now[name]}, which are asked for already."
+                told = f"`trials`: {trials}" if trials is not None else f"`replicates`: {replicates}"
+                now = before.spec.budget.trials if trials is not None else before.spec.replicates
+                return f"{told} asks for no run beyond those of {now}, which are asked for already."
             return ALL_TRAINED if self._over else None
 
     def _no_replicates(self, replicates: int | None) -> str | None:

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class CountedBytes(TorchDispatchMode):  # type: ignore[misc]
+class CountedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`peak`: the most bytes at once of all tensors that were made inside; a storage counts once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._users: Counter[int] = Counter()
 

@@ -18,7 +18,6 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import datasets
 import torch
 from peft import PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer import dpo_trainer
@@ -39,6 +38,7 @@ from trainers.models.positions import check_positions
 from trainers.models.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.models.tokenizer import UnusableModel, check_ids, load_tokenizer
 from trainers.multi_lora.layout import Pair, into_layout, make_pair
+from trainers.multi_lora.transfer import Array
 from trainers.reference.log_probs import Base, model_digest, reference_log_probs
 from trainers.reference.store import ReferenceLogProbs, ReferenceStore
 
@@ -75,8 +75,8 @@ class LaidOut(NamedTuple):
     """
 
     rows: tuple[Pair, ...]
-    chosen: Tensor
-    rejected: Tensor
+    chosen: Array
+    rejected: Array
 
 
 _Base = tuple[str, PreTrainedModel, PreTrainedTokenizerBase]
@@ -318,7 +318,7 @@ class WorkerCache:
 
         def lay_out() -> LaidOut:
             known = self._log_probs(trainer, folder, used)
-            sides = (torch.tensor(side, dtype=dtype) for side in known)
+            sides = (torch.tensor(side, dtype=dtype).numpy() for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
         return self._laid_out.get(digest([data, args.ld_alpha, args.bf16, str(folder), list(used)]), lay_out)

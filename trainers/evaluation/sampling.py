@@ -184,7 +184,7 @@ class _Drawing:
         self._looks = 1 if device.type == "cpu" else _LOOKS
         self._coarse = False
         self._unread: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each step: inputs, mask, logits, written
-        self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
+        self.tokens = torch.full(tuple(uniforms.shape), min(end_ids), device=device)
         self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
         self.finite = torch.ones(policies.count, dtype=torch.bool, device=device)
         self._run(reader(policies.model, prompts, policies.count, self._lengths))

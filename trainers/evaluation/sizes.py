@@ -51,7 +51,7 @@ class Shape:
     @classmethod
     def of(cls, model: torch.nn.Module) -> Shape:
         """Of a transformers model. Under autocast some states are in half precision, and none is wider than this."""
-        config, embedding = _text_config(model), model.get_input_embeddings().weight  # type: ignore[operator, union-attr]
+        config, embedding = _text_config(model), model.get_input_embeddings().weight  # type: ignore[operator]
         hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
         return cls(
             hidden=hidden,
@@ -96,16 +96,16 @@ def sampled_rows(model: torch.nn.Module, device: torch.device, tokens: int, read
     usable = usable_bytes(device)
     if usable is not None:
         return int((1 - _WAITING) * usable) // Shape.of(model).sampled(tokens, readers)
-    return max(batch_size, _SAMPLED_FREE * _small_activation(device) // (tokens * _text_config(model).hidden_size))
+    return max(batch_size, _SAMPLED_FREE * _small_activation(device) // (tokens * _hidden(model)))
 
 
 def scored_rows(model: torch.nn.Module, device: torch.device, tokens: int, written: int, batch_size: int) -> int:
     """How many rows of at most so many tokens, the last ones `written`, are scored together, of all policies."""
-    usable, config = usable_bytes(device), _text_config(model)
+    usable = usable_bytes(device)
     if usable is not None:
         return min(usable // Shape.of(model).scored(tokens, written), _TOKENS_OF_A_PASS // tokens)
-    most = max(batch_size, _small_activation(device) // (tokens * config.hidden_size))
-    return min(most, _most_logits(device) // (written * config.vocab_size))
+    most = max(batch_size, _small_activation(device) // (tokens * _hidden(model)))
+    return min(most, _most_logits(device) // (written * int(_text_config(model).vocab_size)))
 
 
 def laid_pairs(model: torch.nn.Module, device: torch.device, longest: int) -> int:
@@ -113,7 +113,7 @@ def laid_pairs(model: torch.nn.Module, device: torch.device, longest: int) -> in
     usable = usable_bytes(device)
     if usable is not None:
         return min(usable // (2 * longest * Shape.of(model).activation), _TOKENS_OF_A_PASS // (2 * longest))
-    return _small_activation(device) // (2 * _text_config(model).hidden_size * longest)
+    return _small_activation(device) // (2 * _hidden(model) * longest)
 
 
 def waiting_logits(model: torch.nn.Module, device: torch.device, readers: int) -> int:
@@ -138,6 +138,10 @@ def _small_activation(device: torch.device) -> int:
 def _text_config(model: torch.nn.Module) -> Any:
     """The config of a transformers model, or of the part of it that reads text."""
     return model.config.get_text_config()  # type: ignore[operator, union-attr]
+
+
+def _hidden(model: torch.nn.Module) -> int:
+    return int(_text_config(model).hidden_size)
 
 
 def _most_logits(device: torch.device) -> int:

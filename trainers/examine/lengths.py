@@ -57,7 +57,8 @@ def count_tokens(rows: Rows, model: str | None) -> Lengths:
         return _guessed(some, f"the tokenizer of {model} cannot be loaded here")
     if not found:
         return _guessed(some, f"the tokenizer of {model} takes none of the rows")
-    return Lengths(*(tuple(numbers) for numbers in zip(*found, strict=True)))
+    prompts, chosen, rejected = (tuple(numbers) for numbers in zip(*found, strict=True))
+    return Lengths(prompts, chosen, rejected)
 
 
 def _guessed(rows: Sequence[Row], why: str) -> Lengths:

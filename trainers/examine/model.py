@@ -58,7 +58,8 @@ def look_at_model(name: str) -> ModelFacts:
     if config_file is None:
         return ModelFacts(name, is_here=existing(name) is not None, problems=problems)
     config = _read(config_file)
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    inner = config.get("text_config")
+    text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
     shapes = dict(_shapes(config_file.parent))
     positions = next((text[k] for k in _POSITIONS if isinstance(text.get(k), int)), None)
     return ModelFacts(

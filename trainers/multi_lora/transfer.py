@@ -28,8 +28,13 @@ def to_device(arrays: Sequence[Array], device: torch.device) -> list[Tensor]:
     whole = np.zeros(int(sizes.sum()), np.uint8)
     for array, place in zip(arrays, places, strict=True):
         whole[place] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    there = torch.from_numpy(whole).pin_memory().to(device, non_blocking=True)
+    there = _pinned(whole).to(device, non_blocking=True)
     return [there[place].view(_dtype(array)).view(array.shape) for array, place in zip(arrays, places, strict=True)]
+
+
+def _pinned(array: Array) -> Tensor:
+    """The array in memory that a device reads by itself; torch keeps it until that is done."""
+    return torch.from_numpy(array).pin_memory()
 
 
 def _dtype(array: Array) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -80,7 +81,7 @@ def first_gap(
 ) -> Gap | None:
     """Compare a run's first micro-batch, before its first step, with the reference log-probs that it trains on."""
     rewards = [float(metrics[name]) for name in START_METRICS.values()]
-    size = float(torch.cat(work.reference).abs().mean())
+    size = float(np.abs(np.concatenate(work.reference)).mean())
     pairs = [member.data.rows[i].ids for i in member.part.rows]
     reference = packed_policies(engine.adapters).reference
     with engine.autocast(member.precision):

@@ -21,7 +21,7 @@ from trainers.multi_lora.attention.kernels import attention_kernels
 from trainers.multi_lora.flat import Adapter
 from trainers.multi_lora.layout import MicroBatch, hidden_states, pack_batch, packed_rows, shape_multiple
 from trainers.multi_lora.log_probs import token_log_probs
-from trainers.multi_lora.transfer import to_device
+from trainers.multi_lora.transfer import Array, to_device
 from trainers.pack.state import Moments
 from trainers.pack.stock_setup import StockLoss
 
@@ -34,7 +34,7 @@ class Work:
 
     micro: MicroBatch
     loss: StockLoss
-    reference: tuple[Tensor, Tensor]
+    reference: tuple[Array, Array]
     weight: float
 
 
@@ -99,14 +99,18 @@ class Engine:
             both.enter_context(packed_rows(model))  # the backward pass may compute layers again
             both.enter_context(attention_kernels(device))
             with self.autocast(precision):
-                known = [side.numpy() for w in work for side in w.reference]
+                known = [side for w in work for side in w.reference]
                 batch = pack_batch([w.micro for w in work], device, shape_multiple(device), known)
                 hidden = hidden_states(model, batch)
                 flat = token_log_probs(model, hidden, batch.target)
                 losses, metrics = [], []
                 for k, one in enumerate(work):
-                    rows, own, reference = batch.log_probs(k, flat), batch.own[k], batch.beside[2 * k : 2 * k + 2]
-                    loss, found = one.loss(rows, own.attention_mask, own.completion_mask, reference)
+                    rows, own, chosen, rejected = (
+                        batch.log_probs(k, flat),
+                        batch.own[k],
+                        *batch.beside[2 * k : 2 * k + 2],
+                    )
+                    loss, found = one.loss(rows, own.attention_mask, own.completion_mask, (chosen, rejected))
                     losses.append(loss * one.weight)
                     metrics.append(found)
             torch.autograd.backward(losses)

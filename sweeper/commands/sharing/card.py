@@ -15,7 +15,7 @@ from dashboards.report.study import written
 from dashboards.tables.comparison import Comparison
 from studies.records import COMMIT, DATA_DIGEST
 from studies.text.places import without_places
-from studies.text.redact import redact
+from studies.text.redact import is_secret, redact
 from sweeper.commands.export import Chosen
 from sweeper.commands.sharing.heads import packages
 from sweeper.commands.sharing.weights import base_place
@@ -93,9 +93,19 @@ def public(text: str) -> str:
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that others may read. What names a place here is left out."""
-    told: dict[str, Any] = redact(dict(settings))
-    return {name: value for name, value in told.items() if not isinstance(value, str) or public(value) == value}
+    """Settings that others may read: those in which no secret and no place of this machine stands."""
+    return {name: value for name, value in settings.items() if _is_public(value) and not is_secret(name)}
+
+
+def _is_public(value: Any) -> bool:
+    match value:
+        case str():
+            return public(value) == value
+        case Mapping():
+            return all(map(_is_public, (*value.keys(), *value.values())))
+        case list() | tuple():
+            return all(map(_is_public, value))
+    return True
 
 
 def _base_words(shared: Sharing) -> str:

@@ -74,9 +74,8 @@ def look(model: str, dataset: str, read: Reader) -> Facts:
     about = look_at_model(model)
     if dataset == EMBEDDED:
         return Facts(about, DataConfig())
-    data = DataConfig(
-        path=dataset, bad_rows="drop", **dict(zip(("split", "eval_split"), _splits(dataset), strict=True))
-    )
+    split, held_out = _splits(dataset)
+    data = DataConfig(path=dataset, bad_rows="drop", split=split, eval_split=held_out)
     rows = read(data)
     if rows is None:
         return Facts(about, data, remark=UNREAD)

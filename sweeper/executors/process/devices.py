@@ -202,12 +202,17 @@ def worker_environments(
     count = workers if workers is not None else default_workers(gpus, cores)
     if count < 1:
         raise ValueError(f"the number of workers must be 1 or more, but it is {count}")
-    kept = {name: value for name, value in environment.items() if name in also or _is_needed(name)}
+    kept = handed_on(environment, also)
     # MKL's variable overrules OpenMP's in torch, and who sets a limit sets OpenMP's: it holds for all of them.
     general = _threads(cores // count, kept.get("OMP_NUM_THREADS"))
     threads = {name: str(_threads(general, kept.get(name))) for name in THREAD_VARIABLES}
     devices = [of_gpu(gpus[i % len(gpus)], environment) if gpus else {} for i in range(count)]
     return [{**kept, **threads, **device} for device in devices]
+
+
+def handed_on(environment: Mapping[str, str], also: Collection[str] = ()) -> dict[str, str]:
+    """The variables that what a study names gets to see: those that training reads, and those in `also`."""
+    return {name: value for name, value in environment.items() if name in also or _is_needed(name)}
 
 
 def _is_needed(name: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from studies.records import PRECOMPUTE, WEIGHT_FACT, DataConfig, EvaluationConfi
 from sweeper.commands import export
 from sweeper.commands.export import placed, trl_settings
 from tests.dashboards.generated import a_record
+from tests.sweeper.conftest import SweptOnce
 from tests.trainers.models.test_odd_models import SPECIAL, a_model, a_tokenizer
 from tests.trainers.pack_runs import assert_rounding, float64
 from trainers.data.pairs import load_pairs
@@ -58,14 +60,30 @@ DPO = {"trainer": "dpo", "balance": "", "rate": "1.0e-3"}
 BALANCED = {**DPO, "balance": "balance: gradient, "}
 
 
+@pytest.fixture(scope="module")
+def by_the_formula(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> Path:
+    """A folder in which the study has been run by the formula."""
+    return swept_once(tmp_path_factory.mktemp("formula"), STUDY.format(**FORMULA))
+
+
 @pytest.fixture
-def trained(sweeper: Sweeper, tmp_path: Path, request: pytest.FixtureRequest, empty_mlflow: Path) -> Path:
-    """A folder in which the study has been run by the trainer that the test asks for."""
-    (tmp_path / "study.yaml").write_text(STUDY.format(**getattr(request, "param", FORMULA)))
-    (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
-    done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
-    assert done.returncode == 0, done.stderr
-    return tmp_path
+def trained(sweeper: Sweeper, tmp_path: Path, request: pytest.FixtureRequest, empty_mlflow: Path) -> Iterator[Path]:
+    """A folder in which the study has been run by the trainer that the test asks for; the formula's is shared, and what
+    a test leaves there is taken away.
+    """
+    if hasattr(request, "param"):
+        (tmp_path / "study.yaml").write_text(STUDY.format(**request.param))
+        (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+        done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+        assert done.returncode == 0, done.stderr
+        yield tmp_path
+        return
+    folder: Path = request.getfixturevalue("by_the_formula")
+    before = set(folder.iterdir())
+    yield folder
+    (folder / "study.yaml").write_text(STUDY.format(**FORMULA))
+    for left in {*folder.iterdir()} - before:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def test_the_head_says_where_it_comes_from_and_how_far_to_believe_it(sweeper: Sweeper, trained: Path) -> None:
@@ -106,6 +124,9 @@ def test_from_whatever_folder_it_is_used_it_names_its_own_pairs_model_and_adapte
     assert Path(written["output_dir"]) == trained / "deep" / "mine-adapter"
     head = (trained / "deep" / "mine.yaml").read_text().partition("model_name_or_path")[0]
     assert "from any folder: trl dpo --config" in head
+    shutil.move(trained / "deep", trained / "moved")
+    with pytest.raises(FileNotFoundError):  # and no other data of that name
+        load_dataset(written["dataset_name"], cache_dir=str(trained / "cache"))
 
 
 @pytest.mark.parametrize("named", ["model", "./model", "../here/model"])
@@ -206,9 +227,8 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(
     else:
         assert training.loss_weights == measured
         assert "# loss_weights: shares of the gradient over its norm before" in (trained / "best.yaml").read_text()
-    stock = trl_dpo_here if training.loss_weights == measured else trl_dpo
     adapter = trained / "runs" / "small" / key / "adapter"
-    assert_stock_trl_gives_the_adapter_again(trained, adapter, monkeypatch, stock)
+    assert_stock_trl_gives_the_adapter_again(trained, adapter, monkeypatch, trl_dpo_here)
 
 
 def trl_dpo(folder: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +19,10 @@ from dashboards.store.connection import connect
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from studies.text.places import PLACE, without_places
 from sweeper.cli.app import app
+from sweeper.commands.export import Chosen, ExportError
+from sweeper.commands.sharing.card import public_settings
+from sweeper.commands.sharing.weights import Retraining, find_weights
+from tests.dashboards.generated import a_record
 from tests.sweeper.hub import Hub
 from tests.trainers.tiny_models import PAIRS, SIZES, a_model
 from trainers.export_files import write_plain_model
@@ -304,6 +308,28 @@ def test_what_keeps_it_from_the_hub_is_one_sentence_with_its_remedy(
 )
 def test_a_place_of_the_machine_is_replaced(text: str) -> None:
     assert without_places(f"read {text}, and '{text}' (a={text})") == f"read {PLACE}, and '{PLACE}' (a={PLACE})"
+
+
+def test_a_setting_with_a_place_or_a_secret_in_it_is_left_out_at_any_depth() -> None:
+    kept = {"beta": 0.1, "loss_type": ["sigmoid"], "lora_target_modules": "all-linear", "lr_scheduler_kwargs": {"a": 1}}
+    out = {"a": "/home/me", "b": {"c": ["~/x"]}, "d": [{"of": SECRET}], "e": {"/tmp/x": 1}, "hub_token": "short"}
+    assert public_settings({**kept, **out}) == kept
+
+
+@pytest.mark.parametrize(
+    ("schedule", "folder"), [("constant", "best-adapter"), ("linear", "best-adapter/checkpoint-60")]
+)
+def test_what_stops_before_its_end_has_to_be_trained_and_says_where_that_will_lie(
+    tmp_path: Path, schedule: str, folder: str
+) -> None:
+    config = a_config(tmp_path, max_steps=120, lr_scheduler_type=schedule)
+    chosen = Chosen(cast(Any, None), a_record(), config, config, step=60)
+    how = Retraining("sweeper export q", Path("best.yaml"), "sweeper export q --merge")
+    said = (
+        rf"stops at step 60, .* Train it: sweeper export q && trl dpo --config best.yaml, then: .* --adapter {folder}$"
+    )
+    with pytest.raises(ExportError, match=said):
+        find_weights(chosen, tmp_path, None, how)
 
 
 def test_fractions_addresses_and_names_stay() -> None:

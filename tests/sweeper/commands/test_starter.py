@@ -33,7 +33,7 @@ README = Path(__file__).parents[3] / "README.md"
 def facts(rows: int, model: ModelFacts = QWEN, tokens: int = 300, evaluation: int | None = None) -> Facts:
     made = [{"prompt": f"Q{i}", "chosen": f" yes {i}", "rejected": f" no {i}"} for i in range(rows)]
     own = None if evaluation is None else made[:evaluation]
-    found = Rows(made, own, [], [], rows, Counter(), ())  # type: ignore[arg-type]
+    found = Rows(made, own, [], [], rows, Counter(), ())
     some = tuple([tokens // 2] * min(rows, 300))
     return Facts(model, DataConfig(path="pairs.jsonl"), found, look_at_rows(found.train), Lengths(some, some, some))
 

@@ -173,6 +173,9 @@ def test_a_running_sweep_takes_up_more_replicates_and_has_them_whole(start: Star
     judged = Counter(event.scenario for event in started if event.block % 2)
     assert judged == {"clean#1": 1, "clean#2": 1, "clean#3": 1}, "ipo drifts"
     assert recorded(runs) == {State.COMPLETE: 15}
+    again = Forked(runs.parents[1], "run", "study.yaml", "--workers", "1", "--set", "replicates=3")
+    assert again.wait(timeout=PATIENCE) == 0
+    assert recorded(runs) == {State.COMPLETE: 15}, "they answer the study with as many"
 
 
 def test_a_running_sweep_trains_again_what_has_failed_and_takes_up_more_trials_then(start: Start, runs: Path) -> None:

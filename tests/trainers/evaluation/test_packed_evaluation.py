@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from studies.records import EvaluationConfig, Measurement
@@ -24,6 +24,7 @@ from trainers.data.tokens import TokenIds
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import CachedReader, Policies, one_policy
+from trainers.evaluation.room import RoomyLayer
 from trainers.evaluation.sampling import Samples, sample
 from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.layout import hidden_states
@@ -122,21 +123,19 @@ def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel, seeds: 
 
 
 @pytest.mark.usefixtures("batches")
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("broken", [0, 1, 2])
-def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(
-    model: PreTrainedModel, broken: int, value: float
-) -> None:
+def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(model: PreTrainedModel) -> None:
     weights, numbers = adapters(model), references(model)
     expected = evaluated(model, weights, PAIRS, numbers)
-    name = next(iter(weights[broken]))
-    weights[broken] = weights[broken] | {name: (weights[broken][name][0], torch.full_like(weights[0][name][1], value))}
-    found = evaluated(model, weights, PAIRS, numbers)
-    for i in range(3):
-        if i == broken:
-            assert isinstance(found[i], NonFinite)
-        else:
-            assert flat(found[i]) == pytest.approx(flat(expected[i]), abs=1e-9, nan_ok=True)
+    for broken, value in ((0, math.nan), (1, math.inf), (2, math.nan)):
+        name, (first, second) = next(iter(weights[broken].items()))
+        diverged = [*weights]
+        diverged[broken] = weights[broken] | {name: (first, torch.full_like(second, value))}
+        found = evaluated(model, diverged, PAIRS, numbers)
+        for i in range(3):
+            if i == broken:
+                assert isinstance(found[i], NonFinite)
+            else:
+                assert flat(found[i]) == pytest.approx(flat(expected[i]), abs=1e-9, nan_ok=True)
 
 
 class DivergesLate(torch.nn.Module):
@@ -267,6 +266,67 @@ def test_the_reference_reads_a_prompt_of_several_policies_once(model: PreTrained
     options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 3, "seed": 4, "batch_size": 64}
     sample(packed_policies(pack), [[[1, 2, 3]] * 4] * 3, per_token=lambda policy, _: (policy.sum(-1),), **options)
     assert begun == [3, 1]  # each policy for itself, then the reference
+
+
+def test_masks_that_are_made_beforehand_are_not_looked_into_and_change_no_number(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each look at one makes the host wait for it."""
+    looked: list[int] = []
+
+    def look(padding_mask: Tensor | None, q_length: int, *args: Any, **more: Any) -> bool:
+        looked.append(q_length)
+        return own(padding_mask, q_length, *args, **more)
+
+    own = masking_utils._ignore_causal_mask_sdpa
+    monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", look)
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 64}
+    prompts = [[[1, 2, 3, 1][: 1 + i % 4] for i in range(7)]] * 3
+
+    def drawn() -> tuple[Samples | NonFinite, ...]:
+        policies = packed_policies(pack_of(model, adapters(model)))
+        return sample(policies, prompts, per_token=lambda policy, reference: ((policy - reference).sum(-1),), **options)
+
+    expected, often = drawn(), len(looked)
+    looked.clear()
+    monkeypatch.setattr("trainers.evaluation.policies._READS_MASKS", ())
+    for found, known in zip(drawn(), expected, strict=True):
+        assert isinstance(found, Samples)
+        assert isinstance(known, Samples)
+        assert found.completions == known.completions
+        assert found.sums == pytest.approx(known.sums, abs=1e-9)
+    assert often > 10
+    assert len(looked) == 2  # as the prompts are read, by the policies and by the reference
+
+
+def test_keys_and_values_with_room_are_written_in_place_and_change_no_number(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 12, "seed": 4, "batch_size": 64}
+    prompts = [[[1, 2, 3, 1][: 1 + i % 4] for i in range(20)]] * 3
+    made: list[int] = []
+    with_room = RoomyLayer._with_room
+
+    def noted(self: RoomyLayer, held: Tensor, end: int) -> Tensor:
+        made.append(len(held))
+        return with_room(self, held, end)
+
+    def drawn() -> tuple[Samples | NonFinite, ...]:
+        policies = packed_policies(pack_of(model, adapters(model)))
+        return sample(policies, prompts, per_token=lambda policy, reference: ((policy - reference).sum(-1),), **options)
+
+    expected = drawn()
+    monkeypatch.setattr("trainers.evaluation.policies._COPIES", ())
+    monkeypatch.setattr(RoomyLayer, "_with_room", noted)
+    for found, known in zip(drawn(), expected, strict=True):
+        assert isinstance(found, Samples)
+        assert isinstance(known, Samples)
+        assert found.completions == known.completions
+        assert found.sums == pytest.approx(known.sums, abs=1e-9)
+    layers = len([m for m in model.modules() if type(m).__name__ in ("LlamaAttention", "GPT2Attention")])
+    sizes = set(made)
+    assert len(sizes) > ("Llama" in type(model).__name__)  # there rows leave
+    assert len(made) <= 2 * 2 * layers * len(sizes)  # once for keys and values of policies and reference, each time
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 2**20])

@@ -143,8 +143,8 @@ def test_a_pack_that_grows_takes_no_pass_that_trains_nothing_and_its_runs_have_t
         assert passes[0] == 1
         assert max(passes) >= 4
         assert sum(passes) == sum(steps)
-        train(tmp_path / "alone", runs[:4], together=1)
-    for run in runs[:4]:
+        train(tmp_path / "alone", runs[:5:3], together=1)
+    for run in runs[:5:3]:  # the one that began alone, and a short one that came later
         assert distance(weights(tmp_path / "grown", run), weights(tmp_path / "alone", run)) < 1e-9
     sizes = [news.together for news in desk.news if isinstance(news, Sized)]
     assert sizes[:3] == [1, 2, 4] or sizes[:2] == [1, 2]
