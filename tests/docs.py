@@ -7,6 +7,8 @@ fails where one is not what the code says.
 from __future__ import annotations
 
 import ast
+import dataclasses
+import enum
 import inspect
 import re
 import textwrap
@@ -20,6 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
+import sweeper
 from studies.design.counts import planned_runs
 from studies.losses.guide import CLAIMS
 from studies.losses.table import TABLE
@@ -47,6 +50,7 @@ from studies.spec import (
     shipped_studies,
 )
 from sweeper.cli.app import app
+from sweeper.documents.registry import DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,6 +81,7 @@ _VALUE = {float, int, str, bool, type(None)}
 _FOR_DEVELOPERS = re.compile(
     r" ?\(see `studies[^)]*\)| ?Not written by the user:.*|A default here .*| ?Defaults stay, .*"
 )
+_NONE = re.compile(r"\bNone\b")
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "any"}
 
 
@@ -167,6 +172,91 @@ def commands() -> Iterator[str]:
     yield from (f"- {line}" for line in shared)
 
 
+def documents() -> Iterator[str]:
+    """Every object that a command prints with `--json`, by its schema; types that several have once, at the end."""
+    later: dict[str, type] = {}
+    for schema, kind in DOCUMENTS.items():
+        yield f"### {schema}\n"
+        yield from _of_type(kind, later)
+    yield "### event/1\n"
+    yield "A line of [events.jsonl](README.md#watch-and-steer) with `schema` before it.\n"
+    told: set[str] = set()
+    while rest := [name for name in later if name not in told]:
+        for name in rest:
+            yield f"### {name}\n"
+            yield from _of_type(later[name], later)
+            told.add(name)
+
+
+def _of_type(kind: type, later: dict[str, type]) -> Iterator[str]:
+    """A type's docstring and its fields; the types in it are put into `later`."""
+    yield from (_NONE.sub("null", paragraph) + "\n" for paragraph in _paragraphs(kind))
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    yield from _table(("field", "holds"), [(f"`{name}`", _holds(hints[name], later)) for name in names])
+    yield ""
+
+
+def _holds(kind: Any, later: dict[str, type]) -> str:
+    """A type of a field in words."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if origin is typing.Annotated:
+        return _holds(inner[0], later)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (typing.Union, types.UnionType):
+        return "a value" if set(inner) >= _VALUE - {type(None)} else " or ".join(_holds(one, later) for one in inner)
+    if origin is tuple:
+        same = inner[-1] is Ellipsis
+        return f"list of: {_holds(inner[0], later)}" if same else f"[{', '.join(_holds(one, later) for one in inner)}]"
+    if origin is not None:
+        return f"name: {_holds(inner[1], later)}"
+    if issubclass(kind, enum.Enum):
+        return ", ".join(f"`{one.value}`" for one in kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        name = kind.__name__
+        if later.setdefault(name, kind) is not kind:  # two modules may have a type of one name
+            name = f"{name} of {kind.__module__.rpartition('.')[2]}"
+            later[name] = kind
+        return f"[{name}](#{name.lower().replace(' ', '-')})"
+    return "a range or list, [as in a study file](../studies/README.md)"
+
+
+def api() -> Iterator[str]:
+    """Every public name of Python, with what its docstring says."""
+    for name in sweeper.__all__:
+        found = getattr(sweeper, name)
+        if not inspect.isclass(found):
+            yield f"- `{_call(name, found)}`: {_first_paragraphs(found)}"
+            continue
+        yield f"- `{name}`: {_first_paragraphs(found)}"
+        for member, one in vars(found).items():
+            if member.startswith("_"):
+                continue
+            if inspect.isfunction(one):
+                yield f"  - `.{_call(member, one)}`: {_first_paragraphs(one)}"
+            elif isinstance(one, property):
+                yield f"  - `.{member}`: {_first_paragraphs(one)}"
+
+
+def _call(name: str, function: Any) -> str:
+    """How a function is called."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    words: list[str] = []
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append(p.name if p.default is p.empty else f"{p.name}={p.default!r}")
+    return f"{name}({', '.join(words)})"
+
+
+def _first_paragraphs(found: Any) -> str:
+    """Its docstring up to the examples, in one line."""
+    return _one_line((inspect.getdoc(found) or "").partition(">>>")[0])
+
+
 MADE: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "study keys": ("studies/README.md", study_keys),
     "losses": ("studies/README.md", losses),
@@ -175,6 +265,8 @@ MADE: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "measurements": ("trainers/README.md", measurements),
     "causes": ("sweeper/README.md", causes),
     "commands": ("sweeper/README.md", commands),
+    "documents": ("sweeper/json.md", documents),
+    "api": ("sweeper/api/README.md", api),
 }
 
 

@@ -17,7 +17,7 @@ __all__ = ["Answer", "Best", "Estimate", "answer_in", "best_in"]
 @dataclass(frozen=True)
 class Answer:
     """What a study says in one condition. `use`: the loss to use, with its `settings`, the `step` to stop at and its
-    `gain`; None where none can be named. `as_good`: losses not shown worse than the best; `avoid`: loss -> why;
+    `gain`; None where none can be named. `as_good`: losses that are shown to be as good; `avoid`: loss -> why;
     `undecided`: those that these runs cannot tell from it, and `settle` what would. `str()`: all of it as a paragraph.
     """
 

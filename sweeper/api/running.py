@@ -11,7 +11,7 @@ import typer
 from studies.spec import Study
 from sweeper.api.refusals import refuse
 from sweeper.api.sources import Source
-from sweeper.cli.detached import begin_detached
+from sweeper.cli.detached.terminal import begin_detached
 from sweeper.cli.display import Display, Screen, shown
 from sweeper.cli.output import Output
 from sweeper.cli.shared import Reuse, RunRequest, checked, command_line

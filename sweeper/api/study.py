@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dashboards.report.frames import runs_frame, table_frame
 from dashboards.report.study import figures_of
-from dashboards.tables.frames import runs_frame, table_frame
 from studies.schema.replicates import by_condition
 from sweeper.api.answers import Answer, Best, answer_in, best_in
 from sweeper.api.exporting import export_to
@@ -37,12 +37,12 @@ def load(
     `set` changes keys, as `--set` does: `{"budget.trials": 4}`. `records`: a file of `sweeper records` that everything
     is read from, in place of the MLflow store of the working folder. Raises Refused with every mistake at once.
 
-    >>> study = load("guide-small", set={"replicates": 3})
+    >>> study = load("quickstart", set={"replicates": 3})
     >>> study.name, study.baseline
-    ('guide-small', 'sigmoid')
+    ('quickstart', 'sigmoid')
     >>> load("guide-smal")
     Traceback (most recent call last):
-    sweeper.api.refusals.Refused: guide-smal: no such file, and no shipped study of this name; did you mean ...
+    sweeper.api.refusals.Refused: guide-smal: no such file, and no shipped study of this name ...
     """
     with refusals():
         source = source_of(study, set or {}, records)
@@ -143,7 +143,8 @@ class Study:
 
     def answer(self, condition: str | None = None) -> Answer:
         """What the study says, in a condition where it has several."""
-        return answer_in(self._found().table, self._condition(condition))
+        where = self._condition(condition)
+        return answer_in(self._found().table, where)
 
     @property
     def figures(self) -> Mapping[str, Figure]:

@@ -36,17 +36,15 @@ app = typer.Typer(
     cls=_Commands,
     help="Which DPO loss, with which settings, for my model and my data?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, doctor):
+for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, doctor):
     app.command()(command)
-for name, named in (("ls", ls), ("open", open_run), ("rm", rm)):
-    app.command(name)(named)
+app.command("open")(open_run)
 
 
 def main() -> None:

@@ -120,24 +120,7 @@ def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) ->
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
-    return Exported(
-        config=str(output),
-        data=str(data),
-        model=model,
-        adapter=str(output.with_name(f"{output.stem}-adapter")),
-        study=record.study,
-        variant=row.variant,
-        scenario=record.scenario,
-        trial=record.trial,
-        block=record.block,
-        seed=record.seed,
-        key=record.key,
-        run_id=record.run_id,
-        knobs=record.knobs,
-        step=step,
-        data_digest=digest,
-        train=shlex.join(["trl", "dpo", "--config", str(output)]),
-    )
+    return Exported.of(record, record.scenario, record.trial, step, output, data, model, digest)
 
 
 def placed(model: str) -> str:

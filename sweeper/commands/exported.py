@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from studies.records import Scalar
+from studies.records import RunRecord, Scalar
 from sweeper.planning.plan import show_knobs
 
 
@@ -38,6 +40,38 @@ class Exported:
     merged: str | None = None
     registered: str | None = None
     shared: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        record: RunRecord,
+        scenario: str,
+        trial: int,
+        step: int | None,
+        config: Path,
+        data: Path,
+        model: str,
+        digest: str,
+    ) -> Exported:
+        """What was written of a recorded run."""
+        return cls(
+            config=str(config),
+            data=str(data),
+            model=model,
+            adapter=str(config.with_name(f"{config.stem}-adapter")),
+            study=record.study,
+            variant=record.variant,
+            scenario=scenario,
+            trial=trial,
+            block=record.block,
+            seed=record.seed,
+            key=record.key,
+            run_id=record.run_id,
+            knobs=record.knobs,
+            step=step,
+            data_digest=digest,
+            train=shlex.join(["trl", "dpo", "--config", str(config)]),
+        )
 
     def __str__(self) -> str:
         """What was chosen, in words."""

@@ -89,10 +89,7 @@ def run_session(
             outcome, verified = _train(session, pool, verify_runs)
             border.phase("report")
             tabled = _log_table(tracker, table, check_lease)
-            finished = tabled and outcome.whole and not outcome.unmeasured
-            border.how, border.why = _ending(outcome, finished)
-            if finished:
-                remove_states(where.runs)
+            finished = _finish(outcome, where, border, tabled=tabled)
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
@@ -104,11 +101,18 @@ def run_session(
     return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
 
 
-def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
-    """How a sweep ended, and why where that is to be said: see `SweepEnded`."""
+def _finish(outcome: Outcome, where: StudyPaths, border: Border, *, tabled: bool) -> bool:
+    """Whether nothing is left to do; tells how the sweep ends."""
+    finished = tabled and outcome.whole and not outcome.unmeasured
     if outcome.unusable:
-        return "refused", outcome.unusable
-    return ("finished", "") if finished else ("stopped", outcome.budget)
+        border.how, border.why = "refused", outcome.unusable
+    elif finished:
+        border.how = "finished"
+    else:
+        border.why = outcome.budget
+    if finished:
+        remove_states(where.runs)
+    return finished
 
 
 @dataclass(frozen=True)

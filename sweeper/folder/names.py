@@ -50,7 +50,7 @@ def refused_of(journal: Path) -> Path:
 
 
 OWN_FILES: Final = (
-    *(MARK_FILE, PILOT_FILE, LOCK_FILE, PAUSED_FILE, SPENT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE, JOURNAL),
-    refused_of(Path(JOURNAL)).name,
+    *(MARK_FILE, PILOT_FILE, LOCK_FILE, PAUSED_FILE, SPENT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE, JOURNAL, SWEEP_LOG),
+    *(refused_of(Path(JOURNAL)).name, ASKED_FILE),
 )
 """All files with fixed names."""

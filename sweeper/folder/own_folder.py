@@ -14,20 +14,14 @@ from typing import Any, Final
 
 from studies.text.files import is_folder, read_bytes, read_json, what_is_wrong
 from sweeper.folder.names import (
-    ASKED_FILE,
-    EARLIER_EVENTS_FILE,
-    EVENTS_FILE,
-    JOURNAL,
     LOCK_FILE,
     LOGS,
     MARK_FILE,
+    OWN_FILES,
     PAUSED_FILE,
     PILOT_FILE,
     REFERENCE,
     REQUESTS,
-    SPENT_FILE,
-    SWEEP_LOG,
-    refused_of,
 )
 from trainers.run_folder.results import holds_run
 
@@ -78,9 +72,7 @@ def _problem(runs: Path) -> str | None:
 
 def _fixed(runs: Path) -> Iterator[Path]:
     """The files of a study that have fixed names."""
-    journal = runs / JOURNAL
-    names = (LOCK_FILE, MARK_FILE, SPENT_FILE, PAUSED_FILE, PILOT_FILE, EVENTS_FILE, EARLIER_EVENTS_FILE)
-    yield from (*(runs / name for name in (*names, SWEEP_LOG, ASKED_FILE)), journal, refused_of(journal))
+    yield from (runs / name for name in OWN_FILES)
     if is_folder(runs / LOGS):
         yield from sorted((runs / LOGS).glob("worker-*.log"))
 

@@ -11,6 +11,7 @@ import typer
 
 from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
+from sweeper.cli import completion
 from sweeper.cli.options import Set, Storage
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
@@ -51,7 +52,10 @@ def ls(context: typer.Context, json: Json = False) -> None:
 def rm(
     context: typer.Context,
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="name of a study, as `sweeper ls` shows it, or its file")
+        str,
+        typer.Argument(
+            metavar="STUDY", help="name of a study in `sweeper ls`, or its file", autocompletion=completion.kept
+        ),
     ],
     settings: Set = None,
     storage: Storage = None,

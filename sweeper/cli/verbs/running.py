@@ -9,7 +9,7 @@ import typer
 
 from studies.schema.normalize import seconds
 from studies.text.plural import so_many
-from sweeper.cli.detached import run_detached, wait_for
+from sweeper.cli.detached.terminal import run_detached, wait_for
 from sweeper.cli.options import Executor, Set, Storage, StudyName, Variant, Workers
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse

@@ -19,7 +19,7 @@ from sweeper.folder.events import EventReader, SweepBegan
 from sweeper.folder.names import SWEEP_LOG
 from sweeper.folder.paths import StudyPaths
 
-MODULE: Final = "sweeper.cli.own_process"  # what the process runs; it reads the order
+MODULE: Final = "sweeper.cli.detached.process"  # what the process runs; it reads the order
 LOOK_SECONDS: Final = 0.1
 REFUSED: Final = "error: "
 
