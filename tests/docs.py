@@ -219,7 +219,7 @@ def _holds(kind: Any, later: dict[str, type]) -> str:
         name = kind.__name__
         if later.setdefault(name, kind) is not kind:  # two modules may have a type of one name
             name = f"{name} of {kind.__module__.rpartition('.')[2]}"
-            later[name] = kind
+            later[name] = typing.cast(type, kind)
         return f"[{name}](#{name.lower().replace(' ', '-')})"
     return "a range or list, [as in a study file](../studies/README.md)"
 
