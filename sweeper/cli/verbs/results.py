@@ -203,7 +203,7 @@ def report(
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
-    with store_errors():
+    with store_errors("Reading the runs and drawing the figures ..."):
         tell_whose(loaded.spec)
         answers = answers_of(loaded)
         page = report_of(loaded, answers.records, comparison_of(loaded, answers)).page
@@ -235,7 +235,7 @@ def evaluate(
     check_owner(wanted)
     asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
     quiet_libraries()
-    with store_errors():
+    with store_errors(""):
         answers = found_answers(found := as_found(asked, typer.echo, reach=False))
         try:
             only = best_runs(asked, answers_of(asked).records) if only_best else None
@@ -276,7 +276,7 @@ def export(
 
     loaded = load(study, settings)
     warn_of_code(loaded.spec)
-    with store_errors():
+    with store_errors("Reading the runs and writing the data ..."):
         tell_whose(loaded.spec)
         answers = answers_of(loaded)
         found = as_found(loaded, typer.echo, reach=False)
