@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from sweeper.cli import display, inputs, shared
+from sweeper.cli import inputs, shared
 from sweeper.cli.display import Display
 from sweeper.folder.events import Happening, Heartbeat, Line, PhaseBegan, SweepBegan
 from sweeper.loop.progress import Progress
@@ -19,7 +19,7 @@ BEAT = Heartbeat("h", "m", 1, "report")
 def lines_of(*events: Happening | Progress, seconds: float, monkeypatch: pytest.MonkeyPatch, screen: bool) -> str:
     """What is shown of events that are so many seconds apart."""
     now, out = [1000.0], io.StringIO()
-    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("sweeper.cli.display.time.monotonic", lambda: now[0])
     console = Console(file=out, width=100, force_terminal=screen, _environ={"TERM": "xterm"})
     with Display("s", console) as shown:
         for event in events:
@@ -62,7 +62,7 @@ def test_reading_a_store_for_long_is_told_on_a_terminal_alone(
 ) -> None:
     monkeypatch.setattr(inputs, "_SILENT_SECONDS", 0.05)
     for terminal in (True, False):
-        monkeypatch.setattr(shared.sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
         with shared.store_errors():
             time.sleep(0.3)
         assert ("Reading what is recorded ... (0 s)" in capsys.readouterr().err) is terminal
