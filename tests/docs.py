@@ -34,6 +34,7 @@ from studies.spec import (
     Expectation,
     FloatRange,
     IntRange,
+    Notify,
     Objective,
     Output,
     Probe,
@@ -73,6 +74,7 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "budget": Budget,
     "resources": Resources,
     "output": Output,
+    "notify": Notify,
 }
 _WRITTEN = {"evaluation": "evaluate"}
 _VALUE = {float, int, str, bool, type(None)}
@@ -217,7 +219,7 @@ def _holds(kind: Any, later: dict[str, type]) -> str:
         name = kind.__name__
         if later.setdefault(name, kind) is not kind:  # two modules may have a type of one name
             name = f"{name} of {kind.__module__.rpartition('.')[2]}"
-            later[name] = kind
+            later[name] = typing.cast(type, kind)
         return f"[{name}](#{name.lower().replace(' ', '-')})"
     return "a range or list, [as in a study file](../studies/README.md)"
 

@@ -39,7 +39,8 @@ from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
 from sweeper.planning.plan import Plan, show_knobs
 
-LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+# How often progress is printed where there is no terminal: after another fifth of the time, within these limits.
+LINE_SECONDS, LINE_SHARE, MOST_LINE_SECONDS = 15.0, 0.2, 600.0
 SILENT_SECONDS = 2.0
 _OPENING = "opening the stores"
 _PHASES = {  # in which no progress is told, or not at once
@@ -79,6 +80,7 @@ class Display:
         lives = console.is_terminal and not console.is_dumb_terminal  # where a line can be written anew
         self._live = Live(console=console, refresh_per_second=4) if lives else None
         self._redirected = ExitStack()
+        self._began = time.monotonic()
         self._printed_at, self._doing, self._since = 0.0, "", 0.0
         self._printed = ""
 
@@ -116,7 +118,7 @@ class Display:
 
     def _print_rarely(self, text: str) -> None:
         """Print a line where there is no terminal."""
-        if time.monotonic() - self._printed_at > LINE_SECONDS:
+        if self._line_is_due():
             self._printed_at, self._printed = time.monotonic(), text
             self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
 
@@ -129,11 +131,14 @@ class Display:
             bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
             grid.add_row(Text(self._study, style="bold"), bar, text)
             self._live.update(grid)
-        elif text != self._printed and (
-            time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
-        ):
+        elif text != self._printed and (self._line_is_due() or progress.done >= progress.planned):
             self._printed_at, self._printed = time.monotonic(), text
             self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+    def _line_is_due(self) -> bool:
+        now = time.monotonic()
+        wait = min(max(LINE_SHARE * (now - self._began), LINE_SECONDS), MOST_LINE_SECONDS)
+        return now - self._printed_at > wait
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from dashboards.report.study import kept_files
     from sweeper.cli.display import Display, Screen, both, shown
     from sweeper.commands.run import run_session
+    from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
     from sweeper.loop.progress import Interrupted
@@ -188,15 +189,20 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     where, again = wanted.where, wanted.again
     asked = begin(wanted, how)
     text = as_in_file(wanted.asked.spec).model_dump_json(indent=2, exclude_defaults=True)
-    with store_errors(""), Display(asked.spec.study, Screen()) as display, Events(wanted.output) as events:
+    with (
+        store_errors(""),
+        Display(asked.spec.study, Screen()) as display,
+        Events(wanted.output) as events,
+        Notifier(asked.spec, where.runs, display.say) as notifier,
+    ):
         try:
             outcome, verified = run_session(
                 *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(asked, answers_of(asked), display.say),
+                table=lambda: notifier.with_answer(kept_files(asked, answers_of(asked), display.say)),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
-                watch_events=both(events.add, display.event),
+                watch_events=notifier.after(both(events.add, display.event)),
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
@@ -213,7 +219,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
             raise Ended((Mistake(None, None, None, again, "Stopped at once."),)) from None
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    _print_outcome(wanted, asked, outcome, verified, where)
+    print_outcome(wanted, asked, outcome, verified, where)
 
 
 def begin(wanted: RunRequest, how: Reuse) -> Study:
@@ -233,7 +239,7 @@ def begin(wanted: RunRequest, how: Reuse) -> Study:
     return asked
 
 
-def _print_outcome(
+def print_outcome(
     wanted: RunRequest, asked: Study, outcome: Outcome, verified: Verification | None, where: StudyPaths
 ) -> None:
     """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""

@@ -138,7 +138,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "There is no MLflow store": lambda: api.load(STUDY).answer(),
     "there is no such executor": lambda: api.load(STUDY).run(executor="cloud"),
     "workers: 0 must be 1 or more": lambda: api.load(STUDY).run(workers=0),
-    'must be "detach" or "stop"': lambda: api.load(STUDY).run(on_interrupt="ignore"),  # type: ignore[arg-type]
+    'must be "detach" or "stop"': lambda: api.load(STUDY).run(on_interrupt="ignore"),
     "Nobody runs this study now": lambda: api.load(STUDY).stop(),
     "name one": lambda: api.load({**STUDY, "scenarios": {"a": {}, "b": {"max_steps": 5}}}).answer(),
     "There is no MLflow": lambda: api.load(STUDY).export("best.yaml"),
