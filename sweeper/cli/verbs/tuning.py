@@ -190,7 +190,7 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
     def study() -> Study:
         return tuning.settled(wanted.asked).holding(contents)
 
-    with store_errors(), Display(first.spec.study, Screen()) as display:
+    with store_errors(""), Display(first.spec.study, Screen()) as display:
 
         def show(progress: Progress) -> None:
             display.progress(progress)

@@ -1,4 +1,4 @@
-"""The types of the API are seen from outside: a program that uses it passes `mypy --strict`, and a wrong one does not."""
+"""The API is typed as seen from outside: a program that uses it passes `mypy --strict`, and a wrong one does not."""
 
 from __future__ import annotations
 
