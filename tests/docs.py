@@ -213,7 +213,7 @@ def _holds(kind: Any, later: dict[str, type]) -> str:
         return f"name: {_holds(inner[1], later)}"
     if issubclass(kind, enum.Enum):
         return ", ".join(f"`{one.value}`" for one in kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         name = kind.__name__
         if later.setdefault(name, kind) is not kind:  # two modules may have a type of one name
             name = f"{name} of {kind.__module__.rpartition('.')[2]}"

@@ -35,7 +35,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Which DPO loss, with which settings, for my model and my data?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

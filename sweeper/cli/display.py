@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
+from typing import Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.file_proxy import FileProxy
 from rich.live import Live
@@ -63,7 +66,8 @@ class Display:
 
     def __init__(self, study: str, console: Console) -> None:
         self._study, self._console = study, console
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        lives = console.is_terminal and not console.is_dumb_terminal  # where a line can be written anew
+        self._live = Live(console=console, refresh_per_second=4) if lives else None
         self._redirected = ExitStack()
         self._printed_at = 0.0
         self._printed = ""
@@ -120,9 +124,35 @@ def describe(progress: Progress) -> str:
     return ", ".join(parts)
 
 
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], console: Console, spare: Collection[str] = ()
+) -> None:
+    """A table that no screen is too narrow for: names are broken over lines, never cut off, numbers stay whole, and
+    columns of `spare` that hold nothing but 0 are left out where there is no room for them.
+    """
+    table = [list(map(shown, line)) for line in (header, *rows)]
+    for name in spare:
+        here = table[0].index(name)
+        if _wide(table) > console.width and all(line[here] == "0" for line in table[1:]):
+            table = [[*line[:here], *line[here + 1 :]] for line in table]
+    laid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in zip(*table, strict=True):
+        words = not all(cell[:1].isdecimal() or not cell for cell in column[1:])
+        justify: Literal["left", "right"] = "left" if words else "right"
+        laid.add_column(column[0], overflow="fold", no_wrap=not words, justify=justify)
+    for line in table[1:]:
+        laid.add_row(*map(Text, line))
+    console.print(laid)
+
+
+def _wide(table: Sequence[Sequence[str]]) -> int:
+    """The characters of the table's widest line, with a gap of two after each column."""
+    return sum(max(map(cell_len, column)) + 2 for column in zip(*table, strict=True))
+
+
 def print_plan(plan: Plan, console: Console) -> None:
     """Every variant with its space, its trials and what was left out or is warned of."""
-    say = partial(console.print, soft_wrap=True)  # lines stay whole in a file or a pipe
+    say = partial(console.print, soft_wrap=not console.is_terminal)  # lines stay whole in a file or a pipe
     say(f"[bold]{plan.study}[/bold]  {_plain(plan.question)}")
     for arm in plan.arms:
         fixed = f"  fixed: {_plain(show_knobs(arm.fixed))}" if arm.fixed else ""
@@ -197,13 +227,14 @@ def describe_brackets(plan: Plan) -> list[str]:
 
 def print_verification(verified: Verification, console: Console) -> None:
     """What the runs that were trained again alone measure, beside what the sweep has."""
-    table = Table("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    rows = []
     for f in verified.findings:
         error = "" if f.error is None else f"{f.error:.2g}"
         difference = f"{f.alone - f.swept:+.2g}"
         run = (f.config.variant, str(f.config.trial))
-        table.add_row(*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error)
-    console.print(table)
+        rows.append([*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error])
+    header = ("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    print_table(header, rows, console)
     for key, reason in verified.failed.items():
         console.print(f"run {key} could not be trained again: {shown(reason)}", soft_wrap=True, markup=False)
     measured = [f for f in verified.findings if f.error is not None]
@@ -221,11 +252,15 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
     """
     counts = status_counts(study, records)
     several = len(by_condition(study.spec.scenarios)) > 1
-    table = Table("variant", *["scenario"] * several, *ENDS, "planned")
-    for of in counts.strata:
-        planned = "shared" if of.planned is None else str(of.planned)
-        table.add_row(of.variant, *[of.scenario] * several, *(str(of.of(end)) for end in ENDS), planned)
-    console.print(table)
+    rows = [
+        [
+            *(of.variant, *[of.scenario] * several, *(str(of.of(end)) for end in ENDS)),
+            "shared" if of.planned is None else str(of.planned),
+        ]
+        for of in counts.strata
+    ]
+    header = ["variant", *["scenario"] * several, *ENDS, "planned"]
+    print_table(header, rows, console, spare=("training", "untrained", "stopped", "failed"))
     if counts.seconds_per_run is not None and counts.seconds_left is not None:
         left = timedelta(seconds=round(counts.seconds_left))
         console.print(

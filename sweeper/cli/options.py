@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli import completion
+
 if TYPE_CHECKING:
     pass
 
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="path of a study file, or the name of a shipped study")]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="path of a study file, or the name of a shipped study", autocompletion=completion.studies
+    ),
+]
 
 
 Variant = Annotated[str, typer.Argument(help="name of a variant")]

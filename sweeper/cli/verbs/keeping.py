@@ -11,6 +11,7 @@ import typer
 
 from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
+from sweeper.cli import completion
 from sweeper.cli.options import Set, Storage
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
@@ -25,9 +26,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def ls(context: typer.Context, json: Json = False) -> None:
     """List the studies that are kept in this folder: runs done, state, last change, size on disk."""
-    from rich.table import Table
-
-    from sweeper.cli.display import Screen, shown
+    from sweeper.cli.display import Screen, print_table
     from sweeper.commands.kept.listing import kept_studies
 
     with store_errors():
@@ -39,19 +38,21 @@ def ls(context: typer.Context, json: Json = False) -> None:
         typer.echo("No study is kept here: neither in the MLflow store nor in a run folder.")
         return
     others = any(study.owner for study in found.studies)
-    table = Table("study", "runs", "state", "last change", "size", *["of"] * others)
+    rows = []
     for study in found.studies:
         runs = str(study.done) if study.planned is None else f"{study.done}/{study.planned}"
         when = "" if study.changed is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(study.changed))
-        of = [shown(study.owner or "")] * others
-        table.add_row(shown(study.name), runs, study.state, when, in_bytes(study.bytes), *of)
-    Screen().print(table)
+        rows.append([study.name, runs, study.state, when, in_bytes(study.bytes), *[study.owner or ""] * others])
+    print_table(("study", "runs", "state", "last change", "size", *["of"] * others), rows, Screen())
 
 
 def rm(
     context: typer.Context,
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="name of a study, as `sweeper ls` shows it, or its file")
+        str,
+        typer.Argument(
+            metavar="STUDY", help="name of a study in `sweeper ls`, or its file", autocompletion=completion.kept
+        ),
     ],
     settings: Set = None,
     storage: Storage = None,
