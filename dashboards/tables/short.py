@@ -23,10 +23,10 @@ LEAST = (LENGTH, DRIFT, WORKED, USED)
 
 
 def short_cells(found: Tuned, answer: Answer) -> Cells:
-    """A row a loss, by gain; those without one last."""
+    """A row a loss: the one to use, then as `by_verdict`. What ranks them stands before the gain, which does not."""
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
     lengths = [LENGTH] if _has_lengths(found) else []
-    header = [LOSS, GAIN, *against, WORKED, DRIFT, *lengths, VERDICT, USED]
+    header = [LOSS, VERDICT, *against, GAIN, WORKED, DRIFT, *lengths, USED]
     return Cells(
         header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
     )
@@ -44,20 +44,28 @@ def ranked(found: Tuned) -> list[TunedLoss]:
 
 
 def by_verdict(found: Tuned, answer: Answer) -> list[TunedLoss]:
-    """The same with the one to use first, and those to avoid last."""
-    return sorted(ranked(found), key=lambda loss: (loss.variant in answer.avoid) - (loss.variant == answer.use))
+    """The one to use first, then those as good, the undecided, and those to avoid; in each the most gain at equal drift
+    first.
+    """
+
+    def place(loss: TunedLoss) -> tuple[int, float]:
+        groups = (loss.variant == answer.use, loss.variant in answer.as_good, loss.variant not in answer.avoid, True)
+        more = 0.0 if loss.difference is None else loss.difference.estimate.value
+        return groups.index(True), -more
+
+    return sorted(ranked(found), key=place)
 
 
 def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: bool) -> list[str]:
     named = loss.losses in ((loss.variant,), ())
     return [
         loss.variant if named else f"{loss.variant} ({'+'.join(loss.losses)})",
-        _gain(loss.gained, found),
+        verdict(loss, found, answer),
         *([_against(loss, found)] if against else []),
+        _gain(loss.gained, found),
         "-" if loss.any_setting is None and not loss.worked else f"{loss.worked}/{loss.tried}",
         "-" if loss.drift is None else f"{loss.drift:.1f}",
         *(["-" if loss.length is None else f"{loss.length:.1f}x"] if lengths else []),
-        verdict(loss, found, answer),
         used(loss),
     ]
 
@@ -122,28 +130,34 @@ def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
-    where = f" at {nats(found.drift)} from the start" if found.drift else ""
-    lines = [f"Gain: over the untrained model, {gain}{where}. [a, b]: 95% interval."]
-    if found.drift:
-        ranks = f"; to rank losses read the column vs {found.baseline}" if found.baseline else ""
-        lines.append(f"It is that of the step to export, which lies at the drift beside it{ranks}.")
+    where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
+    lines = []
     if found.drift and any(loss.difference is not None for loss in found.losses):
         smaller = sorted(
             {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
         )
-        less = f" ({_LESS} at {' or '.join(smaller)}, where all runs of both get)" if smaller else ""
-        lines.append(f"vs {found.baseline}: the difference at equal drift, {nats(found.drift)}{less}, in points.")
-    if found.planned:
+        less = f" ({_LESS} at {' or '.join(smaller)}, which all runs of both reach)" if smaller else ""
         lines.append(
-            f"{found.whole} of {found.planned} replicates are whole: in each, every loss tries {found.settings} "
-            "settings on one draw of the data, and the best that did not break is judged on another."
+            f"vs {found.baseline}: how much more it gains, in points, both at a drift of {nats(found.drift)}{less}. "
+            "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
+        )
+    lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.")
+    if found.planned:
+        whole = f"{found.whole} of " if found.whole < found.planned else ""
+        lines.append(
+            f"{whole}{found.planned} replicates{' are whole' if whole else ''}: in each, every loss tries "
+            f"{found.settings} settings on one draw of the data, and the best that did not break is trained and judged "
+            "on another."
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
     if found.planned and found.unit != "U":
         lines.append("Draws are random parts of the same pairs: intervals speak of other parts, not of other data.")
     length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
-    lines.append(f"Worked: settings that gained and did not break. Drift: nats from the start.{length}")
+    lines.append(
+        "Worked: settings that gained and did not break (no numbers, repeated words, preferences the wrong way, other "
+        f"lengths). Drift: KL from the untrained model in nats, at the exported step.{length}"
+    )
     return lines
 
 

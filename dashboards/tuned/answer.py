@@ -128,7 +128,7 @@ def _avoid(found: Tuned) -> dict[str, str]:
 
 def _used(found: Tuned, use: TunedLoss) -> str:
     stop = f", stop at step {use.step}" if use.step else ""
-    middle = ", as in the middle of the draws" if found.planned and (use.settings or stop) else ""
+    middle = ", the choice of its middle replicate" if found.planned and (use.settings or stop) else ""
     settings = f" ({_settings(use)}{stop}{middle})" if use.settings or stop else ""
     gain = _share(found, use.gained) if use.gained else "nothing"
     tuned = f"Tuned with {so_many(found.settings, 'setting')} a draw, it" if found.planned else "It"
@@ -141,12 +141,15 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     )
 
 
+_NOT_BEATEN = "no other loss is shown to gain enough more to matter"
+
+
 def _why(found: Tuned, use: TunedLoss) -> str:
     if _forgives(use):
         more = f"a setting picked at random gains more than one of {found.baseline}"
-        return f"the most forgiving of the losses not shown worse than the best, as {more}"
+        return f"{_NOT_BEATEN}, and it forgives the most: {more}"
     if use.variant == found.baseline:
-        return "the plainest of the losses not shown worse than the best"
+        return f"{_NOT_BEATEN}, and it is the plainest"
     if use.difference is not None and use.difference.word == "better":
         return f"shown better than {found.baseline}"
     return "the highest gain of those that can be compared"

@@ -21,6 +21,8 @@ _NOT_OF_A_STEP: Final = frozenset(
     {"learning_rate", "max_steps", "num_train_epochs", "warmup_steps", "warmup_ratio", "lr_scheduler_type"}
     | {"lr_scheduler_kwargs", "weight_decay", "seed", "data_seed", "logging_steps", "output_dir", "model_revision"}
 )
+# Fields that data have got since speeds were first recorded: at their default they make no other answer.
+_LATER: Final = frozenset({"messages"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def speed_asked(study: Study) -> Asked | None:
         name: {key: value for key, value in run.settings.items() if key not in _NOT_OF_A_STEP}
         for name, run in alike.items()
     }
-    data = runs[spec.baseline].data.model_dump(mode="json")
+    of = runs[spec.baseline].data
+    own = of.model_dump(mode="json", exclude_defaults=True)
+    data = {name: value for name, value in of.model_dump(mode="json").items() if name in own or name not in _LATER}
     return Asked(spec.study, spec.baseline, alike, unlike, check, digest([spec.baseline, settings, data, check]))
 
 
