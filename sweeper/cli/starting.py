@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 _MOST_HOURS: Final = 10_000.0
 
 
-def given_problems(given: Mapping[str, str], hours: float) -> list[str]:
-    """Everything wrong with words and hours of the command line, before anything is looked at."""
+def given_problems(given: Mapping[str, str], hours: float, model: str = "", dataset: str = "") -> list[str]:
+    """Everything wrong with words and hours of the command line, and with a model and data that do not go together,
+    before anything is looked at.
+    """
     from studies.loading.plain_text import text_problem
+    from studies.records import EMBEDDED
 
     problems = [f"{name} {text!r}: {wrong}." for name, text in given.items() if (wrong := text_problem(text))]
     problems += [f"{name}: is empty: name one, or leave the option out." for name, text in given.items() if not text]
+    if model == EMBEDDED != dataset:
+        problems.append(f"--model {EMBEDDED}: it knows only its own words, not {dataset}: name your own.")
+    if dataset == EMBEDDED != model:
+        problems.append(f"--model {model}: embedded data are written for the embedded model: name your pairs too.")
     if not (math.isfinite(hours) and 0.0 < hours <= _MOST_HOURS):
         problems.append(f"--hours {hours:g}: must be above 0 and at most {_MOST_HOURS:g}.")
     return problems

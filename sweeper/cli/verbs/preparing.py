@@ -36,7 +36,7 @@ def init(
     from sweeper.commands.starter.design import design
     from sweeper.commands.starter.text import study_text
 
-    problems = given_problems({"FILE": str(file), "--model": model, "--dataset": dataset}, hours)
+    problems = given_problems({"FILE": str(file), "--model": model, "--dataset": dataset}, hours, model, dataset)
     if problems:
         refuse(problems)
     if file.exists():

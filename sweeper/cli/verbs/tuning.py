@@ -97,7 +97,8 @@ def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
     from trainers.models.bases import base_problems
 
     given = {"--model": asked.model, "--data": asked.data}
-    problems = given_problems(given | ({"--output": asked.output} if asked.output is not None else {}), asked.hours)
+    given |= {"--output": asked.output} if asked.output is not None else {}
+    problems = given_problems(given, asked.hours, asked.model, asked.data)
     there = len(visible_gpus(os.environ)) if asked.gpus is not None else 0
     if asked.gpus is not None and asked.gpus > there:
         problems.append(f"--gpus {asked.gpus}: this machine shows {so_many(there, 'GPU')}; leave the option out.")

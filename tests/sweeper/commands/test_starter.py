@@ -18,6 +18,7 @@ from sweeper.commands.starter.design import Design, design
 from sweeper.commands.starter.facts import Facts, look
 from sweeper.commands.starter.text import duration, study_name, study_text
 from sweeper.planning.plan import make_plan
+from tests.sweeper.conftest import Sweeper
 from trainers.data.pairs import DataError, read_local
 from trainers.data.sources import Rows
 from trainers.examine.data import look_at_rows
@@ -184,3 +185,9 @@ def test_hours_are_written_as_a_study_says_them(hours: float, said: str) -> None
 @pytest.mark.parametrize(("file", "name"), [("a b.yaml", "a-b"), ("長.yaml", "study-"), ("-x.yaml", "study-x")])
 def test_a_study_is_named_after_its_file(file: str, name: str) -> None:
     assert study_name(Path(file)) == name
+
+
+def test_a_model_and_data_that_do_not_go_together_are_refused(sweeper: Sweeper, tmp_path: Path) -> None:
+    for given in (("--dataset", "pairs.jsonl"), ("--model", "org/m"), ("--hours", "-1")):
+        assert sweeper(tmp_path, "init", "mine.yaml", *given).returncode == 2
+    assert list(tmp_path.iterdir()) == []
