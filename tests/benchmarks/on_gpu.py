@@ -33,8 +33,9 @@ What the lines of a stage say (milliseconds `_ms`, seconds `_s`, peak memory of 
                     which holds below 1e-9. `repeated`: the largest difference of one run trained twice
     quickstart      `run`, `table`, `export`, `verify`: exit code and seconds of the command on the shipped study
     sampling-...    `sampled`: tokens a second of all policies with the reference reading after them, rows at once,
-                    passes through the model; `sampled with cuDNN`, where its attention may be taken too; `sampled at
-                    once`: eight times the prompts; `scored`: answer tokens a second of held-out pairs; `evaluated`: one evaluation
+                    passes through the model; `sampled with cuDNN`, where its attention may be taken too;
+                    `sampled at once`: eight times the prompts; `scored`: answer tokens a second of held-out pairs;
+                    `evaluated`: one evaluation
     ladder-...      `rung`: seconds a run with its evaluation, by packs that grow (e), by a loop over stock (b), with
                     its best flags (c), and by a pack that begins with all runs; `each`: what the runs tell
     memory          `limited`: a pack under a limit that only half of it fits into: how many trained together, and how
