@@ -32,6 +32,7 @@ FORMATS: tuple[Format, ...] = ("text", "markdown", "csv", "json", "html")
 WIDE, READABLE = 170, 100
 NAMING = ("KL at most", "Loss", "Control", "Scenario")
 WRAPPED, GAP = 20, 2
+LONGEST_NAME = 32  # what is longer may be broken anywhere, where there is no room for it
 # What a spreadsheet takes for the beginning of a formula; also as full-width signs, and behind what it skips.
 _FORMULA: Final = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 # What Markdown acts on in words that are not ours: its own escapes, tags, entities and links.
@@ -205,8 +206,12 @@ def _rich_table(cells: Cells) -> RichTable:
         table.add_column(
             name,
             justify="left" if name in LEFT else "right",
-            no_wrap=name in ("Loss", "Gain") or name.startswith("vs "),  # a number and its interval stay together
-            min_width=longest_word,
+            # A number and its interval stay together, and so does the name of a loss but for very long ones.
+            no_wrap=name == "Gain"
+            or name.startswith("vs ")
+            or (name == "Loss" and max(map(len, column), default=0) <= WRAPPED),
+            min_width=min(longest_word, LONGEST_NAME),
+            overflow="fold",
             max_width=max(WRAPPED, longest_word) if name in WORDS - {"Why", "Expected", "Found"} else None,
         )
     for row in cells.rows:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
+from typing import Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.file_proxy import FileProxy
 from rich.live import Live
@@ -30,12 +34,21 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
 from sweeper.documents.status import ENDS, ended_runs, status_counts
+from sweeper.folder.events import Heartbeat, Line, PhaseBegan, SweepBegan
 from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
 from sweeper.planning.plan import Plan, show_knobs
 
 # How often progress is printed where there is no terminal: after another fifth of the time, within these limits.
 LINE_SECONDS, LINE_SHARE, MOST_LINE_SECONDS = 15.0, 0.2, 600.0
+SILENT_SECONDS = 2.0
+_OPENING = "opening the stores"
+_PHASES = {  # in which no progress is told, or not at once
+    "measure": "measuring finished runs again",
+    "train": "starting workers",
+    "verify": "training finished runs again alone",
+    "report": "drawing the table and the report",
+}
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -64,10 +77,11 @@ class Display:
 
     def __init__(self, study: str, console: Console) -> None:
         self._study, self._console = study, console
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        lives = console.is_terminal and not console.is_dumb_terminal  # where a line can be written anew
+        self._live = Live(console=console, refresh_per_second=4) if lives else None
         self._redirected = ExitStack()
         self._began = time.monotonic()
-        self._printed_at = 0.0
+        self._printed_at, self._doing, self._since = 0.0, "", 0.0
         self._printed = ""
 
     def __enter__(self) -> Display:
@@ -88,8 +102,29 @@ class Display:
         """Print a line above the progress."""
         self._console.print(shown(text), soft_wrap=True, markup=False)
 
+    def event(self, line: Line) -> None:
+        """Show what the sweep does where no run trains, and for how long; a thread of the sweep's calls it."""
+        match line.event:
+            case SweepBegan():
+                self._doing, self._since = _OPENING, time.monotonic()
+            case PhaseBegan(phase=phase):
+                self._doing, self._since = _PHASES.get(phase, ""), time.monotonic()
+        if not self._doing:
+            return
+        if self._live is not None:
+            self._live.update(_Since(self._study, self._doing, self._since))
+        elif isinstance(line.event, Heartbeat) and time.monotonic() - self._since > SILENT_SECONDS:
+            self._print_rarely(f"{self._doing} ({time.monotonic() - self._since:.0f} s)")
+
+    def _print_rarely(self, text: str) -> None:
+        """Print a line where there is no terminal."""
+        if self._line_is_due():
+            self._printed_at, self._printed = time.monotonic(), text
+            self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
     def progress(self, progress: Progress) -> None:
         """Show where the sweep is."""
+        self._doing = ""
         text = shown(describe(progress))
         if self._live is not None:
             grid = Table.grid(padding=(0, 1))
@@ -104,6 +139,28 @@ class Display:
         now = time.monotonic()
         wait = min(max(LINE_SHARE * (now - self._began), LINE_SECONDS), MOST_LINE_SECONDS)
         return now - self._printed_at > wait
+
+
+@dataclass(frozen=True)
+class _Since:
+    """What is done and for how long, as it is when it is drawn."""
+
+    study: str
+    doing: str
+    since: float
+
+    def __rich__(self) -> Text:
+        return Text(f"{self.study}  {self.doing} ({timedelta(seconds=round(time.monotonic() - self.since))})")
+
+
+def both(one: Callable[[Line], None], other: Callable[[Line], None]) -> Callable[[Line], None]:
+    """Tell two of every event."""
+
+    def tell(line: Line) -> None:
+        one(line)
+        other(line)
+
+    return tell
 
 
 def shown(text: str) -> str:
@@ -125,9 +182,35 @@ def describe(progress: Progress) -> str:
     return ", ".join(parts)
 
 
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], console: Console, spare: Collection[str] = ()
+) -> None:
+    """A table that no screen is too narrow for: names are broken over lines, never cut off, numbers stay whole, and
+    columns of `spare` that hold nothing but 0 are left out where there is no room for them.
+    """
+    table = [list(map(shown, line)) for line in (header, *rows)]
+    for name in spare:
+        here = table[0].index(name)
+        if _wide(table) > console.width and all(line[here] == "0" for line in table[1:]):
+            table = [[*line[:here], *line[here + 1 :]] for line in table]
+    laid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in zip(*table, strict=True):
+        words = not all(cell[:1].isdecimal() or not cell for cell in column[1:])
+        justify: Literal["left", "right"] = "left" if words else "right"
+        laid.add_column(column[0], overflow="fold", no_wrap=not words, justify=justify)
+    for line in table[1:]:
+        laid.add_row(*map(Text, line))
+    console.print(laid)
+
+
+def _wide(table: Sequence[Sequence[str]]) -> int:
+    """The characters of the table's widest line, with a gap of two after each column."""
+    return sum(max(map(cell_len, column)) + 2 for column in zip(*table, strict=True))
+
+
 def print_plan(plan: Plan, console: Console) -> None:
     """Every variant with its space, its trials and what was left out or is warned of."""
-    say = partial(console.print, soft_wrap=True)  # lines stay whole in a file or a pipe
+    say = partial(console.print, soft_wrap=not console.is_terminal)  # lines stay whole in a file or a pipe
     say(f"[bold]{plan.study}[/bold]  {_plain(plan.question)}")
     for arm in plan.arms:
         fixed = f"  fixed: {_plain(show_knobs(arm.fixed))}" if arm.fixed else ""
@@ -202,13 +285,14 @@ def describe_brackets(plan: Plan) -> list[str]:
 
 def print_verification(verified: Verification, console: Console) -> None:
     """What the runs that were trained again alone measure, beside what the sweep has."""
-    table = Table("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    rows = []
     for f in verified.findings:
         error = "" if f.error is None else f"{f.error:.2g}"
         difference = f"{f.alone - f.swept:+.2g}"
         run = (f.config.variant, str(f.config.trial))
-        table.add_row(*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error)
-    console.print(table)
+        rows.append([*run, f.metric, f"{f.swept:.5g}", f"{f.alone:.5g}", difference, error])
+    header = ("variant", "trial", "metric", "in the sweep", "alone", "difference", "standard error")
+    print_table(header, rows, console)
     for key, reason in verified.failed.items():
         console.print(f"run {key} could not be trained again: {shown(reason)}", soft_wrap=True, markup=False)
     measured = [f for f in verified.findings if f.error is not None]
@@ -226,11 +310,15 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
     """
     counts = status_counts(study, records)
     several = len(by_condition(study.spec.scenarios)) > 1
-    table = Table("variant", *["scenario"] * several, *ENDS, "planned")
-    for of in counts.strata:
-        planned = "shared" if of.planned is None else str(of.planned)
-        table.add_row(of.variant, *[of.scenario] * several, *(str(of.of(end)) for end in ENDS), planned)
-    console.print(table)
+    rows = [
+        [
+            *(of.variant, *[of.scenario] * several, *(str(of.of(end)) for end in ENDS)),
+            "shared" if of.planned is None else str(of.planned),
+        ]
+        for of in counts.strata
+    ]
+    header = ["variant", *["scenario"] * several, *ENDS, "planned"]
+    print_table(header, rows, console, spare=("training", "untrained", "stopped", "failed"))
     if counts.seconds_per_run is not None and counts.seconds_left is not None:
         left = timedelta(seconds=round(counts.seconds_left))
         console.print(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Timer
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -106,17 +107,25 @@ def _models(variants: Mapping[str, ResolvedVariant]) -> set[_Model]:
 
 @contextmanager
 def said_if_long(what: str) -> Iterator[None]:
-    """Inside, say on standard error what is done once it has taken two seconds."""
-    told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
-    told.daemon = True
-    told.start()
+    """Inside, say on standard error what is done once it has taken two seconds, and now and then for how long."""
+    over, began = Event(), time.monotonic()
+
+    def say() -> None:
+        wait = _SILENT_SECONDS
+        while not over.wait(wait):
+            typer.echo(f"{what} ({time.monotonic() - began:.0f} s)", err=True)
+            wait = _AGAIN_SECONDS
+
+    teller = Thread(target=say, name="wait", daemon=True)
+    teller.start()
     try:
         yield
     finally:
-        told.cancel()
+        over.set()
+        teller.join()
 
 
-_SILENT_SECONDS = 2.0
+_SILENT_SECONDS, _AGAIN_SECONDS = 2.0, 15.0
 
 
 _MOST_DATA = 4  # as scenarios have them, that are looked at before a sweep

@@ -89,6 +89,22 @@ def rows_of(data: DataConfig) -> Rows | DataError:
         return error
 
 
+def folded(text: str, width: int) -> str:
+    """The text, safe for a terminal and folded to its width; further lines are indented."""
+    from sweeper.cli.display import shown
+
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return fill(shown(text), width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def say(text: str) -> None:
+    """Print a line of a plan or of what was found, folded to the screen."""
+    from sweeper.cli.display import Screen
+
+    console = Screen()
+    console.print(folded(text, console.width), soft_wrap=True, markup=False)
+
+
 def print_check(found: DataCheck, data: str, model: str | None) -> None:
     """Print what was found in a data set, folded to the screen."""
     from sweeper.cli.display import Screen, shown
@@ -96,9 +112,7 @@ def print_check(found: DataCheck, data: str, model: str | None) -> None:
     console = Screen()
 
     def say(text: str, style: str | None = None) -> None:
-        indent = len(text) - len(text.lstrip())
-        lines = fill(shown(text), console.width, subsequent_indent=" " * (indent + 2), break_on_hyphens=False)
-        console.print(lines, style=style, soft_wrap=True, markup=False)
+        console.print(folded(text, console.width), style=style, soft_wrap=True, markup=False)
 
     for section in found.sections:
         say(section.title, "bold")

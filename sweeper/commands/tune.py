@@ -137,7 +137,12 @@ class SpeedTest:
             return False
         trained, spent = progress.done - self._before, now - self._from
         steady = spent >= min(_STEADY_SECONDS, 0.05 * self._seconds)
-        enough = (steady and trained >= self._losses * self._trials) or (trained > 0 and spent >= 0.25 * self._seconds)
+        share = spent / self._seconds
+        enough = (
+            (steady and trained >= self._losses * self._trials)
+            or (share >= 0.25 and trained >= self._losses)
+            or (share >= 0.5 and trained > 0)
+        )
         if enough:
             self.settle(trained, progress.training, now)
         return enough
@@ -212,7 +217,8 @@ def plan_lines(design: Design, file: Path, power: str) -> list[str]:
     """The plan in a few sentences, with what it can conclude."""
     losses = f"{', '.join(design.variants[:-1])} and {design.variants[-1]}"
     minutes = design.seconds * design.runs / design.machine.workers / 60
-    guess = f", by a guess {minutes:.0f} minutes on {design.machine.in_words}" if design.seconds else ""
+    takes = so_many(max(round(minutes), 1), "minute")
+    guess = f", by a guess {takes} on {design.machine.in_words}" if design.seconds else ""
     return [
         f"Plan ({file}): {losses}, each tuned by {design.trials} settings on one draw of the pairs and judged on "
         f"another, {design.replicates} times: {so_many(design.runs, 'run')}{guess}.",

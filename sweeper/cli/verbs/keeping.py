@@ -12,6 +12,7 @@ import typer
 from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
 from sweeper.cli import completion
+from sweeper.cli.inputs import said_if_long
 from sweeper.cli.options import Set, Storage
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
@@ -26,9 +27,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def ls(context: typer.Context, json: Json = False) -> None:
     """List the studies that are kept in this folder: runs done, state, last change, size on disk."""
-    from rich.table import Table
-
-    from sweeper.cli.display import Screen, shown
+    from sweeper.cli.display import Screen, print_table
     from sweeper.commands.kept.listing import kept_studies
 
     with store_errors():
@@ -40,13 +39,12 @@ def ls(context: typer.Context, json: Json = False) -> None:
         typer.echo("No study is kept here: neither in the MLflow store nor in a run folder.")
         return
     others = any(study.owner for study in found.studies)
-    table = Table("study", "runs", "state", "last change", "size", *["of"] * others)
+    rows = []
     for study in found.studies:
         runs = str(study.done) if study.planned is None else f"{study.done}/{study.planned}"
         when = "" if study.changed is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(study.changed))
-        of = [shown(study.owner or "")] * others
-        table.add_row(shown(study.name), runs, study.state, when, in_bytes(study.bytes), *of)
-    Screen().print(table)
+        rows.append([study.name, runs, study.state, when, in_bytes(study.bytes), *[study.owner or ""] * others])
+    print_table(("study", "runs", "state", "last change", "size", *["of"] * others), rows, Screen())
 
 
 def rm(
@@ -74,7 +72,7 @@ def rm(
 
     name, where = _place(study, settings, storage)
     quiet_libraries()
-    with store_errors():
+    with store_errors(""):
         try:
             found = look(name, where)
             if not json:
@@ -87,7 +85,8 @@ def rm(
                 refuse([Mistake("--yes", None, None, "--yes", "Nothing was removed: say --yes to remove it for good.")])
             if not yes and not typer.confirm("Remove all of this, for good?"):
                 raise typer.Exit(1)
-            remove(name, where, typer.echo)
+            with said_if_long(f"Removing {name} ..."):
+                remove(name, where, typer.echo)
         except ForeignStudy as error:
             refuse([f"{str(error).partition(' Nothing was written.')[0]} Nothing was removed."])
         except (NotRemovable, AlreadyRunning, ForeignFolder, StorageError) as error:

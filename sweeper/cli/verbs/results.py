@@ -202,7 +202,7 @@ def report(
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
-    with store_errors():
+    with store_errors("Reading the runs and drawing the figures ..."):
         if file is None:
             tell_whose(loaded.spec)
         runs = answers_of(loaded).records if file is None else _recorded(file, loaded).records
@@ -236,7 +236,7 @@ def evaluate(
     check_owner(wanted)
     asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
     quiet_libraries()
-    with store_errors():
+    with store_errors(""):
         answers = found_answers(found := as_found(asked, typer.echo, reach=False))
         try:
             only = best_runs(asked, answers_of(asked).records) if only_best else None

@@ -90,7 +90,7 @@ def _export(
     pushed = [*choice, *_options(replace(wanted, dry_run=None))]  # a dry run writes the very card
     name = Path(study).name
     made = [command_line("run", name, settings), command_line("export", name, settings, *pushed)]
-    with store_errors():
+    with store_errors("Reading the runs and writing the files ..."):
         try:
             check_wanted(wanted)
             tell_whose(loaded.spec)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from studies.design.counts import planned_runs
 from studies.schema.replicates import as_in_file
 from sweeper.cli.options import Executor, Model
 from sweeper.cli.refusal import refuse
@@ -24,6 +24,7 @@ from sweeper.cli.shared import (
     runnable,
     store_errors,
 )
+from sweeper.cli.starting import say
 
 if TYPE_CHECKING:
     from studies.spec import Study
@@ -46,18 +47,18 @@ def tune(
     began = time.monotonic()
     asked = Asked(model, data, hours, gpus, output)
     file = asked.file
-    fresh = not os.path.lexists(file)
+    fresh, made = not os.path.lexists(file), not file.parent.exists()
     _refuse_what_is_wrong(asked, fresh=fresh)
-    if fresh:
-        _write(asked, file)
-    else:
-        typer.echo(f"Going on with {file}, which this command wrote.")
     try:
+        if fresh:
+            _write(asked, file)
+        else:
+            typer.echo(f"Going on with {file}, which this command wrote.")
         wanted = replace(runnable(context, str(file), None, executor, gpus, None), again=asked.command)
         check_owner(wanted)
     except typer.Exit:
         if fresh:
-            file.unlink()
+            _take_back(file, folder=made)
         raise
     ended = 0
     try:
@@ -68,6 +69,14 @@ def tune(
             raise  # stopped by hand, or it cannot go on: it is said how to go on
     if not _export(load(str(file), None), _best_of(file)) or ended:
         raise typer.Exit(1)
+
+
+def _take_back(file: Path, *, folder: bool) -> None:
+    """Remove a file that was written for a study that is refused, and the folder that was made for it."""
+    file.unlink(missing_ok=True)
+    with suppress(OSError):
+        if folder:
+            file.parent.rmdir()
 
 
 _ENOUGH = 0.6  # of the hours, after which a sweep that is not whole was ended by them
@@ -109,7 +118,6 @@ def _write(asked: Asked, file: Path) -> None:
     """Design the study and write it; exits with 2 where no run could use model or data."""
     from studies.spec import Study, StudyError, load_study
     from studies.text.files import write_whole
-    from sweeper.cli.display import shown
     from sweeper.cli.starting import looked_at, machine
     from sweeper.commands.starter.design import design
     from sweeper.commands.starter.text import study_text
@@ -129,19 +137,19 @@ def _write(asked: Asked, file: Path) -> None:
     try:
         plan = make_plan(Study.of(load_study(str(file), ())))
     except StudyError as error:
-        file.unlink()
         refuse(error.problems)
-    typer.echo(f"Model: {shown(facts.model.in_words())}")
+    say(f"Model: {facts.model.in_words()}")
     for line in facts.in_words()[:1]:
-        typer.echo(f"Data: {shown(line)}")
+        say(f"Data: {line}")
     for line in plan_lines(designed, file, plan.power):
-        typer.echo(shown(line))
+        say(line)
 
 
 def _sweep(wanted: RunRequest, asked: Asked, file: Path, began: float) -> None:
     """Run the sweep and print its answer; where its file has no speed test yet, with as many replicates as the first
     runs show that the hours do for.
     """
+    from studies.design.counts import planned_runs
     from sweeper.commands.tune import Tuning, untested
     from sweeper.folder.paths import places
     from sweeper.recorded.state import standing_of
@@ -182,7 +190,7 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
     def study() -> Study:
         return tuning.settled(wanted.asked).holding(contents)
 
-    with store_errors(), Display(first.spec.study, Screen()) as display:
+    with store_errors(""), Display(first.spec.study, Screen()) as display:
 
         def show(progress: Progress) -> None:
             display.progress(progress)
@@ -209,7 +217,7 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
     if outcome.unusable:
         refuse([f"No run of {first.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
     if not outcome.stopped and (told := tuning.settle(outcome.trained, time.monotonic())):
-        typer.echo(f"Speed test: {told}.")
+        say(f"Speed test: {told}.")
     return outcome, study()
 
 
@@ -232,7 +240,6 @@ def _until(wanted: RunRequest, asked: Asked, began: float) -> RunRequest:
 def _export(study: Study, best: Path) -> bool:
     """Write the best config beside the study file, where the answer names one; whether it does."""
     from dashboards.report.study import comparison_of
-    from sweeper.cli.display import shown
     from sweeper.commands.export import ExportError, export_best
     from sweeper.recorded.contents import as_found
     from sweeper.recorded.reading import answers_of
@@ -243,7 +250,7 @@ def _export(study: Study, best: Path) -> bool:
         try:
             export_best(found, answers.records, comparison_of(study, answers), None, None, best)
         except ExportError as error:
-            typer.echo(f"{best} is not written: {shown(str(error))}")
+            say(f"{best} is not written: {error}")
             return False
     typer.echo(f"Wrote {best}. Train it with: trl dpo --config {best}")
     return True

@@ -157,7 +157,7 @@ def _size(design: Design) -> Iterator[str]:
 
 
 def _told(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(seconds / 60, 1):.0f} minutes"
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else so_many(max(round(seconds / 60), 1), "minute")
 
 
 def _line(text: str, comment: str) -> str:
