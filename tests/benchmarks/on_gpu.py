@@ -24,16 +24,18 @@ What the lines of a stage say (milliseconds `_ms`, seconds `_s`, peak memory of 
                     each run (`a_run_ms`), with a wait behind it, and until all is launched (`host_ms`); `profile`:
                     kernels a pass, share of the time in which the GPU works, what takes most; `waits`: how often a
                     pass waits for the device, and at which lines: it `holds` where it never does; `attention by`: the
-                    pass without cuDNN's attention; `stock`: a step of stock DPOTrainer on the same pairs, with its
-                    best flags (precomputed reference, no checkpointing) and with TRL's defaults; `ratio`: how many
-                    times a pack's step of a run goes into a step of stock with its best flags, in the same call
+                    pass where cuDNN's attention may be taken too, as torch would by itself;
+                    `stock`: a step of stock DPOTrainer on the same pairs, with its best flags (precomputed reference,
+                    no checkpointing) and with TRL's defaults; `ratio`: how many times a pack's step of a run goes into
+                    a step of stock with its best flags, measured in the same call
     parity          `float32`, `bf16`: how far a pack's adapter is from stock's, and stock's from itself where it
                     rounds otherwise; it `holds` at up to 3 times. `float64`: the largest difference of a weight,
                     which holds below 1e-9. `repeated`: the largest difference of one run trained twice
     quickstart      `run`, `table`, `export`, `verify`: exit code and seconds of the command on the shipped study
     sampling-...    `sampled`: tokens a second of all policies with the reference reading after them, rows at once,
-                    passes through the model; `sampled without cuDNN`; `sampled at once`: eight times the prompts in
-                    one batch; `scored`: answer tokens a second of held-out pairs; `evaluated`: one evaluation
+                    passes through the model; `sampled with cuDNN`, where its attention may be taken too;
+                    `sampled at once`: eight times the prompts; `scored`: answer tokens a second of held-out pairs;
+                    `evaluated`: one evaluation
     ladder-...      `rung`: seconds a run with its evaluation, by packs that grow (e), by a loop over stock (b), with
                     its best flags (c), and by a pack that begins with all runs; `each`: what the runs tell
     memory          `limited`: a pack under a limit that only half of it fits into: how many trained together, and how

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch.nn.attention import SDPBackend
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from studies.records import RunConfig
 from tests.benchmarks import ladder
+from trainers.multi_lora.attention import kernels
 from trainers.world.paths import model_path
 
 SHAPES: Final[Mapping[str, Mapping[str, int]]] = {
@@ -171,3 +174,14 @@ def runs(
         "evaluation": {"prompts": prompts, "max_new_tokens": new_tokens, "pairs": 32},
     }
     return ladder.runs(about, count, steps)
+
+
+@contextmanager
+def with_cudnn() -> Iterator[None]:
+    """Inside, attention may take cuDNN's kernel, which packs leave out."""
+    before = list(kernels._KERNELS)
+    kernels._KERNELS[:] = [*before, SDPBackend.CUDNN_ATTENTION]
+    try:
+        yield
+    finally:
+        kernels._KERNELS[:] = before

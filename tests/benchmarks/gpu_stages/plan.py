@@ -21,7 +21,7 @@ class Stage:
 
 
 _PACK: Final = ("setup", "pack", "profile", "waits", "attention by", "stock", "ratio")
-_SAMPLING: Final = ("sampled", "sampled without cuDNN", "sampled at once", "scored", "evaluated")
+_SAMPLING: Final = ("sampled", "sampled with cuDNN", "sampled at once", "scored", "evaluated")
 FIRST: Final = (
     Stage("environment", "environment", 35, ("device", "kernels chosen", "attention", "launch", "doctor")),
     Stage("pack-135m", "packs", 95, _PACK),

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.benchmarks.gpu_stages.figures import Figures
-from tests.benchmarks.gpu_stages.inputs import Size, device, gpu_settings, peak_mib, reset_peak, runs, wait
+from tests.benchmarks.gpu_stages.inputs import (
+    Size,
+    device,
+    gpu_settings,
+    peak_mib,
+    reset_peak,
+    runs,
+    wait,
+    with_cudnn,
+)
 from trainers.data.draws import SAMPLING_SEED
 from trainers.dpo import DPOTrainerWorker
 from trainers.evaluation.metrics import token_entropy_and_kl
@@ -40,10 +48,10 @@ def measure(figures: Figures, size: Size, work: Path) -> None:
     prompts = list(members[0].numbers.tokens.prompts)
     _sample(figures, "warm up", pack, prompts, min(8, size.new_tokens), _BATCH)
     _sample(figures, "sampled", pack, prompts, size.new_tokens, _BATCH)
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        _sample(figures, "sampled without cuDNN", pack, prompts, size.new_tokens, _BATCH)
-        many = prompts * _MANY
-        _sample(figures, "sampled at once", pack, many, size.new_tokens, len(many) * len(members))
+    with with_cudnn():
+        _sample(figures, "sampled with cuDNN", pack, prompts, size.new_tokens, _BATCH)
+    many = prompts * _MANY
+    _sample(figures, "sampled at once", pack, many, size.new_tokens, len(many) * len(members))
     with figures.part("scored"):
         _score(figures, pack, members)
     with figures.part("evaluated"):

@@ -350,3 +350,24 @@ def test_dropout_that_trl_cannot_turn_off_is_seen(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path(), attention_dropout=0.1)
     args = DPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none")
     assert not is_fixed(model, args, adapter=True)
+
+
+def test_a_pass_that_does_not_fit_is_halved_with_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes eight times as many tokens at once as a CPU, whatever else lies on it."""
+    assert trainers.reference.log_probs.LEAST_BATCH_TOKENS["cuda"] == 8 * 2048
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32, n_positions=32)).double().eval()
+    sequences = [Scored([1 + i % 30, 2, 3, 4 + i % 5][: 3 + i % 2], 1, 2) for i in range(11)]
+    expected = compute_log_probs(model, sequences, batch_tokens=64)
+    tried: list[int] = []
+    own = trainers.reference.log_probs._log_probs
+
+    def scarce(base: Any, batch: Sequence[Scored], device: torch.device) -> Floats:
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return own(base, batch, device)
+
+    monkeypatch.setattr(trainers.reference.log_probs, "_log_probs", scarce)
+    np.testing.assert_allclose(compute_log_probs(model, sequences, batch_tokens=64), expected, rtol=1e-6)
+    assert max(tried) == len(sequences)
