@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from trainers.multi_lora.kernels import attention_kernels, shares_heads
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.trainers.packs import lora_weights, pack_of
 from trainers.evaluation.policies import measuring
-from trainers.multi_lora import kernels, layout
+from trainers.multi_lora import layout
+from trainers.multi_lora.attention import kernels
+from trainers.multi_lora.attention.kernels import attention_kernels, shares_heads
 from trainers.multi_lora.layout import hidden_states, make_pair, micro_batch, pack_batch, packed_rows
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -32,26 +33,31 @@ def there_and_back(ranks_of: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int,
     pack = pack_of(model, [lora_weights(model, seed, 0.3, rank=4) for seed in (1, 2)])
     with packed_rows(pack.model):
         hidden = hidden_states(pack.model, pack_batch([micro_batch(PAIRS)] * 2, CPU))
-        hidden.square().sum().backward()
+        torch.autograd.backward(hidden.square().sum())
     gradients = [pack.geometry.unpack(pack.gradients[i], pack.read(i)) for i in range(2)]
     return pack.geometry.rank, [hidden.detach(), *(part for g in gradients for lora in g.values() for part in lora[:2])]
 
 
+def takes_cudnn() -> bool:
+    """Whether attention on a GPU may take cuDNN's kernel now."""
+    return bool(torch.backends.cuda.cudnn_sdp_enabled())  # type: ignore[no-untyped-call]
+
+
 def test_on_a_gpu_attention_goes_without_cudnn_and_elsewhere_as_it_was() -> None:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before = takes_cudnn()
     with attention_kernels(CUDA):
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert torch.backends.cuda.flash_sdp_enabled()
-        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert not takes_cudnn()
+        assert torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()  # type: ignore[no-untyped-call]
     with attention_kernels(CPU):
-        assert torch.backends.cuda.cudnn_sdp_enabled() == before
-    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+        assert takes_cudnn() == before
+    assert takes_cudnn() == before
 
 
 def test_measuring_chooses_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainers.evaluation.policies.device_of", lambda _: CUDA)
     with measuring(torch.nn.Linear(1, 1)):
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert not takes_cudnn()
 
 
 @pytest.mark.parametrize(
