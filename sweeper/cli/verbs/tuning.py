@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from studies.design.counts import planned_runs
 from studies.schema.replicates import as_in_file
 from sweeper.cli.options import Executor, Model
 from sweeper.cli.refusal import refuse
@@ -150,6 +149,7 @@ def _sweep(wanted: RunRequest, asked: Asked, file: Path, began: float) -> None:
     """Run the sweep and print its answer; where its file has no speed test yet, with as many replicates as the first
     runs show that the hours do for.
     """
+    from studies.design.counts import planned_runs
     from sweeper.commands.tune import Tuning, untested
     from sweeper.folder.paths import places
     from sweeper.recorded.state import standing_of
