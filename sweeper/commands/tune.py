@@ -137,7 +137,12 @@ class SpeedTest:
             return False
         trained, spent = progress.done - self._before, now - self._from
         steady = spent >= min(_STEADY_SECONDS, 0.05 * self._seconds)
-        enough = (steady and trained >= self._losses * self._trials) or (trained > 0 and spent >= 0.25 * self._seconds)
+        share = spent / self._seconds
+        enough = (
+            (steady and trained >= self._losses * self._trials)
+            or (share >= 0.25 and trained >= self._losses)
+            or (share >= 0.5 and trained > 0)
+        )
         if enough:
             self.settle(trained, progress.training, now)
         return enough

@@ -76,7 +76,7 @@ _AS_OPERATORS = {
 }
 
 
-class _Indexing(TorchFunctionMode):  # type: ignore[misc]
+class _Indexing(TorchFunctionMode):
     """Reads and writes parts of tensors by operators: torch's own `[...]` asks for a driver, which no CPU build has."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

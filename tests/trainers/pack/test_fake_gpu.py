@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_a_pass_with_its_steps_waits_for_nothing(
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def noted(*args: Any, **options: Any) -> Tensor:
-        kernels.append(torch.backends.cuda.cudnn_sdp_enabled())
+        kernels.append(bool(torch.backends.cuda.cudnn_sdp_enabled()))  # type: ignore[no-untyped-call]
         return attend(*args, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
@@ -146,5 +147,5 @@ def test_samples_wait_once_in_a_few_steps(engine: Engine, members: list[Member],
                 per_token=token_entropy_and_kl,
             )
 
-    few, many = (waits_of(lambda steps=steps: draw(steps)) for steps in (9, 33))
+    few, many = (waits_of(partial(draw, steps)) for steps in (9, 33))
     assert Counter(many) - Counter(few) <= Counter({place: 3 for place in many if "_local_scalar_dense" in place})
