@@ -33,11 +33,19 @@ STUDY = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("swept")
+
+
 @pytest.fixture
-def swept(sweeper: Sweeper, tmp_path: Path) -> Path:
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
-    return tmp_path
+def swept(sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a study that the first test which asks for it has swept."""
+    if not (folder / "study.yaml").exists():
+        (folder / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+        assert sweeper(folder, "run", "study.yaml", "--executor", "inline").returncode == 0
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def test_importing_sweeper_loads_nothing_that_takes_long() -> None:
@@ -109,7 +117,7 @@ def test_what_is_recorded_is_read_from_a_file_too(sweeper: Sweeper, swept: Path)
     assert str(recorded.answer()) == str(stored.answer())
     assert recorded.figures["gains"].svg.startswith("<?xml")
     assert recorded.figures["gains"].save("gains.svg").read_text() == recorded.figures["gains"].svg
-    assert list(recorded.figures) == list(stored.figures)
+    assert set(recorded.figures) <= set(stored.figures), "the file has no curves of the training"
     with pytest.raises(api.Refused, match="run: the study is read from a file of records"):
         recorded.run()
     with pytest.raises(api.Refused, match="are of the study 'small', and 'quickstart' is asked for"):
@@ -140,7 +148,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "workers: 0 must be 1 or more": lambda: api.load(STUDY).run(workers=0),
     'must be "detach" or "stop"': lambda: api.load(STUDY).run(on_interrupt="ignore"),
     "Nobody runs this study now": lambda: api.load(STUDY).stop(),
-    "name one": lambda: api.load({**STUDY, "scenarios": {"a": {}, "b": {"max_steps": 5}}}).answer(),
+    "name one": lambda: api.load({**STUDY, "scenarios": {"a": {}, "b": {"rows": 64}}}).answer(),
     "There is no MLflow": lambda: api.load(STUDY).export("best.yaml"),
 }
 
