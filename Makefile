@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart guide test trainer-tests sweep-tests sweeper-tests other-tests check slow soak benchmark format
+.PHONY: quickstart guide test sweep-tests sweeper-tests trainer-tests data-tests other-tests check slow soak benchmark format
 
 quickstart: $(READY)
 	$(BIN)/sweeper run quickstart
@@ -19,12 +19,19 @@ guide: $(READY)
 	done
 	$(BIN)/python -m dashboards.report.guide
 
-# Parts of about the same length, the longest first, as a test has one thread; one more than cores, as some wait.
+# Parts of about the same length, the longest first, as a test has one thread; more than cores, as some wait, and as a
+# part that is left alone at the end has one core.
 test: $(READY)
-	$(MAKE) --jobs=3 --keep-going trainer-tests sweep-tests sweeper-tests other-tests check
+	$(MAKE) --jobs=5 --keep-going sweep-tests sweeper-tests trainer-tests data-tests other-tests check
+
+# What is read, measured and told of runs; the rest trains them.
+DATA := tests/trainers/components tests/trainers/data tests/trainers/evaluation
+
+data-tests: $(READY)
+	$(BIN)/python -m pytest $(DATA)
 
 trainer-tests: $(READY)
-	$(BIN)/python -m pytest tests/trainers
+	$(BIN)/python -m pytest tests/trainers $(DATA:%=--ignore=%)
 
 SWEEPS := tests/sweeper/loop tests/sweeper/folder tests/sweeper/ownership tests/sweeper/search
 

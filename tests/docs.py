@@ -34,6 +34,7 @@ from studies.spec import (
     Expectation,
     FloatRange,
     IntRange,
+    Notify,
     Objective,
     Output,
     Probe,
@@ -73,6 +74,7 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "budget": Budget,
     "resources": Resources,
     "output": Output,
+    "notify": Notify,
 }
 _WRITTEN = {"evaluation": "evaluate"}
 _VALUE = {float, int, str, bool, type(None)}

@@ -17,7 +17,6 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # DPOTrainer.__init__ sends it otherwise
 
 import datasets
-import torch
 import transformers
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +29,7 @@ from trainers.components.worker_cache import WorkerCache, load_base
 from trainers.data.pairs import DataError, JudgeError
 from trainers.interface import DATA, JUDGE, MODEL, Doing, Job, Placement, Sized, WorkQueue, pack_key
 from trainers.job_list import JobList
+from trainers.models import accelerator
 from trainers.models.tokenizer import UnusableModel
 from trainers.multi_lora.flat import Unpackable
 from trainers.pack.growth import Growth
@@ -79,8 +79,11 @@ class DPOTrainerWorker:
         known.at_most(placement.together)
         return known
 
-    def member(self, job: Job, queue: WorkQueue) -> Member | None:
-        """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in."""
+    def member(self, job: Job, queue: WorkQueue, *, beside: bool) -> Member | None:
+        """The run, ready for a pack; None where it cannot train there: then it was trained alone and handed in.
+
+        `beside`: others are in training. Raises what memory runs out with beside them, and what the machine does.
+        """
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             return self.make(job)
@@ -88,7 +91,7 @@ class DPOTrainerWorker:
             logger.info("run %s trains alone: %s", job.config.key, reason)
             self.alone(job, queue, str(reason))
         except Exception as error:
-            result = self.came_to(job, error)
+            result = None if beside and cause_of(error) in MEMORY else self.came_to(job, error)
             if result is None:
                 raise
             queue.finish(keep_result(job.folder, result))
@@ -100,7 +103,7 @@ class DPOTrainerWorker:
         if cause is Cause.INFRASTRUCTURE:
             return None
         if cause in MEMORY:
-            self.forget()
+            self.forget(error)
             return RunResult(key=key, cause=cause, message=str(error), facts=ALONE)
         traceback.print_exc()
         of = next((name for kind, name in _INPUTS.items() if isinstance(error, kind)), None)
@@ -128,11 +131,15 @@ class DPOTrainerWorker:
         checkpointing = args.gradient_checkpointing if chosen is None else chosen
         return Pack(model, tokenizer, queue, checkpointing=checkpointing, keep_every=self._keep_every)
 
-    def forget(self) -> None:
-        """Give the memory back that is kept for later runs."""
-        self._cache = WorkerCache(self._say)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def forget(self, error: BaseException | None = None) -> None:
+        """Give the memory back that is kept for later runs, and what `error`, with which it ran out, still holds."""
+        self._cache.forget()
+        accelerator.free_memory(error)
+
+    def forget_data(self, error: BaseException) -> None:
+        """`forget`, but keep the base for the runs that are about to train around it."""
+        self._cache.forget_data()
+        accelerator.free_memory(error)
 
     def _say(self, what: str) -> None:
         if self._queue is not None:
@@ -143,6 +150,7 @@ class DPOTrainerWorker:
         queue.finish(self._train_alone(job, queue, why))
 
     def _train_alone(self, job: Job, queue: WorkQueue, why: str) -> RunResult:
+        job = replace(job, placement=replace(job.placement, together=0))
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             result = train_alone(job, queue, self._cache, self._keep_every)
@@ -216,35 +224,75 @@ class _Packing:
         while size + len(new) < self._growth.target and not is_short:
             job = self._backlog.pop(0) if self._backlog else self._queue.take(self._like)
             is_short = job is None
-            member = self._worker.member(self._fitting(job), self._queue) if job is not None else None
-            new += [member] if member else []
+            if job is not None and (member := self._made(job, size + len(new))) is not None:
+                new.append(member)
         if new:
             self._admit(new, time.monotonic() - self._looked)
         elif is_short and time.monotonic() - self._decided > _SHORT_SECONDS and self._growth.short():
             self._tell()
         return len(self._pack.members) if self._pack else len(self._backlog)
 
+    def _made(self, job: Job, beside: int) -> Member | None:
+        """The run, ready for the pack. Where there is no memory to make it ready beside so many others, it waits, and
+        no more than those train together from now on.
+        """
+        try:
+            member = self._worker.member(self._fitting(job), self._queue, beside=beside > 0)
+        except Exception as error:
+            if not beside or cause_of(error) not in MEMORY:
+                raise
+            self._worker.forget_data(error)
+            logger.warning("out of memory as a run was made ready beside %d; going on with these", beside)
+            self._growth.keep_to(beside)
+            self._backlog.insert(0, job)
+            return None
+        if member is None and not beside:
+            self._pack = None  # an empty one, around a base that may have been given up meanwhile
+        return member
+
     def _fitting(self, job: Job) -> Job:
         """The job as runs like it fit into memory here."""
         return replace(job, placement=self._growth.fit(job.placement))
 
     def _admit(self, new: list[Member], seconds: float) -> None:
+        had = list(self._pack.members) if self._pack is not None else []
         try:
             if self._pack is None:
                 self._pack = self._worker.pack(new[0].job, self._queue)
             self._pack.admit(new)
         except Unpackable as reason:
-            had = self._pack.members if self._pack is not None else []
-            self._dissolve([*had, *(member for member in new if member.key not in {m.key for m in had})], str(reason))
+            self._dissolve([*had, *new], str(reason))
             return
         except Exception as error:
-            if self._pack is None or new[-1].key not in {member.key for member in self._pack.members}:
-                raise  # half of them were taken in
-            self._meet(error, self._pack)
+            if cause_of(error) in MEMORY:
+                self._turn_away(new, len(had), error)
+            elif self._pack is None:
+                raise
+            else:
+                self._meet(error, self._pack)
             return
         passes = sum(len(step) for step in new[0].run.steps)
         if self._growth.admitted(len(new), seconds, passes) or self._growth.is_open:
             self._decide()
+
+    def _turn_away(self, new: list[Member], had: int, error: Exception) -> None:
+        """Train later, fewer together, the runs that there was no memory to take in beside so many; or in smaller parts
+        the one that was to train by itself.
+        """
+        accelerator.free_memory(error)
+        if not had and len(new) == 1:
+            self._pack = None
+            self._take_smaller(new[0].job, error)
+            return
+        self._backlog = [*(member.job for member in new), *self._backlog]
+        if had and self._pack is not None:
+            self._growth.keep_to(had)
+            self._shrink(self._pack, had)
+        else:
+            self._growth.halve(len(new))
+            self._pack = None
+        logger.warning("out of memory as runs were taken in; going on with %d", self._growth.target)
+        self._decide()
 
     def _dissolve(self, members: Sequence[Member], why: str) -> None:
         """Train alone, from their beginning, the runs of a pack that met what no other try would do without."""
@@ -272,39 +320,46 @@ class _Packing:
         """Go on with fewer runs after the pack ran out of memory, or with one that takes less; what goes is trained
         later, from its beginning or kept state.
         """
+        accelerator.free_memory(error)
         pack.begin_step_again()
         size = len(pack.members)
         if size == 1:
-            self._take_smaller(pack, error)
+            if self._take_smaller(pack.members[0].job, error):
+                accelerator.fits(lambda: pack.keep_state(0))
+            self._pack = None
             return
         self._growth.halve(size)
         logger.warning("out of memory with %d runs together; going on with %d", size, self._growth.target)
-        out = pack.take_out(list(range(self._growth.target, size)))
-        self._backlog += [member.job for member in out]
-        _free_memory()
+        self._backlog += [member.job for member in pack.members[self._growth.target :]]
+        self._shrink(pack, self._growth.target)
         self._decide()
 
-    def _take_smaller(self, pack: Pack, error: Exception) -> None:
-        """Let the one run go on in smaller parts, or with gradient checkpointing; out of memory where it has both."""
-        job = pack.members[0].job
+    def _shrink(self, pack: Pack, size: int) -> None:
+        """Keep the first `size` runs of the pack, whose others wait; where there is no memory even for that, none: they
+        go on from their kept states too.
+        """
+        if not accelerator.fits(lambda: pack.take_out(list(range(size, len(pack.members))))):
+            self._backlog = [*(member.job for member in pack.members[:size]), *self._backlog]
+            self._pack = None
+
+    def _take_smaller(self, job: Job, error: Exception) -> bool:
+        """Let the one run go on in smaller parts, or with gradient checkpointing; hand it in as out of memory where it
+        has both. Whether it goes on.
+        """
         smaller = _smaller(job)
         if smaller is None:
-            (member,) = pack.take_out([0])
-            result = RunResult(key=member.key, cause=cause_of(error), message=str(error), facts=ALONE)
+            result = RunResult(key=job.config.key, cause=cause_of(error), message=str(error), facts=ALONE)
             self._queue.finish(keep_result(job.folder, result))
-            return
-        pack.keep_state(0)
-        pack.take_out([0])
+            return False
         place = smaller.placement
         how = f"{place.split} parts" + (" and gradient checkpointing" if place.checkpointing else "")
         logger.warning("out of memory with one run; going on with %s", how)
         self._growth.take_smaller(place.split, place.checkpointing)
         self._backlog.insert(0, smaller)
-        self._pack = None
-        _free_memory()
         self._decide()
         self._is_cut = True
         self._queue.tell(Doing(f"taking a run's micro-batches in {how}, for want of memory"))
+        return True
 
 
 def _smaller(job: Job) -> Job | None:
@@ -318,11 +373,6 @@ def _smaller(job: Job) -> Job | None:
     if not (place.checkpointing or run_settings(job).get("gradient_checkpointing", True)):
         return replace(job, placement=replace(place, checkpointing=True))
     return None
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def load_adapter(config: RunConfig, adapter: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

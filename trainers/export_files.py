@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from studies.records import RunConfig
 from studies.schema.paths import existing
-from trainers.components.settings import hardware_settings, parse_settings
+from trainers.components.settings import hardware_settings, parse_settings, resolve_model
 from trainers.components.worker_cache import load_base
 from trainers.data.pairs import DataError, Pairs, load_pairs
 from trainers.data.tables import write_pairs
-from trainers.models.bases import AdapterBase, how_to_merge, small_file
-from trainers.models.merged import find_adapter, saveable
+from trainers.models.bases import AdapterBase, UnusableModel, how_to_merge, quantised, small_file
+from trainers.models.merged import find_adapter, merge_checked, saveable
 from trainers.models.template_date import on_day
 from trainers.models.tokenizer import load_tokenizer
 from trainers.world.paths import model_path
 
 _GENERATION_CONFIG = "generation_config.json"
+_OF_MODEL = re.compile(r"config\.json|generation_config\.json|model.*\.safetensors(\.index\.json)?")
 
 
 def write_export(
@@ -110,6 +112,43 @@ def _write_merged(config: RunConfig, adapter: AdapterBase, folder: Path) -> None
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def write_plain_model(config: RunConfig, weights: Path, folder: Path) -> None:
+    """Write what a run trained, whose `weights` lie in a folder, as one plain model with its tokenizer: an adapter
+    merged into the base that it was trained on. Raises UnusableModel where the merge would compute otherwise, and
+    OSError where the disk is too small.
+    """
+    name, revision = str(config.settings["model_name_or_path"]), config.settings.get("model_revision")
+    args, model_args = parse_settings({**hardware_settings(), **config.settings}, folder, config.seed)
+    args.use_cpu = True  # where everybody merges
+    near = next(place for place in folder.absolute().parents if place.is_dir())
+    with TemporaryDirectory(dir=near, prefix=f"{folder.name}-") as place:
+        plain = Path(place) / folder.name
+        if config.settings.get("use_peft"):
+            why = quantised(name, revision, config.settings)
+            if why is not None:
+                raise UnusableModel(
+                    f"model {name}: {why}, and an adapter merged into rounded weights is another model: load the "
+                    "adapter beside its base, as the run did, or train on the base before it was quantised"
+                )
+            model, tokenizer = load_base(resolve_model(name), args, model_args)
+            _refuse_full_disk(model, near)
+            model = merge_checked(model, weights)
+            model.save_pretrained(plain)
+        else:
+            shutil.copytree(weights, plain, ignore=lambda _, names: [n for n in names if not _OF_MODEL.fullmatch(n)])
+            code = bool(config.settings.get("trust_remote_code", False))
+            tokenizer = load_tokenizer(resolve_model(name), revision or "main", code)
+        tokenizer.save_pretrained(plain)
+        _move(Path(place), folder.parent)
+
+
+def _refuse_full_disk(model: PreTrainedModel, place: Path) -> None:
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OSError(f"merged it takes {needed / 2**30:.1f} GiB where {free / 2**30:.1f} GiB are free: make room")
 
 
 def _can_be_saved(config: RunConfig) -> bool:

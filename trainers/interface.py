@@ -31,7 +31,7 @@ class Placement:
 
     `begin`: None: a pack is as large as `together` says; else it begins with so many runs (0: nothing is known yet, so
     with one) and takes in more, up to `together`, while the time a run falls and memory allows. `workers`: how many
-    share the machine's memory.
+    share the machine's memory; `sharing`: how many of them share one GPU.
     """
 
     together: int = 1
@@ -40,6 +40,7 @@ class Placement:
     bf16: bool | None = None
     begin: int | None = None
     workers: int = 1
+    sharing: int = 1
 
 
 @dataclass(frozen=True)

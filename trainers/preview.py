@@ -51,25 +51,15 @@ def preview(rows: Rows, data: DataConfig, model: str, revision: str | None, code
     every += [*zip(rows.evaluation_places, rows.evaluation or (), strict=True)]
     request = {
         "data": data.model_dump(mode="json"),
-        "model": str(model_path()) if model == "embedded" else str(existing(model) or model),
+        "model": model_place(model),
         "revision": revision,
         "block": block,
         "read": len(every),
-        "rows": list(_spread(every)),
+        "rows": list(spread(every)),
         "whole": len(every) <= _WHOLE_ROWS and sum(map(_characters, every)) <= _WHOLE_CHARACTERS,
     }
-    modules = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "trainers.preview"],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=_SECONDS,
-            env=environment,
-            check=True,
-        )
-        problems, notes = json.loads(done.stdout)
+        problems, notes = asked_aside("trainers.preview", request)
     except subprocess.TimeoutExpired:
         return Preview(notes=(f"{_UNSEEN} that took over {_SECONDS:.0f} s.",))
     except (subprocess.CalledProcessError, OSError, ValueError):
@@ -80,7 +70,29 @@ def preview(rows: Rows, data: DataConfig, model: str, revision: str | None, code
 _UNSEEN: Final = "The rows were not tokenised yet:"
 
 
-def _spread(every: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+def model_place(model: str) -> str:
+    """Where a model lies, as its loader takes it."""
+    return str(model_path()) if model == "embedded" else str(existing(model) or model)
+
+
+def asked_aside(module: str, request: Mapping[str, Any]) -> Any:
+    """The answer of a module, run in a process of its own, to a request on its standard input; both are JSON. Raises
+    TimeoutExpired, CalledProcessError, OSError and ValueError.
+    """
+    modules = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", module],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        timeout=_SECONDS,
+        env=environment,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def spread(every: Sequence[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
     """Some of the rows, drawn, as rows may alternate, and in their order; as far as they are not too long together."""
     characters = 0
     for i in sorted(Random(0).sample(range(len(every)), min(len(every), _ROWS))):

@@ -28,7 +28,7 @@ from dashboards.figures.figure import (
 )
 from dashboards.figures.material import TRL_BETA, Curve, Material
 from dashboards.figures.outcome import others
-from studies.records import JUDGE_FACT, MEASURED, METRICS, RunRecord, State
+from studies.records import JUDGE_FACT, JUDGED, MEASURED, METRICS, RunRecord, State
 from studies.text.plural import so_many
 
 REWARD_MARGIN = "reward_margin"
@@ -117,7 +117,7 @@ def _by_one_judge(run: RunRecord, metric: str) -> bool:
     """Whether the run's curve is by the judge of its end. `sweeper evaluate` scores the end alone: MLflow's history
     keeps what an earlier judge gave on the way, the record's own curves do not.
     """
-    return not metric.startswith("gold") or JUDGE_FACT not in run.facts or metric in run.curves
+    return metric not in JUDGED or JUDGE_FACT not in run.facts or metric in run.curves
 
 
 def _series(variant: str, curves: Sequence[Curve]) -> list[Series]:

@@ -13,7 +13,7 @@ from dashboards.figures.material import TRL_BETA, Material
 from dashboards.figures.over_time import REWARD_MARGIN
 from dashboards.report.page import Report, ShownSamples, by_name, render_report
 from dashboards.statistics.scale import scale_of
-from dashboards.store.histories import Curves, load_asked, load_curves, load_samples
+from dashboards.store.histories import Curves, StudySource, load_asked, load_curves, load_samples
 from dashboards.tables.comparison import Comparison
 from studies.design.counts import pairs_source
 from studies.records import RunRecord
@@ -29,24 +29,35 @@ class BuiltReport:
     figures: Mapping[str, str]
 
 
+ReadCurves = Callable[[Sequence[str], Sequence[str]], Curves]
+"""Gives of the runs of these ids the curves of these names."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where MLflow keeps the study: its address, and the working folder."""
+
+    uri: str
+    folder: Path
+
+
 def make_report(
     study: Study,
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     table: Comparison,
-    uri: str,
-    folder: Path,
+    store: Store | None,
     judges: Judges | None = None,
 ) -> BuiltReport:
-    """The report of a study whose records and table were read from the store `uri`; `folder`: the working folder. Of a
-    study with replicates all of them are of conditions (see `dashboards.tuned.conditions`), and so are its `judges`.
-    Raises StoreError.
+    """The report of a study whose records and table were read from a store, or from a file of records: then it has the
+    curves that the records hold, no samples and not the study's text. Of a study with replicates all of them are of
+    conditions (see `dashboards.tuned.conditions`), and so are its `judges`. Raises StoreError.
     """
     spec = study.spec
-    material = material_of(study, records, strata, table, lambda runs, names: load_curves(uri, runs, names), judges)
+    material = material_of(study, records, strata, table, curves_from(records, store), judges)
     found, first = material.standings, first_figures(material)
     drawn: list[tuple[str, Figure | Missing]] = list(figures(material))
-    asked = load_asked(uri, spec.study, folder)
+    asked = StudySource("", None) if store is None else load_asked(store.uri, spec.study, store.folder)
     page = render_report(
         Report(
             study=spec.study,
@@ -55,7 +66,7 @@ def make_report(
             table=table,
             gains=first,
             figures=drawn,
-            samples=_told(material, uri, folder),
+            samples=[] if store is None else _told(material, store),
             asked=asked.text,
             page=asked.page,
         )
@@ -68,7 +79,7 @@ def material_of(
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     table: Comparison,
-    read_curves: Callable[[Sequence[str], Sequence[str]], Curves],
+    read_curves: ReadCurves,
     judges: Judges | None = None,
 ) -> Material:
     """What the figures of a study are drawn from. `read_curves`: of the runs of these ids the metrics of these names;
@@ -85,6 +96,17 @@ def material_of(
         betas={name: _beta(arm) for name, arm in study.variants.items()},
         curves=read_curves(speaking, list(dict.fromkeys((REWARD_MARGIN, spec.objective.metric, "kl")))),
     )
+
+
+def curves_from(records: Sequence[RunRecord], store: Store | None) -> ReadCurves:
+    """Where curves are read: in the store, or as far as the records themselves hold them."""
+
+    def read(run_ids: Sequence[str], names: Sequence[str]) -> Curves:
+        if store is not None:
+            return load_curves(store.uri, run_ids, names)
+        return {r.run_id: {n: r.curves[n] for n in names if n in r.curves} for r in records if r.run_id in run_ids}
+
+    return read
 
 
 # What a scenario may say of how much is trained in it, which makes it no other condition.
@@ -115,10 +137,11 @@ def _beta(arm: ResolvedVariant) -> float:
     return float(value) if isinstance(value, int | float) else TRL_BETA
 
 
-def _told(material: Material, uri: str, folder: Path) -> list[ShownSamples]:
+def _told(material: Material, store: Store) -> list[ShownSamples]:
     """The samples of the run that stands for each loss in each scenario, where it kept some."""
     speaking = [standing.evidence[0] for standing in material.standings if standing.evidence]
-    samples = load_samples(uri, [r.run_id for r in speaking], folder, {r.run_id: r.samples for r in speaking})
+    files = {run.run_id: run.samples for run in speaking}
+    samples = load_samples(store.uri, list(files), store.folder, files)
     return [
         ShownSamples(
             run.variant, run.scenario, None if material.has_replicates else run.trial, run.run_id, samples[run.run_id]

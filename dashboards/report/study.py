@@ -29,7 +29,7 @@ from studies.text.redact import redact
 
 if TYPE_CHECKING:
     from dashboards.figures.figure import Figure
-    from dashboards.report.build import BuiltReport
+    from dashboards.report.build import BuiltReport, Store
 
 
 def strata(study: Study) -> list[Stratum]:
@@ -103,13 +103,12 @@ def written(table: Comparison, format: Format, width: int | None = None, *, ever
     return text.rstrip("\n") + "\n"
 
 
-def report_of(study: Study, records: Sequence[RunRecord], table: Comparison) -> BuiltReport:
-    """Build the study's page and figures. Raises StoreError."""
+def report_of(study: Study, records: Sequence[RunRecord], table: Comparison, *, stored: bool = True) -> BuiltReport:
+    """Build the study's page and figures; `stored`: the records are of the store here. Raises StoreError."""
     from dashboards.report.build import make_report  # matplotlib, which no table needs
 
-    uri, here = store_uri(None, Path.cwd()), Path.cwd()
     together, planned, shown, judges = _in_conditions(study, records, table)
-    return make_report(study, together, planned, shown, uri, here, judges)
+    return make_report(study, together, planned, shown, _store() if stored else None, judges)
 
 
 def figures_of(study: Study, records: Sequence[RunRecord], table: Comparison, *, stored: bool) -> tuple[Figure, ...]:
@@ -118,18 +117,19 @@ def figures_of(study: Study, records: Sequence[RunRecord], table: Comparison, *,
     """
     from dashboards.figures.figure import Figure  # matplotlib
     from dashboards.figures.gallery import figures, first_figures
-    from dashboards.report.build import material_of
-    from dashboards.store.histories import load_curves
-
-    def read(runs: Sequence[str], names: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]:
-        if stored:
-            return load_curves(store_uri(None, Path.cwd()), runs, names)
-        return {r.run_id: {n: r.curves[n] for n in names if n in r.curves} for r in records if r.run_id in runs}
+    from dashboards.report.build import curves_from, material_of
 
     together, planned, shown, judges = _in_conditions(study, records, table)
+    read = curves_from(together, _store() if stored else None)
     material = material_of(study, together, planned, shown, read, judges)
     drawn = [*first_figures(material).values(), *(figure for _, figure in figures(material))]
     return tuple(figure for figure in drawn if isinstance(figure, Figure))
+
+
+def _store() -> Store:
+    from dashboards.report.build import Store
+
+    return Store(store_uri(None, Path.cwd()), Path.cwd())
 
 
 def _in_conditions(

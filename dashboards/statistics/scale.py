@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.records import METRICS, RunRecord
+from studies.records.paths import start_of
 from studies.records.world_units import BY_PROMPT, SOURCE, UNIT_BUDGET, task_of_block, tasks
 from studies.spec import Objective
 
@@ -49,12 +50,7 @@ class Scale:
 
     def _untrained(self, record: RunRecord) -> float | None:
         """The value of the untrained model, in `unit`: by definition, else as the run recorded it."""
-        if self.starts_at_zero or self.metric == "margin_share":
-            return 0.0
-        if self.metric in ("accuracy", "sign_accuracy"):
-            return 0.5
-        recorded = record.facts.get("reference_gold") if self.metric == "gold" else None
-        return None if recorded is None else float(recorded)
+        return 0.0 if self.unit == "U" else start_of(self.metric, record.facts)
 
     @property
     def starts_at_zero(self) -> bool:

@@ -15,8 +15,10 @@ from dashboards.store.connection import StoreError, StoreMissing, check_store, c
 from dashboards.store.databases import MLFLOW, shown
 from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED, VIEW, VIEW_TAG, marks_in, seconds, to_record
 from dashboards.store.sqlite_runs import (
+    ListedExperiment,
     StoredExperiment,
     StoredRun,
+    read_sqlite_experiment,
     read_sqlite_experiments,
     read_sqlite_runs,
     read_sqlite_tags,
@@ -96,25 +98,42 @@ def stored_study(uri: str, study: str) -> StoredStudy | None:
         _check_exists(uri)
     except StoreMissing:
         return None
+    file = sqlite_file(uri)
+    found = None if file is None else read_sqlite_experiment(file, study, (KIND, RUN), _most_runs)
+    if found is None:
+        found = _experiment_of_client(uri, study)
+    if not found:
+        return None
+    (experiment,) = found
+    marks, newest = marks_in(experiment.tags), experiment.newest
+    _check_format(uri, study, marks)
+    keys = frozenset(run.tags["key"] for run in newest if "key" in run.tags)
+    if not newest:
+        return StoredStudy(marks, keys, None, None, None)
+    last, user = seconds(newest[0].ended or newest[0].started), newest[0].tags.get("mlflow.user")
+    return StoredStudy(marks, keys, last, user, experiment.artifacts)
+
+
+def _most_runs(tags: Mapping[str, str]) -> int:
+    """Of how many runs the keys are read, by which a study without a mark is known."""
+    return 1 if marks_in(tags) else PAGE
+
+
+def _experiment_of_client(uri: str, study: str) -> list[StoredExperiment]:
+    """See `read_sqlite_experiment`: by MLflow's client, which knows every store."""
     client = connect(uri)
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
-            return None
-        marks = marks_in(experiment.tags)
-        _check_format(uri, study, marks)
+            return []
         newest = client.search_runs(
             [experiment.experiment_id],
             f"tags.{KIND} = '{RUN}'",
             _ALL_RUNS,
-            max_results=1 if marks else PAGE,
+            max_results=_most_runs(experiment.tags),
             order_by=["attributes.start_time DESC"],
         )
-    keys = frozenset(run.data.tags["key"] for run in newest if "key" in run.data.tags)
-    if not newest:
-        return StoredStudy(marks, keys, None, None, None)
-    info, user = newest[0].info, newest[0].data.tags.get("mlflow.user")
-    return StoredStudy(marks, keys, seconds(info.end_time or info.start_time), user, experiment.artifact_location)
+    return [StoredExperiment(dict(experiment.tags), experiment.artifact_location, [stored(run) for run in newest])]
 
 
 def _check_format(uri: str, study: str, marks: Mapping[str, str]) -> None:
@@ -149,7 +168,7 @@ def study_pages(uri: str) -> dict[str, str]:
         return {e.name: view_page(e.experiment_id) for e in client.search_experiments() if VIEW_TAG in e.tags}
 
 
-def stored_studies(uri: str) -> list[StoredExperiment]:
+def stored_studies(uri: str) -> list[ListedExperiment]:
     """The experiments of the store that sweeps have made, by name; none where there is no store. Makes nothing.
 
     Raises StoreError where the store cannot be read.
@@ -167,10 +186,10 @@ def stored_studies(uri: str) -> list[StoredExperiment]:
     return [one for one in found if marks_in(one.tags) or VIEW_TAG in one.tags]
 
 
-def _counted(client: Any, experiment: Any) -> StoredExperiment:
+def _counted(client: Any, experiment: Any) -> ListedExperiment:
     runs = list(read_runs(client, experiment.experiment_id)) if VIEW_TAG in experiment.tags else []
     times = [time for run in runs if (time := run.ended or run.started) is not None]
-    return StoredExperiment(
+    return ListedExperiment(
         experiment.experiment_id, experiment.name, dict(experiment.tags), len(runs), max(times, default=None)
     )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 KNOWN_SCHEMAS = frozenset({"dc11669786a5"})
 """The versions of MLflow's tables that are read here, as its table `alembic_version` names them: that of MLflow 3.17.
@@ -22,6 +23,13 @@ CHUNK = 500  # runs a transaction: who writes waits for a fraction of a second a
 _EXPERIMENTS = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
 _EXPERIMENT_TAGS = """
 select t.key, t.value from experiment_tags t join experiments e on e.experiment_id = t.experiment_id where e.name = ?
+"""
+_EXPERIMENT = "select experiment_id, artifact_location from experiments where name = ?"
+# Deleted ones too, the newest first.
+_NEWEST = """
+select run_uuid, name, status, start_time, end_time, artifact_uri from runs where experiment_id = ?
+and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
+order by start_time desc, run_uuid limit ?
 """
 # In the order in which MLflow's client gives them.
 _RUNS = """
@@ -58,6 +66,15 @@ class StoredRun:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StoredExperiment:
+    """An experiment, deleted or not: its tags, where MLflow says its files are, and its newest runs."""
+
+    tags: dict[str, str]
+    artifacts: str | None
+    newest: list[StoredRun]
+
+
 def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list[StoredRun] | None:
     """All runs of an experiment that are not deleted and have the tag `kind` (key, value), oldest first.
 
@@ -66,14 +83,10 @@ def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list
     """
     try:
         with closing(open_to_read(file)) as database:
-            versions = {version for (version,) in database.execute("select version_num from alembic_version")}
             found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
-            if not versions or versions - KNOWN_SCHEMAS or len(found) != 1:
+            if not _is_known(database) or len(found) != 1:
                 return None
-            runs = [StoredRun(*row) for row in database.execute(_RUNS, (*found[0], *kind))]
-            for start in range(0, len(runs), CHUNK):
-                _fill(database, {run.run_id: run for run in runs[start : start + CHUNK]})
-            return runs
+            return _filled(database, database.execute(_RUNS, (*found[0], *kind)))
     except sqlite3.Error:
         return None
 
@@ -82,8 +95,7 @@ def read_sqlite_tags(file: Path, experiment: str) -> dict[str, str] | None:
     """The tags of an experiment, deleted or not, none where there is no such one. None where `read_sqlite_runs` is."""
     try:
         with closing(open_to_read(file)) as database:
-            versions = {version for (version,) in database.execute("select version_num from alembic_version")}
-            if not versions or versions - KNOWN_SCHEMAS:
+            if not _is_known(database):
                 return None
             return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
     except sqlite3.Error:
@@ -91,7 +103,7 @@ def read_sqlite_tags(file: Path, experiment: str) -> dict[str, str] | None:
 
 
 @dataclass(frozen=True)
-class StoredExperiment:
+class ListedExperiment:
     """An experiment that is not deleted: its tags, how many runs of the kind it has that are not deleted, and when the
     newest began or ended, in milliseconds since 1970.
     """
@@ -103,22 +115,48 @@ class StoredExperiment:
     last: int | None
 
 
-def read_sqlite_experiments(file: Path, kind: tuple[str, str]) -> list[StoredExperiment] | None:
+def read_sqlite_experiments(file: Path, kind: tuple[str, str]) -> list[ListedExperiment] | None:
     """All experiments, with their runs that have the tag `kind` (key, value). None where `read_sqlite_runs` is."""
     try:
         with closing(open_to_read(file)) as database:
-            versions = {version for (version,) in database.execute("select version_num from alembic_version")}
-            if not versions or versions - KNOWN_SCHEMAS:
+            if not _is_known(database):
                 return None
             tags: dict[int, dict[str, str]] = {}
             for experiment, key, value in database.execute("select experiment_id, key, value from experiment_tags"):
                 tags.setdefault(experiment, {})[key] = value
             return [
-                StoredExperiment(str(experiment), name, tags.get(experiment, {}), runs, last)
+                ListedExperiment(str(experiment), name, tags.get(experiment, {}), runs, last)
                 for experiment, name, runs, last in database.execute(_COUNTED, kind)
             ]
     except sqlite3.Error:
         return None
+
+
+def read_sqlite_experiment(
+    file: Path, experiment: str, kind: tuple[str, str], most: Callable[[Mapping[str, str]], int]
+) -> list[StoredExperiment] | None:
+    """An experiment with its newest runs of that `kind`, deleted ones too, as many as `most` says of its tags; none
+    where there is no such one. None where the tables are of another version, or SQLite cannot read the file.
+    """
+    try:
+        with closing(open_to_read(file)) as database:
+            found = database.execute(_EXPERIMENT, (experiment,)).fetchall()
+            if not _is_known(database) or len(found) > 1:
+                return None
+            tags = dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
+            return [
+                StoredExperiment(
+                    tags, artifacts, _filled(database, database.execute(_NEWEST, (id_, *kind, most(tags))))
+                )
+                for id_, artifacts in found
+            ]
+    except sqlite3.Error:
+        return None
+
+
+def _is_known(database: sqlite3.Connection) -> bool:
+    versions = {version for (version,) in database.execute("select version_num from alembic_version")}
+    return bool(versions) and versions <= KNOWN_SCHEMAS
 
 
 def open_to_read(file: Path) -> sqlite3.Connection:
@@ -129,6 +167,14 @@ def open_to_read(file: Path) -> sqlite3.Connection:
     database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     database.execute("pragma query_only = on")
     return database
+
+
+def _filled(database: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> list[StoredRun]:
+    """The runs of these rows with their tags, parameters and last metrics."""
+    runs = [StoredRun(*row) for row in rows]
+    for start in range(0, len(runs), CHUNK):
+        _fill(database, {run.run_id: run for run in runs[start : start + CHUNK]})
+    return runs
 
 
 def _fill(database: sqlite3.Connection, runs: Mapping[str, StoredRun]) -> None:

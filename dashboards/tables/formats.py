@@ -224,7 +224,7 @@ def _rich_table(cells: Cells) -> RichTable:
 
 def _markdown(table: Comparison, everything: bool) -> str:
     parts: list[str] = [f"> {_markdown_words(line)}\n" for line in answer_lines(table)]
-    parts += [] if everything else _bullets([*table.aside, *table.pairs])
+    parts += [] if everything else [*_bullets([*table.aside, *table.pairs]), ""]  # else the table is part of the list
     for section in [*short_sections(table, controls=not everything), *(sections(table) if everything else [])]:
         parts += ["", f"{_markdown_words(section.title)}:", ""] if section.title else []
         parts += [_markdown_table(section.cells), "", *_bullets(section.notes)]

@@ -8,7 +8,7 @@ from dashboards.analysis.speed import SAME, Paces, said
 from dashboards.analysis.time_to_target import SHARE
 from dashboards.tables.cells import ACCURACIES, TO_TARGET
 from dashboards.tables.comparison import Comparison, Row
-from studies.records import METRICS, WEIGHT_FACT
+from studies.records import JUDGED, METRICS, WEIGHT_FACT
 from studies.spec import MOST_DRIFT
 from studies.text.plural import so_many
 
@@ -84,7 +84,7 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
             f"{', '.join(balanced)}: loss_weights are shares of the gradient before training; the weights that TRL was "
             f"given for them are tags of each run, fact.{WEIGHT_FACT}LOSS."
         )
-    judges = sorted({judge for row in rows for judge in row.judges if row.metric.startswith("gold")})
+    judges = sorted({judge for row in rows for judge in row.judges if row.metric in JUDGED})
     if judges:
         several = "; not comparable, since they are several: score all runs by one with `sweeper evaluate`"
         found.append(f"Gold by {' and by '.join(judges)}{several if len(judges) > 1 else ''}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from studies.losses import rules, table
-from studies.records import METRICS
+from studies.records import JUDGED, METRICS
 from studies.records.paths import READABLE
 from studies.records.world_units import SOURCE, tasks
 from studies.schema.knob_problems import Problem
@@ -38,14 +38,16 @@ def objective(study: Study) -> list[Problem]:
             Problem("objective.direction", f"{name} has no better end of its own: say maximize or minimize")
         )
     has_gold = spec.data.path == "embedded" or spec.evaluation.judge is not None or spec.trainer != "dpo"
-    if name.startswith("gold") and metric is not None and not has_gold:
-        problems.append(
-            Problem(
-                "objective.metric",
-                f"{name!r} needs data with a gold reward, which only embedded has, or a judge: use ranking_gain, or "
-                "name a reward model or a function under evaluate.judge",
-            )
+    bounds = {f"objective.constraints.{bound}": bound for bound in spec.objective.constraints}
+    problems += [
+        Problem(
+            path,
+            f"{judged!r} needs data with a gold reward, which only embedded has, or a judge: use ranking_gain, or "
+            "name a reward model or a function under evaluate.judge",
         )
+        for path, judged in {"objective.metric": name, **bounds}.items()
+        if judged in JUDGED and not has_gold
+    ]
     tie = spec.objective.tie_within
     if tie is not None and not 0.0 < tie < float("inf"):
         problems.append(

@@ -48,6 +48,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *data_problems(spec),
         *place_problems(spec),
         *_output(spec),
+        *_notify(spec),
         *spaces(spec),
         *(problem for one in built.values() for problem in one.problems),
         *inert_base(spec, built),
@@ -117,6 +118,12 @@ def _names(spec: StudySpec) -> list[Problem]:
         rule = "must be dpo, formula or your own as module:Class"
         problems.append(Problem("trainer", f"{spec.trainer!r} {rule}{near}", rule, hints(near)))
     return problems
+
+
+def _notify(spec: StudySpec) -> list[Problem]:
+    if spec.notify is None or (spec.notify.command and spec.notify.command[0].strip()):
+        return []
+    return [Problem("notify.command", "names no command: write its words, as [notify-send, done], or leave notify out")]
 
 
 def _output(spec: StudySpec) -> list[Problem]:

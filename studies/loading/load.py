@@ -6,6 +6,7 @@ Reads files and nothing else: no network, no model, no store; creates nothing.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -90,6 +91,8 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
         )
     if ":" in spec.trainer:
         found.append(f"trainer: Python code of {spec.trainer} will run")
+    if spec.notify is not None:
+        found.append(f"notify.command: `sweeper run` will run {shlex.join(spec.notify.command)} when it has ended")
     judge = spec.evaluation.judge
     if judge is not None and judge.function:
         found.append(f"evaluate.judge.function: Python code of {judge.function} will run in the workers")

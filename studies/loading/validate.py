@@ -29,6 +29,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "budget": parts.Budget,
     "resources": parts.Resources,
     "output": parts.Output,
+    "notify": parts.Notify,
     "runs": parts.Runs,
     "rungs": parts.Rungs,
     "confirm": parts.Confirm,
@@ -197,6 +198,8 @@ def _rule(path: Path, kind: str, complaints: Sequence[Any]) -> str:
     """What a value of the wrong type must be."""
     if path in (("budget", "wall_clock"), ("budget", "per_run"), ("resources", "retry_after")):
         return "must be a time such as 12h, 30m, 45s, or seconds"
+    if path == ("notify", "command"):
+        return "must be a list of words, as [notify-send, done]; for a shell [sh, -c, '...']"
     if path == ("base",):
         return "must be a mapping of TRL settings, or the path of a TRL YAML"
     if kind in ("model_type", "model_attributes_type", "mapping_type", "dict_type"):

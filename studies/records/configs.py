@@ -46,7 +46,8 @@ class DataConfig(Frozen):
     and `gold`, whether the true worth of an answer is the task's alone or hangs on the prompt too.
     `bad_rows`: whether a row that teaches nothing or cannot be read refuses the data, or is left out and counted.
     `columns`: where the data has other names for `prompt`, `chosen` and `rejected`, those (of `prompt` null: there is
-    none, it is the common beginning of the answers).
+    none, it is the common beginning of the answers). `messages`: whether rows of messages go through the model's chat
+    template, or are written as plain text (`User: ...`, `Assistant: ...`), as for a model without a template.
 
     A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """
@@ -68,6 +69,7 @@ class DataConfig(Frozen):
     gold: Literal["task", "prompt"] = "task"
     bad_rows: Literal["refuse", "drop"] = "refuse"
     columns: Mapping[Literal["prompt", "chosen", "rejected"], str | None] = {}
+    messages: Literal["template", "text"] = "template"
 
 
 class Judge(Frozen):

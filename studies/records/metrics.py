@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Bumped whenever a number that `trainers/evaluation/evaluate.py` reports would change for the same adapter.
-EVALUATOR = "evaluator-3"
+# Bumped whenever a number that `trainers/evaluation/evaluate.py` reports would change for the same adapter: behind the
+# point where it changes by rounding alone, as it does from one machine to the next. Such versions are one measurer.
+EVALUATOR = "evaluator-3.1"
 
 
 # Of format 1. Stands in every run's key, as it did when the evaluator belonged to it: a newer one makes no other run.
@@ -26,6 +27,12 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "gold": Metric("gold", True, "maximize", "gold reward of samples, by the data or a judge, mean over prompts"),
     "gold_per_token": Metric("gold/token", True, "maximize", "gold reward of samples over their tokens"),
+    "win_rate": Metric(
+        "share", True, "maximize", "samples that the data or a judge puts above the untrained model's, ties 1/2"
+    ),
+    "lc_win_rate": Metric(
+        "share", True, "maximize", "win_rate at equal length: from a logistic fit on the difference of lengths"
+    ),
     "kl": Metric("nats/sequence", True, "minimize", "sequence KL to the reference on samples, Rao-Blackwellised"),
     "kl_per_token": Metric("nats/token", True, "minimize", "kl over the mean length of the samples"),
     "margin": Metric("nats", True, "maximize", "beta-free log-ratio margin on held-out pairs"),
@@ -61,7 +68,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-JUDGED = frozenset({"gold", "gold_per_token"})
+JUDGED = frozenset({"gold", "gold_per_token", "win_rate", "lc_win_rate"})
 
 
 """Metrics that hang on who judges samples, and on the evaluator that draws them."""

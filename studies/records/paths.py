@@ -25,6 +25,8 @@ _STARTS: Mapping[str, float] = {
     "margin_share": 0.0,
     "accuracy": 0.5,
     "sign_accuracy": 0.5,
+    "win_rate": 0.5,
+    "lc_win_rate": 0.5,
 }
 READABLE = frozenset({"gold", *_STARTS})
 """Metrics whose value before training is known, so that they can be read between it and the first evaluation."""

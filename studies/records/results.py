@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from studies.records.configs import Frozen, Scalar
 from studies.records.metrics import Measurement, evaluator
@@ -108,12 +109,18 @@ class RunResult(Frozen):
         return {m.name: m for m in sorted(self.measurements, key=lambda m: m.step)}
 
 
+def _without_rounding(version: str) -> str:
+    return version.partition(".")[0]
+
+
 class Measurer(Frozen):
-    """Who gave numbers of a run: the evaluator's version; of gold also the judge (None: the data themselves), and what
-    it held, where that is known.
+    """Who gave numbers of a run: the evaluator's version, without what it changed by rounding alone; of gold also the
+    judge (None: the data themselves), and what it held, where that is known.
     """
 
-    evaluator: str = Field(default_factory=evaluator)
+    evaluator: Annotated[str, AfterValidator(_without_rounding)] = Field(
+        default_factory=evaluator, validate_default=True
+    )
     judge: str | None = None
     content: str | None = None
 

@@ -265,6 +265,14 @@ class Output(Part):
     keep: Literal["best", "all", "none"] = "best"
 
 
+class Notify(Part):
+    """The words of a command that is run when a sweep has ended: whole, stopped, out of its budget, or failed. It gets
+    what happened as JSON on its standard input. No shell reads it; one that is wanted is named: `[sh, -c, '...']`.
+    """
+
+    command: tuple[str, ...]
+
+
 NOT_WRITTEN = ("notices", "contents")
 """The fields of `StudySpec` that no study file has."""
 
@@ -310,6 +318,7 @@ class StudySpec(Part):
     budget: Budget = Budget()
     resources: Resources = Resources()
     output: Output = Output()
+    notify: Notify | None = None
     notices: tuple[str, ...] = ()
     contents: Mapping[str, str] = {}
 

@@ -12,9 +12,11 @@ from studies.text.redact import note_command, redact_output
 from sweeper.cli.output import Output
 from sweeper.cli.refusal import told
 from sweeper.cli.verbs.keeping import ls, open_run, rm
-from sweeper.cli.verbs.preparing import doctor, init, plan
-from sweeper.cli.verbs.results import SAFE_PATH, evaluate, export, records, report, status, table, ui
+from sweeper.cli.verbs.preparing import check_data, doctor, init, plan
+from sweeper.cli.verbs.results import SAFE_PATH, evaluate, records, report, status, table, ui
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
+from sweeper.cli.verbs.sharing import export
+from sweeper.cli.verbs.tuning import tune
 
 
 class _Commands(typer.core.TyperGroup):
@@ -41,7 +43,7 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (init, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, doctor):
+for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, doctor):
     app.command()(command)
 app.command("open")(open_run)
 

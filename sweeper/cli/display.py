@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -33,11 +34,21 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
 from sweeper.documents.status import ENDS, ended_runs, status_counts
+from sweeper.folder.events import Heartbeat, Line, PhaseBegan, SweepBegan
 from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
 from sweeper.planning.plan import Plan, show_knobs
 
-LINE_SECONDS = 15.0  # how often progress is printed where there is no terminal
+# How often progress is printed where there is no terminal: after another fifth of the time, within these limits.
+LINE_SECONDS, LINE_SHARE, MOST_LINE_SECONDS = 15.0, 0.2, 600.0
+SILENT_SECONDS = 2.0
+_OPENING = "opening the stores"
+_PHASES = {  # in which no progress is told, or not at once
+    "measure": "measuring finished runs again",
+    "train": "starting workers",
+    "verify": "training finished runs again alone",
+    "report": "drawing the table and the report",
+}
 POINTS_SHOWN = 16  # trials of a variant that `plan` lists one by one
 
 
@@ -69,7 +80,8 @@ class Display:
         lives = console.is_terminal and not console.is_dumb_terminal  # where a line can be written anew
         self._live = Live(console=console, refresh_per_second=4) if lives else None
         self._redirected = ExitStack()
-        self._printed_at = 0.0
+        self._began = time.monotonic()
+        self._printed_at, self._doing, self._since = 0.0, "", 0.0
         self._printed = ""
 
     def __enter__(self) -> Display:
@@ -90,19 +102,65 @@ class Display:
         """Print a line above the progress."""
         self._console.print(shown(text), soft_wrap=True, markup=False)
 
+    def event(self, line: Line) -> None:
+        """Show what the sweep does where no run trains, and for how long; a thread of the sweep's calls it."""
+        match line.event:
+            case SweepBegan():
+                self._doing, self._since = _OPENING, time.monotonic()
+            case PhaseBegan(phase=phase):
+                self._doing, self._since = _PHASES.get(phase, ""), time.monotonic()
+        if not self._doing:
+            return
+        if self._live is not None:
+            self._live.update(_Since(self._study, self._doing, self._since))
+        elif isinstance(line.event, Heartbeat) and time.monotonic() - self._since > SILENT_SECONDS:
+            self._print_rarely(f"{self._doing} ({time.monotonic() - self._since:.0f} s)")
+
+    def _print_rarely(self, text: str) -> None:
+        """Print a line where there is no terminal."""
+        if self._line_is_due():
+            self._printed_at, self._printed = time.monotonic(), text
+            self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
     def progress(self, progress: Progress) -> None:
         """Show where the sweep is."""
+        self._doing = ""
         text = shown(describe(progress))
         if self._live is not None:
             grid = Table.grid(padding=(0, 1))
             bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
             grid.add_row(Text(self._study, style="bold"), bar, text)
             self._live.update(grid)
-        elif text != self._printed and (
-            time.monotonic() - self._printed_at > LINE_SECONDS or progress.done >= progress.planned
-        ):
+        elif text != self._printed and (self._line_is_due() or progress.done >= progress.planned):
             self._printed_at, self._printed = time.monotonic(), text
             self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
+
+    def _line_is_due(self) -> bool:
+        now = time.monotonic()
+        wait = min(max(LINE_SHARE * (now - self._began), LINE_SECONDS), MOST_LINE_SECONDS)
+        return now - self._printed_at > wait
+
+
+@dataclass(frozen=True)
+class _Since:
+    """What is done and for how long, as it is when it is drawn."""
+
+    study: str
+    doing: str
+    since: float
+
+    def __rich__(self) -> Text:
+        return Text(f"{self.study}  {self.doing} ({timedelta(seconds=round(time.monotonic() - self.since))})")
+
+
+def both(one: Callable[[Line], None], other: Callable[[Line], None]) -> Callable[[Line], None]:
+    """Tell two of every event."""
+
+    def tell(line: Line) -> None:
+        one(line)
+        other(line)
+
+    return tell
 
 
 def shown(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Timer
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -105,17 +107,25 @@ def _models(variants: Mapping[str, ResolvedVariant]) -> set[_Model]:
 
 @contextmanager
 def said_if_long(what: str) -> Iterator[None]:
-    """Inside, say on standard error what is done once it has taken two seconds."""
-    told = Timer(_SILENT_SECONDS, lambda: typer.echo(what, err=True))
-    told.daemon = True
-    told.start()
+    """Inside, say on standard error what is done once it has taken two seconds, and now and then for how long."""
+    over, began = Event(), time.monotonic()
+
+    def say() -> None:
+        wait = _SILENT_SECONDS
+        while not over.wait(wait):
+            typer.echo(f"{what} ({time.monotonic() - began:.0f} s)", err=True)
+            wait = _AGAIN_SECONDS
+
+    teller = Thread(target=say, name="wait", daemon=True)
+    teller.start()
     try:
         yield
     finally:
-        told.cancel()
+        over.set()
+        teller.join()
 
 
-_SILENT_SECONDS = 2.0
+_SILENT_SECONDS, _AGAIN_SECONDS = 2.0, 15.0
 
 
 _MOST_DATA = 4  # as scenarios have them, that are looked at before a sweep
@@ -133,18 +143,39 @@ def bad_rows_line(read: int, dropped: Counter[str]) -> str:
 
 def refuse_bad_base(study: Study) -> None:
     """Exit with 2 where a base cannot be trained with, as far as its small files tell, before any store is made."""
+    from sweeper.executors.process.devices import gpu_gib
+    from trainers.components.base_memory import card_problem
     from trainers.models.bases import base_problems
 
     problems = [problem for settings in _bases(study) for problem in base_problems(settings)]
+    card = gpu_gib(os.environ) if not problems else None
+    if card is not None:
+        judge = _reward_model(study)
+        problems = [told for settings in _bases(study) if (told := card_problem(settings, judge, card)) is not None]
     if problems:
         refuse(list(dict.fromkeys(problems)))
 
 
 def base_notes(study: Study) -> list[str]:
-    """What becomes of bases that are adapters."""
+    """What becomes of bases that are adapters, and what the GPU's memory is taken by."""
+    from sweeper.executors.process.devices import gpu_gib
+    from trainers.components.base_memory import plan_memory
     from trainers.models.bases import base_notices
 
-    return list(dict.fromkeys(note for settings in _bases(study) for note in base_notices(settings)))
+    notes = [note for settings in _bases(study) for note in base_notices(settings)]
+    card, evaluation = gpu_gib(os.environ), study.spec.evaluation
+    judge = _reward_model(study)
+    if card is not None:
+        for settings in _bases(study):
+            tokens = int(settings.get("max_length") or study.spec.data.max_length or 1024)
+            plan = plan_memory(settings, judge, tokens, evaluation.max_new_tokens, card)
+            notes += [] if plan is None else [f"memory, {settings['model_name_or_path']}: {plan}"]
+    return list(dict.fromkeys(notes))
+
+
+def _reward_model(study: Study) -> str | None:
+    judge = study.spec.evaluation.judge
+    return None if judge is None else judge.reward_model
 
 
 def _bases(study: Study) -> list[Mapping[str, Any]]:

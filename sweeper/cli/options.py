@@ -40,3 +40,9 @@ Storage = Annotated[
         "options  (default: sqlite:///optuna.db)",
     ),
 ]
+
+
+Model = Annotated[str, typer.Option(help="Hub id or path of the base model")]
+
+
+Hours = Annotated[float, typer.Option(help="hours that the sweep may take")]

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -18,7 +18,7 @@ from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
-from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
+from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base, said_if_long
 from sweeper.cli.output import Events, Output
 from sweeper.cli.refusal import Ended, refuse
 
@@ -176,8 +176,9 @@ class Reuse:
 def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), how: Reuse = Reuse()) -> None:
     """Run a sweep and print its table; exits with 1 where something is left to train, with 2 where it did not begin."""
     from dashboards.report.study import kept_files
-    from sweeper.cli.display import Display, Screen, shown
+    from sweeper.cli.display import Display, Screen, both, shown
     from sweeper.commands.run import run_session
+    from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
     from sweeper.loop.progress import Interrupted
@@ -188,15 +189,20 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     where, again = wanted.where, wanted.again
     asked = begin(wanted, how)
     text = as_in_file(wanted.asked.spec).model_dump_json(indent=2, exclude_defaults=True)
-    with store_errors(), Display(asked.spec.study, Screen()) as display, Events(wanted.output) as events:
+    with (
+        store_errors(""),
+        Display(asked.spec.study, Screen()) as display,
+        Events(wanted.output) as events,
+        Notifier(asked.spec, where.runs, display.say) as notifier,
+    ):
         try:
             outcome, verified = run_session(
                 *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: kept_files(asked, answers_of(asked), display.say),
+                table=lambda: notifier.with_answer(kept_files(asked, answers_of(asked), display.say)),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
-                watch_events=events.add,
+                watch_events=notifier.after(both(events.add, display.event)),
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
@@ -213,7 +219,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
             raise Ended((Mistake(None, None, None, again, "Stopped at once."),)) from None
     if outcome.unusable:
         refuse([f"No run of {asked.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    _print_outcome(wanted, asked, outcome, verified, where)
+    print_outcome(wanted, asked, outcome, verified, where)
 
 
 def begin(wanted: RunRequest, how: Reuse) -> Study:
@@ -226,14 +232,14 @@ def begin(wanted: RunRequest, how: Reuse) -> Study:
     for notice in base_notes(wanted.asked):
         typer.echo(f"note: {shown(notice)}")
     quiet_libraries()
-    with store_errors():
+    with store_errors("Looking at data, models and what is recorded ..."):
         asked = as_found(wanted.asked, typer.echo, refresh=how.refresh)
-        asks = wanted.output.stream is None and sys.stdin.isatty()
-        _ask_to_leave(standing_of(asked, storage=wanted.where.storage, strict=how.strict), how, asks=asks)
+        state = standing_of(asked, storage=wanted.where.storage, strict=how.strict)
+    _ask_to_leave(state, how, asks=wanted.output.stream is None and sys.stdin.isatty())
     return asked
 
 
-def _print_outcome(
+def print_outcome(
     wanted: RunRequest, asked: Study, outcome: Outcome, verified: Verification | None, where: StudyPaths
 ) -> None:
     """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""
@@ -359,12 +365,15 @@ def screen_width() -> int | None:
 
 
 @contextmanager
-def store_errors() -> Iterator[None]:
-    """Exit with 2 and the store's own words where it is missing or cannot be used."""
+def store_errors(doing: str = "Reading what is recorded ...") -> Iterator[None]:
+    """Exit with 2 and the store's own words where it is missing or cannot be used. `doing`: said on a terminal where it
+    takes long; "": what is done inside tells of itself.
+    """
     from dashboards.store.connection import StoreError
 
     try:
-        yield
+        with said_if_long(doing) if doing and sys.stderr.isatty() else nullcontext():
+            yield
     except StoreError as error:
         refuse([str(error)])
 

@@ -5,9 +5,9 @@ store.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,46 @@ import yaml
 
 from dashboards.analysis.configs import distinct, number_of
 from dashboards.analysis.confirmed import about
-from dashboards.analysis.strata import DRIFT
-from dashboards.statistics.estimates import Estimate
 from dashboards.store.mlflow_tags import decode
 from dashboards.tables.comparison import Comparison, Row
-from dashboards.tables.notes import edge_notes
-from dashboards.tuned.losses import nats
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
-from studies.records import DATA_DIGEST, NORM_FACT, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
+from studies.records import DATA_DIGEST, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.schema.contents import changed_since, sources
 from studies.schema.knob_problems import name_problem
+from studies.schema.paths import existing
 from studies.spec import Study, StudySpec
-from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.commands.exported import Exported
-from sweeper.planning.plan import show_knobs
+from sweeper.commands.sharing.heads import CONSTANT, ExportError, head, measured, tuned_head
+
+__all__ = [
+    "Chosen",
+    "ExportError",
+    "choose",
+    "export_best",
+    "placed",
+    "stopped_at",
+    "trl_settings",
+    "write_best",
+]
 
 # Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
 HARDWARE = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "dtype")
 
 
-class ExportError(Exception):
-    """There is nothing to export as requested; says what there is."""
+@dataclass(frozen=True)
+class Chosen:
+    """The run that is exported: its row, what is recorded of it, its config as the file gives it and as TRL was given
+    it, and the step at which its training ends (None: its own last).
+    """
+
+    row: Row
+    record: RunRecord
+    config: RunConfig
+    trained: RunConfig
+    step: int | None
 
 
 def export_best(
@@ -49,15 +65,20 @@ def export_best(
     trial: int | None,
     output: Path,
 ) -> Exported:
-    """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` for the embedded model).
+    """Write the run that `choose` gives by `write_best`. Raises ExportError."""
+    return write_best(study, table, choose(study, records, table, variant, trial), output)
 
-    Without `variant` the best of all variants in the study's first scenario, by the objective; in a study with
-    replicates the loss that its answer names, by the settings of its middle replicate. Raises ExportError.
+
+def choose(
+    study: Study, records: Sequence[RunRecord], table: Comparison, variant: str | None, trial: int | None
+) -> Chosen:
+    """The run to export. Without `variant` the best of all variants in the study's first scenario, by the objective; in
+    a study with replicates the loss that its answer names, by the settings of its middle replicate. Raises ExportError.
     """
-    spec, rows = study.spec, table.rows
+    spec = study.spec
     if spec.replicates is None:
         scenario, step = next(iter(spec.scenarios)), None
-        row, number = _choose(spec, rows, scenario, variant, trial)
+        row, number = _choose(spec, table.rows, scenario, variant, trial)
     else:
         row, number, step = _choose_tuned(table, variant, trial)
         scenario = row.scenario
@@ -66,18 +87,28 @@ def export_best(
     _check_knobs(record)
     config = study.run_config(record)
     _check_sources(config, record)
-    trained = _as_trained(config, record)
+    return Chosen(row, record, config, _as_trained(config, record), step)
+
+
+def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) -> Exported:
+    """Write `output` and, beside it, `<stem>-data` (and `<stem>-model` where the model is not on the Hub as it was
+    trained). All places in it are whole paths: it means the same wherever it is used. Raises ExportError.
+    """
     from trainers.data.pairs import DataError
     from trainers.export_files import write_export
     from trainers.models.bases import UnusableModel
 
+    spec, row, record, trained, step = study.spec, chosen.row, chosen.record, chosen.trained, chosen.step
+    output = output.absolute()
     data = output.with_name(f"{output.stem}-data")
 
     def text_of(model: str, digest: str) -> str:
-        settings = redact(stopped_at(step, trl_settings(trained, record, model, data, output)))
-        about_run = (row, config, record, digest)
-        head = _head(spec, *about_run, rows) if spec.replicates is None else _tuned_head(table, *about_run, step)
-        text = head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        asked = stopped_at(step, trl_settings(trained, record, placed(model), data, output))
+        settings = redact(asked)
+        _check_places(asked, settings)
+        about_run = (row, chosen.config, record, digest)
+        top = head(spec, *about_run, table.rows) if spec.replicates is None else tuned_head(table, *about_run, step)
+        text = top + _how_to_use(output) + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         _check_text(text, settings, output)
         return text
 
@@ -89,7 +120,28 @@ def export_best(
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
-    return Exported.of(record, scenario, number, step, output, data, model, digest)
+    return Exported.of(record, step, output, data, model, digest)
+
+
+def placed(model: str) -> str:
+    """A model as it is named from any folder: by its whole path where it lies here, else by its id on the Hub."""
+    here = existing(model)
+    return model if here is None else str(here.absolute())
+
+
+def _how_to_use(output: Path) -> str:
+    use = f"from any folder: {shlex.join(['trl', 'dpo', '--config', str(output)])}"
+    return f"# {escaped(redact(use))}\n# it reads and writes the places named below; to move it, export it to there\n"
+
+
+def _check_places(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises ExportError where a place cannot be written down: without its secret it is another."""
+    for name in ("model_name_or_path", "dataset_name", "output_dir"):
+        if asked[name] != settings[name]:
+            raise ExportError(
+                f"{name} {settings[name]}: the path holds a secret, which is never written: export to another folder "
+                "with --output, or give the folder another name."
+            )
 
 
 def _check_knobs(record: RunRecord) -> None:
@@ -155,19 +207,8 @@ def _as_trained(config: RunConfig, record: RunRecord) -> RunConfig:
     """The config with the loss weights that TRL was given, where the run computed them from gradient shares."""
     if not config.balance:
         return config
-    settings = {**config.settings, "loss_weights": _measured(config, record, WEIGHT_FACT)}
+    settings = {**config.settings, "loss_weights": measured(config, record, WEIGHT_FACT)}
     return config.model_copy(update={"settings": settings, "balance": None})
-
-
-def _measured(config: RunConfig, record: RunRecord, fact: str) -> list[Any]:
-    """A fact that the run has for each of its losses."""
-    try:
-        return [decode(record.facts[f"{fact}{loss}"]) for loss in config.settings["loss_type"]]
-    except KeyError as missing:
-        raise ExportError(
-            f"MLflow run {record.run_id} does not tell {missing} (a tag of it), and without it TRL cannot repeat a run "
-            f"with balance: {config.balance}. Delete the run in MLflow and run the study again."
-        ) from missing
 
 
 def _choose(
@@ -212,51 +253,15 @@ def _choose_tuned(table: Comparison, variant: str | None, trial: int | None) -> 
     return row, number, loss.step
 
 
-_CONSTANT = ("constant", "constant_with_warmup")
-
-
 def stopped_at(step: int | None, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a training that ends at a step: by `max_steps` where the learning rate is constant by then, else
     as a checkpoint, since a schedule that ends earlier is another training.
     """
     if step is None:
         return settings
-    if settings.get("lr_scheduler_type") in _CONSTANT:
+    if settings.get("lr_scheduler_type") in CONSTANT:
         return {**settings, "max_steps": step}
     return {**settings, "save_strategy": "steps", "save_steps": step}
-
-
-def _tuned_head(
-    table: Comparison, row: Row, config: RunConfig, record: RunRecord, digest: str, step: int | None
-) -> str:
-    """The comment at the head of the file, for a study with replicates."""
-    found, said = table.tuned[0], table.answers[0]
-    loss = next(one for one in found.losses if one.variant == row.variant)
-    drift = "" if found.drift is None else f" at {nats(found.drift)} from the start"
-    kept = (
-        ""
-        if step is None or config.settings.get("lr_scheduler_type") in _CONSTANT
-        else f" (take the checkpoint of step {step})"
-    )
-    gain = "none measured" if loss.gained is None else _interval(loss.gained)
-    beside = [name for name in said.as_good if name != row.variant]
-    lines = [
-        said.text,
-        f"study {record.study}, variant {row.variant}, cell {row.scenario}, trial {record.trial}",
-        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
-        f"knobs: {show_knobs(record.knobs) or 'none'}{f'; stopped at step {step}' if step else ''}{kept}",
-        *_weights(config, record),
-        f"gain of {row.variant} over the untrained model{drift}, in {found.unit}: {gain}, over judging runs; the "
-        f"settings are those of the replicate in the middle",
-        f"cannot be told apart from it: {', '.join(beside) or 'none'}",
-        f"data digest {digest}",
-        f"trained on {record.facts.get('device', 'unknown')}; {_packages()}; written {date.today().isoformat()}",
-    ]
-    return "".join(f"# {escaped(redact(line))}\n" for line in lines)
-
-
-def _packages() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("dpo-sweeper", "trl", "transformers", "peft", "torch"))
 
 
 def _nothing(spec: StudySpec, rows: Sequence[Row], variant: str | None) -> str:
@@ -305,72 +310,3 @@ def _run_of(records: Sequence[RunRecord], variant: str, scenario: str, trial: in
     if not runs:
         raise ExportError(f"Trial {trial} of {variant} in {scenario} has no finished run to export.")
     return min(runs, key=lambda r: (r.block, r.seed))
-
-
-def _head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, digest: str, rows: Sequence[Row]) -> str:
-    """The comment at the head of the file: where the config comes from and how reliable it is."""
-    best = row.best
-    if best is not None and best.trial == record.trial:
-        how = (
-            "on fresh blocks and seeds"
-            if best.basis == "confirmed"
-            else f"selected as best of {so_many(best.trials, 'trial')} by it"
-        )
-        objective = f"{spec.objective.metric} {_interval(best.estimate)} ({how})"
-    else:
-        objective = f"{spec.objective.metric} {record.metrics.get(spec.objective.metric, float('nan')):.4g}"
-    lines = [
-        f"study {spec.study}, variant {row.variant}, scenario {row.scenario}, trial {record.trial}",
-        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
-        f"knobs: {show_knobs(record.knobs) or 'none'}",
-        *_weights(config, record),
-        f"objective: {objective}",
-        *_doubts(spec, row, record),
-        f"cannot be told apart from it: {_ties(row, rows)}",
-        f"data digest {digest}",
-        f"trained on {record.facts.get('device', 'unknown')}; {_packages()}; written {date.today().isoformat()}",
-    ]
-    return "".join(f"# {escaped(redact(line))}\n" for line in lines)
-
-
-def _doubts(spec: StudySpec, row: Row, record: RunRecord) -> list[str]:
-    """Warnings about the config."""
-    is_best = row.best is not None and row.best.trial == record.trial
-    found = [row.unfit] if is_best and row.unfit else []
-    drift, limit = record.metrics.get(DRIFT), spec.objective.drift
-    if drift is not None and limit is not None and drift > limit:
-        found.append(f"too far from the start: {drift:.2g} nats a token, more than the bound of {limit:g}")
-    return [*found, *(edge_notes([row]) if is_best else [])]
-
-
-def _weights(config: RunConfig, record: RunRecord) -> list[str]:
-    """Where the weights of a mixture that was balanced by gradient come from."""
-    if not config.balance:
-        return []
-    losses = config.settings["loss_type"]
-    shares = config.settings.get("loss_weights") or [1.0] * len(losses)
-    norms = _measured(config, record, NORM_FACT)
-    said = [f"{loss} {share:.3g} over {norm:.3g}" for loss, share, norm in zip(losses, shares, norms, strict=True)]
-    return [f"loss_weights: shares of the gradient over its norm before training: {', '.join(said)}"]
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4g}, no interval from {so_many(estimate.blocks, 'block')}"
-    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}], 95% over {estimate.blocks} blocks"
-
-
-def _ties(row: Row, rows: Sequence[Row]) -> str:
-    """Variants whose interval overlaps the chosen one's; a note where there are no intervals."""
-    chosen = _bounds(row)
-    if chosen is None:
-        return "not assessed (too few blocks for an interval)"
-    others = [(other.variant, _bounds(other)) for other in rows if other is not row and other.scenario == row.scenario]
-    tied = [name for name, bounds in others if bounds and bounds[0] <= chosen[1] and chosen[0] <= bounds[1]]
-    return ", ".join(tied) or "none (by overlap of 95% intervals)"
-
-
-def _bounds(row: Row) -> tuple[float, float] | None:
-    if row.best is None or row.best.estimate.low is None or row.best.estimate.high is None:
-        return None
-    return row.best.estimate.low, row.best.estimate.high

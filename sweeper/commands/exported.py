@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from sweeper.planning.plan import show_knobs
 @dataclass(frozen=True)
 class Exported:
     """What was written, and of which run: `config`, its `data` and `model` (a name, or a folder), and where training
-    will put the `adapter`. `step`: where to stop, None for the end. `train`: the command that trains it.
+    will put the `adapter`. `step`: where to stop, None for the end. `train`: the command that trains it. Where it was
+    asked for, `merged`: the folder of the plain model; `registered`: NAME/VERSION in MLflow; `shared`: the address on
+    the Hub, or the folder of a dry run.
     """
 
     schema: ClassVar[str] = "export/1"
@@ -34,19 +37,12 @@ class Exported:
     step: int | None
     data_digest: str
     train: str
+    merged: str | None = None
+    registered: str | None = None
+    shared: str | None = None
 
     @classmethod
-    def of(
-        cls,
-        record: RunRecord,
-        scenario: str,
-        trial: int,
-        step: int | None,
-        config: Path,
-        data: Path,
-        model: str,
-        digest: str,
-    ) -> Exported:
+    def of(cls, record: RunRecord, step: int | None, config: Path, data: Path, model: str, digest: str) -> Exported:
         """What was written of a recorded run."""
         return cls(
             config=str(config),
@@ -55,8 +51,8 @@ class Exported:
             adapter=str(config.with_name(f"{config.stem}-adapter")),
             study=record.study,
             variant=record.variant,
-            scenario=scenario,
-            trial=trial,
+            scenario=record.scenario,
+            trial=record.trial,
             block=record.block,
             seed=record.seed,
             key=record.key,
@@ -64,7 +60,7 @@ class Exported:
             knobs=record.knobs,
             step=step,
             data_digest=digest,
-            train=f"trl dpo --config {config}",
+            train=shlex.join(["trl", "dpo", "--config", str(config)]),
         )
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from dashboards.store.connection import StoreAway, StoreError, store_uri
 from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
+from studies.schema.replicates import as_in_file
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.detached.start import keep_output
@@ -59,12 +60,10 @@ def run_session(
     """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
 
     `verify_runs`: so many finished runs are trained again alone, for the second result.
-
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
-    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`: reuse
-    no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event.
-
-    Raises AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
+    second one kills the workers. `retry`: train again only the runs that failed so, see `chosen_runs`. `strict`:
+    reuse no run of an earlier version that recorded nothing of its sources. `watch_events` gets every event. Raises
+    AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
     ledger, dead = _look(study.spec, where, tell_user)
@@ -86,12 +85,10 @@ def run_session(
         search, tracker = session.search, session.tracker
         if retry:
             ask_again(search, tracker, session.known.records, where.runs, retry)
-        pool, finished, tabled = session.pool(), False, False
+        pool, finished = session.pool(), False
         try:
-            outcome, verified = _train(session, pool, verify_runs)
-            border.phase("report")
-            tabled = _log_table(tracker, table, check_lease)
-            finished = _finish(outcome, where, border, tabled=tabled)
+            outcome, verified = _train_and_report(session, pool, verify_runs, table)
+            finished = border.how == "finished"
         except (StoreError, StorageError, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error
         finally:
@@ -100,19 +97,14 @@ def run_session(
                 check_lease()
                 tracker.close_study(finished=finished)
             search.close()
-    return replace(outcome, undelivered=max(tracker.undelivered, 0 if tabled else 1)), verified
+    return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified
 
 
-def _finish(outcome: Outcome, where: StudyPaths, border: Border, *, tabled: bool) -> bool:
-    """Whether nothing is left to do; tells how the sweep ends."""
-    finished = tabled and outcome.whole and not outcome.unmeasured
+def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
+    """How a sweep ended, and why where that is to be said: see `SweepEnded`."""
     if outcome.unusable:
-        border.how, border.why = "refused", outcome.unusable
-    elif finished:
-        border.how = "finished"
-    if finished:
-        remove_states(where.runs)
-    return finished
+        return "refused", outcome.unusable
+    return ("finished", "") if finished else ("stopped", outcome.budget)
 
 
 @dataclass(frozen=True)
@@ -166,6 +158,20 @@ def _open(
     known = find_known(study, where.storage, tracker, compare, screen.tell_user)
     search = Search(spec, study.variants, where.storage, known.records, known.changed)
     return _Session(study, where, executor, workers, screen, check, border, search, tracker, known, compare)
+
+
+def _train_and_report(
+    session: _Session, pool: Executor, verify_runs: int, table: Callable[[], Mapping[str, str]]
+) -> tuple[Outcome, Verification | None]:
+    """Train all that is missing and keep the table; tells the border how the sweep ends."""
+    border, tracker = session.border, session.tracker
+    outcome, verified = _train(session, pool, verify_runs)
+    border.phase("report")
+    tabled = _log_table(tracker, table, session.check)
+    border.how, border.why = _ending(outcome, tabled and outcome.whole and not outcome.unmeasured)
+    if border.how == "finished":
+        remove_states(session.where.runs)
+    return replace(outcome, undelivered=0 if tabled else 1), verified
 
 
 def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome, Verification | None]:
@@ -246,7 +252,7 @@ class _Rounds:
                 )
                 break
             again = self._again(more)
-            stopped = again.stopped or (outcome.stopped and more.trials is None)  # what is paused has runs left
+            stopped = again.stopped or (outcome.stopped and not more.extends)  # what is paused has runs left
             outcome = replace(again, trained=outcome.trained + again.trained, reused=outcome.reused, stopped=stopped)
         self.partial = self._session.search.partial
         return outcome
@@ -255,12 +261,16 @@ class _Rounds:
         """Train another round on what is recorded by now."""
         session, study = self._session, more.of(self._session.study)
         where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
+        if more.replicates is not None:  # whose runs answer questions of their own
+            text = as_in_file(study.spec).model_dump_json(indent=2, exclude_defaults=True)
+            tracker.open_study(study.spec, text, questions(study), strict=tracker.strict)
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
         search = Search(study.spec, study.variants, where.storage, known.records, known.changed)
         try:
             asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
             runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
             runs += [f"up to {so_many(more.trials, 'trial')} of each stratum"] if more.trials is not None else []
+            runs += [f"up to {so_many(more.replicates, 'replicate')}"] if more.replicates is not None else []
             tell_user(f"Training {' and '.join(runs)}, as was asked.")
             session.border.phase("train")
             self._open(replace(session, study=study, search=search, known=known))

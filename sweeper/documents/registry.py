@@ -14,6 +14,7 @@ from sweeper.commands.exported import Exported
 from sweeper.commands.kept.found import FoundRuns
 from sweeper.commands.kept.listing import KeptStudies
 from sweeper.commands.kept.removal import Removal
+from sweeper.commands.sharing.notify import Notice
 from sweeper.documents.plan import PlanDocument
 from sweeper.documents.run import RunDocument
 from sweeper.documents.status import StatusDocument
@@ -30,6 +31,7 @@ _TYPES: Final = (
     KeptStudies,
     Removal,
     FoundRuns,
+    Notice,
     Problems,
 )
 DOCUMENTS: Final[Mapping[str, type[Any]]] = {one.schema: one for one in _TYPES}

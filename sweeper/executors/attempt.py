@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from studies.records import UNUSABLE_FACT, Cause, RunResult, Scalar
 from trainers.interface import Decision, Job, News, Trainer, WorkQueue, load_trainer
-from trainers.run_folder.failures import MEMORY, cause_of
+from trainers.run_folder.failures import MEMORY, breaks_the_process, cause_of
 from trainers.run_folder.results import drop_state, write_result
 
 logger = logging.getLogger(__name__)
@@ -24,12 +24,15 @@ class WarmTrainer:
     def __init__(self, name: str) -> None:
         self._name = name
         self._trainer: Trainer | None = None
+        self.broken = ""
+        """Why nothing can be computed on the device in this process any more; "" where it can."""
 
     def attempt(self, job: Job, queue: WorkQueue) -> None:
         """Train `job` and what the trainer takes beside it; each of them ends with a result in the queue.
 
         An exception becomes the result of each open job, its traceback logged: out of memory where the exception says
-        so, which also unloads the trainer; REFUSED for a mistake in its code or a trainer that cannot be loaded; else
+        so, which also unloads the trainer; REFUSED for a mistake in its code or a trainer that cannot be loaded;
+        WORKER_LOST where the device fails in all later calls of this process too, which is then `broken`; else
         INFRASTRUCTURE.
         """
         watch = _Watch(queue, job)
@@ -44,13 +47,19 @@ class WarmTrainer:
             cause, message = self._cause_of(error), f"{type(error).__name__}: {error}"
             if self._trainer is None and cause is Cause.REFUSED:  # as for every other run
                 facts = {UNUSABLE_FACT: "trainer"}
-        if cause in MEMORY:
+            if cause is Cause.WORKER_LOST:
+                self.broken = message
+        if cause in MEMORY or self.broken:
             self._trainer = None
         for key in list(watch.open):
             watch.finish(RunResult(key=key, cause=cause, message=message, facts=facts))
 
     def _cause_of(self, error: BaseException) -> Cause:
-        """The cause of an exception: INFRASTRUCTURE unless it is out of memory or a mistake in the code."""
+        """The cause of an exception: INFRASTRUCTURE unless it is out of memory, a mistake in the code, or the end of
+        this process's use of the device.
+        """
+        if breaks_the_process(error):
+            return Cause.WORKER_LOST
         cause = cause_of(error)
         return cause if cause is not Cause.REFUSED or isinstance(error, _MISTAKES) else Cause.INFRASTRUCTURE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from sweeper.executors.base import (
     StopOrder,
     WorkerNews,
 )
+from sweeper.executors.process.devices import of_gpu, visible_gpus
 from trainers.interface import Decision, Job, News, pack_key
 
 WORKER = "inline"
@@ -32,6 +34,9 @@ class Inline:
     """An executor without worker processes. `Cancel` reaches a run in training from a signal handler or a thread."""
 
     def __init__(self, trainer: str) -> None:
+        gpus = visible_gpus(os.environ)
+        if len(gpus) > 1:  # else a base would be spread over all of them, as workers are given one each
+            os.environ.update(of_gpu(gpus[0], os.environ))
         self._trainer = WarmTrainer(trainer)
         self._used = True
         self._waiting: deque[Job] = deque()
@@ -51,8 +56,14 @@ class Inline:
     def events(self, timeout: float) -> list[Event]:
         """Train the next job and what joins its pack, and return the events; wait where no job is queued.
 
-        A KeyboardInterrupt during the run goes through; the next call then reports the runs as lost.
+        A KeyboardInterrupt during the run goes through; the next call then reports the runs as lost. Raises
+        RuntimeError for another run where an earlier one has left the device unusable for this process.
         """
+        if not self._events and self._waiting and self._trainer.broken:
+            raise RuntimeError(
+                f"this process can compute nothing on its device any more ({self._trainer.broken}): give the same "
+                "command again, which goes on in a new process, or leave out --executor inline"
+            )
         if not self._events and self._waiting:
             self._train(self._waiting.popleft())
         elif not self._events:

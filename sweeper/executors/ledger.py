@@ -30,6 +30,7 @@ class _Worker:
     runs: set[str] = field(default_factory=set)
     settled: float = 0.0
     failed: dict[str, float] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
 
 
 class Workers:
@@ -57,6 +58,7 @@ class Workers:
         worker = self._workers[run.worker]
         self._settle(worker, at)
         worker.runs.discard(key)
+        worker.began[key] = run.started
         del self._runs[key]
         return Occupancy(run.worker, run.together, at - run.started, run.device_seconds)
 
@@ -73,16 +75,18 @@ class Workers:
     def went_well(self, name: str) -> None:
         """Reset the failures of a worker: a run has ended by itself on it, well or badly."""
         if name in self._workers:
-            self._workers[name].failed = {}
+            self._workers[name].failed, self._workers[name].began = {}, {}
 
     def failed(self, name: str, key: str, at: float) -> tuple[str, ...] | None:
         """Count a run that the machine failed. Gives the runs that failed in a row, once they are too many for this
         worker.
 
-        Runs that end at once, as when a worker dies with its pack, are one failure.
+        Runs that were in training when another failed, as those of a pack whose worker dies, are one failure with it.
         """
-        failed = self._workers.setdefault(name, _Worker()).failed
-        failed[key] = at
+        worker = self._workers.setdefault(name, _Worker())
+        failed, last = worker.failed, max(worker.failed.values(), default=None)
+        is_with_it = last is not None and worker.began.get(key, at) <= last
+        failed[key] = last if is_with_it and last is not None else at
         return tuple(failed) if len(set(failed.values())) >= SET_ASIDE_AFTER <= len(failed) else None
 
     def _settle(self, worker: _Worker, at: float) -> None:

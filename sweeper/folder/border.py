@@ -20,8 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from studies.checks.runs import replicate_problems
 from studies.design.counts import planned_runs
 from studies.records import Failure, RunConfig
+from studies.schema.replicates import as_in_file, with_replicates
 from studies.spec import Study
 from studies.text.lines import first_line
 from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
@@ -62,8 +64,8 @@ FINISH_UP: Final = "the runs in training are finished and no others started"
 STOP_NOW: Final = "each run stops at its next step"
 RETRIED: Final = "the runs that ended so are trained again once all others have ended, unless the sweep is stopped"
 EXTENDED: Final = (
-    "up to {trials} trials of each stratum are trained, the further ones once all others have ended, unless the sweep "
-    "is stopped; say budget.trials: {trials} in the study file too, for later commands"
+    "up to {what} are trained, the further ones once all others have ended, unless the sweep is stopped; say {key} in "
+    "the study file too, for later commands"
 )
 
 
@@ -76,18 +78,26 @@ ALL_TRAINED: Final = (
 @dataclass(frozen=True)
 class Round:
     """What a sweep trains once all its other runs have ended: again the runs that ended for these causes, and so many
-    trials of each stratum.
+    trials of each stratum and replicates.
     """
 
     causes: frozenset[str] = frozenset()
     trials: int | None = None
+    replicates: int | None = None
+
+    @property
+    def extends(self) -> bool:
+        """Whether it is more of the study."""
+        return self.trials is not None or self.replicates is not None
 
     def of(self, study: Study) -> Study:
-        """The study with as many trials."""
-        if self.trials is None:
-            return study
-        budget = study.spec.budget.model_copy(update={"trials": self.trials})
-        return Study(study.spec.model_copy(update={"budget": budget}), study.variants)
+        """The study with as many trials and replicates."""
+        spec = study.spec
+        if self.trials is not None:
+            spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": self.trials})})
+        if self.replicates is not None:
+            spec = with_replicates(as_in_file(spec).model_copy(update={"replicates": self.replicates}))
+        return Study(spec, study.variants)
 
 
 class Rounds:
@@ -114,20 +124,35 @@ class Rounds:
                 self._next = replace(self._next, causes=self._next.causes | frozenset(causes or FAILED))
             return ALL_TRAINED if self._over else None
 
-    def extend(self, trials: int) -> str | None:
-        """Set the trials of each stratum. Gives the reason where that is refused."""
+    def extend(self, trials: int | None, replicates: int | None = None) -> str | None:
+        """Set the trials of each stratum, or the replicates. Gives the reason where that is refused."""
         if self._study.spec.rungs is not None:
             return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
+        wrong = self._no_replicates(replicates)
+        if trials is None and replicates is None:
+            wrong = "Name `trials` or `replicates`."
+        if wrong is not None:
+            return wrong
         with self._lock:
             before = self._next.of(self._study)
-            longer = Round(trials=trials).of(self._study)
-            more = planned_runs(longer) - planned_runs(before)
+            wanted = Round(self._next.causes, trials or self._next.trials, replicates or self._next.replicates)
+            more = planned_runs(wanted.of(self._study)) - planned_runs(before)
             if not self._over and more > 0:
-                self._next = replace(self._next, trials=trials)
+                self._next = wanted
             elif not self._over:
-                now = before.spec.budget.trials
-                return f"`trials`: {trials} asks for no run beyond those of {now}, which are asked for already."
+                told = f"`trials`: {trials}" if trials is not None else f"`replicates`: {replicates}"
+                now = before.spec.budget.trials if trials is not None else before.spec.replicates
+                return f"{told} asks for no run beyond those of {now}, which are asked for already."
             return ALL_TRAINED if self._over else None
+
+    def _no_replicates(self, replicates: int | None) -> str | None:
+        """Why the study cannot have so many replicates."""
+        if replicates is None:
+            return None
+        if self._study.spec.replicates is None:
+            return "`replicates`: the study has none, and its runs are of other draws: run it with --set replicates=N."
+        more = as_in_file(self._study.spec).model_copy(update={"replicates": replicates})
+        return next((f"`replicates`: {problem.text}." for problem in replicate_problems(more)), None)
 
     def take(self, *, last: bool) -> Round:
         """Take the next round. An empty one, or `last`, means that no further one is accepted.
@@ -278,8 +303,8 @@ class Border:
                     self._pause(asked, variant, hold=False)
                 case Retry(causes):
                     self._next_round(asked, self.rounds.retry(causes), RETRIED)
-                case Extend(trials):
-                    self._next_round(asked, self.rounds.extend(trials), EXTENDED.format(trials=trials))
+                case Extend(trials, replicates):
+                    self._next_round(asked, self.rounds.extend(trials, replicates), _extended(trials, replicates))
         except OSError as error:
             self._answer(asked, "refused", f"{error.filename or self._runs}: {error.strerror}.")
 
@@ -309,6 +334,14 @@ class Border:
         self._log.append(RequestAnswered(asked.id, asked.ask, outcome, message))
         if not remove(self._runs, asked.id):
             self._stuck |= {f"{asked.id}.json"}
+
+
+def _extended(trials: int | None, replicates: int | None) -> str:
+    """What is said of an extension that is accepted."""
+    given = [("trials of each stratum", "budget.trials", trials), ("replicates", "replicates", replicates)]
+    what = " and ".join(f"{number} {name}" for name, _, number in given if number is not None)
+    key = " and ".join(f"{key}: {number}" for _, key, number in given if number is not None)
+    return EXTENDED.format(what=what, key=key)
 
 
 def _signal_main_thread(number: signal.Signals) -> None:

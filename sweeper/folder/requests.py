@@ -4,7 +4,7 @@
 
 - `ask`: `stop` (`now`: at the next step of each run, else when the runs in training have ended), `pause` and `resume`
   (`variant`), `retry` (`causes`, as `sweeper retry --cause` takes them; none: all that failed), `extend` (`trials`:
-  what `budget.trials` is from now on). The last two are carried out once all other runs have ended.
+  what `budget.trials` is from now on, or `replicates`). The last two are carried out once all other runs have ended.
 - `sweep`: the sweep that is asked, as its events name it; without it whichever runs.
 - `ID`: 1 to 64 letters, digits, `-` and `_`, new for every request. The file is put there whole: written under a name
   that begins with a dot, then renamed.
@@ -37,6 +37,7 @@ VERSION: Final = 1
 MOST_BYTES: Final = 1 << 14
 MOST_AT_ONCE: Final = 100  # requests that are taken in one go
 MOST_TRIALS: Final = 100_000
+MOST_REPLICATES: Final = 1000
 MOST_FILES: Final = 10_000  # among which they are looked for
 _NAME: Final = re.compile(r"([0-9A-Za-z_-]{1,64})\.json")
 _BEING_WRITTEN: Final = re.compile(r"\.[0-9A-Za-z_-]{1,64}\.json\.[0-9a-f]{16}")
@@ -78,9 +79,10 @@ class Retry:
 
 @dataclass(frozen=True)
 class Extend:
-    """Train so many trials of each stratum, as if the study's `budget.trials` were that."""
+    """Train so many trials of each stratum, as if the study's `budget.trials` were that, or so many `replicates`."""
 
-    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
+    replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] | None = None
 
 
 Request = Stop | Pause | Resume | Retry | Extend

@@ -113,6 +113,7 @@ class Limits:
         self._per_run = budget.per_run
         self._meter, self._workers = Meter(budget, folder, started), Workers()
         self._failing: set[str] = set()
+        self.reached = ""  # the budget that is spent, or too short for another run
 
     def begun(self, event: Started) -> None:
         """A worker has taken a run."""
@@ -142,9 +143,11 @@ class Limits:
         spent, in_training = self._workers.spent(now), self._workers.in_training(now)
         over = self._meter.over(now, spent)
         if over is not None:
+            self.reached = over
             yield Stop(over)
         short = self._meter.too_short(now, spent, in_training, free=len(in_training) < slots)
         if short is not None:
+            self.reached = self.reached or short
             yield FinishUp(short)
         for key, seconds in in_training.items():
             if self._per_run is not None and seconds > self._per_run + GRACE_SECONDS:

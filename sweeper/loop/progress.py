@@ -37,7 +37,7 @@ class Screen:
 class Outcome:
     """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
     trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again; `unusable`:
-    why no run can be trained at all, where the model or the data are to blame.
+    why no run can be trained at all, where the model or the data are to blame; `budget`: which one stopped it.
     """
 
     trained: int
@@ -47,6 +47,7 @@ class Outcome:
     undelivered: int = 0
     unmeasured: int = 0
     unusable: str = ""
+    budget: str = ""
 
     @property
     def whole(self) -> bool:
@@ -76,9 +77,10 @@ class Tally:
         """Take back a failure of a run that another attempt replaces."""
         self.failures.subtract([failure] if failure else [])
 
-    def outcome(self, *, stopped: bool, unusable: str) -> Outcome:
-        """How the sweep ended."""
-        return Outcome(self.trained, self.reused, +self.failures, stopped, unusable=unusable)
+    def outcome(self, stopped: bool, unusable: str, budget: str) -> Outcome:
+        """How the sweep ended. `budget`: the limit that it came to, which has stopped it where it was stopped."""
+        stopped_by = budget if stopped else ""
+        return Outcome(self.trained, self.reused, +self.failures, stopped, unusable=unusable, budget=stopped_by)
 
 
 class Interrupted(Exception):

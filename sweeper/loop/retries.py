@@ -66,7 +66,8 @@ class Attempts:
         """The next try at a run that ended for this cause beside `together - 1` others; None: that was the last.
 
         What memory was too small for is first trained in packs of half the size, then, alone, once with half the
-        micro-batch where the loss allows it.
+        micro-batch where the loss allows it. What went down with others has its last try alone: one run may take all
+        of its pack with it, as one whose ids lie outside of an embedding does on a GPU.
         """
         again = replace(this, number=this.number + 1, not_before=now)
         consequence = CONSEQUENCES[cause]
@@ -74,6 +75,9 @@ class Attempts:
             return self._smaller(again, config, together)
         if not consequence.retried or this.failures + 1 >= self._retries.attempts:
             return None
+        if together > 1 and is_machine(cause) and this.failures + 2 == self._retries.attempts:
+            alone = replace(this.placement, together=min(1, this.placement.together), begin=None)
+            again = replace(again, placement=alone)
         wait = self._retries.seconds * 2.0**this.failures
         return replace(again, failures=this.failures + 1, not_before=now + wait)
 

@@ -105,7 +105,7 @@ class Sweep:
         self._feeder.requeue_open()
         self._record.keep_adapters(self._book.best_configs())
         self._limits.keep(time.monotonic(), at_once=True)
-        return self._record.tally.outcome(stopped=self.closing or held, unusable=self._ends.unusable)
+        return self._record.tally.outcome(self.closing or held, self._ends.unusable, self._limits.reached)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""

@@ -25,13 +25,13 @@ from studies.records import RunConfig, digest
 from studies.spec import Study, StudySpec, resolve_run
 from studies.text.files import read_json, write_whole
 from studies.text.plural import so_many
-from sweeper.executors.process.devices import usable_cores, visible_gpus
+from sweeper.executors.process.devices import default_workers, usable_cores, visible_gpus
 from sweeper.folder.names import PILOT_FILE
 from trainers.interface import Placement, Sized, Sizing, pack_key
 
 _SIZING: TypeAdapter[Sizing] = TypeAdapter(Sizing)
-# The largest pack.
-_MOST_RUNS = 32
+# The largest pack on a CPU, and on a GPU, which small models do not fill with fewer.
+_MOST_RUNS, _MOST_ON_GPU = 32, 128
 _MOST_PARTS, _LONGEST_RUN = 1 << 20, 1e8  # of a micro-batch; seconds
 # Of so few runs a worker none is left to join a pack once its size is found.
 _LEAST_RUNS = 4
@@ -119,9 +119,18 @@ class Packs:
             return Placement()
         known = kept_sizing(self._study, self._runs, self._workers)
         if known is None:
-            return Placement(together=_MOST_RUNS, begin=0, workers=count)
+            return replace(self._shared(), begin=0)
         self._tell(known)
-        return replace(known.chosen, together=_MOST_RUNS, begin=known.chosen.together, workers=count)
+        shared = self._shared()
+        return replace(
+            known.chosen, together=shared.together, begin=known.chosen.together, workers=count, sharing=shared.sharing
+        )
+
+    def _shared(self) -> Placement:
+        """How workers share the machine: GPUs in turn, and the largest pack there."""
+        gpus = len(visible_gpus(os.environ))
+        sharing = -(-self._count // gpus) if gpus else 1
+        return Placement(together=_MOST_ON_GPU if gpus else _MOST_RUNS, workers=self._count, sharing=sharing)
 
     def _best(self, like: str) -> Sizing | None:
         """The largest size that a worker found: each may have its own reason to take fewer."""
@@ -182,7 +191,7 @@ def told_placement(chosen: Placement) -> str:
 
 def worker_count(spec: StudySpec, workers: int | None) -> int:
     """The number of worker processes of a sweep."""
-    return workers or spec.resources.workers or len(visible_gpus(os.environ)) or usable_cores()
+    return workers or spec.resources.workers or default_workers(visible_gpus(os.environ), usable_cores())
 
 
 def _identity(study: Study, workers: int | None) -> str:
@@ -203,7 +212,7 @@ def _length(study: Study) -> str:
 def _sizing(kept: Mapping[str, Any]) -> Sizing:
     """Parse a sizing, also of earlier versions, which measured more. Raises ValueError for what is none."""
     found = _SIZING.validate_python({field.name: kept[field.name] for field in fields(Sizing)})
-    sound = 1 <= found.chosen.together <= _MOST_RUNS and 1 <= found.chosen.split <= _MOST_PARTS
+    sound = 1 <= found.chosen.together <= _MOST_ON_GPU and 1 <= found.chosen.split <= _MOST_PARTS
     if not (sound and 0.0 <= (found.seconds_per_run or 0.0) <= _LONGEST_RUN):
         raise ValueError("no size of packs")
     return found

@@ -228,11 +228,7 @@ def tokens(config: RunConfig, folder: Path) -> tuple[float, float]:
 
     few = config.evaluation.model_copy(update={"prompts": 1, "max_new_tokens": 1, "pairs": 2})
     member = DPOTrainerWorker().make(Job(config.model_copy(update={"evaluation": few}), folder, pause_at=1))
-    batches = [
-        micro_batch([member.data.rows[i] for i in part.rows], member.sums.device)
-        for step in member.run.steps
-        for part in step
-    ]
+    batches = [micro_batch([member.data.rows[i] for i in part.rows]) for step in member.run.steps for part in step]
     return statistics.fmean(b.rows * b.length for b in batches), statistics.fmean(len(b.tokens) for b in batches)
 
 

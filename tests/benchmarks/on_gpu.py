@@ -23,10 +23,10 @@ What the lines of a stage say (milliseconds `_ms`, seconds `_s`, peak memory of 
     pack-135m, -1b  `setup`: the host's seconds to make a run ready; `pack`: a pass of so many runs as it trains, for
                     each run (`a_run_ms`), with a wait behind it, and until all is launched (`host_ms`); `profile`:
                     kernels a pass, share of the time in which the GPU works, what takes most; `waits`: how often a
-                    pass waits for the device, and at which lines; `attention by`: the pass without cuDNN's attention;
-                    `stock`: a step of stock DPOTrainer on the same pairs, with its best flags (precomputed reference,
-                    no checkpointing) and with TRL's defaults; `ratio`: how many times a pack's step of a run goes into
-                    a step of stock with its best flags, measured in the same call
+                    pass waits for the device, and at which lines: it `holds` where it never does; `attention by`: the
+                    pass without cuDNN's attention; `stock`: a step of stock DPOTrainer on the same pairs, with its
+                    best flags (precomputed reference, no checkpointing) and with TRL's defaults; `ratio`: how many
+                    times a pack's step of a run goes into a step of stock with its best flags, in the same call
     parity          `float32`, `bf16`: how far a pack's adapter is from stock's, and stock's from itself where it
                     rounds otherwise; it `holds` at up to 3 times. `float64`: the largest difference of a weight,
                     which holds below 1e-9. `repeated`: the largest difference of one run trained twice

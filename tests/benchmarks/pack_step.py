@@ -20,8 +20,8 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.trainers.packs import lora_weights, pack_of
+from trainers.multi_lora.attention.tiled_attention import tiled_attention
 from trainers.multi_lora.layout import hidden_states, make_pair, micro_batch, pack_batch, packed_rows
-from trainers.multi_lora.tiled_attention import tiled_attention
 
 SHAPES = (
     *((16, 8, 4, length, 8) for length in (32, 48, 64, 90, 128, 256)),
@@ -76,7 +76,7 @@ def body(shape: tuple[int, int, int], repeats: int) -> list[float]:
     answers = [[draw.integers(512, size=draw.integers(20, 70)).tolist() for _ in range(2)] for _ in range(8)]
     prompts = draw.integers(512, size=(8, 20)).tolist()
     pairs = [make_pair(p, c, r, slice(None)) for p, (c, r) in zip(prompts, answers, strict=True)]
-    batch = pack_batch([micro_batch(pairs, pack.device)] * runs, pack.device)
+    batch = pack_batch([micro_batch(pairs)] * runs, pack.device)
 
     def ours() -> Tensor:
         with packed_rows(pack.model):

@@ -101,7 +101,8 @@ def recorded_studies(folder: Path) -> dict[str, Any]:
     shutil.copytree(model_path(), folder / "model")  # which was left out
     tables = {study: _plain(json.loads(run(folder, "table", f"{study}.yaml", "--format", "json"))) for study in TABLES}
     run(folder, "export", "embedded.yaml", "--output", "exported.yaml")
-    exported = yaml.safe_load((folder / "exported.yaml").read_text(encoding="utf-8"))
+    text = (folder / "exported.yaml").read_text(encoding="utf-8").replace(str(folder), "FOLDER")
+    exported = yaml.safe_load(text)
     return {"tables": tables, "exported": exported, "accepted": accepted_words(folder)}
 
 

@@ -29,13 +29,13 @@ def plan_and_run_agree(content: bytes, options: list[str]) -> None:
         assert contents(folder) == {"study.yaml"}
 
 
-@settings(patient, max_examples=250)
+@settings(patient, max_examples=120)
 @given(study_files())
 def test_no_study_file_gives_a_traceback_or_leaves_anything(content: bytes) -> None:
     plan_and_run_agree(content, [])
 
 
-@settings(patient, max_examples=60)
+@settings(patient, max_examples=40)
 @given(settings_of_a_study())
 def test_no_set_option_gives_a_traceback_or_leaves_anything(options: list[str]) -> None:
     plan_and_run_agree(b"study: s\nbase: {model_name_or_path: embedded}\nvariants: {sigmoid: {}}\n", options)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
 from tests.trainers.models.test_odd_models import SPECIAL, TEXT, a_tokenizer
+from tests.trainers.pack_runs import PINNED
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job, Placement
 from trainers.job_list import train_all
@@ -42,6 +43,7 @@ def configs_on(model: Path, place: Path, runs: int = 1, **changes: Any) -> list[
     place.mkdir(exist_ok=True)
     data.write_text("\n".join(map(json.dumps, TEXT)))
     settings = {
+        **PINNED,
         "model_name_or_path": str(model),
         **{"use_peft": True, "lora_r": 2, "loss_type": ["sigmoid"], "beta": 0.1, "learning_rate": 1e-3},
         **{"max_steps": 2, "per_device_train_batch_size": 2},

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunResult
-from tests.trainers.pack_runs import assert_rounding, distance, float64
+from tests.trainers.pack_runs import PINNED, assert_rounding, distance, float64
 from trainers.components.outcome import outcome_of
 from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
@@ -27,6 +27,7 @@ from trainers.world.paths import model_path
 
 STEPS = 6
 SETTINGS = {
+    **PINNED,
     "model_name_or_path": "embedded",
     "use_peft": True,
     "lora_r": 4,

@@ -179,7 +179,7 @@ def test_every_number_has_a_name_that_readers_know(train: Any) -> None:
     names = {m.name for m in result.measurements} | {name for _, metrics in result.curve for name in metrics}
     assert names <= METRICS.keys()
     # What it leaves out needs data (how long the answers are), single answers, or is TRL's own evaluation.
-    assert METRICS.keys() - names == {"length_baseline", "sign_accuracy", "eval_loss"}
+    assert METRICS.keys() - names == {"length_baseline", "sign_accuracy", "eval_loss", "win_rate", "lc_win_rate"}
 
 
 def test_the_names_of_trainers_load_and_so_does_a_class_of_ones_own() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from studies.records import DataConfig
 from trainers.data.pairs import DataError, load_pairs, read_local
-from trainers.preview import Preview, preview
+from trainers.preview import Preview, _answer, preview
 
 EACH = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>{% endfor %}"
 GENERATE = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -55,7 +56,18 @@ SYSTEM = {"role": "system", "content": "be good"}
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Callable[..., Preview]:
+def look(look_by_process: Callable[..., Preview], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Preview]:
+    """The same in this process, which has loaded transformers already."""
+
+    def here(_command: list[str], *, input: bytes, **_more: Any) -> SimpleNamespace:
+        return SimpleNamespace(stdout=json.dumps(_answer(json.loads(input))).encode())
+
+    monkeypatch.setattr("trainers.preview.subprocess.run", here)
+    return look_by_process
+
+
+@pytest.fixture
+def look_by_process(tmp_path: Path) -> Callable[..., Preview]:
     def look(rows: list[Any], model: Any, **options: Any) -> Preview:
         file = tmp_path / "p.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -68,11 +80,11 @@ def look(tmp_path: Path) -> Callable[..., Preview]:
     return look
 
 
-def test_the_way_of_rows_is_told(look: Callable[..., Preview]) -> None:
+def test_the_way_of_rows_is_told(look_by_process: Callable[..., Preview]) -> None:
     rows = [
         {"prompt": f"Q{i % 30}", "chosen": f" yes {i}", "rejected": " no" * (40 if i < 20 else 1)} for i in range(60)
     ]
-    assert look(rows, tokenizer(), max_length=64, eval_rows=5) == Preview(
+    assert look_by_process(rows, tokenizer(), max_length=64, eval_rows=5) == Preview(
         (),
         ("Pairs of block 0: 60 read, 40 fit max_length 64, 1 of held-out prompts, 34 train, 5 held out, 4 prompts.",),
     )

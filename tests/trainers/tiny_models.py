@@ -17,6 +17,7 @@ from trl import DPOTrainer, get_peft_config
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig, RunResult
 from tests.trainers.models.test_odd_models import a_tokenizer
+from tests.trainers.pack_runs import PINNED
 from trainers.components.settings import hardware_settings, parse_settings
 from trainers.data.pairs import load_pairs
 from trainers.dpo import DPOTrainerWorker
@@ -59,6 +60,7 @@ def a_run(
     data = folder / "pairs.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     given = {
+        **PINNED,
         "model_name_or_path": model,
         "use_peft": True,
         "lora_r": 4,

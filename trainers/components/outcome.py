@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from statistics import median
 from typing import Final
-
-import torch
 
 from studies.records import Cause, Measurement
 from trainers.evaluation.evaluate import ReferenceNumbers
 
 WARM_UP_STEPS: Final = 10
 """First steps left out of the speed, at most half of them."""
-_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
 CURVE: Final[Mapping[str, str]] = {
     "loss": "loss",
     "grad_norm": "grad_norm",
@@ -76,23 +69,9 @@ def speed(
     return tuple(found)
 
 
-def reset_peak_memory() -> None:
-    """Let the next `memory` tell the peak from here on. On a CPU that takes Linux; elsewhere it stays the process's."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident size, which getrusage tells too
-
-
-def memory() -> tuple[Measurement, ...]:
-    """Peak memory in MiB since `reset_peak_memory`: allocated on the GPU, or resident in this process."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**20
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        scale = 2**20 if sys.platform == "darwin" else 2**10
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-    return (Measurement("peak_memory", peak),)
+def memory(peak: float) -> Measurement:
+    """Peak memory in MiB: allocated on the GPU, or resident in this process."""
+    return Measurement("peak_memory", peak)
 
 
 START_METRICS: Final[Mapping[str, str]] = {"rewards/chosen": "chosen_reward", "rewards/rejected": "rejected_reward"}

@@ -22,6 +22,7 @@ from trainers.data.tokens import TokenIds
 from trainers.evaluation.metrics import PairLogProbs
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, Reference
+from trainers.models import accelerator
 
 HELD: Final = 2
 """Held-out pairs that are read before the first step."""
@@ -68,7 +69,7 @@ def precision_of(model: torch.nn.Module, args: DPOConfig) -> torch.dtype:
     dtype = next(model.parameters()).dtype
     if args.bf16 or dtype not in (torch.float16, torch.float32, torch.float64):  # quantised ones are multiplied in bf16
         return torch.bfloat16
-    coarse = torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
+    coarse = accelerator.uses_tf32()
     return torch.float16 if args.fp16 or dtype is torch.float16 or coarse else torch.float32
 
 
@@ -101,7 +102,8 @@ def measured_gaps(
         sides = zip(policy[:2], reference[:2], strict=True)
         apart = float(np.mean([np.abs(side - other[: len(side)]) for side, other in sides]))
         size = float(np.mean([np.abs(side) for side in policy[:2]]))
-        gaps.append(find_gap("measuring", apart, size, precision, partial(rounding, policies.reference, own)))
+        read_again = partial(rounding, policies.reference, own, packed=policies.packed)
+        gaps.append(find_gap("measuring", apart, size, precision, read_again))
     return gaps
 
 
@@ -120,10 +122,10 @@ def training_gap(
     return find_gap("training", apart, size, precision, lambda: rounding(reference, pairs))
 
 
-def rounding(reference: Reference, pairs: Sequence[TokenIds]) -> float:
+def rounding(reference: Reference, pairs: Sequence[TokenIds], *, packed: bool = False) -> float:
     """What the reference's log-probs of a row differ by, on average, where pairs are read together and each alone."""
     with reference() as model:
-        policies = Policies(model)
+        policies = Policies(model, packed=packed)
         (together,) = pair_log_probs(policies, [pairs], batch_size=2 * len(pairs))
         alone = [pair_log_probs(policies, [[pair]], batch_size=1)[0] for pair in pairs]
     reads = [read for read in (together, *alone) if isinstance(read, PairLogProbs)]

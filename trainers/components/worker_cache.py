@@ -6,9 +6,10 @@ training.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,24 +18,27 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import datasets
 import torch
 from peft import PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer import dpo_trainer
 
 from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
+from trainers.components.base_memory import GIB, is_spread, refuse_judge, refuse_too_large, too_large
 from trainers.components.settings import DAY, resolve_model
+from trainers.components.start_check import precision_of
 from trainers.data.pairs import Gold, Pairs, load_pairs
 from trainers.data.tables import as_table
 from trainers.data.tokens import tokenise
-from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, reference_numbers
+from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import load_judge
 from trainers.interface import MODEL_SETTINGS
+from trainers.models import accelerator
 from trainers.models.merged import find_adapter, load_model, saveable, usable
 from trainers.models.positions import check_positions
 from trainers.models.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.models.tokenizer import UnusableModel, check_ids, load_tokenizer
-from trainers.multi_lora.layout import Pair, make_pair
+from trainers.multi_lora.layout import Pair, into_layout, make_pair
+from trainers.multi_lora.transfer import Array
 from trainers.reference.log_probs import Base, model_digest, reference_log_probs
 from trainers.reference.store import ReferenceLogProbs, ReferenceStore
 
@@ -66,13 +70,23 @@ class Recent(Generic[Value]):
 
 
 class LaidOut(NamedTuple):
-    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats; NaN for rows
-    that the run does not come to.
+    """Training rows as a pack takes them, and the reference's log-probs of both sides [rows], in nats and on the host;
+    NaN for rows that the run does not come to.
     """
 
     rows: tuple[Pair, ...]
-    chosen: Tensor
-    rejected: Tensor
+    chosen: Array
+    rejected: Array
+
+
+_Base = tuple[str, PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def _lent(base: _Base) -> Callable[[], _Base | None]:
+    """A base that is not held, for as long as somebody else holds it."""
+    key, model, tokenizer = base
+    held = weakref.ref(model)
+    return lambda: None if (found := held()) is None else (key, found, tokenizer)
 
 
 class DrawnSeed(NamedTuple):
@@ -101,31 +115,66 @@ class WarmDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
+def _judge_beside(base: _Base | None, judge: Judge) -> Gold:
+    """The judge, where there is room for it beside the base. Raises JudgeError."""
+    if judge.reward_model is not None and base is not None and accelerator.kind() == "cuda":
+        refuse_judge(judge.reward_model, base[1].get_memory_footprint() / GIB, accelerator.card_memory() / GIB)
+    return load_judge(judge)
+
+
+@contextmanager
+def _just_loaded(drawn: DrawnSeed | None) -> Iterator[None]:
+    """See `WorkerCache.just_loaded`."""
+    own = dpo_trainer.get_peft_model
+
+    def after_loading(*args: Any, **kwargs: Any) -> Any:
+        if drawn is not None:
+            go_on_from(drawn.after)
+        return own(*args, **kwargs)
+
+    dpo_trainer.get_peft_model = after_loading
+    try:
+        yield
+    finally:
+        dpo_trainer.get_peft_model = own
+
+
 class WorkerCache:
     """Everything that successive runs of one worker share."""
 
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         """`say` hears, in words, of what takes long before a run begins, and "" when it is over."""
         self._say = say
-        self._base: tuple[str, PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._base: _Base | None = None
+        self._lent: Callable[[], _Base | None] = lambda: None
         self._drawn: DrawnSeed | None = None
         self.base_facts: Mapping[str, Scalar] = {}
         """Of the base: which adapter was merged into it, where one was."""
-        self._forget_data()
+        self.forget_data()
         self._store: ReferenceStore | None = None
         self._reference = Base("", 0)
         self._judges: Recent[Gold] = Recent(1)
 
-    def _forget_data(self) -> None:
+    def forget_data(self) -> None:
+        """Forget what is read again in little time."""
         self._pairs: Recent[Pairs] = Recent(_KEPT_DATA)
         self._rows: Recent[datasets.Dataset] = Recent(_KEPT_DATA)
         self._laid_rows: Recent[tuple[Pair, ...]] = Recent(_KEPT_DATA)
         self._laid_out: Recent[LaidOut] = Recent(_KEPT_DATA)
         self._numbers: Recent[ReferenceNumbers] = Recent(2 * _KEPT_DATA)
 
+    def forget(self) -> None:
+        """Hold nothing that memory may be wanted for. A base that somebody still uses, as a pack in training does, is
+        found again, so that it is never there twice.
+        """
+        self.forget_data()
+        self._judges = Recent(1)
+        if self._base is not None:
+            self._lent, self._base = _lent(self._base), None
+
     def drop_base(self) -> None:
         """Load the base anew for the next run: this one was changed."""
-        self._base = None
+        self._base, self._lent = None, lambda: None
 
     def base(
         self, settings: Mapping[str, Any], args: DPOConfig, model_args: ModelConfig
@@ -136,9 +185,10 @@ class WorkerCache:
         path = resolve_model(str(model_args.model_name_or_path))
         key = digest([path, {k: settings.get(k) for k in (*MODEL_SETTINGS, DAY)}])
         other_seed = self._drawn is not None and self._drawn.seed != args.seed
+        self._base = self._base or self._lent()
         if self._base is None or self._base[0] != key or other_seed:
             self._base = None  # before the other is loaded: there may be room for one only
-            self._forget_data()
+            self.forget_data()
             set_seed(args.seed)
             before = random_numbers()
             with self._saying("loading the model"):
@@ -157,23 +207,11 @@ class WorkerCache:
         """Whether loading the base drew random numbers."""
         return self._drawn is not None
 
-    @contextmanager
-    def just_loaded(self) -> Iterator[None]:
+    def just_loaded(self) -> AbstractContextManager[None]:
         """Inside, a trainer draws its adapter as `trl dpo` does, which seeds and then loads the model: where that draws
         random numbers, with those that follow.
         """
-        drawn, own = self._drawn, dpo_trainer.get_peft_model
-
-        def after_loading(*args: Any, **kwargs: Any) -> Any:
-            if drawn is not None:
-                go_on_from(drawn.after)
-            return own(*args, **kwargs)
-
-        dpo_trainer.get_peft_model = after_loading
-        try:
-            yield
-        finally:
-            dpo_trainer.get_peft_model = own
+        return _just_loaded(self._drawn)
 
     def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
         """The run's pairs, none with a token that the base has no embedding for, with the judge of its study."""
@@ -186,7 +224,9 @@ class WorkerCache:
         pinned = judge
         if content is not None and content.startswith(COMMIT):
             pinned = judge.model_copy(update={"revision": content.removeprefix(COMMIT)})
-        gold = self._judges.get(digest([pinned.model_dump(mode="json"), content]), lambda: load_judge(pinned))
+        gold = self._judges.get(
+            digest([pinned.model_dump(mode="json"), content]), lambda: _judge_beside(self._base, pinned)
+        )
         known = {} if content is None else {JUDGE_CONTENT_FACT: content}
         return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name, **known})
 
@@ -224,14 +264,18 @@ class WorkerCache:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: Pairs,
+        *,
+        packed: bool = False,
     ) -> ReferenceNumbers:
         """The untrained model's numbers on the evaluation data: once per base, pairs, evaluation and precision.
 
-        In the precision that the policy is measured in: the Trainer puts the policy's forward under autocast, and an
-        untrained adapter must show no shift.
+        In the precision that the policy is measured in, and where that is a coarse one also in its layout, `packed` or
+        not: the Trainer puts the policy's forward under autocast, and an untrained adapter must show no shift. Raises
+        Unpackable.
         """
         evaluation = [config.evaluation.model_dump(mode="json"), config.judge_content]
-        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16])
+        key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16, args.tf32])
+        packed = packed and precision_of(model, args) in (torch.bfloat16, torch.float16)
 
         def measure() -> ReferenceNumbers:
             check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)
@@ -239,6 +283,9 @@ class WorkerCache:
             autocast = torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16))
             try:
                 with autocast, self._saying("measuring the untrained model"):
+                    if packed:
+                        with into_layout():
+                            return read_as_packed(plain, model)
                     return reference_numbers(model, tokenizer, pairs, config.evaluation)
             except NonFinite as error:
                 raise UnusableModel(
@@ -246,7 +293,9 @@ class WorkerCache:
                     "precision, such as dtype: bfloat16, or load its weights again"
                 ) from error
 
-        return self._numbers.get(key, measure)
+        if packed:
+            plain = self.numbers(config, settings, args, model, tokenizer, pairs)
+        return self._numbers.get(key + " packed" * packed, measure)
 
     def laid_out(
         self,
@@ -269,7 +318,7 @@ class WorkerCache:
 
         def lay_out() -> LaidOut:
             known = self._log_probs(trainer, folder, used)
-            sides = (torch.tensor(side, dtype=dtype, device=args.device) for side in known)
+            sides = (torch.tensor(side, dtype=dtype).numpy() for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
         return self._laid_out.get(digest([data, args.ld_alpha, args.bf16, str(folder), list(used)]), lay_out)
@@ -314,12 +363,23 @@ def load_base(
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         kwargs["quantization_config"] = quantization
+    settings = {
+        **{name: getattr(model_args, name, None) for name in ("model_revision", "load_in_4bit", "load_in_8bit")},
+        **{"model_name_or_path": path, "dtype": kwargs["dtype"]},
+    }
+    on_gpu = accelerator.kind() == "cuda" and not args.use_cpu and "device_map" not in kwargs
+    if on_gpu:
+        accelerator.free_memory()  # what the allocator keeps counts as taken where a model is placed
+        refuse_too_large(settings, accelerator.card_memory() / GIB, accelerator.free_card_memory() / GIB)
     with usable(path):
         tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
         set_seed(args.seed)  # as TRL: weights that are not in the checkpoint are drawn
         model = load_model(path, revision, kwargs)
         model.generation_config = saveable(model.generation_config)
         check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
+        if on_gpu and is_spread(getattr(model, "hf_device_map", None)):
+            card = accelerator.card_memory() / GIB
+            raise UnusableModel(too_large(settings, model.get_memory_footprint() / GIB, card))
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)
     return model, tokenizer

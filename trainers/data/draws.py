@@ -214,7 +214,7 @@ def why_not(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> s
         raise DataError(
             [
                 f"data {data.path}: rows are messages but the model's tokenizer has no chat template; "
-                "take an instruct model or write the rows as plain text"
+                "take an instruct model or have them written as plain text with --set data.messages=text"
             ]
         )
     try:

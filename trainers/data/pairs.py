@@ -32,7 +32,7 @@ from trainers.data.draws import (
     why_not,
 )
 from trainers.data.rows import counted
-from trainers.data.sources import DataError, Row, Rows, Text, kind_of, read_rows
+from trainers.data.sources import DataError, Row, Rows, Text, UnreadableData, kind_of, read_rows
 from trainers.data.tokens import tokenise
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def read_local(data: DataConfig) -> Rows | None:
     """The rows of a local file or folder, checked as in `check_data`; None of what lies elsewhere. Raises DataError."""
     problems = _option_problems(data)
     if problems:
-        raise DataError(problems)
+        raise UnreadableData(problems)
     return None if kind_of(data.path) in ("embedded", "hub") else read_rows(data)
 
 
@@ -135,6 +135,7 @@ def _option_problems(data: DataConfig) -> list[str]:
         "eval_split": ("hub", "folder", "file"),
         "bad_rows": ("hub", "folder", "file"),
         "columns": ("hub", "folder", "file"),
+        "messages": ("hub", "folder", "file"),
         "pairs_from": ("embedded",),
         "gold": ("embedded",),
     }

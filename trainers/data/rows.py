@@ -105,6 +105,26 @@ def is_conversational(row: Row) -> bool:
     return isinstance(row["prompt"], list)
 
 
+def in_plain_text(row: Row) -> Row:
+    """The row with its messages written out: each behind its role, the answers behind `Assistant:`."""
+    if not is_conversational(row):
+        return row
+    prompt, chosen, rejected = (_messages_of(row[text]) for text in _TEXTS)
+    asked = "".join(f"{m['role'].capitalize()}: {m['content'].strip()}\n\n" for m in prompt)
+    return Row(prompt=f"{asked}Assistant:", chosen=_written_answer(chosen), rejected=_written_answer(rejected))
+
+
+def _messages_of(text: Text) -> list[dict[str, Any]]:
+    return text if isinstance(text, list) else []
+
+
+def _written_answer(messages: list[dict[str, Any]]) -> str:
+    """An answer behind `Assistant:`; where others speak in it, behind their roles."""
+    first, *others = messages
+    told = [f" {first['content'].strip()}", *(f"{m['role'].capitalize()}: {m['content'].strip()}" for m in others)]
+    return "\n\n".join(told)
+
+
 # ---- messages that are written as text -------------------------------------------------------------------------------
 
 _LIKE_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:""")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, KeysView, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,24 +28,34 @@ from trainers.data.rows import (
     as_row,
     best_question,
     counted,
+    in_plain_text,
     is_conversational,
     length,
 )
 from trainers.data.split_files import is_saved, split_files
 
-__all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "kind_of", "read_rows"]
+__all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "UnreadableData", "kind_of", "read_rows"]
 
 Kind = Literal["embedded", "file", "folder", "hub", "missing"]
 
 _MOST_NAMED: Final = 10
+_MOST_NAMED_OF_A_KIND: Final = 3
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+class Faulty(NamedTuple):
+    """Bad rows of one kind: where the first ones stand, and what is wrong with the first of them, with its remedy."""
+
+    places: tuple[str, ...]
+    text: str
 
 
 class Rows(NamedTuple):
     """What a source holds; `evaluation` is None where it has no evaluation split of its own.
 
     `train_places`, `evaluation_places`: where each row stands, in words; `read`: rows read in all; `dropped`: how many
-    of them were left out as bad, by kind; `notes`: what a reader should know of the others.
+    of them were left out as bad, by kind; `notes`: what a reader should know of the others; `faults`: of each kind of
+    bad rows, what is wrong with the first ones.
     """
 
     train: list[Row]
@@ -55,6 +65,7 @@ class Rows(NamedTuple):
     read: int
     dropped: Counter[str]
     notes: tuple[str, ...]
+    faults: Mapping[str, Faulty] = {}
 
 
 class DataError(Exception):
@@ -63,6 +74,10 @@ class DataError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+
+class UnreadableData(DataError):
+    """Data of which no row could be looked at: there is nothing, or it cannot be read as what it says it is."""
 
 
 def kind_of(path: str) -> Kind:
@@ -102,6 +117,7 @@ def read_rows(data: DataConfig) -> Rows:
         read=train.read + held_out.read,
         dropped=train.bad + held_out.bad,
         notes=tuple(dict.fromkeys([*train.notes, *held_out.notes])),
+        faults={**held_out.faults, **train.faults},
     )
 
 
@@ -109,10 +125,10 @@ def read_rows(data: DataConfig) -> Rows:
 
 
 def _read(data: DataConfig, path: str, split: str) -> Iterator[Placed]:
-    """The raw rows of a split, one after the other. Raises DataError where nothing, or no more, can be read."""
+    """The raw rows of a split, one after the other. Raises UnreadableData where nothing, or no more, can be read."""
     kind = kind_of(path)
     if kind == "missing":
-        raise DataError([f"data {path}: there is no such file or folder"])
+        raise UnreadableData([f"data {path}: there is no such file or folder"])
     if kind == "file":
         yield from _read_files([Path(path).expanduser()], path)
         return
@@ -126,7 +142,7 @@ def _read(data: DataConfig, path: str, split: str) -> Iterator[Placed]:
                 raise ValueError(f"a saved dataset has no configurations, so data.name {data.name!r} does nothing")
             dataset = _saved_split(folder, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
-        raise DataError([f"data {path}: cannot load split {split!r} ({first_line(error)})"]) from error
+        raise UnreadableData([f"data {path}: cannot load split {split!r} ({first_line(error)})"]) from error
     yield from _read_files(files, path, folder) if files else numbered(dataset)
 
 
@@ -137,13 +153,13 @@ def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) ->
         name = "" if folder is None else f"{file.relative_to(folder).as_posix()}, "
         ending = next((e for e in ENDINGS if file.name.lower().endswith(e)), None)
         if ending is None:
-            raise DataError([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(ENDINGS)}"])
+            raise UnreadableData([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(ENDINGS)}"])
         try:
             for placed in read_file(file, ending):
                 yield placed._replace(place=name + placed.place) if name else placed
         except (OSError, ValueError, EOFError, zlib.error) as error:
             told = _why_unreadable(file) or error
-            raise DataError([f"data {path}: {name}cannot be read as {ending} ({told})"]) from error
+            raise UnreadableData([f"data {path}: {name}cannot be read as {ending} ({told})"]) from error
 
 
 def _why_unreadable(file: Path) -> str | None:
@@ -155,9 +171,9 @@ def _why_unreadable(file: Path) -> str | None:
 
 
 def _check_size(size: int, where: str) -> None:
-    """Raises DataError where rows hold more than a study keeps in memory."""
+    """Raises UnreadableData where rows hold more than a study keeps in memory."""
     if size > data_files.MOST_BYTES:
-        raise DataError(
+        raise UnreadableData(
             [
                 f"{where}: holds {mib(size)} or more, and a study, which draws its rows from all of them, keeps "
                 f"{mib(data_files.MOST_BYTES)} in memory at most: write the rows that you want to a file of their own"
@@ -202,6 +218,14 @@ class _Checked:
     bad: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    faults: dict[str, Faulty] = field(default_factory=dict)
+
+    def bad_row(self, place: str, fault: Fault) -> None:
+        """Count a row that is none, and name it where it is among the first of its kind."""
+        self.bad[fault.kind] += 1
+        places, text = self.faults.get(fault.kind, ((), fault.text))
+        if len(places) < _MOST_NAMED_OF_A_KIND:
+            self.faults[fault.kind] = Faulty((*places, place), text)
 
 
 def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
@@ -226,7 +250,7 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
         prompts += seen.prompted
         lost.update(seen.lost)
         if isinstance(row, Fault):
-            found.bad[row.kind] += 1
+            found.bad_row(placed.place, row)
             faults += [(found.read, placed.place, row)] if len(faults) < _MOST_NAMED else []
         elif row is not None:
             parsed += seen.parsed
@@ -237,6 +261,8 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
             size += sum(length(text) for text in row.values())
             _check_size(size, where)
     faults = sorted([*faults, *_of_other_form(found, numbers)])[:_MOST_NAMED]
+    if data.messages == "text":
+        found.rows = [in_plain_text(row) for row in found.rows]
     if not found.read:
         found.problems = [f"{where}: there are no rows"]
     elif objects and (missing := _missing_columns(columns, data)):
@@ -271,7 +297,8 @@ def _of_other_form(found: _Checked, numbers: Sequence[int]) -> list[tuple[int, s
     told = "plain text and messages are mixed in one split; write all rows in the same form"
     fault = Fault("mixed forms", told)
     faults = [(numbers[i], found.places[i], fault) for i in out]
-    found.bad["mixed forms"] += len(out)
+    for _, place, _ in faults:
+        found.bad_row(place, fault)
     kept = [i for i, form in enumerate(forms) if form != few]
     found.rows, found.places = [found.rows[i] for i in kept], [found.places[i] for i in kept]
     return faults

@@ -4,6 +4,7 @@ the README.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,22 @@ def split_files(folder: Path, split: str, name: str | None, endings: Iterable[st
     if len(formats) > 1:
         raise ValueError(f"the split is there as {' and as '.join(formats)}: name one of the files as data.path")
     return found
+
+
+def split_names(folder: Path, endings: Iterable[str]) -> tuple[str, ...]:
+    """The splits that a folder has; none where it holds no data, or several configurations."""
+    if is_saved(folder):
+        try:
+            named = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ("train",)  # as one unnamed dataset is read
+        return tuple(map(str, named)) if isinstance(named, list) else ("train",)
+    files = list(_data_files(folder, tuple(endings)))
+    try:
+        splits = _in_readme(folder, None, files) or _by_names(folder, files)
+    except ValueError:
+        return ()
+    return tuple(split for split, found in splits.items() if found)
 
 
 def _data_files(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:

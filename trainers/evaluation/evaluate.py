@@ -11,7 +11,7 @@ and recorded runs would be measured again for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from trainers.evaluation.metrics import (
     accuracy,
     distinct,
     entropy,
+    lc_win_rate,
     length_baseline,
     margin,
     margin_reached,
@@ -38,6 +39,7 @@ from trainers.evaluation.metrics import (
     sign_accuracy,
     token_entropy,
     token_entropy_and_kl,
+    win_rate,
 )
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, one_policy, packed_policies
@@ -55,6 +57,7 @@ __all__ = [
     "evaluate_all",
     "one_policy",
     "packed_policies",
+    "read_as_packed",
     "reference_numbers",
     "samples",
 ]
@@ -81,8 +84,8 @@ class Tokens:
 class ReferenceNumbers:
     """The untrained model on the evaluation's inputs: the same for all runs with one base, data and evaluation.
 
-    `gold` (None where the data has none), `entropy` and `distinct` are its own measurements, for gates; `shown`: a few
-    of its samples.
+    `gold` (None where the data has none), `entropy` and `distinct` are its own measurements, for gates; `sample_tokens`
+    and `sample_gold` are of each sample [n]; `shown`: a few of its samples.
     """
 
     digest: str
@@ -91,6 +94,7 @@ class ReferenceNumbers:
     held_out: PairLogProbs
     training: PairLogProbs
     sample_tokens: Floats
+    sample_gold: Floats | None
     gold: float | None
     entropy: float
     distinct: float
@@ -132,11 +136,23 @@ def reference_numbers(
         held_out=held_out,
         training=training,
         sample_tokens=drawn.tokens,
+        sample_gold=drawn.gold,
         gold=None if drawn.gold is None else mean(drawn.gold).value,
         entropy=entropy(drawn.entropy, drawn.tokens).value,
         distinct=distinct([c.ids for c in drawn.completions]).value,
         shown=few_shown(drawn, pairs, tokenizer),
     )
+
+
+def read_as_packed(numbers: ReferenceNumbers, model: torch.nn.Module) -> ReferenceNumbers:
+    """The untrained model's numbers with its pairs read as the policies of a pack read theirs: where a product of
+    another shape rounds otherwise by much, that would look like a shift. Raises NonFinite.
+    """
+    (log_probs,) = _pair_log_probs(Policies(model, packed=True), [numbers.tokens], numbers.config)
+    if isinstance(log_probs, NonFinite):
+        raise diverged()
+    held_out, training = log_probs
+    return replace(numbers, held_out=held_out, training=training)
 
 
 def evaluate(
@@ -206,7 +222,7 @@ def _measurements(
         **_on_pairs(held_out, reference.held_out),
         "margin_share": mean(reached),
         "train_accuracy": accuracy(training, reference.training),
-        **_on_samples(drawn, reference.sample_tokens),
+        **_on_samples(drawn, reference),
     }
     halves = _halves(drawn) | _halves_of_pairs(reached)
     return tuple(Measurement(name, e.value, e.error, step, halves.get(name)) for name, e in found.items())
@@ -225,10 +241,10 @@ def _on_pairs(policy: PairLogProbs, reference: PairLogProbs) -> dict[str, Estima
     }
 
 
-def _on_samples(drawn: SampleStats, reference_tokens: Floats) -> dict[str, Estimate]:
+def _on_samples(drawn: SampleStats, reference: ReferenceNumbers) -> dict[str, Estimate]:
     """Measurements on samples."""
     found = {
-        "length_ratio": ratio(drawn.tokens, reference_tokens),
+        "length_ratio": ratio(drawn.tokens, reference.sample_tokens),
         "entropy": entropy(drawn.entropy, drawn.tokens),
         "distinct": distinct([c.ids for c in drawn.completions]),
     }
@@ -236,6 +252,10 @@ def _on_samples(drawn: SampleStats, reference_tokens: Floats) -> dict[str, Estim
         found |= {"kl": mean(drawn.kl), "kl_per_token": ratio(drawn.kl, drawn.tokens)}
     if drawn.gold is not None:
         found |= {"gold": mean(drawn.gold), "gold_per_token": ratio(drawn.gold, drawn.tokens)}
+    if drawn.gold is not None and reference.sample_gold is not None:
+        scores = (drawn.gold, reference.sample_gold)
+        found["win_rate"] = win_rate(*scores)
+        found["lc_win_rate"] = lc_win_rate(*scores, drawn.tokens, reference.sample_tokens)
     return found
 
 

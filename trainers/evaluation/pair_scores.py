@@ -1,12 +1,14 @@
 """Log-probs that policies give to both sides of pairs, in the layout that costs least; knows no measurement.
 
-Policies in one body that `trainers.multi_lora.llama_body` understands read pairs as training does: without padding,
-what both sides share once. All others read rows with padding (`trainers.evaluation.sampling.score`).
+Policies of a pack read pairs as training does: without padding, what both sides share once. All others read rows with
+padding (`trainers.evaluation.sampling.score`), and so do those of a pack whose pairs the layout does not take: longer
+than a sliding window, or turned by the longest row of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -14,10 +16,20 @@ import torch
 from trainers.data.tokens import TokenIds
 from trainers.evaluation.metrics import Floats, PairLogProbs, token_log_probs
 from trainers.evaluation.policies import Policies, base_model, device_of, measuring
-from trainers.evaluation.sampling import Completion, NonFinite, diverged, score, small_activation
+from trainers.evaluation.sampling import Completion, NonFinite, Scored, diverged, score
+from trainers.evaluation.sizes import laid_pairs
+from trainers.models.memory import in_batches
 from trainers.models.rotary import couples_rows
-from trainers.multi_lora.layout import Pair, hidden_states, make_pair, micro_batch, pack_batch, packed_rows
-from trainers.multi_lora.llama_body import fits
+from trainers.multi_lora.flat import Unpackable
+from trainers.multi_lora.layout import (
+    Pair,
+    hidden_states,
+    make_pair,
+    micro_batch,
+    pack_batch,
+    packed_rows,
+    shape_multiple,
+)
 from trainers.multi_lora.log_probs import token_log_probs as predicted_log_probs
 
 
@@ -26,10 +38,11 @@ def pair_log_probs(
 ) -> list[PairLogProbs | NonFinite]:
     """For each policy the log-probs of its own pairs; NonFinite where they are no numbers. `batch_size`: of rows."""
     with measuring(policies.model):
-        longest = _longest(pairs)
-        if policies.packed and fits(policies.model, longest) and not couples_rows(policies.model, longest):
-            sums = _in_layout(policies, pairs)
-        else:
+        sums = None
+        if policies.packed and not couples_rows(policies.model, _longest(pairs)):
+            with suppress(Unpackable):
+                sums = _in_layout(policies, pairs)
+        if sums is None:
             sums = _with_padding(policies, pairs, batch_size)
     return [
         PairLogProbs(found[::2], found[1::2], lengths[::2], lengths[1::2]) if np.isfinite(found).all() else diverged()
@@ -51,10 +64,13 @@ def _with_padding(policies: Policies, pairs: Sequence[Sequence[TokenIds]], batch
     """Summed log-probs of both sides of each pair [2n], for each policy."""
     sides = [[_completion(p.prompt, ids) for p in own for ids in (p.chosen, p.rejected)] for own in pairs]
     sums = [np.zeros(len(own)) for own in sides]
-    for batch in score(policies, sides, batch_size):
+
+    def read(batch: Scored) -> None:
         found = torch.where(batch.mask, token_log_probs(batch.logits, batch.ids), 0.0).cpu().double().sum(-1)
         for own, rows, values in zip(sums, batch.rows, found.view(policies.count, -1).numpy(), strict=True):
             own[rows] = values
+
+    score(policies, sides, batch_size, read)
     return sums
 
 
@@ -73,19 +89,22 @@ def _in_layout(policies: Policies, pairs: Sequence[Sequence[TokenIds]]) -> list[
     orders = {key: _by_length(own) for key, own in laid.items()}
     most = max(map(len, orders.values()))
     orders = {key: order[:1] * (most - len(order)) + order for key, order in orders.items()}
-    hidden = base_model(model).config.get_text_config().hidden_size
-    size = max(1, small_activation(device) // (2 * hidden * policies.count * _longest(pairs)))
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    size = max(1, laid_pairs(base_model(model), device, _longest(pairs)) // policies.count)
     sums = [np.zeros(2 * len(own)) for own in pairs]
+
+    def read(part: slice) -> None:
+        places = {key: order[part] for key, order in orders.items()}
+        micro = {key: micro_batch([laid[key][i] for i in here]) for key, here in places.items()}
+        batch = pack_batch([micro[id(own)] for own in pairs], device, shape_multiple(device))
+        flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)
+        found = torch.stack([batch.log_probs(k, flat).to(wide).sum(1).view(2, -1) for k in range(len(pairs))])
+        for k, (own, (chosen, rejected)) in enumerate(zip(pairs, found.cpu().numpy(), strict=True)):
+            at = 2 * np.array(places[id(own)])
+            sums[k][at], sums[k][at + 1] = chosen, rejected
+
     with packed_rows(model):
-        for start in range(0, most, size):
-            places = {key: order[start : start + size] for key, order in orders.items()}
-            micro = {key: micro_batch([laid[key][i] for i in here], device) for key, here in places.items()}
-            batch = pack_batch([micro[id(own)] for own in pairs], device)
-            flat = predicted_log_probs(model, hidden_states(model, batch), batch.target)
-            for k, own in enumerate(pairs):
-                chosen, rejected = batch.log_probs(k, flat).double().sum(1).view(2, -1).numpy()
-                at = 2 * np.array(places[id(own)])
-                sums[k][at], sums[k][at + 1] = chosen, rejected
+        in_batches(read, most, size)
     return sums
 
 

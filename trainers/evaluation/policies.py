@@ -15,8 +15,14 @@ from peft import PeftModel
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
+from trainers.evaluation.room import give_room
 from trainers.models.rotary import couples_rows, coupling, own_lengths
+from trainers.multi_lora.attention.kernels import attention_kernels
 
+_READS_MASKS: Final = ("cpu",)
+"""Where transformers may look into a mask to see whether it can do without: elsewhere the host waits for the answer."""
+_COPIES: Final = ("cpu",)
+"""Where keys and values are few, and copying them costs less than to read them from within larger tensors."""
 _PLAIN_ROWS: Final = 8
 """Rows that are read whole at a time: their logits, of every place, are held together."""
 
@@ -84,11 +90,11 @@ def _adapters_off(adapters: Pack) -> Iterator[torch.nn.Module]:
 
 @contextmanager
 def measuring(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the mode is what it was."""
+    """Evaluation mode without gradients, with `attention_kernels`; afterwards the mode is what it was."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), attention_kernels(device_of(model)):
             yield
     finally:
         model.train(was_training)
@@ -155,6 +161,7 @@ class CachedReader:
         if "past_key_values" not in _parameters(type(base_model(model)).forward):
             raise _NoCacheError
         self._rotary = coupling(model)
+        self._masks = _takes_whole_masks(model)
         own = list(lengths) if self._rotary and couples_rows(model, max(lengths)) else [1] * len(prompts)
         self._lengths = torch.tensor(own)
         ids, mask = left_padded(prompts, device_of(model))
@@ -167,6 +174,8 @@ class CachedReader:
             if self._cache is None or not hasattr(self._cache, "reorder_cache"):
                 raise _NoCacheError
             self._cache.reorder_cache(places.to(ids.device))
+            if ids.device.type not in _COPIES:
+                give_room(self._cache, max(lengths))
 
     def logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `Reader.logits`."""
@@ -194,8 +203,35 @@ class CachedReader:
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if "logits_to_keep" in accepted:
             arguments["logits_to_keep"] = keep
+        if self._cache is not None and self._masks:
+            mask = _whole_mask(mask, ids.shape[1])
         with own_lengths(self._rotary, lengths.tolist()):
             return self._model(input_ids=ids, attention_mask=mask, **arguments)
+
+
+def _takes_whole_masks(model: torch.nn.Module) -> bool:
+    """Whether the model is given masks of every place by every other: where it looks as far as it has read, on a device
+    that the host would wait for.
+    """
+    inner = base_model(model)
+    config: Any = inner.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return (
+        device_of(model).type not in _READS_MASKS
+        and getattr(inner.config, "_attn_implementation", None) == "sdpa"
+        and "position_ids" in _parameters(type(inner).forward)
+        and kinds == {"full_attention"}
+        and not getattr(config, "sliding_window", None)
+    )
+
+
+def _whole_mask(mask: Tensor, count: int) -> Tensor:
+    """Which places each of the last `count` tokens sees [B, 1, count, T], from which of all T are real [B, T]."""
+    seen = mask.bool()[:, None, None, :]
+    if count == 1:
+        return seen
+    whole = mask.shape[1]
+    return seen & torch.ones(count, whole, dtype=torch.bool, device=mask.device).tril(whole - count)
 
 
 class PlainReader:

@@ -18,23 +18,16 @@ from transformers import PreTrainedTokenizerBase
 
 from trainers.evaluation.metrics import Floats
 from trainers.evaluation.policies import Policies, Reader, base_model, device_of, measuring, reader, right_padded
+from trainers.evaluation.sizes import logits_at_once, sampled_rows, scored_rows, waiting_logits
+from trainers.models.memory import halved_on_oom, in_batches
 
 PerToken = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 """Numbers of each token, any shape [...], from the logits [..., V] of policy and reference; None: no reference."""
 
 _COMPACT_BELOW: Final = 0.75
 """While sampling, finished rows leave the batch when fewer than this share of it is still being written."""
-_LOGITS_ON_CPU: Final = 2**25
-_LOGITS_ON_GPU: Final = 2**27
-"""Logits of a batch when completions are scored. Measuring KL takes about six times 4 bytes each: 0.8 and 3.2 GB."""
-_LOGITS_IN_CACHE: Final = 2**17
-"""Logits whose numbers a CPU computes at a time: 512 KiB and a few times as much for what they are made of."""
-_FREE_ON_CPU: Final = 2**20
-_FREE_ON_GPU: Final = 2**24
-"""Numbers in one activation, tokens x hidden size, up to which a batch may have more rows than the batch size asked
-for: 4 and 64 MiB. On a CPU larger ones leave its caches and take longer a token."""
-_SAMPLED_FREE: Final = 4
-"""As many times more rows while sampling, where a step reads one token of each."""
+_LOOKS: Final = 8
+"""Steps after which a GPU is asked how many rows are still being written: each answer makes the host wait for it."""
 
 
 class NonFinite(ArithmeticError):
@@ -107,26 +100,47 @@ def sample(
     uniforms = np.stack([np.random.default_rng(one).random((total, max_new_tokens)) for one in distinct])
     orders = [_by_length(own) for own in prompts]
     longest = max(len(prompt) for own in prompts for prompt in own)
-    size = _sampled_rows(policies, total, longest + max_new_tokens, batch_size)
+    most = sampled_rows(
+        base_model(policies.model),
+        device_of(policies.model),
+        longest + max_new_tokens,
+        _readers(policies, per_token),
+        batch_size,
+    )
+    size = math.ceil(total / math.ceil(total / max(1, most // policies.count)))
     completions: list[dict[int, Completion]] = [{} for _ in prompts]
     sums: list[dict[int, list[float]]] = [{} for _ in prompts]
     finite = np.ones(policies.count, dtype=bool)
+
+    def draw(part: slice) -> None:
+        rows = [(policy, i) for policy, order in enumerate(orders) for i in order[part]]
+        batch = [prompts[policy][i] for policy, i in rows]
+        own = uniforms[[distinct.index(seeds[policy]) for policy, _ in rows], [i for _, i in rows]]
+        drawn = _Drawing(policies, batch, torch.from_numpy(own), end_ids, per_token)
+        for (policy, i), ids, found in zip(rows, drawn.tokens.tolist(), drawn.sums.tolist(), strict=True):
+            completions[policy][i] = _cut(prompts[policy][i], ids, end_ids)
+            sums[policy][i] = found
+        finite[~drawn.finite.cpu().numpy()] = False
+
     with measuring(policies.model):
-        for start in range(0, total, size):
-            rows = [(policy, i) for policy, order in enumerate(orders) for i in order[start : start + size]]
-            batch = [prompts[policy][i] for policy, i in rows]
-            own = uniforms[[distinct.index(seeds[policy]) for policy, _ in rows], [i for _, i in rows]]
-            drawn = _Drawing(policies, batch, torch.from_numpy(own), end_ids, per_token)
-            for (policy, i), ids, found in zip(rows, drawn.tokens.tolist(), drawn.sums.tolist(), strict=True):
-                completions[policy][i] = _cut(prompts[policy][i], ids, end_ids)
-                sums[policy][i] = found
-            finite &= drawn.finite.cpu().numpy()
+        in_batches(draw, total, size)
     return tuple(
         Samples(tuple(own[i] for i in range(total)), np.array([values[i] for i in range(total)]))
         if good
         else diverged()
         for own, values, good in zip(completions, sums, finite, strict=True)
     )
+
+
+def _readers(policies: Policies, per_token: PerToken | None) -> int:
+    """Models that keep what they have read of a row while it is written: the policy, the reference, and the policy
+    that reads again where its numbers are coarse.
+    """
+    if per_token is None or policies.reference is None:
+        return 1
+    device = device_of(policies.model)
+    coarse = torch.is_autocast_enabled(device.type) or next(policies.model.parameters()).element_size() < 4
+    return 3 if coarse else 2
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -166,9 +180,11 @@ class _Drawing:
         self._ends = torch.tensor(sorted(end_ids), device=device)
         self._active = torch.arange(len(prompts), device=device)
         self._followers: dict[str, Reader] = {}
+        self._most_waiting = waiting_logits(base_model(policies.model), device, _readers(policies, per_token))
+        self._looks = 1 if device.type == "cpu" else _LOOKS
         self._coarse = False
         self._unread: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each step: inputs, mask, logits, written
-        self.tokens = torch.full(tuple(uniforms.shape), int(self._ends[0]), device=device)
+        self.tokens = torch.full(tuple(uniforms.shape), min(end_ids), device=device)
         self.sums = torch.zeros(len(prompts), 0, dtype=double, device=device)
         self.finite = torch.ones(policies.count, dtype=torch.bool, device=device)
         self._run(reader(policies.model, prompts, policies.count, self._lengths))
@@ -179,15 +195,16 @@ class _Drawing:
         writing = torch.ones_like(self._active, dtype=torch.bool)
         for step in range(self.tokens.shape[1]):
             logits = own.logits(ids, mask)[:, 0]
-            cumulated = logits.softmax(-1).to(self._uniforms.dtype).cumsum(-1)
-            writing = writing & self._note_finite(cumulated[:, -1:], writing)
-            drawn = torch.where(writing, _invert(cumulated, self._uniforms[self._active, step]), self._ends[0])
+            chosen, mass = _invert(logits, self._uniforms[self._active, step])
+            writing = writing & self._note_finite(mass, writing)
+            drawn = torch.where(writing, chosen, self._ends[0])
             self.tokens[self._active, step] = drawn
             self._unread.append((ids, mask, logits, writing))
             writing = writing & ~torch.isin(drawn, self._ends)
-            most = int(writing.view(self._policies.count, -1).sum(1).max())
+            last = step + 1 == self.tokens.shape[1]
+            most = self._most_writing(writing) if step % self._looks == self._looks - 1 and not last else len(writing)
             leaving = most < _COMPACT_BELOW * len(writing) / self._policies.count
-            if leaving or step + 1 == self.tokens.shape[1] or self._is_full():
+            if leaving or last or self._is_full():
                 self._measure()
             if most == 0:
                 return
@@ -197,6 +214,10 @@ class _Drawing:
                 for each in (own, *self._followers.values()):
                     each.keep(kept)
             ids, mask = drawn[:, None], torch.ones_like(drawn)[:, None]
+
+    def _most_writing(self, writing: Tensor) -> int:
+        """The most rows of a policy that are still being written. Waits for the device."""
+        return int(writing.view(self._policies.count, -1).sum(1).max())
 
     def _note_finite(self, values: Tensor, written: Tensor) -> Tensor:
         """Notes the policies for which some `values` [A, n] of rows that are `written` [A] are no numbers.
@@ -210,7 +231,7 @@ class _Drawing:
     def _is_full(self) -> bool:
         """Whether the logits of one more step would be too many."""
         logits = self._unread[0][2]
-        return (len(self._unread) + 1) * logits.numel() > _most_logits(logits.device)
+        return (len(self._unread) + 1) * logits.numel() > self._most_waiting
 
     def _measure(self) -> None:
         """Let the reference read what was written since it last did, and add the numbers of these tokens."""
@@ -259,8 +280,9 @@ def _is_coarse(logits: Tensor) -> bool:
 
 
 def _slices(rows: int, numbers: int, device: torch.device) -> Iterator[slice]:
-    """Rows in slices with as many logits as stay in a CPU's cache, one row at least; `numbers`: of each row."""
-    size = max(1, _LOGITS_IN_CACHE // numbers) if device.type == "cpu" else rows
+    """Rows in slices with as many logits as are computed at a time, one row at least; `numbers`: of each row."""
+    most = logits_at_once(device)
+    size = rows if most is None else max(1, most // numbers)
     return (slice(start, start + size) for start in range(0, rows, size))
 
 
@@ -271,37 +293,75 @@ def _kept(writing: Tensor, count: int, most: int) -> Tensor:
     return (places + torch.arange(count, device=places.device)[:, None] * groups.shape[1]).flatten()
 
 
-def _invert(cumulated: Tensor, uniforms: Tensor) -> Tensor:
-    """Ids [rows] where the cumulated probabilities [rows, vocabulary] pass the uniforms [rows]."""
-    passed = torch.searchsorted(cumulated, (uniforms * cumulated[:, -1])[:, None], right=True)[:, 0]
-    return passed.clamp(max=cumulated.shape[-1] - 1)
+def _invert(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids [rows] where the cumulated probabilities of logits [rows, vocabulary] pass the uniforms [rows], and what they
+    come to [rows, 1], in the type of the uniforms.
+    """
+    ids, mass = [], []
+    is_cpu = logits.device.type == "cpu"
+    for rows in [slice(None)] if is_cpu else _slices(len(logits), logits.shape[-1], logits.device):
+        cumulated = logits[rows].softmax(-1).to(uniforms.dtype).cumsum(-1)
+        passed = torch.searchsorted(cumulated, (uniforms[rows] * cumulated[:, -1])[:, None], right=True)[:, 0]
+        ids.append(passed.clamp(max=cumulated.shape[-1] - 1))
+        mass.append(cumulated[:, -1:])
+    return (ids[0], mass[0]) if len(ids) == 1 else (torch.cat(ids), torch.cat(mass))
 
 
 # ---- given completions --------------------------------------------------------------------------------------------
 
 
-def score(policies: Policies, completions: Sequence[Sequence[Completion]], batch_size: int) -> Iterator[Scored]:
-    """Logits for each policy's own completions, those of like length together. Use it inside `measuring`.
+def score(
+    policies: Policies, completions: Sequence[Sequence[Completion]], batch_size: int, read: Callable[[Scored], None]
+) -> None:
+    """Have logits of each policy's own completions read, those of like length together. Use it inside `measuring`.
 
     Policies may have different numbers of completions: one that has fewer scores its shortest again, to the same end.
+    Where memory runs out for a batch it is read again in halves.
     """
     orders = [_by_work(own) for own in completions]
     most = max(map(len, orders))
     orders = [order[:1] * (most - len(order)) + order for order in orders]
-    device = device_of(policies.model)
-    start = 0
+    start, fitting = 0, most
+
+    def read_some(size: int) -> None:
+        read(_scored(policies, completions, [order[start : start + size] for order in orders]))
+
     while start < most:
-        size = _scored_rows(policies, completions, [order[start:] for order in orders], batch_size)
-        rows = [order[start : start + size] for order in orders]
-        start += size
-        batch = [own[i] for own, places in zip(completions, rows, strict=True) for i in places]
-        lengths = [len(c.prompt) + len(c.ids) for c in batch]
-        behind = reader(policies.model, [c.prompt for c in batch], policies.count, lengths)
-        ids, mask = right_padded([c.ids for c in batch], device)
-        logits = behind.logits(
-            torch.cat([behind.last, ids[:, :-1]], dim=1), torch.cat([behind.last_mask, mask[:, :-1]], dim=1)
-        )
-        yield Scored(rows, logits, ids, mask.bool())
+        size = min(fitting, _scored_rows(policies, completions, [order[start:] for order in orders], batch_size))
+        _, done = halved_on_oom(read_some, size)
+        fitting = fitting if done == size else done
+        start += done
+
+
+def _scored(policies: Policies, completions: Sequence[Sequence[Completion]], rows: Sequence[Sequence[int]]) -> Scored:
+    """Some completions of each policy with their logits."""
+    batch = [own[i] for own, places in zip(completions, rows, strict=True) for i in places]
+    lengths = [len(c.prompt) + len(c.ids) for c in batch]
+    behind = reader(policies.model, [c.prompt for c in batch], policies.count, lengths)
+    ids, mask = right_padded([c.ids for c in batch], device_of(policies.model))
+    logits = behind.logits(
+        torch.cat([behind.last, ids[:, :-1]], dim=1), torch.cat([behind.last_mask, mask[:, :-1]], dim=1)
+    )
+    return Scored(rows, logits, ids, mask.bool())
+
+
+def _scored_rows(
+    policies: Policies,
+    completions: Sequence[Sequence[Completion]],
+    orders: Sequence[Sequence[int]],
+    batch_size: int,
+) -> int:
+    """How many of the next rows of each policy are scored together, one at least; `batch_size`: of all policies."""
+    model, device = base_model(policies.model), device_of(policies.model)
+    written, tokens, fitting = 1, 1, 0
+    for places in zip(*orders, strict=True):
+        following = [own[i] for own, i in zip(completions, places, strict=True)]
+        written = max(written, *(len(c.ids) for c in following))
+        tokens = max(tokens, *(len(c.prompt) + len(c.ids) for c in following))
+        if (fitting + 1) * policies.count > scored_rows(model, device, tokens, written, batch_size):
+            break
+        fitting += 1
+    return max(1, fitting)
 
 
 def _by_work(completions: Sequence[Completion]) -> list[int]:
@@ -319,51 +379,3 @@ def _by_work(completions: Sequence[Completion]) -> list[int]:
         range(len(completions)),
         key=lambda i: (longest[tuple(completions[i].prompt)], list(completions[i].prompt), len(completions[i].ids)),
     )
-
-
-# ---- memory -------------------------------------------------------------------------------------------------------
-
-
-def _most_logits(device: torch.device) -> int:
-    """Logits that may be held at once."""
-    return _LOGITS_ON_CPU if device.type == "cpu" else _LOGITS_ON_GPU
-
-
-def small_activation(device: torch.device) -> int:
-    """Numbers in one activation, tokens x hidden size, up to which a batch may grow."""
-    return _FREE_ON_CPU if device.type == "cpu" else _FREE_ON_GPU
-
-
-def _scored_rows(
-    policies: Policies,
-    completions: Sequence[Sequence[Completion]],
-    orders: Sequence[Sequence[int]],
-    batch_size: int,
-) -> int:
-    """How many of the next rows of each policy are scored together, one at least.
-
-    Of all policies together at most `batch_size`, or as many as have small activations where that is more; fewer where
-    their logits do not fit.
-    """
-    config = base_model(policies.model).config.get_text_config()
-    device = device_of(policies.model)
-    free = small_activation(device)
-    written, tokens, fitting = 1, 1, 0
-    for places in zip(*orders, strict=True):
-        following = [own[i] for own, i in zip(completions, places, strict=True)]
-        written = max(written, *(len(c.ids) for c in following))
-        tokens = max(tokens, *(len(c.prompt) + len(c.ids) for c in following))
-        most = max(batch_size, free // (tokens * config.hidden_size))
-        most = min(most, _most_logits(device) // (written * config.vocab_size))
-        if (fitting + 1) * policies.count > most:
-            break
-        fitting += 1
-    return max(1, fitting)
-
-
-def _sampled_rows(policies: Policies, total: int, tokens: int, batch_size: int) -> int:
-    """How many of a policy's `total` rows are sampled together, at most `tokens` long; `batch_size` as when scored."""
-    hidden: int = base_model(policies.model).config.get_text_config().hidden_size
-    free = small_activation(device_of(policies.model))
-    most = max(1, max(batch_size, _SAMPLED_FREE * free // (tokens * hidden)) // policies.count)
-    return math.ceil(total / math.ceil(total / most))

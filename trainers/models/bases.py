@@ -184,6 +184,14 @@ def refuse_quantized(adapter: AdapterBase, settings: Mapping[str, Any]) -> None:
         )
 
 
+def quantised(path: str, revision: str | None, settings: Mapping[str, Any]) -> str | None:
+    """Why a base is held in rounded weights, None where it is not, as far as its small files and the settings tell."""
+    asked = [name for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)]
+    config = small_file(path, revision, CONFIG)
+    own = config is not None and "quantization_config" in _read(config)
+    return f"{asked[0]} is set" if asked else "it is quantised" if own else None
+
+
 # ---- before anything is made --------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -30,6 +31,9 @@ from trainers.models.bases import (
 from trainers.models.random_numbers import go_on_from, random_numbers
 from trainers.run_folder.failures import cause_of, is_of_library, told
 
+# Of the check of a merge: token ids that are looked at, roundings of a logit, and the share of what the adapter changes
+# that a sum of rounded products may be off.
+_IDS, _ROUNDINGS, _SHARE = 16, 32, 0.02
 _SAMPLING_ONLY: Final = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 # Modules whose package has another name.
@@ -94,6 +98,32 @@ def _merge(base: PreTrainedModel, adapter: AdapterBase, revision: str | None) ->
         raise UnusableModel(f"model {adapter}, and cannot be merged: {told(error)} {remedy}") from error
     merged.__dict__.pop("peft_config", None)
     merged.requires_grad_(True)  # as it was loaded: PEFT froze it
+    return merged
+
+
+def merge_checked(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The base with an adapter that was trained on it in its weights. Raises UnusableModel where it then computes
+    otherwise than with the adapter beside it, by more than rounding: a weight that two layers share takes part in both.
+    """
+    if getattr(base, "is_quantized", False):
+        raise UnusableModel(f"model {base.name_or_path}: it is quantised, and a merge would round otherwise")
+    base.eval()
+    ids = torch.arange(min(_IDS, base.config.get_text_config().vocab_size)).unsqueeze(0)
+    with torch.no_grad(), usable(str(adapter)):
+        start = base(input_ids=ids).logits.double()
+        policy = PeftModel.from_pretrained(base, str(adapter)).eval()
+        beside = policy(input_ids=ids).logits.double()
+        merged: PreTrainedModel = policy.merge_and_unload(safe_merge=True)
+        inside = merged(input_ids=ids).logits.double()
+    rounding = torch.finfo(merged.dtype).eps * _ROUNDINGS * float(beside.norm())
+    allowed, apart = rounding + _SHARE * float((beside - start).norm()), float((inside - beside).norm())
+    if not apart <= allowed:
+        raise UnusableModel(
+            f"model {base.name_or_path}: with the adapter in its weights it computes otherwise than beside them "
+            f"(logits {apart:.2g} apart, of which {allowed:.2g} is rounding), as where layers share a weight: use the "
+            "adapter as it is"
+        )
+    merged.__dict__.pop("peft_config", None)
     return merged
 
 

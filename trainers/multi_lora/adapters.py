@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from trainers.multi_lora.flat import Adapter, Geometry, Unpackable
 from trainers.multi_lora.linear import PackedLinear
+
+_RANKS_OF: Final = {"cuda": 8}
+"""What ranks are rounded up to on a device: tensor cores read numbers in half precision by eights."""
 
 
 class PackedAdapters:
@@ -30,7 +34,7 @@ class PackedAdapters:
     """
 
     def __init__(self, base: PreTrainedModel) -> None:
-        self.model = _twin(base)
+        self.model = twin(base)
         self.geometry = Geometry({}, 1, 0)
         parameter = next(base.parameters())
         self.device = parameter.device
@@ -38,26 +42,32 @@ class PackedAdapters:
         self.dtype = torch.float64 if parameter.dtype is torch.float64 else torch.float32
         self._likes: list[Adapter] = []
         self._layers: dict[str, PackedLinear] = {}
-        self._lay_out(self.geometry, torch.empty(0, 0, dtype=self.dtype, device=self.device))
+        nothing = torch.empty(0, 0, dtype=self.dtype, device=self.device)
+        self._lay_out([], self.geometry, nothing, nothing.clone())
 
     @property
     def count(self) -> int:
         """How many adapters there are."""
         return len(self._likes)
 
+    def around(self, adapters: Sequence[Adapter]) -> Geometry:
+        """The geometry once these are added."""
+        geometry = Geometry.around(adapters, _RANKS_OF.get(self.device.type, 1))
+        return self.geometry.joined(geometry) if self._likes else geometry
+
     def add(self, adapters: Sequence[Adapter]) -> None:
         """Append adapters. Whoever keeps vectors in the old geometry must move them (`Geometry.moved`)."""
-        geometry = self.geometry.joined(Geometry.around(adapters)) if self._likes else Geometry.around(adapters)
+        geometry = self.around(adapters)
         new = torch.stack([geometry.pack(adapter, self.dtype, self.device) for adapter in adapters])
         old = (self.weights, self.gradients)
         kept, half = (self.geometry.moved(t, geometry) if self._likes else new[:0] for t in old)
-        self._likes = [*self._likes, *adapters]
-        self._lay_out(geometry, torch.cat([kept, new]), torch.cat([half, torch.zeros_like(new)]))
+        weights, gradients = torch.cat([kept, new]), torch.cat([half, torch.zeros_like(new)])
+        self._lay_out([*self._likes, *adapters], geometry, weights, gradients)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Keep only these adapters, in this order."""
-        self._likes = [self._likes[i] for i in slots]
-        self._lay_out(self.geometry, self.weights[list(slots)], self.gradients[list(slots)])
+        likes = [self._likes[i] for i in slots]
+        self._lay_out(likes, self.geometry, self.weights[list(slots)], self.gradients[list(slots)])
 
     def read(self, slot: int) -> Adapter:
         """A copy of one adapter as it is now."""
@@ -81,27 +91,42 @@ class PackedAdapters:
             yield self
             return
         likes, weights, gradients = self._likes, self.weights, self.gradients
+        scalings = {name: layer.scaling for name, layer in self._layers.items()}
         try:
             self.keep(slots)
             yield self
         finally:
-            self._likes = likes
-            self._lay_out(self.geometry, weights, gradients)
+            self._point(likes, self.geometry, weights, gradients, scalings)
 
-    def _lay_out(self, geometry: Geometry, weights: Tensor, gradients: Tensor | None = None) -> None:
-        """Point every layer at its part of the weights and of the gradients (None: zeros)."""
+    def _lay_out(self, likes: Sequence[Adapter], geometry: Geometry, weights: Tensor, gradients: Tensor) -> None:
+        """Point every layer at its part of the weights and of the gradients: all layers, or none where memory ends."""
         for name in geometry.sites.keys() - self._layers.keys():
             self._layers[name] = _inject(self.model, name)
-        self.geometry, self.weights = geometry, weights
-        self.gradients = torch.zeros_like(weights) if gradients is None else gradients
+        scalings = {
+            name: torch.tensor(
+                [like[name].scaling if name in like else 0.0 for like in likes], dtype=self.dtype, device=self.device
+            )[:, None, None]
+            for name in self._layers
+        }
+        self._point(likes, geometry, weights, gradients, scalings)
+
+    def _point(
+        self,
+        likes: Sequence[Adapter],
+        geometry: Geometry,
+        weights: Tensor,
+        gradients: Tensor,
+        scalings: Mapping[str, Tensor],
+    ) -> None:
+        """See `_lay_out`; allocates nothing, so that it goes through whatever memory there is."""
+        self._likes, self.geometry, self.weights, self.gradients = list(likes), geometry, weights, gradients
         for name, layer in self._layers.items():
-            scalings = [like[name].scaling if name in like else 0.0 for like in self._likes]
-            layer.scaling = torch.tensor(scalings, dtype=self.dtype, device=self.device)[:, None, None]
+            layer.scaling = scalings[name]
             layer.a, layer.b = geometry.factors(weights, name)
             layer.grad_a, layer.grad_b = geometry.factors(self.gradients, name)
 
 
-def _twin(base: PreTrainedModel) -> PreTrainedModel:
+def twin(base: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same tensors: layers can be exchanged in it while the base stays as it is."""
     shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     twin: PreTrainedModel = copy.deepcopy(base, shared)

@@ -75,11 +75,11 @@ class Geometry:
     size: int
 
     @classmethod
-    def around(cls, adapters: Sequence[Adapter]) -> Geometry:
-        """The smallest geometry that holds all of `adapters`."""
+    def around(cls, adapters: Sequence[Adapter], multiple: int = 1) -> Geometry:
+        """The smallest geometry that holds all of `adapters`, its rank a multiple."""
         widths = {n: (lora.a.shape[1], lora.b.shape[0]) for adapter in adapters for n, lora in adapter.items()}
         rank = max(lora.a.shape[0] for adapter in adapters for lora in adapter.values())
-        return cls.of(widths, rank)
+        return cls.of(widths, -(-rank // multiple) * multiple)
 
     @classmethod
     def of(cls, widths: Mapping[str, tuple[int, int]], rank: int) -> Geometry:

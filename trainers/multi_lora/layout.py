@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,14 +22,20 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from studies.records import Cause
 from trainers.data.tokens import TokenIds
 from trainers.multi_lora import llama_body as llama
+from trainers.multi_lora.attention.kernels import shares_heads
+from trainers.multi_lora.attention.tiled_attention import tiled_attention, tiles_pay
 from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.rows import Ints, RowLayout, Rows, make_places
-from trainers.multi_lora.tiled_attention import tiled_attention, tiles_pay
+from trainers.multi_lora.transfer import Array, to_device
+from trainers.run_folder.failures import cause_of, told
 
 ATTENTION: Final = "packed_rows"
 """Under this name transformers finds `attention`, which reads the layout that the model is called with."""
+_SHAPE_MULTIPLE: Final = 64
+"""Where a kernel is chosen or built for each shape: on CUDA, and oneDNN's for half precision."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,9 @@ class MicroBatch:
     tokens_of: Ints
     source: Ints
     target: Ints
-    at: Tensor
-    attention_mask: Tensor
-    completion_mask: Tensor
+    at: Ints
+    attention_mask: Ints
+    completion_mask: Ints
     lengths: Ints
 
     @property
@@ -104,7 +111,7 @@ class MicroBatch:
         return int(self.tokens_of.shape[1])
 
 
-def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
+def micro_batch(pairs: Sequence[Pair]) -> MicroBatch:
     """Lay out the pairs of a micro-batch."""
     n = len(pairs)
     shared = np.array([p.shared for p in pairs])
@@ -135,19 +142,19 @@ def micro_batch(pairs: Sequence[Pair], device: torch.device) -> MicroBatch:
         tokens_of=tokens_of,
         source=tokens_of[rows, ends],
         target=tokens[tokens_of[rows, ends + 1]],
-        at=torch.from_numpy(rows * (longest - 1) + ends).to(device),
-        attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
-        completion_mask=torch.from_numpy(completion.astype(np.int64)).to(device),
+        at=rows * (longest - 1) + ends,
+        attention_mask=real.astype(np.int64),
+        completion_mask=completion.astype(np.int64),
         lengths=lengths,
     )
 
 
 @dataclass(frozen=True)
 class PackBatch:
-    """The micro-batches of K runs as one forward pass.
+    """The micro-batches of K runs as one forward pass, on its device.
 
     `tokens`, `positions` [K, N], padded with 0, and their `places` in attention; `source`, `target` [M] over all runs,
-    those of run k in `predicted[k]`.
+    those of run k in `predicted[k]`. `own`: of each run what else its loss needs. `beside`: what was brought along.
     """
 
     micro: tuple[MicroBatch, ...]
@@ -157,16 +164,33 @@ class PackBatch:
     source: Tensor
     target: Tensor
     predicted: tuple[slice, ...]
+    own: tuple[OnDevice, ...]
+    beside: tuple[Tensor, ...]
 
     def log_probs(self, run: int, flat: Tensor) -> Tensor:
         """Log-probabilities [2n, T-1] of a run's rows from those of its predicted tokens, 0 at all other places."""
         micro = self.micro[run]
         out = flat.new_zeros(micro.rows * (micro.length - 1))
-        return out.index_copy(0, micro.at, flat[self.predicted[run]]).view(micro.rows, micro.length - 1)
+        return out.index_copy(0, self.own[run].at, flat[self.predicted[run]]).view(micro.rows, micro.length - 1)
 
 
-def pack_batch(micro: Sequence[MicroBatch], device: torch.device, multiple: int = 1) -> PackBatch:
-    """Put the micro-batches of K runs side by side.
+class OnDevice(NamedTuple):
+    """A micro-batch's arrays of these names."""
+
+    at: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+
+
+def shape_multiple(device: torch.device) -> int:
+    """What lengths are rounded up to on this device, in the precision that is on."""
+    return _SHAPE_MULTIPLE if device.type == "cuda" or torch.is_autocast_enabled(device.type) else 1
+
+
+def pack_batch(
+    micro: Sequence[MicroBatch], device: torch.device, multiple: int = 1, beside: Sequence[Array] = ()
+) -> PackBatch:
+    """Put the micro-batches of K runs side by side, on the device in one go with what is brought along `beside` them.
 
     `multiple`: lengths are rounded up to it and all rows are one block, so that kernels made for one shape serve the
     next steps too.
@@ -178,15 +202,23 @@ def pack_batch(micro: Sequence[MicroBatch], device: torch.device, multiple: int 
     ends = np.cumsum([len(m.source) for m in micro])
     source = np.concatenate([m.source + k * width for k, m in enumerate(micro)])
     target = np.concatenate([m.target for m in micro])
-    there = [torch.from_numpy(a).to(device, non_blocking=True) for a in (tokens, positions, source, target)]
+    places = make_places(_rows_of(micro, width, multiple), by_length=multiple == 1)
+    distinct = {id(m): m for m in micro}  # runs with the same rows share one micro-batch
+    own = [array for m in distinct.values() for array in (m.at, m.attention_mask, m.completion_mask)]
+    there = iter(to_device([tokens, positions, source, target, *places.arrays, *own, *beside], device))
+    tokens_there, positions_there, source_there, target_there = islice(there, 4)
+    laid = RowLayout(places.blocks, *islice(there, len(places.arrays)))
+    by_micro = {key: OnDevice(*islice(there, 3)) for key in distinct}
     return PackBatch(
         micro=tuple(micro),
-        tokens=there[0],
-        positions=there[1],
-        places=make_places(_rows_of(micro, width, multiple), device, by_length=multiple == 1),
-        source=there[2],
-        target=there[3],
+        tokens=tokens_there,
+        positions=positions_there,
+        places=laid,
+        source=source_there,
+        target=target_there,
         predicted=tuple(slice(int(e) - len(m.source), int(e)) for e, m in zip(ends, micro, strict=True)),
+        own=tuple(by_micro[id(m)] for m in micro),
+        beside=tuple(there),
     )
 
 
@@ -259,9 +291,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: fl
         return tiled_attention(query, key, value, scale)
     groups = query.shape[2] // key.shape[2]
     q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    if groups > 1:
+    shared = groups > 1 and shares_heads(q)
+    if groups > 1 and not shared:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
+    out = functional.scaled_dot_product_attention(
+        q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=shared
+    )
     return out.transpose(1, 2)
 
 
@@ -277,6 +312,17 @@ def packed_rows(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.config._attn_implementation = before
+
+
+@contextmanager
+def into_layout() -> Iterator[None]:
+    """Inside, what a model meets on the layout's way through it is Unpackable; what the machine does stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Unpackable) or cause_of(error) is not Cause.REFUSED:
+            raise
+        raise Unpackable(f"the pack's way through this model meets {told(error)}") from error
 
 
 def hidden_states(model: PreTrainedModel, batch: PackBatch) -> Tensor:

@@ -27,9 +27,9 @@ from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
 )
 
+from trainers.multi_lora.attention.tiled_attention import LONGEST, attend, attend_back
 from trainers.multi_lora.linear import PackedLinear
 from trainers.multi_lora.rows import RowLayout
-from trainers.multi_lora.tiled_attention import LONGEST, attend, attend_back
 
 _SMALL: Final = 2**15
 """Weights of a linear layer up to which every run gets its own, its adapter added, kept from forward to backward."""
@@ -81,7 +81,7 @@ def hidden_states(body: LlamaModel, tokens: Tensor, positions: Tensor, places: R
     trained = torch.zeros((), requires_grad=True)  # makes autograd keep the way to the first layer
     for layer in body.layers[: body.config.num_hidden_layers]:
         if layer.gradient_checkpointing and layer.training:
-            x = checkpoint(_layer, layer, x, turn, ways, trained, use_reentrant=False)
+            x = checkpoint(_layer, layer, x, turn, ways, trained, use_reentrant=False, preserve_rng_state=False)
         else:
             x = _layer(layer, x, turn, ways, trained)
     x = x.flatten(0, 1).index_select(0, source)

@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
+
+from trainers.multi_lora.transfer import Array
 
 Ints = npt.NDArray[np.int64]
 
@@ -64,7 +65,15 @@ class Rows:
     place: Ints
 
 
-def make_places(rows: Rows, device: torch.device, *, by_length: bool) -> RowLayout:
+@dataclass(frozen=True)
+class Places:
+    """A `RowLayout` before its tensors are on the device: they are made of these arrays, in this order."""
+
+    blocks: tuple[tuple[int, int], ...]
+    arrays: tuple[Array, Array, Array, Array]
+
+
+def make_places(rows: Rows, *, by_length: bool) -> Places:
     """Places for the rows: in blocks of like length and hardly longer than that, or in one block of length T."""
     count, longest = rows.tokens.shape
     parts, ends = [np.arange(count)], [longest]
@@ -81,9 +90,8 @@ def make_places(rows: Rows, device: torch.device, *, by_length: bool) -> RowLayo
     stands = np.arange(len(gather)) - np.repeat(starts[order], widths) < np.repeat(rows.lengths[order], widths)
     stands[scatter] = False
     again = np.flatnonzero(stands)
-    found = (gather, scatter, real, np.stack([gather[again], again]))
-    there = (torch.from_numpy(array).to(device, non_blocking=True) for array in found)
-    return RowLayout(tuple((len(part), end) for part, end in zip(parts, ends, strict=True)), *there)
+    blocks = tuple((len(part), end) for part, end in zip(parts, ends, strict=True))
+    return Places(blocks, (gather, scatter, real, np.stack([gather[again], again])))
 
 
 def _parts(lengths: Ints) -> Iterator[Ints]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from studies.records import Cause
 from trainers.components.outcome import START_METRICS
 from trainers.components.start_check import Gap, measured_gaps, precision_of, training_gap
 from trainers.evaluation.policies import packed_policies
+from trainers.models import accelerator
+from trainers.multi_lora.attention.kernels import attention_kernels
 from trainers.multi_lora.flat import Unpackable
-from trainers.multi_lora.layout import hidden_states, micro_batch, pack_batch, packed_rows
+from trainers.multi_lora.layout import hidden_states, into_layout, micro_batch, pack_batch, packed_rows
 from trainers.multi_lora.log_probs import token_log_probs
 from trainers.pack.engine import Engine, Work
 from trainers.pack.member import Member
-from trainers.run_folder.failures import cause_of, told
 
 _CHECKED_PAIRS: Final = 4
 # Of a row's summed log-prob, between the pack's layout and the model's own padded one, relative to its size.
@@ -31,12 +32,8 @@ def require_same_log_probs(base: PreTrainedModel, engine: Engine, member: Member
     An architecture that does something with positions, padding or windows that the layout does not know would
     train on other numbers. Compared on a few rows of `member`, before any step.
     """
-    try:
+    with into_layout():
         worst, most = _difference(base, engine, member)
-    except Exception as error:
-        if isinstance(error, Unpackable) or cause_of(error) is not Cause.REFUSED:
-            raise
-        raise Unpackable(f"the pack's way through this model meets {told(error)}") from error
     if not worst <= most:
         raise Unpackable(f"log-probs in the pack's layout are off by {worst:.2g} of their size")
 
@@ -44,16 +41,18 @@ def require_same_log_probs(base: PreTrainedModel, engine: Engine, member: Member
 def _difference(base: PreTrainedModel, engine: Engine, member: Member) -> tuple[float, float]:
     """The largest difference of a row's log-prob between the two layouts, and what rounding explains; both relative."""
     device, precision, model = engine.adapters.device, member.precision, engine.adapters.model
-    micro = micro_batch(member.data.rows[:_CHECKED_PAIRS], device)
+    micro = micro_batch(member.data.rows[:_CHECKED_PAIRS])
     batch = pack_batch([micro], device)
     ids = batch.tokens[0][torch.from_numpy(micro.tokens_of).to(device)]
-    with torch.no_grad(), engine.autocast(precision), engine.adapters.off():
+    with torch.no_grad(), engine.autocast(precision), engine.adapters.off(), attention_kernels(device):
         with packed_rows(model):
             flat = token_log_probs(model, hidden_states(model, batch), batch.target)
         ours = batch.log_probs(0, flat).sum(1)
-        logits = base(input_ids=ids, attention_mask=micro.attention_mask, use_cache=False).logits[:, :-1]
-    theirs = (_log_probs_of(logits, ids) * micro.completion_mask[:, 1:]).sum(1)
+        logits = base(input_ids=ids, attention_mask=batch.own[0].attention_mask, use_cache=False).logits[:, :-1]
+    theirs = (_log_probs_of(logits, ids) * batch.own[0].completion_mask[:, 1:]).sum(1)
     dtype = precision or next(base.parameters()).dtype
+    if dtype is torch.float32 and accelerator.uses_tf32():
+        dtype = torch.float16  # which has as many bits
     return float(((ours - theirs).abs() / (1 + theirs.abs())).max()), _ROUNDING[dtype]
 
 
@@ -82,7 +81,7 @@ def first_gap(
 ) -> Gap | None:
     """Compare a run's first micro-batch, before its first step, with the reference log-probs that it trains on."""
     rewards = [float(metrics[name]) for name in START_METRICS.values()]
-    size = float(torch.cat(work.reference).abs().mean())
+    size = float(np.abs(np.concatenate(work.reference)).mean())
     pairs = [member.data.rows[i].ids for i in member.part.rows]
     reference = packed_policies(engine.adapters).reference
     with engine.autocast(member.precision):

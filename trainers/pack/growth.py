@@ -6,9 +6,7 @@ is trained for it that is not wanted anyway.
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from trainers.interface import Placement, Sizing, Timing
+from trainers.models import accelerator
+from trainers.models.accelerator import device_memory, peak_memory, taken_memory
 
 _PASSES: Final = 8
 """Timed passes that judge a size: noise is a matter of milliseconds ..."""
@@ -71,7 +69,7 @@ class Growth:
         self.is_open = placement.begin == 0 and self._most > 1
         self.setups: list[float] = []
         self.passes = 0
-        self._limit = None if self.is_fixed else memory_limit(placement.workers)
+        self._limit = None if self.is_fixed else memory_limit(placement)
         self._readings: dict[int, _Readings] = {}
         self._before: float | None = None
         self._too_large: int | None = None
@@ -94,7 +92,7 @@ class Growth:
         self.setups += [seconds / count] * count
         self.passes = passes
         if self._before is None:
-            self._before = peak_memory()
+            self._before = taken_memory()
         self._admitted = self._admitted + count if self._is_known else 0
         if not self._looks or not self._is_known or self._admitted < self.best:
             return False
@@ -106,8 +104,11 @@ class Growth:
         self._readings.pop(self.target, None)
         return True
 
-    def passed(self, size: int, seconds: float, tokens: int) -> bool:
-        """`size` runs took a pass over so many tokens. Whether that decided something."""
+    def passed(self, size: int, seconds: float, tokens: int, memory: float) -> bool:
+        """`size` runs took a pass over so many tokens, with this peak of memory in MiB. Whether that decided something.
+
+        The peak is the pass's own: that of an evaluation between two passes would hide what a run adds.
+        """
         if self.is_fixed:
             return False
         changed, self._size = size != self._size, size
@@ -116,7 +117,7 @@ class Growth:
         here = self._readings.setdefault(size, _Readings())
         here.seconds.append(seconds)
         here.tokens.append(tokens)
-        here.memory = peak_memory()
+        here.memory = max(here.memory, memory)
         if size != self.target or not here.enough or self._is_known:
             return False
         if self.is_open:
@@ -138,6 +139,12 @@ class Growth:
         self._most = self.best = self.best if size > self.best else max(1, size // 2)
         self._settle(f"{size} together did not fit into memory")
 
+    def keep_to(self, size: int) -> None:
+        """There was no memory for a run beside so many."""
+        self._too_large, self._looks = size + 1, 0
+        self._most = self.best = size
+        self._settle(f"{size + 1} together did not fit into memory")
+
     def take_smaller(self, split: int, checkpointing: bool | None) -> None:
         """Not one run fits as it is: from now on each goes through the model so. Where the process did not live to
         decide this, `sweeper.loop.retries` does.
@@ -157,7 +164,7 @@ class Growth:
         """What was learnt, while no sizes are tried; with too few passes at the best one it has no timing of that."""
         if self.is_fixed or (self.is_open and not self.is_short):
             return None
-        chosen = replace(self._placement, together=self.best, begin=None, workers=1)
+        chosen = replace(self._placement, together=self.best, begin=None, workers=1, sharing=1)
         known = self._readings.get(self.best)
         each = statistics.fmean(known.tokens) / self.best if known is not None and known.tokens else 0.0
         timings = [
@@ -167,7 +174,7 @@ class Growth:
         ]
         timings += [Timing(replace(chosen, together=self._too_large), None, None)] if self._too_large else []
         return Sizing(
-            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            device=accelerator.name(),
             chosen=chosen,
             timings=tuple(timings),
             setup_seconds=statistics.median(self.setups) if self.setups else 0.0,
@@ -207,13 +214,13 @@ class Growth:
         return high + max(0.0, high - low) / (n - m) * (size - n)
 
 
-def memory_limit(workers: int) -> float | None:
-    """MiB that one worker may use: of the free memory of its GPU, or its share of the host's; None where unknown."""
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-        return _MEMORY_SHARE * free / 2**20
+def memory_limit(placement: Placement) -> float | None:
+    """MiB that one worker may use: its share of what its GPU has free, or of the host's; None where unknown."""
+    on_device = device_memory()
+    if on_device is not None:
+        return _MEMORY_SHARE * on_device / placement.sharing
     left = _free_host_memory()
-    return _MEMORY_SHARE * (min(left) / workers) + peak_memory() if left else None
+    return _MEMORY_SHARE * (min(left) / placement.workers) + peak_memory() if left else None
 
 
 def _free_host_memory() -> Sequence[float]:
@@ -226,11 +233,3 @@ def _free_host_memory() -> Sequence[float]:
         allowed = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free.append((allowed - int(Path("/sys/fs/cgroup/memory.current").read_text())) / 2**20)
     return free
-
-
-def peak_memory() -> float:
-    """Peak memory in MiB: allocated on the GPU since it was last reset, or resident in this process so far."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from peft import PeftConfig
@@ -18,7 +19,7 @@ from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scala
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import Balance, balance
 from trainers.components.outcome import memory, outcome_of, speed
-from trainers.components.restore_base import restore_base
+from trainers.components.restore_base import restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap
 from trainers.components.worker_cache import LaidOut, WarmDPOTrainer, WorkerCache
@@ -31,6 +32,16 @@ from trainers.pack.state import Moments, RunState, Unlogged, load_state
 from trainers.pack.stock_setup import Part, PreparedRun, prepare
 from trainers.reference.log_probs import is_fixed
 from trainers.run_folder.progress import Progress
+
+
+class Tally(NamedTuple):
+    """What a run has counted by some moment, `Member`'s fields of these names."""
+
+    sums: Tensor
+    sound: Tensor
+    batches: float
+    tokens: int
+    window: float
 
 
 @dataclass
@@ -65,7 +76,9 @@ class Member:
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     tokens: int = 0
+    peak: float = 0.0  # MiB, the most that was taken while it was in the pack
     together: int = 1  # the most runs that it has trained beside, itself counted
+    before_step: Tally | None = None  # what was counted when its unfinished step began
     begun: bool = False  # whether its first micro-batch has been looked at
     start: dict[str, Scalar] = field(default_factory=dict)  # facts of before the first step
     kept_at: float = field(default_factory=time.monotonic)  # when its state was last written, or it began
@@ -113,6 +126,24 @@ class Member:
     def leaves(self) -> bool:
         """Whether it has ended, well or badly, or pauses."""
         return self.cause is not None or (self.micro == 0 and self.step >= self.last_step)
+
+    @property
+    def tally(self) -> Tally:
+        """What it has counted so far. Its tensors are never changed in place."""
+        return Tally(self.sums, self.sound, self.batches, self.tokens, self.window)
+
+    def count(self, tally: Tally) -> None:
+        """Count a micro-batch, the first of a step or a further one: `tally` is what comes out."""
+        if self.micro == 0:
+            self.before_step = self.tally
+        self.sums, self.sound, self.batches, self.tokens, self.window = tally
+        self.micro += 1
+
+    def begin_step_again(self) -> None:
+        """Forget the micro-batches of its unfinished step, and what was counted of them."""
+        if self.micro and self.before_step is not None:
+            self.sums, self.sound, self.batches, self.tokens, self.window = self.before_step
+        self.micro = 0
 
     def end(self, cause: Cause, message: str) -> None:
         """End the run here; the first cause stands."""
@@ -199,7 +230,7 @@ class Member:
         else:
             cause, message = outcome_of(self.measurements, self.numbers)
         cost = speed(self.step_seconds, self.train_seconds, self.evaluation_seconds, self.tokens)
-        measured = (*self.measurements, *cost, *memory())
+        measured = (*self.measurements, *cost, memory(self.peak))
         return RunResult(
             key=self.key,
             cause=cause,
@@ -224,7 +255,8 @@ def make_member(job: Job, cache: WorkerCache) -> Member:
     peft_config = _require_packable(model, args, model_args, cache)
     args.precompute_ref_log_probs = False  # the store does it; TRL would hash the whole model
     pairs = cache.pairs(config, settings, tokenizer)
-    numbers = cache.numbers(config, settings, args, model, tokenizer, pairs)
+    numbers = cache.numbers(config, settings, args, model, tokenizer, pairs, packed=True)
+    tensors = tensors_of(model)
     try:
         with cache.just_loaded():
             trainer = WarmDPOTrainer(
@@ -241,7 +273,7 @@ def make_member(job: Job, cache: WorkerCache) -> Member:
         dtype = next(iter(run.adapter.values())).a.dtype
         data = cache.laid_out(config, settings, trainer, job.folder.parent / "reference", dtype, run.rows(job.pause_at))
     except BaseException:
-        cache.drop_base()  # it may carry half an adapter
+        take_back(model, tensors, cache)  # it may carry half an adapter
         raise
     restore_base(trainer.model, cache)
     zero = torch.zeros((), dtype=dtype, device=args.device)
@@ -268,6 +300,8 @@ def _require_packable(
     peft_config = get_peft_config(model_args)
     if peft_config is None:
         raise Unpackable("full fine-tuning changes the base itself")
+    if args.use_liger_kernel:
+        raise Unpackable("use_liger_kernel puts other code into the model, which all runs share")
     if cache.draws:
         raise Unpackable("loading its model draws random numbers, so that each seed has a base of its own")
     if couples_rows(model, longest_row(args)):

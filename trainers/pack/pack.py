@@ -12,13 +12,13 @@ import time
 import traceback
 from collections.abc import Sequence
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import Cause
 from trainers.evaluation.evaluate import Evaluation, Unmeasured, evaluate_all
 from trainers.evaluation.policies import packed_policies
 from trainers.interface import Decision, WorkQueue
+from trainers.models import accelerator
 from trainers.multi_lora.adapters import PackedAdapters
 from trainers.pack.admission import first_gap, require_same_log_probs, start_gaps
 from trainers.pack.ending import keep_state, write_ending
@@ -48,7 +48,8 @@ class Pack:
         self._checked = False
         self._keep_every = keep_every
         self.members: list[Member] = []
-        self.passed = (0.0, 0)  # seconds of the last pass, of this process alone where it computes itself, and tokens
+        self.passed = (0.0, 0, 0.0)
+        """Of the last pass: seconds, of this process alone where it computes itself, tokens, and peak memory in MiB."""
 
     @property
     def adapters(self) -> PackedAdapters:
@@ -57,6 +58,7 @@ class Pack:
 
     def admit(self, members: Sequence[Member]) -> None:
         """Start runs, or resume them from their kept state. Raises Unpackable for a base that cannot be packed."""
+        self._note_peak()  # of those that train already
         had = len(self.members)
         self._engine.add([m.run.adapter for m in members])
         self.members += members
@@ -77,20 +79,22 @@ class Pack:
     def advance(self, *, timed: bool = False) -> None:
         """Train one micro-batch of every run, then log, measure and end the runs that are due.
 
-        `timed`: wait for the device, so that `passed` holds the time of the pass itself.
+        `timed`: wait for the device, so that `passed` holds the time of the pass itself. Else it is waited for where a
+        run looks at its clock, so that passes from one look to the next have their time between them.
         """
         self._settle()  # what an earlier pass still owes, where memory ran out behind it
         if not self.members:
             return
+        self._note_peak()
         started, computed = time.perf_counter(), time.process_time()
         before = sum(member.tokens for member in self.members)
         self.train_micro_batch()
-        if timed and self._device.type == "cuda":
-            torch.cuda.synchronize()
+        if self._device.type != "cpu" and (timed or any(m.logs or m.leaves or self._keeps(m) for m in self.members)):
+            accelerator.wait()
         seconds = time.perf_counter() - started
         # Other work on a busy machine makes one thread wait, which says nothing of a pass.
         own = min(seconds, time.process_time() - computed) if self._device.type == "cpu" else seconds
-        self.passed = (own, sum(member.tokens for member in self.members) - before)
+        self.passed = (own, sum(member.tokens for member in self.members) - before, self._note_peak())
         share = seconds / len(self.members)
         for member in self.members:
             member.train_seconds += share
@@ -103,8 +107,8 @@ class Pack:
         done = forward_backward(self._engine, self.members)
         for member, work, metrics in zip(self.members, done.work, done.metrics, strict=True):
             if not member.begun:
-                member.begun = True
                 member.note(first_gap(self._base, self._engine, member, work, metrics))
+                member.begun = True
         count_and_step(self._engine, self.members, done)
 
     def evaluate(self, slots: Sequence[int]) -> tuple[Evaluation | Unmeasured, ...]:
@@ -135,7 +139,7 @@ class Pack:
         """Discard the micro-batches of unfinished steps, after a pass that failed."""
         self._engine.adapters.gradients.zero_()
         for member in self.members:
-            member.micro = 0
+            member.begin_step_again()
 
     def _settle(self) -> None:
         """Do all that is due after a pass; a second call does nothing."""
@@ -169,6 +173,8 @@ class Pack:
         started = time.perf_counter()
         due = [self.members[k] for k in slots]
         found = self._evaluate_each(slots)
+        accelerator.wait()
+        self._note_peak()
         seconds = (time.perf_counter() - started) / len(due)
         for member, measured in zip(due, found, strict=True):
             member.evaluation_seconds += seconds
@@ -204,7 +210,20 @@ class Pack:
         """Keep how far every run is, so that a killed worker costs minutes: each at the first step after its time is
         over, since runs that accumulate are never all between two steps.
         """
-        now = time.monotonic()
         for slot, member in enumerate(self.members):
-            if member.micro == 0 and member.step > 0 and now - member.kept_at > self._keep_every:
+            if self._keeps(member):
                 self.keep_state(slot)
+
+    def _keeps(self, member: Member) -> bool:
+        """Whether the run's state is kept now."""
+        return member.micro == 0 and member.step > 0 and time.monotonic() - member.kept_at > self._keep_every
+
+    def _note_peak(self) -> float:
+        """The peak of memory since the last call, which is that of all runs that train; read with every pass, so that
+        each run has the most of its own time, whoever ends beside it. On a CPU it is that of the process.
+        """
+        peak = accelerator.peak_memory()
+        accelerator.begin_peak()
+        for member in self.members:
+            member.peak = max(member.peak, peak)
+        return peak

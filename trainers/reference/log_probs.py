@@ -25,6 +25,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainers.data.tokens import TokenIds
 from trainers.evaluation.policies import measuring
+from trainers.models.memory import in_batches
 from trainers.models.rotary import couples_rows, longest_row
 from trainers.reference.store import (
     BaseKey,
@@ -40,8 +41,9 @@ from trainers.reference.store import (
 WORK_AT_ONCE: Final = {"cpu": 2e10, "cuda": 1e13}
 """Parameters x tokens that are computed together where one of them is asked for: a few tenths of a second, enough to
 keep the device busy, and little in vain."""
-LEAST_BATCH_TOKENS: Final = 2048
-"""A forward pass takes so many tokens even where training takes fewer: without gradients they fit."""
+LEAST_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16384}
+"""A forward pass takes so many tokens even where training takes fewer: without gradients they fit, and a GPU takes as
+long for fewer."""
 _SAY_SECONDS: Final = 1.0
 
 
@@ -86,7 +88,7 @@ def compute_log_probs(
     Through the chunked head that TRL's policy goes through while it trains (`add_fused_lm_head`), which sums logits in
     float32 also where the model is in bf16; through the model's own head the policy would start apart from its
     reference. Padded on the right, as there. A batch has at most `batch_tokens` tokens, padding included, or one
-    sequence. `autocast`: "bf16", "fp16" or None.
+    sequence; where memory runs out, as many fewer as it takes. `autocast`: "bf16", "fp16" or None.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     device = next(base.parameters()).device
@@ -94,12 +96,24 @@ def compute_log_probs(
     sums = np.zeros((len(sequences), 2), dtype=np.float64)
     with measuring(model), _fused_head(base), torch.autocast(device.type, precision, enabled=autocast is not None):
         for rows in _batches(sequences, batch_tokens):
-            log_probs = _log_probs(base, [sequences[i] for i in rows], device)
-            for i, tokens in zip(rows, log_probs, strict=True):
-                ids, start, full = sequences[i]
-                scored_tokens = tokens[start - 1 : len(ids) - 1]
-                sums[i] = scored_tokens[:full].sum(), scored_tokens[full:].sum()
+            in_batches(partial(_sum_up, sums, base, sequences, rows, device), len(rows), len(rows))
     return sums
+
+
+def _sum_up(
+    sums: Floats,
+    base: Any,
+    sequences: Sequence[Scored],
+    rows: Sequence[int],
+    device: torch.device,
+    part: slice,
+) -> None:
+    """Put the sums of a part of the rows into their places."""
+    log_probs = _log_probs(base, [sequences[i] for i in rows[part]], device)
+    for i, tokens in zip(rows[part], log_probs, strict=True):
+        ids, start, full = sequences[i]
+        scored_tokens = tokens[start - 1 : len(ids) - 1]
+        sums[i] = scored_tokens[:full].sum(), scored_tokens[full:].sum()
 
 
 def _batches(sequences: Sequence[Scored], batch_tokens: int) -> Iterator[list[int]]:
@@ -217,7 +231,8 @@ def reference_log_probs(
     taken = [i for i in range(len(pairs)) if i // at_once in parts]
     longest = max((len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs), default=0)
     rows_a_batch = 2 * (args.precompute_ref_batch_size or args.per_device_train_batch_size)
-    batch_tokens = max(LEAST_BATCH_TOKENS, rows_a_batch * min(longest, args.max_length or longest))
+    least = LEAST_BATCH_TOKENS.get(key.device, LEAST_BATCH_TOKENS["cpu"])
+    batch_tokens = max(least, rows_a_batch * min(longest, args.max_length or longest))
     compute = _counted(partial(compute_log_probs, model, batch_tokens=batch_tokens, autocast=key.autocast), say)
     found = store.log_probs(key, [pairs[i] for i in taken], counting, compute, at_once)
     sides = []

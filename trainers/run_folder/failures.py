@@ -6,6 +6,8 @@ the same model, data and settings, and another try would end the same.
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -16,7 +18,14 @@ ALONE: Mapping[str, Scalar] = {"together": 1}
 
 MEMORY: Final = frozenset({Cause.OUT_OF_GPU_MEMORY, Cause.OUT_OF_HOST_MEMORY})
 
-_GPU = ("CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "MPS backend out of memory")
+# Of the allocators of torch, and of the libraries and drivers that take a GPU's memory beside them.
+_GPU: Final = re.compile(
+    r"(CUDA|HIP|XPU|MPS backend) out of memory|(CUDA|HIP|XPU)( driver)? error: out of memory|\[CUDA\]: out of memory"
+    r"|(cuda|hip)Error(Memory|Out)\w*|CUDA_ERROR_OUT_OF_MEMORY|(Cuda|Hip) failure.{0,9}out of memory"
+    # A handle's workspace did not fit: what cuBLAS calls NOT_INITIALIZED is nearly always that.
+    r"|(CU|HIP)[A-Z]+_STATUS_(\w*ALLOC(ATION)?_FAILED|NOT_INITIALIZED)|miopenStatusAllocFailed"
+    r"|rocblas_status_memory_error|NCCL(?s:.)*out of memory"
+)
 _HOST = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -30,6 +39,8 @@ _DEVICE: Final = (
     *("PytorchStreamWriter", "inline_container.cc", "No space left on device"),
 )
 _DEVICE_TYPES: Final = frozenset({"AcceleratorError", "DistBackendError", "BrokenProcessPool"})
+# After one of these every later call of its process fails too: the device's context cannot be made anew in it.
+_BROKEN: Final = ("CUDA error", "HIP error", "cuDNN error", "CUDA driver error", "device-side assert", "Triton Error [")
 # Packages whose exceptions are of the network, and the Hub's answers that stay the same however often it is asked.
 _NETWORK: Final = frozenset({"httpx", "httpcore", "requests", "urllib3", "aiohttp"})
 _ANSWERS: Final = frozenset(
@@ -52,7 +63,7 @@ def cause_of(error: BaseException) -> Cause:
     links = list(_chain(error))
     for link in links:
         text = str(link)
-        if type(link).__name__ == "OutOfMemoryError" or any(words in text for words in _GPU):
+        if type(link).__name__ == "OutOfMemoryError" or _GPU.search(text):
             return Cause.OUT_OF_GPU_MEMORY
         if isinstance(link, MemoryError) or any(words in text for words in _HOST):
             return Cause.OUT_OF_HOST_MEMORY
@@ -63,6 +74,28 @@ def cause_of(error: BaseException) -> Cause:
     if isinstance(error, OSError) or any(_is_machine(link) for link in links):
         return Cause.INFRASTRUCTURE
     return Cause.REFUSED
+
+
+def breaks_the_process(error: BaseException) -> bool:
+    """Whether the device fails in every later call of this process too (an illegal access, a failed assertion on the
+    device, a memory error of the card): then only a new process can use it.
+    """
+    if cause_of(error) in MEMORY:
+        return False
+    return any(
+        type(link).__name__ == "AcceleratorError"
+        or (isinstance(link, RuntimeError) and any(words in str(link) for words in _BROKEN))
+        for link in _chain(error)
+    )
+
+
+def let_go(error: BaseException) -> None:
+    """Drop the frames that an exception, and those behind it, went through: their variables hold what was computed. A
+    handler may call this: what it keeps then is the exception without a traceback.
+    """
+    for link in _chain(error):
+        traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
 
 
 def is_of_library(error: OSError) -> bool:

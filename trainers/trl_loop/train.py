@@ -39,8 +39,8 @@ from studies.records import (
 )
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
-from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, reset_peak_memory, speed
-from trainers.components.restore_base import restore_base
+from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, speed
+from trainers.components.restore_base import code_as_before, restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
 from trainers.components.start_check import Gap, measured_gaps, pairs_of, precision_of, training_gap
 from trainers.components.worker_cache import WorkerCache
@@ -48,7 +48,9 @@ from trainers.data.pairs import JudgeError, Pairs
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate
 from trainers.evaluation.policies import one_policy
 from trainers.interface import Decision, Job, WorkQueue
+from trainers.models import accelerator
 from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
+from trainers.multi_lora.adapters import twin
 from trainers.reference.log_probs import draws_in_training, is_fixed
 from trainers.run_folder.failures import cause_of, told
 from trainers.run_folder.progress import Progress
@@ -66,6 +68,7 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
     kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
     watch = _Watch(config, setup.pairs, setup.tokenizer, setup.numbers, queue, kept.progress if kept else Progress(0))
     keeper = Keeper(config.key, watch.progress, kept, keep_every)
+    tensors = tensors_of(setup.model)
     try:
         trainer = _make_trainer(setup, cache, watch, keeper)
         balanced = balance(trainer, config, watch.gradient_norms)
@@ -76,18 +79,23 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
         if kept is not None:
             restore_reference(kept, trainer)
         begin_anew(trainer.model)
-        reset_peak_memory()
-        trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
+        accelerator.begin_peak_of_process()
+        with code_as_before(setup.model):
+            trainer.train(resume_from_checkpoint=str(kept.path) if kept else None)
         end = watch.progress(trainer.state.global_step)
         cause, message = watch.outcome(trainer.model)
         to_its_end = cause is Cause.FINISHED or (cause is Cause.REFUSED and end.step >= trainer.state.max_steps)
         unsaved = _save(trainer.model, job.folder / "adapter") if job.keep_adapter and to_its_end else {}
     except BaseException:
-        cache.drop_base()  # it may carry half an adapter
+        if setup.peft_config is None:
+            cache.drop_base()
+        elif not setup.args.use_liger_kernel:
+            take_back(setup.model, tensors, cache)  # it may carry half an adapter
         raise
-    restore_base(trainer.model, cache)
+    if not setup.args.use_liger_kernel or setup.peft_config is None:
+        restore_base(trainer.model, cache)
     cost = speed(end.step_seconds, end.train_seconds, end.evaluation_seconds, end.tokens)
-    measured = (*end.measurements, *cost, *memory())
+    measured = (*end.measurements, *cost, memory(accelerator.peak_memory()))
     return RunResult(
         key=config.key,
         cause=cause,
@@ -143,6 +151,8 @@ def _set_up(job: Job, cache: WorkerCache) -> _Setup:
     pairs = cache.pairs(config, settings, tokenizer)
     numbers = cache.numbers(config, settings, args, model, tokenizer, pairs)
     peft_config = get_peft_config(model_args)
+    if args.use_liger_kernel and peft_config is not None:
+        model = twin(model)  # whose layers get other code; the base that others use keeps its own
     fixed = is_fixed(model, args, adapter=peft_config is not None)
     asked = args.precompute_ref_log_probs
     if peft_config is not None or coupled:
@@ -256,8 +266,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self._look_at_start(args, kwargs["model"], control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        accelerator.wait()
         self._step_seconds.append(time.perf_counter() - self._step_started)
         due = state.global_step in self._evaluation_steps
         # A run that is stopped where it is to be measured is measured when it goes on, unless what it is measured

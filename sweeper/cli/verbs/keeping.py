@@ -12,6 +12,7 @@ import typer
 from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
 from sweeper.cli import completion
+from sweeper.cli.inputs import said_if_long
 from sweeper.cli.options import Set, Storage
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
@@ -71,7 +72,7 @@ def rm(
 
     name, where = _place(study, settings, storage)
     quiet_libraries()
-    with store_errors():
+    with store_errors(""):
         try:
             found = look(name, where)
             if not json:
@@ -84,7 +85,8 @@ def rm(
                 refuse([Mistake("--yes", None, None, "--yes", "Nothing was removed: say --yes to remove it for good.")])
             if not yes and not typer.confirm("Remove all of this, for good?"):
                 raise typer.Exit(1)
-            remove(name, where, typer.echo)
+            with said_if_long(f"Removing {name} ..."):
+                remove(name, where, typer.echo)
         except ForeignStudy as error:
             refuse([f"{str(error).partition(' Nothing was written.')[0]} Nothing was removed."])
         except (NotRemovable, AlreadyRunning, ForeignFolder, StorageError) as error:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.inputs import base_notes, look_at_data, read_data, refuse_bad_base, try_data
-from sweeper.cli.options import Set, StudyName
+from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
+from sweeper.cli.options import Hours, Model, Set, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
@@ -26,50 +26,44 @@ if TYPE_CHECKING:
 
 def init(
     file: Annotated[Path, typer.Argument(help="study file to write")],
-    model: Annotated[str, typer.Option(help="Hub id or path of the base model")] = "embedded",
+    model: Model = "embedded",
     dataset: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
+    hours: Hours = 8.0,
 ) -> None:
-    """Write a study file to start from."""
-    from studies.loading.plain_text import text_problem
+    """Write a study file that fits a model, its data and your hours, with a comment on every number."""
     from sweeper.cli.display import shown
+    from sweeper.cli.starting import given_problems, looked_at, machine, try_study
+    from sweeper.commands.starter.design import design
+    from sweeper.commands.starter.text import study_text
 
-    given = {"FILE": str(file), "--model": model, "--dataset": dataset}
-    problems = [f"{name} {text!r}: {wrong}." for name, text in given.items() if (wrong := text_problem(text))]
+    problems = given_problems({"FILE": str(file), "--model": model, "--dataset": dataset}, hours)
     if problems:
         refuse(problems)
     if file.exists():
         refuse([f"{file} exists already: give another name, or remove it first."])
-    told = _write_starter(file, model, dataset)
+    facts = looked_at(model, dataset)
+    designed = design(facts, hours, machine(None))
+    text = study_text(facts, designed, file, _head(file))
+    told = try_study(text, facts, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        refuse([f"{file}: {error.strerror}."])
     typer.echo(f"Wrote {file}. Look at what it would run with: sweeper plan {file}")
+    typer.echo(f"model: {shown(facts.model.in_words())}")
     for line in told:
         typer.echo(f"data: {shown(line)}")
+    for line in designed.told:
+        typer.echo(f"note: {shown(line)}")
 
 
-def _write_starter(file: Path, model: str, dataset: str) -> list[str]:
-    """Write the study, with what its reader must know of the data, which it gives."""
-    from studies.records import DataConfig
-    from studies.spec import Study, StudyError, load_study
-    from sweeper.commands.init import UNREAD, remark_on, write_starter
-
-    if dataset == "embedded":
-        write_starter(file, model, dataset)
-        return []
-    rows = read_data(DataConfig(path=dataset, bad_rows="drop"))
-    if rows is None:
-        write_starter(file, model, dataset, UNREAD, drops=True)
-        return []
-    if isinstance(rows, Exception):
-        write_starter(file, model, dataset, "The data cannot be used as they are; sweeper plan says why.")
-        return ["no run could use them yet:", *rows.problems]
-    remark, drops = remark_on(rows.read, rows.dropped)
-    write_starter(file, model, dataset, remark, drops=drops)
-    try:
-        spec = load_study(str(file), ())
-    except StudyError:  # `plan` tells
-        return [remark]
-    problems, notes = try_data(rows, Study.of(spec))
-    told = ["no run could use them yet:", *problems] if problems else notes
-    return [remark, *told, *rows.notes]
+def _head(file: Path) -> tuple[str, ...]:
+    return (
+        "A study: one question. Change what you like; every number is a proposal.",
+        f"    sweeper plan {file}     what it would run, and what so many runs can show",
+        f"    sweeper run {file}      trains what is missing; the same command goes on after a stop",
+    )
 
 
 def plan(
@@ -153,3 +147,27 @@ def _cost(study: Study, workers: int | None) -> tuple[PlannedTraining | None, Pl
         typer.echo(describe_disk(use, model, guessed=together is None))
         disk = planned_bytes(use, guessed=together is None)
     return planned_training(study, found, count), disk
+
+
+def check_data(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Hub id, file or folder of preference pairs")],
+    model: Annotated[
+        str | None, typer.Option(help="count lengths in the tokens of this model, and try its template")
+    ] = None,
+) -> None:
+    """Show what is in a data set and what is wrong with it, without a study; trains and writes nothing."""
+    from sweeper.cli.starting import given_problems, print_check, rows_of
+    from sweeper.commands.check_data import check
+
+    given = {"DATA": data} | ({"--model": model} if model is not None else {})
+    problems = given_problems(given, hours=1.0)
+    if data == "embedded":
+        problems.append("DATA embedded: the embedded world draws its own pairs, so there is nothing to check.")
+    if problems:
+        refuse(problems)
+    found = check(data, model, rows_of)
+    if found.unreadable and not found.sections:
+        refuse(list(found.unreadable))
+    print_check(found, data, model)
+    if found.unusable:
+        raise typer.Exit(1)

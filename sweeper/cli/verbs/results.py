@@ -28,16 +28,18 @@ from sweeper.cli.shared import (
     screen_width,
     store_errors,
     tell_whose,
-    warn_of_code,
 )
 
 if TYPE_CHECKING:
+    from dashboards.store.records_file import Recorded
     from dashboards.tables.comparison import Comparison
     from dashboards.tables.formats import Format
     from dashboards.tables.grids import Grid
     from studies.spec import Study
     from sweeper.documents.status import StatusDocument
 
+
+RecordsFile = Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")]
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
@@ -93,7 +95,7 @@ def table(
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     everything: Annotated[bool, typer.Option("--all", help="all that was measured, not the short table alone")] = False,
-    file: Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")] = None,
+    file: RecordsFile = None,
     settings: Set = None,
     json: Json = False,
 ) -> None:
@@ -155,15 +157,11 @@ def _table_problems(
 def _compared(loaded: Study, file: Path | None) -> Comparison:
     """The comparison, of the store's records or a file's. Raises StoreError."""
     from dashboards.report.study import comparison_from, comparison_of
-    from dashboards.store.records_file import read_records
     from sweeper.recorded.reading import answers_of
 
     if file is None:
         return comparison_of(loaded, answers_of(loaded))
-    found = read_records(file)
-    if found.study != loaded.spec.study:
-        wrong = f"holds the study {found.study!r}, and {loaded.spec.study!r} is asked for."
-        refuse([of_option("--records", file, wrong, wrong)])
+    found = _recorded(file, loaded)
     return comparison_from(loaded, found.records, found.notes, found.speed)
 
 
@@ -196,17 +194,19 @@ def records(
 def report(
     study: StudyName,
     output: Annotated[Path, typer.Option(help="page to write")] = Path("report.html"),
+    file: RecordsFile = None,
     settings: Set = None,
 ) -> None:
     """Write table, figures and samples as one page that opens without a network, rebuilt from MLflow alone."""
-    from dashboards.report.study import comparison_of, report_of
+    from dashboards.report.study import report_of
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
-    with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        page = report_of(loaded, answers.records, comparison_of(loaded, answers)).page
+    with store_errors("Reading the runs and drawing the figures ..."):
+        if file is None:
+            tell_whose(loaded.spec)
+        runs = answers_of(loaded).records if file is None else _recorded(file, loaded).records
+        page = report_of(loaded, runs, _compared(loaded, file), stored=file is None).page
     _write(output, page)
     typer.echo(f"Wrote {output}. Open it in a browser; it needs no network.")
 
@@ -222,6 +222,7 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    from studies.records import JUDGED
     from sweeper.cli.display import shown
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.paths import places
@@ -235,7 +236,7 @@ def evaluate(
     check_owner(wanted)
     asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
     quiet_libraries()
-    with store_errors():
+    with store_errors(""):
         answers = found_answers(found := as_found(asked, typer.echo, reach=False))
         try:
             only = best_runs(asked, answers_of(asked).records) if only_best else None
@@ -255,38 +256,8 @@ def evaluate(
         typer.echo(sentence)
     if scored.failed:
         raise typer.Exit(1)
-    more = [] if asked.spec.objective.metric.startswith("gold") else ["objective.metric=gold"]
+    more = [] if asked.spec.objective.metric in JUDGED else ["objective.metric=gold"]
     typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
-
-
-def export(
-    context: typer.Context,
-    study: StudyName,
-    variant: Annotated[str | None, typer.Option(help="the best trial of this variant")] = None,
-    trial: Annotated[int | None, typer.Option(help="this trial of the variant")] = None,
-    output: Annotated[Path, typer.Option(help="file to write")] = Path("best.yaml"),
-    settings: Set = None,
-    json: Json = False,
-) -> None:
-    """Write the best config as a file that stock `trl dpo --config` runs."""
-    from dashboards.report.study import comparison_of
-    from sweeper.commands.export import ExportError, export_best
-    from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of
-
-    loaded = load(study, settings)
-    warn_of_code(loaded.spec)
-    with store_errors():
-        tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        found = as_found(loaded, typer.echo, reach=False)
-        compared = comparison_of(loaded, answers)
-        try:
-            chosen = export_best(found, answers.records, compared, variant, trial, output)
-        except ExportError as error:
-            refuse([" ".join([str(error), *answers.notes()])])
-    typer.echo(f"Wrote {output} ({chosen}). Train it with: {chosen.train}")
-    context.obj.say(chosen)
 
 
 def ui(
@@ -318,6 +289,17 @@ def ui(
     of_modules = shlex.quote(f"--app-dir={sysconfig.get_path('stdlib')}")
     server = ["mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", of_modules]
     os.execv(sys.executable, [sys.executable, "-P", "-m", *server])
+
+
+def _recorded(file: Path, study: Study) -> Recorded:
+    """The records that a file holds of the study; exits with 2 where it is of another."""
+    from dashboards.store.records_file import read_records
+
+    found = read_records(file)
+    if found.study != study.spec.study:
+        wrong = f"holds the study {found.study!r}, and {study.spec.study!r} is asked for."
+        refuse([of_option("--records", file, wrong, wrong)])
+    return found
 
 
 def _judge_settings(model: str | None, function: str | None) -> list[str]:

@@ -84,6 +84,8 @@ def retry(
     unknown = sorted(set(cause or ()) - NAMED)
     if unknown:
         refuse([f"--cause {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."])
+    if _asked_to_retry(study, settings, tuple(cause or ())):
+        return
     names = cause or FAILED
     wanted = runnable(context, study, settings, executor, workers, storage)
     check_owner(wanted)
@@ -94,6 +96,21 @@ def retry(
         return
     typer.echo(f"Training {so_many(len(failed), 'run')} again.")
     run_sweep(wanted, retry=names)
+
+
+def _asked_to_retry(study: str, settings: list[str] | None, causes: tuple[str, ...]) -> bool:
+    """Ask the sweep that runs to train failed runs again; False where none runs."""
+    from sweeper.cli.display import shown
+    from sweeper.folder.requests import Retry
+    from sweeper.folder.standing import standing
+
+    runs = run_folder(study, settings)
+    found = standing(runs)
+    if found is None or found.state != "running" or not _ask(runs, Retry(causes), found.sweep):
+        return False
+    process = shown(found.process)
+    typer.echo(f"{process[:1].upper() + process[1:]} trains them again when its other runs have ended.")
+    return True
 
 
 def stop(

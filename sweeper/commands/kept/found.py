@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from dashboards.store.connection import store_uri
 from dashboards.store.records import load_records, stored_studies
-from dashboards.store.sqlite_runs import StoredExperiment
+from dashboards.store.sqlite_runs import ListedExperiment
 from studies.records import RunRecord
 from studies.text.files import is_folder
 from sweeper.commands.kept.listing import run_folders
@@ -89,7 +89,7 @@ def _named(records: Sequence[RunRecord], asked: str) -> Iterator[RunRecord]:
             yield record
 
 
-def _found(of: StoredExperiment, record: RunRecord, runs: Path | None, address: str) -> FoundRun:
+def _found(of: ListedExperiment, record: RunRecord, runs: Path | None, address: str) -> FoundRun:
     folder = runs / record.key if runs is not None and is_folder(runs / record.key) else None
     adapter = folder / ADAPTER if folder is not None and is_folder(folder / ADAPTER) else None
     log = record.facts.get("log")

@@ -12,7 +12,7 @@ from dashboards.store.artifacts import study_artifacts
 from dashboards.store.connection import store_uri
 from dashboards.store.mlflow_tags import marks_in, seconds
 from dashboards.store.records import stored_studies
-from dashboards.store.sqlite_runs import StoredExperiment
+from dashboards.store.sqlite_runs import ListedExperiment
 from studies.text.files import is_folder
 from sweeper.commands.kept.removal import size_of
 from sweeper.folder.control import is_held
@@ -68,7 +68,7 @@ def run_folders(here: Path) -> Iterator[tuple[str, Path]]:
             yield runs.name, runs
 
 
-def _kept(here: Path, name: str, runs: Path | None, stored: StoredExperiment | None) -> KeptStudy:
+def _kept(here: Path, name: str, runs: Path | None, stored: ListedExperiment | None) -> KeptStudy:
     beat = standing(runs) if runs is not None else None
     state: State = "unknown"
     if beat is not None:
@@ -97,7 +97,7 @@ def size_of_artifacts(here: Path, study: str) -> int:
     return size_of(place) if is_folder(place) else 0
 
 
-def _changed(runs: Path | None, stored: StoredExperiment | None) -> float | None:
+def _changed(runs: Path | None, stored: ListedExperiment | None) -> float | None:
     """When a sweep last wrote something of it."""
     times = [seconds(stored.last)] if stored is not None else []
     if runs is not None:

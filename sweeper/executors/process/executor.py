@@ -16,7 +16,7 @@ from threading import Thread
 
 from studies.text.files import UnusableFile, is_folder
 from sweeper.executors.base import Capacity, Event, SetAside, StopOrder
-from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.process.devices import GPU_VARIABLES, usable_cores, visible_gpus, worker_environments
 from sweeper.executors.process.handle import Starter
 from sweeper.executors.process.launcher import Launcher
 from sweeper.executors.process.local import Local
@@ -100,5 +100,5 @@ class Process:
 
 
 def _place(starter: Starter) -> str:
-    device = starter.environment.get("CUDA_VISIBLE_DEVICES")
+    device = next((starter.environment[name] for name in GPU_VARIABLES if name in starter.environment), None)
     return f"{starter.name} on GPU {device}" if device else starter.name

@@ -28,6 +28,8 @@ from trainers.interface import Decision, Job, News
 
 # Reports that may queue for a slow sweep; further ones are dropped.
 REPORTS_WAITING = 100
+# Of a worker whose process cannot use its device any more.
+BROKEN = 3
 # For runs to end their step and keep their state after a SIGTERM; pre-empted machines go 30 s after it, or later.
 LEAVE_SECONDS = 20
 PR_SET_PDEATHSIG = 1
@@ -47,7 +49,9 @@ class Worker:
         self._ended = self._leaving = False
 
     def work(self, name: str) -> None:
-        """Train jobs until the sweep has no more."""
+        """Train jobs until the sweep has no more, or this process can compute nothing on its device any more: another
+        one begins with the next job.
+        """
         self._name = name
         signal.signal(signal.SIGTERM, partial(self._leave, os.getpid()))
         Thread(target=self._listen, daemon=True).start()
@@ -55,8 +59,12 @@ class Worker:
         sender.start()
         while (job := self._ask(None)) is not None:
             self._trainer.attempt(job, self)
+            if self._trainer.broken:
+                break
         self._outbox.put(None)
         sender.join()
+        if self._trainer.broken:
+            os._exit(BROKEN)  # what a library does with the device at its end would fail, or hang
         if self._leaving:
             die_by(signal.SIGTERM)  # so that the sweep sees why
 

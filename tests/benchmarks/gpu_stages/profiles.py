@@ -105,4 +105,5 @@ def waits_of_a_pass(figures: Figures, pack: Pack) -> None:
             one_pass(pack)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    figures.note("waits", of_a_pass=sum(places.values()), places=dict(places.most_common(30)))
+    count = sum(places.values())
+    figures.note("waits", of_a_pass=count, holds=count == 0, places=dict(places.most_common(30)))

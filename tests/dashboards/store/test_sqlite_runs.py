@@ -17,9 +17,10 @@ import pytest
 from dashboards.store import sqlite_runs
 from dashboards.store.connection import StoreError, connect
 from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED
-from dashboards.store.records import load_records, read_runs
+from dashboards.store.records import StoredStudy, load_records, read_runs, stored_study
 from dashboards.store.sqlite_runs import KNOWN_SCHEMAS, StoredRun, read_sqlite_runs
 
+ROOT = str(Path(__file__).parents[3])
 TAGS = {
     "kind": "run", "key": "k", "variant": "ipo", "scenario": "clean", "block": "0", "seed": "0", "attempt": "1",
     "arm": "unbiased", "state": "COMPLETE", "cause": "finished",
@@ -106,6 +107,48 @@ def test_both_readings_give_the_same_runs_in_the_same_order(store: Store, monkey
     assert len(found) == 6
     (unfinished,) = (run for run in found if run.run_id == running)
     assert unfinished.metrics["loss"] == 0.25
+
+
+def test_both_readings_say_the_same_of_whose_a_study_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marked or not, deleted or not, its newest run deleted or not."""
+    client = store.client
+    client.create_run(store.experiment, 99, tags={"mine": "of another kind"})
+    client.create_run(client.create_experiment("other"), 99, tags=TAGS)
+    newest = store.add(3, None, start=50, key="newest", **{"mlflow.user": "alice"})
+
+    def said(name: str = "pilot") -> StoredStudy | None:
+        by_tables = stored_study(store.uri, name)
+        with monkeypatch.context() as unknown:
+            unknown.setattr(sqlite_runs, "KNOWN_SCHEMAS", frozenset[str]())
+            assert stored_study(store.uri, name) == by_tables
+        return by_tables
+
+    unmarked = said()
+    assert unmarked is not None
+    assert unmarked.keys == {"k", "newest"}
+    assert (unmarked.user, unmarked.last) == ("alice", 0.05)
+    client.delete_run(newest)
+    assert said() == unmarked
+    client.set_experiment_tag(store.experiment, "sweeper.id", "A")
+    client.delete_experiment(store.experiment)
+    marked = said()
+    assert marked is not None
+    assert marked.keys == {"newest"}
+    assert marked.marks == {"id": "A"}
+    empty = client.create_experiment("empty")
+    assert said("empty") == StoredStudy({}, frozenset(), None, None, None)
+    client.set_experiment_tag(empty, "sweeper.format", "99")
+    with pytest.raises(StoreError, match="format 99"):
+        stored_study(store.uri, "empty")
+    assert said("of nobody") is None
+
+
+def test_whose_a_study_is_is_read_without_mlflow(store: Store) -> None:
+    code = (
+        "import sys\nfrom dashboards.store.records import stored_study\n"
+        f"assert stored_study({store.uri!r}, 'pilot') is not None\nassert 'mlflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env={**os.environ, "PYTHONPATH": ROOT})
 
 
 def trials(store: Store) -> list[int]:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.sweeper.conftest import SweptOnce
+
 Sweeper = Callable[..., Any]
 COMMANDS = ("init", "plan", "run", "status", "table", "report", "export", "evaluate", "ui", "doctor")
 FORMULA = """
@@ -23,6 +25,12 @@ space: {beta: {low: 0.01, high: 1.0, log: true}}
 budget: {trials: 2}
 objective: {metric: ranking_gain}
 """
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> Path:
+    """A folder in which the study was run, to be read."""
+    return swept_once(tmp_path_factory.mktemp("swept"), FORMULA)
 
 
 def loaded_by(folder: Path, *arguments: str) -> set[str]:
@@ -160,22 +168,18 @@ def test_init_writes_a_study_that_plans(sweeper: Sweeper, tmp_path: Path) -> Non
     assert "exists" in again.stderr
 
 
-def test_status_counts_runs_by_stratum(sweeper: Sweeper, tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(FORMULA)
-    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
-    shown = sweeper(tmp_path, "status", "study.yaml").stdout
+def test_status_counts_runs_by_stratum(sweeper: Sweeper, swept: Path) -> None:
+    shown = sweeper(swept, "status", "study.yaml").stdout
     assert "sigmoid" in shown
     assert "4 runs ended" in shown
     assert "0 missing" in shown
 
 
 @pytest.mark.parametrize("format", ["text", "markdown", "csv", "json", "html"])
-def test_the_table_comes_in_every_format(sweeper: Sweeper, tmp_path: Path, format: str) -> None:
-    (tmp_path / "study.yaml").write_text(FORMULA)
-    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
-    printed = sweeper(tmp_path, "table", "study.yaml", "--format", format).stdout
+def test_the_table_comes_in_every_format(sweeper: Sweeper, swept: Path, tmp_path: Path, format: str) -> None:
+    printed = sweeper(swept, "table", "study.yaml", "--format", format).stdout
     assert "sigmoid" in printed
-    sweeper(tmp_path, "table", "study.yaml", "--format", format, "--output", "table.out")
+    sweeper(swept, "table", "study.yaml", "--format", format, "--output", str(tmp_path / "table.out"))
     assert (tmp_path / "table.out").read_text() == printed
 
 
@@ -200,11 +204,9 @@ def test_a_grid_needs_two_different_knobs(sweeper: Sweeper, tmp_path: Path, opti
     assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_the_table_is_an_artifact_of_the_sweeps_run(sweeper: Sweeper, tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(FORMULA)
-    sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
-    (kept,) = (tmp_path / "mlartifacts").rglob("table.csv")
-    assert kept.read_text() == sweeper(tmp_path, "table", "study.yaml", "--format", "csv").stdout
+def test_the_table_is_an_artifact_of_the_sweeps_run(sweeper: Sweeper, swept: Path) -> None:
+    (kept,) = (swept / "mlartifacts").rglob("table.csv")
+    assert kept.read_text() == sweeper(swept, "table", "study.yaml", "--format", "csv").stdout
 
 
 def test_doctor_names_every_package_and_the_devices(sweeper: Sweeper, tmp_path: Path) -> None:
@@ -224,8 +226,8 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
         seen.append("read")
         raise SystemExit(0)
 
-    for room in ("verbs.preparing", "verbs.results", "shared"):
-        monkeypatch.setattr(f"sweeper.cli.{room}.warn_of_code", lambda _spec: seen.append("warned"))
+    for module in ("verbs.preparing", "verbs.results", "shared"):
+        monkeypatch.setattr(f"sweeper.cli.{module}.warn_of_code", lambda _spec: seen.append("warned"))
     for first in (
         "sweeper.cli.verbs.preparing.look_at_data",
         "sweeper.cli.shared.look_at_data",

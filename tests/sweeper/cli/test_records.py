@@ -33,6 +33,10 @@ def test_the_tables_of_a_records_file_are_those_of_the_store(sweeper: Sweeper, t
     from_file = [sweeper(tmp_path, "table", "study.yaml", *file, *more).stdout for more in ([], ["--all"])]
     assert from_file == from_store
     assert "hinge: Stability" in from_file[0]
+    page = sweeper(tmp_path, "report", "study.yaml", *file)
+    assert page.returncode == 0, page.stderr
+    assert "hinge: Stability" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "mlflow.db").exists(), "the store is not looked for"
     other = sweeper(tmp_path, "table", "quickstart", *file)
     assert other.returncode == 2
     assert "holds the study 'small'" in other.stderr

@@ -52,7 +52,7 @@ def sweeps_end_without_a_page() -> None:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
     """A folder in which the study was run."""
     from typer.testing import CliRunner
 
@@ -60,6 +60,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("swept")
     (folder / "study.yaml").write_text(STUDY)
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert CliRunner().invoke(app, ["run", "study.yaml", "--executor", "inline"]).exit_code == 0
@@ -129,7 +130,7 @@ def test_a_picture_that_cannot_be_drawn_costs_neither_the_table_nor_the_sweep(
         raise ZeroDivisionError("no picture")
 
     monkeypatch.setattr("dashboards.report.build.figures", broken)
-    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "study.yaml").write_text(STUDY.replace("trials: 6", "trials: 1"))
     ended = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "The report could not be made (ZeroDivisionError: no picture)" in ended.stdout

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -66,10 +67,11 @@ def on_terminal(folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def swept(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> tuple[Path, str]:
     """The folder of a sweep on a terminal, whose trainer runs in the same process, and what the terminal was sent."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "study.yaml").write_text(json.dumps(STUDY))
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
     return folder, on_terminal(folder, "run", "study.yaml", "--executor", "inline")
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl.scripts.dpo import main, make_parser
 
 from studies.records import PRECOMPUTE, WEIGHT_FACT, DataConfig, EvaluationConfig, RunConfig, RunRecord
 from sweeper.commands import export
-from sweeper.commands.export import trl_settings
+from sweeper.commands.export import placed, trl_settings
 from tests.dashboards.generated import a_record
+from tests.sweeper.conftest import SweptOnce
 from tests.trainers.models.test_odd_models import SPECIAL, a_model, a_tokenizer
 from tests.trainers.pack_runs import assert_rounding, float64
 from trainers.data.pairs import load_pairs
@@ -57,14 +60,30 @@ DPO = {"trainer": "dpo", "balance": "", "rate": "1.0e-3"}
 BALANCED = {**DPO, "balance": "balance: gradient, "}
 
 
+@pytest.fixture(scope="module")
+def by_the_formula(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> Path:
+    """A folder in which the study has been run by the formula."""
+    return swept_once(tmp_path_factory.mktemp("formula"), STUDY.format(**FORMULA))
+
+
 @pytest.fixture
-def trained(sweeper: Sweeper, tmp_path: Path, request: pytest.FixtureRequest, empty_mlflow: Path) -> Path:
-    """A folder in which the study has been run by the trainer that the test asks for."""
-    (tmp_path / "study.yaml").write_text(STUDY.format(**getattr(request, "param", FORMULA)))
-    (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
-    done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
-    assert done.returncode == 0, done.stderr
-    return tmp_path
+def trained(sweeper: Sweeper, tmp_path: Path, request: pytest.FixtureRequest, empty_mlflow: Path) -> Iterator[Path]:
+    """A folder in which the study has been run by the trainer that the test asks for; the formula's is shared, and what
+    a test leaves there is taken away.
+    """
+    if hasattr(request, "param"):
+        (tmp_path / "study.yaml").write_text(STUDY.format(**request.param))
+        (tmp_path / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+        done = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+        assert done.returncode == 0, done.stderr
+        yield tmp_path
+        return
+    folder: Path = request.getfixturevalue("by_the_formula")
+    before = set(folder.iterdir())
+    yield folder
+    (folder / "study.yaml").write_text(STUDY.format(**FORMULA))
+    for left in {*folder.iterdir()} - before:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def test_the_head_says_where_it_comes_from_and_how_far_to_believe_it(sweeper: Sweeper, trained: Path) -> None:
@@ -84,6 +103,52 @@ def test_the_rows_beside_it_are_dealt_and_flipped_as_the_scenario_says(sweeper: 
     flipped = [was for row, was in zip(rows, dealt, strict=True) if row["chosen"] == was["rejected"]]
     assert len(flipped) == 16
     assert all(len(str(was["rejected"]).split()) > len(str(was["chosen"]).split()) for was in flipped)
+
+
+def test_from_whatever_folder_it_is_used_it_names_its_own_pairs_model_and_adapter(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` and transformers take a name that is not here for one of the Hub, or of their caches."""
+    (trained / "deep").mkdir()
+    exported = sweeper(trained, "export", "study.yaml", "--output", "deep/mine.yaml")
+    assert exported.returncode == 0, exported.stderr
+    (elsewhere := trained / "elsewhere" / "deep").mkdir(parents=True)
+    for name in ("mine-data", "mine-model"):
+        (elsewhere / name).mkdir()
+    (elsewhere / "mine-data" / "train.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    monkeypatch.chdir(elsewhere.parent)
+    written = yaml.safe_load(Path("../deep/mine.yaml").read_text())
+    mine = [json.loads(line) for line in (trained / "deep" / "mine-data" / "train.jsonl").read_text().splitlines()]
+    assert load_dataset(written["dataset_name"], cache_dir=str(trained / "cache"))["train"].to_list() == mine
+    assert Path(written["model_name_or_path"]) == trained / "deep" / "mine-model"
+    assert Path(written["output_dir"]) == trained / "deep" / "mine-adapter"
+    head = (trained / "deep" / "mine.yaml").read_text().partition("model_name_or_path")[0]
+    assert "from any folder: trl dpo --config" in head
+    shutil.move(trained / "deep", trained / "moved")
+    with pytest.raises(FileNotFoundError):  # and no other data of that name
+        load_dataset(written["dataset_name"], cache_dir=str(trained / "cache"))
+
+
+@pytest.mark.parametrize("named", ["model", "./model", "../here/model"])
+def test_a_model_that_lies_here_is_named_by_its_place_and_one_of_the_hub_by_its_id(tmp_path: Path, named: str) -> None:
+    (here := tmp_path / "here").mkdir()
+    with contextlib.chdir(here):
+        (here / "model").mkdir()
+        assert Path(placed(named)).is_absolute()
+        assert Path(placed(named)).samefile(here / "model")
+        assert placed("ORG/model") == "ORG/model"
+
+
+def test_a_place_with_a_secret_in_its_name_is_refused_since_it_could_not_be_written(
+    sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "s3cr3t-enough")
+    (trained / "s3cr3t-enough").mkdir()
+    refused = sweeper(trained, "export", "study.yaml", "--output", "s3cr3t-enough/best.yaml")
+    assert refused.returncode == 2
+    assert "holds a secret" in refused.stderr
+    assert "s3cr3t-enough" not in refused.stderr
+    assert list((trained / "s3cr3t-enough").iterdir()) == []
 
 
 INJECTED = "x\nenv: {LD_PRELOAD: ./evil.so}\ntrust_remote_code: true #\u2028\u202e"
@@ -162,9 +227,8 @@ def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(
     else:
         assert training.loss_weights == measured
         assert "# loss_weights: shares of the gradient over its norm before" in (trained / "best.yaml").read_text()
-    stock = trl_dpo_here if training.loss_weights == measured else trl_dpo
     adapter = trained / "runs" / "small" / key / "adapter"
-    assert_stock_trl_gives_the_adapter_again(trained, adapter, monkeypatch, stock)
+    assert_stock_trl_gives_the_adapter_again(trained, adapter, monkeypatch, trl_dpo_here)
 
 
 def trl_dpo(folder: Path) -> None:

@@ -45,6 +45,8 @@ class Obedient:
                 return Cause.NON_FINITE
             case "raise":
                 raise OSError("the disk is full")
+            case "break the device":
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
             case "exit":
                 sys.exit("no device")
             case "flood":

@@ -61,3 +61,19 @@ def test_events_out_of_order_cost_no_time_twice(at: list[float]) -> None:
     workers.started("a", "w", at[0])
     workers.ended("a", at[1])
     assert workers.spent(5.0) == max(at[1] - at[0], 0.0)
+
+
+def test_a_pack_that_its_worker_takes_down_is_one_failure_however_its_runs_are_told_one_by_one() -> None:
+    """Their events have times of their own: three runs of a pack are not three failures in a row."""
+    workers, clock = Workers(), 0.0
+    for attempt in range(3):
+        clock += 10.0
+        for key in "abcd":
+            clock += 0.001
+            workers.started(f"{key}{attempt}", "w", clock)
+        found = []
+        for key in "abcd":
+            clock += 0.001
+            workers.ended(f"{key}{attempt}", clock)
+            found.append(workers.failed("w", f"{key}{attempt}", clock))
+        assert (found[0] is not None) is (attempt == 2)

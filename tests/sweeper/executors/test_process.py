@@ -117,6 +117,20 @@ def test_a_worker_that_dies_by_itself_says_how(
     assert log in lost.log_tail
 
 
+def test_a_worker_whose_device_broke_is_followed_by_a_new_process(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, jobs = make_process(), [make_job(act) for act in ("finish", "break the device", "tell")]
+    for job in jobs:
+        executor.submit(job)
+    ended = results(until_ended(executor, 3))
+    before, broken, after = (ended[job.config.key] for job in jobs)
+    assert broken.cause is Cause.WORKER_LOST
+    assert "illegal memory access" in broken.message
+    assert after.cause is Cause.FINISHED
+    assert after.facts["process"] != before.facts["process"]
+
+
 def test_a_dead_worker_whose_child_holds_its_pipe_is_noticed_and_the_child_is_killed(
     make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
 ) -> None:

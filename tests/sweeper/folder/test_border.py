@@ -161,6 +161,23 @@ def test_a_running_sweep_takes_up_more_trials_and_confirms_the_best_of_all(start
     assert told(runs)[-1] == SweepEnded("finished")
 
 
+def test_a_running_sweep_takes_up_more_replicates_and_has_them_whole(start: Start, runs: Path) -> None:
+    study = runs.parents[1] / "study.yaml"
+    study.write_text(STUDY.replace("trials: 10", "trials: 2") + "baseline: sigmoid\nreplicates: 2\n")
+    sweep = start("--workers", "1")
+    accepted = asked(runs, Extend(replicates=3))
+    assert accepted.outcome == "done"
+    assert "up to 3 replicates are trained" in accepted.message
+    assert sweep.wait(timeout=PATIENCE) == 0
+    started = [event for event in told(runs) if isinstance(event, RunStarted)]
+    judged = Counter(event.scenario for event in started if event.block % 2)
+    assert judged == {"clean#1": 1, "clean#2": 1, "clean#3": 1}, "ipo drifts"
+    assert recorded(runs) == {State.COMPLETE: 15}
+    again = Forked(runs.parents[1], "run", "study.yaml", "--workers", "1", "--set", "replicates=3")
+    assert again.wait(timeout=PATIENCE) == 0
+    assert recorded(runs) == {State.COMPLETE: 15}, "they answer the study with as many"
+
+
 def test_a_running_sweep_trains_again_what_has_failed_and_takes_up_more_trials_then(start: Start, runs: Path) -> None:
     broken = runs.parents[1] / "broken"
     broken.touch()
@@ -171,7 +188,10 @@ def test_a_running_sweep_trains_again_what_has_failed_and_takes_up_more_trials_t
     assert (refused.outcome, "valid are" in refused.message) == ("refused", True)
     wait_until(lambda: "infrastructure" in {e.cause for e in told(runs) if isinstance(e, RunEnded)}, "nothing fails")
     broken.unlink()
-    assert asked(runs, Retry()).outcome == "done"
+    assert Forked(runs.parents[1], "retry", "study.yaml").wait(timeout=PATIENCE) == 0, "it asks the sweep that runs"
+    assert [(event.ask, event.outcome) for event in told(runs) if isinstance(event, RequestAnswered)][-1:] == [
+        ("retry", "done")
+    ]
     assert asked(runs, Extend(3)).outcome == "done"
     assert sweep.wait(timeout=PATIENCE) == 0
     assert recorded(runs) == {State.COMPLETE: 6}

@@ -19,10 +19,12 @@ import pytest
 
 from dashboards.store.records import load_records
 from studies.records import RunRecord, State
+from tests.sweeper import slow_study
 from tests.sweeper.forked import Forked
-from tests.sweeper.slow_study import STUDY, TRAINERS
+from tests.sweeper.slow_study import TRAINERS
 from tests.waiting import PATIENCE, wait_until
 
+STUDY = slow_study.STUDY.replace("trials: 10", "trials: 6")
 Sweeper = Callable[..., Any]
 
 
@@ -64,8 +66,8 @@ def finish(sweeper: Sweeper, folder: Path) -> None:
     """Run the rest, which must leave everything trained once."""
     ended = sweeper(folder, "run", "study.yaml", "--executor", "inline")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert Counter(r.state for r in records(folder)) == {State.COMPLETE: 20}
-    assert optuna_states(folder) == {"COMPLETE": 20}
+    assert Counter(r.state for r in records(folder)) == {State.COMPLETE: 12}
+    assert optuna_states(folder) == {"COMPLETE": 12}
 
 
 def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_pa
     assert sweep.wait(timeout=PATIENCE) == 1
     found = records(tmp_path)
     assert {r.state for r in found} == {State.COMPLETE}, "no run was cut short"
-    assert len(found) < 20
+    assert len(found) < 12
     assert set(optuna_states(tmp_path)) <= {"COMPLETE", "WAITING"}
     finish(sweeper, tmp_path)
 
@@ -119,7 +121,7 @@ def test_a_paused_variant_is_not_asked_for_until_it_is_resumed(sweeper: Sweeper,
     ended = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
     assert ended.returncode == 1
     assert "Paused, with runs left: ipo" in ended.stdout
-    assert Counter(r.variant for r in records(tmp_path)) == {"sigmoid": 10}
+    assert Counter(r.variant for r in records(tmp_path)) == {"sigmoid": 6}
     assert "paused: ipo" in sweeper(tmp_path, "status", "study.yaml").stdout
     assert sweeper(tmp_path, "resume", "study.yaml", "ipo").returncode == 0
     finish(sweeper, tmp_path)
@@ -130,19 +132,19 @@ def test_a_sweep_that_runs_heeds_a_pause(sweeper: Sweeper, tmp_path: Path) -> No
     sweeper(tmp_path, "pause", "study.yaml", "ipo")
     assert sweep.wait(timeout=PATIENCE) == 1
     found = Counter(r.variant for r in records(tmp_path))
-    assert found["sigmoid"] == 10
-    assert found["ipo"] < 10
+    assert found["sigmoid"] == 6
+    assert found["ipo"] < 6
     sweeper(tmp_path, "resume", "study.yaml", "ipo")
     finish(sweeper, tmp_path)
 
 
 def test_in_a_joint_search_other_variants_are_drawn_while_one_is_paused(sweeper: Sweeper, tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(STUDY.replace("trials: 10", "trials: 6") + "mode: search\n")
+    (tmp_path / "study.yaml").write_text(STUDY + "mode: search\n")
     sweeper(tmp_path, "pause", "study.yaml", "ipo")
     assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
     assert Counter(r.variant for r in records(tmp_path)) == {"sigmoid": 6}
     sweeper(tmp_path, "resume", "study.yaml", "ipo")
-    more = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", "--set", "budget.trials=20")
+    more = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", "--set", "budget.trials=14")
     assert more.returncode == 0
     assert {r.variant for r in records(tmp_path)} == {"sigmoid", "ipo"}
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from studies.schema.replicates import with_replicates
 from studies.spec import Study, StudySpec
 from sweeper.folder.border import Round, Rounds
 from sweeper.folder.requests import FAILED
 
 
-def rounds(**more: Any) -> Rounds:
+def spec(**more: Any) -> StudySpec:
     written = {
         "study": "small",
         "trainer": "formula",
@@ -21,7 +22,11 @@ def rounds(**more: Any) -> Rounds:
         "space": {"beta": {"type": "float", "low": 0.05, "high": 1.0, "log": True}},
         "budget": {"trials": 3},
     }
-    return Rounds(Study.of(StudySpec.model_validate({**written, **more})))
+    return StudySpec.model_validate({**written, **more})
+
+
+def rounds(**more: Any) -> Rounds:
+    return Rounds(Study.of(with_replicates(spec(**more))))
 
 
 def test_a_retry_is_a_round_of_its_own_before_further_trials() -> None:
@@ -69,3 +74,27 @@ def test_trials_that_ask_for_no_run_or_cannot_be_added_are_refused(
 
 def test_a_cause_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     assert "bad_luck: valid are" in str(rounds().retry(("bad_luck", "worker_lost")))
+
+
+def test_replicates_are_extended_like_trials() -> None:
+    asked = rounds(replicates=3)
+    assert asked.extend(None, 5) is None
+    assert asked.extend(None, 8) is None
+    assert "8 asks for no run beyond those of 8" in str(asked.extend(None, 8))
+    taken = asked.take(last=False)
+    assert taken == Round(replicates=8)
+    assert taken.extends
+    longer = taken.of(Study.of(with_replicates(spec(replicates=3))))
+    assert (longer.spec.replicates, list(longer.spec.scenarios)[-1]) == (8, "clean#8")
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "told"),
+    [
+        ((None, None), {"replicates": 3}, "Name `trials` or `replicates`."),
+        ((None, 5), {}, "the study has none"),
+        ((None, 25), {"replicates": 3, "data": {"path": "embedded"}}, "would use gold tasks twice"),
+    ],
+)
+def test_replicates_that_cannot_be_are_refused(given: tuple[Any, Any], more: dict[str, Any], told: str) -> None:
+    assert told in str(rounds(**more).extend(*given))

@@ -97,45 +97,42 @@ def test_pairs_that_were_written_again_or_moved_are_the_same(asked: Asked) -> No
     assert "0 runs trained, 6 were there already" in asked.run()
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("low: 0.05", "low: 0.02"), ("max_steps: 4", "max_steps: 8"), ("budget:", "sampler_seed: 7\nbudget:")],
-)
-def test_an_edit_that_leaves_runs_behind_is_told_by_every_command_before_anything_trains(
-    asked: Asked, old: str, new: str
-) -> None:
+def test_an_edit_that_leaves_runs_behind_is_told_by_every_command_before_anything_trains(asked: Asked) -> None:
     asked.run()
     before = asked.rows()
-    asked.edit(old, new)
-    assert "6 finished runs would be left behind" in asked.call("plan").stdout
-    assert asked.rows() == [("sigmoid", 0, None), ("ipo", 0, None)]
-    for command in ("table", "status"):
-        assert "6 finished runs left aside" in " ".join(asked.call(command).stdout.split())
-    refused = asked.call("run", "--executor", "inline")
-    assert refused.returncode == 2
-    assert "--yes" in refused.stderr
+    for old, new in (
+        ("low: 0.05", "low: 0.02"), ("budget:", "sampler_seed: 7\nbudget:"), ("max_steps: 4", "max_steps: 8")
+    ):  # fmt: skip
+        asked.write(STUDY)
+        asked.edit(old, new)
+        assert "6 finished runs would be left behind" in asked.call("plan").stdout
+        assert asked.rows() == [("sigmoid", 0, None), ("ipo", 0, None)]
+        for command in ("table", "status"):
+            assert "6 finished runs left aside" in " ".join(asked.call(command).stdout.split())
+        refused = asked.call("run", "--executor", "inline")
+        assert refused.returncode == 2
+        assert "--yes" in refused.stderr
     assert "6 runs trained, 0 were there already" in asked.run("--yes")
-    asked.edit(new, old)
+    asked.write(STUDY)
     assert "0 runs trained, 6 were there already" in asked.run()
     assert asked.rows() == before
     assert asked.superseded() == 0
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "trained"),
-    [
-        ("trials: 3", "trials: 4", 2),
-        ("ipo: {}", "ipo: {}, hinge: {}", 3),
-        ("budget:", "runs: {blocks: [0, 1]}\nbudget:", 6),
-        ("budget:", "objective: {metric: margin}\nbudget:", 0),
-        ("budget:", "question: Which?\nbudget:", 0),
-    ],
-)
-def test_an_edit_that_extends_leaves_nothing_behind(asked: Asked, old: str, new: str, trained: int) -> None:
+def test_an_edit_that_extends_leaves_nothing_behind(asked: Asked) -> None:
     asked.run()
-    asked.edit(old, new)
-    assert "left behind" not in asked.call("plan").stdout
-    assert f"{trained} runs trained, 6 were there already" in asked.run()
+    there = 6
+    for old, new, trained in (
+        ("budget:", "question: Which?\nbudget:", 0),
+        ("budget:", "objective: {metric: margin}\nbudget:", 0),
+        ("trials: 3", "trials: 4", 2),
+        ("ipo: {}", "ipo: {}, hinge: {}", 4),
+        ("budget:", "runs: {blocks: [0, 1]}\nbudget:", 12),
+    ):
+        asked.edit(old, new)
+        assert "left behind" not in asked.call("plan").stdout
+        assert f"{trained} runs trained, {there} were there already" in asked.run()
+        there += trained
 
 
 def test_the_plan_counts_what_is_done_and_what_is_missing(asked: Asked) -> None:

@@ -103,7 +103,7 @@ def test_what_the_machine_fails_once_is_tried_again_after_a_while_and_counts_as_
 def test_a_worker_on_which_three_different_runs_fail_in_a_row_is_set_aside_and_named(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    many = STUDY.replace("trials: 2", "trials: 8").replace("attempts: 2", "attempts: 1")
+    many = STUDY.replace("trials: 2", "trials: 4").replace("attempts: 2", "attempts: 1")
     ended = run({"sigmoid": "die", "ipo": "die"}, many)
     assert ended.returncode == 1
     assert "worker-0 is set aside" in ended.stdout
@@ -111,14 +111,14 @@ def test_a_worker_on_which_three_different_runs_fail_in_a_row_is_set_aside_and_n
     assert len(list((tmp_path / "notes").iterdir())) in (3, 4), "the other runs were not burned"
     assert run({}, many).returncode == 0
     assert causes(tmp_path) == {(v, State.COMPLETE, Cause.FINISHED) for v in ("sigmoid", "ipo")}
-    assert len(records(tmp_path)) == 16
+    assert len(records(tmp_path)) == 8
 
 
 def test_what_could_not_be_trained_is_told_although_the_sweep_had_tries_left_for_it(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Three runs in a row set the only worker aside, before any of them has had its last try."""
-    many = STUDY.replace("trials: 2", "trials: 8").replace("attempts: 2", "attempts: 3").replace("0.3s", "0s")
+    many = STUDY.replace("trials: 2", "trials: 4").replace("attempts: 2", "attempts: 3").replace("0.3s", "0s")
     ended = run({"sigmoid": "die", "ipo": "die"}, many)
     assert ended.returncode == 1
     tried = {note.name for note in (tmp_path / "notes").iterdir()}
@@ -131,9 +131,9 @@ def test_what_could_not_be_trained_is_told_although_the_sweep_had_tries_left_for
     assert f"{told}." in listed
     again = run({}, many)
     assert again.returncode == 0
-    assert "16 runs trained, 0 were there already" in again.stdout
+    assert "8 runs trained, 0 were there already" in again.stdout
     assert run({}, many, "status", "--failed").stdout.count("could not be trained") == 0
-    assert Counter(r.state for r in records(tmp_path)) == {State.COMPLETE: 16}
+    assert Counter(r.state for r in records(tmp_path)) == {State.COMPLETE: 8}
 
 
 def test_the_other_workers_go_on_without_the_one_that_is_set_aside(run: Callable[..., Any], tmp_path: Path) -> None:

@@ -17,15 +17,14 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from dashboards.store.records import load_records
 from studies.design.halving import FAILED, Score, rung_scores, standing, survivors
 from studies.records import Cause, Measurement, RunConfig, RunRecord, RunResult, State
 from studies.spec import Objective
-from sweeper.cli.app import app
 from sweeper.executors.base import Capacity
 from sweeper.executors.inline import Inline
+from tests.sweeper.conftest import SweptOnce
 from tests.sweeper.forked import Forked
 from tests.waiting import PATIENCE, wait_until
 from trainers import formula
@@ -43,8 +42,8 @@ trainer: formula
 base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 12}
 variants: {sigmoid: {}, ipo: {}}
 space: {beta: {low: 0.01, high: 1.0, log: true}, learning_rate: {low: 1.0e-6, high: 3.0e-3, log: true}}
-budget: {trials: 18}
-rungs: {at: [0.25, 0.5], eta: 3, bracket: 18}
+budget: {trials: 9}
+rungs: {at: [0.25, 0.5], eta: 3, bracket: 9}
 objective: {metric: ranking_gain}
 """
 
@@ -64,14 +63,9 @@ def run(sweeper: Sweeper, empty_mlflow: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def in_order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def in_order(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> Path:
     """A folder in which the study was run in one process, from one run to the next."""
-    folder = tmp_path_factory.mktemp("in-order")
-    (folder / "study.yaml").write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert CliRunner().invoke(app, ["run", "study.yaml", "--executor", "inline"]).exit_code == 0
-    return folder
+    return swept_once(tmp_path_factory.mktemp("in-order"), STUDY)
 
 
 def records(folder: Path) -> list[RunRecord]:
@@ -137,18 +131,18 @@ def test_the_best_third_goes_on_from_each_rung_and_the_rest_is_told_with_its_val
 ) -> None:
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "18 runs trained" in done.stdout
-    assert "step 3: 6 trials go on, 12 end here" in done.stdout
+    assert "9 runs trained" in done.stdout
+    assert "step 3: 3 trials go on, 6 end here" in done.stdout
     found = {r.trial: r for r in records(tmp_path)}
-    assert len(found) == 18
+    assert len(found) == 9
     assert Counter((r.cause, r.facts.get("rung")) for r in found.values() if r.cause is not Cause.NON_FINITE) == {
-        (Cause.FINISHED, None): 2,
-        (Cause.PAUSED, "3"): 12,
-        (Cause.PAUSED, "6"): 4,
+        (Cause.FINISHED, None): 1,
+        (Cause.PAUSED, "3"): 6,
+        (Cause.PAUSED, "6"): 2,
     }
     at_first = {n: read_result(tmp_path / "runs" / "small" / r.key).measurements for n, r in found.items()}
     gain = {n: next(m.value for m in ms if (m.name, m.step) == ("ranking_gain", 3)) for n, ms in at_first.items()}
-    best = sorted(gain, key=gain.__getitem__)[-6:]
+    best = sorted(gain, key=gain.__getitem__)[-3:]
     assert {n for n, r in found.items() if r.facts.get("rung") != "3"} == set(best)
     for t in trials(tmp_path):
         if found[t.number].cause is Cause.PAUSED:
@@ -163,8 +157,8 @@ def test_a_run_that_diverged_counts_as_last_and_its_place_is_not_filled_by_waiti
     one = STUDY.replace("{sigmoid: {}, ipo: {}}", "{ipo: {}}").replace("low: 1.0e-6", "low: 1.1e-3")
     done = run(tmp_path, one.replace("at: [0.25, 0.5]", "at: [0.25, 0.75]"))
     assert done.returncode == 0, done.stderr
-    assert Counter(r.cause for r in records(tmp_path)) == {Cause.NON_FINITE: 6, Cause.PAUSED: 12}
-    assert Counter(t.state.name for t in trials(tmp_path)) == {"PRUNED": 18}
+    assert Counter(r.cause for r in records(tmp_path)) == {Cause.NON_FINITE: 3, Cause.PAUSED: 6}
+    assert Counter(t.state.name for t in trials(tmp_path)) == {"PRUNED": 9}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -199,7 +193,7 @@ class Slow:
         self._formula.train(job, desk)
 
 
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, 4), (signal.SIGKILL, 21), (signal.SIGINT, 14)])
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, 4), (signal.SIGKILL, 11), (signal.SIGINT, 7)])
 def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_same(
     run: Run,
     in_order: Path,
@@ -209,7 +203,7 @@ def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_sam
     number: signal.Signals,
     after: int,
 ) -> None:
-    """`after`: so many pauses and ends; there are 18 at the first rung and 6 at the second."""
+    """`after`: so many pauses and ends; there are 9 at the first rung and 3 at the second."""
     slow = STUDY.replace("trainer: formula", "trainer: tests.sweeper.loop.test_halving:Slow")
     monkeypatch.syspath_prepend(Path(__file__).parents[3])
     folder = tmp_path
@@ -232,9 +226,9 @@ def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_sam
     done = run(folder, slow)
     assert done.returncode == 0, done.stderr
     assert decided(folder) == decided(in_order)
-    assert len(records(folder)) == 18
+    assert len(records(folder)) == 9
     assert {r.trial: r.cause for r in records(folder)} == {r.trial: r.cause for r in records(in_order)}
-    assert "0 runs trained, 18 were there already" in run(folder, slow).stdout
+    assert "0 runs trained, 9 were there already" in run(folder, slow).stdout
 
 
 def with_results(monkeypatch: pytest.MonkeyPatch, change: Callable[[RunConfig, RunResult], RunResult]) -> None:
@@ -265,7 +259,7 @@ def test_what_the_machine_fails_is_tried_again_before_the_rung_is_decided(
 def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stands(
     run: Run, in_order: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best trial pauses at the first rung and is lost before the second: the other five are decided without it."""
+    """The best trial pauses at the first rung and is lost before the second: the other two are decided without it."""
     best = max((t.value, t.number) for t in trials(in_order) if t.state.name == "COMPLETE")[1]
 
     def fail(config: RunConfig, result: RunResult) -> RunResult:
@@ -277,9 +271,9 @@ def test_a_run_that_the_machine_fails_for_good_is_last_and_what_was_decided_stan
         with_results(broken, fail)
         assert run(tmp_path / "failing").returncode == 1
     told = Counter((t.state.name, max(t.intermediate_values, default=None)) for t in trials(tmp_path / "failing"))
-    assert told == {("PRUNED", 3): 12, ("PRUNED", 6): 3, ("COMPLETE", None): 2, ("FAIL", None): 1}
+    assert told == {("PRUNED", 3): 6, ("PRUNED", 6): 1, ("COMPLETE", None): 1, ("FAIL", None): 1}
     before = decided(tmp_path / "failing")
-    assert "1 run trained, 17 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
+    assert "1 run trained, 8 were there already" in run(tmp_path / "failing").stdout  # another trial in its place
     assert before.items() <= decided(tmp_path / "failing").items()
 
 
@@ -300,23 +294,23 @@ def test_runs_that_cannot_pause_are_decided_by_what_they_measured_at_the_rung_an
     done = run(tmp_path, STUDY.replace("trainer: formula", "trainer: tests.sweeper.loop.test_halving:NoPause"))
     assert done.returncode == 0, done.stderr
     assert {r.cause for r in records(tmp_path)} <= {Cause.FINISHED, Cause.NON_FINITE}
-    assert len(records(tmp_path)) == 18
+    assert len(records(tmp_path)) == 9
 
 
 @pytest.mark.slow
 def test_more_trials_make_a_bracket_of_their_own_and_train_only_that(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     before = decided(tmp_path)
-    done = run(tmp_path, STUDY.replace("trials: 18", "trials: 27"))
-    assert "9 runs trained, 18 were there already" in done.stdout
+    done = run(tmp_path, STUDY.replace("trials: 9", "trials: 15"))
+    assert "6 runs trained, 9 were there already" in done.stdout
     after = decided(tmp_path)
     assert before.items() <= after.items()
-    assert Counter(tuple(t.user_attrs["bracket"]) for t in trials(tmp_path)) == {(0, 18): 18, (1, 9): 9}
+    assert Counter(tuple(t.user_attrs["bracket"]) for t in trials(tmp_path)) == {(0, 9): 9, (1, 6): 6}
 
 
 def test_no_trial_is_asked_for_before_the_bracket_is_decided(run: Run, tmp_path: Path) -> None:
     """So that TPE has learnt from the whole bracket, whoever reported first."""
-    run(tmp_path, STUDY.replace("bracket: 18", "bracket: 6"))
+    run(tmp_path, STUDY.replace("bracket: 9", "bracket: 3"))
     found = trials(tmp_path)
     ends = {b: max(t.datetime_complete for t in found if t.user_attrs["bracket"][0] == b) for b in range(3)}
     starts = {b: min(t.datetime_start for t in found if t.user_attrs["bracket"][0] == b) for b in range(3)}
@@ -337,11 +331,11 @@ def test_trials_of_several_runs_go_on_by_the_mean_of_their_runs(run: Run, tmp_pa
     by_trial = Counter(r.trial for r in records(tmp_path))
     assert set(by_trial.values()) == {2}
     causes = {n: {r.cause for r in records(tmp_path) if r.trial == n} for n in by_trial}
-    assert sum(found == {Cause.PAUSED} for found in causes.values()) == 16
+    assert sum(found == {Cause.PAUSED} for found in causes.values()) == 8
 
 
 def test_plan_shows_the_brackets_and_what_they_save(sweeper: Sweeper, tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text(STUDY.replace("trials: 18", "trials: 30"))
+    (tmp_path / "study.yaml").write_text(STUDY.replace("trials: 9", "trials: 30").replace("bracket: 9", "bracket: 18"))
     shown = sweeper(tmp_path, "plan", "study.yaml").stdout
     assert "2 brackets of 15 trials: 15 to step 3, 5 to step 6, 1 to the end" in shown
     assert "132 training steps in place of 360" in shown  # twice 15 x 3 + 5 x 3 + 1 x 6
@@ -357,7 +351,7 @@ def test_plan_shows_the_brackets_and_what_they_save(sweeper: Sweeper, tmp_path: 
         (("at: [0.25, 0.5]", "at: []"), "rungs.at: is empty"),
         (("at: [0.25, 0.5]", "at: [0.5, 0.51]"), "are the steps [6, 6]"),
         (("eta: 3", "eta: 1"), "rungs.eta: 1 must be at least 2"),
-        (("bracket: 18", "bracket: 2"), "rungs.bracket: 2 must be at least eta"),
+        (("bracket: 9", "bracket: 2"), "rungs.bracket: 2 must be at least eta"),
         (("metric: ranking_gain", "metric: steps_per_second"), "'steps_per_second' is not measured at a rung"),
         (("ipo: {}", "ipo: {base: {max_steps: 20}}"), "variants.ipo: changes max_steps"),
         (("eta: 3", "etta: 3"), "rungs.etta: unknown key (did you mean eta?)"),
@@ -416,11 +410,11 @@ def test_runs_of_which_optuna_alone_tells_are_trained_again_each_to_where_it_end
     jobs = jobs_of(monkeypatch)
     done = run(tmp_path, text)
     assert done.returncode == 0, done.stderr
-    assert "18 runs trained, 0 were there already" in done.stdout
-    assert len(jobs) == 18
+    assert "9 runs trained, 0 were there already" in done.stdout
+    assert len(jobs) == 9
     assert ends(tmp_path) == before
     assert decided(tmp_path) == told
-    assert "0 runs trained, 18 were there already" in run(tmp_path, text).stdout
+    assert "0 runs trained, 9 were there already" in run(tmp_path, text).stdout
 
 
 def test_runs_of_which_their_folders_alone_tell_are_recorded_at_the_rungs_where_they_ended(
@@ -434,7 +428,7 @@ def test_runs_of_which_their_folders_alone_tell_are_recorded_at_the_rungs_where_
         if is_optuna_lost:
             (tmp_path / "optuna.db").unlink()
         done = run(tmp_path)
-        assert "0 runs trained, 18 were there already" in done.stdout
+        assert "0 runs trained, 9 were there already" in done.stdout
         assert not jobs
         assert ends(tmp_path) == before
         assert decided(tmp_path) == told

@@ -50,6 +50,15 @@ def test_what_the_machine_failed_is_tried_a_limited_number_of_times_each_later_t
     assert {this.placement for this in found} == {Placement()}
 
 
+@pytest.mark.parametrize("cause", [Cause.WORKER_LOST, Cause.INFRASTRUCTURE])
+def test_what_went_down_with_a_pack_has_its_last_try_alone(cause: Cause) -> None:
+    found = tries(Attempts(Retries(attempts=3)), a_config(), cause, together=8)
+    assert [this.placement for this in found] == [Placement(together=8), Placement(together=8), Placement()]
+    assert describe(found[1], found[2], cause) == f"{cause}: tried alone"
+    loop = tries(Attempts(Retries(attempts=3)), a_config(), cause, together=0)
+    assert {this.placement for this in loop} == {Placement(together=0)}
+
+
 @pytest.mark.parametrize("cause", [c for c in Cause if not CONSEQUENCES[c].retried and c not in MEMORY])
 def test_what_the_run_did_to_itself_is_not_tried_again(cause: Cause) -> None:
     assert len(tries(Attempts(Retries()), a_config(), cause, together=4)) == 1

@@ -16,6 +16,7 @@ from studies.design.counts import planned_runs
 from studies.records import RunRecord
 from studies.spec import Study, StudyError, load_study
 from sweeper.planning.plan import make_plan
+from tests.sweeper.conftest import SweptOnce
 
 Run = Callable[..., Any]
 STUDY = """
@@ -66,24 +67,28 @@ def loaded(folder: Path, text: str) -> Any:
     return load_study(folder / "study.yaml")
 
 
-def test_a_scenario_has_the_variants_trials_runs_and_settings_that_it_says(run: Run, tmp_path: Path) -> None:
-    run(tmp_path, STUDY)
-    found = records(tmp_path)
+@pytest.fixture(scope="module")
+def scened(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> Path:
+    """A folder in which the study was run, to be read."""
+    return swept_once(tmp_path_factory.mktemp("scened"), STUDY)
+
+
+def test_a_scenario_has_the_variants_trials_runs_and_settings_that_it_says(scened: Path) -> None:
+    found = records(scened)
     assert Counter((r.scenario, r.variant) for r in found) == {
         **{("clean", name): 3 for name in ("sigmoid", "ipo", "hinge")},
         **{("long", name): 4 for name in ("sigmoid", "ipo")},
     }
     steps = defaultdict(set)
     for record in found:
-        config = json.loads((tmp_path / "mlartifacts" / "scened" / record.run_id / "artifacts/config.json").read_text())
+        config = json.loads((scened / "mlartifacts" / "scened" / record.run_id / "artifacts/config.json").read_text())
         steps[record.scenario].add((config["settings"]["max_steps"], config["data"]["rows"]))
     assert steps == {"clean": {(6, None)}, "long": {(9, 64)}}
 
 
-def test_a_shorter_scenario_has_the_first_points_of_a_longer_one(run: Run, tmp_path: Path) -> None:
-    run(tmp_path, STUDY)
+def test_a_shorter_scenario_has_the_first_points_of_a_longer_one(scened: Path) -> None:
     betas = defaultdict(list)
-    for record in records(tmp_path):
+    for record in records(scened):
         if record.variant == "ipo" and record.block == 0:
             betas[record.scenario].append(record.knobs["beta"])
     assert betas["long"] == betas["clean"][:2]
@@ -128,17 +133,20 @@ def at_kl(kl: list[float]) -> str:
     return AT_KL.replace("LOW", low).replace("MIDDLE", middle).replace("HIGH", high)
 
 
-def quartiles(folder: Path, run: Run) -> list[float]:
-    """Budgets that part the trials of the formula trainer's sigmoid."""
-    run(folder, at_kl([1e6, 2e6, 3e6]).split("confirm")[0])
+@pytest.fixture(scope="module")
+def budgeted(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> tuple[Path, list[float]]:
+    """A folder in which the study was run with its confirm phase, and its budgets: they part the trials of sigmoid."""
+    folder = swept_once(tmp_path_factory.mktemp("budgeted"), at_kl([1e6, 2e6, 3e6]).split("confirm")[0])
     kls = sorted(r.metrics["kl"] for r in records(folder) if r.variant == "sigmoid")
-    return [kls[2], kls[4], kls[7]]
+    budgets = [kls[2], kls[4], kls[7]]
+    return swept_once(folder, at_kl(budgets)), budgets
 
 
-def test_the_best_trial_within_each_kl_budget_is_confirmed_and_shared_ones_once(run: Run, tmp_path: Path) -> None:
-    budgets = quartiles(tmp_path, run)
-    run(tmp_path, at_kl(budgets))
-    found = records(tmp_path)
+def test_the_best_trial_within_each_kl_budget_is_confirmed_and_shared_ones_once(
+    budgeted: tuple[Path, list[float]],
+) -> None:
+    folder, budgets = budgeted
+    found = records(folder)
     for variant in ("sigmoid", "ipo"):
         own = [r for r in found if r.variant == variant]
         chosen = set()
@@ -151,13 +159,14 @@ def test_the_best_trial_within_each_kl_budget_is_confirmed_and_shared_ones_once(
     assert len({r.trial for r in found if r.variant == "sigmoid" and r.phase == "confirm"}) > 1
 
 
-def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callable[..., Any], tmp_path: Path) -> None:
-    budgets = quartiles(tmp_path, run)
-    run(tmp_path, at_kl(budgets))
-    table = json.loads(sweeper(tmp_path, "table", "study.yaml", "--format", "json").stdout)
+def test_the_table_compares_the_losses_at_each_budget(
+    sweeper: Callable[..., Any], budgeted: tuple[Path, list[float]]
+) -> None:
+    folder, budgets = budgeted
+    table = json.loads(sweeper(folder, "table", "study.yaml", "--format", "json").stdout)
     of_sigmoid = {row["budget"]: row for row in table["at_kl"] if row["variant"] == "sigmoid"}
     assert sorted(of_sigmoid) == sorted(budgets)
-    runs = {r.run_id: r for r in records(tmp_path)}
+    runs = {r.run_id: r for r in records(folder)}
     for budget, row in of_sigmoid.items():
         behind = [runs[run_id] for run_id in row["run_ids"]]
         assert {(r.phase, r.trial) for r in behind} == {("confirm", row["trial"])}
@@ -165,7 +174,7 @@ def test_the_table_compares_the_losses_at_each_budget(run: Run, sweeper: Callabl
         assert row["value"]["value"] == pytest.approx(mean)
         chosen_by = [r for r in runs.values() if (r.variant, r.phase, r.trial) == ("sigmoid", "unbiased", row["trial"])]
         assert all(r.metrics["kl"] <= budget for r in chosen_by)
-    text = sweeper(tmp_path, "table", "study.yaml", "--all").stdout
+    text = sweeper(folder, "table", "study.yaml", "--all").stdout
     assert "At equal KL" in text
 
 

@@ -176,7 +176,7 @@ def wait_for_runs(folder: Path, process: Forked, at_least: int) -> None:
     assert process.poll() is None, "the sweep ended before it could be killed"
 
 
-LONG = STUDY.replace("trials: 3", "trials: 12")
+LONG = STUDY.replace("trials: 3", "trials: 8")
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
@@ -194,16 +194,16 @@ def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run,
     assert not psutil.wait_procs(workers, timeout=PATIENCE)[1], "a worker outlived the sweep"
     found = records(tmp_path)
     assert Counter((r.variant, r.trial) for r in found) == {
-        (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(12)
+        (v, n): 1 for v in ("sigmoid", "ipo", "robust") for n in range(8)
     }
     assert {r.state for r in found} == {State.COMPLETE}
-    assert optuna_states(tmp_path) == {"COMPLETE": 36}
+    assert optuna_states(tmp_path) == {"COMPLETE": 24}
     for key, written in results.items():
         assert (tmp_path / "runs" / "small" / key / "result.json").stat().st_mtime_ns == written, "trained twice"
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
-    two_runs_a_trial = STUDY.replace("trials: 3", "trials: 12") + "runs: {seeds: [0, 1]}\n"
+    two_runs_a_trial = STUDY.replace("trials: 3", "trials: 6") + "runs: {seeds: [0, 1]}\n"
     write(tmp_path, two_runs_a_trial)
     process = Forked(tmp_path, "run", "study.yaml", "--executor", "process", "--workers", "2")
     wait_for_runs(tmp_path, process, 5)
@@ -212,8 +212,8 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(run: Run, tmp_path: P
     assert not [r for r in records(tmp_path) if r.state is State.RUNNING]
     assert "RUNNING" not in optuna_states(tmp_path)
     assert run(tmp_path, two_runs_a_trial).returncode == 0
-    assert len(records(tmp_path)) == 72
-    assert optuna_states(tmp_path) == {"COMPLETE": 36}
+    assert len(records(tmp_path)) == 36
+    assert optuna_states(tmp_path) == {"COMPLETE": 18}
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from dashboards.store.histories import load_samples
 from dashboards.store.records import load_records
 from studies.design.identity import goal_of
 from studies.design.measurers import Measurers, asked_of, chosen, left_out, under
-from studies.records import Cause, Measurer, Numbers, RunRecord, State
+from studies.records import Cause, Measurer, Numbers, RunConfig, RunRecord, State
+from studies.records.metrics import EVALUATOR
 from studies.schema.contents import Source
 from studies.spec import StudySpec, arms, resolve_run
 from trainers.contents import read_content
@@ -234,6 +235,14 @@ def test_a_result_that_only_its_folder_has_keeps_the_judge_that_it_names(
 
 
 # ---- records alone --------------------------------------------------------------------------------------------------
+
+
+def test_a_version_that_changes_rounding_alone_is_the_same_measurer() -> None:
+    """So that no run of before is measured again, or left out of a comparison, for its last digits."""
+    assert Measurer(evaluator="evaluator-3.1") == Measurer(evaluator="evaluator-3") != Measurer(evaluator="evaluator-4")
+    assert Measurer() == Measurer(evaluator=EVALUATOR.partition(".")[0])
+    assert RunConfig.model_fields["evaluator"].get_default(call_default_factory=True) == EVALUATOR  # what a run is told
+
 
 OLD, NEW = Measurer(evaluator="evaluator-3"), Measurer(evaluator="evaluator-4")
 BY_OLD, BY_NEW = Measurers(OLD, OLD), Measurers(NEW, NEW)

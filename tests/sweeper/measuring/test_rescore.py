@@ -296,6 +296,7 @@ def score(prompts, completions):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no model stories260k with its pairs in shared/ beside the project")
 def test_a_finished_sweep_of_a_real_model_is_scored_and_ranked_by_a_judge_and_nothing_is_trained_again(
     tmp_path: Path, empty_mlflow: Path, sweeper: Callable[..., Any]

@@ -24,6 +24,7 @@ from studies.spec import load_study
 from sweeper.folder.names import MARK_FILE
 from sweeper.ownership.owner import Found, Mark, Survey, Whose, whose
 from sweeper.tracking.tracker import Tracker
+from tests.sweeper.conftest import SweptOnce
 
 Sweeper = Callable[..., Any]
 STUDY = """
@@ -353,19 +354,9 @@ def test_both_readers_of_mlflow_see_a_newer_format(
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
+def recorded(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) -> Path:
     """A folder in which the study was run."""
-    from typer.testing import CliRunner
-
-    from sweeper.cli.app import app
-
-    folder = tmp_path_factory.mktemp("recorded")
-    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
-    (folder / "study.yaml").write_text(STUDY)
-    with pytest.MonkeyPatch.context() as here:
-        here.chdir(folder)
-        assert CliRunner().invoke(app, list(RUN)).exit_code == 0
-    return folder
+    return swept_once(tmp_path_factory.mktemp("recorded"), STUDY)
 
 
 # Readers, and a folder that was moved.

@@ -41,6 +41,15 @@ def test_a_sweep_begins_with_one_run_a_worker_and_asks_for_no_more(tmp_path: Pat
     assert (begun.together, told) == (1, [])
 
 
+@pytest.mark.parametrize(("gpus", "sharing"), [("0", 3), ("0,1", 2), ("0,1,2,3", 1)])
+def test_on_gpus_packs_may_be_larger_and_workers_know_how_many_share_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str, sharing: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    begun = Packs(WHOLE, tmp_path, 3, 3, lambda _: None)
+    assert begun.placement == Placement(together=128, begin=0, workers=3, sharing=sharing)
+
+
 def test_a_study_that_says_how_many_is_taken_at_its_word(tmp_path: Path) -> None:
     begun, _ = packs(tmp_path, "resources.together=5")
     assert (begun.placement, begun.together) == (Placement(together=5), 5)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from trainers.interface import TRAINERS
 from trainers.world.paths import model_path
 
 Sweeper = Callable[..., Any]
@@ -33,6 +34,12 @@ def folder(tmp_path: Path) -> Path:
         archive.extractall(place, filter="data")
     shutil.copytree(model_path(), place / "model")
     return place
+
+
+@pytest.fixture
+def trained_by_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained anew: for that it is, and not for its numbers."""
+    monkeypatch.setitem(TRAINERS, "dpo", TRAINERS["formula"])
 
 
 def run(sweeper: Sweeper, folder: Path, study: str, *options: str) -> Any:
@@ -74,6 +81,7 @@ def test_what_format_1_did_not_record_is_told_once(sweeper: Sweeper, folder: Pat
     assert "taken over" not in run(sweeper, folder, "embedded").stdout  # which ships with the project
 
 
+@pytest.mark.usefixtures("trained_by_the_formula")
 def test_strict_leaves_behind_what_cannot_be_checked_and_stays_so(sweeper: Sweeper, folder: Path) -> None:
     refused = run(sweeper, folder, "local", "--strict")
     assert refused.returncode == 2
@@ -85,6 +93,7 @@ def test_strict_leaves_behind_what_cannot_be_checked_and_stays_so(sweeper: Sweep
     assert "0 runs trained, 4 were there already" in run(sweeper, folder, "local").stdout
 
 
+@pytest.mark.usefixtures("trained_by_the_formula")
 def test_a_model_that_changes_after_its_runs_were_taken_over_leaves_them_behind(sweeper: Sweeper, folder: Path) -> None:
     run(sweeper, folder, "local")
     weights = bytearray((folder / "model" / "model.safetensors").read_bytes())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from studies.records import NORM_FACT, WEIGHT_FACT, Cause, RunConfig, RunResult
-from tests.trainers.pack.test_pause import to_rung
+from tests.trainers.pack.test_pause import RUNG, to_rung
 from tests.trainers.pack_runs import apart, config, distance, float64, plain_training, scored_beside, train, weights
 from tests.trainers.trl_loop import test_checkpoints as alone
 from trainers.components import gradient_balance as balance
@@ -136,6 +136,10 @@ def test_what_memory_asks_for_changes_no_weight(tmp_path: Path, monkeypatch: pyt
 # ---- a run that goes on -------------------------------------------------------------------------------------------
 
 
+TO_RUNG = {"max_steps": 8, "at": (RUNG / 8,)}
+ALONE = {"max_steps": 6, "at": (0.5,)}  # killed in the fourth step
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for every time that gradients are measured; each time they come out larger than they are."""
@@ -153,8 +157,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_run_that_paused_at_a_rung_goes_on_with_the_weights_that_it_had(tmp_path: Path, measured: list[int]) -> None:
     """Even if they came out otherwise now."""
-    run = balanced("sigmoid", "ipo", max_steps=12, at=(0.5,))
-    paused, whole = (to_rung(tmp_path / name, [run], 1, step)[0] for name, step in [("parts", 6), ("whole", None)])
+    run = balanced("sigmoid", "ipo", **TO_RUNG)
+    paused, whole = (to_rung(tmp_path / name, [run], 1, step)[0] for name, step in [("parts", RUNG), ("whole", None)])
     assert measured == [0, 1]
     measured.append(2)
     (resumed,) = to_rung(tmp_path / "parts", [run], 1, None)
@@ -166,8 +170,8 @@ def test_a_run_that_paused_at_a_rung_goes_on_with_the_weights_that_it_had(tmp_pa
 def test_in_float64_a_paused_and_a_killed_run_give_the_numbers_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed = balanced("sigmoid", "ipo", max_steps=12, at=(0.5,), gradient_accumulation_steps=2)
-    solo = balanced("sigmoid", "ipo", **alone.LORA)
+    packed = balanced("sigmoid", "ipo", **TO_RUNG, gradient_accumulation_steps=2)
+    solo = balanced("sigmoid", "ipo", **ALONE)
     with float64(monkeypatch):
         to_rung(tmp_path / "whole", [packed], 1, None)
         to_rung(tmp_path / "parts", [packed], 1)
@@ -183,7 +187,7 @@ def test_in_float64_a_paused_and_a_killed_run_give_the_numbers_of_an_uninterrupt
 def test_a_killed_run_of_trls_own_loop_goes_on_with_the_weights_that_it_had(
     tmp_path: Path, measured: list[int]
 ) -> None:
-    run = balanced("sigmoid", "ipo", **alone.LORA)
+    run = balanced("sigmoid", "ipo", **ALONE)
     whole = alone.train(tmp_path / "whole", run)
     with pytest.raises(alone.Killed):
         alone.train(tmp_path / "parts", run, 4, alone.kill)

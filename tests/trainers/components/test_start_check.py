@@ -76,8 +76,8 @@ def measured_against_another_model(patch: pytest.MonkeyPatch, nats: float) -> No
     """As with an adapter that is there when the reference is measured, and gone when training begins."""
     known = warm.WorkerCache.numbers
 
-    def off(*arguments: Any) -> ReferenceNumbers:
-        numbers = known(*arguments)
+    def off(*arguments: Any, **options: Any) -> ReferenceNumbers:
+        numbers = known(*arguments, **options)
         return replace(numbers, held_out=numbers.held_out._replace(chosen=numbers.held_out.chosen + 2 * nats))
 
     patch.setattr(warm.WorkerCache, "numbers", off)
@@ -179,7 +179,7 @@ def test_a_run_that_goes_on_keeps_the_fact_and_is_not_held_against_it_again(
 def test_the_reference_is_read_again_only_where_it_matters(
     llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(start, "rounding", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(start, "rounding", lambda *_, **__: pytest.fail("read again"))
     (result,) = train(tmp_path, a_run(llama, tmp_path), together=together)
     assert result.cause is Cause.FINISHED
 

@@ -14,6 +14,7 @@ from trl import DPOConfig, DPOTrainer
 
 from studies.records import DataConfig
 from trainers.data.pairs import DataError, Pairs, Row, load_pairs
+from trainers.data.sources import read_rows
 from trainers.data.tokens import prompt_ids, tokenise
 from trainers.world.gold import gold_reward
 from trainers.world.paths import model_path
@@ -321,3 +322,32 @@ def test_a_prompt_is_sampled_under_the_ids_that_it_is_trained_with(around: str, 
     row: Row = {"prompt": "Q:", "chosen": " yes", "rejected": " no"}
     assert tokenizer.convert_ids_to_tokens(prompt_ids("Q:", tokenizer)) == [*begins, "Q", ":"]
     assert prompt_ids("Q:", tokenizer) == tokenise(row, tokenizer).prompt
+
+
+# ---- messages as text
+
+
+def test_messages_are_written_as_plain_text_where_that_is_asked_for(tmp_path: Path) -> None:
+    system, second = {"role": "system", "content": "Be brief. "}, {"role": "user", "content": "Sure?"}
+    rows = [
+        {**row, "prompt": [system, *row["prompt"]], "chosen": [*row["chosen"], second, *row["chosen"]]}
+        for row in chat_rows(20)
+    ]
+    data = DataConfig(path=saved(tmp_path, rows), messages="text", eval_rows=2)
+    pairs = load_pairs(data, 0, byte_tokenizer(chat_template=None))
+    row = next(row for row in [*pairs.train, *pairs.evaluation] if "Q0:" in row["prompt"])
+    assert row == {
+        "prompt": "System: Be brief.\n\nUser: Q0:\n\nAssistant:",
+        "chosen": " yes 0\n\nUser: Sure?\n\nAssistant: yes 0",
+        "rejected": " no 0!",
+    }
+    assert pairs.facts["conversational"] is False
+
+
+def test_bad_rows_are_named_by_kind_with_their_first_places(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "chosen": "" if i < 5 else " yes", "rejected": " no"} for i in range(20)]
+    rows[7]["rejected"] = " yes"
+    faults = read_rows(DataConfig(path=saved(tmp_path, rows), bad_rows="drop")).faults
+    assert faults["empty"].places == ("line 1", "line 2", "line 3")
+    assert "'chosen' is empty" in faults["empty"].text
+    assert faults["equal answers"].places == ("line 8",)

@@ -43,7 +43,7 @@ from trainers.evaluation.metrics import (
 )
 from trainers.evaluation.policies import Policies, measuring
 from trainers.evaluation.samples import samples
-from trainers.evaluation.sampling import Completion, Samples, sample, score
+from trainers.evaluation.sampling import Completion, Samples, Scored, sample, score
 from trainers.world.pairs import load_model, load_tokenizer
 
 END, WORDS = "<end>", ("a", "b", "c")
@@ -279,7 +279,7 @@ def drawn_from(model: PreTrainedModel, prompts: Sequence[Sequence[int]], **optio
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches have as many rows as is asked for: these models are so small that they would have all."""
-    monkeypatch.setattr("trainers.evaluation.sampling._FREE_ON_CPU", 0)
+    monkeypatch.setattr("trainers.evaluation.sizes._FREE_ON_CPU", 0)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -315,11 +315,14 @@ def test_padding_and_batches_do_not_change_log_probs(kind: str, prompts: int) ->
     model = tiny_model(kind).double().eval()
     completions = [Completion([1, 2, 3, 1][: 1 + i % prompts], [2, 3, 1, 1, 0][i % 3 :]) for i in range(12)]
     found: dict[int, float] = {}
+
+    def read(batch: Scored) -> None:
+        assert len(batch.ids) <= 5
+        values = token_log_probs(batch.logits, batch.ids)
+        found.update(zip(batch.rows[0], (values * batch.mask).sum(-1).tolist(), strict=True))
+
     with measuring(model):
-        for batch in score(Policies(model), [completions], batch_size=5):
-            assert len(batch.ids) <= 5
-            values = token_log_probs(batch.logits, batch.ids)
-            found |= dict(zip(batch.rows[0], (values * batch.mask).sum(-1).tolist(), strict=True))
+        score(Policies(model), [completions], 5, read)
     expected = [log_prob(model, c.prompt, c.ids) for c in completions]
     assert [found[i] for i in range(12)] == pytest.approx(expected, abs=1e-12)
 

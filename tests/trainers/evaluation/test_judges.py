@@ -313,6 +313,12 @@ def test_gold_is_the_mean_of_what_the_judge_says_of_the_samples(runs: Any, tmp_p
         assert final["gold"].value == pytest.approx(expected)
         assert final["gold"].error is not None
         assert final["gold"].halves is not None
+        with policy.disable_adapter():
+            before = samples(policy, tokenizer, load_pairs(config.data, 0, tokenizer), config.evaluation, 16)
+        ahead = [len(new.completion) - len(old.completion) for new, old in zip(drawn, before, strict=True)]
+        assert any(ahead)
+        assert final["win_rate"].value == sum(1.0 if a > 0 else 0.0 if a < 0 else 0.5 for a in ahead) / 16
+        assert final["lc_win_rate"].error is not None
 
 
 def test_a_reward_model_judges_the_runs_of_a_pack_as_it_judges_each_alone(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from studies.records import EvaluationConfig, Measurement
@@ -24,7 +24,9 @@ from trainers.data.tokens import TokenIds
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate_all, packed_policies, reference_numbers
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import CachedReader, Policies, one_policy
+from trainers.evaluation.room import RoomyLayer
 from trainers.evaluation.sampling import Samples, sample
+from trainers.multi_lora.flat import Unpackable
 from trainers.multi_lora.layout import hidden_states
 
 CONFIG = EvaluationConfig(prompts=30, max_new_tokens=8, batch_size=8)
@@ -53,9 +55,9 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture(params=["as many rows as fit", "small batches"])
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small batches":
-        monkeypatch.setattr("trainers.evaluation.sampling._FREE_ON_CPU", 0)
-        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_ON_CPU", 40)
-        monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", 40)
+        monkeypatch.setattr("trainers.evaluation.sizes._FREE_ON_CPU", 0)
+        monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_ON_CPU", 40)
+        monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_IN_CACHE", 40)
 
 
 def adapters(model: PreTrainedModel) -> list[Weights]:
@@ -121,21 +123,19 @@ def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel, seeds: 
 
 
 @pytest.mark.usefixtures("batches")
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("broken", [0, 1, 2])
-def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(
-    model: PreTrainedModel, broken: int, value: float
-) -> None:
+def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(model: PreTrainedModel) -> None:
     weights, numbers = adapters(model), references(model)
     expected = evaluated(model, weights, PAIRS, numbers)
-    name = next(iter(weights[broken]))
-    weights[broken] = weights[broken] | {name: (weights[broken][name][0], torch.full_like(weights[0][name][1], value))}
-    found = evaluated(model, weights, PAIRS, numbers)
-    for i in range(3):
-        if i == broken:
-            assert isinstance(found[i], NonFinite)
-        else:
-            assert flat(found[i]) == pytest.approx(flat(expected[i]), abs=1e-9, nan_ok=True)
+    for broken, value in ((0, math.nan), (1, math.inf), (2, math.nan)):
+        name, (first, second) = next(iter(weights[broken].items()))
+        diverged = [*weights]
+        diverged[broken] = weights[broken] | {name: (first, torch.full_like(second, value))}
+        found = evaluated(model, diverged, PAIRS, numbers)
+        for i in range(3):
+            if i == broken:
+                assert isinstance(found[i], NonFinite)
+            else:
+                assert flat(found[i]) == pytest.approx(flat(expected[i]), abs=1e-9, nan_ok=True)
 
 
 class DivergesLate(torch.nn.Module):
@@ -178,8 +178,8 @@ def test_a_pack_of_one_measures_as_the_merged_model(model: PreTrainedModel, monk
     assert flat(packed) == pytest.approx(flat(measured(alone)), abs=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("longest", [0, 256], ids=["padded", "laid out"])
-def test_pairs_have_the_same_log_probs_in_both_layouts(
+@pytest.mark.parametrize("longest", [0, 256], ids=["the model's own body", "ours"])
+def test_pairs_of_every_packed_model_have_the_same_log_probs_in_the_layout_and_padded(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, longest: int
 ) -> None:
     """Of prompts and answers of any length, and of policies with other pairs and other numbers of them."""
@@ -196,14 +196,32 @@ def test_pairs_have_the_same_log_probs_in_both_layouts(
     pairs = [rows[:7], rows[4:5], rows[5:]]
     weights = adapters(model)
     together = pair_log_probs(packed_policies(pack_of(model, weights)), pairs, batch_size=4)
-    assert bool(passes) == ("Llama" in type(model).__name__ and longest > 0)
-    monkeypatch.setattr("trainers.multi_lora.llama_body.LONGEST", 0)
+    assert passes
     for own, asked, found in zip(weights, pairs, together, strict=True):
-        (alone,) = pair_log_probs(packed_policies(pack_of(model, [own])), [asked], batch_size=64)
+        policies = replace(packed_policies(pack_of(model, [own])), packed=False)
+        (alone,) = pair_log_probs(policies, [asked], batch_size=64)
         assert not isinstance(found, NonFinite)
         assert not isinstance(alone, NonFinite)
         for ours, theirs in zip(found, alone, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_pairs_that_the_layout_does_not_take_are_padded(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out pairs are not cut, and may be longer than a sliding window where those of training are not."""
+
+    def too_long(*_: Any) -> Tensor:
+        raise Unpackable("rows of 7 tokens pass the sliding window of 4")
+
+    rows = [TokenIds([1, 2], [2, 3, 1], [2, 1]), TokenIds([3], [1], [2, 2])]
+    policies = packed_policies(pack_of(model, adapters(model)))
+    expected = pair_log_probs(policies, [rows] * 3, batch_size=4)
+    monkeypatch.setattr("trainers.evaluation.pair_scores.hidden_states", too_long)
+    for found, known in zip(pair_log_probs(policies, [rows] * 3, batch_size=4), expected, strict=True):
+        assert not isinstance(found, NonFinite)
+        assert not isinstance(known, NonFinite)
+        np.testing.assert_allclose(found.chosen, known.chosen, rtol=1e-5)
 
 
 def test_the_halves_of_the_samples_together_are_all_of_them(model: PreTrainedModel) -> None:
@@ -250,6 +268,67 @@ def test_the_reference_reads_a_prompt_of_several_policies_once(model: PreTrained
     assert begun == [3, 1]  # each policy for itself, then the reference
 
 
+def test_masks_that_are_made_beforehand_are_not_looked_into_and_change_no_number(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each look at one makes the host wait for it."""
+    looked: list[int] = []
+
+    def look(padding_mask: Tensor | None, q_length: int, *args: Any, **more: Any) -> bool:
+        looked.append(q_length)
+        return own(padding_mask, q_length, *args, **more)
+
+    own = masking_utils._ignore_causal_mask_sdpa
+    monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", look)
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 8, "seed": 4, "batch_size": 64}
+    prompts = [[[1, 2, 3, 1][: 1 + i % 4] for i in range(7)]] * 3
+
+    def drawn() -> tuple[Samples | NonFinite, ...]:
+        policies = packed_policies(pack_of(model, adapters(model)))
+        return sample(policies, prompts, per_token=lambda policy, reference: ((policy - reference).sum(-1),), **options)
+
+    expected, often = drawn(), len(looked)
+    looked.clear()
+    monkeypatch.setattr("trainers.evaluation.policies._READS_MASKS", ())
+    for found, known in zip(drawn(), expected, strict=True):
+        assert isinstance(found, Samples)
+        assert isinstance(known, Samples)
+        assert found.completions == known.completions
+        assert found.sums == pytest.approx(known.sums, abs=1e-9)
+    assert often > 10
+    assert len(looked) == 2  # as the prompts are read, by the policies and by the reference
+
+
+def test_keys_and_values_with_room_are_written_in_place_and_change_no_number(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"end_ids": [0], "max_new_tokens": 12, "seed": 4, "batch_size": 64}
+    prompts = [[[1, 2, 3, 1][: 1 + i % 4] for i in range(20)]] * 3
+    made: list[int] = []
+    with_room = RoomyLayer._with_room
+
+    def noted(self: RoomyLayer, held: Tensor, end: int) -> Tensor:
+        made.append(len(held))
+        return with_room(self, held, end)
+
+    def drawn() -> tuple[Samples | NonFinite, ...]:
+        policies = packed_policies(pack_of(model, adapters(model)))
+        return sample(policies, prompts, per_token=lambda policy, reference: ((policy - reference).sum(-1),), **options)
+
+    expected = drawn()
+    monkeypatch.setattr("trainers.evaluation.policies._COPIES", ())
+    monkeypatch.setattr(RoomyLayer, "_with_room", noted)
+    for found, known in zip(drawn(), expected, strict=True):
+        assert isinstance(found, Samples)
+        assert isinstance(known, Samples)
+        assert found.completions == known.completions
+        assert found.sums == pytest.approx(known.sums, abs=1e-9)
+    layers = len([m for m in model.modules() if type(m).__name__ in ("LlamaAttention", "GPT2Attention")])
+    sizes = set(made)
+    assert len(sizes) > ("Llama" in type(model).__name__)  # there rows leave
+    assert len(made) <= 2 * 2 * layers * len(sizes)  # once for keys and values of policies and reference, each time
+
+
 @pytest.mark.parametrize("at_once", [1, 40, 2**20])
 def test_sums_over_tokens_do_not_depend_on_how_many_are_summed_at_once(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, at_once: int
@@ -267,7 +346,7 @@ def test_sums_over_tokens_do_not_depend_on_how_many_are_summed_at_once(
         return [own for own in found if isinstance(own, Samples)]
 
     expected = drawn()
-    monkeypatch.setattr("trainers.evaluation.sampling._LOGITS_IN_CACHE", at_once)
+    monkeypatch.setattr("trainers.evaluation.sizes._LOGITS_IN_CACHE", at_once)
     for own, other in zip(drawn(), expected, strict=True):
         assert own.completions == other.completions
         assert own.sums == pytest.approx(other.sums, abs=1e-9)

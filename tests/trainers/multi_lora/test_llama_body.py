@@ -15,8 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.trainers.pack_runs import wide_norm
 from tests.trainers.packs import Weights, lora_weights, pack_of
 from trainers.multi_lora import llama_body as llama
-from trainers.multi_lora import tiled_attention as tiles
 from trainers.multi_lora.adapters import PackedAdapters
+from trainers.multi_lora.attention import tiled_attention as tiles
 from trainers.multi_lora.layout import PackBatch, hidden_states, make_pair, micro_batch, pack_batch, packed_rows
 
 SMALL = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -41,7 +41,7 @@ def a_batch(lengths: Sequence[Sequence[tuple[int, int, int]]]) -> PackBatch:
     micro = []
     for run in lengths:
         sides = [[draw.integers(50, size=n).tolist() for n in pair] for pair in run]
-        micro.append(micro_batch([make_pair(p, c, r, slice(None)) for p, c, r in sides], CPU))
+        micro.append(micro_batch([make_pair(p, c, r, slice(None)) for p, c, r in sides]))
     return pack_batch(micro, CPU)
 
 
@@ -95,7 +95,7 @@ def test_states_and_gradients_are_those_of_the_models_own_code(
 
 
 def test_pairs_that_share_no_token_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = pack_batch([micro_batch([make_pair([], [1, 2, 3], [4, 5], slice(None))], CPU)], CPU)
+    batch = pack_batch([micro_batch([make_pair([], [1, 2, 3], [4, 5], slice(None))])], CPU)
     assert batch.places.again.shape == (2, 0)
     model = a_llama()
     pack = pack_of(model, adapters(model)[:1])
@@ -112,8 +112,8 @@ def test_without_adapters_it_is_the_base(taken: list[bool]) -> None:
         hidden = hidden_states(pack.model, BATCH)
     ids = BATCH.tokens[0][torch.from_numpy(BATCH.micro[0].tokens_of)]
     with torch.no_grad():
-        whole = model.base_model(input_ids=ids, attention_mask=BATCH.micro[0].attention_mask).last_hidden_state
-    expected = whole[:, :-1].flatten(0, 1)[BATCH.micro[0].at]
+        whole = model.base_model(input_ids=ids, attention_mask=BATCH.own[0].attention_mask).last_hidden_state
+    expected = whole[:, :-1].flatten(0, 1)[BATCH.own[0].at]
     assert taken == [True]
     torch.testing.assert_close(hidden[BATCH.predicted[0]], expected, rtol=1e-11, atol=1e-12)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.multi_lora.rows import Rows, make_places
-from trainers.multi_lora.tiled_attention import tiled_attention
+from trainers.multi_lora.attention.tiled_attention import tiled_attention
+from trainers.multi_lora.rows import RowLayout, Rows, make_places
 
 
 def states(rows: int, length: int, heads: int, seed: int) -> Tensor:
@@ -54,7 +54,8 @@ ROWS = Rows(
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_tokens_come_back_from_their_places(by_length: bool) -> None:
-    places = make_places(ROWS, torch.device("cpu"), by_length=by_length)
+    laid = make_places(ROWS, by_length=by_length)
+    places = RowLayout(laid.blocks, *map(torch.from_numpy, laid.arrays))
     tokens = torch.arange(1.0, 9.0)[:, None]
     there = tokens[places.gather]
     assert sum(rows * length for rows, length in places.blocks) == len(there)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -149,14 +150,22 @@ def test_a_process_killed_by_sigkill_costs_a_step_and_no_number(tmp_path: Path, 
 
 
 def test_a_stopped_run_is_kept_at_its_step_and_measured_there_when_it_goes_on(tmp_path: Path, whole: Whole) -> None:
-    stopped = train(tmp_path / "parts", RUN, 3, stop)
-    assert (stopped.cause, stopped.facts["steps"], numbers(stopped)) == (Cause.USER_STOP, 3, {})
-    assert read_result(tmp_path / "parts" / RUN.key) == stopped
+    ended = train(tmp_path / "parts", RUN, 3, stop)
+    assert (ended.cause, ended.facts["steps"], numbers(ended)) == (Cause.USER_STOP, 3, {})
+    assert read_result(tmp_path / "parts" / RUN.key) == ended
     assert_as_whole(tmp_path, train(tmp_path / "parts", RUN), whole)
 
 
 def test_a_run_at_its_last_step_comes_to_its_end(tmp_path: Path) -> None:
     assert train(tmp_path, RUN, STEPS, stop).cause is Cause.FINISHED
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the run was stopped at its sixth step, to be copied."""
+    folder = tmp_path_factory.mktemp("stopped")
+    train(folder, RUN, 6, stop)
+    return folder
 
 
 def damage(checkpoint: Path, name: str) -> None:
@@ -166,8 +175,10 @@ def damage(checkpoint: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", COMPLETE])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, name: str, whole: Whole) -> None:
-    train(tmp_path / "parts", RUN, 6, stop)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, name: str, stopped: Path, whole: Whole
+) -> None:
+    shutil.copytree(stopped, tmp_path / "parts")
     newest = tmp_path / "parts" / RUN.key / CHECKPOINTS / "checkpoint-6"
     if name == COMPLETE:
         (newest / name).write_text("{")
@@ -179,9 +190,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, name:
 
 
 def test_without_a_whole_checkpoint_a_run_starts_anew(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder, whole: Whole
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, stopped: Path, whole: Whole
 ) -> None:
-    train(tmp_path / "parts", RUN, 6, stop)
+    shutil.copytree(stopped, tmp_path / "parts")
     folder = tmp_path / "parts" / RUN.key / CHECKPOINTS
     (folder / "checkpoint-6" / COMPLETE).unlink()  # killed while it was written, which is no damage
     about = json.loads((folder / "checkpoint-5" / COMPLETE).read_text())

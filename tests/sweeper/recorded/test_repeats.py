@@ -119,13 +119,14 @@ def test_an_unchanged_study_trains_nothing_more_and_leaves_the_old_runs(
 
 
 def test_any_trial_number_of_a_config_exports_it(sweeper: Sweeper, old: Path) -> None:
-    numbers = [r.trial for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.variant == "ipo"]
+    numbers = sorted(r.trial for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.variant == "ipo")
+    assert len(numbers) == 8
     exported: Counter[float] = Counter()
-    for number in sorted(numbers):
+    for number in (*numbers[:2], numbers[4], numbers[7]):  # of each of the two the first, and the last repetition
         told = sweeper(old, "export", "study.yaml", "--variant", "ipo", "--trial", str(number), "--output", "mine.yaml")
         assert told.returncode == 0, told.stderr
         exported[yaml.safe_load((old / "mine.yaml").read_text())["beta"]] += 1
-    assert exported == {0.1: 4, 0.3: 4}
+    assert exported == {0.1: 2, 0.3: 2}
 
 
 def test_the_confirm_phase_takes_no_config_twice(sweeper: Sweeper, old: Path, empty_mlflow: Path) -> None:
