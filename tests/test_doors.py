@@ -11,6 +11,7 @@ DOORS = {
     "studies.spec": ("StudySpec", "load_study", "shipped_studies", "resolve_run"),
     "trainers.interface": ("Job", "TRAINERS"),
     "trainers.data": ("check_data", "load_pairs", "read_local", "DataError"),
+    "sweeper": ("load", "Study", "Answer", "Best", "Estimate", "Figure", "Plan", "Refused", "Status"),
     "sweeper.cli": ("app", "main"),
     "sweeper.executors": ("Inline", "Process", "Executor"),
 }

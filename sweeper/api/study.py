@@ -148,7 +148,9 @@ class Study:
 
     @property
     def figures(self) -> Mapping[str, Figure]:
-        """Its figures by name, drawn when they are asked for; "gains" is the one beside the answer."""
+        """Its figures by name, drawn when they are asked for; "gains" is the one beside the answer. A file of records
+        has no curves of the training to draw.
+        """
         found = self._found()
         with refusals():
             drawn = figures_of(self._loaded, found.records, found.table, stored=self._source.recorded is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,11 +34,24 @@ STUDY = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("swept")
+
+
 @pytest.fixture
-def swept(sweeper: Sweeper, tmp_path: Path) -> Path:
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
-    return tmp_path
+def swept(sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a study that the first test which asks for it has swept."""
+    if not (folder / "study.yaml").exists():
+        (folder / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+        assert sweeper(folder, "run", "study.yaml", "--executor", "inline").returncode == 0
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def without_age(text: str) -> str:
+    """A status without how long ago its sweep was heard of."""
+    return re.sub(r"\S+ s ago", "", text)
 
 
 def test_importing_sweeper_loads_nothing_that_takes_long() -> None:
@@ -92,7 +106,7 @@ def test_results_are_a_row_a_run(swept: Path) -> None:
 
 def test_what_the_commands_print_and_python_has_are_the_same(sweeper: Sweeper, swept: Path) -> None:
     study = api.load("study.yaml")
-    assert str(study.status()) == sweeper(swept, "status", "study.yaml").stdout
+    assert without_age(str(study.status())) == without_age(sweeper(swept, "status", "study.yaml").stdout)
     assert str(study.plan()) == sweeper(swept, "plan", "study.yaml").stdout
     assert study.status().running is False
     assert (study.status().planned, study.status().missing, study.plan().missing) == (18, 0, 0)
@@ -109,7 +123,7 @@ def test_what_is_recorded_is_read_from_a_file_too(sweeper: Sweeper, swept: Path)
     assert str(recorded.answer()) == str(stored.answer())
     assert recorded.figures["gains"].svg.startswith("<?xml")
     assert recorded.figures["gains"].save("gains.svg").read_text() == recorded.figures["gains"].svg
-    assert list(recorded.figures) == list(stored.figures)
+    assert set(recorded.figures) <= set(stored.figures), "the file has no curves of the training"
     with pytest.raises(api.Refused, match="run: the study is read from a file of records"):
         recorded.run()
     with pytest.raises(api.Refused, match="are of the study 'small', and 'quickstart' is asked for"):
@@ -140,7 +154,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "workers: 0 must be 1 or more": lambda: api.load(STUDY).run(workers=0),
     'must be "detach" or "stop"': lambda: api.load(STUDY).run(on_interrupt="ignore"),
     "Nobody runs this study now": lambda: api.load(STUDY).stop(),
-    "name one": lambda: api.load({**STUDY, "scenarios": {"a": {}, "b": {"max_steps": 5}}}).answer(),
+    "name one": lambda: api.load({**STUDY, "scenarios": {"a": {}, "b": {"rows": 64}}}).answer(),
     "There is no MLflow": lambda: api.load(STUDY).export("best.yaml"),
 }
 
@@ -179,4 +193,4 @@ def test_a_mapping_is_swept_in_a_process_of_its_own_and_known_to_the_commands(
     assert found is not None
     assert f"Sweep {found.sweep} runs as process {found.beat.process}" in said
     by_command = sweeper(tmp_path, "status", "runs/small/asked.yaml")
-    assert by_command.stdout == str(study.status())
+    assert without_age(by_command.stdout) == without_age(str(study.status()))

@@ -55,6 +55,7 @@ def test_a_detached_sweep_runs_on_and_can_be_waited_for(sweeper: Sweeper, tmp_pa
     assert "not running: the last sweep" in again.stdout
 
 
+@pytest.mark.slow
 def test_it_outlives_the_process_that_started_it_and_is_stopped_by_others(sweeper: Sweeper, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "sweeper", "run", "study.yaml", "--workers", "1", "--detach"]
     slow = {**os.environ, "STEP_SECONDS": "1"}
