@@ -99,9 +99,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return text.replace("{metric: gold, at_drift: 1.0, tie_within: 0.03}", "{metric: ranking_gain}")
 
     monkeypatch.setattr(starter_text, "study_text", by_formula)
-    monkeypatch.setattr("sweeper.commands.starter.design._SIZES", ((2, 4),))
-    monkeypatch.setattr("sweeper.commands.starter.design._MOST_REPLICATES", 5)
-    monkeypatch.setattr("sweeper.commands.starter.design._VARIANTS", ("sigmoid", "ipo"))
+    monkeypatch.setattr("sweeper.commands.starter.design._SIZES", ((2, 3),))
+    monkeypatch.setattr("sweeper.commands.starter.design._MOST_REPLICATES", 4)
     monkeypatch.setattr("sweeper.commands.tune._STEADY_SECONDS", 0.0)
 
 
@@ -115,15 +114,15 @@ def tune(sweeper: Sweeper, folder: Path, *more: str) -> str:
 @pytest.mark.usefixtures("quick")
 def test_one_command_designs_plans_trains_and_exports(sweeper: Sweeper, tmp_path: Path) -> None:
     told = tune(sweeper, tmp_path, "--hours", "1")
-    assert "Plan (embedded.yaml): sigmoid and ipo, each tuned by 2 settings" in told
-    assert "What it can conclude: 4 replicates find a difference to sigmoid" in told
-    assert "1h do for 5 replicates, not 4." in told
+    assert "Plan (embedded.yaml): sigmoid, robust and ipo, each tuned by 2 settings" in told
+    assert "What it can conclude: 3 replicates find a difference to sigmoid" in told
+    assert "1h do for 4 replicates, not 3." in told
     assert "Use " in told
     text = (tmp_path / "embedded.yaml").read_text()
-    assert "\nreplicates: 5 " in text
+    assert "\nreplicates: 4 " in text
     assert "not made" not in text
     runs = load_records(f"sqlite:///{tmp_path / 'mlflow.db'}", "embedded")
-    assert {run.scenario for run in runs} == {f"clean#{number}" for number in range(1, 6)}
+    assert {run.scenario for run in runs} == {f"clean#{number}" for number in range(1, 5)}
     assert "learning_rate" in yaml.safe_load((tmp_path / "best.yaml").read_text())
 
     file = tmp_path / "embedded.yaml"
