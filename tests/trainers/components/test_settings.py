@@ -13,13 +13,14 @@ from tests.trainers.pack_runs import config
 from trainers.components.settings import run_settings
 from trainers.dpo import _smaller
 from trainers.interface import Job, Placement
+from trainers.models import accelerator
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch says that there is a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(accelerator, "computes_bf16", lambda: True)
 
 
 def checkpointing(place: Placement, **settings: Any) -> Any:
