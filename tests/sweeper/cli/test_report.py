@@ -110,7 +110,7 @@ def test_the_report_of_replicates_is_of_conditions_and_never_of_one_of_them(swee
         "clean: ",
         "flips: ",
         "The same for flips",
-        "3 of 3 replicates are whole",
+        "3 replicates: in each, every loss tries",
         "Each loss, clean: 2 rows",
         "along the training, at equal drift",
         "Robustness to label noise",
