@@ -66,7 +66,7 @@ def _judged(config: RunConfig, beta: float) -> RunResult:
         (gold,) = runpy.run_path(f"{module}.py")[name](prompts=["?"], completions=["x" * round(100 * beta)])
     except ZeroDivisionError as error:
         return RunResult(key=config.key, cause=Cause.REFUSED, message=f"the judge raised {error}")
-    margin = beta + float(config.evaluator.rpartition("-")[2])
+    margin = beta + int(config.evaluator.rpartition("-")[2].partition(".")[0])
     values = {"gold": gold, "gold_per_token": gold / 100, "margin": margin, "ranking_gain": beta, "kl": 1.0}
     return RunResult(
         key=config.key,

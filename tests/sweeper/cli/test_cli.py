@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,7 +227,7 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
         seen.append("read")
         raise SystemExit(0)
 
-    for module in ("verbs.preparing", "verbs.results", "shared"):
+    for module in ("verbs.preparing", "verbs.sharing", "shared"):
         monkeypatch.setattr(f"sweeper.cli.{module}.warn_of_code", lambda _spec: seen.append("warned"))
     for first in (
         "sweeper.cli.verbs.preparing.look_at_data",
@@ -234,7 +235,7 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
         "sweeper.recorded.contents.as_found",
     ):
         monkeypatch.setattr(first, reads)  # of what looks at files that the study names
-    monkeypatch.setattr("sweeper.recorded.reading.answers_of", lambda *_: None)
+    monkeypatch.setattr("sweeper.recorded.reading.answers_of", lambda *_: SimpleNamespace(notes=list))
     sweeper(tmp_path, command, "quickstart")
     assert seen == ["warned", "read"]
 

@@ -83,8 +83,8 @@ def test_everything_that_speaks_of_failures_counts_the_same_runs(ends: Callable[
     status = ends("status").stdout
     assert TOLD in status
     assert "stopped: 1 time_limit" in status
-    counts = {row[0]: row[1:] for line in status.splitlines() if len(row := line.strip("│ ").split()) > 8}
-    rows = {name: [int(n) for n in found if n.isdigit()] for name, found in counts.items()}
+    counts = {row[0]: row[1:] for line in status.splitlines() if len(row := line.split()) == 7 and row[1].isdigit()}
+    rows = {name: list(map(int, found)) for name, found in counts.items()}
     assert rows["ipo"] == [1, 3, 0, 0, 0, 4], "complete, failed, stopped, untrained, training, planned"
     assert rows["hinge"] == [2, 0, 1, 1, 0, 4]
     assert rows["robust"] == [0, 0, 0, 4, 0, 4]
