@@ -49,7 +49,8 @@ def by_verdict(found: Tuned, answer: Answer) -> list[TunedLoss]:
     """
 
     def place(loss: TunedLoss) -> tuple[int, float]:
-        groups = (loss.variant == answer.use, loss.variant in answer.as_good, loss.variant not in answer.avoid, True)
+        settled = loss.variant in answer.as_good and loss.variant not in answer.open
+        groups = (loss.variant == answer.use, settled, loss.variant not in answer.avoid, True)
         more = 0.0 if loss.difference is None else loss.difference.estimate.value
         return groups.index(True), -more
 

@@ -16,6 +16,7 @@ from dashboards.store.sqlite_runs import ListedExperiment
 from studies.text.files import is_folder
 from sweeper.commands.kept.removal import size_of
 from sweeper.folder.control import is_held
+from sweeper.folder.events import Heartbeat, last_events
 from sweeper.folder.names import EVENTS_FILE, MARK_FILE
 from sweeper.folder.own_folder import read_mark
 from sweeper.folder.standing import standing
@@ -76,19 +77,25 @@ def _kept(here: Path, name: str, runs: Path | None, stored: ListedExperiment | N
         state = "running" if beat.state == "running" else "done" if ended == "done" else "stopped"
     elif runs is not None and is_held(runs):
         state = "running"
-    counted = beat is not None and beat.beat.planned > 0
+    counted = None if runs is None else _runs_counted(runs)
     mlflow = stored.runs if stored is not None else 0
     own = runs if runs is not None else None
     return KeptStudy(
         name=name,
         state=state,
-        done=beat.beat.done if beat is not None and counted else mlflow,
-        planned=beat.beat.planned if beat is not None and counted else None,
+        done=mlflow if counted is None else counted.done,
+        planned=None if counted is None else counted.planned,
         changed=_changed(runs, stored),
         bytes=(0 if own is None else size_of(own)) + size_of_artifacts(here, name),
         folder=None if runs is None else str(runs),
         owner=_owner(here, runs, marks_in(stored.tags) if stored is not None else {}),
     )
+
+
+def _runs_counted(runs: Path) -> Heartbeat | None:
+    """Where the last sweep was when it last counted runs, not what it measures after them."""
+    beats = [line.event for line in last_events(runs) if isinstance(line.event, Heartbeat)]
+    return next((beat for beat in reversed(beats) if beat.planned and beat.what == "runs"), None)
 
 
 def size_of_artifacts(here: Path, study: str) -> int:

@@ -259,3 +259,16 @@ def test_a_folder_without_studies_is_said_to_be_one_and_stays_empty(sweeper: Swe
     assert sweeper(tmp_path, "open", "abc").returncode == 2
     assert sweeper(tmp_path, "rm", "small", "--yes").returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_is_as_far_as_its_runs_are_not_as_what_is_measured_after_them(tmp_path: Path) -> None:
+    from sweeper.commands.kept.listing import _runs_counted
+    from sweeper.folder.events import EventLog, Heartbeat
+
+    tmp_path.joinpath("runs").mkdir()
+    log = EventLog(tmp_path / "runs", "0123456789ab", lambda _: None)
+    log.append(Heartbeat("h", "m", 1, "train", planned=144, done=139))
+    log.append(Heartbeat("h", "m", 1, "speed", planned=1, done=0, what="speed of steps"))
+    counted = _runs_counted(tmp_path / "runs")
+    assert counted is not None
+    assert (counted.done, counted.planned) == (139, 144)
