@@ -43,7 +43,10 @@ def run_study(
     runs = places(study.spec, Path.cwd(), None).runs
     found = standing(runs)
     if found is not None and found.state == "running":
-        typer.echo(f"Attached to the sweep that runs: {shown(found.process)}.")
+        typer.echo(
+            f"Attached to the sweep that runs: {shown(found.process)}. It trains what it was asked for; what is "
+            "missing of this study then, the next run() trains."
+        )
     else:
         how = Reuse(yes=leave_finished, word="run(leave_finished=True)")
         word = source.word(study)

@@ -37,7 +37,7 @@ _BESIDE: Final = re.compile(rf"\.({'|'.join(map(re.escape, OWN_FILES))})\.[0-9a-
 _ASIDE: Final = re.compile(r"\.aside-[0-9a-f]{8}$")
 _KINDS: Final = {  # of what a run's folder holds
     **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE), stat.S_ISREG),
-    **dict.fromkeys((ADAPTER, CHECKPOINTS), stat.S_ISDIR),
+    **dict.fromkeys((ADAPTER, CHECKPOINTS, "trainer"), stat.S_ISDIR),
 }
 _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed
 
@@ -95,13 +95,19 @@ def drop_scratch(folder: Path) -> None:
 def divided(runs: Path) -> tuple[list[Path], list[Path]]:
     """What lies in a study's folder: what a sweep has made, the mark of its owner last, and what nothing says so of.
 
-    Links are never a sweep's.
+    Links are never a sweep's. Of a run's folder in which something else lies, too, the parts.
     """
     if not is_folder(runs):
         return [], []
     entries = sorted(runs.iterdir(), key=lambda path: (path.name == MARK_FILE, path.name))
-    ours = [path for path in entries if _is_ours(path)]
-    return ours, [path for path in entries if path not in ours]
+    mixed = {path for path in entries if is_run_folder(path) and holds_run(path) and not _is_whole(path)}
+    parts = [part for path in entries for part in (sorted(path.iterdir()) if path in mixed else [path])]
+    ours = [part for part in parts if (_is_of_run(part) if part.parent in mixed else _is_ours(part))]
+    return ours, [part for part in parts if part not in ours]
+
+
+def _is_whole(run: Path) -> bool:
+    return all(map(_is_of_run, run.iterdir()))
 
 
 def _is_ours(path: Path) -> bool:
@@ -111,7 +117,7 @@ def _is_ours(path: Path) -> bool:
         return False
     if path.name in (LOGS, REFERENCE, REQUESTS) or is_file(path / _SCRATCH):
         return True
-    return is_run_folder(path) and (holds_run(path) or all(map(_is_of_run, path.iterdir())))
+    return is_run_folder(path) and _is_whole(path)
 
 
 def _is_of_run(path: Path) -> bool:

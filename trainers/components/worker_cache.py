@@ -321,7 +321,8 @@ class WorkerCache:
             sides = (torch.tensor(side, dtype=dtype).numpy() for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
-        return self._laid_out.get(digest([data, args.ld_alpha, args.bf16, str(folder), list(used)]), lay_out)
+        precision = [args.bf16, args.fp16, args.tf32]
+        return self._laid_out.get(digest([data, args.ld_alpha, *precision, str(folder), list(used)]), lay_out)
 
     def with_reference(self, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
         """The trainer's rows with their reference log-probs, in the columns that TRL's loss reads."""

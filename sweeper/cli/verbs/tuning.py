@@ -173,6 +173,7 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
     from dashboards.report.study import kept_files
     from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.run import run_session
+    from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
     from sweeper.folder.paths import places
@@ -191,7 +192,11 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
     def study() -> Study:
         return tuning.settled(wanted.asked).holding(contents)
 
-    with store_errors(""), Display(first.spec.study, Screen()) as display:
+    with (
+        store_errors(""),
+        Display(first.spec.study, Screen()) as display,
+        Notifier(first.spec, where.runs, display.say) as notifier,
+    ):
 
         def show(progress: Progress) -> None:
             display.progress(progress)
@@ -204,7 +209,8 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
         try:
             outcome, _ = run_session(
                 *(first, written(wanted.asked), where, wanted.executor, wanted.workers, show, display.say),
-                table=lambda: kept_files(study(), answers_of(study()), display.say),
+                table=lambda: notifier.with_answer(kept_files(study(), answers_of(study()), display.say)),
+                watch_events=notifier.after(lambda _line: None),
             )
         except (AlreadyRunning, ForeignFolder, StorageError) as error:
             refuse([str(error)])

@@ -71,6 +71,11 @@ def look(study: str, where: StudyPaths) -> Removal:
             f"The MLflow experiment {study!r} in {shown(uri)} holds {so_many(len(entry.others), 'run')} that no sweep "
             f"has made, such as {entry.others[0]}: move or delete these in MLflow first. Nothing was removed."
         )
+    if entry is not None and entry.registered:
+        raise NotRemovable(
+            f"MLflow's Model Registry holds {', '.join(entry.registered)}, whose files lie with the runs of {study!r} "
+            "and would go with them: delete these versions in MLflow first. Nothing was removed."
+        )
     if entry is None and not entries and not ours:
         raise NotRemovable(f"Nothing is kept of a study {study!r} here. `sweeper ls` lists those that are there.")
     return Removal(

@@ -50,6 +50,7 @@ def find_weights(chosen: Chosen, runs: Path, given: Path | None, how: Retraining
     keeps in `runs`, where it ended at the step that is exported. Raises ExportError.
     """
     if given is not None:
+        _refuse_trained_before(chosen, given, how.output)
         return _given(chosen, given)
     if chosen.step is not None and chosen.step != chosen.config.settings.get("max_steps"):
         raise ExportError(
@@ -61,6 +62,17 @@ def find_weights(chosen: Chosen, runs: Path, given: Path | None, how: Retraining
     if not found.files:
         raise ExportError(f"The chosen run keeps no adapter in {run}. {_retrain(chosen, how)}")
     return found
+
+
+def _refuse_trained_before(chosen: Chosen, folder: Path, exported: Path) -> None:
+    """Raises ExportError where the file that `trl dpo` trained from is of another run than is exported now: the answer
+    has changed since, and the weights would go out under the wrong name.
+    """
+    if is_file(exported) and f"key {chosen.record.key}" not in exported.read_text(encoding="utf-8", errors="replace"):
+        raise ExportError(
+            f"--adapter {folder}: {exported} is of another run than {chosen.record.variant}, trial "
+            f"{chosen.record.trial}, which is exported now. Export it without --adapter, train it, and give that."
+        )
 
 
 def _retrain(chosen: Chosen, how: Retraining) -> str:

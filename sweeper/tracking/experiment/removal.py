@@ -8,6 +8,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dashboards.store.artifacts import study_artifacts
 from dashboards.store.connection import StoreError, check_store, connect, store_calls
@@ -21,13 +22,15 @@ _PAGE = 1000
 @dataclass(frozen=True)
 class StoredEntry:
     """What MLflow holds of a study. `runs`: ids of all that sweeps made; `others`: of those that nothing says so of.
-    `artifacts`: folders of these runs, where they lie in the working folder.
+    `artifacts`: folders of these runs, where they lie in the working folder; `registered`: versions in the Model
+    Registry whose files are among these.
     """
 
     experiment_id: str
     runs: tuple[str, ...]
     others: tuple[str, ...]
     artifacts: tuple[Path, ...]
+    registered: tuple[str, ...]
 
 
 def find_entry(uri: str, folder: Path, study: str) -> StoredEntry | None:
@@ -52,7 +55,22 @@ def find_entry(uri: str, folder: Path, study: str) -> StoredEntry | None:
     if not made and not marks_in(experiment.tags):
         return None
     others = [run.info.run_id for run in found if run.data.tags.get(KIND) not in (RUN, SWEEP)]
-    return StoredEntry(experiment.experiment_id, tuple(made), tuple(others), _artifacts(folder, study, made))
+    with store_calls(uri):
+        registered = _registered(client, set(made))
+    return StoredEntry(
+        experiment.experiment_id, tuple(made), tuple(others), _artifacts(folder, study, made), registered
+    )
+
+
+def _registered(client: Any, runs: Collection[str]) -> tuple[str, ...]:
+    """NAME/VERSION of every model that was made of these runs."""
+    found, token = [], None
+    while True:
+        page = client.search_model_versions(page_token=token)
+        found += [f"{version.name}/{version.version}" for version in page if version.run_id in runs]
+        token = page.token
+        if not token:
+            return tuple(sorted(found))
 
 
 def _artifacts(folder: Path, study: str, runs: Collection[str]) -> tuple[Path, ...]:
@@ -67,7 +85,7 @@ def remove_entry(uri: str, folder: Path, study: str, entry: StoredEntry) -> None
     """Remove the experiment with its runs, for good where the store is a database or files of this machine.
 
     A server only hides what it deletes, and gives it back with its name: there the experiment is renamed first.
-    Raises StoreError.
+    Raises StoreError, and OSError for files that cannot be removed.
     """
     if entry.others:
         raise StoreError(f"The MLflow experiment {study!r} holds runs that no sweep has made. Nothing was removed.")
@@ -83,10 +101,10 @@ def remove_entry(uri: str, folder: Path, study: str, entry: StoredEntry) -> None
             return
         if not hidden:
             client.delete_experiment(entry.experiment_id)
+        for place in entry.artifacts:  # before the rows by which a removal that was killed finds them again
+            shutil.rmtree(place)
         for run in entry.runs:  # what `mlflow gc` does
             store._hard_delete_run(run)
         store._hard_delete_experiment(entry.experiment_id)
-    for place in entry.artifacts:
-        shutil.rmtree(place, ignore_errors=True)
     with suppress(OSError):  # something else lies in it
         study_artifacts(folder, study).rmdir()

@@ -113,7 +113,8 @@ def test_nothing_goes_through_a_link(sweeper: Sweeper, tmp_path: Path) -> None:
     (artifacts.parent / "more").symlink_to(outside / "adapter")
     ended = sweeper(here, "rm", "small", "--yes")
     assert ended.returncode == 0, ended.stderr
-    assert {path.name for path in runs.iterdir()} == {"0123456789ab", "study.json"}
+    assert {path.name for path in runs.iterdir()} == {"0123456789ab", "study.json", run.name}
+    assert [path.name for path in run.iterdir()] == ["adapter"], "a link is never a sweep's"
     assert len(list(outside.rglob("precious"))) == 3
     assert not (here / "mlartifacts" / "small").exists()
 
@@ -207,6 +208,31 @@ def test_runs_that_somebody_logged_by_hand_are_not_removed(sweeper: Sweeper, tmp
     assert "mine" not in listed(sweeper, tmp_path)
 
 
+def test_what_lies_in_a_runs_folder_and_is_not_the_runs_stays(sweeper: Sweeper, tmp_path: Path) -> None:
+    sweep(sweeper, tmp_path, "small")
+    run = next(path.parent for path in (tmp_path / "runs/small").glob("*/result.json"))
+    (run / "best-merged").mkdir()
+    (run / "best-merged/model.safetensors").write_text("weights")
+    (run / "notes.txt").write_text("mine")
+    ended = sweeper(tmp_path, "rm", "small", "--yes")
+    assert ended.returncode == 0, ended.stderr
+    assert "notes.txt, which no sweep has made" in ended.stdout
+    assert sorted(path.name for path in run.iterdir()) == ["best-merged", "notes.txt"]
+    assert (run / "best-merged/model.safetensors").read_text() == "weights"
+
+
+def test_a_study_whose_model_is_registered_is_not_removed(sweeper: Sweeper, tmp_path: Path) -> None:
+    sweep(sweeper, tmp_path, "small")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.search_runs([client.get_experiment_by_name("small").experiment_id])[0].info
+    client.create_registered_model("mine")
+    client.create_model_version("mine", f"{run.artifact_uri}/registered/0", run_id=run.run_id)
+    before = kept(tmp_path)
+    refused = sweeper(tmp_path, "rm", "small", "--yes")
+    assert (refused.returncode, "Model Registry holds mine/1" in refused.stderr) == (2, True)
+    assert kept(tmp_path) == before
+
+
 def test_a_removal_that_was_killed_can_be_done_again(
     sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +262,7 @@ def test_a_server_only_hides_what_it_deletes_so_that_the_name_is_freed(
         _tracking_client=SimpleNamespace(store=object()),
     )
     monkeypatch.setattr(entries, "connect", lambda _: client)
-    entries.remove_entry("http://x", tmp_path, "small", entries.StoredEntry("7", ("a",), (), ()))
+    entries.remove_entry("http://x", tmp_path, "small", entries.StoredEntry("7", ("a",), (), (), ()))
     assert called == [("rename", "7", "small (removed "), ("delete", "7")]
 
 

@@ -199,6 +199,11 @@ def test_without_a_kept_adapter_it_says_how_to_get_one_and_takes_it(sweeper: Swe
     other = sweeper(folder, "export", "mine.yaml", *wanted[:2], "--dry-run", "out-2", "--adapter", "trained")
     assert other.returncode == 2
     assert "it is not of the exported config (r 8, not 4)" in other.stderr
+    exported = (folder / "best.yaml").read_text()
+    (folder / "best.yaml").write_text(exported.replace(f"key {key_of(folder)}", "key 0123456789ab"))
+    earlier = sweeper(folder, "export", "mine.yaml", *wanted[:2], "--dry-run", "out-3", "--adapter", "trained")
+    assert earlier.returncode == 2
+    assert "is of another run than" in earlier.stderr
 
 
 @pytest.mark.parametrize(
