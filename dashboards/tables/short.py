@@ -49,8 +49,7 @@ def by_verdict(found: Tuned, answer: Answer) -> list[TunedLoss]:
     """
 
     def place(loss: TunedLoss) -> tuple[int, float]:
-        settled = loss.variant in answer.as_good and loss.variant not in answer.open
-        groups = (loss.variant == answer.use, settled, loss.variant not in answer.avoid, True)
+        groups = (loss.variant == answer.use, loss.variant in answer.as_good, loss.variant not in answer.avoid, True)
         more = 0.0 if loss.difference is None else loss.difference.estimate.value
         return groups.index(True), -more
 
@@ -107,7 +106,7 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
         return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if beaten else "avoid: fragile"
     if loss.gained is None:
         return loss.missing
-    if loss.variant in answer.open:
+    if loss.variant in answer.undecided:
         return "undecided" if answer.use else "works; not ranked"
     if loss.variant in answer.as_good:
         return "as good"

@@ -36,8 +36,8 @@ class Settle:
 
 @dataclass(frozen=True)
 class Answer:
-    """`use`: the loss to use, None where none can be named. `as_good`: not shown worse than the best, beside it;
-    `avoid`: loss -> why; `open`: what these runs cannot tell. `sentences`: all of it, to be read.
+    """`use`: the loss to use, None where none can be named. `as_good`: shown to be as good; `avoid`: loss -> why;
+    `undecided`: what these runs cannot tell from it. `sentences`: all of it, to be read.
     """
 
     use: str | None
@@ -46,7 +46,7 @@ class Answer:
     gain: Estimate | None
     as_good: tuple[str, ...]
     avoid: dict[str, str]
-    open: tuple[str, ...]
+    undecided: tuple[str, ...]
     settle: Settle | None
     sentences: tuple[str, ...]
 
@@ -81,8 +81,9 @@ def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
     if not fit:
         return _nothing(found, kept, settle)
     use = _choose(found, fit)
-    as_good = tuple(loss.variant for loss in kept if loss is not use and loss.variant not in avoid)
-    undecided = tuple(name for name in as_good if not found.are_tied(use.variant, name))
+    others = [loss.variant for loss in kept if loss is not use and loss.variant not in avoid]
+    as_good = tuple(name for name in others if found.are_tied(use.variant, name))
+    undecided = tuple(name for name in others if name not in as_good)
     sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within)]
     sentences += [_settled(found, settle)] if undecided else []
     sentences += _avoided(avoid)
@@ -175,12 +176,11 @@ def _at_edge(use: TunedLoss) -> list[str]:
 
 
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
-    same = [name for name in as_good if name not in undecided]
     said = []
-    if same:
+    if as_good:
         within = f" within {_amount(found, tie_within)}" if tie_within else ""
-        verb = "are" if len(same) > 1 else "is"
-        said.append(f"{_list(same)} {verb} as good{within}.")
+        verb = "are" if len(as_good) > 1 else "is"
+        said.append(f"{_list(as_good)} {verb} as good{within}.")
     if undecided:
         said.append(f"Not told apart from it by these runs: {_list(undecided)}.")
     return said

@@ -12,8 +12,11 @@ PLACE: Final = "(a local path)"
 # a digit or another slash is a fraction, "and/or" or part of an address.
 _STEP: Final = r"""[^\s\\/"'`<>|,;()\[\]{}]+"""
 _PATH: Final = re.compile(
-    rf"(?<![\w/.<~-])(?:(?:file:/{{0,2}})?(?:~[\w-]*|\.\.?)?(?:/{_STEP})+/?|[A-Za-z]:(?:\\{_STEP})+|\\\\{_STEP}(?:\\{_STEP})+)"
+    rf"(?<![\w/.<~-])(?!/[A-Z_]+[\]>])(?:(?:file:/{{0,2}})?(?:~[\w-]*|\.\.?)?(?:/{_STEP})+/?|[A-Za-z]:(?:\\{_STEP})+|\\\\{_STEP}(?:\\{_STEP})+)"
 )
+
+# In quotes a path may hold spaces; also behind the key of a setting.
+_QUOTED: Final = re.compile(r"""(["'])([\w.]+=)?(?:file:/{0,2})?(?:~[\w-]*|\.\.?)?/[^"'\n]*\1""")
 
 
 def without_places(text: str) -> str:
@@ -23,4 +26,4 @@ def without_places(text: str) -> str:
     known = {str(place) for place in (Path.cwd(), Path.cwd().resolve(), Path.home()) if len(place.parts) > 1}
     for place in sorted(known, key=len, reverse=True):
         text = text.replace(place, "/here")
-    return _PATH.sub(PLACE, text)
+    return _PATH.sub(PLACE, _QUOTED.sub(lambda found: f"{found[1]}{found[2] or ''}{PLACE}{found[1]}", text))

@@ -61,9 +61,9 @@ def answer_in(table: Comparison, condition: str) -> Answer:
         settings=said.settings,
         step=said.step,
         gain=said.gain,
-        as_good=tuple(name for name in said.as_good if name not in said.open),
+        as_good=said.as_good,
         avoid=said.avoid,
-        undecided=said.open,
+        undecided=said.undecided,
         settle=said.settle,
         text=said.text,
     )

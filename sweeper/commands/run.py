@@ -104,7 +104,14 @@ def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
     """How a sweep ended, and why where that is to be said: see `SweepEnded`."""
     if outcome.unusable:
         return "refused", outcome.unusable
-    return ("finished", "") if finished else ("stopped", outcome.budget)
+    if finished:
+        return "finished", ""
+    if outcome.stopped:
+        return "stopped", outcome.budget
+    untrained = sum(number for failure, number in outcome.failures.items() if not failure.by_config)
+    left = [f"{so_many(untrained, 'run')} could not be trained"] if untrained else []
+    left += [f"{so_many(outcome.unmeasured, 'run')} could not be measured again"] if outcome.unmeasured else []
+    return "incomplete", "; ".join(left) or "records wait for MLflow"
 
 
 @dataclass(frozen=True)

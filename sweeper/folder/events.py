@@ -135,8 +135,8 @@ class RequestAnswered:
 
 @dataclass(frozen=True)
 class SweepEnded:
-    """The sweep has ended: `finished`, `stopped` with something left to train, `refused` since no run can be trained
-    with this model or data, or `interrupted`, by what.
+    """The sweep has ended: `finished`; `stopped` by somebody or a budget, which is named; `incomplete`: all was tried,
+    and what is left is named; `refused` since no run can be trained with this model or data; or `interrupted`, by what.
     """
 
     how: str

@@ -20,7 +20,7 @@ LOGS: Final = "logs"
 REFERENCE: Final = "reference"
 
 
-ASKED_FILE: Final = "asked.yaml"  # a study that was asked for from Python as a mapping
+ASKED_FILE: Final = "asked.yaml"  # a study that was asked for from Python as a mapping, with its changed keys
 
 
 SWEEP_LOG: Final = "sweep.log"  # what a sweep in a process of its own prints

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
-from sweeper.folder.control import NotHere, machine_digest
+from sweeper.folder.control import NotHere, is_held, machine_digest
 from sweeper.folder.events import EventReader, Heartbeat, Line, RequestAnswered, SweepEnded, last_events
 from sweeper.folder.names import EVENTS_FILE
 from sweeper.folder.requests import Request, put, remove
@@ -23,7 +23,8 @@ _LOOK_SECONDS: Final = 0.1
 @dataclass(frozen=True)
 class Standing:
     """The last sweep that wrote events. `state`: running, ended (`end` says how), or dead: it ended without an event,
-    or has written none for `DEAD_SECONDS`. `silent`: seconds since its last event.
+    or has written none for `DEAD_SECONDS` and does not hold its study on this machine. `silent`: seconds since its last
+    event.
     """
 
     sweep: str
@@ -46,7 +47,8 @@ class Standing:
             return f"running: {self.process}, phase {beat.phase}{far}{training}; heard of {_ago(self.silent)} ago"
         if self.end is not None:
             why = f" ({self.end.message})" if self.end.message else ""
-            return f"not running: the last sweep, {self.process}, was {self.end.how} {_ago(self.silent)} ago{why}"
+            ended = "ended incomplete" if self.end.how == "incomplete" else f"was {self.end.how}"
+            return f"not running: the last sweep, {self.process}, {ended} {_ago(self.silent)} ago{why}"
         return (
             f"not running: the last sweep, {self.process}, died in phase {beat.phase}{far}; it was last heard of "
             f"{_ago(self.silent)} ago"
@@ -63,7 +65,9 @@ def standing(runs: Path) -> Standing | None:
     after = [other.event for other in lines if other.sweep == line.sweep]
     end = next((event for event in reversed(after) if isinstance(event, SweepEnded)), None)
     silent = _silent(runs, line)
-    gone = silent > DEAD_SECONDS or (beat.machine == machine_digest() and not lives(beat.process))
+    gone = silent > DEAD_SECONDS
+    if beat.machine == machine_digest():  # a machine that slept was silent too, and its sweep goes on
+        gone = not lives(beat.process) or (gone and not is_held(runs))
     state: Literal["running", "ended", "dead"] = "ended" if end is not None else "dead" if gone else "running"
     return Standing(line.sweep, state, beat, silent, end)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from studies.schema.replicates import as_in_file
 from studies.text.files import write_whole
 from studies.text.redact import redact
 from sweeper.cli.inputs import said_if_long
@@ -16,6 +17,7 @@ from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import Reuse, RunRequest, begin, command_line, load
 
 if TYPE_CHECKING:
+    from studies.spec import Study
     from sweeper.commands.detached.start import Began
 
 
@@ -74,8 +76,16 @@ def begin_detached(wanted: RunRequest, verify: int, how: Reuse, settings: Sequen
             refuse(found.problems)
         raise typer.Exit(found.code)
     if wanted.text is not None:
-        write_whole(wanted.where.runs / ASKED_FILE, redact(wanted.text))
+        write_whole(wanted.where.runs / ASKED_FILE, redact(_as_asked(wanted.asked)))
     return found
+
+
+def _as_asked(study: Study) -> str:
+    """The study with its changed keys, as a file that loads as it was asked."""
+    import yaml
+
+    asked = as_in_file(study.spec).model_dump(mode="json", exclude_defaults=True, exclude={"notices"})
+    return str(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
 
 
 def wait_for(study: str, settings: list[str], longest: float | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from studies.text.mistakes import Mistake
+from studies.text.places import PLACE
 from sweeper.cli.options import Set, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import Ended, refuse
@@ -87,9 +88,10 @@ def _export(
     more = [*choice, *_options(wanted)]
     again = command_line("export", study, settings, *more)
     how = Retraining(command_line("export", study, settings, *choice), output, again)
-    pushed = [*choice, *_options(replace(wanted, dry_run=None))]  # a dry run writes the very card
-    name = Path(study).name
-    made = [command_line("run", name, settings), command_line("export", name, settings, *pushed)]
+    # In the card: no place of this machine, and a dry run writes the very card.
+    pushed = [*_option("--variant", variant), *_option("--trial", trial), *_options(replace(wanted, dry_run=None))]
+    name, public = Path(study).name, [_without_place(setting) for setting in settings]
+    made = [command_line("run", name, public), command_line("export", name, public, *pushed)]
     with store_errors("Reading the runs and writing the files ..."):
         try:
             check_wanted(wanted)
@@ -112,6 +114,12 @@ def _export(
         except ExportError as error:
             refuse([" ".join([str(error), *notes])])
     return written
+
+
+def _without_place(setting: str) -> str:
+    """A setting for others to read: what lies on this machine is not named."""
+    name, _, value = setting.partition("=")
+    return f"{name}={PLACE}" if value and Path(value).exists() else setting
 
 
 def _options(wanted: Wanted) -> list[str]:

@@ -40,7 +40,6 @@ def tuned_head(table: Comparison, row: Row, config: RunConfig, record: RunRecord
         else f" (take the checkpoint of step {step})"
     )
     gain = "none measured" if loss.gained is None else _interval(loss.gained)
-    beside = [name for name in said.as_good if name != row.variant]
     lines = [
         said.text,
         f"study {record.study}, variant {row.variant}, cell {row.scenario}, trial {record.trial}",
@@ -49,7 +48,8 @@ def tuned_head(table: Comparison, row: Row, config: RunConfig, record: RunRecord
         *_weights(config, record),
         f"gain of {row.variant} over the untrained model{drift}, in {found.unit}: {gain}, over judging runs; the "
         f"settings are those of the replicate in the middle",
-        f"cannot be told apart from it: {', '.join(beside) or 'none'}",
+        f"beside {said.use or 'it'}: as good {', '.join(said.as_good) or 'none'}; undecided "
+        f"{', '.join(said.undecided) or 'none'}",
         f"data digest {digest}",
         f"trained on {record.facts.get('device', 'unknown')}; {packages()}; written {date.today().isoformat()}",
     ]

@@ -19,7 +19,6 @@ from threading import Thread
 from types import TracebackType
 from typing import IO, ClassVar, Final, Literal, Self
 
-from studies.records import Failure
 from studies.spec import StudySpec
 from studies.text.as_json import as_json
 from studies.text.files import open_file
@@ -30,14 +29,14 @@ from sweeper.folder.names import LOGS
 SECONDS: Final = 30.0
 LOG: Final = "notify.log"
 MOST_BYTES: Final = 1 << 18  # of the log, of what one command prints
-_BY_CONFIG: Final = frozenset(str(failure) for failure in Failure if failure.by_config)
 
 
 @dataclass(frozen=True)
 class Notice:
     """How a sweep ended: `finished` with all that was asked, `stopped` by somebody, out of its `budget`, or `failed`:
-    it could not go on, or some runs could not be trained. `message`: why. `failures`: runs by kind. `table`: the answer
-    and its table, as text, once there is one. `folder`: where the runs lie.
+    it could not go on, or something is left that nobody stopped, such as runs that could not be trained. `message`:
+    why. `failures`: runs by kind. `table`: the answer and its table, as text, once there is one. `folder`: where the
+    runs lie.
     """
 
     schema: ClassVar[str] = "notice/1"
@@ -93,18 +92,12 @@ class Notifier:
 
     def _notice(self, sweep: str, end: SweepEnded) -> Notice:
         beat = self._beat or Heartbeat("", "", 0, "")
-        untrained = sum(number for kind, number in beat.failures.items() if kind not in _BY_CONFIG)
-        event: Literal["finished", "stopped", "budget", "failed"] = "stopped"
-        message = end.message
+        event: Literal["finished", "stopped", "budget", "failed"] = "failed"
         if end.how == "finished":
             event = "finished"
-        elif end.how != "stopped":
-            event = "failed"
-        elif message:
-            event = "budget"
-        elif untrained:
-            event, message = "failed", f"{untrained} runs could not be trained"
-        own = (self._spec.study, message, sweep, beat.planned, beat.done)
+        elif end.how == "stopped":
+            event = "budget" if end.message else "stopped"
+        own = (self._spec.study, end.message, sweep, beat.planned, beat.done)
         return Notice(event, *own, beat.failures, self._table, str(self._runs.absolute()))
 
 

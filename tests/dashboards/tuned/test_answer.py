@@ -26,7 +26,7 @@ def test_the_baseline_is_used_where_nothing_is_shown_better_or_more_forgiving() 
     assert found.as_good == ("ipo",)
     assert set(found.avoid) == {"hinge"}
     assert "gains less than" in found.avoid["hinge"]
-    assert found.open == ()
+    assert found.undecided == ()
 
 
 def test_a_loss_that_is_shown_better_is_used_and_the_baseline_is_not_among_the_best() -> None:
@@ -37,7 +37,7 @@ def test_a_loss_that_is_shown_better_is_used_and_the_baseline_is_not_among_the_b
 
 def test_what_is_not_told_apart_is_named_with_the_command_that_would() -> None:
     found = said({"sigmoid": BASE, "ipo": OPEN})
-    assert found.open == ("ipo",)
+    assert found.undecided == ("ipo",)
     assert found.settle is not None
     assert found.settle.overrides[0].startswith("replicates=")
     assert found.settle.runs % 6 == 0  # two losses, two settings and a judge
@@ -86,7 +86,7 @@ def test_the_baseline_is_as_good_as_another_that_is_used_only_where_that_is_show
     better = replace(forgiving, stability=replace(stable, word="Better"))
     used = answer(replace(found, losses=(found.losses[0], better)), 0.03, Cost(6))
     assert used.use == "bco_pair"
-    assert used.open == ("sigmoid",)
+    assert used.undecided == ("sigmoid",)
 
 
 def test_what_too_many_replicates_would_settle_is_said_to_take_too_many() -> None:

@@ -185,9 +185,9 @@ def test_a_mapping_is_swept_in_a_process_of_its_own_and_known_to_the_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_store(f"sqlite:///{tmp_path}/mlflow.db")
-    study = api.load({**STUDY, "replicates": None})
+    study = api.load({**STUDY, "replicates": None}, set={"budget.trials": 1})
     ended = study.run(executor="inline")
-    assert (ended.planned, ended.missing, ended.running) == (4, 0, False)
+    assert (ended.planned, ended.missing, ended.running) == (2, 0, False)
     said = capsys.readouterr().out
     found = standing(tmp_path / "runs" / "small")
     assert found is not None

@@ -96,7 +96,8 @@ def test_a_budget_that_ends_the_sweep_is_told(sweeper: Sweeper, folder: Path) ->
     [
         (SweepEnded("finished"), {"diverged": 2}, "finished"),
         (SweepEnded("stopped"), {"diverged": 2}, "stopped"),
-        (SweepEnded("stopped"), {"untrained": 2}, "failed"),
+        (SweepEnded("stopped"), {"untrained": 2}, "stopped"),
+        (SweepEnded("incomplete", "2 runs could not be trained"), {"untrained": 2}, "failed"),
         (SweepEnded("stopped", "the wall-clock budget of 5 s is spent"), {"untrained": 2}, "budget"),
         (SweepEnded("interrupted", "the store is gone"), {}, "failed"),
         (SweepEnded("refused", "no such model"), {}, "failed"),

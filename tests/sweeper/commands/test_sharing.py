@@ -19,6 +19,7 @@ from dashboards.store.connection import connect
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from studies.text.places import PLACE, without_places
 from sweeper.cli.app import app
+from sweeper.cli.verbs.sharing import _without_place
 from sweeper.commands.export import Chosen, ExportError
 from sweeper.commands.sharing.card import public_settings
 from sweeper.commands.sharing.weights import Retraining, find_weights
@@ -337,6 +338,18 @@ def test_what_stops_before_its_end_has_to_be_trained_and_says_where_that_will_li
         find_weights(chosen, tmp_path, None, how)
 
 
+def test_a_place_with_spaces_is_replaced_whole_where_it_is_quoted() -> None:
+    for text in ("'data.path=/mnt/My Clients/acme.jsonl'", '"/mnt/My Clients/acme.jsonl"', "'~/My Clients'"):
+        assert "Clients" not in without_places(f"sweeper run x --set {text} and 'this' or /that")
+
+
+def test_a_setting_that_names_what_lies_here_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients").mkdir()
+    assert _without_place("data.path=clients") == f"data.path={PLACE}"
+    assert _without_place("budget.trials=4") == "budget.trials=4"
+
+
 def test_fractions_addresses_and_names_stay() -> None:
-    text = "14/16 and/or https://huggingface.co/ORG/NAME `ORG/NAME` 1 / 2 \\* at 0.5 | a\\|b [x](https://a.b/c)"
+    text = "[/INST] <s>[INST] </s> 14/16 and/or https://huggingface.co/ORG/NAME `ORG/NAME` 1 / 2 \\* at 0.5 | a\\|b [x](https://a.b/c)"
     assert without_places(text) == text

@@ -298,6 +298,20 @@ def test_a_killed_sweep_is_told_from_one_that_runs_and_from_one_that_has_ended(
     assert (found.state, found.end) == ("ended", SweepEnded("finished"))
 
 
+def test_a_sweep_of_a_machine_that_slept_is_not_dead(start: Start, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has written nothing meanwhile, and holds its study."""
+    sweep = start(seconds="1")
+    monkeypatch.setattr("sweeper.folder.standing._silent", lambda _runs, _line: 3600.0)
+    found = standing(runs)
+    assert found is not None
+    assert found.state == "running"
+    sweep.kill()
+    sweep.wait(timeout=PATIENCE)
+    found = standing(runs)
+    assert found is not None
+    assert found.state == "dead"
+
+
 def test_a_sweep_on_another_machine_is_dead_once_it_is_not_heard_of(start: Start, runs: Path) -> None:
     sweep = start()
     asked(runs, Stop(now=True))
