@@ -12,7 +12,7 @@ from typing import Literal
 
 from studies.records import METRICS, RunRecord
 from studies.records.paths import start_of
-from studies.records.world_units import BY_PROMPT, SOURCE, UNIT_BUDGET, task_of_block, tasks
+from studies.records.world_units import BY_PROMPT, CUT, SOURCE, UNIT_BUDGET, task_of_block, tasks
 from studies.spec import Objective
 
 # Practical equivalence on the embedded world: a thirtieth of what the oracle gains at 2 nats.
@@ -86,7 +86,7 @@ class Scale:
 
 
 def scale_of(objective: Objective, source: str) -> Scale:
-    """The scale of a study's objective. `source`: as `studies.records.world_units.source_of` says it."""
+    """The scale of a study's objective. `source`: as `studies.design.counts.pairs_source` says it."""
     in_u = source in (SOURCE, BY_PROMPT) and objective.metric == "gold"
     unit = METRICS[objective.metric].unit if objective.metric in METRICS else objective.metric
     budget = UNIT_BUDGET if objective.at_drift is None else f"{objective.at_drift:g}"
@@ -95,7 +95,7 @@ def scale_of(objective: Objective, source: str) -> Scale:
         unit="U" if in_u else unit,
         sign=1 if objective.direction == "maximize" else -1,
         tie_within=objective.tie_within if objective.tie_within is not None else TIE_WITHIN_U if in_u else None,
-        by_task=source in (SOURCE, BY_PROMPT),
+        by_task=source in (SOURCE, BY_PROMPT, CUT),
         by_prompt=source == BY_PROMPT,
         budget=budget if in_u and budget in tasks()[0].oracle else UNIT_BUDGET,
     )

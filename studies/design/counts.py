@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from studies.design.points import CONFIRM, joint_quota, quota
 from studies.records import PROBE, RunRecord, State
-from studies.records.world_units import source_of
+from studies.records.world_units import CUT, SOURCE, WHOLE_ANSWER, source_of
 from studies.spec import Study, StudySpec
 
 
@@ -61,5 +61,10 @@ def runs_in(study: Study, scenario: str) -> int:
 
 
 def pairs_source(spec: StudySpec) -> str:
-    """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit."""
-    return source_of(spec.data) if spec.trainer == "dpo" else spec.trainer
+    """Where the numbers come from, as `dashboards.statistics.scale` wants it: another trainer's gold has no unit, and
+    neither has that of answers that are cut.
+    """
+    if spec.trainer != "dpo":
+        return spec.trainer
+    cut = spec.data.path == SOURCE and spec.evaluation.max_new_tokens < WHOLE_ANSWER
+    return CUT if cut else source_of(spec.data)

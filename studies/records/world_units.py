@@ -21,6 +21,12 @@ BY_PROMPT: Final = "embedded, gold by prompt"
 """The fact `source` of runs on the embedded world where gold asks the prompt: it has a reference and an oracle of its
 own.
 """
+CUT: Final = "embedded, answers cut"
+"""Of studies of the embedded world whose samples are cut before `WHOLE_ANSWER` tokens: references and oracles are of
+whole ones.
+"""
+WHOLE_ANSWER: Final = 32
+"""Tokens of the longest answer: to that many the references and oracles were sampled."""
 FIRST_TASKS: Final = 6
 """Tasks that blocks below `REPLICATE_BLOCKS` go round."""
 BLOCKS_A_TASK: Final = 2

@@ -157,7 +157,9 @@ def refuse_bad_base(study: Study) -> None:
 
 
 def base_notes(study: Study) -> list[str]:
-    """What becomes of bases that are adapters, and what the GPU's memory is taken by."""
+    """What becomes of bases that are adapters, what the GPU's memory is taken by, and in which unit gold is."""
+    from studies.design.counts import pairs_source
+    from studies.records.world_units import CUT, WHOLE_ANSWER
     from sweeper.executors.process.devices import gpu_gib
     from trainers.components.base_memory import plan_memory
     from trainers.models.bases import base_notices
@@ -165,6 +167,11 @@ def base_notes(study: Study) -> list[str]:
     notes = [note for settings in _bases(study) for note in base_notices(settings)]
     card, evaluation = gpu_gib(os.environ), study.spec.evaluation
     judge = _reward_model(study)
+    if pairs_source(study.spec) == CUT:
+        notes.append(
+            f"evaluate.max_new_tokens: {evaluation.max_new_tokens} cuts answers of the embedded world, which have up "
+            f"to {WHOLE_ANSWER} tokens: gold is told in its own unit, not as a share of what is possible"
+        )
     if card is not None:
         for settings in _bases(study):
             tokens = int(settings.get("max_length") or study.spec.data.max_length or 1024)

@@ -23,11 +23,11 @@ def measure(figures: Figures, size: Size, work: Path) -> None:
     """See the module."""
     folder = Path(tempfile.mkdtemp(dir=work))
     options = [word for text in (_TINY if size.is_tiny else _SHORT) for word in ("--set", text)]
-    for name, more in (("run", []), ("table", []), ("export", []), ("verify", ["--verify", "2"])):
+    for name, more in (("run", []), ("table", []), ("export", ["--variant", "sigmoid"]), ("verify", ["--verify", "2"])):
         if name == "verify" and size.is_tiny:
             continue
         with figures.part(name):
-            _command(figures, folder, name, ["run" if more else name, "quickstart", *options, *more])
+            _command(figures, folder, name, ["run" if name == "verify" else name, "quickstart", *options, *more])
     for log in sorted(folder.rglob("worker-*.log"))[:2]:
         figures.note("log", file=log.name, tail=log.read_text(errors="replace")[-1500:])
 

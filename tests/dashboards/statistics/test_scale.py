@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dashboards.statistics.scale import raw_scale, scale_of
+from studies.design.counts import pairs_source
 from studies.records import DataConfig
-from studies.records.world_units import source_of, tasks
-from studies.spec import Objective
+from studies.records.world_units import WHOLE_ANSWER, source_of, tasks
+from studies.spec import Objective, load_study
 from tests.dashboards.generated import a_record
+from trainers.world.grammar import MAX_WORDS
 
 
 def test_gold_of_the_embedded_world_is_in_u_with_its_own_region() -> None:
@@ -43,6 +45,17 @@ def test_gold_that_asks_the_prompt_has_a_unit_of_its_own() -> None:
     assert task.oracle["2"] != tasks()[1].oracle["2"]
     assert source_of(DataConfig()) == "embedded"
     assert source_of(DataConfig(path="org/pairs", gold="prompt")) == "org/pairs"
+
+
+def test_gold_of_answers_that_are_cut_is_no_share_of_what_is_possible() -> None:
+    """The untrained model's own are cut as well, and worth less than whole ones: against those it would have lost."""
+    whole = load_study("quickstart", ())
+    cut = load_study("quickstart", ("evaluate.max_new_tokens=8",))
+    assert scale_of(whole.objective, pairs_source(whole)).unit == "U"
+    scale = scale_of(cut.objective, pairs_source(cut))
+    assert (scale.unit, scale.task(103)) == ("gold", 7)
+    assert scale.gain(a_record(metrics={"gold": -2.0}, facts={"reference_gold": "-2.0"})) == 0.0
+    assert WHOLE_ANSWER == MAX_WORDS
 
 
 def test_less_is_better_where_the_objective_is_minimised() -> None:
