@@ -11,6 +11,7 @@ from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from studies.records import METRICS, Scalar
+from studies.text.plural import so_many
 
 _NORMAL = 0.25  # samples whose length is within it of the untrained model's need no column
 _LESS = "*"  # at a difference that is read at a smaller drift
@@ -146,8 +147,8 @@ def short_notes(found: Tuned) -> list[str]:
         whole = f"{found.whole} of " if found.whole < found.planned else ""
         lines.append(
             f"{whole}{found.planned} replicates{' are whole' if whole else ''}: in each, every loss tries "
-            f"{found.settings} settings on one draw of the data, and the best that did not break is trained and judged "
-            "on another."
+            f"{so_many(found.settings, 'setting')} on one draw of the data, and the best that did not break is trained and "
+            "judged on another."
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
