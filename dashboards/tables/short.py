@@ -137,9 +137,10 @@ def short_notes(found: Tuned) -> list[str]:
         smaller = sorted(
             {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
         )
+        points = ", in points" if found.unit == "U" else ""
         less = f" ({_LESS} at {' or '.join(smaller)}, which all runs of both reach)" if smaller else ""
         lines.append(
-            f"vs {found.baseline}: how much more it gains, in points, both at a drift of {nats(found.drift)}{less}. "
+            f"vs {found.baseline}: how much more it gains{points}, both at a drift of {nats(found.drift)}{less}. "
             "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
         )
     lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.")
@@ -147,12 +148,12 @@ def short_notes(found: Tuned) -> list[str]:
         whole = f"{found.whole} of " if found.whole < found.planned else ""
         lines.append(
             f"{whole}{found.planned} replicates{' are whole' if whole else ''}: in each, every loss tries "
-            f"{so_many(found.settings, 'setting')} on one draw of the data, and the best that did not break is trained and "
-            "judged on another."
+            f"{so_many(found.settings, 'setting')} on one draw of the data, and the best that did not break is trained "
+            "and judged on another."
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
-    if found.planned and found.unit != "U":
+    if found.planned and not found.has_new_pairs:
         lines.append("Draws are random parts of the same pairs: intervals speak of other parts, not of other data.")
     length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
     lines.append(

@@ -39,7 +39,7 @@ def tuned_by_block(
     scenario = standings[0].stratum.scenario if standings else ""
     pairs = {(a, b): _apart(panel[a], panel[b], scale.sign) for a, b in permutations(panel, 2)}
     tied = tied_pairs({pair: d for pair, d in pairs.items() if len(d) >= FEWEST_BLOCKS}, scale.tie_within)
-    return Tuned(scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0, tied)
+    return Tuned(scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0, tied, scale.by_task)
 
 
 def _apart(values: Mapping[int, float], others: Mapping[int, float], sign: int) -> Floats:

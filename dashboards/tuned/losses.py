@@ -76,7 +76,8 @@ class TunedLoss:
 class Tuned:
     """All variants of one condition. `best`: who is not shown worse than the best, None where nothing was judged;
     `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `whole`: replicates of which every
-    variant has all, of `planned`; `settings`: tried by each variant in each of them.
+    variant has all, of `planned`; `settings`: tried by each variant in each of them; `has_new_pairs`: draws are of new
+    pairs, as in the embedded world, and not parts of the same ones.
     """
 
     condition: str
@@ -90,6 +91,7 @@ class Tuned:
     whole: int
     planned: int
     tied: tuple[tuple[str, str], ...]
+    has_new_pairs: bool
 
     def are_tied(self, one: str, other: str) -> bool:
         """Whether two losses are shown to be as good."""
@@ -133,7 +135,7 @@ def tuned(
     judged = any(row.judged for row in rows)
     return Tuned(
         condition, baseline, tuple(rows), best if judged else None, scale.unit, scale.metric, drift, settings, whole,
-        planned, tied_pairs(wide, scale.tie_within),
+        planned, tied_pairs(wide, scale.tie_within), scale.by_task,
     )  # fmt: skip
 
 
