@@ -358,7 +358,7 @@ class _Packing:
         self._backlog.insert(0, smaller)
         self._decide()
         self._is_cut = True
-        self._queue.tell(Doing(f"taking a run's micro-batches in {how}, for want of memory"))
+        self._queue.tell(Doing(f"taking a run's micro-batches in {how}, as memory ran out"))
         return True
 
 

@@ -136,7 +136,7 @@ def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             pairs = load_pairs(data, request["block"], tokenizer)
         except DataError as error:
             return list(error.problems), []
-        return problems, [f"Pairs of block {request['block']}: {funnel(pairs.facts)}.", *odd]
+        return problems, [f"Pairs of data draw {request['block']}: {funnel(pairs.facts)}.", *odd]
     return problems, [*notes, *odd]
 
 

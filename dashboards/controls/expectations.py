@@ -58,9 +58,9 @@ def describe(expected: Expectation, tie_within: float | None, unit: str) -> str:
         return f"equals {expected.equals} {how}"
     if expected.outcome == "no_gain":
         limit = "" if tie_within is None else f" below {tie_within:g} {unit}"
-        return f"no gain: upper 95% limit of the mean{limit}, {FEWEST_SHUFFLES} blocks or more"
+        return f"no gain: upper 95% limit of the mean{limit}, {FEWEST_SHUFFLES} data draws or more"
     word = "fails" if expected.outcome == "fails" else f"is {expected.outcome}".replace("_", "-")
-    return f"{word} in {FEWEST_SHARE:.0%} of {FEWEST_BLOCKS} blocks or more"
+    return f"{word} in {FEWEST_SHARE:.0%} of {FEWEST_BLOCKS} data draws or more"
 
 
 def findings(

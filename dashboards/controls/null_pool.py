@@ -81,7 +81,7 @@ def pool_of(records: Iterable[RunRecord], scale: Scale) -> Pool:
     depth = max((len(of_block) for of in cells.values() for of_block in of.values()), default=0)
     whole = [t for t, of in sorted(cells.items()) if len(of) == len(order) and {len(c) for c in of.values()} == {depth}]
     if not whole:
-        raise PoolError("No config has the same number of complete runs on every block: run the pool to its end.")
+        raise PoolError("No config has the same number of complete runs on every data draw: run the pool to its end.")
     values = np.array([[[v for _, v in sorted(cells[t][block])] for block in order] for t in whole])
     return Pool(values, tuple(scale.task(block) for block in order))
 
@@ -96,8 +96,9 @@ def repeat(pool: Pool, tie_within: float, deal: Deal, shift: float = 0.0, seed: 
     configs, blocks, runs = pool.values.shape
     if configs < deal.points or blocks < deal.choose + deal.judge or runs < 2:
         raise PoolError(
-            f"The pool has {configs} configs, {blocks} blocks and {runs} runs of each; dealing {deal.points} points, "
-            f"{deal.choose} blocks to choose on, {deal.judge} to judge on and two arms needs as many, and two runs."
+            f"The pool has {configs} configs, {blocks} data draws and {runs} runs of each; dealing {deal.points} "
+            f"points, {deal.choose} draws to choose on, {deal.judge} to judge on and two groups needs as many, and two "
+            "runs."
         )
     draw = np.random.default_rng(seed)
     return Counter(_word(_differences(pool.values, deal, shift, draw), tie_within, deal.tests) for _ in range(REPEATS))
@@ -144,7 +145,7 @@ def pool_findings(
             results = (Control("against itself", Counter(), "difference or tie as it should be", None, str(error)),)
         for control in results:
             named = f"{standing.stratum.variant} {control.name}"
-            dealt = f"; {deal.choose} blocks choose, {deal.judge} judge"
+            dealt = f"; {deal.choose} data draws choose, {deal.judge} judge"
             expected = control.asked + (dealt if control.counts else "")
             n = control.counts.total()
             found.append(

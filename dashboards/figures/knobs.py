@@ -54,7 +54,7 @@ def sensitivity(material: Material, scenario: str, knob: str, name: str) -> Figu
     strata = [(s, [c for c in material.configs(s) if c.number(knob) is not None]) for s in material.of(scenario)]
     strata = [(s, configs) for s, configs in strata if len({c.number(knob) for c in configs}) >= FEWEST_VALUES]
     if not strata:
-        return Missing(name, title, f"no stratum of {scenario} has three values of {knob}")
+        return Missing(name, title, f"no variant in {scenario} has three values of {knob}")
     values = [c.number(knob) or 0.0 for _, configs in strata for c in configs]
     log = spread_by_ratio(values)
     series = []
@@ -69,7 +69,7 @@ def sensitivity(material: Material, scenario: str, knob: str, name: str) -> Figu
     scales = Scales(knob, material.quality, "log" if log else "linear", material.untrained, floored=True)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
-        f"Every config outside of the confirm phase at its mean over blocks; line: the best at each value of {knob}, "
+        f"Every config, retests aside, at its mean over data draws; line: the best at each value of {knob}, "
         f"or in each fifth of its range where it has more values; crosses: configs that failed. {others(material)}"
         + (" Beta is another quantity in each loss: compare shapes, not places." if knob == BETA else "")
         + floored(series, scales)
@@ -156,7 +156,7 @@ def noise(material: Material, kind: str, name: str) -> Figure | Missing:
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
         "Best config of each loss at each share of flipped labels, tuned there; held-out pairs and gold are as they "
-        "were. Bars: 95 % t intervals over blocks, where there are three; values that chose their config are too "
+        "were. Bars: 95 % t intervals over data draws, where there are three; values that chose their config are too "
         f"good on average. {others(material)}"
     )
     return Figure(name, title, caption, svg)
@@ -200,7 +200,7 @@ def mixtures(material: Material, scenario: str, name: str) -> Figure | Missing:
 
 def weights_of_knobs(material: Material, scenario: str, name: str) -> Figure | Missing:
     """How much each knob says about the order of a loss's configs."""
-    title = "Which knobs matter"
+    title = "Which settings matter"
     found: dict[str, dict[str, float]] = {}
     counts: dict[str, int] = {}
     for standing in material.of(scenario):
@@ -216,7 +216,7 @@ def weights_of_knobs(material: Material, scenario: str, name: str) -> Figure | M
                 found.setdefault(standing.stratum.variant, {})[knob] = share
                 counts[standing.stratum.variant] = len(configs)
     if not found:
-        return Missing(name, title, "it takes two groups of three unbiased configs with different values of a knob")
+        return Missing(name, title, "it takes two groups of three configs chosen in advance that differ in a setting")
     knobs = list(dict.fromkeys(knob for of in found.values() for knob in of))
     rows = list(found)
     shares = np.array([[found[row].get(knob, np.nan) for knob in knobs] for row in rows])
@@ -240,9 +240,9 @@ def weights_of_knobs(material: Material, scenario: str, name: str) -> Figure | M
         axes.spines[:].set_visible(False)
         svg = svg_of(canvas, name)
     caption = (
-        "Share of the variance of the configs' ranks, by the objective, that lies between groups of one knob: eta "
-        "squared of Kruskal and Wallis, corrected for chance, 0 for nothing and 1 for all. Groups: the knob's "
-        "values where they are few, else thirds. Of the unbiased arm, failed configs as the untrained model; what "
-        "two knobs do together is in neither number."
+        "Share of the variance of the configs' ranks, by the objective, that lies between groups of one setting: eta "
+        "squared of Kruskal and Wallis, corrected for chance, 0 for nothing and 1 for all. Groups: the setting's "
+        "values where they are few, else thirds. Of configs chosen in advance, failed ones as the untrained model; "
+        "what two settings do together is in neither number."
     )
     return Figure(name, title, caption, svg)

@@ -96,7 +96,7 @@ def _differences(axes: Axes, rows: Sequence[Row], material: Material) -> None:
                 "" if row.difference.is_general else "~" if row.difference.is_robust else "?"
             )
             words = "no word" if row.difference.instead else words
-        words = words or (row.said and "not compared") or "not confirmed"
+        words = words or (row.said and "not compared") or "not retested"
         axes.text(1.02, i, words, transform=axes.get_yaxis_transform(), va="center", color=QUIET)
     axes.set_title(f"less {label(material.comparison.baseline or '')}", loc="left")
     axes.set_xlabel(f"difference ({material.scale.unit}), right is better")
@@ -104,19 +104,19 @@ def _differences(axes: Axes, rows: Sequence[Row], material: Material) -> None:
 
 def _comparison_caption(material: Material, rows: Sequence[Row], judged: Sequence[Row]) -> str:
     bests = [row.best for row in rows if row.best is not None]
-    parts = ["Filled: the best config on fresh runs of the confirm phase."] * any(b.basis == "confirmed" for b in bests)
+    parts = ["Filled: the best config retested on fresh data."] * any(b.basis == "confirmed" for b in bests)
     if any(b.basis == "selected" for b in bests):
         parts.append(
             "Hollow: by the very numbers that chose it, so too good on average where it is the best of several."
         )
     if any(b.estimate.low is not None for b in bests):
-        parts.append("Thick lines: 95 % t intervals over blocks.")
+        parts.append("Thick lines: 95 % t intervals over data draws.")
     if any(b.estimate.low is None for b in bests):
-        parts.append("Thin lines: the evaluator's standard error alone, no interval below three blocks.")
+        parts.append("Thin lines: the evaluator's standard error alone, no interval below three data draws.")
     if judged:
         blocks = sorted({row.difference.estimate.blocks for row in judged if row.difference})
         parts.append(
-            f"Right: paired over {' or '.join(map(str, blocks))} blocks of the confirm phase, Holm over the losses; "
+            f"Right: paired over {' or '.join(map(str, blocks))} fresh data draws, Holm over the losses; "
             "grey band: differences that do not matter. ~ inconclusive without one of the tasks, ? the other way "
             "round."
         )
@@ -135,7 +135,7 @@ def failed(material: Material, scenario: str, name: str) -> Figure | Missing:
     rows = [(s.stratum.variant, material.row(s).space) for s in material.of(scenario)]
     spaces = [(variant, space) for variant, space in rows if space is not None and space.failures.all.n]
     if not spaces:
-        return Missing(name, title, "it takes four configs of an unbiased arm in a stratum")
+        return Missing(name, title, "it takes four configs of a variant that were chosen in advance")
     height = 0.8 + 0.25 * len(spaces)
     with drawing(WIDTH, height) as canvas:
         axes = canvas.add_axes((1.6 / WIDTH, 0.45 / height, 1 - 2.9 / WIDTH, 1 - 0.8 / height))
@@ -157,7 +157,7 @@ def failed(material: Material, scenario: str, name: str) -> Figure | Missing:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=7.5)
         svg = svg_of(canvas, name)
     caption = (
-        "Of the unbiased arm, whose configs were chosen without a look at results. A config counts once in the "
+        "Of configs that were chosen in advance, without a look at results. A config counts once in the "
         "whole; one that failed in several ways is shared between the colours. Grey lines: exact 95 % limits of the "
         "whole."
     )
@@ -186,7 +186,7 @@ def profile(material: Material, scenario: str, name: str) -> Figure | Missing:
     scores = {variant: of for variant, of in scores.items() if sum(map(len, of.values())) >= 3}
     values = [v for of in scores.values() for runs in of.values() for v in runs if np.isfinite(v)]
     if not values:
-        return Missing(name, title, "it takes three runs of a confirm phase or of an unbiased arm")
+        return Missing(name, title, "it takes three retests, or three runs of configs chosen in advance")
     lowest = max(min(values), -BELOW * max(values)) if material.untrained and max(values) > 0 else min(values)
     levels = np.linspace(lowest, max(values), _LEVELS)
     series = []
@@ -197,9 +197,9 @@ def profile(material: Material, scenario: str, name: str) -> Figure | Missing:
     better = "above" if scale.sign == 1 else "below"
     scales = Scales(material.quality, f"runs at or {better} (%)")
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
-    of_what = "the confirm phase" if use_confirmed else "the whole unbiased arm, failed ones below every level"
+    of_what = "retests on fresh data" if use_confirmed else "configs chosen in advance, failed ones below every level"
     caption = (
-        f"Share of runs of {of_what} that reach a level, mean over {'tasks' if scale.by_task else 'blocks'}; the "
+        f"Share of {of_what} that reach a level, mean over {'tasks' if scale.by_task else 'data draws'}; the "
         f"further {'right' if scale.sign == 1 else 'left'} a curve, the better. {others(material)}"
     )
     return Figure(name, title, caption, svg)
@@ -216,12 +216,12 @@ def tuning(material: Material, scenario: str, name: str) -> Figure | Missing:
             note = so_many(space.failures.all.n, "config")
             series.append(Series(standing.stratum.variant, standing.stratum.variant, line=line, note=note))
     if not series or max(len(s.line) for s in series) < 3:
-        return Missing(name, title, "it takes six configs of an unbiased arm in a stratum")
+        return Missing(name, title, "it takes six configs of a variant that were chosen in advance")
     scales = Scales("configs tried", material.quality, zero=material.untrained)
     svg = small_multiples(series, material.looks, material.comparison.baseline, scales, name)
     caption = (
-        "Expected best of n configs drawn from the unbiased arm, failed ones as the untrained model (0), up to half "
-        "of the configs; too low on average, the more the further right. A flat curve needs no tuning: any config "
+        "Expected best of n configs drawn from those chosen in advance, failed ones as the untrained model (0), up to "
+        "half of the configs; too low on average, the more the further right. A flat curve needs no tuning: any config "
         f"does as well. {others(material)}"
     )
     return Figure(name, title, caption, svg)

@@ -36,12 +36,12 @@ class Column:
 
 def parallel(material: Material, scenario: str, name: str) -> Figure | Missing:
     """Every config as a line over its loss, its knobs, its KL and its objective."""
-    title = "All configs, all knobs"
+    title = "All configs, all settings"
     rows = [(s.stratum.variant, c) for s in material.of(scenario) for c in material.configs(s)]
     rows = [(variant, c) for variant, c in rows if c.failed or c.value is not None]
     columns = _columns([config for _, config in rows], material.scale.metric)
     if len(rows) < FEWEST_CONFIGS or columns is None:
-        return Missing(name, title, "it takes three configs, and a knob that most of them have")
+        return Missing(name, title, "it takes three configs, and a setting that most of them have")
     scores = [None if c.failed else material.scale.sign * (c.value or 0.0) for _, c in rows]
     variants = [v for v in material.variants if any(v == variant for variant, _ in rows)]
     lanes = {v: 1 - i / max(len(variants) - 1, 1) for i, v in enumerate(variants)}
@@ -56,10 +56,10 @@ def parallel(material: Material, scenario: str, name: str) -> Figure | Missing:
         svg = svg_of(canvas, name)
     broken = scores.count(None)
     caption = (
-        f"{so_many(len(rows), 'config')} outside of the confirm phase, one line each, at their means over blocks; "
+        f"{so_many(len(rows), 'config')} without retests, one line each, at their means over data draws; "
         f"the darker, the better its rank by {material.scale.metric}."
         + (f" Dashed orange, down to the foot: the {broken} that failed." if broken else "")
-        + " A knob that a loss does not have is passed over."
+        + " A setting that a loss does not have is passed over."
     )
     return Figure(name, title, caption, svg)
 

@@ -29,16 +29,16 @@ def price(material: Material, scenario: str, name: str) -> Figure | Missing:
     has_line, has_bars = any(s.line for s in series), any(s.bars for s in series)
     points = sum(len(s.points) for s in series)
     caption = (
-        f"{so_many(points, 'config')} outside of the confirm phase, each at its mean over blocks; crosses at the "
+        f"{so_many(points, 'config')} without retests, each at its mean over data draws; crosses at the "
         "foot: configs that failed, at their KL, on the left edge where that was not measured. "
         + (
-            "Line: the most that is reachable within a KL budget by mixing policies, of unbiased configs that did "
-            "not fail; its corners are chosen on one half of the evaluation samples and read on the other, so it "
+            "Line: the most that is reachable within a KL budget by mixing policies, of configs chosen in advance that "
+            "did not fail; its corners are chosen on one half of the evaluation samples and read on the other, so it "
             "may run below the highest points, whose height is in part luck. "
             if has_line
             else ""
         )
-        + ("Bars: its 95 % intervals over blocks. " if has_bars else "")
+        + ("Bars: its 95 % intervals over data draws. " if has_bars else "")
         + others(material)
     )
     caption += floored(series, scales)
@@ -92,7 +92,9 @@ def lead(material: Material, scenario: str, name: str) -> Figure | Missing:
     standings = {s.stratum.variant: s for s in material.of(scenario)}
     reference = _frontier_points(material, standings[baseline]) if baseline in standings else None
     if reference is None:
-        return Missing(name, title, "it takes gold of the embedded world, and an unbiased arm of the baseline")
+        return Missing(
+            name, title, "it takes gold of the embedded world, and configs of the baseline chosen in advance"
+        )
     series = []
     for variant, standing in standings.items():
         points = _frontier_points(material, standing) if variant != baseline else None
@@ -106,17 +108,21 @@ def lead(material: Material, scenario: str, name: str) -> Figure | Missing:
         bars = tuple((b, e.value, e.low, e.high) for b, e in found if e.low is not None and e.high is not None)
         series.append(Series(variant, variant, line=line, bars=bars, points=() if bars else line))
     if not series:
-        return Missing(name, title, "no other loss has a frontier over the same blocks")
+        return Missing(name, title, "no other loss has a frontier over the same data draws")
     scales = Scales(
         "KL budget (nats a sequence)", f"gain over {baseline} ({material.scale.unit})", "log", "same", BUDGETS
     )
     svg = small_multiples(series, material.looks, None, scales, name)
     blocks = len(reference.blocks)
     caption = (
-        f"Frontier less that of {baseline} over {blocks} {'block' if blocks == 1 else 'blocks'}, in the direction of "
+        f"Frontier less that of {baseline} over {so_many(blocks, 'data draw')}, in the direction of "
         "better; "
-        + ("bars: 95 % intervals, both resampled together. " if series[0].bars else "no interval below ten blocks. ")
-        + "It describes these configs and makes no claim of difference: those come from the confirm phase. "
+        + (
+            "bars: 95 % intervals, both resampled together. "
+            if series[0].bars
+            else "no interval below ten data draws. "
+        )
+        + "It describes these configs and makes no claim of difference: those come from retests. "
         + others(material).partition(";")[0].rstrip(".")
         + "."
     )

@@ -280,11 +280,11 @@ def _answer(name: str, text: str, gold: float | None, cut: bool) -> str:
 
 
 _READING: Sequence[str] = (
-    "A trial is one assignment of knobs; a run is one training of it on a block (a draw of the task and its "
+    "A trial is one assignment of settings; a run is one training of it on a data draw (of the task and its "
     "data) with a "
-    "seed. Intervals are over blocks, since runs on the same data resemble each other.",
+    "seed. Intervals are over data draws, since runs on the same data resemble each other.",
     "A number that chose a config is too good for it. Differences, ties and verdicts come from runs that train what "
-    "was chosen again on fresh blocks; without such runs nothing is called better or worse.",
+    "was chosen again on fresh data draws; without such runs nothing is called better or worse.",
     "Losses, rewards and margins as TRL logs them scale with the loss and with beta, and are compared nowhere here.",
     "A config that diverged, collapsed, inverted the preferences or drifted far in length is a result and not "
     "left out.",

@@ -17,7 +17,7 @@ from dashboards.tables.numbers import best_cell, interval, knob, number, plain, 
 from studies.records import Scalar
 from studies.text.plural import so_many
 
-KNOBS = "Best knobs"
+KNOBS = "Best settings"
 TO_TARGET = f"To {SHARE:.0%}"
 WORDS = frozenset(
     {"Speed", "Best for", "Stability", "Word", "Claim", "Guide says", "Verdict", "Why"} | {"Expected", "Found"}
@@ -44,7 +44,7 @@ def row_cells(table: Comparison) -> Cells:
     several = _scenarios(table.rows)
     metric = table.rows[0].metric if table.rows else "quality"
     unit = table.rows[0].unit if table.rows else ""
-    against = [f"vs {table.baseline} ({unit})", "Blocks", "Word", "P(better)"] if table.baseline else []
+    against = [f"vs {table.baseline} ({unit})", "Draws", "Verdict", "P(better)"] if table.baseline else []
     timed = any(row.pace is not None for row in table.rows)
     soon = any(row.reach is not None for row in table.rows)
     header = [
@@ -148,8 +148,8 @@ def budget_cells(table: Comparison) -> Cells:
     rows = [row for row in table.at_kl if row.trial is not None or row.said]
     several = len({row.scenario for row in rows}) > 1
     unit = rows[0].unit if rows else ""
-    against = [f"vs {table.baseline} ({unit})", "Blocks", "Word"] if table.baseline else []
-    header = ["KL at most", "Loss", *(["Scenario"] if several else []), f"Confirmed ({unit})", "KL", *against, KNOBS]
+    against = [f"vs {table.baseline} ({unit})", "Draws", "Verdict"] if table.baseline else []
+    header = ["KL at most", "Loss", *(["Scenario"] if several else []), f"Retested ({unit})", "KL", *against, KNOBS]
     return Cells(header, [_at_budget(row, several, table.baseline) for row in rows])
 
 

@@ -77,7 +77,7 @@ def render_grids(found: Sequence[Grid], objective: Objective, format: Format = "
         return as_json(grids.schema, grids, indent=2) + "\n"
     if format == "csv":
         return _grids_csv(found)
-    note = f"Mean {objective.metric} over blocks; * the best of them, so too good on average; ! trials that failed."
+    note = f"Mean {objective.metric} over data draws; * the best of them, so too good on average; ! trials that failed."
     titled = [(f"{g.variant}, {g.scenario}", grid_cells(g, objective.direction)) for g in found]
     if format == "markdown":
         parts = [f"{_markdown_words(title)}\n\n{_markdown_table(cells)}\n" for title, cells in titled]

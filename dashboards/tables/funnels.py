@@ -25,7 +25,7 @@ def funnel_notes(records: Iterable[RunRecord]) -> tuple[str, ...]:
     notes = dict.fromkeys(str(decode(record.facts[NOTES])) for record in records if NOTES in record.facts)
     several = len(scenarios) > 1
     ways = (
-        f"Pairs of block {block}" + (f" in {', '.join(names)}" if several else "") + f": {told}."
+        f"Pairs of data draw {block}" + (f" in {', '.join(names)}" if several else "") + f": {told}."
         for (block, told), names in scenarios.items()
     )
     return (*ways, *(f"{note[:1].upper()}{note[1:]}." for note in notes))

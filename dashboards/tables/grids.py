@@ -107,7 +107,7 @@ def grids(records: Iterable[RunRecord], objective: Objective, rows: str, columns
             strata[record.variant, record.scenario].append(record)
     if not strata:
         known = ", ".join(sorted(knobs)) or "none"
-        raise GridError(f"No trial has both {rows} and {columns} as knobs; the study's trials have: {known}.")
+        raise GridError(f"No trial has both {rows} and {columns} as settings; the study's trials have: {known}.")
     return tuple(_grid(of, objective, *name, rows, columns) for name, of in strata.items())
 
 

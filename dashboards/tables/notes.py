@@ -19,7 +19,7 @@ def budget_notes(table: Comparison) -> list[str]:
         return []
     return [
         "KL at most: for each loss the trial with the best objective among those whose mean KL kept the budget, "
-        "trained again on fresh blocks and seeds; KL is that of the fresh runs. Holm over the losses of one budget."
+        "retested on fresh data draws and seeds; KL is that of the fresh runs. Holm over the losses of one budget."
     ]
 
 
@@ -47,7 +47,7 @@ def space_notes(table: Comparison) -> list[str]:
     if not spaces:
         return []
     found = [
-        f"Over the unbiased arm ({table.rows[0].unit}; failed configs as 0). Broken: failed, and not for want of "
+        f"Over configs chosen in advance ({table.rows[0].unit}; failed ones as 0). Broken: failed, and not out of "
         "memory. Within: share of configs near the best. Best of 1 and of half of the configs: expected, too low on "
         "average. Rate loss: mean loss from the best over thirds of the learning rate. "
         "Gap: training less held-out accuracy.",
@@ -56,7 +56,7 @@ def space_notes(table: Comparison) -> list[str]:
     if any(space.frontier for space in spaces):
         found.append(
             "KL: least concave majorant over configs that did not fail, in nats a sequence, vertices chosen on one "
-            "half of the samples and read on the other; no interval below 10 blocks, and no claim of difference."
+            "half of the samples and read on the other; no interval below 10 data draws, and no claim of difference."
         )
     return found
 
@@ -67,7 +67,7 @@ def _boxes(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.space is not None:
             box = ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in row.space.box.items())
-            by_box.setdefault(box or "no knob", []).append(row.variant)
+            by_box.setdefault(box or "no setting", []).append(row.variant)
     return [f"Tried by {', '.join(dict.fromkeys(names))}: {box}." for box, names in by_box.items()]
 
 
@@ -77,7 +77,7 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
     if bests:
         metric = rows[0].metric
         unit = f" ({METRICS[metric].what}; {METRICS[metric].unit})" if metric in METRICS else ""
-        found.append(f"Best {metric}{unit}: of the stratum's best trial. Margin, KL and knobs are that trial's.")
+        found.append(f"Best {metric}{unit}: of the variant's best trial. Margin, KL and settings are that trial's.")
     balanced = dict.fromkeys(row.variant for row in rows if row.balanced)
     if balanced:
         found.append(
@@ -93,9 +93,9 @@ def _quality_notes(rows: Sequence[Row]) -> list[str]:
     if any(best.is_optimistic for best in bests):
         found.append("* chosen as the best of several by this very number, so too good on average.")
     if any(best.estimate.low is None for best in bests):
-        found.append("n too small: fewer than 3 blocks, so no interval; ± is the evaluator's standard error alone.")
+        found.append("n too small: fewer than 3 data draws, so no interval; ± is the evaluator's standard error alone.")
     if any(best.estimate.low is not None for best in bests):
-        found.append("[a, b] after a quality: 95% t interval over blocks.")
+        found.append("[a, b] after a quality: 95% t interval over data draws.")
     return found
 
 
@@ -105,22 +105,24 @@ def _difference_notes(table: Comparison) -> list[str]:
         return []
     if not differences:
         return [
-            f"No confirm runs of {table.baseline} and another on the same blocks: nothing is better, worse or a tie."
+            f"No retests of {table.baseline} and another on the same data draws: nothing is better, worse or a tie."
         ]
     found = [
-        f"vs {table.baseline}: paired over blocks, more is better, from confirm runs alone, which chose nothing; 95% t "
+        f"vs {table.baseline}: paired over data draws, more is better, from retests alone, which chose nothing; 95% t "
         "interval. better and worse: Holm at 5% over the losses of a scenario; tie: TOST at 5%, not corrected."
     ]
     if all(d.p_tie is None for d in differences):
         found.append("No tie can be concluded: objective.tie_within says what difference does not matter.")
     elif any(d.word == "inconclusive" and not d.could_tie and not d.instead for d in differences):
-        found.append("inconclusive: among them are some whose blocks are too few for their spread to show a tie.")
+        found.append("inconclusive: among them are some whose data draws are too few for their spread to show a tie.")
     if not all(d.is_robust for d in differences):
         found.append("? without one of the tasks it would be said the other way round.")
     if any(d.is_robust and not d.is_general for d in differences):
         found.append("~ without one of the tasks it would be inconclusive: no claim leans on it.")
     if any(row.stability for row in table.rows):
-        found.append("Stability: Good at most 2%, Fair at most 10% of unbiased configs fail, by one-sided 95% limits.")
+        found.append(
+            "Stability: Good at most 2%, Fair at most 10% of configs chosen in advance fail, by one-sided 95% limits."
+        )
     return found
 
 
@@ -150,8 +152,8 @@ def _reach_notes(rows: Sequence[Row], baseline: str | None) -> list[str]:
     if not any(row.reach is not None for row in rows):
         return []
     return [
-        f"{TO_TARGET}: first evaluation at or above {SHARE:.0%} of {baseline}'s mean at its end, median over confirm "
-        "runs (how many got there), known to the evaluated steps; seconds of training alone on one thread, by "
+        f"{TO_TARGET}: first evaluation at or above {SHARE:.0%} of {baseline}'s mean at its end, median over retests "
+        "(how many got there), known to the evaluated steps; seconds of training alone on one thread, by "
         "the timed steps."
     ]
 
@@ -173,7 +175,8 @@ def _count_notes(rows: Sequence[Row]) -> list[str]:
     ] * (stopped > 0)
     refused = sum(row.refused for row in rows)
     found += [
-        f"{so_many(refused, 'run', 'was', 'were')} refused by TRL or the data; `sweeper status --failed` says why."
+        f"{so_many(refused, 'run', 'was', 'were')} not started, as TRL or the data refused; `sweeper status "
+        "--failed` says why."
     ] * (refused > 0)
     found += [
         f"{so_many(lost, 'run', 'was', 'were')} lost by the machine; `sweeper status --failed` says why, `sweeper run` "

@@ -89,8 +89,8 @@ FALL_NOTES = (
     "that peak to the end. A fall of which little is regained is over-optimisation; what is regained was lost for a "
     "while, as where the learning rate is too high before it decays. Peak and lowest point are chosen on one half of "
     "the samples and read on the other, so that noise alone gives 0 on average, and a rise to the end a little less.",
-    "Best: confirm runs of the best trial. All: configs of the unbiased arm that did not fail; the others are Failed. "
-    "95% t intervals over blocks.",
+    "Best: retests of the best trial. All: configs chosen in advance that did not fail; the others are Failed. "
+    "95% t intervals over data draws.",
 )
 
 

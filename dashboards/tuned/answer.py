@@ -112,7 +112,9 @@ def _avoid(found: Tuned) -> dict[str, str]:
         beaten = found.best.beaten.get(loss.variant) if found.best else None
         broken = sum(loss.broken.values())
         if loss.tried and broken > _HALF * loss.tried:
-            why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke"
+            rest = loss.tried - loss.worked - broken
+            less = f", {rest} gained nothing" if rest > 0 and loss.any_setting is not None else ""
+            why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke{less}"
         elif beaten is not None:
             why[loss.variant] = f"gains less than {beaten.by}, by {_share(found, beaten.difference)}"
         elif loss.stability is not None and loss.stability.word == "Poor":
@@ -129,7 +131,7 @@ def _avoid(found: Tuned) -> dict[str, str]:
 
 def _used(found: Tuned, use: TunedLoss) -> str:
     stop = f", stop at step {use.step}" if use.step else ""
-    middle = ", the choice of its middle replicate" if found.planned and (use.settings or stop) else ""
+    middle = ", as chosen in the replicate of median gain" if found.planned and (use.settings or stop) else ""
     settings = f" ({_settings(use)}{stop}{middle})" if use.settings or stop else ""
     gain = _share(found, use.gained) if use.gained else "nothing"
     tuned = f"Tuned with {so_many(found.settings, 'setting')} a draw, it" if found.planned else "It"
@@ -178,7 +180,7 @@ def _at_edge(use: TunedLoss) -> list[str]:
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
     said = []
     if as_good:
-        within = f" within {_amount(found, tie_within)}" if tie_within else ""
+        within = f": less than {_amount(found, tie_within)} apart, which counts as equal" if tie_within else ""
         verb = "are" if len(as_good) > 1 else "is"
         said.append(f"{_list(as_good)} {verb} as good{within}.")
     if undecided:

@@ -67,7 +67,7 @@ def how_much(study: Study) -> list[Problem]:
         own_runs = (spec.scenarios[name].trials or trials) * parts * len(each.blocks) * len(each.seeds)
         runs += own_runs * (spec.replicates or 1)
     if runs > _MOST_RUNS:
-        text = f"{trials} trials in each of {strata} strata are {runs} runs; a study can have {_MOST_RUNS}: lower it"
+        text = f"{trials} trials in each of {strata} searches are {runs} runs; a study can have {_MOST_RUNS}: lower it"
         problems.append(Problem("budget.trials", text))
     if max(grids, default=0) > _MOST_RUNS:
         text = f"the grid has {max(grids)} points, {_MOST_RUNS} at most are sorted: list fewer values, or use sobol"
@@ -187,9 +187,7 @@ def kl_budgets(where: str, confirm: Confirm, spec: StudySpec) -> list[Problem]:
         text = f"{list(kl)} must hold the bound of objective.constraints.kl.max ({said}), which the rows are judged at"
         return [Problem(path, text)]
     if confirm.top != 1:
-        return [
-            Problem(f"{where}confirm.top", f"{confirm.top} does nothing beside kl: one trial a budget is confirmed")
-        ]
+        return [Problem(f"{where}confirm.top", f"{confirm.top} does nothing beside kl: one trial a budget is retested")]
     return []
 
 
@@ -221,4 +219,4 @@ def stale_confirm(path: str, runs: Runs, confirm: Confirm) -> list[Problem]:
     if not again:
         return []
     block, seed = again[0]
-    return [Problem(path, f"block {block} with seed {seed} is already in runs: the best is confirmed on fresh ones")]
+    return [Problem(path, f"block {block} with seed {seed} is already in runs: the best is retested on fresh ones")]

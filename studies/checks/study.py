@@ -83,7 +83,7 @@ def notices(spec: StudySpec) -> tuple[str, ...]:
     if twins:
         found.append(f"variants: {', '.join(twins)} do not differ in their first 10 characters, which tables show")
     if spec.sampler in ("tpe", "sobol+tpe") and spec.mode == "compare" and spec.budget.trials < 20:
-        found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials a stratum; 20 or more")
+        found.append(f"sampler: {spec.sampler} learns little from {spec.budget.trials} trials of a variant; 20 or more")
     if spec.scenarios and any((s.label_flip or 0.0) > 0.5 for s in spec.scenarios.values()):
         found.append("scenarios: a label_flip above 0.5 teaches the opposite of the preferences")
     return (*found, *probe_notices(spec), *data_notices(spec))

@@ -60,7 +60,7 @@ def name_problem(knob: str) -> str | None:
     if knob == "loss_type":
         return "losses are compared by variants: give each its own, with loss_type"
     if knob == "trust_remote_code":
-        return "whether foreign code runs is no knob: say it once, in base"
+        return "whether foreign code runs is no setting to search: say it once, in base"
     if knob in DATA:
         return f"say it once under data ({DATA[knob]}); a variant cannot change the data"
     if knob in REFUSED:

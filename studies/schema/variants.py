@@ -229,7 +229,7 @@ def _space(
     for knob, own in variant.space.items():
         path = f"variants.{name}.space.{knob}"
         if own is None and knob not in spec.space:
-            problems.append(Problem(path, "null leaves a shared knob out, and the shared space has none of this name"))
+            problems.append(Problem(path, "null leaves a setting of the shared space out, which has none of this name"))
         elif own is not None:
             space[knob] = own
             wrong = name_problem(knob) or own_knob_problem(losses, knob, None)

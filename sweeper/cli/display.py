@@ -27,6 +27,7 @@ from rich.text import Text
 from dashboards.analysis.failures import failed_lines, summary, tell
 from dashboards.tables.funnels import funnel_notes
 from studies.design.counts import planned_runs
+from studies.design.points import UNBIASED
 from studies.records import PROBE, RunRecord
 from studies.schema.replicates import by_condition
 from studies.spec import Study
@@ -219,7 +220,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         for name, text in arm.space.items():
             say(f"  {name}: {_plain(text)}")
         for i, (phase, knobs) in enumerate(arm.points[:POINTS_SHOWN]):
-            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}  [dim]{phase}[/dim]")
+            given = "" if phase == UNBIASED else f"  [dim]{phase}[/dim]"
+            say(f"    trial {i}: {_plain(show_knobs(knobs)) or 'as fixed above'}{given}")
         if len(arm.points) > POINTS_SHOWN:
             say(f"    ... and {len(arm.points) - POINTS_SHOWN} more")
         if arm.adaptive:
@@ -237,7 +239,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     say("")
     for scenario in plan.scenarios:
         each = f" x {so_many(scenario.runs_per_trial, 'run')}" if scenario.runs_per_trial > 1 else ""
-        confirm = f", {scenario.confirm_runs} of them to confirm the best" if scenario.confirm_runs else ""
+        confirm = f", {scenario.confirm_runs} of them to retest the best on fresh data" if scenario.confirm_runs else ""
         settings = f"; {_plain(show_knobs(scenario.settings))}" if scenario.settings else ""
         times = f"{scenario.replicates} times " if scenario.replicates else ""
         trials = f"{times}{so_many(scenario.trials, 'trial')}{each} of {so_many(scenario.variants, 'variant')}"

@@ -152,7 +152,7 @@ def _check_knobs(record: RunRecord) -> None:
         if wrong is not None:
             raise ExportError(
                 f"Trial {record.trial} of {record.variant} cannot be exported: MLflow run {record.run_id} says that "
-                f"its knob {escaped(knob)} is {escaped(str(value))!r}: {wrong}."
+                f"its setting {escaped(knob)} is {escaped(str(value))!r}: {wrong}."
             )
 
 
@@ -286,7 +286,7 @@ def _alike(rows: Sequence[Row]) -> Sequence[Row]:
     waiting = [row.variant for row in rows if again and row not in again and not row.unfit]
     if waiting:
         raise ExportError(
-            f"The best of {', '.join(waiting)} has not been trained again on fresh blocks, as that of "
+            f"The best of {', '.join(waiting)} has not been trained again on fresh data draws, as that of "
             f"{', '.join(row.variant for row in again)} has, and the two numbers do not compare: run the study to its "
             "end first, or name one with --variant."
         )

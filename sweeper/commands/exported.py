@@ -66,4 +66,4 @@ class Exported:
     def __str__(self) -> str:
         """What was chosen, in words."""
         stop = f", stopped at step {self.step}" if self.step else ""
-        return f"{self.variant}, trial {self.trial}: {show_knobs(self.knobs) or 'no knobs'}{stop}"
+        return f"{self.variant}, trial {self.trial}: {show_knobs(self.knobs) or 'no settings of its own'}{stop}"

@@ -276,7 +276,7 @@ class _Rounds:
         try:
             asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
             runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
-            runs += [f"up to {so_many(more.trials, 'trial')} of each stratum"] if more.trials is not None else []
+            runs += [f"up to {so_many(more.trials, 'trial')} of each variant"] if more.trials is not None else []
             runs += [f"up to {so_many(more.replicates, 'replicate')}"] if more.replicates is not None else []
             tell_user(f"Training {' and '.join(runs)}, as was asked.")
             session.border.phase("train")

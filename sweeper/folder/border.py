@@ -78,7 +78,7 @@ ALL_TRAINED: Final = (
 @dataclass(frozen=True)
 class Round:
     """What a sweep trains once all its other runs have ended: again the runs that ended for these causes, and so many
-    trials of each stratum and replicates.
+    trials of each variant and replicates.
     """
 
     causes: frozenset[str] = frozenset()
@@ -125,7 +125,7 @@ class Rounds:
             return ALL_TRAINED if self._over else None
 
     def extend(self, trials: int | None, replicates: int | None = None) -> str | None:
-        """Set the trials of each stratum, or the replicates. Gives the reason where that is refused."""
+        """Set the trials of each variant, or the replicates. Gives the reason where that is refused."""
         if self._study.spec.rungs is not None:
             return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
         wrong = self._no_replicates(replicates)
@@ -338,7 +338,10 @@ class Border:
 
 def _extended(trials: int | None, replicates: int | None) -> str:
     """What is said of an extension that is accepted."""
-    given = [("trials of each stratum", "budget.trials", trials), ("replicates", "replicates", replicates)]
+    given = [
+        ("trials of each variant", "budget.trials", trials),
+        ("replicates", "replicates", replicates),
+    ]
     what = " and ".join(f"{number} {name}" for name, _, number in given if number is not None)
     key = " and ".join(f"{key}: {number}" for _, key, number in given if number is not None)
     return EXTENDED.format(what=what, key=key)

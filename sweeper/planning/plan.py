@@ -140,16 +140,16 @@ def power_line(study: Study) -> str:
     if spec.baseline is None or spec.baseline not in study.variants:
         return "No baseline is named, so no difference is tested: add baseline: VARIANT."
     if spec.confirm is None:
-        return "No confirm phase, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."
+        return "No retests, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."
     blocks, tests = len(set(spec.confirm.blocks)), len(study.variants) - 1
     if blocks < FEWEST_BLOCKS:
-        return f"{blocks} confirm blocks can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
+        return f"{blocks} fresh data draws can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
     from dashboards.statistics.power import detectable, tie_spread
     from dashboards.statistics.scale import scale_of
 
     scale = scale_of(spec.objective, pairs_source(spec))
     line = (
-        f"{blocks} confirm blocks find a difference to {spec.baseline} of {detectable(blocks, tests):.2g} paired "
+        f"{blocks} fresh data draws find a difference to {spec.baseline} of {detectable(blocks, tests):.2g} paired "
         f"standard deviations in 80% of cases (t test, Holm over {tests})"
     )
     if scale.tie_within is None:

@@ -80,13 +80,16 @@ def look_by_process(tmp_path: Path) -> Callable[..., Preview]:
     return look
 
 
+WAY = "Pairs of data draw 0: 60 read, 40 fit max_length 64, 1 of held-out prompts, 34 train, 5 held out, 4 prompts."
+
+
 def test_the_way_of_rows_is_told(look_by_process: Callable[..., Preview]) -> None:
     rows = [
         {"prompt": f"Q{i % 30}", "chosen": f" yes {i}", "rejected": " no" * (40 if i < 20 else 1)} for i in range(60)
     ]
     assert look_by_process(rows, tokenizer(), max_length=64, eval_rows=5) == Preview(
         (),
-        ("Pairs of block 0: 60 read, 40 fit max_length 64, 1 of held-out prompts, 34 train, 5 held out, 4 prompts.",),
+        (WAY,),
     )
 
 

@@ -75,7 +75,7 @@ def balanced_weights(losses: Sequence[str], shares: Sequence[float], norms: Sequ
         if not (math.isfinite(norm) and norm > 0.0):
             raise ValueError(
                 f"balance: gradient divides the weights by the gradients before training, and that of {loss} has norm "
-                f"{norm:g}: take {loss} out, change its knobs, or leave balance out and give the weights themselves"
+                f"{norm:g}: take {loss} out, change its settings, or leave balance out and give the weights themselves"
             )
     whole = math.fsum(shares)
     if min(shares) < 0.0 or not whole > 0.0:

@@ -116,7 +116,7 @@ def open_run(
     if json:
         return
     for one in found.runs:
-        place = f"{one.study}: {one.variant}, {one.scenario}, trial {one.trial}, block {one.block}, seed {one.seed}"
+        place = f"{one.study}: {one.variant}, {one.scenario}, trial {one.trial}, data draw {one.block}, seed {one.seed}"
         typer.echo(shown(f"{place}: {one.cause or one.state.lower()}"))
         for what, path in (("folder", one.folder), ("log", one.log), ("adapter", one.adapter), ("page", one.page)):
             typer.echo(shown(f"  {what:8}{path or 'none is kept'}"))

@@ -54,7 +54,7 @@ def status(
     failed: Annotated[bool, typer.Option("--failed", help="which runs failed, by cause, with a log of each")] = False,
     json: Json = False,
 ) -> None:
-    """Count a study's runs by stratum and state, with rate and time left."""
+    """Count a study's runs by variant, scenario and state, with rate and time left."""
     loaded = load(study, settings)
     context.obj.say(shown_status(loaded, failed=failed, prints=not json))
 
@@ -91,7 +91,7 @@ def table(
     context: typer.Context,
     study: StudyName,
     format: Annotated[str, typer.Option(help="text, markdown, csv, json or html")] = "text",
-    rows: Annotated[str | None, typer.Option(help="knob whose values make the rows of a grid, such as beta")] = None,
+    rows: Annotated[str | None, typer.Option(help="setting whose values make the rows of a grid, such as beta")] = None,
     columns: Annotated[str | None, typer.Option(help="and the columns, such as learning_rate")] = None,
     output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     everything: Annotated[bool, typer.Option("--all", help="all that was measured, not the short table alone")] = False,
@@ -99,7 +99,7 @@ def table(
     settings: Set = None,
     json: Json = False,
 ) -> None:
-    """Print the answer and the table that it rests on, or a grid of two knobs, rebuilt from MLflow alone."""
+    """Print the answer and the table that it rests on, or a grid of two settings, rebuilt from MLflow alone."""
     from dashboards.report.study import written
     from dashboards.tables.formats import FORMATS, render_grids
     from dashboards.tables.grids import listed
@@ -147,7 +147,7 @@ def _table_problems(
         problems.append(of_option("--format", format, valid, "is no format of a table", valid))
     if (rows is None) != (columns is None) or (rows is not None and rows == columns):
         problems.append(
-            "--rows and --columns: a grid needs two different knobs, such as --rows beta --columns learning_rate."
+            "--rows and --columns: a grid needs two different settings, such as --rows beta --columns learning_rate."
         )
     if file is not None and rows is not None:
         problems.append("--records: a grid is made from the store; leave --rows and --columns out.")
@@ -216,7 +216,9 @@ def evaluate(
     study: StudyName,
     judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
     judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
-    only_best: Annotated[bool, typer.Option("--only-best", help="only the best trial of each stratum")] = False,
+    only_best: Annotated[
+        bool, typer.Option("--only-best", help="only each variant's best trial in a scenario")
+    ] = False,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,

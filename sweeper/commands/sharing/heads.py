@@ -43,8 +43,8 @@ def tuned_head(table: Comparison, row: Row, config: RunConfig, record: RunRecord
     lines = [
         said.text,
         f"study {record.study}, variant {row.variant}, cell {row.scenario}, trial {record.trial}",
-        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
-        f"knobs: {show_knobs(record.knobs) or 'none'}{f'; stopped at step {step}' if step else ''}{kept}",
+        f"data draw {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
+        f"settings: {show_knobs(record.knobs) or 'none'}{f'; stopped at step {step}' if step else ''}{kept}",
         *_weights(config, record),
         f"gain of {row.variant} over the untrained model{drift}, in {found.unit}: {gain}, over judging runs; the "
         f"settings are those of the replicate in the middle",
@@ -61,7 +61,7 @@ def head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, digest
     best = row.best
     if best is not None and best.trial == record.trial:
         how = (
-            "on fresh blocks and seeds"
+            "on fresh data draws and seeds"
             if best.basis == "confirmed"
             else f"selected as best of {so_many(best.trials, 'trial')} by it"
         )
@@ -70,8 +70,8 @@ def head(spec: StudySpec, row: Row, config: RunConfig, record: RunRecord, digest
         objective = f"{spec.objective.metric} {record.metrics.get(spec.objective.metric, float('nan')):.4g}"
     lines = [
         f"study {spec.study}, variant {row.variant}, scenario {row.scenario}, trial {record.trial}",
-        f"block {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
-        f"knobs: {show_knobs(record.knobs) or 'none'}",
+        f"data draw {record.block}, seed {record.seed}, run {record.run_id}, key {record.key}",
+        f"settings: {show_knobs(record.knobs) or 'none'}",
         *_weights(config, record),
         f"objective: {objective}",
         *_doubts(spec, row, record),
@@ -121,15 +121,15 @@ def measured(config: RunConfig, record: RunRecord, fact: str) -> list[Any]:
 
 def _interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4g}, no interval from {so_many(estimate.blocks, 'block')}"
-    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}], 95% over {estimate.blocks} blocks"
+        return f"{estimate.value:.4g}, no interval from {so_many(estimate.blocks, 'data draw')}"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}], 95% over {estimate.blocks} data draws"
 
 
 def _ties(row: Row, rows: Sequence[Row]) -> str:
     """Variants whose interval overlaps the chosen one's; a note where there are no intervals."""
     chosen = _bounds(row)
     if chosen is None:
-        return "not assessed (too few blocks for an interval)"
+        return "not assessed (too few data draws for an interval)"
     others = [(other.variant, _bounds(other)) for other in rows if other is not row and other.scenario == row.scenario]
     tied = [name for name, bounds in others if bounds and bounds[0] <= chosen[1] and chosen[0] <= bounds[1]]
     return ", ".join(tied) or "none (by overlap of 95% intervals)"

@@ -164,7 +164,7 @@ def test_every_format_shows_what_was_expected_and_found(format: Any) -> None:
     expected = {"trap": Expectation(outcome="inverted"), "other": Expectation(outcome="fails")}
     table = comparison(records, GOLD, strata(records), source="embedded", expectations=expected)
     text = render(table, format, 200)
-    assert "is inverted in 80% of 5 blocks or more" in text
+    assert "is inverted in 80% of 5 data draws or more" in text
     assert "5 of 5 blocks (5 inversion)" in text
     assert "0 of 5 blocks (no failure)" in text
     match format:
@@ -202,7 +202,7 @@ def pooled(configs: int = 32, blocks: Sequence[int] = TWELVE, seeds: int = 2, **
 def test_a_pool_is_dealt_against_itself_and_with_a_planted_effect() -> None:
     difference, tie, planted = pooled()
     assert [c.held for c in (difference, tie, planted)] == [True, True, True]
-    assert "at most 8%; 3 blocks choose, 9 judge" in difference.expected
+    assert "at most 8%; 3 data draws choose, 9 judge" in difference.expected
     assert "Holm over 11" in planted.expected
     assert (difference.n, len(difference.run_ids)) == (2000, 32 * 12 * 2)
 

@@ -228,7 +228,7 @@ def test_one_block_is_printed_with_its_error_as_too_small_and_optimistic() -> No
     text = shown(a_record(0, gold=1.4873), a_record(1))
     assert "1.49* ±0.07 (n too small)" in text
     assert "too good on average" in text
-    assert "fewer than 3 blocks" in text
+    assert "fewer than 3 data draws" in text
 
 
 def test_a_single_trial_was_not_chosen_and_is_not_marked() -> None:
@@ -492,7 +492,7 @@ def test_without_a_baseline_nothing_is_compared() -> None:
 
 def test_without_confirm_runs_the_table_says_that_nothing_is_decided() -> None:
     text = render(compared([r for r in CONFIRMED if r.phase == "unbiased"]), width=1000)
-    assert "No confirm runs" in text
+    assert "No retests" in text
 
 
 @pytest.mark.parametrize("width", [80, 100, 150, 200])

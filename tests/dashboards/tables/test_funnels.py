@@ -26,7 +26,8 @@ def told(*runs: dict[str, Any]) -> tuple[str, ...]:
 def test_the_first_block_tells_for_all() -> None:
     [way] = told({"facts": WAY}, {"facts": {**WAY, "train_rows": "7"}, "block": 1})
     assert way == (
-        "Pairs of block 0: 760 read, 359 fit max_length 256, 2 of held-out prompts, 261 train, 96 held out, 31 prompts."
+        "Pairs of data draw 0: 760 read, 359 fit max_length 256, 2 of held-out prompts, 261 train, 96 held out, "
+        "31 prompts."
     )
 
 
@@ -34,8 +35,8 @@ def test_scenarios_are_told_apart_where_their_rows_went_otherwise() -> None:
     small = {"facts": {**WAY, "rows_looked_at": "120", "train_rows": "16"}, "scenario": "small"}
     ways = told({"facts": WAY}, small, {"facts": WAY, "scenario": "flipped"})
     assert [way.partition(":")[0] for way in ways] == [
-        "Pairs of block 0 in clean, flipped",
-        "Pairs of block 0 in small",
+        "Pairs of data draw 0 in clean, flipped",
+        "Pairs of data draw 0 in small",
     ]
     assert "760 read, 120 looked at, 112 fit max_length 256" in ways[1]
 

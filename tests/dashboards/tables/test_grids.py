@@ -63,7 +63,7 @@ def test_each_stratum_has_its_own_grid() -> None:
 
 
 def test_knobs_that_no_trial_has_are_refused_with_those_there_are() -> None:
-    with pytest.raises(GridError, match="tau as knobs; the study's trials have: beta, learning_rate"):
+    with pytest.raises(GridError, match="tau as settings; the study's trials have: beta, learning_rate"):
         grids(RECORDS, GOLD, "beta", "tau")
 
 

@@ -201,7 +201,7 @@ def test_a_grid_needs_two_different_knobs(sweeper: Sweeper, tmp_path: Path, opti
     (tmp_path / "study.yaml").write_text(FORMULA)
     refused = sweeper(tmp_path, "table", "study.yaml", *options)
     assert refused.returncode == 2
-    assert "two different knobs" in refused.stderr
+    assert "two different settings" in refused.stderr
     assert [f.name for f in tmp_path.iterdir()] == ["study.yaml"]
 
 

@@ -83,7 +83,7 @@ def test_the_report_is_that_of_the_sweep_and_needs_nothing_but_mlflow(
         "vs sigmoid",
         "Learning curves",
         "Sensitivity to beta",
-        "Which knobs matter",
+        "Which settings matter",
         "Time line",
     ):
         assert words in page, words

@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 WAY = (
-    "Pairs of block 0: 40 read, 3 bad and left out (2 empty, 1 equal answers), 36 fit max_length 64, 32 train, 4 held "
-    "out, 4 prompts."
+    "Pairs of data draw 0: 40 read, 3 bad and left out (2 empty, 1 equal answers), 36 fit max_length 64, 32 train, 4 "
+    "held out, 4 prompts."
 )
 
 
@@ -119,5 +119,5 @@ def test_scenarios_with_other_data_are_looked_at_each(sweeper: Sweeper, folder: 
     (folder / "study.yaml").write_text(study + "scenarios: {clean: {}, few: {rows: 3}, noisy: {label_flip: 0.2}}\n")
     planned = sweeper(folder, "plan", "study.yaml").stdout
     assert f"clean, noisy: {WAY}" in planned
-    assert "few: Pairs of block 0: 40 read" in planned
+    assert "few: Pairs of data draw 0: 40 read" in planned
     assert "3 train" in planned

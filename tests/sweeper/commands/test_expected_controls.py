@@ -33,8 +33,8 @@ def test_plan_tells_what_is_expected(sweeper: Sweeper, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "control: equals aot to 1e-06 a step in loss and reward_margin" in shown.stdout
     assert "control: equals aot exactly" in shown.stdout
-    assert "control: is non-finite in 80% of 5 blocks or more" in shown.stdout
-    assert "below 0.01 share, 10 blocks or more" in shown.stdout
+    assert "control: is non-finite in 80% of 5 data draws or more" in shown.stdout
+    assert "below 0.01 share, 10 data draws or more" in shown.stdout
 
 
 def test_each_control_comes_out_as_the_formula_says(sweeper: Sweeper, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_no_knob_of_an_older_store_becomes_a_key_of_its_own(
         ("trust_remote_code", True, "say it once, in base"),
         ("env", "A", "does nothing here"),
         ("model_init_kwargs", '{"trust_remote_code": true}', "runs Python code"),
-        ("a\nb", 1, r"its knob a\nb"),
+        ("a\nb", 1, r"its setting a\nb"),
     ],
 )
 def test_a_knob_of_the_store_that_no_study_may_have_is_not_exported(

@@ -35,7 +35,9 @@ def power(tmp_path: Path, more: str) -> str:
 
 def test_a_confirm_phase_says_what_it_can_find_and_where_it_shows_a_tie(tmp_path: Path) -> None:
     line = power(tmp_path, CONFIRM + "objective: {metric: gold}\n")
-    assert f"8 confirm blocks find a difference to sigmoid of {detectable(8, 2):.2g} paired standard deviations" in line
+    assert (
+        f"8 fresh data draws find a difference to sigmoid of {detectable(8, 2):.2g} paired standard deviations" in line
+    )
     assert f"a tie within 0.03 U up to a deviation of {0.03 * tie_spread(8):.2g} U" in line
     assert "\n" not in line
 
@@ -50,8 +52,8 @@ def test_other_metrics_tie_within_what_the_study_says(tmp_path: Path) -> None:
     ("more", "words"),
     [
         ("", "No baseline is named"),
-        ("baseline: sigmoid\n", "No confirm phase"),
-        ("baseline: sigmoid\nconfirm: {top: 1, blocks: [1, 2]}\n", "2 confirm blocks can show neither"),
+        ("baseline: sigmoid\n", "No retests"),
+        ("baseline: sigmoid\nconfirm: {top: 1, blocks: [1, 2]}\n", "2 fresh data draws can show neither"),
     ],
 )
 def test_a_plan_that_can_show_nothing_says_what_is_missing(tmp_path: Path, more: str, words: str) -> None:
