@@ -217,13 +217,16 @@ def evaluate(
     judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
     judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
     only_best: Annotated[bool, typer.Option("--only-best", help="only the best trial of each stratum")] = False,
+    adapter: Annotated[str | None, typer.Option(help="measure this adapter of yours beside the losses instead")] = None,
+    model: Annotated[str | None, typer.Option(help="measure this model of yours beside the losses instead")] = None,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,
 ) -> None:
-    """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    """Score finished runs whose adapters are kept with a judge, or measure a model from elsewhere; trains nothing."""
     from studies.records import JUDGED
     from sweeper.cli.display import shown
+    from sweeper.cli.verbs.elsewhere import elsewhere_problems, measure_elsewhere
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.paths import places
     from sweeper.loop.progress import Interrupted
@@ -232,8 +235,14 @@ def evaluate(
     from sweeper.recorded.reading import answers_of, found_answers
 
     judged = _judge_settings(judge_model, judge_function)
+    if problems := elsewhere_problems(adapter, model, only_best=only_best):
+        refuse(problems)
     wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
     check_owner(wanted)
+    if path := adapter or model:
+        measure_elsewhere(wanted, path, is_adapter=adapter is not None)
+        typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged])}")
+        return
     asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
     quiet_libraries()
     with store_errors(""):
