@@ -162,7 +162,7 @@ def _compared(loaded: Study, file: Path | None) -> Comparison:
     if file is None:
         return comparison_of(loaded, answers_of(loaded))
     found = _recorded(file, loaded)
-    return comparison_from(loaded, found.records, found.notes, found.speed)
+    return comparison_from(loaded, found.records, found.notes, found.speed, yours=found.yours)
 
 
 def records(
@@ -171,6 +171,7 @@ def records(
     settings: Set = None,
 ) -> None:
     """Write the records that the study's tables are made of as one small file, which `table --records` reads."""
+    from dashboards.report.study import recorded_yours
     from dashboards.store.connection import store_uri
     from dashboards.store.histories import load_speed
     from dashboards.store.records_file import Recorded, records_bytes
@@ -181,7 +182,8 @@ def records(
         tell_whose(loaded.spec)
         answers = answers_of(loaded)
         speed = load_speed(store_uri(None, Path.cwd()), loaded.spec.study, Path.cwd())
-    found = Recorded(loaded.spec.study, answers.records, tuple(answers.notes()), speed)
+        yours, aside = recorded_yours(loaded, answers.records)
+    found = Recorded(loaded.spec.study, answers.records, (*answers.notes(), *aside), speed, yours)
     whole = records_bytes(found, keep=frozenset({loaded.spec.objective.metric}))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
