@@ -17,6 +17,7 @@ from typing import Any, Final
 from studies.schema.contents import Source
 from studies.schema.paths import existing
 from studies.text.files import read_json
+from studies.text.plural import so_many
 from trainers.contents import read_content
 from trainers.models.bases import ADAPTER, CONFIG, TOKENIZER, UnusableModel, adapter_of, base_problems, weights
 from trainers.preview import asked_aside, model_place
@@ -157,7 +158,8 @@ def _apart(own: Any, other: Any) -> str:
     mine, its = own.get_vocab(), other.get_vocab()
     if odd := sorted({token for token, _ in mine.items() ^ its.items()}):
         token = odd[0]
-        return f"{len(odd)} tokens differ, such as {token!r}: {its.get(token)} and {mine.get(token)}"
+        differ = so_many(len(odd), "token", "differs", "differ")
+        return f"{differ}, such as {token!r}: {its.get(token)} and {mine.get(token)}"
     if own.eos_token != other.eos_token:
         return f"answers end with {_told(other.eos_token)} and {_told(own.eos_token)}"
     if other.chat_template is not None and own.chat_template != other.chat_template:
