@@ -1,4 +1,4 @@
-"""Measures finished runs again from the adapters that they left; trains nothing.
+"""Measures finished runs again from the adapters that they left, and models from elsewhere; trains nothing.
 
 A trainer as executors know one, so that the work goes where runs are trained. Knows no store.
 """
@@ -6,24 +6,31 @@ A trainer as executors know one, so that the work goes where runs are trained. K
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 import transformers
 from peft import PeftModel
+from transformers import PreTrainedModel
+from trl import ModelConfig
 
 from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
 from trainers.components.settings import parse_settings, run_settings
 from trainers.components.worker_cache import WorkerCache
 from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate
 from trainers.interface import Job, WorkQueue
-from trainers.models.merged import usable
+from trainers.models.bases import ADAPTER as ADAPTER_CONFIG
+from trainers.models.bases import UnusableModel
+from trainers.models.merged import load_model, usable, with_adapter
 from trainers.run_folder.failures import cause_of, told
 from trainers.run_folder.results import ADAPTER, adapter_files
 
 
 class AdapterEvaluator:
-    """Evaluates the adapter in a job's folder as the job's config says; see `trainers.interface.Trainer`.
+    """Evaluates the adapter in a job's folder, or the job's own model, as the job's config says; see
+    `trainers.interface.Trainer`.
 
     Writes nothing into the folder. The result has the measurements of the end of the training.
     """
@@ -61,19 +68,53 @@ class AdapterEvaluator:
         model, tokenizer = self._cache.base(settings, args, model_args)
         pairs = self._cache.pairs(config, settings, tokenizer)
         reference = self._cache.numbers(config, settings, args, model, tokenizer, pairs)
+        try:
+            policy, base = _policy(job, model, model_args)
+            precision = torch.float16 if args.fp16 else torch.bfloat16
+            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
+                measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference, reference_model=base)
+            _take_off(policy)
+        except BaseException:
+            self._cache.drop_base()  # it may carry half an adapter
+            raise
+        if isinstance(policy, PeftModel) and _changes_base(policy):
+            self._cache.drop_base()
+        by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
+        return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}
+
+
+def _policy(job: Job, base: PreTrainedModel, model_args: ModelConfig) -> tuple[torch.nn.Module, PreTrainedModel | None]:
+    """What is measured, and its reference where that is not itself with its adapter off."""
+    if job.model is None:
         adapter = job.folder / ADAPTER
         ours, _ = adapter_files(job.folder)
         if adapter / "adapter_config.json" not in ours:
             raise ValueError(f"{adapter} holds no adapter but a whole model: only adapters can be measured again")
-        try:
-            with usable(str(adapter)):
-                policy = PeftModel.from_pretrained(model, str(adapter))
-            precision = torch.float16 if args.fp16 else torch.bfloat16
-            with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
-                measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference)
-            policy.unload()
-        except BaseException:
-            self._cache.drop_base()  # it may carry half an adapter
-            raise
-        by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
-        return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}
+        with usable(str(adapter)):
+            return PeftModel.from_pretrained(base, str(adapter)), None
+    if (Path(job.model) / ADAPTER_CONFIG).is_file():
+        return with_adapter(base, Path(job.model)), None
+    with usable(job.model):
+        kinds = {"attn_implementation": model_args.attn_implementation, "dtype": model_args.dtype}
+        model = load_model(job.model, None, {"trust_remote_code": False, "device_map": None, **kinds})
+        own, its = (m.get_output_embeddings().weight.shape[0] for m in (base, model))
+        if own != its:
+            raise UnusableModel(
+                f"model {job.model}: it tells {its} tokens apart and the study's base {own}, and a distance between "
+                "the two needs the same: take a study with its base"
+            )
+        return model.to(base.device), base
+
+
+def _take_off(policy: torch.nn.Module) -> None:
+    if isinstance(policy, PeftModel):
+        policy.unload()
+
+
+def _changes_base(policy: PeftModel) -> bool:
+    """Whether the base is another once the adapter is taken off: PEFT leaves modules that were trained whole in it, and
+    some ways to begin an adapter take a part of the weights out.
+    """
+    config: Any = policy.active_peft_config
+    begun = getattr(config, "init_lora_weights", True)
+    return bool(getattr(config, "modules_to_save", None)) or begun not in (True, False, None, "gaussian", "orthogonal")

@@ -113,6 +113,7 @@ class Job:
 
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
     whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
+    `model`: folder of an adapter or a model from elsewhere, which evaluators measure in the place of the run's own.
     """
 
     config: RunConfig
@@ -121,6 +122,7 @@ class Job:
     placement: Placement = Placement()
     pause_at: int | None = None
     time_limit: float | None = None
+    model: str | None = None
 
 
 class WorkQueue(Protocol):

@@ -13,16 +13,19 @@ from dashboards.controls.expectations import CURVE, Curves, compared_runs
 from dashboards.guide.of_study import verdicts_of
 from dashboards.store.connection import StoreAway, store_uri
 from dashboards.store.histories import load_speed
-from dashboards.store.records import load_steps
+from dashboards.store.mlflow_tags import contents_in
+from dashboards.store.records import load_elsewhere, load_steps, load_study_tags
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
 from dashboards.tuned.conditions import judges_of, records_of_conditions, strata_of_conditions
 from dashboards.tuned.of_study import tuned_of
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
+from studies.design.elsewhere import is_asked
+from studies.design.measurers import Measurers, is_measured
 from studies.design.points import quota
 from studies.design.speed import speed_asked
-from studies.records import RunRecord
+from studies.records import ELSEWHERE, RunRecord
 from studies.records.speed import Speed
 from studies.spec import Expectation, Study
 from studies.text.redact import redact
@@ -53,7 +56,27 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     twins = compared_runs(answers.records, _expected(study))
     curves = load_steps(uri, twins, CURVE) if twins else None
     measured = load_speed(uri, study.spec.study, Path.cwd())
-    return comparison_from(study, answers.records, answers.notes(), measured, curves)
+    yours, aside = recorded_yours(study, answers.records)
+    return comparison_from(study, answers.records, [*answers.notes(), *aside], measured, curves, yours)
+
+
+def recorded_yours(study: Study, records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ...], list[str]]:
+    """What the store has of models from elsewhere on the draws that judge the study as it is now, by the measurers of
+    its `records`; and what is said of the rest. Reads no source. Raises StoreError.
+    """
+    uri, name = store_uri(None, Path.cwd()), study.spec.study
+    found = load_elsewhere(uri, name)
+    if not found or not records:
+        return (), []
+    asked = study.holding(contents_in(load_study_tags(uri, name)) or {})
+    who = Measurers(records[0].measured, records[0].judged)
+    here = [run for run in found if is_asked(asked, run)]
+    shown = tuple(run for run in here if is_measured(run, who))
+    known = {(run.content[ELSEWHERE], run.scenario, run.block) for run in shown}
+    rest = [run for run in found if (run.content.get(ELSEWHERE), run.scenario, run.block) not in known]
+    names = ", ".join(dict.fromkeys(f"yours: {run.variant}" for run in rest))
+    again = "the same `sweeper evaluate` measures what is missing"
+    return shown, [f"Of {names} some draws were measured for another question or by others; {again}."] if rest else []
 
 
 def comparison_from(
@@ -62,9 +85,10 @@ def comparison_from(
     notes: Sequence[str],
     measured: Sequence[Speed],
     curves: Curves | None = None,
+    yours: Sequence[RunRecord] = (),
 ) -> Comparison:
     """Compare the variants of a study from what was read of it: its records, what there is to say of them, how fast its
-    steps were, and the histories of its controls.
+    steps were, the histories of its controls, and what was measured of models from elsewhere.
     """
     spec, planned, asked = study.spec, strata(study), speed_asked(study)
     paced = paces(measured, asked)
@@ -82,7 +106,7 @@ def comparison_from(
         speed=paced,
     )
     differences = {(r.variant, r.scenario): r.difference for r in table.rows if r.difference is not None}
-    told = tuned_of(study, records, planned, differences)
+    told = tuned_of(study, records, planned, differences, yours)
     found = tuple(one for one, _ in told)
     rulings = verdicts_of(study, records, found, {} if paced is None else paced.of)
     return replace(table, tuned=found, answers=tuple(said for _, said in told), verdicts=rulings)

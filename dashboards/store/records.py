@@ -23,7 +23,7 @@ from dashboards.store.sqlite_runs import (
     read_sqlite_runs,
     read_sqlite_tags,
 )
-from studies.records import RunRecord
+from studies.records import ELSEWHERE, RunRecord
 from studies.records.format import refuse_newer
 from studies.text.redact import redact
 
@@ -40,10 +40,19 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
     return [to_record(study, run) for run in _read_study(uri, study) if SUPERSEDED not in run.tags]
 
 
-def _read_study(uri: str, study: str) -> list[StoredRun]:
-    """All runs of the study: of a SQLite file from its tables, of any other store by MLflow's client."""
+def load_elsewhere(uri: str, study: str) -> list[RunRecord]:
+    """What was measured of models that no run of the study trained, oldest first; what was not finished is left out.
+
+    They are runs of a kind of their own in MLflow: no version that does not know them takes them for runs. Raises as
+    `load_records` does.
+    """
+    return [to_record(study, run) for run in _read_study(uri, study, ELSEWHERE) if run.status == "FINISHED"]
+
+
+def _read_study(uri: str, study: str, kind: str = RUN) -> list[StoredRun]:
+    """All runs of the study of a kind: of a SQLite file from its tables, of any other store by MLflow's client."""
     file = sqlite_file(uri)
-    if file is not None and (found := read_sqlite_runs(file, study, (KIND, RUN))) is not None:
+    if file is not None and (found := read_sqlite_runs(file, study, (KIND, kind))) is not None:
         _check_format(uri, study, marks_in(read_sqlite_tags(file, study) or {}))
         return found
     _check_exists(uri)
@@ -54,7 +63,7 @@ def _read_study(uri: str, study: str) -> list[StoredRun]:
             known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default"))
             raise StoreMissing(f"The store {redact(uri)} holds no study {study!r}; it holds: {known or 'none'}.")
         _check_format(uri, study, marks_in(experiment.tags))
-        return list(read_runs(client, experiment.experiment_id))
+        return list(read_runs(client, experiment.experiment_id, kind))
 
 
 def load_study_tags(uri: str, study: str) -> dict[str, str]:
@@ -209,13 +218,13 @@ def _check_exists(uri: str) -> None:
         )
 
 
-def read_runs(client: Any, experiment_id: str) -> Iterator[StoredRun]:
-    """All MLflow runs of kind `run` in the experiment, oldest first, a page a query."""
+def read_runs(client: Any, experiment_id: str, kind: str = RUN) -> Iterator[StoredRun]:
+    """All MLflow runs of a kind in the experiment, oldest first, a page a query."""
     token = None
     while True:
         page = client.search_runs(
             [experiment_id],
-            filter_string=f"tags.{KIND} = '{RUN}'",
+            filter_string=f"tags.{KIND} = '{kind}'",
             order_by=["attributes.start_time ASC"],
             max_results=PAGE,
             page_token=token,

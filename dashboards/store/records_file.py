@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.store.connection import StoreError
-from studies.records import RunRecord
+from studies.records import ELSEWHERE, RunRecord
 from studies.records.speed import Speed
 
 _VERSION = 1
@@ -27,19 +27,22 @@ _LINE = {"study", "former", "samples"}
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a study's tables are made of: its records, what there is to say of them, and how fast its steps were."""
+    """What a study's tables are made of: its records, what there is to say of them, how fast its steps were, and what
+    was measured of models from elsewhere.
+    """
 
     study: str
     records: tuple[RunRecord, ...]
     notes: tuple[str, ...]
     speed: tuple[Speed, ...]
+    yours: tuple[RunRecord, ...] = ()
 
 
 def records_bytes(found: Recorded, keep: frozenset[str] = frozenset()) -> bytes:
     """The file's contents, the same for the same records. `keep`: curves that are kept though most tables read none."""
     speed = [one.model_dump(mode="json") for one in found.speed]
     head = {"v": _VERSION, "study": found.study, "notes": found.notes, "speed": speed}
-    lines = [head, *(_line(record, keep) for record in found.records)]
+    lines = [head, *(_line(record, keep) for record in (*found.records, *found.yours))]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     return gzip.compress(text.encode(), compresslevel=9, mtime=0)
 
@@ -52,7 +55,8 @@ def read_records(path: Path) -> Recorded:
             raise StoreError(f"{path}: holds records of version {head.get('v')}, and this sweeper reads {_VERSION}.")
         records = tuple(RunRecord.model_validate({**line, "study": head["study"]}) for line in lines)
         speed = tuple(map(Speed.model_validate, head["speed"]))
-        return Recorded(head["study"], records, tuple(head["notes"]), speed)
+        own, yours = (tuple(r for r in records if (r.phase == ELSEWHERE) is other) for other in (False, True))
+        return Recorded(head["study"], own, tuple(head["notes"]), speed, yours)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or 'is no file that `sweeper records` wrote'}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error):

@@ -10,11 +10,13 @@ from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
+from dashboards.tuned.yours import Yours
 from studies.records import METRICS, Scalar
 from studies.text.plural import so_many
 
 _NORMAL = 0.25  # samples whose length is within it of the untrained model's need no column
 _LESS = "*"  # at a difference that is read at a smaller drift
+_OWN = "†"  # at one of a model from elsewhere, which is read where that is
 _SHORT_NAMES = {"learning_rate": "rate", "label_smoothing": "smoothing", "discopop_tau": "tau"}
 LOSS, GAIN, WORKED, DRIFT, LENGTH, VERDICT, USED = (
     "Loss", "Gain", "Worked", "Drift", "Length", "Verdict", "Settings used"
@@ -25,18 +27,38 @@ LEAST = (LENGTH, DRIFT, WORKED, USED)
 
 def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss: the one to use, then as `by_verdict`. What ranks them stands before the gain, which does not."""
-    against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
+    rows = (*found.losses, *found.yours)
+    against = [f"vs {found.baseline}"] if any(row.difference is not None for row in rows) else []
     lengths = [LENGTH] if _has_lengths(found) else []
     header = [LOSS, VERDICT, *against, GAIN, WORKED, DRIFT, *lengths, USED]
-    return Cells(
-        header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
-    )
+    rows = [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
+    return Cells(header, [*rows, *(_yours(one, found, bool(against), bool(lengths)) for one in found.yours)])
+
+
+def yours_named(one: Yours, found: Tuned) -> str:
+    """A model from elsewhere, with its digest where others have its name."""
+    alike = sum(other.name == one.name for other in found.yours) > 1
+    return f"yours: {one.name}" + (f" ({one.content.removeprefix('sha256:')[:6]})" if alike else "")
+
+
+def _yours(one: Yours, found: Tuned, against: bool, lengths: bool) -> list[str]:
+    """As it is: not tuned, so without settings, and not ranked."""
+    return [
+        yours_named(one, found),
+        one.missing or "as exported",
+        *([_signed(one.difference, found) + _OWN if one.difference else "-"] if against else []),
+        _gain(one.gain, found),
+        "-",
+        "-" if one.drift is None else f"{one.drift:.1f}",
+        *(["-" if one.length is None else f"{one.length:.1f}x"] if lengths else []),
+        "-",
+    ]
 
 
 def _has_lengths(found: Tuned) -> bool:
     """Whether some loss writes at another length than the untrained model, of those that do not mostly break."""
-    sound = [loss for loss in found.losses if sum(loss.broken.values()) * 2 <= loss.tried]
-    return any(abs((loss.length or 1.0) - 1.0) >= _NORMAL for loss in sound)
+    sound = [loss.length for loss in found.losses if sum(loss.broken.values()) * 2 <= loss.tried]
+    return any(abs((length or 1.0) - 1.0) >= _NORMAL for length in (*sound, *(one.length for one in found.yours)))
 
 
 def ranked(found: Tuned) -> list[TunedLoss]:
@@ -80,11 +102,11 @@ def _gain(gain: Estimate | None, found: Tuned) -> str:
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
-    times = 100.0 if found.unit == "U" else 1.0
-    value = loss.difference.estimate
-    sign = "+" if value.value > 0 else ""
-    less = "" if loss.compared_at in (None, found.drift) else _LESS
-    return f"{sign}{_with_limits(value, times)}{less}"
+    return _signed(loss.difference.estimate, found) + ("" if loss.compared_at in (None, found.drift) else _LESS)
+
+
+def _signed(value: Estimate, found: Tuned) -> str:
+    return ("+" if value.value > 0 else "") + _with_limits(value, 100.0 if found.unit == "U" else 1.0)
 
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
@@ -160,7 +182,23 @@ def short_notes(found: Tuned) -> list[str]:
         "Worked: settings that gained and did not break (no numbers, repeated words, preferences the wrong way, other "
         f"lengths). Drift: KL from the untrained model in nats, at the exported step.{length}"
     )
-    return lines
+    return lines + (_yours_notes(found) if found.yours else [])
+
+
+def _yours_notes(found: Tuned) -> list[str]:
+    """What a row of a model from elsewhere is, and what nobody can know of it."""
+    place = "at its own drift" if found.yours[0].at_own_drift else "as both end"
+    against = f" vs {found.baseline} ({_OWN}): {place}." if any(one.difference for one in found.yours) else ""
+    apart = [f" {yours_named(one, found)}: {one.apart}, so no difference is told." for one in found.yours if one.apart]
+    learnt = (
+        " Draws of the embedded world have tastes of their own, and a model trained on one meets the others by chance."
+        if found.has_new_pairs
+        else " Where it was trained on these data, it has seen pairs that judge it."
+    )
+    return [
+        "yours: models that no run here trained, judged on the draws that judge the losses. They were not tuned here, "
+        f"and are not ranked.{against}{''.join(apart)}{learnt}"
+    ]
 
 
 def speed_line(speed: Paces) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from dashboards.statistics.compare import POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
+from dashboards.tuned.amounts import amount, share
 from dashboards.tuned.losses import Tuned, TunedLoss
 from studies.records import Scalar
 from studies.text.plural import so_many
@@ -116,7 +117,7 @@ def _avoid(found: Tuned) -> dict[str, str]:
             less = f", {rest} gained nothing" if rest > 0 and loss.any_setting is not None else ""
             why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke{less}"
         elif beaten is not None:
-            why[loss.variant] = f"gains less than {beaten.by}, by {_share(found, beaten.difference)}"
+            why[loss.variant] = f"gains less than {beaten.by}, by {share(found, beaten.difference)}"
         elif loss.stability is not None and loss.stability.word == "Poor":
             why[loss.variant] = loss.stability.reason
         elif loss.broke_again > _HALF * loss.judged:
@@ -133,7 +134,7 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     stop = f", stop at step {use.step}" if use.step else ""
     middle = ", as chosen in the replicate of median gain" if found.planned and (use.settings or stop) else ""
     settings = f" ({_settings(use)}{stop}{middle})" if use.settings or stop else ""
-    gain = _share(found, use.gained) if use.gained else "nothing"
+    gain = share(found, use.gained) if use.gained else "nothing"
     tuned = f"Tuned with {so_many(found.settings, 'setting')} a draw, it" if found.planned else "It"
     over = f"on {so_many(use.judged, 'fresh draw')} of the data"
     if use.gained is not None and found.planned and use.gained.blocks < use.judged:
@@ -180,7 +181,7 @@ def _at_edge(use: TunedLoss) -> list[str]:
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
     said = []
     if as_good:
-        within = f": less than {_amount(found, tie_within)} apart, which counts as equal" if tie_within else ""
+        within = f": less than {amount(found, tie_within)} apart, which counts as equal" if tie_within else ""
         verb = "are" if len(as_good) > 1 else "is"
         said.append(f"{_list(as_good)} {verb} as good{within}.")
     if undecided:
@@ -213,7 +214,7 @@ def _unknown_start(found: Tuned, kept: Sequence[TunedLoss], avoid: dict[str, str
 def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
     gains = [loss.gained for loss in kept if loss.gained is not None]
     best = max(gains, key=lambda gain: gain.value, default=None)
-    gain = "" if best is None else f": the best gain over the untrained model is {_share(found, best)}"
+    gain = "" if best is None else f": the best gain over the untrained model is {share(found, best)}"
     sentence = (
         f"Nothing was learnt that can be seen{gain}. No loss is named; train longer, or at higher learning rates, "
         "before comparing."
@@ -305,19 +306,6 @@ def _replicates_needed(found: Tuned, tie_within: float | None) -> int | None:
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
-
-
-def _share(found: Tuned, value: Estimate) -> str:
-    """A gain with its interval: in the embedded world as a share of what is possible."""
-    if found.unit != "U":
-        limits = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
-        return f"{value.value:.3g} {found.metric}{limits}"
-    limits = "" if value.low is None or value.high is None else f" [{100 * value.low:.0f} to {100 * value.high:.0f}]"
-    return f"{100 * value.value:.0f}%{limits} of what is possible"
-
-
-def _amount(found: Tuned, width: float) -> str:
-    return f"{100 * width:g} points" if found.unit == "U" else f"{width:g}"
 
 
 def _settings(loss: TunedLoss) -> str:

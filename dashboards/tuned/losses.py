@@ -20,6 +20,7 @@ from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
 from dashboards.tuned.edges import edges_of_replicates
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
+from dashboards.tuned.yours import Yours
 from studies.design.points import FIXED, UNBIASED
 from studies.records import Scalar
 from studies.schema.replicates import Cell
@@ -77,7 +78,7 @@ class Tuned:
     """All variants of one condition. `best`: who is not shown worse than the best, None where nothing was judged;
     `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `whole`: replicates of which every
     variant has all, of `planned`; `settings`: tried by each variant in each of them; `has_new_pairs`: draws are of new
-    pairs, as in the embedded world, and not parts of the same ones.
+    pairs, as in the embedded world, and not parts of the same ones. `yours`: models that no run of the study trained.
     """
 
     condition: str
@@ -92,6 +93,7 @@ class Tuned:
     planned: int
     tied: tuple[tuple[str, str], ...]
     has_new_pairs: bool
+    yours: tuple[Yours, ...] = ()
 
     def are_tied(self, one: str, other: str) -> bool:
         """Whether two losses are shown to be as good."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dashboards.analysis.strata import Stratum, standings
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.scale import Scale, scale_of
+from dashboards.tuned.amounts import said_of_yours
 from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
 from dashboards.tuned.losses import Tuned, tuned
-from dashboards.tuned.replicates import Replicate, replicates_of
+from dashboards.tuned.replicates import Replicate, measure, replicates_of
+from dashboards.tuned.yours import Judges, Yours, yours_in
 from studies.design.counts import pairs_source
+from studies.design.elsewhere import Draw
 from studies.design.points import quota
 from studies.records import PROBE, RunRecord
 from studies.schema.replicates import by_condition, cell_of
@@ -23,13 +27,52 @@ def tuned_of(
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     differences: Mapping[tuple[str, str], Difference],
+    yours: Sequence[RunRecord] = (),
 ) -> tuple[tuple[Tuned, Answer], ...]:
-    """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates."""
+    """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates;
+    `yours`: what was measured of models from elsewhere.
+    """
     scale = scale_of(study.spec.objective, pairs_source(study.spec))
     cost = Cost(_runs_of_a_replicate(study), _seconds_a_run(records), _instead(study))
     replicated = study.spec.replicates is not None
     found = _replicated(study, records, scale) if replicated else _by_block(study, records, strata, scale, differences)
-    return tuple((one, answer(one, scale.tie_within, cost)) for one in found)
+    judged = [replace(one, yours=_yours(study, records, yours, one, scale)) for one in found]
+    return tuple((one, _told(answer(one, scale.tie_within, cost), one)) for one in judged)
+
+
+def _told(said: Answer, found: Tuned) -> Answer:
+    """The answer with what there is to say of models from elsewhere."""
+    return replace(said, sentences=(*said.sentences, *said_of_yours(found, said.use)))
+
+
+def _yours(
+    study: Study, records: Sequence[RunRecord], yours: Sequence[RunRecord], found: Tuned, scale: Scale
+) -> tuple[Yours, ...]:
+    if not yours:
+        return ()
+    by_id = {run.run_id: run for run in records}
+    gains: dict[str, dict[Draw, list[float]]] = {}
+    judges: dict[str, dict[Draw, list[RunRecord]]] = {}
+    objective = study.spec.objective
+    stopped = _stopped(study, records, scale, found.condition)
+    for loss in found.losses:
+        for run in (by_id[run_id] for run_id in loss.run_ids) if loss.judged else ():
+            draw = Draw(run.scenario, run.block)
+            judges.setdefault(loss.variant, {}).setdefault(draw, []).append(run)
+            gain = stopped.get(run.run_id, measure(run, objective, scale).end)
+            own = gains.setdefault(loss.variant, {}).setdefault(draw, [])
+            own += [] if gain is None else [gain]
+    of_baseline = judges.get(found.baseline or "", {})
+    return yours_in(found.condition, yours, Judges(gains, of_baseline), objective, scale)
+
+
+def _stopped(study: Study, records: Sequence[RunRecord], scale: Scale, condition: str) -> dict[str, float]:
+    """Judging run -> what it gains at the step where it would be stopped, where the objective names a drift."""
+    if study.spec.replicates is None:
+        return {}
+    found = replicates_in(study, records, scale)
+    ended = (one for (_, where), of in found.items() if where == condition for one in of)
+    return {one.judged.run_id: one.stopped.gain for one in ended if one.judged and one.stopped}
 
 
 def _runs_of_a_replicate(study: Study) -> int:

@@ -112,13 +112,13 @@ def measure(run: RunRecord, objective: Objective, scale: Scale) -> Measured:
     failed = run.failure if broke(run) else None
     if start is None or run.state not in (State.COMPLETE, State.PRUNED):
         return Measured(run.run_id, None, {}, None, None, failed)
-    at_end = None if end is None or failed is not None else _gain(end, start, run, scale)
+    at_end = None if end is None or failed is not None else gain_of(end, start, run, scale)
     if objective.at_drift is None:
         return Measured(run.run_id, at_end, {}, at_end, None, failed)
     path = joined(run.curves.get("kl", ()), run.curves.get(objective.metric, ()))
     read = {share * objective.at_drift: read_at(path, share * objective.at_drift, start) for share in SHARES}
     near = {drift: found for drift, found in read.items() if found is not None and found.is_near}
-    gains = {drift: _gain(found.value, start, run, scale) for drift, found in near.items()}
+    gains = {drift: gain_of(found.value, start, run, scale) for drift, found in near.items()}
     whole = objective.at_drift
     return Measured(run.run_id, gains.get(whole), gains, at_end, near.get(whole), failed, furthest(path))
 
@@ -151,7 +151,7 @@ def _ended(run: RunRecord) -> bool:
     return run.state is State.COMPLETE or broke(run)
 
 
-def _gain(value: float, start: float, run: RunRecord, scale: Scale) -> float:
+def gain_of(value: float, start: float, run: RunRecord, scale: Scale) -> float:
     """Above the untrained model: in the embedded world above what that is known to be worth in the task, since to
     subtract what a run measured of it would only add noise.
     """
@@ -173,4 +173,4 @@ def _stopped(run: RunRecord, chosen: Setting, objective: Objective, scale: Scale
     value = at.get(objective.metric)
     if value is None or not math.isfinite(value):
         return None
-    return Stopped(step, _gain(value, start, run, scale), at.get("kl"), at.get("length_ratio"))
+    return Stopped(step, gain_of(value, start, run, scale), at.get("kl"), at.get("length_ratio"))

@@ -18,6 +18,10 @@ from studies.records.outcomes import CONSEQUENCES, Cause, Failure, State
 PROBE = "probe"
 """The arm of runs that were timed alone, in turn with those of the other variants; they say nothing of quality."""
 
+ELSEWHERE = "elsewhere"
+"""The arm, and in MLflow the kind, of what was measured of a model that no run of the study trained; and the role of
+that model among its sources."""
+
 DATA_DIGEST = "digest"  # a run's pairs, see `trainers.data.pairs.Pairs`
 # A run's gold is by this judge, absent where it is the data's own, which held this, where that is known; the version of
 # the evaluator.

@@ -77,7 +77,9 @@ def stored(study: Study) -> Found:
 
 def read(found: Recorded, study: Study) -> Found:
     """What a file of records holds of a study."""
-    return Found(found.records, {}, (), comparison_from(study, found.records, found.notes, found.speed))
+    return Found(
+        found.records, {}, (), comparison_from(study, found.records, found.notes, found.speed, yours=found.yours)
+    )
 
 
 def _aside(answers: Answers[RunRecord]) -> dict[str, str]:

@@ -71,7 +71,7 @@ def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folde
     if config.key in tasks:
         tasks[config.key] = replace(tasks[config.key], records=(*tasks[config.key].records, record))
     else:
-        tasks[config.key] = Task(Job(config, folder / record.key, placement=_placement(record)), (record,))
+        tasks[config.key] = Task(Job(config, folder / record.key, placement=placement_of(record)), (record,))
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def measure(
     written, failed, moved = 0, {}, []
     for done, ending in enumerate(wait_for([task.job for task in tasks], executor, check), 1):
         task = by_key[ending.key]
-        name, problem = named(task.records[:1]), _problem(ending)
+        name, problem = named(task.records[:1]), problem_of(ending)
         if problem is not None:
             failed[name] = problem
             say(f"{done}/{len(by_key)} {name}: failed: {problem}")
@@ -114,7 +114,7 @@ def measure(
             written += 1
         moved += [name] if _has_moved(task.records[0], final, who) else []
         shown = final.get("gold") or next(iter(final.values()))
-        say(f"{done}/{len(by_key)} {name}: {shown.name} {_with_error(shown)}")
+        say(f"{done}/{len(by_key)} {name}: {shown.name} {with_error(shown)}")
     return Scored(written, failed, tuple(moved))
 
 
@@ -123,12 +123,12 @@ def _missing(record: RunRecord, who: Measurers) -> Sequence[str]:
     return sorted(JUDGED if has_numbers(record, who.measured, gold=False) else MEASURED)
 
 
-def _placement(record: RunRecord) -> Placement:
+def placement_of(record: RunRecord) -> Placement:
     """The precision that the run was trained and measured in, which a pilot may have chosen."""
     return Placement(bf16={"true": True, "false": False}.get(record.facts.get("bf16", "")))
 
 
-def _problem(ending: Ending) -> str | None:
+def problem_of(ending: Ending) -> str | None:
     """Why a run was not measured, None where it was."""
     if isinstance(ending, Dropped):
         return "stopped"
@@ -145,7 +145,8 @@ def _has_moved(record: RunRecord, final: Mapping[str, Measurement], who: Measure
     return any(abs(record.metrics[name] - final[name].value) > record.errors.get(name, 0.0) for name in both)
 
 
-def _with_error(found: Measurement) -> str:
+def with_error(found: Measurement) -> str:
+    """A measurement in words."""
     error = "" if found.error is None else f" ± {found.error:.2g}"
     return f"{found.value:.4g}{error} ({METRICS[found.name].unit})"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.design.counts import pairs_source, planned_confirm_runs, planned_runs, planned_trials, runs_in
 from studies.design.halving import PlannedBracket, bracket_sizes, planned_bracket, rung_steps
 from studies.design.points import FIXED, held, joint_quota, planned_points, quota, to_knobs
@@ -15,6 +14,7 @@ from studies.records import Scalar
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import FloatRange, IntRange, ResolvedVariant, Simplex, Study, StudySpec, Values
 from studies.text.plural import so_many
+from sweeper.planning.power import power_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def make_plan(study: Study) -> Plan:
         confirm_runs=sum(planned_confirm_runs(study, name) for name in spec.scenarios),
         runs=runs,
         steps=length,
-        power=_power(study),
+        power=power_of(study),
         speed=speed_line(study),
         brackets=tuple(planned_bracket(spec, size) for size in sizes),
         rungs=rung_steps(spec),
@@ -115,83 +115,6 @@ def _plan_condition(study: Study, cells: Sequence[str]) -> PlannedScenario:
         settings=study.spec.scenarios[first].base,
         replicates=study.spec.replicates or 0,
     )
-
-
-def _power(study: Study) -> str:
-    """The power line of every scenario, those with the same one together."""
-    lines: dict[str, list[str]] = {}
-    replicates = study.spec.replicates
-    for name, cells in by_condition(study.spec.scenarios).items():
-        own = study.within(cells[0])
-        lines.setdefault(power_line(own) if replicates is None else replicates_line(own, replicates), []).append(name)
-    if len(lines) == 1:
-        return next(iter(lines))
-    return "\n".join(f"{', '.join(names)}: {line}" for line, names in lines.items() if line)
-
-
-def power_line(study: Study) -> str:
-    """The difference to the baseline that the confirm phase's blocks can detect, and the spread up to which they show a
-    tie; what is missing where they can do neither. In paired standard deviations, which are unknown before the first
-    runs.
-    """
-    spec = study.spec
-    if spec.mode == "search" or len(study.variants) < 2:
-        return ""
-    if spec.baseline is None or spec.baseline not in study.variants:
-        return "No baseline is named, so no difference is tested: add baseline: VARIANT."
-    if spec.confirm is None:
-        return "No retests, so no difference and no tie can be concluded: add confirm: {top: 1, blocks: [...]}."
-    blocks, tests = len(set(spec.confirm.blocks)), len(study.variants) - 1
-    if blocks < FEWEST_BLOCKS:
-        return f"{blocks} fresh data draws can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
-    from dashboards.statistics.power import detectable, tie_spread
-    from dashboards.statistics.scale import scale_of
-
-    scale = scale_of(spec.objective, pairs_source(spec))
-    line = (
-        f"{blocks} fresh data draws find a difference to {spec.baseline} of {detectable(blocks, tests):.2g} paired "
-        f"standard deviations in 80% of cases (t test, Holm over {tests})"
-    )
-    if scale.tie_within is None:
-        return line + "; no tie can be concluded without objective.tie_within."
-    within = f"{scale.tie_within:g} {scale.unit}"
-    return (
-        line
-        + f", and a tie within {within} up to a deviation of {scale.tie_within * tie_spread(blocks):.2g} {scale.unit}."
-    )
-
-
-def replicates_line(study: Study, replicates: int) -> str:
-    """What the replicates of a scenario can show, at the spreads of recorded studies. `study`: narrowed to one."""
-    spec, tests = study.spec, len(study.variants) - 1
-    if tests < 1:
-        return ""
-    if spec.baseline is None or spec.baseline not in study.variants:
-        return "No baseline is named, so no difference is tested: add baseline: VARIANT."
-    if replicates < FEWEST_BLOCKS:
-        return f"{so_many(replicates, 'replicate')} can show neither a difference nor a tie: {FEWEST_BLOCKS} at least."
-    from dashboards.statistics.replicated.planning import reachable_words, shows, smallest_sizes
-    from dashboards.statistics.scale import scale_of
-
-    scale = scale_of(spec.objective, pairs_source(spec))
-    if scale.unit != "U":
-        spread = (
-            f"{shows(replicates, tests, None, spread=1.0).difference:.2g} standard deviations of paired differences"
-        )
-        return f"{replicates} replicates find a difference to {spec.baseline} of {spread} in 80 of 100 cases."
-    found = shows(replicates, tests, scale.tie_within)
-    points = max(quota(spec, variant) for variant in study.variants.values())
-    words, sizes = reachable_words(points, replicates, tests), smallest_sizes(points, tests)
-    line = (
-        f"{replicates} replicates find a difference to {spec.baseline} of {100 * found.difference:.0f} points of what "
-        f"is possible in 80 of 100 cases, and a tie within {100 * (scale.tie_within or 0):g} points in "
-        f"{100 * found.tie:.0f} (80 from {found.replicates_for_tie or 'more than 60'} replicates on)."
-    )
-    said = "; ".join(
-        f"{word} {'can be said' if word in words else f'takes {sizes[word]} replicates' if sizes[word] else 'cannot'}"
-        for word in sizes
-    )
-    return f"{line} Of stability, with {so_many(points, 'setting')} each: {said}."
 
 
 def show_knobs(knobs: Mapping[str, Scalar]) -> str:

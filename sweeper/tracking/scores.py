@@ -1,7 +1,8 @@
-"""Writes to MLflow what is measured of a run after it has ended."""
+"""Writes to MLflow what is measured without a training: of a run after it has ended, of a model from elsewhere."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.store.connection import store_calls
-from dashboards.store.mlflow_tags import replaced_by, score_tags, to_record
+from dashboards.store.mlflow_tags import (
+    KIND,
+    PARENT,
+    SWEEP,
+    measurer_tag,
+    replaced_by,
+    result_tags,
+    score_tags,
+    start_tags,
+    to_record,
+)
 from dashboards.store.records import stored
-from studies.design.measurers import Measurers
-from studies.records import SAMPLES, Measurement, RunRecord, Scalar, Shown
+from studies.design.measurers import Measurers, measurers_of
+from studies.records import ELSEWHERE, SAMPLES, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown
 from studies.text.redact import redact
 from sweeper.tracking.delivery import read_curve_ends
 from sweeper.tracking.entries import samples_text
@@ -55,3 +66,24 @@ def _keep_samples(client: Any, run_id: str, number: int) -> str:
             text = Path(client.download_artifacts(run_id, SAMPLES, folder)).read_text(encoding="utf-8")
         client.log_text(run_id, text, kept)
     return kept
+
+
+def write_elsewhere(client: Any, uri: str, config: RunConfig, result: RunResult) -> None:
+    """Keep what was measured of a model from elsewhere on one draw, beside the runs of its study. Raises StoreError."""
+    from mlflow.entities import Metric
+
+    at, final = int(time.time() * 1000), result.final().values()
+    tags = start_tags(config, 1, ELSEWHERE, None) | result_tags(result) | measurer_tag(measurers_of(config))
+    with store_calls(uri):
+        experiment = client.get_experiment_by_name(config.study)
+        parents = client.search_runs([experiment.experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
+        tags |= {KIND: ELSEWHERE} | ({PARENT: parents[0].info.run_id} if parents else {})
+        name = redact(f"yours: {config.variant} {config.scenario} b{config.block}")
+        run_id = client.create_run(
+            experiment.experiment_id, tags=redact(tags, by_name=False), run_name=name
+        ).info.run_id
+        client.log_batch(run_id, metrics=[Metric(m.name, m.value, at, 0) for m in final if math.isfinite(m.value)])
+        if result.samples:
+            shown = redact([one.model_dump() for one in result.samples], by_name=False)
+            client.log_text(run_id, samples_text(shown), SAMPLES)
+        client.set_terminated(run_id, "FINISHED")  # which makes it count

@@ -127,6 +127,25 @@ def merge_checked(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return merged
 
 
+def with_adapter(base: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The base with an adapter from elsewhere beside its weights. Raises UnusableModel where it does not fit: PEFT
+    would leave out, or write into the base, what has another name.
+    """
+    with usable(str(adapter)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of keys that do not fit, which are refused below
+        policy = PeftModel.from_pretrained(base, str(adapter))
+        stored = set(load_peft_weights(str(adapter), device="cpu"))
+        wanted = set(get_peft_model_state_dict(policy, save_embedding_layers=False))
+    if stored != wanted:
+        odd = sorted(stored ^ wanted)[0]
+        where = "has no place in" if odd in stored else "is missing for"
+        raise UnusableModel(
+            f"adapter {adapter}: does not fit the study's base: {odd} {where} it. It was made on another model, or "
+            "edited: name the one that was trained on this base"
+        )
+    return policy
+
+
 @contextmanager
 def usable(path: str) -> Iterator[None]:
     """Inside, what goes wrong with the model at `path` and would go wrong again is UnusableModel, in the words of the

@@ -46,6 +46,14 @@ def shows(replicates: int, tests: int, within: float | None, spread: float = PAI
     return Shows(detectable(replicates, tests) * spread, tie_power(replicates, spread, within), next(enough, None))
 
 
+def replicates_for(difference: float, tests: int, spread: float) -> int | None:
+    """From how many replicates on such a true difference is found with `POWER`; None where `MOST_REPLICATES` are too
+    few. `spread` as in `shows`.
+    """
+    sizes = range(FEWEST_BLOCKS, MOST_REPLICATES + 1)
+    return next((r for r in sizes if detectable(r, tests) * spread <= difference), None)
+
+
 @dataclass(frozen=True)
 class Assumed:
     """What is assumed of losses where the words of stability are planned; defaults as recorded on the embedded world.

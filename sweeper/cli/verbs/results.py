@@ -162,7 +162,7 @@ def _compared(loaded: Study, file: Path | None) -> Comparison:
     if file is None:
         return comparison_of(loaded, answers_of(loaded))
     found = _recorded(file, loaded)
-    return comparison_from(loaded, found.records, found.notes, found.speed)
+    return comparison_from(loaded, found.records, found.notes, found.speed, yours=found.yours)
 
 
 def records(
@@ -171,6 +171,7 @@ def records(
     settings: Set = None,
 ) -> None:
     """Write the records that the study's tables are made of as one small file, which `table --records` reads."""
+    from dashboards.report.study import recorded_yours
     from dashboards.store.connection import store_uri
     from dashboards.store.histories import load_speed
     from dashboards.store.records_file import Recorded, records_bytes
@@ -181,7 +182,8 @@ def records(
         tell_whose(loaded.spec)
         answers = answers_of(loaded)
         speed = load_speed(store_uri(None, Path.cwd()), loaded.spec.study, Path.cwd())
-    found = Recorded(loaded.spec.study, answers.records, tuple(answers.notes()), speed)
+        yours, aside = recorded_yours(loaded, answers.records)
+    found = Recorded(loaded.spec.study, answers.records, (*answers.notes(), *aside), speed, yours)
     whole = records_bytes(found, keep=frozenset({loaded.spec.objective.metric}))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -219,13 +221,16 @@ def evaluate(
     only_best: Annotated[
         bool, typer.Option("--only-best", help="only each variant's best trial in a scenario")
     ] = False,
+    adapter: Annotated[str | None, typer.Option(help="measure this adapter of yours beside the losses instead")] = None,
+    model: Annotated[str | None, typer.Option(help="measure this model of yours beside the losses instead")] = None,
     settings: Set = None,
     executor: Executor = "process",
     workers: Workers = None,
 ) -> None:
-    """Score finished runs whose adapters are kept with a judge, this one or the study's; trains nothing."""
+    """Score finished runs whose adapters are kept with a judge, or measure a model from elsewhere; trains nothing."""
     from studies.records import JUDGED
     from sweeper.cli.display import shown
+    from sweeper.cli.verbs.elsewhere import elsewhere_problems, measure_elsewhere
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.paths import places
     from sweeper.loop.progress import Interrupted
@@ -234,8 +239,14 @@ def evaluate(
     from sweeper.recorded.reading import answers_of, found_answers
 
     judged = _judge_settings(judge_model, judge_function)
+    if problems := elsewhere_problems(adapter, model, only_best=only_best):
+        refuse(problems)
     wanted = runnable(context, study, [*(settings or []), *judged], executor, workers, None)
     check_owner(wanted)
+    if path := adapter or model:
+        measure_elsewhere(wanted, path, is_adapter=adapter is not None)
+        typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged])}")
+        return
     asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
     quiet_libraries()
     with store_errors(""):

@@ -13,10 +13,12 @@ from typing import Any
 from dashboards.store.artifacts import study_artifacts
 from dashboards.store.connection import StoreError, check_store, connect, store_calls
 from dashboards.store.mlflow_tags import KIND, RUN, SWEEP, marks_in
+from studies.records import ELSEWHERE
 from studies.text.files import is_folder
 
 _ALL = 3  # MLflow's ViewType.ALL: what is deleted already too
 _PAGE = 1000
+_OURS = (RUN, SWEEP, ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ def find_entry(uri: str, folder: Path, study: str) -> StoredEntry | None:
             token = page.token
             if not token:
                 break
-    made = [run.info.run_id for run in found if run.data.tags.get(KIND) in (RUN, SWEEP)]
+    made = [run.info.run_id for run in found if run.data.tags.get(KIND) in _OURS]
     if not made and not marks_in(experiment.tags):
         return None
-    others = [run.info.run_id for run in found if run.data.tags.get(KIND) not in (RUN, SWEEP)]
+    others = [run.info.run_id for run in found if run.data.tags.get(KIND) not in _OURS]
     with store_calls(uri):
         registered = _registered(client, set(made))
     return StoredEntry(

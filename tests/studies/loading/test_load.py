@@ -78,8 +78,9 @@ def test_quickstart_compares_six_variants_over_eight_replicates_on_the_embedded_
 
 def test_the_grid_example_is_the_whole_grid() -> None:
     spec = load_study("beta-lr-grid")
-    (arm,) = make_plan(Study.of(spec)).arms
-    assert len({tuple(knobs.items()) for _, knobs in arm.points}) == spec.budget.trials == 20
+    today, tuned = make_plan(Study.of(spec)).arms
+    assert len({tuple(knobs.items()) for _, knobs in tuned.points}) == spec.budget.trials == 20
+    assert (spec.baseline, len(today.points)) == ("today", 1)
 
 
 def test_the_7b_example_takes_model_data_lengths_and_seed_from_an_existing_trl_file() -> None:
@@ -87,7 +88,7 @@ def test_the_7b_example_takes_model_data_lengths_and_seed_from_an_existing_trl_f
     assert spec.base["model_name_or_path"] == "Qwen/Qwen2.5-7B-Instruct"
     assert (spec.base["dtype"], spec.base["warmup_steps"], spec.base["learning_rate"]) == ("bfloat16", 0.1, 5e-6)
     assert (spec.data.path, spec.data.eval_split) == ("trl-lib/ultrafeedback_binarized", "test")
-    assert (spec.data.rows, spec.data.max_prompt_length, spec.data.max_length) == (20000, 512, 1024)
+    assert (spec.data.rows, spec.data.max_prompt_length, spec.data.max_length) == (3200, 512, 1024)
     assert spec.runs.seeds == (42,)
     for told in ("torch_dtype", "warmup_ratio", "loss_type", "output_dir", "report_to", "save_strategy"):
         assert any(notice.startswith(f"base.{told}: ") for notice in spec.notices)

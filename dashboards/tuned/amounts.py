@@ -1,0 +1,65 @@
+"""Gains in words, and what is said of a model from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dashboards.statistics.estimates import Estimate
+from dashboards.tuned.losses import Tuned
+from dashboards.tuned.yours import Yours
+from studies.text.plural import so_many
+
+
+def share(found: Tuned, value: Estimate) -> str:
+    """A gain with its interval: in the embedded world as a share of what is possible."""
+    if found.unit != "U":
+        limits = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
+        return f"{value.value:.3g} {found.metric}{limits}"
+    limits = "" if value.low is None or value.high is None else f" [{100 * value.low:.0f} to {100 * value.high:.0f}]"
+    return f"{100 * value.value:.0f}%{limits} of what is possible"
+
+
+def amount(found: Tuned, width: float) -> str:
+    """A width without an interval."""
+    return f"{100 * width:g} points" if found.unit == "U" else f"{width:g}"
+
+
+def said_of_yours(found: Tuned, use: str | None) -> tuple[str, ...]:
+    """What is to be said of the models from elsewhere. `use`: the loss that the answer names."""
+    return tuple(" ".join(_said(found, one, use or found.baseline)) for one in found.yours)
+
+
+def _said(found: Tuned, one: Yours, other: str | None) -> list[str]:
+    if one.gain is None:
+        return [f"Yours, {one.name}, has no gain to compare ({one.missing})."]
+    where = "" if one.drift is None else f", {one.drift:.1f} nats on average from the start"
+    said = [
+        f"Yours, {one.name}, as exported, gains {share(found, one.gain)} over the untrained model on "
+        f"{so_many(one.judged, 'draw')}{where}."
+    ]
+    if one.difference is not None and found.baseline is not None:
+        place = "At that drift" if one.at_own_drift else "At the end of its training"
+        said.append(f"{place} {found.baseline} {_more(found, one.difference)}.")
+    if other is not None and other in one.beside and (one.at_own_drift or other != found.baseline):
+        said.append(f"As it would be exported, {other} {_more(found, one.beside[other])}.")
+    return said
+
+
+def _more(found: Tuned, difference: Estimate) -> str:
+    """What another gains more or less than yours. `difference`: yours less the other."""
+    if difference.low is None or difference.high is None:
+        return f"gains {_of(found, [-difference.value])} more, on too few draws for an interval"
+    if difference.low <= 0.0 <= difference.high:
+        limits = _of(found, [-difference.value, -difference.high, -difference.low])
+        return f"is not shown to gain more or less ({limits})"
+    less = difference.low > 0.0
+    ends = [difference.value, difference.low, difference.high]
+    told = _of(found, ends if less else [-ends[0], -ends[2], -ends[1]])
+    return f"gains {told} {'less' if less else 'more'}"
+
+
+def _of(found: Tuned, values: Sequence[float]) -> str:
+    """A difference, with its limits where they are given."""
+    times, unit, form = (100.0, " points", ".0f") if found.unit == "U" else (1.0, f" {found.metric}", ".3g")
+    first, *limits = (f"{times * value + 0.0:{form}}" for value in values)
+    return f"{first}{unit}" + (f" [{limits[0]} to {limits[1]}]" if limits else "")
