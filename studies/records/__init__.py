@@ -5,6 +5,8 @@ from __future__ import annotations
 from studies.records.configs import (
     COMMIT,
     EMBEDDED,
+    EMBEDDED_GPT2,
+    EMBEDDED_MODELS,
     REPLICATE_BLOCKS,
     DataConfig,
     EvaluationConfig,
@@ -48,6 +50,8 @@ __all__ = [
     "DATA_DIGEST",
     "DataConfig",
     "EMBEDDED",
+    "EMBEDDED_GPT2",
+    "EMBEDDED_MODELS",
     "EVALUATOR_FACT",
     "EvaluationConfig",
     "FIRST_EVALUATOR",
