@@ -10,7 +10,7 @@ quickstart: $(READY)
 	$(BIN)/sweeper run quickstart
 
 # The guide's claims: every study that tests some, one after the other, up to 25 minutes each on two idle cores.
-GUIDE := clean overfitting noise binary margins quality
+GUIDE := clean overfitting noise binary margins quality architectures
 
 guide: $(READY)
 	for name in $(GUIDE:%=guide-%); do \

@@ -21,7 +21,7 @@ from trainers.models.bases import AdapterBase, UnusableModel, how_to_merge, quan
 from trainers.models.merged import find_adapter, merge_checked, saveable
 from trainers.models.template_date import on_day
 from trainers.models.tokenizer import load_tokenizer
-from trainers.world.paths import model_path
+from trainers.world.paths import embedded_path
 
 _GENERATION_CONFIG = "generation_config.json"
 _OF_MODEL = re.compile(r"config\.json|generation_config\.json|model.*\.safetensors(\.index\.json)?")
@@ -33,14 +33,14 @@ def write_export(
     """Write the run's training and evaluation rows, in order, flips and length limits applied.
 
     Gives the model to train and the digest of the data. The model is a Hub id or path, or `model_folder`: for the
-    embedded one; for an adapter, which stands there merged; and for one that TRL would not take as the run did, which
+    embedded ones; for an adapter, which stands there merged; and for one that TRL would not take as the run did, which
     stands there as links: one whose chat template asks for the date, beside a template with the run's day, and for full
     fine-tuning one whose generation config lets nothing be saved, beside one that does.
     `expected`: the digest of what the run trained on, where that is known. Raises trainers.data.pairs.DataError, before
     anything is written, where the data can no longer be read, by stock TRL neither, or are others.
     """
     name = str(config.settings["model_name_or_path"])
-    embedded = name == "embedded"
+    embedded = embedded_path(name)
     pairs = _pairs(config)
     if expected is not None and pairs.digest != expected:
         raise DataError(
@@ -53,8 +53,8 @@ def write_export(
     near = next(folder for folder in data_folder.absolute().parents if folder.is_dir())
     with TemporaryDirectory(dir=near, prefix=f"{data_folder.name}-") as place:
         write_pairs(pairs, Path(place) / data_folder.name)
-        if embedded:
-            shutil.copytree(model_path(), Path(place) / model_folder.name)
+        if embedded is not None:
+            shutil.copytree(embedded, Path(place) / model_folder.name)
         elif (adapter := find_adapter(name, config.settings.get("model_revision"))) is not None:
             _write_merged(config, adapter, Path(place) / model_folder.name)
         elif day is not None or not _can_be_saved(config):
@@ -82,7 +82,7 @@ def pairs_digest(config: RunConfig) -> str:
 def _pairs(config: RunConfig) -> Pairs:
     settings = config.settings
     name = str(settings["model_name_or_path"])
-    source = str(model_path()) if name == "embedded" else name
+    source = str(embedded_path(name) or name)
     code = bool(settings.get("trust_remote_code", False))
     tokenizer = load_tokenizer(source, settings.get("model_revision") or "main", code, config.content.get("date"))
     return load_pairs(config.data, config.block, tokenizer)

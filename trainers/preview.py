@@ -24,7 +24,7 @@ from trainers.data.pairs import DataError, limits_of, load_pairs
 from trainers.data.rows import Row, counted, length
 from trainers.data.sources import Rows
 from trainers.data.tokens import prompt_ids
-from trainers.world.paths import model_path
+from trainers.world.paths import embedded_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,7 +72,7 @@ _UNSEEN: Final = "The rows were not tokenised yet:"
 
 def model_place(model: str) -> str:
     """Where a model lies, as its loader takes it."""
-    return str(model_path()) if model == "embedded" else str(existing(model) or model)
+    return str(embedded_path(model) or existing(model) or model)
 
 
 def asked_aside(module: str, request: Mapping[str, Any]) -> Any:

@@ -93,5 +93,5 @@ def fall_of(run: RunRecord, scale: Scale) -> float | None:
 
 def _late_collapse(run: RunRecord, scale: Scale) -> LateCollapse:
     _, *halves = zip(*_points(run, scale), strict=True)
-    first, second = ([scale.sign * value for value in scale.in_unit(half, run.block)] for half in halves)
+    first, second = ([scale.sign * value for value in scale.in_unit(half, run)] for half in halves)
     return late_collapse(first, second)

@@ -62,5 +62,5 @@ def _reach(runs: Sequence[RunRecord], scale: Scale, target: float, pace: Pace | 
 
 def _first(run: RunRecord, scale: Scale, target: float) -> float:
     steps, raw = zip(*run.curves[scale.metric], strict=True)
-    values = scale.in_unit(raw, run.block)
+    values = scale.in_unit(raw, run)
     return next((step for step, value in zip(steps, values, strict=True) if value >= target), math.inf)

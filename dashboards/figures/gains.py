@@ -196,7 +196,7 @@ def lines_of(material: Material, loss: TunedLoss) -> list[list[tuple[float, floa
         path = _path(run, material.scale.metric)
         if start is None or len(path) < 2:
             continue
-        zero, *values = material.scale.in_unit([start, *(value for _, _, value in path)], run.block)
+        zero, *values = material.scale.in_unit([start, *(value for _, _, value in path)], run)
         gained = [material.scale.sign * (value - zero) for value in values]
         found.append([(0.0, 0.0), *zip([max(kl, 0.0) for _, kl, _ in path], gained, strict=True)])
     return found

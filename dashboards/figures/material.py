@@ -89,7 +89,7 @@ class Material:
         if self.drift is None:
             return self.scale.value(run)
         reading = measure(run, self.standings[0].objective, self.scale).reading
-        return None if reading is None else self.scale.in_unit([reading.value], run.block)[0]
+        return None if reading is None else self.scale.in_unit([reading.value], run)[0]
 
     @cached_property
     def variants(self) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def checkpoints(material: Material, scenario: str, metric: str, name: str) -> Fi
                 mixed += 1
                 continue
             values = [value for _, value in curve]
-            shown = material.scale.in_unit(values, run.block) if in_unit else values
+            shown = material.scale.in_unit(values, run) if in_unit else values
             curves.append(list(zip([step for step, _ in curve], shown, strict=True)))
         series += _series(standing.stratum.variant, curves)
     again = so_many(mixed, "run", "was", "were")

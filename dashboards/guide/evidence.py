@@ -14,6 +14,7 @@ from dashboards.tuned.losses import Tuned, TunedLoss, possible_at
 from dashboards.tuned.replicates import SHARES, Replicate, measure
 from studies.records import RunRecord
 from studies.records.paths import joined
+from studies.schema.scenarios import model_of
 from studies.schema.types import Scenario
 from studies.spec import StudySpec
 
@@ -51,6 +52,16 @@ class Evidence:
     def written_by(self, writer: str) -> str:
         """The first condition whose pairs are of that writer."""
         return next(name for name, scenario in self.scenarios.items() if scenario.pairs_from == writer)
+
+    @property
+    def own_model(self) -> str:
+        """The first condition with the study's own model."""
+        return next(name for name, one in self.scenarios.items() if model_of(self.spec, one) == model_of(self.spec))
+
+    @property
+    def another_model(self) -> str:
+        """The first condition with another model than the study's own."""
+        return next(name for name, one in self.scenarios.items() if model_of(self.spec, one) != model_of(self.spec))
 
 
 def less_fall(evidence: Evidence, variant: str) -> tuple[Shared, Shared]:
@@ -99,12 +110,12 @@ def flip_rates(evidence: Evidence, variant: str) -> dict[float, str]:
 
 
 def interaction(
-    evidence: Evidence, variant: str, writer: str, other: str
+    evidence: Evidence, variant: str, condition: str, other: str
 ) -> tuple[dict[int, float], dict[int, float], float]:
-    """What a variant, tuned, gains more than the baseline on pairs of a writer, less the same of another's; the first
-    part of that alone; and at which drift.
+    """What a variant, tuned, gains more than the baseline in a condition, less the same in another; the first part of
+    that alone; and at which drift.
     """
-    places = [evidence.written_by(writer), evidence.written_by(other)]
+    places = [condition, other]
     drifts = [share * (evidence.spec.objective.at_drift or 0.0) for share in SHARES]
     for drift in drifts:
         panels = {

@@ -88,8 +88,12 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
             return _tells_apart(claim, evidence)
         case guide.LessDrift():
             return _less_drift(claim, evidence)
-        case guide.Matches() as test:
-            return _matches(claim, test, evidence)
+        case guide.Matches(writer) as test:
+            here, there = (evidence.written_by(one) for one in (writer, test.other))
+            return _does_better(claim, evidence, here, there, "with its own writer")
+        case guide.SuitsAnother():
+            here, there = evidence.another_model, evidence.own_model
+            return _does_better(claim, evidence, here, there, f"on {here}")
         case guide.Learns():
             return _learns(claim, evidence)
 
@@ -357,23 +361,25 @@ def _less_drift(claim: Claim, evidence: Evidence) -> Verdict:
     return _with(replace(verdict, effect=effect, unit=f"of {evidence.baseline}'s drift saved"), about)
 
 
-def _matches(claim: Claim, test: guide.Matches, evidence: Evidence) -> Verdict:
-    """Two legs: the interaction with the writer, and no worse than the baseline with its own writer."""
-    more, here, drift = interaction(evidence, claim.loss, test.writer, test.other)
-    judged_in = evidence.replicates.get((claim.loss, evidence.written_by(test.writer)), ())
+def _does_better(claim: Claim, evidence: Evidence, condition: str, other: str, there: str) -> Verdict:
+    """Two legs: beside the baseline it gains more in a condition than in another, and in that condition it is no worse
+    than the baseline. `there`: the condition, in words.
+    """
+    more, here, drift = interaction(evidence, claim.loss, condition, other)
+    judged_in = evidence.replicates.get((claim.loss, condition), ())
     without = sum(one.is_whole and one.chosen is None for one in judged_in)
     if judged_in and 2 * without > len(judged_in):
-        because = f"with its own writer every setting broke in {without} of {len(judged_in)} replicates"
+        because = f"{there} every setting broke in {without} of {len(judged_in)} replicates"
         return Verdict(claim, "refuted", because, failures=clopper_pearson(without, len(judged_in)))
     within, unit = evidence.scale.tie_within or 0.0, evidence.scale.unit
-    its = evidence.tuned[evidence.written_by(test.writer)]
+    its = evidence.tuned[condition]
     own = next((loss.gain for loss in its.losses if loss.variant == evidence.baseline), None)
     verdict = _compared(claim, more, within, unit, own, SEEN * within)
     beside = np.array(list(here.values()))
     if len(beside) < FEWEST_BLOCKS:
         return verdict
     not_worse, worse = p_above(beside, -within), p_above(-beside, within)
-    leg = f"with its own writer it gains {_points(_mean(here))} points beside {evidence.baseline} at {drift:g} nats"
+    leg = f"{there} it gains {_points(_mean(here))} points beside {evidence.baseline} at {drift:g} nats"
     if worse is not None and worse < ALPHA:
         return replace(_with(verdict, f"{leg}: worse by more than matters (p {worse:.2g})"), ruling="refuted")
     if verdict.ruling == "supported" and (not_worse is None or not_worse >= ALPHA):

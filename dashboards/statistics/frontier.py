@@ -75,7 +75,7 @@ def points_of(records: Iterable[RunRecord], scale: Scale, broken: Iterable[int],
         for j, block in enumerate(blocks):
             of_block = usable[trial][block]
             kl[:, i, j] = np.mean([r.halves["kl"] for r in of_block], axis=0)
-            gold[:, i, j] = np.mean([scale.in_unit(r.halves["gold"], block) for r in of_block], axis=0)
+            gold[:, i, j] = np.mean([scale.in_unit(r.halves["gold"], r) for r in of_block], axis=0)
             gold[:, i, j] -= origin.get(block, 0.0)
     return Points(
         configs=whole,

@@ -12,7 +12,16 @@ from typing import Literal
 
 from studies.records import METRICS, RunRecord
 from studies.records.paths import start_of
-from studies.records.world_units import BY_PROMPT, CUT, SOURCE, UNIT_BUDGET, task_of_block, tasks
+from studies.records.world_units import (
+    BY_PROMPT,
+    CUT,
+    SOURCE,
+    UNIT_BUDGET,
+    Task,
+    task_of_block,
+    tasks,
+    writer_of,
+)
 from studies.spec import Objective
 
 # Practical equivalence on the embedded world: a thirtieth of what the oracle gains at 2 nats.
@@ -41,7 +50,7 @@ class Scale:
     def value(self, record: RunRecord) -> float | None:
         """The record's value in `unit`; None where it was not measured."""
         raw = record.metrics.get(self.metric)
-        return None if raw is None else self.in_unit([raw], record.block)[0]
+        return None if raw is None else self.in_unit([raw], record)[0]
 
     def gain(self, record: RunRecord) -> float | None:
         """How much better the record's value is than the untrained model's; None where either was not measured."""
@@ -57,19 +66,23 @@ class Scale:
         """Whether the untrained model is at 0, so that better and worse than untrained can be told by the sign."""
         return self.unit == "U" or self.metric in ("ranking_gain", "margin")
 
-    def in_unit(self, values: Sequence[float], block: int) -> list[float]:
-        """Values of the metric that were measured on a block, in `unit`."""
+    def in_unit(self, values: Sequence[float], record: RunRecord) -> list[float]:
+        """Values of the metric that were measured in a run, in `unit`."""
         if self.unit != "U":
             return list(values)
-        task = tasks(self.by_prompt)[task_of_block(block)]
+        task = self._worth(record)
         return [task.utility(v, self.budget) for v in values]
+
+    def _worth(self, record: RunRecord) -> Task:
+        """What gold is worth in the task of a run, to the embedded model that it trained."""
+        return tasks(self.by_prompt, writer_of(record.facts))[task_of_block(record.block)]
 
     def error(self, record: RunRecord) -> float | None:
         """The standard error of `value` over evaluation samples; None where it is not known."""
         raw = record.errors.get(self.metric)
         if raw is None or self.unit != "U":
             return raw
-        return tasks(self.by_prompt)[task_of_block(record.block)].in_units(raw, self.budget)
+        return self._worth(record).in_units(raw, self.budget)
 
     def task(self, block: int) -> int:
         """The task of a block."""

@@ -156,7 +156,7 @@ def gain_of(value: float, start: float, run: RunRecord, scale: Scale) -> float:
     subtract what a run measured of it would only add noise.
     """
     if scale.unit == "U":
-        return scale.in_unit([value], run.block)[0]
+        return scale.in_unit([value], run)[0]
     return scale.sign * (value - start)
 
 

@@ -13,10 +13,13 @@ from studies.losses.guide import (
     LessDrift,
     LosesLess,
     Matches,
+    SuitsAnother,
     TellsApart,
 )
 from studies.losses.rules import suggest
+from studies.records import EMBEDDED_GPT2
 from studies.schema.knob_problems import Problem
+from studies.schema.scenarios import model_of
 from studies.schema.types import Expectation, StudySpec
 
 # Objectives in which the untrained model is at 0, so that "no gain" can be read off the sign.
@@ -106,6 +109,7 @@ def _lacks(spec: StudySpec, claim: Claim) -> str:
     metric, at_drift = spec.objective.metric, spec.objective.at_drift
     flips = {scenario.label_flip or 0.0 for scenario in spec.scenarios.values()}
     writers = {scenario.pairs_from for scenario in spec.scenarios.values()}
+    models = {model_of(spec, scenario) for scenario in spec.scenarios.values()}
     match claim.test:
         case FallsLess() | LosesLess() | Gains() if not fixed:
             return f"{claim.id} compares the same settings: give every variant points, and no space"
@@ -113,7 +117,7 @@ def _lacks(spec: StudySpec, claim: Claim) -> str:
             return f"{claim.id} reads a fall off {FEWEST_CHECKPOINTS} evaluations or more: give evaluate.at as many"
         case LosesLess() if not (0.0 in flips and len(flips) > 1):
             return f"{claim.id} needs a scenario with label_flip and one without"
-        case LosesLess() | Gains() | Matches() if at_drift is None or metric != "gold":
+        case LosesLess() | Gains() | Matches() | SuitsAnother() if at_drift is None or metric != "gold":
             return f"{claim.id} compares gold at equal drift: give objective: {{metric: gold, at_drift: 1.0}}"
         case TellsApart() if metric != "sign_accuracy" or at_drift is None:
             return f"{claim.id} is about sign_accuracy at equal drift: make it the objective, with at_drift"
@@ -121,4 +125,7 @@ def _lacks(spec: StudySpec, claim: Claim) -> str:
             return f"{claim.id} is about the drift of margin_share: make it the objective, with at_drift"
         case Matches() if not {"better", "worse"} <= writers:
             return f"{claim.id} needs a scenario with pairs_from: better and one with worse"
+        case SuitsAnother() if not (len(models) > 1 and model_of(spec) in models):
+            another = f"base: {{model_name_or_path: {EMBEDDED_GPT2}}}"
+            return f"{claim.id} needs a scenario with the study's own model and one with another, as in {another}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from studies.losses import rules
+from studies.records import EMBEDDED_MODELS
 from studies.records.world_units import SOURCE
 from studies.schema.knob_problems import Problem
 from studies.schema.types import (
@@ -56,12 +57,17 @@ def model(spec: StudySpec) -> list[Problem]:
     path = "base.model_name_or_path"
     if model is None:
         return [Problem(path, "is needed and missing: a Hub id, a folder, or embedded")]
-    if model == "embedded" and spec.data.path != "embedded":
+    if spec.data.path in set(EMBEDDED_MODELS) - {SOURCE}:
+        text = f"embedded data are written by the embedded model that is trained, whatever its name: use {SOURCE}"
+        return [Problem("data.path", f"{spec.data.path} is a model; {text}")]
+    if model in EMBEDDED_MODELS and spec.data.path != SOURCE:
         return [
-            Problem(path, f"the embedded model knows only its own words, not {spec.data.path}: use data.path: embedded")
+            Problem(path, f"an embedded model knows only its own words, not {spec.data.path}: use data.path: {SOURCE}")
         ]
-    if model != "embedded" and spec.data.path == "embedded":
-        return [Problem("data.path", f"embedded data are written for the embedded model, not {model}: name your pairs")]
+    if model not in EMBEDDED_MODELS and spec.data.path == SOURCE:
+        return [
+            Problem("data.path", f"embedded data are written for the embedded models, not {model}: name your pairs")
+        ]
     return []
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from studies.design.measurers import asked_of
 from studies.records import JUDGED, METRICS, RunConfig, digest
 from studies.schema.contents import held
-from studies.schema.variants import possible
-from studies.spec import ResolvedVariant, Scenario, Study, StudySpec, arms_in, in_scenario, scenario_data
+from studies.schema.variants import possible, run_data
+from studies.spec import ResolvedVariant, Scenario, Study, StudySpec, arms_in, in_scenario
 
 CONTEXT = "context"
 """The attribute of an Optuna study in which format 1 kept what its trials answer and what their values are."""
@@ -40,7 +40,8 @@ def question_of(spec: StudySpec, scenario: str, arm: ResolvedVariant) -> str:
     and the objective only extend, and who judges does not change what is trained. Defaults are left out, as in
     `RunConfig.key`: a field that comes later makes no other question of an old study.
     """
-    data = scenario_data(spec.data, spec.scenarios[scenario])
+    settings = {**arm.settings, **spec.scenarios[scenario].base}
+    data = run_data(spec.data, spec.scenarios[scenario], settings)
     config = RunConfig(
         study=spec.study,
         variant=arm.name,
@@ -49,7 +50,7 @@ def question_of(spec: StudySpec, scenario: str, arm: ResolvedVariant) -> str:
         block=0,
         seed=0,
         trainer=spec.trainer,
-        settings={**arm.settings, **spec.scenarios[scenario].base},
+        settings=settings,
         knobs={},
         data=data,
         evaluation=spec.evaluation,

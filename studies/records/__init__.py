@@ -5,6 +5,8 @@ from __future__ import annotations
 from studies.records.configs import (
     COMMIT,
     EMBEDDED,
+    EMBEDDED_GPT2,
+    EMBEDDED_MODELS,
     REPLICATE_BLOCKS,
     DataConfig,
     EvaluationConfig,
@@ -50,6 +52,8 @@ __all__ = [
     "DataConfig",
     "ELSEWHERE",
     "EMBEDDED",
+    "EMBEDDED_GPT2",
+    "EMBEDDED_MODELS",
     "EVALUATOR_FACT",
     "EvaluationConfig",
     "FIRST_EVALUATOR",

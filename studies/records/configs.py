@@ -21,7 +21,15 @@ COMMIT = "commit:"
 
 
 EMBEDDED = "embedded"
-"""`DataConfig.path` of the embedded world."""
+"""The embedded model, a Llama, and `DataConfig.path` of the embedded world."""
+
+
+EMBEDDED_GPT2 = "embedded-gpt2"
+"""Its twin of another architecture."""
+
+
+EMBEDDED_MODELS = (EMBEDDED, EMBEDDED_GPT2)
+"""The models that come with the project. Each writes its own pairs: in a run, `DataConfig.path` says whose they are."""
 
 
 REPLICATE_BLOCKS = 100
@@ -164,7 +172,7 @@ class RunConfig(Frozen):
 
     @property
     def _draw(self) -> dict[str, str]:
-        is_replicate = self.data.path == EMBEDDED and self.block >= REPLICATE_BLOCKS
+        is_replicate = self.data.path in EMBEDDED_MODELS and self.block >= REPLICATE_BLOCKS
         return {"task": "of replicates"} if is_replicate else {}
 
     @property

@@ -1,6 +1,7 @@
 """What gold is worth in the embedded world: tasks, their reference and their oracle, as numbers; knows no model.
 
-The numbers come from `world.json`, which `python -m trainers.world.scale` writes from the model itself.
+The numbers are of what the untrained model writes, so each embedded model has its own: `world.json` and
+`world-gpt2.json`, which `python -m trainers.world.scale` writes from the models themselves.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from studies.records import EMBEDDED, REPLICATE_BLOCKS, DataConfig
+from studies.records import EMBEDDED, EMBEDDED_GPT2, EMBEDDED_MODELS, REPLICATE_BLOCKS, DataConfig
 
-FILE: Final = Path(__file__).parents[1] / "world.json"
+_STUDIES: Final = Path(__file__).parents[1]
+FILES: Final[Mapping[str, Path]] = {
+    EMBEDDED: _STUDIES / "world.json",
+    EMBEDDED_GPT2: _STUDIES / "world-gpt2.json",
+}
+"""By embedded model."""
 SOURCE: Final = EMBEDDED
-"""`DataConfig.path` of the embedded world, and the fact `source` of its runs."""
-BY_PROMPT: Final = "embedded, gold by prompt"
+"""`DataConfig.path` of the embedded world in a study. In a run, and in the fact `source` of it, it is the name of the
+embedded model that wrote the pairs.
+"""
+_BY_PROMPT: Final = ", gold by prompt"
+BY_PROMPT: Final = f"{SOURCE}{_BY_PROMPT}"
 """The fact `source` of runs on the embedded world where gold asks the prompt: it has a reference and an oracle of its
 own.
 """
@@ -60,15 +69,25 @@ class Task:
 
 
 @cache
-def tasks(by_prompt: bool = False) -> tuple[Task, ...]:
-    """All gold tasks by their numbers (`task_of_block`); `by_prompt`: as they are where gold asks it."""
-    listed = json.loads(FILE.read_text(encoding="utf-8"))["tasks_by_prompt" if by_prompt else "tasks"]
+def tasks(by_prompt: bool = False, model: str = EMBEDDED) -> tuple[Task, ...]:
+    """All gold tasks by their numbers (`task_of_block`), as they are for an embedded model; `by_prompt`: where gold
+    asks it.
+    """
+    listed = json.loads(FILES[model].read_text(encoding="utf-8"))["tasks_by_prompt" if by_prompt else "tasks"]
     return tuple(Task(**task) for task in listed)
 
 
 def source_of(data: DataConfig) -> str:
     """Where pairs come from, as the fact `source` of a run says it: their path, or `BY_PROMPT`."""
-    return BY_PROMPT if data.path == SOURCE and data.gold == "prompt" else data.path
+    return f"{data.path}{_BY_PROMPT}" if data.path in EMBEDDED_MODELS and data.gold == "prompt" else data.path
+
+
+def writer_of(facts: Mapping[str, str]) -> str:
+    """The embedded model that wrote the pairs of a run of the embedded world, by its facts: the first one where they do
+    not say, as those of old runs.
+    """
+    path = str(facts.get("source", SOURCE)).removesuffix(_BY_PROMPT)
+    return path if path in EMBEDDED_MODELS else EMBEDDED
 
 
 def tasks_of_replicates() -> int:

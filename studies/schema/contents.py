@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from studies.records import COMMIT, DataConfig, EvaluationConfig
+from studies.records import COMMIT, EMBEDDED_MODELS, DataConfig, EvaluationConfig
 
 DATED: Final = "date of the chat template of"
 JUDGE_MODEL: Final = "reward model"
@@ -35,12 +35,12 @@ def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[str, Source]:
     project is no source: it has a version.
     """
     found: dict[str, Source] = {}
-    if data.path != "embedded":
+    if data.path not in EMBEDDED_MODELS:
         found["data"] = Source("data", data.path, data.revision)
         if data.eval_split is not None and Path(data.eval_split).suffix:  # a file, and not the name of a split
             found["eval_data"] = Source("data", data.eval_split)
     model = settings.get("model_name_or_path")
-    if model is not None and model != "embedded":
+    if model is not None and model not in EMBEDDED_MODELS:
         revision = settings.get("model_revision")
         found["base"] = Source("model", str(model), None if revision is None else str(revision))
         found["tokenizer"] = found["base"]._replace(what="tokenizer")

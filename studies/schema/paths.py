@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from studies.records import EMBEDDED_MODELS
 from studies.schema.knob_problems import Problem
 from studies.schema.types import StudySpec
 
@@ -59,11 +60,11 @@ def place_problems(spec: StudySpec) -> list[Problem]:
             Problem(
                 "base.model_name_or_path",
                 f"{model!r}: no such folder from here or beside the study file, and it is not the form of a Hub id "
-                "(ORG/NAME); embedded is the model that comes with the project",
+                f"(ORG/NAME); {' and '.join(EMBEDDED_MODELS)} are the models that come with the project",
             )
         )
     for key, name in _read(spec).items():
-        if name != "embedded" and _lies_in(spec.output.folder, existing(name)):
+        if name not in EMBEDDED_MODELS and _lies_in(spec.output.folder, existing(name)):
             problems.append(
                 Problem(
                     "output.folder",
@@ -102,7 +103,7 @@ def _is_data_file(path: str) -> bool:
 
 
 def _found(path: str, folder: Path) -> str:
-    if path == "embedded" or existing(path) is not None:
+    if path in EMBEDDED_MODELS or existing(path) is not None:
         return path
     beside = str(folder / path)
     return path if existing(beside) is None else beside

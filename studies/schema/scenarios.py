@@ -11,9 +11,12 @@ from typing import Any
 from studies.losses import rules, table
 from studies.losses.free_settings import free_problems
 from studies.losses.trl_settings import type_problem
+from studies.records import EMBEDDED_MODELS
 from studies.schema.knob_problems import Problem, name_problem
 from studies.schema.replicates import in_cell
-from studies.schema.types import ResolvedVariant, StudySpec
+from studies.schema.types import ResolvedVariant, Scenario, StudySpec
+
+_MODEL = "model_name_or_path"
 
 
 def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
@@ -29,6 +32,12 @@ def in_scenario(spec: StudySpec, scenario: str) -> StudySpec:
     if own.confirm is not None:
         changed["confirm"] = own.confirm
     return in_cell(spec, scenario).model_copy(update=changed)
+
+
+def model_of(spec: StudySpec, scenario: Scenario | None = None) -> str:
+    """The model that a scenario trains, where it has one of its own, else the study's."""
+    own = {} if scenario is None else scenario.base
+    return str(own.get(_MODEL, spec.base.get(_MODEL)))
 
 
 def arms_in(spec: StudySpec, arms: Mapping[str, ResolvedVariant], scenario: str) -> dict[str, ResolvedVariant]:
@@ -68,8 +77,11 @@ def scenario_problems(spec: StudySpec, arms: Mapping[str, ResolvedVariant]) -> l
 
 def _setting_problem(arms: Mapping[str, ResolvedVariant], knob: str, value: Any) -> str | None:
     """Why a scenario cannot set `knob` for every variant."""
-    if knob in table.DEFAULTS or knob in ("loss_type", "loss_weights", "model_name_or_path"):
-        return "a scenario changes the data or the training, not the loss or the model: give it to a variant or in base"
+    if knob in table.DEFAULTS or knob in ("loss_type", "loss_weights"):
+        return "a scenario changes the data or the training, not the loss: give it to a variant or in base"
+    models = [value, *(arm.settings.get(_MODEL) for arm in arms.values())]
+    if knob == _MODEL and any(name not in EMBEDDED_MODELS for name in models):
+        return f"a scenario can change an embedded model for another ({_list(EMBEDDED_MODELS)}), and no other model"
     varied = [name for name, arm in arms.items() if knob in arm.space or any(knob in point for point in arm.points)]
     if varied:
         return f"{value!r} is fixed here and varied by {_list(varied)}: keep one of the two"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from studies.losses import rules, simplex, table
 from studies.losses.trl_settings import SWITCHED_OFF, TYPES, coerce
-from studies.records import DataConfig, RunConfig, Scalar
+from studies.records import EMBEDDED, EMBEDDED_MODELS, DataConfig, RunConfig, Scalar
 from studies.schema.contents import held, held_by_judge, pinned
 from studies.schema.knob_problems import (
     Problem,
@@ -99,7 +99,7 @@ def resolve_run(
     """
     settings: dict[str, Any] = {**arm.settings, **spec.scenarios[scenario].base, **knob_settings(arm, knobs)}
     settings["seed"] = seed
-    data = scenario_data(spec.data, spec.scenarios[scenario])
+    data = run_data(spec.data, spec.scenarios[scenario], settings)
     content = held(spec.contents, settings, data)
     settings, data = pinned(content, settings, data)
     return RunConfig(
@@ -130,6 +130,15 @@ def knob_settings(arm: ResolvedVariant, knobs: Mapping[str, Scalar]) -> dict[str
 def scenario_data(data: DataConfig, scenario: Scenario) -> DataConfig:
     """The data as a scenario changes it."""
     return data.model_copy(update=scenario.data)
+
+
+def run_data(data: DataConfig, scenario: Scenario, settings: Mapping[str, Any]) -> DataConfig:
+    """The data of a run: as its scenario changes them; embedded pairs are those that the embedded model which it trains
+    wrote itself.
+    """
+    found, model = scenario_data(data, scenario), settings.get("model_name_or_path")
+    is_its_own = found.path == EMBEDDED and model in EMBEDDED_MODELS
+    return found.model_copy(update={"path": model}) if is_its_own else found
 
 
 def possible(arm: ResolvedVariant) -> dict[str, tuple[Scalar, ...]]:

@@ -28,14 +28,14 @@ def given_problems(given: Mapping[str, str], hours: float, model: str = "", data
     before anything is looked at.
     """
     from studies.loading.plain_text import text_problem
-    from studies.records import EMBEDDED
+    from studies.records import EMBEDDED, EMBEDDED_MODELS
 
     problems = [f"{name} {text!r}: {wrong}." for name, text in given.items() if (wrong := text_problem(text))]
     problems += [f"{name}: is empty: name one, or leave the option out." for name, text in given.items() if not text]
-    if model == EMBEDDED != dataset:
-        problems.append(f"--model {EMBEDDED}: it knows only its own words, not {dataset}: name your own.")
-    if dataset == EMBEDDED != model:
-        problems.append(f"--model {model}: embedded data are written for the embedded model: name your pairs too.")
+    if model in EMBEDDED_MODELS and dataset != EMBEDDED:
+        problems.append(f"--model {model}: it knows only its own words, not {dataset}: name your own.")
+    if dataset == EMBEDDED and model not in EMBEDDED_MODELS:
+        problems.append(f"--model {model}: embedded data are written for the embedded models: name your pairs too.")
     if not (math.isfinite(hours) and 0.0 < hours <= _MOST_HOURS):
         problems.append(f"--hours {hours:g}: must be above 0 and at most {_MOST_HOURS:g}.")
     return problems

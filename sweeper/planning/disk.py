@@ -19,7 +19,7 @@ from studies.design.counts import planned_runs, planned_trials
 from studies.design.halving import bracket_sizes
 from studies.spec import IntRange, ResolvedVariant, Study, Values
 from studies.text.files import safetensors_header
-from trainers.world.paths import model_path
+from trainers.world.paths import embedded_path
 
 MEBIBYTE: Final = 2**20
 _DTYPE_BYTES: Final = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
@@ -133,7 +133,7 @@ def _shapes(settings: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...],
     Hub's cache. Raises OSError, KeyError, TypeError and ValueError where they are missing or not those of a model.
     """
     name = str(settings.get("model_name_or_path"))
-    folder = model_path() if name == "embedded" else Path(name)
+    folder = embedded_path(name) or Path(name)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

@@ -18,7 +18,7 @@ from studies.losses.table import couple_rows
 from studies.records import Scalar
 from trainers.interface import Job
 from trainers.models import accelerator
-from trainers.world.paths import model_path
+from trainers.world.paths import embedded_path
 
 DAY: Final = "chat_template_day"
 """Among a run's settings, the day that the model's chat template is told where it asks; no setting of TRL."""
@@ -27,8 +27,8 @@ CURVE_POINTS: Final = 24
 
 
 def resolve_model(name: str) -> str:
-    """Path or Hub id of a model; `embedded` is the tiny one that ships with the project."""
-    return str(model_path()) if name == "embedded" else name
+    """Path or Hub id of a model; `embedded` and `embedded-gpt2` are the tiny ones that ship with the project."""
+    return str(embedded_path(name) or name)
 
 
 def hardware_settings() -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What a scenario does to training pairs: rejected answers from elsewhere, labels exchanged.
 
-Knows rows and numbers, and that the embedded model can be sampled; knows no source, no tokenizer and no other model.
+Knows rows and numbers, and that embedded models can be sampled; knows no source, no tokenizer and no other model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -18,21 +18,11 @@ _FLIPS: Final = 1
 _DEALS: Final = 2
 
 
-RejectedFrom = Literal["another", "model"]
-
-
-def with_other_rejected(
-    rows: Sequence[Row], prompts: Sequence[Hashable], source: RejectedFrom, block: int
-) -> tuple[Row, ...]:
-    """The rows with rejected answers of other prompts, or with samples of the embedded model under their own prompts.
-
-    `prompts` as in `deal_rejected`, which raises DataError. The embedded model is asked for plain text only.
-    """
-    if source == "another":
-        return deal_rejected(rows, prompts, block)
+def with_sampled_rejected(rows: Sequence[Row], block: int, model: str) -> tuple[Row, ...]:
+    """The rows with samples of an embedded model under their own prompts, of plain text, as rejected answers."""
     from trainers.world.own_answers import own_answers
 
-    sampled = own_answers([(str(row["prompt"]), str(row["chosen"])) for row in rows], block)
+    sampled = own_answers([(str(row["prompt"]), str(row["chosen"])) for row in rows], block, model)
     return tuple(
         Row(prompt=row["prompt"], chosen=row["chosen"], rejected=text) for row, text in zip(rows, sampled, strict=True)
     )

@@ -95,6 +95,7 @@ def draw_world(data: DataConfig, block: int, fits: WhyNot) -> Material:
         eval_pairs=data.eval_rows or _WORLD_EVALUATION_PAIRS,
         writer=cast(Writer, data.pairs_from),
         gold=data.gold,
+        model=data.path,
     )
     world = _world(options, block)
     sides = (

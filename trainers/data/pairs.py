@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from studies.records import DataConfig, Scalar
 from studies.records.funnel import DROPPED, DROPPED_BY, LIMITS, LOOKED_AT, NOTES, OUT
-from studies.records.world_units import SOURCE, source_of
-from trainers.data.corruptions import RejectedFrom, exchange, places_to_flip, with_other_rejected
+from studies.records.world_units import source_of
+from trainers.data.corruptions import deal_rejected, exchange, places_to_flip, with_sampled_rejected
 from trainers.data.draws import (
     REMEDIES,
     SAMPLING_SEED,
@@ -183,11 +183,11 @@ def load_pairs(data: DataConfig, block: int, tokenizer: PreTrainedTokenizerBase)
     problems = _option_problems(data)
     if problems:
         raise DataError(problems)
-    draw = draw_world if data.path == "embedded" else draw_outside
+    draw = draw_world if kind_of(data.path) == "embedded" else draw_outside
     fits = partial(why_not, data=data, tokenizer=tokenizer)
     material = draw(data, block, fits)
     if data.rejected_from != "own":
-        material = material._replace(train=_changed(material.train, data.rejected_from, block, fits))
+        material = material._replace(train=_changed(material.train, data, block, fits))
     train, evaluation = material.train, material.evaluation
     _require_rows(material, data)
     first = _rejected_longer(train.rows, tokenizer) if data.flip_by == "length" else ()
@@ -261,7 +261,7 @@ def limits_of(data: DataConfig) -> str:
 
 def _funnel(material: Material, data: DataConfig) -> dict[str, Scalar]:
     """What `studies.records.funnel` tells of, for data that are not drawn as they are needed."""
-    if data.path == SOURCE:
+    if kind_of(data.path) == "embedded":
         return {}
     out = material.train.out + material.evaluation.out
     facts: dict[str, Scalar] = {LOOKED_AT: material.train.looked_at + material.evaluation.looked_at}
@@ -273,9 +273,13 @@ def _funnel(material: Material, data: DataConfig) -> dict[str, Scalar]:
     return facts | ({DROPPED: dropped.total(), DROPPED_BY: counted(dropped)} if dropped else {})
 
 
-def _changed(taken: FittingRows, source: RejectedFrom, block: int, fits: WhyNot) -> FittingRows:
+def _changed(taken: FittingRows, data: DataConfig, block: int, fits: WhyNot) -> FittingRows:
     """The rows with rejected answers from elsewhere; those left out that then do not fit, or teach nothing."""
-    changed = with_other_rejected(taken.rows, [canonical(row["prompt"]) for row in taken.rows], source, block)
+    prompts = [canonical(row["prompt"]) for row in taken.rows]
+    if data.rejected_from == "model":
+        changed = with_sampled_rejected(taken.rows, block, data.path)
+    else:
+        changed = deal_rejected(taken.rows, prompts, block)
     unequal = [row for row in changed if row["chosen"] != row["rejected"]]
     again = take_fitting(unequal, None, fits)
     return FittingRows(again.rows, taken.looked_at, taken.out + again.out, len(changed) - len(unequal))

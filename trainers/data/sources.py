@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from studies.records import DataConfig
+from studies.records import EMBEDDED_MODELS, DataConfig
 from studies.schema.paths import existing
 from trainers.data import readers as data_files
 from trainers.data.readers import CONVERT, ENDINGS, NOT_UTF8, Placed, first_line, mib, numbered, read_file
@@ -83,7 +83,7 @@ class UnreadableData(DataError):
 def kind_of(path: str) -> Kind:
     """What `data.path` names. What exists on disk is not a Hub id; what ends like a data file is never one."""
     place = existing(path)
-    if path == "embedded":
+    if path in EMBEDDED_MODELS:
         return "embedded"
     if place is not None:
         return "file" if place.is_file() else "folder" if place.is_dir() else "missing"  # a pipe or device is neither

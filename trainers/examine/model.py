@@ -13,7 +13,7 @@ from typing import Any, Final
 from studies.schema.paths import existing
 from studies.text.files import read_json, safetensors_header
 from trainers.models.bases import ADAPTER, CONFIG, UnusableModel, adapter_of, base_problems, small_file, tokenizer_place
-from trainers.world.paths import model_path
+from trainers.world.paths import embedded_path
 
 # Kinds of models whose positions are a table that ends: see `trainers.models.positions`.
 _TABLES: Final = frozenset(
@@ -54,7 +54,7 @@ class ModelFacts:
 def look_at_model(name: str) -> ModelFacts:
     """What the model of this name or path is, as far as it lies here or in the Hub's cache."""
     problems = tuple(base_problems({"model_name_or_path": name}))
-    config_file, place = _config_of(str(model_path()) if name == "embedded" else name)
+    config_file, place = _config_of(str(embedded_path(name) or name))
     if config_file is None:
         return ModelFacts(name, is_here=existing(name) is not None, problems=problems)
     config = _read(config_file)

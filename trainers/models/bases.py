@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from studies.records import EMBEDDED_MODELS
 from studies.schema.paths import existing, is_hub_id
 from studies.text.files import read_json
 
@@ -215,7 +216,7 @@ def base_notices(settings: Mapping[str, Any]) -> list[str]:
 
 def _check(settings: Mapping[str, Any]) -> None:
     path, revision = str(settings.get("model_name_or_path")), settings.get("model_revision")
-    if path == "embedded" or settings.get("model_init_kwargs"):  # which may say anything of where the files lie
+    if path in EMBEDDED_MODELS or settings.get("model_init_kwargs"):  # which may say anything of where the files lie
         return
     adapter = _adapter_here(path, revision)
     if adapter is None or adapter.is_beside:
@@ -321,10 +322,10 @@ def weights(folder: Path) -> list[Path]:
 
 def small_file(path: str, revision: str | None, name: str) -> Path | None:
     """A file of a model's folder, or of its place in the Hub's cache; None where it does not lie here."""
-    place = None if path == "embedded" else existing(path)
+    place = None if path in EMBEDDED_MODELS else existing(path)
     if place is not None:
         return place / name if (place / name).is_file() else None
-    if path == "embedded" or not is_hub_id(path):
+    if path in EMBEDDED_MODELS or not is_hub_id(path):
         return None
     from huggingface_hub import try_to_load_from_cache
 

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from studies.records import EMBEDDED
 from trainers.world.gold import gold_reward
 from trainers.world.grammar import prompts
 from trainers.world.pairs import load_model, load_tokenizer, sample_completions
@@ -23,24 +24,24 @@ _LARGEST_TILT: Final = 64.0
 Floats = npt.NDArray[np.float64]
 
 
-def reference_gold(task: int, n_samples: int = 32768, seed: int = 0) -> Floats:
-    """Gold [n_samples] of the embedded model's own completions of the plain prompts, each prompt equally
+def reference_gold(task: int, n_samples: int = 32768, seed: int = 0, model: str = EMBEDDED) -> Floats:
+    """Gold [n_samples] of an embedded model's own completions of the plain prompts, each prompt equally
     often.
     """
     asked = prompts("plain")
     completions = sample_completions(
-        load_model(), load_tokenizer(), [asked[i % len(asked)] for i in range(n_samples)], seed
+        load_model(model), load_tokenizer(model), [asked[i % len(asked)] for i in range(n_samples)], seed
     )
     return np.array([gold_reward(c.words, c.ended, task) for c in completions])
 
 
 def oracle_gold_at_kl(
-    task: int, kl_budgets: Sequence[float] = KL_BUDGETS, n_samples: int = 32768, seed: int = 0
+    task: int, kl_budgets: Sequence[float] = KL_BUDGETS, n_samples: int = 32768, seed: int = 0, model: str = EMBEDDED
 ) -> tuple[float, ...]:
     """Oracle gold at each budget, in nats per sequence, from fresh reference samples; see
     :func:`tilted_gold_at_kl`.
     """
-    return tilted_gold_at_kl(reference_gold(task, n_samples, seed), kl_budgets)
+    return tilted_gold_at_kl(reference_gold(task, n_samples, seed, model), kl_budgets)
 
 
 def tilted_gold_at_kl(gold: Floats, kl_budgets: Sequence[float]) -> tuple[float, ...]:

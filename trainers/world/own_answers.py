@@ -5,20 +5,21 @@ from typing import Final
 
 import numpy as np
 
+from studies.records import EMBEDDED
 from trainers.world.pairs import can_be_text, load_model, load_tokenizer, sample_completions
 
 _STREAM: Final = 2
 """Of a block's random numbers; 0 and 1 draw its training and evaluation pairs (:mod:`trainers.world.pairs`)."""
 
 
-def own_answers(demonstrations: Sequence[tuple[str, str]], block: int) -> tuple[str, ...]:
-    """For each (prompt, answer) a sample of the embedded model under the same prompt that is another text.
+def own_answers(demonstrations: Sequence[tuple[str, str]], block: int, name: str = EMBEDDED) -> tuple[str, ...]:
+    """For each (prompt, answer) a sample of the embedded model of that name under the same prompt that is another text.
 
     As SPIN's first iteration makes them (arXiv 2401.01335). The same demonstrations and block give the same answers,
     and those of fewer demonstrations are the first of more. A sample that ran into the cap, is empty, holds a special
     token or equals the answer is drawn anew.
     """
-    model, tokenizer = load_model(), load_tokenizer()
+    model, tokenizer = load_model(name), load_tokenizer(name)
     special = frozenset(tokenizer.all_special_tokens)
     found: dict[int, str] = {}
     draw = 0

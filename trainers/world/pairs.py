@@ -1,4 +1,4 @@
-"""Preference pairs of the embedded world: sampled from its model, judged by a gold task; knows no trainer and
+"""Preference pairs of the embedded world: sampled from one of its models, judged by a gold task; knows no trainer and
 no loss.
 
 Texts are made for TRL's explicit-prompt, non-conversational form: a prompt ends in ``:``, a completion begins
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from studies.records import EMBEDDED
 from studies.records.world_units import task_of_block
 from trainers.world.gold import TASKS, gold_reward, sign_under
 from trainers.world.grammar import MAX_WORDS, Mood, mood_of, prompts
@@ -63,6 +64,7 @@ class Row:
 class WorldOptions:
     """What pairs to make.
 
+    ``model``: the embedded model that writes them.
     ``writer``: who wrote both sides: the model itself, or the model asked for the mood that this task's gold
     likes (``better``) or dislikes (``worse``); the pair carries the plain prompt all the same.
     ``gold``: ``prompt`` where what is wanted hangs on the prompt's mood word (:func:`~trainers.world.gold.sign_under`).
@@ -78,6 +80,7 @@ class WorldOptions:
     writer: Writer = "same"
     gold: Literal["task", "prompt"] = "task"
     temperature: float = 1.0
+    model: str = EMBEDDED
 
     def __post_init__(self) -> None:
         """Raises ValueError for counts below one, an unknown writer or a negative or non-finite
@@ -100,15 +103,15 @@ class WorldPairs:
     prompts: tuple[str, ...]
 
 
-def load_model() -> PreTrainedModel:
-    """The embedded model, freshly loaded, in float32 and evaluation mode, on the CPU."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32)
+def load_model(name: str = EMBEDDED) -> PreTrainedModel:
+    """An embedded model, freshly loaded, in float32 and evaluation mode, on the CPU."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=torch.float32)
     return model.eval()
 
 
-def load_tokenizer() -> PreTrainedTokenizerBase:
-    """The embedded model's tokenizer, freshly loaded."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path())
+def load_tokenizer(name: str = EMBEDDED) -> PreTrainedTokenizerBase:
+    """An embedded model's tokenizer, freshly loaded."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path(name))
     return tokenizer
 
 
@@ -122,7 +125,7 @@ def make_pairs(options: WorldOptions, block: int) -> WorldPairs:
     labels.
     """
     task = task_of_block(block)
-    model, tokenizer = load_model(), load_tokenizer()
+    model, tokenizer = load_model(options.model), load_tokenizer(options.model)
     return WorldPairs(
         train=_draw_rows(model, tokenizer, options, options.pairs, task, (block, 0)),
         evaluation=_draw_rows(model, tokenizer, options, options.eval_pairs, task, (block, 1)),

@@ -1,6 +1,7 @@
-"""Makes the embedded model, taught on generated reviews, and its tokenizer; knows no gold and no pairs.
+"""Makes the embedded models, taught on generated reviews, and their tokenizer; knows no gold and no pairs.
 
-``python -m trainers.world.pretrain [--output DIR]`` reproduces the model that ships with the package.
+``python -m trainers.world.pretrain [--model embedded-gpt2] [--output DIR]`` reproduces a model that ships with the
+package: a minute or two on one core.
 """
 
 import argparse
@@ -17,20 +18,32 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
+from studies.records import EMBEDDED, EMBEDDED_GPT2, EMBEDDED_MODELS
 from trainers.world.grammar import AGES, END, MAX_WORDS, MOODS, TOPICS, prompt, vocabulary, write_review
 from trainers.world.paths import model_path
 
 PAD: Final = "<pad>"
 UNKNOWN: Final = "<unknown>"
 IGNORED: Final = -100
+POSITIONS: Final = 64
+"""Tokens in a row: 8 of a prompt and up to 32 of an answer, and some to spare."""
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """Recipe of the embedded model: AdamW without decay, cosine to zero after a short warm-up."""
+    """Recipe of an embedded model: AdamW without decay, cosine to zero after a short warm-up. The same for all."""
 
+    model: str = EMBEDDED
     steps: int = 1200
     batch: int = 64
     learning_rate: float = 4e-3
@@ -49,30 +62,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
-        model_max_length=64,
+        model_max_length=POSITIONS,
         padding_side="left",
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """An untaught Llama of two layers and width 64 in float32; leaves the caller's random state as it was."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
+def make_model(tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> PreTrainedModel:
+    """An untaught model of two layers and width 64 in float32; leaves the caller's random state as it was."""
+    make = {EMBEDDED: _llama, EMBEDDED_GPT2: _gpt2}[options.model]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        torch.manual_seed(options.seed)
+        model = make(tokenizer)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -85,10 +85,53 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     return model
 
 
-def pretrain(options: PretrainOptions) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def _llama(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """94,528 parameters: rotary positions, RMSNorm, SwiGLU, no biases, a head of its own."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=POSITIONS,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            dtype="float32",
+        )
+    )
+
+
+def _gpt2(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """93,824 parameters: learned positions, LayerNorm, GELU, biases, the head tied to the embedding. The Llama has no
+    dropout, so neither has this.
+    """
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=64,
+            n_inner=192,
+            n_layer=2,
+            n_head=4,
+            n_positions=POSITIONS,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            dtype="float32",
+        )
+    )
+
+
+def pretrain(options: PretrainOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Teaches a fresh model to write reviews of all moods and topics; same options, same model."""
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer, options.seed)
+    model = make_model(tokenizer, options)
     rng = np.random.default_rng(options.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, options))
@@ -143,12 +186,12 @@ def _batch(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]])
 
 def main() -> None:
     """Command line: trains and writes the folder."""
-    parser = argparse.ArgumentParser(description="Train the embedded model and write it as a Hugging Face folder.")
-    parser.add_argument(
-        "--output", type=Path, default=model_path(), help="folder to write (default: the package's own)"
-    )
-    output: Path = parser.parse_args().output
-    model, tokenizer = pretrain(PretrainOptions())
+    parser = argparse.ArgumentParser(description="Train an embedded model and write it as a Hugging Face folder.")
+    parser.add_argument("--model", default=EMBEDDED, choices=EMBEDDED_MODELS, help=f"which (default {EMBEDDED})")
+    parser.add_argument("--output", type=Path, help="folder to write (default: the package's own)")
+    asked = parser.parse_args()
+    output: Path = asked.output or model_path(asked.model)
+    model, tokenizer = pretrain(PretrainOptions(model=asked.model))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     print(f"{sum(p.numel() for p in model.parameters())} parameters written to {output}")  # noqa: T201

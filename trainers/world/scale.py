@@ -1,9 +1,10 @@
-"""Writes `studies/world.json`: what gold is worth in each task, so that readers of records need no model.
+"""Writes `studies/world.json` and `world-gpt2.json`: what gold is worth in each task to each embedded model, so that
+readers of records need no model.
 
-    python -m trainers.world.scale [--samples 98304]
+    python -m trainers.world.scale [--model embedded-gpt2] [--samples 98304]
 
-Run it again whenever the embedded model, the grammar or the gold tasks change: three to eight minutes on one core. A
-test recomputes the file.
+Run it again whenever an embedded model, the grammar or the gold tasks change: three to eight minutes a model on one
+core. A test recomputes the files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from studies.records.world_units import FILE
+from studies.records import EMBEDDED, EMBEDDED_MODELS
+from studies.records.world_units import FILES
 from trainers.world.gold import TASKS, gold_reward, sign_under
 from trainers.world.grammar import Mood, prompts
 from trainers.world.oracle import KL_BUDGETS, tilted_gold_at_kl
@@ -25,13 +27,13 @@ SAMPLES: Final = 98304
 """The oracle at 4 nats leans on few of them: at a third of these it moves by .1."""
 
 
-def measure(samples: int, seed: int = 0) -> dict[str, Any]:
-    """Per task the mean gold of the untrained model's samples and the oracle's at each budget: under `tasks` of the
-    plain prompts, under `tasks_by_prompt` of cold and warm ones where gold asks the prompt, both moods alike often.
+def measure(samples: int, seed: int = 0, model: str = EMBEDDED) -> dict[str, Any]:
+    """Per task the mean gold of an untrained model's samples and the oracle's at each budget: under `tasks` of
+    the plain prompts, under `tasks_by_prompt` of cold and warm ones where gold asks the prompt, both moods alike often.
 
     `samples`: of each mood; the same are judged by every task. The values are rounded to 4 digits after the point.
     """
-    plain, cold, warm = (_samples(mood, samples, seed) for mood in ("plain", "cold", "warm"))
+    plain, cold, warm = (_samples(model, mood, samples, seed) for mood in ("plain", "cold", "warm"))
     return {
         "samples": samples,
         "seed": seed,
@@ -43,10 +45,10 @@ def measure(samples: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _samples(mood: Mood, n: int, seed: int) -> tuple[Completion, ...]:
+def _samples(model: str, mood: Mood, n: int, seed: int) -> tuple[Completion, ...]:
     """The untrained model's completions of the prompts of a mood, each prompt equally often."""
     asked = prompts(mood)
-    return sample_completions(load_model(), load_tokenizer(), [asked[i % len(asked)] for i in range(n)], seed)
+    return sample_completions(load_model(model), load_tokenizer(model), [asked[i % len(asked)] for i in range(n)], seed)
 
 
 def _worth(number: int, golds: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -61,10 +63,14 @@ def _worth(number: int, golds: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write the file."""
+    """Measure and write the files."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES)
-    FILE.write_text(json.dumps(measure(parser.parse_args(arguments).samples), indent=2) + "\n", encoding="utf-8")
+    parser.add_argument("--model", action="append", choices=EMBEDDED_MODELS, help="the only ones (default: all)")
+    options = parser.parse_args(arguments)
+    for model in options.model or EMBEDDED_MODELS:
+        text = json.dumps(measure(options.samples, model=model), indent=2)
+        FILES[model].write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

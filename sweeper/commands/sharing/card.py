@@ -13,7 +13,7 @@ import yaml
 
 from dashboards.report.study import written
 from dashboards.tables.comparison import Comparison
-from studies.records import COMMIT, DATA_DIGEST
+from studies.records import COMMIT, DATA_DIGEST, EMBEDDED_MODELS
 from studies.text.places import without_places
 from studies.text.redact import is_secret, redact
 from sweeper.commands.export import Chosen
@@ -47,13 +47,13 @@ class Sharing:
     def base(self) -> str | None:
         """The base's id on the Hub, None for one that lies there not."""
         name = str(self.chosen.config.settings["model_name_or_path"])
-        return None if name == "embedded" or base_place(name) is not None else name
+        return None if name in EMBEDDED_MODELS or base_place(name) is not None else name
 
     @property
     def data(self) -> str | None:
         """The data set's id on the Hub, None for one that lies there not."""
         name = self.chosen.config.data.path
-        return None if name == "embedded" or base_place(name) is not None else name
+        return None if name in EMBEDDED_MODELS or base_place(name) is not None else name
 
 
 def card(shared: Sharing) -> str:
@@ -112,13 +112,13 @@ def _base_words(shared: Sharing) -> str:
     if shared.base:
         return f"[{shared.base}](https://huggingface.co/{shared.base})"
     name = str(shared.chosen.config.settings["model_name_or_path"])
-    return "the embedded model of dpo-sweeper" if name == "embedded" else "a model that is not published"
+    return f"{name}, a model of dpo-sweeper" if name in EMBEDDED_MODELS else "a model that is not published"
 
 
 def _data_words(shared: Sharing) -> str:
     if shared.data:
         return f"[{shared.data}](https://huggingface.co/datasets/{shared.data})"
-    of_world = shared.chosen.config.data.path == "embedded"
+    of_world = shared.chosen.config.data.path in EMBEDDED_MODELS
     return "pairs of the embedded world of dpo-sweeper" if of_world else "pairs that are not published"
 
 
@@ -155,8 +155,9 @@ def _commit(content: str | None) -> str:
 
 
 def _loading(shared: Sharing) -> str:
-    embedded = shared.chosen.config.settings["model_name_or_path"] == "embedded"
-    base = "model_path()" if embedded else repr(shared.base or "WHERE_THE_BASE_LIES")
+    name = str(shared.chosen.config.settings["model_name_or_path"])
+    embedded = name in EMBEDDED_MODELS
+    base = f"model_path({name!r})" if embedded else repr(shared.base or "WHERE_THE_BASE_LIES")
     commit = (shared.chosen.record.content.get("base") or "").partition(COMMIT)[2] if shared.base else ""
     at = f", revision={commit!r}" if commit else ""
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]

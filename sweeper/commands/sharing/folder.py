@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from studies.records import EMBEDDED_MODELS
 from sweeper.commands.export import Chosen, stopped_at, trl_settings
 from sweeper.commands.sharing.card import TRL_FILE, Sharing, card, public_settings
 from sweeper.commands.sharing.weights import CONFIG, Weights, adapter_config, base_place
@@ -38,7 +39,7 @@ def _settings(chosen: Chosen) -> dict[str, Any]:
     name = str(chosen.config.settings["model_name_or_path"])
     here = Path("unused.yaml")
     whole = stopped_at(chosen.step, trl_settings(chosen.trained, chosen.record, name, here, here))
-    gone = {*_PLACES} | ({"model_name_or_path"} if name == "embedded" or base_place(name) else set())
+    gone = {*_PLACES} | ({"model_name_or_path"} if name in EMBEDDED_MODELS or base_place(name) else set())
     return {setting: value for setting, value in whole.items() if setting not in gone}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from studies.records import EMBEDDED_MODELS
 from studies.schema.paths import existing
 from studies.text.files import UnusableFile, is_file, read_json
 from sweeper.commands.export import Chosen
@@ -130,8 +131,8 @@ def _usable(files: Sequence[Path]) -> Weights:
 
 
 def base_place(model: str) -> Path | None:
-    """Where the base lies, None for one of the Hub or the embedded one."""
-    return None if model == "embedded" else existing(model)
+    """Where the base lies, None for one of the Hub or an embedded one."""
+    return None if model in EMBEDDED_MODELS else existing(model)
 
 
 def new_folder(folder: Path) -> None:

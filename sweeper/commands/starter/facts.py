@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from studies.records import EMBEDDED, DataConfig
+from studies.records import EMBEDDED, EMBEDDED_MODELS, DataConfig
 from studies.schema.paths import existing
 from trainers.data.rows import counted
 from trainers.data.sources import ENDINGS, DataError, Rows
@@ -41,7 +41,7 @@ class Facts:
     @property
     def is_embedded(self) -> bool:
         """Whether model and data are the project's own."""
-        return self.model.name == EMBEDDED
+        return self.model.name in EMBEDDED_MODELS
 
     def in_words(self) -> list[str]:
         """What the rows are, in sentences."""

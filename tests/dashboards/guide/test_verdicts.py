@@ -17,12 +17,20 @@ from dashboards.guide.verdicts import Verdict, untested
 from dashboards.statistics.estimates import Estimate
 from dashboards.tuned.of_study import tuned_of
 from studies.losses.guide import CLAIMS
-from studies.records import Cause, RunRecord
+from studies.records import EMBEDDED, EMBEDDED_GPT2, Cause, RunRecord
 from studies.schema.replicates import cell_of
 from studies.spec import Study, StudyError, load_study, shipped_studies
 from tests.dashboards.tuned.replicated import KLS, a_run
 
-GUIDE = ("guide-clean", "guide-overfitting", "guide-noise", "guide-binary", "guide-margins", "guide-quality")
+GUIDE = (
+    "guide-clean",
+    "guide-overfitting",
+    "guide-noise",
+    "guide-binary",
+    "guide-margins",
+    "guide-quality",
+    "guide-architectures",
+)
 ONE_NAT = np.sqrt(KLS)
 Gain = Callable[[str, str, int, int], float]
 """Of a variant in a condition, of a replicate and a trial."""
@@ -73,11 +81,18 @@ def test_every_claim_that_can_be_tested_is_named_by_one_shipped_study() -> None:
     assert {verdict.claim.id for verdict in untested()} == {claim.id for claim in CLAIMS} - set(named)
 
 
+GOLD = ["objective={metric: gold, at_drift: 1.0}"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "lacks"),
     [
         (["claims=[ipo-bestfor]"], "is no claim of the guide"),
-        (["claims=[discopop-best-for]"], "has no test in a study"),
+        (["claims=[aot-text]"], "has no test in a study"),
+        (
+            ["claims=[discopop-best-for]", "variants.discopop={}", *GOLD],
+            "one with another, as in base: .*embedded-gpt2",
+        ),
         (["claims=[robust-best-for]"], "needs a variant named robust"),
         (["claims=[apo_zero-best-for]", "variants.apo_zero={}"], "compares gold at equal drift"),
     ],
@@ -268,6 +283,48 @@ def test_a_loss_whose_settings_all_break_with_its_own_writer_is_refuted_and_give
     assert found.ruling == "refuted"
     assert found.effect is None
     assert "every setting broke in 12 of 12 replicates" in found.because
+
+
+# ---- another architecture -------------------------------------------------------------------------------------------
+
+
+def on_architectures(llama: float, gpt2: float, size: float = 0.01) -> Verdict:
+    """Of a discopop that gains so much more than sigmoid on a Llama and on a GPT-2, each of what is possible there."""
+    study = study_of("guide-architectures")
+    models = {"llama": EMBEDDED, "gpt2": EMBEDDED_GPT2}
+
+    def run(variant: str, condition: str, replicate: int, trial: int, judging: bool) -> RunRecord:
+        more = {"llama": llama, "gpt2": gpt2}[condition] if variant == "discopop" else 0.0
+        worth = 0.5 + more + noise(replicate, trial, size, len(variant) + len(condition)) + 0.1 * (trial == 1)
+        run_id = f"{variant}-{condition}-{replicate}-{trial}-{judging}"
+        scenario, model = f"{condition}#{replicate}", models[condition]
+        return a_run(
+            variant, replicate, trial, worth,
+            judging=judging, model=model, scenario=scenario, run_id=run_id, key=run_id,
+        )  # fmt: skip
+
+    return said(study, recorded(study, run, 2), "discopop-best-for")
+
+
+def test_discopop_is_for_new_architectures_where_it_gains_more_on_another_and_is_no_worse_there() -> None:
+    found = on_architectures(llama=-0.05, gpt2=0.1)
+    assert found.ruling == "supported"
+    assert found.effect is not None
+    assert (found.effect.value, found.effect.blocks) == (pytest.approx(0.15, abs=0.01), 12)
+    assert "on gpt2 it gains 10" in found.because
+    assert on_architectures(llama=0.1, gpt2=0.0).ruling == "refuted"
+    assert on_architectures(llama=0.0, gpt2=0.05, size=0.3).ruling == "inconclusive"
+
+
+def test_being_better_on_both_architectures_alike_is_a_tie_and_no_support() -> None:
+    """What is claimed is new architectures, not all of them."""
+    assert on_architectures(llama=0.2, gpt2=0.2).ruling == "tie"
+
+
+def test_losing_less_on_another_architecture_is_no_support_where_sigmoid_is_better_there() -> None:
+    found = on_architectures(llama=-0.4, gpt2=-0.2)
+    assert found.ruling == "refuted"
+    assert "worse by more than matters" in found.because
 
 
 # ---- clean pairs --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from dashboards.statistics.scale import raw_scale, scale_of
 from studies.design.counts import pairs_source
-from studies.records import DataConfig
+from studies.records import EMBEDDED, EMBEDDED_GPT2, EMBEDDED_MODELS, DataConfig
 from studies.records.world_units import WHOLE_ANSWER, source_of, tasks
 from studies.spec import Objective, load_study
 from tests.dashboards.generated import a_record
@@ -45,6 +45,30 @@ def test_gold_that_asks_the_prompt_has_a_unit_of_its_own() -> None:
     assert task.oracle["2"] != tasks()[1].oracle["2"]
     assert source_of(DataConfig()) == "embedded"
     assert source_of(DataConfig(path="org/pairs", gold="prompt")) == "org/pairs"
+
+
+@pytest.mark.parametrize("by_prompt", [False, True])
+def test_gold_is_in_the_unit_of_the_model_that_was_trained(by_prompt: bool) -> None:
+    """Whose untrained gold and whose oracle are its own: a study may have runs of both."""
+    data = [DataConfig(path=name, gold="prompt" if by_prompt else "task") for name in EMBEDDED_MODELS]
+    scale = scale_of(Objective(metric="gold", at_drift=1.0), source_of(data[0]))
+    found = {}
+    for one in data:
+        task = tasks(by_prompt, one.path)[1]
+        facts = {"source": source_of(one)}
+        best, untrained = (
+            a_record(block=7, metrics={"gold": g}, facts=facts) for g in (task.oracle["1"], task.reference)
+        )
+        assert (scale.value(best), scale.value(untrained)) == (1.0, 0.0)
+        assert scale.in_unit([task.oracle["1"]], best) == [1.0]
+        assert scale.error(a_record(block=7, errors={"gold": 0.1}, facts=facts)) == task.in_units(0.1, "1")
+        found[one.path] = task
+    assert found[EMBEDDED] != found[EMBEDDED_GPT2]
+
+
+def test_a_run_that_does_not_say_whose_pairs_it_had_is_of_the_first_embedded_model() -> None:
+    scale = scale_of(Objective(metric="gold"), "embedded")
+    assert scale.value(a_record(block=7, metrics={"gold": tasks()[1].oracle["2"]}, facts={})) == 1.0
 
 
 def test_gold_of_answers_that_are_cut_is_no_share_of_what_is_possible() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from studies.records import Cause, RunRecord
+from studies.records import EMBEDDED, Cause, RunRecord
 from studies.records.world_units import task_of_block, tasks
 from studies.schema.replicates import Cell
 from tests.dashboards.generated import a_record
@@ -24,12 +24,15 @@ def a_run(
     judging: bool = False,
     kls: Sequence[float] = KLS,
     cause: Cause = Cause.FINISHED,
+    model: str = EMBEDDED,
     **changes: Any,
 ) -> RunRecord:
-    """A run that gains `gain` of what is possible at 1 nat, and by the root of the KL before and after."""
+    """A run of an embedded model that gains `gain` of what is possible for it at 1 nat, and by the root of the KL
+    before and after.
+    """
     cell = Cell("clean", replicate)
     block = cell.judging_block if judging else cell.tuning_block
-    task = tasks()[task_of_block(block)]
+    task = tasks(model=model)[task_of_block(block)]
     whole = task.oracle["1"] - task.reference
     golds = [task.reference + gain * whole * kl**0.5 for kl in kls]
     curves = {"kl": tuple(zip(STEPS, kls, strict=True)), "gold": tuple(zip(STEPS, golds, strict=True))}
@@ -44,7 +47,7 @@ def a_run(
         "knobs": {"beta": 0.1 * (trial + 1), "learning_rate": 1e-4 * (trial + 1)},
         "metrics": {"gold": golds[-1], "kl": kls[-1], "length_ratio": 1.1},
         "curves": curves | {"length_ratio": tuple((step, 1.1) for step in STEPS)},
-        "facts": {"source": "embedded", "reference_gold": str(task.reference)},
+        "facts": {"source": model, "reference_gold": str(task.reference)},
     }
     return a_record(cause, **(fields | changes))
 

@@ -37,7 +37,7 @@ STUDY = """
 study: small
 trainer: {trainer}
 base:
-  model_name_or_path: embedded
+  model_name_or_path: {model}
   use_peft: true
   lora_r: 4
   lora_target_modules: all-linear
@@ -55,9 +55,10 @@ evaluate: {{prompts: 16, max_new_tokens: 32}}
 budget: {{trials: 1}}
 objective: {{metric: ranking_gain}}
 """
-FORMULA = {"trainer": "formula", "balance": "", "rate": "1.0e-5"}
-DPO = {"trainer": "dpo", "balance": "", "rate": "1.0e-3"}
+FORMULA = {"trainer": "formula", "model": "embedded", "balance": "", "rate": "1.0e-5"}
+DPO = {**FORMULA, "trainer": "dpo", "rate": "1.0e-3"}
 BALANCED = {**DPO, "balance": "balance: gradient, "}
+GPT2 = {**DPO, "model": "embedded-gpt2"}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,15 @@ def test_what_would_be_read_otherwise_is_not_written(
     assert not (trained / "best-data").exists()
 
 
-@pytest.mark.parametrize("trained", [DPO, BALANCED], ids=["weights", "balanced"], indirect=True)
+@pytest.mark.parametrize(
+    "trained",
+    [
+        pytest.param(DPO, id="weights"),
+        pytest.param(BALANCED, id="balanced"),
+        pytest.param(GPT2, id="another model", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 def test_trls_own_parser_reads_it_and_stock_trl_gives_the_runs_adapter_again(
     sweeper: Sweeper, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,10 @@ def test_more_trials_in_a_scenario_keep_what_is_there(run: Run, tmp_path: Path) 
         (("trials: 2", "trials: 0"), "scenarios.long.trials: 0 must be at least 1"),
         (("max_steps: 9", "max_stepz: 9"), "scenarios.long.base.max_stepz: no setting"),
         (("max_steps: 9", "beta: 0.1"), "scenarios.long.base.beta: a scenario changes the data or the training"),
+        (
+            ("max_steps: 9", "model_name_or_path: org/model"),
+            "base.model_name_or_path: a scenario can change an embedded",
+        ),
         (("max_steps: 9", "max_steps: many"), "scenarios.long.base.max_steps: 'many'"),
         (("blocks: [0, 1]}", "blocks: []}"), "scenarios.long.runs.blocks: is empty"),
         (("blocks: [0, 1]}", "blocks: [0], confirm: {}}"), "unknown key"),

@@ -12,11 +12,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
-from studies.records import DataConfig
+from studies.records import EMBEDDED_MODELS, DataConfig
 from trainers.data.pairs import DataError, Pairs, Row, load_pairs
 from trainers.data.sources import read_rows
 from trainers.data.tokens import prompt_ids, tokenise
 from trainers.world.gold import gold_reward
+from trainers.world.own_answers import own_answers
+from trainers.world.pairs import WorldOptions, make_pairs
 from trainers.world.paths import model_path
 
 CHAT = (
@@ -285,6 +287,21 @@ def test_the_embedded_world_gives_pairs_and_a_gold_reward() -> None:
     review = "the plot is quite superb ."
     ended, cut_off = pairs.gold([pairs.prompts[0]] * 2, [review] * 2, [True, False])
     assert ended == gold_reward(review.split(), True, task=1) > cut_off
+
+
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_embedded_pairs_are_written_and_answered_by_the_model_that_they_are_named_after(name: str) -> None:
+    data = DataConfig(path=name, rows=24, eval_rows=8)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    pairs = load_pairs(data, 102, tokenizer)
+    written = make_pairs(WorldOptions(pairs=24, eval_pairs=8, model=name), 102)
+    others = make_pairs(WorldOptions(pairs=24, eval_pairs=8, model=next(n for n in EMBEDDED_MODELS if n != name)), 102)
+    assert [row["chosen"] for row in pairs.train] == [row.chosen for row in written.train]
+    assert {row.chosen for row in written.train} != {row.chosen for row in others.train}
+    assert (pairs.facts["source"], pairs.gold is not None) == (name, True)
+    answered = load_pairs(data.model_copy(update={"rejected_from": "model"}), 102, tokenizer)
+    asked = [(str(row["prompt"]), str(row["chosen"])) for row in pairs.train]
+    assert [row["rejected"] for row in answered.train] == [*own_answers(asked, 102, name)]
 
 
 def test_a_draw_of_a_replicate_is_sampled_with_a_seed_of_its_own(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from studies.records import Cause, RunConfig, RunResult
+from studies.records import ALONE_FACT, EMBEDDED_GPT2, Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import (
     LOSSES,
     apart,
@@ -72,6 +72,26 @@ def test_in_float64_a_mixed_pack_gives_the_adapters_of_plain_dpo_trainers(
         for run, result in zip(FIVE, results, strict=True):
             assert result.cause in (Cause.FINISHED, Cause.COLLAPSED), result.message
             assert result.facts["together"] == len(FIVE)
+            stock = plain_training(tmp_path / "stock" / run.key, run)
+            assert distance(weights(tmp_path / "pack", run), stock) < 1e-9, run.settings["loss_type"]
+
+
+def on_gpt2(run: RunConfig) -> RunConfig:
+    """The run on the other embedded model and its pairs."""
+    settings = {**run.settings, "model_name_or_path": EMBEDDED_GPT2}
+    return run.model_copy(update={"settings": settings, "data": run.data.model_copy(update={"path": EMBEDDED_GPT2})})
+
+
+def test_in_float64_a_pack_on_the_gpt2_gives_the_adapters_of_plain_dpo_trainers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its layers are transposed and have biases, its positions are learned, and it goes through its own code."""
+    runs = [on_gpt2(config("discopop", seed=1, discopop_tau=0.2, **SHORT)), on_gpt2(config(lora_r=8, **SHORT))]
+    with float64(monkeypatch):
+        results = train(tmp_path / "pack", runs, together=2)
+        for run, result in zip(runs, results, strict=True):
+            assert (result.cause, result.facts["together"]) == (Cause.FINISHED, 2), result.message
+            assert ALONE_FACT not in result.facts
             stock = plain_training(tmp_path / "stock" / run.key, run)
             assert distance(weights(tmp_path / "pack", run), stock) < 1e-9, run.settings["loss_type"]
 
@@ -139,6 +159,13 @@ def as_exact_as_stock(folder: Path, runs: list[RunConfig], monkeypatch: pytest.M
 def test_in_float32_a_pack_differs_from_stock_by_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [config("sigmoid", max_steps=16), config("ipo", beta=0.5, learning_rate=5e-4, max_steps=16)]
     within_rounding(tmp_path, runs, monkeypatch)
+
+
+@pytest.mark.slow
+def test_in_float32_a_pack_on_the_gpt2_differs_from_stock_by_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within_rounding(tmp_path, [on_gpt2(config(name, max_steps=16)) for name in ("sigmoid", "ipo")], monkeypatch)
 
 
 @pytest.mark.soak

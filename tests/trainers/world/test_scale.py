@@ -1,4 +1,4 @@
-"""The recorded unit of gold is the model's own."""
+"""The recorded unit of gold is each model's own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from studies.records.world_units import FILE
+from studies.records import EMBEDDED, EMBEDDED_MODELS
+from studies.records.world_units import FILES
 from trainers.world.gold import N_TASKS, TASKS
 from trainers.world.scale import SAMPLES, measure
 
-RECORDED = json.loads(FILE.read_text(encoding="utf-8"))
+ALL = {name: json.loads(FILES[name].read_text(encoding="utf-8")) for name in EMBEDDED_MODELS}
+RECORDED = ALL[EMBEDDED]
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +31,26 @@ def test_the_file_agrees_with_a_fresh_measurement_of_fewer_samples(fresh: dict[s
 
 
 @pytest.mark.slow
-def test_the_file_is_what_the_script_writes() -> None:
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_the_file_is_what_the_script_writes(name: str) -> None:
     """To the last digit but one: on another processor a few of the samples differ by a word."""
-    again = measure(SAMPLES)
+    again = measure(SAMPLES, model=name)
     for kind in ("tasks", "tasks_by_prompt"):
-        for now, then in zip(again[kind], RECORDED[kind], strict=True):
+        for now, then in zip(again[kind], ALL[name][kind], strict=True):
             assert now["reference"] == pytest.approx(then["reference"], abs=2e-4)
             assert now["oracle"] == pytest.approx(then["oracle"], abs=2e-4)
 
 
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
 @pytest.mark.parametrize("kind", ["tasks", "tasks_by_prompt"])
-def test_the_file_has_every_task_in_its_place(kind: str) -> None:
-    assert [task["name"] for task in RECORDED[kind]] == [task.name for task in TASKS]
+def test_the_file_has_every_task_in_its_place(name: str, kind: str) -> None:
+    assert [task["name"] for task in ALL[name][kind]] == [task.name for task in TASKS]
     assert len(TASKS) == N_TASKS
 
 
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
 @pytest.mark.parametrize("kind", ["tasks", "tasks_by_prompt"])
-def test_what_can_be_gained_is_of_one_size_in_every_task(kind: str) -> None:
+def test_what_can_be_gained_is_of_one_size_in_every_task(name: str, kind: str) -> None:
     """So that one width of practical equivalence in U suits them all, and one noise."""
-    gains = [task["oracle"]["2"] - task["reference"] for task in RECORDED[kind]]
+    gains = [task["oracle"]["2"] - task["reference"] for task in ALL[name][kind]]
     assert max(gains) < 1.8 * min(gains)
