@@ -1,4 +1,4 @@
-"""The judge of the carry-over studies: VADER's compound score, by which the pairs of `stories_sentiment` were chosen."""
+"""The judge of the carry-over studies: VADER's compound score, by which the pairs of `stories_sentiment` were made."""
 
 from __future__ import annotations
 
