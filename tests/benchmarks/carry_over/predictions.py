@@ -207,7 +207,7 @@ def ranks(here: Iterable[RunRecord], there: Iterable[RunRecord]) -> Outcome:
     return Outcome("P7", word, f"tau {tau:.2f} [{low:.2f}, {high:.2f}]; {noise}", n)
 
 
-def setting_gains(runs: Iterable[RunRecord]) -> dict[tuple[str, int], Draws]:
+def setting_gains(runs: Iterable[RunRecord]) -> Mapping[tuple[str, int], Draws]:
     """Setting -> draw -> gain at 1 nat, of settings that are read there in at least half of their draws."""
     found = {}
     for setting, of in by_setting(runs).items():
