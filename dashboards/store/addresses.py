@@ -13,6 +13,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 _SQLITE = re.compile(r"(?P<driver>sqlite(?:\+\w+)?):///(?P<database>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 _LOCAL = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# Of PostgreSQL's own client: so many seconds to connect, and so many until a server that is cut off counts as gone.
+# Without them a sweep may hang for hours. https://www.postgresql.org/docs/current/libpq-connect.html
+_PATIENCE = {"connect_timeout": "10", "keepalives_idle": "20", "keepalives_interval": "5", "keepalives_count": "4"}
+_LIBPQ = re.compile(r"postgresql(\+psycopg2?)?://")
 
 
 def sqlite_url(file: Path) -> str:
@@ -41,6 +45,17 @@ def absolute_url(url: str, folder: Path) -> str:
     if _is_sqlite_uri(unquote(match["database"]), match["query"]):
         return f"{match['driver']}:///{quote(f'file:{quote(str(place))}', safe=':/')}?{match['query']}"
     return _plain_url(match["driver"], place, match["query"] or "")
+
+
+def patient_url(url: str) -> str:
+    """The URL as it is opened: with limits, where it names none, on how long a PostgreSQL server may be silent."""
+    if _LIBPQ.match(url) is None:
+        return url
+    import sqlalchemy
+
+    parts = sqlalchemy.make_url(url)
+    missing = {name: value for name, value in _PATIENCE.items() if name not in parts.query}
+    return parts.update_query_dict(missing).render_as_string(hide_password=False)
 
 
 def same_database(one: str, other: str) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
-from dashboards.store.addresses import absolute_url, sqlite_file, sqlite_url
-from dashboards.store.databases import MLFLOW, Refused, check_database
+from dashboards.store.addresses import absolute_url, patient_url, sqlite_file, sqlite_url
+from dashboards.store.databases import MLFLOW, Refused, check_database, is_lost
 from studies.text.redact import redact
 
 REACH_SECONDS = 5.0
@@ -99,7 +99,7 @@ def connect(uri: str) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         with store_calls(uri):
-            client = MlflowClient(tracking_uri=uri)
+            client = MlflowClient(tracking_uri=patient_url(uri))
             client.search_experiments(max_results=1)
     except StoreRefused as error:  # it refuses everything, so that it is no store
         raise StoreError(unusable(redact(uri), redact(str(error.__cause__)))) from error
@@ -122,9 +122,12 @@ def store_calls(uri: str) -> Iterator[None]:
     os.environ.update(ours)
     try:
         yield
-    except MlflowException as error:
-        raise _as_store_error(uri, str(error), str(error.error_code)) from error
-    except (SQLAlchemyError, CommandError) as error:
+    except (MlflowException, SQLAlchemyError) as error:
+        if is_lost(uri, error):
+            raise StoreAway(f"MLflow's database {redact(uri)} does not answer: {_first_line(error)}.") from error
+        code = str(error.error_code) if isinstance(error, MlflowException) else "INTERNAL_ERROR"
+        raise _as_store_error(uri, str(error), code) from error
+    except CommandError as error:
         raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
     except OSError as error:
         raise StoreAway(f"MLflow at {redact(uri)} cannot be written: {_first_line(error)}.") from error

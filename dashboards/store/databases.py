@@ -1,5 +1,5 @@
-"""Says whether a database can be MLflow's or Optuna's before anything is written to it: by its tables' names and the
-revision of its schema, reading alone. Loads neither program.
+"""Says whether a database can be MLflow's or Optuna's before anything is written to it: by its tables' names, the
+revision of its schema and the rights of its user, reading alone. Loads neither program.
 """
 
 from __future__ import annotations
@@ -8,20 +8,35 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dashboards.store.addresses import sqlite_file
+from dashboards.store.addresses import patient_url, sqlite_file
 from dashboards.store.sqlite_runs import open_to_read
 from studies.text.redact import redact
+
+if TYPE_CHECKING:
+    import sqlalchemy
 
 _REVISION = re.compile(r"""^(down_)?revision(?:\s*:[^=\n]*)?\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 _PLAIN = ("sqlite:///", "sqlite+pysqlite:///")  # with the driver that Python brings along
 _NAMED = 3  # of a stranger's tables, so many are named
+_SERVER = "postgresql+psycopg://user@host/name"  # as a URL is told by an example
+_GRANT = "Have its owner grant that, or name another user in the URL."
+_INSTALLED_BY = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "pymysql": "PyMySQL"}
+# Of PostgreSQL: the schema that tables are looked for and made in, whether they may be made, and rights on those there.
+_SCHEMA = "select current_schema(), has_schema_privilege(current_schema(), 'create')"
+_RIGHTS = """
+select relname, has_table_privilege(oid, 'select'), has_table_privilege(oid, 'insert')
+and has_table_privilege(oid, 'update') and has_table_privilege(oid, 'delete')
+from pg_class where relnamespace = to_regnamespace(quote_ident(current_schema())) and relkind in ('r', 'p')
+"""
 
 
 class Refused(Exception):
@@ -75,10 +90,13 @@ OPTUNA = Program(
 
 @dataclass(frozen=True)
 class Contents:
-    """What a database holds: names of tables, beside alembic's own, and what alembic calls the schema."""
+    """What a database holds: names of tables, beside alembic's own, and what alembic calls the schema. `denied`: what
+    its user may not do with it and must.
+    """
 
     tables: frozenset[str]
     revisions: frozenset[str]
+    denied: str = ""
 
     def of(self, program: Program) -> bool:
         """Whether it has the program's tables, or the first of them alone, as where its maker was killed."""
@@ -106,7 +124,9 @@ def check_database(program: Program, url: str, *, write: bool = False) -> bool:
         _has_driver(program, url)
     if file is not None:
         _check_place(program, file, write=write)
-    found = _contents(file, url)
+    found = _contents(file, url, write=write)
+    if found.denied:
+        raise Refused(f"The {program.store} {shown(url)} cannot be used: its user {found.denied}. {_GRANT}")
     if not found.tables and not found.revisions:
         return False
     _check_owner(program, url, found)
@@ -125,6 +145,24 @@ def word(program: Program, url: str) -> str:
     refuses the command while it is not set.
     """
     return shlex.quote(url) if redact(url) == url else f'"${{{program.variable}:?}}"'
+
+
+def is_lost(url: str, error: BaseException) -> bool:
+    """Whether an error, or one that it comes of, says that a database on a server went away or took too long, so that
+    the same may succeed later. Programs wrap what the driver raises.
+    """
+    from sqlalchemy import exc
+
+    if sqlite_file(url) is not None or url.startswith("sqlite"):
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, exc.OperationalError | exc.InterfaceError | exc.PendingRollbackError | exc.TimeoutError):
+            return True
+        if isinstance(cause, exc.DBAPIError) and cause.connection_invalidated:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 @cache
@@ -150,11 +188,21 @@ def _has_driver(program: Program, url: str) -> bool:
         sqlalchemy.make_url(url).get_dialect().import_dbapi()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         raise Refused(
-            f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {str(error).splitlines()[0]} Give "
-            f"the URL of a database that is there and whose driver is installed, as {program.example} or "
-            "postgresql+psycopg2://user@host/name."
+            f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {driver_problem(url, error)}"
         ) from error
     return True
+
+
+def driver_problem(url: str, error: Exception) -> str:
+    """Why no driver here opens a URL, and what to do: install it, where that is all."""
+    driver = url.partition("://")[0].partition("+")[2] or ("psycopg" if url.startswith("postgresql:") else "")
+    reason = str(error).splitlines()[0].rstrip(".")
+    if isinstance(error, ImportError) and driver in _INSTALLED_BY:
+        return f"{reason}. Its driver is missing: pip install '{_INSTALLED_BY[driver]}'"
+    return (
+        f"{reason}. Give the URL of a database that is there and whose driver is installed, as {MLFLOW.example} or "
+        f"{_SERVER}."
+    )
 
 
 def _check_place(program: Program, file: Path, *, write: bool) -> None:
@@ -185,10 +233,10 @@ def _why_not_written(folder: Path) -> str:
     return f"{folder} lies on a Read-only file system" if read_only else f"{folder} cannot be written (its permissions)"
 
 
-def _contents(file: Path | None, url: str) -> Contents:
+def _contents(file: Path | None, url: str, *, write: bool) -> Contents:
     """Tables and revision. A file that is not there, or is empty, holds none."""
     if file is None:
-        return _on_server(url)
+        return _on_server(url, write=write)
     if not file.exists():
         return Contents(frozenset(), frozenset())
     with closing(open_to_read(file)) as database:
@@ -199,16 +247,35 @@ def _contents(file: Path | None, url: str) -> Contents:
     return Contents(frozenset(own), frozenset(str(revision) for (revision,) in found))
 
 
-def _on_server(url: str) -> Contents:
+def _on_server(url: str, *, write: bool) -> Contents:
+    """The same of a database on a server, in a transaction that PostgreSQL lets write nothing."""
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    engine = sqlalchemy.create_engine(patient_url(url), poolclass=sqlalchemy.pool.NullPool)
     with engine.connect() as connection:
+        if engine.name == "postgresql":
+            connection = connection.execution_options(postgresql_readonly=True)
         tables = set(sqlalchemy.inspect(connection).get_table_names())
-        stamped = "alembic_version" in tables
+        denied = _denied(connection, tables, write=write) if engine.name == "postgresql" else ""
+        stamped = "alembic_version" in tables and not denied
         query = sqlalchemy.text("select version_num from alembic_version")
         found = [str(revision) for (revision,) in connection.execute(query)] if stamped else []
-    return Contents(frozenset(tables - {"alembic_version"}), frozenset(found))
+    return Contents(frozenset(tables - {"alembic_version"}), frozenset(found), denied)
+
+
+def _denied(connection: sqlalchemy.Connection, tables: Collection[str], *, write: bool) -> str:
+    """What the user of a PostgreSQL database may not do there and must, "" where nothing is."""
+    import sqlalchemy
+
+    ((schema_, may_make),) = connection.execute(sqlalchemy.text(_SCHEMA)).all()
+    if schema_ is None:
+        return "may use none of the schemas that its search_path names, or they are not there"
+    if write and not tables and not may_make:
+        return f"may not make tables in the schema {schema_}"
+    rights = connection.execute(sqlalchemy.text(_RIGHTS)).all()
+    kept = sorted(name for name, may_read, may_write in rights if not (may_read and (may_write or not write)))
+    named = ", ".join(kept[:_NAMED]) + (", ..." if len(kept) > _NAMED else "")
+    return f"may not {'write to' if write else 'read'} the tables {named} of the schema {schema_}" if kept else ""
 
 
 def _check_owner(program: Program, url: str, found: Contents) -> None:

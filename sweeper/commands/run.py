@@ -32,12 +32,13 @@ from sweeper.loop.sweep import Stores, Sweep
 from sweeper.measuring.remeasure import Scored, measure, measuring, stale
 from sweeper.measuring.speed import SpeedMeter
 from sweeper.measuring.verify import Verification, verify
-from sweeper.ownership.lease import LeaseLost, hold, watch
+from sweeper.ownership.lease import Lease, LeaseLost, hold, watch
 from sweeper.ownership.owner import mark_of, refuse_foreign, write_mark
 from sweeper.planning.placement import Packs
 from sweeper.recorded.contents import pairs_comparer
 from sweeper.recorded.known import Known, find_known, is_ours_by
 from sweeper.search.ledger import Ledger
+from sweeper.search.patience.waiting import Patience
 from sweeper.search.search import Search
 from sweeper.search.storage import StorageError, check_stores
 from sweeper.tracking.tracker import Tracker
@@ -69,17 +70,17 @@ def run_session(
     ledger, dead = _look(study.spec, where, tell_user)
     with (
         lock(where.runs),
-        _held(ledger, where, dead, tell_user) as check_lease,
+        _held(ledger, where, dead, tell_user) as lease,
         Border(where.runs, study, tell_user, watch_events) as border,
     ):
         remove_half_written(where.runs)
 
         def look(progress: Progress) -> None:
-            check_lease()  # here, where the loop comes by at least every second
+            lease.check()  # here, where the loop comes by at least every second
             border.look(progress)
             show(progress)
 
-        of_user = (where, executor, workers, Screen(look, tell_user), check_lease, border)
+        of_user = (where, executor, workers, Screen(look, tell_user), lease, border)
         with one_at_a_time(where.folder):
             session = _open(study, study_text, *of_user, strict=strict)
         search, tracker = session.search, session.tracker
@@ -94,7 +95,7 @@ def run_session(
         finally:
             pool.close(now=not finished)
             with suppress(StoreError, OSError, LeaseLost):
-                check_lease()
+                lease.check()
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified
@@ -116,16 +117,14 @@ def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Session:
-    """An open study: its stores and their content, the executor, the border. `check` raises where the study has another
-    owner by now.
-    """
+    """An open study: its stores and their content, the executor, the border, and what says that nobody else has it."""
 
     study: Study
     where: StudyPaths
     executor: str
     workers: int | None
     screen: Screen
-    check: Callable[[], None]
+    lease: Lease
     border: Border
     search: Search
     tracker: Tracker
@@ -151,7 +150,7 @@ def _open(
     executor: str,
     workers: int | None,
     screen: Screen,
-    check: Callable[[], None],
+    lease: Lease,
     border: Border,
     *,
     strict: bool,
@@ -163,8 +162,9 @@ def _open(
     tracker.open_study(spec, study_text, questions(study), strict=strict)
     compare = pairs_comparer()
     known = find_known(study, where.storage, tracker, compare, screen.tell_user)
-    search = Search(spec, study.variants, where.storage, known.records, known.changed)
-    return _Session(study, where, executor, workers, screen, check, border, search, tracker, known, compare)
+    patience = Patience(screen.tell_user, lease.renew)
+    search = Search(spec, study.variants, where.storage, known.records, known.changed, patience)
+    return _Session(study, where, executor, workers, screen, lease, border, search, tracker, known, compare)
 
 
 def _train_and_report(
@@ -174,7 +174,7 @@ def _train_and_report(
     border, tracker = session.border, session.tracker
     outcome, verified = _train(session, pool, verify_runs)
     border.phase("report")
-    tabled = _log_table(tracker, table, session.check)
+    tabled = _log_table(tracker, table, session.lease.check)
     border.how, border.why = _ending(outcome, tabled and outcome.whole and not outcome.unmeasured)
     if border.how == "finished":
         remove_states(session.where.runs)
@@ -186,7 +186,7 @@ def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome
 
     `pool`: the sweep's workers, which are closed before that.
     """
-    study, where, check = session.study, session.where, session.check
+    study, where, check = session.study, session.where, session.lease.check
     tell_user, tracker, known = session.screen.tell_user, session.tracker, session.known
     border = session.border
     anew = _measure_again(session)
@@ -272,7 +272,8 @@ class _Rounds:
             text = as_in_file(study.spec).model_dump_json(indent=2, exclude_defaults=True)
             tracker.open_study(study.spec, text, questions(study), strict=tracker.strict)
         known = find_known(study, where.storage, tracker, session.compare, tell_user)
-        search = Search(study.spec, study.variants, where.storage, known.records, known.changed)
+        patience = Patience(tell_user, session.lease.renew)
+        search = Search(study.spec, study.variants, where.storage, known.records, known.changed, patience)
         try:
             asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
             runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
@@ -301,9 +302,7 @@ def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) 
 
 
 @contextmanager
-def _held(
-    ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]
-) -> Iterator[Callable[[], None]]:
+def _held(ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]) -> Iterator[Lease]:
     """Hold the study's lease, in a database that is created where there is none; see `lease.hold`. Sends what is
     printed to the study's log from then on, where it has one.
     """
@@ -311,10 +310,10 @@ def _held(
     beside = where.folder if file is None else file.absolute().parent
     with one_at_a_time(beside if beside.is_dir() else where.folder):
         ledger.make()
-    with hold(ledger, where.folder, dead, tell_user) as check:
+    with hold(ledger, where.folder, dead, tell_user) as lease:
         if where.log is not None:
             keep_output(where.log)
-        yield check
+        yield lease
 
 
 def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
@@ -341,7 +340,7 @@ def _measure_again(session: _Session) -> Scored:
     with measuring(spec, session.executor, session.workers, where.runs) as pool:
         stopper = Stopper(pool)
         with stop_on_interrupt((stopper,), tell_user), session.border.steered():
-            done = measure(tasks, session.border.watch(pool), session.tracker, tell_user, session.check)
+            done = measure(tasks, session.border.watch(pool), session.tracker, tell_user, session.lease.check)
     return replace(done, stopped=stopper.stopped)
 
 

@@ -93,8 +93,8 @@ def watch(ledger: Ledger, say: Callable[[str], None]) -> str:
 
 
 @contextmanager
-def hold(ledger: Ledger, folder: Path, dead: str, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease; gives a function that raises LeaseLost where it is lost.
+def hold(ledger: Ledger, folder: Path, dead: str, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold the study's lease.
 
     `dead`: a lease that `watch` gave. Of two that take it at once, the one that comes second watches the other. Renewed
     by a thread, since the main one is busy for minutes: with training in this process, with a report.
@@ -103,42 +103,58 @@ def hold(ledger: Ledger, folder: Path, dead: str, say: Callable[[str], None]) ->
     own = this_process(folder)
     while not ledger.swap_lease(dead, own.written()):
         dead = watch(ledger, say)
-    renewal = _Renewal(ledger, own)
-    thread = threading.Thread(target=renewal.run, name="lease", daemon=True)
+    lease, over = Lease(ledger, own), threading.Event()
+    thread = threading.Thread(target=lease.renew_until, args=(over,), name="lease", daemon=True)
     thread.start()
     try:
-        yield renewal.check
+        yield lease
     finally:
-        renewal.over.set()
+        over.set()
         thread.join(timeout=BEAT_SECONDS)  # where the database hangs, the lease is dead with this process
-        with suppress(StorageError):
-            ledger.swap_lease(renewal.written, FREE)
+        lease.give_up()
 
 
-class _Renewal:
-    """Renews a lease until `over` is set or it is lost."""
+class Lease:
+    """The lease of a study that this process holds, or held."""
 
     def __init__(self, ledger: Ledger, holder: Holder) -> None:
         self._ledger, self._holder = ledger, holder
-        self._lost = False
-        self.written = holder.written()
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        while not self._lost and not self.over.wait(BEAT_SECONDS):
-            self._holder = self._holder.beats()
-            with suppress(StorageError):  # away or locked now: it is tried again, and the sweep itself will say so
-                if self._ledger.swap_lease(self.written, self._holder.written()):
-                    self.written = self._holder.written()
-                else:
-                    self._lost = True
+        self._written, self._lost = holder.written(), False
+        self._one = threading.Lock()
 
     def check(self) -> None:
+        """Raise LeaseLost where it is known to be lost."""
         if self._lost:
             raise LeaseLost(
                 f"Another sweep has taken the study {self._ledger.study!r} over, since this one had not been heard of "
                 f"for {DEAD_SECONDS:g} s (was this machine suspended?)."
             )
+
+    def renew(self) -> None:
+        """Renew it now: for who comes back from an outage. Raises LeaseLost, and StorageError where that cannot be."""
+        with self._one:
+            self._holder = self._holder.beats()
+            if self._ledger.swap_lease(self._written, self._holder.written()):
+                self._written = self._holder.written()
+            else:
+                found = self._ledger.read().lease
+                holder = _holder(found)
+                if holder is None or holder.token != self._holder.token:
+                    self._lost = True
+                else:  # an earlier renewal was taken, and the connection broke before that was said
+                    self._written = found
+        self.check()
+
+    def renew_until(self, over: threading.Event) -> None:
+        """Renew it every few seconds, until `over` is set or it is lost."""
+        while not self._lost and not over.wait(BEAT_SECONDS):
+            with suppress(StorageError, LeaseLost):  # the sweep itself says so
+                self.renew()
+
+    def give_up(self) -> None:
+        """Let others have it, where the database takes that."""
+        with suppress(StorageError):
+            self._ledger.swap_lease(self._written, FREE)
 
 
 def _refusal(holder: Holder, study: str, age: float) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import column, insert, select, table, update
 
-from dashboards.store.addresses import sqlite_file
+from dashboards.store.addresses import patient_url, sqlite_file
 from studies.design.identity import CONTEXT
 from sweeper.search.storage import StorageError, connect_args, refusal, trouble
 
@@ -181,7 +181,7 @@ class Ledger:
         """A connection of its own for one transaction; what its database refuses is a StorageError."""
         try:
             engine = sqlalchemy.create_engine(
-                self.url, connect_args=connect_args(self.url), poolclass=sqlalchemy.pool.NullPool
+                patient_url(self.url), connect_args=connect_args(self.url), poolclass=sqlalchemy.pool.NullPool
             )
         except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
             raise StorageError(refusal(self.url, error)) from error

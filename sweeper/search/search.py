@@ -19,6 +19,8 @@ from studies.design.points import knobs_of
 from studies.records import RunRecord, State
 from studies.spec import ResolvedVariant, StudySpec
 from sweeper.search.optuna_params import about_trial, place_of
+from sweeper.search.patience.repeated import make_patient
+from sweeper.search.patience.waiting import LOGGED, Patience
 from sweeper.search.remaining import Place, Turns
 from sweeper.search.sampling import suggest, write_down
 from sweeper.search.storage import open_storage, storage_calls
@@ -37,7 +39,7 @@ class Search:
 
     A stratum without a trial asks first for those of `known`, the runs that answer the file and are recorded elsewhere:
     where Optuna's database was lost, or its values would mean something else now. `changed`: (variant, scenario) of
-    format 1 whose sources have changed since.
+    format 1 whose sources have changed since. `patience`: for a database on a server that goes away meanwhile.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Search:
         url: str,
         known: Sequence[RunRecord] = (),
         changed: Collection[tuple[str, str]] = (),
+        patience: Patience = LOGGED,
     ) -> None:
         self._spec, self._url = spec, url
         self._storage = open_storage(url)
+        make_patient(self._storage, url, patience)
         self.partial = False  # whether less is asked for than the study has
         opener = Strata(self._storage, spec, known, changed)
         with storage_calls(url):

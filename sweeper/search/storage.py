@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 
-from dashboards.store.addresses import absolute_url, same_database, sqlite_url
+from dashboards.store.addresses import absolute_url, patient_url, same_database, sqlite_url
 from dashboards.store.connection import check_store
-from dashboards.store.databases import MLFLOW, OPTUNA, Refused, check_database, schema, shown
+from dashboards.store.databases import MLFLOW, OPTUNA, Refused, check_database, driver_problem, schema, shown
+from studies.text.redact import redact
 
 if TYPE_CHECKING:
     import optuna
@@ -70,7 +71,7 @@ def check_apart(storage: str, tracking: str) -> None:
 
 def trouble(url: str, error: Exception) -> str:
     """What to say of a database that cannot be read or written now."""
-    shown, reason = _shown(url), str(error.__cause__ or error).partition(chr(10))[0]
+    shown, reason = _shown(url), reason_of(error)
     if "locked" in reason:
         remedy = "Another program holds it: end that one (a database browser?), then run the study again."
     elif "disk" in reason or "full" in reason or "readonly" in reason:
@@ -85,12 +86,14 @@ def trouble(url: str, error: Exception) -> str:
     return f"Optuna's storage {shown} cannot be used: {reason}. {remedy}"
 
 
+def reason_of(error: Exception) -> str:
+    """What a database says of an error, in a line; Optuna and others wrap it."""
+    return str(redact(str(error.__cause__ or error))).partition("\n")[0].rstrip(".")
+
+
 def refusal(url: str, error: Exception) -> str:
     """What to say of a database that cannot be opened at all."""
-    return (
-        f"--storage: Optuna cannot use {_shown(url)}: {str(error).partition(chr(10))[0]} Give the URL of a database "
-        "that is there and whose driver is installed, as sqlite:///optuna.db or postgresql+psycopg2://user@host/name."
-    )
+    return f"--storage: Optuna cannot use {_shown(url)}: {driver_problem(url, error)}"
 
 
 def _shown(url: str) -> str:
@@ -124,8 +127,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        literal = url.replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
-        waits = {"connect_args": connect_args(url)}
+        literal = patient_url(url).replace("{", "{{").replace("}", "}}")  # Optuna takes the URL for a template
+        waits = {"connect_args": connect_args(url), "pool_pre_ping": not url.startswith("sqlite")}
         storage = optuna.storages.RDBStorage(literal, waits, skip_compatibility_check=True)
         known = schema(OPTUNA)
         if known is None or storage.get_current_version() != known.head:

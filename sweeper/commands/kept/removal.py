@@ -126,7 +126,7 @@ def _nobody_else(ledger: Ledger, where: StudyPaths, say: Callable[[str], None]) 
         if ledger.entries():
             with one_at_a_time(where.folder):
                 ledger.make()
-            check = held.enter_context(hold(ledger, where.folder, dead, say))
+            check = held.enter_context(hold(ledger, where.folder, dead, say)).check
         yield check
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import yaml
 
-from dashboards.store.addresses import sqlite_file
 from dashboards.store.artifacts import study_artifacts
-from dashboards.store.connection import store_calls
+from dashboards.store.connection import is_database, store_calls
 from dashboards.store.mlflow_tags import (
     CONTENTS_TAG,
     KIND,
@@ -116,7 +115,7 @@ def _open_experiment(
     """
     experiment = client.get_experiment_by_name(spec.study)
     if experiment is None:
-        place = study_artifacts(folder, spec.study).as_uri() if sqlite_file(uri) else None
+        place = study_artifacts(folder, spec.study).as_uri() if is_database(uri) else None
         made = client.create_experiment(spec.study, artifact_location=place, tags=dict(tags or {}))
         experiment = client.get_experiment(made)
     experiment_id: str = experiment.experiment_id

@@ -167,15 +167,15 @@ def test_a_process_that_has_the_id_of_a_dead_one_does_not_hold_its_lease(ledger:
 
 
 def test_who_was_taken_over_writes_no_more(ledger: Ledger, tmp_path: Path, quick: None) -> None:
-    with hold(ledger, tmp_path, FREE, silent) as check:
-        check()
+    with hold(ledger, tmp_path, FREE, silent) as held:
+        held.check()
         theirs = elsewhere(tmp_path).written()
         while not ledger.swap_lease(ledger.read().lease, theirs):
             pass
         (thread,) = (thread for thread in threading.enumerate() if thread.name == "lease")
         thread.join(timeout=300)  # it ends when it finds the lease lost
         with pytest.raises(LeaseLost, match="taken the study 'small' over"):
-            check()
+            held.check()
     assert ledger.read().lease == theirs, "what is somebody else's is not let go"
 
 
