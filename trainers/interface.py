@@ -113,6 +113,7 @@ class Job:
 
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
     whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
+    `attempt`: its number among the sweep's attempts at the run.
     """
 
     config: RunConfig
@@ -121,6 +122,7 @@ class Job:
     placement: Placement = Placement()
     pause_at: int | None = None
     time_limit: float | None = None
+    attempt: int = 1
 
 
 class WorkQueue(Protocol):

@@ -1,12 +1,13 @@
 """Trains in warm worker processes, one per GPU or per share of the CPU cores.
 
 One thread, the pump, owns the workers: it hands jobs to idle ones and receives their messages also while the sweep is
-busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
+busy with its stores, so that no worker waits. POSIX only.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Collection
 from contextlib import suppress
@@ -16,12 +17,15 @@ from threading import Thread
 
 from studies.text.files import UnusableFile, is_folder
 from sweeper.executors.base import Capacity, Event, SetAside, StopOrder
+from sweeper.executors.door.door import Door
+from sweeper.executors.door.greeting import Welcome
+from sweeper.executors.door.network import KEY_VARIABLE
 from sweeper.executors.process.devices import GPU_VARIABLES, usable_cores, visible_gpus, worker_environments
 from sweeper.executors.process.handle import Starter
 from sweeper.executors.process.launcher import Launcher
 from sweeper.executors.process.local import Local
-from sweeper.executors.process.messages import Close, Request
 from sweeper.executors.process.pump import Pump
+from sweeper.executors.process.requests import Close, Request
 from trainers.interface import Job
 
 
@@ -50,10 +54,15 @@ class Process:
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
         self._wakeup, wakeups = socket.socketpair()
         self._wakeup.setblocking(False)
+        key = secrets.token_hex(32)
+        door, welcome = Door(key.encode(), wakeups), Welcome(trainer=trainer)
         launcher = Local() if launcher is None else launcher
-        starters = [Starter(f"worker-{i}", trainer, env, log_folder, launcher) for i, env in enumerate(environments)]
+        starters = [
+            Starter(f"worker-{i}", welcome, {**env, KEY_VARIABLE: key}, log_folder, launcher)
+            for i, env in enumerate(environments)
+        ]
         self._places = {starter.name: _place(starter) for starter in starters}
-        pump = Pump(starters, self._requests, wakeups, self._events)
+        pump = Pump(starters, self._requests, door, self._events)
         self._pump = Thread(target=pump.run, name="executor", daemon=True)
         self._pump.start()
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,9 @@ import pytest
 
 from studies.records import Cause, RunResult
 from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, Started, WorkerState
+from sweeper.executors.door.frames import framed, read_frame
+from sweeper.executors.door.greeting import Welcome, first_words, new_nonce, opened, sealed
+from sweeper.executors.door.messages import decode_event, encode
 from tests.waiting import FOREVER, PATIENCE, wait_until
 from trainers.interface import Job
 
@@ -30,7 +32,7 @@ MakeProcess = Callable[..., Process]
 MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
 StartSweep = Callable[[list[Job]], subprocess.Popen[str]]
-StartWorker = Callable[[], tuple[subprocess.Popen[bytes], Connection]]
+StartWorker = Callable[[], tuple[subprocess.Popen[bytes], socket.socket]]
 
 
 @pytest.fixture
@@ -216,9 +218,8 @@ def test_a_free_worker_gets_the_next_job_while_the_sweep_does_not_look(
 def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
     make_process: MakeProcess, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "sweeper.executors.process.local.EXIT_SECONDS", FOREVER
-    )  # nobody waits for them to end themselves
+    # Nobody waits for them to end themselves.
+    monkeypatch.setattr("sweeper.executors.process.handle.EXIT_SECONDS", FOREVER)
     executor, stuck, parent = make_process(workers=2), make_job("hold the lock"), make_job("have a child")
     executor.submit(stuck)
     executor.submit(parent)
@@ -312,21 +313,26 @@ def test_no_worker_lives_on_when_the_sweep_is_killed(start_sweep: StartSweep, ma
 
 @pytest.fixture
 def start_worker() -> Iterator[StartWorker]:
-    """`start_worker()`: a worker by itself and this end of its pipe."""
+    """`start_worker()`: a worker by itself, which has been let in, and this end of its connection."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> tuple[subprocess.Popen[bytes], Connection]:
-        ours, theirs = Pipe()
-        identity = [OBEDIENT, "worker", str(theirs.fileno()), str(os.getpid())]
+    def start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+        key = "a key for tests alone"
+        ours, theirs = socket.socketpair()
+        words = ["ticket", f"fd:{theirs.fileno()}", str(os.getpid())]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "sweeper.executors.process.worker", *identity],
-                env={**os.environ, "PYTHONPATH": str(HERE)},
+                [sys.executable, "-m", "sweeper.executors.process.worker", *words],
+                env={**os.environ, "PYTHONPATH": str(HERE), "SWEEPER_KEY": key},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         )
         theirs.close()
+        nonce = new_nonce()
+        ours.sendall(framed(first_words(nonce, [])))
+        _, of_worker = opened(key.encode(), "worker", nonce, read_frame(ours))
+        ours.sendall(framed(sealed(key.encode(), "sweep", (nonce, of_worker), Welcome("worker", OBEDIENT))))
         return started[-1], ours
 
     yield start
@@ -335,9 +341,9 @@ def start_worker() -> Iterator[StartWorker]:
         worker.wait()
 
 
-def test_a_worker_and_its_children_end_when_its_pipe_ends(start_worker: StartWorker, make_job: MakeJob) -> None:
+def test_a_worker_and_its_children_end_when_its_connection_ends(start_worker: StartWorker, make_job: MakeJob) -> None:
     (worker, connection), job = start_worker(), make_job("have a child")
-    connection.send(job)
+    connection.sendall(framed(encode(job)))
     child = child_of(job)
     connection.close()
     assert worker.wait(PATIENCE) == -signal.SIGKILL
@@ -346,11 +352,11 @@ def test_a_worker_and_its_children_end_when_its_pipe_ends(start_worker: StartWor
 
 def test_a_sweep_that_does_not_read_keeps_no_worker_waiting(start_worker: StartWorker, make_job: MakeJob) -> None:
     (_, connection), job = start_worker(), make_job("flood")
-    connection.send(job)
+    connection.sendall(framed(encode(job)))
     wait_for_result(job)
-    events: list[Event] = [connection.recv()]
+    events = [decode_event(read_frame(connection), "worker")]
     while not isinstance(events[-1], Finished):
-        events.append(connection.recv())
+        events.append(decode_event(read_frame(connection), "worker"))
     assert 100 <= len(events) < 5000  # 20 000 were reported
 
 
