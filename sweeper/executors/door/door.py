@@ -80,13 +80,15 @@ class _Newcomer:
 
 
 class Door:
-    """Lets workers in by their tickets. Owns the selector, which also wakes up for a byte on `wakeup`."""
+    """Lets workers in by their tickets. Owns the selector, which `wake` wakes up."""
 
-    def __init__(self, key: bytes, wakeup: socket.socket, versions: Mapping[str, str] | None = None) -> None:
+    def __init__(self, key: bytes, versions: Mapping[str, str] | None = None) -> None:
         """`versions`: what workers must have the same of; None: they are on this machine and are not asked."""
-        self._key, self._wakeup, self._versions = key, wakeup, versions or {}
+        self._key, self._versions = key, versions or {}
+        self._wakeup, self._wakeups = socket.socketpair()
+        self._wakeup.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(wakeup, selectors.EVENT_READ, None)
+        self._selector.register(self._wakeups, selectors.EVENT_READ, None)
         self._expected: dict[str, Welcome] = {}
         self._newcomers: dict[_Newcomer, None] = {}
         self._listener: socket.socket | None = None
@@ -132,10 +134,15 @@ class Door:
                 case _Newcomer() as newcomer:
                     yield from self._hear(newcomer)
                 case None:
-                    self._wakeup.recv(4096)
+                    self._wakeups.recv(4096)
                 case _:
                     self._accept()
         yield from self._look_at_newcomers(time.monotonic())
+
+    def wake(self) -> None:
+        """Have `wait` return at once; may be called in any thread and in a signal handler."""
+        with suppress(OSError):  # it is full, so it wakes up anyway, or the door is closed
+            self._wakeup.send(b"!")
 
     def close(self) -> None:
         """Turn everybody away and close for good. Lines are closed by who has them."""
@@ -144,6 +151,8 @@ class Door:
         if self._listener is not None:
             self._listener.close()
         self._selector.close()
+        for end in (self._wakeup, self._wakeups):
+            end.close()
 
     def _accept(self) -> None:
         assert self._listener is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
 
@@ -21,14 +21,14 @@ from sweeper.executors.base import (
     Reported,
     SetAside,
     Started,
+    StopOrder,
     WorkerState,
 )
-from sweeper.executors.door.door import Arrived, Door, Told, TurnedAway
+from sweeper.executors.door.door import Arrived, Told, TurnedAway
 from sweeper.executors.door.line import Line
 from sweeper.executors.door.messages import Ended, FromWorker, Stop, Want, decode_event
-from sweeper.executors.process.handle import Running, Starter
-from sweeper.executors.process.launcher import Desk
-from sweeper.executors.process.requests import Close, Request
+from sweeper.executors.process.handle import Running
+from sweeper.executors.process.team import Team
 from trainers.interface import Job, pack_key
 
 # Between checks of the workers: a dead one's connection ends at once, unless a child process holds it open.
@@ -43,22 +43,24 @@ MOST_STILLBORN = 3
 REPORTS_WAITING = 10_000
 
 
+@dataclass(frozen=True)
+class Close:
+    """What an executor asks of its pump at the end: to end once the workers have; `now` kills them."""
+
+    now: bool
+
+
+Request = Job | StopOrder | Close
+
+
 class Pump:
     """The thread that owns the workers. It never waits for one of them, nor for the sweep."""
 
-    def __init__(
-        self,
-        starters: list[Starter],
-        requests: SimpleQueue[Request],
-        door: Door,
-        events: SimpleQueue[Event | BaseException],
-        desk: Desk | None = None,
-    ) -> None:
-        self._starters = dict(enumerate(starters))
+    def __init__(self, team: Team, requests: SimpleQueue[Request], events: SimpleQueue[Event | BaseException]) -> None:
+        self._starters = dict(enumerate(team.starters))
+        self._door, self._desk = team.door, team.desk
         self._requests = requests
-        self._door = door
         self._events = events
-        self._desk = desk
         self._waiting: deque[Job] = deque()
         self._workers: dict[int, Running] = {}
         self._lines: dict[Line, int] = {}

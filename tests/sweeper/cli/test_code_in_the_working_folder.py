@@ -93,8 +93,7 @@ def test_a_worker_and_what_it_starts_look_elsewhere(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     monkeypatch.setattr("subprocess.Popen", popen)
-    wakeup, _other = socket.socketpair()
-    door = Door(b"a key for tests alone", wakeup)
+    door = Door(b"a key for tests alone")
     Starter("worker-0", Welcome(trainer="formula"), {}, tmp_path, Local()).start(door)
     door.close()
     (environment,) = started

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process,
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import Welcome, first_words, new_nonce, opened, sealed
 from sweeper.executors.door.messages import decode_event, encode
+from sweeper.executors.process.team import local_team
 from tests.waiting import FOREVER, PATIENCE, wait_until
 from trainers.interface import Job
 
@@ -391,7 +393,7 @@ def test_workers_share_the_cores_and_are_not_handed_the_stores(
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    monkeypatch.setattr("sweeper.executors.process.executor.usable_cores", lambda: 6)
+    monkeypatch.setattr("sweeper.executors.process.team.usable_cores", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     executor, jobs = make_process(workers=2), [make_job("finish", seed) for seed in range(8)]
     for job in jobs:
@@ -455,7 +457,7 @@ def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_with
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     launcher = _Queued()
-    executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
+    executor = Process(OBEDIENT, 1, tmp_path / "logs", team=partial(local_team, launcher=launcher))
     executor.submit(make_job("finish"))
     seen: list[Event] = []
 
@@ -474,7 +476,7 @@ def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_with
 def test_workers_that_cannot_begin_are_not_started_without_end(make_job: MakeJob, tmp_path: Path) -> None:
     """As after an upgrade under a sweep: each would end as the one before, and take all of the machine for it."""
     launcher = _Broken()
-    executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
+    executor = Process(OBEDIENT, 1, tmp_path / "logs", team=partial(local_team, launcher=launcher))
     executor.submit(make_job("finish"))
     told = r"3 workers in a row ended before they could take a job \(worker-0: .*says why"
     with pytest.raises(RuntimeError, match=told):

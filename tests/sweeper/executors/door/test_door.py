@@ -83,8 +83,7 @@ def serve() -> Iterator[Callable[..., Serving]]:
     made = list[tuple[Serving, threading.Thread]]()
 
     def start(**more: dict[str, str]) -> Serving:
-        _, wakeup = socket.socketpair()
-        door = Door(KEY, wakeup, **more)
+        door = Door(KEY, **more)
         serving = Serving(door, door.listen("127.0.0.1", 0))
         thread = threading.Thread(target=serving.serve, daemon=True)
         made.append((serving, thread))
