@@ -43,6 +43,7 @@ from studies.spec import (
     Runs,
     Scenario,
     Simplex,
+    SlurmJobs,
     Study,
     Values,
     Variant,
@@ -73,6 +74,7 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "objective": Objective,
     "budget": Budget,
     "resources": Resources,
+    "resources.slurm": SlurmJobs,
     "output": Output,
     "notify": Notify,
 }

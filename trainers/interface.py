@@ -114,6 +114,7 @@ class Job:
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
     whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
     `model`: folder of an adapter or a model from elsewhere, which evaluators measure in the place of the run's own.
+    `attempt`: its number among the sweep's attempts at the run.
     """
 
     config: RunConfig
@@ -123,6 +124,7 @@ class Job:
     pause_at: int | None = None
     time_limit: float | None = None
     model: str | None = None
+    attempt: int = 1
 
 
 class WorkQueue(Protocol):

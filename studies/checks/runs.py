@@ -17,6 +17,7 @@ from studies.schema.types import (
     ResolvedVariant,
     Runs,
     Simplex,
+    SlurmJobs,
     StudySpec,
     Values,
 )
@@ -30,6 +31,11 @@ _SEEDS = 2**32  # what torch and numpy take
 
 
 _MOST_WORKERS = 1024
+
+
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[1-9][0-9]{0,4})?")
+_OPTION = re.compile(r"[\w(\[][\w.,:=+@|&*()\[\]/-]*")  # of sbatch
+_SHORTEST_JOB = 180
 
 
 _MOST_REPLICATES = 1000
@@ -92,6 +98,24 @@ def resources(spec: StudySpec) -> list[Problem]:
         problems.append(Problem("resources.together", text))
     if resources.gpus_per_run < 1:
         problems.append(Problem("resources.gpus_per_run", f"{resources.gpus_per_run} must be at least 1"))
+    if resources.address is not None and not _ADDRESS.fullmatch(resources.address):
+        text = f"{resources.address!r} is no HOST or HOST:PORT, such as login1 or 10.0.0.7:4711"
+        problems.append(Problem("resources.address", text))
+    return problems + _slurm(resources.slurm)
+
+
+def _slurm(jobs: SlurmJobs) -> list[Problem]:
+    problems = []
+    for name in ("partition", "account", "qos", "gres", "constraint", "mem"):
+        value = getattr(jobs, name)
+        if value is not None and not _OPTION.fullmatch(value):
+            text = f"{value!r} must be one word, as the option --{name} of sbatch takes it"
+            problems.append(Problem(f"resources.slurm.{name}", text))
+    if jobs.time is not None and not jobs.time >= _SHORTEST_JOB:
+        text = f"{jobs.time:g} must be at least {_SHORTEST_JOB} seconds: a job is told to go a minute before its end"
+        problems.append(Problem("resources.slurm.time", text))
+    if jobs.cpus < 1:
+        problems.append(Problem("resources.slurm.cpus", f"{jobs.cpus} must be at least 1"))
     return problems
 
 

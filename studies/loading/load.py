@@ -93,6 +93,11 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
         found.append(f"trainer: Python code of {spec.trainer} will run")
     if spec.notify is not None:
         found.append(f"notify.command: `sweeper run` will run {shlex.join(spec.notify.command)} when it has ended")
+    if spec.resources.slurm.setup:
+        lines = "; ".join(spec.resources.slurm.setup)
+        found.append(f"resources.slurm.setup: `--executor slurm` will run in each job of a worker: {lines}")
+    if spec.resources.slurm.python:
+        found.append(f"resources.slurm.python: `--executor slurm` will run {spec.resources.slurm.python}")
     judge = spec.evaluation.judge
     if judge is not None and judge.function:
         found.append(f"evaluate.judge.function: Python code of {judge.function} will run in the workers")

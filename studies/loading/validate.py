@@ -28,6 +28,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "objective": parts.Objective,
     "budget": parts.Budget,
     "resources": parts.Resources,
+    "resources.slurm": parts.SlurmJobs,
     "output": parts.Output,
     "notify": parts.Notify,
     "runs": parts.Runs,

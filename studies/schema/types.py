@@ -236,6 +236,31 @@ class Budget(Part):
         return seconds(value)
 
 
+class SlurmJobs(Part):
+    """How `--executor slurm` asks for workers: a job of one GPU for each, by `sbatch`. `partition`, `account`, `qos`,
+    `gres`, `constraint` and `mem` are its options; `time` is the longest a job may take, in seconds or as `8h`, and
+    `cpus` are those of a worker. `setup`: lines of shell before the worker starts, with its command in `"$@"`, so that
+    `module load cuda` loads what it needs and `set -- apptainer exec --nv dpo.sif "$@"` runs it in a container.
+    `python`: the interpreter there, where it is not the sweep's own.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: float | None = None
+    gres: str | None = "gpu:1"
+    constraint: str | None = None
+    cpus: int = 4
+    mem: str | None = None
+    setup: tuple[str, ...] = ()
+    python: str | None = None
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return seconds(value)
+
+
 class Resources(Part):
     """Worker processes (None: one per GPU, else one per CPU core), runs that a worker trains together (None: it finds
     out; 0: each by TRL's own loop), GPUs that one run takes, and names of environment variables that workers get
@@ -243,6 +268,9 @@ class Resources(Part):
 
     A run that the machine fails is tried `attempts` times in all, again after `retry_after` seconds, then after twice
     as many.
+
+    `slurm`: what workers of `--executor slurm` ask for. `address`: where workers on other machines find the sweep, as
+    `HOST` or `HOST:PORT` (None: at any address of this machine, and a free port).
     """
 
     workers: int | None = None
@@ -251,6 +279,8 @@ class Resources(Part):
     env: tuple[str, ...] = ()
     attempts: int = 3
     retry_after: float = 5.0
+    slurm: SlurmJobs = SlurmJobs()
+    address: str | None = None
 
     @field_validator("retry_after", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from sweeper.cli.verbs.results import SAFE_PATH, evaluate, records, report, stat
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
 from sweeper.cli.verbs.sharing import export
 from sweeper.cli.verbs.tuning import tune
+from sweeper.cli.verbs.working import worker
 
 
 class _Commands(typer.core.TyperGroup):
@@ -43,7 +44,7 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, doctor):
+for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, worker, doctor):
     app.command()(command)
 app.command("open")(open_run)
 

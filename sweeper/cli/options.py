@@ -26,7 +26,12 @@ Variant = Annotated[str, typer.Argument(help="name of a variant")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as base.max_steps=60")]
 
 
-Executor = Annotated[str, typer.Option(help="process (warm worker processes) or inline (this process)")]
+Executor = Annotated[
+    str,
+    typer.Option(
+        help="process (warm worker processes), inline (this process), slurm (jobs) or hosts (that come by themselves)"
+    ),
+]
 
 
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes  (default: a GPU each, else a core)")]

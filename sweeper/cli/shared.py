@@ -69,6 +69,7 @@ def runnable(
 ) -> RunRequest:
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
     asked = checked(study, settings, executor)
+    refuse_uncounted(asked.spec, executor, workers)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context), context.obj)
@@ -90,6 +91,14 @@ def checked(study: str, settings: list[str] | None, executor: str, text: str | N
     refuse_bad_base(asked)
     look_at_data(asked)
     return asked
+
+
+def refuse_uncounted(spec: StudySpec, executor: str, workers: int | None) -> None:
+    """Exit with 2 where workers are on other machines and nobody says how many."""
+    from sweeper.executors.registry import ELSEWHERE
+
+    if executor in ELSEWHERE and not (workers or spec.resources.workers):
+        refuse([f"--executor {executor}: say how many workers there are, with --workers or resources.workers."])
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:

@@ -133,9 +133,9 @@ class _Session:
 
     def pool(self) -> Executor:
         """Start an executor with as many workers as the user or the study says."""
-        count = self.workers or self.study.spec.resources.workers
-        place = Workplace(count, self.where.runs / LOGS, self.study.spec.resources.env)
-        return self.border.watch(EXECUTORS[self.executor](self.study.spec.trainer, place))
+        spec = self.study.spec
+        place = Workplace.of(spec, self.workers, self.where.runs / LOGS, self.screen.tell_user)
+        return self.border.watch(EXECUTORS[self.executor](spec.trainer, place))
 
     def past(self, known: Known) -> Past:
         """The runs of `known` that a sweep resumes from."""
@@ -337,7 +337,7 @@ def _measure_again(session: _Session) -> Scored:
         "trained for it."
     )
     session.border.phase("measure")
-    with measuring(spec, session.executor, session.workers, where.runs) as pool:
+    with measuring(spec, session.executor, session.workers, where.runs, tell_user) as pool:
         stopper = Stopper(pool)
         with stop_on_interrupt((stopper,), tell_user), session.border.steered():
             done = measure(tasks, session.border.watch(pool), session.tracker, tell_user, session.lease.check)

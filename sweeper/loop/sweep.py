@@ -251,4 +251,5 @@ def _job(spec: StudySpec, folder: Path, waiting: Waiting, placement: Placement) 
         placement=placement,
         pause_at=waiting.runs.heading.get(waiting.config.key),
         time_limit=spec.budget.per_run,
+        attempt=waiting.attempt.number,
     )

@@ -75,10 +75,11 @@ def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folde
 
 
 @contextmanager
-def measuring(spec: StudySpec, executor: str, workers: int | None, folder: Path) -> Iterator[Executor]:
+def measuring(
+    spec: StudySpec, executor: str, workers: int | None, folder: Path, say: Callable[[str], None]
+) -> Iterator[Executor]:
     """Start an executor that measures adapters, with `inline` in this process."""
-    place = Workplace(workers or spec.resources.workers, folder / LOGS, spec.resources.env)
-    pool = EXECUTORS[executor](EVALUATOR, place)
+    pool = EXECUTORS[executor](EVALUATOR, Workplace.of(spec, workers, folder / LOGS, say))
     try:
         yield pool
     finally:

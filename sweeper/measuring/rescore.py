@@ -112,7 +112,7 @@ def score_all(
         tracker = Tracker(where.tracking, where.folder, say)
         try:
             tracker.keep_contents(spec.study, spec.contents)
-            with measuring(spec, executor, workers, where.runs) as pool:
+            with measuring(spec, executor, workers, where.runs, say) as pool:
                 return score(selection, pool, tracker, say)
         except (StoreAway, OSError, RuntimeError) as error:
             raise Interrupted(str(error)) from error

@@ -76,7 +76,7 @@ def _lacks(study: Study, draws: int, has_replicates: bool) -> str:
     if not draws:
         return "nothing is judged on fresh draws. Add replicates: 8."
     if draws < FEWEST_BLOCKS:
-        noun = "replicate" if has_replicates else "confirm block"
+        noun = "replicate" if has_replicates else "fresh data draw"
         return f"{so_many(draws, noun, 'is', 'are')} too few, and {FEWEST_BLOCKS} the fewest that are compared."
     return ""
 

@@ -1,14 +1,12 @@
 """Trains in warm worker processes, one per GPU or per share of the CPU cores.
 
 One thread, the pump, owns the workers: it hands jobs to idle ones and receives their messages also while the sweep is
-busy with its stores, so that no worker waits. POSIX only: workers inherit their end of a socket pair.
+busy with its stores, so that no worker waits. POSIX only.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,13 +14,11 @@ from threading import Thread
 
 from studies.text.files import UnusableFile, is_folder
 from sweeper.executors.base import Capacity, Event, SetAside, StopOrder
-from sweeper.executors.process.devices import GPU_VARIABLES, usable_cores, visible_gpus, worker_environments
-from sweeper.executors.process.handle import Starter
-from sweeper.executors.process.launcher import Launcher
-from sweeper.executors.process.local import Local
-from sweeper.executors.process.messages import Close, Request
-from sweeper.executors.process.pump import Pump
+from sweeper.executors.process.pump import Close, Pump, Request
+from sweeper.executors.process.team import Team, local_team
 from trainers.interface import Job
+
+MakeTeam = Callable[[str, int | None, Path, Collection[str]], Team]
 
 
 class Process:
@@ -30,7 +26,7 @@ class Process:
 
     `trainer` is a name as in a study file, or `module:Class`. `workers` None means one per GPU, else one per core.
     Workers print to `worker-N.log` in `log_folder`. `env`: names of environment variables that they get beside those
-    that training needs. `launcher`: starts them, by default on this machine.
+    that training needs. `team`: makes the workers of these four, by default on this machine.
     """
 
     def __init__(
@@ -39,21 +35,16 @@ class Process:
         workers: int | None,
         log_folder: Path,
         env: Collection[str] = (),
-        launcher: Launcher | None = None,
+        team: MakeTeam = local_team,
     ) -> None:
-        gpus = visible_gpus(os.environ)
-        environments = worker_environments(workers, gpus, usable_cores(), os.environ, env)
         log_folder.mkdir(parents=True, exist_ok=True)
         if not is_folder(log_folder):
             raise UnusableFile(log_folder, "is no real folder, and what workers print is kept there: move it away")
+        made = team(trainer, workers, log_folder, env)
+        self._places, self._door = dict(made.places), made.door
         self._requests: SimpleQueue[Request] = SimpleQueue()
         self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
-        self._wakeup, wakeups = socket.socketpair()
-        self._wakeup.setblocking(False)
-        launcher = Local() if launcher is None else launcher
-        starters = [Starter(f"worker-{i}", trainer, env, log_folder, launcher) for i, env in enumerate(environments)]
-        self._places = {starter.name: _place(starter) for starter in starters}
-        pump = Pump(starters, self._requests, wakeups, self._events)
+        pump = Pump(made, self._requests, self._events)
         self._pump = Thread(target=pump.run, name="executor", daemon=True)
         self._pump.start()
 
@@ -90,15 +81,8 @@ class Process:
         """See `Executor.close`."""
         self._request(Close(now))
         self._pump.join()
-        self._wakeup.close()
 
     def _request(self, request: Request) -> None:
         # Both steps may happen in a signal handler that interrupts either of them.
         self._requests.put(request)
-        with suppress(OSError):  # the socket is full, so the pump wakes up anyway, or it has ended
-            self._wakeup.send(b"!")
-
-
-def _place(starter: Starter) -> str:
-    device = next((starter.environment[name] for name in GPU_VARIABLES if name in starter.environment), None)
-    return f"{starter.name} on GPU {device}" if device else starter.name
+        self._door.wake()

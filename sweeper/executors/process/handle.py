@@ -1,43 +1,60 @@
-"""A worker as the pump sees it: launched, sent orders, reaped."""
+"""A worker as the pump sees it: launched, sent orders, buried."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from studies.records import Cause, RunResult
 from studies.text.files import open_file
+from sweeper.executors.door.door import Door
+from sweeper.executors.door.greeting import Welcome
+from sweeper.executors.door.line import Line
+from sweeper.executors.door.messages import End, Nothing, Order, Want
 from sweeper.executors.process.launcher import Handle, Launcher
-from sweeper.executors.process.messages import Nothing, Order, Want
 from trainers.interface import Job
 
 LOG_TAIL_BYTES = 2000
+# For a worker whose connection has ended to end itself; after that it is killed.
+EXIT_SECONDS = 5.0
+MODULE: Final = "sweeper.executors.process.worker"
 
 
 class Running:
-    """A launched worker: `jobs` are in training, `wants` is what it has asked for, `state` the last one sent as an
-    event.
+    """A launched worker: `line` leads to it once it is here, `jobs` are in training, `wants` is what it has asked for,
+    `state` the last one sent as an event.
     """
 
-    def __init__(self, name: str, handle: Handle, log: Path) -> None:
-        self.name = name
-        self.handle = handle
+    def __init__(self, name: str, ticket: str, handle: Handle, log: Path, elsewhere: bool) -> None:
+        self.name, self.ticket = name, ticket
+        self.handle, self.elsewhere = handle, elsewhere
+        self.line: Line | None = None
         self.jobs: dict[str, Job] = {}
         self.wants: Want | None = None
         self.log = log
         self.kill_cause: dict[str, Cause] = {}
         self.set_aside = False
         self.state: Literal["asked", "waiting", "here"] = "asked"
+        self.refused = self.host = ""
+        self.parted: float | None = None
         self._log_start = 0
+
+    @property
+    def place(self) -> str:
+        """A description for people."""
+        return f"{self.handle.place} on {self.host}" if self.host else self.handle.place
 
     def give(self, job: Job) -> None:
         """Answer the worker's request with a job; it is lost where the process has just gone."""
         if not self.jobs:
-            self._log_start = self.log.stat().st_size
+            self._log_start = self._log_size()
             self.handle.begin()
         self.jobs[job.config.key] = job
         self.wants = None
@@ -49,21 +66,44 @@ class Running:
         self.tell(Nothing())
 
     def tell(self, order: Order) -> None:
-        """Send an order; the pump notices where the process has gone."""
-        if self.handle.connection is not None:
-            with suppress(OSError):
-                self.handle.connection.send(order)
+        """Send an order; the pump notices where the worker has gone."""
+        if self.line is not None:
+            self.line.send(order)
+
+    def end(self, now: bool) -> None:
+        """Have it end once its runs have; `now`, or where it is not here yet, at once."""
+        self.tell(End())
+        if now or self.line is None:
+            self.kill()
 
     def kill(self) -> None:
         """Kill the worker and its children."""
         self.handle.kill()
 
-    def reap(self) -> tuple[Cause, str]:
-        """Wait for the worker to end; the cause and the reason."""
+    def part(self) -> None:
+        """Its connection has ended, or never will be: it is to be buried."""
+        if self.line is not None:
+            self.line.close()
+        self.line, self.wants, self.parted = None, None, time.monotonic()
+
+    def why(self) -> tuple[Cause, str] | None:
+        """The cause and the reason for its end, once known; a worker that goes on is killed after some seconds."""
         ended = self.handle.why()
-        if self.handle.connection is not None:
-            self.handle.connection.close()
+        since = time.monotonic() - (self.parted or 0.0)
+        if ended is None and since > EXIT_SECONDS:
+            self.kill()
+        if ended is None and since > 2 * EXIT_SECONDS:
+            ended = Cause.WORKER_LOST, "its connection has ended, and nothing tells why"
+        if ended is not None and self.refused:
+            return ended[0], self.refused
         return ended
+
+    def bury(self) -> None:
+        """Kill it, and wait until it has ended."""
+        self.kill()
+        self.part()
+        while self.why() is None:
+            time.sleep(0.01)
 
     def with_log(self, result: RunResult) -> RunResult:
         """The result with the path and the last lines of the log."""
@@ -72,28 +112,38 @@ class Running:
 
     def log_tail(self) -> str:
         """What the process has written last, since it got its job."""
-        with open_file(self.log, os.O_RDONLY) as file:
-            file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
+        with suppress(FileNotFoundError), open_file(self.log, os.O_RDONLY) as file:
+            file.seek(max(self._log_start, self._log_size() - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").strip()
+        return ""
+
+    def _log_size(self) -> int:
+        with suppress(FileNotFoundError):  # of a worker on another machine it may show late
+            return self.log.stat().st_size
+        return 0
 
 
 @dataclass(frozen=True)
 class Starter:
-    """Starts the worker of one slot."""
+    """Starts the worker of one slot. `welcome`: what it is told at the door, but for its name."""
 
     name: str
-    trainer: str
-    environment: dict[str, str]
+    welcome: Welcome
+    environment: Mapping[str, str]
     log_folder: Path
     launcher: Launcher
+    python: str | None = None
 
-    def start(self) -> Running:
+    def start(self, door: Door) -> Running:
         """Launch the worker."""
-        log = self.log_folder / f"{self.name}.log"
-        module = (sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "sweeper.executors.process.worker")
+        log, ticket = self.log_folder / f"{self.name}.log", secrets.token_hex(8)
         # The worker gets the module path, so that it can import a trainer that can be imported here, and what it starts
-        # takes no code from the working folder either.
+        # takes no code from the working folder either. Another Python has its own packages.
         modules = os.pathsep.join(path for path in sys.path if path)
-        environment = {**self.environment, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
-        command = (*module, self.trainer, self.name)
-        return Running(self.name, self.launcher.launch(self.name, command, environment, log), log)
+        own = {"PYTHONSAFEPATH": "1"} if self.python else {"PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
+        command = (self.python or sys.executable, "-P", "-u", "-X", "faulthandler", "-m", MODULE, ticket)
+        door.expect(ticket, self.welcome.named(self.name))
+        handle = self.launcher.launch(self.name, command, {**self.environment, **own}, log)
+        if handle.connection is not None:
+            door.adopt(handle.connection)
+        return Running(self.name, ticket, handle, log, elsewhere=self.welcome.folder is not None)

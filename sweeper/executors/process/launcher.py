@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, Protocol
 
 from studies.records import Cause
+from sweeper.executors.door.greeting import Hello
+from sweeper.executors.door.line import Line
 
 
 class Handle(Protocol):
@@ -19,8 +21,8 @@ class Handle(Protocol):
         ...
 
     @property
-    def connection(self) -> Connection | None:
-        """The connection to the worker; None until it is here."""
+    def connection(self) -> socket.socket | None:
+        """The sweep's end of the connection that the worker was handed on; None: it dials the sweep's door."""
         ...
 
     def state(self) -> Literal["waiting", "here", "gone"]:
@@ -32,21 +34,37 @@ class Handle(Protocol):
         ...
 
     def kill(self) -> None:
-        """Kill it and its children at once, without its help."""
+        """Kill it and its children at once, without its help. Returns at once; may be called again."""
         ...
 
-    def why(self) -> tuple[Cause, str]:
-        """The cause and the reason for its end, asked once its connection has closed; kills what is left of it after
-        some seconds.
+    def why(self) -> tuple[Cause, str] | None:
+        """The cause and the reason for its end, asked once its connection has closed; None as long as they are not
+        known. Returns within a blink.
         """
         ...
 
 
 class Launcher(Protocol):
-    """Starts workers: as processes of this machine, or as jobs of a cluster."""
+    """Starts workers: as processes of this machine, as jobs of a cluster, or on hosts that have come by."""
 
     def launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Handle:
-        """Start a worker and return at once. Its output is appended to the `log`. The launcher adds to the `command`
-        how the worker reaches the sweep. Raises OSError.
+        """Start a worker and return at once. Its output is appended to the `log`. The launcher adds to the `command`,
+        which ends with the worker's ticket, how the worker reaches the sweep. Raises OSError.
         """
+        ...
+
+
+class Desk(Protocol):
+    """Where hosts come by that start workers."""
+
+    def register(self, hello: Hello, line: Line) -> None:
+        """A host has come."""
+        ...
+
+    def hear(self, line: Line) -> bool:
+        """Receive what a host says; False where the line is of no host."""
+        ...
+
+    def close(self) -> None:
+        """Send the hosts away."""
         ...

@@ -1,12 +1,11 @@
-"""The thread that hands jobs to worker processes and passes their events on."""
+"""The thread that hands jobs to workers and passes their events on."""
 
 from __future__ import annotations
 
-import socket
+import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
 
@@ -21,14 +20,21 @@ from sweeper.executors.base import (
     Lost,
     Reported,
     SetAside,
+    Started,
+    StopOrder,
     WorkerState,
 )
-from sweeper.executors.process.handle import Running, Starter
-from sweeper.executors.process.messages import Close, End, Request, Stop, Want
+from sweeper.executors.door.door import Arrived, Told, TurnedAway
+from sweeper.executors.door.line import Line
+from sweeper.executors.door.messages import Ended, FromWorker, Stop, Want, decode_event
+from sweeper.executors.process.handle import Running
+from sweeper.executors.process.team import Team
 from trainers.interface import Job, pack_key
 
-# Between checks of the processes: a dead one's pipe ends at once, unless a child process holds it open.
+# Between checks of the workers: a dead one's connection ends at once, unless a child process holds it open.
 LIVENESS_SECONDS = 0.2
+# While one is to be buried.
+_BURIAL_SECONDS = 0.02
 
 # Workers that may end in a row before their first message: no run is to blame, and the next would end the same way.
 MOST_STILLBORN = 3
@@ -37,24 +43,33 @@ MOST_STILLBORN = 3
 REPORTS_WAITING = 10_000
 
 
+@dataclass(frozen=True)
+class Close:
+    """What an executor asks of its pump at the end: to end once the workers have; `now` kills them."""
+
+    now: bool
+
+
+Request = Job | StopOrder | Close
+
+
 class Pump:
     """The thread that owns the workers. It never waits for one of them, nor for the sweep."""
 
-    def __init__(
-        self,
-        starters: list[Starter],
-        requests: SimpleQueue[Request],
-        wakeup: socket.socket,
-        events: SimpleQueue[Event | BaseException],
-    ) -> None:
-        self._starters = dict(enumerate(starters))
+    def __init__(self, team: Team, requests: SimpleQueue[Request], events: SimpleQueue[Event | BaseException]) -> None:
+        self._starters = dict(enumerate(team.starters))
+        self._door, self._desk = team.door, team.desk
         self._requests = requests
-        self._wakeup = wakeup
         self._events = events
         self._waiting: deque[Job] = deque()
         self._workers: dict[int, Running] = {}
+        self._lines: dict[Line, int] = {}
+        self._tickets: dict[str, int] = {}
+        self._asking: dict[int, None] = {}
+        self._parted: set[int] = set()
         self._closing = False
         self._stillborn = 0
+        self._looked = 0.0
 
     def run(self) -> None:
         """Serve until closed. An error here becomes an event for the sweep, and no worker is left."""
@@ -68,8 +83,11 @@ class Pump:
         finally:
             for worker in self._workers.values():
                 worker.kill()
-                worker.reap()
-            self._wakeup.close()
+            for worker in self._workers.values():
+                worker.bury()
+            if self._desk is not None:
+                self._desk.close()
+            self._door.close()
 
     def _take_requests(self) -> None:
         with suppress(Empty):
@@ -112,7 +130,7 @@ class Pump:
         for worker in self._workers.values():
             if worker.name == name:
                 worker.set_aside = True
-                worker.tell(End())
+                worker.end(now=False)
         if not self._starters:
             self._drop(list(self._waiting))
 
@@ -120,13 +138,12 @@ class Pump:
         self._closing = True
         self._cancel(None)
         for worker in self._workers.values():
-            worker.tell(End())
-            if now:
-                worker.kill()
+            worker.end(now)
 
     def _hand_out(self) -> None:
         """Answer the workers that ask for jobs, and start missing workers."""
-        for worker in self._workers.values():
+        for slot in list(self._asking):
+            worker = self._workers[slot]
             if self._closing or worker.set_aside or worker.wants is None:
                 continue
             job = self._choose(worker, worker.wants.like)
@@ -135,59 +152,90 @@ class Pump:
                 worker.give(job)
             elif worker.wants.like is not None:
                 worker.refuse()
+            if worker.wants is None:
+                del self._asking[slot]
+        if self._waiting and len(self._workers) < len(self._starters) and not self._closing:
+            self._start_missing()
+
+    def _start_missing(self) -> None:
         without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
         for slot, starter in self._starters.items():
-            if slot not in self._workers and len(self._waiting) > without and not self._closing:
-                self._workers[slot] = starter.start()
-                self._events.put(WorkerState(starter.name, "asked", self._workers[slot].handle.place))
+            if slot not in self._workers and len(self._waiting) > without:
+                self._workers[slot] = worker = starter.start(self._door)
+                self._tickets[worker.ticket] = slot
+                self._events.put(WorkerState(starter.name, "asked", worker.place))
                 without += 1
 
     def _choose(self, worker: Running, like: str | None) -> Job | None:
         """The next job for a worker. Beside its own jobs it gets no more than its share of all there are, so that a big
-        pack leaves no other worker idle.
+        pack leaves no other worker idle; those that wait for their place, maybe for hours, have none.
         """
         if like is None:
             return next(iter(self._waiting), None)
         training = sum(len(one.jobs) for one in self._workers.values())
-        if len(worker.jobs) >= -(-(training + len(self._waiting)) // len(self._starters)):
+        sharing = len(self._starters) - sum(one.state == "waiting" for one in self._workers.values())
+        if len(worker.jobs) >= -(-(training + len(self._waiting)) // max(1, sharing)):
             return None
         fits = (job for job in self._waiting if len(worker.jobs) < job.placement.together)
         return next((job for job in fits if pack_key(job.config) == like), None)
 
     def _take_in(self) -> None:
-        """Wait for messages, deaths or a wake-up, and receive one message of each worker that sent some."""
-        connections = ((worker.handle.connection, slot) for slot, worker in self._workers.items())
-        slots = {connection: slot for connection, slot in connections if connection is not None}
-        for ready in wait([self._wakeup, *slots], LIVENESS_SECONDS):
-            if isinstance(ready, Connection):
-                self._receive(slots[ready])
-            else:
-                self._wakeup.recv(4096)
-        for slot, worker in list(self._workers.items()):
-            state = worker.handle.state()
-            if state == "gone":
-                self._reap(slot)
-            elif state == "waiting":
-                self._note(worker, "waiting")
+        """Wait for messages, deaths or a wake-up, and take in what has come."""
+        for news in self._door.wait(_BURIAL_SECONDS if self._parted else LIVENESS_SECONDS):
+            match news:
+                case Arrived(hello=hello, line=line) if hello.ticket == "" and self._desk is not None:
+                    self._desk.register(hello, line)
+                case Arrived(hello=hello, line=line):
+                    self._welcome(self._tickets.get(hello.ticket), hello.host, line)
+                case TurnedAway(hello=hello, why=why) if hello.ticket in self._tickets:
+                    self._workers[self._tickets[hello.ticket]].refused = why
+                case Told(line=line):
+                    self._receive(line)
+        if self._parted or time.monotonic() - self._looked > LIVENESS_SECONDS:
+            self._look_after_workers()
 
-    def _receive(self, slot: int) -> None:
-        try:
-            self._accept(self._workers[slot])
-        except (EOFError, OSError):
-            self._reap(slot)
-
-    def _accept(self, worker: Running) -> None:
-        """Receive one message; raises EOFError or OSError when the worker's end of the pipe is closed."""
-        if worker.handle.connection is None:
-            raise EOFError
-        event: Event | Want = worker.handle.connection.recv()
+    def _welcome(self, slot: int | None, host: str, line: Line) -> None:
+        if slot is None or self._workers[slot].parted is not None:
+            line.close()  # its launch is over
+            return
+        worker = self._workers[slot]
+        worker.line, self._lines[line] = line, slot
+        worker.host = host if worker.elsewhere else ""
         self._stillborn = 0
         self._note(worker, "here")
+        if self._closing or worker.set_aside:
+            worker.end(now=self._closing)
+
+    def _receive(self, line: Line) -> None:
+        """Take in what a worker, or a host, has sent."""
+        slot = self._lines.get(line)
+        if slot is None:
+            if self._desk is not None:
+                self._desk.hear(line)
+            return
+        worker = self._workers[slot]
+        try:
+            for data in line.receive():
+                self._accept(slot, decode_event(data, worker.name))
+        except ValueError as error:  # it is no worker of ours any more
+            worker.refused = f"it sent what is no message ({error})"
+            worker.kill()
+            self._part(slot)
+        except (EOFError, OSError):
+            self._part(slot)
+
+    def _accept(self, slot: int, event: FromWorker) -> None:
+        worker = self._workers[slot]
         if isinstance(event, Want):
             worker.wants = event
+            self._asking[slot] = None
             return
+        if isinstance(event, Ended) or (
+            isinstance(event, Started | Reported | Finished) and event.key not in worker.jobs
+        ):
+            return  # of an attempt that is over
         if isinstance(event, Finished):
-            worker.jobs.pop(event.key, None)
+            worker.jobs.pop(event.key)
             if event.result.cause is not Cause.FINISHED:
                 event = replace(event, result=worker.with_log(event.result))
         if not isinstance(event, Reported) or self._events.qsize() < REPORTS_WAITING:
@@ -197,16 +245,53 @@ class Pump:
         """Send an event where a worker's state has changed."""
         if worker.state != state:
             worker.state = state
-            self._events.put(WorkerState(worker.name, state, worker.handle.place))
+            self._events.put(WorkerState(worker.name, state, worker.place))
 
-    def _reap(self, slot: int) -> None:
-        """Receive the last messages of a dead worker; its open runs are lost."""
-        worker = self._workers.pop(slot)
-        with suppress(EOFError, OSError):
-            while worker.handle.connection is not None and worker.handle.connection.poll():
-                self._accept(worker)
-        cause, reason = worker.reap()
-        self._events.put(WorkerState(worker.name, "gone", worker.handle.place, reason))
+    def _look_after_workers(self) -> None:
+        """Part with those that have ended, and bury those of which it is known why."""
+        self._looked = time.monotonic()
+        for slot, worker in list(self._workers.items()):
+            if worker.parted is not None:
+                self._bury(slot)
+                continue
+            state = worker.handle.state()
+            if state == "gone":
+                if worker.line is not None:
+                    self._receive_last(worker.line)
+                self._part(slot)
+            elif state == "waiting":
+                self._note(worker, "waiting")
+
+    def _receive_last(self, line: Line) -> None:
+        """Take in what a dead worker has sent and nobody has received, though something holds its connection open."""
+        with suppress(EOFError, OSError, ValueError):
+            while found := line.receive():
+                for data in found:
+                    self._accept(self._lines[line], decode_event(data, self._workers[self._lines[line]].name))
+
+    def _part(self, slot: int) -> None:
+        """Take no more from a worker, and bury it where it is known already why it ended."""
+        worker = self._workers[slot]
+        if worker.parted is not None:
+            return
+        if worker.line is not None:
+            self._lines.pop(worker.line)
+        self._door.forget(worker.ticket)
+        worker.part()
+        self._asking.pop(slot, None)
+        self._parted.add(slot)
+        self._bury(slot)
+
+    def _bury(self, slot: int) -> None:
+        """The open runs of a worker are lost, for a cause that may take a moment to be known."""
+        worker = self._workers[slot]
+        ended = worker.why()
+        if ended is None:
+            return
+        cause, reason = ended
+        del self._workers[slot], self._tickets[worker.ticket]
+        self._parted.discard(slot)
+        self._events.put(WorkerState(worker.name, "gone", worker.place, reason))
         if worker.state != "here" and not (worker.kill_cause or worker.set_aside or self._closing):
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:

@@ -1,19 +1,20 @@
-"""The worker process: receives jobs by a pipe, trains them with one warm trainer, sends events back.
+"""The worker process: receives jobs from its sweep, trains them with one warm trainer, sends events back.
 
-Started as `python -m sweeper.executors.process.worker TRAINER NAME DESCRIPTOR PARENT`: the trainer's name and its own,
-the inherited end of the pipe, and the process that holds the other end. Loads what its trainer loads.
+Started as `python -m sweeper.executors.process.worker TICKET WHERE [PARENT]`: the ticket of its launch, where the sweep
+is, and the process that it must not outlive. WHERE is `fd:N`, a connection that it has inherited, or the addresses of
+the sweep, `HOST:PORT,HOST:PORT`. The sweep's key is in the environment. Loads what its trainer loads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import signal
+import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 from types import FrameType
@@ -22,14 +23,18 @@ from typing import NoReturn
 from studies.records import Cause, RunResult
 from studies.text.redact import note_settings, redact_output
 from sweeper.executors.attempt import WarmTrainer
-from sweeper.executors.base import Event, Finished, Reported, Started, WorkerNews
-from sweeper.executors.process.messages import End, Nothing, Order, Stop, Want
+from sweeper.executors.base import Finished, Reported, Started, WorkerNews
+from sweeper.executors.door.dial import NobodyThere, dial, greet
+from sweeper.executors.door.frames import framed, read_frame
+from sweeper.executors.door.greeting import Refused, Welcome
+from sweeper.executors.door.messages import End, FromWorker, Nothing, Stop, Want, decode_order, encode
+from sweeper.executors.door.network import KEY_FILE_VARIABLE, KEY_VARIABLE, key_in
 from trainers.interface import Decision, Job, News
 
 # Reports that may queue for a slow sweep; further ones are dropped.
 REPORTS_WAITING = 100
-# Of a worker whose process cannot use its device any more.
-BROKEN = 3
+# Of a worker whose process cannot use its device any more, and of one that has not found its sweep, or is not wanted.
+BROKEN, NOT_LET_IN = 3, 4
 # For runs to end their step and keep their state after a SIGTERM; pre-empted machines go 30 s after it, or later.
 LEAVE_SECONDS = 20
 PR_SET_PDEATHSIG = 1
@@ -38,7 +43,7 @@ PR_SET_PDEATHSIG = 1
 class Worker:
     """The worker's work queue, in three threads, so that training never waits: one trains, one receives, one sends."""
 
-    def __init__(self, connection: Connection, trainer: str) -> None:
+    def __init__(self, connection: socket.socket, trainer: str) -> None:
         self._connection = connection
         self._trainer = WarmTrainer(trainer)
         self._name = ""
@@ -73,8 +78,8 @@ class Worker:
         return self._ask(like)
 
     def report(self, key: str, step: int, metrics: Mapping[str, float]) -> Decision:
-        """See `WorkQueue.report`. Takes microseconds: the sending thread has the pipe, and reports that it cannot send
-        are dropped.
+        """See `WorkQueue.report`. Takes microseconds: another thread sends, and reports that it cannot send are
+        dropped.
         """
         if self._outbox.qsize() < REPORTS_WAITING:
             self._tell(Reported(key, step, {name: float(value) for name, value in metrics.items()}))
@@ -118,23 +123,23 @@ class Worker:
         self._tell(Started(answer.config.key, self._name))
         return answer
 
-    def _tell(self, event: Event | Want) -> None:
-        # Pickled here and not in the sending thread: what cannot be pickled must end this process, not silence it.
-        self._outbox.put(pickle.dumps(event))
+    def _tell(self, event: FromWorker) -> None:
+        # Encoded here and not in the sending thread: what JSON has no words for must end this process, not silence it.
+        self._outbox.put(framed(encode(event)))
 
     def _send_all(self) -> None:
         while (message := self._outbox.get()) is not None:
             try:
-                self._connection.send_bytes(message)
+                self._connection.sendall(message)
             except OSError:
                 return  # the sweep is gone; the receiving thread ends the process
 
     def _listen(self) -> None:
-        """Receive orders. The end of the pipe means that the sweep is gone."""
+        """Receive orders. The end of the connection means that the sweep is gone, or has given this worker up."""
         while True:
             try:
-                order: Order = self._connection.recv()
-            except (EOFError, OSError):
+                order = decode_order(read_frame(self._connection))
+            except (EOFError, OSError, ValueError):
                 end_group()
             match order:
                 case Job():
@@ -158,8 +163,9 @@ def die_by(number: signal.Signals) -> None:
 
 def end_group() -> NoReturn:
     """Kill this process and its children at once."""
-    os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)  # not reached
+    with suppress(OSError):  # where a container or a cluster has put it into the group of another one
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 def die_with(parent: int) -> None:
@@ -178,12 +184,30 @@ def die_with(parent: int) -> None:
 def main() -> None:
     """Entry point; see the module's docstring."""
     redact_output()  # it goes to the worker's log
-    trainer, name, descriptor, parent = sys.argv[1:]
+    ticket, where, *parent = sys.argv[1:]
     # Ctrl-C is for the sweep alone, which then stops the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with(int(parent))
-    os.set_inheritable(int(descriptor), False)
-    Worker(Connection(int(descriptor)), trainer).work(name)
+    if parent:
+        die_with(int(parent[0]))
+    try:
+        connection, welcome = _reach(where, ticket)
+    except (NobodyThere, Refused, OSError, EOFError, ValueError) as error:
+        print(f"This worker has nothing to do: {error or 'the sweep has hung up'}", file=sys.stderr)  # noqa: T201
+        sys.exit(NOT_LET_IN)
+    Worker(connection, welcome.trainer).work(welcome.name)
+
+
+def _reach(where: str, ticket: str) -> tuple[socket.socket, Welcome]:
+    """The connection to the sweep, and what it says; takes the key out of the environment."""
+    key = key_in(os.environ)
+    for name in (KEY_VARIABLE, KEY_FILE_VARIABLE):
+        os.environ.pop(name, None)
+    if where.startswith("fd:"):
+        connection = socket.socket(fileno=int(where.removeprefix("fd:")))
+        connection.set_inheritable(False)
+        return connection, greet(connection, key, ticket)
+    connection, welcome, _ = dial(where.split(","), key, ticket)
+    return connection, welcome
 
 
 if __name__ == "__main__":

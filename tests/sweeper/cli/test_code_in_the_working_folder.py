@@ -18,6 +18,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from sweeper.executors.door.door import Door
+from sweeper.executors.door.greeting import Welcome
 from sweeper.executors.process.handle import Starter
 from sweeper.executors.process.local import Local
 
@@ -91,7 +93,9 @@ def test_a_worker_and_what_it_starts_look_elsewhere(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     monkeypatch.setattr("subprocess.Popen", popen)
-    Starter("worker-0", "formula", {}, tmp_path, Local()).start()
+    door = Door(b"a key for tests alone")
+    Starter("worker-0", Welcome(trainer="formula"), {}, tmp_path, Local()).start(door)
+    door.close()
     (environment,) = started
     assert environment["PYTHONSAFEPATH"] == "1"
     assert str(tmp_path) not in environment["PYTHONPATH"].split(os.pathsep)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from sweeper.executors import Dropped, Event, Executor, Finished, Lost, WorkerState
+from tests.services.slurm import Slurm, missing_slurm, running_slurm
 from tests.waiting import PATIENCE
 from trainers.interface import Job
 
@@ -22,6 +23,24 @@ UntilEnded = Callable[[Executor, int], list[Event]]
 @pytest.fixture(autouse=True)
 def _trainers_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Slurm]:
+    """A real Slurm of two nodes with two GPUs each, that are none."""
+    missing = missing_slurm()
+    if missing is not None:
+        pytest.skip(missing)
+    with running_slurm() as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """The cluster, which commands in this process find."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    cluster.wait_until_idle()
+    return cluster
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from studies.records import Cause, RunResult
+from studies.spec import SlurmJobs
 from sweeper.executors import (
     EXECUTORS,
     Cancel,
@@ -35,18 +40,45 @@ MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
 
 
-@pytest.fixture(params=list(EXECUTORS))
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(params=["process", "inline", pytest.param("hosts", marks=SLOW), pytest.param("slurm", marks=SLOW)])
 def make_executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeExecutor]:
+    """Executors of each kind; on hosts with one agent, and with Slurm on two real nodes."""
+    if request.param == "slurm":
+        request.getfixturevalue("slurm")
     made: list[Executor] = []
+    agents: list[subprocess.Popen[bytes]] = []
 
     def make(trainer: str = OBEDIENT, workers: int = 1) -> Executor:
-        executor = EXECUTORS[request.param](trainer, Workplace(workers, tmp_path / "logs"))
+        said = list[str]()
+        place = Workplace(workers, tmp_path / "logs", slurm=SlurmJobs(cpus=1), address="127.0.0.1", say=said.append)
+        executor = EXECUTORS[request.param](trainer, place)
         made.append(executor)
+        if request.param == "hosts":
+            agents.append(start_agent(said[0], workers))
         return executor
 
     yield make
+    for agent in agents:
+        agent.terminate()
     for executor in made:
         executor.close(now=True)
+    for agent in agents:
+        agent.wait()
+
+
+def start_agent(said: str, workers: int) -> subprocess.Popen[bytes]:
+    """Do on this machine what the sweep has said to do on others."""
+    words = shlex.split(said[said.index("sweeper worker") :])
+    command = [sys.executable, "-m", *words, "--workers", str(workers)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def test_every_executor_is_held_to_this() -> None:
+    assert set(EXECUTORS) == {"process", "inline", "hosts", "slurm"}
 
 
 def results(events: list[Event]) -> dict[str, RunResult]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,10 @@ import pytest
 
 from studies.records import Cause, RunResult
 from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, Started, WorkerState
+from sweeper.executors.door.frames import framed, read_frame
+from sweeper.executors.door.greeting import Welcome, first_words, new_nonce, opened, sealed
+from sweeper.executors.door.messages import decode_event, encode
+from sweeper.executors.process.team import local_team
 from tests.waiting import FOREVER, PATIENCE, wait_until
 from trainers.interface import Job
 
@@ -30,7 +34,7 @@ MakeProcess = Callable[..., Process]
 MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
 StartSweep = Callable[[list[Job]], subprocess.Popen[str]]
-StartWorker = Callable[[], tuple[subprocess.Popen[bytes], Connection]]
+StartWorker = Callable[[], tuple[subprocess.Popen[bytes], socket.socket]]
 
 
 @pytest.fixture
@@ -216,9 +220,8 @@ def test_a_free_worker_gets_the_next_job_while_the_sweep_does_not_look(
 def test_closing_now_kills_at_once_also_what_holds_the_lock_and_its_children(
     make_process: MakeProcess, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "sweeper.executors.process.local.EXIT_SECONDS", FOREVER
-    )  # nobody waits for them to end themselves
+    # Nobody waits for them to end themselves.
+    monkeypatch.setattr("sweeper.executors.process.handle.EXIT_SECONDS", FOREVER)
     executor, stuck, parent = make_process(workers=2), make_job("hold the lock"), make_job("have a child")
     executor.submit(stuck)
     executor.submit(parent)
@@ -312,21 +315,26 @@ def test_no_worker_lives_on_when_the_sweep_is_killed(start_sweep: StartSweep, ma
 
 @pytest.fixture
 def start_worker() -> Iterator[StartWorker]:
-    """`start_worker()`: a worker by itself and this end of its pipe."""
+    """`start_worker()`: a worker by itself, which has been let in, and this end of its connection."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> tuple[subprocess.Popen[bytes], Connection]:
-        ours, theirs = Pipe()
-        identity = [OBEDIENT, "worker", str(theirs.fileno()), str(os.getpid())]
+    def start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+        key = "a key for tests alone"
+        ours, theirs = socket.socketpair()
+        words = ["ticket", f"fd:{theirs.fileno()}", str(os.getpid())]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "sweeper.executors.process.worker", *identity],
-                env={**os.environ, "PYTHONPATH": str(HERE)},
+                [sys.executable, "-m", "sweeper.executors.process.worker", *words],
+                env={**os.environ, "PYTHONPATH": str(HERE), "SWEEPER_KEY": key},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         )
         theirs.close()
+        nonce = new_nonce()
+        ours.sendall(framed(first_words(nonce, [])))
+        _, of_worker = opened(key.encode(), "worker", nonce, read_frame(ours))
+        ours.sendall(framed(sealed(key.encode(), "sweep", (nonce, of_worker), Welcome("worker", OBEDIENT))))
         return started[-1], ours
 
     yield start
@@ -335,9 +343,9 @@ def start_worker() -> Iterator[StartWorker]:
         worker.wait()
 
 
-def test_a_worker_and_its_children_end_when_its_pipe_ends(start_worker: StartWorker, make_job: MakeJob) -> None:
+def test_a_worker_and_its_children_end_when_its_connection_ends(start_worker: StartWorker, make_job: MakeJob) -> None:
     (worker, connection), job = start_worker(), make_job("have a child")
-    connection.send(job)
+    connection.sendall(framed(encode(job)))
     child = child_of(job)
     connection.close()
     assert worker.wait(PATIENCE) == -signal.SIGKILL
@@ -346,11 +354,11 @@ def test_a_worker_and_its_children_end_when_its_pipe_ends(start_worker: StartWor
 
 def test_a_sweep_that_does_not_read_keeps_no_worker_waiting(start_worker: StartWorker, make_job: MakeJob) -> None:
     (_, connection), job = start_worker(), make_job("flood")
-    connection.send(job)
+    connection.sendall(framed(encode(job)))
     wait_for_result(job)
-    events: list[Event] = [connection.recv()]
+    events = [decode_event(read_frame(connection), "worker")]
     while not isinstance(events[-1], Finished):
-        events.append(connection.recv())
+        events.append(decode_event(read_frame(connection), "worker"))
     assert 100 <= len(events) < 5000  # 20 000 were reported
 
 
@@ -385,7 +393,7 @@ def test_workers_share_the_cores_and_are_not_handed_the_stores(
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    monkeypatch.setattr("sweeper.executors.process.executor.usable_cores", lambda: 6)
+    monkeypatch.setattr("sweeper.executors.process.team.usable_cores", lambda: 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     executor, jobs = make_process(workers=2), [make_job("finish", seed) for seed in range(8)]
     for job in jobs:
@@ -449,7 +457,7 @@ def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_with
     make_job: MakeJob, tmp_path: Path
 ) -> None:
     launcher = _Queued()
-    executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
+    executor = Process(OBEDIENT, 1, tmp_path / "logs", team=partial(local_team, launcher=launcher))
     executor.submit(make_job("finish"))
     seen: list[Event] = []
 
@@ -468,7 +476,7 @@ def test_a_worker_that_waits_for_its_place_is_given_nothing_and_can_be_done_with
 def test_workers_that_cannot_begin_are_not_started_without_end(make_job: MakeJob, tmp_path: Path) -> None:
     """As after an upgrade under a sweep: each would end as the one before, and take all of the machine for it."""
     launcher = _Broken()
-    executor = Process(OBEDIENT, 1, tmp_path / "logs", launcher=launcher)
+    executor = Process(OBEDIENT, 1, tmp_path / "logs", team=partial(local_team, launcher=launcher))
     executor.submit(make_job("finish"))
     told = r"3 workers in a row ended before they could take a job \(worker-0: .*says why"
     with pytest.raises(RuntimeError, match=told):

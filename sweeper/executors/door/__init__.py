@@ -1,0 +1,1 @@
+"""How workers reach a sweep: a door that they knock at, frames, and messages as JSON."""

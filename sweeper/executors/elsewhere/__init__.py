@@ -1,0 +1,1 @@
+"""Workers on other machines: jobs of a Slurm cluster, and hosts that come by themselves."""
