@@ -27,10 +27,10 @@ LIST_SECONDS: Final = 10.0  # between two looks for new studies
 
 
 class Watcher:
-    """Follows all studies. `seen` is what is known; `viewers` is how many pages are open."""
+    """Follows all studies. `seen` is what is known."""
 
     def __init__(self, uri: str, folder: Path, told: Told) -> None:
-        self._uri, self._folder, self._told = uri, folder, told
+        self._uri, self._folder, self.told = uri, folder, told
         self._studies: dict[str, FollowedStudy] = {}
         self._listed: dict[str, ListedExperiment] = {}
         self._folders: dict[str, Path] = {}
@@ -39,7 +39,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
         self._problem = ""
         self.seen = Seen(0, time.time(), ())
-        self.viewers = 0
+        self._viewers: set[object] = set()
 
     def start(self) -> None:
         """Begin to follow."""
@@ -50,6 +50,15 @@ class Watcher:
         self._end.set()
         self._wake.set()
         self._thread.join(timeout=5)
+
+    def open(self, viewer: object) -> None:
+        """Somebody watches from now on."""
+        self._viewers.add(viewer)
+        self.wake()
+
+    def close(self, viewer: object) -> None:
+        """Somebody has gone."""
+        self._viewers.discard(viewer)
 
     def wake(self) -> None:
         """Look now."""
@@ -63,7 +72,7 @@ class Watcher:
         for name, study in self._studies.items():
             study.listen(self._folders.get(name))
         self._show()
-        if self.viewers or any(study.glance.reading for study in self._studies.values()):
+        if self._viewers or any(study.glance.reading for study in self._studies.values()):
             for study in self._in_order():
                 study.read(self._show)
                 self._show()
@@ -72,21 +81,21 @@ class Watcher:
         while not self._end.is_set():
             with suppress(OSError):  # a folder that goes away while it is read is looked for again
                 self.look()
-            self._wake.wait(WATCHED_SECONDS if self.viewers else ALONE_SECONDS)
+            self._wake.wait(WATCHED_SECONDS if self._viewers else ALONE_SECONDS)
             self._wake.clear()
         for study in self._studies.values():
             study.close()
 
     def _list(self) -> None:
         """Find the studies."""
-        self._folders = dict(self._told.folders())
+        self._folders = dict(self.told.folders())
         try:
             self._listed = {one.name: one for one in stored_studies(self._uri)}
             self._problem = ""
         except StoreError as error:
             self._problem = words(error)
         for name in {*self._folders, *self._listed} - self._studies.keys():
-            self._studies[name] = FollowedStudy(name, self._uri, self._folder, self._told)
+            self._studies[name] = FollowedStudy(name, self._uri, self._folder, self.told)
         for name in self._studies.keys() - {*self._folders, *self._listed}:
             self._studies.pop(name).close()
         for name, study in self._studies.items():

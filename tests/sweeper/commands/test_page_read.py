@@ -39,7 +39,7 @@ def swept(sweeper: Sweeper, tmp_path: Path) -> Path:
 
 def glance(folder: Path) -> Glance:
     watcher = Watcher(f"sqlite:///{folder / 'mlflow.db'}", folder, told(folder, None))
-    watcher.viewers = 1
+    watcher.open("one")
     watcher.look()
     (found,) = watcher.seen.studies
     return found
