@@ -101,7 +101,7 @@ class Answer:
                 if bar.value is not None:
                     where = f" in {table.condition}" if len(self.tables) > 1 else ""
                     held = "" if bar.low is None or bar.high is None else f" [{bar.low:.3g}, {bar.high:.3g}]"
-                    word = "use" if bar.verdict == "use" else "best so far"
+                    word = "Use" if bar.verdict == "use" else "Best so far"
                     return f"{word}: {bar.variant}{where}, {bar.value:.3g}{held} {table.unit}".rstrip()
         return ""
 

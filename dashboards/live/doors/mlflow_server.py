@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from dashboards.live.doors.proxy import PREFIX
 
 LOOPBACK: Final = "127.0.0.1"
 END_SECONDS: Final = 5.0
+PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None)  # before the process is split
 
 
 class MlflowServer:
@@ -70,4 +73,10 @@ class MlflowServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_end_with_its_parent,
         )
+
+
+def _end_with_its_parent() -> None:
+    """Have the system end it when the page is killed."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

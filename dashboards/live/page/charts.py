@@ -84,6 +84,7 @@ def heat(found: Heat, metric: str) -> Options:
             "min": _short(min(means, default=0.0)),
             "max": _short(max(means, default=1.0)),
             "calculable": True,
+            "precision": 2,
             "orient": "horizontal",
             "left": "center",
             "top": 0,

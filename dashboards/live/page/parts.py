@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,14 +97,32 @@ class Part:
                 self._draw(found)
 
 
+@dataclass(frozen=True)
+class _Keyed:
+    """A study, of which only the key tells whether it has to be drawn anew."""
+
+    key: Any
+    glance: Glance = field(compare=False)
+
+
+def part_of(name: str, key: Callable[[Glance], Any], draw: Callable[[Glance], None]) -> Part:
+    """A part that shows something of a study; `key`: what it shows."""
+
+    def of(seen: Seen) -> _Keyed | None:
+        glance = seen.study(name)
+        return None if glance is None else _Keyed(key(glance), glance)
+
+    return Part(of, lambda found: None if found is None else draw(found.glance))
+
+
 def follow(desk: Desk, parts: Sequence[Part]) -> None:
     """Keep the parts up to date as long as the page is open."""
-    shown = [-1]
+    shown: list[tuple[int, int]] = []
 
     def show() -> None:
         seen = desk.watcher.seen
-        if seen.number != shown[0]:
-            shown[0] = seen.number
+        if [(seen.number, len(desk.acted))] != shown:
+            shown[:] = [(seen.number, len(desk.acted))]
             for part in parts:
                 part.show(seen)
 
@@ -140,7 +158,8 @@ def progress(glance: Glance) -> None:
     """How far it is, as a bar and in words."""
     sweep, counts = glance.sweep, glance.counts
     done, planned, what = 0, 0, "runs"
-    if sweep is not None and sweep.planned and glance.state == "running":
+    runs_now = sweep is not None and sweep.what == "runs" and glance.state == "running"
+    if sweep is not None and sweep.planned and (runs_now or counts is None):
         done, planned, what = sweep.done, sweep.planned, sweep.what
     elif counts is not None:
         done, planned = counts.ended, counts.ended + counts.missing
@@ -151,6 +170,7 @@ def progress(glance: Glance) -> None:
     if glance.state == "running" and sweep is not None:
         words += [f"{sweep.training} in training"] if sweep.training else []
         words += [f"{duration(sweep.seconds_left)} left"] if sweep.seconds_left is not None else []
+        words += [f"now: {sweep.what}, {sweep.done} of {sweep.planned}"] if not runs_now and sweep.planned else []
     if counts is not None and counts.missing and counts.seconds_left is not None:
         words.append(f"{duration(counts.seconds_left)} of one worker left")
     ui.label(", ".join(words)).classes("text-sm")

@@ -6,59 +6,53 @@ from collections.abc import Callable
 
 from nicegui import run, ui
 
-from dashboards.live.page.parts import Desk, Part, clock, command, follow, heading, muted, table
+from dashboards.live.page.overview import muted_nothing
+from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
 from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
-from dashboards.live.views import Glance, Seen
+from dashboards.live.views import Glance
 
 
 def steer(desk: Desk, name: str) -> None:
     """Draw the acts of a study, and what became of those so far."""
-
-    def acts(seen: Seen) -> object:
-        glance = seen.study(name)
-        if glance is None:
-            return None
-        counts = glance.counts
-        variants = () if counts is None else tuple(dict.fromkeys(one.variant for one in counts.strata))
-        failed = () if counts is None else tuple((counts.failures | counts.stopped).items())
-        return glance.state, variants, glance.paused, failed
-
-    def history(seen: Seen) -> object:
-        glance = seen.study(name)
-        return len(desk.acted), None if glance is None else glance.happening.answered
-
-    drawn = Part(acts, lambda _: _acts(desk, name))
+    parts = [
+        part_of(name, lambda one: (one.state, one.counts is None), lambda one: _sweep(desk, one)),
+        part_of(name, lambda one: (variants_of(one), one.paused), lambda one: _variants(desk, one)),
+        part_of(name, _ends, lambda one: _again(desk, one)),
+        part_of(name, lambda one: one.state == "running", lambda one: _extend(desk, one)),
+        part_of(name, variants_of, lambda one: _clone(desk, one)),
+    ]
     heading("Acts so far")
-    past = Part(history, lambda _: _history(desk, name))
+    parts.append(part_of(name, lambda one: (len(desk.acted), one.happening.answered), lambda one: _history(desk, one)))
     for what, line in desk.also:
         muted(what)
         command(line)
-    follow(desk, [drawn, past])
+    follow(desk, parts)
 
 
-def _acts(desk: Desk, name: str) -> None:
-    glance = desk.watcher.seen.study(name)
-    if glance is None or glance.counts is None:
-        muted("Its runs are not read yet.")
-        return
-    running = glance.state == "running"
+def variants_of(glance: Glance) -> tuple[str, ...]:
+    """The variants of a study, in the order of its file."""
+    return () if glance.counts is None else tuple(dict.fromkeys(one.variant for one in glance.counts.strata))
+
+
+def _ends(glance: Glance) -> object:
+    return glance.state == "running", glance.counts and (glance.counts.failures, glance.counts.stopped)
+
+
+def _sweep(desk: Desk, glance: Glance) -> None:
+    if glance.counts is None:
+        return muted_nothing()
     with ui.row().classes("gap-2 items-center"):
-        if running:
-            _button(desk, name, "stop when the runs in training end", Stop(), "stop")
-            _button(desk, name, "stop now", Stop(now=True), "dangerous", sure="Stop each run at its next step?")
+        if glance.state == "running":
+            _button(desk, glance.name, "stop when the runs in training end", Stop(), "stop")
+            _button(desk, glance.name, "stop now", Stop(now=True), "dangerous", sure="Stop each run at its next step?")
         else:
-            _button(desk, name, "go on", Run(), "play_arrow", sure="Train what is missing, in a process of its own?")
-    _variants(desk, glance)
-    _again(desk, glance, running)
-    if running:
-        _extend(desk, name)
-    _clone(desk, glance)
+            start = "Train what is missing, in a process of its own?"
+            _button(desk, glance.name, "go on", Run(), "play_arrow", sure=start)
 
 
 def _variants(desk: Desk, glance: Glance) -> None:
     heading("Variants")
-    assert glance.counts is not None
-    for variant in dict.fromkeys(stratum.variant for stratum in glance.counts.strata):
+    for variant in variants_of(glance):
         with ui.row().classes("items-center gap-2"):
             if variant in glance.paused:
                 _button(desk, glance.name, f"resume {variant}", Resume(variant), "play_arrow")
@@ -67,22 +61,23 @@ def _variants(desk: Desk, glance: Glance) -> None:
                 _button(desk, glance.name, f"pause {variant}", Pause(variant), "pause")
 
 
-def _again(desk: Desk, glance: Glance, running: bool) -> None:
-    assert glance.counts is not None
-    causes = glance.counts.failures | glance.counts.stopped
+def _again(desk: Desk, glance: Glance) -> None:
+    causes = {} if glance.counts is None else {**glance.counts.failures, **glance.counts.stopped}
     if not causes:
         return
     heading("Failed runs, once more")
     with ui.row().classes("items-center gap-2"):
         for cause, number in causes.items():
             act = Retry((cause,))
-            if running:
+            if glance.state == "running":
                 _button(desk, glance.name, f"retry {number} {cause}", act, "replay")
             else:
                 command(desk.hands.command(glance.name, act))
 
 
-def _extend(desk: Desk, name: str) -> None:
+def _extend(desk: Desk, glance: Glance) -> None:
+    if glance.state != "running":
+        return
     heading("More of it")
     with ui.row().classes("items-center gap-2"):
         what = ui.select(
@@ -94,14 +89,15 @@ def _extend(desk: Desk, name: str) -> None:
             value = int(number.value) if number.value else None
             return None if value is None else Extend(**{what.value: value})
 
-        _button(desk, name, "extend", asked, "add")
+        _button(desk, glance.name, "extend", asked, "add")
 
 
 def _clone(desk: Desk, glance: Glance) -> None:
     """A copy of a variant with other settings, as the next version of the study file."""
+    variants = list(variants_of(glance))
+    if not variants:
+        return
     heading("Clone a variant with other settings")
-    assert glance.counts is not None
-    variants = list(dict.fromkeys(stratum.variant for stratum in glance.counts.strata))
     with ui.row().classes("items-end gap-2 w-full"):
         of = ui.select(variants, value=variants[0], label="variant").classes("w-40")
         name = ui.input("name of the copy", value=f"{variants[0]}_2").classes("w-40")
@@ -116,7 +112,7 @@ def _clone(desk: Desk, glance: Glance) -> None:
         with place:
             _version(desk, glance.name, found)
 
-    ui.button("show the change", on_click=preview, icon="difference").props("outline no-caps dense")
+    ui.button("show the change", on_click=preview, icon="difference").props("outline no-caps").classes("self-start")
 
 
 def _version(desk: Desk, name: str, found: Version) -> None:
@@ -162,17 +158,15 @@ def _button(
         if await dialog:
             await do()
 
-    button = ui.button(text, icon=icon, on_click=ask).props("outline no-caps dense")
+    button = ui.button(text, icon=icon, on_click=ask).props("outline no-caps")
 
 
-def _history(desk: Desk, name: str) -> None:
+def _history(desk: Desk, glance: Glance) -> None:
     """Every act with its time, what became of it, and its command, the newest first."""
-    glance = desk.watcher.seen.study(name)
-    mine = [one for one in desk.acted if one.study == name]
+    mine = [one for one in desk.acted if one.study == glance.name]
     ours = {one.done.id for one in mine if one.done.id}
     rows = [(one.at, one.command, one.done.outcome, one.done.message) for one in mine]
-    answered = () if glance is None else glance.happening.answered
-    rows += [(one.at, one.ask, one.outcome, one.message) for one in answered if one.id not in ours]
+    rows += [(one.at, one.ask, one.outcome, one.message) for one in glance.happening.answered if one.id not in ours]
     if not rows:
         muted("None.")
         return
