@@ -98,7 +98,7 @@ def load_speed(uri: str, study: str, folder: Path) -> tuple[Speed, ...]:
     """How long steps take, as it was measured, oldest first; `folder` as for `load_samples`. Does not load MLflow where
     SQLite and files have it. Raises StoreError where the store does not answer, or where the file was edited.
     """
-    text, run_id = _speed_file(uri, study, folder)
+    text, run_id = _of_parent(uri, study, folder, SPEED_FILE)
     try:
         return read_speed(text)
     except (ValueError, TypeError) as error:
@@ -108,12 +108,18 @@ def load_speed(uri: str, study: str, folder: Path) -> tuple[Speed, ...]:
         ) from error
 
 
-def _speed_file(uri: str, study: str, folder: Path) -> tuple[str | None, str]:
+def load_study_text(uri: str, study: str, folder: Path) -> str:
+    """The study as its last sweep was asked it; "" where none is kept. Loads MLflow, and raises, as `load_speed`."""
+    return _of_parent(uri, study, folder, STUDY_FILE)[0] or ""
+
+
+def _of_parent(uri: str, study: str, folder: Path, name: str) -> tuple[str | None, str]:
+    """The text of an artifact of the study's parent run, None where it has none, and that run's id."""
     file = sqlite_file(uri)
     if file is not None and (found := read_sqlite_runs(file, study, (KIND, SWEEP))) is not None:
         places = [(run.run_id, place) for run in found if (place := _folder_of(run, folder)) is not None]
         if len(places) == len(found):
-            texts = [(_text(place / SPEED_FILE), run_id) for run_id, place in places if (place / SPEED_FILE).is_file()]
+            texts = [(_text(place / name), run_id) for run_id, place in places if (place / name).is_file()]
             return texts[0] if texts else (None, "")
     client = connect(uri)
     with store_calls(uri):
@@ -122,7 +128,7 @@ def _speed_file(uri: str, study: str, folder: Path) -> tuple[str | None, str]:
             return None, ""
         parents = client.search_runs([experiment.experiment_id], f"tags.{KIND} = '{SWEEP}'", max_results=1)
     run_id = parents[0].info.run_id if parents else ""
-    return (_artifact(client, uri, run_id, SPEED_FILE, folder) if parents else None), run_id
+    return (_artifact(client, uri, run_id, name, folder) if parents else None), run_id
 
 
 def _folder_of(run: StoredRun, folder: Path) -> Path | None:

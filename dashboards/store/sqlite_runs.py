@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,17 @@ left join runs r on r.experiment_id = e.experiment_id and r.lifecycle_stage = 'a
 and exists (select 1 from tags t where t.run_uuid = r.run_uuid and t.key = ? and t.value = ?)
 where e.lifecycle_stage = 'active' group by e.experiment_id order by e.name
 """
+# What tells that a run has changed: of a run that ended, a later attempt, a judge or an evaluation leaves a trace here.
+_SIGNS = """
+select run_uuid, status, end_time from runs where experiment_id = ? and lifecycle_stage = 'active'
+and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
+order by start_time, run_uuid
+"""
+_SIGNING = """
+select t.run_uuid, t.key, t.value from tags t join runs r on r.run_uuid = t.run_uuid
+where r.experiment_id = ? and t.key in ({}) order by t.key
+"""
+_SOME = "select run_uuid, name, status, start_time, end_time, artifact_uri from runs where run_uuid in ({})"
 _TAGS = "select run_uuid, key, value from tags where run_uuid in ({})"
 _PARAMS = "select run_uuid, key, value from params where run_uuid in ({})"
 _METRICS = "select run_uuid, key, value, is_nan from latest_metrics where run_uuid in ({})"
@@ -152,6 +163,29 @@ def read_sqlite_experiment(
             ]
     except sqlite3.Error:
         return None
+
+
+def read_signs(
+    database: sqlite3.Connection, experiment: str, kind: tuple[str, str], keys: Sequence[str]
+) -> dict[str, tuple[object, ...]] | None:
+    """Run -> its status, its end and its tags of those `keys`, oldest first: what changes when a run does. None where
+    the tables are of another version, or there is no such experiment. Raises sqlite3.Error.
+    """
+    found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
+    if not _is_known(database) or len(found) != 1:
+        return None
+    rows = database.execute(_SIGNS, (*found[0], *kind))
+    signs: dict[str, tuple[object, ...]] = {run: (*sign,) for run, *sign in rows}
+    query = _SIGNING.format(",".join("?" * len(keys)))
+    for run, *tag in database.execute(query, (*found[0], *keys)):
+        if run in signs:
+            signs[run] += tuple(tag)
+    return signs
+
+
+def read_some(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[StoredRun]:
+    """Some runs, `CHUNK` at most, whole. Raises sqlite3.Error."""
+    return _filled(database, database.execute(_SOME.format(",".join("?" * len(run_ids))), run_ids))
 
 
 def _is_known(database: sqlite3.Connection) -> bool:

@@ -8,12 +8,13 @@ from typing import Any
 
 import typer
 
+from dashboards.live.doors.mlflow_command import SAFE_PATH
 from studies.text.redact import note_command, redact_output
 from sweeper.cli.output import Output
 from sweeper.cli.refusal import told
 from sweeper.cli.verbs.keeping import ls, open_run, rm
 from sweeper.cli.verbs.preparing import check_data, doctor, init, plan
-from sweeper.cli.verbs.results import SAFE_PATH, evaluate, records, report, status, table, ui
+from sweeper.cli.verbs.results import evaluate, records, report, status, table, ui
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
 from sweeper.cli.verbs.sharing import export
 from sweeper.cli.verbs.tuning import tune

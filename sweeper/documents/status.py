@@ -1,59 +1,27 @@
-"""How many runs of a study ended how, and what `sweeper status` answers with it, in words and with `--json`."""
+"""What `sweeper status` answers, in words and with `--json`: how many runs of a study ended how, and its last sweep."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
-from dashboards.analysis.failures import counted
-from studies.design.counts import judging_not_needed, planned_runs
-from studies.design.points import quota
-from studies.records import PROBE, RunRecord, State
-from studies.schema.replicates import by_condition
-from studies.spec import Study
+from dashboards.report.progress import ENDS, StatusCounts, StratumCounts, ended_runs, status_counts
+from studies.records import RunRecord
 from sweeper.folder.standing import Standing
 
-End = Literal["complete", "failed", "stopped", "untrained", "training"]
-ENDS: Final[tuple[End, ...]] = ("complete", "failed", "stopped", "untrained", "training")
-
-
-@dataclass(frozen=True)
-class StratumCounts:
-    """The runs of a variant in a scenario by how they ended. `failed`: by their settings; `untrained`: by the machine
-    or the data; `planned`: None in `mode: search`, where the variants share them.
-    """
-
-    variant: str
-    scenario: str
-    complete: int
-    failed: int
-    stopped: int
-    untrained: int
-    training: int
-    planned: int | None
-
-    def of(self, end: End) -> int:
-        """The runs that ended so."""
-        return int(getattr(self, end))
-
-
-@dataclass(frozen=True)
-class StatusCounts:
-    """How far a study is. `ended`: the runs that are not to be trained again; `seconds_per_run`: their mean, and
-    `seconds_left`: what the missing ones would take one by one; None where nothing has ended. `failures` by kind and
-    `stopped` by cause count all runs.
-    """
-
-    planned: int
-    ended: int
-    missing: int
-    seconds_per_run: float | None
-    seconds_left: float | None
-    strata: tuple[StratumCounts, ...]
-    failures: Mapping[str, int]
-    stopped: Mapping[str, int]
+__all__ = [
+    "ENDS",
+    "FailedRun",
+    "StatusCounts",
+    "StatusDocument",
+    "StratumCounts",
+    "SweepState",
+    "ended_runs",
+    "failed_runs",
+    "status_counts",
+    "sweep_state",
+]
 
 
 @dataclass(frozen=True)
@@ -108,45 +76,6 @@ class StatusDocument:
     failed: tuple[FailedRun, ...] | None
 
 
-def status_counts(study: Study, records: Sequence[RunRecord]) -> StatusCounts:
-    """Count a study's runs."""
-    spec, everything = study.spec, records
-    records = [r for r in records if r.phase != PROBE]
-    strata = []
-    for scenario, cells in by_condition(spec.scenarios).items():
-        own = study.within(cells[0])
-        each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds) * len(cells)
-        judging = len(cells) if spec.replicates else 0
-        for name, variant in own.variants.items():
-            counts = Counter(_end(r) for r in records if r.variant == name and r.scenario in cells)
-            planned = None if spec.mode == "search" else quota(own.spec, variant) * each + judging
-            ends = {end: counts[end] for end in ENDS}
-            strata.append(StratumCounts(name, scenario, **ends, planned=planned))
-    ended = ended_runs(records)
-    seconds = [
-        r.metrics["train_seconds"] + r.metrics.get("evaluation_seconds", 0.0)
-        for r in ended
-        if "train_seconds" in r.metrics
-    ]
-    missing = max(planned_runs(study) - len(ended) - judging_not_needed(study, ended), 0)
-    mean = sum(seconds) / len(seconds) if seconds else None
-    return StatusCounts(
-        planned=planned_runs(study),
-        ended=len(ended),
-        missing=missing,
-        seconds_per_run=mean,
-        seconds_left=None if mean is None else mean * missing,
-        strata=tuple(strata),
-        failures={kind.value: number for kind, number in counted(everything).items()},
-        stopped=dict(Counter(str(r.cause) for r in everything if _end(r) == "stopped").most_common()),
-    )
-
-
-def ended_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs of trials that are not to be trained again."""
-    return [r for r in records if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]
-
-
 def sweep_state(found: Standing | None) -> SweepState | None:
     """The last sweep, as it stands."""
     if found is None:
@@ -181,11 +110,3 @@ def failed_runs(records: Iterable[RunRecord]) -> tuple[FailedRun, ...]:
         for r in records
         if r.failure is not None
     )
-
-
-def _end(run: RunRecord) -> End:
-    """The column that a run is counted in."""
-    if run.failure is not None:
-        return "failed" if run.failure.by_config else "untrained"
-    ends: dict[State, End] = {State.COMPLETE: "complete", State.RUNNING: "training"}
-    return ends.get(run.state, "stopped")

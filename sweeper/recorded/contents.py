@@ -23,7 +23,11 @@ def as_recorded(spec: StudySpec) -> tuple[StudySpec, bool]:
 
     Reads no file, no model and no network. Raises StoreError.
     """
-    tags = load_study_tags(store_uri(None, Path.cwd()), spec.study)
+    return with_kept_contents(spec, load_study_tags(store_uri(None, Path.cwd()), spec.study))
+
+
+def with_kept_contents(spec: StudySpec, tags: Mapping[str, str]) -> tuple[StudySpec, bool]:
+    """The same by the tags of the study in the store."""
     contents = contents_in(tags)
     return spec.model_copy(update={"contents": contents or {}}), contents is not None
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
+import socket
 import sys
-import sysconfig
 from collections.abc import Collection, Sequence
 from json import dumps
 from pathlib import Path
@@ -40,11 +39,6 @@ if TYPE_CHECKING:
 
 
 RecordsFile = Annotated[Path | None, typer.Option("--records", help="a file of `sweeper records`, not the store")]
-
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-
-
-"""In the environment: no Python process that is started from here takes code from the working folder."""
 
 
 def status(
@@ -274,34 +268,72 @@ def evaluate(
 
 
 def ui(
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="study file or name that the page opens at")
+    ] = None,
     port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="MLflow's own pages alone")] = False,
 ) -> None:
-    """Open the MLflow UI on the store in this folder."""
-    from dashboards.store.connection import connect, store_uri
-    from dashboards.store.databases import shown
-    from dashboards.store.records import study_pages
-    from sweeper.tracking.experiment.moved import mend_artifacts
+    """Open one live page to watch, compare and steer the studies in this folder, with MLflow's pages beside it."""
+    from dashboards.store.connection import store_uri
+    from sweeper.commands.page.serve import is_installed, serve_page
 
     uri = store_uri(None, Path.cwd())
+    if not mlflow and not is_installed():
+        typer.echo("The live page needs `pip install dpo-sweeper[ui]`; these are MLflow's own pages.")
+    if mlflow or not is_installed():
+        return _mlflow_ui(uri, port, host)
+    quiet_libraries()
+    _mend(uri, create=True)
+    _refuse_taken(host, port)
+    serve_page(uri, Path.cwd(), study, host, port, typer.echo)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Exit with 2 where something listens there already, or nothing may."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as asked:
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            asked.bind((host, port))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        refuse([of_option("--port", str(port), f"{why}; give another one, such as --port {port + 1}.")])
+
+
+def _mend(uri: str, *, create: bool) -> None:
+    """Have the artifacts of a moved folder found. `create`: there may be no store yet."""
+    from dashboards.store.connection import check_store, connect
+    from sweeper.tracking.experiment.moved import mend_artifacts
+
+    if uri.startswith(("http://", "https://")):
+        return
+    with store_errors():
+        if create and not check_store(uri):
+            return
+        news = mend_artifacts(connect(uri), uri, Path.cwd())
+    if news:
+        typer.echo(news)
+
+
+def _mlflow_ui(uri: str, port: int, host: str) -> None:
+    """Become the process of MLflow's own pages."""
+    from dashboards.live.doors.mlflow_command import server_command, server_environment
+    from dashboards.store.databases import shown
+    from dashboards.store.records import study_pages
+
     if uri.startswith(("http://", "https://")):
         refuse([f"MLflow runs at {uri} already: open that address in a browser."])
     with store_errors():
         pages = study_pages(uri)
-        news = mend_artifacts(connect(uri), uri, Path.cwd())
-    if news:
-        typer.echo(news)
+    _mend(uri, create=False)
     typer.echo(f"MLflow UI of {shown(uri)} on http://{host}:{port}")
     for study, page in pages.items():
         typer.echo(f"  {study}: http://{host}:{port}{page}")
     if host not in ("127.0.0.1", "localhost", "::1"):
         typer.echo(f"warning: everybody who reaches {host} can read and change all studies; MLflow asks nobody's name")
-    # In the environment, since every user of a machine can read the arguments of a process.
-    os.environ |= {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **SAFE_PATH}
-    # uvicorn puts a folder of its own choice first among those of modules, the working folder where none is named.
-    of_modules = shlex.quote(f"--app-dir={sysconfig.get_path('stdlib')}")
-    server = ["mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", of_modules]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", *server])
+    os.environ |= server_environment(uri)
+    os.execv(sys.executable, server_command(host, port))
 
 
 def _recorded(file: Path, study: Study) -> Recorded:

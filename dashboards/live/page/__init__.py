@@ -1,0 +1,1 @@
+"""The page itself: a file for each of its views."""

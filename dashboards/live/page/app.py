@@ -1,0 +1,56 @@
+"""The page as an application: its views behind the guard, MLflow beside them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import unquote
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import ui
+
+from dashboards.live.doors.guard import Asgi, Guard, Keys
+from dashboards.live.doors.mlflow_server import MlflowServer
+from dashboards.live.doors.proxy import proxied
+from dashboards.live.page.overview import overview
+from dashboards.live.page.parts import Desk
+from dashboards.live.page.study import study_page
+
+MESSAGE_BYTES = 1 << 20  # of one message of a browser
+
+
+def page_of(desk: Desk, keys: Keys, mlflow: MlflowServer | None) -> Asgi:
+    """The application. `mlflow`: the server of its pages, None where it is one of its own elsewhere."""
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncIterator[None]:
+        desk.watcher.start()
+        try:
+            yield
+        finally:
+            desk.watcher.stop()
+            if mlflow is not None:
+                mlflow.end()
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=living)
+
+    @ui.page("/")
+    def _overview() -> None:
+        overview(desk)
+
+    @ui.page("/study/{name}")
+    def _study(name: str) -> None:
+        study_page(unquote(name), desk)
+
+    ui.run_with(app, title="sweeper", dark=None, show_welcome_message=False, reconnect_timeout=10.0, favicon="📈")
+    inside: Asgi = app if mlflow is None else proxied(mlflow.address, app)
+    return Guard(inside, keys)
+
+
+def serve(app: Asgi, host: str, port: int) -> None:
+    """Serve it until it is stopped."""
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        ws_max_size=MESSAGE_BYTES, timeout_graceful_shutdown=3,
+    )  # fmt: skip

@@ -1,0 +1,160 @@
+"""Options of figures, as ECharts reads them: no JavaScript of ours, and tooltips that are text, not HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from dashboards.live.views import Bar, Heat, Point, Span
+
+# Told apart by people who see few colours, on white and on black (Okabe and Ito).
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#7F7F7F")
+GREY: Final = "#8a8a93"
+Options = dict[str, Any]
+Curve = Sequence[tuple[float, float]]
+
+
+def gains(bars: Sequence[Bar], unit: str) -> Options:
+    """What each loss gains, with its interval; the first on top."""
+    shown = [bar for bar in reversed(bars) if bar.value is not None]
+    lines: list[Any] = []
+    for i, bar in enumerate(shown):
+        if bar.low is not None and bar.high is not None:
+            lines += [[_short(bar.low), i], [_short(bar.high), i], [None, None]]
+    values = [{"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i]} for i, b in enumerate(shown)]
+    return _base(legend=False) | {
+        "xAxis": _axis("value", f"gain, {unit}", scale=True),
+        "yAxis": _axis("category", "", data=[bar.variant for bar in shown]),
+        "series": [
+            {"type": "line", "name": "95 % interval", "data": lines, "symbol": "none", "silent": True,
+             "lineStyle": {"width": 4, "color": COLOURS[5]}, "connectNulls": False},
+            {"type": "scatter", "name": "gain", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]}},
+        ],
+    }  # fmt: skip
+
+
+def reward_and_drift(points: Sequence[Point], metric: str, colours: Mapping[str, str]) -> Options:
+    """Every finished run: how far it went, and what it gained."""
+    series = []
+    for variant, colour in colours.items():
+        mine = [point for point in points if point.variant == variant]
+        data = [
+            {
+                "name": f"{p.label}{' (broke)' if p.failed else ''}",
+                "value": [_short(p.drift), _short(p.value)],
+                "symbol": "triangle" if p.failed else "circle",
+            }
+            for p in mine
+        ]
+        series.append({"type": "scatter", "name": variant, "data": data, "symbolSize": 9,
+                       "itemStyle": {"color": colour, "opacity": 0.75}})  # fmt: skip
+    return _base() | {
+        "xAxis": _axis("value", "drift: KL from the untrained model, nats", scale=True),
+        "yAxis": _axis("value", metric, scale=True),
+        "series": series,
+        "dataZoom": [{"type": "inside"}, {"type": "inside", "orient": "vertical"}],
+    }
+
+
+def curves(found: Mapping[str, Curve], name: str) -> Options:
+    """A metric over the steps of some runs."""
+    series = [
+        {"type": "line", "name": label, "data": [[x, _short(y)] for x, y in curve], "showSymbol": len(curve) < 30,
+         "lineStyle": {"color": _colour(i)}, "itemStyle": {"color": _colour(i)}}
+        for i, (label, curve) in enumerate(found.items())
+    ]  # fmt: skip
+    return _base() | {
+        "tooltip": {"trigger": "axis", "renderMode": "richText"},
+        "xAxis": _axis("value", "step"),
+        "yAxis": _axis("value", name, scale=True),
+        "series": series,
+        "dataZoom": [{"type": "inside"}],
+    }
+
+
+def heat(found: Heat, metric: str) -> Options:
+    """The mean objective over two settings; a bin without a number was tried, and all its runs broke."""
+    means = [mean for *_, mean, _ in found.cells if mean is not None]
+    data = [[x, y, "-" if mean is None else _short(mean)] for x, y, mean, _ in found.cells]
+    return _base(legend=False) | {
+        "tooltip": {"renderMode": "richText", "formatter": f"{metric}: {{c}}"},
+        "xAxis": _axis("category", found.x, data=list(found.columns)),
+        "yAxis": _axis("category", found.y, data=list(found.rows)),
+        "visualMap": {
+            "min": _short(min(means, default=0.0)),
+            "max": _short(max(means, default=1.0)),
+            "calculable": True,
+            "precision": 2,
+            "orient": "horizontal",
+            "left": "center",
+            "top": 0,
+            "itemHeight": 90,
+            "textStyle": {"color": GREY},
+            "inRange": {"color": ["#440154", "#31688e", "#35b779", "#fde725"]},
+        },
+        "series": [{"type": "heatmap", "data": data, "label": {"show": True, "fontSize": 11}}],
+    }
+
+
+def timeline(spans: Sequence[Span], now: float, colours: Mapping[str, str]) -> Options:
+    """What each worker trained when."""
+    workers = sorted({span.worker for span in spans}, reverse=True)
+    place = {worker: i for i, worker in enumerate(workers)}
+    data: dict[str, list[Any]] = {}
+    for span in spans:
+        end = now if span.end is None else span.end
+        row = place[span.worker]
+        data.setdefault(span.variant, []).extend(
+            [[round(span.begin * 1000), row], [round(end * 1000), row], [None, None]]
+        )
+    series = [
+        {"type": "line", "name": variant, "data": points, "symbol": "none", "connectNulls": False,
+         "lineStyle": {"width": 14, "color": colours.get(variant, GREY), "cap": "butt"},
+         "itemStyle": {"color": colours.get(variant, GREY)}}
+        for variant, points in data.items()
+    ]  # fmt: skip
+    return _base() | {
+        "xAxis": _axis("time", ""),
+        "yAxis": _axis("category", "", data=workers),
+        "series": series,
+        "dataZoom": [{"type": "inside"}],
+        "tooltip": {"show": False},
+    }
+
+
+def colours_of(variants: Sequence[str]) -> dict[str, str]:
+    """A colour for each variant, the same in every figure."""
+    return {variant: _colour(i) for i, variant in enumerate(variants)}
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _base(*, legend: bool = True) -> Options:
+    return {
+        "animation": False,
+        "backgroundColor": "transparent",
+        "textStyle": {"color": GREY},
+        "tooltip": {"renderMode": "richText", "formatter": "{b}\n{c}", "confine": True},
+        "legend": {"show": legend, "type": "scroll", "top": 0, "textStyle": {"color": GREY}},
+        "grid": {"left": 16, "right": 24, "top": 44, "bottom": 34, "containLabel": True},
+    }
+
+
+def _axis(kind: str, name: str, *, scale: bool = False, data: Sequence[str] = ()) -> Options:
+    axis: Options = {
+        "type": kind,
+        "name": name,
+        "nameLocation": "middle",
+        "nameGap": 28,
+        "scale": scale,
+        "axisLabel": {"color": GREY, "hideOverlap": True},
+        "nameTextStyle": {"color": GREY},
+        "splitLine": {"lineStyle": {"color": GREY, "opacity": 0.25}},
+    }
+    return axis | ({"data": list(data)} if data else {})
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

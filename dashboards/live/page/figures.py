@@ -1,0 +1,107 @@
+"""The figures of a study: made once and filled again, so that what somebody has chosen or zoomed into stays."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from nicegui import run, ui
+
+from dashboards.live.page import charts
+from dashboards.live.page.parts import Desk, heading, muted
+from dashboards.live.reading.words import words
+from dashboards.live.views import Figures, Glance
+from dashboards.store.connection import StoreError
+from dashboards.store.histories import load_curves
+
+MOST_CHOSEN: Final = 6
+
+
+class FiguresView:
+    """Reward against drift, learning curves of chosen runs, and a heat map of two settings."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self._desk, self._name = desk, name
+        self._found: Figures | None = None
+        heading("Reward against drift")
+        self._scatter = ui.echart({}, on_point_click=self._clicked).classes("w-full h-96")
+        self._about = muted("Its runs are not read yet.")
+        self._clicked_row = ui.row().classes("items-center gap-2")
+        heading("Learning curves")
+        with ui.row().classes("w-full gap-2 items-end"):
+            self._runs = ui.select({}, multiple=True, label=f"runs, {MOST_CHOSEN} at most", with_input=True)
+            self._runs.classes("grow min-w-64").props("use-chips dense")
+            self._metric = ui.select([], label="metric").classes("w-48").props("dense")
+        self._curves = ui.echart({}).classes("w-full h-80")
+        self._curves_said = muted("")
+        heading("Two settings")
+        self._variant = ui.select([], label="variant", on_change=self._draw_heat).classes("w-48").props("dense")
+        self._heat = ui.echart({}).classes("w-full h-96")
+        muted("Mean of the runs in each bin: too good where it was chosen by this very number.")
+        self._runs.on_value_change(self._draw_curves)
+        self._metric.on_value_change(self._draw_curves)
+
+    async def show(self) -> None:
+        """Fill the figures, where there is something new."""
+        glance = self._desk.watcher.seen.study(self._name)
+        found = None if glance is None else glance.figures
+        if found is None or found is self._found:
+            return
+        first, self._found = self._found is None, found
+        variants = list(dict.fromkeys(one.variant for one in found.runs))
+        _fill(self._scatter, charts.reward_and_drift(found.points, found.metric, charts.colours_of(variants)))
+        self._about.set_text(
+            f"{found.metric}: {found.about}. A dot a finished run, a triangle one that broke. Click a name above to "
+            "leave it out, a dot for its run."
+        )
+        labels = {one.run_id: one.label for one in reversed(found.runs)}
+        kept = [one for one in self._runs.value or [] if one in labels]
+        self._runs.set_options(labels, value=list(labels)[:3] if first else kept)
+        names = list(dict.fromkeys(found.names))
+        self._metric.set_options(names, value=self._metric.value if self._metric.value in names else names[0])
+        heats = [heat.variant for heat in found.heats]
+        self._variant.set_options(
+            heats, value=self._variant.value if self._variant.value in heats else (heats or [None])[0]
+        )
+        self._draw_heat()
+        await self._draw_curves()
+
+    async def _draw_curves(self) -> None:
+        if self._found is None:
+            return
+        chosen, name = list(self._runs.value or [])[:MOST_CHOSEN], str(self._metric.value)
+        labels = {one.run_id: one.label for one in self._found.runs}
+        try:
+            curves = await run.io_bound(load_curves, self._desk.uri, chosen, [name])
+        except StoreError as error:
+            self._curves_said.set_text(words(error))
+            return
+        shown = {labels[one]: curves[one][name] for one in chosen if name in curves.get(one, {}) and one in labels}
+        _fill(self._curves, charts.curves(shown, name))
+        self._curves_said.set_text("" if shown else f"None of these runs has logged {name}.")
+
+    def _draw_heat(self) -> None:
+        shown = [heat for heat in (self._found.heats if self._found else ()) if heat.variant == self._variant.value]
+        if shown and self._found is not None:
+            _fill(self._heat, charts.heat(shown[0], self._found.metric))
+
+    def _clicked(self, event: Any) -> None:
+        """Name the run of a dot, with its page."""
+        if self._found is None:
+            return
+        mine = [point for point in self._found.points if point.variant == event.series_name]
+        glance: Glance | None = self._desk.watcher.seen.study(self._name)
+        if not 0 <= event.data_index < len(mine) or glance is None:
+            return
+        point = mine[event.data_index]
+        self._clicked_row.clear()
+        with self._clicked_row:
+            ui.label(point.label).classes("text-sm")
+            page = self._desk.mlflow_page(glance, point.run_id)
+            if page is not None:
+                ui.link("in MLflow", page, new_tab=True).classes("link text-sm")
+
+
+def _fill(chart: ui.echart, options: charts.Options) -> None:
+    chart.options.clear()
+    chart.options.update(options)
+    chart.update()

@@ -1,0 +1,149 @@
+"""All studies at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+
+from nicegui import ui
+
+from dashboards.live.page.parts import (
+    Desk,
+    Part,
+    clock,
+    command,
+    failures,
+    follow,
+    frame,
+    muted,
+    part_of,
+    progress,
+    state_chip,
+    table,
+)
+from dashboards.live.views import Glance
+from dashboards.report.progress import ENDS, StatusCounts
+
+
+def overview(desk: Desk) -> None:
+    """Draw the page of all studies."""
+    with frame("studies", desk):
+        part = Part(lambda seen: (seen.problem, tuple(one.name for one in seen.studies)), lambda _: _cards(desk))
+        follow(desk, [part])
+
+
+def _cards(desk: Desk) -> None:
+    """A card a study, each kept up to date by itself."""
+    seen = desk.watcher.seen
+    if seen.problem:
+        ui.label(seen.problem).classes("text-negative wrap")
+    if not seen.studies:
+        muted("No study is kept here yet. Start one in a terminal; it appears here by itself:")
+        command("sweeper run quickstart")
+    parts = []
+    for glance in seen.studies:
+        with ui.card().classes("w-full gap-2"):
+            parts += at_a_glance(glance.name, desk)
+            with ui.expansion("by variant and scenario").classes("w-full").props("dense"):
+                parts.append(part_of(glance.name, lambda one: one.counts, counts_table))
+    follow(desk, parts)
+
+
+def at_a_glance(name: str, desk: Desk) -> list[Part]:
+    """What a study is, how far it is, what is best and who runs it, each part drawn anew by itself."""
+    return [
+        part_of(name, _title_key, lambda glance: _title(glance, desk)),
+        part_of(name, lambda glance: (_without_time(glance), glance.counts), progress),
+        part_of(name, _facts_key, _facts),
+        part_of(name, lambda glance: (glance.sweep and glance.sweep.said, glance.changed), _who),
+    ]
+
+
+def _title_key(glance: Glance) -> Hashable:
+    how = None if glance.sweep is None else glance.sweep.how
+    return glance.state, how, glance.paused, glance.page, glance.question
+
+
+def _title(glance: Glance, desk: Desk) -> None:
+    with ui.row().classes("items-center gap-2 w-full"):
+        ui.link(glance.name, f"/study/{glance.name}").classes("text-lg font-bold link")
+        state_chip(glance)
+        for variant in sorted(glance.paused):
+            ui.chip(f"{variant} paused", icon="pause", color="warning").props("dense").classes("q-px-sm")
+        ui.space()
+        page = desk.mlflow_page(glance)
+        if page is not None:
+            ui.link("runs in MLflow", page, new_tab=True).classes("link text-sm")
+    if glance.question:
+        ui.label(glance.question).classes("wrap")
+
+
+def _without_time(glance: Glance) -> object:
+    """What the sweep tells, without what changes every second."""
+    return None if glance.sweep is None else (glance.state, replace(glance.sweep, said="", silent=0.0))
+
+
+def _facts_key(glance: Glance) -> object:
+    counted = None if glance.counts is None else (glance.counts.failures, goes_on(glance))
+    return glance.state, glance.reading, glance.problem, glance.answer and glance.answer.best, counted, glance.again
+
+
+def _facts(glance: Glance) -> None:
+    """Best so far, failures, and what to do where nobody trains what is left."""
+    if glance.reading:
+        muted(f"Reading the runs: {glance.reading}")
+    if glance.problem:
+        ui.label(glance.problem).classes("text-negative wrap")
+    if glance.answer is not None and glance.answer.best:
+        ui.label(glance.answer.best).classes("wrap font-medium")
+    broken = failures(glance.counts.failures if glance.counts is not None else {})
+    if broken:
+        ui.label(f"Failures: {broken}").classes("wrap")
+    if goes_on(glance):
+        if glance.state == "dead":
+            ui.label("The sweep is gone. Finished runs are kept; this goes on with it:").classes("text-negative")
+        else:
+            muted("Something is left to train. This goes on with it:")
+        command(glance.again)
+
+
+def _who(glance: Glance) -> None:
+    """Who runs it, or when it was last run."""
+    if glance.sweep is not None:
+        muted(f"{glance.sweep.said} (on {glance.sweep.host})")
+    elif glance.changed:
+        muted(f"last change {clock(glance.changed)}")
+
+
+def goes_on(glance: Glance) -> bool:
+    """Whether somebody has to start a sweep for what is left."""
+    if glance.state == "running":
+        return False
+    return glance.state == "dead" or (glance.counts is not None and glance.counts.missing > 0)
+
+
+def counts_table(glance: Glance) -> None:
+    """The runs of each variant in each scenario by how they ended."""
+    if glance.counts is None:
+        return muted_nothing()
+    _counts(glance.counts)
+
+
+def muted_nothing() -> None:
+    """What stands where nothing is known yet."""
+    muted("Its runs are not read yet.")
+
+
+def _counts(counts: StatusCounts) -> None:
+    several = len({stratum.scenario for stratum in counts.strata}) > 1
+    header = ["variant", *(["scenario"] if several else []), *ENDS, "planned"]
+    rows = [
+        [
+            s.variant,
+            *([s.scenario] if several else []),
+            *(str(s.of(end)) for end in ENDS),
+            "-" if s.planned is None else str(s.planned),
+        ]
+        for s in counts.strata
+    ]
+    table(header, rows)

@@ -1,0 +1,174 @@
+"""The acts that steer a study: stop, pause, try again, extend, clone a variant; each with its command and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nicegui import run, ui
+
+from dashboards.live.page.overview import muted_nothing
+from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
+from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
+from dashboards.live.views import Glance
+
+
+def steer(desk: Desk, name: str) -> None:
+    """Draw the acts of a study, and what became of those so far."""
+    parts = [
+        part_of(name, lambda one: (one.state, one.counts is None), lambda one: _sweep(desk, one)),
+        part_of(name, lambda one: (variants_of(one), one.paused), lambda one: _variants(desk, one)),
+        part_of(name, _ends, lambda one: _again(desk, one)),
+        part_of(name, lambda one: one.state == "running", lambda one: _extend(desk, one)),
+        part_of(name, variants_of, lambda one: _clone(desk, one)),
+    ]
+    heading("Acts so far")
+    parts.append(part_of(name, lambda one: (len(desk.acted), one.happening.answered), lambda one: _history(desk, one)))
+    for what, line in desk.also:
+        muted(what)
+        command(line)
+    follow(desk, parts)
+
+
+def variants_of(glance: Glance) -> tuple[str, ...]:
+    """The variants of a study, in the order of its file."""
+    return () if glance.counts is None else tuple(dict.fromkeys(one.variant for one in glance.counts.strata))
+
+
+def _ends(glance: Glance) -> object:
+    return glance.state == "running", glance.counts and (glance.counts.failures, glance.counts.stopped)
+
+
+def _sweep(desk: Desk, glance: Glance) -> None:
+    if glance.counts is None:
+        return muted_nothing()
+    with ui.row().classes("gap-2 items-center"):
+        if glance.state == "running":
+            _button(desk, glance.name, "stop when the runs in training end", Stop(), "stop")
+            _button(desk, glance.name, "stop now", Stop(now=True), "dangerous", sure="Stop each run at its next step?")
+        else:
+            start = "Train what is missing, in a process of its own?"
+            _button(desk, glance.name, "go on", Run(), "play_arrow", sure=start)
+
+
+def _variants(desk: Desk, glance: Glance) -> None:
+    heading("Variants")
+    for variant in variants_of(glance):
+        with ui.row().classes("items-center gap-2"):
+            if variant in glance.paused:
+                _button(desk, glance.name, f"resume {variant}", Resume(variant), "play_arrow")
+                muted("paused: no more of its runs begin, now and in later sweeps")
+            else:
+                _button(desk, glance.name, f"pause {variant}", Pause(variant), "pause")
+
+
+def _again(desk: Desk, glance: Glance) -> None:
+    causes = {} if glance.counts is None else {**glance.counts.failures, **glance.counts.stopped}
+    if not causes:
+        return
+    heading("Failed runs, once more")
+    with ui.row().classes("items-center gap-2"):
+        for cause, number in causes.items():
+            act = Retry((cause,))
+            if glance.state == "running":
+                _button(desk, glance.name, f"retry {number} {cause}", act, "replay")
+            else:
+                command(desk.hands.command(glance.name, act))
+
+
+def _extend(desk: Desk, glance: Glance) -> None:
+    if glance.state != "running":
+        return
+    heading("More of it")
+    with ui.row().classes("items-center gap-2"):
+        what = ui.select(
+            {"trials": "trials of each stratum", "replicates": "replicates"}, value="trials", label="up to"
+        )
+        number = ui.number("how many", min=1, step=1, precision=0).classes("w-32")
+
+        def asked() -> Act | None:
+            value = int(number.value) if number.value else None
+            return None if value is None else Extend(**{what.value: value})
+
+        _button(desk, glance.name, "extend", asked, "add")
+
+
+def _clone(desk: Desk, glance: Glance) -> None:
+    """A copy of a variant with other settings, as the next version of the study file."""
+    variants = list(variants_of(glance))
+    if not variants:
+        return
+    heading("Clone a variant with other settings")
+    with ui.row().classes("items-end gap-2 w-full"):
+        of = ui.select(variants, value=variants[0], label="variant").classes("w-40")
+        name = ui.input("name of the copy", value=f"{variants[0]}_2").classes("w-40")
+        setting = ui.input("setting", value="beta").classes("w-32")
+        value = ui.input("value").classes("w-32")
+    place = ui.column().classes("w-full gap-1")
+
+    async def preview() -> None:
+        settings = {setting.value.strip(): value.value.strip()}
+        found = await run.io_bound(desk.hands.clone, glance.name, of.value, name.value.strip(), settings)
+        place.clear()
+        with place:
+            _version(desk, glance.name, found)
+
+    ui.button("show the change", on_click=preview, icon="difference").props("outline no-caps").classes("self-start")
+
+
+def _version(desk: Desk, name: str, found: Version) -> None:
+    """The next version as a diff, and the button that writes it."""
+    for problem in found.problems:
+        ui.label(problem).classes("text-negative wrap")
+    for line in found.diff:
+        colour = "plus" if line.startswith("+") else "minus" if line.startswith("-") else "muted"
+        ui.label(line).classes(f"mono pre text-xs {colour}")
+    if not found.problems:
+        muted(f"{found.file} becomes this; what it was is kept as {found.kept_as}.")
+        _button(desk, name, f"write {found.file}", found.edit, "save")
+
+
+def _button(
+    desk: Desk, study: str, text: str, act: Act | Callable[[], Act | None], icon: str, sure: str | None = None
+) -> None:
+    """A button that carries out an act, and says what became of it. `sure`: what is asked before."""
+
+    async def do() -> None:
+        wanted = act() if callable(act) else act
+        if wanted is None:
+            ui.notify("Say how many.", type="warning")
+            return
+        button.disable()
+        done = await run.io_bound(desk.do, study, wanted)
+        if not button.is_deleted:
+            button.enable()
+        kind = "positive" if done.outcome == "done" else "negative"
+        with button.client:
+            ui.notify(done.message, type=kind, multi_line=True)
+
+    async def ask() -> None:
+        if sure is None:
+            return await do()
+        with ui.dialog() as dialog, ui.card():
+            ui.label(sure)
+            if not callable(act) and not isinstance(act, Edit):
+                muted(desk.hands.command(study, act))
+            with ui.row():
+                ui.button("yes", on_click=lambda: dialog.submit(True)).props("no-caps")
+                ui.button("no", on_click=lambda: dialog.submit(False)).props("flat no-caps")
+        if await dialog:
+            await do()
+
+    button = ui.button(text, icon=icon, on_click=ask).props("outline no-caps")
+
+
+def _history(desk: Desk, glance: Glance) -> None:
+    """Every act with its time, what became of it, and its command, the newest first."""
+    mine = [one for one in desk.acted if one.study == glance.name]
+    ours = {one.done.id for one in mine if one.done.id}
+    rows = [(one.at, one.command, one.done.outcome, one.done.message) for one in mine]
+    rows += [(one.at, one.ask, one.outcome, one.message) for one in glance.happening.answered if one.id not in ours]
+    if not rows:
+        muted("None.")
+        return
+    shown = [(clock(at), *rest) for at, *rest in sorted(rows, reverse=True)[:50]]
+    table(("when", "act", "outcome", "answer"), shown)

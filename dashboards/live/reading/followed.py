@@ -1,0 +1,173 @@
+"""Follows the runs of a study in an MLflow store: reads those alone that are new or have changed, and writes nothing.
+
+In a SQLite file a look costs nothing while nobody has written, and two short queries where somebody has; no
+transaction holds longer than `dashboards.store.sqlite_runs.CHUNK` runs take, so that no writer waits for more. Other
+stores are asked for the runs that began, ended or train since the last look, and for all of them every few minutes,
+since MLflow does not say what somebody has deleted or measured again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from dashboards.store.addresses import sqlite_file
+from dashboards.store.connection import connect, store_calls
+from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
+from dashboards.store.records import load_study_tags, read_runs, stored
+from dashboards.store.sqlite_runs import StoredRun, open_to_read, read_signs, read_some
+from studies.records import RunRecord
+
+CHUNK: Final = 200  # runs a transaction
+ALL_SECONDS: Final = 300.0  # after which a store that is no SQLite file is read whole again
+_SIGNING: Final = ("state", SUPERSEDED, MEASURED_BY)
+_RUNNING: Final = ("RUNNING", "SCHEDULED")
+
+HowFar = Callable[[int, int], None]
+"""Is told how many runs are read, of how many."""
+
+
+class Followed:
+    """The records of one study. Belongs to one thread."""
+
+    def __init__(self, uri: str, study: str) -> None:
+        self._uri, self._study = uri, study
+        self._records: dict[str, RunRecord] = {}
+        self._signs: dict[str, tuple[object, ...]] = {}
+        self._version: object = None
+        self._read_all = 0.0
+        self._database: _Database | None = None
+        self.tags: Mapping[str, str] = {}
+        self.reads = 0
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The runs as `dashboards.store.records.load_records` gives them."""
+        return tuple(self._records.values())
+
+    def look(self, tell: HowFar = lambda _read, _all: None) -> bool:
+        """Read what is new; whether anything was. Raises StoreError."""
+        file = sqlite_file(self._uri)
+        if file is not None:
+            changed = self._look_at_file(file, tell)
+            if changed is not None:
+                return changed
+        return self._ask_client()
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._database is not None:
+            self._database.close()
+        self._database = None
+
+    def _look_at_file(self, file: Path, tell: HowFar) -> bool | None:
+        """See `look`; None where SQLite alone cannot say."""
+        try:
+            self._database = _Database.of(file, self._database)
+            if self._database is None:
+                return None
+            if (version := self._database.version()) == self._version:
+                return False
+            database = self._database.connection
+            signs = read_signs(database, self._study, (KIND, RUN), _SIGNING)
+            if signs is None:
+                return None
+            stale = [run for run, sign in signs.items() if self._signs.get(run) != sign or sign[0] in _RUNNING]
+            gone = self._signs.keys() - signs.keys()
+            for start in range(0, len(stale), CHUNK):
+                tell(start, len(stale))
+                self._take(read_some(database, stale[start : start + CHUNK]))
+        except sqlite3.Error:
+            return None
+        self._signs, self._version = signs, version
+        self._keep(signs)
+        tags = load_study_tags(self._uri, self._study)
+        changed = bool(stale or gone or tags != self.tags)
+        self.tags = tags
+        return changed
+
+    def _ask_client(self) -> bool:
+        """See `look`, by MLflow's client."""
+        client = connect(self._uri)
+        with store_calls(self._uri):
+            experiment = client.get_experiment_by_name(self._study)
+            if experiment is None or experiment.lifecycle_stage != "active":
+                changed = bool(self._records)
+                self._records.clear()
+                return changed
+            before = dict(self._records)
+            if time.monotonic() - self._read_all > ALL_SECONDS:
+                found = list(read_runs(client, experiment.experiment_id))
+                self._read_all, self._records = time.monotonic(), {}
+            else:
+                found = _newer(client, experiment.experiment_id, self._records)
+        self._take(found)
+        changed = before != self._records or dict(experiment.tags) != self.tags
+        self.tags = dict(experiment.tags)
+        return changed
+
+    def _take(self, runs: Sequence[StoredRun]) -> None:
+        self.reads += len(runs)
+        for run in runs:
+            if SUPERSEDED in run.tags:
+                self._records.pop(run.run_id, None)
+                continue
+            self._records[run.run_id] = to_record(self._study, run)
+
+    def _keep(self, signs: Mapping[str, object]) -> None:
+        """Drop what is deleted, and keep the order of the store."""
+        self._records = {run: self._records[run] for run in signs if run in self._records}
+
+
+class _Database:
+    """A SQLite file that is open, and holds no lock between two queries."""
+
+    def __init__(self, file: Path) -> None:
+        self.connection = open_to_read(file)
+        self._file, self._stat = file, file.stat()
+
+    @classmethod
+    def of(cls, file: Path, open_now: _Database | None) -> _Database | None:
+        """The file as it is now: another one may have taken its name. None where there is none."""
+        with suppress(OSError):
+            if open_now is not None and os.path.samestat(open_now._stat, file.stat()):
+                return open_now
+            if open_now is not None:
+                open_now.close()
+            return cls(file)
+        return None
+
+    def version(self) -> tuple[object, ...]:
+        """What changes when another connection writes."""
+        (version,) = self.connection.execute("pragma data_version").fetchone()
+        return (self._stat.st_ino, version)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def _newer(client: Any, experiment_id: str, known: Mapping[str, RunRecord]) -> list[StoredRun]:
+    """Runs that train, and those that began or ended since the newest that is known."""
+    began = max((record.started or 0.0 for record in known.values()), default=0.0)
+    ended = max((record.ended or 0.0 for record in known.values()), default=0.0)
+    found: dict[str, StoredRun] = {}
+    for condition in (
+        "attributes.status = 'RUNNING'",
+        f"attributes.start_time >= {int(began * 1000)}",
+        f"attributes.end_time >= {int(ended * 1000)}",
+    ):
+        token = None
+        while True:
+            page = client.search_runs(
+                [experiment_id], f"tags.{KIND} = '{RUN}' and {condition}", max_results=1000, page_token=token
+            )
+            found |= {run.info.run_id: stored(run) for run in page}
+            token = page.token
+            if not token:
+                break
+    return list(found.values())

@@ -1,0 +1,120 @@
+"""One study as the page shows it, kept up to date: what is new of its runs is read, and what follows is made anew."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from dashboards.analysis.configs import distinct
+from dashboards.live.ports import Event, Told
+from dashboards.live.reading.answered import answer_view
+from dashboards.live.reading.figures import figures_view
+from dashboards.live.reading.followed import Followed
+from dashboards.live.reading.happening import Happened
+from dashboards.live.reading.words import words
+from dashboards.live.views import Glance
+from dashboards.report.progress import status_counts
+from dashboards.report.study import comparison_of
+from dashboards.store.connection import StoreError
+from dashboards.store.histories import load_study_text
+from studies.spec import Study, StudyError, load_study
+
+LEAST_SECONDS: Final = 2.0  # between two comparisons
+SHARE: Final = 10.0  # a comparison is made again after so many times as long as it took
+
+
+class FollowedStudy:
+    """A study. Belongs to one thread. `glance`: what is known of it."""
+
+    def __init__(self, name: str, uri: str, folder: Path, told: Told) -> None:
+        self._uri, self._folder, self._told = uri, folder, told
+        self._followed, self._happened = Followed(uri, name), Happened()
+        self._runs: Path | None = None
+        self._news: Callable[[], Sequence[Event]] | None = None
+        self._text = ""
+        self._study: Study | None = None
+        self._stale, self._due = True, 0.0
+        again = f"sweeper run {told.file(name) or 'STUDY'}"
+        self.glance = Glance(words(name), "", "unknown", None, frozenset(), None, 0, again, reading="not read yet")
+        self.name = name
+
+    def listen(self, runs: Path | None) -> None:
+        """Take what its sweep tells; `runs`: its run folder, None where it is not here."""
+        if runs is not None and runs != self._runs:
+            self._runs, self._news = runs, self._told.follow(runs)
+        if runs is None or self._news is None:
+            return
+        happening = self.glance.happening
+        if self._happened.take(self._news()):
+            happening = self._happened.view()
+        sweep = self._told.sweep(runs)
+        state = "unknown" if sweep is None else sweep.state
+        if sweep is not None and sweep.state == "dead":
+            happening = replace(happening, training=(), workers={})
+        self.glance = replace(
+            self.glance, sweep=sweep, state=state, paused=self._told.paused(runs), happening=happening
+        )
+
+    def read(self, show: Callable[[], None]) -> None:
+        """Read what is new of its runs, and compare them anew where that is due. `show`: is called meanwhile."""
+
+        def tell(read: int, all_: int) -> None:
+            if all_ > 1000:
+                self.glance = replace(self.glance, reading=f"{read:,} of {all_:,} runs read")
+                show()
+
+        try:
+            if self._followed.look(tell):
+                self._stale = True
+            if not self._stale or time.monotonic() < self._due:
+                return
+            began = time.monotonic()
+            self._compare()
+            self._stale = False
+            self._due = time.monotonic() + max(LEAST_SECONDS, SHARE * (time.monotonic() - began))
+        except StoreError as error:
+            self.glance = replace(self.glance, problem=words(error), reading="")
+        except StudyError as error:
+            problem = words(f"This version cannot read the study: {str(error).splitlines()[0]}")
+            self.glance = replace(self.glance, problem=problem, reading="")
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._followed.close()
+
+    def _compare(self) -> None:
+        """Make all that follows from the runs anew. Raises StoreError and StudyError."""
+        text = load_study_text(self._uri, self.name, self._folder)
+        if not text:
+            self.glance = replace(self.glance, problem="The store keeps no text of this study.", reading="")
+            return
+        if text != self._text or self._study is None:
+            self._study, self._text = _loaded(self.name, text, self._folder), text
+        study = self._study
+        answers = self._told.among(study, self._followed.records, self._followed.tags)
+        records = distinct(answers.records)
+        self.glance = replace(
+            self.glance,
+            question=words(study.spec.question or ""),
+            counts=status_counts(study, records),
+            answer=answer_view(comparison_of(study, answers)),
+            figures=figures_view(records, study.spec.objective),
+            notes=tuple(map(words, answers.notes())),
+            reading="",
+            problem="",
+            read_at=time.time(),
+        )
+
+
+def _loaded(name: str, text: str, folder: Path) -> Study:
+    """The study that a sweep has kept, which is JSON: YAML would take some of its numbers for text."""
+    with suppress(ValueError):  # of an earlier version
+        text = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
+    return Study.of(load_study(folder / f"{name}.yaml", text=text))

@@ -1,0 +1,126 @@
+"""Keeps what the page shows up to date, in a thread of its own: all studies of a folder and its store.
+
+While nobody watches, it looks at the events of sweeps alone, and seldom.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from dashboards.live.ports import Told
+from dashboards.live.reading.study import FollowedStudy
+from dashboards.live.reading.words import words
+from dashboards.live.views import Glance, Seen
+from dashboards.store.connection import StoreError
+from dashboards.store.mlflow_tags import seconds
+from dashboards.store.records import stored_studies, view_page
+from dashboards.store.sqlite_runs import ListedExperiment
+
+WATCHED_SECONDS: Final = 1.0
+ALONE_SECONDS: Final = 10.0
+LIST_SECONDS: Final = 10.0  # between two looks for new studies
+
+
+class Watcher:
+    """Follows all studies. `seen` is what is known."""
+
+    def __init__(self, uri: str, folder: Path, told: Told) -> None:
+        self._uri, self._folder, self.told = uri, folder, told
+        self._studies: dict[str, FollowedStudy] = {}
+        self._listed: dict[str, ListedExperiment] = {}
+        self._folders: dict[str, Path] = {}
+        self._listed_at = -LIST_SECONDS
+        self._end, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
+        self._problem = ""
+        self.seen = Seen(0, time.time(), ())
+        self._viewers: set[object] = set()
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, within seconds."""
+        self._end.set()
+        self._wake.set()
+        self._thread.join(timeout=5)
+
+    def open(self, viewer: object) -> None:
+        """Somebody watches from now on."""
+        self._viewers.add(viewer)
+        self.wake()
+
+    def close(self, viewer: object) -> None:
+        """Somebody has gone."""
+        self._viewers.discard(viewer)
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    def look(self) -> None:
+        """Look once at everything."""
+        if time.monotonic() - self._listed_at >= LIST_SECONDS:
+            self._list()
+            self._listed_at = time.monotonic()
+        for name, study in self._studies.items():
+            study.listen(self._folders.get(name))
+        self._show()
+        if self._viewers or any(study.glance.reading for study in self._studies.values()):
+            for study in self._in_order():
+                study.read(self._show)
+                self._show()
+
+    def _follow(self) -> None:
+        while not self._end.is_set():
+            with suppress(OSError):  # a folder that goes away while it is read is looked for again
+                self.look()
+            self._wake.wait(WATCHED_SECONDS if self._viewers else ALONE_SECONDS)
+            self._wake.clear()
+        for study in self._studies.values():
+            study.close()
+
+    def _list(self) -> None:
+        """Find the studies."""
+        self._folders = dict(self.told.folders())
+        try:
+            self._listed = {one.name: one for one in stored_studies(self._uri)}
+            self._problem = ""
+        except StoreError as error:
+            self._problem = words(error)
+        for name in {*self._folders, *self._listed} - self._studies.keys():
+            self._studies[name] = FollowedStudy(name, self._uri, self._folder, self.told)
+        for name in self._studies.keys() - {*self._folders, *self._listed}:
+            self._studies.pop(name).close()
+        for name, study in self._studies.items():
+            study.glance = self._placed(study.glance, self._listed.get(name))
+
+    def _placed(self, glance: Glance, listed: ListedExperiment | None) -> Glance:
+        """With what the store says of the study as a whole."""
+        if listed is None:
+            return replace(glance, reading="" if self._folders else glance.reading)
+        changed = seconds(listed.last)
+        return replace(glance, runs=listed.runs, page=view_page(listed.experiment_id), changed=changed)
+
+    def _in_order(self) -> list[FollowedStudy]:
+        """Those that train first, then those that changed last."""
+        return sorted(
+            (study for study in self._studies.values() if study.name in self._listed),
+            key=lambda study: (study.glance.state != "running", -(study.glance.changed or 0.0)),
+        )
+
+    def _show(self) -> None:
+        glances = tuple(
+            sorted(
+                (study.glance for study in self._studies.values()),
+                key=lambda one: (one.state != "running", -(one.changed or 0.0), one.name),
+            )
+        )
+        if glances != self.seen.studies or self._problem != self.seen.problem:
+            self.seen = Seen(self.seen.number + 1, time.time(), glances, self._problem)

@@ -1,0 +1,197 @@
+"""What the page shows, as frozen types: texts are as people read them, numbers as figures draw them.
+
+Every text that came from a study, its data or a store has no secret in it and no character that acts on a screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dashboards.live.ports import Sweep
+from dashboards.report.progress import StatusCounts
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run in training: `since` when (seconds since 1970), its last step, and what it logged there."""
+
+    key: str
+    worker: str
+    variant: str
+    scenario: str
+    trial: int
+    block: int
+    seed: int
+    since: float
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a worker trained from when to when; `end` and `cause` are None while it does."""
+
+    worker: str
+    variant: str
+    begin: float
+    end: float | None
+    cause: str | None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An act that a sweep has answered."""
+
+    at: float
+    id: str
+    ask: str
+    outcome: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Happening:
+    """What the events of a study's last sweep tell. `workers`: name -> state and place."""
+
+    training: tuple[Training, ...] = ()
+    spans: tuple[Span, ...] = ()
+    workers: Mapping[str, str] = field(default_factory=dict)
+    answered: tuple[Answered, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A loss in one condition: what it gains, with its interval, in percent or in the metric's unit."""
+
+    variant: str
+    verdict: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table and the answer of one condition, the texts of `sweeper table`. `runs`: of each row, the runs that
+    judged it.
+    """
+
+    condition: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    runs: tuple[tuple[str, ...], ...]
+    answer: str
+    bars: tuple[Bar, ...]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study says now: its tables, what their columns mean, and what else there is to say."""
+
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def best(self) -> str:
+        """In a line: the loss to use, or the one that gains most so far; "" where nothing is known."""
+        for table in self.tables:
+            for bar in table.bars:
+                if bar.value is not None:
+                    where = f" in {table.condition}" if len(self.tables) > 1 else ""
+                    held = "" if bar.low is None or bar.high is None else f" [{bar.low:.3g}, {bar.high:.3g}]"
+                    word = "Use" if bar.verdict == "use" else "Best so far"
+                    return f"{word}: {bar.variant}{where}, {bar.value:.3g}{held} {table.unit}".rstrip()
+        return ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished run: drift in nats, the objective, and which run it is."""
+
+    run_id: str
+    variant: str
+    label: str
+    drift: float
+    value: float
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The mean objective over two settings: `cells` of (column, row, mean, runs); labels name the middle of a bin."""
+
+    variant: str
+    x: str
+    y: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    cells: tuple[tuple[int, int, float | None, int], ...]
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run as a choice: its name and where its log is; `failure`: of one that failed, why in a line."""
+
+    run_id: str
+    key: str
+    variant: str
+    label: str
+    log: str | None
+    failure: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the figures of a study are drawn of. `metric`: the objective, with its unit in words."""
+
+    metric: str
+    about: str
+    points: tuple[Point, ...]
+    heats: tuple[Heat, ...]
+    runs: tuple[RunLine, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A study at a glance. `state`: running, ended, dead, or unknown where nothing tells; `counts`: None until its runs
+    are read; `reading`: how far that is, empty once done; `problem`: why it cannot be read. `changed`: when something
+    of it was last written. `again`: the command that goes on with it.
+    """
+
+    name: str
+    question: str
+    state: str
+    sweep: Sweep | None
+    paused: frozenset[str]
+    changed: float | None
+    runs: int
+    again: str
+    page: str | None = None
+    counts: StatusCounts | None = None
+    answer: Answer | None = None
+    happening: Happening = Happening()
+    figures: Figures | None = None
+    notes: tuple[str, ...] = ()
+    reading: str = ""
+    problem: str = ""
+    read_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that the page knows at one moment: the studies, those that changed last first. `number`: grows with every
+    change.
+    """
+
+    number: int
+    at: float
+    studies: tuple[Glance, ...]
+    problem: str = ""
+
+    def study(self, name: str) -> Glance | None:
+        """The study of this name."""
+        return next((one for one in self.studies if one.name == name), None)

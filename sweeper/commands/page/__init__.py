@@ -1,0 +1,1 @@
+"""What the live page is handed: what sweeps tell, and the acts that steer them."""

@@ -1,0 +1,116 @@
+"""The acts of the live page: requests to the sweep that runs, files in the run folder, and commands."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from dashboards.live import ports
+from dashboards.live.ports import Act, Done, Hands, Version
+from studies.text.redact import redact
+from sweeper.commands.kept.listing import run_folders
+from sweeper.commands.page.versions import clone, write
+from sweeper.folder import requests
+from sweeper.folder.control import NotHere, pause_problem, paused, set_paused
+from sweeper.folder.standing import ask, standing
+
+START_SECONDS: Final = 300.0  # for a sweep to begin
+NOT_RUNNING: Final = "No sweep of this study runs now."
+
+FileOf = Callable[[str], str | None]
+
+
+def hands(here: Path, file_of: FileOf, variants_of: Callable[[str], tuple[str, ...]]) -> Hands:
+    """The acts in a folder. `file_of`: what a terminal calls a study; `variants_of`: its variants."""
+
+    def cloned(study: str, variant: str, name: str, settings: Mapping[str, str]) -> Version:
+        return clone(here, file_of(study), variant, name, settings)
+
+    return Hands(do=partial(_do, here, file_of, variants_of), command=partial(command, file_of), clone=cloned)
+
+
+def command(file_of: FileOf, study: str, act: Act) -> str:
+    """The line that does the same in a terminal."""
+    name = file_of(study) or "STUDY"
+    match act:
+        case ports.Stop(now):
+            words = ["stop", name, *(["--now"] if now else [])]
+        case ports.Pause(variant):
+            words = ["pause", name, variant]
+        case ports.Resume(variant):
+            words = ["resume", name, variant]
+        case ports.Retry(causes):
+            words = ["retry", name, *(word for cause in causes for word in ("--cause", cause))]
+        case ports.Extend(trials, replicates):
+            given = {"budget.trials": trials, "replicates": replicates}
+            words = ["run", name, *(w for k, v in given.items() if v is not None for w in ("--set", f"{k}={v}"))]
+        case ports.Run():
+            words = ["run", name, "--detach"]
+        case ports.Edit():
+            return f"edit {shlex.quote(name)}"
+    return shlex.join(["sweeper", *words])
+
+
+def _do(here: Path, file_of: FileOf, variants_of: Callable[[str], tuple[str, ...]], study: str, act: Act) -> Done:
+    """Carry out an act; what goes wrong is said, and nothing is raised."""
+    try:
+        if isinstance(act, ports.Run):
+            return _start(here, file_of(study))
+        if isinstance(act, ports.Edit):
+            return write(here, file_of(study), act)
+        runs = dict(run_folders(here)).get(study)
+        if runs is None:
+            return Done("refused", "The run folder of this study is not here.")
+        if isinstance(act, ports.Pause | ports.Resume):
+            hold, held = isinstance(act, ports.Pause), paused(runs)
+            problem = pause_problem(act.variant, hold, variants_of(study), held)
+            if problem is not None:
+                return Done("refused", problem)
+        found = standing(runs)
+        if found is not None and found.state == "running":
+            answer = ask(runs, _request(act), found.sweep)
+            outcome = answer.outcome
+            return Done("done" if outcome == "done" else "refused", str(redact(answer.message)), answer.id)
+        if isinstance(act, ports.Pause | ports.Resume):
+            set_paused(runs, held | {act.variant} if hold else held - {act.variant})
+            return Done("done", f"{act.variant} {'is paused' if hold else 'goes on'} in later sweeps.")
+        return Done("refused", f"{NOT_RUNNING} In a terminal: {command(file_of, study, act)}")
+    except NotHere as error:
+        return Done("too_late", str(error))
+    except OSError as error:
+        return Done("refused", str(redact(f"{error.filename or here}: {error.strerror}.")))
+
+
+def _request(act: ports.Stop | ports.Pause | ports.Resume | ports.Retry | ports.Extend) -> requests.Request:
+    match act:
+        case ports.Stop(now):
+            return requests.Stop(now)
+        case ports.Pause(variant):
+            return requests.Pause(variant)
+        case ports.Resume(variant):
+            return requests.Resume(variant)
+        case ports.Retry(causes):
+            return requests.Retry(causes)
+        case ports.Extend(trials, replicates):
+            return requests.Extend(trials, replicates)
+
+
+def _start(here: Path, file: str | None) -> Done:
+    """Start a sweep in a process of its own; it is asked nothing, and refused as in a terminal without one."""
+    if file is None:
+        return Done("refused", "No file in this folder is this study: run it in a terminal.")
+    words = [sys.executable, "-P", "-m", "sweeper", "run", file, "--detach"]
+    try:
+        ended = subprocess.run(
+            words, cwd=here, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return Done("too_late", f"It has not begun for {START_SECONDS:.0f} s: look at `sweeper status {file}`.")
+    said = [line for line in (ended.stdout if ended.returncode == 0 else ended.stderr).splitlines() if line.strip()]
+    first = str(redact(said[0])) if said else f"it ended with {ended.returncode}"
+    return Done("done" if ended.returncode == 0 else "refused", first)

@@ -1,0 +1,100 @@
+"""What the live page shows of a recorded study is what the commands say of it, and only what is new is read again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboards.live.reading.followed import Followed
+from dashboards.live.reading.watcher import Watcher
+from dashboards.live.views import Glance
+from dashboards.store.records import load_records
+from sweeper.commands.page.told import told
+
+Sweeper = Callable[..., Any]
+STUDY = """
+study: small
+question: Is <b>ipo</b> better?
+trainer: formula
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 6, learning_rate: 1.0e-5}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.01, high: 1.0, log: true}, learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}
+budget: {trials: 3}
+objective: {metric: ranking_gain}
+"""
+
+
+@pytest.fixture
+def swept(sweeper: Sweeper, tmp_path: Path) -> Path:
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    assert sweeper(tmp_path, "run", "mine.yaml", "--executor", "inline").returncode == 0
+    return tmp_path
+
+
+def glance(folder: Path) -> Glance:
+    watcher = Watcher(f"sqlite:///{folder / 'mlflow.db'}", folder, told(folder, None))
+    watcher.open("one")
+    watcher.look()
+    (found,) = watcher.seen.studies
+    return found
+
+
+def test_table_counts_and_command_are_those_of_the_commands(sweeper: Sweeper, swept: Path) -> None:
+    found = glance(swept)
+    table = json.loads(sweeper(swept, "table", "mine.yaml", "--format", "json").stdout)
+    status = json.loads(sweeper(swept, "status", "mine.yaml", "--json").stdout)
+    assert found.problem == ""
+    assert found.answer is not None
+    assert found.counts is not None
+    (shown,) = found.answer.tables
+    losses = {loss["variant"]: loss for loss in table["tuned"][0]["losses"]}
+    assert shown.answer == " ".join(table["answers"][0]["sentences"])
+    assert [bar.variant for bar in shown.bars] == [row[0] for row in shown.rows]
+    for bar in shown.bars:
+        gained = losses[bar.variant]["exported"] or losses[bar.variant]["gain"]
+        assert bar.value == pytest.approx(gained["value"], abs=1e-12) if gained else bar.value is None
+    assert (found.counts.planned, found.counts.ended) == (status["counts"]["planned"], status["counts"]["ended"])
+    assert found.state == "ended"
+    assert found.again == "sweeper run mine.yaml"
+    assert found.question == "Is <b>ipo</b> better?"  # text, for a page that shows it as text
+    assert found.figures is not None
+    assert {heat.variant for heat in found.figures.heats} == {"sigmoid", "ipo"}
+    assert len(found.figures.runs) == found.counts.ended == 6
+
+
+def test_a_look_reads_only_runs_that_changed_and_gives_what_a_whole_reading_gives(swept: Path) -> None:
+    uri, file = f"sqlite:///{swept / 'mlflow.db'}", swept / "mlflow.db"
+    followed = Followed(uri, "small")
+    assert followed.look()
+    assert followed.reads == 6
+    assert not followed.look()
+    first, *_, last = [record.run_id for record in followed.records]
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("insert into tags (run_uuid, key, value) values (?, 'superseded', 'tried again')", (first,))
+        database.execute("update runs set lifecycle_stage = 'deleted' where run_uuid = ?", (last,))
+    assert followed.look()
+    assert followed.reads == 7
+    assert list(followed.records) == load_records(uri, "small")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("update runs set lifecycle_stage = 'active' where run_uuid = ?", (last,))
+        database.execute("delete from tags where run_uuid = ? and key = 'superseded'", (first,))
+        database.execute("update runs set status = 'RUNNING', end_time = null where run_uuid = ?", (last,))
+    assert followed.look()
+    assert list(followed.records) == load_records(uri, "small")
+    followed.close()
+
+
+def test_other_stores_give_the_same_by_mlflows_client(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{swept / 'mlflow.db'}"
+    monkeypatch.setattr("dashboards.store.sqlite_runs.KNOWN_SCHEMAS", frozenset())
+    followed = Followed(uri, "small")
+    assert followed.look()
+    assert not followed.look()
+    assert list(followed.records) == load_records(uri, "small")
+    followed.close()
