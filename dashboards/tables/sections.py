@@ -36,7 +36,10 @@ def short_sections(table: Comparison, *, controls: bool = False) -> list[Section
             of.condition if several else "",
             short_cells(of, said),
             [*short_notes(of), *pace] if of is table.tuned[-1] else (),
-            [{"judged": row.run_ids} for row in (*by_verdict(of, said), *of.yours)],
+            [
+                {"judged": ids}
+                for ids in [*(loss.run_ids for loss in by_verdict(of, said)), *(y.run_ids for y in of.yours)]
+            ],
         )
         for of, said in zip(table.tuned, table.answers, strict=True)
     ]

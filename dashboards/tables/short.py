@@ -27,8 +27,8 @@ LEAST = (LENGTH, DRIFT, WORKED, USED)
 
 def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss: the one to use, then as `by_verdict`. What ranks them stands before the gain, which does not."""
-    rows = (*found.losses, *found.yours)
-    against = [f"vs {found.baseline}"] if any(row.difference is not None for row in rows) else []
+    differences = [*(loss.difference for loss in found.losses), *(one.difference for one in found.yours)]
+    against = [f"vs {found.baseline}"] if any(one is not None for one in differences) else []
     lengths = [LENGTH] if _has_lengths(found) else []
     header = [LOSS, VERDICT, *against, GAIN, WORKED, DRIFT, *lengths, USED]
     rows = [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]

@@ -5,7 +5,7 @@ What is found stands in MLflow as runs of a kind of their own. The same contents
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,6 @@ from dashboards.store.records import load_elsewhere
 from studies.design.elsewhere import Draw, judging_draws, key_of, measured_as
 from studies.design.measurers import asked_of, is_measured
 from studies.records import ELSEWHERE, Cause, Measurement, RunConfig, RunRecord, RunResult, State
-from studies.schema.contents import judge_source
 from studies.schema.variants import possible
 from studies.spec import Study
 from studies.text.plural import so_many
@@ -25,7 +24,6 @@ from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted
 from sweeper.measuring.remeasure import measuring, placement_of, problem_of, with_error
 from sweeper.measuring.rescore import EvaluateError
-from sweeper.recorded.contents import as_recorded, study_sources
 from sweeper.tracking.experiment.study import keep_contents
 from sweeper.tracking.scores import write_elsewhere
 from trainers.examine.elsewhere import Elsewhere, content_of, look_at_elsewhere
@@ -60,9 +58,11 @@ class Measured:
     is_refused: bool = False
 
 
-def look(study: Study, runs: tuple[RunRecord, ...], path: str, where: StudyPaths, *, is_adapter: bool) -> Wanted:
-    """What is to be measured of the model in a folder. `study`: with the contents that its sources hold now; `runs`:
-    what is recorded of it. Reads, and writes nothing.
+def look(
+    study: Study, runs: Sequence[RunRecord], path: str, where: StudyPaths, *, is_adapter: bool, is_as_run: bool
+) -> Wanted:
+    """What is to be measured of the model in a folder. `study`: with the contents that its sources hold now, and
+    `is_as_run`: whether they held that at its last run; `runs`: what is recorded of it. Reads, and writes nothing.
 
     Raises EvaluateError where the study or the model cannot be measured so, StoreError where the store cannot be read.
     """
@@ -76,9 +76,7 @@ def look(study: Study, runs: tuple[RunRecord, ...], path: str, where: StudyPaths
         raise EvaluateError(
             f"Nothing is finished of study {spec.study} that a model could stand beside: `sweeper run` first."
         )
-    kept, sources = as_recorded(spec)[0].contents, map(str, study_sources(study))
-    judge = str(judge_source(spec.evaluation))
-    if any(kept.get(source) != spec.contents.get(source) for source in sources if source != judge):
+    if not is_as_run:
         raise EvaluateError(
             "The study's data or model hold something else than at its last run, and its runs would not be measured "
             "alike: put them back as they were, or `sweeper run` first."

@@ -78,6 +78,13 @@ def study_sources(study: Study) -> tuple[Source, ...]:
     return tuple(found)
 
 
+def is_as_recorded(study: Study) -> bool:
+    """Whether the data and models that `study` knows held the same at its last sweep. Raises StoreError."""
+    kept, judge = as_recorded(study.spec)[0].contents, judge_source(study.spec.evaluation)
+    names = [str(source) for source in study_sources(study) if source != judge]
+    return all(kept.get(name) == study.spec.contents.get(name) for name in names)
+
+
 def _content(source: Source, kept: str | None, reach: bool, tell_user: Callable[[str], None]) -> str | None:
     from trainers.contents import hub_commit, read_content
 

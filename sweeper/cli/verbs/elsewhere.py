@@ -32,7 +32,7 @@ def measure_elsewhere(wanted: RunRequest, path: str, *, is_adapter: bool) -> Non
     from sweeper.loop.progress import Interrupted
     from sweeper.measuring.elsewhere import look, measure_all, summary
     from sweeper.measuring.rescore import EvaluateError
-    from sweeper.recorded.contents import as_found, with_judge
+    from sweeper.recorded.contents import as_found, is_as_recorded, with_judge
     from sweeper.recorded.reading import found_answers
 
     where = wanted.where
@@ -40,7 +40,8 @@ def measure_elsewhere(wanted: RunRequest, path: str, *, is_adapter: bool) -> Non
     with store_errors(""):
         study = with_judge(as_found(wanted.asked, typer.echo, reach=False), typer.echo)
         try:
-            found = look(study, found_answers(study).records, path, where, is_adapter=is_adapter)
+            runs, as_run = found_answers(study).records, is_as_recorded(study)
+            found = look(study, runs, path, where, is_adapter=is_adapter, is_as_run=as_run)
             done = measure_all(
                 study, found, where, wanted.executor, wanted.workers, lambda line: typer.echo(shown(line))
             )
