@@ -307,7 +307,7 @@ def on_architectures(llama: float, gpt2: float, size: float = 0.01) -> Verdict:
 
 
 def test_discopop_is_for_new_architectures_where_it_gains_more_on_another_and_is_no_worse_there() -> None:
-    found = on_architectures(llama=-0.05, gpt2=0.1)
+    found = on_architectures(llama=-0.05, gpt2=0.1, size=0.002)
     assert found.ruling == "supported"
     assert found.effect is not None
     assert (found.effect.value, found.effect.blocks) == (pytest.approx(0.15, abs=0.01), 12)
