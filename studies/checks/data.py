@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from studies.losses import rules
 from studies.records import EMBEDDED_MODELS
-from studies.records.world_units import SOURCE
+from studies.records.world_units import MOST_NEW_TOKENS, SOURCE, WHOLE_ANSWER
 from studies.schema.knob_problems import Problem
+from studies.schema.scenarios import model_of
 from studies.schema.types import (
     StudySpec,
 )
@@ -68,7 +69,23 @@ def model(spec: StudySpec) -> list[Problem]:
         return [
             Problem("data.path", f"embedded data are written for the embedded models, not {model}: name your pairs")
         ]
-    return []
+    return _positions(spec)
+
+
+def _positions(spec: StudySpec) -> list[Problem]:
+    """Samples that would be longer than an embedded model has positions for."""
+    asked = spec.evaluation.max_new_tokens
+    named = {model_of(spec, scenario) for scenario in spec.scenarios.values()}
+    named |= {str(variant.base.get("model_name_or_path")) for variant in spec.variants.values()}
+    return [
+        Problem(
+            "evaluate.max_new_tokens",
+            f"{asked} is more than {name} has positions for behind a prompt ({most}): give {WHOLE_ANSWER}, which is as "
+            "long as its answers get",
+        )
+        for name, most in MOST_NEW_TOKENS.items()
+        if name in named and asked > most
+    ]
 
 
 def data(spec: StudySpec) -> list[Problem]:

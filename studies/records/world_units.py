@@ -36,6 +36,8 @@ whole ones.
 """
 WHOLE_ANSWER: Final = 32
 """Tokens of the longest answer: to that many the references and oracles were sampled."""
+MOST_NEW_TOKENS: Final[Mapping[str, int]] = {EMBEDDED_GPT2: 57}
+"""By embedded model, the tokens that can be sampled behind a prompt, where positions end."""
 FIRST_TASKS: Final = 6
 """Tasks that blocks below `REPLICATE_BLOCKS` go round."""
 BLOCKS_A_TASK: Final = 2

@@ -15,6 +15,7 @@ STUDY = """
 study: two
 base: {model_name_or_path: BASE, use_peft: true, learning_rate: 1.0e-3, max_steps: 10}
 variants: {sigmoid: {}, other: {loss_type: sigmoid, base: {model_name_or_path: embedded-gpt2}}}
+evaluate: {max_new_tokens: 32}
 scenarios: {own: {}, gpt2: {base: {model_name_or_path: embedded-gpt2}}, llama: {base: {model_name_or_path: embedded}}}
 """
 
@@ -73,6 +74,8 @@ def test_the_same_draw_of_two_embedded_models_is_two_runs_with_the_same_task_eac
             ("gpt2: {base: {model_name_or_path: embedded-gpt2}}", "gpt2: {base: {model_name_or_path: [a]}}"),
             ["embedded-gpt2"],
         ),
+        (("max_new_tokens: 32", "max_new_tokens: 58"), ["58", "embedded-gpt2 has positions for", "give 32"]),
+        (("evaluate: {max_new_tokens: 32}", ""), ["evaluate.max_new_tokens", "256", "57"]),
         (("BASE", "org/model"), ["data.path", "written for the embedded models"]),
         (("BASE", "embedded-gpt3"), ["embedded-gpt3"]),
     ],

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from studies.records import EMBEDDED, EMBEDDED_GPT2, EMBEDDED_MODELS
+from studies.records.world_units import MOST_NEW_TOKENS
 from trainers.models.positions import positions_of
 from trainers.world.gold import N_TASKS, gold_reward
 from trainers.world.grammar import END, GRADED, Mood, grammar_bigrams, prompts, vocabulary
@@ -40,6 +41,13 @@ def test_the_gpt2_has_learned_positions_layer_norm_and_gelu_and_the_llama_none_o
     assert {"LayerNorm", "NewGELUActivation"} <= kinds[EMBEDDED_GPT2]
     assert not {"LayerNorm", "NewGELUActivation"} & kinds[EMBEDDED]
     assert [positions_of(load_model(name)) for name in EMBEDDED_MODELS] == [None, 64]
+
+
+def test_what_can_be_sampled_behind_a_prompt_is_what_the_positions_leave() -> None:
+    prompt = len(load_tokenizer()(prompts()[0])["input_ids"])
+    for name in EMBEDDED_MODELS:
+        positions = positions_of(load_model(name))
+        assert MOST_NEW_TOKENS.get(name) == (None if positions is None else positions + 1 - prompt)
 
 
 def test_no_model_has_dropout() -> None:
