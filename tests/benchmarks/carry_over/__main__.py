@@ -22,7 +22,7 @@ from dashboards.store.records_file import Recorded, read_records, records_bytes
 from studies.records import RunRecord, State
 from tests.benchmarks.carry_over.predictions import Outcome, falls, forgives, inverts, lowers, ranks, speed, ties
 
-RESULTS = Path(__file__).parents[3] / "studies" / "results" / "carry-over"
+RESULTS = Path(__file__).resolve().parents[3] / "studies" / "results" / "carry-over"
 WHOLE = {"signs": 4, "tuned": 36, "long": 3, "toy": 24}
 """Study -> runs of a draw, or of a replicate."""
 HISTORIES = ("margin", "chosen_shift")
@@ -72,7 +72,8 @@ def _compact(run: RunRecord, curves: Mapping[str, Sequence[tuple[int, float]]]) 
     """Without what is of the machine alone; with the histories that were asked for."""
     source = "embedded" if run.facts.get("source") == "embedded" else "stories_sentiment"
     facts = {name: run.facts[name] for name in FACTS if name in run.facts} | {"source": source}
-    return run.model_copy(update={"facts": facts, "curves": {**run.curves, **curves}})
+    more = {name: tuple(points) for name, points in curves.items()}
+    return run.model_copy(update={"facts": facts, "curves": {**run.curves, **more}})
 
 
 def outcomes(results: Path) -> list[Outcome]:

@@ -72,9 +72,16 @@ def inverts(records: Iterable[RunRecord]) -> Outcome:
     draws = _shared(ends.values())
     signs = [[math.copysign(1.0, of[draw] or 0.0) for of in ends.values()] for draw in draws]
     below, above = (sum(set(each) == {sign} for each in signs) for sign in (-1.0, 1.0))
-    means = ", ".join(f"{np.mean([of[d] for d in draws]):+.1f}" for of in ends.values()) if draws else "none"
-    found = f"below 0 at both betas in {below} draws, above in {above}; mean margins at the end {means} nats"
+    each = [
+        f"at {_beta(runs[setting])} in {sum(v < 0.0 for v in of)}, {_of(of)} nats"
+        for setting, of in sorted((s, [_number(of[d]) for d in draws]) for s, of in ends.items())
+    ]
+    found = f"below 0 at both betas in {below} draws, above in {above}; below {'; '.join(each)}"
     return Outcome("P2", _by_sign(below, above), found, f"{len(draws)} draws")
+
+
+def _beta(of: Mapping[int, RunRecord]) -> str:
+    return f"beta {next(iter(of.values())).knobs['beta']}"
 
 
 def lowers(records: Iterable[RunRecord]) -> Outcome:
