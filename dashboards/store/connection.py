@@ -76,6 +76,11 @@ def is_database(uri: str) -> bool:
     return uri.partition("://")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
 
 
+def is_on_server(uri: str) -> bool:
+    """Whether it is a database, and not in a file."""
+    return is_database(uri) and not uri.startswith("sqlite")
+
+
 def _folder_store(uri: str) -> Path | None:
     """The folder of a store of files, None for any other kind of store."""
     if uri.startswith("file:"):

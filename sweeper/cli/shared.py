@@ -334,7 +334,6 @@ def load(study: str, settings: list[str] | None, text: str | None = None) -> Stu
 
 def tell_whose(spec: StudySpec) -> None:
     """Say on standard error whose the study is where it is not of this folder; it may be read. Raises StoreError."""
-    from dashboards.store.addresses import sqlite_url
     from dashboards.store.connection import StoreError, store_uri
     from dashboards.store.mlflow_tags import marks_in
     from dashboards.store.records import load_study_tags
@@ -347,10 +346,10 @@ def tell_whose(spec: StudySpec) -> None:
         return
     from sweeper.cli.display import shown
     from sweeper.ownership.owner import notice_of  # which takes .3 s to load
-    from sweeper.search.storage import StorageError
+    from sweeper.search.storage import StorageError, storage_url
 
     try:
-        notice = notice_of(spec.study, runs, sqlite_url(here / "optuna.db"), uri, tags)
+        notice = notice_of(spec.study, runs, storage_url(None, here), uri, tags)
     except StorageError as error:
         raise StoreError(str(error)) from error
     if notice is not None:

@@ -346,12 +346,12 @@ def _measure_again(session: _Session) -> Scored:
 
 def _log_table(tracker: Tracker, table: Callable[[], Mapping[str, str]], check: Callable[[], None]) -> bool:
     """Keep the table with the sweep's run; False where MLflow is away, which has the runs of the table."""
-    if tracker.undelivered:
-        return False
-    try:
-        files = table()
-        check()  # drawing them may have taken minutes
-        tracker.log_table(files)
-    except StoreAway:
-        return False
-    return True
+    for _ in range(2):  # it may go away while the table is made
+        if not tracker.wait():
+            return False
+        with suppress(StoreAway):
+            files = table()
+            check()  # drawing them may have taken minutes
+            tracker.log_table(files)
+            return True
+    return False

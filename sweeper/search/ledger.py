@@ -111,16 +111,16 @@ class Ledger:
         """Make the entry, and Optuna's tables where there are none."""
         import optuna
 
-        from sweeper.search.storage import open_storage
+        from sweeper.search.storage import one_maker, open_storage, storage_calls
 
-        storage = open_storage(self.url)
-        try:
-            optuna.create_study(storage=storage, study_name=self._name, load_if_exists=True)
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise StorageError(trouble(self.url, error)) from error
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
+        with storage_calls(self.url):
+            with one_maker(self.url):
+                storage = open_storage(self.url)
+            try:
+                optuna.create_study(storage=storage, study_name=self._name, load_if_exists=True)
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
         self._add(LEASE, FREE)
 
     def swap_lease(self, old: str, new: str) -> bool:

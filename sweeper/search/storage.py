@@ -23,6 +23,7 @@ from studies.text.redact import redact
 if TYPE_CHECKING:
     import optuna
 
+_MAKING = 5_177_401_923  # the number of a lock of ours: any will do that no other program takes
 PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
 
 
@@ -106,6 +107,20 @@ def _shown(url: str) -> str:
 def connect_args(url: str) -> dict[str, Any]:
     """How long a SQLite connection waits for another writer."""
     return {"timeout": PATIENCE_SECONDS} if url.startswith("sqlite") else {}
+
+
+@contextmanager
+def one_maker(url: str) -> Iterator[None]:
+    """Keep other sweeps, of whatever machine, from making tables in the same PostgreSQL database meanwhile: Optuna and
+    MLflow both fail on that. Ends with the connection. Raises SQLAlchemyError.
+    """
+    if not url.startswith("postgresql"):
+        yield
+        return
+    engine = sqlalchemy.create_engine(patient_url(url), poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(_MAKING)))
+        yield
 
 
 @contextmanager

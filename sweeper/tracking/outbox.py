@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,6 +104,18 @@ class Outbox:
         if not self._told:
             self._told = True
             self._tell_user(f"{error} Training goes on; what MLflow misses is kept in {self._journal}.")
+
+
+def try_for(seconds: float, attempt: Callable[[], bool]) -> bool:
+    """Try once a second whether the store answers and takes all, for so long and at least once; whether it did."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(StoreAway):
+            if attempt():
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(1.0)
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

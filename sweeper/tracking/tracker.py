@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dashboards.store.connection import StoreAway, connect, store_calls, store_uri
+from dashboards.store.connection import StoreAway, connect, is_on_server, store_calls, store_uri
 from dashboards.store.mlflow_tags import (
     LONGEST_MESSAGE,
     SUPERSEDED,
@@ -35,8 +35,10 @@ from sweeper.tracking.experiment.new_store import make_store
 from sweeper.tracking.experiment.study import OpenStudy, claim, keep_contents, open_entry
 from sweeper.tracking.journal import TICKET_PREFIX
 from sweeper.tracking.known_runs import KnownRun, KnownRuns
-from sweeper.tracking.outbox import Outbox
+from sweeper.tracking.outbox import Outbox, try_for
 from sweeper.tracking.scores import write_scores
+
+RESTART_SECONDS = 60.0  # for the server of a database to come back
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ class Tracker:
         Tries once more to deliver what waits; see `undelivered`.
         """
         self._send(do="close", run=self._opened.parent_run_id, status="FINISHED" if finished else "KILLED")
-        if self._outbox is not None:
+        if self._outbox is not None and (not finished or not self.wait()):
             self._outbox.catch_up(now=True)
 
     @property
@@ -125,6 +127,19 @@ class Tracker:
         if self._study is None:
             raise RuntimeError("open_study must be called before runs are written")
         return self._study
+
+    def wait(self) -> bool:
+        """Deliver what waits, before a table is made of it; whether the store answers and has all. One on a server is
+        given the time of a restart.
+        """
+        study, outbox = self._opened, self._outbox
+
+        def attempt() -> bool:
+            with store_calls(self.uri):
+                self._client.get_experiment(study.experiment_id)
+            return outbox is None or outbox.catch_up(now=True)
+
+        return try_for(RESTART_SECONDS if is_on_server(self.uri) else 0.0, attempt)
 
     def known_runs(self) -> tuple[KnownRun, ...]:
         """Every run of the open study that is in MLflow and was not superseded, oldest first.
@@ -139,19 +154,13 @@ class Tracker:
                 raise StoreAway("MLflow is still away.")
             with store_calls(self.uri):
                 runs = list(read_runs(self._client, study.experiment_id))
-                self._close_superseded(runs)
+                _close_superseded(self._client, runs)
         except StoreAway:
             known = self._known.all()
             if known is None:
                 raise
             return known
         return self._known.read(study.name, runs)
-
-    def _close_superseded(self, runs: Sequence[StoredRun]) -> None:
-        """Close attempts that were marked as superseded by a process that was killed before it closed them."""
-        for run in runs:
-            if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
-                self._client.set_terminated(run.run_id, "KILLED")
 
     def start_run(self, config: RunConfig, attempt: int, phase: str) -> str:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
@@ -232,3 +241,10 @@ class Tracker:
             name: entry.pop(name) for name in ("curve", "measured") if name in entry
         }  # many, and no text
         self._outbox.send({**redact(entry, by_name=False), **numbers, "time": int(time.time() * 1000)})
+
+
+def _close_superseded(client: Any, runs: Sequence[StoredRun]) -> None:
+    """Close attempts that were marked as superseded by a process that was killed before it closed them."""
+    for run in runs:
+        if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
+            client.set_terminated(run.run_id, "KILLED")

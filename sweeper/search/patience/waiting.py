@@ -53,7 +53,7 @@ def again(url: str, patience: Patience, call: Callable[[], Answer]) -> Answer:
             if tries == 1:
                 patience.say(
                     f"Optuna's storage {shown(url)} does not answer ({reason_of(error)}). It is tried again for "
-                    f"{AWAY_SECONDS / 60:g} minutes; what trains goes on."
+                    f"{AWAY_SECONDS:g} s; what trains goes on."
                 )
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)

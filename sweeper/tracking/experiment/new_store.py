@@ -1,4 +1,4 @@
-"""A new SQLite store for MLflow, there whole or not at all; knows nothing of what is written to it."""
+"""A new database for MLflow, there whole or not at all; knows nothing of what is written to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from dashboards.store.addresses import sqlite_file, sqlite_url
-from dashboards.store.connection import StoreError, connect
+from dashboards.store.connection import StoreError, check_store, connect, store_calls
+from sweeper.search.storage import one_maker
 
 _ASIDE = ".new"
 
@@ -19,9 +20,12 @@ def make_store(uri: str) -> None:
     MLflow makes them in dozens of steps, which SQLite does not take back: what dies among them leaves a file that
     MLflow refuses from then on ("duplicate column name"). Whoever calls this keeps other sweeps from the folder
     (`sweeper.folder.control.one_at_a_time`). What MLflow cannot make here it says in its own words when the store is
-    opened.
+    opened. On a PostgreSQL server one sweep makes them while others wait.
     """
     place = sqlite_file(uri)
+    if uri.startswith("postgresql") and not check_store(uri):
+        with store_calls(uri), one_maker(uri):
+            connect(uri)
     if place is None or (place.exists() and place.stat().st_size):
         return
     file = place.resolve()  # where a link leads

@@ -33,7 +33,7 @@ def test_a_database_on_a_server_is_read_like_a_file(tmp_path: Path) -> None:
         database.execute("create table alembic_version (version_num text)")
         database.execute("insert into alembic_version values ('v1')")
         database.commit()
-    assert _on_server(sqlite_url(file)) == Contents(frozenset({"studies"}), frozenset({"v1"}))
+    assert _on_server(sqlite_url(file), write=True) == Contents(frozenset({"studies"}), frozenset({"v1"}))
 
 
 @pytest.mark.parametrize("url", ["postgresql://h:port/db", "sqlite+nodriver:///x.db", "oracle://h", "://"])

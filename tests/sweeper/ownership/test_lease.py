@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -23,6 +24,7 @@ from sweeper.folder.control import AlreadyRunning
 from sweeper.ownership import lease
 from sweeper.ownership.lease import Holder, LeaseLost, hold, this_process, watch
 from sweeper.search.ledger import FREE, Ledger
+from sweeper.search.storage import StorageError
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.forked import Forked
 from tests.sweeper.slow_study import STUDY, TRAINERS
@@ -203,6 +205,25 @@ def test_studies_whose_names_begin_alike_are_kept_apart(tmp_path: Path) -> None:
     assert Ledger(url, "s_all").read().strata == {"s_all/ipo/clean"}
 
 
+def test_a_renewal_that_was_taken_while_the_connection_broke_does_not_lose_the_lease(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap = Ledger.swap_lease
+
+    def taken(self: Ledger, old: str, new: str) -> bool:
+        assert swap(self, old, new)
+        raise StorageError("the connection broke")
+
+    with hold(ledger, tmp_path, FREE, silent) as held:
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "swap_lease", taken)
+            with pytest.raises(StorageError):
+                held.renew()
+        held.renew()
+        held.renew()
+    assert ledger.read().lease == FREE
+
+
 @pytest.mark.parametrize("phase", ["verify", "kept_files"])
 def test_a_sweep_that_was_taken_over_writes_nothing_more_and_closes_nothing(
     sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, phase: str
@@ -212,12 +233,12 @@ def test_a_sweep_that_was_taken_over_writes_nothing_more_and_closes_nothing(
     lost = False
 
     @contextmanager
-    def held(*_: object) -> Iterator[Callable[[], None]]:
+    def held(*_: object) -> Iterator[SimpleNamespace]:
         def check() -> None:
             if lost:
                 raise LeaseLost("Another sweep has taken the study over.")
 
-        yield check
+        yield SimpleNamespace(check=check, renew=check)
 
     def lose(plain: Callable[..., Any]) -> Callable[..., Any]:
         def losing(*arguments: Any) -> Any:

@@ -46,15 +46,16 @@ OUTCOMES = (
 @pytest.fixture(autouse=True)
 def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(waiting, "AWAY_SECONDS", 10.0)
     monkeypatch.setattr("optuna.storages._rdb.storage.time.sleep", lambda _: None)
 
 
 def break_commits(engine: Any, *, taken: bool) -> None:
-    """Have the connection break at every third commit or so: when it is done and nobody has heard of it, or before."""
-    commit, drawn = engine.dialect.do_commit, random.Random(1)
+    """Have the connection break at two of five commits: when it is done and nobody has heard of it, or before."""
+    commit, breaks = engine.dialect.do_commit, random.Random(3)
 
     def lose(connection: Any) -> None:
-        broken = drawn.random() < 1 / 3
+        broken = breaks.random() < 0.4
         if taken or not broken:
             commit(connection)
         if broken:
@@ -86,7 +87,7 @@ def told(trial: optuna.trial.FrozenTrial) -> Any:
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["nothing taken", "answer lost"])
-def test_a_search_whose_database_breaks_at_every_third_commit_asks_and_tells_as_any_other(
+def test_a_search_whose_database_breaks_again_and_again_asks_and_tells_as_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
@@ -131,7 +132,7 @@ def test_who_waits_is_told_once_what_for_and_for_how_long_and_when_it_is_over() 
     assert again(url, Patience(said.append), failing(3, LOST)) == "answer"
     assert len(said) == 2
     assert "no route to host" in said[0]
-    assert "5 minutes" in said[0]
+    assert "again for 10 s" in said[0]
     assert "host/name" in said[0]
     assert "hush-hush" not in said[0]
     assert "answers again" in said[1]
