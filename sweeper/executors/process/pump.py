@@ -242,9 +242,9 @@ class Pump:
             self._events.put(event)
 
     def _note(self, worker: Running, state: Literal["waiting", "here"]) -> None:
-        """Send an event where a worker's state has changed."""
-        if worker.state != state:
-            worker.state = state
+        """Send an event where a worker's state has changed, or what it waits for."""
+        if (worker.state, worker.told) != (state, worker.place):
+            worker.state, worker.told = state, worker.place
             self._events.put(WorkerState(worker.name, state, worker.place))
 
     def _look_after_workers(self) -> None:
