@@ -23,6 +23,7 @@ from pathlib import Path
 from studies.design.counts import planned_runs, planned_trials
 from studies.records import Cause, RunResult
 from studies.spec import Study, StudySpec
+from studies.text.plural import so_many
 from sweeper.executors import (
     Cancel,
     Dropped,
@@ -36,6 +37,7 @@ from sweeper.executors import (
     SetAside,
     Started,
     WorkerNews,
+    WorkerState,
 )
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
@@ -167,6 +169,8 @@ class Sweep:
                 self._ended(key, event.result(), at)
             case WorkerNews(worker=worker, news=news, at=at):
                 self._view.take(worker, news, at)
+            case WorkerState():
+                self._view.note(event)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:
         run = self._queue.training.pop(key, None)
@@ -220,6 +224,7 @@ class _View:
     def __init__(self, packs: Packs, planned: int) -> None:
         self._packs, self._planned, self._started = packs, planned, time.monotonic()
         self._doing: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, WorkerState] = {}
 
     def take(self, worker: str, news: News, at: float) -> None:
         """A worker has news."""
@@ -227,6 +232,12 @@ class _View:
             self._packs.update(worker, news)
         else:
             self._doing[worker] = (news.what, at)
+
+    def note(self, state: WorkerState) -> None:
+        """A worker waits, is here, or is gone."""
+        self._workers[state.worker] = state
+        if state.state == "gone":
+            del self._workers[state.worker]
 
     def forget(self, worker: str) -> None:
         """The worker is gone."""
@@ -239,6 +250,10 @@ class _View:
         left = elapsed / tally.trained * max(planned - tally.done, 0) if tally.trained else None
         shown = None if best is None else (best.runs.trial.variant, show_knobs(best.runs.trial.knobs), best.value)
         doing = [f"{what} ({now - at:.0f} s)" for what, at in self._doing.values() if what]
+        waiting = [state for state in self._workers.values() if state.state == "waiting"]
+        if waiting:
+            all_workers, wait = so_many(len(self._workers), "worker"), "waits" if len(waiting) == 1 else "wait"
+            doing.append(f"{len(waiting)} of {all_workers} {wait}: {waiting[0].place}")
         said = "; ".join(dict.fromkeys(doing))
         return Progress(planned, tally.done, training, +tally.failures, shown, left, doing=said)
 

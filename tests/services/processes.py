@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -53,7 +54,9 @@ def start(
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            **({} if user is None else {"user": user, "group": user, "extra_groups": []}),
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else [],
         )
 
 
