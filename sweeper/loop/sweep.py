@@ -51,7 +51,7 @@ from sweeper.loop.trials import Best, TrialBook
 from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
 from sweeper.stores import Search, Tracker
-from trainers.interface import Job, News, Placement, Sized
+from trainers.interface import Doing, Job, Placement, Sized
 
 LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock
 
@@ -167,10 +167,8 @@ class Sweep:
             case Lost(key=key, worker=worker, at=at):
                 self._view.forget(worker)
                 self._ended(key, event.result(), at)
-            case WorkerNews(worker=worker, news=news, at=at):
-                self._view.take(worker, news, at)
-            case WorkerState():
-                self._view.note(event)
+            case WorkerNews() | WorkerState():
+                self._view.take(event)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:
         run = self._queue.training.pop(key, None)
@@ -226,18 +224,17 @@ class _View:
         self._doing: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, WorkerState] = {}
 
-    def take(self, worker: str, news: News, at: float) -> None:
-        """A worker has news."""
-        if isinstance(news, Sized):
-            self._packs.update(worker, news)
-        else:
-            self._doing[worker] = (news.what, at)
-
-    def note(self, state: WorkerState) -> None:
-        """A worker waits, is here, or is gone."""
-        self._workers[state.worker] = state
-        if state.state == "gone":
-            del self._workers[state.worker]
+    def take(self, event: WorkerNews | WorkerState) -> None:
+        """A worker has news, or waits, is here, or is gone."""
+        match event:
+            case WorkerNews(worker=worker, news=Sized() as news):
+                self._packs.update(worker, news)
+            case WorkerNews(worker=worker, news=Doing(what), at=at):
+                self._doing[worker] = (what, at)
+            case WorkerState(worker=worker, state="gone"):
+                self._workers.pop(worker, None)
+            case WorkerState():
+                self._workers[event.worker] = event
 
     def forget(self, worker: str) -> None:
         """The worker is gone."""

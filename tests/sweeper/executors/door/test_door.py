@@ -294,6 +294,18 @@ def test_the_first_address_that_answers_is_taken(serve: Callable[..., Serving]) 
     assert dial([nobody, serving.address], KEY, "ticket", patience=0)[2] == serving.address
 
 
+def test_it_listens_at_the_address_that_it_is_given_alone_where_that_is_its_own() -> None:
+    for host, everywhere in (("127.0.0.1", False), ("203.0.113.7", True), ("", True)):
+        door = Door(KEY)
+        port = door.listen(host, 0)
+        with socket.socket() as other:
+            taken = other.connect_ex(("127.0.0.2", port)) == 0
+        assert taken is everywhere
+        with pytest.raises(OSError, match="in use"):
+            Door(KEY).listen(host if not everywhere else "", port)
+        door.close()
+
+
 def test_a_key_is_made_once_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWEEPER_KEY", raising=False)
     file = tmp_path / "door.key"

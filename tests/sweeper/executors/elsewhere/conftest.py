@@ -84,7 +84,9 @@ def make_elsewhere(tmp_path: Path) -> Iterator[MakeElsewhere]:
             agent.kill()
         one.executor.close(now=True)
         for agent in one.agents:
-            agent.communicate()
+            agent.wait()
+            if agent.stdout is not None:
+                agent.stdout.close()
 
 
 @pytest.fixture

@@ -142,6 +142,8 @@ def test_a_host_without_the_folder_is_refused_on_both_sides(
     assert agent.returncode == 2
     assert "does not see the folder" in output
     assert "mount the file system of the runs on both machines" in output
+    one.until(lambda: one.of(WorkerState), "the sweep says nothing")
+    assert "does not see the folder" in one.of(WorkerState)[0].why
 
 
 def test_the_key_is_not_among_the_words_of_any_process(

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 STUDY = """
 study: elsewhere
 base:
-  {model_name_or_path: embedded, use_peft: true, lora_r: 4, lora_target_modules: all-linear, max_steps: 150,
+  {model_name_or_path: embedded, use_peft: true, lora_r: 4, lora_target_modules: all-linear, max_steps: 40,
    per_device_train_batch_size: 4, learning_rate: 1.0e-3, lora_dropout: 0.0}
 data: {path: embedded, rows: 64, eval_rows: 16}
 evaluate: {prompts: 4, max_new_tokens: 8}
