@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -44,15 +44,14 @@ class Elsewhere:
         """Those of a kind that were read."""
         return [event for event in self.seen if isinstance(event, kind)]
 
-    def start_agent(self, workers: int = 1, *, folder: Path | None = None) -> subprocess.Popen[str]:
-        """Do on this machine what the sweep has said to do on others."""
+    def start_agent(self, workers: int = 1, *, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Do on this machine what the sweep has said to do on others; `within`: words before the command."""
         words = shlex.split(self.said[0][self.said[0].index("sweeper worker") :])
-        command = [sys.executable, "-m", *words, "--workers", str(workers)]
+        command = [*within, sys.executable, "-m", *words, "--workers", str(workers)]
         path = os.pathsep.join(path for path in sys.path if path)
         self.agents.append(
             subprocess.Popen(
                 command,
-                cwd=folder,
                 env={**os.environ, "PYTHONPATH": path},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -36,7 +36,7 @@ MEASURED = ("steps_per_second", "tokens_per_second", "peak_memory", "train_secon
 pytestmark = pytest.mark.slow
 
 
-def begin(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
+def begin(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[bytes]:
     folder.mkdir()
     (folder / "study.yaml").write_text(STUDY)
     path = os.pathsep.join(path for path in sys.path if path)
