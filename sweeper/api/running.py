@@ -14,7 +14,7 @@ from sweeper.api.sources import Source
 from sweeper.cli.detached.terminal import begin_detached
 from sweeper.cli.display import Display, Screen, shown
 from sweeper.cli.output import Output
-from sweeper.cli.shared import Reuse, RunRequest, checked, command_line
+from sweeper.cli.shared import Reuse, RunRequest, checked, command_line, refuse_uncounted
 from sweeper.cli.verbs.running import asked_to_stop
 from sweeper.commands.detached.follow import follow, progress_of
 from sweeper.folder.events import Happening, Heartbeat
@@ -59,9 +59,11 @@ def run_study(
 def _wanted(source: Source, word: str, executor: str, workers: int | None, storage: str | None) -> RunRequest:
     """The sweep, checked; the commands to copy are those of the command line, which can go on with it."""
     settings = list(source.settings)
+    asked = checked(source.study, settings, executor, source.text)
+    refuse_uncounted(asked.spec, executor, workers)
     return RunRequest(
         study=word,
-        asked=checked(source.study, settings, executor, source.text),
+        asked=asked,
         executor=executor,
         workers=workers,
         storage=storage or os.environ.get("OPTUNA_STORAGE"),

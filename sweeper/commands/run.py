@@ -18,7 +18,7 @@ from studies.text.plural import so_many
 from sweeper.commands.detached.start import keep_output
 from sweeper.commands.retry import ask_again
 from sweeper.commands.signals import Stopper, stop_on_interrupt
-from sweeper.executors import EXECUTORS, Executor, Workplace
+from sweeper.executors import ELSEWHERE, EXECUTORS, Executor, Workplace
 from sweeper.folder.border import Border, Round
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
@@ -233,7 +233,8 @@ class _Rounds:
             screen.show(progress)
 
         self._session = session
-        self.packs = Packs(study, runs, session.workers, workers, screen.tell_user)
+        elsewhere = session.executor in ELSEWHERE
+        self.packs = Packs(study, runs, session.workers, workers, screen.tell_user, elsewhere=elsewhere)
         own = (runs, self.packs, Screen(show, screen.tell_user), self._began)
         self.sweep = Sweep(study, stores, session.past(session.known), self._pool, *own)
 

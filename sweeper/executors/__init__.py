@@ -19,9 +19,10 @@ from sweeper.executors.base import (
 )
 from sweeper.executors.inline import Inline
 from sweeper.executors.process.executor import Process
-from sweeper.executors.registry import EXECUTORS, Workplace
+from sweeper.executors.registry import ELSEWHERE, EXECUTORS, Workplace
 
 __all__ = [
+    "ELSEWHERE",
     "EXECUTORS",
     "Cancel",
     "Capacity",

@@ -136,8 +136,10 @@ class Capacity:
         return len(self.workers) * max(1, together)
 
     def jobs(self, together: int) -> int:
-        """How many jobs keep all workers busy: what can train, and with `ahead` one worker's share more."""
-        return self.slots(together) + (max(1, together) if self.ahead else 0)
+        """How many jobs keep all workers busy: what can train, and with `ahead` one worker's share more, or of many
+        workers the 20th part, as several end while the sweep records one.
+        """
+        return self.slots(together) + (max(1, together, self.slots(together) // 20) if self.ahead else 0)
 
 
 Event = Started | Reported | Finished | Lost | Dropped | WorkerNews | WorkerState

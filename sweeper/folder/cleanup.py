@@ -21,6 +21,7 @@ from studies.text.files import is_file, is_folder
 from sweeper.folder.names import LOGS, MARK_FILE, OWN_FILES, REFERENCE, REQUESTS
 from trainers.run_folder.results import (
     ADAPTER,
+    ATTEMPT_FILE,
     CHECKPOINTS,
     EARLIER_FILE,
     RESULT_FILE,
@@ -31,12 +32,14 @@ from trainers.run_folder.results import (
     is_run_folder,
 )
 
-_HALF_WRITTEN: Final = re.compile(rf"\.({re.escape(RESULT_FILE)}|{re.escape(STATE_FILE)})\.[0-9a-z_]+")
+_HALF_WRITTEN: Final = re.compile(
+    rf"\.({re.escape(RESULT_FILE)}|{re.escape(STATE_FILE)}|{re.escape(ATTEMPT_FILE)})\.[0-9a-z_]+"
+)
 # As `studies.text.files.write_beside` calls what it writes, of which a kill may leave one.
 _BESIDE: Final = re.compile(rf"\.({'|'.join(map(re.escape, OWN_FILES))})\.[0-9a-f]{{16}}")
 _ASIDE: Final = re.compile(r"\.aside-[0-9a-f]{8}$")
 _KINDS: Final = {  # of what a run's folder holds
-    **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE), stat.S_ISREG),
+    **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE, ATTEMPT_FILE), stat.S_ISREG),
     **dict.fromkeys((ADAPTER, CHECKPOINTS, "trainer"), stat.S_ISDIR),
 }
 _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed

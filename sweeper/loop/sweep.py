@@ -23,6 +23,7 @@ from pathlib import Path
 from studies.design.counts import planned_runs, planned_trials
 from studies.records import Cause, RunResult
 from studies.spec import Study, StudySpec
+from studies.text.plural import so_many
 from sweeper.executors import (
     Cancel,
     Dropped,
@@ -36,6 +37,7 @@ from sweeper.executors import (
     SetAside,
     Started,
     WorkerNews,
+    WorkerState,
 )
 from sweeper.folder.cleanup import set_aside
 from sweeper.folder.control import paused
@@ -49,7 +51,7 @@ from sweeper.loop.trials import Best, TrialBook
 from sweeper.planning.placement import Packs
 from sweeper.planning.plan import show_knobs
 from sweeper.stores import Search, Tracker
-from trainers.interface import Job, News, Placement, Sized
+from trainers.interface import Doing, Job, Placement, Sized
 
 LOOK_SECONDS = 1.0  # how long the loop waits for events before it looks at the clock
 
@@ -165,8 +167,8 @@ class Sweep:
             case Lost(key=key, worker=worker, at=at):
                 self._view.forget(worker)
                 self._ended(key, event.result(), at)
-            case WorkerNews(worker=worker, news=news, at=at):
-                self._view.take(worker, news, at)
+            case WorkerNews() | WorkerState():
+                self._view.take(event)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:
         run = self._queue.training.pop(key, None)
@@ -220,13 +222,19 @@ class _View:
     def __init__(self, packs: Packs, planned: int) -> None:
         self._packs, self._planned, self._started = packs, planned, time.monotonic()
         self._doing: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, WorkerState] = {}
 
-    def take(self, worker: str, news: News, at: float) -> None:
-        """A worker has news."""
-        if isinstance(news, Sized):
-            self._packs.update(worker, news)
-        else:
-            self._doing[worker] = (news.what, at)
+    def take(self, event: WorkerNews | WorkerState) -> None:
+        """A worker has news, or waits, is here, or is gone."""
+        match event:
+            case WorkerNews(worker=worker, news=Sized() as news):
+                self._packs.update(worker, news)
+            case WorkerNews(worker=worker, news=Doing(what), at=at):
+                self._doing[worker] = (what, at)
+            case WorkerState(worker=worker, state="gone"):
+                self._workers.pop(worker, None)
+            case WorkerState():
+                self._workers[event.worker] = event
 
     def forget(self, worker: str) -> None:
         """The worker is gone."""
@@ -239,6 +247,10 @@ class _View:
         left = elapsed / tally.trained * max(planned - tally.done, 0) if tally.trained else None
         shown = None if best is None else (best.runs.trial.variant, show_knobs(best.runs.trial.knobs), best.value)
         doing = [f"{what} ({now - at:.0f} s)" for what, at in self._doing.values() if what]
+        waiting = [state for state in self._workers.values() if state.state == "waiting"]
+        if waiting:
+            all_workers, wait = so_many(len(self._workers), "worker"), "waits" if len(waiting) == 1 else "wait"
+            doing.append(f"{len(waiting)} of {all_workers} {wait}: {waiting[0].place}")
         said = "; ".join(dict.fromkeys(doing))
         return Progress(planned, tally.done, training, +tally.failures, shown, left, doing=said)
 

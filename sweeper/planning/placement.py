@@ -72,10 +72,14 @@ class Packs:
         workers: int | None,
         count: int,
         tell_user: Callable[[str], None],
+        *,
+        elsewhere: bool = False,
     ) -> None:
-        """`runs`: the study's folder; `workers`: the number asked for; `count`: the number there are."""
+        """`runs`: the study's folder; `workers`: the number asked for; `count`: the number there are; `elsewhere`: they
+        are on other machines, each with its own GPU or what it is given of the host.
+        """
         self._study, self._runs, self._tell_user = study, runs, tell_user
-        self._workers, self._count = workers, max(1, count)
+        self._workers, self._count, self._elsewhere = workers, max(1, count), elsewhere
         self._planned = planned_runs(study)
         self._of_worker: dict[str, int] = {}
         self._found: dict[str, dict[str, Sizing]] = {}
@@ -117,7 +121,7 @@ class Packs:
             return Placement(together=spec.resources.together)
         if spec.trainer != "dpo" or self._planned < _LEAST_RUNS * count:
             return Placement()
-        known = kept_sizing(self._study, self._runs, self._workers)
+        known = kept_sizing(self._study, self._runs, self._workers, elsewhere=self._elsewhere)
         if known is None:
             return replace(self._shared(), begin=0)
         self._tell(known)
@@ -128,6 +132,8 @@ class Packs:
 
     def _shared(self) -> Placement:
         """How workers share the machine: GPUs in turn, and the largest pack there."""
+        if self._elsewhere:
+            return Placement(together=_MOST_ON_GPU, workers=self._count)
         gpus = len(visible_gpus(os.environ))
         sharing = -(-self._count // gpus) if gpus else 1
         return Placement(together=_MOST_ON_GPU if gpus else _MOST_RUNS, workers=self._count, sharing=sharing)
@@ -146,18 +152,22 @@ class Packs:
     def _keep(self, found: Sizing) -> None:
         """Write the sizing to a file; a full disk does not stop the sweep."""
         study = self._study
-        kept = {"of": _identity(study, self._workers), "length": _length(study), "pilot": asdict(found)}
+        kept = {
+            "of": _identity(study, self._workers, elsewhere=self._elsewhere),
+            "length": _length(study),
+            "pilot": asdict(found),
+        }
         with suppress(OSError):
             write_whole(self._runs / PILOT_FILE, json.dumps(kept, indent=1))
 
 
-def kept_sizing(study: Study, runs: Path, workers: int | None) -> Sizing | None:
-    """What an earlier sweep of the study found for these runs on a machine like this one. Where they took another
-    number of steps then, the passes of a run are unknown (0).
+def kept_sizing(study: Study, runs: Path, workers: int | None, *, elsewhere: bool = False) -> Sizing | None:
+    """What an earlier sweep of the study found for these runs on a machine like this one, or elsewhere. Where they took
+    another number of steps then, the passes of a run are unknown (0).
     """
     try:
         kept = read_json(runs / PILOT_FILE)
-        if kept["of"] != _identity(study, workers):
+        if kept["of"] != _identity(study, workers, elsewhere=elsewhere):
             return None
         found = _sizing(kept["pilot"])
         return found if kept.get("length") == _length(study) else replace(found, passes=0)
@@ -194,10 +204,11 @@ def worker_count(spec: StudySpec, workers: int | None) -> int:
     return workers or spec.resources.workers or default_workers(visible_gpus(os.environ), usable_cores())
 
 
-def _identity(study: Study, workers: int | None) -> str:
+def _identity(study: Study, workers: int | None, *, elsewhere: bool) -> str:
     """A digest of what the best size depends on."""
     configs = sample_runs(study)
-    machine = [visible_gpus(os.environ), usable_cores(), worker_count(study.spec, workers)]
+    count = worker_count(study.spec, workers)
+    machine = ["elsewhere", count] if elsewhere else [visible_gpus(os.environ), usable_cores(), count]
     return digest([pack_key(configs[0]), len(configs), machine, [version(p) for p in ("torch", "transformers", "trl")]])
 
 

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 # The last state of a run in training and the one before it, see `trainers.pack.state`.
 STATE_FILE, EARLIER_FILE = "state.safetensors", "state-before.safetensors"
+# Which attempt at a run has begun last, where workers are on several machines, see `sweeper.executors.elsewhere.fence`.
+ATTEMPT_FILE: Final = "attempt"
 # Folder of the same of a run that trains alone, see `trainers.trl_loop.checkpoints`.
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_PREFIX: Final = "checkpoint-"  # transformers' own

@@ -95,11 +95,19 @@ class Door:
         self._full_until = 0.0
 
     def listen(self, host: str, port: int) -> int:
-        """Let others connect to this address ("": all of this machine's); gives the port. Raises OSError."""
+        """Let others connect to this address, to all of this machine's where it has none of this name, as behind a
+        router ("": all in any case); gives the port. Raises OSError.
+        """
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(ValueError, OSError):  # each worker takes one
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, _MOST_FILES)), most))
-        self._listener = socket.create_server((host, port), backlog=_BACKLOG)
+        try:
+            self._listener = socket.create_server((host, port), backlog=_BACKLOG)
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                self._listener = socket.create_server(("", port), backlog=_BACKLOG)
+            else:
+                raise OSError(error.errno, error.strerror, f"port {port}") from error
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         return int(self._listener.getsockname()[1])

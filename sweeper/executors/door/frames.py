@@ -46,7 +46,7 @@ class Frames:
         if piece == b"":
             raise EOFError
         self._read += piece or b""
-        found, start = [], 0
+        found, start = list[bytes](), 0
         while len(self._read) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._read, start)
             end = start + _LENGTH.size + length

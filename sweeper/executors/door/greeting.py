@@ -100,11 +100,9 @@ def heard_first(data: bytes) -> tuple[str, list[str]]:
 SAME: Final = "install the same version of the sweeper on both machines"
 
 
-def sealed(
-    key: bytes, role: Literal["sweep", "worker"], nonces: tuple[str, str], told: Mapping[str, Any] | Any
-) -> bytes:
+def sealed(key: bytes, role: Literal["sweep", "worker"], nonces: tuple[str, str], told: Hello | Welcome) -> bytes:
     """What a side says of itself, with its proof. `nonces`: the sweep's and the worker's."""
-    text = json.dumps(told if isinstance(told, dict) else asdict(told))
+    text = json.dumps(asdict(told))
     return json.dumps([_proof(key, role, nonces, text), nonces[1], text]).encode()
 
 

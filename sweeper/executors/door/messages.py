@@ -108,8 +108,8 @@ def encode(message: Order | FromWorker) -> bytes:
 def decode_order(data: bytes) -> Order:
     """What a sweep has sent. Raises ValueError for what is none of its messages."""
     kind, rest = _parts(data)
-    made = _known(_ORDERS, kind)
-    return _made(made, rest)
+    found: Order = _made(_known(_ORDERS, kind), rest)
+    return found
 
 
 def decode_event(data: bytes, worker: str) -> FromWorker:
@@ -117,8 +117,8 @@ def decode_event(data: bytes, worker: str) -> FromWorker:
     of their messages.
     """
     kind, rest = _parts(data)
-    made = _known(_EVENTS, kind)
-    return _made(lambda *words: made(worker, *words), rest)
+    found: FromWorker = _made(_known(_EVENTS, kind), [worker, *rest])
+    return found
 
 
 def _parts(data: bytes) -> tuple[str, list[Any]]:

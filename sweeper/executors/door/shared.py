@@ -9,19 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from studies.text.files import read_bytes
+from studies.text.files import read_bytes, write_whole
 from sweeper.executors.door.greeting import Refused, Welcome
 
+MARK_FILE: Final = "door.mark"
 _NAME: Final = re.compile(r"\.seen-[0-9a-f]{16}")
 _SECONDS: Final = 10.0
 """For a file to be seen by another machine: network file systems remember for a while what was not there."""
 
 
 def leave_mark(folder: Path) -> tuple[str, str]:
-    """Write a file that workers must be able to read; its name and what it holds. Raises OSError."""
-    name, holds = f".seen-{secrets.token_hex(8)}", secrets.token_hex(16)
-    (folder / name).write_text(holds)
-    return name, holds
+    """Write the file that workers must be able to read; its name and what it holds. Raises OSError."""
+    holds = secrets.token_hex(16)
+    write_whole(folder / MARK_FILE, holds)
+    return MARK_FILE, holds
 
 
 def answer_mark(welcome: Welcome) -> str:
@@ -32,8 +33,9 @@ def answer_mark(welcome: Welcome) -> str:
             raise FileNotFoundError
     except OSError:
         raise Refused(f"it does not see the folder {folder} as the sweep does") from None
+    name = f".seen-{secrets.token_hex(8)}"
     try:
-        name, _ = leave_mark(folder)
+        (folder / name).touch(exist_ok=False)
     except OSError as error:
         raise Refused(f"it cannot write into the folder {folder} ({error.strerror})") from None
     return name

@@ -96,7 +96,7 @@ class Hosts:
         return True
 
     def close(self) -> None:
-        """See `Desk.close`."""
+        """Send the hosts away."""
         for line in self._hosts:
             line.send(End())
             line.close()

@@ -95,6 +95,7 @@ class Slurm:
         self._open: list[_Job] = []
         self._later: list[tuple[float, str, _Job]] = []
         self._looked = 0.0
+        self._closed = False
         Thread(target=self._serve, name="slurm", daemon=True).start()
 
     def launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Job:
@@ -107,8 +108,12 @@ class Slurm:
         self._tasks.put(("submit", job))
         return job
 
+    def close(self) -> None:
+        """Call Slurm's commands no more."""
+        self._closed = True
+
     def _serve(self) -> None:
-        while True:
+        while not self._closed:
             with suppress(Empty):
                 self._do(*self._tasks.get(timeout=0.2))
             now = time.monotonic()

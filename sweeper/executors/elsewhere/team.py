@@ -40,7 +40,7 @@ def open_gate(trainer: str, logs: Path, address: str | None) -> Gate:
     key_file = logs / KEY_FILE
     door = Door(make_key(key_file), versions_of(PACKAGES))
     try:
-        found = door.listen("", port or 0)
+        found = door.listen(host, port or 0)
         name, holds = leave_mark(logs)
     except BaseException:
         door.close()
@@ -70,7 +70,8 @@ def slurm_team(
         Starter(f"worker-{i}", gate.welcome, environment, log_folder.resolve(), launcher, jobs.python)
         for i in range(count)
     ]
-    return Team(starters, {starter.name: starter.name for starter in starters}, gate.door)
+    places = {starter.name: starter.name for starter in starters}
+    return Team(starters, places, gate.door, close=launcher.close)
 
 
 def wanted(workers: int | None) -> int:
@@ -113,4 +114,4 @@ def hosts_team(
         f"Waiting for {so_many(count, 'worker')}. On each machine: sweeper worker --connect {gate.addresses} "
         f"--key-file {gate.key_file}"
     )
-    return Team(starters, {starter.name: starter.name for starter in starters}, gate.door, hosts)
+    return Team(starters, {starter.name: starter.name for starter in starters}, gate.door, hosts, hosts.close)

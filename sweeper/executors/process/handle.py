@@ -29,7 +29,7 @@ MODULE: Final = "sweeper.executors.process.worker"
 
 class Running:
     """A launched worker: `line` leads to it once it is here, `jobs` are in training, `wants` is what it has asked for,
-    `state` the last one sent as an event.
+    `state` and `told` the last state and place sent as an event.
     """
 
     def __init__(self, name: str, ticket: str, handle: Handle, log: Path, elsewhere: bool) -> None:
@@ -42,7 +42,7 @@ class Running:
         self.kill_cause: dict[str, Cause] = {}
         self.set_aside = False
         self.state: Literal["asked", "waiting", "here"] = "asked"
-        self.refused = self.host = ""
+        self.refused = self.host = self.told = ""
         self.parted: float | None = None
         self._log_start = 0
 

@@ -64,7 +64,3 @@ class Desk(Protocol):
     def hear(self, line: Line) -> bool:
         """Receive what a host says; False where the line is of no host."""
         ...
-
-    def close(self) -> None:
-        """Send the hosts away."""
-        ...

@@ -27,7 +27,7 @@ from sweeper.executors.base import (
 from sweeper.executors.door.door import Arrived, Told, TurnedAway
 from sweeper.executors.door.line import Line
 from sweeper.executors.door.messages import Ended, FromWorker, Stop, Want, decode_event
-from sweeper.executors.process.handle import Running
+from sweeper.executors.process.handle import Running, Starter
 from sweeper.executors.process.team import Team
 from trainers.interface import Job, pack_key
 
@@ -58,36 +58,22 @@ class Pump:
 
     def __init__(self, team: Team, requests: SimpleQueue[Request], events: SimpleQueue[Event | BaseException]) -> None:
         self._starters = dict(enumerate(team.starters))
-        self._door, self._desk = team.door, team.desk
         self._requests = requests
         self._events = events
+        self._crew = Crew(team, events)
         self._waiting: deque[Job] = deque()
-        self._workers: dict[int, Running] = {}
-        self._lines: dict[Line, int] = {}
-        self._tickets: dict[str, int] = {}
-        self._asking: dict[int, None] = {}
-        self._parted: set[int] = set()
-        self._closing = False
-        self._stillborn = 0
-        self._looked = 0.0
 
     def run(self) -> None:
         """Serve until closed. An error here becomes an event for the sweep, and no worker is left."""
         try:
-            while not (self._closing and not self._workers):
+            while not (self._crew.closing and not self._crew.workers):
                 self._take_requests()
                 self._hand_out()
-                self._take_in()
+                self._crew.take_in()
         except BaseException as error:
             self._events.put(error)
         finally:
-            for worker in self._workers.values():
-                worker.kill()
-            for worker in self._workers.values():
-                worker.bury()
-            if self._desk is not None:
-                self._desk.close()
-            self._door.close()
+            self._crew.end()
 
     def _take_requests(self) -> None:
         with suppress(Empty):
@@ -107,7 +93,7 @@ class Pump:
                         self._waiting.append(job)
 
     def _cancel(self, key: str | None) -> None:
-        for worker in self._workers.values():
+        for worker in self._crew.workers.values():
             for stopped in worker.jobs:
                 if key in (None, stopped):
                     worker.tell(Stop(stopped))
@@ -119,7 +105,7 @@ class Pump:
             self._events.put(Dropped(job.config.key))
 
     def _kill(self, key: str, cause: Cause) -> None:
-        for worker in self._workers.values():
+        for worker in self._crew.workers.values():
             if key in worker.jobs:
                 worker.kill_cause[key] = cause
                 worker.kill()
@@ -127,7 +113,7 @@ class Pump:
     def _set_aside(self, name: str) -> None:
         """Do not start it again, and end it once its runs have ended."""
         self._starters = {slot: starter for slot, starter in self._starters.items() if starter.name != name}
-        for worker in self._workers.values():
+        for worker in self._crew.workers.values():
             if worker.name == name:
                 worker.set_aside = True
                 worker.end(now=False)
@@ -135,16 +121,16 @@ class Pump:
             self._drop(list(self._waiting))
 
     def _close(self, now: bool) -> None:
-        self._closing = True
+        self._crew.closing = True
         self._cancel(None)
-        for worker in self._workers.values():
+        for worker in self._crew.workers.values():
             worker.end(now)
 
     def _hand_out(self) -> None:
         """Answer the workers that ask for jobs, and start missing workers."""
-        for slot in list(self._asking):
-            worker = self._workers[slot]
-            if self._closing or worker.set_aside or worker.wants is None:
+        for slot in list(self._crew.asking):
+            worker = self._crew.workers[slot]
+            if self._crew.closing or worker.set_aside or worker.wants is None:
                 continue
             job = self._choose(worker, worker.wants.like)
             if job is not None:
@@ -153,17 +139,15 @@ class Pump:
             elif worker.wants.like is not None:
                 worker.refuse()
             if worker.wants is None:
-                del self._asking[slot]
-        if self._waiting and len(self._workers) < len(self._starters) and not self._closing:
+                del self._crew.asking[slot]
+        if self._waiting and len(self._crew.workers) < len(self._starters) and not self._crew.closing:
             self._start_missing()
 
     def _start_missing(self) -> None:
-        without = sum(not worker.jobs and not worker.set_aside for worker in self._workers.values())
+        without = sum(not worker.jobs and not worker.set_aside for worker in self._crew.workers.values())
         for slot, starter in self._starters.items():
-            if slot not in self._workers and len(self._waiting) > without:
-                self._workers[slot] = worker = starter.start(self._door)
-                self._tickets[worker.ticket] = slot
-                self._events.put(WorkerState(starter.name, "asked", worker.place))
+            if slot not in self._crew.workers and len(self._waiting) > without:
+                self._crew.start(slot, starter)
                 without += 1
 
     def _choose(self, worker: Running, like: str | None) -> Job | None:
@@ -172,14 +156,47 @@ class Pump:
         """
         if like is None:
             return next(iter(self._waiting), None)
-        training = sum(len(one.jobs) for one in self._workers.values())
-        sharing = len(self._starters) - sum(one.state == "waiting" for one in self._workers.values())
+        training = sum(len(one.jobs) for one in self._crew.workers.values())
+        sharing = len(self._starters) - sum(one.state == "waiting" for one in self._crew.workers.values())
         if len(worker.jobs) >= -(-(training + len(self._waiting)) // max(1, sharing)):
             return None
         fits = (job for job in self._waiting if len(worker.jobs) < job.placement.together)
         return next((job for job in fits if pack_key(job.config) == like), None)
 
-    def _take_in(self) -> None:
+
+class Crew:
+    """The workers that were launched: who has come, what they say, and why they ended. `workers` are those by slot,
+    `asking` the slots of those that want a job, and `closing` means that no more are wanted.
+    """
+
+    def __init__(self, team: Team, events: SimpleQueue[Event | BaseException]) -> None:
+        self.workers: dict[int, Running] = {}
+        self.asking: dict[int, None] = {}
+        self.closing = False
+        self._door, self._desk, self._close_team = team.door, team.desk, team.close
+        self._events = events
+        self._lines: dict[Line, int] = {}
+        self._tickets: dict[str, int] = {}
+        self._parted: set[int] = set()
+        self._stillborn = 0
+        self._looked = 0.0
+
+    def start(self, slot: int, starter: Starter) -> None:
+        """Launch the worker of a slot. Raises OSError."""
+        self.workers[slot] = worker = starter.start(self._door)
+        self._tickets[worker.ticket] = slot
+        self._events.put(WorkerState(starter.name, "asked", worker.place))
+
+    def end(self) -> None:
+        """Kill all that are left, wait until they have ended, and close the door."""
+        for worker in self.workers.values():
+            worker.kill()
+        for worker in self.workers.values():
+            worker.bury()
+        self._close_team()
+        self._door.close()
+
+    def take_in(self) -> None:
         """Wait for messages, deaths or a wake-up, and take in what has come."""
         for news in self._door.wait(_BURIAL_SECONDS if self._parted else LIVENESS_SECONDS):
             match news:
@@ -188,23 +205,25 @@ class Pump:
                 case Arrived(hello=hello, line=line):
                     self._welcome(self._tickets.get(hello.ticket), hello.host, line)
                 case TurnedAway(hello=hello, why=why) if hello.ticket in self._tickets:
-                    self._workers[self._tickets[hello.ticket]].refused = why
+                    self.workers[self._tickets[hello.ticket]].refused = why
+                case TurnedAway(hello=hello, why=why):
+                    self._events.put(WorkerState(hello.host, "gone", f"process {hello.process}", why))
                 case Told(line=line):
                     self._receive(line)
         if self._parted or time.monotonic() - self._looked > LIVENESS_SECONDS:
             self._look_after_workers()
 
     def _welcome(self, slot: int | None, host: str, line: Line) -> None:
-        if slot is None or self._workers[slot].parted is not None:
+        if slot is None or self.workers[slot].parted is not None:
             line.close()  # its launch is over
             return
-        worker = self._workers[slot]
+        worker = self.workers[slot]
         worker.line, self._lines[line] = line, slot
         worker.host = host if worker.elsewhere else ""
         self._stillborn = 0
         self._note(worker, "here")
-        if self._closing or worker.set_aside:
-            worker.end(now=self._closing)
+        if self.closing or worker.set_aside:
+            worker.end(now=self.closing)
 
     def _receive(self, line: Line) -> None:
         """Take in what a worker, or a host, has sent."""
@@ -213,7 +232,7 @@ class Pump:
             if self._desk is not None:
                 self._desk.hear(line)
             return
-        worker = self._workers[slot]
+        worker = self.workers[slot]
         try:
             for data in line.receive():
                 self._accept(slot, decode_event(data, worker.name))
@@ -225,10 +244,10 @@ class Pump:
             self._part(slot)
 
     def _accept(self, slot: int, event: FromWorker) -> None:
-        worker = self._workers[slot]
+        worker = self.workers[slot]
         if isinstance(event, Want):
             worker.wants = event
-            self._asking[slot] = None
+            self.asking[slot] = None
             return
         if isinstance(event, Ended) or (
             isinstance(event, Started | Reported | Finished) and event.key not in worker.jobs
@@ -242,15 +261,15 @@ class Pump:
             self._events.put(event)
 
     def _note(self, worker: Running, state: Literal["waiting", "here"]) -> None:
-        """Send an event where a worker's state has changed."""
-        if worker.state != state:
-            worker.state = state
+        """Send an event where a worker's state has changed, or what it waits for."""
+        if (worker.state, worker.told) != (state, worker.place):
+            worker.state, worker.told = state, worker.place
             self._events.put(WorkerState(worker.name, state, worker.place))
 
     def _look_after_workers(self) -> None:
         """Part with those that have ended, and bury those of which it is known why."""
         self._looked = time.monotonic()
-        for slot, worker in list(self._workers.items()):
+        for slot, worker in list(self.workers.items()):
             if worker.parted is not None:
                 self._bury(slot)
                 continue
@@ -267,32 +286,32 @@ class Pump:
         with suppress(EOFError, OSError, ValueError):
             while found := line.receive():
                 for data in found:
-                    self._accept(self._lines[line], decode_event(data, self._workers[self._lines[line]].name))
+                    self._accept(self._lines[line], decode_event(data, self.workers[self._lines[line]].name))
 
     def _part(self, slot: int) -> None:
         """Take no more from a worker, and bury it where it is known already why it ended."""
-        worker = self._workers[slot]
+        worker = self.workers[slot]
         if worker.parted is not None:
             return
         if worker.line is not None:
             self._lines.pop(worker.line)
         self._door.forget(worker.ticket)
         worker.part()
-        self._asking.pop(slot, None)
+        self.asking.pop(slot, None)
         self._parted.add(slot)
         self._bury(slot)
 
     def _bury(self, slot: int) -> None:
         """The open runs of a worker are lost, for a cause that may take a moment to be known."""
-        worker = self._workers[slot]
+        worker = self.workers[slot]
         ended = worker.why()
         if ended is None:
             return
         cause, reason = ended
-        del self._workers[slot], self._tickets[worker.ticket]
+        del self.workers[slot], self._tickets[worker.ticket]
         self._parted.discard(slot)
         self._events.put(WorkerState(worker.name, "gone", worker.place, reason))
-        if worker.state != "here" and not (worker.kill_cause or worker.set_aside or self._closing):
+        if worker.state != "here" and not (worker.kill_cause or worker.set_aside or self.closing):
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
                 raise RuntimeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,15 @@ from sweeper.executors.process.local import Local
 
 @dataclass(frozen=True)
 class Team:
-    """`places`: for people, by the names of the `starters`; `desk`: where hosts come by, where they may."""
+    """`places`: for people, by the names of the `starters`; `desk`: where hosts come by, where they may; `close`: to be
+    called once all workers have ended.
+    """
 
     starters: Sequence[Starter]
     places: Mapping[str, str]
     door: Door
     desk: Desk | None = None
+    close: Callable[[], None] = lambda: None
 
 
 def local_team(

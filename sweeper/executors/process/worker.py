@@ -29,6 +29,7 @@ from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import Refused, Welcome
 from sweeper.executors.door.messages import End, FromWorker, Nothing, Stop, Want, decode_order, encode
 from sweeper.executors.door.network import KEY_FILE_VARIABLE, KEY_VARIABLE, key_in
+from sweeper.executors.elsewhere.fence import Fence
 from trainers.interface import Decision, Job, News
 
 # Reports that may queue for a slow sweep; further ones are dropped.
@@ -43,8 +44,9 @@ PR_SET_PDEATHSIG = 1
 class Worker:
     """The worker's work queue, in three threads, so that training never waits: one trains, one receives, one sends."""
 
-    def __init__(self, connection: socket.socket, trainer: str) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket, trainer: str, fence: Fence | None = None) -> None:
+        """`fence`: keeps other attempts at its runs away, where workers are on several machines."""
+        self._connection, self._fence = connection, fence
         self._trainer = WarmTrainer(trainer)
         self._name = ""
         self._answers: SimpleQueue[Job | Nothing | None] = SimpleQueue()
@@ -94,6 +96,8 @@ class Worker:
         if self._leaving and result.cause is Cause.USER_STOP and result.key not in self._stopped:
             message = f"the worker was told to go by SIGTERM; {result.message}"
             result = result.model_copy(update={"cause": Cause.PREEMPTED, "message": message})
+        if self._fence is not None:
+            self._fence.end(result.key)
         self._tell(Finished(result.key, result))
         self._held.discard(result.key)
 
@@ -120,6 +124,8 @@ class Worker:
         if not isinstance(answer, Job):
             return None
         self._held.add(answer.config.key)
+        if self._fence is not None:
+            self._fence.begin(answer)
         self._tell(Started(answer.config.key, self._name))
         return answer
 
@@ -161,6 +167,12 @@ def die_by(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
+def fenced_off(key: str) -> NoReturn:
+    """End this process: another attempt at one of its runs has begun."""
+    print(f"Another attempt at run {key} has begun: this worker ends.", file=sys.stderr)  # noqa: T201
+    end_group()
+
+
 def end_group() -> NoReturn:
     """Kill this process and its children at once."""
     with suppress(OSError):  # where a container or a cluster has put it into the group of another one
@@ -194,7 +206,8 @@ def main() -> None:
     except (NobodyThere, Refused, OSError, EOFError, ValueError) as error:
         print(f"This worker has nothing to do: {error or 'the sweep has hung up'}", file=sys.stderr)  # noqa: T201
         sys.exit(NOT_LET_IN)
-    Worker(connection, welcome.trainer).work(welcome.name)
+    fence = None if welcome.folder is None else Fence(ticket, fenced_off)
+    Worker(connection, welcome.trainer, fence).work(welcome.name)
 
 
 def _reach(where: str, ticket: str) -> tuple[socket.socket, Welcome]:

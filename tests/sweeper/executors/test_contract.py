@@ -299,6 +299,7 @@ def test_the_capacity_is_what_the_workers_train_and_jobs_that_lie_ready() -> Non
         capacity = Capacity(workers, ahead)
         assert [capacity.slots(together) for together in (0, 2, 4)] == [2, 4, 8]
         assert tuple(capacity.jobs(together) for together in (0, 2, 4)) == jobs
+    assert Capacity({f"worker-{i}": "" for i in range(200)}, ahead=True).jobs(2) == 420
 
 
 def test_a_worker_that_is_set_aside_takes_no_more_jobs_and_without_any_those_that_wait_are_dropped(

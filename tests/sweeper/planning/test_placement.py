@@ -50,6 +50,17 @@ def test_on_gpus_packs_may_be_larger_and_workers_know_how_many_share_one(
     assert begun.placement == Placement(together=128, begin=0, workers=3, sharing=sharing)
 
 
+def test_workers_elsewhere_share_no_gpu_and_what_they_find_is_kept_apart_from_what_workers_here_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # of the machine that the sweep itself runs on
+    there = Packs(WHOLE, tmp_path, 3, 3, lambda _: None, elsewhere=True)
+    assert there.placement == Placement(together=128, begin=0, workers=3)
+    there.update("worker-0", Sized(LIKE, 4, found(4)))
+    assert Packs(WHOLE, tmp_path, 3, 3, lambda _: None, elsewhere=True).placement.begin == 4
+    assert Packs(WHOLE, tmp_path, 3, 3, lambda _: None).placement.begin == 0
+
+
 def test_a_study_that_says_how_many_is_taken_at_its_word(tmp_path: Path) -> None:
     begun, _ = packs(tmp_path, "resources.together=5")
     assert (begun.placement, begun.together) == (Placement(together=5), 5)

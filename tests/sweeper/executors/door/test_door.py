@@ -154,7 +154,7 @@ def test_a_worker_that_shares_the_folder_is_let_in_and_leaves_no_file(
     serving.door.expect("ticket", of_folder(tmp_path))
     serving.dial()
     wait_until(lambda: serving.arrived, "it does not come in")
-    assert len(list(tmp_path.iterdir())) == 1  # the sweep's own
+    assert [path.name for path in tmp_path.iterdir()] == ["door.mark"], "which is the sweep's own"
 
 
 def test_a_worker_that_does_not_see_the_folder_is_refused(serve: Callable[..., Serving], tmp_path: Path) -> None:
@@ -292,6 +292,18 @@ def test_the_first_address_that_answers_is_taken(serve: Callable[..., Serving]) 
     with socket.create_server(("127.0.0.1", 0)) as free:
         nobody = f"127.0.0.1:{free.getsockname()[1]}"
     assert dial([nobody, serving.address], KEY, "ticket", patience=0)[2] == serving.address
+
+
+def test_it_listens_at_the_address_that_it_is_given_alone_where_that_is_its_own() -> None:
+    for host, everywhere in (("127.0.0.1", False), ("203.0.113.7", True), ("", True)):
+        door = Door(KEY)
+        port = door.listen(host, 0)
+        with socket.socket() as other:
+            taken = other.connect_ex(("127.0.0.2", port)) == 0
+        assert taken is everywhere
+        with pytest.raises(OSError, match="in use"):
+            Door(KEY).listen(host if not everywhere else "", port)
+        door.close()
 
 
 def test_a_key_is_made_once_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,115 @@
+"""A whole sweep on a real Slurm and on hosts gives the numbers of one machine, also where workers are killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from dashboards.store.records import load_records
+from studies.records import METRICS, Cause
+from tests.services.slurm import Slurm
+from tests.waiting import wait_until
+
+STUDY = """
+study: elsewhere
+base:
+  {model_name_or_path: embedded, use_peft: true, lora_r: 4, lora_target_modules: all-linear, max_steps: 40,
+   per_device_train_batch_size: 4, learning_rate: 1.0e-3, lora_dropout: 0.0}
+data: {path: embedded, rows: 64, eval_rows: 16}
+evaluate: {prompts: 4, max_new_tokens: 8}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.1, high: 1.0, log: true}}
+budget: {trials: 2}
+objective: {metric: ranking_gain}
+resources: {attempts: 20, retry_after: 0, together: 1, workers: 2, address: 127.0.0.1, slurm: {cpus: 1}}
+"""
+RUNS = 4
+MEASURED = ("steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds")
+
+pytestmark = pytest.mark.slow
+
+
+def begin(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[bytes]:
+    folder.mkdir()
+    (folder / "study.yaml").write_text(STUDY)
+    path = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweeper", "run", "study.yaml", *options],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": path},
+        stdout=(folder / "printed").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+
+
+def numbers(folder: Path) -> dict[tuple[object, ...], float]:
+    """Every comparable number of every run; the runs must have finished, each of them once."""
+    records = load_records(f"sqlite:///{folder}/mlflow.db", "elsewhere")
+    finished = [record for record in records if record.cause is Cause.FINISHED]
+    assert len(finished) == len({record.key for record in finished}) == RUNS
+    return {
+        (record.variant, record.trial, name): value
+        for record in finished
+        for name, value in record.metrics.items()
+        if name in METRICS and METRICS[name].comparable and name not in MEASURED
+    }
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[object, ...], float]:
+    """The numbers of one machine."""
+    folder = tmp_path_factory.mktemp("alone") / "here"
+    assert begin(folder, "--executor", "inline").wait() == 0, (folder / "printed").read_text()
+    return numbers(folder)
+
+
+def running(folder: Path) -> list[Path]:
+    """The folders of runs that have begun and not ended."""
+    begun = (folder / "runs" / "elsewhere").glob("*/attempt")
+    return [path.parent for path in begun if not (path.parent / "result.json").exists()]
+
+
+def test_a_sweep_on_slurm_gives_the_numbers_of_one_machine_though_a_job_is_preempted_and_one_killed(
+    slurm: Slurm, tmp_path: Path, alone: dict[tuple[object, ...], float]
+) -> None:
+    folder = tmp_path / "cluster"
+    sweep = begin(folder, "--executor", "slurm", environment=slurm.environment)
+    wait_until(lambda: len(running(folder)) == 2 or sweep.poll() is not None, "nothing is trained")
+    first, *_ = slurm.call("squeue", "-h", "-t", "R", "-o", "%A").split()
+    slurm.call("scancel", "--batch", "--signal=KILL", first)
+    urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    number = slurm.call(*urgent, "--wrap", "sleep 3")
+    assert number
+    assert sweep.wait() == 0, (folder / "printed").read_text()
+    assert numbers(folder) == alone
+    wait_until(lambda: not slurm.call("squeue", "-h", "-t", "PD,R"), "jobs are left")
+
+
+def test_a_sweep_on_hosts_gives_the_numbers_of_one_machine_though_a_host_is_killed(
+    tmp_path: Path, alone: dict[tuple[object, ...], float]
+) -> None:
+    folder = tmp_path / "hosts"
+    sweep = begin(folder, "--executor", "hosts")
+    printed = folder / "printed"
+    wait_until(lambda: "sweeper worker --connect" in printed.read_text(), "nobody is told how")
+    flat = re.sub(r"\s+", " ", printed.read_text())
+    told = re.findall(r"sweeper worker --connect (\S+) --key-file (\S+)", flat)
+    command = [sys.executable, "-m", *shlex.split("sweeper worker"), "--connect", told[0][0], "--key-file", told[0][1]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    agents = [subprocess.Popen([*command, "--workers", "1"], env=environment, cwd=tmp_path) for _ in range(2)]
+    try:
+        wait_until(lambda: len(running(folder)) == 2 or sweep.poll() is not None, "nothing is trained")
+        agents[0].kill()
+        agents.append(subprocess.Popen([*command, "--workers", "1"], env=environment, cwd=tmp_path))
+        assert sweep.wait() == 0, printed.read_text()
+        assert numbers(folder) == alone
+    finally:
+        for agent in agents:
+            agent.kill()
