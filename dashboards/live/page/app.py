@@ -35,14 +35,11 @@ def page_of(desk: Desk, keys: Keys, mlflow: MlflowServer | None) -> Asgi:
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=living)
 
-    @ui.page("/")
-    def _overview() -> None:
-        overview(desk)
-
-    @ui.page("/study/{name}")
-    def _study(name: str) -> None:
+    def of_study(name: str) -> None:
         study_page(unquote(name), desk)
 
+    ui.page("/")(lambda: overview(desk))
+    ui.page("/study/{name}")(of_study)
     ui.run_with(app, title="sweeper", dark=None, show_welcome_message=False, reconnect_timeout=10.0, favicon="📈")
     inside: Asgi = app if mlflow is None else proxied(mlflow.address, app)
     return Guard(inside, keys)

@@ -28,13 +28,13 @@ class FiguresView:
         self._clicked_row = ui.row().classes("items-center gap-2")
         heading("Learning curves")
         with ui.row().classes("w-full gap-2 items-end"):
-            self._runs = ui.select({}, multiple=True, label=f"runs, {MOST_CHOSEN} at most", with_input=True)
+            self._runs: Any = ui.select({}, multiple=True, label=f"runs, {MOST_CHOSEN} at most", with_input=True)
             self._runs.classes("grow min-w-64").props("use-chips dense")
-            self._metric = ui.select([], label="metric").classes("w-48").props("dense")
+            self._metric: Any = ui.select([], label="metric").classes("w-48").props("dense")
         self._curves = ui.echart({}).classes("w-full h-80")
         self._curves_said = muted("")
         heading("Two settings")
-        self._variant = ui.select([], label="variant", on_change=self._draw_heat).classes("w-48").props("dense")
+        self._variant: Any = ui.select([], label="variant", on_change=self._draw_heat).classes("w-48").props("dense")
         self._heat = ui.echart({}).classes("w-full h-96")
         muted("Mean of the runs in each bin: too good where it was chosen by this very number.")
         self._runs.on_value_change(self._draw_curves)
@@ -59,9 +59,8 @@ class FiguresView:
         names = list(dict.fromkeys(found.names))
         self._metric.set_options(names, value=self._metric.value if self._metric.value in names else names[0])
         heats = [heat.variant for heat in found.heats]
-        self._variant.set_options(
-            heats, value=self._variant.value if self._variant.value in heats else (heats or [None])[0]
-        )
+        variant = self._variant.value if self._variant.value in heats else next(iter(heats), None)
+        self._variant.set_options(heats, value=variant)
         self._draw_heat()
         await self._draw_curves()
 

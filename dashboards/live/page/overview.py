@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import Final
 
 from nicegui import ui
 
@@ -24,9 +26,15 @@ from dashboards.live.page.parts import (
 from dashboards.live.views import Glance
 from dashboards.report.progress import ENDS, StatusCounts
 
+# Addresses of MLflow's pages, as `sweeper open` gives them, lead here where the page stands in the place of MLflow.
+MLFLOW_LINKS: Final = (
+    "<script>if (location.hash.startsWith('#/experiments/')) location.replace(%s + location.hash)</script>"
+)
+
 
 def overview(desk: Desk) -> None:
     """Draw the page of all studies."""
+    ui.add_head_html(MLFLOW_LINKS % json.dumps(f"{desk.mlflow}/"))
     with frame("studies", desk):
         part = Part(lambda seen: (seen.problem, tuple(one.name for one in seen.studies)), lambda _: _cards(desk))
         follow(desk, [part])

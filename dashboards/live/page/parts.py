@@ -134,6 +134,7 @@ def follow(desk: Desk, parts: Sequence[Part]) -> None:
 def frame(title: str, desk: Desk) -> Iterator[None]:
     """The page around a view: its head, and who watches."""
     ui.add_css(STYLE)
+    ui.colors(primary="#1f5f99")  # dark enough for white text
     ui.page_title(f"{title} - sweeper")
     desk.watcher.open(client := ui.context.client)
     client.on_delete(lambda: desk.watcher.close(client))
@@ -142,7 +143,7 @@ def frame(title: str, desk: Desk) -> Iterator[None]:
         ui.label(title).classes("text-white wrap")
         ui.space()
         ui.link("MLflow", f"{desk.mlflow}/", new_tab=True).classes("text-white")
-    with ui.column().classes("w-full max-w-6xl mx-auto gap-4 items-stretch"):
+    with ui.column().classes("w-full max-w-6xl mx-auto gap-2 items-stretch"):
         yield
 
 

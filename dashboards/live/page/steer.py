@@ -165,7 +165,9 @@ def _history(desk: Desk, glance: Glance) -> None:
     """Every act with its time, what became of it, and its command, the newest first."""
     mine = [one for one in desk.acted if one.study == glance.name]
     ours = {one.done.id for one in mine if one.done.id}
-    rows = [(one.at, one.command, one.done.outcome, one.done.message) for one in mine]
+    rows: list[tuple[float, str, str, str]] = [
+        (one.at, one.command, one.done.outcome, one.done.message) for one in mine
+    ]
     rows += [(one.at, one.ask, one.outcome, one.message) for one in glance.happening.answered if one.id not in ours]
     if not rows:
         muted("None.")

@@ -80,7 +80,7 @@ def _heats(records: Sequence[RunRecord], metric: str) -> tuple[Heat, ...]:
     found = []
     for variant, mine in of.items():
         tried = _numbers(mine)
-        axes = [name for name in ("learning_rate", "beta") if name in tried]
+        axes: list[str] = [name for name in ("learning_rate", "beta") if name in tried]
         axes += [name for name in tried if name not in axes]
         if len(axes) >= 2:
             found.append(_heat(variant, mine, metric, axes[0], axes[1]))

@@ -46,7 +46,7 @@ def test_the_ui_runs_none_of_them_in_one_worker_and_ends_whole(hostile: Path) ->
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sweeper", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "sweeper", "ui", "--mlflow", "--port", str(port)]
     server = subprocess.Popen(
         command, cwd=hostile, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -1,4 +1,4 @@
-"""The address that `sweeper ui` prints, opened in a real browser: the study's runs, grouped by variant."""
+"""The address that `sweeper ui --mlflow` prints, opened in a real browser: the study's runs, grouped by variant."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def printed(sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path) -> Iterator[st
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sweeper", "ui", "--port", str(port)],
+        [sys.executable, "-m", "sweeper", "ui", "--mlflow", "--port", str(port)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -186,8 +186,8 @@ def test_the_ui_shows_the_artifacts_of_a_moved_folder(
     old = begin(tmp_path / "old", empty_mlflow)
     run_id = spoken(old)
     new = old.rename(tmp_path / "new?")
-    ended = sweeper(new, "ui")
+    ended = sweeper(new, "ui", "--mlflow")
     assert "was moved or copied" in ended.stdout
-    assert "ui" in started
+    assert "server" in started
     assert Tracker(None, new)._client.list_artifacts(run_id)
     assert not old.exists()

@@ -75,7 +75,7 @@ def refused(sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 RUN = ("run", "study.yaml", "--executor", "inline")
-READERS = (("table", "study.yaml"), ("export", "study.yaml"), ("ui",))
+READERS = (("table", "study.yaml"), ("export", "study.yaml"), ("ui", "--mlflow"))
 
 
 def remade(name: str, place: str, statement: str) -> Callable[[Path], None]:
