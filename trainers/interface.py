@@ -109,7 +109,8 @@ News = Doing | Sized
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train: its config, the folder that is its own, and whether its adapter is kept there.
+    """One run to train: its config, the folder that is its own, and whether its adapter is kept there, and all samples
+    of its evaluations.
 
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
     whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
@@ -118,6 +119,7 @@ class Job:
     config: RunConfig
     folder: Path
     keep_adapter: bool = True
+    keep_samples: bool = False
     placement: Placement = Placement()
     pause_at: int | None = None
     time_limit: float | None = None

@@ -8,8 +8,9 @@ from dashboards.analysis.speed import SAME, Paces
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
-from dashboards.tuned.answer import Answer
+from dashboards.tuned.answer import Answer, as_rate
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
+from dashboards.tuned.opinions import WON, rate_notes
 from studies.records import METRICS, Scalar
 from studies.text.plural import so_many
 
@@ -27,7 +28,7 @@ def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss: the one to use, then as `by_verdict`. What ranks them stands before the gain, which does not."""
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
     lengths = [LENGTH] if _has_lengths(found) else []
-    header = [LOSS, VERDICT, *against, GAIN, WORKED, DRIFT, *lengths, USED]
+    header = [LOSS, VERDICT, *against, _gain_name(found), WORKED, DRIFT, *lengths, USED]
     return Cells(
         header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
     )
@@ -71,17 +72,26 @@ def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: 
     ]
 
 
+def _gain_name(found: Tuned) -> str:
+    return WON if found.is_rate else GAIN
+
+
 def _gain(gain: Estimate | None, found: Tuned) -> str:
     if gain is None:
         return "-"
+    if found.is_rate:
+        return _with_limits(as_rate(gain), 100.0, "%")
     return _with_limits(gain, 100.0, "%") if found.unit == "U" else _with_limits(gain, 1.0)
 
 
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
-    times = 100.0 if found.unit == "U" else 1.0
+    times = 100.0 if found.unit == "U" or found.is_rate else 1.0
     value = loss.difference.estimate
+    if loss.met is not None:
+        less = "" if loss.compared_at in (None, found.drift) else _LESS
+        return f"{_with_limits(as_rate(value), 100.0, '%')}{less}"
     sign = "+" if value.value > 0 else ""
     less = "" if loss.compared_at in (None, found.drift) else _LESS
     return f"{sign}{_with_limits(value, times)}{less}"
@@ -129,6 +139,8 @@ def _value(value: Scalar) -> str:
 
 def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
+    if found.is_rate:
+        return [*rate_notes(found), *_design_notes(found)]
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
@@ -144,6 +156,12 @@ def short_notes(found: Tuned) -> list[str]:
             "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
         )
     lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.")
+    return lines + _design_notes(found)
+
+
+def _design_notes(found: Tuned) -> list[str]:
+    """How the runs were laid out, and what the other columns mean."""
+    lines = []
     if found.planned:
         whole = f"{found.whole} of " if found.whole < found.planned else ""
         lines.append(
@@ -179,8 +197,8 @@ def long_cells(found: Tuned, speed: Paces | None) -> Cells:
     """All that replicates say of each loss, a row each, as in the short table; `speed`: of its steps."""
     against = f"vs {found.baseline}" if found.baseline else "Difference"
     header = [
-        LOSS, "Judged", GAIN, "At equal drift", against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
-        "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
+        LOSS, "Judged", _gain_name(found), "At equal drift", against, "p (Holm)", "Word", "Any setting gains",
+        "Stability", "Broke", "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
     ]  # fmt: skip
     return Cells(header, [_long_row(loss, found, speed) for loss in ranked(found)])
 

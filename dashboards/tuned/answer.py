@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dashboards.statistics.compare import POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
@@ -114,7 +114,9 @@ def _avoid(found: Tuned) -> dict[str, str]:
         if loss.tried and broken > _HALF * loss.tried:
             why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke"
         elif beaten is not None:
-            why[loss.variant] = f"gains less than {beaten.by}, by {_share(found, beaten.difference)}"
+            more = _share(found, beaten.difference)
+            lost = f"loses to {beaten.by} at {more}" if found.is_rate else f"gains less than {beaten.by}, by {more}"
+            why[loss.variant] = lost
         elif loss.stability is not None and loss.stability.word == "Poor":
             why[loss.variant] = loss.stability.reason
         elif loss.broke_again > _HALF * loss.judged:
@@ -137,9 +139,8 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     if use.gained is not None and found.planned and use.gained.blocks < use.judged:
         over = f"on {use.gained.blocks} of {so_many(use.judged, 'fresh draw')} of the data (it broke on the others)"
     where = f", {nats_about(use.drift)} from the start" if use.drift is not None else ""
-    return (
-        f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} gains {gain} over the untrained model {over}{where}."
-    )
+    gains = f"beats the untrained model at {gain}" if found.is_rate else f"gains {gain} over the untrained model"
+    return f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} {gains} {over}{where}."
 
 
 _NOT_BEATEN = "no other loss is shown to gain enough more to matter"
@@ -212,6 +213,8 @@ def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> 
     gains = [loss.gained for loss in kept if loss.gained is not None]
     best = max(gains, key=lambda gain: gain.value, default=None)
     gain = "" if best is None else f": the best gain over the untrained model is {_share(found, best)}"
+    if best is not None and found.is_rate:
+        gain = f": the best of them beats the untrained model at {_share(found, best)}"
     sentence = (
         f"Nothing was learnt that can be seen{gain}. No loss is named; train longer, or at higher learning rates, "
         "before comparing."
@@ -306,7 +309,11 @@ def _replicates_needed(found: Tuned, tie_within: float | None) -> int | None:
 
 
 def _share(found: Tuned, value: Estimate) -> str:
-    """A gain with its interval: in the embedded world as a share of what is possible."""
+    """A gain with its interval: in the embedded world as a share of what is possible, of a win rate that rate."""
+    if found.is_rate:
+        rate = as_rate(value)
+        limits = "" if rate.low is None or rate.high is None else f" [{100 * rate.low:.0f} to {100 * rate.high:.0f}]"
+        return f"{100 * rate.value:.0f}%{limits} of prompts"
     if found.unit != "U":
         limits = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
         return f"{value.value:.3g} {found.metric}{limits}"
@@ -314,8 +321,14 @@ def _share(found: Tuned, value: Estimate) -> str:
     return f"{100 * value.value:.0f}%{limits} of what is possible"
 
 
+def as_rate(more: Estimate) -> Estimate:
+    """A share of prompts won, of which `more` is what it has above one half."""
+    low, high = (None if limit is None else limit + 0.5 for limit in (more.low, more.high))
+    return replace(more, value=more.value + 0.5, low=low, high=high)
+
+
 def _amount(found: Tuned, width: float) -> str:
-    return f"{100 * width:g} points" if found.unit == "U" else f"{width:g}"
+    return f"{100 * width:g} points" if found.unit == "U" or found.is_rate else f"{width:g}"
 
 
 def _settings(loss: TunedLoss) -> str:

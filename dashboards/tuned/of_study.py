@@ -9,13 +9,15 @@ from dashboards.statistics.compare import Difference
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
+from dashboards.tuned.contests import WIN_RATES, contests_of
 from dashboards.tuned.losses import Tuned, tuned
 from dashboards.tuned.replicates import Replicate, replicates_of
 from studies.design.counts import pairs_source
 from studies.design.points import quota
-from studies.records import PROBE, RunRecord
+from studies.records import PROBE, Measurer, RunRecord
+from studies.records.samples.kept import KeptScores
 from studies.schema.replicates import by_condition, cell_of
-from studies.spec import Study
+from studies.spec import Study, StudySpec
 
 
 def tuned_of(
@@ -23,13 +25,25 @@ def tuned_of(
     records: Sequence[RunRecord],
     strata: Sequence[Stratum],
     differences: Mapping[tuple[str, str], Difference],
+    kept: Mapping[str, KeptScores] = {},
 ) -> tuple[tuple[Tuned, Answer], ...]:
-    """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates."""
+    """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates;
+    `kept`: run id -> what judges gave its samples.
+    """
     scale = scale_of(study.spec.objective, pairs_source(study.spec))
     cost = Cost(_runs_of_a_replicate(study), _seconds_a_run(records), _instead(study))
     replicated = study.spec.replicates is not None
-    found = _replicated(study, records, scale) if replicated else _by_block(study, records, strata, scale, differences)
+    found = (
+        _replicated(study, records, scale, kept)
+        if replicated
+        else _by_block(study, records, strata, scale, differences)
+    )
     return tuple((one, answer(one, scale.tie_within, cost)) for one in found)
+
+
+def asks_for_samples(spec: StudySpec) -> bool:
+    """Whether what the study says rests on all samples of its judging runs."""
+    return spec.replicates is not None and spec.objective.metric in WIN_RATES
 
 
 def _runs_of_a_replicate(study: Study) -> int:
@@ -68,8 +82,14 @@ def _points(study: Study) -> dict[tuple[str, str], int]:
     return {(v.name, name): quota(own.spec, v) for name, own in study.by_scenario() for v in own.variants.values()}
 
 
-def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> list[Tuned]:
+def _replicated(
+    study: Study, records: Sequence[RunRecord], scale: Scale, kept: Mapping[str, KeptScores]
+) -> list[Tuned]:
     spec = study.spec
+    judges = {record.run_id: record.judged for record in records}
+    meets = {run_id: of for run_id, of in kept.items() if run_id in judges} if scale.metric in WIN_RATES else {}
+    judge = next((judges[run_id] for run_id in meets), Measurer())
+    contests = contests_of(records, meets, judge, scale.metric)
     cells, points = dict(study.by_scenario()), _points(study)
     found = replicates_in(study, records, scale)
     rows = []
@@ -85,6 +105,7 @@ def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> lis
                 drift=spec.objective.at_drift,
                 settings=max((points[v, c] for v, c in points if cell_of(c).condition == condition), default=0),
                 planned=spec.replicates or 0,
+                contests=contests,
             )
         )
     return rows

@@ -208,6 +208,10 @@ class Tracker:
         """Keep the trained adapter in the folder of this key as the artifact folder `adapter` of its run."""
         self._send(do="adapter", run=run_id, key=key)
 
+    def log_samples(self, run_id: str, key: str) -> None:
+        """Keep all samples in the folder of this key as the artifact folder `samples` of its run."""
+        self._send(do="samples", run=run_id, key=key)
+
     def log_scores(
         self,
         record: RunRecord,
