@@ -83,7 +83,8 @@ def load_kept_scores(uri: str, study: str, run_ids: Iterable[str], folder: Path)
     """What judges gave all samples of those runs that keep them; `folder` as for `load_samples`. Does not load MLflow
     where SQLite and files have it. Raises StoreError where they were edited.
     """
-    name, found, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", {}, _places(uri, study, folder)
+    name, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _places(uri, study, folder)
+    found: dict[str, KeptScores] = {}
     for run_id in dict.fromkeys(run_ids):
         if places is None:
             text = _artifact(connect(uri), uri, run_id, name, folder)

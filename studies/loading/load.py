@@ -93,14 +93,18 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
         found.append(f"trainer: Python code of {spec.trainer} will run")
     if spec.notify is not None:
         found.append(f"notify.command: `sweeper run` will run {shlex.join(spec.notify.command)} when it has ended")
-    judge = spec.evaluation.judge
-    if judge is not None and judge.function:
-        found.append(f"evaluate.judge.function: Python code of {judge.function} will run in the workers")
-    if judge is not None and judge.trust_remote_code:
-        found.append(
-            f"evaluate.judge.trust_remote_code: Python code that lies with {judge.reward_model} will run with all "
-            "rights of yours; read it, and pin what you read with evaluate.judge.revision"
-        )
+    for key, judge in spec.evaluation.judges.items():
+        named = {"function": judge.function, "pairwise": judge.pairwise}
+        found += [
+            f"evaluate.{key}.{kind}: Python code of {code} will run in the workers"
+            for kind, code in named.items()
+            if code
+        ]
+        if judge.trust_remote_code:
+            found.append(
+                f"evaluate.{key}.trust_remote_code: Python code that lies with {judge.reward_model} will run with all "
+                f"rights of yours; read it, and pin what you read with evaluate.{key}.revision"
+            )
     return tuple(found)
 
 

@@ -29,18 +29,15 @@ from trainers.evaluation.metrics import (
     accuracy,
     distinct,
     entropy,
-    lc_win_rate,
     length_baseline,
     margin,
     margin_reached,
     mean,
     ranking_gain,
-    rate_of_wins,
     ratio,
     sign_accuracy,
     token_entropy,
     token_entropy_and_kl,
-    win_rate,
 )
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, one_policy, packed_policies
@@ -48,6 +45,7 @@ from trainers.evaluation.samples import (
     Sample,
     SampleStats,
     Written,
+    as_judged,
     beside,
     few_shown,
     gold_of,
@@ -268,17 +266,8 @@ def _on_samples(drawn: SampleStats, reference: ReferenceNumbers) -> dict[str, Es
     }
     if drawn.kl is not None:
         found |= {"kl": mean(drawn.kl), "kl_per_token": ratio(drawn.kl, drawn.tokens)}
-    if drawn.gold is not None:
-        found |= {"gold": mean(drawn.gold), "gold_per_token": ratio(drawn.gold, drawn.tokens)}
-    if drawn.gold is not None and reference.sample_gold is not None:
-        scores = (drawn.gold, reference.sample_gold)
-        found["win_rate"] = win_rate(*scores)
-        found["lc_win_rate"] = lc_win_rate(*scores, drawn.tokens, reference.sample_tokens)
-    if drawn.preferred is not None:
-        wins = np.array(drawn.preferred[0])
-        found["win_rate"] = mean(wins)
-        found["lc_win_rate"] = rate_of_wins(wins, drawn.tokens, reference.sample_tokens)
-    return found
+    lengths = (drawn.tokens, reference.sample_tokens)
+    return found | as_judged(*lengths, drawn.gold, reference.sample_gold, drawn.preferred)
 
 
 def _halves(drawn: SampleStats) -> dict[str, tuple[float, float]]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from studies.records import EvaluationConfig, Shown
 from trainers.data.pairs import Pairs, Preferences, Text
 from trainers.data.tokens import plain, prompt_ids
-from trainers.evaluation.metrics import Floats
+from trainers.evaluation.metrics import Estimate, Floats, lc_win_rate, mean, rate_of_wins, ratio, win_rate
 from trainers.evaluation.policies import Policies
 from trainers.evaluation.sampling import Completion, NonFinite, Samples, end_ids, sample
 
@@ -53,6 +53,27 @@ class Sample:
     completion: str
     ended: bool
     gold: float | None
+
+
+def as_judged(
+    tokens: Floats,
+    reference_tokens: Floats,
+    gold: Floats | None,
+    reference_gold: Floats | None,
+    preferred: Preferences | None,
+) -> dict[str, Estimate]:
+    """What follows from a judge's word on samples [n] and the reference's [n] under the same prompts."""
+    found: dict[str, Estimate] = {}
+    if gold is not None:
+        found |= {"gold": mean(gold), "gold_per_token": ratio(gold, tokens)}
+    if gold is not None and reference_gold is not None:
+        found["win_rate"] = win_rate(gold, reference_gold)
+        found["lc_win_rate"] = lc_win_rate(gold, reference_gold, tokens, reference_tokens)
+    if preferred is not None:
+        wins = np.array(preferred[0])
+        found["win_rate"] = mean(wins)
+        found["lc_win_rate"] = rate_of_wins(wins, tokens, reference_tokens)
+    return found
 
 
 class Written(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from studies.records.samples.kept import (
     SAMPLES_FOLDER,
@@ -22,6 +22,8 @@ from studies.records.samples.kept import (
     without_secrets,
 )
 from studies.text.files import is_file, is_folder, read_bytes, write_whole
+
+Kept = TypeVar("Kept")
 
 
 def add_evaluation(run: Path, texts: KeptTexts, scores: KeptScores) -> None:
@@ -74,7 +76,7 @@ def _folder(run: Path) -> Path:
     return run / SAMPLES_FOLDER
 
 
-def _read(run: Path, name: str, read: Any) -> Any:
+def _read(run: Path, name: str, read: Callable[[bytes], Kept]) -> Kept | None:
     try:
         return read(read_bytes(_folder(run) / name, links=False))
     except (OSError, ValueError):

@@ -80,6 +80,11 @@ class KeptScores(Frozen):
         """What this judge gave, by step; nothing where it has not judged."""
         return next((one.scores for one in self.scored if same_judge(one.by, judge)), {})
 
+    def has_compared(self, judge: Measurer, against: str, step: int, its: int) -> bool:
+        """Whether a pairwise judge has compared two evaluations; `against` as in `Preferred`."""
+        known = (one for one in self.preferred if one.against == against and same_judge(one.by, judge))
+        return any((step, its) in one.steps for one in known)
+
     def is_paired_with(self, other: KeptScores) -> bool:
         """Whether both answered the same prompts by the same random numbers."""
         mine, its = (
@@ -97,7 +102,7 @@ def same_judge(one: Measurer, other: Measurer) -> bool:
 def with_scores(kept: KeptScores, judge: Measurer, scores: Mapping[int, Sequence[float]]) -> KeptScores:
     """The same with what a judge gave: for the steps that it had judged before, in the place of that."""
     before = kept.scores_by(judge)
-    new = Scored(by=judge, scores=before | {step: tuple(of) for step, of in scores.items()})
+    new = Scored(by=judge, scores={**before, **{step: tuple(of) for step, of in scores.items()}})
     others = tuple(one for one in kept.scored if not same_judge(one.by, judge))
     return kept.model_copy(update={"scored": (*others, new)})
 

@@ -73,6 +73,6 @@ def error_of(influence: Floats, prompts: Sequence[Hashable] | None = None, fitte
     """
     if prompts is not None:
         _, places = np.unique(np.array([str(p) for p in prompts]), return_inverse=True)
-        influence = np.bincount(places, weights=influence)
+        influence = np.bincount(places, weights=influence).astype(np.float64)
     n = len(influence)
     return float(np.sqrt((influence**2).sum() * n / (n - fitted))) if n > fitted else None
