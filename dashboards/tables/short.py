@@ -8,9 +8,10 @@ from dashboards.analysis.speed import SAME, Paces
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
-from dashboards.tuned.answer import Answer, as_rate
+from dashboards.tuned.answer import Answer
+from dashboards.tuned.contests import as_rate
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
-from dashboards.tuned.opinions import WON, rate_notes
+from dashboards.tuned.opinions import WON, opinion_cells, opinion_columns, opinion_notes, rate_notes
 from studies.records import METRICS, Scalar
 from studies.text.plural import so_many
 
@@ -28,7 +29,7 @@ def short_cells(found: Tuned, answer: Answer) -> Cells:
     """A row a loss: the one to use, then as `by_verdict`. What ranks them stands before the gain, which does not."""
     against = [f"vs {found.baseline}"] if any(loss.difference is not None for loss in found.losses) else []
     lengths = [LENGTH] if _has_lengths(found) else []
-    header = [LOSS, VERDICT, *against, _gain_name(found), WORKED, DRIFT, *lengths, USED]
+    header = [LOSS, VERDICT, *against, _gain_name(found), *opinion_columns(found), WORKED, DRIFT, *lengths, USED]
     return Cells(
         header, [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
     )
@@ -65,6 +66,7 @@ def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: 
         verdict(loss, found, answer),
         *([_against(loss, found)] if against else []),
         _gain(loss.gained, found),
+        *opinion_cells(found, loss.variant),
         "-" if loss.any_setting is None and not loss.worked else f"{loss.worked}/{loss.tried}",
         "-" if loss.drift is None else f"{loss.drift:.1f}",
         *(["-" if loss.length is None else f"{loss.length:.1f}x"] if lengths else []),
@@ -117,6 +119,8 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
         return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if beaten else "avoid: fragile"
     if loss.gained is None:
         return loss.missing
+    if found.is_weak and loss.judged:
+        return "weak: not ranked"
     if loss.variant in answer.undecided:
         return "undecided" if answer.use else "works; not ranked"
     if loss.variant in answer.as_good:
@@ -140,7 +144,7 @@ def _value(value: Scalar) -> str:
 def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
     if found.is_rate:
-        return [*rate_notes(found), *_design_notes(found)]
+        return [*rate_notes(found), *opinion_notes(found), *_design_notes(found)]
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
@@ -155,8 +159,9 @@ def short_notes(found: Tuned) -> list[str]:
             f"vs {found.baseline}: how much more it gains{points}, both at a drift of {nats(found.drift)}{less}. "
             "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
         )
-    lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.")
-    return lines + _design_notes(found)
+    weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
+    lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.{weak}")
+    return lines + opinion_notes(found) + _design_notes(found)
 
 
 def _design_notes(found: Tuned) -> list[str]:

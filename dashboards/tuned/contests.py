@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.replicated.head_to_head import Met, Weights, head_to_head
 from studies.records import Measurer, RunRecord
 from studies.records.paths import Path, joined, weights_at
-from studies.records.samples.kept import KeptScores
+from studies.records.samples.kept import UNTRAINED, KeptScores
 
 CONTROLLED = "lc_win_rate"
 WIN_RATES = frozenset({"win_rate", CONTROLLED})
@@ -39,6 +41,19 @@ class Contests:
         if weights is None or its is None:
             return None
         return head_to_head(own, weights, other, its, self.judge, controlled=self.controlled)
+
+    def cost(self, run_id: str, drift: float | None) -> float | None:
+        """What the untrained model has of the judge's scores more than the run, at a drift or at its end; None where
+        that is not known.
+        """
+        kept = self.kept.get(run_id)
+        weights = None if kept is None else self._weights(run_id, kept, drift)
+        if kept is None or weights is None:
+            return None
+        means = {step: _mean(of) for step, of in kept.scores_by(self.judge).items()}
+        if not {UNTRAINED, *weights} <= means.keys():
+            return None
+        return means[UNTRAINED] - math.fsum(weight * means[step] for step, weight in weights.items())
 
     def _weights(self, run_id: str, kept: KeptScores, drift: float | None) -> Weights | None:
         return {max(kept.tokens): 1.0} if drift is None else weights_at(self.paths[run_id], drift)
@@ -81,3 +96,38 @@ def meeting_of(of: Mapping[int, Met]) -> Meeting:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
+
+
+def as_rate(more: Estimate) -> Estimate:
+    """A share of prompts won, of which `more` is what it has above one half."""
+    low, high = (None if limit is None else limit + 0.5 for limit in (more.low, more.high))
+    return replace(more, value=more.value + 0.5, low=low, high=high)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a second judge, who chose nothing, says of the same samples: loss -> how it met the baseline, and the
+    difference that shows, in its words.
+    """
+
+    judge: str
+    met: Mapping[str, Meeting]
+    differences: Mapping[str, Difference]
+
+
+Cost = Literal["costs more", "costs no more", "not told"]
+MOST_COST = 0.02
+"""Of a check's share: what a loss may cost."""
+
+
+@dataclass(frozen=True)
+class Tax:
+    """What each loss costs of a check: the untrained model's share less its own, over replicates; more is worse.
+
+    `words`: costs more, by more than `MOST_COST`: paired one-sided t over replicates, p < .05 with Holm over all
+    losses; costs no more: the same from the other side, not corrected.
+    """
+
+    check: str
+    costs: Mapping[str, Estimate]
+    words: Mapping[str, Cost]

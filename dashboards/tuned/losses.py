@@ -20,7 +20,7 @@ from dashboards.statistics.replicated.head_to_head import Met
 from dashboards.statistics.replicated.stability import Stability, random_setting, stability
 from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
-from dashboards.tuned.contests import WIN_RATES, Contests, Meeting, meeting_of
+from dashboards.tuned.contests import WIN_RATES, Contests, Meeting, Opinion, Tax, meeting_of
 from dashboards.tuned.edges import edges_of_replicates
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
 from studies.design.points import FIXED, UNBIASED
@@ -82,7 +82,8 @@ class Tuned:
     """All variants of one condition. `best`: who is not shown worse than the best, None where nothing was judged;
     `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `whole`: replicates of which every
     variant has all, of `planned`; `settings`: tried by each variant in each of them; `has_new_pairs`: draws are of new
-    pairs, as in the embedded world, and not parts of the same ones.
+    pairs, as in the embedded world, and not parts of the same ones. `second`: what another judge says,
+    and `tax`: what a check says; `judge`: who judges samples, where somebody does.
     """
 
     condition: str
@@ -97,6 +98,14 @@ class Tuned:
     planned: int
     tied: tuple[tuple[str, str], ...]
     has_new_pairs: bool
+    second: Opinion | None = None
+    tax: Tax | None = None
+    judge: str | None = None
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether what decides looks at no sample: it says little of what a policy is worth."""
+        return self.metric == "ranking_gain"
 
     @property
     def is_rate(self) -> bool:
@@ -199,7 +208,7 @@ def _apart(
     for place in [None] if drift is None else [share * drift for share in SHARES]:
         own, its = _gains(found.get(name, ()), place), _gains(found.get(other, ()), place)
         shared = sorted(own.keys() & its.keys())
-        met = {} if contests is None else _meetings(found[name], found[other], shared, place, contests)
+        met = {} if contests is None else meetings(found[name], found[other], shared, place, contests)
         if shared and len(met) == len(shared):
             return Apart({r: scale.sign * (of.rate - 0.5) for r, of in met.items()}, place, meeting_of(met))
         if shared:
@@ -207,7 +216,7 @@ def _apart(
     return None
 
 
-def _meetings(
+def meetings(
     own: Sequence[Replicate], other: Sequence[Replicate], shared: Sequence[int], place: float | None, contests: Contests
 ) -> dict[int, Met]:
     """How the judged runs of two losses met, in those of these replicates in which that is known."""

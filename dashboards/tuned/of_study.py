@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dashboards.analysis.strata import Stratum, standings
 from dashboards.statistics.compare import Difference
@@ -11,13 +12,16 @@ from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
 from dashboards.tuned.contests import WIN_RATES, contests_of
 from dashboards.tuned.losses import Tuned, tuned
+from dashboards.tuned.opinions import second_opinion, tax_of
 from dashboards.tuned.replicates import Replicate, replicates_of
 from studies.design.counts import pairs_source
+from studies.design.measurers import opinion_of
 from studies.design.points import quota
 from studies.records import PROBE, Measurer, RunRecord
 from studies.records.samples.kept import KeptScores
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study, StudySpec
+from studies.text.redact import redact
 
 
 def tuned_of(
@@ -43,7 +47,13 @@ def tuned_of(
 
 def asks_for_samples(spec: StudySpec) -> bool:
     """Whether what the study says rests on all samples of its judging runs."""
-    return spec.replicates is not None and spec.objective.metric in WIN_RATES
+    asked = spec.evaluation.judges.keys() & {"second_judge", "check"}
+    return spec.replicates is not None and (spec.objective.metric in WIN_RATES or bool(asked))
+
+
+def judge_name(spec: StudySpec) -> str | None:
+    """Who judges samples of the study, where the file says so."""
+    return None if spec.evaluation.judge is None else str(redact(spec.evaluation.judge.name))
 
 
 def _runs_of_a_replicate(study: Study) -> int:
@@ -90,24 +100,30 @@ def _replicated(
     meets = {run_id: of for run_id, of in kept.items() if run_id in judges} if scale.metric in WIN_RATES else {}
     judge = next((judges[run_id] for run_id in meets), Measurer())
     contests = contests_of(records, meets, judge, scale.metric)
+    second, check = (
+        None if by is None else contests_of(records, kept, by, scale.metric)
+        for by in (opinion_of(spec, key) for key in ("second_judge", "check"))
+    )
     cells, points = dict(study.by_scenario()), _points(study)
     found = replicates_in(study, records, scale)
     rows = []
     for condition, names in by_condition(cells).items():
         own = cells[names[0]]
-        rows.append(
-            tuned(
-                condition,
-                {name: found.get((name, condition), ()) for name in own.variants},
-                {name: variant.losses for name, variant in own.variants.items()},
-                scale,
-                baseline=spec.baseline,
-                drift=spec.objective.at_drift,
-                settings=max((points[v, c] for v, c in points if cell_of(c).condition == condition), default=0),
-                planned=spec.replicates or 0,
-                contests=contests,
-            )
+        replicates = {name: found.get((name, condition), ()) for name in own.variants}
+        one = tuned(
+            condition,
+            replicates,
+            {name: variant.losses for name, variant in own.variants.items()},
+            scale,
+            baseline=spec.baseline,
+            drift=spec.objective.at_drift,
+            settings=max((points[v, c] for v, c in points if cell_of(c).condition == condition), default=0),
+            planned=spec.replicates or 0,
+            contests=contests,
         )
+        opinion = None if second is None else second_opinion(one, replicates, second, scale.tie_within)
+        tax = None if check is None else tax_of(one, replicates, check)
+        rows.append(replace(one, second=opinion, tax=tax, judge=judge_name(spec)))
     return rows
 
 
@@ -124,7 +140,7 @@ def _by_block(
     for scenario in spec.scenarios:
         here = [standing for standing in known if standing.stratum.scenario == scenario]
         against = {name: of for (name, where), of in differences.items() if where == scenario}
-        rows.append(tuned_by_block(here, scale, spec.baseline, against, None))
+        rows.append(replace(tuned_by_block(here, scale, spec.baseline, against, None), judge=judge_name(spec)))
     return rows
 
 

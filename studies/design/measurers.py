@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from studies.design.points import CONFIRM
 from studies.records import (
     EVALUATOR_FACT,
     FIRST_EVALUATOR,
@@ -29,6 +30,7 @@ from studies.records import (
     State,
 )
 from studies.schema.contents import held_by_judge, held_by_opinions
+from studies.schema.replicates import cell_of
 from studies.spec import StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
@@ -205,6 +207,8 @@ def chosen(records: Iterable[RunRecord], asked: Measurers) -> Measurers:
     as of any other's, else those of whom most have.
     """
     finished = [record for record in records if _is_compared(record)]
+    # A replicate speaks by the run that judged it alone, and a judge that comes later has seen the samples of no other.
+    finished = [run for run in finished if run.phase == CONFIRM and cell_of(run.scenario).number] or finished
     measured = _most(Counter(by for run in finished for by in _who(run, gold=False)), asked.measured)
     judges = _judges(finished, measured)
     return Measurers(measured, _most(judges, _asked_judge(asked, measured, judges)))

@@ -117,7 +117,8 @@ def measure(
         final = result.final()
         for record in task.records:
             if not (task.job.from_samples and is_measured(record, who)):
-                new = [final[name] for name in _missing(record, who) if name in final]
+                missing = _missing(record, who)
+                new = [m for m in result.measurements if m.name in missing]
                 finite = [m for m in new if math.isfinite(m.value)]
                 tracker.log_scores(record, finite, result.facts, result.samples, who)
             if task.job.from_samples:

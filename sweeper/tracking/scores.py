@@ -44,7 +44,8 @@ def write_scores(
         if shown:
             client.log_text(run_id, samples_text(shown), SAMPLES)
         last = read_curve_ends(client, run_id, {m.name for m in measurements})
-        metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in measurements]
+        final = {m.name: m for m in sorted(measurements, key=lambda m: m.step)}.values()
+        metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in final]
         tags = [RunTag(name, text) for name, text in score_tags(now, measurements, facts, who, before).items()]
         client.log_batch(run_id, metrics=metrics, tags=tags)
 

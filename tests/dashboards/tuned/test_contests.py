@@ -57,7 +57,7 @@ def test_one_replicate_without_samples_makes_no_mixture_of_two_kinds() -> None:
     rates = {(r.variant, r.scenario): r.metrics["win_rate"] for r in records if r.phase == "confirm"}
     expected = sum(rates["hinge", f"clean#{n}"] - rates["sigmoid", f"clean#{n}"] for n in range(1, 7)) / 6
     assert hinge.difference.estimate.value == pytest.approx(expected)
-    assert any("no samples were kept" in line for line in short_notes(found))
+    assert any("were not set head to head" in line for line in short_notes(found))
 
 
 def test_losses_whose_samples_win_as_often_are_as_good_within_the_points_that_do_not_matter() -> None:
