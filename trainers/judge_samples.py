@@ -32,7 +32,7 @@ from studies.records.samples.kept import (
     with_preferred,
     with_scores,
 )
-from trainers.data.pairs import Gold, Prefer
+from trainers.data.pairs import Gold, JudgeError, Prefer
 from trainers.data.tokens import plain
 from trainers.evaluation.judges import at_content, load_judge, load_pairwise
 from trainers.evaluation.metrics import Floats
@@ -63,6 +63,7 @@ class SampleJudge:
             by = judge_at(config, key)
             if judge.pairwise is None:
                 scores = self._score(judge, by, texts, scores)
+                _check_shares(judge, scores.scores_by(by) if key == "check" else {})
             else:
                 scores = self._compare(judge, by, texts, scores, job.against)
         write_scores(job.folder, scores)
@@ -99,6 +100,13 @@ class SampleJudge:
             new = Preferred(by=by, against=key, steps=((step, its),), wins=(wins,), contradicted=(contradicted,))
             scores = with_preferred(scores, new)
         return scores
+
+
+def _check_shares(judge: Judge, found: Mapping[int, Sequence[float]]) -> None:
+    """Raise JudgeError for a check that gives no shares, of which points would be nothing."""
+    bad = [value for of in found.values() for value in of if not 0.0 <= value <= 1.0]
+    if bad:
+        raise JudgeError(f"{judge.name}: a check gives 0 to 1 for a sample, and gave {bad[0]:g}")
 
 
 def _once(found: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:

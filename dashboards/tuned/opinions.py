@@ -14,6 +14,7 @@ from dashboards.statistics.replicated.differences import against_baseline
 from dashboards.tuned.contests import CONTROLLED, MOST_COST, Contests, Cost, Opinion, Tax, as_rate, meeting_of
 from dashboards.tuned.losses import Tuned, meetings, nats
 from dashboards.tuned.replicates import Replicate
+from studies.records import Measurer
 
 WON = "vs untrained"  # the column in the place of a gain, where that is a win rate
 SECOND, CHECK = "2nd judge", "Check"
@@ -118,7 +119,12 @@ def second_opinion(
     panel = {name: {number: one.rate - 0.5 for number, one in of.items()} for name, of in met.items()}
     zeros = dict.fromkeys((number for of in panel.values() for number in of), 0.0)
     differences = against_baseline({**panel, found.baseline: zeros}, found.baseline, tie_within)
-    return Opinion(str(contests.judge.judge), {name: meeting_of(of) for name, of in met.items()}, differences)
+    return Opinion(_short(contests.judge), {name: meeting_of(of) for name, of in met.items()}, differences)
+
+
+def _short(judge: Measurer) -> str:
+    """A judge as a sentence names it: a function by its place alone."""
+    return str(judge.judge).removeprefix("pairwise ").removeprefix("function ")
 
 
 def parted(found: Tuned) -> tuple[str, ...]:
@@ -153,7 +159,7 @@ def tax_of(found: Tuned, replicates: Mapping[str, Sequence[Replicate]], contests
     less = {name: p_above(-of, -MOST_COST) for name, of in arrays.items()}
     words = {name: _cost(more.get(name), less[name]) for name in costs}
     return Tax(
-        str(contests.judge.judge),
+        _short(contests.judge),
         {name: block_mean({number: [cost] for number, cost in of.items()}) for name, of in costs.items()},
         words,
     )

@@ -99,9 +99,7 @@ def _shares(judge: Judge, answers: Sequence[str], given: Any) -> list[float]:
     values = _checked(judge, answers, given)
     bad = [value for value in values if not 0.0 <= value <= 1.0]
     if bad:
-        raise JudgeError(
-            f"judge {judge.name}: a preference is from 0 to 1, and {len(bad)} are not, the first {bad[0]:g}"
-        )
+        raise JudgeError(f"judge {judge.name}: preferences are from 0 to 1, and {len(bad)} are not, such as {bad[0]:g}")
     return values
 
 
