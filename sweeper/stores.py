@@ -71,3 +71,6 @@ class Tracker(Protocol):
 
     def log_adapter(self, run_id: str, key: str) -> None:
         """Keep the adapter of a run."""
+
+    def log_samples(self, run_id: str, key: str) -> None:
+        """Keep all samples of a run."""

@@ -1,4 +1,5 @@
-"""Measures finished runs again from the adapters that they left, and models from elsewhere; trains nothing.
+"""Measures finished runs again from the adapters, or the samples, that they left, and models from elsewhere; trains
+nothing.
 
 A trainer as executors know one, so that the work goes where runs are trained. Knows no store.
 """
@@ -21,6 +22,7 @@ from trainers.components.settings import parse_settings, run_settings
 from trainers.components.worker_cache import WorkerCache
 from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate
 from trainers.interface import Job, WorkQueue
+from trainers.judge_samples import SampleJudge
 from trainers.models.bases import ADAPTER as ADAPTER_CONFIG
 from trainers.models.bases import UnusableModel
 from trainers.models.merged import load_model, usable, with_adapter
@@ -29,29 +31,23 @@ from trainers.run_folder.results import ADAPTER, adapter_files
 
 
 class AdapterEvaluator:
-    """Evaluates the adapter in a job's folder, or the job's own model, as the job's config says; see
-    `trainers.interface.Trainer`.
+    """Evaluates the adapter in a job's folder, or the job's own model, as the job's config says, or has judges look at
+    the samples that a folder keeps; see `trainers.interface.Trainer`.
 
-    Writes nothing into the folder. The result has the measurements of the end of the training.
+    Writes nothing into the folder but what judges gave. The result has the measurements of the end of the training, of
+    samples those of every evaluation.
     """
 
     def __init__(self) -> None:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._cache = WorkerCache()
+        self._cache, self._judges = WorkerCache(), SampleJudge()
 
     def train(self, job: Job, queue: WorkQueue) -> None:
         """Measure one run. What the judge or the data refuse is a result; what the machine does is raised."""
         try:
-            found, facts = self._measure(job)
-            result = RunResult(
-                key=job.config.key,
-                cause=Cause.FINISHED,
-                measurements=found.measurements,
-                facts=facts,
-                samples=found.samples,
-            )
+            result = self._judges.judge(job) if job.from_samples else self._from_adapter(job)
         except NonFinite as error:
             result = RunResult(key=job.config.key, cause=Cause.NON_FINITE, message=str(error))
         except Exception as error:
@@ -60,6 +56,16 @@ class AdapterEvaluator:
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=told(error))
         queue.finish(result)
+
+    def _from_adapter(self, job: Job) -> RunResult:
+        found, facts = self._measure(job)
+        return RunResult(
+            key=job.config.key,
+            cause=Cause.FINISHED,
+            measurements=found.measurements,
+            facts=facts,
+            samples=found.samples,
+        )
 
     def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
         """What is measured and shown, and facts: who measured it, and the untrained model's gold."""

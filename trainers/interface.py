@@ -109,17 +109,24 @@ News = Doing | Sized
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train: its config, the folder that is its own, and whether its adapter is kept there.
+    """One run to train: its config, the folder that is its own, and whether its adapter is kept there, and all samples
+    of its evaluations.
 
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
     whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
     `model`: folder of an adapter or a model from elsewhere, which evaluators measure in the place of the run's own.
     `attempt`: its number among the sweep's attempts at the run.
+
+    Of what is measured again: `from_samples`: from the samples that its folder keeps, and not from its adapter;
+    `against`: folders of runs with samples that a pairwise judge compares them with.
     """
 
     config: RunConfig
     folder: Path
     keep_adapter: bool = True
+    keep_samples: bool = False
+    from_samples: bool = False
+    against: tuple[Path, ...] = ()
     placement: Placement = Placement()
     pause_at: int | None = None
     time_limit: float | None = None

@@ -12,20 +12,21 @@ from dashboards.analysis.strata import Judges, Stratum
 from dashboards.controls.expectations import CURVE, Curves, compared_runs
 from dashboards.guide.of_study import verdicts_of
 from dashboards.store.connection import StoreAway, store_uri
-from dashboards.store.histories import load_speed
+from dashboards.store.histories import load_kept_scores, load_speed
 from dashboards.store.mlflow_tags import contents_in
 from dashboards.store.records import load_elsewhere, load_steps, load_study_tags
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
 from dashboards.tuned.conditions import judges_of, records_of_conditions, strata_of_conditions
-from dashboards.tuned.of_study import tuned_of
+from dashboards.tuned.of_study import asks_for_samples, tuned_of
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
 from studies.design.elsewhere import is_asked
 from studies.design.measurers import Measurers, is_measured
-from studies.design.points import quota
+from studies.design.points import CONFIRM, quota
 from studies.design.speed import speed_asked
 from studies.records import ELSEWHERE, RunRecord
+from studies.records.samples.kept import KeptScores
 from studies.records.speed import Speed
 from studies.spec import Expectation, Study
 from studies.text.redact import redact
@@ -57,7 +58,9 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     curves = load_steps(uri, twins, CURVE) if twins else None
     measured = load_speed(uri, study.spec.study, Path.cwd())
     yours, aside = recorded_yours(study, answers.records)
-    return comparison_from(study, answers.records, [*answers.notes(), *aside], measured, curves, yours)
+    judging = [r.run_id for r in answers.records if r.phase == CONFIRM and asks_for_samples(study.spec)]
+    kept = load_kept_scores(uri, study.spec.study, judging, Path.cwd()) if judging else {}
+    return comparison_from(study, answers.records, [*answers.notes(), *aside], measured, curves, yours, kept)
 
 
 def recorded_yours(study: Study, records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ...], list[str]]:
@@ -86,9 +89,11 @@ def comparison_from(
     measured: Sequence[Speed],
     curves: Curves | None = None,
     yours: Sequence[RunRecord] = (),
+    kept: Mapping[str, KeptScores] = {},
 ) -> Comparison:
     """Compare the variants of a study from what was read of it: its records, what there is to say of them, how fast its
-    steps were, the histories of its controls, and what was measured of models from elsewhere.
+    steps were, the histories of its controls, what was measured of models from elsewhere, and what judges gave all
+    samples of its judging runs, by run id.
     """
     spec, planned, asked = study.spec, strata(study), speed_asked(study)
     paced = paces(measured, asked)
@@ -106,7 +111,7 @@ def comparison_from(
         speed=paced,
     )
     differences = {(r.variant, r.scenario): r.difference for r in table.rows if r.difference is not None}
-    told = tuned_of(study, records, planned, differences, yours)
+    told = tuned_of(study, records, planned, differences, yours, kept)
     found = tuple(one for one, _ in told)
     rulings = verdicts_of(study, records, found, {} if paced is None else paced.of)
     return replace(table, tuned=found, answers=tuple(said for _, said in told), verdicts=rulings)

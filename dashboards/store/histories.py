@@ -17,10 +17,11 @@ from urllib.parse import unquote, urlsplit
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.artifacts import found_here
 from dashboards.store.connection import StoreError, StoreRefused, connect, store_calls
-from dashboards.store.mlflow_tags import KIND, SWEEP
+from dashboards.store.mlflow_tags import KIND, RUN, SWEEP
 from dashboards.store.records import view_page
 from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs
 from studies.records import SAMPLES, Shown
+from studies.records.samples.kept import SAMPLES_FOLDER, SCORES_FILE, KeptScores, scores_from_text
 from studies.records.speed import SPEED_FILE, Speed, read_speed
 from studies.text.redact import redact
 
@@ -76,6 +77,37 @@ def load_samples(
                 "wrote must stay as they were; delete this one, and the report goes without it."
             ) from error
     return found
+
+
+def load_kept_scores(uri: str, study: str, run_ids: Iterable[str], folder: Path) -> dict[str, KeptScores]:
+    """What judges gave all samples of those runs that keep them; `folder` as for `load_samples`. Does not load MLflow
+    where SQLite and files have it. Raises StoreError where they were edited.
+    """
+    name, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _places(uri, study, folder)
+    found: dict[str, KeptScores] = {}
+    for run_id in dict.fromkeys(run_ids):
+        if places is None:
+            text = _artifact(connect(uri), uri, run_id, name, folder)
+        else:
+            file = places[run_id] / name if run_id in places else None
+            text = _text(file) if file is not None and file.is_file() else None
+        try:
+            found |= {} if text is None else {run_id: scores_from_text(text)}
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"The artifact {name} of MLflow run {run_id} cannot be read: {error}. Artifacts that `sweeper run` "
+                "wrote must stay as they were; delete this one, and the run is compared without its samples."
+            ) from error
+    return found
+
+
+def _places(uri: str, study: str, folder: Path) -> dict[str, Path] | None:
+    """Where the artifacts of the study's runs are, where SQLite and folders of this machine have all of them."""
+    file = sqlite_file(uri)
+    if file is None or (runs := read_sqlite_runs(file, study, (KIND, RUN))) is None:
+        return None
+    places = {run.run_id: place for run in runs if (place := _folder_of(run, folder)) is not None}
+    return places if len(places) == len(runs) else None
 
 
 def load_asked(uri: str, study: str, folder: Path) -> StudySource:
@@ -146,7 +178,8 @@ def _artifact(client: Any, uri: str, run_id: str, name: str, folder: Path) -> st
         here = found_here(client.get_run(run_id).info.artifact_uri, run_id, folder)
         if here is not None:
             return _text(here / name) if (here / name).is_file() else None
-        if any(item.path == name for item in client.list_artifacts(run_id)):
+        inside = name.rpartition("/")[0] or None
+        if any(item.path == name for item in client.list_artifacts(run_id, inside)):
             return _text(Path(client.download_artifacts(run_id, name, aside)))
     return None
 

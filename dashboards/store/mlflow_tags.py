@@ -177,7 +177,7 @@ def result_tags(result: RunResult) -> dict[str, str]:
     tags |= _fact_tags(result.facts)
     tags |= {ERRORS: json.dumps(errors)} if errors else {}
     tags |= {HALVES: json.dumps(halves)} if halves else {}
-    tags |= _curve_tags(result)
+    tags |= _curve_tags(result.measurements)
     tags |= {"message": redact(result.message)[:LONGEST_MESSAGE]} if result.message else {}
     tags |= {"adapter": result.adapter} if result.adapter else {}
     tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
@@ -291,14 +291,14 @@ def _finite(values: Sequence[Value]) -> list[Value]:
 _ON_THE_WAY = frozenset({"kl", "length_ratio"})
 
 
-def _curve_tags(result: RunResult) -> dict[str, str]:
+def _curve_tags(measurements: Sequence[Measurement]) -> dict[str, str]:
     """What more of is better and what it is read at, where it was measured at several steps, and halves of the former:
     five digits of each.
 
     A curve that is too long for a tag is left out.
     """
     of: dict[str, list[Measurement]] = {}
-    for m in sorted(result.measurements, key=lambda m: m.step):
+    for m in sorted(measurements, key=lambda m: m.step):
         told = m.name in METRICS and (METRICS[m.name].better == "maximize" or m.name in _ON_THE_WAY)
         if told and math.isfinite(m.value):
             of.setdefault(m.name, []).append(m)
@@ -344,6 +344,8 @@ def score_tags(
     What was found before of what is measured again (gold, or all else) goes into tags of its own, with who had found
     it. `samples`: the artifact that keeps its samples from here on.
     """
+    curves = _curve_tags(measurements)
+    measurements = list({m.name: m for m in sorted(measurements, key=lambda m: m.step)}.values())
     names = {m.name for m in measurements}
     parts = _parts(names)
     replaced = frozenset[str]().union(*(JUDGED if gold else MEASURED - JUDGED for gold in parts))
@@ -356,7 +358,8 @@ def score_tags(
         tags |= _former_tags(number, numbers.model_copy(update={"samples": samples}))
     for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
         left = {name: points for name, points in before.items() if name not in replaced}
-        tags |= {tag: json.dumps(left)} if before else {}
+        left |= json.loads(curves.get(tag, "{}"))
+        tags |= {tag: json.dumps(left)} if before or left else {}
     tags |= {ERRORS: json.dumps(_others(record.errors, replaced) | errors)}
     tags |= {HALVES: json.dumps(_others(record.halves, replaced) | halves)}
     tags |= {NON_FINITE: ", ".join(lost)} if lost or _non_finite(record.facts) else {}

@@ -207,7 +207,7 @@ def _rich_table(cells: Cells) -> RichTable:
             name,
             justify="left" if name in LEFT else "right",
             # A number and its interval stay together, and so does the name of a loss but for very long ones.
-            no_wrap=name == "Gain"
+            no_wrap=name in ("Gain", "2nd judge", "Check")
             or name.startswith("vs ")
             or (name == "Loss" and max(map(len, column), default=0) <= WRAPPED),
             min_width=min(longest_word, LONGEST_NAME),

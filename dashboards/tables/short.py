@@ -9,7 +9,9 @@ from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
+from dashboards.tuned.contests import as_rate
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
+from dashboards.tuned.opinions import WON, opinion_cells, opinion_columns, opinion_notes, rate_notes
 from dashboards.tuned.yours import Yours
 from studies.records import METRICS, Scalar
 from studies.text.plural import so_many
@@ -30,7 +32,7 @@ def short_cells(found: Tuned, answer: Answer) -> Cells:
     differences = [*(loss.difference for loss in found.losses), *(one.difference for one in found.yours)]
     against = [f"vs {found.baseline}"] if any(one is not None for one in differences) else []
     lengths = [LENGTH] if _has_lengths(found) else []
-    header = [LOSS, VERDICT, *against, GAIN, WORKED, DRIFT, *lengths, USED]
+    header = [LOSS, VERDICT, *against, _gain_name(found), *opinion_columns(found), WORKED, DRIFT, *lengths, USED]
     rows = [_row(loss, found, answer, bool(against), bool(lengths)) for loss in by_verdict(found, answer)]
     return Cells(header, [*rows, *(_yours(one, found, bool(against), bool(lengths)) for one in found.yours)])
 
@@ -48,6 +50,7 @@ def _yours(one: Yours, found: Tuned, against: bool, lengths: bool) -> list[str]:
         one.missing or "as exported",
         *([_signed(one.difference, found) + _OWN if one.difference else "-"] if against else []),
         _gain(one.gain, found),
+        *("-" for _ in opinion_columns(found)),
         "-",
         "-" if one.drift is None else f"{one.drift:.1f}",
         *(["-" if one.length is None else f"{one.length:.1f}x"] if lengths else []),
@@ -86,6 +89,7 @@ def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: 
         verdict(loss, found, answer),
         *([_against(loss, found)] if against else []),
         _gain(loss.gained, found),
+        *opinion_cells(found, loss.variant),
         "-" if loss.any_setting is None and not loss.worked else f"{loss.worked}/{loss.tried}",
         "-" if loss.drift is None else f"{loss.drift:.1f}",
         *(["-" if loss.length is None else f"{loss.length:.1f}x"] if lengths else []),
@@ -93,20 +97,29 @@ def _row(loss: TunedLoss, found: Tuned, answer: Answer, against: bool, lengths: 
     ]
 
 
+def _gain_name(found: Tuned) -> str:
+    return WON if found.is_rate else GAIN
+
+
 def _gain(gain: Estimate | None, found: Tuned) -> str:
     if gain is None:
         return "-"
+    if found.is_rate:
+        return _with_limits(as_rate(gain), 100.0, "%")
     return _with_limits(gain, 100.0, "%") if found.unit == "U" else _with_limits(gain, 1.0)
 
 
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
-    return _signed(loss.difference.estimate, found) + ("" if loss.compared_at in (None, found.drift) else _LESS)
+    less = "" if loss.compared_at in (None, found.drift) else _LESS
+    if loss.met is not None:
+        return f"{_with_limits(as_rate(loss.difference.estimate), 100.0, '%')}{less}"
+    return _signed(loss.difference.estimate, found) + less
 
 
 def _signed(value: Estimate, found: Tuned) -> str:
-    return ("+" if value.value > 0 else "") + _with_limits(value, 100.0 if found.unit == "U" else 1.0)
+    return ("+" if value.value > 0 else "") + _with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0)
 
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
@@ -129,6 +142,8 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
         return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if beaten else "avoid: fragile"
     if loss.gained is None:
         return loss.missing
+    if found.is_weak and loss.judged:
+        return "weak: not ranked"
     if loss.variant in answer.undecided:
         return "undecided" if answer.use else "works; not ranked"
     if loss.variant in answer.as_good:
@@ -151,6 +166,8 @@ def _value(value: Scalar) -> str:
 
 def short_notes(found: Tuned) -> list[str]:
     """What the columns mean, in as few lines as can be."""
+    if found.is_rate:
+        return [*rate_notes(found), *opinion_notes(found), *_design_notes(found)]
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
@@ -165,7 +182,14 @@ def short_notes(found: Tuned) -> list[str]:
             f"vs {found.baseline}: how much more it gains{points}, both at a drift of {nats(found.drift)}{less}. "
             "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
         )
-    lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.")
+    weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
+    lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.{weak}")
+    return lines + opinion_notes(found) + _design_notes(found)
+
+
+def _design_notes(found: Tuned) -> list[str]:
+    """How the runs were laid out, and what the other columns mean."""
+    lines = []
     if found.planned:
         whole = f"{found.whole} of " if found.whole < found.planned else ""
         lines.append(
@@ -217,8 +241,8 @@ def long_cells(found: Tuned, speed: Paces | None) -> Cells:
     """All that replicates say of each loss, a row each, as in the short table; `speed`: of its steps."""
     against = f"vs {found.baseline}" if found.baseline else "Difference"
     header = [
-        LOSS, "Judged", GAIN, "At equal drift", against, "p (Holm)", "Word", "Any setting gains", "Stability", "Broke",
-        "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
+        LOSS, "Judged", _gain_name(found), "At equal drift", against, "p (Holm)", "Word", "Any setting gains",
+        "Stability", "Broke", "Good rates (decades)", DRIFT, LENGTH, *(["Speed"] if speed else []), USED,
     ]  # fmt: skip
     return Cells(header, [_long_row(loss, found, speed) for loss in ranked(found)])
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.statistics.estimates import Estimate
+from dashboards.tuned.contests import as_rate
 from dashboards.tuned.losses import Tuned
 from dashboards.tuned.yours import Yours
 from studies.text.plural import so_many
 
 
 def share(found: Tuned, value: Estimate) -> str:
-    """A gain with its interval: in the embedded world as a share of what is possible."""
+    """A gain with its interval: in the embedded world as a share of what is possible, of a win rate that rate."""
+    if found.is_rate:
+        rate = as_rate(value)
+        limits = "" if rate.low is None or rate.high is None else f" [{100 * rate.low:.0f} to {100 * rate.high:.0f}]"
+        return f"{100 * rate.value:.0f}%{limits} of prompts"
     if found.unit != "U":
         limits = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
         return f"{value.value:.3g} {found.metric}{limits}"
@@ -21,7 +26,7 @@ def share(found: Tuned, value: Estimate) -> str:
 
 def amount(found: Tuned, width: float) -> str:
     """A width without an interval."""
-    return f"{100 * width:g} points" if found.unit == "U" else f"{width:g}"
+    return f"{100 * width:g} points" if found.unit == "U" or found.is_rate else f"{width:g}"
 
 
 def said_of_yours(found: Tuned, use: str | None) -> tuple[str, ...]:
@@ -60,6 +65,6 @@ def _more(found: Tuned, difference: Estimate) -> str:
 
 def _of(found: Tuned, values: Sequence[float]) -> str:
     """A difference, with its limits where they are given."""
-    times, unit, form = (100.0, " points", ".0f") if found.unit == "U" else (1.0, f" {found.metric}", ".3g")
+    times, unit, form = (100.0, " points", ".0f") if found.unit == "U" or found.is_rate else (1.0, f" {found.metric}", ".3g")
     first, *limits = (f"{times * value + 0.0:{form}}" for value in values)
     return f"{first}{unit}" + (f" [{limits[0]} to {limits[1]}]" if limits else "")

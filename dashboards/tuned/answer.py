@@ -18,6 +18,7 @@ from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
 from dashboards.tuned.amounts import amount, share
 from dashboards.tuned.losses import Tuned, TunedLoss
+from dashboards.tuned.opinions import said_by_others, weakness, would_take
 from studies.records import Scalar
 from studies.text.plural import so_many
 
@@ -38,7 +39,8 @@ class Settle:
 @dataclass(frozen=True)
 class Answer:
     """`use`: the loss to use, None where none can be named. `as_good`: shown to be as good; `avoid`: loss -> why;
-    `undecided`: what these runs cannot tell from it. `sentences`: all of it, to be read.
+    `undecided`: what these runs cannot tell from it. `sentences`: all of it, to be read. `start`: with which to start,
+    with its settings, where what decides is too weak to name one.
     """
 
     use: str | None
@@ -50,6 +52,7 @@ class Answer:
     undecided: tuple[str, ...]
     settle: Settle | None
     sentences: tuple[str, ...]
+    start: str | None = None
 
     @property
     def text(self) -> str:
@@ -80,13 +83,16 @@ def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
         return _unknown_start(found, kept, avoid)
     fit = [loss for loss in gained if loss.variant not in avoid]
     if not fit:
-        return _nothing(found, kept, settle)
+        return _nothing(found, kept, settle, would_take(found, tie_within))
     use = _choose(found, fit)
+    if found.is_weak:
+        return _weak(found, kept)
     others = [loss.variant for loss in kept if loss is not use and loss.variant not in avoid]
     as_good = tuple(name for name in others if found.are_tied(use.variant, name))
     undecided = tuple(name for name in others if name not in as_good)
     sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within)]
-    sentences += [_settled(found, settle)] if undecided else []
+    sentences += said_by_others(found, use.variant)
+    sentences += _settling(found, settle, tie_within) if undecided else []
     sentences += _avoided(avoid)
     return Answer(
         use.variant, dict(use.settings), use.step, use.gained, as_good, avoid, undecided, settle, tuple(sentences)
@@ -110,14 +116,16 @@ def _choose(found: Tuned, kept: Sequence[TunedLoss]) -> TunedLoss:
 def _avoid(found: Tuned) -> dict[str, str]:
     why = {}
     for loss in found.losses:
-        beaten = found.best.beaten.get(loss.variant) if found.best else None
+        beaten = found.best.beaten.get(loss.variant) if found.best and not found.is_weak else None
         broken = sum(loss.broken.values())
         if loss.tried and broken > _HALF * loss.tried:
             rest = loss.tried - loss.worked - broken
             less = f", {rest} gained nothing" if rest > 0 and loss.any_setting is not None else ""
             why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke{less}"
         elif beaten is not None:
-            why[loss.variant] = f"gains less than {beaten.by}, by {share(found, beaten.difference)}"
+            more = share(found, beaten.difference)
+            lost = f"loses to {beaten.by} at {more}" if found.is_rate else f"gains less than {beaten.by}, by {more}"
+            why[loss.variant] = lost
         elif loss.stability is not None and loss.stability.word == "Poor":
             why[loss.variant] = loss.stability.reason
         elif loss.broke_again > _HALF * loss.judged:
@@ -140,9 +148,8 @@ def _used(found: Tuned, use: TunedLoss) -> str:
     if use.gained is not None and found.planned and use.gained.blocks < use.judged:
         over = f"on {use.gained.blocks} of {so_many(use.judged, 'fresh draw')} of the data (it broke on the others)"
     where = f", {nats_about(use.drift)} from the start" if use.drift is not None else ""
-    return (
-        f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} gains {gain} over the untrained model {over}{where}."
-    )
+    gains = f"beats the untrained model at {gain}" if found.is_rate else f"gains {gain} over the untrained model"
+    return f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} {gains} {over}{where}."
 
 
 _NOT_BEATEN = "no other loss is shown to gain enough more to matter"
@@ -193,6 +200,12 @@ def _avoided(avoid: dict[str, str]) -> list[str]:
     return [f"Avoid {'; '.join(f'{name} ({why})' for name, why in avoid.items())}."] if avoid else []
 
 
+def _settling(found: Tuned, settle: Settle | None, tie_within: float | None) -> list[str]:
+    """What would settle what is open: more replicates where these do, else what a win rate would take."""
+    would = would_take(found, tie_within) if settle is None else ""
+    return [would or _settled(found, settle)]
+
+
 def _settled(found: Tuned, settle: Settle | None) -> str:
     if settle is None:
         return f"To settle that would take more than {MOST_REPLICATES} replicates." if found.planned else ""
@@ -211,15 +224,36 @@ def _unknown_start(found: Tuned, kept: Sequence[TunedLoss], avoid: dict[str, str
     return Answer(None, {}, None, None, names, {}, (), None, (sentence,))
 
 
-def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None) -> Answer:
+def _weak(found: Tuned, kept: Sequence[TunedLoss]) -> Answer:
+    """Of a measure that looks at no sample: which losses break, and where to start, and no winner."""
+    avoid = _avoid(found)
+    names = [loss.variant for loss in kept if loss.variant not in avoid]
+    sound = [loss for loss in found.losses if loss.variant not in avoid and loss.settings]
+    start = next((loss for loss in sound if loss.variant == found.baseline), sound[0] if sound else None)
+    by = f"By it these are not shown worse than the best: {_list(names)}." if names else ""
+    said = [*weakness(found), by, *said_by_others(found, None)]
+    if start is not None:
+        stop = f", stop at step {start.step}" if start.step else ""
+        said.append(f"Start with {start.variant} ({_settings(start)}{stop}).")
+    said += _avoided(avoid)
+    begun = (None, {}, None) if start is None else (start.variant, dict(start.settings), start.step)
+    return Answer(
+        None, begun[1], begun[2], None, (), avoid, tuple(names), None, tuple(filter(None, said)), start=begun[0]
+    )
+
+
+def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None, would: str) -> Answer:
     gains = [loss.gained for loss in kept if loss.gained is not None]
     best = max(gains, key=lambda gain: gain.value, default=None)
     gain = "" if best is None else f": the best gain over the untrained model is {share(found, best)}"
+    if best is not None and found.is_rate:
+        gain = f": the best of them beats the untrained model at {share(found, best)}"
     sentence = (
         f"Nothing was learnt that can be seen{gain}. No loss is named; train longer, or at higher learning rates, "
         "before comparing."
     )
-    return Answer(None, {}, None, best, (), _avoid(found), (), settle, (sentence, *_avoided(_avoid(found))))
+    said = (sentence, *said_by_others(found, None), *([would] if would else []), *_avoided(_avoid(found)))
+    return Answer(None, {}, None, best, (), _avoid(found), (), settle, said)
 
 
 def _unjudged(found: Tuned, cost: Cost) -> Answer:

@@ -69,6 +69,7 @@ def _loss(standing: StratumResults, scale: Scale, difference: Difference | None)
         broke_again=0,
         difference=difference,
         compared_at=None,
+        met=None,
         worked=sum(worth > 0.0 for worth in worths),
         tried=len(standing.ended),
         broken=dict(Counter(map(str, broken))),

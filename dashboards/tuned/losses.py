@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from dashboards.statistics.compare import ALPHA, Difference, p_equivalence, sens
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean
 from dashboards.statistics.replicated.best import Best, best_of_pairs
 from dashboards.statistics.replicated.differences import against_baseline
+from dashboards.statistics.replicated.head_to_head import Met
 from dashboards.statistics.replicated.stability import Stability, random_setting, stability
 from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
+from dashboards.tuned.contests import WIN_RATES, Contests, Meeting, Opinion, Tax, meeting_of
 from dashboards.tuned.edges import edges_of_replicates
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
 from dashboards.tuned.yours import Yours
@@ -35,11 +38,12 @@ class TunedLoss:
     `broke_again`: judging runs that broke by the end of their training. `exported`: the gain of the judging runs where
     they would be stopped, with their `drift` (nats a sequence) and `length` (multiples of the untrained model's), and
     `each` of them. `difference`: its gain less the baseline's, paired, read at `compared_at` nats (None: at the end of
-    training). `worked`: settings that trained to their end and gained something, of `tried`; `broken`: how the others
-    broke. `any_setting`: what a setting picked at random gains, 0 where it broke; `stability`: that against the
-    baseline's, and how often they break; `good_rates`: decades of learning rate that are good; `edges`: settings whose
-    best lies at an edge of what was tried. `settings` and `step`: those of the replicate whose judged gain is the
-    middle one, `chosen`: its cell and the trial.
+    training); `met`: how often it wins, where the two met head to head, of which `difference` is that less one half.
+    `worked`: settings that trained to their end and gained something, of `tried`; `broken`: how the others broke.
+    `any_setting`: what a setting picked at random gains, 0 where it broke; `stability`: that against the baseline's,
+    and how often they break; `good_rates`: decades of learning rate that are good; `edges`: settings whose best lies at
+    an edge of what was tried. `settings` and `step`: those of the replicate whose judged gain is the middle one,
+    `chosen`: its cell and the trial.
     """
 
     variant: str
@@ -51,6 +55,7 @@ class TunedLoss:
     broke_again: int
     difference: Difference | None
     compared_at: float | None
+    met: Meeting | None
     worked: int
     tried: int
     broken: Mapping[str, int]
@@ -79,6 +84,7 @@ class Tuned:
     `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `whole`: replicates of which every
     variant has all, of `planned`; `settings`: tried by each variant in each of them; `has_new_pairs`: draws are of new
     pairs, as in the embedded world, and not parts of the same ones. `yours`: models that no run of the study trained.
+    `second`: what another judge says, and `tax`: what a check says; `judge`: who judges samples, where somebody does.
     """
 
     condition: str
@@ -94,6 +100,19 @@ class Tuned:
     tied: tuple[tuple[str, str], ...]
     has_new_pairs: bool
     yours: tuple[Yours, ...] = ()
+    second: Opinion | None = None
+    tax: Tax | None = None
+    judge: str | None = None
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether what decides looks at no sample: it says little of what a policy is worth."""
+        return self.metric == "ranking_gain"
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether gains are shares of prompts won, less one half."""
+        return self.metric in WIN_RATES
 
     def are_tied(self, one: str, other: str) -> bool:
         """Whether two losses are shown to be as good."""
@@ -110,10 +129,13 @@ def tuned(
     drift: float | None,
     settings: int,
     planned: int,
+    contests: Contests | None = None,
 ) -> Tuned:
-    """Compare the variants of a condition. `found`: their replicates; `losses`: of all variants that take part."""
-    pairs = {pair: read for pair in permutations(losses, 2) if (read := _apart(found, *pair, drift, scale))}
-    wide = {pair: np.array(list(of.values())) for pair, (of, _) in pairs.items() if len(of) >= FEWEST_BLOCKS}
+    """Compare the variants of a condition. `found`: their replicates; `losses`: of all variants that take part;
+    `contests`: where losses meet head to head.
+    """
+    pairs = {pair: read for pair in permutations(losses, 2) if (read := _apart(found, *pair, drift, scale, contests))}
+    wide = {pair: np.array(list(of.more.values())) for pair, of in pairs.items() if len(of.more) >= FEWEST_BLOCKS}
     best = best_of_pairs(tuple(losses), wide, scale.tie_within or 0.0)
     differences = _differences(found, pairs, scale, baseline)
     stable = stabilities(found, scale, baseline)
@@ -125,6 +147,7 @@ def tuned(
             found.get(name, ()),
             _gains(found.get(name, ()), drift),
             difference=differences.get(name),
+            met=None if baseline is None or (name, baseline) not in pairs else pairs[name, baseline].met,
             stable=stable.get(name),
             drift=drift,
         )
@@ -162,22 +185,46 @@ def _gains(replicates: Sequence[Replicate], drift: float | None) -> dict[int, fl
     return {number: of.at[drift] for number, of in judged.items() if drift in of.at}
 
 
-Apart = tuple[Mapping[int, float], float | None]
-"""Replicate -> what one loss gains more than another, and the drift that both are read at (None: at the end)."""
+class Apart(NamedTuple):
+    """Replicate -> what one loss gains more than another, the drift that both are read at (None: at the end), and how
+    they met, where they did head to head.
+    """
+
+    more: Mapping[int, float]
+    place: float | None
+    met: Meeting | None
 
 
 def _apart(
-    found: Mapping[str, Sequence[Replicate]], name: str, other: str, drift: float | None, scale: Scale
+    found: Mapping[str, Sequence[Replicate]],
+    name: str,
+    other: str,
+    drift: float | None,
+    scale: Scale,
+    contests: Contests | None,
 ) -> Apart | None:
     """Two losses at the largest drift that all judged runs of both get to; None where they share none. At a smaller one
-    differences count as shares of what is possible there, so that a tie width means the same.
+    differences count as shares of what is possible there, so that a tie width means the same. Head to head only where
+    all of these replicates can be: else some would be of another kind.
     """
     for place in [None] if drift is None else [share * drift for share in SHARES]:
         own, its = _gains(found.get(name, ()), place), _gains(found.get(other, ()), place)
         shared = sorted(own.keys() & its.keys())
+        met = {} if contests is None else meetings(found[name], found[other], shared, place, contests)
+        if shared and len(met) == len(shared):
+            return Apart({r: scale.sign * (of.rate - 0.5) for r, of in met.items()}, place, meeting_of(met))
         if shared:
-            return {r: (own[r] - its[r]) / possible_at(place, drift, scale) for r in shared}, place
+            return Apart({r: (own[r] - its[r]) / possible_at(place, drift, scale) for r in shared}, place, None)
     return None
+
+
+def meetings(
+    own: Sequence[Replicate], other: Sequence[Replicate], shared: Sequence[int], place: float | None, contests: Contests
+) -> dict[int, Met]:
+    """How the judged runs of two losses met, in those of these replicates in which that is known."""
+    mine, its = ({r.number: r.judged.run_id for r in of if r.judged is not None} for of in (own, other))
+    found = {number: contests.meet(mine[number], its[number], place) for number in shared}
+    return {number: met for number, met in found.items() if met is not None}
 
 
 def possible_at(place: float | None, drift: float | None, scale: Scale) -> float:
@@ -197,12 +244,12 @@ def _differences(
     mine = {name: of for (name, other), of in pairs.items() if other == baseline}
     if baseline is None or not mine:
         return {}
-    zeros = dict.fromkeys((r for of, _ in mine.values() for r in of), 0.0)
-    panel = {**{name: of for name, (of, _) in mine.items()}, baseline: zeros}
+    zeros = dict.fromkeys((r for of in mine.values() for r in of.more), 0.0)
+    panel = {**{name: of.more for name, of in mine.items()}, baseline: zeros}
     judged = against_baseline(panel, baseline, scale.tie_within)
-    base = {place: _gains(found[baseline], place) for _, place in mine.values()}
+    base = {of.place: _gains(found[baseline], of.place) for of in mine.values()}
     gained = {place: block_mean({r: [g] for r, g in of.items()}) for place, of in base.items() if of}
-    return {n: (sensitive(of, gained.get(mine[n][1]), scale.tie_within), mine[n][1]) for n, of in judged.items()}
+    return {n: (sensitive(of, gained.get(mine[n].place), scale.tie_within), mine[n].place) for n, of in judged.items()}
 
 
 def _loss(
@@ -213,6 +260,7 @@ def _loss(
     gains: Mapping[int, float],
     *,
     difference: tuple[Difference, float | None] | None,
+    met: Meeting | None,
     stable: Stability | None,
     drift: float | None,
 ) -> TunedLoss:
@@ -233,6 +281,7 @@ def _loss(
         broke_again=len(again),
         difference=None if difference is None else difference[0],
         compared_at=None if difference is None else difference[1],
+        met=met,
         worked=sum((one.measured.worth or 0.0) > 0.0 for one in tried),
         tried=len(tried),
         broken=broken,

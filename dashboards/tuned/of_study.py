@@ -11,15 +11,20 @@ from dashboards.statistics.scale import Scale, scale_of
 from dashboards.tuned.amounts import said_of_yours
 from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
+from dashboards.tuned.contests import WIN_RATES, contests_of
 from dashboards.tuned.losses import Tuned, tuned
+from dashboards.tuned.opinions import second_opinion, tax_of
 from dashboards.tuned.replicates import Replicate, measure, replicates_of
 from dashboards.tuned.yours import Judges, Yours, yours_in
 from studies.design.counts import pairs_source
 from studies.design.elsewhere import Draw
+from studies.design.measurers import opinion_of
 from studies.design.points import quota
-from studies.records import PROBE, RunRecord
+from studies.records import PROBE, Measurer, RunRecord
+from studies.records.samples.kept import KeptScores
 from studies.schema.replicates import by_condition, cell_of
-from studies.spec import Study
+from studies.spec import Study, StudySpec
+from studies.text.redact import redact
 
 
 def tuned_of(
@@ -28,14 +33,19 @@ def tuned_of(
     strata: Sequence[Stratum],
     differences: Mapping[tuple[str, str], Difference],
     yours: Sequence[RunRecord] = (),
+    kept: Mapping[str, KeptScores] = {},
 ) -> tuple[tuple[Tuned, Answer], ...]:
     """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates;
-    `yours`: what was measured of models from elsewhere.
+    `yours`: what was measured of models from elsewhere; `kept`: run id -> what judges gave its samples.
     """
     scale = scale_of(study.spec.objective, pairs_source(study.spec))
     cost = Cost(_runs_of_a_replicate(study), _seconds_a_run(records), _instead(study))
     replicated = study.spec.replicates is not None
-    found = _replicated(study, records, scale) if replicated else _by_block(study, records, strata, scale, differences)
+    found = (
+        _replicated(study, records, scale, kept)
+        if replicated
+        else _by_block(study, records, strata, scale, differences)
+    )
     judged = [replace(one, yours=_yours(study, records, yours, one, scale)) for one in found]
     return tuple((one, _told(answer(one, scale.tie_within, cost), one)) for one in judged)
 
@@ -75,6 +85,17 @@ def _stopped(study: Study, records: Sequence[RunRecord], scale: Scale, condition
     return {one.judged.run_id: one.stopped.gain for one in ended if one.judged and one.stopped}
 
 
+def asks_for_samples(spec: StudySpec) -> bool:
+    """Whether what the study says rests on all samples of its judging runs."""
+    asked = spec.evaluation.judges.keys() & {"second_judge", "check"}
+    return spec.replicates is not None and (spec.objective.metric in WIN_RATES or bool(asked))
+
+
+def judge_name(spec: StudySpec) -> str | None:
+    """Who judges samples of the study, where the file says so."""
+    return None if spec.evaluation.judge is None else str(redact(spec.evaluation.judge.name))
+
+
 def _runs_of_a_replicate(study: Study) -> int:
     """Every setting of every variant in every condition, and a judging run each; 0 where a study can have none."""
     if study.spec.mode == "search":
@@ -111,25 +132,38 @@ def _points(study: Study) -> dict[tuple[str, str], int]:
     return {(v.name, name): quota(own.spec, v) for name, own in study.by_scenario() for v in own.variants.values()}
 
 
-def _replicated(study: Study, records: Sequence[RunRecord], scale: Scale) -> list[Tuned]:
+def _replicated(
+    study: Study, records: Sequence[RunRecord], scale: Scale, kept: Mapping[str, KeptScores]
+) -> list[Tuned]:
     spec = study.spec
+    judges = {record.run_id: record.judged for record in records}
+    meets = {run_id: of for run_id, of in kept.items() if run_id in judges} if scale.metric in WIN_RATES else {}
+    judge = next((judges[run_id] for run_id in meets), Measurer())
+    contests = contests_of(records, meets, judge, scale.metric)
+    second, check = (
+        None if by is None else contests_of(records, kept, by, scale.metric)
+        for by in (opinion_of(spec, key) for key in ("second_judge", "check"))
+    )
     cells, points = dict(study.by_scenario()), _points(study)
     found = replicates_in(study, records, scale)
     rows = []
     for condition, names in by_condition(cells).items():
         own = cells[names[0]]
-        rows.append(
-            tuned(
-                condition,
-                {name: found.get((name, condition), ()) for name in own.variants},
-                {name: variant.losses for name, variant in own.variants.items()},
-                scale,
-                baseline=spec.baseline,
-                drift=spec.objective.at_drift,
-                settings=max((points[v, c] for v, c in points if cell_of(c).condition == condition), default=0),
-                planned=spec.replicates or 0,
-            )
+        replicates = {name: found.get((name, condition), ()) for name in own.variants}
+        one = tuned(
+            condition,
+            replicates,
+            {name: variant.losses for name, variant in own.variants.items()},
+            scale,
+            baseline=spec.baseline,
+            drift=spec.objective.at_drift,
+            settings=max((points[v, c] for v, c in points if cell_of(c).condition == condition), default=0),
+            planned=spec.replicates or 0,
+            contests=contests,
         )
+        opinion = None if second is None else second_opinion(one, replicates, second, scale.tie_within)
+        tax = None if check is None else tax_of(one, replicates, check)
+        rows.append(replace(one, second=opinion, tax=tax, judge=judge_name(spec)))
     return rows
 
 
@@ -146,7 +180,7 @@ def _by_block(
     for scenario in spec.scenarios:
         here = [standing for standing in known if standing.stratum.scenario == scenario]
         against = {name: of for (name, where), of in differences.items() if where == scenario}
-        rows.append(tuned_by_block(here, scale, spec.baseline, against, None))
+        rows.append(replace(tuned_by_block(here, scale, spec.baseline, against, None), judge=judge_name(spec)))
     return rows
 
 

@@ -131,6 +131,8 @@ def _replicate(number: int, runs: Sequence[RunRecord], objective: Objective, sca
     # What the sweep judged is what it chose: by bounds and a tie-break that are its own.
     judged_ones = [one for one in tried if one.trial in judges and one.measured.broke is None]
     chosen = _chosen(judged_ones or [one for one in tried if one.trial in complete])
+    if chosen is None and judged_ones:  # by another judge, who has not seen what was tried
+        chosen = judged_ones[0]
     judge = None if chosen is None else judges.get(chosen.trial)
     judged = None if judge is None else measure(judge, objective, scale)
     stopped = None if judge is None or chosen is None else _stopped(judge, chosen, objective, scale)

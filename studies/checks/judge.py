@@ -18,7 +18,6 @@ from studies.schema.paths import existing, is_hub_id
 from studies.schema.types import StudySpec
 from studies.text.files import read_json
 
-_PATH = "evaluate.judge"
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MOST_CLASSES = 10_000  # a classifier that says it has more is looked at where it is loaded
 # What acts on a reward model alone.
@@ -26,32 +25,49 @@ _OF_MODELS = ("label", "max_length", "batch_size", "trust_remote_code")
 
 
 def judge_problems(spec: StudySpec) -> list[Problem]:
-    """Every mistake in the study's judge."""
-    judge = spec.evaluation.judge
-    if judge is None:
-        return []
+    """Every mistake in the study's judges and its check."""
+    judges = spec.evaluation.judges
+    problems = [problem for key, judge in judges.items() for problem in _problems(spec, judge, f"evaluate.{key}")]
+    if "second_judge" in judges and "judge" not in judges:
+        text = "there is no first one, which chooses: name it under evaluate.judge"
+        problems.append(Problem("evaluate.second_judge", text))
+    elif "second_judge" in judges and judges["second_judge"] == judges["judge"]:
+        problems.append(Problem("evaluate.second_judge", "is the first one again: name another, or leave it out"))
+    if judges.keys() & {"second_judge", "check"} and spec.replicates is None and "judge" in judges:
+        named = " and ".join(key for key in ("second_judge", "check") if key in judges)
+        text = "they look at the runs that judge replicates, and there are none: add replicates: 8, or leave it out"
+        problems.append(Problem(f"evaluate.{named.split(' ')[0]}", text))
+    return problems
+
+
+def _problems(spec: StudySpec, judge: Judge, path: str) -> list[Problem]:
     problems = []
     if spec.trainer == "formula":
-        problems.append(Problem(_PATH, "does nothing with trainer: formula, which samples from no model: leave it out"))
+        problems.append(Problem(path, "does nothing with trainer: formula, which samples from no model: leave it out"))
     elif spec.data.path == "embedded":
         problems.append(
-            Problem(_PATH, "embedded data have a gold reward of their own: leave it out, or name your pairs")
+            Problem(path, "embedded data have a gold reward of their own: leave it out, or name your pairs")
         )
-    if (judge.reward_model is None) == (judge.function is None):
-        given = "both are given" if judge.function else "neither is"
-        text = f"must name a reward_model or a function, and {given}: reward_model: ORG/MODEL, or function: module:name"
-        return [*problems, Problem(_PATH, text)]
-    return [*problems, *(_of_function(judge) if judge.function is not None else _of_model(judge))]
+    kinds = ("reward_model", "function", "pairwise")
+    given = [kind for kind in kinds if getattr(judge, kind) is not None]
+    if len(given) != 1:
+        which = " and ".join(given) + " are given" if given else "none is"
+        text = (
+            f"must name one of reward_model, function and pairwise, and {which}: reward_model: ORG/MODEL, function: "
+            "module:name, or pairwise: module:name"
+        )
+        return [*problems, Problem(path, text)]
+    return [*problems, *(_of_model(judge, path) if given == ["reward_model"] else _of_function(judge, path, given[0]))]
 
 
-def _of_function(judge: Judge) -> list[Problem]:
-    function = str(judge.function)
+def _of_function(judge: Judge, place: str, kind: str) -> list[Problem]:
+    function = str(getattr(judge, kind))
     found = [
-        Problem(f"{_PATH}.{name}", f"does nothing on a function ({function}): it is for a reward_model; leave it out")
+        Problem(f"{place}.{name}", f"does nothing on a function ({function}): it is for a reward_model; leave it out")
         for name in _OF_MODELS
         if getattr(judge, name) != Judge.model_fields[name].default
     ]
-    path = f"{_PATH}.function"
+    path = f"{place}.{kind}"
     if not _FUNCTION.fullmatch(function):
         return [*found, Problem(path, f"{function!r} must be module:name, such as my_judge:score")]
     module = function.partition(":")[0]
@@ -79,13 +95,13 @@ def _is_there(module: str) -> bool:
     return place.with_suffix(".py").is_file() or place.is_dir()
 
 
-def _of_model(judge: Judge) -> list[Problem]:
+def _of_model(judge: Judge, place: str) -> list[Problem]:
     found = [
-        Problem(f"{_PATH}.{name}", f"{value} must be at least 1, or be left out")
+        Problem(f"{place}.{name}", f"{value} must be at least 1, or be left out")
         for name, value in (("max_length", judge.max_length), ("batch_size", judge.batch_size))
         if value is not None and value < 1
     ]
-    name, path = str(judge.reward_model), f"{_PATH}.reward_model"
+    name, path = str(judge.reward_model), f"{place}.reward_model"
     folder = existing(name)
     if folder is None and not is_hub_id(name):
         text = (
@@ -93,12 +109,12 @@ def _of_model(judge: Judge) -> list[Problem]:
             "(ORG/NAME) of a sequence classifier"
         )
         return [*found, Problem(path, text)]
-    return [*found, *(_of_folder(judge, folder) if folder is not None else [])]
+    return [*found, *(_of_folder(judge, folder, place) if folder is not None else [])]
 
 
-def _of_folder(judge: Judge, folder: Path) -> list[Problem]:
+def _of_folder(judge: Judge, folder: Path, place: str) -> list[Problem]:
     """What the config that lies with a model tells."""
-    path, file = f"{_PATH}.reward_model", folder / "config.json"
+    path, file = f"{place}.reward_model", folder / "config.json"
     try:
         config: Any = read_json(file, links=True)
         kinds, labels = list(config.get("architectures") or []), label_names(config)
@@ -111,7 +127,7 @@ def _of_folder(judge: Judge, folder: Path) -> list[Problem]:
         )
         return [Problem(path, text)]
     wrong = None if labels is None else label_problem(judge.label, labels)
-    return [Problem(f"{_PATH}.label", wrong)] if wrong else []
+    return [Problem(f"{place}.label", wrong)] if wrong else []
 
 
 def label_names(config: Any) -> list[str] | None:

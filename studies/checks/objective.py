@@ -48,6 +48,12 @@ def objective(study: Study) -> list[Problem]:
         for path, judged in {"objective.metric": name, **bounds}.items()
         if judged in JUDGED and not has_gold
     ]
+    if spec.evaluation.judge is not None and spec.evaluation.judge.pairwise is not None:
+        problems += [
+            Problem(path, f"{judged!r} is no number that a pairwise judge gives: use win_rate or lc_win_rate")
+            for path, judged in {"objective.metric": name, **bounds}.items()
+            if judged in ("gold", "gold_per_token")
+        ]
     tie = spec.objective.tie_within
     if tie is not None and not 0.0 < tie < float("inf"):
         problems.append(

@@ -97,7 +97,9 @@ def context_of(spec: StudySpec, scenario: str, arms: Mapping[str, ResolvedVarian
             "trainer": spec.trainer,
             "data": spec.data.model_dump(mode="json", exclude_defaults=True),
             "scenario": _condition(spec.scenarios[scenario]),
-            "evaluation": spec.evaluation.model_dump(mode="json", exclude_defaults=True),
+            "evaluation": spec.evaluation.model_dump(
+                mode="json", exclude_defaults=True, exclude={"second_judge", "check"}
+            ),
             "objective": [spec.objective.metric, spec.objective.direction],
             "sampler": [spec.sampler, spec.sampler_seed],
             **({"rungs": spec.rungs.model_dump(mode="json")} if spec.rungs else {}),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from studies.design.points import CONFIRM
 from studies.records import (
     EVALUATOR_FACT,
     FIRST_EVALUATOR,
@@ -28,7 +29,8 @@ from studies.records import (
     RunResult,
     State,
 )
-from studies.schema.contents import held_by_judge
+from studies.schema.contents import held_by_judge, held_by_opinions
+from studies.schema.replicates import cell_of
 from studies.spec import StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
@@ -62,6 +64,21 @@ def _measurers(evaluation: EvaluationConfig, content: str | None, measured: Meas
     judge = evaluation.judge
     name = None if judge is None else str(redact(judge.name))
     return Measurers(measured, measured.model_copy(update={"judge": name, "content": content}))
+
+
+def judge_at(config: RunConfig, key: str) -> Measurer:
+    """Who looks at the samples of such a run: `judge`, `second_judge` or `check`, as a study file calls them."""
+    content = config.judge_content if key == "judge" else config.opinions.get(key)
+    name = str(redact(config.evaluation.judges[key].name))
+    return Measurer(evaluator=config.evaluator, judge=name, content=content)
+
+
+def opinion_of(spec: StudySpec, key: str) -> Measurer | None:
+    """The second judge of a study, or its check, as it is known now; None where it has none."""
+    judge = spec.evaluation.judges.get(key)
+    if judge is None:
+        return None
+    return Measurer(judge=str(redact(judge.name)), content=held_by_opinions(spec.contents, spec.evaluation).get(key))
 
 
 def told_by(result: RunResult, judge: Measurer) -> Measurers:
@@ -190,6 +207,8 @@ def chosen(records: Iterable[RunRecord], asked: Measurers) -> Measurers:
     as of any other's, else those of whom most have.
     """
     finished = [record for record in records if _is_compared(record)]
+    # A replicate speaks by the run that judged it alone, and a judge that comes later has seen the samples of no other.
+    finished = [run for run in finished if run.phase == CONFIRM and cell_of(run.scenario).number] or finished
     measured = _most(Counter(by for run in finished for by in _who(run, gold=False)), asked.measured)
     judges = _judges(finished, measured)
     return Measurers(measured, _most(judges, _asked_judge(asked, measured, judges)))

@@ -98,14 +98,18 @@ def foreign_code(spec: StudySpec) -> tuple[str, ...]:
         found.append(f"resources.slurm.setup: `--executor slurm` will run in each job of a worker: {lines}")
     if spec.resources.slurm.python:
         found.append(f"resources.slurm.python: `--executor slurm` will run {spec.resources.slurm.python}")
-    judge = spec.evaluation.judge
-    if judge is not None and judge.function:
-        found.append(f"evaluate.judge.function: Python code of {judge.function} will run in the workers")
-    if judge is not None and judge.trust_remote_code:
-        found.append(
-            f"evaluate.judge.trust_remote_code: Python code that lies with {judge.reward_model} will run with all "
-            "rights of yours; read it, and pin what you read with evaluate.judge.revision"
-        )
+    for key, judge in spec.evaluation.judges.items():
+        named = {"function": judge.function, "pairwise": judge.pairwise}
+        found += [
+            f"evaluate.{key}.{kind}: Python code of {code} will run in the workers"
+            for kind, code in named.items()
+            if code
+        ]
+        if judge.trust_remote_code:
+            found.append(
+                f"evaluate.{key}.trust_remote_code: Python code that lies with {judge.reward_model} will run with all "
+                f"rights of yours; read it, and pin what you read with evaluate.{key}.revision"
+            )
     return tuple(found)
 
 

@@ -81,7 +81,8 @@ class DataConfig(Frozen):
 
 
 class Judge(Frozen):
-    """Who says what a sample is worth where the data do not: exactly one of a reward model and a Python function.
+    """Who says what a sample is worth where the data do not: exactly one of a reward model, a Python function, and a
+    Python function that compares two answers.
 
     `reward_model`: Hub id or folder of a sequence classifier. Prompt and completion go to it as one text, messages
     through its own chat template; `max_length`: tokens of it, the last ones of a longer text (None: what the model
@@ -90,11 +91,15 @@ class Judge(Frozen):
     one another, else the log-odds of the class in nats. `trust_remote_code`: run the code that lies with it.
     `function`: `module:name`, found from the working folder and called as TRL's reward functions are
     (`trl/trainer/grpo_trainer.py`), by name and with nothing else: `name(prompts=[...], completions=[...])` gives a
-    number for each. `revision`: of the reward model; of a function, a mark of its version that changes with its code.
+    number for each. `pairwise`: `module:name` as well, called by name as `name(prompts=[...], answers_a=[...],
+    answers_b=[...])`; gives for each by how much the first answer is preferred, 0 to 1. It is asked in both orders, and
+    where these contradict each other it is a tie; it gives win rates and no gold. `revision`: of the reward model; of a
+    function, a mark of its version that changes with its code.
     """
 
     reward_model: str | None = None
     function: str | None = None
+    pairwise: str | None = None
     revision: str | None = None
     label: int | str | None = None
     max_length: int | None = None
@@ -105,8 +110,22 @@ class Judge(Frozen):
     def name(self) -> str:
         """All of it that changes a number, in words: what tells one judge from another."""
         who = f"reward model {self.reward_model}" if self.reward_model else f"function {self.function}"
+        who = f"pairwise function {self.pairwise}" if self.pairwise else who
         given = {"revision": self.revision, "label": self.label, "max_length": self.max_length}
         return ", ".join([who, *(f"{key} {value}" for key, value in given.items() if value is not None)])
+
+
+class Check(Frozen):
+    """Something else that samples must not lose: a Python function `module:name`, called as a judge's `function` is,
+    that gives each sample 0 to 1, such as 1 where it is right. It chooses nothing: it is the price of what is chosen.
+    """
+
+    function: str
+
+    @property
+    def judge(self) -> Judge:
+        """The same as a judge."""
+        return Judge(function=self.function)
 
 
 class EvaluationConfig(Frozen):
@@ -116,7 +135,9 @@ class EvaluationConfig(Frozen):
     sampled once each; `max_new_tokens`: length cap of a sample; `pairs`: held-out pairs used (None: all).
     `batch_size`: most rows in a forward pass, which bounds memory; where a row takes little, more go in one.
     `margin`: nats from which on a pair counts in `margin_share`; `judge`: gives samples their gold reward where the
-    data have none. Defaults stay, as in `DataConfig`.
+    data have none. `second_judge` chooses nothing: it is told beside the first, and where the two part, that is said.
+    `check`: what samples must not lose. Both look at all samples of the judging runs, once these have ended. Defaults
+    stay, as in `DataConfig`.
     """
 
     at: tuple[float, ...] = (1.0,)
@@ -126,6 +147,20 @@ class EvaluationConfig(Frozen):
     batch_size: int = 64
     margin: float = 2.0
     judge: Judge | None = None
+    second_judge: Judge | None = None
+    check: Check | None = None
+
+    @property
+    def judges(self) -> dict[str, Judge]:
+        """All who look at samples, by their keys in a study file."""
+        check = None if self.check is None else self.check.judge
+        found = {"judge": self.judge, "second_judge": self.second_judge, "check": check}
+        return {key: judge for key, judge in found.items() if judge is not None}
+
+    @property
+    def unjudged(self) -> EvaluationConfig:
+        """The same without those who look at samples: what is sampled, and when."""
+        return self.model_copy(update={"judge": None, "second_judge": None, "check": None})
 
 
 class RunConfig(Frozen):
@@ -134,7 +169,8 @@ class RunConfig(Frozen):
     `settings` are flat TRL names, those that `export` writes; `knobs` names the ones that the study varies. `balance`:
     the `loss_weights` among the settings are shares of the gradient before training, from which the trainer makes the
     weights (None: they are the weights). `content`: what its sources hold, by role (see `studies.schema.contents`), as
-    far as it is known; `judge_content`: what its judge does.
+    far as it is known; `judge_content`: what its judge does, `opinions`: what its second judge and its check do, by
+    their keys in a study file.
     """
 
     study: str
@@ -150,6 +186,7 @@ class RunConfig(Frozen):
     evaluation: EvaluationConfig
     evaluator: str = Field(default_factory=evaluator)
     judge_content: str | None = None
+    opinions: Mapping[str, str] = {}
     balance: Literal["gradient"] | None = None
     content: Mapping[str, str] = {}
 
@@ -161,14 +198,14 @@ class RunConfig(Frozen):
         and which a run does not use, leaves it the run that it was. Where content is known it counts, and not the path
         that it lies at. Who measures and judges does not count: that makes no other adapter.
         """
-        return self._digest(self.evaluation.model_copy(update={"judge": None}), self._draw)
+        return self._digest(self.evaluation.unjudged, self._draw)
 
     @property
     def key_of_first_tasks(self) -> str | None:
         """The key that the run had while replicates of the embedded world shared the tasks of all other blocks, and so
         were other runs; None for a run that is what it was.
         """
-        return self._digest(self.evaluation.model_copy(update={"judge": None}), {}) if self._draw else None
+        return self._digest(self.evaluation.unjudged, {}) if self._draw else None
 
     @property
     def _draw(self) -> dict[str, str]:
@@ -179,7 +216,8 @@ class RunConfig(Frozen):
     def earlier_keys(self) -> frozenset[str]:
         """Keys that the run may have in a store of format 1, which knew no content and counted the judge."""
         bare = self.model_copy(update={"content": {}})
-        return frozenset({bare.key, bare._digest(self.evaluation, self._draw)})
+        judged = self.evaluation.unjudged.model_copy(update={"judge": self.evaluation.judge})
+        return frozenset({bare.key, bare._digest(judged, self._draw)})
 
     def _digest(self, evaluation: EvaluationConfig, draw: Mapping[str, str]) -> str:
         determined_by = self.model_dump(mode="json", include={"trainer", "settings", "block", "seed"})

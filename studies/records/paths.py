@@ -99,6 +99,20 @@ def read_at(path: Path, drift: float, start: float) -> Reading | None:
     return None
 
 
+def weights_at(path: Path, drift: float) -> Mapping[int, float] | None:
+    """What each evaluation counts in `read_at` where it is near, by step, 0 being the start: the weights sum to 1. None
+    where the run never gets to the drift, or no evaluation is near.
+    """
+    shape = [(step, kl, 0.0) for step, kl, _ in path]
+    found = read_at(shape, drift, 0.0)
+    if found is None or not found.is_near:
+        return None
+    ones = {step: [(s, kl, float(s == step)) for s, kl, _ in shape] for step, _, _ in shape}
+    read = {step: reading.value for step, of in ones.items() if (reading := read_at(of, drift, 0.0)) is not None}
+    weights = {step: weight for step, weight in read.items() if weight != 0.0}
+    return {0: 1.0 - sum(weights.values()), **weights}
+
+
 def _goes_on(path: Path) -> bool:
     """Whether the second evaluation is a number further from the start than the first."""
     return len(path) > 1 and path[1][1] > path[0][1] and math.isfinite(path[1][2])

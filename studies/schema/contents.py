@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from studies.records import COMMIT, EMBEDDED_MODELS, DataConfig, EvaluationConfig
+from studies.records import COMMIT, EMBEDDED_MODELS, DataConfig, EvaluationConfig, Judge
 
 DATED: Final = "date of the chat template of"
 JUDGE_MODEL: Final = "reward model"
@@ -50,18 +50,30 @@ def sources(settings: Mapping[str, Any], data: DataConfig) -> dict[str, Source]:
 
 def judge_source(evaluation: EvaluationConfig) -> Source | None:
     """What a run's judge is made of: a reward model, or the code of a function. It makes no other training."""
-    judge = evaluation.judge
-    if judge is None:
-        return None
+    return None if evaluation.judge is None else _made_of(evaluation.judge)
+
+
+def _made_of(judge: Judge) -> Source:
     if judge.reward_model is not None:
         return Source(JUDGE_MODEL, judge.reward_model, judge.revision)
-    return Source(JUDGE_FUNCTION, str(judge.function))
+    return Source(JUDGE_FUNCTION, str(judge.function or judge.pairwise))
+
+
+def judge_sources(evaluation: EvaluationConfig) -> dict[str, Source]:
+    """What all who look at samples are made of, by their keys in a study file."""
+    return {key: _made_of(judge) for key, judge in evaluation.judges.items()}
 
 
 def held_by_judge(contents: Mapping[str, str], evaluation: EvaluationConfig) -> str | None:
     """The content of the judge, where there is one and it is known. `contents`: source, in words -> content."""
     source = judge_source(evaluation)
     return None if source is None else contents.get(str(source))
+
+
+def held_by_opinions(contents: Mapping[str, str], evaluation: EvaluationConfig) -> dict[str, str]:
+    """The contents of the second judge and the check, as far as they are known, by their keys in a study file."""
+    named = {key: contents.get(str(source)) for key, source in judge_sources(evaluation).items() if key != "judge"}
+    return {key: content for key, content in named.items() if content is not None}
 
 
 def held(contents: Mapping[str, str], settings: Mapping[str, Any], data: DataConfig) -> dict[str, str]:

@@ -36,9 +36,10 @@ def locate(spec: StudySpec, folder: Path) -> StudySpec:
     if isinstance(base.get("model_name_or_path"), str):
         base["model_name_or_path"] = _found(base["model_name_or_path"], folder)
     evaluation = spec.evaluation
-    if evaluation.judge is not None and evaluation.judge.reward_model:
-        judge = evaluation.judge.model_copy(update={"reward_model": _found(evaluation.judge.reward_model, folder)})
-        evaluation = evaluation.model_copy(update={"judge": judge})
+    for key, judge in evaluation.judges.items():
+        if judge.reward_model:
+            found = judge.model_copy(update={"reward_model": _found(judge.reward_model, folder)})
+            evaluation = evaluation.model_copy(update={key: found})
     return spec.model_copy(update={"data": data, "base": base, "evaluation": evaluation})
 
 
@@ -83,12 +84,14 @@ def _lies_in(folder: str, place: Path | None) -> bool:
 
 def _read(spec: StudySpec) -> dict[str, str]:
     """The names of folders that runs of the study read, by key."""
-    judge = spec.evaluation.judge
     named = {
         "data.path": spec.data.path,
         "base.model_name_or_path": spec.base.get("model_name_or_path"),
-        "evaluate.judge.reward_model": judge.reward_model if judge is not None else None,
-    } | {f"variants.{name}.base": variant.base.get("model_name_or_path") for name, variant in spec.variants.items()}
+    }
+    named |= {f"evaluate.{key}.reward_model": judge.reward_model for key, judge in spec.evaluation.judges.items()}
+    named |= {
+        f"variants.{name}.base": variant.base.get("model_name_or_path") for name, variant in spec.variants.items()
+    }
     return {key: name for key, name in named.items() if isinstance(name, str)}
 
 

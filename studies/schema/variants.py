@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from studies.losses import rules, simplex, table
 from studies.losses.trl_settings import SWITCHED_OFF, TYPES, coerce
 from studies.records import EMBEDDED, EMBEDDED_MODELS, DataConfig, RunConfig, Scalar
-from studies.schema.contents import held, held_by_judge, pinned
+from studies.schema.contents import held, held_by_judge, held_by_opinions, pinned
 from studies.schema.knob_problems import (
     Problem,
     distribution_problems,
@@ -115,6 +115,7 @@ def resolve_run(
         data=data,
         evaluation=spec.evaluation,
         judge_content=held_by_judge(spec.contents, spec.evaluation),
+        opinions=held_by_opinions(spec.contents, spec.evaluation),
         balance=arm.balance,
         content=content,
     )

@@ -18,7 +18,8 @@ __all__ = ["Answer", "Best", "Estimate", "answer_in", "best_in"]
 class Answer:
     """What a study says in one condition. `use`: the loss to use, with its `settings`, the `step` to stop at and its
     `gain`; None where none can be named. `as_good`: losses that are shown to be as good; `avoid`: loss -> why;
-    `undecided`: those that these runs cannot tell from it, and `settle` what would. `str()`: all of it as a paragraph.
+    `undecided`: those that these runs cannot tell from it, and `settle` what would. `start`: with which to start, with
+    its `settings` and `step`, where what decides is too weak to name one. `str()`: all of it as a paragraph.
     """
 
     condition: str
@@ -30,6 +31,7 @@ class Answer:
     avoid: Mapping[str, str]
     undecided: tuple[str, ...]
     settle: Settle | None
+    start: str | None
     text: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -65,6 +67,7 @@ def answer_in(table: Comparison, condition: str) -> Answer:
         avoid=said.avoid,
         undecided=said.undecided,
         settle=said.settle,
+        start=said.start,
         text=said.text,
     )
 

@@ -160,7 +160,7 @@ class Study:
         """The settings of the loss that the answer says to use, or of another one."""
         where, table = self._condition(condition), self._found().table
         said = answer_in(table, where)
-        name = variant or said.use
+        name = variant or said.use or said.start
         if name is None:
             refuse(f"{said.text} Name a loss to have its settings all the same: best(variant=...).")
         if name not in self.variants:

@@ -243,9 +243,10 @@ def _choose_tuned(table: Comparison, variant: str | None, trial: int | None) -> 
         raise ExportError(
             f"--trial {trial}: every replicate numbers its own trials; leave it out, and name a loss with --variant."
         )
-    if variant is None and said.use is None:
+    name = variant or said.use or said.start
+    if name is None:
         raise ExportError(f"{said.text} Name a loss with --variant to export its settings all the same.")
-    loss = here[variant or str(said.use)]
+    loss = here[name]
     if loss.chosen is None:
         raise ExportError(f"No replicate of {loss.variant} has been judged yet: run the study first.")
     cell, number = loss.chosen

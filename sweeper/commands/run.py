@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -29,7 +29,8 @@ from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted, Outcome, Progress, Screen
 from sweeper.loop.recovery import Past
 from sweeper.loop.sweep import Stores, Sweep
-from sweeper.measuring.remeasure import Scored, measure, measuring, stale
+from sweeper.measuring.remeasure import Scored, Task, measure, measuring, stale
+from sweeper.measuring.samples import unjudged
 from sweeper.measuring.speed import SpeedMeter
 from sweeper.measuring.verify import Verification, verify
 from sweeper.ownership.lease import Lease, LeaseLost, hold, watch
@@ -206,7 +207,28 @@ def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome
             verified = verify(finished, verify_runs, pool, where.runs, rounds.packs.placement, check)
         if not outcome.stopped and not rounds.partial:
             meter.run(rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
+    if not outcome.stopped and not rounds.partial:
+        outcome = _ask_judges(session, pool, outcome)
     return outcome, verified
+
+
+def _ask_judges(session: _Session, pool: Executor, outcome: Outcome) -> Outcome:
+    """Let those look at the samples of the judging runs who have not: the second judge, the check, one that compares.
+
+    `pool`: the sweep's workers, which are closed before that: a judge and a policy take turns on a card.
+    """
+    study, tell_user = session.study, session.screen.tell_user
+    if session.tracker.undelivered or not study.spec.evaluation.judges:
+        return outcome
+    known = find_known(study, session.where.storage, session.tracker, session.compare, tell_user)
+    tasks = unjudged(study, known.records, session.where.runs)
+    if not tasks:
+        return outcome
+    pool.close()
+    judges = " and ".join(dict.fromkeys(judge.name for judge in study.spec.evaluation.judges.values()))
+    tell_user(f"Asking {judges} about the samples of {so_many(len(tasks), 'judging run')}.")
+    done = _measured(session, tasks)
+    return replace(outcome, unmeasured=outcome.unmeasured + len(done.failed), stopped=outcome.stopped or done.stopped)
 
 
 def _clear_the_machine(session: _Session, pool: Executor) -> None:
@@ -337,8 +359,14 @@ def _measure_again(session: _Session) -> Scored:
         f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
         "trained for it."
     )
+    return _measured(session, tasks)
+
+
+def _measured(session: _Session, tasks: Sequence[Task]) -> Scored:
+    """Measure finished runs in workers of their own."""
+    tell_user = session.screen.tell_user
     session.border.phase("measure")
-    with measuring(spec, session.executor, session.workers, where.runs, tell_user) as pool:
+    with measuring(session.study.spec, session.executor, session.workers, session.where.runs, tell_user) as pool:
         stopper = Stopper(pool)
         with stop_on_interrupt((stopper,), tell_user), session.border.steered():
             done = measure(tasks, session.border.watch(pool), session.tracker, tell_user, session.lease.check)

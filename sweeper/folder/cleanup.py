@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from studies.records.samples.kept import SAMPLES_FOLDER
 from studies.text.files import is_file, is_folder
 from sweeper.folder.names import LOGS, MARK_FILE, OWN_FILES, REFERENCE, REQUESTS
 from trainers.run_folder.results import (
@@ -40,7 +41,7 @@ _BESIDE: Final = re.compile(rf"\.({'|'.join(map(re.escape, OWN_FILES))})\.[0-9a-
 _ASIDE: Final = re.compile(r"\.aside-[0-9a-f]{8}$")
 _KINDS: Final = {  # of what a run's folder holds
     **dict.fromkeys((RESULT_FILE, STATE_FILE, EARLIER_FILE, ATTEMPT_FILE), stat.S_ISREG),
-    **dict.fromkeys((ADAPTER, CHECKPOINTS, "trainer"), stat.S_ISDIR),
+    **dict.fromkeys((ADAPTER, CHECKPOINTS, SAMPLES_FOLDER, "trainer"), stat.S_ISDIR),
 }
 _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed
 

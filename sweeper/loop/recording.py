@@ -17,6 +17,7 @@ from sweeper.loop.retries import PUT_OFF, Attempt
 from sweeper.loop.trials import TrialRuns
 from sweeper.search.trials import Trial
 from sweeper.stores import Tracker
+from trainers.run_folder.kept_samples import sample_files
 from trainers.run_folder.results import ADAPTER, drop_state
 
 CURVE_SECONDS = 5.0  # how often the curve of a run in training is sent to MLflow
@@ -77,6 +78,7 @@ class Recorder:
         run_id = self.begin(run)
         if not at_rung:
             self._tracker.finish_run(run_id, run.config, result)
+            self._keep_samples(run_id, run.config)
 
     def leave(self, run: Training, result: RunResult, why: str, *, stands: bool) -> None:
         """Supersede an attempt that is made again; with `stands`, only when the next one begins."""
@@ -107,6 +109,7 @@ class Recorder:
             run_id = self._tracker.start_run(config, 1, runs.phase)
             by = told_by(result, asked_of(self._spec).judged)
             self._tracker.finish_run(run_id, config, result, _rung(result), by=by)
+            self._keep_samples(run_id, config)
             runs.note(config.key, counted(result, by, asked_of(self._spec)))
             failure = result.failure
         else:
@@ -152,6 +155,11 @@ class Recorder:
             run_id = run_ids.get((config.variant, config.scenario, run.name))
             if run_id is not None and os.path.lexists(run / ADAPTER):
                 self._tracker.log_adapter(run_id, run.name)
+
+    def _keep_samples(self, run_id: str, config: RunConfig) -> None:
+        """Attach all samples that the run has kept, where it did."""
+        if sample_files(self._folder / config.key):
+            self._tracker.log_samples(run_id, config.key)
 
     def _stand(self, place: Place, failed: FailedRun) -> None:
         """Let a failed run stand until another attempt at the same place begins."""

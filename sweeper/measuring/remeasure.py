@@ -20,6 +20,7 @@ from sweeper.executors.waiting import Ending, result_of, wait_for
 from sweeper.folder.names import LOGS
 from sweeper.tracking.tracker import Tracker
 from trainers.interface import Job, Placement
+from trainers.run_folder.kept_samples import sample_files
 from trainers.run_folder.results import ADAPTER, is_run_folder
 
 EVALUATOR = "trainers.adapter_evaluator:AdapterEvaluator"
@@ -55,6 +56,8 @@ def stale(study: Study, records: Iterable[RunRecord], folder: Path) -> tuple[Tas
     for record in records:
         if record.state is not State.COMPLETE or record.phase == PROBE or is_measured(record, asked):
             continue
+        if is_for_judges(record, asked, folder):
+            continue
         config = study.run_config(record)
         if keeps_adapter(record, folder) and config.settings.get("use_peft"):
             add_task(found, config, record, folder)
@@ -64,6 +67,11 @@ def stale(study: Study, records: Iterable[RunRecord], folder: Path) -> tuple[Tas
 def keeps_adapter(record: RunRecord, folder: Path) -> bool:
     """Whether a run's adapter is still in its folder."""
     return is_run_folder(folder / record.key) and is_folder(folder / record.key / ADAPTER)
+
+
+def is_for_judges(record: RunRecord, asked: Measurers, folder: Path) -> bool:
+    """Whether all that a run lacks is a judge's word on samples that it keeps: see `sweeper.measuring.samples`."""
+    return bool(sample_files(folder / record.key)) and has_numbers(record, asked.measured, gold=False)
 
 
 def add_task(tasks: dict[str, Task], config: RunConfig, record: RunRecord, folder: Path) -> None:
@@ -109,13 +117,17 @@ def measure(
         result, who = result_of(ending), measurers_of(task.job.config)
         final = result.final()
         for record in task.records:
-            new = [final[name] for name in _missing(record, who) if name in final]
-            finite = [m for m in new if math.isfinite(m.value)]
-            tracker.log_scores(record, finite, result.facts, result.samples, who)
+            if not (task.job.from_samples and is_measured(record, who)):
+                missing = _missing(record, who)
+                new = [m for m in result.measurements if m.name in missing]
+                finite = [m for m in new if math.isfinite(m.value)]
+                tracker.log_scores(record, finite, result.facts, result.samples, who)
+            if task.job.from_samples:
+                tracker.attach_samples(record.run_id, task.job.folder)
             written += 1
         moved += [name] if _has_moved(task.records[0], final, who) else []
-        shown = final.get("gold") or next(iter(final.values()))
-        say(f"{done}/{len(by_key)} {name}: {shown.name} {with_error(shown)}")
+        shown = final.get("gold") or next(iter(final.values()), None)
+        say(f"{done}/{len(by_key)} {name}: " + ("seen" if shown is None else f"{shown.name} {with_error(shown)}"))
     return Scored(written, failed, tuple(moved))
 
 

@@ -10,6 +10,7 @@ from dashboards.analysis.strata import Stratum, standings
 from dashboards.store.connection import StoreAway
 from studies.design.answers import Answers
 from studies.design.measurers import asked_of, is_measured, settled
+from studies.design.points import CONFIRM
 from studies.records import PROBE, Judge, RunRecord, State
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
@@ -19,6 +20,7 @@ from sweeper.folder.control import lock
 from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Interrupted
 from sweeper.measuring.remeasure import CHECKED, Scored, Task, add_task, keeps_adapter, measure, measuring, named
+from sweeper.measuring.samples import unjudged
 from sweeper.tracking.tracker import Tracker
 
 
@@ -28,8 +30,8 @@ class EvaluateError(Exception):
 
 @dataclass(frozen=True)
 class Selection:
-    """The runs to score. `scored`: runs that have this judge's scores; `gone`: runs without an adapter; `others`: runs
-    that answer another question than the study file asks now.
+    """The runs to score. `scored`: runs that have this judge's scores; `gone`: runs without an adapter, or samples that
+    are kept; `others`: runs that answer another question than the study file asks now.
     """
 
     judge: Judge
@@ -44,9 +46,11 @@ def select(
     answers: Answers[RunRecord],
     folder: Path,
     only: Collection[str] | None = None,
+    fetch: Callable[[RunRecord], None] = lambda _: None,
 ) -> Selection:
-    """Which of the study's finished runs are to be scored by its judge. `folder`: where its runs are kept; `only`: ids
-    of the runs that are asked for (None: all).
+    """Which of the study's finished runs are to be scored by its judge: from the samples that they keep where they do,
+    else from their adapters. `folder`: where its runs are kept; `only`: ids of the runs that are asked for (None: all);
+    `fetch` brings the samples of a run into its folder, where they are elsewhere.
 
     Raises EvaluateError for a study without a judge, and where nothing can be scored.
     """
@@ -59,10 +63,16 @@ def select(
         )
     if spec.trainer != "dpo":
         raise EvaluateError(f"Runs of trainer {spec.trainer} leave no adapter that could be measured again.")
-    found: dict[str, Task] = {}
     scored, gone, asked = [], [], asked_of(spec)
-    for record in settled(filter(_can_be_scored, answers.records), asked.judged):
-        if only is not None and record.run_id not in only:
+    runs = settled(filter(_can_be_scored, answers.records), asked.judged)
+    runs = [record for record in runs if only is None or record.run_id in only]
+    for record in runs:
+        if record.phase == CONFIRM:
+            fetch(record)
+    found = {task.job.config.key: task for task in unjudged(study, runs, folder)}
+    kept = {record.run_id for task in found.values() for record in task.records}
+    for record in runs:
+        if record.run_id in kept:
             continue
         if is_measured(record, asked):
             scored.append(record)

@@ -12,7 +12,7 @@ from dashboards.store.connection import store_uri
 from dashboards.store.mlflow_tags import contents_in
 from dashboards.store.records import load_study_tags
 from studies.records import COMMIT, DATA_DIGEST, RunConfig, Scalar, digest
-from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_source, sources
+from studies.schema.contents import DATED, JUDGE_FUNCTION, JUDGE_MODEL, Source, changed_since, judge_sources, sources
 from studies.schema.paths import existing
 from studies.schema.variants import possible
 from studies.spec import Study, StudySpec
@@ -58,20 +58,17 @@ def as_found(
 
 
 def with_judge(study: Study, tell_user: Callable[[str], None]) -> Study:
-    """The study with what its judge holds now, beside the contents that it has."""
-    spec = study.spec
-    judge = judge_source(spec.evaluation)
-    if judge is None:
-        return study
-    content = _content(judge, spec.contents.get(str(judge)), True, tell_user)
-    found = {} if content is None else {str(judge): content}
-    return study.holding({**spec.contents, **found})
+    """The study with what its judges hold now, beside the contents that it has."""
+    spec, found = study.spec, dict(study.spec.contents)
+    for judge in dict.fromkeys(judge_sources(spec.evaluation).values()):
+        content = _content(judge, spec.contents.get(str(judge)), True, tell_user)
+        found |= {} if content is None else {str(judge): content}
+    return study.holding(found)
 
 
 def study_sources(study: Study) -> tuple[Source, ...]:
-    """All sources that runs of the study read, and their judge."""
-    judge = judge_source(study.spec.evaluation)
-    found = dict[Source, None]() if judge is None else {judge: None}
+    """All sources that runs of the study read, and those who look at their samples."""
+    found = dict.fromkeys(judge_sources(study.spec.evaluation).values())
     for arm in study.variants.values():
         for model in possible(arm).get("model_name_or_path", (None,)):
             found |= dict.fromkeys(sources({**arm.settings, "model_name_or_path": model}, study.spec.data).values())

@@ -10,10 +10,12 @@ from typing import Any
 from dashboards.store.connection import StoreRefused, store_calls
 from dashboards.store.mlflow_tags import SUPERSEDED, TICKET, Value
 from studies.records import SAMPLES
+from studies.records.samples.kept import SAMPLES_FOLDER
 from sweeper.tracking.entries import samples_text
 from sweeper.tracking.experiment.study import OpenStudy
 from sweeper.tracking.journal import TICKET_PREFIX, checked
 from sweeper.tracking.outbox import Entry
+from trainers.run_folder.kept_samples import sample_files
 from trainers.run_folder.results import ADAPTER, adapter_files
 
 
@@ -57,6 +59,9 @@ class Delivery:
                         self._client.log_text(entry["run"], text, name)
                 case "adapter":
                     self._attach_adapter(entry)
+                case "samples":
+                    for file in sample_files(self._study.runs / entry["key"]):
+                        self._client.log_artifact(self._real(entry["run"]), str(file), SAMPLES_FOLDER)
                 case "close":
                     self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
 

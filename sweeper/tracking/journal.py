@@ -76,13 +76,21 @@ class _Adapter(_Line):
     key: _Key
 
 
+class _Samples(_Line):
+    do: Literal["samples"]
+    key: _Key
+
+
 class _Close(_Line):
     do: Literal["close"]
     status: Literal["FINISHED", "KILLED"]
 
 
 _LINE: Final[TypeAdapter[Any]] = TypeAdapter(
-    Annotated[_Start | _Curve | _Finish | _Adopt | _Supersede | _Files | _Adapter | _Close, Field(discriminator="do")]
+    Annotated[
+        _Start | _Curve | _Finish | _Adopt | _Supersede | _Files | _Adapter | _Samples | _Close,
+        Field(discriminator="do"),
+    ]
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dashboards.store.connection import store_calls
+from dashboards.store.connection import connect, store_calls
 from dashboards.store.mlflow_tags import (
     KIND,
     PARENT,
@@ -24,9 +24,12 @@ from dashboards.store.mlflow_tags import (
 from dashboards.store.records import stored
 from studies.design.measurers import Measurers, measurers_of
 from studies.records import ELSEWHERE, SAMPLES, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown
+from studies.records.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
+from studies.text.files import read_bytes, write_whole
 from studies.text.redact import redact
 from sweeper.tracking.delivery import read_curve_ends
 from sweeper.tracking.entries import samples_text
+from trainers.run_folder.kept_samples import sample_files
 
 
 def write_scores(
@@ -52,9 +55,31 @@ def write_scores(
         if shown:
             client.log_text(run_id, samples_text(shown), SAMPLES)
         last = read_curve_ends(client, run_id, {m.name for m in measurements})
-        metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in measurements]
+        final = {m.name: m for m in sorted(measurements, key=lambda m: m.step)}.values()
+        metrics = [Metric(m.name, m.value, at, last.get(m.name, 0)) for m in final]
         tags = [RunTag(name, text) for name, text in score_tags(now, measurements, facts, who, before).items()]
         client.log_batch(run_id, metrics=metrics, tags=tags)
+
+
+def attach_samples(client: Any, uri: str, run_id: str, folder: Path) -> None:
+    """Keep the samples in a run's folder as artifacts of the run. Raises StoreError."""
+    with store_calls(uri):
+        for file in sample_files(folder):
+            client.log_artifact(run_id, str(file), SAMPLES_FOLDER)
+
+
+def fetch_samples(uri: str, run_id: str, folder: Path) -> None:
+    """Bring the samples that a run has in MLflow into its folder, where it has none there. Raises StoreError."""
+    if sample_files(folder):
+        return
+    client = connect(uri)
+    with tempfile.TemporaryDirectory() as aside, store_calls(uri):
+        names = {item.path for item in client.list_artifacts(run_id, SAMPLES_FOLDER)}
+        for name in (TEXTS_FILE, SCORES_FILE):
+            if f"{SAMPLES_FOLDER}/{name}" in names:
+                found = client.download_artifacts(run_id, f"{SAMPLES_FOLDER}/{name}", aside)
+                (folder / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+                write_whole(folder / SAMPLES_FOLDER / name, read_bytes(Path(found)))
 
 
 def _keep_samples(client: Any, run_id: str, number: int) -> str:

@@ -36,7 +36,7 @@ from sweeper.tracking.experiment.study import OpenStudy, claim, keep_contents, o
 from sweeper.tracking.journal import TICKET_PREFIX
 from sweeper.tracking.known_runs import KnownRun, KnownRuns
 from sweeper.tracking.outbox import Outbox, try_for
-from sweeper.tracking.scores import write_scores
+from sweeper.tracking.scores import attach_samples, write_scores
 
 RESTART_SECONDS = 60.0  # for the server of a database to come back
 
@@ -217,6 +217,10 @@ class Tracker:
         """Keep the trained adapter in the folder of this key as the artifact folder `adapter` of its run."""
         self._send(do="adapter", run=run_id, key=key)
 
+    def log_samples(self, run_id: str, key: str) -> None:
+        """Keep all samples in the folder of this key as the artifact folder `samples` of its run."""
+        self._send(do="samples", run=run_id, key=key)
+
     def log_scores(
         self,
         record: RunRecord,
@@ -229,6 +233,12 @@ class Tracker:
         raises StoreError where the store does not take it.
         """
         write_scores(self._client, self.uri, record, measurements, facts, samples, who)
+
+    def attach_samples(self, run_id: str, folder: Path) -> None:
+        """Keep the samples in a run's folder, with what judges gave them, in the place of those that the run has; like
+        `log_scores` at once, or not at all.
+        """
+        attach_samples(self._client, self.uri, run_id, folder)
 
     def keep_contents(self, study: str, contents: Mapping[str, str]) -> None:
         """Keep what sources of a study hold, where a sweep has kept any. Needs no open study."""

@@ -22,15 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_quantization_config
 from trl.trainer import dpo_trainer
 
-from studies.records import COMMIT, JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
+from studies.records import JUDGE_CONTENT_FACT, JUDGE_FACT, MERGED_FACT, Judge, RunConfig, Scalar, digest
 from trainers.components.base_memory import GIB, is_spread, refuse_judge, refuse_too_large, too_large
 from trainers.components.settings import DAY, resolve_model
 from trainers.components.start_check import precision_of
-from trainers.data.pairs import Gold, Pairs, load_pairs
+from trainers.data.pairs import Gold, Pairs, Prefer, load_pairs
 from trainers.data.tables import as_table
 from trainers.data.tokens import tokenise
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
-from trainers.evaluation.judges import load_judge
+from trainers.evaluation.judges import at_content, load_judge, load_pairwise
 from trainers.interface import MODEL_SETTINGS
 from trainers.models import accelerator
 from trainers.models.merged import find_adapter, load_model, saveable, usable
@@ -154,6 +154,7 @@ class WorkerCache:
         self._store: ReferenceStore | None = None
         self._reference = Base("", 0)
         self._judges: Recent[Gold] = Recent(1)
+        self._pairwise: Recent[Prefer] = Recent(1)
 
     def forget_data(self) -> None:
         """Forget what is read again in little time."""
@@ -221,14 +222,16 @@ class WorkerCache:
 
     def _judged(self, pairs: Pairs, judge: Judge, content: str | None) -> Pairs:
         """The pairs with a judge of this content, which is loaded for the first run that has it."""
-        pinned = judge
-        if content is not None and content.startswith(COMMIT):
-            pinned = judge.model_copy(update={"revision": content.removeprefix(COMMIT)})
+        known = {} if content is None else {JUDGE_CONTENT_FACT: content}
+        facts = {**pairs.facts, JUDGE_FACT: judge.name, **known}
+        if judge.pairwise is not None:
+            key = digest([judge.model_dump(mode="json"), content])
+            return replace(pairs, prefer=self._pairwise.get(key, lambda: load_pairwise(judge)), facts=facts)
+        pinned = at_content(judge, content)
         gold = self._judges.get(
             digest([pinned.model_dump(mode="json"), content]), lambda: _judge_beside(self._base, pinned)
         )
-        known = {} if content is None else {JUDGE_CONTENT_FACT: content}
-        return replace(pairs, gold=gold, facts={**pairs.facts, JUDGE_FACT: judge.name, **known})
+        return replace(pairs, gold=gold, facts=facts)
 
     @contextmanager
     def _saying(self, what: str) -> Iterator[None]:

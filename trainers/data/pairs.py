@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -59,6 +59,13 @@ class JudgeError(ValueError):
     """
 
 
+Preferences = tuple[tuple[float, ...], tuple[bool, ...]]
+"""Wins [n] of answers over others (1, 0 or between), and where a judge that was asked in both orders contradicted
+itself, which counts as a tie."""
+Prefer = Callable[[Sequence[Text], Sequence[str], Sequence[str]], Preferences]
+"""prefer(prompts, answers, other answers); raises JudgeError."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The pairs of one block, as they are trained on and measured with.
@@ -66,7 +73,8 @@ class Pairs:
     `train` has its rejected answers dealt and its labels flipped already; `evaluation` never has. `prompts` are what a
     policy is sampled under: the distinct prompts of `evaluation`, in its order (in the embedded world, all that pairs
     can carry). `digest` is the SHA-256 of the three. `gold` exists where the data has a true reward, or the study a
-    judge. `sampling_seed`: what a policy is sampled with.
+    judge that scores, `prefer` where it has one that compares two answers. `sampling_seed`: what a policy is sampled
+    with.
     """
 
     train: tuple[Row, ...]
@@ -76,6 +84,7 @@ class Pairs:
     facts: Mapping[str, Scalar]
     gold: Gold | None = None
     sampling_seed: int = SAMPLING_SEED
+    prefer: Prefer | None = None
 
 
 def check_data(data: DataConfig) -> list[str]:

@@ -29,7 +29,6 @@ from trainers.evaluation.metrics import (
     accuracy,
     distinct,
     entropy,
-    lc_win_rate,
     length_baseline,
     margin,
     margin_reached,
@@ -39,11 +38,23 @@ from trainers.evaluation.metrics import (
     sign_accuracy,
     token_entropy,
     token_entropy_and_kl,
-    win_rate,
 )
 from trainers.evaluation.pair_scores import pair_log_probs
 from trainers.evaluation.policies import Policies, one_policy, packed_policies
-from trainers.evaluation.samples import Sample, SampleStats, beside, few_shown, gold_of, sample_texts, samples
+from trainers.evaluation.samples import (
+    Sample,
+    SampleStats,
+    Written,
+    as_judged,
+    beside,
+    few_shown,
+    gold_of,
+    preferred_of,
+    sample_texts,
+    samples,
+    texts_of,
+    written_of,
+)
 from trainers.evaluation.sampling import Completion, NonFinite, Samples, diverged
 
 __all__ = [
@@ -53,6 +64,7 @@ __all__ = [
     "ReferenceNumbers",
     "Sample",
     "Unmeasured",
+    "Written",
     "evaluate",
     "evaluate_all",
     "one_policy",
@@ -85,7 +97,7 @@ class ReferenceNumbers:
     """The untrained model on the evaluation's inputs: the same for all runs with one base, data and evaluation.
 
     `gold` (None where the data has none), `entropy` and `distinct` are its own measurements, for gates; `sample_tokens`
-    and `sample_gold` are of each sample [n]; `shown`: a few of its samples.
+    and `sample_gold` are of each sample [n]; `written`: all of its samples, `shown`: a few of them.
     """
 
     digest: str
@@ -98,6 +110,7 @@ class ReferenceNumbers:
     gold: float | None
     entropy: float
     distinct: float
+    written: Written
     shown: tuple[Sample, ...]
 
     @property
@@ -107,10 +120,11 @@ class ReferenceNumbers:
 
 
 class Evaluation(NamedTuple):
-    """What was measured of one policy, and a few of its samples beside the reference's."""
+    """What was measured of one policy, a few of its samples beside the reference's, and all that it wrote."""
 
     measurements: tuple[Measurement, ...]
     samples: tuple[Shown, ...]
+    written: Written
 
 
 # ---- what is measured ---------------------------------------------------------------------------------------------
@@ -123,7 +137,7 @@ def reference_numbers(
     tokens = _tokens(tokenizer, pairs, config)
     policies = Policies(model)
     (log_probs,) = _pair_log_probs(policies, [tokens], config)
-    (drawn,) = _draw(policies, tokenizer, [pairs], config, [tokens])
+    (drawn,) = _draw(policies, tokenizer, [pairs], config, [tokens], [None])
     if isinstance(log_probs, NonFinite) or isinstance(drawn, NonFinite):
         raise diverged()
     if isinstance(drawn, JudgeError):
@@ -140,7 +154,8 @@ def reference_numbers(
         gold=None if drawn.gold is None else mean(drawn.gold).value,
         entropy=entropy(drawn.entropy, drawn.tokens).value,
         distinct=distinct([c.ids for c in drawn.completions]).value,
-        shown=few_shown(drawn, pairs, tokenizer),
+        written=written_of(drawn),
+        shown=few_shown(drawn, pairs),
     )
 
 
@@ -198,7 +213,7 @@ def evaluate_all(
             raise ValueError("the reference's numbers belong to other pairs or another evaluation config")
     tokens = [reference.tokens for reference in references]
     scored = _pair_log_probs(policies, tokens, config)
-    drawn = _draw(policies, tokenizer, pairs, config, tokens)
+    drawn = _draw(policies, tokenizer, pairs, config, tokens, [reference.written.texts for reference in references])
     return tuple(
         diverged()
         if isinstance(log_probs, NonFinite) or isinstance(samples, NonFinite)
@@ -206,7 +221,8 @@ def evaluate_all(
         if isinstance(samples, JudgeError)
         else Evaluation(
             _measurements(log_probs, samples, reference, step),
-            beside(few_shown(samples, own, tokenizer), reference.shown),
+            beside(few_shown(samples, own), reference.shown),
+            written_of(samples),
         )
         for log_probs, samples, reference, own in zip(scored, drawn, references, pairs, strict=True)
     )
@@ -250,13 +266,8 @@ def _on_samples(drawn: SampleStats, reference: ReferenceNumbers) -> dict[str, Es
     }
     if drawn.kl is not None:
         found |= {"kl": mean(drawn.kl), "kl_per_token": ratio(drawn.kl, drawn.tokens)}
-    if drawn.gold is not None:
-        found |= {"gold": mean(drawn.gold), "gold_per_token": ratio(drawn.gold, drawn.tokens)}
-    if drawn.gold is not None and reference.sample_gold is not None:
-        scores = (drawn.gold, reference.sample_gold)
-        found["win_rate"] = win_rate(*scores)
-        found["lc_win_rate"] = lc_win_rate(*scores, drawn.tokens, reference.sample_tokens)
-    return found
+    lengths = (drawn.tokens, reference.sample_tokens)
+    return found | as_judged(*lengths, drawn.gold, reference.sample_gold, drawn.preferred)
 
 
 def _halves(drawn: SampleStats) -> dict[str, tuple[float, float]]:
@@ -319,25 +330,31 @@ def _draw(
     pairs: Sequence[Pairs],
     config: EvaluationConfig,
     tokens: Sequence[Tokens],
+    others: Sequence[Sequence[str] | None],
 ) -> list[SampleStats | Unmeasured]:
-    """Samples of each policy, and per sample what `SampleStats` says."""
+    """Samples of each policy, and per sample what `SampleStats` says; `others`: those of its reference, if known."""
     seeds = [own.sampling_seed for own in pairs]
     drawn = sample_texts(policies, tokenizer, [own.prompts for own in tokens], seeds, config, _entropy_and_kl)
     return [
-        found if isinstance(found, NonFinite) else _drawn(found, own, tokenizer)
-        for found, own in zip(drawn, pairs, strict=True)
+        found if isinstance(found, NonFinite) else _drawn(found, own, tokenizer, reference)
+        for found, own, reference in zip(drawn, pairs, others, strict=True)
     ]
 
 
-def _drawn(samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> SampleStats | JudgeError:
-    """One policy's samples with the sums of `_entropy_and_kl` and their gold."""
+def _drawn(
+    samples: Samples, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, others: Sequence[str] | None
+) -> SampleStats | JudgeError:
+    """One policy's samples with the sums of `_entropy_and_kl` and what is thought of them."""
     completions, sums = samples
     prompts = [pairs.prompts[i % len(pairs.prompts)] for i in range(len(completions))]
+    texts = texts_of(completions, tokenizer)
     try:
-        gold = gold_of(pairs, prompts, completions, tokenizer)
+        gold = gold_of(pairs, prompts, texts, [completion.ended for completion in completions])
+        preferred = preferred_of(pairs, prompts, texts, others)
     except JudgeError as error:  # of this policy alone, not of those beside it
         return error
-    return SampleStats(completions, _lengths(completions), sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None, gold)
+    kl = sums[:, 1] if sums.shape[1] > 1 else None
+    return SampleStats(completions, texts, _lengths(completions), sums[:, 0], kl, gold, preferred)
 
 
 def _entropy_and_kl(policy: Tensor, reference: Tensor | None) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -32,9 +32,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.checks.judge import label_number, label_problem
-from studies.records import Cause, Judge
+from studies.records import COMMIT, Cause, Judge
 from studies.text.redact import redact
-from trainers.data.pairs import Gold, JudgeError
+from trainers.data.pairs import Gold, JudgeError, Prefer, Preferences
 from trainers.data.sources import Text
 from trainers.data.tokens import plain
 from trainers.models.tokenizer import UnusableModel, check_ids
@@ -46,6 +46,12 @@ _NO_LIMIT: Final = 1_000_000
 """What a tokenizer calls its longest text where it knows none is above this."""
 # The Hub says that there is no such thing; elsewhere it did not answer, which another try may mend.
 _NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError)
+
+
+def at_content(judge: Judge, content: str | None) -> Judge:
+    """The judge as it lies at the commit that its name stands for, where it lies on the Hub."""
+    is_commit = content is not None and content.startswith(COMMIT)
+    return judge.model_copy(update={"revision": str(content).removeprefix(COMMIT)}) if is_commit else judge
 
 
 def load_judge(judge: Judge) -> Gold:
@@ -62,6 +68,39 @@ def load_judge(judge: Judge) -> Gold:
             return _checked(judge, completions, score(prompts, completions))
 
     return checked
+
+
+def load_pairwise(judge: Judge) -> Prefer:
+    """A judge that compares two answers, ready to be asked, in both orders. Random states stay as they are.
+
+    Its preference p(a, b) is how much it prefers a. A win is the mean of p(a, b) and 1 - p(b, a) where both are on one
+    side of a half, and a half where one is above it and the other below: it prefers a place and no answer. That a
+    judge's taste for the first answer is large: MT-Bench, 2306.05685. Raises JudgeError.
+    """
+    with _random_states_kept():
+        compare = _imported(judge, str(judge.pairwise))
+
+    def prefer(prompts: Sequence[Text], answers: Sequence[str], others: Sequence[str]) -> Preferences:
+        with _random_states_kept():
+            first = _shares(judge, answers, _called(judge, compare, prompts, answers_a=answers, answers_b=others))
+            again = _shares(judge, answers, _called(judge, compare, prompts, answers_a=others, answers_b=answers))
+        both = [(one, 1.0 - other) for one, other in zip(first, again, strict=True)]
+        contradicted = tuple((one - 0.5) * (other - 0.5) < 0.0 for one, other in both)
+        wins = tuple(
+            0.5 if torn else (one + other) / 2.0 for (one, other), torn in zip(both, contradicted, strict=True)
+        )
+        return wins, contradicted
+
+    return prefer
+
+
+def _shares(judge: Judge, answers: Sequence[str], given: Any) -> list[float]:
+    """Preferences as numbers from 0 to 1, one for each pair of answers."""
+    values = _checked(judge, answers, given)
+    bad = [value for value in values if not 0.0 <= value <= 1.0]
+    if bad:
+        raise JudgeError(f"judge {judge.name}: preferences are from 0 to 1, and {len(bad)} are not, such as {bad[0]:g}")
+    return values
 
 
 @contextmanager
@@ -100,7 +139,13 @@ Score = Callable[[Sequence[Text], Sequence[str]], Any]
 
 def _function(judge: Judge) -> Score:
     """The user's function, in the form of TRL's reward functions."""
-    module, _, name = str(judge.function).partition(":")
+    function = _imported(judge, str(judge.function))
+    return lambda prompts, completions: _called(judge, function, prompts, completions=completions)
+
+
+def _imported(judge: Judge, place: str) -> Callable[..., Any]:
+    """A function of the user's, of `module:name`."""
+    module, _, name = place.partition(":")
     try:
         with _working_folder():
             function = getattr(_module(module), name)
@@ -108,19 +153,23 @@ def _function(judge: Judge) -> Score:
         raise JudgeError(_failed(judge, "cannot be imported", error)) from error
     if not callable(function):
         raise JudgeError(f"judge {judge.name}: is a {type(function).__name__} and cannot be called")
+    return cast("Callable[..., Any]", function)
 
-    def score(prompts: Sequence[Text], completions: Sequence[str]) -> Any:
-        answers = [
+
+def _called(judge: Judge, function: Callable[..., Any], prompts: Sequence[Text], **answers: Sequence[str]) -> Any:
+    """What the user's function gives for answers to prompts; they are messages where the prompts are."""
+    told = {
+        name: [
             [{"role": "assistant", "content": text}] if isinstance(prompt, list) else text
-            for prompt, text in zip(prompts, completions, strict=True)
+            for prompt, text in zip(prompts, texts, strict=True)
         ]
-        try:
-            with _working_folder():
-                return function(prompts=list(prompts), completions=answers)
-        except Exception as error:
-            raise JudgeError(_failed(judge, f"raised for {len(answers)} completions", error)) from error
-
-    return score
+        for name, texts in answers.items()
+    }
+    try:
+        with _working_folder():
+            return function(prompts=list(prompts), **told)
+    except Exception as error:
+        raise JudgeError(_failed(judge, f"raised for {len(prompts)} completions", error)) from error
 
 
 @contextmanager

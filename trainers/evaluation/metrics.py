@@ -11,16 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from studies.records.samples.wins import at_equal_length, error_of
+
 Floats = npt.NDArray[np.float64]
 
 ROUNDING: Final = 1e-4
 ROUNDING_PER_TOKEN: Final = 1e-5
 """Nats by which log-probabilities of single precision, of a hundred nats or two, differ between layouts and batch
 shapes, with room: no more is a tie."""
-
-_SLOPE_VARIANCE: Final = 25.0
-"""Of the prior on the slope of `lc_win_rate`: wide, as a slope of 5 turns half of the wins into nearly all."""
-_NEWTON_STEPS: Final = 50
 
 
 class Estimate(NamedTuple):
@@ -122,34 +120,14 @@ def win_rate(scores: Floats, reference: Floats) -> Estimate:
 
 
 def lc_win_rate(scores: Floats, reference: Floats, tokens: Floats, reference_tokens: Floats) -> Estimate:
-    """`win_rate` at equal length: many judges like the longer answer, and a policy can learn to be long.
+    """`win_rate` at equal length, by `studies.records.samples.wins.at_equal_length`, which has the formula."""
+    return rate_of_wins(_wins(scores - reference, 0.0), tokens, reference_tokens)
 
-    P(win) = 1 / (1 + exp(-a - b x)) is fitted to the wins [n], x = tanh(d / sd(d)), d the difference of the samples'
-    tokens, and read at x = 0. A normal prior of variance `_SLOPE_VARIANCE` on b alone keeps it finite where length
-    tells wins apart. Where all is won or lost, or no length differs, it is the plain rate. The error is the sandwich
-    estimate of a's, by the delta method. Source: length-controlled AlpacaEval, 2404.04475, without its terms for models
-    and instructions, which one model against one reference does not have.
-    """
-    wins, difference = _wins(scores - reference, 0.0), tokens - reference_tokens
-    plain, spread = mean(wins), float(difference.std())
-    if spread == 0.0 or plain.value in (0.0, 1.0) or len(wins) < 3:
-        return plain
-    design = np.stack([np.ones(len(wins)), np.tanh(difference / spread)], axis=1)
-    prior = np.diag([0.0, 1.0 / _SLOPE_VARIANCE])
-    fitted = np.array([np.log(plain.value / (1.0 - plain.value)), 0.0])
-    for _ in range(_NEWTON_STEPS):
-        expected = 1.0 / (1.0 + np.exp(-design @ fitted))
-        residuals = wins - expected
-        curvature = design.T @ (design * (expected * (1.0 - expected))[:, None]) + prior
-        step = np.linalg.solve(curvature, design.T @ residuals - prior @ fitted)
-        fitted = fitted + np.clip(step, -1.0, 1.0)
-        if float(np.abs(step).max()) < 1e-10:
-            break
-    bread = np.linalg.inv(curvature)
-    outer = design * residuals[:, None]
-    variance = float((bread @ (outer.T @ outer) @ bread)[0, 0]) * len(wins) / (len(wins) - 2)
-    at_zero = float(1.0 / (1.0 + np.exp(-fitted[0])))
-    return Estimate(at_zero, at_zero * (1.0 - at_zero) * float(np.sqrt(variance)))
+
+def rate_of_wins(wins: Floats, tokens: Floats, reference_tokens: Floats) -> Estimate:
+    """The share of wins [n] at equal length, with its error over samples."""
+    found = at_equal_length(wins, tokens, reference_tokens)
+    return mean(wins) if found.fitted == 1 else Estimate(found.value, error_of(found.influence, fitted=found.fitted))
 
 
 def entropy(sums: Floats, tokens: Floats) -> Estimate:

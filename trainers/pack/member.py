@@ -18,6 +18,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config
 from studies.records import EVALUATOR_FACT, Cause, Measurement, RunResult, Scalar, Shown
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import Balance, balance
+from trainers.components.keep_samples import keep_samples
 from trainers.components.outcome import memory, outcome_of, speed
 from trainers.components.restore_base import restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
@@ -191,6 +192,7 @@ class Member:
         else:
             self.measurements += [replace(m, step=self.step) for m in measured.measurements]
             self.samples = measured.samples
+            keep_samples(self.job, self.pairs, self.numbers, measured, self.step)
 
     def resume(self, state: RunState) -> None:
         """Go on from the kept state of an earlier attempt."""

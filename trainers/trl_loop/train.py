@@ -32,13 +32,13 @@ from studies.records import (
     PRECOMPUTE,
     UNSAVED_FACT,
     Cause,
-    RunConfig,
     RunResult,
     Scalar,
     Shown,
 )
 from studies.text.files import is_folder
 from trainers.components.gradient_balance import balance
+from trainers.components.keep_samples import keep_samples
 from trainers.components.outcome import CURVE, START_METRICS, memory, outcome_of, speed
 from trainers.components.restore_base import code_as_before, restore_base, take_back, tensors_of
 from trainers.components.settings import cut_facts, hardware_facts, parse_settings, run_settings
@@ -66,7 +66,7 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
     setup = _set_up(job, cache)
     config, job = job.config, setup.job
     kept = last_checkpoint(job.folder / CHECKPOINTS, config.key)
-    watch = _Watch(config, setup.pairs, setup.tokenizer, setup.numbers, queue, kept.progress if kept else Progress(0))
+    watch = _Watch(job, setup.pairs, setup.tokenizer, setup.numbers, queue, kept.progress if kept else Progress(0))
     keeper = Keeper(config.key, watch.progress, kept, keep_every)
     tensors = tensors_of(setup.model)
     try:
@@ -203,14 +203,15 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        config: RunConfig,
+        job: Job,
         pairs: Pairs,
         tokenizer: PreTrainedTokenizerBase,
         reference: ReferenceNumbers,
         queue: WorkQueue,
         before: Progress,
     ) -> None:
-        self._config, self._pairs, self._tokenizer, self._reference = config, pairs, tokenizer, reference
+        self._job, self._config = job, job.config
+        self._pairs, self._tokenizer, self._reference = pairs, tokenizer, reference
         self._queue, self._before = queue, before
         self._evaluation_steps: frozenset[int] = frozenset()
         self._curve = list(before.curve)
@@ -343,7 +344,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         try:
-            measured, self.samples = evaluate(
+            measured = evaluate(
                 model,
                 self._tokenizer,
                 self._pairs,
@@ -352,7 +353,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 reference_model=self.reference_model,
                 step=step,
             )
-            self._measurements += measured
+            self._measurements += measured.measurements
+            self.samples = measured.samples
+            keep_samples(self._job, self._pairs, self._reference, measured, step)
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
         except JudgeError as error:

@@ -222,6 +222,7 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score finished runs whose adapters are kept with a judge, or measure a model from elsewhere; trains nothing."""
+    from dashboards.store.connection import store_uri
     from studies.records import JUDGED
     from sweeper.cli.display import shown
     from sweeper.cli.verbs.elsewhere import elsewhere_problems, measure_elsewhere
@@ -231,6 +232,7 @@ def evaluate(
     from sweeper.measuring.rescore import EvaluateError, best_runs, score_all, select, summary
     from sweeper.recorded.contents import as_found, with_judge
     from sweeper.recorded.reading import answers_of, found_answers
+    from sweeper.tracking.scores import fetch_samples
 
     judged = _judge_settings(judge_model, judge_function)
     if problems := elsewhere_problems(adapter, model, only_best=only_best):
@@ -248,7 +250,10 @@ def evaluate(
         try:
             only = best_runs(asked, answers_of(asked).records) if only_best else None
             judged_by = with_judge(found, typer.echo)
-            selection = select(judged_by, answers, where.runs, only)
+            uri = store_uri(None, Path.cwd())
+            selection = select(
+                judged_by, answers, where.runs, only, lambda run: fetch_samples(uri, run.run_id, where.runs / run.key)
+            )
             scored = score_all(
                 judged_by.spec, selection, where, executor, workers, lambda line: typer.echo(shown(line))
             )

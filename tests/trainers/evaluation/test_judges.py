@@ -15,18 +15,20 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from studies.records import Cause, DataConfig, EvaluationConfig, Judge, RunConfig
+from studies.design.measurers import judge_at
+from studies.records import Cause, Check, DataConfig, EvaluationConfig, Judge, RunConfig
 from tests.trainers.judge_models import save_classifier
 from tests.trainers.pack_runs import SETTINGS, float64, scored_beside, train
 from trainers.adapter_evaluator import AdapterEvaluator
 from trainers.components.worker_cache import WorkerCache
-from trainers.data.pairs import JudgeError, load_pairs
+from trainers.data.pairs import JudgeError, Preferences, load_pairs
 from trainers.data.tables import write_pairs
 from trainers.dpo import DPOTrainerWorker, load_adapter
-from trainers.evaluation.judges import load_judge
+from trainers.evaluation.judges import load_judge, load_pairwise
 from trainers.evaluation.samples import samples
 from trainers.interface import Job, Placement
 from trainers.job_list import train_all
+from trainers.run_folder.kept_samples import read_scores, read_texts
 from trainers.world.paths import model_path
 
 PROMPTS = ["a plain review of the new film :", "a review of the old book :", "a review :"] * 3
@@ -421,3 +423,112 @@ def test_the_worker_keeps_one_judge_for_all_of_its_runs(runs: Any, tmp_path: Pat
         (result,) = train_all(worker, [Job(config, tmp_path / config.key)])
         assert result.cause is Cause.FINISHED
     assert "our_judge" not in sys.modules  # the second run did not import it again
+
+
+# ---- pairwise judges ------------------------------------------------------------------------------------------------
+
+
+def compare(text: str, answers: Sequence[str], others: Sequence[str]) -> Preferences:
+    Path("our_judge.py").write_text(text)
+    return load_pairwise(Judge(pairwise="our_judge:compare"))(["p"] * len(answers), answers, others)
+
+
+def test_a_pairwise_judge_is_asked_in_both_orders_and_what_it_contradicts_is_a_tie() -> None:
+    """It prefers the longer answer, and of equals the first: that taste for a place is a tie, and told."""
+    text = (
+        "def compare(prompts, answers_a, answers_b):\n"
+        "    return [1.0 if len(a) >= len(b) else 0.0 for a, b in zip(answers_a, answers_b)]\n"
+    )
+    wins, contradicted = compare(text, ["long", "ab", "x"], ["a", "ba", "long"])
+    assert wins == (1.0, 0.5, 0.0)
+    assert contradicted == (False, True, False)
+
+
+def test_preferences_that_agree_count_by_their_mean() -> None:
+    """p(a, b) = .9 and p(b, a) = .3: a by .9 and by .7. One that is a half is on neither side."""
+    text = (
+        "said = {('a', 'b'): 0.9, ('b', 'a'): 0.3, ('c', 'd'): 0.5, ('d', 'c'): 0.2}\n"
+        "def compare(prompts, answers_a, answers_b):\n"
+        "    return [said[pair] for pair in zip(answers_a, answers_b)]\n"
+    )
+    wins, contradicted = compare(text, ["a", "c"], ["b", "d"])
+    assert wins == pytest.approx((0.8, 0.65))
+    assert contradicted == (False, False)
+
+
+def test_a_preference_is_from_0_to_1() -> None:
+    with pytest.raises(JudgeError, match="preferences are from 0 to 1, and 1 are not, such as 2"):
+        compare("def compare(prompts, answers_a, answers_b): return [2]", ["a"], ["b"])
+
+
+# ---- kept samples ---------------------------------------------------------------------------------------------------
+
+ALL = (
+    "def score(prompts, completions): return [len(c) for c in completions]\n"
+    "def words(prompts, completions): return [c.count(' ') for c in completions]\n"
+    "def ends(prompts, completions): return [float(c.endswith('.')) for c in completions]\n"
+    "def compare(prompts, answers_a, answers_b):\n"
+    "    return [(1 + (len(a) > len(b)) - (len(a) < len(b))) / 2 for a, b in zip(answers_a, answers_b)]\n"
+)
+
+
+@pytest.mark.parametrize("together", [pytest.param(0, marks=pytest.mark.slow), 2], ids=["alone", "in a pack"])
+def test_judges_that_come_later_see_all_samples_and_need_no_adapter(runs: Any, tmp_path: Path, together: int) -> None:
+    configs = runs(function(ALL))
+    at = {"evaluation": configs[0].evaluation.model_copy(update={"at": (0.5, 1.0)})}
+    configs = [config.model_copy(update=at) for config in configs]
+    folders = [tmp_path / config.key for config in configs]
+    jobs = [
+        Job(config, folder, keep_adapter=False, keep_samples=True, placement=Placement(together=together))
+        for config, folder in zip(configs, folders, strict=True)
+    ]
+    trained = train_all(DPOTrainerWorker(), jobs)
+    texts, scores = read_texts(folders[1]), read_scores(folders[1])
+    assert texts is not None
+    assert scores is not None
+    assert set(texts.texts) == set(scores.tokens) == {0, 2, 4}
+    first = judge_at(configs[1], "judge")
+    assert scores.scores_by(first) == {step: tuple(map(len, of)) for step, of in texts.texts.items()}
+    final = trained[1].final()
+    assert final["gold"].value == pytest.approx(np.mean(scores.scores_by(first)[4]))
+
+    later = {
+        "judge": Judge(function="our_judge:words"),
+        "second_judge": Judge(pairwise="our_judge:compare"),
+        "check": Check(function="our_judge:ends"),
+    }
+    later_ones = [c.model_copy(update={"evaluation": c.evaluation.model_copy(update=later)}) for c in configs]
+    again = [Job(later_ones[i], folders[i], from_samples=True, against=(folders[1 - i],) if i else ()) for i in (0, 1)]
+    found = train_all(AdapterEvaluator(), again)[1]
+    assert found.cause is Cause.FINISHED, found.message
+    spaces = {step: [text.count(" ") for text in of] for step, of in texts.texts.items()}
+    assert [(m.step, m.value) for m in found.measurements if m.name == "gold"] == [
+        (step, pytest.approx(np.mean(spaces[step]))) for step in (2, 4)
+    ]
+    assert found.facts["reference_gold"] == pytest.approx(np.mean(spaces[0]))
+    assert "kl" not in found.final()
+    scores = read_scores(folders[1])
+    assert scores is not None
+    assert scores.scores_by(judge_at(later_ones[1], "check"))[4] == tuple(
+        float(t.endswith(".")) for t in texts.texts[4]
+    )
+    other = read_texts(folders[0])
+    assert other is not None
+    against = {p.against: p for p in scores.preferred}
+    assert against.keys() == {"", configs[0].key}
+    lengths = [np.sign(len(a) - len(b)) for a, b in zip(texts.texts[4], other.texts[4], strict=True)]
+    assert against[configs[0].key].wins == (tuple((1 + sign) / 2 for sign in lengths),)
+    assert scores.scores_by(first)  # the first judge's word stays
+
+
+def test_a_check_gives_shares(tmp_path: Path, runs: Any) -> None:
+    (config,) = runs(function(ALL), count=1)
+    folder = tmp_path / config.key
+    train_all(DPOTrainerWorker(), [Job(config, folder, keep_samples=True)])
+    checked = config.evaluation.model_copy(update={"check": Check(function="our_judge:score")})
+    asked = config.model_copy(update={"evaluation": checked})
+    (found,) = train_all(AdapterEvaluator(), [Job(asked, folder, from_samples=True)])
+    assert found.cause is Cause.REFUSED
+    assert "a check gives 0 to 1" in found.message
+    (none,) = train_all(AdapterEvaluator(), [Job(asked, tmp_path / "nothing", from_samples=True)])
+    assert "keeps no samples that can be read" in none.message
