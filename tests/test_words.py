@@ -24,9 +24,10 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
     unseen |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)} if of_code else set()
     unseen |= {id(node.msg) for node in ast.walk(tree) if isinstance(node, ast.Assert)}
     for node in ast.walk(tree):
-        text = node.value if isinstance(node, ast.Constant) and id(node) not in unseen else None
-        if isinstance(text, str) and " " in text.strip():
-            yield node.lineno, text
+        if not isinstance(node, ast.Constant) or id(node) in unseen:
+            continue
+        if isinstance(node.value, str) and " " in node.value.strip():
+            yield node.lineno, node.value
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -9,9 +9,9 @@ from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer
-from dashboards.tuned.contests import as_rate
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
-from dashboards.tuned.opinions import WON, opinion_cells, opinion_columns, opinion_notes, rate_notes
+from dashboards.tuned.samples.contests import as_rate
+from dashboards.tuned.samples.opinions import WON, opinion_cells, opinion_columns, opinion_notes, rate_notes
 from dashboards.tuned.yours import Yours
 from studies.records import METRICS, Scalar
 from studies.text.plural import so_many

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.statistics.estimates import Estimate
-from dashboards.tuned.contests import as_rate
 from dashboards.tuned.losses import Tuned
+from dashboards.tuned.samples.contests import as_rate
 from dashboards.tuned.yours import Yours
 from studies.text.plural import so_many
 
@@ -65,6 +65,7 @@ def _more(found: Tuned, difference: Estimate) -> str:
 
 def _of(found: Tuned, values: Sequence[float]) -> str:
     """A difference, with its limits where they are given."""
-    times, unit, form = (100.0, " points", ".0f") if found.unit == "U" or found.is_rate else (1.0, f" {found.metric}", ".3g")
+    in_points = found.unit == "U" or found.is_rate
+    times, unit, form = (100.0, " points", ".0f") if in_points else (1.0, f" {found.metric}", ".3g")
     first, *limits = (f"{times * value + 0.0:{form}}" for value in values)
     return f"{first}{unit}" + (f" [{limits[0]} to {limits[1]}]" if limits else "")

@@ -18,7 +18,7 @@ from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
 from dashboards.tuned.amounts import amount, share
 from dashboards.tuned.losses import Tuned, TunedLoss
-from dashboards.tuned.opinions import said_by_others, weakness, would_take
+from dashboards.tuned.samples.opinions import said_by_others, weakness, would_take
 from studies.records import Scalar
 from studies.text.plural import so_many
 

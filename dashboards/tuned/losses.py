@@ -20,9 +20,9 @@ from dashboards.statistics.replicated.head_to_head import Met
 from dashboards.statistics.replicated.stability import Stability, random_setting, stability
 from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
-from dashboards.tuned.contests import WIN_RATES, Contests, Meeting, Opinion, Tax, meeting_of
 from dashboards.tuned.edges import edges_of_replicates
 from dashboards.tuned.replicates import SHARES, Replicate, Setting
+from dashboards.tuned.samples.contests import WIN_RATES, Contests, Meeting, Opinion, Tax, meeting_of
 from dashboards.tuned.yours import Yours
 from studies.design.points import FIXED, UNBIASED
 from studies.records import Scalar

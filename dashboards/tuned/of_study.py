@@ -11,10 +11,10 @@ from dashboards.statistics.scale import Scale, scale_of
 from dashboards.tuned.amounts import said_of_yours
 from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.by_block import tuned_by_block
-from dashboards.tuned.contests import WIN_RATES, contests_of
 from dashboards.tuned.losses import Tuned, tuned
-from dashboards.tuned.opinions import second_opinion, tax_of
 from dashboards.tuned.replicates import Replicate, measure, replicates_of
+from dashboards.tuned.samples.contests import WIN_RATES, contests_of
+from dashboards.tuned.samples.opinions import second_opinion, tax_of
 from dashboards.tuned.yours import Judges, Yours, yours_in
 from studies.design.counts import pairs_source
 from studies.design.elsewhere import Draw

@@ -135,7 +135,7 @@ def _measure(
     uri = store_uri(where.tracking, where.folder)
     client, written, failed, refused = connect(uri), 0, dict[str, str](), 0
     keep_contents(client, uri, study.spec.study, study.spec.contents)
-    with measuring(study.spec, executor, workers, where.runs) as pool:
+    with measuring(study.spec, executor, workers, where.runs, say) as pool:
         jobs = [_job(configs[0], wanted, where.runs) for configs in wanted.missing.values()]
         for done, ending in enumerate(wait_for(jobs, pool, lambda: None), 1):
             configs = wanted.missing[ending.key]

@@ -77,8 +77,8 @@ def study_sources(study: Study) -> tuple[Source, ...]:
 
 def is_as_recorded(study: Study) -> bool:
     """Whether the data and models that `study` knows held the same at its last sweep. Raises StoreError."""
-    kept, judge = as_recorded(study.spec)[0].contents, judge_source(study.spec.evaluation)
-    names = [str(source) for source in study_sources(study) if source != judge]
+    kept, judges = as_recorded(study.spec)[0].contents, judge_sources(study.spec.evaluation).values()
+    names = [str(source) for source in study_sources(study) if source not in judges]
     return all(kept.get(name) == study.spec.contents.get(name) for name in names)
 
 

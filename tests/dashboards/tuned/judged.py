@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dashboards.statistics.scale import Scale, scale_of
-from dashboards.tuned.contests import contests_of
 from dashboards.tuned.losses import Tuned, tuned
 from dashboards.tuned.replicates import replicates_of
+from dashboards.tuned.samples.contests import contests_of
 from studies.records import Measurer, RunRecord
 from studies.records.samples.kept import KeptScores, with_scores
 from studies.schema.replicates import Cell

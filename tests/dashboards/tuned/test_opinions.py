@@ -10,10 +10,10 @@ import pytest
 
 from dashboards.tables.short import short_cells, short_notes, verdict
 from dashboards.tuned.answer import Cost, answer
-from dashboards.tuned.contests import contests_of
 from dashboards.tuned.losses import Tuned
-from dashboards.tuned.opinions import parted, second_opinion, tax_of, would_take
 from dashboards.tuned.replicates import Replicate, replicates_of
+from dashboards.tuned.samples.contests import contests_of
+from dashboards.tuned.samples.opinions import parted, second_opinion, tax_of, would_take
 from studies.records import Measurer, RunRecord
 from studies.records.samples.kept import KeptScores, with_scores
 from studies.schema.replicates import Cell

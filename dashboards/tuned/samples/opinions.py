@@ -11,9 +11,9 @@ from dashboards.statistics.compare import ALPHA, POWER, holm_adjusted, p_above
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.power import tie_power
 from dashboards.statistics.replicated.differences import against_baseline
-from dashboards.tuned.contests import CONTROLLED, MOST_COST, Contests, Cost, Opinion, Tax, as_rate, meeting_of
 from dashboards.tuned.losses import Tuned, meetings, nats
 from dashboards.tuned.replicates import Replicate
+from dashboards.tuned.samples.contests import CONTROLLED, MOST_COST, Contests, Cost, Opinion, Tax, as_rate, meeting_of
 from studies.records import Measurer
 
 WON = "vs untrained"  # the column in the place of a gain, where that is a win rate

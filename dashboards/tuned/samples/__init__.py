@@ -1,0 +1,1 @@
+"""Losses by what they write: head to head by a judge, what a second judge says, and what a check finds."""
