@@ -8,7 +8,7 @@ from dashboards.analysis.speed import SAME, Paces
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
 from dashboards.tables.numbers import number, to_error
-from dashboards.tuned.answer import Answer
+from dashboards.tuned.answer import Answer, reason_to_avoid
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from dashboards.tuned.samples.contests import as_rate
 from dashboards.tuned.samples.opinions import WON, opinion_cells, opinion_columns, opinion_notes, rate_notes
@@ -136,10 +136,8 @@ def verdict(loss: TunedLoss, found: Tuned, answer: Answer) -> str:
     """A word or two, that the answer's paragraph says more of."""
     if loss.variant == answer.use:
         return "use"
-    if loss.variant in answer.avoid:
-        broken = sum(loss.broken.values())
-        beaten = found.best is not None and loss.variant in found.best.beaten
-        return "avoid: breaks" if broken * 2 > loss.tried else "avoid: worse" if beaten else "avoid: fragile"
+    if loss.variant in answer.avoid and (reason := reason_to_avoid(found, loss)) is not None:
+        return f"avoid: {reason.word}"
     if loss.gained is None:
         return loss.missing
     if found.is_weak and loss.judged:

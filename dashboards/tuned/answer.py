@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dashboards.statistics.compare import POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
@@ -113,26 +114,38 @@ def _choose(found: Tuned, kept: Sequence[TunedLoss]) -> TunedLoss:
     return plain[0] if plain else max(kept, key=lambda loss: loss.gained.value if loss.gained else 0.0)
 
 
+@dataclass(frozen=True)
+class Avoid:
+    """Why a loss is to be avoided, in a word for its row and in the answer's."""
+
+    word: Literal["breaks", "worse", "fragile", "no gain"]
+    why: str
+
+
+def reason_to_avoid(found: Tuned, loss: TunedLoss) -> Avoid | None:
+    """Why a loss is to be avoided; None where nothing speaks against it."""
+    beaten = found.best.beaten.get(loss.variant) if found.best and not found.is_weak else None
+    broken, settings = sum(loss.broken.values()), so_many(loss.tried, "setting")
+    if loss.tried and broken > _HALF * loss.tried:
+        rest = loss.tried - loss.worked - broken
+        less = f", {rest} gained nothing" if rest > 0 and loss.any_setting is not None else ""
+        return Avoid("breaks", f"{broken} of its {settings} broke{less}")
+    if beaten is not None:
+        more = share(found, beaten.difference)
+        lost = f"loses to {beaten.by} at {more}" if found.is_rate else f"gains less than {beaten.by}, by {more}"
+        return Avoid("worse", lost)
+    if loss.stability is not None and loss.stability.word == "Poor":
+        return Avoid("fragile", loss.stability.reason)
+    if loss.broke_again > _HALF * loss.judged:
+        return Avoid("breaks", f"broke when judged in {loss.broke_again} of {so_many(loss.judged, 'draw')}")
+    if loss.tried and not loss.worked and loss.any_setting is not None:
+        return Avoid("no gain", f"none of its {settings} gained anything")
+    return None
+
+
 def _avoid(found: Tuned) -> dict[str, str]:
-    why = {}
-    for loss in found.losses:
-        beaten = found.best.beaten.get(loss.variant) if found.best and not found.is_weak else None
-        broken = sum(loss.broken.values())
-        if loss.tried and broken > _HALF * loss.tried:
-            rest = loss.tried - loss.worked - broken
-            less = f", {rest} gained nothing" if rest > 0 and loss.any_setting is not None else ""
-            why[loss.variant] = f"{broken} of its {so_many(loss.tried, 'setting')} broke{less}"
-        elif beaten is not None:
-            more = share(found, beaten.difference)
-            lost = f"loses to {beaten.by} at {more}" if found.is_rate else f"gains less than {beaten.by}, by {more}"
-            why[loss.variant] = lost
-        elif loss.stability is not None and loss.stability.word == "Poor":
-            why[loss.variant] = loss.stability.reason
-        elif loss.broke_again > _HALF * loss.judged:
-            why[loss.variant] = f"broke when judged in {loss.broke_again} of {so_many(loss.judged, 'draw')}"
-        elif loss.tried and not loss.worked and loss.any_setting is not None:
-            why[loss.variant] = f"none of its {so_many(loss.tried, 'setting')} gained anything"
-    return why
+    reasons = {loss.variant: reason_to_avoid(found, loss) for loss in found.losses}
+    return {variant: reason.why for variant, reason in reasons.items() if reason is not None}
 
 
 # ---- sentences ----------------------------------------------------------------------------------------------------

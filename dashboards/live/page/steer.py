@@ -81,7 +81,7 @@ def _extend(desk: Desk, glance: Glance) -> None:
     heading("More of it")
     with ui.row().classes("items-center gap-2"):
         what = ui.select(
-            {"trials": "trials of each stratum", "replicates": "replicates"}, value="trials", label="up to"
+            {"trials": "trials of each variant", "replicates": "replicates"}, value="trials", label="up to"
         )
         number = ui.number("how many", min=1, step=1, precision=0).classes("w-32")
 

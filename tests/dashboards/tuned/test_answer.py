@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dashboards.tuned.answer import Answer, Cost, answer
+from dashboards.tables.short import verdict
+from dashboards.tuned.answer import Answer, Cost, answer, reason_to_avoid
 from studies.records import Cause, RunRecord
 from tests.dashboards.tuned.replicated import a_run, replicated
 from tests.dashboards.tuned.test_losses import compared
@@ -64,6 +65,22 @@ def test_a_loss_that_breaks_at_most_settings_is_avoided_though_its_best_is_as_go
     found = answer(compared(records), 0.03, Cost(6))
     assert "18 of its 30 settings broke" in found.avoid["discopop"]
     assert "discopop" not in found.as_good
+
+
+def test_the_row_of_a_loss_to_avoid_has_the_word_of_the_reason_that_the_answer_gives() -> None:
+    """Also of a loss whose settings worked and whose judging runs broke, and of one that never gained."""
+    records = replicated({"sigmoid": BASE, "discopop": SAME, "ipo": SAME, "hinge": [-0.2] * 6})
+    records += [a_run("discopop", r, n, 0.1, cause=Cause.INVERTED) for r in range(1, 7) for n in (2, 3, 4)]
+    found = compared(records)
+    ipo = replace(next(one for one in found.losses if one.variant == "ipo"), broke_again=4)
+    hinge = replace(next(one for one in found.losses if one.variant == "hinge"), worked=0, stability=None)
+    losses = tuple({"ipo": ipo, "hinge": hinge}.get(one.variant, one) for one in found.losses)
+    found = replace(found, losses=losses, best=None)
+    words = {one.variant: reason.word for one in losses if (reason := reason_to_avoid(found, one))}
+    assert words == {"discopop": "breaks", "ipo": "breaks", "hinge": "no gain"}
+    said = answer(replace(compared(records), losses=losses), 0.03, Cost(6))
+    rows = {one.variant: verdict(one, found, said) for one in losses if one.variant in said.avoid}
+    assert {name: row for name, row in rows.items() if name in words} == {n: f"avoid: {w}" for n, w in words.items()}
 
 
 def test_nothing_is_said_before_a_run_has_ended() -> None:
