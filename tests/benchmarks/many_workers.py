@@ -75,8 +75,10 @@ def measure(workers: int, seconds: float) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.many_workers", "--crowd", f"127.0.0.1:{port}"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as crowd,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd,
     ):
+        assert crowd.stdout is not None
+        crowd.stdout.readline()  # it has loaded all it needs
         executor = Process("formula", None, Path(folder), team=partial(_team, workers, door, Simulated(crowd)))
         clock = time.pthread_getcpuclockid(_pump().ident or 0)
         jobs = iter(range(10**9))
@@ -96,7 +98,9 @@ def measure(workers: int, seconds: float) -> None:
                     executor.submit(_job(next(jobs), Path(folder)))
         spent, took = time.clock_gettime(clock) - cpu, time.monotonic() - at
         messages = counted + runs  # a run that ends is followed by a want, which is no event
-        sys.stdout.write(f"{workers} workers connected and at work after {connected:.2f} s\n")
+        sys.stdout.write(
+            f"{workers} workers connected and at work after {connected:.2f} s, {cpu:.2f} s of the pump's CPU\n"
+        )
         sys.stdout.write(
             f"{runs / took:.0f} runs/s, {messages / took:.0f} messages/s: {1e6 * spent / messages:.0f} us of CPU a "
             f"message, {1e3 * spent / runs:.2f} ms a run, {100 * spent / took:.1f} % of a core\n"
@@ -145,6 +149,8 @@ def crowd(address: str) -> None:
     selector = selectors.DefaultSelector()
     selector.register(sys.stdin, selectors.EVENT_READ, None)
     os.set_blocking(sys.stdin.fileno(), False)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     due: list[tuple[float, int, _Worker]] = []
     count = 0
     while True:

@@ -44,12 +44,23 @@ class Running:
         self.state: Literal["asked", "waiting", "here"] = "asked"
         self.refused = self.host = self.told = ""
         self.parted: float | None = None
+        self._gone: float | None = None
         self._log_start = 0
 
     @property
     def place(self) -> str:
         """A description for people."""
         return f"{self.handle.place} on {self.host}" if self.host else self.handle.place
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it has no run, and may take one now or once it is here."""
+        return not self.jobs and not self.set_aside and self.parted is None
+
+    def may_still_speak(self, now: float) -> bool:
+        """Of one that is gone: whether its last words may be on their way from another machine."""
+        self._gone = now if self._gone is None else self._gone
+        return self.elsewhere and self.line is not None and now - self._gone < EXIT_SECONDS
 
     def give(self, job: Job) -> None:
         """Answer the worker's request with a job; it is lost where the process has just gone."""

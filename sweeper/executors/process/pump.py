@@ -144,7 +144,7 @@ class Pump:
             self._start_missing()
 
     def _start_missing(self) -> None:
-        without = sum(not worker.jobs and not worker.set_aside for worker in self._crew.workers.values())
+        without = sum(worker.is_free for worker in self._crew.workers.values())
         for slot, starter in self._starters.items():
             if slot not in self._crew.workers and len(self._waiting) > without:
                 self._crew.start(slot, starter)
@@ -274,6 +274,8 @@ class Crew:
                 self._bury(slot)
                 continue
             state = worker.handle.state()
+            if state == "gone" and worker.may_still_speak(self._looked):
+                continue
             if state == "gone":
                 if worker.line is not None:
                     self._receive_last(worker.line)

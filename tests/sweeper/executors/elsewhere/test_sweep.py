@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dashboards.store.records import load_records
-from studies.records import METRICS, Cause
+from studies.records import METRICS, Cause, State
+from tests.services.processes import free_ports
 from tests.services.slurm import Slurm
 from tests.waiting import wait_until
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 
 def begin(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[bytes]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "study.yaml").write_text(STUDY)
     path = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
@@ -52,6 +52,7 @@ def begin(folder: Path, *options: str, environment: Mapping[str, str] = os.envir
 def numbers(folder: Path) -> dict[tuple[object, ...], float]:
     """Every comparable number of every run; the runs must have finished, each of them once."""
     records = load_records(f"sqlite:///{folder}/mlflow.db", "elsewhere")
+    assert not any(record.state is State.RUNNING for record in records)
     finished = [record for record in records if record.cause is Cause.FINISHED]
     assert len(finished) == len({record.key for record in finished}) == RUNS
     return {
@@ -92,24 +93,48 @@ def test_a_sweep_on_slurm_gives_the_numbers_of_one_machine_though_a_job_is_preem
     wait_until(lambda: not slurm.call("squeue", "-h", "-t", "PD,R"), "jobs are left")
 
 
+def start_hosts(printed: Path, count: int) -> list[subprocess.Popen[bytes]]:
+    """Do what the sweep has said to do on other machines."""
+    wait_until(lambda: "sweeper worker --connect" in printed.read_text(), "nobody is told how")
+    told = re.findall(r"sweeper worker --connect (\S+) --key-file (\S+)", re.sub(r"\s+", " ", printed.read_text()))
+    command = [sys.executable, "-m", "sweeper", "worker", "--connect", told[0][0], "--key-file", told[0][1]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return [subprocess.Popen([*command, "--workers", "1"], env=environment) for _ in range(count)]
+
+
 def test_a_sweep_on_hosts_gives_the_numbers_of_one_machine_though_a_host_is_killed(
     tmp_path: Path, alone: dict[tuple[object, ...], float]
 ) -> None:
     folder = tmp_path / "hosts"
-    sweep = begin(folder, "--executor", "hosts")
-    printed = folder / "printed"
-    wait_until(lambda: "sweeper worker --connect" in printed.read_text(), "nobody is told how")
-    flat = re.sub(r"\s+", " ", printed.read_text())
-    told = re.findall(r"sweeper worker --connect (\S+) --key-file (\S+)", flat)
-    command = [sys.executable, "-m", *shlex.split("sweeper worker"), "--connect", told[0][0], "--key-file", told[0][1]]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    agents = [subprocess.Popen([*command, "--workers", "1"], env=environment, cwd=tmp_path) for _ in range(2)]
+    sweep, printed = begin(folder, "--executor", "hosts"), folder / "printed"
+    hosts = start_hosts(printed, 2)
     try:
         wait_until(lambda: len(running(folder)) == 2 or sweep.poll() is not None, "nothing is trained")
-        agents[0].kill()
-        agents.append(subprocess.Popen([*command, "--workers", "1"], env=environment, cwd=tmp_path))
+        hosts[0].kill()
+        hosts += start_hosts(printed, 1)
         assert sweep.wait() == 0, printed.read_text()
         assert numbers(folder) == alone
     finally:
-        for agent in agents:
-            agent.kill()
+        for host in hosts:
+            host.kill()
+
+
+def test_hosts_find_the_sweep_again_that_was_killed_and_began_anew(
+    tmp_path: Path, alone: dict[tuple[object, ...], float]
+) -> None:
+    folder = tmp_path / "hosts"
+    (port,) = free_ports(1)
+    options = ("--executor", "hosts", "--set", f"resources.address=127.0.0.1:{port}")
+    sweep = begin(folder, *options)
+    hosts = start_hosts(folder / "printed", 2)
+    try:
+        wait_until(lambda: len(running(folder)) == 2 or sweep.poll() is not None, "nothing is trained")
+        sweep.kill()
+        sweep.wait()
+        sweep = begin(folder, *options)
+        assert sweep.wait() == 0, (folder / "printed").read_text()
+        assert numbers(folder) == alone
+        assert all(host.poll() is None for host in hosts), "they wait for another sweep"
+    finally:
+        for host in hosts:
+            host.kill()
