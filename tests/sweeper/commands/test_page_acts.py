@@ -18,10 +18,13 @@ budget: {trials: 3}
 objective: {metric: ranking_gain}
 """
 FLOW = HEAD + "variants: {sigmoid: {}, ipo: {space: {beta: {low: 0.3, high: 3.0}}}}  # two of them\n"
-BLOCK = (
-    HEAD
-    + "variants:\n  sigmoid: {}          # plain\n  ipo:\n    space:\n      beta: {low: 0.3, high: 3.0}  # larger\n# end\n"
-)
+BLOCK = f"""{HEAD}variants:
+  sigmoid: {{}}          # plain
+  ipo:
+    space:
+      beta: {{low: 0.3, high: 3.0}}  # larger
+# end
+"""
 
 
 @pytest.mark.parametrize("text", [FLOW, BLOCK], ids=["flow", "block"])
