@@ -21,7 +21,7 @@ Event = Mapping[str, Any]
 @dataclass(frozen=True)
 class Sweep:
     """The last sweep of a study. `said`: where it stands, in a line; `planned` and `done` count `what`; `failures` by
-    kind; `best`: variant, scenario and value; `silent`: seconds since its last event; `machine`: it runs on this one.
+    kind; `best`: variant, scenario and value; `silent`: seconds since its last event; `here`: it runs on this machine.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Told:
     """How the page learns what is not in MLflow. `folders`: name -> run folder of the studies that ran here; `follow`:
     run folder -> what gives its events since the last call; `sweep`: where the last sweep of a run folder stands;
     `paused`: variants of a run folder; `among`: what answers a study of its records, by its tags in the store;
-    `command`: what a terminal calls a study, its file or its name, None where nobody knows.
+    `file`: what a terminal calls a study, its file or its name, None where nobody knows.
     """
 
     folders: Callable[[], Mapping[str, Path]]

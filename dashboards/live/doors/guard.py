@@ -83,21 +83,28 @@ class Guard:
             return await send({"type": "websocket.close", "code": 4403})  # before it is accepted: answered with 403
         if scope["type"] != "http":
             return None
+        given = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+        has_token = TOKEN in given and scope["method"] == "GET" and _same(given[TOKEN], self._keys.token)
+        if has_token and "origin" not in headers and self._is_here(headers):  # wherever the link stood
+            return await self._let_in(scope, given, send)
         if not self._is_ours(headers, needs_origin=False):
             return await _answer(send, 403, FOREIGN)
-        given = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
-        if TOKEN in given and scope["method"] == "GET" and _same(given[TOKEN], self._keys.token):
-            return await self._let_in(scope, given, send)
         if not self._has_cookie(headers):
             return await _answer(send, 403, NO_TOKEN)
         return await self._inside(scope, receive, _with_headers(send))
 
+    def _is_here(self, headers: Mapping[str, str]) -> bool:
+        return headers.get("host", "").lower() in self._keys.hosts
+
     def _is_ours(self, headers: Mapping[str, str], *, needs_origin: bool) -> bool:
-        if headers.get("host", "").lower() not in self._keys.hosts:
+        """Whether a request comes from this page or was typed. Another port of this machine is another page, though a
+        browser calls it the same site and brings the cookie along.
+        """
+        if not self._is_here(headers):
             return False
         origin = headers.get("origin")
         if origin is None:
-            return not needs_origin and headers.get("sec-fetch-site", "none") in ("none", "same-origin", "same-site")
+            return not needs_origin and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
         parts = urlsplit(origin)
         return parts.scheme == "http" and parts.netloc.lower() in self._keys.hosts
 

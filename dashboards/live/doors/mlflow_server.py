@@ -18,6 +18,8 @@ from dashboards.live.doors.proxy import PREFIX
 
 LOOPBACK: Final = "127.0.0.1"
 END_SECONDS: Final = 5.0
+PATIENCE: Final = 3.0  # for it to come up, while somebody waits for an answer
+LOOK_SECONDS: Final = 0.25
 PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None)  # before the process is split
 
@@ -40,11 +42,11 @@ class MlflowServer:
         if not self._answers:
             with suppress(httpx.HTTPError):
                 async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
-                    for _ in range(20):
+                    for _ in range(round(PATIENCE / LOOK_SECONDS)):
                         with suppress(httpx.ConnectError):
                             self._answers = (await client.get(f"{here}{PREFIX}/health")).status_code == 200
                             break
-                        await asyncio.sleep(0.25)
+                        await asyncio.sleep(LOOK_SECONDS)
         return here if self._answers else None
 
     def end(self) -> None:

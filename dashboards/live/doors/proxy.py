@@ -23,7 +23,10 @@ BLOCKED: Final = re.compile(
     re.IGNORECASE,
 )
 NOT_HERE: Final = "This part of MLflow is not reached through this page."
-NOT_YET: Final = "MLflow is on its way up: load this page again in a few seconds."
+NOT_YET: Final = (
+    '<!doctype html><meta charset="utf-8"><title>MLflow</title><p>MLflow is on its way up ...</p>'
+    "<script>setTimeout(() => location.reload(), 2000)</script>"
+)
 # Of one connection, not of the request; and what says who came in here.
 _OURS: Final = frozenset(
     {"host", "cookie", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "origin", "referer"}
@@ -59,11 +62,12 @@ def proxied(upstream: Upstream, otherwise: Asgi) -> Asgi:
             return await _answer(send, 404, NOT_HERE)
         address = await upstream()
         if address is None:
-            return await _answer(send, 503, NOT_YET, [(b"refresh", b"2"), (b"retry-after", b"2")])
+            html = (b"content-type", b"text/html; charset=utf-8")
+            return await _answer(send, 503, NOT_YET, [(b"retry-after", b"2"), html])
         try:
             await _pass_on(client, address, raw, scope, receive, send)
         except httpx.HTTPError:
-            await _answer(send, 502, NOT_YET)
+            await _answer(send, 502, "MLflow does not answer.")
 
     return app
 

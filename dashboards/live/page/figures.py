@@ -14,6 +14,8 @@ from dashboards.store.connection import StoreError
 from dashboards.store.histories import load_curves
 
 MOST_CHOSEN: Final = 6
+MOST_CHOICES: Final = 1000  # the newest runs, to choose from
+MOST_POINTS: Final = 3000  # the newest; a browser draws no more of them while they change
 
 
 class FiguresView:
@@ -48,12 +50,16 @@ class FiguresView:
             return
         first, self._found = self._found is None, found
         variants = list(dict.fromkeys(one.variant for one in found.runs))
-        _fill(self._scatter, charts.reward_and_drift(found.points, found.metric, charts.colours_of(variants)))
+        _fill(
+            self._scatter,
+            charts.reward_and_drift(found.points[-MOST_POINTS:], found.metric, charts.colours_of(variants)),
+        )
+        newest = f" The newest {MOST_POINTS:,} of {len(found.points):,}." if len(found.points) > MOST_POINTS else ""
         self._about.set_text(
             f"{found.metric}: {found.about}. A dot a finished run, a triangle one that broke. Click a name above to "
-            "leave it out, a dot for its run."
+            f"leave it out, a dot for its run.{newest}"
         )
-        labels = {one.run_id: one.label for one in reversed(found.runs)}
+        labels = choices(found)
         kept = [one for one in self._runs.value or [] if one in labels]
         self._runs.set_options(labels, value=list(labels)[:3] if first else kept)
         names = list(dict.fromkeys(found.names))
@@ -68,7 +74,7 @@ class FiguresView:
         if self._found is None:
             return
         chosen, name = list(self._runs.value or [])[:MOST_CHOSEN], str(self._metric.value)
-        labels = {one.run_id: one.label for one in self._found.runs}
+        labels = choices(self._found)
         try:
             curves = await run.io_bound(load_curves, self._desk.uri, chosen, [name])
         except StoreError as error:
@@ -87,7 +93,7 @@ class FiguresView:
         """Name the run of a dot, with its page."""
         if self._found is None:
             return
-        mine = [point for point in self._found.points if point.variant == event.series_name]
+        mine = [point for point in self._found.points[-MOST_POINTS:] if point.variant == event.series_name]
         glance: Glance | None = self._desk.watcher.seen.study(self._name)
         if not 0 <= event.data_index < len(mine) or glance is None:
             return
@@ -98,6 +104,11 @@ class FiguresView:
             page = self._desk.mlflow_page(glance, point.run_id)
             if page is not None:
                 ui.link("in MLflow", page, new_tab=True).classes("link text-sm")
+
+
+def choices(found: Figures) -> dict[str, str]:
+    """The newest runs to choose from, by id."""
+    return {one.run_id: one.label for one in reversed(found.runs[-MOST_CHOICES:])}
 
 
 def _fill(chart: ui.echart, options: charts.Options) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nicegui import run, ui
 
+from dashboards.live.page.figures import choices
 from dashboards.live.page.parts import Desk, muted
 from dashboards.live.reading.words import words
-from dashboards.live.views import Figures
 from dashboards.store.connection import StoreError
 from dashboards.store.histories import load_samples
 from studies.records import Shown
@@ -22,7 +22,7 @@ def samples(desk: Desk, name: str) -> None:
     def fill() -> None:
         glance = desk.watcher.seen.study(name)
         found = None if glance is None else glance.figures
-        options = {} if found is None else _choices(found)
+        options = {} if found is None else choices(found)
         if options != choice.options:
             choice.set_options(options, value=choice.value if choice.value in options else None)
 
@@ -44,10 +44,6 @@ def samples(desk: Desk, name: str) -> None:
     choice.on_value_change(show)
     fill()
     ui.timer(3.0, fill)
-
-
-def _choices(found: Figures) -> dict[str, str]:
-    return {one.run_id: one.label for one in reversed(found.runs)}
 
 
 def _pair(one: Shown) -> None:

@@ -103,7 +103,6 @@ def _clone(desk: Desk, glance: Glance) -> None:
         name = ui.input("name of the copy", value=f"{variants[0]}_2").classes("w-40")
         setting = ui.input("setting", value="beta").classes("w-32")
         value = ui.input("value").classes("w-32")
-    place = ui.column().classes("w-full gap-1")
 
     async def preview() -> None:
         settings = {setting.value.strip(): value.value.strip()}
@@ -113,6 +112,7 @@ def _clone(desk: Desk, glance: Glance) -> None:
             _version(desk, glance.name, found)
 
     ui.button("show the change", on_click=preview, icon="difference").props("outline no-caps").classes("self-start")
+    place = ui.column().classes("w-full gap-1")
 
 
 def _version(desk: Desk, name: str, found: Version) -> None:
@@ -158,7 +158,7 @@ def _button(
         if await dialog:
             await do()
 
-    button = ui.button(text, icon=icon, on_click=ask).props("outline no-caps")
+    button = ui.button(text, icon=icon, on_click=ask).props("outline no-caps").classes("self-start")
 
 
 def _history(desk: Desk, glance: Glance) -> None:

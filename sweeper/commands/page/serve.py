@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from sweeper.search.storage import storage_url
 
 LIBRARY: Final = "nicegui"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+ANY: Final = ("0.0.0.0", "::")
 
 
 def is_installed() -> bool:
@@ -51,8 +53,8 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
         acted=[],
         also=(("Optuna's own pages (another program):", f"optuna-dashboard {word(OPTUNA, storage_url(None, here))}"),),
     )
-    keys = Keys.of(host, port)
-    shown = f"[{host}]" if ":" in host else host
+    keys = Keys.of(host, port, () if host in LOOPBACK else names_of_machine())
+    shown = socket.gethostname() if host in ANY else f"[{host}]" if ":" in host else host
     name = asked_name(asked, sources.file, [*sources.folders()]) if asked is not None else None
     path = "/" if name is None else f"/study/{name}"
     tell_user(f"The live page: {keys.link(f'http://{shown}:{port}', path)}")
@@ -62,6 +64,17 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
     else:
         tell_user("warning: the link and all that is seen go over the network unencrypted; ssh -L is safer")
     serve(page_of(desk, keys, mlflow), host, port)
+
+
+def names_of_machine() -> frozenset[str]:
+    """The names and addresses by which others know this machine, as far as it knows them itself."""
+    name = socket.gethostname()
+    found = {name, socket.getfqdn()}
+    with suppress(OSError):
+        for *_, address in socket.getaddrinfo(name, None):
+            text = str(address[0]).partition("%")[0]
+            found.add(f"[{text}]" if ":" in text else text)
+    return frozenset(found)
 
 
 def asked_name(asked: str, file_of: Callable[[str], str | None], known: list[str]) -> str | None:

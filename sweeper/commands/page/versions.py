@@ -14,7 +14,7 @@ import yaml
 from dashboards.live.ports import Done, Edit, Version
 from studies.loading import yaml_reader
 from studies.spec import Study, StudyError, load_study
-from studies.text.files import open_file, write_whole
+from studies.text.files import write_whole
 from studies.text.redact import redact
 
 BY_HAND: Final = "the file is written in a way that is changed by hand alone: add the variant in an editor"
@@ -52,8 +52,8 @@ def write(here: Path, file: str | None, edit: Edit) -> Done:
         if yaml_reader.read_text(place) != edit.before:
             return Done("refused", f"{file} has changed since: look at the change again.")
         kept = _free(place)
-        with open_file(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as old:
-            old.write(edit.before.encode())
+        with kept.open("x", encoding="utf-8", newline="") as old:
+            old.write(edit.before)
         write_whole(place, edit.text)
     except (OSError, yaml_reader.UnusableYaml) as error:
         return Done("refused", f"{file} was not written: {error}")

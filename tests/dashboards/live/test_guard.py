@@ -101,7 +101,11 @@ def test_another_origin_is_refused_with_the_cookie_too(origin: str) -> None:
 def test_a_websocket_names_its_origin_and_a_page_of_another_site_is_known_without_one() -> None:
     assert shake_hands(cookie=COOKIE) == "websocket.close"
     assert shake_hands(origin=OURS, cookie=COOKIE) == "websocket.accept"
-    assert ask("/", cookie=COOKIE, sec_fetch_site="cross-site").text == FOREIGN
+    for site in ("cross-site", "same-site"):  # the second is another port of this machine
+        assert ask("/", cookie=COOKIE, sec_fetch_site=site).text == FOREIGN
+    assert ask("/", cookie=COOKIE, sec_fetch_site="same-origin").text == "in /"
+    assert ask(KEYS.link(""), sec_fetch_site="cross-site").status_code == 200  # a link in another program's page
+    assert ask(KEYS.link(""), origin="http://evil.example").text == FOREIGN
     assert ask("/", cookie=COOKIE, origin=OURS).text == "in /"
 
 

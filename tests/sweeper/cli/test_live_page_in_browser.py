@@ -174,7 +174,7 @@ def test_a_sweep_is_followed_live_to_its_answer_with_the_numbers_of_the_table(
     page.get_by_role("button", name="resume hinge").click()
     page.get_by_role("button", name="pause hinge").wait_for()
     tab(page, "answer")
-    page.get_by_text("finished", exact=True).wait_for()
+    page.get_by_text("finished", exact=True).wait_for(timeout=PATIENCE * 1000)
     assert sweep.wait(PATIENCE) == 0
     said = json.loads(terminal.say("table", "study.yaml", "--format", "json"))
     page.get_by_text(" ".join(said["answers"][0]["sentences"]), exact=True).wait_for()

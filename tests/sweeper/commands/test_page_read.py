@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +17,7 @@ from dashboards.live.reading.followed import Followed
 from dashboards.live.reading.watcher import Watcher
 from dashboards.live.views import Glance
 from dashboards.store.records import load_records
+from sweeper.commands.page.serve import asked_name
 from sweeper.commands.page.told import told
 
 Sweeper = Callable[..., Any]
@@ -98,3 +101,33 @@ def test_other_stores_give_the_same_by_mlflows_client(swept: Path, monkeypatch: 
     assert not followed.look()
     assert list(followed.records) == load_records(uri, "small")
     followed.close()
+
+
+def test_the_page_is_not_served_where_something_listens(sweeper: Sweeper, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = sweeper(tmp_path, "ui", "--port", str(taken.getsockname()[1]))
+    assert ended.returncode == 2
+    assert "--port" in ended.stderr
+
+
+def test_without_its_library_mlflows_own_pages_open(
+    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("os.execv", lambda _program, arguments: started.extend(arguments))
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")  # the command sets it
+    monkeypatch.setattr("sweeper.commands.page.serve.is_installed", lambda: False)
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    ended = sweeper(tmp_path, "ui", "mine.yaml", "--port", "5017")
+    assert "pip install dpo-sweeper[ui]" in ended.stdout
+    assert {"mlflow", "server", "5017"} <= set(started)
+
+
+def test_the_link_opens_at_the_study_that_was_asked_for_by_file_or_name(swept: Path) -> None:
+    sources = told(swept, "mine.yaml")
+    names = [*sources.folders()]
+    assert asked_name(str(swept / "mine.yaml"), sources.file, names) == "small"
+    assert asked_name("small", sources.file, names) == "small"
+    assert asked_name("another", sources.file, names) == "another"

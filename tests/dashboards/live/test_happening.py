@@ -1,0 +1,90 @@
+"""What the events of a sweep add up to: who trains what since when, how attempts ended, which acts were answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashboards.live.reading.figures import bins
+from dashboards.live.reading.happening import MOST_SPANS, Happened
+from dashboards.live.reading.words import words
+
+
+def event(kind: str, at: float = 0.0, sweep: str = "one", **fields: Any) -> dict[str, Any]:
+    return {"v": 1, "sweep": sweep, "n": 1, "at": at, "event": kind, **fields}
+
+
+def started(key: str, at: float, worker: str = "worker-0", sweep: str = "one") -> dict[str, Any]:
+    place = {"variant": "ipo", "scenario": "clean", "trial": 1, "block": 2, "seed": 3}
+    return event("run_started", at, sweep, key=key, worker=worker, **place)
+
+
+def test_a_run_is_in_training_from_its_start_to_its_end_and_keeps_its_last_step() -> None:
+    happened = Happened()
+    assert happened.take([started("a", 10.0), event("run_reported", 12.0, key="a", step=5, metrics={"loss": 0.5})])
+    (run,) = happened.view().training
+    assert (run.worker, run.variant, run.since, run.step, run.metrics) == ("worker-0", "ipo", 10.0, 5, {"loss": 0.5})
+    happened.take([started("a", 11.0)])  # told again, as a new file of events begins
+    assert happened.view().training[0].since == 10.0
+    happened.take([event("run_ended", 15.0, key="a", cause="finished")])
+    view = happened.view()
+    assert view.training == ()
+    assert [(span.begin, span.end, span.cause) for span in view.spans] == [(10.0, 15.0, "finished")]
+    assert not happened.take([])
+
+
+def test_another_sweep_and_the_end_of_one_leave_nothing_in_training() -> None:
+    happened = Happened()
+    happened.take([started("a", 1.0), event("worker", worker="worker-0", state="here", place="cpu")])
+    assert happened.view().workers == {"worker-0": "here on cpu"}
+    happened.take([started("b", 2.0, sweep="two")])
+    assert [run.key for run in happened.view().training] == ["b"]
+    assert happened.view().workers == {}
+    happened.take([event("sweep_ended", 3.0, "two", how="stopped")])
+    assert happened.view().training == ()
+
+
+def test_answers_are_the_newest_first_and_what_is_damaged_or_unknown_does_no_harm() -> None:
+    happened = Happened()
+    happened.take(
+        [
+            event("request_answered", 1.0, id="a", ask="stop", outcome="done", message="it stops"),
+            event("request_answered", 2.0, id="b", ask="pause", outcome="refused", message="\x1b[31mno"),
+            event("run_reported", key="nobody", metrics={"loss": None}),
+            event("run_reported", key="nobody"),
+            event("run_ended", key="nobody", cause="finished"),
+            event("a_later_version_tells_this", what=[1]),
+            {},
+        ]
+    )
+    assert [(one.ask, one.message) for one in happened.view().answered] == [
+        ("pause", "\\x1b[31mno"),
+        ("stop", "it stops"),
+    ]
+
+
+def test_a_sweep_of_a_week_keeps_a_bounded_past() -> None:
+    happened = Happened()
+    for i in range(MOST_SPANS + 50):
+        happened.take([started(str(i), i), event("run_ended", i + 1, key=str(i), cause="finished")])
+    spans = happened.view().spans
+    assert len(spans) == MOST_SPANS
+    assert spans[-1].begin == MOST_SPANS + 49
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [([0.3, 0.1, 0.1], ("0.1", "0.3")), ([1.0], ("1",)), ([10.0**i for i in range(-6, 4)], None)],
+)
+def test_settings_fall_into_bins_few_values_into_their_own(values: list[float], labels: tuple[str, ...] | None) -> None:
+    which, found = bins(values)
+    assert found == labels or len(found) == 8
+    places = [which(value) for value in sorted(values)]
+    assert places == sorted(places)
+    assert all(0 <= place < len(found) for place in places)
+
+
+def test_text_that_acts_on_a_screen_is_shown_and_nothing_is_nothing() -> None:
+    assert words("a\u202eb\x1b[0m") == "a\\u202eb\\x1b[0m"
+    assert words(None) == ""
