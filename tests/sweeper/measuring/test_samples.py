@@ -90,7 +90,7 @@ class Kept:
         spec = study.within(cell.name).spec
         runs = spec.confirm if judging and spec.confirm is not None else spec.runs
         record = {"variant": name, "scenario": cell.name, "trial": 0, "block": runs.blocks[0], "seed": runs.seeds[0]}
-        config = study.run_config(_Asked(**record, knobs={"beta": 0.5}))  # type: ignore[arg-type]
+        config = study.run_config(_Asked(**record, knobs={"beta": 0.5}))
         result = RunResult(
             key=config.key,
             cause=Cause.FINISHED,
