@@ -23,8 +23,8 @@ from studies.design.counts import pairs_source
 from studies.design.points import CONFIRM, quota
 from studies.design.speed import speed_asked
 from studies.records import RunRecord
-from studies.records.samples.kept import KeptScores
 from studies.records.speed import Speed
+from studies.samples.kept import KeptScores
 from studies.spec import Expectation, Study
 from studies.text.redact import redact
 

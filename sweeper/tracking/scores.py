@@ -13,7 +13,7 @@ from dashboards.store.mlflow_tags import replaced_by, score_tags, to_record
 from dashboards.store.records import stored
 from studies.design.measurers import Measurers
 from studies.records import SAMPLES, Measurement, RunRecord, Scalar, Shown
-from studies.records.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
+from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
 from studies.text.files import read_bytes, write_whole
 from studies.text.redact import redact
 from sweeper.tracking.delivery import read_curve_ends
