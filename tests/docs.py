@@ -26,7 +26,7 @@ import sweeper
 from studies.design.counts import planned_runs
 from studies.losses.guide import CLAIMS
 from studies.losses.table import TABLE
-from studies.records import CONSEQUENCES, METRICS, Cause, DataConfig, EvaluationConfig, Failure, Judge
+from studies.records import CONSEQUENCES, METRICS, Cause, Check, DataConfig, EvaluationConfig, Failure, Judge
 from studies.schema.types import NOT_WRITTEN, StudySpec
 from studies.spec import (
     Budget,
@@ -71,6 +71,7 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "probe": Probe,
     "evaluate": EvaluationConfig,
     "evaluate.judge": Judge,
+    "evaluate.check": Check,
     "objective": Objective,
     "budget": Budget,
     "resources": Resources,

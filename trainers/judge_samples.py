@@ -23,7 +23,7 @@ from studies.records import (
     Shown,
     digest,
 )
-from studies.records.samples.kept import (
+from studies.samples.kept import (
     UNTRAINED,
     KeptScores,
     KeptTexts,

@@ -26,8 +26,8 @@ from studies.design.measurers import Measurers, is_measured
 from studies.design.points import CONFIRM, quota
 from studies.design.speed import speed_asked
 from studies.records import ELSEWHERE, RunRecord
-from studies.records.samples.kept import KeptScores
 from studies.records.speed import Speed
+from studies.samples.kept import KeptScores
 from studies.spec import Expectation, Study
 from studies.text.redact import redact
 

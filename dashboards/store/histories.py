@@ -21,8 +21,8 @@ from dashboards.store.mlflow_tags import KIND, RUN, SWEEP
 from dashboards.store.records import view_page
 from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs
 from studies.records import SAMPLES, Shown
-from studies.records.samples.kept import SAMPLES_FOLDER, SCORES_FILE, KeptScores, scores_from_text
 from studies.records.speed import SPEED_FILE, Speed, read_speed
+from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, KeptScores, scores_from_text
 from studies.text.redact import redact
 
 STUDY_FILE = "study.yaml"

@@ -21,7 +21,7 @@ from studies.design.elsewhere import Draw
 from studies.design.measurers import opinion_of
 from studies.design.points import quota
 from studies.records import PROBE, Measurer, RunRecord
-from studies.records.samples.kept import KeptScores
+from studies.samples.kept import KeptScores
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study, StudySpec
 from studies.text.redact import redact

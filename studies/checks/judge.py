@@ -33,10 +33,9 @@ def judge_problems(spec: StudySpec) -> list[Problem]:
         problems.append(Problem("evaluate.second_judge", text))
     elif "second_judge" in judges and judges["second_judge"] == judges["judge"]:
         problems.append(Problem("evaluate.second_judge", "is the first one again: name another, or leave it out"))
-    if judges.keys() & {"second_judge", "check"} and spec.replicates is None and "judge" in judges:
-        named = " and ".join(key for key in ("second_judge", "check") if key in judges)
-        text = "they look at the runs that judge replicates, and there are none: add replicates: 8, or leave it out"
-        problems.append(Problem(f"evaluate.{named.split(' ')[0]}", text))
+    if spec.replicates is None:
+        text = "looks at the runs that judge replicates, and there are none: add replicates: 8, or leave it out"
+        problems += [Problem(f"evaluate.{key}", text) for key in ("second_judge", "check") if key in judges]
     return problems
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from studies.records.samples.kept import SAMPLES_FOLDER
+from studies.samples.kept import SAMPLES_FOLDER
 from studies.text.files import is_file, is_folder
 from sweeper.folder.names import LOGS, MARK_FILE, OWN_FILES, REFERENCE, REQUESTS
 from trainers.run_folder.results import (

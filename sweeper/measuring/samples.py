@@ -8,7 +8,7 @@ from pathlib import Path
 from studies.design.measurers import asked_of, is_measured, judge_at
 from studies.design.points import CONFIRM
 from studies.records import RunConfig, RunRecord, State
-from studies.records.samples.kept import UNTRAINED, KeptScores
+from studies.samples.kept import UNTRAINED, KeptScores
 from studies.spec import Study
 from sweeper.measuring.remeasure import Task
 from trainers.interface import Job

@@ -10,7 +10,7 @@ from typing import Any
 from dashboards.store.connection import StoreRefused, store_calls
 from dashboards.store.mlflow_tags import SUPERSEDED, TICKET, Value
 from studies.records import SAMPLES
-from studies.records.samples.kept import SAMPLES_FOLDER
+from studies.samples.kept import SAMPLES_FOLDER
 from sweeper.tracking.entries import samples_text
 from sweeper.tracking.experiment.study import OpenStudy
 from sweeper.tracking.journal import TICKET_PREFIX, checked

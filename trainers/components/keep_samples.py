@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from studies.records import JUDGE_CONTENT_FACT, JUDGE_FACT, Measurer
-from studies.records.samples.kept import (
+from studies.samples.kept import (
     UNTRAINED,
     KeptScores,
     KeptTexts,

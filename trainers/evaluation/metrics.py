@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from studies.records.samples.wins import at_equal_length, error_of
+from studies.samples.wins import at_equal_length, error_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -120,7 +120,7 @@ def win_rate(scores: Floats, reference: Floats) -> Estimate:
 
 
 def lc_win_rate(scores: Floats, reference: Floats, tokens: Floats, reference_tokens: Floats) -> Estimate:
-    """`win_rate` at equal length, by `studies.records.samples.wins.at_equal_length`, which has the formula."""
+    """`win_rate` at equal length, by `studies.samples.wins.at_equal_length`, which has the formula."""
     return rate_of_wins(_wins(scores - reference, 0.0), tokens, reference_tokens)
 
 

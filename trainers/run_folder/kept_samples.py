@@ -1,4 +1,4 @@
-"""The samples that a run keeps in its folder, and what judges gave them: see `studies.records.samples.kept`."""
+"""The samples that a run keeps in its folder, and what judges gave them: see `studies.samples.kept`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from studies.records.samples.kept import (
+from studies.samples.kept import (
     SAMPLES_FOLDER,
     SCORES_FILE,
     TEXTS_FILE,

@@ -15,8 +15,8 @@ import numpy as np
 
 from dashboards.statistics.estimates import Floats
 from studies.records import Measurer
-from studies.records.samples.kept import UNTRAINED, KeptScores, same_judge
-from studies.records.samples.wins import Rate, at_equal_length, error_of, plain_rate, wins_of
+from studies.samples.kept import UNTRAINED, KeptScores, same_judge
+from studies.samples.wins import Rate, at_equal_length, error_of, plain_rate, wins_of
 
 Weights = Mapping[int, float]
 """Evaluation, by its step -> what it counts; they sum to 1."""

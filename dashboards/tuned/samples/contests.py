@@ -12,7 +12,7 @@ from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.replicated.head_to_head import Met, Weights, head_to_head
 from studies.records import Measurer, RunRecord
 from studies.records.paths import Path, joined, weights_at
-from studies.records.samples.kept import UNTRAINED, KeptScores
+from studies.samples.kept import UNTRAINED, KeptScores
 
 CONTROLLED = "lc_win_rate"
 WIN_RATES = frozenset({"win_rate", CONTROLLED})

@@ -221,7 +221,7 @@ def evaluate(
     executor: Executor = "process",
     workers: Workers = None,
 ) -> None:
-    """Score finished runs whose adapters are kept with a judge, or measure a model from elsewhere; trains nothing."""
+    """Score runs with a judge, by kept samples or adapters, or measure a model from elsewhere; trains nothing."""
     from dashboards.store.connection import store_uri
     from studies.records import JUDGED
     from sweeper.cli.display import shown
@@ -268,7 +268,9 @@ def evaluate(
         typer.echo(sentence)
     if scored.failed:
         raise typer.Exit(1)
-    more = [] if asked.spec.objective.metric in JUDGED else ["objective.metric=gold"]
+    judge = selection.judge
+    metric = "win_rate" if judge.pairwise is not None or asked.spec.replicates is not None else "gold"
+    more = [] if asked.spec.objective.metric in JUDGED else [f"objective.metric={metric}"]
     typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
 
 

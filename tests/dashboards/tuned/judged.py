@@ -12,7 +12,7 @@ from dashboards.tuned.losses import Tuned, tuned
 from dashboards.tuned.replicates import replicates_of
 from dashboards.tuned.samples.contests import contests_of
 from studies.records import Measurer, RunRecord
-from studies.records.samples.kept import KeptScores, with_scores
+from studies.samples.kept import KeptScores, with_scores
 from studies.schema.replicates import Cell
 from studies.spec import Objective
 from tests.dashboards.generated import a_record

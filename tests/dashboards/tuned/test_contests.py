@@ -7,7 +7,7 @@ import pytest
 from dashboards.tables.short import short_cells, short_notes
 from dashboards.tuned.answer import Answer, Cost, answer
 from dashboards.tuned.losses import Tuned
-from studies.records.samples.kept import Preferred, with_preferred
+from studies.samples.kept import Preferred, with_preferred
 from tests.dashboards.tuned.judged import JUDGE, PROMPTS, WITHIN, compared, judged, scores_of
 
 GOOD, BAD = [0.6, 0.7, 0.65, 0.62, 0.7, 0.66], [0.1, 0.15, 0.05, 0.1, 0.12, 0.08]

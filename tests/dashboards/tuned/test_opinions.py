@@ -15,7 +15,7 @@ from dashboards.tuned.replicates import Replicate, replicates_of
 from dashboards.tuned.samples.contests import contests_of
 from dashboards.tuned.samples.opinions import parted, second_opinion, tax_of, would_take
 from studies.records import Measurer, RunRecord
-from studies.records.samples.kept import KeptScores, with_scores
+from studies.samples.kept import KeptScores, with_scores
 from studies.schema.replicates import Cell
 from studies.spec import Objective
 from tests.dashboards.tuned.judged import END, PROMPTS, WITHIN, compared, judged

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from studies.design.identity import question_of
 from studies.records import Judge
-from studies.spec import StudyError, arms, foreign_code, load_study, resolve_run
+from studies.spec import Study, StudyError, arms, foreign_code, load_study, resolve_run
 
 STUDY = """
 study: judged
@@ -71,8 +72,10 @@ def test_a_reward_model_is_found_beside_the_study_file(folder: Path, monkeypatch
 @pytest.mark.parametrize(
     ("judge", "words"),
     [
-        ({}, ["evaluate.judge: must name a reward_model or a function", "neither is"]),
-        ({"reward_model": "a/b", "function": "my_judge:score"}, ["both are given"]),
+        ({}, ["evaluate.judge: must name one of reward_model, function and pairwise", "none is"]),
+        ({"reward_model": "a/b", "function": "my_judge:score"}, ["reward_model and function are given"]),
+        ({"pairwise": "score"}, ["evaluate.judge.pairwise", "module:name"]),
+        ({"pairwise": "my_judge:score"}, ["objective.metric", "'gold' is no number that a pairwise judge gives"]),
         ({"reward_model": "http://host/model"}, ["evaluate.judge.reward_model", "'http://host/model'", "Hub id"]),
         ({"reward_model": "../../etc"}, ["no such folder", "Hub id"]),
         ({"reward_model": "org/judge; rm -rf ~"}, ["no such folder", "Hub id"]),
@@ -128,3 +131,43 @@ def test_the_judge_makes_no_other_run(folder: Path) -> None:
     asked = [spec.model_copy(update={"evaluation": evaluation}) for evaluation in evaluations]
     keys = {resolve_run(s, arm, "clean", trial=0, knobs={}, block=0, seed=0).key for s in asked}
     assert len(keys) == 1
+
+
+JUDGED = STUDY.replace("gold}", "win_rate}").replace("{judge: %s}", "%s")
+FIRST = {"function": "my_judge:score"}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "words"),
+    [
+        ({"second_judge": FIRST}, ["evaluate.second_judge", "no first one"]),
+        ({"judge": FIRST, "second_judge": FIRST}, ["evaluate.second_judge: is the first one again"]),
+        ({"judge": FIRST, "second_judge": {}}, ["evaluate.second_judge: must name one of"]),
+        ({"judge": FIRST, "check": {"function": "their:check"}}, ["evaluate.check.function", "no module their"]),
+        ({"judge": FIRST, "check": {"reward_model": "a/b"}}, ["evaluate.check.reward_model: unknown key"]),
+    ],
+)
+def test_a_wrong_second_judge_or_check_is_refused(folder: Path, evaluate: Any, words: list[str]) -> None:
+    found = problems(folder, evaluate, JUDGED + "replicates: 3\n")
+    assert any(all(word in problem for word in words) for problem in found), found
+
+
+def test_a_second_judge_and_a_check_need_runs_that_judge(folder: Path) -> None:
+    both = {"judge": FIRST, "second_judge": {"pairwise": "my_judge:compare"}, "check": {"function": "my_judge:right"}}
+    found = problems(folder, both, JUDGED)
+    assert [problem.partition(":")[0] for problem in found] == ["evaluate.second_judge", "evaluate.check"]
+    spec = load(folder, both, JUDGED + "replicates: 3\n")
+    warned = " ".join(foreign_code(spec))
+    for key in ("judge.function", "second_judge.pairwise", "check.function"):
+        assert f"evaluate.{key}: Python code of" in warned
+
+
+def test_who_looks_at_samples_makes_no_other_run(folder: Path) -> None:
+    both = {"judge": FIRST, "second_judge": {"pairwise": "my_judge:compare"}, "check": {"function": "my_judge:right"}}
+    keys, questions = set(), set()
+    for evaluate in ({"judge": FIRST}, both, {"judge": {"pairwise": "my_judge:compare"}}):
+        study = Study.of(load(folder, evaluate, JUDGED + "replicates: 3\n"))
+        (variant, *_), (scenario, *_) = study.variants.values(), study.spec.scenarios
+        questions.add(question_of(study.spec, scenario, variant))
+        keys.add(resolve_run(study.spec, variant, scenario, trial=0, knobs={}, block=100, seed=0).key)
+    assert (len(keys), len(questions)) == (1, 1)

@@ -17,7 +17,7 @@ from studies.design.answers import Answers, sort
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, chosen, judge_at, under
 from studies.records import Cause, Measurement, RunConfig, RunRecord, RunResult
-from studies.records.samples.kept import KeptScores, KeptTexts, Scored, digest_of_prompt
+from studies.samples.kept import KeptScores, KeptTexts, Scored, digest_of_prompt
 from studies.schema.replicates import Cell
 from studies.spec import Study, load_study
 from sweeper.executors import Inline

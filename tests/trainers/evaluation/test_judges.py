@@ -502,8 +502,8 @@ def test_judges_that_come_later_see_all_samples_and_need_no_adapter(runs: Any, t
     found = train_all(AdapterEvaluator(), again)[1]
     assert found.cause is Cause.FINISHED, found.message
     spaces = {step: [text.count(" ") for text in of] for step, of in texts.texts.items()}
-    gold = {m.step: m.value for m in found.measurements if m.name == "gold"}
-    assert gold == pytest.approx({step: float(np.mean(spaces[step])) for step in (2, 4)})
+    golds = {m.step: m.value for m in found.measurements if m.name == "gold"}
+    assert golds == pytest.approx({step: np.mean(spaces[step]) for step in (2, 4)})
     assert found.facts["reference_gold"] == pytest.approx(np.mean(spaces[0]))
     assert "kl" not in found.final()
     scores = read_scores(folders[1])

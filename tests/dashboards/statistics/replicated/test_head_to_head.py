@@ -12,7 +12,7 @@ from dashboards.statistics.estimates import Floats, block_mean
 from dashboards.statistics.replicated.head_to_head import Met, head_to_head
 from studies.records import Measurer
 from studies.records.paths import read_at, weights_at
-from studies.records.samples.kept import KeptScores, Preferred, with_preferred, with_scores
+from studies.samples.kept import KeptScores, Preferred, with_preferred, with_scores
 
 JUDGE = Measurer(judge="function j:score", content="sha256:1")
 END = {9: 1.0}

@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from studies.records import Measurer
-from studies.records.samples.kept import (
+from studies.samples.kept import (
     KeptScores,
     KeptTexts,
     Preferred,
