@@ -18,9 +18,10 @@ from transformers import PreTrainedModel
 from trl import ModelConfig
 
 from studies.records import EVALUATOR_FACT, JUDGE_CONTENT_FACT, JUDGE_FACT, Cause, RunResult, Scalar
+from trainers.components.outcome import outcome_of
 from trainers.components.settings import parse_settings, run_settings
 from trainers.components.worker_cache import WorkerCache
-from trainers.evaluation.evaluate import Evaluation, NonFinite, evaluate
+from trainers.evaluation.evaluate import Evaluation, NonFinite, ReferenceNumbers, evaluate
 from trainers.interface import Job, WorkQueue
 from trainers.judge_samples import SampleJudge
 from trainers.models.bases import ADAPTER as ADAPTER_CONFIG
@@ -58,17 +59,20 @@ class AdapterEvaluator:
         queue.finish(result)
 
     def _from_adapter(self, job: Job) -> RunResult:
-        found, facts = self._measure(job)
+        found, facts, reference = self._measure(job)
+        # How a run of the study failed stays as its training found it; of a model from elsewhere nobody has looked.
+        cause, why = (Cause.FINISHED, "") if job.model is None else outcome_of(found.measurements, reference)
         return RunResult(
             key=job.config.key,
-            cause=Cause.FINISHED,
+            cause=cause,
+            message=why,
             measurements=found.measurements,
             facts=facts,
             samples=found.samples,
         )
 
-    def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar]]:
-        """What is measured and shown, and facts: who measured it, and the untrained model's gold."""
+    def _measure(self, job: Job) -> tuple[Evaluation, dict[str, Scalar], ReferenceNumbers]:
+        """What is measured and shown, facts (who measured it, the untrained model's gold), and that model's numbers."""
         config, settings = job.config, run_settings(job)
         args, model_args = parse_settings(settings, job.folder / "trainer", config.seed)
         model, tokenizer = self._cache.base(settings, args, model_args)
@@ -86,7 +90,7 @@ class AdapterEvaluator:
         if isinstance(policy, PeftModel) and _changes_base(policy):
             self._cache.drop_base()
         by = {name: pairs.facts[name] for name in (JUDGE_FACT, JUDGE_CONTENT_FACT) if name in pairs.facts}
-        return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}
+        return measured, {**by, EVALUATOR_FACT: config.evaluator, **reference.facts}, reference
 
 
 def _policy(job: Job, base: PreTrainedModel, model_args: ModelConfig) -> tuple[torch.nn.Module, PreTrainedModel | None]:

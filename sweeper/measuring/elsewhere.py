@@ -30,6 +30,8 @@ from trainers.examine.elsewhere import Elsewhere, content_of, look_at_elsewhere
 from trainers.interface import Job
 from trainers.models.bases import UnusableModel
 
+# That it prefers the wrong answers, or repeats itself, is what was found of it, and it is judged by that as a run is.
+_MEASURED: Final = frozenset({Cause.FINISHED, Cause.INVERTED, Cause.COLLAPSED})
 _OF_TRAINING: Final = frozenset({"train_accuracy"})  # says nothing of a model that was not trained on these pairs
 
 
@@ -140,7 +142,8 @@ def _measure(
         for done, ending in enumerate(wait_for(jobs, pool, lambda: None), 1):
             configs = wanted.missing[ending.key]
             name = f"yours: {wanted.model.name} {configs[0].scenario} b{configs[0].block}"
-            result, problem = _known(result_of(ending)), problem_of(ending)
+            result = _known(result_of(ending))
+            problem = None if result.cause in _MEASURED else problem_of(ending)
             if problem is None and content_of(wanted.model.path) != wanted.model.content:
                 problem = f"{wanted.model.path} changed while it was measured: run the same command again"
             if problem is not None:
@@ -152,7 +155,8 @@ def _measure(
                 write_elsewhere(client, uri, config, result)
                 written += 1
             shown = _shown(study, result)
-            say(f"{done}/{len(jobs)} {name}: {shown.name} {with_error(shown)}")
+            broken = "" if result.cause is Cause.FINISHED else f"; {result.cause}: {result.message}"
+            say(f"{done}/{len(jobs)} {name}: {shown.name} {with_error(shown)}{broken}")
     return Measured(written, failed, is_refused=refused == len(jobs))
 
 

@@ -24,6 +24,7 @@ from dashboards.store.mlflow_tags import (
 from dashboards.store.records import stored
 from studies.design.measurers import Measurers, measurers_of
 from studies.records import ELSEWHERE, SAMPLES, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown
+from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
 from studies.text.files import read_bytes, write_whole
 from studies.text.redact import redact
 from sweeper.tracking.delivery import read_curve_ends

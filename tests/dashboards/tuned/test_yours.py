@@ -9,7 +9,7 @@ import pytest
 from dashboards.statistics.scale import scale_of
 from dashboards.tuned.yours import Judges, Yours, yours_in
 from studies.design.elsewhere import Draw
-from studies.records import ELSEWHERE, RunRecord
+from studies.records import ELSEWHERE, Cause, RunRecord, State
 from studies.records.world_units import task_of_block, tasks
 from studies.schema.replicates import Cell
 from studies.spec import Objective
@@ -77,6 +77,11 @@ def test_one_that_writes_at_another_length_is_broken_as_a_run_would_be() -> None
     (one,) = told(mine(1, 0.4), mine(2, 0.4, metrics={"gold": 1.0, "kl": 1.0, "length_ratio": 3.0}))
     assert (one.gain, one.difference, one.beside) == (None, None, {})
     assert one.missing == "broken in 1 of 2 draws: drifted"
+
+
+def test_one_that_prefers_the_wrong_answers_is_broken_too() -> None:
+    (one,) = told(mine(1, 0.4), mine(2, -0.4, cause=Cause.INVERTED, state=State.PRUNED))
+    assert (one.gain, one.missing) == (None, "broken in 1 of 2 draws: inverted")
 
 
 def test_two_contents_are_two_rows_whatever_they_are_called() -> None:

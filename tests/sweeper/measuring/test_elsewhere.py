@@ -179,8 +179,8 @@ def test_an_adapter_of_stock_trl_becomes_a_row_once(base: str, tmp_path: Path, s
     trained_by_stock_trl(model_path() if base == "embedded" else STORIES, tmp_path / "mine")
     command = ("evaluate", "tiny.yaml", "--adapter", "mine", "--executor", "inline")
     early = sweeper(tmp_path, *command)
-    assert early.returncode == 2
-    assert "Nothing is finished of study tiny" in early.stderr
+    assert (early.returncode, (tmp_path / "mlflow.db").exists(), (tmp_path / "runs").exists()) == (2, False, False)
+    assert "`sweeper run` makes one" in early.stderr
     assert sweeper(tmp_path, "run", "tiny.yaml", "--executor", "inline").returncode == 0
     once, twice = sweeper(tmp_path, *command), sweeper(tmp_path, *command)
     assert "yours: mine was measured on 2 draws, 0 had been." in once.stdout, once.stdout + once.stderr
