@@ -153,7 +153,7 @@ def _avoid(found: Tuned) -> dict[str, str]:
 
 def _used(found: Tuned, use: TunedLoss) -> str:
     stop = f", stop at step {use.step}" if use.step else ""
-    middle = ", as chosen in the replicate of median gain" if found.planned and (use.settings or stop) else ""
+    middle = ", the median replicate's choice" if found.planned and (use.settings or stop) else ""
     settings = f" ({_settings(use)}{stop}{middle})" if use.settings or stop else ""
     gain = share(found, use.gained) if use.gained else "nothing"
     tuned = f"Tuned with {so_many(found.settings, 'setting')} a draw, it" if found.planned else "It"
@@ -201,7 +201,7 @@ def _at_edge(use: TunedLoss) -> list[str]:
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
     said = []
     if as_good:
-        within = f": less than {amount(found, tie_within)} apart, which counts as equal" if tie_within else ""
+        within = f": less than {amount(found, tie_within)} apart" if tie_within else ""
         verb = "are" if len(as_good) > 1 else "is"
         said.append(f"{_list(as_good)} {verb} as good{within}.")
     if undecided:
