@@ -87,7 +87,7 @@ def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
         return _nothing(found, kept, settle, would_take(found, tie_within))
     use = _choose(found, fit)
     if found.is_weak:
-        return _weak(found, kept)
+        return _weak(found)
     others = [loss.variant for loss in kept if loss is not use and loss.variant not in avoid]
     as_good = tuple(name for name in others if found.are_tied(use.variant, name))
     undecided = tuple(name for name in others if name not in as_good)
@@ -237,22 +237,19 @@ def _unknown_start(found: Tuned, kept: Sequence[TunedLoss], avoid: dict[str, str
     return Answer(None, {}, None, None, names, {}, (), None, (sentence,))
 
 
-def _weak(found: Tuned, kept: Sequence[TunedLoss]) -> Answer:
+def _weak(found: Tuned) -> Answer:
     """Of a measure that looks at no sample: which losses break, and where to start, and no winner."""
     avoid = _avoid(found)
-    names = [loss.variant for loss in kept if loss.variant not in avoid]
+    names = [loss.variant for loss in found.losses if loss.variant not in avoid]
     sound = [loss for loss in found.losses if loss.variant not in avoid and loss.settings]
     start = next((loss for loss in sound if loss.variant == found.baseline), sound[0] if sound else None)
-    by = f"By it these are not shown worse than the best: {_list(names)}." if names else ""
-    said = [*weakness(found), by, *said_by_others(found, None)]
+    said = [*weakness(found), *said_by_others(found, None)]
     if start is not None:
         stop = f", stop at step {start.step}" if start.step else ""
         said.append(f"Start with {start.variant} ({_settings(start)}{stop}).")
     said += _avoided(avoid)
     begun = (None, {}, None) if start is None else (start.variant, dict(start.settings), start.step)
-    return Answer(
-        None, begun[1], begun[2], None, (), avoid, tuple(names), None, tuple(filter(None, said)), start=begun[0]
-    )
+    return Answer(None, begun[1], begun[2], None, (), avoid, tuple(names), None, tuple(said), start=begun[0])
 
 
 def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None, would: str) -> Answer:

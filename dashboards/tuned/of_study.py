@@ -20,7 +20,7 @@ from studies.design.counts import pairs_source
 from studies.design.elsewhere import Draw
 from studies.design.measurers import opinion_of
 from studies.design.points import quota
-from studies.records import PROBE, Measurer, RunRecord
+from studies.records import EMBEDDED, PROBE, Measurer, RunRecord
 from studies.samples.kept import KeptScores
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study, StudySpec
@@ -92,7 +92,9 @@ def asks_for_samples(spec: StudySpec) -> bool:
 
 
 def judge_name(spec: StudySpec) -> str | None:
-    """Who judges samples of the study, where the file says so."""
+    """Who judges samples of the study, where somebody does."""
+    if spec.data.path == EMBEDDED:
+        return "the data's own reward"
     return None if spec.evaluation.judge is None else str(redact(spec.evaluation.judge.name))
 
 
