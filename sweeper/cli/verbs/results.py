@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from dashboards.tables.comparison import Comparison
     from dashboards.tables.formats import Format
     from dashboards.tables.grids import Grid
+    from studies.records import Judge
     from studies.spec import Study
+    from sweeper.cli.shared import RunRequest
     from sweeper.documents.status import StatusDocument
 
 
@@ -222,17 +224,8 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score runs with a judge, by kept samples or adapters, or measure a model from elsewhere; trains nothing."""
-    from dashboards.store.connection import store_uri
     from studies.records import JUDGED
-    from sweeper.cli.display import shown
     from sweeper.cli.verbs.elsewhere import elsewhere_problems, measure_elsewhere
-    from sweeper.folder.control import AlreadyRunning
-    from sweeper.folder.paths import places
-    from sweeper.loop.progress import Interrupted
-    from sweeper.measuring.rescore import EvaluateError, best_runs, score_all, select, summary
-    from sweeper.recorded.contents import as_found, with_judge
-    from sweeper.recorded.reading import answers_of, found_answers
-    from sweeper.tracking.scores import fetch_samples
 
     judged = _judge_settings(judge_model, judge_function)
     if problems := elsewhere_problems(adapter, model, only_best=only_best):
@@ -243,7 +236,26 @@ def evaluate(
         measure_elsewhere(wanted, path, is_adapter=adapter is not None)
         typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged])}")
         return
-    asked, where = wanted.asked, places(wanted.asked.spec, Path.cwd(), None)
+    judge, spec = _score(wanted, only_best=only_best), wanted.asked.spec
+    metric = "win_rate" if judge.pairwise is not None or spec.replicates is not None else "gold"
+    more = [] if spec.objective.metric in JUDGED else [f"objective.metric={metric}"]
+    typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
+
+
+def _score(wanted: RunRequest, *, only_best: bool) -> Judge:
+    """Have the study's judge score its finished runs, and give the judge; exits with 2 where that is refused, with 1
+    where something is left to do.
+    """
+    from dashboards.store.connection import store_uri
+    from sweeper.cli.display import shown
+    from sweeper.folder.control import AlreadyRunning
+    from sweeper.loop.progress import Interrupted
+    from sweeper.measuring.rescore import EvaluateError, best_runs, score_all, select, summary
+    from sweeper.recorded.contents import as_found, with_judge
+    from sweeper.recorded.reading import answers_of, found_answers
+    from sweeper.tracking.scores import fetch_samples
+
+    asked, where, workers = wanted.asked, wanted.where, wanted.workers
     quiet_libraries()
     with store_errors(""):
         answers = found_answers(found := as_found(asked, typer.echo, reach=False))
@@ -255,7 +267,7 @@ def evaluate(
                 judged_by, answers, where.runs, only, lambda run: fetch_samples(uri, run.run_id, where.runs / run.key)
             )
             scored = score_all(
-                judged_by.spec, selection, where, executor, workers, lambda line: typer.echo(shown(line))
+                judged_by.spec, selection, where, wanted.executor, workers, lambda line: typer.echo(shown(line))
             )
         except (EvaluateError, AlreadyRunning) as error:
             refuse([str(error)])
@@ -268,10 +280,7 @@ def evaluate(
         typer.echo(sentence)
     if scored.failed:
         raise typer.Exit(1)
-    judge = selection.judge
-    metric = "win_rate" if judge.pairwise is not None or asked.spec.replicates is not None else "gold"
-    more = [] if asked.spec.objective.metric in JUDGED else [f"objective.metric={metric}"]
-    typer.echo(f"Next: {command_line('table', study, [*(settings or []), *judged, *more])}")
+    return selection.judge
 
 
 def ui(
