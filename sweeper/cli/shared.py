@@ -81,7 +81,7 @@ def checked(study: str, settings: list[str] | None, executor: str, text: str | N
     from sweeper.executors import EXECUTORS
 
     if executor not in EXECUTORS:
-        valid = f"valid are {' and '.join(EXECUTORS)}."
+        valid = f"valid are {', '.join(EXECUTORS)}."
         wrong = "there is no such executor"
         refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])
     asked = load(study, settings, text)
