@@ -46,7 +46,8 @@ def open_gate(trainer: str, logs: Path, address: str | None) -> Gate:
         door.close()
         raise
     addresses = ",".join(f"{one}:{found}" for one in ([host] if host else own_addresses()))
-    return Gate(door, addresses, key_file, Welcome(trainer=trainer, folder=str(logs), file=name, holds=holds))
+    welcome = Welcome(trainer=trainer, folder=str(logs), file=name, holds=holds, start=os.getcwd())
+    return Gate(door, addresses, key_file, welcome)
 
 
 def slurm_team(
