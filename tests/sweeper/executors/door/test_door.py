@@ -313,11 +313,12 @@ def test_a_key_is_made_once_for_its_user_alone(tmp_path: Path, monkeypatch: pyte
     assert make_key(file) == key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key_in({"SWEEPER_KEY_FILE": str(file)}) == key
+    monkeypatch.setenv("SWEEPER_KEY", "of the environment, which counts first")
+    assert make_key(file) == b"of the environment, which counts first"
+    assert key_in({"SWEEPER_KEY_FILE": str(file)}) == make_key(file), "workers that share the folder know it too"
     file.chmod(0o640)
     with pytest.raises(ValueError, match="chmod 600"):
         key_in({"SWEEPER_KEY_FILE": str(file)})
-    monkeypatch.setenv("SWEEPER_KEY", "of the environment, which counts first")
-    assert make_key(file) == b"of the environment, which counts first"
 
 
 @pytest.mark.parametrize(

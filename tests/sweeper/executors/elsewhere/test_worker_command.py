@@ -38,3 +38,12 @@ def test_a_sweep_elsewhere_needs_to_know_how_many_workers_come() -> None:
     done = CliRunner().invoke(app, ["run", "quickstart", "--executor", "slurm"])
     assert done.exit_code == 2
     assert "say how many workers there are, with --workers or resources.workers" in " ".join(done.output.split())
+
+
+def test_a_short_key_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "quickstart", "--executor", "hosts", "--workers", "2"]
+    done = CliRunner().invoke(app, words, env={"SWEEPER_KEY": "short"})
+    assert done.exit_code == 2
+    assert "SWEEPER_KEY: the key of the sweep has 5 characters, and needs 16" in " ".join(done.output.split())
+    assert list(tmp_path.iterdir()) == []
