@@ -81,7 +81,7 @@ def checked(study: str, settings: list[str] | None, executor: str, text: str | N
     from sweeper.executors import EXECUTORS
 
     if executor not in EXECUTORS:
-        valid = f"valid are {' and '.join(EXECUTORS)}."
+        valid = f"valid are {', '.join(EXECUTORS)}."
         wrong = "there is no such executor"
         refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])
     asked = load(study, settings, text)
@@ -94,11 +94,12 @@ def checked(study: str, settings: list[str] | None, executor: str, text: str | N
 
 
 def refuse_uncounted(spec: StudySpec, executor: str, workers: int | None) -> None:
-    """Exit with 2 where workers are on other machines and nobody says how many."""
-    from sweeper.executors.registry import ELSEWHERE
+    """Exit with 2 where workers are on other machines and nobody says how many, or their key is none."""
+    from sweeper.executors.registry import problem
 
-    if executor in ELSEWHERE and not (workers or spec.resources.workers):
-        refuse([f"--executor {executor}: say how many workers there are, with --workers or resources.workers."])
+    wrong = problem(executor, workers or spec.resources.workers)
+    if wrong:
+        refuse([wrong])
 
 
 def command_line(command: str, study: str, settings: Sequence[str], *options: str) -> str:

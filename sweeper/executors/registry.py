@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sweeper.executors.base import Executor
+from sweeper.executors.door.network import KEY_VARIABLE, key_in
 from sweeper.executors.inline import Inline
 from sweeper.executors.process.executor import Process
 
@@ -74,3 +76,17 @@ EXECUTORS: Final[Mapping[str, Callable[[str, Workplace], Executor]]] = {
 
 ELSEWHERE: Final = frozenset({"slurm", "hosts"})
 """Those whose workers are on other machines: nobody but the user knows how many there are."""
+
+
+def problem(executor: str, workers: int | None) -> str:
+    """Why an executor cannot begin as it is asked for, "" where it can."""
+    if executor not in ELSEWHERE:
+        return ""
+    if not workers:
+        return f"--executor {executor}: say how many workers there are, with --workers or resources.workers."
+    try:
+        if KEY_VARIABLE in os.environ:
+            key_in(os.environ)
+    except ValueError as error:
+        return f"{KEY_VARIABLE}: {error}."
+    return ""

@@ -56,7 +56,8 @@ class Hello:
 @dataclass(frozen=True)
 class Welcome:
     """What a worker must know. `folder`: the one that both must see, `file` in it holds `holds` (None: they are on one
-    machine). `refused`: why it is not let in, "" where it is.
+    machine). `start`: the sweep's own working folder, in which relative paths of a study begin. `refused`: why it is
+    not let in, "" where it is.
     """
 
     name: str = ""
@@ -64,6 +65,7 @@ class Welcome:
     folder: str | None = None
     file: str = ""
     holds: str = ""
+    start: str = ""
     refused: str = ""
 
     def named(self, name: str) -> Welcome:

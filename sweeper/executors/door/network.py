@@ -59,15 +59,18 @@ def split_address(text: str) -> tuple[str, int | None]:
 
 
 def make_key(file: Path) -> bytes:
-    """The key of a sweep: of the variable, else of the file, which is made for this user alone where there is none.
-    Raises OSError.
+    """The key of a sweep: of the variable, else of the file, which is made where there is none and is for this user
+    alone. In both cases the file has it, for workers that share the folder. Raises OSError, and ValueError for a key
+    that is too short.
     """
-    if KEY_VARIABLE in os.environ:
-        return key_in({KEY_VARIABLE: os.environ[KEY_VARIABLE]})
+    given = KEY_VARIABLE in os.environ
+    key = key_in({KEY_VARIABLE: os.environ[KEY_VARIABLE]}).decode() if given else secrets.token_hex(32)
+    if given:
+        file.unlink(missing_ok=True)
     with suppress(FileExistsError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as new:
-            new.write(secrets.token_hex(32))
+            new.write(key)
     return key_in({KEY_FILE_VARIABLE: str(file)})
 
 

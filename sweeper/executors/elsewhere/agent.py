@@ -124,9 +124,11 @@ class Agent:
         connection.sendall(framed(encode(event)))
 
     def _leave(self, _number: int, _frame: FrameType | None) -> None:
-        """Have the workers keep what they train, and go."""
-        if self._leaving is None:
-            self._leaving = time.monotonic()
+        """Have the workers keep what they train, and go; at once where there are none, or when told twice."""
+        if not self._workers or self._leaving is not None:
+            self._kill_all()
+            sys.exit(0)
+        self._leaving = time.monotonic()
         for worker in self._workers.values():
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def open_gate(trainer: str, logs: Path, address: str | None) -> Gate:
         door.close()
         raise
     addresses = ",".join(f"{one}:{found}" for one in ([host] if host else own_addresses()))
-    return Gate(door, addresses, key_file, Welcome(trainer=trainer, folder=str(logs), file=name, holds=holds))
+    welcome = Welcome(trainer=trainer, folder=str(logs), file=name, holds=holds, start=os.getcwd())
+    return Gate(door, addresses, key_file, welcome)
 
 
 def slurm_team(
@@ -112,6 +114,6 @@ def hosts_team(
     gate.door.expect("", gate.welcome)
     say(
         f"Waiting for {so_many(count, 'worker')}. On each machine: sweeper worker --connect {gate.addresses} "
-        f"--key-file {gate.key_file}"
+        f"--key-file {shlex.quote(str(gate.key_file))}"
     )
     return Team(starters, {starter.name: starter.name for starter in starters}, gate.door, hosts, hosts.close)

@@ -203,6 +203,8 @@ def main() -> None:
         die_with(int(parent[0]))
     try:
         connection, welcome = _reach(where, ticket)
+        if welcome.start:
+            os.chdir(welcome.start)
     except (NobodyThere, Refused, OSError, EOFError, ValueError) as error:
         print(f"This worker has nothing to do: {error or 'the sweep has hung up'}", file=sys.stderr)  # noqa: T201
         sys.exit(NOT_LET_IN)

@@ -336,6 +336,17 @@ WRONG: dict[str, tuple[str, list[list[str]]]] = {
             ["scenarios.noisy.rows", "0"],
         ],
     ),
+    "jobs that no cluster takes": (
+        GOOD + "resources: {address: 'here:now', slurm: {partition: 'a b', mem: '--x', time: 1m, cpus: 0, gpu: 1}}\n",
+        [
+            ["resources.address", "'here:now'", "10.0.0.7:4711"],
+            ["resources.slurm.partition", "'a b'", "one word", "--partition"],
+            ["resources.slurm.mem", "'--x'", "one word"],
+            ["resources.slurm.time", "60", "180 seconds"],
+            ["resources.slurm.cpus", "0 must be at least 1"],
+            ["resources.slurm.gpu", "unknown key"],
+        ],
+    ),
     "scenarios that do nothing": (
         GOOD.replace("embedded", "org/model")
         + "data: {path: org/pairs, gold: prompt, flip_by: length}\nevaluate: {margin: 0}\n"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from studies.records import Cause, RunResult, Scalar
 from trainers.interface import Decision, Doing, Job, Placement, Sized, Sizing, WorkQueue
@@ -25,6 +26,7 @@ class Obedient:
         facts: dict[str, Scalar] = {
             "trainer_object": id(self),
             "process": os.getpid(),
+            "folder": str(Path.cwd()),
             "modules": " ".join(sorted({name.partition(".")[0] for name in sys.modules})),
             **{name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")},
             **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},

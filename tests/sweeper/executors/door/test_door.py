@@ -245,7 +245,7 @@ def test_garbage_is_hung_up_on(serve: Callable[..., Serving], attack: Callable[[
 def test_slow_and_silent_strangers_keep_no_worker_out_and_are_hung_up_on_in_the_end(
     serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door_module, "KNOCK_SECONDS", 1.0)
+    monkeypatch.setattr(door_module, "KNOCK_SECONDS", 0.5)
     serving = serve()
     strangers = [serving.connect() for _ in range(50)]
     for slow in strangers[:25]:
@@ -268,15 +268,15 @@ def test_of_too_many_who_knock_the_oldest_goes(serve: Callable[..., Serving], mo
     assert serving.dial()[1] == WELCOME
 
 
-def test_a_thousand_strangers_cost_little(serve: Callable[..., Serving]) -> None:
+def test_many_strangers_cost_little(serve: Callable[..., Serving]) -> None:
     serving = serve()
-    for _ in range(1000):
+    for _ in range(300):
         with serving.connect() as stranger:
             nonsense(stranger)
     serving.door.expect("ticket", WELCOME)
     serving.dial()
     time.sleep(0.2)
-    assert serving.seconds < 2.0, "2 ms of CPU each"  # .3 on an idle core
+    assert serving.seconds < 0.6, "2 ms of CPU each"  # .1 on an idle core
 
 
 def test_nobody_there_is_told_with_what_was_tried() -> None:
@@ -313,11 +313,12 @@ def test_a_key_is_made_once_for_its_user_alone(tmp_path: Path, monkeypatch: pyte
     assert make_key(file) == key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key_in({"SWEEPER_KEY_FILE": str(file)}) == key
+    monkeypatch.setenv("SWEEPER_KEY", "of the environment, which counts first")
+    assert make_key(file) == b"of the environment, which counts first"
+    assert key_in({"SWEEPER_KEY_FILE": str(file)}) == make_key(file), "workers that share the folder know it too"
     file.chmod(0o640)
     with pytest.raises(ValueError, match="chmod 600"):
         key_in({"SWEEPER_KEY_FILE": str(file)})
-    monkeypatch.setenv("SWEEPER_KEY", "of the environment, which counts first")
-    assert make_key(file) == b"of the environment, which counts first"
 
 
 @pytest.mark.parametrize(

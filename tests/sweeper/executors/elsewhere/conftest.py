@@ -52,6 +52,7 @@ class Elsewhere:
         self.agents.append(
             subprocess.Popen(
                 command,
+                cwd="/",
                 env={**os.environ, "PYTHONPATH": path},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

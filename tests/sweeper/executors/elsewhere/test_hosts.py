@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from studies.records import Cause
 from sweeper.executors import Finished, Kill, Lost, Started, WorkerState
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 from trainers.interface import Job
 
 MakeJob = Callable[..., Job]
@@ -88,6 +89,19 @@ def test_a_host_that_is_told_to_go_hands_its_runs_back_and_another_goes_on(
     one.until(lambda: len(one.of(Finished)) == 2, "no other host goes on")
 
 
+def test_a_host_without_a_run_goes_at_once_also_while_no_sweep_is_there(
+    make_elsewhere: MakeElsewhere, make_job: MakeJob
+) -> None:
+    one = make_elsewhere("hosts")
+    agent = one.start_agent()
+    assert agent.stdout is not None
+    assert "Connected to the sweep" in agent.stdout.readline()
+    one.executor.close()
+    time.sleep(1.0)  # it dials again
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("who", ["host", "sweep"])
 def test_no_worker_outlives_its_host_or_its_sweep(make_elsewhere: MakeElsewhere, make_job: MakeJob, who: str) -> None:
     one, job = make_elsewhere("hosts"), make_job("hold the lock")
@@ -144,6 +158,16 @@ def test_a_host_without_the_folder_is_refused_on_both_sides(
     assert "mount the file system of the runs on both machines" in output
     one.until(lambda: one.of(WorkerState), "the sweep says nothing")
     assert "does not see the folder" in one.of(WorkerState)[0].why
+
+
+def test_relative_paths_of_a_study_begin_where_the_sweep_was_started(
+    make_elsewhere: MakeElsewhere, make_job: MakeJob
+) -> None:
+    one = make_elsewhere("hosts")
+    one.start_agent()  # in another folder
+    one.executor.submit(make_job("finish"))
+    one.until(lambda: one.of(Finished), "it does not end")
+    assert one.of(Finished)[0].result.facts["folder"] == str(Path.cwd())
 
 
 def test_the_key_is_not_among_the_words_of_any_process(

@@ -24,7 +24,7 @@ from sweeper.executors.process.team import Team
 from trainers.interface import Job
 
 KEY = b"a key for tests alone"
-LATE_SECONDS = 0.7
+LATE_SECONDS = 0.5
 
 
 class Early:

@@ -1,0 +1,30 @@
+"""A sweep says how many of its workers wait for their place, and for what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from studies.spec import Study, load_study
+from sweeper.executors import WorkerState
+from sweeper.loop.progress import Tally
+from sweeper.loop.sweep import _View
+from sweeper.planning.placement import Packs
+
+
+def test_workers_that_wait_are_counted_with_what_the_first_waits_for(tmp_path: Path) -> None:
+    study = Study.of(load_study("quickstart"))
+    view = _View(Packs(study, tmp_path, 3, 3, lambda _: None), 10)
+
+    def doing() -> str:
+        return view.progress(0.0, Tally(), None, 0).doing
+
+    for number in range(3):
+        view.take(WorkerState(f"worker-{number}", "asked", "a Slurm job"))
+    assert doing() == ""
+    for number in range(2):
+        view.take(WorkerState(f"worker-{number}", "waiting", f"Slurm job {number} (Resources)"))
+    view.take(WorkerState("worker-2", "here", "Slurm job 2 on n1"))
+    assert doing() == "2 of 3 workers wait: Slurm job 0 (Resources)"
+    view.take(WorkerState("worker-0", "here", "Slurm job 0 on n1"))
+    view.take(WorkerState("worker-2", "gone", "Slurm job 2 on n1", "its node failed"))
+    assert doing() == "1 of 2 workers waits: Slurm job 1 (Resources)"
