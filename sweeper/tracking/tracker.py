@@ -154,19 +154,13 @@ class Tracker:
                 raise StoreAway("MLflow is still away.")
             with store_calls(self.uri):
                 runs = list(read_runs(self._client, study.experiment_id))
-                self._close_superseded(runs)
+                _close_superseded(self._client, runs)
         except StoreAway:
             known = self._known.all()
             if known is None:
                 raise
             return known
         return self._known.read(study.name, runs)
-
-    def _close_superseded(self, runs: Sequence[StoredRun]) -> None:
-        """Close attempts that were marked as superseded by a process that was killed before it closed them."""
-        for run in runs:
-            if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
-                self._client.set_terminated(run.run_id, "KILLED")
 
     def start_run(self, config: RunConfig, attempt: int, phase: str) -> str:
         """Make the MLflow run of an attempt, a child of the sweep's run, and give its id; while the store is away, an
@@ -247,3 +241,10 @@ class Tracker:
             name: entry.pop(name) for name in ("curve", "measured") if name in entry
         }  # many, and no text
         self._outbox.send({**redact(entry, by_name=False), **numbers, "time": int(time.time() * 1000)})
+
+
+def _close_superseded(client: Any, runs: Sequence[StoredRun]) -> None:
+    """Close attempts that were marked as superseded by a process that was killed before it closed them."""
+    for run in runs:
+        if SUPERSEDED in run.tags and run_state(run) is State.RUNNING:
+            client.set_terminated(run.run_id, "KILLED")
