@@ -1,7 +1,8 @@
 """Whose a study is: a random id, kept in Optuna's storage, in the runs folder and in the MLflow store.
 
 A store that many share says of a study only that somebody has it; that it is ours, Optuna's storage and the runs folder
-say. So the id survives a move of the folder and the loss of any two of the three but the last of those two.
+say. So the id survives a move of the folder and the loss of any two of the three but the last of those two. Optuna's
+storage on a server is one that many share too: there it says so to the user who wrote the mark alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dashboards.store.addresses import sqlite_file
-from dashboards.store.connection import store_uri
+from dashboards.store.connection import is_on_server, store_uri
 from dashboards.store.mlflow_tags import marks_in
 from dashboards.store.records import StoredStudy, stored_study
 from studies.records.format import FORMAT, refuse_newer, this_version
@@ -71,20 +72,22 @@ class Found:
 @dataclass(frozen=True)
 class Survey:
     """What the three places know of a study. `private`: the MLflow store lies in the working folder and the study in it
-    was recorded from there, if it says where, or by the same user on this machine in a folder that is gone. `stored`:
-    what else MLflow tells of it.
+    was recorded from there, if it says where, or by the same user on this machine in a folder that is gone. `shared`:
+    Optuna's storage is on a server, and another user marked the study there. `stored`: what else MLflow tells of it.
     """
 
     optuna: Found = Found()
     folder: Found = Found()
     mlflow: Found = Found()
     private: bool = False
+    shared: bool = False
     stored: StoredStudy | None = None
 
     @property
     def own_ids(self) -> frozenset[str]:
         """The ids that the study has in the places that say that it is ours."""
-        return frozenset(found.mark.id for found in (self.optuna, self.folder) if found.mark is not None)
+        own = (self.folder,) if self.shared else (self.optuna, self.folder)
+        return frozenset(found.mark.id for found in own if found.mark is not None)
 
 
 class ForeignStudy(Exception):
@@ -99,7 +102,7 @@ def whose(survey: Survey) -> Whose:
     """Whose the study is."""
     own, optuna, folder, mlflow = survey.own_ids, survey.optuna, survey.folder, survey.mlflow
     known = bool(own or optuna.holds or folder.holds)
-    if len(own) > 1:
+    if len(own) > 1 or (survey.shared and optuna.mark is not None and optuna.mark.id not in own):
         return Whose.FOREIGN
     if mlflow.mark is not None:
         ours = mlflow.mark.id in own if own else survey.private
@@ -132,7 +135,7 @@ def survey_study(study: str, where: StudyPaths) -> Survey:
     file, home = sqlite_file(uri), where.folder
     within = file is not None and file.resolve().parent == home.resolve()
     private = within and (mlflow.mark is None or mlflow.mark.folder == redact(str(home)) or _was_moved(mlflow.mark))
-    return Survey(optuna, folder, mlflow, private, stored)
+    return Survey(optuna, folder, mlflow, private, _is_shared(where.storage, optuna.mark), stored)
 
 
 def refuse_foreign(study: str, where: StudyPaths) -> Survey:
@@ -172,6 +175,11 @@ def _owner() -> str:
     return str(redact(f"{user()}@{socket.gethostname()}"))
 
 
+def _is_shared(storage: str, mark: Mark | None) -> bool:
+    """Whether the mark of a study lies in a database that many use, and another user wrote it."""
+    return is_on_server(storage) and mark is not None and mark.owner.partition("@")[0] != redact(user())
+
+
 def _was_moved(mark: Mark) -> bool:
     """Whether the folder that a study was recorded in is not there any more, on the machine that it was on."""
     return mark.owner == _owner() and not Path(mark.folder).exists()
@@ -187,7 +195,8 @@ def notice_of(study: str, runs: Path, storage: str, uri: str, tags: Mapping[str,
     optuna, file, home = Ledger(storage, study).read(), sqlite_file(uri), Path.cwd()
     within = file is not None and file.resolve().parent == home.resolve()
     private = within and (mark.folder == redact(str(home)) or _was_moved(mark))
-    survey = Survey(Found(_mark(optuna.mark)), Found(_mark(read_mark(runs))), Found(mark), private)
+    kept = _mark(optuna.mark)
+    survey = Survey(Found(kept), Found(_mark(read_mark(runs))), Found(mark), private, _is_shared(storage, kept))
     if whose(survey) is not Whose.FOREIGN:
         return None
     return (
@@ -222,6 +231,14 @@ def _owned_by(survey: Survey, study: str, where: StudyPaths) -> str:
             f"{_who(folder)}. Nothing was written. Give the --storage that belongs to this folder, or run it under a "
             "name of its own:"
         )
+    last = None if survey.stored is None else survey.stored.last
+    heard = "" if last is None else f", last heard of {datetime.fromtimestamp(last).astimezone():%Y-%m-%d %H:%M %Z}"
+    if survey.shared and optuna is not None:
+        return (
+            f"The study {study!r} in Optuna's storage {storage} is of {_who(optuna)}{heard}, and {runs} does not say "
+            f"that it is the one of this folder. Nothing was written. To go on with it, put the {MARK_FILE} of its run "
+            f"folder into {runs}; else run yours under a name of its own:"
+        )
     file = sqlite_file(store_uri(where.tracking, where.folder))
     if mlflow is not None and file is not None and file.resolve().parent == where.folder.resolve():
         there = Path(mlflow.folder)
@@ -233,8 +250,6 @@ def _owned_by(survey: Survey, study: str, where: StudyPaths) -> str:
         )
     else:
         back = "If it is, put one of these two back"
-    last = None if survey.stored is None else survey.stored.last
-    heard = "" if last is None else f", last heard of {datetime.fromtimestamp(last).astimezone():%Y-%m-%d %H:%M %Z}"
     return (
         f"The study {study!r} in the MLflow store {uri} is of {_who(mlflow) if mlflow else _unmarked(survey.stored)}"
         f"{heard}; neither Optuna's storage {storage} nor {runs} says that it is the one of this folder. Nothing was "
