@@ -62,7 +62,7 @@ def numbers(records: list[RunRecord]) -> dict[tuple[object, ...], dict[str, str]
     """What each run has, by what it is: nothing of when and how fast it was trained. As text, as no number is NaN."""
     places = [(r.variant, r.scenario, r.phase, r.trial, r.block, r.seed) for r in records]
     assert not [place for place, count in Counter(places).items() if count > 1], "a run is there twice"
-    found = {}
+    found: dict[tuple[object, ...], dict[str, str]] = {}
     for place, record in zip(places, records, strict=True):
         measured = {n: repr(v) for n, v in record.metrics.items() if n not in OF_THE_MACHINE}
         errors = {f"error of {n}": repr(v) for n, v in record.errors.items() if n not in OF_THE_MACHINE}
