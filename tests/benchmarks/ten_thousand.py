@@ -30,9 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.store.records import load_records
+from studies.design.identity import questions
 from studies.design.points import planned_points
 from studies.records import Cause, DataConfig, EvaluationConfig, Measurement, RunConfig, RunRecord, RunResult, Scalar
-from studies.spec import StudySpec, arms, load_study
+from studies.spec import Study, StudySpec, arms, load_study
 from sweeper.tracking.tracker import Tracker
 from tests.benchmarks.bulk import Bulk, collected
 from tests.dashboards.generated import pool
@@ -177,7 +178,7 @@ class Store:
         file.write_text(text)
         self.spec: StudySpec = load_study(file)
         self.tracker = Tracker("sqlite:///mlflow.db", folder)
-        self.tracker.open_study(self.spec, text)
+        self.tracker.open_study(self.spec, text, questions(Study.of(self.spec)))
         study = self.tracker._opened
         place = (folder / "mlartifacts" / study.name).as_uri()
         self._bulk = Bulk(self.tracker.uri, study.experiment_id, place)

@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from dashboards.live.views import Bar, Heat, Point, Span
 
-# Told apart by people who see few colours, on white and on black (Okabe and Ito).
-COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#7F7F7F")
+# Told apart by people who see few colours, on white and on black: of Okabe and Ito, then of Tol.
+COLOURS: Final = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#7F7F7F"),
+    *("#8F7FEE", "#AA4499", "#44AA99", "#999933"),
+)
 GREY: Final = "#8a8a93"
 Options = dict[str, Any]
 Curve = Sequence[tuple[float, float]]

@@ -23,6 +23,7 @@ from dashboards.live.page.parts import (
     state_chip,
     table,
 )
+from dashboards.live.reading.words import words
 from dashboards.live.views import Glance
 from dashboards.report.progress import ENDS, StatusCounts
 
@@ -93,7 +94,8 @@ def _without_time(glance: Glance) -> object:
 
 def _facts_key(glance: Glance) -> object:
     counted = None if glance.counts is None else (glance.counts.failures, goes_on(glance))
-    return glance.state, glance.reading, glance.problem, glance.answer and glance.answer.best, counted, glance.again
+    best = (glance.answer and glance.answer.best, glance.sweep and glance.sweep.best)
+    return glance.state, glance.reading, glance.problem, best, counted, glance.again
 
 
 def _facts(glance: Glance) -> None:
@@ -104,6 +106,9 @@ def _facts(glance: Glance) -> None:
         ui.label(glance.problem).classes("text-negative wrap")
     if glance.answer is not None and glance.answer.best:
         ui.label(glance.answer.best).classes("wrap font-medium")
+    elif glance.sweep is not None and glance.sweep.best is not None and glance.sweep.best[2] is not None:
+        variant, scenario, value = glance.sweep.best
+        ui.label(f"Best run so far: {words(variant)} in {words(scenario)}, {value:.3g}").classes("wrap font-medium")
     broken = failures(glance.counts.failures if glance.counts is not None else {})
     if broken:
         ui.label(f"Failures: {broken}").classes("wrap")

@@ -35,9 +35,10 @@ def figures_view(records: Sequence[RunRecord], objective: Objective) -> Figures:
 def label_of(record: RunRecord) -> str:
     """A run as people name it: `ipo t3 draw 2`."""
     cell = cell_of(record.scenario)
-    draw = f" {cell.condition}" if cell.number is None else f" {cell.condition} replicate {cell.number}"
+    condition = words(cell.condition)
+    draw = f" {condition}" if cell.number is None else f" {condition} replicate {cell.number}"
     judging = " (judging)" if record.phase not in ("unbiased", "fixed", "adaptive") else ""
-    return words(f"{record.variant} t{record.trial}{draw} b{record.block} s{record.seed}{judging}")
+    return f"{words(record.variant)} t{record.trial}{draw} b{record.block} s{record.seed}{judging}"
 
 
 def run_line(record: RunRecord) -> RunLine:

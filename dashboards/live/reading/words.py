@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from studies.text.redact import redact
@@ -10,4 +11,10 @@ from studies.text.visible import visible_lines
 
 def words(text: Any) -> str:
     """The text; "" for None."""
-    return "" if text is None else visible_lines(str(redact(str(text))))
+    return "" if text is None or text == "" else _words(str(text))
+
+
+@lru_cache(maxsize=1 << 12)
+def _words(text: str) -> str:
+    """Names are shown again and again, and each time all secrets would be looked for."""
+    return visible_lines(str(redact(text)))
