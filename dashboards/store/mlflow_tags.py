@@ -37,13 +37,11 @@ LONGEST_MESSAGE, LONGEST_RUN_TAG, LONGEST_STUDY_TAG = 500, 8000, 5000
 
 # Tags of a run. What kind of run it is, what it is called until MLflow has given it an id, and that a later one stands
 # in its place; the rest are named like the fields of RunRecord.
-KIND, TICKET, SUPERSEDED = "kind", "ticket", "superseded"
+KIND, TICKET, SUPERSEDED, QUESTION, CONTENT = "kind", "ticket", "superseded", "question", "content"
 SWEEP, RUN = "sweep", "run"  # kinds: the parent of all runs of a study, and its runs
 PARENT, SOURCE = "mlflow.parentRunId", {"mlflow.source.name": "sweeper"}
-QUESTION, CONTENT = "question", "content"
-FACT_PREFIX = "fact."
 ERRORS, HALVES, CURVES, CURVE_HALVES = "errors", "halves", "curves", "curve_halves"
-NON_FINITE = "non_finite"
+FACT_PREFIX, NON_FINITE = "fact.", "non_finite"
 PLAIN_FACTS = ("message", "adapter", "rung", NON_FINITE)  # tags that are read among the facts
 # Who gave a run's numbers, and who its gold, see `RunRecord`; and, with a number behind it, what others found before.
 MEASURED_BY, FORMER = "measured", "former"
@@ -54,8 +52,7 @@ MARK_PREFIX = "sweeper."
 MARKS = ("id", "owner", "folder", "format", "version")  # the fields of `sweeper.ownership.owner.Mark`
 CONTENTS_TAG, QUESTIONS_TAG, STRICT_TAG = "sweeper.contents", "sweeper.questions", "sweeper.strict"
 NOTE_TAG = "mlflow.note.content"  # shown above the runs
-VIEW = "byvariant"  # a saved view of MLflow's runs page: every study has one
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+VIEW, VIEW_TAG = "byvariant", "mlflow.sharedViewState.byvariant"  # a saved view of MLflow's runs page in every study
 
 Point = tuple[int, Mapping[str, float]]
 Value = tuple[str, float, int]  # metric, value, step

@@ -78,12 +78,7 @@ class Tracker:
         return claim(self._client, self.uri, self._folder, spec, marks)
 
     def open_study(
-        self,
-        spec: StudySpec,
-        study_yaml_text: str,
-        asked: Mapping[tuple[str, str], str] = {},
-        *,
-        strict: bool = False,
+        self, spec: StudySpec, study_yaml_text: str, asked: Mapping[tuple[str, str], str] = {}, *, strict: bool = False
     ) -> str:
         """Find or make the study's experiment and its parent run, mark that as RUNNING and give its id.
 
@@ -183,12 +178,7 @@ class Tracker:
             self._send(do="curve", run=run_id, curve=curve_values(points))
 
     def finish_run(
-        self,
-        run_id: str,
-        config: RunConfig,
-        result: RunResult,
-        rung: int | None = None,
-        by: Measurers | None = None,
+        self, run_id: str, config: RunConfig, result: RunResult, rung: int | None = None, by: Measurers | None = None
     ) -> None:
         """Write the rest of the curve, all measurements, state and cause, then close the run.
 
@@ -247,9 +237,8 @@ class Tracker:
     def _send(self, **entry: Any) -> None:
         """Deliver a record or keep it. Raises StoreError where neither can be done."""
         assert self._outbox is not None, "open_study must be called before runs are written"
-        numbers: dict[str, Any] = {
-            name: entry.pop(name) for name in ("curve", "measured") if name in entry
-        }  # many, and no text
+        many = ("curve", "measured")  # numbers, and no text
+        numbers: dict[str, Any] = {name: entry.pop(name) for name in many if name in entry}
         self._outbox.send({**redact(entry, by_name=False), **numbers, "time": int(time.time() * 1000)})
 
 

@@ -42,6 +42,7 @@ from trainers.multi_lora.transfer import Array
 from trainers.reference.log_probs import Base, model_digest, reference_log_probs
 from trainers.reference.store import ReferenceLogProbs, ReferenceStore
 
+_TOKENISED: Final = ["prompt_ids", "chosen_ids", "rejected_ids"]
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
 
@@ -165,9 +166,7 @@ class WorkerCache:
         self._numbers: Recent[ReferenceNumbers] = Recent(2 * _KEPT_DATA)
 
     def forget(self) -> None:
-        """Hold nothing that memory may be wanted for. A base that somebody still uses, as a pack in training does, is
-        found again, so that it is never there twice.
-        """
+        """Hold nothing that takes memory; a base that a pack still uses is found again, not loaded anew."""
         self.forget_data()
         self._judges = Recent(1)
         if self._base is not None:
@@ -256,8 +255,7 @@ class WorkerCache:
 
     def keep_rows(self, config: RunConfig, settings: Mapping[str, Any], trainer: DPOTrainer) -> None:
         """Keep what a trainer has tokenised. Only that: precomputed log-probs depend on more than the data."""
-        columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
-        self._rows.get(data_key(config, settings), lambda: trainer.train_dataset.select_columns(columns))
+        self._rows.get(data_key(config, settings), lambda: trainer.train_dataset.select_columns(_TOKENISED))
 
     def numbers(
         self,
