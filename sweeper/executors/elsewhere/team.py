@@ -37,7 +37,7 @@ class Gate:
 def open_gate(trainer: str, logs: Path, address: str | None) -> Gate:
     """Let workers come from other machines that share the folder `logs`. Raises OSError."""
     host, port = split_address(address) if address else ("", None)
-    logs = logs.resolve()
+    logs = logs.absolute()
     key_file = logs / KEY_FILE
     door = Door(make_key(key_file), versions_of(PACKAGES))
     try:
@@ -69,7 +69,7 @@ def slurm_team(
     environment = {**_for_cluster(os.environ, env), **own, KEY_FILE_VARIABLE: str(gate.key_file)}
     launcher = Slurm(jobs, study, gate.addresses)
     starters = [
-        Starter(f"worker-{i}", gate.welcome, environment, log_folder.resolve(), launcher, jobs.python)
+        Starter(f"worker-{i}", gate.welcome, environment, log_folder.absolute(), launcher, jobs.python)
         for i in range(count)
     ]
     places = {starter.name: starter.name for starter in starters}
@@ -110,7 +110,7 @@ def hosts_team(
     """
     count = wanted(workers)
     gate, hosts = open_gate(trainer, log_folder, address), Hosts()
-    starters = [Starter(f"worker-{i}", gate.welcome, {}, log_folder.resolve(), hosts) for i in range(count)]
+    starters = [Starter(f"worker-{i}", gate.welcome, {}, log_folder.absolute(), hosts) for i in range(count)]
     gate.door.expect("", gate.welcome)
     say(
         f"Waiting for {so_many(count, 'worker')}. On each machine: sweeper worker --connect {gate.addresses} "
