@@ -30,8 +30,7 @@ STYLE: Final = """
 .q-table th:first-child, .q-table td:first-child { position: sticky; left: 0; z-index: 1; background: inherit }
 .q-table tr { background: #fff } .body--dark .q-table tr { background: #1d1d1d }
 .wrap { overflow-wrap: anywhere }
-.body--dark .q-btn.text-primary { color: #7cc4ff !important }
-a.link { color: #0b69b7 } .body--dark a.link { color: #7cc4ff }
+a.link, .act { color: #0b69b7 } .body--dark a.link, .body--dark .act { color: #7cc4ff }
 .plus { color: #15803d } .minus { color: #b91c1c }
 .body--dark .plus { color: #4ade80 } .body--dark .minus { color: #f87171 }
 .nicegui-content { padding: 12px; align-items: stretch }
@@ -193,7 +192,7 @@ def command(text: str) -> None:
     """A line for a terminal, to copy."""
     with ui.row().classes("items-center gap-1 no-wrap"):
         ui.label(text).classes("mono text-sm")
-        copy = ui.button(icon="content_copy", on_click=lambda: ui.clipboard.write(text))
+        copy = ui.button(icon="content_copy", color=None, on_click=lambda: ui.clipboard.write(text)).classes("act")
         copy.props('flat dense size=sm aria-label="copy the command"')
 
 

@@ -111,7 +111,8 @@ def _clone(desk: Desk, glance: Glance) -> None:
         with place:
             _version(desk, glance.name, found)
 
-    ui.button("show the change", on_click=preview, icon="difference").props("outline no-caps").classes("self-start")
+    show = ui.button("show the change", on_click=preview, icon="difference", color=None)
+    show.props("outline no-caps").classes("self-start act")
     place = ui.column().classes("w-full gap-1")
 
 
@@ -158,7 +159,7 @@ def _button(
         if await dialog:
             await do()
 
-    button = ui.button(text, icon=icon, on_click=ask).props("outline no-caps").classes("self-start")
+    button = ui.button(text, icon=icon, color=None, on_click=ask).props("outline no-caps").classes("self-start act")
 
 
 def _history(desk: Desk, glance: Glance) -> None:
