@@ -341,26 +341,23 @@ def score_tags(
     What was found before of what is measured again (gold, or all else) goes into tags of its own, with who had found
     it. `samples`: the artifact that keeps its samples from here on.
     """
-    curves = _curve_tags(measurements)
-    measurements = list({m.name: m for m in sorted(measurements, key=lambda m: m.step)}.values())
-    names = {m.name for m in measurements}
-    parts = _parts(names)
+    curves, final = _curve_tags(measurements), {m.name: m for m in sorted(measurements, key=lambda m: m.step)}
+    names, measurements, parts = final.keys(), list(final.values()), _parts(final)
     replaced = frozenset[str]().union(*(JUDGED if gold else MEASURED - JUDGED for gold in parts))
     errors = {m.name: m.error for m in measurements if m.error is not None}
     halves = {m.name: m.halves for m in measurements if m.halves}
     lost = sorted((replaced & record.metrics.keys()) - names | _non_finite(record.facts) - names)
-    by = Measurers(who.measured if False in parts else record.measured, who.judged if True in parts else record.judged)
     tags = _fact_tags(facts)
     for number, numbers in enumerate(replaced_by(record, measurements), start=len(record.former)):
         tags |= _former_tags(number, numbers.model_copy(update={"samples": samples}))
     for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
-        left = {name: points for name, points in before.items() if name not in replaced}
-        left |= json.loads(curves.get(tag, "{}"))
+        left = _others(before, replaced) | json.loads(curves.get(tag, "{}"))
         tags |= {tag: json.dumps(left)} if before or left else {}
     tags |= {ERRORS: json.dumps(_others(record.errors, replaced) | errors)}
     tags |= {HALVES: json.dumps(_others(record.halves, replaced) | halves)}
     tags |= {NON_FINITE: ", ".join(lost)} if lost or _non_finite(record.facts) else {}
-    return tags | measurer_tag(by)
+    measured = who.measured if False in parts else record.measured
+    return tags | measurer_tag(Measurers(measured, who.judged if True in parts else record.judged))
 
 
 def replaced_by(record: RunRecord, measurements: Sequence[Measurement]) -> list[Numbers]:

@@ -225,9 +225,7 @@ class Tracker:
         write_scores(self._client, self.uri, record, measurements, facts, samples, who)
 
     def attach_samples(self, run_id: str, folder: Path) -> None:
-        """Keep the samples in a run's folder, with what judges gave them, in the place of those that the run has; like
-        `log_scores` at once, or not at all.
-        """
+        """Keep the samples in a run's folder in the place of those that the run has, at once, as `log_scores` does."""
         attach_samples(self._client, self.uri, run_id, folder)
 
     def keep_contents(self, study: str, contents: Mapping[str, str]) -> None:

@@ -221,16 +221,11 @@ class WorkerCache:
 
     def _judged(self, pairs: Pairs, judge: Judge, content: str | None) -> Pairs:
         """The pairs with a judge of this content, which is loaded for the first run that has it."""
-        known = {} if content is None else {JUDGE_CONTENT_FACT: content}
-        facts = {**pairs.facts, JUDGE_FACT: judge.name, **known}
+        pinned, known = at_content(judge, content), {} if content is None else {JUDGE_CONTENT_FACT: content}
+        key, facts = digest([pinned.model_dump(mode="json"), content]), {**pairs.facts, JUDGE_FACT: judge.name, **known}
         if judge.pairwise is not None:
-            key = digest([judge.model_dump(mode="json"), content])
             return replace(pairs, prefer=self._pairwise.get(key, lambda: load_pairwise(judge)), facts=facts)
-        pinned = at_content(judge, content)
-        gold = self._judges.get(
-            digest([pinned.model_dump(mode="json"), content]), lambda: _judge_beside(self._base, pinned)
-        )
-        return replace(pairs, gold=gold, facts=facts)
+        return replace(pairs, gold=self._judges.get(key, lambda: _judge_beside(self._base, pinned)), facts=facts)
 
     @contextmanager
     def _saying(self, what: str) -> Iterator[None]:

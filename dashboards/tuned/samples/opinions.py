@@ -30,11 +30,12 @@ def rate_notes(found: Tuned) -> list[str]:
         compared = any(loss.difference is not None for loss in found.losses)
         return [*([_apart(found)] if compared else []), won]
     at = f", both at a drift of {nats(found.drift)}" if found.drift else ""
+    by = f", by {found.judge.removeprefix('pairwise ').removeprefix('function ')}" if found.judge else ""
     errors = [one.within for one in met if one.within is not None]
     alone = f", whose luck alone is ±{100 * _TWO_SIDED * max(errors):.0f} points" if errors else ""
     prompts = f"{min(one.prompts for one in met):.0f}"
     lines = [
-        f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{level}{at}, ties a "
+        f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{by}{level}{at}, ties a "
         f"half; 50% is no difference. [a, b]: 95% interval over replicates, each of {prompts} "
         f"prompts{alone}.",
         won,

@@ -258,7 +258,7 @@ def test_only_the_best_trial_of_each_stratum_is_scored_where_that_is_asked(study
 def test_what_cannot_be_asked_is_refused(study: RecordedStudy, sweeper: Callable[..., Any]) -> None:
     for arguments, words in (
         ((), "--judge-model ORG/MODEL"),
-        (("--judge-model", "a/b", "--judge-function", "os:getcwd"), "both are given"),
+        (("--judge-model", "a/b", "--judge-function", "os:getcwd"), "reward_model and function are given"),
         (("--judge-function", "nowhere:score"), "no module nowhere"),
         (("--judge-model", "a: {b"), "Hub id"),
         (("--judge-model", "a/b"), "No finished run"),
