@@ -234,7 +234,7 @@ def _paths_caption(material: Material, lines: dict[str, list[list[tuple[float, f
         parts.append("Bands: 95 % t intervals.")
     if material.drift is not None:
         parts.append(
-            f"Dashed line: {material.drift:g} nats, where gains are read: what a loss gains is bought with drift, so "
+            f"Dashed line: {nats(material.drift)}, where gains are read: what a loss gains is bought with drift, so "
             "losses are compared where they paid the same."
         )
     parts.append(others(material))

@@ -17,7 +17,7 @@ from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import failures
 from dashboards.tables.comparison import Comparison, Row
 from dashboards.tuned.answer import Answer
-from dashboards.tuned.losses import Tuned
+from dashboards.tuned.losses import Tuned, nats
 from dashboards.tuned.replicates import measure
 from studies.records import RunRecord, Scalar
 
@@ -167,7 +167,7 @@ class Material:
         if self.drift is None:
             return self.measured
         unit = {"U": "share of the oracle's", self.scale.metric: ""}.get(self.scale.unit, self.scale.unit)
-        return f"{self.scale.metric} at {self.drift:g} nats" + (f" ({unit})" if unit else "")
+        return f"{self.scale.metric} at {nats(self.drift)}" + (f" ({unit})" if unit else "")
 
     @property
     def measured(self) -> str:

@@ -30,7 +30,7 @@ from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Proportion,
 from dashboards.statistics.power import POWER, tie_power
 from dashboards.statistics.replicated.breaks import mcnemar
 from dashboards.statistics.replicated.stability import BREAKS_WITHIN, MARGIN, Stability
-from dashboards.tuned.losses import stabilities
+from dashboards.tuned.losses import nats, stabilities
 from studies.losses import guide
 from studies.losses.guide import BY_ID, CLAIMS, Claim
 from studies.text.plural import so_many
@@ -305,7 +305,7 @@ def _loses_less(claim: Claim, evidence: Evidence) -> Verdict:
     less, its, drift = less_lost(evidence, claim.loss, flip_rates(evidence, claim.loss))
     own = _mean(its.of)
     verdict = _compared(claim, less.of, evidence.scale.tie_within, evidence.scale.unit, own, 0.0)
-    at = f"at {drift:g} nats {evidence.baseline} loses {_points(own)} points to the flips"
+    at = f"at {nats(drift)} {evidence.baseline} loses {_points(own)} points to the flips"
     return _with(verdict, at, less.left_out, *_at_true_rates(claim, evidence))
 
 
@@ -323,7 +323,7 @@ def _gains(claim: Claim, evidence: Evidence) -> Verdict:
     more, its, drift = more_gain(evidence, claim.loss)
     within = evidence.scale.tie_within
     verdict = _compared(claim, more.of, within, evidence.scale.unit, _mean(its.of), SEEN * (within or 0.0))
-    return _with(verdict, f"at {drift:g} nats on {evidence.spec.data.rows} pairs", more.left_out)
+    return _with(verdict, f"at {nats(drift)} on {evidence.spec.data.rows} pairs", more.left_out)
 
 
 def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
@@ -334,7 +334,7 @@ def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
     within, unit = evidence.scale.tie_within, evidence.scale.unit
     numbers = _paired(evidence, claim.loss, loss.compared_at)
     verdict = _compared(claim, numbers, within, unit, its.gain, SEEN * (within or 0.0))
-    at = f"at {loss.compared_at:g} nats" if loss.compared_at else "at the end"
+    at = f"at {nats(loss.compared_at)}" if loss.compared_at else "at the end"
     rights = [f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain]
     return _with(verdict, f"{at}, of 100 single answers told right: {', '.join(rights) or 'unknown'}")
 
@@ -357,7 +357,7 @@ def _less_drift(claim: Claim, evidence: Evidence) -> Verdict:
     logged = verdict.effect
     ends = [None if x is None else 1.0 - math.exp(-x) for x in (logged.value, logged.low, logged.high)]
     effect = Estimate(ends[0] or 0.0, logged.blocks, ends[1], ends[2], None)
-    about = f"until {100 * level:.0f} in 100 held-out pairs have a margin of {evidence.spec.evaluation.margin:g} nats"
+    about = f"until {100 * level:.0f} in 100 held-out pairs have a margin of {nats(evidence.spec.evaluation.margin)}"
     return _with(replace(verdict, effect=effect, unit=f"of {evidence.baseline}'s drift saved"), about)
 
 
@@ -379,7 +379,7 @@ def _does_better(claim: Claim, evidence: Evidence, condition: str, other: str, t
     if len(beside) < FEWEST_BLOCKS:
         return verdict
     not_worse, worse = p_above(beside, -within), p_above(-beside, within)
-    leg = f"{there} it gains {_points(_mean(here))} points beside {evidence.baseline} at {drift:g} nats"
+    leg = f"{there} it gains {_points(_mean(here))} points beside {evidence.baseline} at {nats(drift)}"
     if worse is not None and worse < ALPHA:
         return replace(_with(verdict, f"{leg}: worse by more than matters (p {worse:.2g})"), ruling="refuted")
     if verdict.ruling == "supported" and (not_worse is None or not_worse >= ALPHA):

@@ -26,7 +26,8 @@ def share(found: Tuned, value: Estimate) -> str:
 
 def amount(found: Tuned, width: float) -> str:
     """A width without an interval."""
-    return f"{100 * width:g} points" if found.unit == "U" or found.is_rate else f"{width:g}"
+    points = 100 * width
+    return f"{points:g} point{'' if points == 1 else 's'}" if found.unit == "U" or found.is_rate else f"{width:g}"
 
 
 def said_of_yours(found: Tuned, use: str | None) -> tuple[str, ...]:

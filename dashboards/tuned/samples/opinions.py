@@ -11,6 +11,7 @@ from dashboards.statistics.compare import ALPHA, POWER, holm_adjusted, p_above
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.power import tie_power
 from dashboards.statistics.replicated.differences import against_baseline
+from dashboards.tuned.amounts import amount
 from dashboards.tuned.losses import Tuned, meetings, nats
 from dashboards.tuned.replicates import Replicate
 from dashboards.tuned.samples.contests import CONTROLLED, MOST_COST, Contests, Cost, Opinion, Tax, as_rate, meeting_of
@@ -35,9 +36,8 @@ def rate_notes(found: Tuned) -> list[str]:
     alone = f", whose luck alone is ±{100 * _TWO_SIDED * max(errors):.0f} points" if errors else ""
     prompts = f"{min(one.prompts for one in met):.0f}"
     lines = [
-        f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{by}{level}{at}, ties a "
-        f"half; 50% is no difference. [a, b]: 95% interval over replicates, each of {prompts} "
-        f"prompts{alone}.",
+        f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{by}{level}{at}, ties "
+        f"a half; 50% is no difference. [a, b]: 95% interval over replicates, each of {prompts} prompts{alone}.",
         won,
     ]
     doubted = [one.contradicted for one in met if one.contradicted is not None]
@@ -69,12 +69,12 @@ def would_take(found: Tuned, tie_within: float | None) -> str:
         enough = (n for n in range(3, _MOST_REPLICATES + 1) if tie_power(n, left, tie_within) >= POWER)
         if (replicates := next(enough, None)) is not None:
             return (
-                f"To tell losses within {100 * tie_within:g} points apart would take about {replicates} replicates of "
+                f"To tell losses within {amount(found, tie_within)} apart would take about {replicates} replicates of "
                 f"{prompts * times:.0f} prompts (here {found.planned} of {prompts:.0f}): more of data.eval_rows and "
                 "evaluate.prompts."
             )
     return (
-        f"To tell losses within {100 * tie_within:g} points apart would take more than {_MOST_REPLICATES} replicates, "
+        f"To tell losses within {amount(found, tie_within)} apart would take more than {_MOST_REPLICATES} replicates, "
         f"however many the prompts: draws differ by {100 * math.sqrt(between):.0f} points."
     )
 

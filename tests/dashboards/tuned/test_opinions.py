@@ -132,6 +132,6 @@ def test_what_it_would_take_follows_from_the_luck_of_the_prompts() -> None:
     """Three draws of 200 prompts: the spread is that of the prompts, so that more of them narrow it."""
     found = compared(*judged({"sigmoid": SAME[:3], "hinge": SAME[:3]}), planned=3)
     said = would_take(found, 0.01)
-    assert said.startswith("To tell losses within 1 points apart would take")
+    assert said.startswith("To tell losses within 1 point apart would take")
     assert "replicates of" in said
     assert would_take(found, None) == ""
