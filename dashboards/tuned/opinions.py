@@ -35,9 +35,9 @@ def rate_notes(found: Tuned) -> list[str]:
     alone = f", whose luck alone is ±{100 * _TWO_SIDED * max(errors):.0f} points" if errors else ""
     prompts = f"{min(one.prompts for one in met):.0f}"
     lines = [
-        f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{by}{level}{at}, ties a "
-        f"half; 50% is no difference. [a, b]: 95% interval over replicates, each of {prompts} "
-        f"prompts{alone}.",
+        f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{by}{level}{at}, "
+        "ties a half; 50% is no difference. [a, b]: 95% interval over replicates, each of "
+        f"{prompts} prompts{alone}.",
         won,
     ]
     doubted = [one.contradicted for one in met if one.contradicted is not None]
