@@ -150,7 +150,7 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in packages:
         try:
-            found[package] = version(package).partition("+")[0]
+            found[package] = (version(package) or "").partition("+")[0]  # None where an installation is broken
         except PackageNotFoundError:
             found[package] = ""
     return found
