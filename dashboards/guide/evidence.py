@@ -111,9 +111,9 @@ def flip_rates(evidence: Evidence, variant: str) -> dict[float, str]:
 
 def interaction(
     evidence: Evidence, variant: str, condition: str, other: str
-) -> tuple[dict[int, float], dict[int, float], float]:
+) -> tuple[dict[int, float], dict[int, float], dict[int, float], float]:
     """What a variant, tuned, gains more than the baseline in a condition, less the same in another; the first part of
-    that alone; and at which drift.
+    that alone; what the baseline gains in the first; and at which drift.
     """
     places = [condition, other]
     drifts = [share * (evidence.spec.objective.at_drift or 0.0) for share in SHARES]
@@ -127,7 +127,7 @@ def interaction(
         if drift == drifts[-1] or all(len(panels[key]) == judged[key] for key in panels):
             break
     here, there = (_less(panels[variant, place], panels[evidence.baseline, place]) for place in places)
-    return _less(here, there), here, drift
+    return _less(here, there), here, panels[evidence.baseline, condition], drift
 
 
 def cheaper_margin(evidence: Evidence, variant: str) -> tuple[dict[int, float], float]:

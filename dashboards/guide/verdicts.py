@@ -365,16 +365,14 @@ def _does_better(claim: Claim, evidence: Evidence, condition: str, other: str, t
     """Two legs: beside the baseline it gains more in a condition than in another, and in that condition it is no worse
     than the baseline. `there`: the condition, in words.
     """
-    more, here, drift = interaction(evidence, claim.loss, condition, other)
+    more, here, its, drift = interaction(evidence, claim.loss, condition, other)
     judged_in = evidence.replicates.get((claim.loss, condition), ())
     without = sum(one.is_whole and one.chosen is None for one in judged_in)
     if judged_in and 2 * without > len(judged_in):
         because = f"{there} every setting broke in {without} of {len(judged_in)} replicates"
         return Verdict(claim, "refuted", because, failures=clopper_pearson(without, len(judged_in)))
     within, unit = evidence.scale.tie_within or 0.0, evidence.scale.unit
-    its = evidence.tuned[condition]
-    own = next((loss.gain for loss in its.losses if loss.variant == evidence.baseline), None)
-    verdict = _compared(claim, more, within, unit, own, SEEN * within)
+    verdict = _compared(claim, more, within, unit, _mean(its), SEEN * within)
     beside = np.array(list(here.values()))
     if len(beside) < FEWEST_BLOCKS:
         return verdict

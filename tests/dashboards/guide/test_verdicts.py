@@ -288,7 +288,7 @@ def test_a_loss_whose_settings_all_break_with_its_own_writer_is_refuted_and_give
 # ---- another architecture -------------------------------------------------------------------------------------------
 
 
-def on_architectures(llama: float, gpt2: float, size: float = 0.01) -> Verdict:
+def on_architectures(llama: float, gpt2: float, size: float = 0.01, kls: Sequence[float] = KLS) -> Verdict:
     """Of a discopop that gains so much more than sigmoid on a Llama and on a GPT-2, each of what is possible there."""
     study = study_of("guide-architectures")
     models = {"llama": EMBEDDED, "gpt2": EMBEDDED_GPT2}
@@ -300,6 +300,7 @@ def on_architectures(llama: float, gpt2: float, size: float = 0.01) -> Verdict:
         scenario, model = f"{condition}#{replicate}", models[condition]
         return a_run(
             variant, replicate, trial, worth,
+            kls=kls if judging and replicate == 1 else KLS,
             judging=judging, model=model, scenario=scenario, run_id=run_id, key=run_id,
         )  # fmt: skip
 
@@ -320,6 +321,8 @@ def test_discopop_is_for_new_architectures_where_it_gains_more_on_another_and_is
 def test_being_better_on_both_architectures_alike_is_a_tie_and_no_support() -> None:
     """What is claimed is new architectures, not all of them."""
     assert on_architectures(llama=0.2, gpt2=0.2).ruling == "tie"
+    stays_near = on_architectures(llama=0.2, gpt2=0.2, kls=(0.1, 0.25, 0.4, 0.5))
+    assert (stays_near.ruling, "at 0.5 nats" in stays_near.because) == ("tie", True)
 
 
 def test_losing_less_on_another_architecture_is_no_support_where_sigmoid_is_better_there() -> None:
