@@ -56,7 +56,7 @@ def speed(measured: Iterable[Speed]) -> Outcome:
     if not ratios:
         return Outcome("P1", "undecided", "nothing was timed", "0 losses")
     low, high = 1.0 - SPEED_WITHIN, 1.0 + SPEED_WITHIN
-    inside = TIMED <= ratios.keys() and all(low <= one.low and one.high <= high for one in ratios.values())
+    inside = ratios.keys() >= TIMED and all(low <= one.low and one.high <= high for one in ratios.values())
     outside = any(one.high < low or one.low > high for one in ratios.values())
     name, worst = max(ratios.items(), key=lambda item: abs(item[1].value - 1.0))
     found = f"furthest from sigmoid's step: {name}, {worst.value:.4f} times it [{worst.low:.4f}, {worst.high:.4f}]"
