@@ -27,6 +27,7 @@ Word = Literal["held", "failed", "undecided"]
 
 OBJECTIVE = Objective(metric="gold", at_drift=1.0)
 SPEED_WITHIN = 0.01
+TIMED = frozenset({"apo_down", "discopop", "ipo", "hinge", "bco_pair", "sppo_hard"})
 MARGIN, LOWER_BY = 2.0, 5.0  # nats: where P3 is read, and by how much
 MUCH = 2.0  # times sigmoid's share, of P5
 TAU, FEWEST_SETTINGS = 0.4, 12
@@ -50,16 +51,18 @@ class Outcome:
 
 
 def speed(measured: Iterable[Speed]) -> Outcome:
-    """Of a loss that was timed in several studies, the last one counts."""
+    """Of a loss that was timed in several studies, the last one counts; held only where all were timed."""
     ratios = {name: ratio for one in measured for name, ratio in one.losses.ratios.items()}
     if not ratios:
         return Outcome("P1", "undecided", "nothing was timed", "0 losses")
     low, high = 1.0 - SPEED_WITHIN, 1.0 + SPEED_WITHIN
-    inside = all(low <= one.low and one.high <= high for one in ratios.values())
+    inside = ratios.keys() >= TIMED and all(low <= one.low and one.high <= high for one in ratios.values())
     outside = any(one.high < low or one.low > high for one in ratios.values())
     name, worst = max(ratios.items(), key=lambda item: abs(item[1].value - 1.0))
     found = f"furthest from sigmoid's step: {name}, {worst.value:.4f} times it [{worst.low:.4f}, {worst.high:.4f}]"
-    return Outcome("P1", "held" if inside else "failed" if outside else "undecided", found, f"{len(ratios)} losses")
+    return Outcome(
+        "P1", "held" if inside else "failed" if outside else "undecided", found, f"{len(ratios)} of {len(TIMED)} losses"
+    )
 
 
 # ---- P2, P3: signs --------------------------------------------------------------------------------------------------
