@@ -165,7 +165,7 @@ def _replicated(
         )
         opinion = None if second is None else second_opinion(one, replicates, second, scale.tie_within)
         tax = None if check is None else tax_of(one, replicates, check)
-        rows.append(replace(one, second=opinion, tax=tax, judge=judge_name(spec)))
+        rows.append(replace(one, second=opinion, tax=tax, judge=judge.judge or judge_name(spec)))
     return rows
 
 

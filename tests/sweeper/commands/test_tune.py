@@ -117,7 +117,7 @@ def test_one_command_designs_plans_trains_and_exports(sweeper: Sweeper, tmp_path
     assert "Plan (embedded.yaml): sigmoid, robust and ipo, each tuned by 2 settings" in told
     assert "What it can conclude: 3 replicates find a difference to sigmoid" in told
     assert "1h do for 4 replicates, not 3." in told
-    assert "Use " in told
+    assert "Start with " in told
     text = (tmp_path / "embedded.yaml").read_text()
     assert "\nreplicates: 4 " in text
     assert "not made" not in text
