@@ -7,8 +7,11 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import typer.testing
 
+hypothesis.settings.register_profile("any load", deadline=None)  # how long an example takes hangs on the machine
+hypothesis.settings.load_profile("any load")
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -98,7 +98,7 @@ def test_the_mean_path_ends_where_the_first_run_ends() -> None:
     assert line[-1][0] == pytest.approx(2.0)
     found = gains.paths(material, "clean", "paths")
     assert isinstance(found, Figure)
-    assert "Dashed line: 1 nats" in found.caption
+    assert "Dashed line: 1 nat," in found.caption
 
 
 @pytest.mark.parametrize("far", [0.0, 1e-12, 0.348, 2.22, 1 / 3, 265.0])
