@@ -99,7 +99,7 @@ def _facts_key(glance: Glance) -> object:
 
 
 def _facts(glance: Glance) -> None:
-    """Best so far, failures, and what to do where nobody trains what is left."""
+    """The first so far, failures, and what to do where nobody trains what is left."""
     if glance.reading:
         muted(f"Reading the runs: {glance.reading}")
     if glance.problem:
