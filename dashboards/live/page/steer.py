@@ -9,6 +9,7 @@ from nicegui import run, ui
 from dashboards.live.page.overview import muted_nothing, trains_elsewhere
 from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
 from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
+from dashboards.live.reading.words import spaced
 from dashboards.live.views import Glance
 
 
@@ -76,7 +77,7 @@ def _again(desk: Desk, glance: Glance) -> None:
         for cause, number in causes.items():
             act = Retry((cause,))
             if glance.state == "running":
-                _button(desk, glance.name, f"retry {number} {cause}", act, "replay")
+                _button(desk, glance.name, f"retry {number} {spaced(cause)}", act, "replay")
             else:
                 command(desk.hands.command(glance.name, act))
 

@@ -68,7 +68,7 @@ def test_table_counts_and_command_are_those_of_the_commands(sweeper: Sweeper, sw
     assert found.again == "sweeper run mine.yaml"
     assert found.question == "Is <b>ipo</b> better?"  # text, for a page that shows it as text
     assert found.figures is not None
-    assert {heat.variant for heat in found.figures.heats} == {"sigmoid", "ipo"}
+    assert {heat.name for heat in found.figures.heats} == {"sigmoid", "ipo"}
     assert len(found.figures.runs) == found.counts.ended == 6
 
 
