@@ -59,6 +59,8 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     measured = load_speed(uri, study.spec.study, Path.cwd())
     yours, aside = recorded_yours(study, answers.records)
     judging = [r.run_id for r in answers.records if r.phase == CONFIRM and asks_for_samples(study.spec)]
+    if judging and not study.spec.contents:  # by which a judge is told from what it was before it was edited
+        study = study.holding(contents_in(load_study_tags(uri, study.spec.study)) or {})
     kept = load_kept_scores(uri, study.spec.study, judging, Path.cwd()) if judging else {}
     return comparison_from(study, answers.records, [*answers.notes(), *aside], measured, curves, yours, kept)
 

@@ -90,7 +90,7 @@ def _wins(own: KeptScores, i: int, other: KeptScores, j: int, judge: Measurer) -
 def _preferences(own: KeptScores, i: int, other: KeptScores, j: int, judge: Measurer) -> Iterator[tuple[Floats, float]]:
     """What a pairwise judge said of them; samples of the untrained model are the same in every run."""
     against = {other.key} | ({""} if j == UNTRAINED else set())
-    for one in own.preferred:
+    for one in reversed(own.preferred):  # the last is the latest
         if one.against in against and same_judge(one.by, judge) and (i, j) in one.steps:
             place = one.steps.index((i, j))
             yield np.array(one.wins[place]), float(np.mean(one.contradicted[place]))
