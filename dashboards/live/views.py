@@ -62,7 +62,9 @@ class Happening:
 
 @dataclass(frozen=True)
 class Bar:
-    """A loss in one condition: what it gains, with its interval, in percent or in the metric's unit."""
+    """A loss in one condition: what it gains, or how often it wins, with its interval, in percent or in the metric's
+    unit.
+    """
 
     variant: str
     verdict: str
@@ -86,6 +88,11 @@ class Table:
     unit: str
 
 
+WON = "% won against the untrained model"
+"""The unit of a win rate, which is no gain: 50 is no better."""
+_NOT_FIRST = ("avoid", "no gain", "weak")  # verdicts of losses that no line at the top names
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a study says now: its tables, what their columns mean, and what else there is to say."""
@@ -95,13 +102,13 @@ class Answer:
 
     @property
     def best(self) -> str:
-        """In a line: the loss to use, or the one that gains most so far; "" where nothing is known."""
+        """In a line: the loss to use, or the first so far that nothing speaks against; "" where there is none."""
         for table in self.tables:
             for bar in table.bars:
-                if bar.value is not None:
+                if bar.value is not None and not bar.verdict.startswith(_NOT_FIRST):
                     where = f" in {table.condition}" if len(self.tables) > 1 else ""
                     held = "" if bar.low is None or bar.high is None else f" [{bar.low:.3g}, {bar.high:.3g}]"
-                    word = "Use" if bar.verdict == "use" else "Best so far"
+                    word = "Use" if bar.verdict == "use" else f"First so far ({bar.verdict})"
                     return f"{word}: {bar.variant}{where}, {bar.value:.3g}{held} {table.unit}".rstrip()
         return ""
 

@@ -38,6 +38,7 @@ from sweeper.folder.names import EARLIER_EVENTS_FILE, EVENTS_FILE
 
 VERSION: Final = 1
 MOST_BYTES: Final = 16 << 20  # of one file
+LATEST: Final = 1e11  # seconds since 1970; what is later is no time
 LONGEST_LINE: Final = 1 << 14
 LONGEST_TEXT: Final = 500  # of one field
 MOST_METRICS: Final = 64  # of one report
@@ -194,13 +195,15 @@ def decode(text: bytes) -> Line | None:
     """Parse a line; None for one that is damaged, of another version, or of an unknown event."""
     if len(text) > LONGEST_LINE:
         return None
-    with suppress(ValueError, RecursionError, ValidationError):
+    with suppress(ValueError, RecursionError, ValidationError, OverflowError):
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("v") != VERSION:
             return None
         sweep, number, at = str(found.get("sweep")), found.get("n"), found.get("at")
         kind = EVENTS.get(str(found.get("event")))
         if kind is None or not _SWEEP.fullmatch(sweep) or type(number) is not int or not isinstance(at, int | float):
+            return None
+        if not 0 <= at <= LATEST:  # nor NaN
             return None
         return Line(sweep, number, float(at), _reader(str(found["event"])).validate_python(found))
     return None

@@ -105,7 +105,10 @@ class Guard:
         origin = headers.get("origin")
         if origin is None:
             return not needs_origin and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # such as http://[
+            return False
         return parts.scheme == "http" and parts.netloc.lower() in self._keys.hosts
 
     def _has_cookie(self, headers: Mapping[str, str]) -> bool:

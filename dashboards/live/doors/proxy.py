@@ -1,4 +1,4 @@
-"""MLflow behind the same door: a server of its own on a free port of this machine, asked on behalf of who came in.
+"""MLflow behind the same door: a server of its own on a socket of this user, asked on behalf of who came in.
 
 It takes no one else's word that the request comes from this machine (`X-Forwarded-For` says from where), and its routes
 that run code or spend money (assistant, jobs, gateway, scorers) do not exist here. Its websockets neither.
@@ -34,8 +34,8 @@ _OURS: Final = frozenset(
     | {"forwarded", "x-real-ip", "accept-encoding"}
 )
 
-Upstream = Callable[[], Awaitable[str | None]]
-"""The address of MLflow's server, started where it is not; None while it does not answer yet."""
+Upstream = Callable[[], Awaitable[httpx.AsyncClient | str]]
+"""What asks MLflow's server, started where it is not; why it does not answer in words, "" while it is on its way up."""
 
 
 def is_blocked(path: str) -> bool:
@@ -44,12 +44,12 @@ def is_blocked(path: str) -> bool:
     for _ in range(3):
         plain = unquote(plain)
     plain = re.sub(r"/+", "/", plain.replace("\\", "/"))
-    return bool(BLOCKED.search(plain)) or "/../" in f"{plain}/" or "/./" in f"{plain}/"
+    # A "#" as it is ends the path for who asks MLflow, and not for who looks here; no browser sends one.
+    return "#" in path or bool(BLOCKED.search(plain)) or "/../" in f"{plain}/" or "/./" in f"{plain}/"
 
 
 def proxied(upstream: Upstream, otherwise: Asgi) -> Asgi:
     """An application that asks MLflow for what lies below `PREFIX`, and the other one for the rest."""
-    client = httpx.AsyncClient(timeout=SECONDS, follow_redirects=False, trust_env=False)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -60,27 +60,27 @@ def proxied(upstream: Upstream, otherwise: Asgi) -> Asgi:
         raw = scope.get("raw_path", b"").decode("latin-1") or path
         if is_blocked(raw) or is_blocked(path):
             return await _answer(send, 404, NOT_HERE)
-        address = await upstream()
-        if address is None:
+        client = await upstream()
+        if isinstance(client, str) and client:
+            return await _answer(send, 502, client)
+        if isinstance(client, str):
             html = (b"content-type", b"text/html; charset=utf-8")
             return await _answer(send, 503, NOT_YET, [(b"retry-after", b"2"), html])
         try:
-            await _pass_on(client, address, raw, scope, receive, send)
+            await _pass_on(client, raw, scope, receive, send)
         except httpx.HTTPError:
             await _answer(send, 502, "MLflow does not answer.")
 
     return app
 
 
-async def _pass_on(
-    client: httpx.AsyncClient, address: str, path: str, scope: Scope, receive: Receive, send: Send
-) -> None:
+async def _pass_on(client: httpx.AsyncClient, path: str, scope: Scope, receive: Receive, send: Send) -> None:
     query = scope.get("query_string", b"").decode("latin-1")
     headers = {name: value for name, value in _headers(scope).items() if name not in _OURS}
     headers["x-forwarded-for"] = (scope.get("client") or ("unknown",))[0]
     asked = client.build_request(
         scope["method"],
-        f"{address}{path}" + (f"?{query}" if query else ""),
+        path + (f"?{query}" if query else ""),
         headers=headers,
         content=_body(receive) if scope["method"] not in ("GET", "HEAD") else None,
     )

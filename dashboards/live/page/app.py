@@ -41,7 +41,7 @@ def page_of(desk: Desk, keys: Keys, mlflow: MlflowServer | None) -> Asgi:
     ui.page("/")(lambda: overview(desk))
     ui.page("/study/{name}")(of_study)
     ui.run_with(app, title="sweeper", dark=None, show_welcome_message=False, reconnect_timeout=10.0, favicon="📈")
-    inside: Asgi = app if mlflow is None else proxied(mlflow.address, app)
+    inside: Asgi = app if mlflow is None else proxied(mlflow.asked, app)
     return Guard(inside, keys)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from dashboards.live.views import Bar, Heat, Point, Span
+from dashboards.live.views import WON, Bar, Heat, Point, Span
 
 # Told apart by people who see few colours, on white and on black: of Okabe and Ito, then of Tol.
 COLOURS: Final = (
@@ -26,12 +26,12 @@ def gains(bars: Sequence[Bar], unit: str) -> Options:
             lines += [[_short(bar.low), i], [_short(bar.high), i], [None, None]]
     values = [{"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i]} for i, b in enumerate(shown)]
     return _base(legend=False) | {
-        "xAxis": _axis("value", f"gain, {unit}", scale=True),
+        "xAxis": _axis("value", unit if unit == WON else f"gain, {unit}", scale=True),
         "yAxis": _axis("category", "", data=[bar.variant for bar in shown]),
         "series": [
             {"type": "line", "name": "95 % interval", "data": lines, "symbol": "none", "silent": True,
              "lineStyle": {"width": 4, "color": COLOURS[5]}, "connectNulls": False},
-            {"type": "scatter", "name": "gain", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]}},
+            {"type": "scatter", "name": "loss", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]}},
         ],
     }  # fmt: skip
 

@@ -93,13 +93,13 @@ def _without_time(glance: Glance) -> object:
 
 
 def _facts_key(glance: Glance) -> object:
-    counted = None if glance.counts is None else (glance.counts.failures, goes_on(glance))
+    counted = None if glance.counts is None else (glance.counts.failures, goes_on(glance), trains_elsewhere(glance))
     best = (glance.answer and glance.answer.best, glance.sweep and glance.sweep.best)
     return glance.state, glance.reading, glance.problem, best, counted, glance.again
 
 
 def _facts(glance: Glance) -> None:
-    """Best so far, failures, and what to do where nobody trains what is left."""
+    """The first so far, failures, and what to do where nobody trains what is left."""
     if glance.reading:
         muted(f"Reading the runs: {glance.reading}")
     if glance.problem:
@@ -112,7 +112,9 @@ def _facts(glance: Glance) -> None:
     broken = failures(glance.counts.failures if glance.counts is not None else {})
     if broken:
         ui.label(f"Failures: {broken}").classes("wrap")
-    if goes_on(glance):
+    if trains_elsewhere(glance):
+        muted("Runs are in training, of a sweep that is not seen from here: it may train elsewhere.")
+    elif goes_on(glance):
         if glance.state == "dead":
             ui.label("The sweep is gone. Finished runs are kept; this goes on with it:").classes("text-negative")
         else:
@@ -128,9 +130,15 @@ def _who(glance: Glance) -> None:
         muted(f"last change {clock(glance.changed)}")
 
 
+def trains_elsewhere(glance: Glance) -> bool:
+    """Whether a sweep that is not seen from here may train it: the store has runs of it in training."""
+    counts = glance.counts
+    return glance.state == "unknown" and counts is not None and any(stratum.training for stratum in counts.strata)
+
+
 def goes_on(glance: Glance) -> bool:
     """Whether somebody has to start a sweep for what is left."""
-    if glance.state == "running":
+    if glance.state == "running" or trains_elsewhere(glance):
         return False
     return glance.state == "dead" or (glance.counts is not None and glance.counts.missing > 0)
 

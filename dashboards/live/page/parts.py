@@ -15,11 +15,12 @@ from dashboards.live.ports import Act, Done, Hands
 from dashboards.live.reading.watcher import Watcher
 from dashboards.live.views import Glance, Seen
 
+LATE_SECONDS: Final = 60.0
 STATES: Final = {
     "running": ("running", "positive", "play_circle"),
     "ended": ("not running", "grey-7", "check_circle"),
     "dead": ("died", "negative", "error"),
-    "unknown": ("not running", "grey-7", "help"),
+    "unknown": ("no sweep seen from here", "grey-7", "help"),
 }
 # Grey that is read on white and on black.
 STYLE: Final = """
@@ -91,10 +92,10 @@ class Part:
         """Draw it, where it is not as it stands."""
         found = self._of(seen)
         if found != self._shown:
-            self._shown = found
             self._place.clear()
             with self._place:
                 self._draw(found)
+            self._shown = found  # what could not be drawn is drawn again
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,10 @@ def follow(desk: Desk, parts: Sequence[Part]) -> None:
     def show() -> None:
         seen = desk.watcher.seen
         if [(seen.number, len(desk.acted))] != shown:
-            shown[:] = [(seen.number, len(desk.acted))]
+            acts = len(desk.acted)
             for part in parts:
                 part.show(seen)
+            shown[:] = [(seen.number, acts)]
 
     show()
     ui.timer(1.0, show)
@@ -144,7 +146,16 @@ def frame(title: str, desk: Desk) -> Iterator[None]:
         ui.space()
         ui.link("MLflow", f"{desk.mlflow}/", new_tab=True).classes("text-white")
     with ui.column().classes("w-full max-w-6xl mx-auto gap-2 items-stretch"):
+        late = ui.label("").classes("text-negative wrap")
+        ui.timer(5.0, lambda: late.set_text(lateness(desk.watcher, time.time())))
         yield
+
+
+def lateness(watcher: Watcher, now: float) -> str:
+    """What to say where the page does not stand for now; "" where it does."""
+    if now - watcher.looked_at <= LATE_SECONDS:
+        return watcher.failed
+    return f"{watcher.failed} Not looked at since {time.strftime('%H:%M', time.localtime(watcher.looked_at))}.".strip()
 
 
 def state_chip(glance: Glance) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from nicegui import run, ui
 
-from dashboards.live.page.overview import muted_nothing
+from dashboards.live.page.overview import muted_nothing, trains_elsewhere
 from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
 from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
 from dashboards.live.views import Glance
@@ -15,7 +15,7 @@ from dashboards.live.views import Glance
 def steer(desk: Desk, name: str) -> None:
     """Draw the acts of a study, and what became of those so far."""
     parts = [
-        part_of(name, lambda one: (one.state, one.counts is None), lambda one: _sweep(desk, one)),
+        part_of(name, _runs_where, lambda one: _sweep(desk, one)),
         part_of(name, lambda one: (variants_of(one), one.paused), lambda one: _variants(desk, one)),
         part_of(name, _ends, lambda one: _again(desk, one)),
         part_of(name, lambda one: one.state == "running", lambda one: _extend(desk, one)),
@@ -34,6 +34,10 @@ def variants_of(glance: Glance) -> tuple[str, ...]:
     return () if glance.counts is None else tuple(dict.fromkeys(one.variant for one in glance.counts.strata))
 
 
+def _runs_where(glance: Glance) -> object:
+    return glance.state, glance.counts is None, trains_elsewhere(glance)
+
+
 def _ends(glance: Glance) -> object:
     return glance.state == "running", glance.counts and (glance.counts.failures, glance.counts.stopped)
 
@@ -45,6 +49,8 @@ def _sweep(desk: Desk, glance: Glance) -> None:
         if glance.state == "running":
             _button(desk, glance.name, "stop when the runs in training end", Stop(), "stop")
             _button(desk, glance.name, "stop now", Stop(now=True), "dangerous", sure="Stop each run at its next step?")
+        elif trains_elsewhere(glance):
+            muted("It may train elsewhere: the sweep is steered where it runs.")
         else:
             start = "Train what is missing, in a process of its own?"
             _button(desk, glance.name, "go on", Run(), "play_arrow", sure=start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from dashboards.live.ports import Event
@@ -22,6 +23,7 @@ class Happened:
         self._spans: list[Span] = []
         self._workers: dict[str, str] = {}
         self._answered: dict[str, Answered] = {}
+        self._heard = 0.0
 
     def take(self, events: Iterable[Event]) -> bool:
         """Add some events, in their order; whether there were any. What is no such event is left out."""
@@ -29,6 +31,7 @@ class Happened:
         for event in events:
             any_ = True
             sweep, at = str(event.get("sweep")), float(event.get("at") or 0.0)
+            self._heard = at
             if sweep != self._sweep:
                 self._sweep = sweep
                 self._training, self._spans, self._workers = {}, [], {}
@@ -48,8 +51,11 @@ class Happened:
                         self._end(key, at, "sweep ended")
         return any_
 
-    def view(self) -> Happening:
-        """What happens now."""
+    def view(self, *, dead: bool = False) -> Happening:
+        """What happens now. `dead`: the sweep is gone, and all that it did ended when it was last heard of."""
+        if dead:
+            lost = [Span(run.worker, run.variant, run.since, self._heard, "lost") for run in self._training.values()]
+            return replace(self.view(), training=(), spans=(*self._spans, *lost), workers={})
         open_ = [Span(run.worker, run.variant, run.since, None, None) for run in self._training.values()]
         return Happening(
             training=tuple(self._training.values()),

@@ -41,23 +41,34 @@ class FollowedStudy:
         self._text = ""
         self._study: Study | None = None
         self._stale, self._due = True, 0.0
+        self._problems: dict[str, str] = {}
         again = f"sweeper run {told.file(name) or 'STUDY'}"
         self.glance = Glance(words(name), "", "unknown", None, frozenset(), None, 0, again, reading="not read yet")
         self.name = name
 
     def listen(self, runs: Path | None) -> None:
         """Take what its sweep tells; `runs`: its run folder, None where it is not here."""
-        if runs is not None and runs != self._runs:
-            self._runs, self._news = runs, self._told.follow(runs)
+        try:
+            self._listen(runs)
+            self._say("events")
+        except Exception as error:  # one study that cannot be read keeps no other from being shown
+            self._say("events", f"The page cannot read on: {_why(error)}")
+
+    def _listen(self, runs: Path | None) -> None:
+        if runs != self._runs:
+            self._runs, self._news = runs, None if runs is None else self._told.follow(runs)
+            self._happened = Happened()
         if runs is None or self._news is None:
+            self.glance = replace(
+                self.glance, sweep=None, state="unknown", paused=frozenset(), happening=self._happened.view()
+            )
             return
-        happening = self.glance.happening
-        if self._happened.take(self._news()):
-            happening = self._happened.view()
+        was_dead = self.glance.state == "dead"
+        is_new = self._happened.take(self._news())
         sweep = self._told.sweep(runs)
         state = "unknown" if sweep is None else sweep.state
-        if sweep is not None and sweep.state == "dead":
-            happening = replace(happening, training=(), workers={})
+        dead = state == "dead"
+        happening = self._happened.view(dead=dead) if is_new or dead != was_dead else self.glance.happening
         self.glance = replace(
             self.glance, sweep=sweep, state=state, paused=self._told.paused(runs), happening=happening
         )
@@ -73,17 +84,32 @@ class FollowedStudy:
         try:
             if self._followed.look(tell):
                 self._stale = True
-            if not self._stale or time.monotonic() < self._due:
-                return
-            began = time.monotonic()
+            if self._stale and time.monotonic() >= self._due:
+                self._compare_for_a_share()
+            self._say("store")
+        except StoreError as error:
+            self._say("store", words(error))
+        except StudyError as error:
+            self._say("study", words(f"This version cannot read the study: {str(error).splitlines()[0]}"))
+        except Exception as error:  # as in `listen`
+            self._say("study", f"It cannot be compared: {_why(error)}")
+
+    def _compare_for_a_share(self) -> None:
+        """Compare, and not again before many times as long as it took, also where it failed."""
+        began = time.monotonic()
+        try:
             self._compare()
             self._stale = False
+        finally:
             self._due = time.monotonic() + max(LEAST_SECONDS, SHARE * (time.monotonic() - began))
-        except StoreError as error:
-            self.glance = replace(self.glance, problem=words(error), reading="")
-        except StudyError as error:
-            problem = words(f"This version cannot read the study: {str(error).splitlines()[0]}")
-            self.glance = replace(self.glance, problem=problem, reading="")
+
+    def _say(self, of: str, problem: str = "") -> None:
+        """Show what is wrong with one of its sources; "" where nothing is any more."""
+        self._problems[of] = problem
+        shown = " ".join(filter(None, self._problems.values()))
+        reading = "" if problem and of != "events" else self.glance.reading
+        if (shown, reading) != (self.glance.problem, self.glance.reading):
+            self.glance = replace(self.glance, problem=shown, reading=reading)
 
     def close(self) -> None:
         """Close what is open."""
@@ -93,8 +119,7 @@ class FollowedStudy:
         """Make all that follows from the runs anew. Raises StoreError and StudyError."""
         text = load_study_text(self._uri, self.name, self._folder)
         if not text:
-            self.glance = replace(self.glance, problem="The store keeps no text of this study.", reading="")
-            return
+            return self._say("study", "The store keeps no text of this study.")
         if text != self._text or self._study is None:
             self._study, self._text = _loaded(self.name, text, self._folder), text
         study = self._study
@@ -108,9 +133,15 @@ class FollowedStudy:
             figures=figures_view(records, study.spec.objective),
             notes=tuple(map(words, answers.notes())),
             reading="",
-            problem="",
             read_at=time.time(),
         )
+        self._say("study")
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, in a line."""
+    first = (str(error).splitlines() or [""])[0]
+    return words(f"{type(error).__name__}: {first}" if first else type(error).__name__)
 
 
 def _loaded(name: str, text: str, folder: Path) -> Study:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dashboards.live.ports import Told
+from dashboards.live.reading.followed import ALL_SECONDS
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.words import words
 from dashboards.live.views import Glance, Seen
+from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreError
 from dashboards.store.mlflow_tags import seconds
 from dashboards.store.records import stored_studies, view_page
@@ -27,7 +28,9 @@ LIST_SECONDS: Final = 10.0  # between two looks for new studies
 
 
 class Watcher:
-    """Follows all studies. `seen` is what is known."""
+    """Follows all studies. `seen` is what is known, `looked_at` since when (seconds since 1970), `failed` why no look
+    succeeds, "" where they do.
+    """
 
     def __init__(self, uri: str, folder: Path, told: Told) -> None:
         self._uri, self._folder, self.told = uri, folder, told
@@ -38,6 +41,9 @@ class Watcher:
         self._end, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
         self._problem = ""
+        self._store_at = -ALL_SECONDS
+        self.looked_at = time.time()
+        self.failed = ""
         self.seen = Seen(0, time.time(), ())
         self._viewers: set[object] = set()
 
@@ -66,11 +72,11 @@ class Watcher:
 
     def look(self) -> None:
         """Look once at everything."""
-        if time.monotonic() - self._listed_at >= LIST_SECONDS:
-            self._list()
-            self._listed_at = time.monotonic()
         for name, study in self._studies.items():
             study.listen(self._folders.get(name))
+        if time.monotonic() - self._listed_at >= LIST_SECONDS:
+            self._listed_at = time.monotonic()
+            self._list()
         self._show()
         if self._viewers or any(study.glance.reading for study in self._studies.values()):
             for study in self._in_order():
@@ -79,8 +85,11 @@ class Watcher:
 
     def _follow(self) -> None:
         while not self._end.is_set():
-            with suppress(OSError):  # a folder that goes away while it is read is looked for again
+            try:
                 self.look()
+                self.failed = ""
+            except Exception as error:  # what cannot be read now is looked for again
+                self.failed = words(f"The page cannot read on: {type(error).__name__}: {error}")
             self._wake.wait(WATCHED_SECONDS if self._viewers else ALONE_SECONDS)
             self._wake.clear()
         for study in self._studies.values():
@@ -89,17 +98,29 @@ class Watcher:
     def _list(self) -> None:
         """Find the studies."""
         self._folders = dict(self.told.folders())
-        try:
-            self._listed = {one.name: one for one in stored_studies(self._uri)}
-            self._problem = ""
-        except StoreError as error:
-            self._problem = words(error)
+        if self._asks_store():
+            self._store_at = time.monotonic()
+            try:
+                self._listed = {one.name: one for one in stored_studies(self._uri)}
+                self._problem = ""
+            except StoreError as error:
+                self._problem = words(error)
         for name in {*self._folders, *self._listed} - self._studies.keys():
             self._studies[name] = FollowedStudy(name, self._uri, self._folder, self.told)
+            self._studies[name].listen(self._folders.get(name))
         for name in self._studies.keys() - {*self._folders, *self._listed}:
             self._studies.pop(name).close()
         for name, study in self._studies.items():
             study.glance = self._placed(study.glance, self._listed.get(name))
+
+    def _asks_store(self) -> bool:
+        """Whether the store's studies are listed now. On a server that means to ask for every run of each: seldom, but
+        for a sweep that runs here and that the store does not know yet.
+        """
+        if sqlite_file(self._uri) is not None or time.monotonic() - self._store_at >= ALL_SECONDS or self._problem:
+            return True
+        unlisted = self._studies.keys() - self._listed.keys()
+        return any(self._studies[name].glance.state == "running" for name in unlisted)
 
     def _placed(self, glance: Glance, listed: ListedExperiment | None) -> Glance:
         """With what the store says of the study as a whole."""
@@ -116,6 +137,7 @@ class Watcher:
         )
 
     def _show(self) -> None:
+        self.looked_at = time.time()
         glances = tuple(
             sorted(
                 (study.glance for study in self._studies.values()),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from dashboards.live.doors.guard import FOREIGN, NO_TOKEN, Guard, Keys
+from dashboards.live.doors.mlflow_server import HOST, MlflowServer
 from dashboards.live.doors.proxy import PREFIX, is_blocked, proxied
 
 HERE = "127.0.0.1:5000"
@@ -91,7 +94,9 @@ def test_another_host_is_refused_with_the_cookie_too(host: str) -> None:
     assert shake_hands(host=host, origin=OURS, cookie=COOKIE) == "websocket.close"
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:5000", "http://127.0.0.1:5001"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:5000", "http://127.0.0.1:5001", "http://["]
+)
 def test_another_origin_is_refused_with_the_cookie_too(origin: str) -> None:
     for method in ("GET", "POST"):
         assert ask("/", method=method, origin=origin, cookie=COOKIE).text == FOREIGN
@@ -136,6 +141,7 @@ def test_what_comes_out_may_load_nothing_from_elsewhere_and_stand_in_no_other_pa
         "/mlflow//ajax-api/3.0/mlflow//assistant//config",
         "/mlflow/x/../ajax-api/3.0/jobs",
         "/mlflow/ajax-api/3.0/mlflow/x/%2e%2e/runs/search",
+        "/mlflow/ajax-api/3.0/mlflow/a#b",
     ],
 )
 def test_mlflows_routes_that_run_code_or_spend_money_are_not_here(path: str) -> None:
@@ -167,14 +173,10 @@ def test_mlflow_is_told_who_asks_and_gets_neither_cookie_nor_origin_nor_what_a_b
     async def body() -> AsyncIterator[bytes]:
         yield b"runs"
 
-    async def address() -> str:
-        return "http://127.0.0.1:9"
+    async def upstream() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(mlflow), base_url="http://mlflow")
 
-    with pytest.MonkeyPatch.context() as patch:
-        client = httpx.AsyncClient(transport=httpx.MockTransport(mlflow))
-        patch.setattr("dashboards.live.doors.proxy.httpx.AsyncClient", lambda **_: client)
-        app = proxied(address, inside)
-    transport = httpx.ASGITransport(app=app, client=("10.0.0.7", 40000))
+    transport = httpx.ASGITransport(app=proxied(upstream, inside), client=("10.0.0.7", 40000))
 
     async def talk() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(transport=transport, base_url=OURS) as browser:
@@ -188,9 +190,70 @@ def test_mlflow_is_told_who_asks_and_gets_neither_cookie_nor_origin_nor_what_a_b
     through, beside, blocked = asyncio.run(talk())
     (seen,) = asked
     assert (through.text, beside.text, blocked.status_code) == ("runs", "in /study/x", 404)
-    assert str(seen.url) == f"http://127.0.0.1:9{PREFIX}/ajax-api/2.0/mlflow/runs/search?a=b"
+    assert str(seen.url) == f"http://mlflow{PREFIX}/ajax-api/2.0/mlflow/runs/search?a=b"
     assert seen.headers["x-forwarded-for"] == "10.0.0.7"
-    assert seen.headers["host"] == "127.0.0.1:9"
+    assert seen.headers["host"] == "mlflow"
     assert seen.headers["x-mine"] == "1"
     assert not {"cookie", "origin"} & set(seen.headers)
     assert not {"set-cookie", "access-control-allow-origin"} & set(through.headers)
+
+
+# Listens on the socket as uvicorn does, without MLflow's seconds of imports.
+SHORT = """
+import socket, sys
+place = sys.argv[1]
+with socket.socket(socket.AF_UNIX) as here:
+    here.bind(place)
+    here.listen()
+    while True:
+        other, _ = here.accept()
+        asked = other.recv(1 << 16).decode()
+        said = "mlflow" if "host: mlflow" in asked.lower() else "nobody"
+        head = f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(said)}\\r\\nConnection: close\\r\\n\\r\\n"
+        other.sendall((head + said).encode())
+        other.close()
+"""
+
+
+def test_mlflow_listens_where_this_user_alone_comes_in_and_on_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+
+    def short(place: str, *_: str) -> list[str]:
+        places.append(Path(place))
+        return [sys.executable, "-c", SHORT, place]
+
+    monkeypatch.setattr("dashboards.live.doors.mlflow_server.socket_command", short)
+    server = MlflowServer("sqlite:///mlflow.db")
+
+    async def talk() -> str:
+        client = await server.asked()
+        assert not isinstance(client, str)
+        return (await client.get(f"{PREFIX}/")).text
+
+    try:
+        assert asyncio.run(talk()) == HOST
+        (place,) = places
+        assert place.is_socket()
+        assert place.parent.stat().st_mode & 0o777 == 0o700
+    finally:
+        server.end()
+    assert not place.parent.exists()
+
+
+def test_an_mlflow_that_died_at_once_is_told_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = [sys.executable, "-c", "raise SystemExit('no such store')"]
+    monkeypatch.setattr("dashboards.live.doors.mlflow_server.socket_command", lambda *_: dead)
+    server = MlflowServer("sqlite:///mlflow.db")
+    app = proxied(server.asked, inside)
+
+    async def talk() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=OURS) as browser:
+            return await browser.get(f"{PREFIX}/")
+
+    try:
+        answer = asyncio.run(talk())
+    finally:
+        server.end()
+    assert answer.status_code == 502
+    assert "MLflow ended with 1" in answer.text
+    assert "no such store" in answer.text

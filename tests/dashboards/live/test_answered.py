@@ -1,0 +1,34 @@
+"""The overview's line and bars of a study say what its table says."""
+
+from __future__ import annotations
+
+import pytest
+
+from dashboards.live.reading.answered import _bars
+from dashboards.live.views import Answer, Bar, Table
+from dashboards.tables.short import short_cells
+from dashboards.tuned.answer import Cost, answer
+from tests.dashboards.tuned.judged import WITHIN, compared, judged
+
+GOOD, BAD = [0.6, 0.7, 0.65, 0.62, 0.7, 0.66], [0.1, 0.15, 0.05, 0.1, 0.12, 0.08]
+
+
+def best(*bars: Bar) -> str:
+    return Answer((Table("clean", (), (), (), "", bars, "gold"),), ()).best
+
+
+def test_win_rates_are_drawn_as_the_table_prints_them() -> None:
+    found = compared(*judged({"sigmoid": BAD, "hinge": GOOD}))
+    said = answer(found, WITHIN, Cost(4))
+    cells = short_cells(found, said)
+    column = cells.header.index("vs untrained")
+    drawn = [f"{bar.value:.0f}% [{bar.low:.0f}, {bar.high:.0f}]" for bar in _bars(found, said)]
+    assert drawn == [row[column] for row in cells.rows]
+
+
+@pytest.mark.parametrize("verdict", ["avoid: fragile", "no gain", "weak: not ranked"])
+def test_no_loss_that_the_answer_speaks_against_is_named_at_the_top(verdict: str) -> None:
+    against = Bar("dpo", verdict, 0.9, 0.8, 1.0)
+    assert best(against) == ""
+    assert best(against, Bar("ipo", "undecided", 0.5, 0.4, 0.6)) == "First so far (undecided): ipo, 0.5 [0.4, 0.6] gold"
+    assert best(Bar("ipo", "use", 0.5, None, None), against) == "Use: ipo, 0.5 gold"
