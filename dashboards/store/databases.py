@@ -187,9 +187,8 @@ def _has_driver(program: Program, url: str) -> bool:
     try:
         sqlalchemy.make_url(url).get_dialect().import_dbapi()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
-        raise Refused(
-            f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {driver_problem(program, url, error)}"
-        ) from error
+        why = driver_problem(program, url, error)
+        raise Refused(f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {why}") from error
     return True
 
 
