@@ -17,7 +17,17 @@ from dashboards.store.records import load_elsewhere, load_records
 from dashboards.store.records_file import Recorded, read_records, records_bytes
 from studies.design.elsewhere import Draw, measured_as
 from studies.design.identity import questions
-from studies.records import ELSEWHERE, Cause, Measurement, RunConfig, RunRecord, RunResult, Shown
+from studies.records import (
+    ELSEWHERE,
+    Cause,
+    Measurement,
+    Measurer,
+    RunConfig,
+    RunRecord,
+    RunResult,
+    Shown,
+    State,
+)
 from studies.records.world_units import writer_of
 from studies.spec import Scenario, Study, load_study
 from sweeper.folder.paths import places
@@ -143,6 +153,13 @@ def test_what_the_study_asks_no_longer_is_in_no_row_and_is_said(study: Study) ->
     yours, (said,) = recorded_yours(fewer, RUNS)
     assert yours == ()
     assert said.startswith("Of yours: mine some draws were measured for another question or by others")
+
+
+def test_who_measures_it_is_not_asked_of_a_run_that_broke_before_anybody_judged_it(study: Study) -> None:
+    keep(study)
+    earlier = {"judged": Measurer(judge="function old:score"), "metrics": {}, "state": State.FAIL}
+    yours, aside = recorded_yours(study, [RUNS[0].model_copy(update=earlier), *RUNS])
+    assert (len(yours), aside) == (3, [])
 
 
 def test_a_file_of_records_holds_it_too(study: Study, tmp_path: Path) -> None:
