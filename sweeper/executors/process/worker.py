@@ -24,7 +24,7 @@ from studies.records import Cause, RunResult
 from studies.text.redact import note_settings, redact_output
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.base import Finished, Reported, Started, WorkerNews
-from sweeper.executors.door.dial import NobodyThere, dial, greet
+from sweeper.executors.door.dial import NobodyThere, dial, inherit
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import Refused, Welcome
 from sweeper.executors.door.messages import End, FromWorker, Nothing, Stop, Want, decode_order, encode
@@ -218,9 +218,7 @@ def _reach(where: str, ticket: str) -> tuple[socket.socket, Welcome]:
     for name in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         os.environ.pop(name, None)
     if where.startswith("fd:"):
-        connection = socket.socket(fileno=int(where.removeprefix("fd:")))
-        connection.set_inheritable(False)
-        return connection, greet(connection, key, ticket)
+        return inherit(int(where.removeprefix("fd:")), key, ticket)
     connection, welcome, _ = dial(where.split(","), key, ticket)
     return connection, welcome
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from studies.records import Cause, RunResult
-from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, Started, WorkerState
+from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, SetAside, Started, WorkerState
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import Welcome, first_words, new_nonce, opened, sealed
 from sweeper.executors.door.messages import decode_event, encode
@@ -194,6 +194,19 @@ def test_a_worker_killed_while_idle_is_replaced_and_no_run_is_lost(
     wait_until(lambda: not psutil.pid_exists(process), "the executor has not noticed")
     executor.submit(second)
     assert results(until_ended(executor, 1))[second.config.key].facts["process"] != process
+
+
+def test_a_dead_worker_is_replaced_while_one_that_was_set_aside_trains_on(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, training, killed, after = make_process(workers=2), *map(make_job, ("sleep", "until stopped", "finish"))
+    executor.submit(training)
+    process_of(training)
+    executor.stop(SetAside("worker-0"))
+    executor.submit(killed)
+    os.kill(process_of(killed), signal.SIGKILL)
+    executor.submit(after)
+    assert results(until_ended(executor, 2))[after.config.key].cause is Cause.FINISHED
 
 
 def test_as_many_runs_as_slots_are_in_training_at_once(make_process: MakeProcess, make_job: MakeJob) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.executors.door import door as door_module
-from sweeper.executors.door.dial import NobodyThere, dial
+from sweeper.executors.door.dial import NobodyThere, dial, inherit
 from sweeper.executors.door.door import MOST_NEWCOMERS, Arrived, Door, Told, TurnedAway
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import (
@@ -112,6 +112,19 @@ def test_a_worker_is_let_in_once_and_messages_go_both_ways(serve: Callable[..., 
     with pytest.raises(Refused, match="does not wait for this worker"):
         serving.dial()
     wait_until(lambda: serving.away, "the sweep is not told")
+
+
+def test_a_worker_that_was_started_here_waits_for_a_sweep_that_is_stopped(
+    serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with Ctrl-Z, while the worker starts, and an hour later `fg`."""
+    monkeypatch.setattr("sweeper.executors.door.dial._ANSWER_SECONDS", 0.05)
+    serving, (ours, theirs) = serve(), socket.socketpair()
+    serving.door.expect("ticket", WELCOME)
+    threading.Timer(0.3, serving.door.adopt, [ours]).start()
+    connection, welcome = inherit(theirs.detach(), KEY, "ticket")
+    assert welcome == WELCOME
+    assert not connection.get_inheritable()
 
 
 def test_small_messages_are_sent_at_once_and_a_silent_machine_is_noticed(serve: Callable[..., Serving]) -> None:
