@@ -31,7 +31,7 @@ from sweeper.executors.door.greeting import (
 from sweeper.executors.door.line import Line
 from sweeper.executors.door.messages import Stop, Want, decode_event, decode_order, encode
 from sweeper.executors.door.network import key_in, make_key, own_addresses, split_address
-from sweeper.executors.door.shared import leave_mark
+from sweeper.executors.door.shared import answer_mark, leave_mark
 from tests.waiting import PATIENCE, wait_until
 
 KEY = b"a key for tests alone"
@@ -279,6 +279,23 @@ def test_of_too_many_who_knock_the_oldest_goes(serve: Callable[..., Serving], mo
     assert strangers[0].recv(1) == b""
     serving.door.expect("ticket", WELCOME)
     assert serving.dial()[1] == WELCOME
+
+
+def test_strangers_push_out_no_worker_that_has_shown_the_key(
+    serve: Callable[..., Serving], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come while a worker on another machine shows that it sees the folder."""
+    monkeypatch.setattr(door_module, "MOST_NEWCOMERS", 5)
+    serving, strangers = serve(), list[socket.socket]()
+
+    def answer(welcome: Welcome) -> str:
+        strangers.extend(serving.connect() for _ in range(20))
+        read_frame(strangers[-1])
+        return answer_mark(welcome)
+
+    monkeypatch.setattr("sweeper.executors.door.dial.answer_mark", answer)
+    serving.door.expect("ticket", of_folder(tmp_path))
+    assert serving.dial()[1].name == "worker-1"
 
 
 def test_many_strangers_cost_little(serve: Callable[..., Serving]) -> None:
