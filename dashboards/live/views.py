@@ -127,9 +127,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Heat:
-    """The mean objective over two settings: `cells` of (column, row, mean, runs); labels name the middle of a bin."""
+    """The mean objective over two settings of `name`: a variant, with its condition where there are several. `cells` of
+    (column, row, mean, runs); labels name the middle of a bin.
+    """
 
-    variant: str
+    name: str
     x: str
     y: str
     columns: tuple[str, ...]

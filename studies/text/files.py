@@ -129,11 +129,11 @@ def open_file(path: Path, flags: int, *, links: bool = False) -> IO[bytes]:
         raise
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Put a file in place of what has its name, whole or not at all, also when the machine loses power. Raises
-    OSError, and leaves what was there.
+def write_whole(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Put a file in place of what has its name, whole or not at all, also when the machine loses power. `mode`: its
+    permissions, where they are not what the umask says. Raises OSError, and leaves what was there.
     """
-    temporary = write_beside(path, content)
+    temporary = write_beside(path, content, mode)
     try:
         os.replace(temporary, path)
     except BaseException:
@@ -146,13 +146,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.close(descriptor)
 
 
-def write_beside(path: Path, content: str | bytes) -> Path:
+def write_beside(path: Path, content: str | bytes, mode: int | None = None) -> Path:
     """Write a new file `.NAME.RANDOM` in the folder of `path`, flushed to the disk, and give its path. Raises OSError,
     and leaves nothing.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

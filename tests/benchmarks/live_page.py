@@ -25,6 +25,7 @@ from pathlib import Path
 
 from dashboards.live.reading.watcher import Watcher
 from dashboards.live.views import Seen
+from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.told import told
 from tests.benchmarks.ten_thousand import MORE, Store, forget, generated, study_text, trials_for
 
@@ -42,7 +43,7 @@ def cold(folder: Path) -> dict[str, float]:
     """What a page that is started now knows when, in seconds."""
     os.chdir(folder)
     began = time.perf_counter()
-    watcher = Watcher(f"sqlite:///{folder / 'mlflow.db'}", folder, told(folder, None))
+    watcher = Watcher(f"sqlite:///{folder / 'mlflow.db'}", folder, told(folder, StudyFiles(folder, None)))
     watcher.open("somebody")
     took: list[float] = []
 

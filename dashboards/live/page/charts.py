@@ -52,7 +52,7 @@ def reward_and_drift(points: Sequence[Point], metric: str, colours: Mapping[str,
         series.append({"type": "scatter", "name": variant, "data": data, "symbolSize": 9,
                        "itemStyle": {"color": colour, "opacity": 0.75}})  # fmt: skip
     return _base() | {
-        "xAxis": _axis("value", "drift: KL from the untrained model, nats", scale=True),
+        "xAxis": _axis("value", "distance from the original model (KL), nats", scale=True),
         "yAxis": _axis("value", metric, scale=True),
         "series": series,
         "dataZoom": [{"type": "inside"}, {"type": "inside", "orient": "vertical"}],

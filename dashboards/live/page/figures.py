@@ -36,7 +36,8 @@ class FiguresView:
         self._curves = ui.echart({}).classes("w-full h-80")
         self._curves_said = muted("")
         heading("Two settings")
-        self._variant: Any = ui.select([], label="variant", on_change=self._draw_heat).classes("w-48").props("dense")
+        self._variant: Any = ui.select([], label="variant and condition", on_change=self._draw_heat)
+        self._variant.classes("w-64").props("dense")
         self._heat = ui.echart({}).classes("w-full h-96")
         muted("Mean of the runs in each bin: too good where it was chosen by this very number.")
         self._runs.on_value_change(self._draw_curves)
@@ -56,15 +57,15 @@ class FiguresView:
         )
         newest = f" The newest {MOST_POINTS:,} of {len(found.points):,}." if len(found.points) > MOST_POINTS else ""
         self._about.set_text(
-            f"{found.metric}: {found.about}. A dot a finished run, a triangle one that broke. Click a name above to "
-            f"leave it out, a dot for its run.{newest}"
+            f"{found.metric}: {found.about}. A dot a finished run, a triangle one that broke, where it could still "
+            f"be measured. Click a name above to leave it out, a dot for its run.{newest}"
         )
         labels = choices(found)
         kept = [one for one in self._runs.value or [] if one in labels]
         self._runs.set_options(labels, value=list(labels)[:3] if first else kept)
         names = list(dict.fromkeys(found.names))
         self._metric.set_options(names, value=self._metric.value if self._metric.value in names else names[0])
-        heats = [heat.variant for heat in found.heats]
+        heats = [heat.name for heat in found.heats]
         variant = self._variant.value if self._variant.value in heats else next(iter(heats), None)
         self._variant.set_options(heats, value=variant)
         self._draw_heat()
@@ -85,7 +86,7 @@ class FiguresView:
         self._curves_said.set_text("" if shown else f"None of these runs has logged {name}.")
 
     def _draw_heat(self) -> None:
-        shown = [heat for heat in (self._found.heats if self._found else ()) if heat.variant == self._variant.value]
+        shown = [heat for heat in (self._found.heats if self._found else ()) if heat.name == self._variant.value]
         if shown and self._found is not None:
             _fill(self._heat, charts.heat(shown[0], self._found.metric))
 

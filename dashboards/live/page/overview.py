@@ -24,7 +24,7 @@ from dashboards.live.page.parts import (
     table,
 )
 from dashboards.live.reading.words import words
-from dashboards.live.views import Glance
+from dashboards.live.views import Glance, Seen
 from dashboards.report.progress import ENDS, StatusCounts
 
 # Addresses of MLflow's pages, as `sweeper open` gives them, lead here where the page stands in the place of MLflow.
@@ -37,15 +37,22 @@ def overview(desk: Desk) -> None:
     """Draw the page of all studies."""
     ui.add_head_html(MLFLOW_LINKS % json.dumps(f"{desk.mlflow}/"))
     with frame("studies", desk):
-        part = Part(lambda seen: (seen.problem, tuple(one.name for one in seen.studies)), lambda _: _cards(desk))
-        follow(desk, [part])
+        follow(desk, [Part(lambda seen: seen.problem, _problem), Part(studies_of, lambda _: _cards(desk))])
+
+
+def studies_of(seen: Seen) -> frozenset[str]:
+    """Which studies have a card. Cards stay in their places when studies change, so that what is open stays open."""
+    return frozenset(one.name for one in seen.studies)
+
+
+def _problem(problem: str) -> None:
+    if problem:
+        ui.label(problem).classes("text-negative wrap")
 
 
 def _cards(desk: Desk) -> None:
     """A card a study, each kept up to date by itself."""
     seen = desk.watcher.seen
-    if seen.problem:
-        ui.label(seen.problem).classes("text-negative wrap")
     if not seen.studies:
         muted("No study is kept here yet. Start one in a terminal; it appears here by itself:")
         command("sweeper run quickstart")

@@ -13,6 +13,7 @@ from nicegui import ui
 
 from dashboards.live.ports import Act, Done, Hands
 from dashboards.live.reading.watcher import Watcher
+from dashboards.live.reading.words import spaced
 from dashboards.live.views import Glance, Seen
 
 LATE_SECONDS: Final = 60.0
@@ -184,7 +185,7 @@ def progress(glance: Glance) -> None:
         words += [f"{duration(sweep.seconds_left)} left"] if sweep.seconds_left is not None else []
         words += [f"now: {sweep.what}, {sweep.done} of {sweep.planned}"] if not runs_now and sweep.planned else []
     if counts is not None and counts.missing and counts.seconds_left is not None:
-        words.append(f"{duration(counts.seconds_left)} of one worker left")
+        words.append(f"{duration(counts.seconds_left)} left with one worker alone")
     ui.label(", ".join(words)).classes("text-sm")
 
 
@@ -234,4 +235,4 @@ def clock(at: float) -> str:
 
 def failures(found: Mapping[str, int]) -> str:
     """How many runs failed as what."""
-    return ", ".join(f"{number} {kind}" for kind, number in found.items() if number)
+    return ", ".join(f"{number} {spaced(kind)}" for kind, number in found.items() if number)

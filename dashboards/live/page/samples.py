@@ -55,6 +55,6 @@ def _pair(one: Shown) -> None:
                 ("after", one.after, one.gold_after, one.cut_after),
             ):
                 with ui.column().classes("gap-1"):
-                    worth = "" if gold is None else f", gold {gold:.2f}"
+                    worth = "" if gold is None else f", true reward {gold:.2f}"
                     muted(f"{title}{worth}{', cut off at the length cap' if cut else ''}")
                     ui.label(words(text)).classes("pre wrap")

@@ -9,6 +9,7 @@ from nicegui import run, ui
 from dashboards.live.page.overview import muted_nothing, trains_elsewhere
 from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
 from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
+from dashboards.live.reading.words import spaced
 from dashboards.live.views import Glance
 
 
@@ -76,7 +77,7 @@ def _again(desk: Desk, glance: Glance) -> None:
         for cause, number in causes.items():
             act = Retry((cause,))
             if glance.state == "running":
-                _button(desk, glance.name, f"retry {number} {cause}", act, "replay")
+                _button(desk, glance.name, f"retry {number} {spaced(cause)}", act, "replay")
             else:
                 command(desk.hands.command(glance.name, act))
 
@@ -145,9 +146,11 @@ def _button(
             ui.notify("Say how many.", type="warning")
             return
         button.disable()
-        done = await run.io_bound(desk.do, study, wanted)
-        if not button.is_deleted:
-            button.enable()
+        try:
+            done = await run.io_bound(desk.do, study, wanted)
+        finally:
+            if not button.is_deleted:
+                button.enable()
         kind = "positive" if done.outcome == "done" else "negative"
         with button.client:
             ui.notify(done.message, type=kind, multi_line=True)
@@ -155,10 +158,13 @@ def _button(
     async def ask() -> None:
         if sure is None:
             return await do()
-        with ui.dialog() as dialog, ui.card():
+        line = "" if callable(act) else await run.io_bound(desk.hands.command, study, act)
+        if button.is_deleted:
+            return
+        with button.client, ui.dialog() as dialog, ui.card():
             ui.label(sure)
             if not callable(act) and not isinstance(act, Edit):
-                muted(desk.hands.command(study, act))
+                muted(line)
             with ui.row():
                 ui.button("yes", on_click=lambda: dialog.submit(True)).props("no-caps")
                 ui.button("no", on_click=lambda: dialog.submit(False)).props("flat no-caps")

@@ -13,6 +13,7 @@ from dashboards.live.page.parts import Desk, Part, clock, follow, frame, heading
 from dashboards.live.page.runs import failed_runs, failure_lines, log_tail
 from dashboards.live.page.samples import samples
 from dashboards.live.page.steer import steer
+from dashboards.live.reading.figures import numbered
 from dashboards.live.views import Glance, Happening, Table
 
 TABS = ("answer", "figures", "runs", "samples", "steer")
@@ -85,7 +86,7 @@ def _now(found: Happening) -> None:
     rows = [
         (
             run.worker,
-            f"{run.variant} t{run.trial} {run.scenario} b{run.block} s{run.seed}",
+            f"{run.variant} in {run.scenario}, {numbered(run.trial, run.block, run.seed)}",
             clock(run.since),
             str(run.step),
             ", ".join(f"{name} {value:.3g}" for name, value in list(run.metrics.items())[:4]),

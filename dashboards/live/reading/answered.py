@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dashboards.live.reading.words import words
+from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import WON, Answer, Bar, Table
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables.comparison import Comparison
@@ -41,7 +41,7 @@ def _texts(cells: Sequence[str]) -> tuple[str, ...]:
 def _unit(tuned: Tuned) -> str:
     if tuned.is_rate:
         return WON
-    return "% of what is possible" if tuned.unit == "U" else words(tuned.metric)
+    return "% of what is possible" if tuned.unit == "U" else measure_words(tuned.metric)
 
 
 def _bars(tuned: Tuned, said: Said) -> tuple[Bar, ...]:

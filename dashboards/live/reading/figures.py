@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dashboards.live.reading.words import words
+from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import Figures, Heat, Point, RunLine
 from studies.records import METRICS, PROBE, RunRecord, State
 from studies.schema.replicates import cell_of
@@ -23,9 +23,9 @@ def figures_view(records: Sequence[RunRecord], objective: Objective) -> Figures:
     shown = [record for record in records if record.phase != PROBE]
     metric = objective.metric
     return Figures(
-        metric=words(metric),
-        about=METRICS[metric].what if metric in METRICS else words(metric),
-        points=tuple(_point(record, metric) for record in shown if _has(record, metric, DRIFT)),
+        metric=measure_words(metric),
+        about=METRICS[metric].what.replace("gold reward", "reward") if metric in METRICS else words(metric),
+        points=tuple(_point(record, metric) for record in shown if _has(record, metric, DRIFT, broken=True)),
         heats=_heats(shown, metric),
         runs=tuple(map(run_line, shown)),
         names=(*CURVES, *sorted({words(name) for record in shown for name in record.curves})),
@@ -33,12 +33,17 @@ def figures_view(records: Sequence[RunRecord], objective: Objective) -> Figures:
 
 
 def label_of(record: RunRecord) -> str:
-    """A run as people name it: `ipo t3 draw 2`."""
+    """A run as people name it: `ipo in clean, trial 3, data draw 2, seed 1`."""
     cell = cell_of(record.scenario)
     condition = words(cell.condition)
-    draw = f" {condition}" if cell.number is None else f" {condition} replicate {cell.number}"
+    where = f" in {condition}" + ("" if cell.number is None else f", replicate {cell.number}")
     judging = " (judging)" if record.phase not in ("unbiased", "fixed", "adaptive") else ""
-    return f"{words(record.variant)} t{record.trial}{draw} b{record.block} s{record.seed}{judging}"
+    return f"{words(record.variant)}{where}, {numbered(record.trial, record.block, record.seed)}{judging}"
+
+
+def numbered(trial: int, block: int, seed: int) -> str:
+    """Which run it is of a variant in a scenario."""
+    return f"trial {trial}, data draw {block}, seed {seed}"
 
 
 def run_line(record: RunRecord) -> RunLine:
@@ -57,9 +62,11 @@ def run_line(record: RunRecord) -> RunLine:
     )
 
 
-def _has(record: RunRecord, *names: str) -> bool:
+def _has(record: RunRecord, *names: str, broken: bool = False) -> bool:
+    """Whether a run that ended has such numbers; `broken`: also one that its settings broke on its way."""
     values = [record.metrics.get(name) for name in names]
-    return record.state is State.COMPLETE and all(value is not None and math.isfinite(value) for value in values)
+    ended = record.state is State.COMPLETE or (broken and record.failure is not None)
+    return ended and all(value is not None and math.isfinite(value) for value in values)
 
 
 def _point(record: RunRecord, metric: str) -> Point:
@@ -74,17 +81,21 @@ def _point(record: RunRecord, metric: str) -> Point:
 
 
 def _heats(records: Sequence[RunRecord], metric: str) -> tuple[Heat, ...]:
-    """A map for each variant of which two settings were tried, beta and the learning rate where it has them."""
-    of: dict[str, list[RunRecord]] = defaultdict(list)
+    """A map for each variant in each condition where two settings were tried, beta and the learning rate where it has
+    them.
+    """
+    of: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
-        of[record.variant].append(record)
+        of[record.variant, cell_of(record.scenario).condition].append(record)
+    several = len({condition for _, condition in of}) > 1
     found = []
-    for variant, mine in of.items():
+    for (variant, condition), mine in of.items():
         tried = _numbers(mine)
         axes: list[str] = [name for name in ("learning_rate", "beta") if name in tried]
         axes += [name for name in tried if name not in axes]
         if len(axes) >= 2:
-            found.append(_heat(variant, mine, metric, axes[0], axes[1]))
+            name = f"{variant} in {condition}" if several else variant
+            found.append(_heat(name, mine, metric, axes[0], axes[1]))
     return tuple(found)
 
 
@@ -98,7 +109,7 @@ def _numbers(records: Sequence[RunRecord]) -> list[str]:
     return [name for name, several in values.items() if len(several) > 1]
 
 
-def _heat(variant: str, records: Sequence[RunRecord], metric: str, x: str, y: str) -> Heat:
+def _heat(name: str, records: Sequence[RunRecord], metric: str, x: str, y: str) -> Heat:
     placed = [record for record in records if all(isinstance(record.knobs.get(name), int | float) for name in (x, y))]
     column, columns = bins([float(str(record.knobs[x])) for record in placed])
     row, rows = bins([float(str(record.knobs[y])) for record in placed])
@@ -111,7 +122,7 @@ def _heat(variant: str, records: Sequence[RunRecord], metric: str, x: str, y: st
             cells[place].append(record.metrics[metric])
     means = {place: sum(values) / len(values) for place, values in cells.items()}
     return Heat(
-        *(words(variant), words(x), words(y), columns, rows),
+        *(words(name), words(x), words(y), columns, rows),
         cells=tuple((*place, means.get(place), number) for place, number in sorted(tried.items())),
     )
 

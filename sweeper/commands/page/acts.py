@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from dashboards.live import ports
-from dashboards.live.ports import Act, Done, Hands, Version
+from dashboards.live.ports import Act, Done, Edit, Hands, Version
 from studies.text.redact import redact
 from sweeper.commands.kept.listing import run_folders
-from sweeper.commands.page.versions import clone, write
+from sweeper.commands.page.versions import NO_FILE, clone, write
 from sweeper.folder import requests
 from sweeper.folder.control import NotHere, pause_problem, paused, set_paused
 from sweeper.folder.standing import ask, standing
@@ -25,13 +25,25 @@ NOT_RUNNING: Final = "No sweep of this study runs now."
 FileOf = Callable[[str], str | None]
 
 
-def hands(here: Path, file_of: FileOf, variants_of: Callable[[str], tuple[str, ...]]) -> Hands:
-    """The acts in a folder. `file_of`: what a terminal calls a study; `variants_of`: its variants."""
+def hands(
+    here: Path, file_of: FileOf, why_none: Callable[[str], str], variants_of: Callable[[str], tuple[str, ...]]
+) -> Hands:
+    """The acts in a folder. `file_of`: what a terminal calls a study; `why_none`: why it has no name for it;
+    `variants_of`: its variants.
+    """
 
     def cloned(study: str, variant: str, name: str, settings: Mapping[str, str]) -> Version:
-        return clone(here, file_of(study), variant, name, settings)
+        file = file_of(study)
+        if file is None:
+            return Version("", "", Edit("", ""), (), (why_none(study),))
+        return clone(here, file, variant, name, settings)
 
-    return Hands(do=partial(_do, here, file_of, variants_of), command=partial(command, file_of), clone=cloned)
+    def do(study: str, act: Act) -> Done:
+        if isinstance(act, ports.Run | ports.Edit) and file_of(study) is None:
+            return Done("refused", why_none(study))
+        return _do(here, file_of, variants_of, study, act)
+
+    return Hands(do=do, command=partial(command, file_of), clone=cloned)
 
 
 def command(file_of: FileOf, study: str, act: Act) -> str:
@@ -103,7 +115,7 @@ def _request(act: ports.Stop | ports.Pause | ports.Resume | ports.Retry | ports.
 def _start(here: Path, file: str | None) -> Done:
     """Start a sweep in a process of its own; it is asked nothing, and refused as in a terminal without one."""
     if file is None:
-        return Done("refused", "No file in this folder is this study: run it in a terminal.")
+        return Done("refused", NO_FILE)
     words = [sys.executable, "-P", "-m", "sweeper", "run", file, "--detach"]
     try:
         ended = subprocess.run(

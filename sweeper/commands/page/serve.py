@@ -13,6 +13,7 @@ from dashboards.live.reading.watcher import Watcher
 from dashboards.store.databases import OPTUNA, word
 from studies.text.redact import redact
 from sweeper.commands.page.acts import hands
+from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.told import told
 from sweeper.search.storage import storage_url
 
@@ -34,7 +35,8 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
     from dashboards.live.page.app import page_of, serve
     from dashboards.live.page.parts import Desk
 
-    sources = told(here, asked)
+    files = StudyFiles(here, asked)
+    sources = told(here, files)
     watcher = Watcher(uri, here, sources)
 
     def variants_of(study: str) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
     mlflow = None if elsewhere else MlflowServer(uri)
     desk = Desk(
         watcher=watcher,
-        hands=hands(here, sources.file, variants_of),
+        hands=hands(here, files.file, files.why_none, variants_of),
         uri=uri,
         folder=here,
         mlflow=str(redact(uri)).rstrip("/") if elsewhere else PREFIX,

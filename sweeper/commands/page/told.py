@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
 
 from dashboards.live.ports import Event, Sweep, Told
-from studies.loading.load import read_yaml
-from studies.spec import StudyError, shipped_studies
 from studies.text.redact import redact
 from sweeper.commands.kept.listing import run_folders
+from sweeper.commands.page.files import StudyFiles
 from sweeper.folder.control import machine_digest, paused
 from sweeper.folder.events import EventReader, in_json
-from sweeper.folder.names import ASKED_FILE
 from sweeper.folder.standing import standing
 from sweeper.recorded.reading import answers_among
 
-MOST_BYTES: Final = 1 << 18  # of a file that may be a study
 
-
-def told(here: Path, asked: str | None) -> Told:
-    """What sweeps in the folder `here` tell. `asked`: the study that the page was opened for, its file or its name."""
+def told(here: Path, files: StudyFiles) -> Told:
+    """What sweeps in the folder `here` tell. `files`: of that folder."""
     return Told(
         folders=lambda: dict(run_folders(here)),
         follow=follow,
         sweep=last_sweep,
         paused=paused,
         among=answers_among,
-        file=partial(file_of, here, asked),
+        file=files.file,
     )
 
 
@@ -64,24 +57,3 @@ def last_sweep(runs: Path) -> Sweep | None:
         best=beat.best,
         silent=found.silent,
     )
-
-
-def file_of(here: Path, asked: str | None, study: str) -> str | None:
-    """What a terminal in `here` calls a study: the file that the page was opened for, a file here or one folder down
-    that names it, the copy of one that was asked for from Python, or the name of a shipped one.
-    """
-    own = [Path(asked)] if asked is not None else []
-    runs = dict(run_folders(here)).get(study)
-    kept = [runs / ASKED_FILE] if runs is not None else []
-    for file in (*own, *sorted(here.glob("*.yaml")), *sorted(here.glob("*/*.yaml")), *kept):
-        if _name_in(here / file) == study:
-            return str(file.relative_to(here) if file.is_relative_to(here) else file)
-    return study if study in shipped_studies() else None
-
-
-def _name_in(file: Path) -> Any:
-    """The name of the study that a file is; None where it is none."""
-    with suppress(OSError, StudyError, ValueError, AttributeError):
-        if file.is_file() and file.stat().st_size <= MOST_BYTES:
-            return read_yaml(file).get("study")
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,7 @@ from studies.spec import Study, StudyError, load_study
 from studies.text.files import write_whole
 from studies.text.redact import redact
 
+NO_FILE: Final = "No file in this folder is this study."
 BY_HAND: Final = "the file is written in a way that is changed by hand alone: add the variant in an editor"
 MOST_VERSIONS: Final = 1000
 
@@ -38,7 +40,7 @@ def clone(here: Path, file: str | None, variant: str, name: str, settings: Mappi
         Study.of(load_study(here / file, text=text))
     except (_Refused, yaml_reader.UnusableYaml, StudyError, yaml.YAMLError) as error:
         return Version(file, "", Edit("", ""), (), tuple(str(redact(str(error))).splitlines()))
-    kept = _free(here / file).name
+    kept = _free((here / file).resolve()).name
     lines = difflib.unified_diff(before.splitlines(), text.splitlines(), file, file, lineterm="", n=2)
     return Version(file, kept, Edit(before, text), tuple(redact(list(lines))))
 
@@ -46,15 +48,16 @@ def clone(here: Path, file: str | None, variant: str, name: str, settings: Mappi
 def write(here: Path, file: str | None, edit: Edit) -> Done:
     """Make an edit the study file, and keep the old one beside it; refused where the file has changed since."""
     if file is None:
-        return Done("refused", "No file in this folder is this study.")
-    place = here / file
+        return Done("refused", NO_FILE)
+    place = (here / file).resolve()  # a link stays one
     try:
         if yaml_reader.read_text(place) != edit.before:
             return Done("refused", f"{file} has changed since: look at the change again.")
-        kept = _free(place)
+        kept, mode = _free(place), stat.S_IMODE(place.stat().st_mode)
         with kept.open("x", encoding="utf-8", newline="") as old:
+            os.fchmod(old.fileno(), mode)
             old.write(edit.before)
-        write_whole(place, edit.text)
+        write_whole(place, edit.text, mode)
     except (OSError, yaml_reader.UnusableYaml) as error:
         return Done("refused", f"{file} was not written: {error}")
     return Done(

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from dashboards.live.reading.figures import bins
+from dashboards.live.page.parts import failures
+from dashboards.live.reading.figures import bins, figures_view
 from dashboards.live.reading.happening import MOST_SPANS, Happened
-from dashboards.live.reading.words import words
+from dashboards.live.reading.words import LONGEST_KEPT, _kept, words
+from studies.records import Cause
+from studies.spec import Objective
+from tests.dashboards.generated import a_record
 
 
 def event(kind: str, at: float = 0.0, sweep: str = "one", **fields: Any) -> dict[str, Any]:
@@ -88,3 +92,27 @@ def test_settings_fall_into_bins_few_values_into_their_own(values: list[float], 
 def test_text_that_acts_on_a_screen_is_shown_and_nothing_is_nothing() -> None:
     assert words("a\u202eb\x1b[0m") == "a\\u202eb\\x1b[0m"
     assert words(None) == ""
+
+
+def test_only_names_are_kept_and_no_ends_of_logs() -> None:
+    _kept.cache_clear()
+    words("a" * (LONGEST_KEPT + 1))
+    assert _kept.cache_info().currsize == 0
+    words("ipo")
+    assert _kept.cache_info().currsize == 1
+
+
+def test_figures_show_conditions_apart_and_runs_that_broke_and_say_what_a_number_is() -> None:
+    def run(trial: int, scenario: str, cause: Cause = Cause.FINISHED) -> Any:
+        knobs = {"learning_rate": 10.0**-trial, "beta": 0.1 * trial}
+        metrics = {"gold": float(trial), "kl": 2.0}
+        return a_record(cause, trial=trial, scenario=scenario, variant="ipo", knobs=knobs, metrics=metrics, seed=1)
+
+    runs = [run(1, "clean#1"), run(2, "clean#2"), run(1, "noisy"), run(2, "noisy", Cause.COLLAPSED)]
+    found = figures_view(runs, Objective(metric="gold"))
+    assert [heat.name for heat in found.heats] == ["ipo in clean", "ipo in noisy"]
+    assert [point.failed for point in found.points] == [False, False, False, True]
+    assert found.metric == "true reward"
+    assert "gold" not in found.about
+    assert found.runs[1].label == "ipo in clean, replicate 2, trial 2, data draw 0, seed 1"
+    assert failures({"out_of_gpu_memory": 2}) == "2 out of gpu memory"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from dashboards.live.page.overview import goes_on, trains_elsewhere
+from dashboards.live.page.overview import goes_on, studies_of, trains_elsewhere
 from dashboards.live.page.parts import lateness
 from dashboards.live.ports import Event, Sweep, Told
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.watcher import Watcher
-from dashboards.live.views import Glance
+from dashboards.live.views import Glance, Seen
 from dashboards.report.progress import StatusCounts, StratumCounts
 from dashboards.store.connection import StoreError
 
@@ -172,3 +172,9 @@ def test_a_tracking_server_is_seldom_asked_for_all_its_runs(
     page.look()
     page.look()
     assert len(asked) >= 2
+
+
+def test_cards_are_not_drawn_anew_because_studies_have_another_order() -> None:
+    one, two = (Glance(name, "", "ended", None, frozenset(), None, 3, "") for name in ("one", "two"))
+    assert studies_of(Seen(1, 0.0, (one, two))) == studies_of(Seen(2, 1.0, (two, one), "the store is locked"))
+    assert studies_of(Seen(1, 0.0, (one, two))) != studies_of(Seen(2, 1.0, (one,)))

@@ -195,7 +195,7 @@ def test_a_sweep_is_followed_live_to_its_answer_with_the_numbers_of_the_table(
     tab(page, "samples")
     page.get_by_label("run", exact=True).click()
     page.get_by_role("option").first.click()
-    page.get_by_text("before, gold").first.wait_for()
+    page.get_by_text("before, true reward").first.wait_for()
     page.set_viewport_size({"width": 390, "height": 800})
     page.emulate_media(color_scheme="dark")
     for name in ("answer", "figures", "runs", "samples", "steer"):

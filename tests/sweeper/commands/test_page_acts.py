@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.live.ports import Extend, Pause, Resume, Retry, Run, Stop
+from dashboards.live.ports import Edit, Extend, Pause, Resume, Retry, Run, Stop
 from sweeper.commands.page.acts import command, hands
+from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.versions import clone, write
 
 HEAD = """
@@ -94,10 +95,58 @@ def test_what_needs_a_sweep_is_refused_without_one_with_the_command_that_does_it
     runs = tmp_path / "runs" / "small"
     runs.mkdir(parents=True)
     (runs / "study.json").write_text('{"id": "a", "owner": "b", "folder": "c", "format": "2", "version": "0"}')
-    do = hands(tmp_path, lambda _: "mine.yaml", lambda _: ("sigmoid", "ipo")).do
+    do = hands(tmp_path, lambda _: "mine.yaml", str, lambda _: ("sigmoid", "ipo")).do
     assert do("small", Stop()).outcome == "refused"
     assert "sweeper retry mine.yaml" in do("small", Retry()).message
     assert do("small", Pause("ipo")).outcome == "done"
     assert do("small", Pause("sigmoid")).outcome == "refused"  # none would be left
     assert do("small", Resume("ipo")).outcome == "done"
     assert do("other", Stop()).outcome == "refused"
+
+
+def test_of_two_files_with_one_study_none_is_taken_and_the_acts_say_which(tmp_path: Path) -> None:
+    for name in ("mine.yaml", "older.yaml"):
+        (tmp_path / name).write_text(FLOW)
+    (tmp_path / "link.yaml").symlink_to("mine.yaml")  # no other file
+    files = StudyFiles(tmp_path, None)
+    found = hands(tmp_path, files.file, files.why_none, lambda _: ())
+    assert files.file("small") is None
+    for said in (
+        found.do("small", Run()).message,
+        found.do("small", Edit(FLOW, "")).message,
+        *found.clone("small", "ipo", "copy", {"beta": "0.3"}).problems,
+    ):
+        assert "link.yaml, older.yaml all name the study small" in said
+    assert (tmp_path / "older.yaml").read_text() == FLOW
+    assert StudyFiles(tmp_path, "older.yaml").file("small") == "older.yaml"
+    (tmp_path / "older.yaml").write_text(FLOW.replace("study: small", "study: another"))
+    assert files.file("small") == "link.yaml"
+
+
+def test_a_file_is_parsed_once_and_one_that_names_no_study_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def read(file: Path) -> dict[str, str]:
+        parsed.append(file.name)
+        return {"study": "small"}
+
+    monkeypatch.setattr("sweeper.commands.page.files.read_yaml", read)
+    (tmp_path / "mine.yaml").write_text(FLOW)
+    (tmp_path / "other.yaml").write_text("a: [1, 2]\n")
+    files = StudyFiles(tmp_path, None)
+    assert [files.file("small") for _ in range(3)] == ["mine.yaml"] * 3
+    assert parsed == ["mine.yaml"]
+
+
+def test_an_edit_keeps_a_link_and_the_permissions_of_the_file(tmp_path: Path) -> None:
+    file, link = tmp_path / "real.yaml", tmp_path / "sub" / "mine.yaml"
+    file.write_text(FLOW)
+    file.chmod(0o600)
+    link.parent.mkdir()
+    link.symlink_to(file)
+    assert write(tmp_path, "sub/mine.yaml", Edit(FLOW, BLOCK)).outcome == "done"
+    assert link.is_symlink()
+    assert file.read_text() == BLOCK
+    assert [one.stat().st_mode & 0o777 for one in (file, tmp_path / "real.yaml.v1")] == [0o600, 0o600]

@@ -17,6 +17,7 @@ from dashboards.live.reading.followed import Followed
 from dashboards.live.reading.watcher import Watcher
 from dashboards.live.views import Glance
 from dashboards.store.records import load_records
+from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.serve import asked_name
 from sweeper.commands.page.told import told
 
@@ -41,7 +42,7 @@ def swept(sweeper: Sweeper, tmp_path: Path) -> Path:
 
 
 def glance(folder: Path) -> Glance:
-    watcher = Watcher(f"sqlite:///{folder / 'mlflow.db'}", folder, told(folder, None))
+    watcher = Watcher(f"sqlite:///{folder / 'mlflow.db'}", folder, told(folder, StudyFiles(folder, None)))
     watcher.open("one")
     watcher.look()
     (found,) = watcher.seen.studies
@@ -67,7 +68,7 @@ def test_table_counts_and_command_are_those_of_the_commands(sweeper: Sweeper, sw
     assert found.again == "sweeper run mine.yaml"
     assert found.question == "Is <b>ipo</b> better?"  # text, for a page that shows it as text
     assert found.figures is not None
-    assert {heat.variant for heat in found.figures.heats} == {"sigmoid", "ipo"}
+    assert {heat.name for heat in found.figures.heats} == {"sigmoid", "ipo"}
     assert len(found.figures.runs) == found.counts.ended == 6
 
 
@@ -126,7 +127,7 @@ def test_without_its_library_mlflows_own_pages_open(
 
 
 def test_the_link_opens_at_the_study_that_was_asked_for_by_file_or_name(swept: Path) -> None:
-    sources = told(swept, "mine.yaml")
+    sources = told(swept, StudyFiles(swept, "mine.yaml"))
     names = [*sources.folders()]
     assert asked_name(str(swept / "mine.yaml"), sources.file, names) == "small"
     assert asked_name("small", sources.file, names) == "small"
