@@ -59,6 +59,12 @@ class SampleJudge:
         texts, scores = read_texts(job.folder), read_scores(job.folder)
         if texts is None or scores is None:
             raise ValueError(f"{job.folder} keeps no samples that can be read: train the run again")
+        kept, prompts = len(texts.prompts), len(scores.prompts)
+        if kept != prompts:
+            raise ValueError(
+                f"{job.folder} keeps the samples of {kept} of {prompts} prompts, as more would be too long, and a "
+                "judge has to see all: train the run again with fewer evaluate.prompts"
+            )
         for key, judge in config.evaluation.judges.items():
             by = judge_at(config, key)
             if judge.pairwise is None:

@@ -25,7 +25,7 @@ from studies.design.elsewhere import is_asked
 from studies.design.measurers import Measurers, is_measured
 from studies.design.points import CONFIRM, quota
 from studies.design.speed import speed_asked
-from studies.records import ELSEWHERE, RunRecord
+from studies.records import ELSEWHERE, JUDGED, RunRecord, State
 from studies.records.speed import Speed
 from studies.samples.kept import KeptScores
 from studies.spec import Expectation, Study
@@ -59,6 +59,8 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     measured = load_speed(uri, study.spec.study, Path.cwd())
     yours, aside = recorded_yours(study, answers.records)
     judging = [r.run_id for r in answers.records if r.phase == CONFIRM and asks_for_samples(study.spec)]
+    if judging and not study.spec.contents:  # by which a judge is told from what it was before it was edited
+        study = study.holding(contents_in(load_study_tags(uri, study.spec.study)) or {})
     kept = load_kept_scores(uri, study.spec.study, judging, Path.cwd()) if judging else {}
     return comparison_from(study, answers.records, [*answers.notes(), *aside], measured, curves, yours, kept)
 
@@ -72,7 +74,9 @@ def recorded_yours(study: Study, records: Sequence[RunRecord]) -> tuple[tuple[Ru
     if not found or not records:
         return (), []
     asked = study.holding(contents_in(load_study_tags(uri, name)) or {})
-    who = Measurers(records[0].measured, records[0].judged)
+    # A run that broke before its first evaluation keeps the judge that it was asked with.
+    told = next((r for r in records if r.state is State.COMPLETE and JUDGED & r.metrics.keys()), records[0])
+    who = Measurers(told.measured, told.judged)
     here = [run for run in found if is_asked(asked, run)]
     shown = tuple(run for run in here if is_measured(run, who))
     known = {(run.content[ELSEWHERE], run.scenario, run.block) for run in shown}

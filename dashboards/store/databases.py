@@ -187,20 +187,19 @@ def _has_driver(program: Program, url: str) -> bool:
     try:
         sqlalchemy.make_url(url).get_dialect().import_dbapi()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
-        raise Refused(
-            f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {driver_problem(url, error)}"
-        ) from error
+        why = driver_problem(program, url, error)
+        raise Refused(f"{program.given.strip(' =')}: {program.name} cannot use {redact(url)}: {why}") from error
     return True
 
 
-def driver_problem(url: str, error: Exception) -> str:
+def driver_problem(program: Program, url: str, error: Exception) -> str:
     """Why no driver here opens a URL, and what to do: install it, where that is all."""
     driver = url.partition("://")[0].partition("+")[2] or ("psycopg" if url.startswith("postgresql:") else "")
     reason = str(error).splitlines()[0].rstrip(".")
     if isinstance(error, ImportError) and driver in _INSTALLED_BY:
         return f"{reason}. Its driver is missing: pip install '{_INSTALLED_BY[driver]}'"
     return (
-        f"{reason}. Give the URL of a database that is there and whose driver is installed, as {MLFLOW.example} or "
+        f"{reason}. Give the URL of a database that is there and whose driver is installed, as {program.example} or "
         f"{_SERVER}."
     )
 

@@ -11,13 +11,20 @@ from dashboards.tables.numbers import number, to_error
 from dashboards.tuned.answer import Answer, reason_to_avoid
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from dashboards.tuned.samples.contests import as_rate
-from dashboards.tuned.samples.opinions import WON, opinion_cells, opinion_columns, opinion_notes, rate_notes
+from dashboards.tuned.samples.opinions import (
+    LESS,
+    WON,
+    both_at,
+    opinion_cells,
+    opinion_columns,
+    opinion_notes,
+    rate_notes,
+)
 from dashboards.tuned.yours import Yours
 from studies.records import METRICS, Scalar
 from studies.text.plural import so_many
 
 _NORMAL = 0.25  # samples whose length is within it of the untrained model's need no column
-_LESS = "*"  # at a difference that is read at a smaller drift
 _OWN = "†"  # at one of a model from elsewhere, which is read where that is
 _SHORT_NAMES = {"learning_rate": "rate", "label_smoothing": "smoothing", "discopop_tau": "tau"}
 LOSS, GAIN, WORKED, DRIFT, LENGTH, VERDICT, USED = (
@@ -112,7 +119,7 @@ def _gain(gain: Estimate | None, found: Tuned) -> str:
 def _against(loss: TunedLoss, found: Tuned) -> str:
     if loss.difference is None:
         return "-"
-    less = "" if loss.compared_at in (None, found.drift) else _LESS
+    less = "" if loss.compared_at in (None, found.drift) else LESS
     if loss.met is not None:
         return f"{_with_limits(as_rate(loss.difference.estimate), 100.0, '%')}{less}"
     return _signed(loss.difference.estimate, found) + less
@@ -171,13 +178,9 @@ def short_notes(found: Tuned) -> list[str]:
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
     lines = []
     if found.drift and any(loss.difference is not None for loss in found.losses):
-        smaller = sorted(
-            {f"{loss.compared_at:g}" for loss in found.losses if loss.compared_at not in (None, found.drift)}
-        )
         points = ", in points" if found.unit == "U" else ""
-        less = f" ({_LESS} at {' or '.join(smaller)}, which all runs of both reach)" if smaller else ""
         lines.append(
-            f"vs {found.baseline}: how much more it gains{points}, both at a drift of {nats(found.drift)}{less}. "
+            f"vs {found.baseline}: how much more it gains{points}{both_at(found)}. "
             "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
         )
     weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
@@ -210,7 +213,8 @@ def _design_notes(found: Tuned) -> list[str]:
 def _yours_notes(found: Tuned) -> list[str]:
     """What a row of a model from elsewhere is, and what nobody can know of it."""
     place = "at its own drift" if found.yours[0].at_own_drift else "as both end"
-    against = f" vs {found.baseline} ({_OWN}): {place}." if any(one.difference for one in found.yours) else ""
+    rate = f"its win rate against the untrained model less {found.baseline}'s, in points, " if found.is_rate else ""
+    against = f" vs {found.baseline} ({_OWN}): {rate}{place}." if any(one.difference for one in found.yours) else ""
     apart = [f" {yours_named(one, found)}: {one.apart}, so no difference is told." for one in found.yours if one.apart]
     learnt = (
         " Draws of the embedded world have tastes of their own, and a model trained on one meets the others by chance."

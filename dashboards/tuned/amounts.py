@@ -39,10 +39,9 @@ def _said(found: Tuned, one: Yours, other: str | None) -> list[str]:
     if one.gain is None:
         return [f"Yours, {one.name}, has no gain to compare ({one.missing})."]
     where = "" if one.drift is None else f", {one.drift:.1f} nats on average from the start"
-    said = [
-        f"Yours, {one.name}, as exported, gains {share(found, one.gain)} over the untrained model on "
-        f"{so_many(one.judged, 'draw')}{where}."
-    ]
+    gain = share(found, one.gain)
+    gains = f"beats the untrained model at {gain}" if found.is_rate else f"gains {gain} over the untrained model"
+    said = [f"Yours, {one.name}, as exported, {gains} on {so_many(one.judged, 'draw')}{where}."]
     if one.difference is not None and found.baseline is not None:
         place = "At that drift" if one.at_own_drift else "At the end of its training"
         said.append(f"{place} {found.baseline} {_more(found, one.difference)}.")

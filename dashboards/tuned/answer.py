@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dashboards.statistics.compare import POWER, SEEN
+from dashboards.statistics.compare import ALPHA, POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
+from dashboards.statistics.replicated.stability import BREAKS_MORE, Stability
 from dashboards.tuned.amounts import amount, share
 from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.opinions import said_by_others, weakness, would_take
@@ -134,13 +135,21 @@ def reason_to_avoid(found: Tuned, loss: TunedLoss) -> Avoid | None:
         more = share(found, beaten.difference)
         lost = f"loses to {beaten.by} at {more}" if found.is_rate else f"gains less than {beaten.by}, by {more}"
         return Avoid("worse", lost)
-    if loss.stability is not None and loss.stability.word == "Poor":
-        return Avoid("fragile", loss.stability.reason)
+    if fragile := _fragile(found, loss.stability):
+        return Avoid("fragile", fragile)
     if loss.broke_again > _HALF * loss.judged:
         return Avoid("breaks", f"broke when judged in {loss.broke_again} of {so_many(loss.judged, 'draw')}")
-    if loss.tried and not loss.worked and loss.any_setting is not None:
+    if loss.tried and not loss.worked and loss.any_setting is not None and not found.is_weak:
         return Avoid("no gain", f"none of its {settings} gained anything")
     return None
+
+
+def _fragile(found: Tuned, stable: Stability | None) -> str:
+    """Why a loss is fragile, "" where it is not; by a weak measure only what breaks counts, and not what gains less."""
+    if stable is None or stable.word != "Poor":
+        return ""
+    breaks = stable.p_many is not None and stable.p_many < ALPHA
+    return stable.reason if not found.is_weak else BREAKS_MORE if breaks else ""
 
 
 def _avoid(found: Tuned) -> dict[str, str]:

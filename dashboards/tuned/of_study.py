@@ -20,7 +20,7 @@ from studies.design.counts import pairs_source
 from studies.design.elsewhere import Draw
 from studies.design.measurers import opinion_of
 from studies.design.points import quota
-from studies.records import EMBEDDED, PROBE, Measurer, RunRecord
+from studies.records import EMBEDDED, JUDGED, PROBE, Measurer, RunRecord
 from studies.samples.kept import KeptScores
 from studies.schema.replicates import by_condition, cell_of
 from studies.spec import Study, StudySpec
@@ -138,9 +138,10 @@ def _replicated(
     study: Study, records: Sequence[RunRecord], scale: Scale, kept: Mapping[str, KeptScores]
 ) -> list[Tuned]:
     spec = study.spec
-    judges = {record.run_id: record.judged for record in records}
-    meets = {run_id: of for run_id, of in kept.items() if run_id in judges} if scale.metric in WIN_RATES else {}
-    judge = next((judges[run_id] for run_id in meets), Measurer())
+    by_id = {record.run_id: record for record in records}
+    meets = {run_id: of for run_id, of in kept.items() if run_id in by_id} if scale.metric in WIN_RATES else {}
+    told = sorted((by_id[run_id] for run_id in meets), key=lambda run: not JUDGED & run.metrics.keys())  # those first
+    judge = next((run.judged for run in told), Measurer())
     contests = contests_of(records, meets, judge, scale.metric)
     second, check = (
         None if by is None else contests_of(records, kept, by, scale.metric)

@@ -77,8 +77,8 @@ class KeptScores(Frozen):
     preferred: tuple[Preferred, ...] = ()
 
     def scores_by(self, judge: Measurer) -> Mapping[int, tuple[float, ...]]:
-        """What this judge gave, by step; nothing where it has not judged."""
-        return next((one.scores for one in self.scored if same_judge(one.by, judge)), {})
+        """What this judge gave, by step, last where its content is not known; nothing where it has not judged."""
+        return next((one.scores for one in reversed(self.scored) if same_judge(one.by, judge)), {})
 
     def has_compared(self, judge: Measurer, against: str, step: int, its: int) -> bool:
         """Whether a pairwise judge has compared two evaluations; `against` as in `Preferred`."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from studies.design.counts import planned_runs, planned_trials
 from studies.design.points import CONFIRM
-from studies.records import EMBEDDED, Cause, RunResult
+from studies.records import EMBEDDED_MODELS, Cause, RunResult
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.executors import (
@@ -261,7 +261,7 @@ def _job(spec: StudySpec, folder: Path, waiting: Waiting, placement: Placement) 
         waiting.config,
         folder / waiting.config.key,
         keep_adapter=spec.output.keep != "none",
-        keep_samples=waiting.runs.phase == CONFIRM and waiting.config.data.path != EMBEDDED,  # which has its own judge
+        keep_samples=waiting.runs.phase == CONFIRM and waiting.config.data.path not in EMBEDDED_MODELS,  # own judges
         placement=placement,
         pause_at=waiting.runs.heading.get(waiting.config.key),
         time_limit=spec.budget.per_run,

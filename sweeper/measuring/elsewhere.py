@@ -15,6 +15,7 @@ from dashboards.store.records import load_elsewhere
 from studies.design.elsewhere import Draw, judging_draws, key_of, measured_as
 from studies.design.measurers import asked_of, is_measured
 from studies.records import ELSEWHERE, Cause, Measurement, RunConfig, RunRecord, RunResult, State
+from studies.schema.scenarios import model_of
 from studies.schema.variants import possible
 from studies.spec import Study
 from studies.text.plural import so_many
@@ -73,6 +74,12 @@ def look(
         raise EvaluateError(f"Runs of trainer {spec.trainer} leave no adapter that could be measured beside another.")
     if any(len(set(possible(arm).get("model_name_or_path", ()))) > 1 for arm in study.variants.values()):
         raise EvaluateError("The study varies its base, and a model is measured against one: fix model_name_or_path.")
+    bases = dict.fromkeys(model_of(spec, scenario) for scenario in spec.scenarios.values())
+    if len(bases) > 1:
+        raise EvaluateError(
+            f"Scenarios of the study train {' and '.join(bases)}, and a model is measured against one: ask a study of "
+            "its base alone."
+        )
     finished = [run for run in runs if run.state is State.COMPLETE]
     if not finished:
         raise EvaluateError(

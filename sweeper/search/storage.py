@@ -94,7 +94,7 @@ def reason_of(error: Exception) -> str:
 
 def refusal(url: str, error: Exception) -> str:
     """What to say of a database that cannot be opened at all."""
-    return f"--storage: Optuna cannot use {_shown(url)}: {driver_problem(url, error)}"
+    return f"--storage: Optuna cannot use {_shown(url)}: {driver_problem(OPTUNA, url, error)}"
 
 
 def _shown(url: str) -> str:

@@ -24,6 +24,7 @@ from dashboards.store.mlflow_tags import (
 from dashboards.store.records import stored
 from studies.design.measurers import Measurers, measurers_of
 from studies.records import ELSEWHERE, SAMPLES, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown
+from studies.records.world_units import source_of
 from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
 from studies.text.files import read_bytes, write_whole
 from studies.text.redact import redact
@@ -98,6 +99,8 @@ def write_elsewhere(client: Any, uri: str, config: RunConfig, result: RunResult)
     from mlflow.entities import Metric
 
     at, final = int(time.time() * 1000), result.final().values()
+    # Whose world its gold is told in, as runs that were trained say it.
+    result = result.model_copy(update={"facts": {**result.facts, "source": source_of(config.data)}})
     tags = start_tags(config, 1, ELSEWHERE, None) | result_tags(result) | measurer_tag(measurers_of(config))
     with store_calls(uri):
         experiment = client.get_experiment_by_name(config.study)

@@ -74,23 +74,25 @@ def _rate(own: KeptScores, i: int, other: KeptScores, j: int, wins: Floats, *, c
 
 
 def _wins(own: KeptScores, i: int, other: KeptScores, j: int, judge: Measurer) -> tuple[Floats, float] | None:
-    """The wins of evaluation i of a run over evaluation j of another [n], and the share that is a contradiction."""
+    """The wins of evaluation i of a run over evaluation j of another [n], and the share that is a contradiction;
+    None where the judge has not seen the samples of all prompts.
+    """
     if i == UNTRAINED and j == UNTRAINED:
         return np.full(len(own.prompts), 0.5), 0.0
-    mine, its = own.scores_by(judge).get(i), other.scores_by(judge).get(j)
+    n, mine, its = len(own.prompts), own.scores_by(judge).get(i), other.scores_by(judge).get(j)
     if mine is not None and its is not None:
-        return wins_of(np.array(mine), np.array(its)), 0.0
+        return (wins_of(np.array(mine), np.array(its)), 0.0) if len(mine) == len(its) == n else None
     for wins, doubted in _preferences(own, i, other, j, judge):
-        return wins, doubted
+        return (wins, doubted) if len(wins) == n else None
     for wins, doubted in _preferences(other, j, own, i, judge):
-        return 1.0 - wins, doubted
+        return (1.0 - wins, doubted) if len(wins) == n else None
     return None
 
 
 def _preferences(own: KeptScores, i: int, other: KeptScores, j: int, judge: Measurer) -> Iterator[tuple[Floats, float]]:
     """What a pairwise judge said of them; samples of the untrained model are the same in every run."""
     against = {other.key} | ({""} if j == UNTRAINED else set())
-    for one in own.preferred:
+    for one in reversed(own.preferred):  # the last is the latest
         if one.against in against and same_judge(one.by, judge) and (i, j) in one.steps:
             place = one.steps.index((i, j))
             yield np.array(one.wins[place]), float(np.mean(one.contradicted[place]))

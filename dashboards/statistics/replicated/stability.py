@@ -21,6 +21,7 @@ StabilityWord = Literal["Better", "Good", "Poor"]
 MARGIN = 0.10  # of the best possible gain: what a setting picked at random may gain less
 BREAKS_WITHIN = 0.10  # share of points that may break more
 MANY_BREAKS = 0.25
+BREAKS_MORE = "breaks on more of the settings, by more than 25 in 100"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _worded(found: Stability, baseline_gain: Estimate) -> Stability:
     if found.p_worse < ALPHA:
         return replace(found, word="Poor", reason="a setting picked at random gains less by more than 10 points")
     if found.p_many is not None and found.p_many < ALPHA:
-        return replace(found, word="Poor", reason="breaks on more of the settings, by more than 25 in 100")
+        return replace(found, word="Poor", reason=BREAKS_MORE)
     if found.breaks.p_below(BREAKS_WITHIN) >= ALPHA:
         return replace(found, reason="not shown to break on at most 10 in 100 settings more")
     if found.difference.word == "better":

@@ -19,6 +19,7 @@ from studies.records import Measurer
 
 WON = "vs untrained"  # the column in the place of a gain, where that is a win rate
 SECOND, CHECK = "2nd judge", "Check"
+LESS = "*"  # at a difference that is read at a smaller drift
 _TWO_SIDED = 1.96
 
 
@@ -29,8 +30,9 @@ def rate_notes(found: Tuned) -> list[str]:
     met = [loss.met for loss in found.losses if loss.met is not None]
     if not met:
         compared = any(loss.difference is not None for loss in found.losses)
-        return [*([_apart(found)] if compared else []), won]
-    at = f", both at a drift of {nats(found.drift)}" if found.drift else ""
+        return [*([f"vs {found.baseline}: {_apart(found)}{both_at(found)}."] if compared else []), won]
+    apart = [loss.variant for loss in found.losses if loss.met is None and loss.difference is not None]
+    at = both_at(found)
     by = f", by {found.judge.removeprefix('pairwise ').removeprefix('function ')}" if found.judge else ""
     errors = [one.within for one in met if one.within is not None]
     alone = f", whose luck alone is ±{100 * _TWO_SIDED * max(errors):.0f} points" if errors else ""
@@ -38,6 +40,7 @@ def rate_notes(found: Tuned) -> list[str]:
     lines = [
         f"vs {found.baseline}: how often its samples beat {found.baseline}'s under the same prompts{by}{level}{at}, "
         f"ties a half; 50% is no difference. [a, b]: 95% interval over replicates, each of {prompts} prompts{alone}.",
+        *([f"But of {_list(apart)}: {_apart(found)}."] if apart else []),
         won,
     ]
     doubted = [one.contradicted for one in met if one.contradicted is not None]
@@ -81,9 +84,18 @@ def would_take(found: Tuned, tie_within: float | None) -> str:
 
 def _apart(found: Tuned) -> str:
     return (
-        f"vs {found.baseline}: its win rate against the untrained model less {found.baseline}'s, in points: their "
-        "samples were not set head to head."
+        f"the win rate against the untrained model less {found.baseline}'s, in points, as their samples were not set "
+        "head to head"
     )
+
+
+def both_at(found: Tuned) -> str:
+    """Where differences are read, "" at the end of training; and what stands at those read at a smaller drift."""
+    if not found.drift:
+        return ""
+    smaller = sorted({loss.compared_at for loss in found.losses if loss.compared_at not in (None, found.drift)})
+    less = f" ({LESS} at {' or '.join(f'{one:g}' for one in smaller)}, which all runs of both reach)" if smaller else ""
+    return f", both at a drift of {nats(found.drift)}{less}"
 
 
 def weakness(found: Tuned) -> list[str]:
@@ -111,6 +123,8 @@ def second_opinion(
     met = {}
     for loss in found.losses:
         own = replicates.get(loss.variant, ())
+        if found.drift is not None and loss.compared_at is None:  # never set beside the baseline: the end is no place
+            continue
         judged = ({one.number for one in of if one.judged is not None} for of in (own, base))
         shared = sorted(set.intersection(*judged))
         if loss.variant != found.baseline and (of := meetings(own, base, shared, loss.compared_at, contests)):
@@ -145,10 +159,16 @@ def _order(found: Tuned, values: Mapping[str, float]) -> list[str]:
 
 
 def tax_of(found: Tuned, replicates: Mapping[str, Sequence[Replicate]], contests: Contests) -> Tax | None:
-    """What each loss costs of a check, at the drift that losses are compared at where it gets there."""
+    """What each loss costs of a check, where it is compared: the baseline at the largest drift that a loss meets it
+    at, the end of training where the study names no drift. A loss that is compared nowhere is not looked at.
+    """
     costs: dict[str, dict[int, float]] = {}
+    places = {loss.variant: loss.compared_at for loss in found.losses if found.baseline not in (None, loss.variant)}
+    shared = max((place for place in places.values() if place is not None), default=found.drift)
     for loss in found.losses:
-        place = loss.compared_at if loss.variant != found.baseline else found.drift
+        place = places.get(loss.variant, shared)
+        if found.drift is not None and place is None:
+            continue
         runs = {one.number: one.judged.run_id for one in replicates.get(loss.variant, ()) if one.judged is not None}
         known = {n: cost for n, run_id in runs.items() if (cost := contests.cost(run_id, place)) is not None}
         costs |= {loss.variant: known} if known else {}
@@ -183,7 +203,7 @@ def said_by_others(found: Tuned, use: str | None) -> list[str]:
 def _said_by_second(found: Tuned, use: str | None) -> list[str]:
     second, apart = found.second, parted(found)
     firsts = {loss.variant: loss.difference.estimate.value for loss in found.losses if loss.difference is not None}
-    if second is None or not firsts:
+    if second is None or not firsts or found.is_weak:  # which no judge orders
         return []
     values = {name: of.estimate.value for name, of in second.differences.items() if name in firsts}
     order, its = _order(found, {name: firsts[name] for name in values}), _order(found, values)
@@ -224,7 +244,7 @@ def _said_by_check(found: Tuned) -> list[str]:
     told = [name for name, word in tax.words.items() if word == "costs no more"]
     if dear:
         return [f"{_list(dear)} {'cost' if len(dear) > 1 else 'costs'} more than {points} of {tax.check}."]
-    if len(told) == len(tax.words):
+    if len(told) == len(found.losses):
         return [f"No loss costs more than {points} of {tax.check}."]
     return [f"That a loss costs more than {points} of {tax.check} is not shown, nor that none does."]
 

@@ -53,7 +53,7 @@ def dial(
                 continue
             try:
                 keep_alive(connection)
-                return connection, greet(connection, key, ticket, places), address
+                return connection, greet(connection, key, ticket, places, _ANSWER_SECONDS), address
             except (OSError, EOFError, ValueError) as error:
                 connection.close()
                 tried[address] = str(error) or "it hung up: is the key the same?"
@@ -66,11 +66,20 @@ def dial(
         time.sleep(_PAUSE_SECONDS)
 
 
-def greet(connection: socket.socket, key: bytes, ticket: str, places: int = 0) -> Welcome:
-    """Show the key, tell what this process is, and hear what it must know. Raises Refused; OSError, EOFError and
-    ValueError where the other side breaks off, or is not who has the key.
+def inherit(descriptor: int, key: bytes, ticket: str) -> tuple[socket.socket, Welcome]:
+    """Take a connection that this process was started with; that, and what the sweep says, for which it waits as long
+    as it takes: a sweep that is stopped answers when it goes on, and one that ends hangs up. Raises as `greet`.
     """
-    connection.settimeout(_ANSWER_SECONDS)
+    connection = socket.socket(fileno=descriptor)
+    connection.set_inheritable(False)
+    return connection, greet(connection, key, ticket, 0, None)
+
+
+def greet(connection: socket.socket, key: bytes, ticket: str, places: int, seconds: float | None) -> Welcome:
+    """Show the key, tell what this process is, and hear what it must know; each answer has so many seconds. Raises
+    Refused; OSError, EOFError and ValueError where the other side breaks off, or is not who has the key.
+    """
+    connection.settimeout(seconds)
     sweep, packages = heard_first(read_frame(connection, MOST_BYTES))
     mine = new_nonce()
     hello = hello_of(ticket, places, packages)

@@ -184,7 +184,8 @@ class Door:
         self._selector.register(connection, selectors.EVENT_READ, newcomer)
         self._newcomers[newcomer] = None
         if len(self._newcomers) > MOST_NEWCOMERS:
-            self._drop(next(one for one in self._newcomers if one.deadline < float("inf") or one is newcomer))
+            strangers = (one for one in self._newcomers if one.hello is None and one.deadline < float("inf"))
+            self._drop(next(strangers, newcomer))
         self._say(newcomer, first_words(newcomer.nonce, [name for name in self._versions if name != "python"]))
 
     def _hear(self, newcomer: _Newcomer) -> Iterator[Arrived | TurnedAway]:

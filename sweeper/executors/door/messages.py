@@ -150,12 +150,21 @@ def _of_job(job: Job) -> dict[str, Any]:
         "pause_at": job.pause_at,
         "time_limit": job.time_limit,
         "attempt": job.attempt,
+        "keep_samples": job.keep_samples,
+        "from_samples": job.from_samples,
+        "against": [str(file) for file in job.against],
+        "model": job.model,
     }
 
 
 def _job(told: dict[str, Any]) -> Job:
-    known = {"config": RunConfig.model_validate(told["config"]), "placement": Placement(**told["placement"])}
-    return Job(**{**told, **known, "folder": Path(told["folder"])})
+    known = {
+        "config": RunConfig.model_validate(told["config"]),
+        "folder": Path(told["folder"]),
+        "against": tuple(map(Path, told["against"])),
+        "placement": Placement(**told["placement"]),
+    }
+    return Job(**{**told, **known})
 
 
 def _reported(_worker: str, key: str, step: int, metrics: Mapping[str, float]) -> Reported:

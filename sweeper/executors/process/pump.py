@@ -140,7 +140,7 @@ class Pump:
                 worker.refuse()
             if worker.wants is None:
                 del self._crew.asking[slot]
-        if self._waiting and len(self._crew.workers) < len(self._starters) and not self._crew.closing:
+        if self._waiting and not self._starters.keys() <= self._crew.workers.keys() and not self._crew.closing:
             self._start_missing()
 
     def _start_missing(self) -> None:

@@ -24,7 +24,7 @@ from studies.records import Cause, RunResult
 from studies.text.redact import note_settings, redact_output
 from sweeper.executors.attempt import WarmTrainer
 from sweeper.executors.base import Finished, Reported, Started, WorkerNews
-from sweeper.executors.door.dial import NobodyThere, dial, greet
+from sweeper.executors.door.dial import NobodyThere, dial, inherit
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import Refused, Welcome
 from sweeper.executors.door.messages import End, FromWorker, Nothing, Stop, Want, decode_order, encode
@@ -116,18 +116,30 @@ class Worker:
 
     def _ask(self, like: str | None) -> Job | None:
         """A job from the sweep; None where it has no such job, or has ended."""
-        if self._ended or self._leaving:
-            return None
-        self._tell(Want(like))
-        answer = self._answers.get()
-        self._ended = answer is None
-        if not isinstance(answer, Job):
-            return None
-        self._held.add(answer.config.key)
-        if self._fence is not None:
-            self._fence.begin(answer)
-        self._tell(Started(answer.config.key, self._name))
-        return answer
+        while not (self._ended or self._leaving):
+            self._tell(Want(like))
+            answer = self._answers.get()
+            self._ended = answer is None
+            if not isinstance(answer, Job):
+                return None
+            if self._begin(answer):
+                return answer
+        return None
+
+    def _begin(self, job: Job) -> bool:
+        """Whether the job's folder is this attempt's now; a run whose folder cannot be written ends here."""
+        key = job.config.key
+        self._held.add(key)
+        self._tell(Started(key, self._name))
+        try:
+            if self._fence is not None:
+                self._fence.begin(job)
+        except OSError as error:
+            self.finish(
+                RunResult(key=key, cause=Cause.INFRASTRUCTURE, message=f"its folder cannot be written: {error}")
+            )
+            return False
+        return True
 
     def _tell(self, event: FromWorker) -> None:
         # Encoded here and not in the sending thread: what JSON has no words for must end this process, not silence it.
@@ -218,9 +230,7 @@ def _reach(where: str, ticket: str) -> tuple[socket.socket, Welcome]:
     for name in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         os.environ.pop(name, None)
     if where.startswith("fd:"):
-        connection = socket.socket(fileno=int(where.removeprefix("fd:")))
-        connection.set_inheritable(False)
-        return connection, greet(connection, key, ticket)
+        return inherit(int(where.removeprefix("fd:")), key, ticket)
     connection, welcome, _ = dial(where.split(","), key, ticket)
     return connection, welcome
 

@@ -156,7 +156,12 @@ def test_a_tracking_server_is_seldom_asked_for_all_its_runs(
     sweeps: Sweeps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("dashboards.live.reading.watcher.stored_studies", lambda uri: asked.append(uri) or [])
+
+    def listed(uri: str) -> list[str]:
+        asked.append(uri)
+        return []
+
+    monkeypatch.setattr("dashboards.live.reading.watcher.stored_studies", listed)
     monkeypatch.setattr("dashboards.live.reading.watcher.LIST_SECONDS", 0.0)
     sweeps.sweeps.clear()
     page = Watcher("http://elsewhere:5000", tmp_path, sweeps.told())

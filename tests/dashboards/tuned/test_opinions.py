@@ -8,12 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dashboards.statistics.estimates import Estimate
 from dashboards.tables.short import short_cells, short_notes, verdict
-from dashboards.tuned.answer import Cost, answer
+from dashboards.tuned.amounts import said_of_yours
+from dashboards.tuned.answer import Avoid, Cost, answer, reason_to_avoid
 from dashboards.tuned.losses import Tuned
 from dashboards.tuned.replicates import Replicate, replicates_of
-from dashboards.tuned.samples.contests import contests_of
-from dashboards.tuned.samples.opinions import parted, second_opinion, tax_of, would_take
+from dashboards.tuned.samples.contests import Tax, contests_of
+from dashboards.tuned.samples.opinions import parted, said_by_others, second_opinion, tax_of, would_take
+from dashboards.tuned.yours import Yours
 from studies.records import Measurer, RunRecord
 from studies.samples.kept import KeptScores, with_scores
 from studies.schema.replicates import Cell
@@ -111,6 +114,89 @@ def test_the_cost_of_a_check_is_said_where_it_is_shown(shares: Mapping[str, floa
     assert found.tax.words["sigmoid"] == "costs no more"
     cells = short_cells(found, answer(found, WITHIN, Cost(4)))
     assert "Check" in cells.header
+
+
+def checked(drift: float | None, at: Mapping[str, float | None], shares: Mapping[str, float]) -> Tax | None:
+    """What a check costs of losses that are set beside sigmoid at these places, on curves that stop at half a nat."""
+    records, kept = judged(dict.fromkeys(shares, GOOD))
+    curve = ((1, 0.25), (END, 0.5))
+    runs = [run.model_copy(update={"curves": {"kl": curve}}) for run in records]
+    for run in runs:
+        if run.run_id in kept:
+            right = round(shares[run.variant] * PROMPTS) + run.block % 4 - 2
+            own = {step: [1.0] * right + [0.0] * (PROMPTS - right) for step in (1, END)}
+            kept[run.run_id] = with_scores(kept[run.run_id], CHECK, {0: [1.0] * 180 + [0.0] * 20, **own})
+    found = compared(runs, kept)
+    losses = tuple(replace(loss, compared_at=at.get(loss.variant)) for loss in found.losses)
+    found = replace(found, losses=losses, drift=drift)
+    contests = contests_of(runs, kept, CHECK, "win_rate")
+    assert contests is not None
+    return tax_of(found, replicates(runs), contests)
+
+
+def test_at_a_drift_a_check_is_read_where_losses_are_compared_and_of_others_nowhere() -> None:
+    """Compared at half of the drift, which the baseline gets to; ipo is compared nowhere."""
+    tax = checked(1.0, {"hinge": 0.5, "ipo": None}, {"sigmoid": 0.9, "hinge": 0.9, "ipo": 0.5})
+    assert tax is not None
+    assert tax.costs.keys() == {"sigmoid", "hinge"}
+    at_end = checked(None, {}, {"sigmoid": 0.9, "hinge": 0.9, "ipo": 0.5})
+    assert at_end is not None
+    assert at_end.costs.keys() == {"sigmoid", "hinge", "ipo"}
+
+
+def test_of_a_loss_that_was_not_looked_at_nothing_is_said() -> None:
+    tax = checked(1.0, {"hinge": 0.5, "ipo": None}, {"sigmoid": 0.95, "hinge": 0.95, "ipo": 0.5})
+    assert tax is not None
+    assert set(tax.words.values()) == {"costs no more"}
+    found = replace(compared(*judged(dict.fromkeys(("sigmoid", "hinge", "ipo"), GOOD))), tax=tax)
+    assert said_by_others(found, None)[-1].endswith("is not shown, nor that none does.")
+
+
+def test_a_second_judge_says_nothing_at_the_end_of_training_where_losses_are_read_at_a_drift() -> None:
+    records, kept = judged({"sigmoid": BAD, "hinge": GOOD})
+    kept = seen_by(SECOND, records, kept, {"sigmoid": 0.0, "hinge": 1.0})
+    contests = contests_of(records, kept, SECOND, "win_rate")
+    assert contests is not None
+    found = compared(records, kept)
+    never = replace(found, drift=1.0, losses=tuple(replace(one, compared_at=None) for one in found.losses))
+    assert second_opinion(never, replicates(records), contests, WITHIN) is None
+
+
+def test_two_kinds_of_number_in_a_column_and_what_a_star_means_are_said() -> None:
+    found = compared(*judged({"sigmoid": BAD, "hinge": GOOD, "ipo": GOOD}))
+    ipo = replace(found.losses[2], met=None, compared_at=1.0)
+    mixed = replace(found, drift=2.0, losses=(*found.losses[:2], ipo))
+    notes = short_notes(mixed)
+    assert any(one.startswith("But of ipo: the win rate against the untrained model less sigmoid's") for one in notes)
+    assert any("both at a drift of 2 nats (* at 1, which all runs of both reach), ties a half" in one for one in notes)
+    assert not any("But of" in one for one in short_notes(found))
+
+
+def test_a_weak_measure_avoids_a_loss_for_what_breaks_and_never_for_gaining_less() -> None:
+    records, kept = judged({"sigmoid": GOOD, "hinge": BAD}, metric="ranking_gain")
+    found = compared(records, kept, metric="ranking_gain")
+    of = found.losses[1].stability
+    assert of is not None
+    less = replace(found.losses[1], stability=replace(of, word="Poor", reason="gains less", p_worse=0.001, p_many=0.9))
+    assert reason_to_avoid(found, less) is None
+    assert reason_to_avoid(found, replace(less, worked=0)) is None
+    more = replace(less, stability=replace(of, word="Poor", reason="gains less", p_worse=0.001, p_many=0.001))
+    assert reason_to_avoid(found, more) == Avoid("fragile", "breaks on more of the settings, by more than 25 in 100")
+    assert reason_to_avoid(replace(found, metric="gold", best=None), less) == Avoid("fragile", "gains less")
+    seen = replace(found, second=told({"sigmoid": BAD, "hinge": GOOD}, {"sigmoid": 1.0, "hinge": 0.0}).second)
+    assert "judge" not in " ".join(said_by_others(seen, None))  # ranking_gain is none
+
+
+def test_a_model_from_elsewhere_beats_the_untrained_one_at_a_rate() -> None:
+    gain, over = Estimate(0.07, 6, 0.05, 0.09, None), Estimate(0.03, 6, 0.01, 0.05, None)
+    yours = Yours("mine", "sha256:1", 6, gain, "", 1.0, 1.0, over, False, "", {}, ())
+    found = replace(compared(*judged({"sigmoid": BAD, "hinge": GOOD})), yours=(yours,))
+    (said,) = said_of_yours(found, "hinge")
+    assert said.startswith(
+        "Yours, mine, as exported, beats the untrained model at 57% [55 to 59] of prompts on 6 draws"
+    )
+    note = short_notes(found)[-1]
+    assert "vs sigmoid (†): its win rate against the untrained model less sigmoid's, in points, as both end." in note
 
 
 def test_a_measure_without_samples_names_no_loss_and_says_where_to_start() -> None:

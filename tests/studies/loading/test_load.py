@@ -57,7 +57,8 @@ def run(spec: StudySpec, arm: str, scenario: str = "clean", seed: int = 0, **kno
 def test_the_studies_that_ship_load_and_plan_and_say_what_they_ask() -> None:
     shipped = shipped_studies()
     asked_for = ["quickstart", "guide", "guide-small", "noise", "beta", "mixtures", "presets", "controls", "pairs"]
-    asked_for += [f"guide-{name}" for name in ("clean", "overfitting", "noise", "binary", "margins", "quality")]
+    of_the_guide = ("clean", "overfitting", "noise", "binary", "margins", "quality", "architectures")
+    asked_for += [f"guide-{name}" for name in of_the_guide]
     assert set(shipped) == {*asked_for, "beta-lr-grid", "guide-smollm2", "lora-7b", "mixture", "smollm2"}
     for name, file in shipped.items():
         spec = load_study(name)

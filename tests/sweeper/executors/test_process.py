@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,22 +21,24 @@ import psutil
 import pytest
 
 from studies.records import Cause, RunResult
-from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, Started, WorkerState
+from sweeper.executors import Dropped, Event, Executor, Finished, Lost, Process, SetAside, Started, WorkerState
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import Welcome, first_words, new_nonce, opened, sealed
-from sweeper.executors.door.messages import decode_event, encode
+from sweeper.executors.door.messages import Want, decode_event, encode
+from sweeper.executors.door.shared import leave_mark
 from sweeper.executors.process.team import local_team
 from tests.waiting import FOREVER, PATIENCE, wait_until
 from trainers.interface import Job
 
 HERE = Path(__file__).parent
 OBEDIENT = "executor_trainers:Obedient"
+WELCOME = Welcome("worker", OBEDIENT)
 
 MakeProcess = Callable[..., Process]
 MakeJob = Callable[..., Job]
 UntilEnded = Callable[[Executor, int], list[Event]]
 StartSweep = Callable[[list[Job]], subprocess.Popen[str]]
-StartWorker = Callable[[], tuple[subprocess.Popen[bytes], socket.socket]]
+StartWorker = Callable[..., tuple[subprocess.Popen[bytes], socket.socket]]
 
 
 @pytest.fixture
@@ -196,6 +200,19 @@ def test_a_worker_killed_while_idle_is_replaced_and_no_run_is_lost(
     assert results(until_ended(executor, 1))[second.config.key].facts["process"] != process
 
 
+def test_a_dead_worker_is_replaced_while_one_that_was_set_aside_trains_on(
+    make_process: MakeProcess, make_job: MakeJob, until_ended: UntilEnded
+) -> None:
+    executor, training, killed, after = make_process(workers=2), *map(make_job, ("sleep", "until stopped", "finish"))
+    executor.submit(training)
+    process_of(training)
+    executor.stop(SetAside("worker-0"))
+    executor.submit(killed)
+    os.kill(process_of(killed), signal.SIGKILL)
+    executor.submit(after)
+    assert results(until_ended(executor, 2))[after.config.key].cause is Cause.FINISHED
+
+
 def test_as_many_runs_as_slots_are_in_training_at_once(make_process: MakeProcess, make_job: MakeJob) -> None:
     executor = make_process(workers=2)
     jobs = [make_job("sleep", seed) for seed in range(3)]
@@ -315,10 +332,10 @@ def test_no_worker_lives_on_when_the_sweep_is_killed(start_sweep: StartSweep, ma
 
 @pytest.fixture
 def start_worker() -> Iterator[StartWorker]:
-    """`start_worker()`: a worker by itself, which has been let in, and this end of its connection."""
+    """`start_worker(welcome)`: a worker by itself, which has been let in, and this end of its connection."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    def start(welcome: Welcome = WELCOME) -> tuple[subprocess.Popen[bytes], socket.socket]:
         key = "a key for tests alone"
         ours, theirs = socket.socketpair()
         words = ["ticket", f"fd:{theirs.fileno()}", str(os.getpid())]
@@ -334,7 +351,10 @@ def start_worker() -> Iterator[StartWorker]:
         nonce = new_nonce()
         ours.sendall(framed(first_words(nonce, [])))
         _, of_worker = opened(key.encode(), "worker", nonce, read_frame(ours))
-        ours.sendall(framed(sealed(key.encode(), "sweep", (nonce, of_worker), Welcome("worker", OBEDIENT))))
+        ours.sendall(framed(sealed(key.encode(), "sweep", (nonce, of_worker), welcome)))
+        if welcome.folder is not None:
+            assert json.loads(read_frame(ours))[0] == "shared"
+            ours.sendall(framed(b'["in"]'))
         return started[-1], ours
 
     yield start
@@ -350,6 +370,25 @@ def test_a_worker_and_its_children_end_when_its_connection_ends(start_worker: St
     connection.close()
     assert worker.wait(PATIENCE) == -signal.SIGKILL
     wait_for_end(child)
+
+
+def test_a_run_whose_folder_cannot_be_written_ends_and_its_worker_goes_on(
+    start_worker: StartWorker, make_job: MakeJob, tmp_path: Path
+) -> None:
+    """On another machine, where every attempt leaves its mark in the run's folder before it trains."""
+    _, connection = start_worker(Welcome("worker", OBEDIENT, str(tmp_path), *leave_mark(tmp_path)))
+    (tmp_path / "file").touch()
+    job, after = make_job("finish"), make_job("tell")
+    assert decode_event(read_frame(connection), "worker") == Want(None)
+    connection.sendall(framed(encode(replace(job, folder=tmp_path / "file" / "run"))))
+    assert decode_event(read_frame(connection), "worker") == Started(job.config.key, "worker")
+    ended = decode_event(read_frame(connection), "worker")
+    assert isinstance(ended, Finished)
+    assert (ended.key, ended.result.cause) == (job.config.key, Cause.INFRASTRUCTURE)
+    assert "Not a directory" in ended.result.message
+    assert decode_event(read_frame(connection), "worker") == Want(None)
+    connection.sendall(framed(encode(after)))
+    wait_for_result(after)
 
 
 def test_a_sweep_that_does_not_read_keeps_no_worker_waiting(start_worker: StartWorker, make_job: MakeJob) -> None:

@@ -7,14 +7,16 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dashboards.store.records import load_records
 from studies.design.counts import planned_runs
-from studies.records import RunRecord
+from studies.records import EMBEDDED_MODELS, RunRecord
 from studies.spec import Study, StudyError, load_study
+from sweeper.loop.sweep import _job
 from sweeper.planning.plan import make_plan
 from tests.sweeper.conftest import SweptOnce
 
@@ -201,3 +203,13 @@ def test_wrong_kl_budgets_are_refused(tmp_path: Path, changed: tuple[str, str], 
     with pytest.raises(StudyError) as refused:
         loaded(tmp_path, at_kl([1.0, 2.0, 4.0]).replace(*changed))
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [*EMBEDDED_MODELS, "org/pairs"])
+def test_samples_are_kept_for_judges_of_runs_whose_data_have_no_reward_of_their_own(tmp_path: Path, data: str) -> None:
+    config = SimpleNamespace(key="k", data=SimpleNamespace(path=data))
+    runs, attempt = SimpleNamespace(phase="confirm", heading={}), SimpleNamespace(number=1)
+    waiting: Any = SimpleNamespace(config=config, runs=runs, attempt=attempt)
+    spec: Any = SimpleNamespace(output=SimpleNamespace(keep="all"), budget=SimpleNamespace(per_run=None))
+    placement: Any = None
+    assert _job(spec, tmp_path, waiting, placement).keep_samples is (data == "org/pairs")

@@ -17,8 +17,22 @@ from dashboards.store.records import load_elsewhere, load_records
 from dashboards.store.records_file import Recorded, read_records, records_bytes
 from studies.design.elsewhere import Draw, measured_as
 from studies.design.identity import questions
-from studies.records import ELSEWHERE, Cause, Measurement, RunConfig, RunRecord, RunResult, Shown
-from studies.spec import Study, load_study
+from studies.records import (
+    ELSEWHERE,
+    Cause,
+    Measurement,
+    Measurer,
+    RunConfig,
+    RunRecord,
+    RunResult,
+    Shown,
+    State,
+)
+from studies.records.world_units import writer_of
+from studies.spec import Scenario, Study, load_study
+from sweeper.folder.paths import places
+from sweeper.measuring.elsewhere import look
+from sweeper.measuring.rescore import EvaluateError
 from sweeper.tracking.experiment.removal import find_entry
 from sweeper.tracking.scores import write_elsewhere
 from sweeper.tracking.tracker import Tracker
@@ -90,6 +104,23 @@ def test_it_is_kept_as_a_kind_of_its_own_that_no_reader_of_runs_sees(study: Stud
     assert entry.others == ()
 
 
+def test_its_gold_is_told_in_the_unit_of_the_model_that_wrote_the_pairs(study: Study) -> None:
+    spec, gpt2 = study.spec, "embedded-gpt2"
+    data, base = spec.data.model_copy(update={"path": gpt2}), {**spec.base, "model_name_or_path": gpt2}
+    keep(Study.of(spec.model_copy(update={"data": data, "base": base})))
+    assert {writer_of(run.facts) for run in found_of(study)} == {gpt2}
+
+
+def test_a_study_whose_scenarios_train_different_models_is_refused(study: Study) -> None:
+    scenarios = {
+        "llama": Scenario(),
+        "gpt2": Scenario(base={"model_name_or_path": "embedded-gpt2"}),
+    }
+    two = Study.of(study.spec.model_copy(update={"scenarios": scenarios}))
+    with pytest.raises(EvaluateError, match="Scenarios of the study train embedded and embedded-gpt2"):
+        look(two, RUNS, "mine", places(two.spec, Path.cwd(), None), is_adapter=True, is_as_run=True)
+
+
 def test_the_table_and_the_answer_show_it_last_and_never_to_be_used(study: Study) -> None:
     keep(study, gold=4.0)
     yours, aside = recorded_yours(study, RUNS)
@@ -122,6 +153,13 @@ def test_what_the_study_asks_no_longer_is_in_no_row_and_is_said(study: Study) ->
     yours, (said,) = recorded_yours(fewer, RUNS)
     assert yours == ()
     assert said.startswith("Of yours: mine some draws were measured for another question or by others")
+
+
+def test_who_measures_it_is_not_asked_of_a_run_that_broke_before_anybody_judged_it(study: Study) -> None:
+    keep(study)
+    earlier = {"judged": Measurer(judge="function old:score"), "metrics": {}, "state": State.FAIL}
+    yours, aside = recorded_yours(study, [RUNS[0].model_copy(update=earlier), *RUNS])
+    assert (len(yours), aside) == (3, [])
 
 
 def test_a_file_of_records_holds_it_too(study: Study, tmp_path: Path) -> None:

@@ -182,6 +182,21 @@ def test_a_second_judge_and_a_check_see_them_in_the_run_that_asks_and_once(kept:
     assert now == "function judges:length"
 
 
+@pytest.mark.parametrize("held", ["as its last sweep kept it", "by its name alone"])
+def test_a_second_judge_whose_function_was_edited_is_shown_as_it_is_now(kept: Kept, held: str) -> None:
+    asked = kept.study('evaluate.second_judge={function: "judges:short"}')
+    was, now = ({"judge function judges:short": content} for content in ("sha256:1", "sha256:2"))
+    kept.judge(asked.holding(was))
+    (kept.folder / "judges.py").write_text(JUDGES.replace("-len(c)", "len(c)"))
+    sys.modules.pop("judges")
+    kept.judge(asked.holding(now))
+    if held == "as its last sweep kept it":  # who went back to what it was
+        kept.tracker.open_study(asked.holding(was).spec, STUDY, questions(asked))
+    (found,) = comparison_of(asked, kept.answers(asked)).tuned
+    assert found.second is not None
+    assert found.second.met["ipo"].rate.value == (0.0 if held == "as its last sweep kept it" else 1.0)
+
+
 def test_a_baseline_of_another_name_is_shown_to_a_pairwise_judge_beside_the_others(kept: Kept) -> None:
     study = kept.study('evaluate.judge={pairwise: "judges:longer"}', "baseline=ipo")
     kept.judge(study)

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from studies.design.measurers import judge_at
 from studies.records import Cause, Check, DataConfig, EvaluationConfig, Judge, RunConfig
+from studies.samples.kept import KeptScores, KeptTexts
 from tests.trainers.judge_models import save_classifier
 from tests.trainers.pack_runs import SETTINGS, float64, scored_beside, train
 from trainers.adapter_evaluator import AdapterEvaluator
@@ -28,7 +29,8 @@ from trainers.evaluation.judges import load_judge, load_pairwise
 from trainers.evaluation.samples import samples
 from trainers.interface import Job, Placement
 from trainers.job_list import train_all
-from trainers.run_folder.kept_samples import read_scores, read_texts
+from trainers.judge_samples import SampleJudge
+from trainers.run_folder.kept_samples import add_evaluation, read_scores, read_texts
 from trainers.world.paths import model_path
 
 PROMPTS = ["a plain review of the new film :", "a review of the old book :", "a review :"] * 3
@@ -518,6 +520,17 @@ def test_judges_that_come_later_see_all_samples_and_need_no_adapter(runs: Any, t
     lengths = [np.sign(len(a) - len(b)) for a, b in zip(texts.texts[4], other.texts[4], strict=True)]
     assert against[configs[0].key].wins == (tuple((1 + sign) / 2 for sign in lengths),)
     assert scores.scores_by(first)  # the first judge's word stays
+
+
+def test_a_judge_that_comes_later_refuses_samples_of_which_some_were_too_long_to_be_kept(
+    tmp_path: Path, runs: Any
+) -> None:
+    (config,) = runs(function(ALL), count=1)
+    texts = KeptTexts(key=config.key, prompts=("a",), texts={0: ("b",)}, ended={0: (True,)})
+    known = KeptScores(key=config.key, prompts=("1", "2"), seed=1, longest=8, tokens={0: (1, 1)})
+    add_evaluation(tmp_path, texts, known)
+    with pytest.raises(ValueError, match="keeps the samples of 1 of 2 prompts"):
+        SampleJudge().judge(Job(config, tmp_path, from_samples=True))
 
 
 def test_a_check_gives_shares(tmp_path: Path, runs: Any) -> None:

@@ -52,6 +52,16 @@ def test_a_win_counts_one_a_tie_a_half() -> None:
     assert met(other, own).rate == 0.375
 
 
+def test_a_judge_that_saw_the_samples_of_some_prompts_alone_says_nothing() -> None:
+    own, other = kept("a", {9: [2, 1, 0, 5]}), kept("b", {9: [1, 1, 3, 4]})
+    half = with_scores(own, JUDGE, {9: [2, 1]})
+    assert head_to_head(half, END, other, END, JUDGE, controlled=False) is None
+    assert head_to_head(half, END, with_scores(other, JUDGE, {9: [1, 1]}), END, JUDGE, controlled=False) is None
+    by = Measurer(judge="pairwise j:ask")
+    preferred = Preferred(by=by, against="b" * 12, steps=((9, 9),), wins=((1, 0),), contradicted=((False, False),))
+    assert head_to_head(with_preferred(own, preferred), END, other, END, by, controlled=False) is None
+
+
 def test_samples_of_one_prompt_are_one_unit() -> None:
     """Two prompts, each twice: wins 1 1 0 0. The share is .5, the error that of two values of which one is 1."""
     own = kept("a", {9: [2, 2, 0, 0]}, prompts=["p", "p", "q", "q"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.executors.door import door as door_module
-from sweeper.executors.door.dial import NobodyThere, dial
+from sweeper.executors.door.dial import NobodyThere, dial, inherit
 from sweeper.executors.door.door import MOST_NEWCOMERS, Arrived, Door, Told, TurnedAway
 from sweeper.executors.door.frames import framed, read_frame
 from sweeper.executors.door.greeting import (
@@ -31,7 +31,7 @@ from sweeper.executors.door.greeting import (
 from sweeper.executors.door.line import Line
 from sweeper.executors.door.messages import Stop, Want, decode_event, decode_order, encode
 from sweeper.executors.door.network import key_in, make_key, own_addresses, split_address
-from sweeper.executors.door.shared import leave_mark
+from sweeper.executors.door.shared import answer_mark, leave_mark
 from tests.waiting import PATIENCE, wait_until
 
 KEY = b"a key for tests alone"
@@ -112,6 +112,19 @@ def test_a_worker_is_let_in_once_and_messages_go_both_ways(serve: Callable[..., 
     with pytest.raises(Refused, match="does not wait for this worker"):
         serving.dial()
     wait_until(lambda: serving.away, "the sweep is not told")
+
+
+def test_a_worker_that_was_started_here_waits_for_a_sweep_that_is_stopped(
+    serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with Ctrl-Z, while the worker starts, and an hour later `fg`."""
+    monkeypatch.setattr("sweeper.executors.door.dial._ANSWER_SECONDS", 0.05)
+    serving, (ours, theirs) = serve(), socket.socketpair()
+    serving.door.expect("ticket", WELCOME)
+    threading.Timer(0.3, serving.door.adopt, [ours]).start()
+    connection, welcome = inherit(theirs.detach(), KEY, "ticket")
+    assert welcome == WELCOME
+    assert not connection.get_inheritable()
 
 
 def test_small_messages_are_sent_at_once_and_a_silent_machine_is_noticed(serve: Callable[..., Serving]) -> None:
@@ -266,6 +279,23 @@ def test_of_too_many_who_knock_the_oldest_goes(serve: Callable[..., Serving], mo
     assert strangers[0].recv(1) == b""
     serving.door.expect("ticket", WELCOME)
     assert serving.dial()[1] == WELCOME
+
+
+def test_strangers_push_out_no_worker_that_has_shown_the_key(
+    serve: Callable[..., Serving], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come while a worker on another machine shows that it sees the folder."""
+    monkeypatch.setattr(door_module, "MOST_NEWCOMERS", 5)
+    serving, strangers = serve(), list[socket.socket]()
+
+    def answer(welcome: Welcome) -> str:
+        strangers.extend(serving.connect() for _ in range(20))
+        read_frame(strangers[-1])
+        return answer_mark(welcome)
+
+    monkeypatch.setattr("sweeper.executors.door.dial.answer_mark", answer)
+    serving.door.expect("ticket", of_folder(tmp_path))
+    assert serving.dial()[1].name == "worker-1"
 
 
 def test_many_strangers_cost_little(serve: Callable[..., Serving]) -> None:

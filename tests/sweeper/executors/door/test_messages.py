@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import socket
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -54,19 +55,40 @@ RESULT = RunResult(
     samples=(Shown(prompt="a", before="b", after="\udc80 is half a character"),),
 )
 TRIED = Timing(Placement(together=4, begin=0), 0.1, None)
+JOB = Job(
+    config=CONFIG,
+    folder=Path("/runs/a b"),
+    keep_adapter=False,
+    keep_samples=True,
+    from_samples=True,
+    against=(Path("/runs/b"), Path("/runs/c")),
+    placement=Placement(3, 2, True, False, 1, 2, 2),
+    pause_at=7,
+    time_limit=1.5,
+    model="/models/d",
+    attempt=4,
+)
 SIZED = Sized("like", 4, Sizing("cpu", Placement(together=4), (TRIED,), 0.1, 6, None, "why"))
 
 
 @pytest.mark.parametrize(
     "order",
     [
-        Job(CONFIG, Path("/runs/a b"), False, Placement(3, 2, True, False, 1, 2, 2), 7, 1.5, 4),
+        JOB,
         Job(CONFIG, Path("/runs/a")),
         *(Nothing(), Stop("key"), End(), Launch("ticket", "worker-3"), Kill("ticket")),
     ],
 )
 def test_an_order_comes_out_as_it_went_in(order: Order) -> None:
     assert decode_order(encode(order)) == order
+
+
+def test_every_field_of_a_job_travels() -> None:
+    kind, sent = json.loads(encode(JOB))
+    assert (kind, sent.keys()) == ("job", {field.name for field in fields(Job)})
+    usual = Job(CONFIG, Path("/runs/a"))
+    same = [field.name for field in fields(Job) if getattr(JOB, field.name) == getattr(usual, field.name)]
+    assert same == ["config"], "else a field that is left out looks as if it had travelled"
 
 
 @pytest.mark.parametrize(
