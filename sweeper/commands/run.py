@@ -205,7 +205,9 @@ def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome
             border.phase("verify")
             finished = list(rounds.sweep.finished.values())
             verified = verify(finished, verify_runs, pool, where.runs, rounds.packs.placement, check)
-        if not outcome.stopped and not rounds.partial:
+        if session.executor in ELSEWHERE:
+            tell_user("The speed of losses is not timed: this machine trained none of the runs.")
+        elif not outcome.stopped and not rounds.partial:
             meter.run(rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
     if not outcome.stopped and not rounds.partial:
         outcome = _ask_judges(session, pool, outcome)
