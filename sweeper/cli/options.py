@@ -50,4 +50,10 @@ Storage = Annotated[
 Model = Annotated[str, typer.Option(help="Hub id or path of the base model")]
 
 
+JudgeModel = Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")]
+
+
+JudgeFunction = Annotated[str | None, typer.Option(help="your own function, as module:name")]
+
+
 Hours = Annotated[float, typer.Option(help="hours that the sweep may take")]

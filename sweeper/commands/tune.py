@@ -17,6 +17,7 @@ from studies.spec import Study
 from studies.text.files import open_file, write_whole
 from studies.text.plural import so_many
 from sweeper.commands.starter.design import Design
+from sweeper.commands.starter.judge import NOBODY, NamedJudge
 from sweeper.commands.starter.text import duration, replicates_line
 from sweeper.loop.progress import Progress
 
@@ -35,6 +36,7 @@ class Asked:
     hours: float
     gpus: int | None = None
     output: str | None = None
+    judge: NamedJudge = NOBODY
 
     @property
     def seconds(self) -> float:
@@ -44,7 +46,7 @@ class Asked:
     @property
     def digest(self) -> str:
         """Of all that the study was designed from; the file that it lies in is no part of it."""
-        return digest([self.model, self.data, self.hours, self.gpus])
+        return digest([self.model, self.data, self.hours, self.gpus, *([self.judge.text] if self.judge.text else [])])
 
     @property
     def file(self) -> Path:
@@ -60,6 +62,7 @@ class Asked:
     def command(self) -> str:
         """The command, to copy."""
         options = {"--model": self.model, "--data": self.data, "--hours": f"{self.hours:g}", "--gpus": self.gpus}
+        options |= self.judge.options
         words = [w for name, value in options.items() if value is not None for w in (name, str(value))]
         return shlex.join(["sweeper", "tune", *words, *(["--output", self.output] if self.output else [])])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
-from sweeper.cli.options import Hours, Model, Set, StudyName
+from sweeper.cli.options import Hours, JudgeFunction, JudgeModel, Model, Set, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
@@ -29,20 +29,25 @@ def init(
     model: Model = "embedded",
     dataset: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
     hours: Hours = 8.0,
+    judge_model: JudgeModel = None,
+    judge_function: JudgeFunction = None,
 ) -> None:
     """Write a study file that fits a model, its data and your hours, with a comment on every number."""
     from sweeper.cli.display import shown
     from sweeper.cli.starting import given_problems, looked_at, machine, try_study
     from sweeper.commands.starter.design import design
+    from sweeper.commands.starter.judge import NamedJudge
     from sweeper.commands.starter.text import study_text
 
-    problems = given_problems({"FILE": str(file), "--model": model, "--dataset": dataset}, hours, model, dataset)
+    judge = NamedJudge(judge_model, judge_function)
+    given = {"FILE": str(file), "--model": model, "--dataset": dataset, **judge.options}
+    problems = given_problems(given, hours, model, dataset) + judge.problems(dataset)
     if problems:
         refuse(problems)
     if file.exists():
         refuse([f"{file} exists already: give another name, or remove it first."])
     facts = looked_at(model, dataset)
-    designed = design(facts, hours, machine(None))
+    designed = judge.within(design(facts, hours, machine(None)))
     text = study_text(facts, designed, file, _head(file))
     told = try_study(text, facts, file)
     try:

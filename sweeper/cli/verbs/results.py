@@ -15,7 +15,7 @@ import typer
 from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import redact
-from sweeper.cli.options import Executor, Set, StudyName, Workers
+from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Set, StudyName, Workers
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
@@ -212,8 +212,8 @@ def report(
 def evaluate(
     context: typer.Context,
     study: StudyName,
-    judge_model: Annotated[str | None, typer.Option(help="Hub id or folder of a sequence classifier")] = None,
-    judge_function: Annotated[str | None, typer.Option(help="your own function, as module:name")] = None,
+    judge_model: JudgeModel = None,
+    judge_function: JudgeFunction = None,
     only_best: Annotated[
         bool, typer.Option("--only-best", help="only each variant's best trial in a scenario")
     ] = False,

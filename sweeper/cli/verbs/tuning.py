@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from studies.schema.replicates import as_in_file
-from sweeper.cli.options import Executor, Model
+from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Model
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     RunRequest,
@@ -39,13 +39,16 @@ def tune(
     hours: Annotated[float, typer.Option(help="hours that it may take")] = 8.0,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs to use  (default: all)")] = None,
     output: Annotated[str | None, typer.Option(help="study file to write, or the folder for it")] = None,
+    judge_model: JudgeModel = None,
+    judge_function: JudgeFunction = None,
     executor: Executor = "process",
 ) -> None:
     """Find the loss and the settings for a model and its data within the hours; writes study file and best.yaml."""
+    from sweeper.commands.starter.judge import NamedJudge
     from sweeper.commands.tune import Asked
 
     began = time.monotonic()
-    asked = Asked(model, data, hours, gpus, output)
+    asked = Asked(model, data, hours, gpus, output, NamedJudge(judge_model, judge_function))
     file = asked.file
     fresh, made = not os.path.lexists(file), not file.parent.exists()
     _refuse_what_is_wrong(asked, fresh=fresh)
@@ -98,7 +101,9 @@ def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
 
     given = {"--model": asked.model, "--data": asked.data}
     given |= {"--output": asked.output} if asked.output is not None else {}
+    given |= asked.judge.options
     problems = given_problems(given, asked.hours, asked.model, asked.data)
+    problems += asked.judge.problems(asked.data)
     there = len(visible_gpus(os.environ)) if asked.gpus is not None else 0
     if asked.gpus is not None and asked.gpus > there:
         problems.append(f"--gpus {asked.gpus}: this machine shows {so_many(there, 'GPU')}; leave the option out.")
@@ -128,7 +133,7 @@ def _write(asked: Asked, file: Path) -> None:
     facts = looked_at(asked.model, asked.data)
     if facts.unusable:
         refuse(list(facts.unusable))
-    designed = design(facts, asked.hours, machine(asked.gpus))
+    designed = asked.judge.within(design(facts, asked.hours, machine(asked.gpus)))
     text = study_text(facts, designed, file, asked.head(designed))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

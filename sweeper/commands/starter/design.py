@@ -33,7 +33,8 @@ _RATES: Final = (
 @dataclass(frozen=True)
 class Design:
     """The sizes of a study. `most_replicates`: how many its data can give; `allowed`: how many runs the hours do, by a
-    guess of `seconds` a run; `told`: what could not be as one would like it.
+    guess of `seconds` a run; `judge`: who compares samples, as a study file says it; `told`: what could not be as one
+    would like it.
     """
 
     hours: float
@@ -56,6 +57,7 @@ class Design:
     trials: int = 4
     replicates: int = 8
     told: tuple[str, ...] = ()
+    judge: str | None = None
 
     @property
     def runs(self) -> int:

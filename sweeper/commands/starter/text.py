@@ -137,9 +137,16 @@ def _measured(facts: Facts, design: Design) -> Iterator[str]:
         yield "# read where a run is 1 nat from its start: reward can be bought by running further"
         yield _line("objective: {metric: gold, at_drift: 1.0, tie_within: 0.03}", "3 points do not matter")
         return
-    written = f"evaluate: {{prompts: {design.prompts}, max_new_tokens: {design.new_tokens}}}"
+    judge = "" if design.judge is None else f", judge: {design.judge}"
+    written = f"evaluate: {{prompts: {design.prompts}, max_new_tokens: {design.new_tokens}{judge}}}"
+    if judge:
+        yield _line(written, "samples of every loss, on the same prompts, for the judge")
+        yield "# win_rate: how often the judge puts a loss's answer above the baseline's"
+        yield _line("objective: {metric: win_rate, tie_within: 0.05}", "5 prompts of 100 do not matter")
+        return
     yield _line(written, "samples that tell drift, length and repetition")
-    yield "# ranking_gain: held-out pairs ranked right, less the untrained model's share; a judge would be a line more"
+    yield "# ranking_gain: held-out pairs ranked right, less the untrained model's share. It looks at nothing that is"
+    yield "# written, so it names no winner: evaluate: {judge: {reward_model: ORG/MODEL}}, and metric: win_rate, would"
     yield _line("objective: {metric: ranking_gain, tie_within: 0.02}", "2 pairs of 100 do not matter")
 
 

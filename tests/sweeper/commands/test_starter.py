@@ -16,6 +16,7 @@ from studies.spec import Study, StudySpec, load_study
 from sweeper.commands.starter.cost import Machine
 from sweeper.commands.starter.design import Design, design
 from sweeper.commands.starter.facts import Facts, look
+from sweeper.commands.starter.judge import NamedJudge
 from sweeper.commands.starter.text import duration, study_name, study_text
 from sweeper.planning.plan import make_plan
 from tests.sweeper.conftest import Sweeper
@@ -191,3 +192,31 @@ def test_a_model_and_data_that_do_not_go_together_are_refused(sweeper: Sweeper, 
     for given in (("--dataset", "pairs.jsonl"), ("--model", "org/m"), ("--hours", "-1")):
         assert sweeper(tmp_path, "init", "mine.yaml", *given).returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_judge_that_is_named_decides_and_is_shown_more_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_judge.py").write_text(
+        "def score(prompts, completions):\n    return [len(c) for c in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plain = design(facts(5000), 8.0, ONE_GPU)
+    own, _ = as_study(facts(5000), NamedJudge(function="my_judge:score").within(plain), tmp_path)
+    assert own.evaluation.judge is not None
+    assert own.evaluation.judge.function == "my_judge:score"
+    assert own.objective.metric == "win_rate"
+    assert (own.evaluation.prompts or 0) > plain.prompts
+
+
+@pytest.mark.parametrize(
+    ("judge", "data", "wrong"),
+    [
+        (NamedJudge("ORG/MODEL", "my:score"), "pairs.jsonl", "one judge decides"),
+        (NamedJudge(function="score"), "pairs.jsonl", "must be module:name"),
+        (NamedJudge("ORG/MODEL"), "embedded", "have a true reward"),
+    ],
+)
+def test_a_judge_that_cannot_be_is_refused(judge: NamedJudge, data: str, wrong: str) -> None:
+    (problem,) = judge.problems(data)
+    assert wrong in problem
