@@ -293,7 +293,7 @@ def ui(
 ) -> None:
     """Open one live page to watch, compare and steer the studies in this folder, with MLflow's pages beside it."""
     from dashboards.store.connection import store_uri
-    from sweeper.commands.page.serve import is_installed, serve_page
+    from sweeper.commands.page.serve import is_installed
 
     uri = store_uri(None, Path.cwd())
     if not mlflow and not is_installed():
@@ -303,7 +303,8 @@ def ui(
     quiet_libraries()
     _mend(uri, create=True)
     _refuse_taken(host, port)
-    serve_page(uri, Path.cwd(), study, host, port, typer.echo)
+    words = ["-P", "-m", "sweeper.commands.page", host, str(port), *([study] if study is not None else [])]
+    os.execv(sys.executable, [sys.executable, *words])
 
 
 def _refuse_taken(host: str, port: int) -> None:
