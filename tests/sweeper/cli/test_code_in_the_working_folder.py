@@ -65,6 +65,17 @@ def test_the_ui_runs_none_of_them_in_one_worker_and_ends_whole(hostile: Path) ->
     assert ran(hostile) == ""
 
 
+def test_the_page_is_a_process_of_its_own_that_runs_none_of_them(hostile: Path) -> None:
+    """Asked for its help in the place of serving, as whoever stands in for `os.execv` may have it."""
+    code = "import os, subprocess, sys\n"
+    code += "os.execv = lambda program, words: sys.exit(subprocess.run([*words, '--help']).returncode)\n"
+    code += "sys.argv = ['sweeper', 'ui', '--port', '0']\nfrom sweeper.cli import main\nmain()\n"
+    ended = subprocess.run([sys.executable, "-P", "-c", code], cwd=hostile, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "Serve the live page" in ended.stdout
+    assert ran(hostile) == ""
+
+
 def ask(address: str) -> bytes:
     deadline = time.monotonic() + 60
     while True:
