@@ -26,7 +26,7 @@ def gains(bars: Sequence[Bar], unit: str) -> Options:
             lines += [[_short(bar.low), i], [_short(bar.high), i], [None, None]]
     values = [{"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i]} for i, b in enumerate(shown)]
     return _base(legend=False) | {
-        "xAxis": _axis("value", unit if unit == WON else f"gain, {unit}", scale=True),
+        "xAxis": _axis("value", unit if unit == WON else f"gain, {unit}", scale=unit == WON),  # 0: untrained
         "yAxis": _axis("category", "", data=[bar.variant for bar in shown]),
         "series": [
             {"type": "line", "name": "95 % interval", "data": lines, "symbol": "none", "silent": True,

@@ -16,6 +16,8 @@ from dashboards.store.histories import load_curves
 MOST_CHOSEN: Final = 6
 MOST_CHOICES: Final = 1000  # the newest runs, to choose from
 MOST_POINTS: Final = 3000  # the newest; a browser draws no more of them while they change
+# What means the same in every loss; what TRL logs as loss and rewards scales with the loss and with beta.
+COMPARABLE: Final = ("gold", "win_rate", "ranking_gain", "kl", "reward_accuracy")
 
 
 class FiguresView:
@@ -64,7 +66,8 @@ class FiguresView:
         kept = [one for one in self._runs.value or [] if one in labels]
         self._runs.set_options(labels, value=list(labels)[:3] if first else kept)
         names = list(dict.fromkeys(found.names))
-        self._metric.set_options(names, value=self._metric.value if self._metric.value in names else names[0])
+        first_shown = next((name for name in COMPARABLE if name in names), names[0])
+        self._metric.set_options(names, value=self._metric.value if self._metric.value in names else first_shown)
         heats = [heat.name for heat in found.heats]
         variant = self._variant.value if self._variant.value in heats else next(iter(heats), None)
         self._variant.set_options(heats, value=variant)

@@ -297,7 +297,7 @@ def ui(
 
     uri = store_uri(None, Path.cwd())
     if not mlflow and not is_installed():
-        typer.echo("The live page needs `pip install dpo-sweeper[ui]`; these are MLflow's own pages.")
+        typer.echo("The live page needs `pip install 'nicegui>=3,<4'`; these are MLflow's own pages.")
     if mlflow or not is_installed():
         return _mlflow_ui(uri, port, host)
     quiet_libraries()
