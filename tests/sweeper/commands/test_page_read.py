@@ -122,7 +122,7 @@ def test_without_its_library_mlflows_own_pages_open(
     monkeypatch.setattr("sweeper.commands.page.serve.is_installed", lambda: False)
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     ended = sweeper(tmp_path, "ui", "mine.yaml", "--port", "5017")
-    assert "pip install dpo-sweeper[ui]" in ended.stdout
+    assert "pip install 'nicegui" in ended.stdout
     assert {"mlflow", "server", "5017"} <= set(started)
 
 
