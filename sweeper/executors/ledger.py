@@ -72,6 +72,11 @@ class Workers:
         """For every run in training, the seconds since it began."""
         return {key: now - run.started for key, run in self._runs.items()}
 
+    def underway(self, now: float) -> dict[str, tuple[str, float]]:
+        """For every run in training, its worker and the device seconds that it has had."""
+        self.spent(now)
+        return {key: (run.worker, run.device_seconds) for key, run in self._runs.items()}
+
     def went_well(self, name: str) -> None:
         """Reset the failures of a worker: a run has ended by itself on it, well or badly."""
         if name in self._workers:

@@ -48,6 +48,11 @@ class Meter:
         """A run has come to its end at this cost."""
         self._costs.append(cost)
 
+    @property
+    def device_seconds(self) -> float | None:
+        """What one of the last runs took of a device on average; None before the first has ended."""
+        return sum(cost.device_seconds for cost in self._costs) / len(self._costs) if self._costs else None
+
     def over(self, now: float, spent: float) -> str | None:
         """Which limit is reached, in words, None as long as none is. `spent`: device seconds of this sweep."""
         wall, hours = self._budget.wall_clock, self._budget.gpu_hours
@@ -133,6 +138,19 @@ class Limits:
     def spent(self, now: float) -> float:
         """Device seconds that were spent so far."""
         return self._workers.spent(now)
+
+    def seconds_left(self, now: float, runs: int) -> float | None:
+        """How long the `runs` that have not ended will take; None before the first has ended.
+
+        It goes by a run's share of its device, as runs that train together end together: after the first of a pack
+        the others are nearly there, so runs ended in the time that has passed would say many times too much.
+        """
+        each, underway = self._meter.device_seconds, self._workers.underway(now)
+        if each is None:
+            return None
+        begun = sum(max(each - had, 0.0) for _, had in underway.values())
+        workers = len({worker for worker, _ in underway.values()})
+        return (max(runs - len(underway), 0) * each + begun) / max(workers, 1)
 
     def keep(self, now: float, *, at_once: bool = False) -> None:
         """Write down what was spent, every few seconds."""

@@ -83,13 +83,13 @@ class Sweep:
         spec, variants = study.spec, study.variants
         self._spec, self._variants, self._search, self._executor = spec, variants, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
-        self._view = _View(packs, planned_runs(study))
         self._book, self._queue = TrialBook(spec, variants), RunQueue()
         self._record = Recorder(spec, stores.tracker, past, folder)
         self._brackets = OpenBrackets(spec, planned_trials(study), stores.search.strata, folder)
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
         self._limits = Limits(spec.budget, folder, time.monotonic() if began is None else began)
+        self._view = _View(packs, planned_runs(study), self._limits)
         self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
         self.finished = self._book.finished
         self._paused, self._stopping = paused(folder), False
@@ -220,8 +220,8 @@ class Sweep:
 class _View:
     """What is shown of a sweep while it runs: how far it is, and what workers tell that is of no run."""
 
-    def __init__(self, packs: Packs, planned: int) -> None:
-        self._packs, self._planned, self._started = packs, planned, time.monotonic()
+    def __init__(self, packs: Packs, planned: int, limits: Limits) -> None:
+        self._packs, self._planned, self._limits = packs, planned, limits
         self._doing: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, WorkerState] = {}
 
@@ -244,8 +244,8 @@ class _View:
 
     def progress(self, now: float, tally: Tally, best: Best | None, training: int) -> Progress:
         """How far the sweep is. `training`: how many runs workers train."""
-        planned, elapsed = self._planned, now - self._started
-        left = elapsed / tally.trained * max(planned - tally.done, 0) if tally.trained else None
+        planned = self._planned
+        left = self._limits.seconds_left(now, max(planned - tally.done, 0))
         shown = None if best is None else (best.runs.trial.variant, show_knobs(best.runs.trial.knobs), best.value)
         doing = [f"{what} ({now - at:.0f} s)" for what, at in self._doing.values() if what]
         waiting = [state for state in self._workers.values() if state.state == "waiting"]

@@ -154,3 +154,16 @@ def test_a_worker_is_failing_once_after_three_runs_and_not_where_one_went_well(t
     assert limits.failing("v", "a", Cause.WORKER_LOST, 0.0) is None
     assert limits.failing("v", "b", Cause.FINISHED, 1.0) is None
     assert [limits.failing("v", key, Cause.WORKER_LOST, float(at)) for at, key in enumerate("cd")] == [None, None]
+
+
+def test_the_time_left_is_told_by_a_run_s_share_of_its_worker(tmp_path: Path) -> None:
+    limits = Limits(Budget(), tmp_path, started=0.0)
+    for worker in ("w0", "w1"):
+        for number in range(4):
+            limits.begun(Started(f"{worker}-{number}", worker, at=0.0))
+    assert limits.seconds_left(40.0, 100) is None
+    limits.ended("w0-0", Cause.FINISHED, at=40.0)
+    # A run takes 10 s of its worker; 99 are left, of which 7 are over but for their end: 92 on two workers.
+    assert limits.seconds_left(40.0, 99) == pytest.approx(92 * 10 / 2)
+    limits.ended("w0-1", Cause.FINISHED, at=40.0)
+    assert limits.seconds_left(40.0, 6) == pytest.approx(0.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from studies.spec import Study, load_study
 from sweeper.executors import WorkerState
+from sweeper.loop.limits import Limits
 from sweeper.loop.progress import Tally
 from sweeper.loop.sweep import _View
 from sweeper.planning.placement import Packs
@@ -13,7 +14,8 @@ from sweeper.planning.placement import Packs
 
 def test_workers_that_wait_are_counted_with_what_the_first_waits_for(tmp_path: Path) -> None:
     study = Study.of(load_study("quickstart"))
-    view = _View(Packs(study, tmp_path, 3, 3, lambda _: None), 10)
+    packs, limits = Packs(study, tmp_path, 3, 3, lambda _: None), Limits(study.spec.budget, tmp_path, 0.0)
+    view = _View(packs, 10, limits)
 
     def doing() -> str:
         return view.progress(0.0, Tally(), None, 0).doing
