@@ -17,7 +17,7 @@ from dashboards.tables.cells import LEFT, WORDS, Cells, claim_cells, guide_cells
 from dashboards.tables.comparison import Comparison, Row
 from dashboards.tables.grids import Grid, grid_cells, listed
 from dashboards.tables.sections import sections, short_sections
-from dashboards.tables.short import by_width
+from dashboards.tables.short import by_width, notes_without
 from studies.spec import Objective
 from studies.text.as_json import as_json
 from studies.text.visible import visible
@@ -117,7 +117,9 @@ def _text(table: Comparison, width: int | None, everything: bool) -> str:
     shown: list[RichTable | str] = []
     for section in short_sections(table, controls=not everything):
         shown += ["", section.title] if section.title else []
-        shown += [_rich_table(_narrowed(_plain(section.cells), narrow)), *section.notes]
+        cells = _narrowed(_plain(section.cells), narrow)
+        left_out = [name for name in section.cells.header if name not in cells.header]
+        shown += [_rich_table(cells), *notes_without(section.notes, left_out)]
     claims = ["", *_claims(table.verdicts)] if table.verdicts else []
     return whole + _printed([*shown, *claims, "", *answer_lines(table)], narrow)
 
@@ -139,12 +141,14 @@ def answer_lines(table: Comparison) -> list[str]:
 
 
 def _narrowed(cells: Cells, width: int) -> Cells:
-    """The cells without the columns that a screen has no room for, the least needed first."""
+    """The cells without the columns that a screen has no room for, the least needed first. On one of usual width words
+    are broken into lines first; on a narrower one every row has one line, as far as the first columns allow.
+    """
     fits = []
     for name, *column in zip(cells.header, *cells.rows, strict=True):
         texts = [name, *column]
-        breaks = [word for text in texts for word in text.split(" ")] if name in LEFT - {"Loss"} else texts
-        fits.append(max(map(len, breaks)))
+        broken = name in LEFT - {"Loss"} and width >= READABLE
+        fits.append(max(len(word) for text in texts for word in (text.split(" ") if broken else [text])))
     return by_width(cells, fits, width)
 
 

@@ -30,8 +30,8 @@ _SHORT_NAMES = {"learning_rate": "rate", "label_smoothing": "smoothing", "discop
 LOSS, GAIN, WORKED, DRIFT, LENGTH, VERDICT, USED = (
     "Loss", "Gain", "Worked", "Drift", "Length", "Verdict", "Settings used"
 )  # fmt: skip
-# What goes first where the screen is narrow.
-LEAST = (LENGTH, DRIFT, WORKED, USED)
+# What goes first where the screen is narrow; the answer has the settings of the loss to use.
+LEAST = (LENGTH, USED, DRIFT, WORKED)
 
 
 def short_cells(found: Tuned, answer: Answer) -> Cells:
@@ -287,3 +287,13 @@ def by_width(cells: Cells, fits: Sequence[int], width: int) -> Cells:
             break
         dropped.append(name)
     return cells.columns([i for i, name in enumerate(cells.header) if name not in dropped])
+
+
+def notes_without(notes: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    """The notes less the sentences on columns that are left out, each of which begins with its column's name."""
+    kept = [
+        ". ".join(part for part in note.removesuffix(".").split(". ") if part.split(":")[0] not in left_out)
+        for note in notes
+    ]
+    lines = [f"{note}." for note in kept if note]
+    return [*lines, f"On a wider screen also: {', '.join(left_out)}."] if left_out else list(notes)
