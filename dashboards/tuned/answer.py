@@ -233,7 +233,7 @@ def _settled(found: Tuned, settle: Settle | None) -> str:
         return f"To settle that would take more than {MOST_REPLICATES} replicates." if found.planned else ""
     time = "" if settle.minutes is None else f", about {_minutes(settle.minutes)}"
     how = " ".join(f"--set {override}" for override in settle.overrides)
-    return f"To {settle.to}, run it again with {how} ({so_many(settle.runs, 'more run')}{time})."
+    return f"To {settle.to}, add {how} to `sweeper run` ({so_many(settle.runs, 'more run')}{time})."
 
 
 def _unknown_start(found: Tuned, kept: Sequence[TunedLoss], avoid: dict[str, str]) -> Answer:
