@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dashboards.guide.verdicts import Verdict, untested
-from dashboards.report.study import comparison_from
+from dashboards.report.study import comparison_in
 from dashboards.store.connection import StoreError
 from dashboards.store.records_file import Recorded, read_records
 from dashboards.tables.formats import Format, render_claims
@@ -39,8 +39,7 @@ def guide_verdicts(results: Path) -> tuple[Verdict, ...]:
 
 
 def _verdicts(study: Study, recorded: Recorded) -> Mapping[str, Verdict]:
-    table = comparison_from(study, recorded.records, recorded.notes, recorded.speed)
-    return {verdict.claim.id: verdict for verdict in table.verdicts}
+    return {verdict.claim.id: verdict for verdict in comparison_in(study, recorded).verdicts}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from dashboards.store.connection import StoreAway, store_uri
 from dashboards.store.histories import load_kept_scores, load_speed
 from dashboards.store.mlflow_tags import contents_in
 from dashboards.store.records import load_elsewhere, load_steps, load_study_tags
+from dashboards.store.records_file import Recorded
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import Format, render
 from dashboards.tuned.conditions import judges_of, records_of_conditions, strata_of_conditions
@@ -28,6 +29,7 @@ from studies.design.speed import speed_asked
 from studies.records import ELSEWHERE, JUDGED, RunRecord, State
 from studies.records.speed import Speed
 from studies.samples.kept import KeptScores
+from studies.schema.contents import judge_sources
 from studies.spec import Expectation, Study
 from studies.text.redact import redact
 
@@ -52,17 +54,30 @@ def strata(study: Study) -> list[Stratum]:
 
 
 def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
-    """Compare the variants of a study. `answers`: its sorted records. Raises StoreError."""
-    uri = store_uri(None, Path.cwd())
+    """Compare the variants of a study by what the store has. `answers`: its sorted records. Raises StoreError."""
     twins = compared_runs(answers.records, _expected(study))
-    curves = load_steps(uri, twins, CURVE) if twins else None
-    measured = load_speed(uri, study.spec.study, Path.cwd())
+    curves = load_steps(store_uri(None, Path.cwd()), twins, CURVE) if twins else None
+    return comparison_in(study, recorded_of(study, answers), curves)
+
+
+def recorded_of(study: Study, answers: Answers[RunRecord]) -> Recorded:
+    """What the store has for the tables of a study. `answers`: its sorted records. Raises StoreError."""
+    uri, name = store_uri(None, Path.cwd()), study.spec.study
+    measured = load_speed(uri, name, Path.cwd())
     yours, aside = recorded_yours(study, answers.records)
     judging = [r.run_id for r in answers.records if r.phase == CONFIRM and asks_for_samples(study.spec)]
-    if judging and not study.spec.contents:  # by which a judge is told from what it was before it was edited
-        study = study.holding(contents_in(load_study_tags(uri, study.spec.study)) or {})
-    kept = load_kept_scores(uri, study.spec.study, judging, Path.cwd()) if judging else {}
-    return comparison_from(study, answers.records, [*answers.notes(), *aside], measured, curves, yours, kept)
+    kept = load_kept_scores(uri, name, judging, Path.cwd()) if judging else {}
+    contents = (study.spec.contents or contents_in(load_study_tags(uri, name)) or {}) if kept else {}
+    named = map(str, judge_sources(study.spec.evaluation).values())
+    judges = {source: contents[source] for source in named if source in contents}
+    return Recorded(name, answers.records, (*answers.notes(), *aside), tuple(measured), yours, kept, judges)
+
+
+def comparison_in(study: Study, found: Recorded, curves: Curves | None = None) -> Comparison:
+    """Compare the variants of a study by what was recorded of it."""
+    if found.kept and not study.spec.contents:  # by which a judge is told from what it was before it was edited
+        study = study.holding(found.judges)
+    return comparison_from(study, found.records, found.notes, found.speed, curves, found.yours, found.kept)
 
 
 def recorded_yours(study: Study, records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ...], list[str]]:

@@ -1,7 +1,8 @@
 """A study's records as one small file, from which its tables can be made again without a store.
 
-Gzip of JSON lines: a head, then a run a line. Left out are samples, what former evaluators had found, and curves that
-no table reads; numbers keep seven digits.
+Gzip of JSON lines: a head, a run a line, then what judges gave the samples of a judging run a line, without their
+texts. Left out are samples to be read, what former evaluators had found, and curves that no table reads; numbers keep
+seven digits.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dashboards.store.connection import StoreError
 from studies.records import ELSEWHERE, RunRecord
 from studies.records.speed import Speed
+from studies.samples.kept import KeptScores
 
 _VERSION = 1
+_WITH_KEPT = 2  # of files that hold lines which a reader of the first version does not know
+_KEPT = "kept"  # the run id, in a line of what judges gave
 _DIGITS = 7
 # Curves that no table reads: gold and KL are read in nats a sequence, and the rest at the end.
 _LEFT_OUT = frozenset({"gold_per_token", "distinct", "accuracy", "ranking_gain", "margin"})
@@ -27,8 +31,9 @@ _LINE = {"study", "former", "samples"}
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a study's tables are made of: its records, what there is to say of them, how fast its steps were, and what
-    was measured of models from elsewhere.
+    """What a study's tables are made of: its records, what there is to say of them, how fast its steps were, what was
+    measured of models from elsewhere, and by run id what judges gave all samples of judging runs. `judges`: source, in
+    words -> content of the judges as they were when these runs were measured.
     """
 
     study: str
@@ -36,13 +41,19 @@ class Recorded:
     notes: tuple[str, ...]
     speed: tuple[Speed, ...]
     yours: tuple[RunRecord, ...] = ()
+    kept: Mapping[str, KeptScores] = field(default_factory=dict)
+    judges: Mapping[str, str] = field(default_factory=dict)
 
 
 def records_bytes(found: Recorded, keep: frozenset[str] = frozenset()) -> bytes:
     """The file's contents, the same for the same records. `keep`: curves that are kept though most tables read none."""
     speed = [one.model_dump(mode="json") for one in found.speed]
     head = {"v": _VERSION, "study": found.study, "notes": found.notes, "speed": speed}
-    lines = [head, *(_line(record, keep) for record in (*found.records, *found.yours))]
+    if found.kept:
+        head |= {"v": _WITH_KEPT, "judges": dict(found.judges)}
+    runs = [_line(record, keep) for record in (*found.records, *found.yours)]
+    kept = [{_KEPT: run_id, "scores": _short(of.model_dump(mode="json"))} for run_id, of in found.kept.items()]
+    lines = [head, *runs, *kept]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     return gzip.compress(text.encode(), compresslevel=9, mtime=0)
 
@@ -51,12 +62,14 @@ def read_records(path: Path) -> Recorded:
     """What a file holds. Raises StoreError where it cannot be read."""
     try:
         head, *lines = map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines())
-        if head.get("v") != _VERSION:
-            raise StoreError(f"{path}: holds records of version {head.get('v')}, and this sweeper reads {_VERSION}.")
-        records = tuple(RunRecord.model_validate({**line, "study": head["study"]}) for line in lines)
+        if head.get("v") not in (_VERSION, _WITH_KEPT):
+            raise StoreError(f"{path}: holds records of version {head.get('v')}, and this sweeper reads {_WITH_KEPT}.")
+        kept = {line[_KEPT]: KeptScores.model_validate(line["scores"]) for line in lines if _KEPT in line}
+        runs = (line for line in lines if _KEPT not in line)
+        records = tuple(RunRecord.model_validate({**line, "study": head["study"]}) for line in runs)
         speed = tuple(map(Speed.model_validate, head["speed"]))
         own, yours = (tuple(r for r in records if (r.phase == ELSEWHERE) is other) for other in (False, True))
-        return Recorded(head["study"], own, tuple(head["notes"]), speed, yours)
+        return Recorded(head["study"], own, tuple(head["notes"]), speed, yours, kept, head.get("judges", {}))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or 'is no file that `sweeper records` wrote'}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dashboards.report.study import comparison_from, comparison_of
+from dashboards.report.study import comparison_in, comparison_of
 from dashboards.store.records_file import Recorded, read_records
 from dashboards.tables.comparison import Comparison
 from studies.design.answers import Answers
@@ -77,9 +77,7 @@ def stored(study: Study) -> Found:
 
 def read(found: Recorded, study: Study) -> Found:
     """What a file of records holds of a study."""
-    return Found(
-        found.records, {}, (), comparison_from(study, found.records, found.notes, found.speed, yours=found.yours)
-    )
+    return Found(found.records, {}, (), comparison_in(study, found))
 
 
 def _aside(answers: Answers[RunRecord]) -> dict[str, str]:

@@ -152,13 +152,10 @@ def _table_problems(
 
 def _compared(loaded: Study, file: Path | None) -> Comparison:
     """The comparison, of the store's records or a file's. Raises StoreError."""
-    from dashboards.report.study import comparison_from, comparison_of
+    from dashboards.report.study import comparison_in, comparison_of
     from sweeper.recorded.reading import answers_of
 
-    if file is None:
-        return comparison_of(loaded, answers_of(loaded))
-    found = _recorded(file, loaded)
-    return comparison_from(loaded, found.records, found.notes, found.speed, yours=found.yours)
+    return comparison_of(loaded, answers_of(loaded)) if file is None else comparison_in(loaded, _recorded(file, loaded))
 
 
 def records(
@@ -167,19 +164,14 @@ def records(
     settings: Set = None,
 ) -> None:
     """Write the records that the study's tables are made of as one small file, which `table --records` reads."""
-    from dashboards.report.study import recorded_yours
-    from dashboards.store.connection import store_uri
-    from dashboards.store.histories import load_speed
-    from dashboards.store.records_file import Recorded, records_bytes
+    from dashboards.report.study import recorded_of
+    from dashboards.store.records_file import records_bytes
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings)
     with store_errors():
         tell_whose(loaded.spec)
-        answers = answers_of(loaded)
-        speed = load_speed(store_uri(None, Path.cwd()), loaded.spec.study, Path.cwd())
-        yours, aside = recorded_yours(loaded, answers.records)
-    found = Recorded(loaded.spec.study, answers.records, (*answers.notes(), *aside), speed, yours)
+        found = recorded_of(loaded, answers_of(loaded))
     whole = records_bytes(found, keep=frozenset({loaded.spec.objective.metric}))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dashboards.report.study import comparison_from, written
+from dashboards.report.study import comparison_from, comparison_in, written
 from dashboards.store.connection import StoreError
 from dashboards.store.records_file import Recorded, read_records, records_bytes
+from studies.records import Measurer
 from studies.spec import Study, load_study, shipped_studies
 from tests.dashboards.guide.test_verdicts import by_gain, noise
+from tests.dashboards.tuned.judged import judged
+
+JUDGE = Measurer(judge="function tests.benchmarks.carry_over.sentiment:score", content="sha256:1")
+JUDGED = """
+study: judged
+base: {model_name_or_path: some/model, max_steps: 10}
+data: {path: some/pairs}
+baseline: sigmoid
+variants: {sigmoid: {}, hinge: {}}
+space: {beta: {values: [0.1, 0.2]}}
+budget: {trials: 1}
+replicates: 6
+objective: {metric: win_rate, tie_within: 0.03}
+evaluate: {judge: {function: "tests.benchmarks.carry_over.sentiment:score"}}
+"""
 
 
 def test_every_table_of_a_file_is_that_of_the_records_it_was_written_from(tmp_path: Path) -> None:
@@ -26,6 +43,21 @@ def test_every_table_of_a_file_is_that_of_the_records_it_was_written_from(tmp_pa
         texts = [written(table, "text", 100, everything=everything) for table in tables]
         assert texts[0] == texts[1]
         assert "apo_zero: Best for" in texts[0]
+
+
+def test_a_file_of_a_study_with_a_judge_has_its_losses_meet_again(tmp_path: Path) -> None:
+    (tmp_path / "judged.yaml").write_text(JUDGED)
+    study = Study.of(load_study(tmp_path / "judged.yaml"))
+    records, kept = judged({"sigmoid": [0.1] * 6, "hinge": [0.7, 0.6, 0.65, 0.62, 0.7, 0.66]}, judge=JUDGE)
+    judges = {"the code of the judge": "sha256:1"}
+    found = Recorded("judged", tuple(records), (), (), (), kept, judges)
+    (tmp_path / "records.jsonl.gz").write_bytes(records_bytes(found))
+    again = read_records(tmp_path / "records.jsonl.gz")
+    assert again.judges == judges
+    tables = [written(comparison_in(study, one), "text", 100, everything=False) for one in (found, again)]
+    assert tables[0] == tables[1]
+    without = replace(again, kept={})
+    assert written(comparison_in(study, without), "text", 100, everything=False) != tables[0]
 
 
 @pytest.mark.parametrize("contents", [b"", b"plain", gzip.compress(b"[]\n"), gzip.compress(b'{"v": 9}\n')])
