@@ -2,7 +2,7 @@
 
 Gzip of JSON lines: a head, a run a line, then what judges gave the samples of a judging run a line, without their
 texts. Left out are samples to be read, what former evaluators had found, and curves that no table reads; numbers keep
-seven digits.
+seven digits, but for scores, of which it counts which one is larger.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def records_bytes(found: Recorded, keep: frozenset[str] = frozenset()) -> bytes:
     if found.kept:
         head |= {"v": _WITH_KEPT, "judges": dict(found.judges)}
     runs = [_line(record, keep) for record in (*found.records, *found.yours)]
-    kept = [{_KEPT: run_id, "scores": _short(of.model_dump(mode="json"))} for run_id, of in found.kept.items()]
+    kept = [{_KEPT: run_id, "scores": of.model_dump(mode="json")} for run_id, of in found.kept.items()]
     lines = [head, *runs, *kept]
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     return gzip.compress(text.encode(), compresslevel=9, mtime=0)
