@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from trl import DPOTrainer, get_peft_config
+from trl import DPOTrainer, get_peft_config, get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
 from studies.losses import table
@@ -111,7 +111,9 @@ def plain_training(folder: Path, run: RunConfig) -> dict[str, Tensor]:
     settings = {**hardware_settings(), **run.settings}
     args, model_args = parse_settings(settings, folder, run.seed)
     path = resolve_model(str(model_args.model_name_or_path))
-    model = create_model_from_path(path, dtype=model_args.dtype)
+    model = create_model_from_path(
+        path, dtype=model_args.dtype, quantization_config=get_quantization_config(model_args)
+    )
     if warm.load_base is not _LOAD:
         model.double()
     tokenizer = AutoTokenizer.from_pretrained(path)

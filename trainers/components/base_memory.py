@@ -178,7 +178,7 @@ def too_large(settings: Mapping[str, Any], size: float, card: float) -> str:
     if dtype in ("float32", "float64") and half <= _SHARE * card:
         remedy = f"set dtype: bfloat16 ({_gib(half)})"
     elif quarter <= _SHARE * card and not settings.get("load_in_4bit"):
-        remedy = f"set load_in_4bit: true ({_gib(quarter)}; its runs train one at a time), or take a larger GPU"
+        remedy = f"set load_in_4bit: true ({_gib(quarter)}), or take a larger GPU"
     return (
         f"model {settings.get('model_name_or_path')}: it takes {_gib(size)} in {dtype} and the GPU has {_gib(card)}, "
         f"so that parts of it would lie elsewhere: {remedy}"

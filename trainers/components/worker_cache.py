@@ -38,6 +38,7 @@ from trainers.models.positions import check_positions
 from trainers.models.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.models.tokenizer import UnusableModel, check_ids, load_tokenizer
 from trainers.multi_lora.layout import Pair, into_layout, make_pair
+from trainers.multi_lora.linear import is_four_bit
 from trainers.multi_lora.transfer import Array
 from trainers.reference.log_probs import Base, model_digest, reference_log_probs
 from trainers.reference.store import ReferenceLogProbs, ReferenceStore
@@ -372,6 +373,7 @@ def load_base(
         tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
         set_seed(args.seed)  # as TRL: weights that are not in the checkpoint are drawn
         model = load_model(path, revision, kwargs)
+        _keep_layout(model)
         model.generation_config = saveable(model.generation_config)
         check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
         if on_gpu and is_spread(getattr(model, "hf_device_map", None)):
@@ -380,6 +382,14 @@ def load_base(
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)
     return model, tokenizer
+
+
+def _keep_layout(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from laying four-bit weights out anew at the first evaluation on a CPU with bf16 instructions:
+    in that layout, which stays, nothing has a gradient (`Linear4bit.forward`, 0.50).
+    """
+    for module in filter(is_four_bit, model.modules()):
+        module.support_avx512bf16_for_cpu = False
 
 
 def data_key(config: RunConfig, settings: Mapping[str, Any]) -> str:

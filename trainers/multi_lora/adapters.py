@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainers.multi_lora.flat import Adapter, Geometry, Unpackable
-from trainers.multi_lora.linear import PackedLinear
+from trainers.multi_lora.linear import PackedLinear, is_four_bit
 
 _RANKS_OF: Final = {"cuda": 8}
 """What ranks are rounded up to on a device: tensor cores read numbers in half precision by eights."""
@@ -38,8 +38,7 @@ class PackedAdapters:
         self.geometry = Geometry({}, 1, 0)
         parameter = next(base.parameters())
         self.device = parameter.device
-        # As PEFT does (autocast_adapter_dtype): adapters of a half-precision base are trained in float32.
-        self.dtype = torch.float64 if parameter.dtype is torch.float64 else torch.float32
+        self.dtype = adapter_dtype(base)
         self._likes: list[Adapter] = []
         self._layers: dict[str, PackedLinear] = {}
         nothing = torch.empty(0, 0, dtype=self.dtype, device=self.device)
@@ -126,9 +125,19 @@ class PackedAdapters:
             layer.grad_a, layer.grad_b = geometry.factors(self.gradients, name)
 
 
+def adapter_dtype(base: PreTrainedModel) -> torch.dtype:
+    """In which precision stock trains adapters of this base: TRL's `DPOTrainer` halves those of a base in four bits,
+    and PEFT (autocast_adapter_dtype) takes float32 for those of a base in half precision.
+    """
+    if getattr(base, "is_loaded_in_4bit", False):
+        return torch.bfloat16
+    return torch.float64 if next(base.parameters()).dtype is torch.float64 else torch.float32
+
+
 def twin(base: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same tensors: layers can be exchanged in it while the base stays as it is."""
-    shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+    states = [module.quant_state for module in base.modules() if is_four_bit(module)]
+    shared = {id(one): one for one in (*base.parameters(), *base.buffers(), *states)}
     twin: PreTrainedModel = copy.deepcopy(base, shared)
     twin.__dict__.pop("forward", None)  # a patched one, as TRL's, would still lead to the base
     return twin
@@ -137,7 +146,7 @@ def twin(base: PreTrainedModel) -> PreTrainedModel:
 def _inject(model: PreTrainedModel, name: str) -> PackedLinear:
     """Put a packed layer in the place of the linear layer `name`. Raises Unpackable where that is something else."""
     module = model.get_submodule(name)
-    if type(module) not in (nn.Linear, Conv1D):
+    if type(module) not in (nn.Linear, Conv1D) and not is_four_bit(module):
         raise Unpackable(f"{name} is a {type(module).__name__}, not a plain linear layer")
     if math.prod(module.weight.shape) == 0:
         raise Unpackable(f"{name} has no weights in this process")

@@ -37,6 +37,8 @@ class PackedLinear(nn.Module):
         count = len(self.a)
         if x.shape[0] % count:
             raise Unpackable(f"a layer mixes the rows of {count} runs: it got an input of shape {tuple(x.shape)}")
+        if is_four_bit(self.base_layer):
+            return self._beside(x)
         weight: Tensor = self.base_layer.weight  # type: ignore[assignment]
         bias: Tensor | None = self.base_layer.bias  # type: ignore[assignment]
         if isinstance(self.base_layer, Conv1D):
@@ -58,6 +60,21 @@ class PackedLinear(nn.Module):
             )
         return y.view(*x.shape[:-1], y.shape[-1])
 
+    def _beside(self, x: Tensor) -> Tensor:
+        """What a layer of four-bit weights gives, by its own code both ways, plus the adapters' part. As PEFT adds it:
+        computed in the adapter's precision, or that of autocast.
+        """
+        y: Tensor = self.base_layer(x)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.a.dtype
+        grouped = x.reshape(len(self.a), -1, x.shape[-1]).to(dtype)
+        a, scaled = self.a.to(dtype), (self.b * self.scaling).to(dtype)
+        with torch.autocast(device, enabled=False):
+            more: Tensor = Adapters.apply(  # type: ignore[no-untyped-call]
+                grouped, a, scaled, self.scaling, self.grad_a, self.grad_b, self._trained
+            )
+        return y + more.view(y.shape).to(y.dtype)
+
     @staticmethod
     def _is_small(x: Tensor, weight: Tensor, a: Tensor) -> bool:
         """Whether the whole layer costs less with each adapter added to a weight of its own. Not in half precision,
@@ -72,6 +89,40 @@ class PackedLinear(nn.Module):
             and inputs * outputs <= SMALL * rank * (inputs + outputs)
             and x.shape[1] >= SMALL * rank
         )
+
+
+def is_four_bit(layer: nn.Module) -> bool:
+    """Whether it is bitsandbytes' layer of four-bit weights, told without importing that package."""
+    return type(layer).__name__ == "Linear4bit" and type(layer).__module__.startswith("bitsandbytes.")
+
+
+class Adapters(torch.autograd.Function):
+    """(x a) b over K groups alone, beside a layer that has code of its own; see `LinearWithAdapters`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        a: Tensor,
+        scaled: Tensor,
+        scaling: Tensor,
+        grad_a: Tensor,
+        grad_b: Tensor,
+        trained: Tensor,
+    ) -> Tensor:
+        inner = torch.bmm(a.mT, x.mT)
+        ctx.save_for_backward(x, a, scaled, inner)
+        ctx.scaling, ctx.grad_a, ctx.grad_b = scaling, grad_a, grad_b
+        return torch.bmm(inner.mT, scaled)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, a, scaled, inner = ctx.saved_tensors
+        d_inner = torch.bmm(scaled, dy.mT)
+        ctx.grad_b.add_(torch.bmm(inner, dy).to(ctx.grad_b.dtype) * ctx.scaling)
+        ctx.grad_a.add_(torch.bmm(d_inner, x).mT)
+        dx = torch.bmm(d_inner.mT, a.mT) if ctx.needs_input_grad[0] else None
+        return dx, None, None, None, None, None, None
 
 
 class SmallLinearWithAdapters(torch.autograd.Function):

@@ -130,14 +130,16 @@ class Engine:
         slots, columns = to_device([np.array(due), np.array(numbers, dtype).T.copy()], self.adapters.device)
         pick = slice(None) if whole else slots
         gradient = self.adapters.gradients[pick]
-        norms = torch.linalg.vector_norm(gradient, dim=1)
+        norms = torch.linalg.vector_norm(gradient, dim=1, dtype=columns.dtype)
         good = torch.isfinite(norms) & sound[pick]
         limit, size, shrink, new1, beta2, new2, epsilon, root = columns[:, :, None]
         # As torch.nn.utils.clip_grad_norm_, which adds 1e-6 and never enlarges.
         clip = torch.clamp(limit / (norms[:, None] + 1e-6), max=1.0)
         ok = good[:, None]
         gradient = torch.where(ok, gradient * clip, 0.0)
-        first, second, weights = self._first[pick], self._second[pick], self.adapters.weights[pick]
+        # Adapters in half precision are rounded once a step, as AdamW's fused kernel does.
+        kept = (self._first, self._second, self.adapters.weights)
+        first, second, weights = (tensor[pick].to(gradient.dtype) for tensor in kept)
         first = torch.lerp(first, gradient, new1)
         second = second * beta2 + new2 * gradient * gradient
         moved = torch.where(ok, weights * shrink - size * first / (second.sqrt() / root + epsilon), weights)

@@ -272,7 +272,7 @@ def make_member(job: Job, cache: WorkerCache) -> Member:
         cache.keep_rows(config, settings, trainer)
         balanced = _balanced(trainer, job)
         run = prepare(trainer, DPOTrainer, job.placement.split)
-        dtype = next(iter(run.adapter.values())).a.dtype
+        dtype = torch.promote_types(next(iter(run.adapter.values())).a.dtype, torch.float32)
         data = cache.laid_out(config, settings, trainer, job.folder.parent / "reference", dtype, run.rows(job.pause_at))
     except BaseException:
         take_back(model, tensors, cache)  # it may carry half an adapter

@@ -38,7 +38,9 @@ class Part(NamedTuple):
 Step = tuple[Part, ...]
 """What goes through the model for one optimizer step."""
 
-_ADAMW = ("adamw_torch", "adamw_torch_fused")
+_FUSED: Final = "adamw_torch_fused"
+_ADAMW = ("adamw_torch", _FUSED)
+_HALF: Final = (torch.bfloat16, torch.float16)
 # Schedules that look at results cannot be written down before training.
 _LOOKING = (SchedulerType.REDUCE_ON_PLATEAU, "greedy")
 
@@ -69,6 +71,8 @@ def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> P
     args: DPOConfig = trainer.args
     _require_packable(args)
     adapter = read_adapter(trainer.model)
+    if args.optim != _FUSED and any(lora.a.dtype in _HALF for lora in adapter.values()):
+        raise Unpackable(f"{args.optim} rounds adapters in half precision after every operation, {_FUSED} once a step")
     names = set(trainer.get_decay_parameter_names(trainer.model))
     if args.weight_decay and not all(n in names for n, p in trainer.model.named_parameters() if p.requires_grad):
         raise Unpackable("weight decay acts on a part of the adapter only")
