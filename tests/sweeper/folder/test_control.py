@@ -83,6 +83,7 @@ def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_pa
     finish(sweeper, tmp_path)
 
 
+@pytest.mark.slow
 def test_stop_now_ends_runs_at_their_next_step(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep = start(tmp_path, "0.5")
     wait_until(lambda: len(results(tmp_path)) >= 2, "no second run ends")  # both workers have just begun another

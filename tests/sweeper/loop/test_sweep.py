@@ -70,7 +70,7 @@ def test_the_progress_line_says_what_a_worker_does_that_trains_nothing() -> None
     assert describe(progress) == "0/9 runs, 1 in training, loading the model (12 s)"
 
 
-@pytest.mark.parametrize("executor", ["inline", "process"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("process", marks=pytest.mark.slow)])
 def test_every_trial_is_one_finished_run_in_mlflow_and_in_optuna(run: Run, tmp_path: Path, executor: str) -> None:
     done = run(tmp_path, STUDY, "--executor", executor)
     assert done.returncode == 0, done.stderr
@@ -179,7 +179,7 @@ def wait_for_runs(folder: Path, process: Forked, at_least: int) -> None:
 LONG = STUDY.replace("trials: 3", "trials: 8")
 
 
-@pytest.mark.parametrize("executor", ["inline", "process"])
+@pytest.mark.parametrize("executor", [pytest.param("inline", marks=pytest.mark.slow), "process"])
 def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run, tmp_path: Path, executor: str) -> None:
     write(tmp_path, LONG)
     process = Forked(tmp_path, "run", "study.yaml", "--executor", executor, "--workers", "2")
@@ -280,6 +280,7 @@ def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
     ]
 
 
+@pytest.mark.slow
 def test_failures_in_the_confirm_phase_are_told_apart_and_its_survivors_do_not_measure_the_trial(
     sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

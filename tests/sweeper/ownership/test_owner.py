@@ -177,7 +177,9 @@ def test_a_study_of_somebody_else_is_read_and_not_written(sweeper: Sweeper, shar
     assert [file.name for file in (tmp_path / "bob").iterdir()] == ["study.yaml"]
 
 
-@pytest.mark.parametrize("lost", ["o", "f", "m", "om", "fm"])
+@pytest.mark.parametrize(
+    "lost", [pytest.param("o", marks=pytest.mark.slow), "f", "m", "om", pytest.param("fm", marks=pytest.mark.slow)]
+)
 def test_the_id_survives_the_loss_of_any_but_the_last_place_that_makes_it_ours(
     sweeper: Sweeper, shared: str, tmp_path: Path, empty_mlflow: Path, lost: str
 ) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from optuna.storages._rdb.models import BaseModel
 from dashboards.store.addresses import sqlite_url
 from dashboards.store.connection import StoreError, check_store
 from dashboards.store.databases import OPTUNA
+from sweeper.commands import doctor
 from sweeper.search.storage import StorageError, check_storage
 from sweeper.tracking.tracker import Tracker
 
@@ -68,8 +70,13 @@ class Refusing:
         return " ".join((ended.stdout + ended.stderr).split())
 
 
+# Of this machine's devices torch is asked in a process that loads it.
+devices = cache(doctor._devices)
+
+
 @pytest.fixture
 def refused(sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    monkeypatch.setattr(doctor, "_devices", devices)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Refusing(sweeper, folder)
 
