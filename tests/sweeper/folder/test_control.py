@@ -128,6 +128,7 @@ def test_a_paused_variant_is_not_asked_for_until_it_is_resumed(sweeper: Sweeper,
     finish(sweeper, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_heeds_a_pause(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep = start(tmp_path)
     sweeper(tmp_path, "pause", "study.yaml", "ipo")
@@ -139,6 +140,7 @@ def test_a_sweep_that_runs_heeds_a_pause(sweeper: Sweeper, tmp_path: Path) -> No
     finish(sweeper, tmp_path)
 
 
+@pytest.mark.slow
 def test_in_a_joint_search_other_variants_are_drawn_while_one_is_paused(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY + "mode: search\n")
     sweeper(tmp_path, "pause", "study.yaml", "ipo")

@@ -105,6 +105,7 @@ def test_another_variant_or_loss_setting_is_measured_again_and_another_learning_
     assert rows(sweeper, tmp_path)["mix"]["check"]["word"] == "as fast"
 
 
+@pytest.mark.slow
 def test_another_machine_is_measured_for_itself_and_the_first_is_kept(
     run: Callable[..., Any], notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

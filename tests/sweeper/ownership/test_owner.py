@@ -365,7 +365,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) ->
 
 
 @pytest.mark.parametrize(
-    "verb", [["table"], ["table", "--format", "json"], ["status"], ["report"], ["plan"], ["export"]]
+    "verb",
+    [
+        ["table"],
+        ["table", "--format", "json"],
+        ["status"],
+        ["report"],
+        ["plan"],
+        pytest.param(["export"], marks=pytest.mark.slow),  # it loads TRL
+    ],
 )
 def test_who_reads_the_study_of_somebody_else_is_told_whose_it_is(
     sweeper: Sweeper, shared: str, tmp_path: Path, verb: list[str]

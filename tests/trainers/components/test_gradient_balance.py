@@ -194,6 +194,7 @@ def test_in_float64_a_paused_and_a_killed_run_give_the_numbers_of_an_uninterrupt
     alone.assert_same(tmp_path, solo, resumed, whole, within=1e-9)
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_trls_own_loop_goes_on_with_the_weights_that_it_had(
     tmp_path: Path, measured: list[int]
 ) -> None:

@@ -123,6 +123,7 @@ def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel, seeds: 
 
 
 @pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("model", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)], indirect=True)
 def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(model: PreTrainedModel) -> None:
     weights, numbers = adapters(model), references(model)
     expected = evaluated(model, weights, PAIRS, numbers)

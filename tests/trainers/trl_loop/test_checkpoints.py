@@ -118,7 +118,7 @@ def assert_as_whole(folder: Path, resumed: RunResult, whole: Whole) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["accumulated, moving reference", "epochs", pytest.param("dropout, dora", marks=pytest.mark.slow)]
+    "name", ["epochs", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "epochs")]
 )
 def test_in_float64_a_killed_run_gives_the_numbers_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
