@@ -70,6 +70,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.usefixtures("torch_is_asked_once")
 def test_every_command_answers_with_one_object_of_its_type(sweeper: Sweeper, swept: Path) -> None:
     for command, schema in COMMANDS.items():
         ended = sweeper(swept, *command.split(), "--json")
@@ -193,6 +194,7 @@ def test_two_calls_give_the_same_text(sweeper: Sweeper, swept: Path) -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_does_not_stop_the_sweep(tmp_path: Path, empty_mlflow: Path) -> None:
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     (tmp_path / "study.yaml").write_text(FORMULA)

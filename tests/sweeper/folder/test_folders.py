@@ -72,6 +72,7 @@ def files(folder: Path) -> dict[str, bytes]:
 ONE_BY_ONE = ("a%20b", "100%", "what?", "a#b&c", "it's {x}")
 
 
+@pytest.mark.usefixtures("torch_is_asked_once")
 @pytest.mark.parametrize(
     "name",
     ["it's a%20b {x} #1?&c 100%", "grün: 数", *(pytest.param(name, marks=pytest.mark.slow) for name in ONE_BY_ONE)],

@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from optuna.storages._rdb.models import BaseModel
 from dashboards.store.addresses import sqlite_url
 from dashboards.store.connection import StoreError, check_store
 from dashboards.store.databases import OPTUNA
-from sweeper.commands import doctor
 from sweeper.search.storage import StorageError, check_storage
 from sweeper.tracking.tracker import Tracker
 
@@ -70,13 +68,8 @@ class Refusing:
         return " ".join((ended.stdout + ended.stderr).split())
 
 
-# Of this machine's devices torch is asked in a process that loads it.
-devices = cache(doctor._devices)
-
-
 @pytest.fixture
-def refused(sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Refusing:
-    monkeypatch.setattr(doctor, "_devices", devices)
+def refused(sweeper: Sweeper, folder: Path, torch_is_asked_once: None, monkeypatch: pytest.MonkeyPatch) -> Refusing:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Refusing(sweeper, folder)
 
