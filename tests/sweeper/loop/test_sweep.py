@@ -232,6 +232,7 @@ def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
     assert max(results) < (tmp_path / "mlflow.db").stat().st_mtime
 
 
+@pytest.mark.slow
 def test_a_lost_optuna_database_costs_no_training(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "optuna.db").unlink()
@@ -253,6 +254,7 @@ def with_results(monkeypatch: pytest.MonkeyPatch, change: Callable[[RunConfig, R
     monkeypatch.setattr(formula, "_hand_in", lambda job, result, desk: plain(job, change(job.config, result), desk))
 
 
+@pytest.mark.slow
 def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
     sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

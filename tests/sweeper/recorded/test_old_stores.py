@@ -139,6 +139,7 @@ def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(swee
     assert "--yes" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_lost_optuna_db_costs_no_run(sweeper: Sweeper, folder: Path) -> None:
     (folder / "optuna.db").unlink()
     shutil.rmtree(folder / "runs" / "adaptive")
