@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
+import pytest
 import typer.testing
 
 hypothesis.settings.register_profile("any load", deadline=None)  # how long an example takes hangs on the machine
@@ -29,12 +30,54 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)  # as often as by default costs a twelfth of all time
+    if "datasets.arrow_dataset" in sys.modules:
+        _name_datasets_by_chance()
+    if "torch" in sys.modules:
+        _seed_no_absent_devices()
     if imports := sys.modules.get("accelerate.utils.imports"):  # parses the metadata of PEFT at every step of stock TRL
         vars(imports)["_is_package_available"] = cache(vars(imports)["_is_package_available"])
     if others := sys.modules.get("accelerate.utils.other"):
         vars(others)["has_compiled_regions"] = lambda _: False  # no test compiles a model
     if peft := sys.modules.get("peft"):
         peft.PeftModel.get_model_status = _whether_enabled
+
+
+_NAMED_BY_CONTENT: dict[tuple[Any, str], Any] = {}
+"""What names datasets, by module and function; `names_of_datasets` puts it back."""
+
+
+def _name_datasets_by_chance() -> None:
+    """At every `map` of TRL, datasets pickles the tokenizer with all that the function knows, to find in a cache on
+    disk what a dataset in memory never is: two fifths of the making of a trainer.
+    """
+    from datasets import arrow_dataset, fingerprint
+
+    def by_chance(*_: Any) -> str:
+        return fingerprint.generate_random_fingerprint()
+
+    for module, name in [
+        (fingerprint, "update_fingerprint"),
+        (arrow_dataset, "update_fingerprint"),
+        (arrow_dataset, "generate_fingerprint"),
+    ]:
+        _NAMED_BY_CONTENT[module, name] = vars(module)[name]
+        setattr(module, name, by_chance)
+
+
+@pytest.fixture
+def names_of_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal datasets have equal names, as where no test runs; for what TRL keeps by them."""
+    for (module, name), plain in _NAMED_BY_CONTENT.items():
+        monkeypatch.setattr(module, name, plain)
+
+
+def _seed_no_absent_devices() -> None:
+    """For the day when a GPU is found after all, torch keeps each seed with the lines of the program that set it."""
+    import torch
+
+    for device in ("cuda", "xpu", "mtia"):
+        if not getattr(torch, device).is_available():
+            getattr(torch, device).manual_seed_all = lambda _: None
 
 
 def _whether_enabled(model: Any) -> SimpleNamespace:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
-from tests.house import LIMITS, SWEEP_LINES, above, figures, in_circles
+from tests import house
+from tests.house import LIMITS, SWEEP_LINES, above, in_circles
+
+figures = cache(house.figures)
 
 
 @pytest.mark.parametrize("kind", LIMITS)

@@ -13,14 +13,12 @@ from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.estimates import Estimate, block_mean
 from dashboards.statistics.scale import Scale
 from dashboards.statistics.stability import KINDS, Kind, came_to_an_end, kinds_of, looks_inverted
-from studies.records import PROBE, RunRecord
+from studies.records import COSTS, PROBE, RunRecord
 from studies.spec import Expectation
 from studies.text.plural import so_many
 
 FEWEST_BLOCKS, FEWEST_SHARE = 5, 0.8  # of a failure: as many as an inversion needs
 FEWEST_SHUFFLES = 10
-# What differs between runs that are equal in all else.
-_TIMES = frozenset({"steps_per_second", "tokens_per_second", "train_seconds", "evaluation_seconds", "peak_memory"})
 PER_STEP = ("loss", "reward_margin")
 CURVE = (*PER_STEP, "reward_accuracy", "grad_norm")
 _KINDS: Mapping[str, tuple[Kind, ...]] = {
@@ -196,6 +194,6 @@ def _steps(one: RunRecord, other: RunRecord, within: float, curves: Curves) -> I
 
 
 def _finals(one: RunRecord, other: RunRecord) -> Iterator[float]:
-    for name in sorted((one.metrics.keys() | other.metrics.keys()) - _TIMES):
+    for name in sorted((one.metrics.keys() | other.metrics.keys()) - COSTS):
         both = name in one.metrics and name in other.metrics
         yield abs(one.metrics[name] - other.metrics[name]) if both else float("inf")

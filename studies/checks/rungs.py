@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from studies.records import EvaluationConfig
+from studies.records import COSTS, EvaluationConfig
 from studies.schema.knob_problems import Problem
 from studies.schema.types import ResolvedVariant, Rungs, StudySpec
 from studies.study import Study
 
 # What a run has once, at its end, or for which losses cannot be compared: not measured at a rung.
-_NOT_AT_A_RUNG = frozenset(
-    {"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"}
-    | {"loss", "eval_loss", "grad_norm", "learning_rate", "reward_margin", "reward_accuracy"}
-)
+_NOT_AT_A_RUNG = COSTS | {"loss", "eval_loss", "grad_norm", "learning_rate", "reward_margin", "reward_accuracy"}
 
 
 def rung_step(share: float, steps: int) -> int:

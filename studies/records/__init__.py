@@ -17,7 +17,7 @@ from studies.records.configs import (
     Scalar,
     digest,
 )
-from studies.records.metrics import FIRST_EVALUATOR, JUDGED, MEASURED, METRICS, Measurement
+from studies.records.metrics import COSTS, FIRST_EVALUATOR, JUDGED, MEASURED, METRICS, Measurement
 from studies.records.outcomes import CONSEQUENCES, Cause, Failure, State
 from studies.records.results import (
     ALONE_FACT,
@@ -48,6 +48,7 @@ __all__ = [
     "APART_FACT",
     "COMMIT",
     "CONSEQUENCES",
+    "COSTS",
     "Cause",
     "Check",
     "DATA_DIGEST",

@@ -16,12 +16,15 @@ FIRST_EVALUATOR = "evaluator-3"
 
 @dataclass(frozen=True)
 class Metric:
-    """A named number of a run. `comparable` says whether it means the same for every loss and beta."""
+    """A named number of a run. `comparable` says whether it means the same for every loss and beta; `cost`, that it is
+    what the run took of the machine, which differs between runs that are equal in all else.
+    """
 
     unit: str
     comparable: bool
     better: str | None
     what: str
+    cost: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -54,11 +57,13 @@ METRICS: Mapping[str, Metric] = {
     "distinct": Metric("share", True, "maximize", "distinct bigrams over bigrams in all samples"),
     "train_accuracy": Metric("share", True, None, "accuracy on a fixed part of the training pairs, as labelled"),
     "length_baseline": Metric("share", True, None, "accuracy of 'pick the longer answer' on held-out pairs"),
-    "steps_per_second": Metric("1/s", True, "maximize", "optimizer steps a second, first steps dropped"),
-    "tokens_per_second": Metric("1/s", True, "maximize", "non-padding tokens trained a second"),
-    "peak_memory": Metric("MiB", True, "minimize", "peak memory: of the device on a GPU, of the process on a CPU"),
-    "train_seconds": Metric("s", True, "minimize", "wall time of training"),
-    "evaluation_seconds": Metric("s", True, None, "wall time of the evaluations"),
+    "steps_per_second": Metric("1/s", True, "maximize", "optimizer steps a second, first steps dropped", True),
+    "tokens_per_second": Metric("1/s", True, "maximize", "non-padding tokens trained a second", True),
+    "peak_memory": Metric(
+        "MiB", True, "minimize", "peak memory: of the device on a GPU, of the process on a CPU", True
+    ),
+    "train_seconds": Metric("s", True, "minimize", "wall time of training", True),
+    "evaluation_seconds": Metric("s", True, None, "wall time of the evaluations", True),
     "loss": Metric("loss", False, "minimize", "training loss as TRL logs it; its scale depends on loss and beta"),
     "eval_loss": Metric("loss", False, "minimize", "TRL's evaluation loss; its scale depends on loss and beta"),
     "grad_norm": Metric("norm", False, None, "gradient norm before clipping"),
@@ -68,6 +73,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+COSTS = frozenset(name for name, metric in METRICS.items() if metric.cost)
 JUDGED = frozenset({"gold", "gold_per_token", "win_rate", "lc_win_rate"})
 
 

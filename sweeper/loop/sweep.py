@@ -172,8 +172,7 @@ class Sweep:
                 self._view.take(event)
 
     def _ended(self, key: str, result: RunResult, at: float) -> None:
-        run = self._queue.training.pop(key, None)
-        if run is None:
+        if (run := self._queue.training.pop(key, None)) is None:
             return
         self._record.finish(run, result, at_rung=self._ends.is_at_rung(result))
         occupancy = self._limits.ended(key, result.cause, at)

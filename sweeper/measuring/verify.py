@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.records import METRICS, Measurement, RunConfig
+from studies.records import COSTS, METRICS, Measurement, RunConfig
 from sweeper.executors import Dropped, Executor
 from sweeper.executors.waiting import result_of, wait_for
 from sweeper.folder.cleanup import drop_scratch, scratch
 from trainers.interface import Job, Placement
-
-_COSTS = frozenset({"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"})
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,6 @@ def verify(
         Finding(config, name, measured[name].value, again[config.key][name].value, measured[name].error)
         for config, measured in chosen
         for name in METRICS
-        if METRICS[name].comparable and name in measured and name in again.get(config.key, {}) and name not in _COSTS
+        if METRICS[name].comparable and name in measured and name in again.get(config.key, {}) and name not in COSTS
     )
     return Verification(findings, failed)

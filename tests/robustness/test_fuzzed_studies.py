@@ -29,6 +29,7 @@ def plan_and_run_agree(content: bytes, options: list[str]) -> None:
         assert contents(folder) == {"study.yaml"}
 
 
+@pytest.mark.slow
 @settings(patient, max_examples=120)
 @given(study_files())
 def test_no_study_file_gives_a_traceback_or_leaves_anything(content: bytes) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from studies.records import DataConfig, RunRecord
 from studies.schema.paths import existing
 from studies.spec import Study
 from sweeper.cli.app import app
+from sweeper.commands import doctor
 from sweeper.search.storage import open_storage
 from sweeper.tracking.experiment.new_store import make_store
 from trainers.data.sources import Rows
@@ -65,6 +67,15 @@ def sweeper(monkeypatch: pytest.MonkeyPatch) -> Sweeper:
         )
 
     return call
+
+
+devices = cache(doctor._devices)
+
+
+@pytest.fixture
+def torch_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `doctor` asks it takes a process that loads it."""
+    monkeypatch.setattr(doctor, "_devices", devices)
 
 
 @pytest.fixture(scope="session")

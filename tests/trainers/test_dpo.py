@@ -100,6 +100,7 @@ def test_a_run_gives_the_same_numbers_whatever_its_worker_trained_before(
     assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "fresh"))
 
 
+@pytest.mark.usefixtures("names_of_datasets")
 def test_precomputed_reference_log_probs_of_one_run_do_not_reach_the_next(
     worker: DPOTrainerWorker, tmp_path: Path
 ) -> None:

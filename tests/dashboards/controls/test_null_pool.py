@@ -121,6 +121,7 @@ def over_pools(highest_kl: float, blocks: int, judge: int, pools: int = 12) -> l
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "judge"), [(16, 12), (24, 16)])
 def test_configs_at_a_budget_of_2_nats_pass_every_control_at_confirm_size(blocks: int, judge: int) -> None:
     assert all(control.held for of_pool in over_pools(2.4, blocks, judge) for control in of_pool)

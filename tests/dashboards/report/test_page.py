@@ -109,6 +109,7 @@ def test_secrets_are_left_out_whole_even_where_names_are_cut(monkeypatch: pytest
     assert page.count(REDACTED) >= 4
 
 
+@pytest.mark.slow
 def test_other_scenarios_are_folded_and_what_was_not_drawn_says_why() -> None:
     records = [*pool({"sigmoid": 0.0, "ipo": 0.2}), *pool({"sigmoid": 0.0, "ipo": 0.2}, scenario="noisy")]
     report = report_of(records)
@@ -173,6 +174,7 @@ def test_a_study_without_samples_claims_or_an_end_has_a_page_all_the_same() -> N
     assert "Everything measured" in page.text
 
 
+@pytest.mark.slow
 def test_a_server_of_mlflow_is_linked_to() -> None:
     page = Page(render_report(report_of(page="https://mlflow.example/#/experiments/1")))
     assert ("a", {"href": "https://mlflow.example/#/experiments/1"}) in page.tags

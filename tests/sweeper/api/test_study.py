@@ -180,6 +180,7 @@ def test_no_secret_of_a_mapping_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert "kh81-secret-0f3c" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_mapping_is_swept_in_a_process_of_its_own_and_known_to_the_commands(
     sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

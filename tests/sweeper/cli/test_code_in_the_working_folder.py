@@ -42,6 +42,7 @@ def ran(folder: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
+@pytest.mark.slow
 def test_the_ui_runs_none_of_them_in_one_worker_and_ends_whole(hostile: Path) -> None:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))

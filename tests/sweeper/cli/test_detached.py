@@ -43,13 +43,14 @@ def process_of(said: str) -> int:
 
 
 def test_a_detached_sweep_runs_on_and_can_be_waited_for(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY.replace("trials: 10", "trials: 2"))
     begun = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", "--detach")
     assert begun.returncode == 0, begun.stderr
     process_of(begun.stdout)
     assert "sweeper wait study.yaml" in begun.stdout
     ended = sweeper(tmp_path, "wait", "study.yaml")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "20 runs trained" in (tmp_path / "runs" / "small" / "sweep.log").read_text()
+    assert "4 runs trained" in (tmp_path / "runs" / "small" / "sweep.log").read_text()
     again = sweeper(tmp_path, "wait", "study.yaml", "--timeout", "1s")
     assert again.returncode == 0, "the same, where it has ended already"
     assert "not running: the last sweep" in again.stdout

@@ -11,7 +11,9 @@ from sweeper.cli.display import Display
 from sweeper.loop.progress import Progress
 
 
-@pytest.mark.parametrize(("seconds", "lines"), [(180, 10), (400, 14), (8 * 3600, 70)])
+@pytest.mark.parametrize(
+    ("seconds", "lines"), [(180, 10), (400, 14), pytest.param(8 * 3600, 70, marks=pytest.mark.slow)]
+)
 def test_progress_in_a_file_grows_sparser_with_time(monkeypatch: pytest.MonkeyPatch, seconds: int, lines: int) -> None:
     clock, file = [1000.0], io.StringIO()
     monkeypatch.setattr("sweeper.cli.display.time.monotonic", lambda: clock[0])

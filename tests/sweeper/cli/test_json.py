@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,6 +70,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.usefixtures("torch_is_asked_once")
 def test_every_command_answers_with_one_object_of_its_type(sweeper: Sweeper, swept: Path) -> None:
     for command, schema in COMMANDS.items():
         ended = sweeper(swept, *command.split(), "--json")
@@ -180,6 +182,7 @@ def test_no_secret_is_told(sweeper: Sweeper, tmp_path: Path) -> None:
         assert "correct-horse-9" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 def test_two_calls_give_the_same_text(sweeper: Sweeper, swept: Path) -> None:
     command = [sys.executable, "-m", "sweeper", "table", "study.yaml", "--json"]
     texts = {
@@ -191,7 +194,9 @@ def test_two_calls_give_the_same_text(sweeper: Sweeper, swept: Path) -> None:
     assert len(texts) == 1
 
 
-def test_a_reader_that_is_gone_does_not_stop_the_sweep(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_reader_that_is_gone_does_not_stop_the_sweep(tmp_path: Path, empty_mlflow: Path) -> None:
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     (tmp_path / "study.yaml").write_text(FORMULA)
     command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--executor", "inline", "--json"]
     reader, writer = os.pipe()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # Python loads it at the start of each process that has its folder on the module path, as workers have.
 LISTEN = """
 import os, socket, sys
@@ -37,6 +39,7 @@ resources: {together: 0, env: [NOTES]}
 """
 
 
+@pytest.mark.slow
 def test_a_local_sweep_makes_no_connection(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     hook = tmp_path / "hook"

@@ -135,6 +135,7 @@ def test_failures_are_listed_by_what_they_have_in_common_and_every_run_is_named(
     assert len(lines) < 25
 
 
+@pytest.mark.slow
 def test_retry_trains_what_is_listed_and_leaves_the_rest_told(ends: Callable[..., Any], tmp_path: Path) -> None:
     ends("run")
     some = ends("retry", "--cause", "drifted")

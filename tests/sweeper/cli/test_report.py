@@ -98,6 +98,7 @@ def test_the_figures_are_pictures_among_the_artifacts_of_the_sweeps_run(swept: P
     assert all(root.tag.endswith("svg") for root in pictures.values())
 
 
+@pytest.mark.slow
 def test_the_report_of_replicates_is_of_conditions_and_never_of_one_of_them(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(REPLICATES)
     ended = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")

@@ -47,6 +47,7 @@ def holding(folder: Path) -> list[str]:
     return [str(file) for file in files if any(s.encode() in file.read_bytes() for s in spellings)]
 
 
+@pytest.mark.usefixtures("torch_is_asked_once")
 def test_a_storage_from_the_environment_is_used_by_every_command_and_written_nowhere(
     sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def printed(sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path) -> Iterator[st
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_the_address_is_printed_whole(printed: str) -> None:
     query = "workflowType=machine_learning&viewStateShareKey=byvariant"
     assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/#/experiments/\d+/runs\?{re.escape(query)}", printed)

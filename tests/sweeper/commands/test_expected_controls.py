@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Sweeper = Callable[..., Any]
 STUDY = """
 study: small-controls
@@ -37,6 +39,7 @@ def test_plan_tells_what_is_expected(sweeper: Sweeper, tmp_path: Path) -> None:
     assert "below 0.01 share, 10 data draws or more" in shown.stdout
 
 
+@pytest.mark.slow
 def test_each_control_comes_out_as_the_formula_says(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     ran = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")

@@ -216,7 +216,7 @@ def test_what_would_be_read_otherwise_is_not_written(
     "trained",
     [
         pytest.param(DPO, id="weights"),
-        pytest.param(BALANCED, id="balanced"),
+        pytest.param(BALANCED, id="balanced", marks=pytest.mark.slow),
         pytest.param(GPT2, id="another model", marks=pytest.mark.slow),
     ],
     indirect=True,

@@ -161,6 +161,7 @@ def test_a_running_sweep_takes_up_more_trials_and_confirms_the_best_of_all(start
     assert told(runs)[-1] == SweepEnded("finished")
 
 
+@pytest.mark.slow
 def test_a_running_sweep_takes_up_more_replicates_and_has_them_whole(start: Start, runs: Path) -> None:
     study = runs.parents[1] / "study.yaml"
     study.write_text(STUDY.replace("trials: 10", "trials: 2") + "baseline: sigmoid\nreplicates: 2\n")
@@ -259,6 +260,7 @@ def test_what_is_no_request_harms_nothing(start: Start, runs: Path) -> None:
     assert sum(isinstance(event, RequestAnswered) and event.id == "folder" for event in told(runs)) == 1
 
 
+@pytest.mark.slow
 def test_a_request_from_before_the_sweep_is_not_obeyed(start: Start, runs: Path) -> None:
     sweep = start()
     assert asked(runs, Stop()).outcome == "done"

@@ -83,6 +83,7 @@ def test_stop_finishes_what_runs_and_starts_nothing_new(sweeper: Sweeper, tmp_pa
     finish(sweeper, tmp_path)
 
 
+@pytest.mark.slow
 def test_stop_now_ends_runs_at_their_next_step(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep = start(tmp_path, "0.5")
     wait_until(lambda: len(results(tmp_path)) >= 2, "no second run ends")  # both workers have just begun another
@@ -127,6 +128,7 @@ def test_a_paused_variant_is_not_asked_for_until_it_is_resumed(sweeper: Sweeper,
     finish(sweeper, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_heeds_a_pause(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep = start(tmp_path)
     sweeper(tmp_path, "pause", "study.yaml", "ipo")
@@ -138,6 +140,7 @@ def test_a_sweep_that_runs_heeds_a_pause(sweeper: Sweeper, tmp_path: Path) -> No
     finish(sweeper, tmp_path)
 
 
+@pytest.mark.slow
 def test_in_a_joint_search_other_variants_are_drawn_while_one_is_paused(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY + "mode: search\n")
     sweeper(tmp_path, "pause", "study.yaml", "ipo")

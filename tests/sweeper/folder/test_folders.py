@@ -69,7 +69,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("name", ["a%20b", "100%", "what?", "a#b&c", "it's {x}", "grün: 数"])
+ONE_BY_ONE = ("a%20b", "100%", "what?", "a#b&c", "it's {x}")
+
+
+@pytest.mark.usefixtures("torch_is_asked_once")
+@pytest.mark.parametrize(
+    "name",
+    ["it's a%20b {x} #1?&c 100%", "grün: 数", *(pytest.param(name, marks=pytest.mark.slow) for name in ONE_BY_ONE)],
+)
 def test_everything_lies_in_the_working_folder_whatever_its_name(
     sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, name: str
 ) -> None:

@@ -355,6 +355,7 @@ def test_stop_signals_no_process_but_a_sweep(sweeper: Sweeper, folder: Path) -> 
             process.kill()
 
 
+@pytest.mark.slow
 def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) -> None:
     umask = 0o027
     made_before = {folder / "study.yaml", folder / "mlflow.db"}

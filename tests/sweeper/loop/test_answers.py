@@ -159,7 +159,7 @@ def test_of_two_files_with_one_name_each_shows_its_own_runs(asked: Asked) -> Non
     assert asked.rows() == first
 
 
-@pytest.mark.parametrize("sampler", ["sobol", "tpe"])
+@pytest.mark.parametrize("sampler", ["sobol", pytest.param("tpe", marks=pytest.mark.slow)])
 def test_runs_are_taken_from_mlflow_where_optuna_db_and_the_run_folders_are_lost(asked: Asked, sampler: str) -> None:
     asked.edit("budget:", f"sampler: {sampler}\nconfirm: {{top: 1, blocks: [1, 2], seeds: [0]}}\nbudget:")
     asked.run()
@@ -184,6 +184,7 @@ SEARCH = STUDY.replace("study: asked", "study: asked\nmode: search").replace("tr
 UNTRIED = "hinge has no trial: the 6 trials of the search are spent on other variants."
 
 
+@pytest.mark.slow
 def test_a_variant_that_a_finished_search_gets_is_told_to_have_no_trial_and_gets_the_first_of_a_larger_budget(
     asked: Asked,
 ) -> None:

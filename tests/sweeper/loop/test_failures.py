@@ -69,7 +69,12 @@ def optuna_states(folder: Path, variant: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("act", "cause"), [("die", Cause.WORKER_LOST), ("raise", Cause.INFRASTRUCTURE), ("SIGTERM", Cause.PREEMPTED)]
+    ("act", "cause"),
+    [
+        ("die", Cause.WORKER_LOST),
+        ("raise", Cause.INFRASTRUCTURE),
+        pytest.param("SIGTERM", Cause.PREEMPTED, marks=pytest.mark.slow),
+    ],
 )
 def test_what_the_machine_fails_for_good_is_told_everywhere_with_its_log(
     run: Callable[..., Any], tmp_path: Path, act: str, cause: Cause
@@ -88,7 +93,14 @@ def test_what_the_machine_fails_for_good_is_told_everywhere_with_its_log(
     assert any("about to train ipo" in tag for tag in tags)
 
 
-@pytest.mark.parametrize("act", ["die once", "raise once", "SIGTERM once"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        "die once",
+        pytest.param("raise once", marks=pytest.mark.slow),
+        pytest.param("SIGTERM once", marks=pytest.mark.slow),
+    ],
+)
 def test_what_the_machine_fails_once_is_tried_again_after_a_while_and_counts_as_nothing(
     run: Callable[..., Any], tmp_path: Path, act: str
 ) -> None:
@@ -114,6 +126,7 @@ def test_a_worker_on_which_three_different_runs_fail_in_a_row_is_set_aside_and_n
     assert len(records(tmp_path)) == 8
 
 
+@pytest.mark.slow
 def test_what_could_not_be_trained_is_told_although_the_sweep_had_tries_left_for_it(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -136,6 +149,7 @@ def test_what_could_not_be_trained_is_told_although_the_sweep_had_tries_left_for
     assert Counter(r.state for r in records(tmp_path)) == {State.COMPLETE: 8}
 
 
+@pytest.mark.slow
 def test_the_other_workers_go_on_without_the_one_that_is_set_aside(run: Callable[..., Any], tmp_path: Path) -> None:
     many = STUDY.replace("trials: 2", "trials: 6").replace("attempts: 2", "attempts: 1")
     ended = run({"ipo": "die"}, many, "run", "--workers", "3")
@@ -170,6 +184,7 @@ def test_retry_trains_those_runs_again_that_failed_and_no_others(run: Callable[.
     assert Counter(r.variant for r in records(tmp_path)) == dict.fromkeys(("hinge", "ipo", "robust", "sigmoid"), 2)
 
 
+@pytest.mark.slow
 def test_retry_also_repeats_what_a_run_did_to_itself_with_the_same_knobs(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -232,6 +247,7 @@ def test_a_variant_whose_settings_no_run_can_be_made_ready_with_leaves_the_other
     }
 
 
+@pytest.mark.slow
 def test_a_bracket_begun_with_a_model_that_no_run_can_use_is_decided_among_as_many_as_any(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -251,6 +267,7 @@ def test_data_that_runs_of_one_scenario_cannot_use_leave_the_other_to_be_trained
     assert found == {("clean", State.COMPLETE): 4, ("odd", State.FAIL): 4}
 
 
+@pytest.mark.slow
 def test_data_that_runs_of_one_block_cannot_use_leave_the_others_to_be_trained(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:

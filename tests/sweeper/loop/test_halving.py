@@ -161,7 +161,7 @@ def test_a_run_that_diverged_counts_as_last_and_its_place_is_not_filled_by_waiti
     assert Counter(t.state.name for t in trials(tmp_path)) == {"PRUNED": 9}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_same_trials_go_on_whoever_reports_first(
     run: Run, in_order: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -193,7 +193,14 @@ class Slow:
         self._formula.train(job, desk)
 
 
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, 4), (signal.SIGKILL, 11), (signal.SIGINT, 7)])
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        (signal.SIGKILL, 4),
+        pytest.param(signal.SIGKILL, 11, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 7, marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_stopped_in_the_middle_of_a_bracket_goes_on_and_decides_the_same(
     run: Run,
     in_order: Path,
@@ -417,6 +424,7 @@ def test_runs_of_which_optuna_alone_tells_are_trained_again_each_to_where_it_end
     assert "0 runs trained, 9 were there already" in run(tmp_path, text).stdout
 
 
+@pytest.mark.slow
 def test_runs_of_which_their_folders_alone_tell_are_recorded_at_the_rungs_where_they_ended(
     run: Run, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,7 @@ def test_a_damaged_account_of_what_was_spent_counts_as_nothing(tmp_path: Path) -
     assert read_spent(tmp_path) == 0.0
 
 
-@pytest.mark.parametrize("executor", [("inline",), ("process", "--workers", "2")])
+@pytest.mark.parametrize("executor", [("inline",), pytest.param(("process", "--workers", "2"), marks=pytest.mark.slow)])
 def test_a_sweep_ends_within_its_device_hours_with_equal_shares_and_goes_on_with_more(
     sweeper: Sweeper, tmp_path: Path, executor: tuple[str, ...]
 ) -> None:

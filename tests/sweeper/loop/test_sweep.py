@@ -70,7 +70,7 @@ def test_the_progress_line_says_what_a_worker_does_that_trains_nothing() -> None
     assert describe(progress) == "0/9 runs, 1 in training, loading the model (12 s)"
 
 
-@pytest.mark.parametrize("executor", ["inline", "process"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("process", marks=pytest.mark.slow)])
 def test_every_trial_is_one_finished_run_in_mlflow_and_in_optuna(run: Run, tmp_path: Path, executor: str) -> None:
     done = run(tmp_path, STUDY, "--executor", executor)
     assert done.returncode == 0, done.stderr
@@ -179,7 +179,7 @@ def wait_for_runs(folder: Path, process: Forked, at_least: int) -> None:
 LONG = STUDY.replace("trials: 3", "trials: 8")
 
 
-@pytest.mark.parametrize("executor", ["inline", "process"])
+@pytest.mark.parametrize("executor", [pytest.param("inline", marks=pytest.mark.slow), "process"])
 def test_a_sweep_killed_in_the_middle_loses_repeats_and_leaves_nothing(run: Run, tmp_path: Path, executor: str) -> None:
     write(tmp_path, LONG)
     process = Forked(tmp_path, "run", "study.yaml", "--executor", executor, "--workers", "2")
@@ -232,6 +232,7 @@ def test_a_lost_mlflow_database_is_written_again_from_results_on_disk(
     assert max(results) < (tmp_path / "mlflow.db").stat().st_mtime
 
 
+@pytest.mark.slow
 def test_a_lost_optuna_database_costs_no_training(run: Run, tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "optuna.db").unlink()
@@ -253,6 +254,7 @@ def with_results(monkeypatch: pytest.MonkeyPatch, change: Callable[[RunConfig, R
     monkeypatch.setattr(formula, "_hand_in", lambda job, result, desk: plain(job, change(job.config, result), desk))
 
 
+@pytest.mark.slow
 def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
     sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +282,7 @@ def test_a_run_that_the_machine_failed_is_repeated_and_then_no_longer_counts(
     ]
 
 
+@pytest.mark.slow
 def test_failures_in_the_confirm_phase_are_told_apart_and_its_survivors_do_not_measure_the_trial(
     sweeper: Sweeper, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_changed_judge_scores_kept_adapters_anew_and_trains_nothing(folder: Fo
     assert "Measuring" not in folder.run(LONG_IS_BAD)
 
 
+@pytest.mark.slow
 def test_what_the_former_judge_said_is_kept_and_comes_back_with_its_code(folder: Folder) -> None:
     folder.run(LONG_IS_GOOD)
     before = {r.run_id: r for r in folder.records()}
@@ -131,6 +132,7 @@ def test_what_the_former_judge_said_is_kept_and_comes_back_with_its_code(folder:
     assert folder.told("sigmoid")[0.4] == ("COMPLETE", 40.0)
 
 
+@pytest.mark.slow
 def test_where_most_runs_keep_no_adapter_the_former_judge_is_shown_and_nothing_is_mixed(folder: Folder) -> None:
     study = JUDGED.replace("keep: all", "keep: best")
     folder.run(LONG_IS_GOOD, study)
@@ -164,6 +166,7 @@ def test_trials_that_tpe_learns_from_are_told_by_the_judge_of_now(folder: Folder
     assert before.keys() < folder.told("sigmoid").keys()
 
 
+@pytest.mark.slow
 def test_a_judge_that_raises_costs_no_number_and_no_adapter(folder: Folder) -> None:
     study = JUDGED.replace("keep: all", "keep: best")
     folder.run(LONG_IS_GOOD, study)

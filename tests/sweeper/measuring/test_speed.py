@@ -105,6 +105,7 @@ def test_another_variant_or_loss_setting_is_measured_again_and_another_learning_
     assert rows(sweeper, tmp_path)["mix"]["check"]["word"] == "as fast"
 
 
+@pytest.mark.slow
 def test_another_machine_is_measured_for_itself_and_the_first_is_kept(
     run: Callable[..., Any], notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +122,8 @@ def test_another_machine_is_measured_for_itself_and_the_first_is_kept(
     ("act", "said"),
     [
         ("die", "its process ended with 3; "),
-        ("babble", "no line of"),
-        ("refuse", "ValueError: no such thing. All runs are kept."),
+        pytest.param("babble", "no line of", marks=pytest.mark.slow),
+        pytest.param("refuse", "ValueError: no such thing. All runs are kept.", marks=pytest.mark.slow),
         ("hang", "told nothing for 8 s"),
     ],
 )
@@ -208,6 +209,7 @@ def test_a_moved_folder_keeps_its_measurement(
     assert rows(sweeper, moved)["ipo"]["loss"]["word"] == "as fast"
 
 
+@pytest.mark.slow
 def test_trls_own_losses_are_measured_at_the_end_of_a_sweep(
     sweeper: Sweeper, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

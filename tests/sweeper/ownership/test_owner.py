@@ -177,7 +177,9 @@ def test_a_study_of_somebody_else_is_read_and_not_written(sweeper: Sweeper, shar
     assert [file.name for file in (tmp_path / "bob").iterdir()] == ["study.yaml"]
 
 
-@pytest.mark.parametrize("lost", ["o", "f", "m", "om", "fm"])
+@pytest.mark.parametrize(
+    "lost", [pytest.param("o", marks=pytest.mark.slow), "f", "m", "om", pytest.param("fm", marks=pytest.mark.slow)]
+)
 def test_the_id_survives_the_loss_of_any_but_the_last_place_that_makes_it_ours(
     sweeper: Sweeper, shared: str, tmp_path: Path, empty_mlflow: Path, lost: str
 ) -> None:
@@ -363,7 +365,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, swept_once: SweptOnce) ->
 
 
 @pytest.mark.parametrize(
-    "verb", [["table"], ["table", "--format", "json"], ["status"], ["report"], ["plan"], ["export"]]
+    "verb",
+    [
+        ["table"],
+        ["table", "--format", "json"],
+        ["status"],
+        ["report"],
+        ["plan"],
+        pytest.param(["export"], marks=pytest.mark.slow),  # it loads TRL
+    ],
 )
 def test_who_reads_the_study_of_somebody_else_is_told_whose_it_is(
     sweeper: Sweeper, shared: str, tmp_path: Path, verb: list[str]

@@ -139,6 +139,7 @@ def test_pairs_that_changed_since_are_told_and_neither_trained_nor_exported(swee
     assert "--yes" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_lost_optuna_db_costs_no_run(sweeper: Sweeper, folder: Path) -> None:
     (folder / "optuna.db").unlink()
     shutil.rmtree(folder / "runs" / "adaptive")
@@ -175,11 +176,11 @@ def edit(folder: Path, study: str, old: str, new: str) -> None:
     ("study", "old", "new"),
     [
         ("adaptive", *ADAPTIVE_RANGE),  # a range that holds all that was tried
-        ("joint", *ADAPTIVE_RANGE),
+        pytest.param("joint", *ADAPTIVE_RANGE, marks=pytest.mark.slow),
         ("joint", "at: [0.5]", "at: [0.25]"),
-        ("joint", "eta: 3", "eta: 2"),
-        ("joint", "rungs: {at: [0.5], eta: 3}\n", ""),
-        ("adaptive", "sampler: tpe", "sampler: tpe\nsampler_seed: 7"),
+        pytest.param("joint", "eta: 3", "eta: 2", marks=pytest.mark.slow),
+        pytest.param("joint", "rungs: {at: [0.5], eta: 3}\n", "", marks=pytest.mark.slow),
+        pytest.param("adaptive", "sampler: tpe", "sampler: tpe\nsampler_seed: 7", marks=pytest.mark.slow),
     ],
 )
 def test_what_was_asked_before_an_edit_is_left_behind_by_plan_table_and_run_and_comes_back_with_the_file(

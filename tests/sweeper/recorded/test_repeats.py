@@ -118,6 +118,7 @@ def test_an_unchanged_study_trains_nothing_more_and_leaves_the_old_runs(
     assert len(load_records(f"sqlite:///{old}/mlflow.db", "small")) == 16
 
 
+@pytest.mark.slow
 def test_any_trial_number_of_a_config_exports_it(sweeper: Sweeper, old: Path) -> None:
     numbers = sorted(r.trial for r in load_records(f"sqlite:///{old}/mlflow.db", "small") if r.variant == "ipo")
     assert len(numbers) == 8

@@ -69,7 +69,7 @@ class Refusing:
 
 
 @pytest.fixture
-def refused(sweeper: Sweeper, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Refusing:
+def refused(sweeper: Sweeper, folder: Path, torch_is_asked_once: None, monkeypatch: pytest.MonkeyPatch) -> Refusing:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return Refusing(sweeper, folder)
 

@@ -257,6 +257,7 @@ def test_a_smaller_budget_than_the_space_is_spent_on_distinct_configs(tmp_path: 
     assert not {*found} & {*more}
 
 
+@pytest.mark.slow
 def test_tpe_learns_though_it_gives_no_config_twice(tmp_path: Path) -> None:
     """17 of the 128 configs are good: 40 drawn at random would hold 5 of them."""
     text = BASE + "variants: {sigmoid: {}}\nspace: {lora_r: {low: 1, high: 64}, beta: {values: [0.1, 0.3]}}\n"

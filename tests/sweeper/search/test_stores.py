@@ -114,6 +114,7 @@ def test_a_damaged_database_is_refused_with_the_remedy_and_a_new_one_gets_all_re
     complete(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_database_that_another_program_holds_ends_the_sweep_with_a_word(
     sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

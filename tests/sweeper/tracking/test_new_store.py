@@ -35,6 +35,7 @@ def stores_are_copies() -> None:
     """Here they are made."""
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_tables_are_made_is_not_in_the_way_of_the_next_sweep(tmp_path: Path) -> None:
     for statements in (5, 80):
         died = subprocess.run([sys.executable, "-c", KILLED, str(statements), str(tmp_path)], capture_output=True)

@@ -79,9 +79,17 @@ def singly(folder: Path, run: RunConfig, weights: list[list[float]], **settings:
 @pytest.mark.parametrize(
     "run",
     [
-        balanced("sigmoid", "ipo", loss_weights=[0.7, 0.3], beta=0.1, per_device_train_batch_size=64, max_steps=1),
+        pytest.param(
+            balanced("sigmoid", "ipo", loss_weights=[0.7, 0.3], beta=0.1, per_device_train_batch_size=64, max_steps=1),
+            marks=pytest.mark.slow,
+        ),
         balanced("ipo", "sigmoid", "sft", loss_weights=[1.0, 2.0, 1.0], gradient_accumulation_steps=16, max_steps=1),
-        balanced("sigmoid", "sppo_hard", per_device_train_batch_size=32, gradient_accumulation_steps=2, max_steps=1),
+        pytest.param(
+            balanced(
+                *("sigmoid", "sppo_hard"), per_device_train_batch_size=32, gradient_accumulation_steps=2, max_steps=1
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["two", "three, accumulated", "equal shares"],
 )
@@ -101,6 +109,7 @@ def test_at_the_first_step_each_loss_has_its_share_of_the_gradient_and_all_have_
     assert sum(norms) == pytest.approx(first, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_of_small_batches_the_first_64_pairs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the steps of a training that moves nothing have them; here 8 steps of 8 pairs, in two micro-batches each."""
     run = balanced("sigmoid", "ipo", gradient_accumulation_steps=2, max_steps=10, rows=128)
@@ -167,6 +176,7 @@ def test_a_run_that_paused_at_a_rung_goes_on_with_the_weights_that_it_had(tmp_pa
     assert found(run, resumed, NORM_FACT) == found(run, paused, NORM_FACT)
 
 
+@pytest.mark.slow
 def test_in_float64_a_paused_and_a_killed_run_give_the_numbers_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +194,7 @@ def test_in_float64_a_paused_and_a_killed_run_give_the_numbers_of_an_uninterrupt
     alone.assert_same(tmp_path, solo, resumed, whole, within=1e-9)
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_trls_own_loop_goes_on_with_the_weights_that_it_had(
     tmp_path: Path, measured: list[int]
 ) -> None:

@@ -190,6 +190,7 @@ def test_answers_of_the_model_are_the_embedded_worlds_alone(tmp_path: Path, toke
         load_pairs(DataConfig(path=str(tmp_path / "pairs.jsonl"), rejected_from="model"), 0, tokenizer)
 
 
+@pytest.mark.slow
 def test_a_pack_on_answers_of_the_model_gives_what_plain_dpo_trainers_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,16 @@ def in_a_column_of_its_own(file: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
 
 
-@pytest.mark.parametrize("write", [flat, few_and_long, of_messages, one_cell, in_a_column_of_its_own])
+@pytest.mark.parametrize(
+    "write",
+    [
+        flat,
+        few_and_long,
+        pytest.param(of_messages, marks=pytest.mark.slow),
+        pytest.param(one_cell, marks=pytest.mark.slow),
+        in_a_column_of_its_own,
+    ],
+)
 def test_a_small_parquet_file_that_unpacks_to_gigabytes_is_refused(
     tmp_path: Path, write: Callable[[Path], None]
 ) -> None:

@@ -23,6 +23,7 @@ def test_real_preference_files_pass_the_check(file: Path) -> None:
     assert check_data(DataConfig(path=str(file))) == []
 
 
+@pytest.mark.slow
 @needs_shared
 def test_a_real_model_learns_from_real_pairs(tmp_path: Path) -> None:
     """stories260k on best-against-worst samples by sentiment: plain text, no chat template, 2 % of the pairs."""

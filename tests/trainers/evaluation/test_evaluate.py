@@ -223,7 +223,7 @@ def test_kl_of_one_token_is_exact(kind: str) -> None:
     assert kl.value > 0.05
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_kl_and_entropy_of_sequences_agree_with_enumeration(kind: str) -> None:
     policy = adapted(tiny_model(kind), std=0.5).eval()
     found = evaluated(policy, pairs_of("a b"), EvaluationConfig(prompts=4000, max_new_tokens=3, batch_size=512))

@@ -78,7 +78,7 @@ def near(folder: Path, *expected: float) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
-@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("size", [1, 4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_reward_does_not_depend_on_what_shares_its_batch(tmp_path: Path, kind: str, size: int) -> None:
     folder = save_classifier(tmp_path / "judge", kind, num_labels=1)
     expected = [logits(folder, p + c)[0] for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]

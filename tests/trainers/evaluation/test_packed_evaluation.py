@@ -104,7 +104,7 @@ def test_places_in_a_pack_are_alike(model: PreTrainedModel) -> None:
 
 
 @pytest.mark.usefixtures("batches")
-@pytest.mark.parametrize("seeds", [(4, 4, 4), (4, 9, 4)])
+@pytest.mark.parametrize("seeds", [pytest.param((4, 4, 4), marks=pytest.mark.slow), (4, 9, 4)])
 def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel, seeds: tuple[int, ...]) -> None:
     weights = adapters(model)
     prompts = [[[1 + (i * k + own) % 3 for k in range(1 + (i + own) % 5)] for i in range(40)] for own in range(3)]
@@ -123,6 +123,7 @@ def test_samples_of_a_pack_are_those_drawn_alone(model: PreTrainedModel, seeds: 
 
 
 @pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("model", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)], indirect=True)
 def test_a_diverged_policy_is_named_and_its_neighbours_do_not_notice(model: PreTrainedModel) -> None:
     weights, numbers = adapters(model), references(model)
     expected = evaluated(model, weights, PAIRS, numbers)

@@ -25,7 +25,7 @@ POLICIES, PROMPTS = 2, 120
 PAIRS = [TokenIds([5 + i % 7] * 6, [9] * 20, [11] * (14 + i % 6)) for i in range(60)]
 
 
-@pytest.fixture(scope="module", params=["wide vocabulary", "long rows"])
+@pytest.fixture(scope="module", params=["wide vocabulary", pytest.param("long rows", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
     widths = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2}

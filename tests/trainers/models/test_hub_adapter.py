@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from trainers.world.paths import model_path
 
 LOAD = "from trainers.models.tokenizer import load_tokenizer as load; print(len(load('org/adapter', None, False)))"
@@ -24,6 +26,7 @@ def in_cache(hub: Path, name: str) -> Path:
     return snapshot
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_tokenizer_has_that_of_its_model(tmp_path: Path) -> None:
     shutil.copytree(model_path(), in_cache(tmp_path, "org/base"), dirs_exist_ok=True)
     adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "org/base"}

@@ -75,7 +75,11 @@ STATIC: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=list(COUPLED))
+ALIKE = ("qwen2-longrope", "mistral-dynamic")
+"""Their positions are made as those of another family are."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in COUPLED])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return a_model(tmp_path / "model", COUPLED[request.param]())
 

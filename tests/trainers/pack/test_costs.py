@@ -62,6 +62,7 @@ def test_runs_that_end_together_tell_the_same_peak_and_one_that_comes_later_its_
     assert told == [400.0, 400.0, 400.0]
 
 
+@pytest.mark.slow
 def test_an_evaluation_does_not_hide_what_a_run_adds(
     tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_pairs_are_scored_with_one_wait_a_batch(
     assert "pair_scores.py" in places[0]
 
 
+@pytest.mark.slow
 @PRECISION
 def test_samples_wait_once_in_a_few_steps(engine: Engine, members: list[Member], precision: torch.dtype | None) -> None:
     prompts = list(members[0].numbers.tokens.prompts)

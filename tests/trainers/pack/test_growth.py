@@ -163,8 +163,15 @@ def test_what_a_worker_found_holds_for_its_next_packs(
     assert passes[0] == 2
 
 
-@pytest.mark.parametrize("losses", [("sigmoid",), ("aot",)])
-@pytest.mark.parametrize("place", [OPEN, Placement()])
+@pytest.mark.parametrize(
+    ("place", "losses"),
+    [
+        (OPEN, ("sigmoid",)),
+        pytest.param(OPEN, ("aot",), marks=pytest.mark.slow),
+        pytest.param(Placement(), ("sigmoid",), marks=pytest.mark.slow),
+        (Placement(), ("aot",)),
+    ],
+)
 def test_a_run_that_does_not_fit_is_taken_in_parts_then_with_checkpointing_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: tuple[str, ...], place: Placement
 ) -> None:
@@ -219,7 +226,12 @@ def test_a_worker_says_what_takes_long_before_a_run_begins(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no room"), Unpackable("it passes the window"), IndexError("out of range")]
+    "error",
+    [
+        torch.OutOfMemoryError("no room"),
+        pytest.param(Unpackable("it passes the window"), marks=pytest.mark.slow),
+        pytest.param(IndexError("out of range"), marks=pytest.mark.slow),
+    ],
 )
 def test_runs_of_a_pack_that_cannot_take_in_more_come_to_their_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -97,8 +97,15 @@ def test_memory_that_runs_out_while_a_pack_is_made_smaller_ends_no_run(
     assert [(r.cause, r.facts["steps"]) for r in results] == [(Cause.FINISHED, 4)] * 4
 
 
-@pytest.mark.parametrize("operation", ["lerp", "where"])
-@pytest.mark.parametrize("steps", [(8, 8), (8, 16)])
+@pytest.mark.parametrize(
+    ("steps", "operation"),
+    [
+        ((8, 8), "lerp"),
+        pytest.param((8, 8), "where", marks=pytest.mark.slow),
+        pytest.param((8, 16), "lerp", marks=pytest.mark.slow),
+        ((8, 16), "where"),
+    ],
+)
 def test_a_step_that_finds_no_memory_is_not_half_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, steps: tuple[int, int]
 ) -> None:

@@ -176,6 +176,7 @@ def test_in_float32_every_loss_differs_from_stock_by_rounding(
     within_rounding(tmp_path, [config(name, learning_rate=learning_rate) for name in LOSSES], monkeypatch)
 
 
+@pytest.mark.slow
 def test_in_bf16_a_pack_differs_from_stock_as_stock_with_more_padding_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_run_does_not_depend_on_its_neighbours_its_place_or_the_size_of_the_pa
         assert again == pytest.approx(measured, abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_first_or_fourth_in_its_worker(tmp_path: Path) -> None:
     worker, run = DPOTrainerWorker(), config("sigmoid", max_steps=8)
     train(tmp_path / "first", [run], 1, worker)
@@ -391,7 +393,7 @@ def test_a_killed_run_goes_on_from_its_last_state_with_the_numbers_of_an_uninter
         assert not list((tmp_path / "killed" / run.key).glob("state*"))
 
 
-@pytest.mark.parametrize("fits", [3, 1])
+@pytest.mark.parametrize("fits", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_pack_that_does_not_fit_is_halved_and_no_run_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[int], fits: int
 ) -> None:
@@ -420,7 +422,12 @@ def test_a_run_that_does_not_fit_alone_is_out_of_memory(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     "settings",
-    [{"use_peft": False}, {"optim": "sgd"}, {"use_weighting": True}, {"neftune_noise_alpha": 5.0}],
+    [
+        {"use_peft": False},
+        pytest.param({"optim": "sgd"}, marks=pytest.mark.slow),
+        {"use_weighting": True},
+        pytest.param({"neftune_noise_alpha": 5.0}, marks=pytest.mark.slow),
+    ],
 )
 def test_what_cannot_share_a_pass_is_trained_alone_among_the_others(tmp_path: Path, settings: dict[str, Any]) -> None:
     lora = {"lora_r": None, "lora_alpha": None, "lora_target_modules": None, "lora_dropout": None}
@@ -489,9 +496,12 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     ),
 }
 ALONE = {"a shorter window", "capped logits", "no attention interface"}
+AS_GROUPED_HEADS = {"biases", "norms of queries and keys", "a window as long as the rows"}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in AS_GROUPED_HEADS)) for name in ARCHITECTURES]
+)
 def test_an_architecture_is_packed_where_the_numbers_are_those_of_stock_and_trained_alone_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

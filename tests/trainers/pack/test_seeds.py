@@ -55,7 +55,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], within: float =
     return one.keys() == other.keys() and all(torch.allclose(one[n], other[n], rtol=0, atol=within) for n in one)
 
 
-@pytest.mark.parametrize("together", [0, 4])
+@pytest.mark.parametrize("together", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_a_run_starts_from_the_adapter_that_stock_draws_after_loading(
     model: str, tmp_path: Path, together: int
 ) -> None:

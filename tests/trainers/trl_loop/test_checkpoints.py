@@ -117,7 +117,9 @@ def assert_as_whole(folder: Path, resumed: RunResult, whole: Whole) -> None:
     assert_same(folder, RUN, resumed, whole[1], of=whole[0])
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", ["epochs", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "epochs")]
+)
 def test_in_float64_a_killed_run_gives_the_numbers_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -140,6 +142,7 @@ def _train_and_die(folder: Path, run: RunConfig) -> None:
     train(folder, run, 6, kill_process)
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_sigkill_costs_a_step_and_no_number(tmp_path: Path, whole: Whole) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_train_and_die, args=(tmp_path / "parts", RUN))
     process.start()

@@ -36,7 +36,7 @@ def _liger(model: Any, _: Any) -> None:
             module.forward = types.MethodType(twice, module)
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_kernels_of_one_run_reach_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     def apply(model: Any, config: Any) -> None:
         _liger(model, config)

@@ -102,7 +102,9 @@ def test_the_same_seed_trains_the_same_model(name: str) -> None:
     assert not torch.equal(first, other)
 
 
-@OF_ALL
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != EMBEDDED_MODELS[0])) for name in EMBEDDED_MODELS]
+)
 def test_the_model_writes_grammatical_reviews_that_end(name: str) -> None:
     lines = [(":", *words) for words in sampled(name, "plain")]
     pairs = [pair for line in lines for pair in pairwise(line)]

@@ -21,6 +21,7 @@ def fresh() -> dict[str, Any]:
     return measure(3000, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tasks", "tasks_by_prompt"])
 def test_the_file_agrees_with_a_fresh_measurement_of_fewer_samples(fresh: dict[str, Any], kind: str) -> None:
     """The gold of samples has SD 2 to 4: its mean over 3000 has an error of .06; the oracle at 4 nats, more."""

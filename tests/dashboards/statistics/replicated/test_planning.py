@@ -80,7 +80,7 @@ def judged(
     return found["other"].word
 
 
-@pytest.mark.parametrize(("points", "replicates"), [(8, 12), (4, 18)])
+@pytest.mark.parametrize(("points", "replicates"), [pytest.param(8, 12, marks=pytest.mark.slow), (4, 18)])
 def test_words_are_said_at_least_as_often_as_planned_and_hardly_more(points: int, replicates: int) -> None:
     about = Assumed()
     powers = word_power(points, replicates, assumed=about)

@@ -47,6 +47,7 @@ def test_a_single_good_bin_is_as_wide_as_its_linear_slopes_are_high() -> None:
     assert good_rates(points, -4.0, -2.0).value == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_replicates_resampled_one_by_one() -> None:
     points = box(0.6, 12, 8, noise=0.1)
     found = good_rates(points, -4.0, -2.0)
