@@ -131,11 +131,13 @@ class Slurm:
                 self._submit(job)
             case "submit":
                 job.ended = Cause.WORKER_LOST, "it was not submitted any more"
-            case "kill" if job.number:
+            case "kill" if job.number and job.ended is None:
                 # With --batch the signal reaches the worker at once, and only one that runs; else Slurm waits first.
                 _call("scancel", "--batch", "--signal=KILL", job.number)
-                _call("scancel", job.number)
-                self._later.append((time.monotonic() + _AGAIN_SECONDS, "why", job))
+                if _AWAY.search(_call("scancel", job.number).text):
+                    self._later.append((time.monotonic() + LOOK_SECONDS, "kill", job))
+                else:
+                    self._later.append((time.monotonic() + _AGAIN_SECONDS, "why", job))
             case "why" if job.number and job.ended is None:
                 job.ended = _why(job.number)
                 if job.ended is None:
