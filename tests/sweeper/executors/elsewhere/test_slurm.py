@@ -95,7 +95,8 @@ def test_a_job_is_cancelled_again_where_the_controller_was_away(
             case "scancel" if called.count("scancel") < 4:
                 return slurm_module._Told(1, "scancel: error: Unable to contact slurm controller (connect failure)")
             case "scontrol":
-                return slurm_module._Told(0, "JobId=7 JobState=CANCELLED ExitCode=0:15")
+                state = "CANCELLED" if called.count("scancel") >= 4 else "PENDING"
+                return slurm_module._Told(0, f"JobId=7 JobState={state} ExitCode=0:15")
         return slurm_module._Told(0, "7|PENDING|None")
 
     monkeypatch.setattr(slurm_module, "_call", call)
