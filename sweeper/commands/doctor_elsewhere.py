@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dashboards.store.addresses import sqlite_file
+from dashboards.store.connection import store_uri
 from studies.schema.types import SlurmJobs
 from studies.text.plural import so_many
 from sweeper.commands.doctor import Finding
@@ -25,6 +27,7 @@ from sweeper.executors.door.network import (
 from sweeper.executors.elsewhere.slurm import COMMANDS, refusal, silence
 from sweeper.executors.elsewhere.team import KEY_FILE
 from sweeper.folder.names import LOGS
+from sweeper.search.storage import storage_url
 
 if TYPE_CHECKING:
     from studies.spec import StudySpec
@@ -55,7 +58,8 @@ class Elsewhere:
 def examine_elsewhere(executor: str, asked: Elsewhere) -> tuple[Finding, ...]:
     """Check what workers of this executor need."""
     own = _slurm(asked.jobs) if executor == "slurm" else []
-    return (_workers(asked.workers), _folder(asked.runs), _address(asked.address), _key(asked.runs), *own)
+    here = [_workers(asked.workers), _folder(asked.runs), *_databases(Path.cwd()), _address(asked.address)]
+    return (*here, _key(asked.runs), *own)
 
 
 def _workers(count: int | None) -> Finding:
@@ -67,7 +71,7 @@ def _workers(count: int | None) -> Finding:
 def _folder(runs: Path) -> Finding:
     """On what the folder of the runs lies; whether other machines mount it at this path too, they alone can say."""
     kind, source = _mount(runs)
-    if kind in _NETWORKED or kind.startswith("fuse."):
+    if _is_shared(kind):
         return Finding("shared folder", f"{runs} on {kind} ({source})")
     return Finding(
         "shared folder",
@@ -76,6 +80,22 @@ def _folder(runs: Path) -> Finding:
         "Workers must see it at the same path: run the sweep in a folder on the cluster's file system, unless this "
         "machine exports its own. A worker that does not see it is refused, and both sides say so.",
     )
+
+
+def _databases(folder: Path) -> list[Finding]:
+    """The stores that are files on a file system of several machines, which damages what two of them write."""
+    found = []
+    for what, url in (("MLflow store", store_uri(None, folder)), ("Optuna storage", storage_url(None, folder))):
+        file = sqlite_file(url)
+        kind = "" if file is None else _mount(file)[0]
+        if _is_shared(kind):
+            remedy = "keep it on a disk of this machine, or on a PostgreSQL server: see sweeper/stores.md"
+            found.append(Finding(what, f"{file} is SQLite on {kind}, which bears one machine alone", False, remedy))
+    return found
+
+
+def _is_shared(kind: str) -> bool:
+    return kind in _NETWORKED or kind.startswith("fuse.")
 
 
 def _mount(folder: Path) -> tuple[str, str]:

@@ -57,6 +57,20 @@ def test_a_disk_of_this_machine_is_no_shared_folder(
     assert ("at the same path" in told.remedy) is advised
 
 
+def test_a_database_in_a_file_on_a_shared_file_system_is_not_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mountinfo").write_text(f"31 1 0:27 / {tmp_path} rw - nfs4 server:/home rw\n")
+    monkeypatch.setattr(doctor_elsewhere, "_MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql+psycopg://somebody@nowhere/trials")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    told = found(Elsewhere(tmp_path / "runs", 1))
+    assert "mlflow.db is SQLite on nfs4" in told["MLflow store"].found
+    assert "PostgreSQL" in told["MLflow store"].remedy
+    assert "Optuna storage" not in told
+
+
 def test_what_would_keep_workers_away_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWEEPER_KEY", raising=False)
     key = tmp_path / "runs" / "logs" / "door.key"
