@@ -290,7 +290,7 @@ class Crew:
                 if worker.line is not None:
                     self._receive_last(worker.line)
                 self._part(slot)
-            elif state == "waiting":
+            elif state == "waiting" and worker.line is None:  # a queue is looked at now and then, and may say so late
                 self._note(worker, "waiting")
 
     def _receive_last(self, line: Line) -> None:

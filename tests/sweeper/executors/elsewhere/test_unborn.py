@@ -1,10 +1,11 @@
-"""Workers elsewhere that end before they come, and many that end at once; nothing here is a process."""
+"""Workers elsewhere that wait, that end before they come, and that end all at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
@@ -12,12 +13,13 @@ from typing import Literal
 import pytest
 
 from studies.records import Cause
-from sweeper.executors import Event, Process, WorkerState
+from sweeper.executors import Event, Process, Started, WorkerState
 from sweeper.executors.door.door import Door
 from sweeper.executors.door.greeting import Welcome
 from sweeper.executors.process import pump
 from sweeper.executors.process.handle import Starter
-from sweeper.executors.process.team import Team
+from sweeper.executors.process.local import Local, LocalHandle
+from sweeper.executors.process.team import Team, local_team
 from trainers.interface import Job
 
 MakeJob = Callable[..., Job]
@@ -105,6 +107,34 @@ def test_workers_that_end_before_they_come_end_a_sweep_soon_where_no_other_may_c
         list(iter(lambda: executor.events(0.1), None))
     assert time.monotonic() - begun < pump.STILLBORN_SECONDS / 2
     executor.close()
+
+
+class Late(LocalHandle):
+    """Of a worker that is here, while the queue still has it among those that wait."""
+
+    def state(self) -> Literal["waiting", "here", "gone"]:
+        return "waiting" if super().state() == "here" else "gone"
+
+
+def test_a_worker_that_is_here_waits_no_more_whatever_the_queue_says(make_job: MakeJob, tmp_path: Path) -> None:
+    class Queued(Local):
+        def launch(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> LocalHandle:
+            made = super().launch(name, command, environment, log)
+            made.__class__ = Late
+            return made
+
+    executor = Process("executor_trainers:Obedient", 1, tmp_path / "logs", team=partial(local_team, launcher=Queued()))
+    try:
+        executor.submit(make_job("until stopped"))
+        seen = list[Event]()
+        while not any(isinstance(event, Started) for event in seen):
+            seen += executor.events(0.05)
+        until = time.monotonic() + 3 * pump.LIVENESS_SECONDS
+        while time.monotonic() < until:
+            seen += executor.events(0.05)
+        assert [event.state for event in seen if isinstance(event, WorkerState)][-1] == "here"
+    finally:
+        executor.close(now=True)
 
 
 def test_a_crew_that_ends_waits_for_all_its_workers_at_once(tmp_path: Path) -> None:
