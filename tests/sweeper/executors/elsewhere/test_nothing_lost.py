@@ -80,8 +80,10 @@ def test_a_job_is_preempted_the_database_restarts_a_node_dies_and_nothing_is_los
     sweep = begin(cluster, replicates, {**stores, "SLURM_CONF": slurm.environment["SLURM_CONF"]}, *options)
 
     def until(done: int) -> None:
-        trained = lambda: len(on_each_node(slurm)) == 2 and results(cluster) >= done  # noqa: E731
-        wait_until(lambda: trained() or sweep.poll() is not None, lambda: (cluster / "printed").read_text())
+        def is_so() -> bool:
+            return sweep.poll() is not None or (len(on_each_node(slurm)) == 2 and results(cluster) >= done)
+
+        wait_until(is_so, lambda: (cluster / "printed").read_text())
         assert sweep.poll() is None, (cluster / "printed").read_text()
 
     killed = slurm.nodes[1]
