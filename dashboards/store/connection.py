@@ -97,6 +97,7 @@ def connect(uri: str) -> Any:
         check_store(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that a server is told of
     check_reachable(uri)
     from mlflow import MlflowClient
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from studies.text.mistakes import Mistake, Problems, as_mistakes
+from studies.text.mistakes import Mistake, Problems, as_mistakes, of_option
 from studies.text.redact import redact
 from studies.text.visible import visible
 from sweeper.cli.output import Output
@@ -75,3 +75,13 @@ def _of_parser(error: Any) -> Mistake:
     near = getattr(error, "possibilities", None)
     said = str(error.format_message())
     return Mistake(key, None, said, f"did you mean {', '.join(near)}?" if near else f"see {command} --help", said)
+
+
+def refuse_unknown_executor(executor: str) -> None:
+    """Exit with 2 where there is none of this name."""
+    from sweeper.executors import EXECUTORS
+
+    if executor not in EXECUTORS:
+        valid = f"valid are {', '.join(EXECUTORS)}."
+        wrong = "there is no such executor"
+        refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from studies.schema.replicates import as_in_file
-from studies.text.mistakes import Mistake, of_option
+from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base, said_if_long
 from sweeper.cli.output import Events, Output
-from sweeper.cli.refusal import Ended, refuse
+from sweeper.cli.refusal import Ended, refuse, refuse_unknown_executor
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec
@@ -78,12 +78,8 @@ def runnable(
 def checked(study: str, settings: list[str] | None, executor: str, text: str | None = None) -> Study:
     """The study of a sweep, with model, data and code looked at; exits with 2 on any mistake."""
     from studies.spec import not_yet
-    from sweeper.executors import EXECUTORS
 
-    if executor not in EXECUTORS:
-        valid = f"valid are {', '.join(EXECUTORS)}."
-        wrong = "there is no such executor"
-        refuse([of_option("--executor", executor, f"{wrong}; {valid}", wrong, valid)])
+    refuse_unknown_executor(executor)
     asked = load(study, settings, text)
     if not_yet(asked.spec):
         refuse(not_yet(asked.spec))

@@ -87,33 +87,16 @@ def run_session(
         search, tracker = session.search, session.tracker
         if retry:
             ask_again(search, tracker, session.known.records, where.runs, retry)
-        pool, finished = session.pool(), False
+        finished = False
         try:
-            outcome, verified = _train_and_report(session, pool, verify_runs, table)
+            outcome, verified = _measure_and_train(session, verify_runs, table)
             finished = border.how == "finished"
-        except (StoreError, StorageError, OSError, RuntimeError) as error:
-            raise Interrupted(str(error)) from error
         finally:
-            pool.close(now=not finished)
             with suppress(StoreError, OSError, LeaseLost):
                 lease.check()
                 tracker.close_study(finished=finished)
             search.close()
     return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified
-
-
-def _ending(outcome: Outcome, finished: bool) -> tuple[str, str]:
-    """How a sweep ended, and why where that is to be said: see `SweepEnded`."""
-    if outcome.unusable:
-        return "refused", outcome.unusable
-    if finished:
-        return "finished", ""
-    if outcome.stopped:
-        return "stopped", outcome.budget
-    untrained = sum(number for failure, number in outcome.failures.items() if not failure.by_config)
-    left = [f"{so_many(untrained, 'run')} could not be trained"] if untrained else []
-    left += [f"{so_many(outcome.unmeasured, 'run')} could not be measured again"] if outcome.unmeasured else []
-    return "incomplete", "; ".join(left) or "records wait for MLflow"
 
 
 @dataclass(frozen=True)
@@ -168,33 +151,54 @@ def _open(
     return _Session(study, where, executor, workers, screen, lease, border, search, tracker, known, compare)
 
 
+def _measure_and_train(
+    session: _Session, verify_runs: int, table: Callable[[], Mapping[str, str]]
+) -> tuple[Outcome, Verification | None]:
+    """Measure again what other evaluators measured, and then start the workers and train: workers elsewhere come in by
+    a door, and there is one at a time. Raises Interrupted; OSError where the workers cannot be started at all.
+    """
+    with _interrupting():
+        session, anew = _measure_again(session)
+    pool = session.pool()
+    try:
+        with _interrupting():
+            return _train_and_report(session, pool, anew, verify_runs, table)
+    finally:
+        pool.close(now=session.border.how != "finished")
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    """What a store or the workers cannot go on with interrupts the sweep."""
+    try:
+        yield
+    except (StoreError, StorageError, OSError, RuntimeError) as error:
+        raise Interrupted(str(error)) from error
+
+
 def _train_and_report(
-    session: _Session, pool: Executor, verify_runs: int, table: Callable[[], Mapping[str, str]]
+    session: _Session, pool: Executor, anew: Scored, verify_runs: int, table: Callable[[], Mapping[str, str]]
 ) -> tuple[Outcome, Verification | None]:
     """Train all that is missing and keep the table; tells the border how the sweep ends."""
     border, tracker = session.border, session.tracker
-    outcome, verified = _train(session, pool, verify_runs)
+    outcome, verified = _train(session, pool, anew, verify_runs)
     border.phase("report")
     tabled = _log_table(tracker, table, session.lease.check)
-    border.how, border.why = _ending(outcome, tabled and outcome.whole and not outcome.unmeasured)
+    border.how, border.why = outcome.ending(tabled=tabled)
     if border.how == "finished":
         remove_states(session.where.runs)
     return replace(outcome, undelivered=0 if tabled else 1), verified
 
 
-def _train(session: _Session, pool: Executor, verify_runs: int) -> tuple[Outcome, Verification | None]:
-    """Measure again what other evaluators measured, run the sweep, verify some of its runs, and time the variants.
+def _train(session: _Session, pool: Executor, anew: Scored, verify_runs: int) -> tuple[Outcome, Verification | None]:
+    """Run the sweep, verify some of its runs, and time the variants.
 
-    `pool`: the sweep's workers, which are closed before that.
+    `pool`: the sweep's workers, which are closed before that; `anew`: what was measured again.
     """
-    study, where, check = session.study, session.where, session.lease.check
-    tell_user, tracker, known = session.screen.tell_user, session.tracker, session.known
+    where, check, tell_user = session.where, session.lease.check, session.screen.tell_user
     border = session.border
-    anew = _measure_again(session)
-    if anew.written:
-        known = find_known(study, where.storage, tracker, session.compare, tell_user)
-    rounds = _Rounds(replace(session, known=known), pool)
-    meter = SpeedMeter(study, tracker, where, session.screen)
+    rounds = _Rounds(session, pool)
+    meter = SpeedMeter(session.study, session.tracker, where, session.screen)
     with stop_on_interrupt((rounds, meter), tell_user), border.steered():
         border.phase("train")
         if anew.stopped:
@@ -349,19 +353,23 @@ def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
-def _measure_again(session: _Session) -> Scored:
+def _measure_again(session: _Session) -> tuple[_Session, Scored]:
     """Measure finished runs again that keep an adapter and that another evaluator or judge has measured: before
-    training, as the search uses their values.
+    training, as the search uses their values. Gives the session that knows them.
     """
     spec, where, tell_user = session.study.spec, session.where, session.screen.tell_user
     tasks = stale(session.study, session.known.records, where.runs)
     if not tasks:
-        return Scored(0, {}, ())
+        return session, Scored(0, {}, ())
     tell_user(
         f"Measuring {so_many(len(tasks), 'finished run')} again, by {named_measurers(asked_of(spec))}; nothing is "
         "trained for it."
     )
-    return _measured(session, tasks)
+    anew = _measured(session, tasks)
+    if anew.written:
+        known = find_known(session.study, where.storage, session.tracker, session.compare, tell_user)
+        session = replace(session, known=known)
+    return session, anew
 
 
 def _measured(session: _Session, tasks: Sequence[Task]) -> Scored:

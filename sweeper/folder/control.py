@@ -5,6 +5,7 @@ SIGUSR1: finish what runs and start nothing new. SIGTERM and SIGHUP: stop at the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,8 @@ from studies.text.files import open_file, read_bytes, read_json, write_whole
 from sweeper.folder.names import LOCK_FILE, PAUSED_FILE
 
 _LONGEST_LOCK = 1000
+# What a file system answers that knows no locks: Lustre without its option `flock`, NFS without its lock daemon.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class AlreadyRunning(Exception):
@@ -33,14 +36,15 @@ class NotHere(Exception):
 
 @contextmanager
 def lock(runs: Path) -> Iterator[None]:
-    """Hold the study for this process. The kernel releases it when the process ends, however it ends.
+    """Hold the study for this process. The kernel releases it when the process ends, however it ends. On a file system
+    that knows no locks nothing is held here, and the lease in Optuna's storage alone keeps a second sweep out.
 
     Raises AlreadyRunning, naming the process that holds it; OSError where the folder cannot be written.
     """
     runs.mkdir(parents=True, exist_ok=True)
     with open_file(runs / LOCK_FILE, os.O_RDWR | os.O_CREAT) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             process, host = holder(runs)
             where = f" on {host}" if host not in ("", socket.gethostname()) else ""
@@ -53,6 +57,15 @@ def lock(runs: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} {socket.gethostname()}".encode())
         file.flush()
         yield
+
+
+def _lock(descriptor: int, how: int) -> None:
+    """Lock a file, where its file system knows locks. Raises BlockingIOError, and OSError."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def ask_to_stop(runs: Path, *, now: bool) -> int:
@@ -177,7 +190,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     """Keep other sweeps here from creating the same databases at the same time: both tools fail on that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

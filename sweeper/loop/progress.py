@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from studies.records import Failure
+from studies.text.plural import so_many
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,19 @@ class Outcome:
     def whole(self) -> bool:
         """Whether nothing is left to train: it was not stopped, and what failed failed by its config."""
         return not self.stopped and all(failure.by_config for failure, n in self.failures.items() if n)
+
+    def ending(self, *, tabled: bool) -> tuple[str, str]:
+        """How and why, as `SweepEnded` tells it. `tabled`: whether the table is kept."""
+        if self.unusable:
+            return "refused", self.unusable
+        if tabled and self.whole and not self.unmeasured:
+            return "finished", ""
+        if self.stopped:
+            return "stopped", self.budget
+        untrained = sum(number for failure, number in self.failures.items() if not failure.by_config)
+        left = [f"{so_many(untrained, 'run')} could not be trained"] if untrained else []
+        left += [f"{so_many(self.unmeasured, 'run')} could not be measured again"] if self.unmeasured else []
+        return "incomplete", "; ".join(left) or "records wait for MLflow"
 
 
 @dataclass

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tests.services.processes import end, free_ports, short_folder, start, wait_for
 
 PACKAGES = "apt-get install slurmctld slurmd slurm-client munge"
@@ -85,6 +87,15 @@ class Slurm:
         server = self._servers.pop(node)
         server.kill()
         server.wait()
+
+    def kill_node(self, node: str) -> None:
+        """Kill a node's daemon and all that it runs, as where its machine loses its power."""
+        self.lose_node(node)
+        trained = [psutil.Process(number) for number in _processes_of(self.folder, f"SLURMD_NODENAME={node}")]
+        above = [parent for one in trained if (parent := one.parent()) and parent.name() == "slurmstepd"]
+        for process in (*above, *trained):  # first those that would tell of it
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def start_node(self, node: str) -> None:
         """Start the daemon of a node."""
@@ -169,13 +180,15 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
 
 
-def _processes_of(folder: Path) -> list[int]:
-    """The processes that were started with the settings of this cluster: jobs, and what looks after them."""
-    mine = f"SLURM_CONF={folder / 'slurm.conf'}".encode()
+def _processes_of(folder: Path, *others: str) -> list[int]:
+    """The processes that were started with the settings of this cluster: jobs, and what looks after them; those that
+    have these other variables too.
+    """
+    mine = {text.encode() for text in (f"SLURM_CONF={folder / 'slurm.conf'}", *others)}
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
             with suppress(OSError):
-                if mine in (process / "environ").read_bytes().split(b"\0"):
+                if mine <= set((process / "environ").read_bytes().split(b"\0")):
                     found.append(int(process.name))
     return found

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
-from sweeper.cli.options import Hours, JudgeFunction, JudgeModel, Model, Set, StudyName
+from sweeper.cli.options import Executor, Hours, JudgeFunction, JudgeModel, Model, Set, StudyName, Workers
 from sweeper.cli.output import Json
-from sweeper.cli.refusal import refuse
+from sweeper.cli.refusal import refuse, refuse_unknown_executor
 from sweeper.cli.shared import (
     load,
     refuse_foreign_runs,
@@ -113,12 +113,30 @@ def shown_plan(loaded: Study, workers: int | None, *, everything: bool) -> PlanD
     return plan_document(loaded, planned, state, *cost, data, notes)
 
 
-def doctor(context: typer.Context, json: Json = False) -> None:
-    """Show versions, devices and stores, and what is missing."""
+def doctor(
+    context: typer.Context,
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="study whose workers are on other machines")
+    ] = None,
+    settings: Set = None,
+    executor: Executor = "process",
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Show versions, devices and stores, and what is missing; with --executor slurm or hosts, for workers there too."""
     from sweeper.cli.display import Screen
     from sweeper.commands.doctor import DoctorDocument, examine, print_findings
+    from sweeper.executors import ELSEWHERE
 
+    refuse_unknown_executor(executor)
+    spec = None if study is None else load(study, settings).spec
     findings = examine(Path.cwd())
+    if executor in ELSEWHERE:
+        from sweeper.commands.doctor_elsewhere import Elsewhere, examine_elsewhere
+
+        here = Path.cwd()
+        asked = Elsewhere(here / "runs", workers) if spec is None else Elsewhere.of(spec, here, workers)
+        findings += examine_elsewhere(executor, asked)
     good = all(finding.good for finding in findings)
     if not json:
         print_findings(findings, Screen())

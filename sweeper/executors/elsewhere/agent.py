@@ -83,7 +83,10 @@ class Agent:
                 if readable and not ending:
                     match decode_order(read_frame(connection)):
                         case Launch(ticket, name) if self._leaving is None:
-                            self._start(ticket, Path(welcome.folder or "") / f"{name}.log", address)
+                            failed = self._start(ticket, Path(welcome.folder or "") / f"{name}.log", address)
+                            if failed:
+                                self._say(failed)
+                                self._tell(connection, Ended(ticket, Cause.INFRASTRUCTURE, failed))
                         case Launch(ticket):
                             self._tell(connection, Ended(ticket, Cause.PREEMPTED, "its host was told to go"))
                         case Kill(ticket) if ticket in self._workers:
@@ -99,7 +102,8 @@ class Agent:
             if self._leaving is not None and time.monotonic() - self._leaving > _LEAVE_SECONDS:
                 return
 
-    def _start(self, ticket: str, log: Path, address: str) -> None:
+    def _start(self, ticket: str, log: Path, address: str) -> str:
+        """Start a worker; why it could not be started, "" where it was. The others on this host go on."""
         used = {worker.place for worker in self._workers.values()}
         place = next(number for number in range(len(self._places)) if number not in used)
         own = {
@@ -109,8 +113,12 @@ class Agent:
             "PYTHONSAFEPATH": "1",
         }
         command = [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", MODULE, ticket, address, str(os.getpid())]
-        process = start_process(command, own, log)
+        try:
+            process = start_process(command, own, log)
+        except OSError as error:
+            return f"{socket.gethostname()} cannot start a worker: {error}"
         self._workers[ticket] = _Worker(LocalHandle(process, None), process, place)
+        return ""
 
     def _tell_of_ended(self, connection: socket.socket, *, quiet: bool) -> None:
         for ticket, worker in list(self._workers.items()):

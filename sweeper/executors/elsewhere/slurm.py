@@ -29,6 +29,7 @@ LOOK_SECONDS: Final = 5.0
 """Between two looks at the queue."""
 LEAVE_SECONDS: Final = 60
 """Before its time is over a job is told to go; Slurm may do so up to a minute earlier still."""
+COMMANDS: Final = ("sbatch", "squeue", "scontrol", "scancel")
 _CALL_SECONDS: Final = 30
 _AGAIN_SECONDS: Final = 0.3  # until Slurm is asked again why a job has ended
 _WAITING: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
@@ -131,11 +132,13 @@ class Slurm:
                 self._submit(job)
             case "submit":
                 job.ended = Cause.WORKER_LOST, "it was not submitted any more"
-            case "kill" if job.number:
+            case "kill" if job.number and job.ended is None:
                 # With --batch the signal reaches the worker at once, and only one that runs; else Slurm waits first.
                 _call("scancel", "--batch", "--signal=KILL", job.number)
-                _call("scancel", job.number)
-                self._later.append((time.monotonic() + _AGAIN_SECONDS, "why", job))
+                if _AWAY.search(_call("scancel", job.number).text):
+                    self._later.append((time.monotonic() + LOOK_SECONDS, "kill", job))
+                else:
+                    self._later.append((time.monotonic() + _AGAIN_SECONDS, "why", job))
             case "why" if job.number and job.ended is None:
                 job.ended = _why(job.number)
                 if job.ended is None:
@@ -172,6 +175,19 @@ class Slurm:
             job.queue = reason if reason != "None" else ""
             if state not in _WAITING | _ALIVE:
                 job.ended = _why(job.number)
+
+
+def silence() -> str:
+    """Why Slurm's controller does not answer, "" where it does."""
+    told = _call("squeue", "-h", "-t", "CONFIGURING", "-o", "%A")
+    return "" if told.code == 0 else first_line(told.text)
+
+
+def refusal(jobs: SlurmJobs) -> str:
+    """Why Slurm would not take the job of a worker, "" where it would; nothing is submitted."""
+    options = sbatch_options(jobs, "worker", Path(os.devnull))
+    told = _call("sbatch", "--test-only", *options, text=job_script(["true"], jobs.setup))
+    return "" if told.code == 0 else first_line(told.text)
 
 
 @dataclass(frozen=True)

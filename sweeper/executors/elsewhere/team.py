@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from studies.schema.types import SlurmJobs
+from studies.text.files import read_bytes, write_whole
 from studies.text.plural import so_many
 from sweeper.executors.door.door import Door
 from sweeper.executors.door.greeting import PACKAGES, Welcome, versions_of
@@ -22,6 +23,8 @@ from sweeper.executors.process.handle import Starter
 from sweeper.executors.process.team import Team
 
 KEY_FILE: Final = "door.key"
+PORT_FILE: Final = "door.port"
+_MOST_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def open_gate(trainer: str, logs: Path, address: str | None) -> Gate:
     key_file = logs / KEY_FILE
     door = Door(make_key(key_file), versions_of(PACKAGES))
     try:
-        found = door.listen(host, port or 0)
+        found = _listen(door, host, port, logs / PORT_FILE)
         name, holds = leave_mark(logs)
     except BaseException:
         door.close()
@@ -49,6 +52,20 @@ def open_gate(trainer: str, logs: Path, address: str | None) -> Gate:
     addresses = ",".join(f"{one}:{found}" for one in ([host] if host else own_addresses()))
     welcome = Welcome(trainer=trainer, folder=str(logs), file=name, holds=holds, start=os.getcwd())
     return Gate(door, addresses, key_file, welcome)
+
+
+def _listen(door: Door, host: str, port: int | None, last: Path) -> int:
+    """Open the door at this port, else at the one that the study's last door had, where it is free: hosts dial it for
+    a while, as between two doors of a sweep, or where it is killed and run again. Raises OSError.
+    """
+    if port is not None:
+        return door.listen(host, port)
+    try:
+        found = door.listen(host, int(read_bytes(last, _MOST_BYTES)))
+    except (OSError, ValueError, OverflowError):
+        found = door.listen(host, 0)
+    write_whole(last, str(found))
+    return found
 
 
 def slurm_team(

@@ -95,7 +95,7 @@ class Running:
         """Its connection has ended, or never will be: it is to be buried."""
         if self.line is not None:
             self.line.close()
-        self.line, self.wants, self.parted = None, None, time.monotonic()
+        self.line, self.wants, self.parted = None, None, self.parted or time.monotonic()
 
     def why(self) -> tuple[Cause, str] | None:
         """The cause and the reason for its end, once known; a worker that goes on is killed after some seconds."""
@@ -108,13 +108,6 @@ class Running:
         if ended is not None and self.refused:
             return ended[0], self.refused
         return ended
-
-    def bury(self) -> None:
-        """Kill it, and wait until it has ended."""
-        self.kill()
-        self.part()
-        while self.why() is None:
-            time.sleep(0.01)
 
     def with_log(self, result: RunResult) -> RunResult:
         """The result with the path and the last lines of the log."""

@@ -38,6 +38,9 @@ _BURIAL_SECONDS = 0.02
 
 # Workers that may end in a row before their first message: no run is to blame, and the next would end the same way.
 MOST_STILLBORN = 3
+# Until the place of a worker elsewhere that ended so is filled again, which may go on without end: somebody cancels its
+# jobs, or its node starts nothing.
+STILLBORN_SECONDS = 30.0
 
 # Reports that may queue for the sweep; further ones are dropped.
 REPORTS_WAITING = 10_000
@@ -146,7 +149,7 @@ class Pump:
     def _start_missing(self) -> None:
         without = sum(worker.is_free for worker in self._crew.workers.values())
         for slot, starter in self._starters.items():
-            if slot not in self._crew.workers and len(self._waiting) > without:
+            if self._crew.may_start(slot) and len(self._waiting) > without:
                 self._crew.start(slot, starter)
                 without += 1
 
@@ -179,7 +182,12 @@ class Crew:
         self._tickets: dict[str, int] = {}
         self._parted: set[int] = set()
         self._stillborn = 0
+        self._pauses: dict[int, float] = {}
         self._looked = 0.0
+
+    def may_start(self, slot: int) -> bool:
+        """Whether a slot has no worker, and nothing speaks against another one now."""
+        return slot not in self.workers and time.monotonic() >= self._pauses.get(slot, 0.0)
 
     def start(self, slot: int, starter: Starter) -> None:
         """Launch the worker of a slot. Raises OSError."""
@@ -189,10 +197,12 @@ class Crew:
 
     def end(self) -> None:
         """Kill all that are left, wait until they have ended, and close the door."""
-        for worker in self.workers.values():
+        left = list(self.workers.values())
+        for worker in left:
             worker.kill()
-        for worker in self.workers.values():
-            worker.bury()
+            worker.part()
+        while left := [worker for worker in left if worker.why() is None]:
+            time.sleep(_BURIAL_SECONDS)
         self._close_team()
         self._door.close()
 
@@ -280,7 +290,7 @@ class Crew:
                 if worker.line is not None:
                     self._receive_last(worker.line)
                 self._part(slot)
-            elif state == "waiting":
+            elif state == "waiting" and worker.line is None:  # a queue is looked at now and then, and may say so late
                 self._note(worker, "waiting")
 
     def _receive_last(self, line: Line) -> None:
@@ -314,12 +324,21 @@ class Crew:
         self._parted.discard(slot)
         self._events.put(WorkerState(worker.name, "gone", worker.place, reason))
         if worker.state != "here" and not (worker.kill_cause or worker.set_aside or self.closing):
-            self._stillborn += 1
-            if self._stillborn >= MOST_STILLBORN:
-                raise RuntimeError(
-                    f"{self._stillborn} workers in a row ended before they could take a job ({worker.name}: {reason}); "
-                    f"{worker.log} says why"
-                )
+            self._count_stillborn(slot, worker, cause, reason)
         for key in worker.jobs:
             own = worker.kill_cause.get(key, Cause.WORKER_LOST if worker.kill_cause else cause)
             self._events.put(Lost(key, worker.name, own, reason, str(worker.log), worker.log_tail()))
+
+    def _count_stillborn(self, slot: int, worker: Running, cause: Cause, reason: str) -> None:
+        """A worker has ended before it came. Where others are here or may still come, or somebody has cancelled it, it
+        says nothing of the others, and its place is filled again after a while. Raises RuntimeError for one too many.
+        """
+        if worker.elsewhere and (cause is Cause.PREEMPTED or any(one.parted is None for one in self.workers.values())):
+            self._pauses[slot] = time.monotonic() + STILLBORN_SECONDS
+            return
+        self._stillborn += 1
+        if self._stillborn >= MOST_STILLBORN:
+            raise RuntimeError(
+                f"{self._stillborn} workers in a row ended before they could take a job ({worker.name}: {reason}); "
+                f"{worker.log} says why"
+            )

@@ -19,6 +19,8 @@ from studies.records import Cause, Measurer, Numbers, RunConfig, RunRecord, Stat
 from studies.records.metrics import EVALUATOR
 from studies.schema.contents import Source
 from studies.spec import StudySpec, arms, resolve_run
+from sweeper.executors import EXECUTORS
+from sweeper.executors.inline import Inline
 from trainers.contents import read_content
 from trainers.interface import TRAINERS
 
@@ -102,6 +104,30 @@ def test_a_changed_judge_scores_kept_adapters_anew_and_trains_nothing(folder: Fo
     assert "sweeper run` measures again" not in folder.notes()
     assert folder.told("hinge") == {b: ("COMPLETE", -200.0 * b) for b in (0.1, 0.2, 0.4)}
     assert "Measuring" not in folder.run(LONG_IS_BAD)
+
+
+def test_kept_runs_are_measured_before_the_workers_of_the_sweep_are_there(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers elsewhere come in by a door, at one address and with one mark in the folder of the runs."""
+    is_open: set[Inline] = set()
+
+    class OneAtATime(Inline):
+        def __init__(self, trainer: str) -> None:
+            if is_open:
+                raise RuntimeError("Address already in use")
+            super().__init__(trainer)
+            is_open.add(self)
+
+        def close(self, now: bool = False) -> None:
+            super().close(now)
+            is_open.discard(self)
+
+    folder.run(LONG_IS_GOOD)
+    monkeypatch.setitem(EXECUTORS, "inline", lambda trainer, place: OneAtATime(trainer))
+    said = folder.run(LONG_IS_BAD)
+    assert "Measuring 6 finished runs again" in said
+    assert folder.golds() == {"sigmoid": -20.0, "hinge": -20.0}
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -28,7 +30,7 @@ from sweeper.search.storage import StorageError
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.forked import Forked
 from tests.sweeper.slow_study import STUDY, TRAINERS
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 Sweeper = Callable[..., Any]
 
@@ -90,6 +92,32 @@ def test_a_second_folder_with_the_same_storage_is_refused_while_the_first_runs_a
     assert taken.returncode == 0, taken.stdout + taken.stderr
     assert states(url)["RUNNING"] == 0
     assert Ledger(url, "small").read().lease == FREE
+
+
+@pytest.mark.slow
+def test_where_the_file_system_knows_no_locks_the_lease_keeps_a_second_sweep_out(
+    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Lustre that is mounted without `flock`."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.syspath_prepend(TRAINERS)
+    monkeypatch.setenv("STEP_SECONDS", "0.1")
+    (tmp_path / "study.yaml").write_text(STUDY)
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    sweep = Forked(tmp_path, "run", "study.yaml", "--workers", "2")
+    try:
+        wait_until(lambda: sweep.poll() is not None or list((tmp_path / "runs").glob("*/*/result.json")), "no run ends")
+        assert sweep.poll() is None
+        refused = sweeper(tmp_path, "run", "study.yaml", "--executor", "inline")
+        assert refused.returncode == 2, refused.stdout
+        assert "is being run already" in " ".join(refused.stderr.split())
+    finally:
+        sweep.kill()
+        sweep.wait(PATIENCE)
 
 
 def states(url: str) -> Counter[str]:

@@ -7,17 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import optuna
 import pytest
 
 from dashboards.store.records import load_records
-from studies.records import RunRecord, State
+from studies.records import State
 from sweeper.search.ledger import FREE, Ledger
 from tests.sweeper.postgres.conftest import Databases
+from tests.sweeper.same_sweeps import differences, trials
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -39,7 +38,6 @@ resources: {together: 1}
 CUT = """
 select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend'
 """
-OF_THE_MACHINE = {"steps_per_second", "tokens_per_second", "peak_memory", "train_seconds", "evaluation_seconds"}
 RUN = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "2"]
 
 
@@ -56,32 +54,6 @@ def printed(folder: Path) -> str:
 
 def results(folder: Path) -> int:
     return len(list((folder / "runs" / "small").glob("*/result.json")))
-
-
-def numbers(records: list[RunRecord]) -> dict[tuple[object, ...], dict[str, str]]:
-    """What each run has, by what it is: nothing of when and how fast it was trained. As text, as no number is NaN."""
-    places = [(r.variant, r.scenario, r.phase, r.trial, r.block, r.seed) for r in records]
-    assert not [place for place, count in Counter(places).items() if count > 1], "a run is there twice"
-    found: dict[tuple[object, ...], dict[str, str]] = {}
-    for place, record in zip(places, records, strict=True):
-        measured = {n: repr(v) for n, v in record.metrics.items() if n not in OF_THE_MACHINE}
-        errors = {f"error of {n}": repr(v) for n, v in record.errors.items() if n not in OF_THE_MACHINE}
-        found[place] = {**measured, **errors, "is": f"{record.key} {record.state} {record.cause} {record.knobs}"}
-    return found
-
-
-def differences(one: list[RunRecord], other: list[RunRecord]) -> list[object]:
-    """What is not the same in two sweeps of one study."""
-    first, second = numbers(one), numbers(other)
-    both = [(place, name) for place in first for name in {*first[place], *second.get(place, {})}]
-    told = [(*at, first[at[0]].get(at[1]), second.get(at[0], {}).get(at[1])) for at in both]
-    return [line for line in told if line[-1] != line[-2]] + [place for place in second if place not in first]
-
-
-def trials(url: str) -> dict[str, list[tuple[object, ...]]]:
-    """What Optuna holds of each stratum."""
-    found = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
-    return {name: [(t.number, t.state, t.params, t.values) for t in study.trials] for name, study in found.items()}
 
 
 def test_a_server_that_restarts_crashes_and_drops_its_connections_costs_a_sweep_nothing(

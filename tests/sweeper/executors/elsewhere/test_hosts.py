@@ -181,3 +181,19 @@ def test_the_key_is_not_among_the_words_of_any_process(
     for process in (psutil.Process(agent.pid), worker):
         assert key not in " ".join(process.cmdline())
     assert os.stat(tmp_path / "logs" / "door.key").st_mode & 0o077 == 0
+
+
+def test_a_worker_that_a_host_cannot_start_takes_no_other_with_it(
+    make_elsewhere: MakeElsewhere, make_job: MakeJob, tmp_path: Path
+) -> None:
+    (tmp_path / "logs" / "worker-1.log").mkdir(parents=True)  # as where a disk is full
+    one, jobs = make_elsewhere("hosts", 2), [make_job("until stopped", seed) for seed in range(2)]
+    one.start_agent(2)
+    one.executor.submit(jobs[0])
+    process = process_of(jobs[0])
+    one.executor.submit(jobs[1])
+    one.until(lambda: [state for state in one.of(WorkerState) if state.state == "gone"], "nobody is told")
+    (gone,) = [state for state in one.of(WorkerState) if state.state == "gone"]
+    assert "cannot start a worker: " in gone.why
+    assert not one.of(Lost)
+    assert psutil.pid_exists(process)

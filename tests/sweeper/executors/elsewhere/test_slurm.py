@@ -15,6 +15,7 @@ import pytest
 from studies.records import Cause
 from studies.spec import SlurmJobs
 from sweeper.executors import Finished, Kill, Lost, Started, WorkerState
+from sweeper.executors.elsewhere import slurm as slurm_module
 from sweeper.executors.elsewhere.slurm import cause_of, job_script, sbatch_options
 from tests.services.slurm import Slurm
 from tests.waiting import wait_until
@@ -79,6 +80,34 @@ def test_the_lines_of_setup_may_load_modules_and_wrap_the_command(tmp_path: Path
     script = job_script([sys.executable, "-c", code, "a b", "$HOME"], setup)
     told = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True).stdout
     assert told == "module of mine yes ['a b', '$HOME']\n"
+
+
+def test_a_job_is_cancelled_again_where_the_controller_was_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called: list[str] = []
+
+    def call(*command: str, **_: object) -> slurm_module._Told:
+        called.append(command[0])
+        match command[0]:
+            case "sbatch":
+                return slurm_module._Told(0, "7\n")
+            case "scancel" if called.count("scancel") < 4:
+                return slurm_module._Told(1, "scancel: error: Unable to contact slurm controller (connect failure)")
+            case "scontrol":
+                state = "CANCELLED" if called.count("scancel") >= 4 else "PENDING"
+                return slurm_module._Told(0, f"JobId=7 JobState={state} ExitCode=0:15")
+        return slurm_module._Told(0, "7|PENDING|None")
+
+    monkeypatch.setattr(slurm_module, "_call", call)
+    monkeypatch.setattr(slurm_module, "LOOK_SECONDS", 0.2)
+    launcher = slurm_module.Slurm(SlurmJobs(), "study", "here:4711")
+    job = launcher.launch("worker-0", ["true"], {}, tmp_path / "worker-0.log")
+    wait_until(lambda: job.number, "it is not submitted")
+    job.kill()
+    wait_until(lambda: job.ended, lambda: f"it stays: {called}")
+    launcher.close()
+    assert job.ended == (Cause.PREEMPTED, "its Slurm job was cancelled")
 
 
 @slow
