@@ -138,8 +138,8 @@ def find_study(study: str | Path) -> Path:
     path = places.existing(str(study))
     if path is not None and path.is_file():
         return path
-    if path is not None and path.is_dir():
-        rule = "is a folder, a study is a YAML file"
+    if path is not None:
+        rule = f"is {'a folder' if path.is_dir() else 'no regular file'}, a study is a YAML file"
         raise StudyError([Mistake("STUDY", str(study), rule, None, f"{study}: {rule}")])
     if re.fullmatch(r"[\w.-]+", str(study)):
         shipped = shipped_studies()
