@@ -60,16 +60,21 @@ def check_store(uri: str, *, write: bool = False) -> bool:
             return False
         connect(uri)
         return True
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         return check_database(MLFLOW, uri, write=write)
     except Refused as error:
         raise StoreError(str(error)) from error
     except (sqlite3.Error, OSError) as error:
         raise _as_store_error(uri, str(error), "INTERNAL_ERROR") from error
-    except SQLAlchemyError as error:
+    except _errors_of_servers() as error:
         raise StoreAway(f"MLflow's database {redact(uri)} does not answer: {redact(_first_line(error))}.") from error
+
+
+def _errors_of_servers() -> type[Exception]:
+    """What a database on a server raises, asked for once something has been: it takes .1 s to load."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError
 
 
 def is_database(uri: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from dashboards.store.connection import StoreError
 from studies.records import ELSEWHERE, RunRecord
 from studies.records.speed import Speed
 from studies.samples.kept import KeptScores
+from studies.text.files import UnusableFile, open_file, parse_json
 
 _VERSION = 1
 _WITH_KEPT = 2  # of files that hold lines which a reader of the first version does not know
 _KEPT = "kept"  # the run id, in a line of what judges gave
 _DIGITS = 7
+_MOST_BYTES = 512 << 20  # of what a file unpacks to
 # Curves that no table reads: gold and KL are read in nats a sequence, and the rest at the end.
 _LEFT_OUT = frozenset({"gold_per_token", "distinct", "accuracy", "ranking_gain", "margin"})
 _LINE = {"study", "former", "samples"}
@@ -61,19 +64,28 @@ def records_bytes(found: Recorded, keep: frozenset[str] = frozenset()) -> bytes:
 def read_records(path: Path) -> Recorded:
     """What a file holds. Raises StoreError where it cannot be read."""
     try:
-        head, *lines = map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines())
+        head, *lines = map(parse_json, _unpacked(path).decode().splitlines())
         if head.get("v") not in (_VERSION, _WITH_KEPT):
             raise StoreError(f"{path}: holds records of version {head.get('v')}, and this sweeper reads {_WITH_KEPT}.")
-        kept = {line[_KEPT]: KeptScores.model_validate(line["scores"]) for line in lines if _KEPT in line}
+        kept = {str(line[_KEPT]): KeptScores.model_validate(line["scores"]) for line in lines if _KEPT in line}
+        judges = {str(source): str(content) for source, content in head.get("judges", {}).items()}
         runs = (line for line in lines if _KEPT not in line)
         records = tuple(RunRecord.model_validate({**line, "study": head["study"]}) for line in runs)
         speed = tuple(map(Speed.model_validate, head["speed"]))
         own, yours = (tuple(r for r in records if (r.phase == ELSEWHERE) is other) for other in (False, True))
-        return Recorded(head["study"], own, tuple(head["notes"]), speed, yours, kept, head.get("judges", {}))
+        return Recorded(head["study"], own, tuple(head["notes"]), speed, yours, kept, judges)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or 'is no file that `sweeper records` wrote'}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error):
         raise StoreError(f"{path}: is no file that `sweeper records` wrote, or was edited.") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    with open_file(path, os.O_RDONLY, links=True) as file, gzip.GzipFile(fileobj=file) as packed:
+        text = packed.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise UnusableFile(path, f"holds more than {_MOST_BYTES >> 20} MiB, and records do not")
+    return text
 
 
 def _line(record: RunRecord, keep: frozenset[str]) -> dict[str, Any]:

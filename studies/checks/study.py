@@ -35,9 +35,9 @@ _NAME_RULE = (
 )
 
 
-def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]:
+def check_study(spec: StudySpec, already: Collection[str] = (), *, only_read: bool = False) -> list[Problem]:
     """Every mistake in a study whose structure is right. `already`: paths whose mistakes are named; what follows
-    from them is not named again.
+    from them is not named again. `only_read`: what it names need not be there.
     """
     built = {name: build_arm(spec, name) for name in spec.variants}
     study = Study(spec, {name: one.arm for name, one in built.items() if one.arm is not None})
@@ -46,7 +46,7 @@ def check_study(spec: StudySpec, already: Collection[str] = ()) -> list[Problem]
         *model(spec),
         *data(spec),
         *data_problems(spec),
-        *place_problems(spec),
+        *([] if only_read else place_problems(spec)),
         *_output(spec),
         *_notify(spec),
         *spaces(spec),

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from studies.design.identity import question_of, questions
 from studies.design.points import ADAPTIVE, CONFIRM, FIXED, UNBIASED, Config, config_of, config_of_knobs, planned_points
 from studies.records import COMMIT, DATA_DIGEST, PROBE, REPLICATE_BLOCKS, RunConfig, RunRecord, RunResult, Scalar, State
-from studies.schema.contents import changed_since, held, sources
+from studies.schema.contents import DATED, changed_since, gone, held, sources
 from studies.spec import (
     FloatRange,
     IntRange,
@@ -61,12 +61,13 @@ class Answers(Generic[Record]):
                 f"{_runs(len(timed))} of an earlier version's timing left aside: a step is timed another way now, at "
                 "the end of `sweeper run`."
             )
-        if unasked := [run for run in self.unasked if _is_finished(run) and run.phase != PROBE]:
-            aside.append(
-                f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed "
-                f"({_where(unasked)})."
-            )
-        return [*aside, *self.said]
+        return [*aside, *self.unasked_notes(), *self.said]
+
+    def unasked_notes(self) -> list[str]:
+        """What is said of finished runs that the file does not name, timed ones aside."""
+        unasked = [run for run in self.unasked if _is_finished(run) and run.phase != PROBE]
+        told = f"{_runs(len(unasked))} left aside: the study file names no such variant, scenario, block or seed"
+        return [f"{told} ({_where(unasked)})."] if unasked else []
 
 
 def sort(
@@ -187,13 +188,15 @@ def _has_another_task(study: Study, record: RunRecord) -> bool:
 
 
 def _changed(study: Study, record: RunRecord) -> str | None:
-    """Which sources of a run hold something else now, None where none does."""
+    """Which sources of a run hold something else now, or cannot be read; None where all hold the same."""
     spec = study.spec
     settings = {**study.variants[record.variant].settings, **record.knobs}
     data = scenario_data(spec.data, spec.scenarios[record.scenario])
     now, named, before = held(spec.contents, settings, data), sources(settings, data), record.content
     changed = [named[r] for r in named if r in now and before.get(r) not in (None, now[r])]
-    return changed_since(changed) if changed else None
+    missing = [named[r] for r in named if r in before and r not in now and named[r].what != DATED]
+    reasons = ([changed_since(changed)] if changed else []) + ([gone(missing)] if missing else [])
+    return " and ".join(reasons) or None
 
 
 def _reason_format_1(
@@ -246,7 +249,7 @@ def _asked_then(study: Study) -> Callable[[RunRecord], bool]:
         settings, data = {**arm.settings, **record.knobs}, scenario_data(spec.data, spec.scenarios[record.scenario])
         named, now = sources(settings, data), held(spec.contents, settings, data)
         unknown = frozenset(str(named[role]) for role in now if role not in record.content)
-        others = frozenset((str(named[r]), c) for r, c in record.content.items() if r in now and c != now[r])
+        others = frozenset((str(named[r]), c) for r, c in record.content.items() if r in named and c != now.get(r))
         for left in (unknown, frozenset(spec.contents)) if unknown else (unknown,):
             place = (record.variant, record.scenario, left, others)
             if place not in questions:

@@ -79,6 +79,13 @@ def questions(study: Study) -> dict[tuple[str, str], str]:
     }
 
 
+def asked_of_files(study: Study) -> str:
+    """Digest of all questions of the study, whatever its sources hold: of two that share it, either has the other's
+    runs for its own.
+    """
+    return digest({"/".join(place): question for place, question in questions(study.holding({})).items()})
+
+
 def goal_of(spec: StudySpec, evaluator: str | None = None) -> str:
     """Digest of what Optuna's values are: trials told by another goal must be told anew before TPE learns from them.
 

@@ -32,11 +32,13 @@ from studies.text.secret_values import secrets_in, secrets_in_options, secrets_i
 _HERE = Path(__file__).parents[1]
 
 
-def load_study(study: str | Path, overrides: Sequence[str] = (), text: str | None = None) -> StudySpec:
+def load_study(
+    study: str | Path, overrides: Sequence[str] = (), text: str | None = None, *, only_read: bool = False
+) -> StudySpec:
     """Read, check and complete a study: `study` is a path or the name of a shipped one; `overrides` are
     `key.sub=value` strings, values typed by YAML. `text`: what stands in the study's file, where it is none yet.
-    Raises StudyError with all mistakes at once; creates nothing. What is told of it, mistakes and notices, holds no
-    value of a secret setting.
+    `only_read`: nothing is trained, so that data and models need not lie here any more. Raises StudyError with all
+    mistakes at once; creates nothing. What is told of it, mistakes and notices, holds no value of a secret setting.
     """
     path = find_study(study) if text is None else Path(study)
     raw = read_yaml(path, text)
@@ -54,7 +56,7 @@ def load_study(study: str | Path, overrides: Sequence[str] = (), text: str | Non
     if spec is not None:
         problems += text_problems(spec)
         spec = places.locate(spec, path.parent)
-        problems += checks.check_study(spec, already={problem.path for problem in problems})
+        problems += checks.check_study(spec, {problem.path for problem in problems}, only_read=only_read)
     if problems or spec is None:
         raise StudyError([_mistake(path, problem, given, secrets) for problem in problems])
     notices = tuple(redact([*base.notices, *checks.notices(spec)], also=secrets))
@@ -136,8 +138,8 @@ def find_study(study: str | Path) -> Path:
     path = places.existing(str(study))
     if path is not None and path.is_file():
         return path
-    if path is not None and path.is_dir():
-        rule = "is a folder, a study is a YAML file"
+    if path is not None:
+        rule = f"is {'a folder' if path.is_dir() else 'no regular file'}, a study is a YAML file"
         raise StudyError([Mistake("STUDY", str(study), rule, None, f"{study}: {rule}")])
     if re.fullmatch(r"[\w.-]+", str(study)):
         shipped = shipped_studies()

@@ -93,6 +93,11 @@ def pinned(
     return {**settings, **revision}, data
 
 
+def gone(found: Iterable[Source]) -> str:
+    """That nobody can tell what these sources hold now, in words."""
+    return f"{' and '.join(f'{source.what} {source.name}' for source in found)} cannot be read now"
+
+
 def changed_since(found: Iterable[Source]) -> str:
     """That these sources hold something else than they did, in words."""
     return f"{' and '.join(f'{source.what} changed in {source.name}' for source in found)} since"

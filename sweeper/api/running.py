@@ -8,6 +8,7 @@ from typing import Literal
 
 import typer
 
+from studies.design.identity import asked_of_files
 from studies.spec import Study
 from sweeper.api.refusals import refuse
 from sweeper.api.sources import Source
@@ -43,6 +44,12 @@ def run_study(
     runs = places(study.spec, Path.cwd(), None).runs
     found = standing(runs)
     if found is not None and found.state == "running":
+        if found.beat.asked not in ("", asked_of_files(study)):
+            refuse(
+                f"The sweep of {study.spec.study!r} that runs, {found.process}, asks something else than this study: "
+                "another base, data, evaluation, space, sampler, or other variants. Wait until it has ended, end it "
+                f"with stop(), or give this one a name of its own: study='{study.spec.study}-2'."
+            )
         typer.echo(
             f"Attached to the sweep that runs: {shown(found.process)}. It trains what it was asked for; what is "
             "missing of this study then, the next run() trains."

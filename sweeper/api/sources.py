@@ -35,9 +35,9 @@ class Source:
     settings: tuple[str, ...]
     recorded: Recorded | None
 
-    def load(self) -> Study:
-        """The study; ends as a command does where it is refused."""
-        found = load(self.study, list(self.settings), self.text)
+    def load(self, *, only_read: bool = False) -> Study:
+        """The study; ends as a command does where it is refused. `only_read`: as `load_study` has it."""
+        found = load(self.study, list(self.settings), self.text, only_read=only_read)
         if self.recorded is not None and self.recorded.study != found.spec.study:
             refuse(f"records: are of the study {self.recorded.study!r}, and {found.spec.study!r} is asked for.")
         return found

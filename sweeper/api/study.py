@@ -46,7 +46,7 @@ def load(
     """
     with refusals():
         source = source_of(study, set or {}, records)
-        loaded = source.load()
+        loaded = source.load(only_read=True)
     return Study(loaded.spec.study, loaded.spec.question, loaded.spec.baseline, source, loaded)
 
 
@@ -75,7 +75,7 @@ class Study:
         from sweeper.cli.verbs.preparing import shown_plan
 
         with refusals():
-            return planned(*with_text(lambda: shown_plan(self._loaded, workers, everything=True)))
+            return planned(*with_text(lambda: shown_plan(self._source.load(), workers, everything=True)))
 
     def run(
         self,

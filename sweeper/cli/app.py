@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,7 +13,7 @@ import typer
 from dashboards.live.doors.mlflow_command import SAFE_PATH
 from studies.text.redact import note_command, redact_output
 from sweeper.cli.output import Output
-from sweeper.cli.refusal import told
+from sweeper.cli.refusal import refuse, told
 from sweeper.cli.verbs.keeping import ls, open_run, rm
 from sweeper.cli.verbs.preparing import check_data, doctor, init, plan
 from sweeper.cli.verbs.results import evaluate, records, report, status, table, ui
@@ -19,6 +21,8 @@ from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
 from sweeper.cli.verbs.sharing import export
 from sweeper.cli.verbs.tuning import tune
 from sweeper.cli.verbs.working import worker
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Commands(typer.core.TyperGroup):
@@ -32,7 +36,21 @@ class _Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with told(ctx.obj), ctx.obj.alone():
+            problem = _problem_of_folder()
+            if problem is not None:
+                refuse([problem])
             return super().invoke(ctx)
+
+
+def _problem_of_folder() -> str | None:
+    """Why nothing can be kept in the working folder, None where it can."""
+    try:
+        os.getcwd().encode()
+    except OSError as error:
+        return f"The working folder cannot be found ({error.strerror}): go into one that is there."
+    except UnicodeEncodeError:
+        return "The path of the working folder is no UTF-8 text, as addresses of databases are: rename it."
+    return None
 
 
 app = typer.Typer(
@@ -50,8 +68,29 @@ for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, res
 app.command("open")(open_run)
 
 
+def _open_streams() -> None:
+    """Open what who started the process has closed, to nothing: the first database would else be standard output."""
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+        if getattr(sys, name) is None:
+            stream = open(descriptor, mode, closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)  # it lives as long as what is laid around it
+
+
 def main() -> None:
     """Entry point of the command `sweeper`."""
     os.environ |= SAFE_PATH
+    _open_streams()
     redact_output()
-    app()
+    try:
+        app()
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what waits to be printed is not tried again at the exit
+        typer.echo(f"error: what was to be printed could not be written: {error.strerror}.", err=True)
+        raise SystemExit(1) from None

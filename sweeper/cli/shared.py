@@ -299,7 +299,11 @@ def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:
     from studies.design.answers import leaving
 
     lines = leaving(state.left)
-    if not lines or state.done >= state.planned:  # where nothing is trained, nothing is lost by looking elsewhere
+    if state.done >= state.planned:  # where nothing is trained, nothing is lost by looking elsewhere
+        return
+    for line in state.unasked:
+        typer.echo(line)
+    if not lines:
         return
     if how.yes or not asks:
         for line in lines:
@@ -315,14 +319,14 @@ def _ask_to_leave(state: StudyState, how: Reuse, *, asks: bool) -> None:
         raise typer.Exit(2)
 
 
-def load(study: str, settings: list[str] | None, text: str | None = None) -> Study:
-    """The study with its variants made whole; exits with 2 on any mistake in its file. `text`: as `load_study` has
-    it.
+def load(study: str, settings: list[str] | None, text: str | None = None, *, only_read: bool = False) -> Study:
+    """The study with its variants made whole; exits with 2 on any mistake in its file. `text` and `only_read`: as
+    `load_study` has them.
     """
     from studies.spec import Study, StudyError, load_study
 
     try:
-        spec = load_study(study, settings or (), text)
+        spec = load_study(study, settings or (), text, only_read=only_read)
         note_settings(spec.model_dump(mode="json"))
         return Study.of(spec)
     except StudyError as error:

@@ -145,7 +145,7 @@ def plan_document(
             state.done,
             state.planned - state.done,
             {reason: len(runs) for reason, runs in state.left.items()},
-            state.said,
+            (*state.unasked, *state.said),
         ),
         training=training,
         disk=disk,

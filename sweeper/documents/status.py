@@ -26,8 +26,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SweepState:
-    """The last sweep of the study. `state`: running, ended (`how`: finished, stopped or interrupted, by `message`) or
-    dead; `silent_seconds` since it was heard of.
+    """The last sweep of the study. `state`: running, ended (`how`: finished, stopped, incomplete, refused or
+    interrupted, by `message`) or dead; `silent_seconds` since it was heard of.
     """
 
     sweep: str

@@ -22,6 +22,7 @@ from typing import Final, Protocol, Self
 
 from studies.checks.runs import replicate_problems
 from studies.design.counts import planned_runs
+from studies.design.identity import asked_of_files
 from studies.records import Failure, RunConfig
 from studies.schema.replicates import as_in_file, with_replicates
 from studies.spec import Study
@@ -200,7 +201,7 @@ class Border:
         self.rounds = Rounds(study)
         self._runs, self._study, self._variants, self._tell_user = runs, study.spec.study, study.variants, tell_user
         self._host, self._process = socket.gethostname(), os.getpid()
-        self._beat = Heartbeat(self._host, machine_digest(), self._process, "begin")
+        self._beat = Heartbeat(self._host, machine_digest(), self._process, "begin", asked=asked_of_files(study))
         self._stuck: frozenset[str] = frozenset()
         self._steering = threading.Lock()
         self._steered = False
@@ -219,14 +220,21 @@ class Border:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._end.set()
         self._thread.join(timeout=BEAT_SECONDS)
         self._log.append(self._beat)
-        said = str(error) or kind.__name__ if kind is not None else self.why
-        self._log.append(SweepEnded(self.how if kind is None else "interrupted", said))
+        self._log.append(self._ending(error))
         self._log.close()
+
+    def _ending(self, error: BaseException | None) -> SweepEnded:
+        """How the sweep ends. A second Ctrl-C is somebody who stops it, and no failure."""
+        if error is None:
+            return SweepEnded(self.how, self.why)
+        if isinstance(error, KeyboardInterrupt):
+            return SweepEnded("stopped")
+        return SweepEnded("interrupted", str(error) or type(error).__name__)
 
     def phase(self, name: str) -> None:
         """Note that another phase begins."""

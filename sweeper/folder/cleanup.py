@@ -44,6 +44,13 @@ _KINDS: Final = {  # of what a run's folder holds
     **dict.fromkeys((ADAPTER, CHECKPOINTS, SAMPLES_FOLDER, "trainer"), stat.S_ISDIR),
 }
 _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed
+_HELD: Final = {  # files that a sweep, its workers and who asks it make in folders of fixed names
+    LOGS: re.compile(
+        r"(worker-\d+|notify|speed)\.log|door\.(key|mark)|\.door\.(key|mark)\.[0-9a-f]{16}|\.seen-[0-9a-f]{16}"
+    ),
+    REQUESTS: re.compile(r"[0-9A-Za-z_-]{1,64}\.json|\.[0-9A-Za-z_-]{1,64}\.json\.[0-9a-f]{16}"),
+    REFERENCE: re.compile(r"[0-9a-f]{32}/([0-9a-f]{32}\.safetensors|lock|\.[0-9a-f]{16}\.tmp)"),
+}
 
 
 def remove_half_written(runs: Path) -> None:
@@ -99,29 +106,43 @@ def drop_scratch(folder: Path) -> None:
 def divided(runs: Path) -> tuple[list[Path], list[Path]]:
     """What lies in a study's folder: what a sweep has made, the mark of its owner last, and what nothing says so of.
 
-    Links are never a sweep's. Of a run's folder in which something else lies, too, the parts.
+    Links are never a sweep's. Of a sweep's folder in which something else lies, too, the parts.
     """
     if not is_folder(runs):
         return [], []
     entries = sorted(runs.iterdir(), key=lambda path: (path.name == MARK_FILE, path.name))
-    mixed = {path for path in entries if is_run_folder(path) and holds_run(path) and not _is_whole(path)}
-    parts = [part for path in entries for part in (sorted(path.iterdir()) if path in mixed else [path])]
-    ours = [part for part in parts if (_is_of_run(part) if part.parent in mixed else _is_ours(part))]
-    return ours, [part for part in parts if part not in ours]
+    parts = [part for path in entries for part in _parts(path)]
+    return [part for part, is_ours in parts if is_ours], [part for part, is_ours in parts if not is_ours]
 
 
-def _is_whole(run: Path) -> bool:
-    return all(map(_is_of_run, run.iterdir()))
-
-
-def _is_ours(path: Path) -> bool:
+def _parts(path: Path) -> list[tuple[Path, bool]]:
+    """What lies in a study's folder, and whether a sweep has made it; in parts where it has made some of it."""
     if is_file(path):
-        return path.name in OWN_FILES or _BESIDE.fullmatch(path.name) is not None
+        return [(path, path.name in OWN_FILES or _BESIDE.fullmatch(path.name) is not None)]
     if not is_folder(path):
-        return False
-    if path.name in (LOGS, REFERENCE, REQUESTS) or is_file(path / _SCRATCH):
-        return True
-    return is_run_folder(path) and _is_whole(path)
+        return [(path, False)]
+    if is_file(path / _SCRATCH):
+        return [(path, True)]
+    held, parts = _HELD.get(path.name), list[tuple[Path, bool]]()
+    if held is not None:
+        named = [(leaf, leaf.relative_to(path).as_posix()) for leaf in _leaves(path)]
+        parts = [(leaf, is_file(leaf) and held.fullmatch(name) is not None) for leaf, name in named]
+    elif is_run_folder(path):
+        parts = [(part, _is_of_run(part)) for part in sorted(path.iterdir())]
+        if not all(is_ours for _, is_ours in parts) and not holds_run(path):
+            return [(path, False)]
+    else:
+        return [(path, False)]
+    return [(path, True)] if all(is_ours for _, is_ours in parts) else parts
+
+
+def _leaves(folder: Path) -> Iterator[Path]:
+    """All that lies below a folder and is no folder with something in it, through no link."""
+    for path in sorted(folder.iterdir()):
+        if is_folder(path) and any(path.iterdir()):
+            yield from _leaves(path)
+        else:
+            yield path
 
 
 def _is_of_run(path: Path) -> bool:

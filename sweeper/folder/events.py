@@ -106,7 +106,7 @@ class WorkerChanged:
 @dataclass(frozen=True)
 class Heartbeat:
     """The sweep is alive, in this phase, with its progress once known. `failures` by kind. `machine`: a digest shared
-    by processes that see each other's process ids.
+    by processes that see each other's process ids. `asked`: digest of what its study asks; "" by earlier versions.
     """
 
     host: str
@@ -120,6 +120,7 @@ class Heartbeat:
     failures: Mapping[str, int] = field(default_factory=dict)
     seconds_left: float | None = None
     best: tuple[str, str, float | None] | None = None
+    asked: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,20 +26,23 @@ from sweeper.recorded.format_1 import asked_before
 @dataclass(frozen=True)
 class StudyState:
     """How far a study is: `planned` runs, `done` of them recorded, and what it would leave behind of what an earlier
-    form of it, or of its sources, trained: reason -> finished runs. `said`: what else there is to say, in sentences.
+    form of it, or of its sources, trained: reason -> finished runs. `unasked`: sentences on finished runs of variants,
+    scenarios, blocks and seeds that the file no longer names; `said`: what else there is to say.
     """
 
     planned: int
     done: int
     left: Mapping[str, Sequence[RunRecord]]
+    unasked: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What `plan` says of it; nothing of a study without a recorded run."""
         if not self.done:
-            return leaving(self.left)
+            return [*leaving(self.left), *self.unasked]
         counted = f"{self.done} of {so_many(self.planned, 'run')} done, {self.planned - self.done} missing."
-        return [counted, *(leaving(self.left) if self.done < self.planned else []), *self.said]
+        others = [*leaving(self.left), *self.unasked] if self.done < self.planned else []
+        return [counted, *others, *self.said]
 
 
 def standing_of(study: Study, *, storage: str | None = None, strict: bool = False) -> StudyState:
@@ -61,7 +64,8 @@ def standing_of(study: Study, *, storage: str | None = None, strict: bool = Fals
     }
     done = _done(study, answers.records)
     said = [*untried(study, answers.records), *_stale(study, answers.records, strict or is_strict(tags))]
-    return StudyState(planned, done, {r: runs for r, runs in left.items() if runs}, tuple(said))
+    left = {reason: runs for reason, runs in left.items() if runs}
+    return StudyState(planned, done, left, tuple(answers.unasked_notes()), tuple(said))
 
 
 def _stale(study: Study, records: Sequence[RunRecord], strict: bool) -> list[str]:

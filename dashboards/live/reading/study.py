@@ -148,4 +148,4 @@ def _loaded(name: str, text: str, folder: Path) -> Study:
     """The study that a sweep has kept, which is JSON: YAML would take some of its numbers for text."""
     with suppress(ValueError):  # of an earlier version
         text = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
-    return Study.of(load_study(folder / f"{name}.yaml", text=text))
+    return Study.of(load_study(folder / f"{name}.yaml", text=text, only_read=True))

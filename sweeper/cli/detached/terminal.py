@@ -95,7 +95,7 @@ def wait_for(study: str, settings: list[str], longest: float | None) -> None:
     from sweeper.folder.events import Happening, Heartbeat
     from sweeper.folder.paths import places
 
-    spec = load(study, settings).spec
+    spec = load(study, settings, only_read=True).spec
     runs = places(spec, Path.cwd(), None).runs
     deadline = None if longest is None else time.monotonic() + longest
     try:

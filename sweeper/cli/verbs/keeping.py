@@ -135,7 +135,7 @@ def _place(study: str, settings: list[str] | None, storage: str | None) -> tuple
     here = Path.cwd()
     file = existing(study)
     if settings or (file is not None and file.is_file()) or study in shipped_studies():
-        spec = load(study, settings).spec
+        spec = load(study, settings, only_read=True).spec
         return spec.study, places(spec, here, storage)
     wrong = "is no name of a study" if not study or "/" in study or study in (".", "..") else None
     if wrong is not None:

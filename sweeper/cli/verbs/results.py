@@ -51,7 +51,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Count a study's runs by variant, scenario and state, with rate and time left."""
-    loaded = load(study, settings)
+    loaded = load(study, settings, only_read=True)
     context.obj.say(shown_status(loaded, failed=failed, prints=not json))
 
 
@@ -106,7 +106,7 @@ def table(
         problems.append(of_option("--format", format, "--json asks for json: leave one of the two out."))
     if problems:
         refuse(problems)
-    loaded, kind = load(study, settings), kinds["json" if json else format]
+    loaded, kind = load(study, settings, only_read=True), kinds["json" if json else format]
     width = screen_width() if output is None else None
     with store_errors():
         if file is None:
@@ -168,7 +168,7 @@ def records(
     from dashboards.store.records_file import records_bytes
     from sweeper.recorded.reading import answers_of
 
-    loaded = load(study, settings)
+    loaded = load(study, settings, only_read=True)
     with store_errors():
         tell_whose(loaded.spec)
         found = recorded_of(loaded, answers_of(loaded))
@@ -191,7 +191,7 @@ def report(
     from dashboards.report.study import report_of
     from sweeper.recorded.reading import answers_of
 
-    loaded = load(study, settings)
+    loaded = load(study, settings, only_read=True)
     with store_errors("Reading the runs and drawing the figures ..."):
         if file is None:
             tell_whose(loaded.spec)

@@ -157,7 +157,7 @@ def resume(study: StudyName, variant: Variant, settings: Set = None) -> None:
 def run_folder(study: str, settings: list[str] | None) -> Path:
     from sweeper.folder.paths import places
 
-    return places(load(study, settings).spec, Path.cwd(), None).runs
+    return places(load(study, settings, only_read=True).spec, Path.cwd(), None).runs
 
 
 def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
@@ -166,7 +166,7 @@ def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) 
     from sweeper.folder.requests import Pause, Resume
     from sweeper.folder.standing import standing
 
-    variants = load(study, settings).variants
+    variants = load(study, settings, only_read=True).variants
     runs = run_folder(study, settings)
     refuse_foreign_runs(runs)
     held = paused(runs)

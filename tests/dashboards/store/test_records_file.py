@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +66,14 @@ def test_a_file_that_is_none_is_refused_in_words(contents: bytes, tmp_path: Path
     (tmp_path / "records.jsonl.gz").write_bytes(contents)
     with pytest.raises(StoreError, match="records"):
         read_records(tmp_path / "records.jsonl.gz")
+
+
+def test_a_file_of_a_stranger_is_refused_whatever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboards.store.records_file._MOST_BYTES", 1 << 20)
+    deep, large, pipe = tmp_path / "deep.gz", tmp_path / "large.gz", tmp_path / "pipe.gz"
+    deep.write_bytes(gzip.compress(b"[" * 200_000))
+    large.write_bytes(gzip.compress(b"0" * (1 << 20)) * 2)
+    os.mkfifo(pipe)
+    for path, said in ((deep, "was edited"), (large, "holds more than 1 MiB"), (pipe, "is no regular file")):
+        with pytest.raises(StoreError, match=said):
+            read_records(path)

@@ -13,6 +13,9 @@ import pytest
 import yaml
 
 import sweeper as api
+from studies.design.identity import asked_of_files
+from studies.spec import Study, load_study
+from sweeper.folder.border import Border
 from sweeper.folder.standing import standing
 from sweeper.tracking.experiment.new_store import make_store
 from tests.sweeper.conftest import Sweeper
@@ -195,3 +198,12 @@ def test_a_mapping_is_swept_in_a_process_of_its_own_and_known_to_the_commands(
     assert f"Sweep {found.sweep} runs as process {found.beat.process}" in said
     by_command = sweeper(tmp_path, "status", "runs/small/asked.yaml")
     assert without_age(by_command.stdout) == without_age(str(study.status()))
+
+
+def test_run_attaches_only_to_a_sweep_that_asks_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    running, runs = Study.of(load_study("study.yaml", (), yaml.safe_dump(STUDY))), tmp_path / "runs" / "small"
+    runs.mkdir(parents=True)
+    with Border(runs, running, print), pytest.raises(api.Refused, match="asks something else"):
+        api.load(STUDY, set={"base.max_steps": 30}).run(executor="inline")
+    assert asked_of_files(running) == asked_of_files(running.holding({"x": "sha256:1"}))

@@ -221,6 +221,21 @@ def test_what_lies_in_a_runs_folder_and_is_not_the_runs_stays(sweeper: Sweeper, 
     assert (run / "best-merged/model.safetensors").read_text() == "weights"
 
 
+def test_what_somebody_keeps_in_folders_of_fixed_names_stays(sweeper: Sweeper, tmp_path: Path) -> None:
+    sweep(sweeper, tmp_path, "small")
+    runs, base = tmp_path / "runs" / "small", f"reference/{'a' * 32}"
+    ours = ["logs/worker-0.log", "logs/door.key", "requests/0a.json", f"{base}/{'b' * 32}.safetensors", f"{base}/lock"]
+    others = ["logs/thesis.log", "requests/old/1.json", "reference/model.safetensors", f"{base}/notes.txt"]
+    for name in (*ours, *others):
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs / name).write_text(name)
+    ended = sweeper(tmp_path, "rm", "small", "--yes")
+    assert ended.returncode == 0, ended.stderr
+    assert "reference/model.safetensors" in ended.stdout
+    left = {path.relative_to(runs).as_posix() for path in runs.rglob("*") if path.is_file()}
+    assert left == {*others, "study.json"}
+
+
 def test_a_study_whose_model_is_registered_is_not_removed(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep(sweeper, tmp_path, "small")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

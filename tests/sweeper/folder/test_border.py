@@ -15,6 +15,8 @@ import pytest
 
 from dashboards.store.records import load_records
 from studies.records import State
+from studies.spec import Study, load_study
+from sweeper.folder.border import Border
 from sweeper.folder.events import (
     EventReader,
     Happening,
@@ -298,6 +300,23 @@ def test_a_killed_sweep_is_told_from_one_that_runs_and_from_one_that_has_ended(
     found = standing(runs)
     assert found is not None
     assert (found.state, found.end) == ("ended", SweepEnded("finished"))
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (KeyboardInterrupt(), SweepEnded("stopped")),
+        (OSError("the disk is full"), SweepEnded("interrupted", "the disk is full")),
+    ],
+)
+def test_a_second_ctrl_c_stops_a_sweep_and_is_no_failure_of_it(
+    tmp_path: Path, error: BaseException, end: SweepEnded
+) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    study = Study.of(load_study(tmp_path / "study.yaml"))
+    with pytest.raises(type(error)), Border(tmp_path, study, print):
+        raise error
+    assert told(tmp_path)[-1] == end
 
 
 def test_a_sweep_of_a_machine_that_slept_is_not_dead(start: Start, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
