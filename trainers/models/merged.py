@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -18,6 +18,7 @@ from trl.trainer.utils import create_model_from_path
 
 from studies.records import Cause
 from studies.schema.paths import existing
+from studies.text.plural import so_many
 from trainers.models.bases import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -62,12 +63,12 @@ def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) ->
     adapter = find_adapter(path, revision)
     if adapter is None:
         refuse_other_kinds(path, PreTrainedConfig.get_config_dict(path, revision=revision)[0])
-        return create_model_from_path(path, revision=revision, **arguments)
+        return _load_whole(path, path, {"revision": revision, **arguments})
     refuse_quantized(adapter, {"load_in_4bit": "quantization_config" in arguments})
     arguments = {"device_map": None, **arguments}
     if adapter.is_beside:
         with _without_adapter(Path(path)) as folder:
-            base = create_model_from_path(str(folder), **arguments)
+            base = _load_whole(path, str(folder), arguments)
     else:
         base = load_model(adapter.base, adapter.revision, arguments)
     loaded = random_numbers()
@@ -75,6 +76,22 @@ def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) ->
     go_on_from(loaded)  # PEFT draws factors before it reads them; whoever loads the merged model draws none
     model.name_or_path = model.config._name_or_path = path
     return model
+
+
+def _load_whole(path: str, place: str, arguments: Mapping[str, Any]) -> PreTrainedModel:
+    """The model at `place`, which a user knows as `path`. Raises UnusableModel where its files lack weights, which
+    transformers would draw at random.
+    """
+    loaded: Any = create_model_from_path(place, output_loading_info=True, **arguments)
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UnusableModel(
+            f"model {path}: its files lack {so_many(len(missing), 'weight')} that its config.json asks for, such as "
+            f"{missing[0]}, which would be random numbers: take the config.json that it was saved with, or its other "
+            "files of weights"
+        )
+    return cast(PreTrainedModel, model)
 
 
 def _merge(base: PreTrainedModel, adapter: AdapterBase, revision: str | None) -> PreTrainedModel:

@@ -149,6 +149,12 @@ def _cut_in_half(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
+def _a_layer_that_no_file_has(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "code-in-a-pickle": _code_in_a_pickle,
     "half-of-the-weights": _cut_in_half,
@@ -166,6 +172,12 @@ def test_files_that_are_none_of_a_model_are_refused_and_not_tried_again(
     result = train(a_tokenizer(SPECIAL), TEXT, change=damage)
     assert result.cause is Cause.REFUSED, result.message
     assert "model cannot be used" in result.message
+
+
+def test_weights_that_no_file_has_are_not_drawn_at_random(train: Callable[..., RunResult]) -> None:
+    result = train(a_tokenizer(SPECIAL), TEXT, change=_a_layer_that_no_file_has)
+    assert result.cause is Cause.REFUSED, result.message
+    assert "its files lack 9 weights that its config.json asks for, such as model.layers." in result.message
 
 
 def test_an_id_without_a_row_in_the_embedding_is_refused_by_name(train: Callable[..., RunResult]) -> None:
