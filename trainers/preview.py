@@ -37,10 +37,13 @@ _SECONDS: Final = 60.0
 
 
 class Preview(NamedTuple):
-    """What stands against training (`problems`), and what a user should know (`notes`)."""
+    """What stands against training (`problems`), what a user should know (`notes`), and how many prompts a draw holds
+    (`prompts`), where that is known.
+    """
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    prompts: int | None = None
 
 
 def preview(rows: Rows, data: DataConfig, model: str, revision: str | None, code: bool, block: int) -> Preview:
@@ -59,12 +62,12 @@ def preview(rows: Rows, data: DataConfig, model: str, revision: str | None, code
         "whole": len(every) <= _WHOLE_ROWS and sum(map(_characters, every)) <= _WHOLE_CHARACTERS,
     }
     try:
-        problems, notes = asked_aside("trainers.preview", request)
+        problems, notes, prompts = asked_aside("trainers.preview", request)
     except subprocess.TimeoutExpired:
         return Preview(notes=(f"{_UNSEEN} that took over {_SECONDS:.0f} s.",))
     except (subprocess.CalledProcessError, OSError, ValueError):
         return Preview(notes=(f"{_UNSEEN} the tokenizer of {model} cannot be loaded without torch.",))
-    return Preview(tuple(problems), tuple(notes))
+    return Preview(tuple(problems), tuple(notes), prompts)
 
 
 _UNSEEN: Final = "The rows were not tokenised yet:"
@@ -119,25 +122,26 @@ def main() -> None:
     json.dump(found, sys.stdout)
 
 
-def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str], int | None]:
     from trainers.models.tokenizer import UnusableModel, load_tokenizer
 
     data, model = DataConfig.model_validate(request["data"]), request["model"]
     try:
         tokenizer = load_tokenizer(model, request["revision"], trust_remote_code=False)
     except UnusableModel as error:
-        return [str(error)], []
+        return [str(error)], [], None
     except (OSError, ValueError, ImportError, KeyError) as error:
         why = f"{model} is not here, and is loaded by the first run" if existing(model) is None else _first(error)
-        return [], [f"{_UNSEEN} {why}."]
+        return [], [f"{_UNSEEN} {why}."], None
     problems, notes, odd = _rendered(request["rows"], data, tokenizer)
     if request["whole"] and not problems:
         try:
             pairs = load_pairs(data, request["block"], tokenizer)
         except DataError as error:
-            return list(error.problems), []
-        return problems, [f"Pairs of data draw {request['block']}: {funnel(pairs.facts)}.", *odd]
-    return problems, [*notes, *odd]
+            return list(error.problems), [], None
+        drawn = f"Pairs of data draw {request['block']}: {funnel(pairs.facts)}."
+        return problems, [drawn, *odd], len(pairs.prompts)
+    return problems, [*notes, *odd], None
 
 
 def _first(error: BaseException) -> str:
@@ -220,9 +224,26 @@ def _oddities(row: Row, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
         )
     prompt = row["prompt"]
     if isinstance(prompt, list):
-        shown = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
-        for role in sorted({m["role"] for m in prompt if m["content"].strip() and m["content"].strip() not in shown}):
-            yield f"the chat template leaves out or changes what a message of role {role!r} says"
+        yield from _changed_by_template(prompt, [row["chosen"], row["rejected"]], tokenizer)
+
+
+def _changed_by_template(
+    prompt: list[dict[str, Any]], answers: Sequence[Any], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    """What a chat template leaves of messages, and answers that are not the assistant's."""
+    lost: set[str] = set()
+    for messages in (prompt, *(prompt + answer for answer in answers)):
+        asks = messages is prompt
+        shown = str(tokenizer.apply_chat_template(messages, add_generation_prompt=asks, tokenize=False))
+        lost |= {f"a message of role {m['role']!r} says" for m in messages if m["content"].strip() not in shown}
+        named = [call.get("function") or call for m in messages for call in m.get("tool_calls") or () if call]
+        lost |= {"a call of a tool says" for call in named if str(call.get("name")) not in shown}
+    for what in sorted(lost):
+        yield f"the chat template leaves out or changes what {what}"
+    roles = {answer[i]["role"] for answer in answers for i in (0, -1)} - {"assistant"}
+    if roles:
+        named_roles = " and ".join(map(repr, sorted(roles)))
+        yield f"an answer begins or ends with a message of role {named_roles}, which is trained on as the assistant's"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
     from studies.records import DataConfig
-    from studies.spec import ResolvedVariant, Study
+    from studies.spec import ResolvedVariant, Study, StudySpec
     from trainers.data.pairs import DataError
     from trainers.data.sources import Rows
 
@@ -46,7 +46,18 @@ def try_data(rows: Rows, study: Study) -> tuple[list[str], list[str]]:
                 seen = preview(rows, data, model, revision, code, study.spec.runs.blocks[0])
             problems += [where + problem for problem in seen.problems]
             notes += [where + note for note in seen.notes]
+            notes += [where + note for note in _few_prompts(seen.prompts, study.spec)]
     return list(dict.fromkeys(problems)), notes
+
+
+def _few_prompts(there: int | None, spec: StudySpec) -> Iterator[str]:
+    """That a win rate rests on fewer prompts than the study asks for, as its pairs share them."""
+    asked = min(spec.evaluation.prompts, spec.data.eval_rows or 0)
+    if there is not None and there < asked and "win_rate" in spec.objective.metric:
+        yield (
+            f"A draw holds out {there:,} prompts, not {asked:,}, as pairs share them: {spec.objective.metric} rests on "
+            f"those alone, and shows less than the plan says. Raise data.eval_rows."
+        )
 
 
 def look_at_data(study: Study) -> tuple[str, ...]:

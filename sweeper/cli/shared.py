@@ -266,11 +266,11 @@ def print_outcome(
             answers = answers_of(asked)  # what the table and `sweeper status` count, of earlier sweeps too
             table = comparison_of(asked, answers)
             text = written(table, "text", screen_width(), everything=False)
+            if not outcome.has_ended_runs:
+                text = "Nothing is known yet: no run has ended.\n"
         failed = summary(distinct(answers.records))
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
-    reused = f"{outcome.reused} {'was' if outcome.reused == 1 else 'were'} there already"
-    done = f"{so_many(outcome.trained, 'run')} trained, {reused}"
-    console.print(f"{done}; {ending}", soft_wrap=True, markup=False)
+    console.print(f"{outcome.in_words}; {ending}", soft_wrap=True, markup=False)
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)

@@ -244,8 +244,10 @@ def _choose_tuned(table: Comparison, variant: str | None, trial: int | None) -> 
             f"--trial {trial}: every replicate numbers its own trials; leave it out, and name a loss with --variant."
         )
     name = variant or said.use or said.start
+    if name is None and not any(loss.tried for loss in found.losses):
+        raise ExportError(said.text)
     if name is None:
-        raise ExportError(f"{said.text} Name a loss with --variant to export its settings all the same.")
+        raise ExportError(f"{said.text} `sweeper export` with --variant LOSS writes a loss's settings all the same.")
     loss = here[name]
     if loss.chosen is None:
         raise ExportError(f"No replicate of {loss.variant} has been judged yet: run the study first.")

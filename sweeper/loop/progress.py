@@ -38,7 +38,8 @@ class Screen:
 class Outcome:
     """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
     trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again; `unusable`:
-    why no run can be trained at all, where the model or the data are to blame; `budget`: which one stopped it.
+    why no run can be trained at all, where the model or the data are to blame; `budget`: which one stopped it;
+    `on_their_way`: runs that it stopped before their end, which go on from there.
     """
 
     trained: int
@@ -49,6 +50,19 @@ class Outcome:
     unmeasured: int = 0
     unusable: str = ""
     budget: str = ""
+    on_their_way: int = 0
+
+    @property
+    def has_ended_runs(self) -> bool:
+        """Whether any run has come to an end, in this sweep or before."""
+        return bool(self.trained or self.reused or self.failures)
+
+    @property
+    def in_words(self) -> str:
+        """What became of its runs."""
+        reused = f"{self.reused} {'was' if self.reused == 1 else 'were'} there already"
+        on_their_way = f"{self.on_their_way} stopped on their way and kept, " if self.on_their_way else ""
+        return f"{so_many(self.trained, 'run')} trained, {on_their_way}{reused}"
 
     @property
     def whole(self) -> bool:
@@ -71,11 +85,14 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """Runs counted: trained, reused, and those that could not be trained; and the failures that stand."""
+    """Runs counted: trained, reused, those that could not be trained, those stopped before their end; and the failures
+    that stand.
+    """
 
     trained: int = 0
     reused: int = 0
     untrained: int = 0
+    on_their_way: int = 0
     failures: Counter[Failure] = field(default_factory=Counter)
 
     @property
@@ -94,7 +111,8 @@ class Tally:
     def outcome(self, stopped: bool, unusable: str, budget: str) -> Outcome:
         """How the sweep ended. `budget`: the limit that it came to, which has stopped it where it was stopped."""
         stopped_by = budget if stopped else ""
-        return Outcome(self.trained, self.reused, +self.failures, stopped, unusable=unusable, budget=stopped_by)
+        counted = (self.trained, self.reused, +self.failures, stopped)
+        return Outcome(*counted, unusable=unusable, budget=stopped_by, on_their_way=self.on_their_way)
 
 
 class Interrupted(Exception):

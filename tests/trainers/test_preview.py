@@ -90,6 +90,7 @@ def test_the_way_of_rows_is_told(look_by_process: Callable[..., Preview]) -> Non
     assert look_by_process(rows, tokenizer(), max_length=64, eval_rows=5) == Preview(
         (),
         (WAY,),
+        4,
     )
 
 
@@ -171,6 +172,15 @@ def test_what_may_surprise_is_told_once(look: Callable[..., Preview], rows: Any,
     assert not seen.problems
     assert len(seen.notes) == 2
     assert seen.notes[1].startswith(told)
+
+
+def test_answers_of_a_role_that_the_template_writes_as_it_is_are_told(look: Callable[..., Preview]) -> None:
+    seen = look(
+        [chat(i, role="gpt") for i in range(30)], tokenizer(KNOWN.replace("'assistant')", "'assistant', 'gpt')"))
+    )
+    assert not seen.problems
+    told = "an answer begins or ends with a message of role 'gpt', which is trained on as the assistant's."
+    assert f"In 30 of 30 rows looked at {told}" in seen.notes
 
 
 def test_of_much_data_some_rows_are_looked_at(look: Callable[..., Preview]) -> None:

@@ -28,7 +28,7 @@ from trainers.components.settings import DAY, resolve_model
 from trainers.components.start_check import precision_of
 from trainers.data.pairs import Gold, Pairs, Prefer, load_pairs
 from trainers.data.tables import as_table
-from trainers.data.tokens import tokenise
+from trainers.data.tokens import prompt_ids, tokenise
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import at_content, load_judge, load_pairwise
 from trainers.interface import MODEL_SETTINGS
@@ -243,6 +243,8 @@ class WorkerCache:
         if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             for row in (*pairs.train, *pairs.evaluation):
                 check_ids(chain.from_iterable(tokenise(row, tokenizer)), model, tokenizer)
+            for prompt in pairs.prompts:  # which may end with what no answer is trained behind, as `<think>`
+                check_ids(prompt_ids(prompt, tokenizer), model, tokenizer)
         return pairs
 
     def training_rows(self, config: RunConfig, settings: Mapping[str, Any], pairs: Pairs) -> datasets.Dataset:

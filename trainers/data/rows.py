@@ -16,7 +16,8 @@ SIDES: Final[tuple[Literal["chosen", "rejected"], ...]] = ("chosen", "rejected")
 _TEXTS: Final[tuple[Literal["prompt", "chosen", "rejected"], ...]] = ("prompt", "chosen", "rejected")
 # Columns that hold what belongs to the prompt, the likeliest first, in the sets that people publish.
 _QUESTIONS: Final = ("question", "instruction", "query", "input")
-_BESIDE: Final = ("system", "system_prompt", "history", "context", "conversation", "conversations", "messages")
+_CONVERSATIONS: Final = ("conversations", "conversation", "messages")
+_BESIDE: Final = ("system", "system_prompt", "history", "context", *_CONVERSATIONS)
 ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "prompt": _QUESTIONS,
     "chosen": ("accepted", "preferred", "good", "better", "winner", "positive", "chosen_response", "response_chosen"),
@@ -46,13 +47,13 @@ class Fault(NamedTuple):
 class Seen(NamedTuple):
     """What a raw row holds beside its three texts that its reader should know of.
 
-    `prompted`: there is a prompt; `lost`: columns whose text is no part of the texts; `parsed`: messages stood there as
-    JSON text; `repeated`: an answer begins with the prompt.
+    `prompted`: there is a prompt; `lost`: columns whose text is no part of the texts; `forms`: what stood there in the
+    place of lists of messages, and was read as them; `repeated`: an answer begins with the prompt.
     """
 
     prompted: bool = False
     lost: tuple[str, ...] = ()
-    parsed: bool = False
+    forms: tuple[str, ...] = ()
     repeated: bool = False
 
 
@@ -71,9 +72,9 @@ def as_row(value: Any, columns: Columns) -> tuple[Row | Fault, Seen]:
             Fault("more cells than columns", "it has more cells than the first line; put texts with commas in quotes"),
             Seen(),
         )
-    named, parsed, unread = _with_messages(renamed(value, columns))
+    named, forms, unread = _with_messages(renamed(value, columns))
     prompted = "prompt" in named
-    seen = Seen(prompted, tuple(_lost(named)), parsed)
+    seen = Seen(prompted, tuple(_lost(named)), tuple(forms))
     fault = unread or _row_fault(named)
     if fault:
         return fault, seen
@@ -125,7 +126,7 @@ def _written_answer(messages: list[dict[str, Any]]) -> str:
     return "\n\n".join(told)
 
 
-# ---- messages that are written as text -------------------------------------------------------------------------------
+# ---- messages in other forms ----------------------------------------------------------------------------------------
 
 _LIKE_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:""")
 # One message alone, both its keys beside each other: other objects are texts like any.
@@ -134,37 +135,80 @@ _LIKE_ONE: Final = re.compile(
     re.DOTALL,
 )
 _SOON: Final = 99  # characters within which such a list has begun
+_SHARE_GPT: Final[Mapping[str, str]] = {"human": "user", "gpt": "assistant"}
 
 
-def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], bool, Fault | None]:
-    """The row with lists of messages in place of the JSON texts that say them, and whether there were any."""
-    found = {
-        name: text
-        for name in _TEXTS
-        if isinstance(text := value.get(name), str) and "{" in text[:_SOON] and _LIKE_MESSAGES.match(text)
-    }
-    single = [
-        n for n in _TEXTS if isinstance(text := value.get(n), str) and text.endswith("}") and _LIKE_ONE.match(text)
-    ]
-    if single:
-        told = (
-            f"{single[0]!r} is one message written as text, so that brackets and quotes would be trained on; write it "
-            "as a list of messages, or its content alone"
-        )
-        return value, False, Fault("messages as text", told)
-    if not found:
-        return value, False, None
+def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], list[str], Fault | None]:
+    """The row with lists of messages in place of what says the same otherwise, in which forms it did, or what is wrong
+    with them.
+    """
     read: dict[str, Any] = {}
-    for name, text in found.items():
-        try:
-            read[name] = json.loads(text)
-        except (ValueError, RecursionError):
-            told = (
-                f"{name!r} is a list of messages written as text, and not as JSON, so that brackets and quotes would "
-                "be trained on; write it as a list, or as text by json.dumps"
-            )
-            return value, False, Fault("messages as text", told)
-    return {**value, **read}, True, None
+    forms: dict[str, None] = {}
+    for name in _TEXTS:
+        text = value.get(name)
+        if isinstance(text, str):
+            if text.endswith("}") and _LIKE_ONE.match(text):
+                told = (
+                    f"{name!r} is one message written as text, so that brackets and quotes would be trained on; write "
+                    "it as a list of messages, or its content alone"
+                )
+                return value, [], Fault("messages as text", told)
+            if not ("{" in text[:_SOON] and _LIKE_MESSAGES.match(text)):
+                continue
+            try:
+                text = json.loads(text)
+            except (ValueError, RecursionError):
+                told = (
+                    f"{name!r} is a list of messages written as text, and not as JSON, so that brackets and quotes "
+                    "would be trained on; write it as a list, or as text by json.dumps"
+                )
+                return value, [], Fault("messages as text", told)
+            forms["lists of messages as JSON text"] = None
+        if isinstance(text, dict) and isinstance(text.get("role", text.get("from")), str):
+            text = [text]
+            forms["one message in the place of a list"] = None
+        if isinstance(text, list):
+            read[name] = [_as_message(message, forms) for message in text]
+    return _of_one_form({**value, **read}, forms) if read else value, list(forms), None
+
+
+def _as_message(message: Any, forms: dict[str, None]) -> Any:
+    """A message with role and content, of what says the same otherwise; `forms` gets how it did."""
+    if not isinstance(message, dict) or (isinstance(message.get("content"), str) and "role" in message):
+        return message
+    if isinstance(message.get("from"), str) and "value" in message and not {"role", "content"} & message.keys():
+        others = {name: held for name, held in message.items() if name not in ("from", "value")}
+        role = _SHARE_GPT.get(message["from"].lower(), message["from"])
+        message = {"role": role, "content": message["value"], **others}
+        forms["messages as 'from' and 'value' (human is read as user, gpt as assistant)"] = None
+    content = message.get("content")
+    if isinstance(content, list) and content and all(map(_is_text, content)):
+        message = {**message, "content": "".join(part["text"] for part in content)}
+        forms["the text of messages in parts"] = None
+    elif content is None and message.get("tool_calls"):
+        message = {**message, "content": ""}
+        forms["calls of tools without content"] = None
+    return message
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _of_one_form(value: dict[str, Any], forms: dict[str, None]) -> dict[str, Any]:
+    """The row with plain answers behind messages as the assistant's, and a plain prompt before its answers as the
+    user's.
+    """
+    prompt, answers = value.get("prompt"), [value.get(side) for side in SIDES]
+    if isinstance(prompt, list) and all(isinstance(answer, str) for answer in answers):
+        forms["messages before answers in plain text, which are read as the assistant's"] = None
+        return value | {s: [{"role": "assistant", "content": value[s]}] for s in SIDES}
+    firsts = [answer[0] for answer in answers if isinstance(answer, list) and answer and isinstance(answer[0], dict)]
+    is_theirs = [first.get("role") for first in firsts] == ["assistant"] * 2 and firsts[0] != firsts[1]
+    if isinstance(prompt, str) and prompt.strip() and is_theirs:
+        forms["a plain prompt before messages, which is read as the user's"] = None
+        return value | {"prompt": [{"role": "user", "content": prompt}]}
+    return value
 
 
 # ---- columns that nothing would be made of -------------------------------------------------------------------------
@@ -201,7 +245,7 @@ def _leaves(value: Any) -> Iterator[str]:
 def best_question(names: Mapping[str, int]) -> str | None:
     """The one of these columns that is most likely the prompt."""
     by_name = {name.lower(): name for name in names}
-    return next((by_name[name] for name in _QUESTIONS if name in by_name), None)
+    return next((by_name[name] for name in (*_QUESTIONS, *_CONVERSATIONS) if name in by_name), None)
 
 
 # ---- faults --------------------------------------------------------------------------------------------------------
@@ -230,9 +274,6 @@ def _row_fault(value: Mapping[str, Any]) -> Fault | None:
         return Fault(found[0].kind, "; ".join(fault.text for fault in found))
     if isinstance(value["chosen"], list) != isinstance(value["rejected"], list):
         return Fault("mixed forms", "one answer is plain text and the other messages; write both in the same form")
-    if isinstance(value.get("prompt"), list) and isinstance(value["chosen"], str):
-        told = "'prompt' is messages and the answers are plain text; write all three in the same form"
-        return Fault("mixed forms", told)
     if value["chosen"] == value["rejected"]:
         return Fault("equal answers", "'chosen' and 'rejected' are equal, which teaches nothing; remove the row")
     return None
@@ -252,6 +293,18 @@ def _text_fault(name: str, value: Any) -> Fault | None:
     if not value:
         return Fault("empty", f"{name!r} is an empty list; fill it in or remove the row")
     for i, message in enumerate(value, start=1):
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            parts = sorted(
+                {
+                    str(part.get("type")) if isinstance(part, dict) else type(part).__name__
+                    for part in message["content"]
+                }
+            )
+            told = (
+                f"message {i} of {name!r} has its content in parts ({', '.join(parts)[:60]}), and only text is trained "
+                "on; write its text alone, or remove the row"
+            )
+            return Fault("parts that are no text", told)
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             told = f"message {i} of {name!r} lacks text in 'role' or 'content'; write it as role and content"
             return Fault("bad messages", told)
@@ -262,7 +315,7 @@ def _text_fault(name: str, value: Any) -> Fault | None:
             return Fault("bad messages", told)
         if not whole:
             return Fault("broken characters", f"message {i} of {name!r} {_HALF}")
-    if name != "prompt" and not value[-1]["content"].strip():
+    if name != "prompt" and not value[-1]["content"].strip() and not value[-1].get("tool_calls"):
         return Fault("empty", f"{name!r} ends with an empty message; fill it in or remove the row")
     return None
 

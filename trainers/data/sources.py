@@ -32,7 +32,7 @@ from trainers.data.rows import (
     is_conversational,
     length,
 )
-from trainers.data.split_files import is_saved, split_files
+from trainers.data.split_files import is_saved, split_files, split_names
 
 __all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "UnreadableData", "kind_of", "read_rows"]
 
@@ -142,7 +142,9 @@ def _read(data: DataConfig, path: str, split: str) -> Iterator[Placed]:
                 raise ValueError(f"a saved dataset has no configurations, so data.name {data.name!r} does nothing")
             dataset = _saved_split(folder, split) if kind == "folder" else _hub_split(data, split)
     except (OSError, ValueError) as error:
-        raise UnreadableData([f"data {path}: cannot load split {split!r} ({first_line(error)})"]) from error
+        names = split_names(folder, ENDINGS) if kind == "folder" else ()
+        remedy = f"; name one of them, such as --set data.split={names[0]}" if names and split not in names else ""
+        raise UnreadableData([f"data {path}: cannot load split {split!r} ({first_line(error)}){remedy}"]) from error
     yield from _read_files(files, path, folder) if files else numbered(dataset)
 
 
@@ -238,7 +240,8 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
     numbers: list[int] = []  # of the sound rows
     lost = Counter[str]()
     last: KeysView[str] = columns.keys()  # of the row before, mostly the same
-    objects = size = parsed = repeated = prompts = 0
+    forms = Counter[str]()
+    objects = size = repeated = prompts = 0
     for placed in raw:
         found.read += 1
         if isinstance(placed.value, dict):
@@ -253,7 +256,7 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
             found.bad_row(placed.place, row)
             faults += [(found.read, placed.place, row)] if len(faults) < _MOST_NAMED else []
         elif row is not None:
-            parsed += seen.parsed
+            forms.update(seen.forms)
             repeated += seen.repeated
             found.rows.append(row)
             found.places.append(placed.place)
@@ -277,12 +280,13 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
             f"{where}: text in {names} of {max(lost.values())} rows is not trained on, as only prompt, chosen and "
             "rejected are; write it into the prompt where it belongs there"
         )
-    if parsed:
-        found.notes.append(f"{where}: {parsed} rows hold lists of messages as JSON text; they are read as messages")
+    for form, count in forms.items():
+        found.notes.append(f"{where}: {count} rows hold {form}; they are read as messages")
     if repeated:
         found.notes.append(
             f"{where}: in {repeated} rows an answer begins with the prompt, which stands before it already, so that "
-            "it is trained on twice; take it out of the answers"
+            "it is trained on twice; take it out of the answers, or, where both begin with all of it, take it from "
+            "there with --set data.columns.prompt=null"
         )
     return found
 
@@ -312,13 +316,16 @@ def _bad_rows(found: _Checked, faults: Sequence[tuple[int, str, Fault]], where: 
         return [
             f"{where}: {bad:,} of {found.read:,} lines are not UTF-8 text, the first is {faults[0][1]}: {CONVERT}{out}"
         ]
-    named = [f"{where}, {place}: {fault.text}" for _, place, fault in faults]
+    alike: dict[str, list[str]] = {}
+    for _, place, fault in faults:
+        alike.setdefault(fault.text, []).append(place)
+    named = [f"{where}, {', '.join(places)}: {text}" for text, places in alike.items()]
     if not found.rows:
-        more = f"{where}: ... and {bad - len(named)} more bad rows; none is sound ({counted(found.bad)})"
-        return [*named, more] if bad > len(named) else named
+        more = f"{where}: ... and {bad - len(faults)} more bad rows; none is sound ({counted(found.bad)})"
+        return [*named, more] if bad > len(faults) else named
     if bad == 1:
         return [f"{named[0]}; or leave it out, 1 row of {found.read:,}: --set data.bad_rows=drop"]
-    others = f"... and {bad - len(named)} more bad rows; " if bad > len(named) else ""
+    others = f"... and {bad - len(faults)} more bad rows; " if bad > len(faults) else ""
     return [
         *named,
         f"{where}: {others}{bad:,} of {found.read:,} rows are bad ({counted(found.bad)}); leave them out with "
@@ -339,6 +346,11 @@ def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
     named = {text: _alias(text, free) for text in (*missing, *(["prompt"] if "prompt" not in columns else []))}
     remedy = " ".join(f"--set data.columns.{t}={name or 'COLUMN'}" for t, name in named.items() if name or t in missing)
     lacking = " and ".join(map(repr, missing))
+    if not any(named[text] for text in missing):
+        return (
+            f"no row has {lacking}; the columns are {there}: a row is a prompt, a better and a worse answer: write "
+            f"these as 'chosen' and 'rejected', or, where columns hold just them, name those with {remedy}"
+        )
     return f"no row has {lacking}; the columns are {there}: rename them, or name them with {remedy}"
 
 

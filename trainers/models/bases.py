@@ -7,6 +7,7 @@ holds is looked at.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ TOKENIZER: Final = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model"
 _WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt")
 _NO_WEIGHTS: Final = ("training_args.bin", "optimizer", "scheduler", "rng_state", "adapter_model", "scaler")
 _INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}\.")
 _POINTER: Final = b"version https://git-lfs"
 # Of PEFT, what adds no matrix to a weight and so cannot be merged into one.
 _UNMERGED: Final = frozenset(
@@ -276,6 +278,11 @@ def _refuse_incomplete(path: str, folder: Path) -> None:
             "pytorch_model.bin) there"
         )
     _refuse_pointers(path, found)
+    if all(map(_SHARD.search, (file.name for file in found))) and not any((folder / n).is_file() for n in _INDEXES):
+        raise UnusableModel(
+            f"model {path}: its weights are in parts ({found[0].name}), and the index that names them is missing: put "
+            f"{_INDEXES[0]} (or {_INDEXES[1]}) there"
+        )
     for name in _INDEXES:
         shards = set(_read(folder / name).get("weight_map", {}).values())
         gone = sorted(shard for shard in shards if not (folder / str(shard)).is_file())

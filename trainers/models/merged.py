@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -18,6 +18,7 @@ from trl.trainer.utils import create_model_from_path
 
 from studies.records import Cause
 from studies.schema.paths import existing
+from studies.text.plural import so_many
 from trainers.models.bases import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -62,12 +63,12 @@ def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) ->
     adapter = find_adapter(path, revision)
     if adapter is None:
         refuse_other_kinds(path, PreTrainedConfig.get_config_dict(path, revision=revision)[0])
-        return create_model_from_path(path, revision=revision, **arguments)
+        return _load_whole(path, path, {"revision": revision, **arguments})
     refuse_quantized(adapter, {"load_in_4bit": "quantization_config" in arguments})
     arguments = {"device_map": None, **arguments}
     if adapter.is_beside:
         with _without_adapter(Path(path)) as folder:
-            base = create_model_from_path(str(folder), **arguments)
+            base = _load_whole(path, str(folder), arguments)
     else:
         base = load_model(adapter.base, adapter.revision, arguments)
     loaded = random_numbers()
@@ -77,11 +78,39 @@ def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) ->
     return model
 
 
+def _load_whole(path: str, place: str, arguments: Mapping[str, Any]) -> PreTrainedModel:
+    """The model at `place`, which a user knows as `path`. Raises UnusableModel where its files lack weights, which
+    transformers would draw at random.
+    """
+    try:
+        loaded: Any = create_model_from_path(place, output_loading_info=True, **arguments)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UnusableModel(
+            f"model {path}: its weights have other shapes than its config.json says: take the config.json that it was "
+            "saved with"
+        ) from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UnusableModel(
+            f"model {path}: its files lack {so_many(len(missing), 'weight')} that its config.json asks for, such as "
+            f"{missing[0]}, which would be random numbers: take the config.json that it was saved with, or its other "
+            "files of weights"
+        )
+    return cast(PreTrainedModel, model)
+
+
 def _merge(base: PreTrainedModel, adapter: AdapterBase, revision: str | None) -> PreTrainedModel:
     """The base with the adapter in its weights."""
-    remedy = f"Merge it yourself: {how_to_merge(adapter)}"
+    merge = f"Merge it yourself: {how_to_merge(adapter)}"
+    other = (
+        "It was made on another model, or edited: write the one that it was trained on as base_model_name_or_path into "
+        f"its {ADAPTER}"
+    )
     if getattr(base, "is_quantized", False):
-        raise UnusableModel(f"model {adapter}, which is quantised: a merge would round otherwise. {remedy}")
+        raise UnusableModel(f"model {adapter}, which is quantised: a merge would round otherwise. {merge}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of keys that do not fit, which are refused below
@@ -90,12 +119,19 @@ def _merge(base: PreTrainedModel, adapter: AdapterBase, revision: str | None) ->
         wanted = {name for name in get_peft_model_state_dict(policy, save_embedding_layers=False) if "lora_" in name}
         if stored != wanted:
             odd = sorted(stored ^ wanted)[0]
-            raise UnusableModel(f"model {adapter}, and does not fit it: {odd} is in one of them alone. {remedy}")
+            where = "has no place in" if odd in stored else "is missing for"
+            raise UnusableModel(f"model {adapter}, and does not fit it: {odd} {where} it. {other}")
         merged: PreTrainedModel = policy.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
         if isinstance(error, UnusableModel):
             raise
-        raise UnusableModel(f"model {adapter}, and cannot be merged: {told(error)} {remedy}") from error
+        if "size mismatch" in str(error) or "target modules" in str(error).lower():
+            raise UnusableModel(f"model {adapter}, and does not fit it ({_shortly(error)}). {other}") from error
+        if "NaNs detected" in str(error):
+            raise UnusableModel(
+                f"model {adapter}, and its factors hold what is no number (NaN): take a checkpoint from before that"
+            ) from error
+        raise UnusableModel(f"model {adapter}, and cannot be merged: {told(error)} {merge}") from error
     merged.__dict__.pop("peft_config", None)
     merged.requires_grad_(True)  # as it was loaded: PEFT froze it
     return merged
@@ -158,7 +194,7 @@ def usable(path: str) -> Iterator[None]:
     except Exception as error:
         cause = cause_of(error)
         if cause is Cause.REFUSED or (cause is Cause.INFRASTRUCTURE and _is_of_library(error)):
-            raise UnusableModel(f"model {path} cannot be used: {told(error)}{_install(error)}") from error
+            raise UnusableModel(f"model {path} cannot be used: {told(error)}{_remedy(error)}") from error
         raise
 
 
@@ -166,9 +202,17 @@ def _is_of_library(error: Exception) -> bool:
     return isinstance(error, OSError) and is_of_library(error)
 
 
-def _install(error: Exception) -> str:
-    """The command that installs what is missing, where the error names a package and no command."""
+def _shortly(error: Exception) -> str:
+    """The line of a long error that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "size mismatch" in line), lines[0])[:200]
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about an error that does not say so: get a damaged file again, or install a package that it names."""
     text = str(error)
+    if type(error).__name__ == "SafetensorError":
+        return " (a file of its weights is cut or damaged: load it again)"
     if "pip install" in text:
         return ""
     if isinstance(error, ModuleNotFoundError) and error.name:

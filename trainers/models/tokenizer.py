@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from json import JSONDecodeError
 from pathlib import Path
+from typing import Final
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
@@ -28,9 +30,10 @@ def load_tokenizer(
     place, of_place = tokenizer_place(path, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=of_place, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         below = _below(place, of_place)
         if below is None:
+            _refuse_without_files(path, place, error)
             raise
         return load_tokenizer(below.base, below.revision, trust_remote_code, day)
     if tokenizer.eos_token is None:
@@ -46,6 +49,28 @@ def load_tokenizer(
         except ValueError as error:
             raise UnusableModel(f"model {path}: {error}") from error
     return tokenizer
+
+
+def _refuse_without_files(path: str, place: str, error: Exception) -> None:
+    """Raises UnusableModel where a folder has no tokenizer, for which transformers names packages to install, or has a
+    file of one that is no JSON, which it does not name.
+    """
+    folder = existing(place)
+    if folder is None:
+        return
+    if not any(file.name.startswith(_TOKENIZERS) or file.suffix in _VOCABULARIES for file in folder.iterdir()):
+        raise UnusableModel(
+            f"model {path}: the folder has no tokenizer: save that of the model beside its weights, as by "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+        ) from error
+    if isinstance(error, JSONDecodeError):
+        raise UnusableModel(
+            f"model {path} cannot be used: a file of its tokenizer is no JSON ({error}): load it again"
+        ) from error
+
+
+_TOKENIZERS: Final = ("tokenizer", "vocab", "tekken", "merges")
+_VOCABULARIES: Final = frozenset({".model", ".tiktoken"})
 
 
 def _below(path: str, revision: str | None) -> AdapterBase | None:

@@ -11,6 +11,7 @@ from studies.records.world_units import tasks_of_replicates
 from studies.text.plural import so_many
 from sweeper.commands.starter.cost import Machine, RunSize, runs_within, seconds_of
 from sweeper.commands.starter.facts import Facts
+from trainers.data.draws import canonical
 from trainers.examine.lengths import Lengths, at_most
 
 _PAIRS_A_STEP: Final = 16
@@ -32,9 +33,9 @@ _RATES: Final = (
 
 @dataclass(frozen=True)
 class Design:
-    """The sizes of a study. `most_replicates`: how many its data can give; `allowed`: how many runs the hours do, by a
-    guess of `seconds` a run; `judge`: who compares samples, as a study file says it; `told`: what could not be as one
-    would like it.
+    """The sizes of a study. `held_out`: pairs of a draw, which have `held_out_prompts`; `most_replicates`: how many
+    draws its data can give; `allowed`: how many runs the hours do, by a guess of `seconds` a run; `judge`: who compares
+    samples, as a study file says it; `told`: what could not be as one would like it.
     """
 
     hours: float
@@ -48,6 +49,7 @@ class Design:
     max_length: int | None
     max_prompt_length: int | None
     held_out: int | None
+    held_out_prompts: int | None
     prompts: int
     new_tokens: int
     most_replicates: int
@@ -103,6 +105,7 @@ def _embedded(hours: float, machine: Machine) -> Design:
     return Design(
         *(hours, machine, 80, 16, 1, 8, (3e-4, 1.5e-3), None, None, None),
         held_out=64,
+        held_out_prompts=None,
         prompts=192,
         new_tokens=32,
         most_replicates=min(_MOST_REPLICATES, tasks_of_replicates()),
@@ -112,7 +115,7 @@ def _embedded(hours: float, machine: Machine) -> Design:
 def _of_own(facts: Facts, hours: float, machine: Machine) -> Design:
     parameters = facts.model.parameters or _GUESSED
     max_length, max_prompt, new_tokens, told = _lengths(facts)
-    held_out, replicates, few = _draws(facts, max_length)
+    held_out, prompts, replicates, few = _draws(facts, max_length)
     batch = _batch(parameters, max_length, machine)
     return Design(
         hours=hours,
@@ -126,7 +129,8 @@ def _of_own(facts: Facts, hours: float, machine: Machine) -> Design:
         max_length=max_length,
         max_prompt_length=max_prompt,
         held_out=held_out,
-        prompts=min(64, held_out),
+        held_out_prompts=prompts,
+        prompts=min(64, prompts),
         new_tokens=new_tokens,
         most_replicates=replicates,
         replicates=min(8, replicates),
@@ -156,23 +160,28 @@ def _fitting(lengths: Lengths | None, max_length: int | None) -> float:
     return sum(n <= max_length for n in pairs) / len(pairs) if pairs and max_length is not None else 1.0
 
 
-def _draws(facts: Facts, max_length: int) -> tuple[int, int, tuple[str, ...]]:
-    """Held-out pairs of a draw, and how many replicates the rows can give so that judging draws share few pairs."""
+def _draws(facts: Facts, max_length: int) -> tuple[int, int, int, tuple[str, ...]]:
+    """Held-out pairs of a draw and the prompts that they have, as pairs of one prompt are held out together; and how
+    many replicates the data can give so that judging draws share few of them.
+    """
     rows = facts.rows
     if rows is None:
-        return _MOST_HELD_OUT, _MOST_REPLICATES, ()
-    pool = len(rows.train if rows.evaluation is None else rows.evaluation)
-    pool = int(pool * _fitting(facts.lengths, max_length))
+        return _MOST_HELD_OUT, _MOST_HELD_OUT, _MOST_REPLICATES, ()
+    there = rows.train if rows.evaluation is None else rows.evaluation
+    prompts = len({canonical(row["prompt"]) for row in there})
+    pool = int(prompts * _fitting(facts.lengths, max_length))
     most = min(_MOST_REPLICATES, max(pool // _FEWEST_HELD_OUT, FEWEST_BLOCKS))
     share = pool // most if rows.evaluation is not None or most > FEWEST_BLOCKS else pool // (2 * most)
-    held_out = max(1, min(_MOST_HELD_OUT, share))
+    asked = max(1, min(_MOST_HELD_OUT, share))
+    held_out = round(asked * len(there) / max(prompts, 1))
     if pool >= 8 * _FEWEST_HELD_OUT or not pool:
-        return held_out, most, ()
+        return held_out, asked, most, ()
+    whole, part = ("rows", "pair") if prompts == len(there) else ("prompts", "prompt")
     few = (
-        f"{pool:,} rows are few: {so_many(most, 'replicate')} with {so_many(held_out, 'held-out pair')} each, where 8 "
-        f"with {_FEWEST_HELD_OUT} want {8 * _FEWEST_HELD_OUT}; only large differences will show."
+        f"{pool:,} {whole} are few: {so_many(most, 'replicate')} with {so_many(asked, f'held-out {part}')} each, where "
+        f"8 with {_FEWEST_HELD_OUT} want {8 * _FEWEST_HELD_OUT}; only large differences will show."
     )
-    return held_out, most, (few,)
+    return held_out, asked, most, (few,)
 
 
 def _steps(facts: Facts, held_out: int) -> int:

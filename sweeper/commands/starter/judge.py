@@ -45,7 +45,7 @@ class NamedJudge:
         """The design with this judge, who is shown more samples."""
         if self.text is None:
             return design
-        prompts = min(_MOST_PROMPTS, design.held_out or design.prompts)
+        prompts = min(_MOST_PROMPTS, design.held_out_prompts or design.prompts)
         return replace(design, judge=self.text, prompts=max(design.prompts, prompts))
 
 

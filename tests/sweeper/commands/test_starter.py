@@ -98,6 +98,15 @@ def test_few_rows_give_fewer_replicates_and_that_is_said() -> None:
     assert not design(facts(5000), 8.0, ONE_GPU).told
 
 
+def test_where_pairs_share_prompts_prompts_are_counted(tmp_path: Path) -> None:
+    about = facts(760)
+    for i, row in enumerate(about.rows.train):
+        row["prompt"] = f"Q{i % 152}"
+    made = NamedJudge(function="my_judge:score").within(design(about, 8.0, ONE_GPU))
+    assert (made.held_out, made.held_out_prompts, made.prompts, made.most_replicates) == (125, 25, 25, 3)
+    assert "152 prompts are few: 3 replicates with 25 held-out prompts each" in made.told[0]
+
+
 def test_held_out_pairs_come_from_the_split_of_the_data(tmp_path: Path) -> None:
     made = design(facts(5000, evaluation=96), 8.0, ONE_GPU)
     assert made.replicates * made.held_out <= 96

@@ -107,13 +107,18 @@ def test_a_prompt_is_taken_out_of_the_answers_as_trl_does(row: dict[str, Any], t
         ({**GOOD, "prompt": None}, "'prompt' is null"),
         (["a", "b"], "a row must be an object with columns, this is of type list"),
         ({**GOOD, "chosen": [BLUE]}, "one answer is plain text and the other messages"),
-        ({**GOOD, "prompt": [USER]}, "'prompt' is messages and the answers are plain text"),
+        ({**GOOD, "prompt": [USER]}, "plain text and messages are mixed in one split"),
         ({"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}, "plain text and messages are mixed"),
         ({"prompt": [USER], "chosen": [{"role": "assistant"}], "rejected": [GREEN]}, "message 1 of 'chosen' lacks"),
         ({"prompt": [USER], "chosen": [], "rejected": [GREEN]}, "'chosen' is an empty list"),
         ({"prompt": [USER], "chosen": [{**BLUE, "content": " "}], "rejected": [GREEN]}, "ends with an empty message"),
         ({"chosen": "blue", "rejected": "green"}, "no common beginning to take it from; add a 'prompt'"),
-        ({"prompt": "sky", "chosen": [BLUE], "rejected": [GREEN]}, "no common beginning"),
+        ({"prompt": "sky", "chosen": [USER], "rejected": [GREEN]}, "no common beginning"),
+        (
+            {"prompt": [{**USER, "content": [{"type": "image"}]}], "chosen": [BLUE], "rejected": [GREEN]},
+            "message 1 of 'prompt' has its content in parts (image), and only text is trained on",
+        ),
+        ({**GOOD, "chosen": {"text": "blue"}}, "'chosen' is of type dict, not text"),
         ({**GOOD, "tools": [{"name": "f"}]}, "'tools' is not supported yet"),
         ({**GOOD, "chosen": " blue\ud83d"}, "'chosen' holds half of a character (a lone surrogate)"),
         (
@@ -171,9 +176,9 @@ def test_a_line_that_is_not_json_is_named_and_blank_lines_are_not(tmp_path: Path
 
 def test_ten_bad_rows_are_named_and_the_others_counted(tmp_path: Path) -> None:
     problems = check_data(DataConfig(path=jsonl(tmp_path / "p.jsonl", [GOOD] + 25 * [{**GOOD, "chosen": ""}])))
-    assert len(problems) == 11
-    assert problems[9].split(": ")[0].endswith("line 11")
-    assert "... and 15 more bad rows; 25 of 26 rows are bad (25 empty)" in problems[10]
+    assert len(problems) == 2
+    assert problems[0].split(": ")[0].endswith(", ".join(f"line {i}" for i in range(2, 12)))
+    assert "... and 15 more bad rows; 25 of 26 rows are bad (25 empty)" in problems[1]
 
 
 def test_bad_rows_of_both_splits_are_told_at_once(tmp_path: Path) -> None:
@@ -189,6 +194,19 @@ def test_other_column_names_are_told_once_and_not_for_each_row(tmp_path: Path) -
         f"data {file}: no row has 'chosen'; the columns are question, good, rejected: rename them, or name them with "
         "--set data.columns.chosen=good --set data.columns.prompt=question"
     ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "completion": "So.", "label": True},
+        {"prompt": "Why?", "response_0": "So.", "response_1": "No.", "better_response_id": 1},
+        {"instruction": "Why?", "input": "", "output": ["So.", "No."]},
+    ],
+)
+def test_rows_that_are_no_pairs_are_told_what_a_pair_is(row: Any, tmp_path: Path) -> None:
+    [problem] = check_data(DataConfig(path=jsonl(tmp_path / "p.jsonl", 5 * [row])))
+    assert "a row is a prompt, a better and a worse answer: write these as 'chosen' and 'rejected'" in problem
 
 
 @pytest.mark.parametrize(

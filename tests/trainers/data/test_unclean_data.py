@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from trainers.data import readers as data_files
@@ -67,11 +67,11 @@ def test_bad_rows_are_left_out_and_counted_by_kind(tmp_path: Path) -> None:
 
 def test_a_refusal_counts_bad_rows_by_kind_and_says_how_to_leave_them_out(tmp_path: Path) -> None:
     problems = check_data(DataConfig(path=of_six_kinds(tmp_path / "p.jsonl")))
-    assert [p.split(": ")[0].rpartition(", ")[2] for p in problems[:7]] == [
-        *("line 1", "line 101", "line 201", "line 301", "line 401", "line 501", "line 601")
+    assert [p.split(": ")[0].partition("p.jsonl, ")[2] for p in problems[:6]] == [
+        *("line 1, line 601", "line 101", "line 201", "line 301", "line 401", "line 501")
     ]
-    assert "7 of 707 rows are bad (2 empty, " in problems[7]
-    assert problems[7].endswith("leave them out with --set data.bad_rows=drop")
+    assert "7 of 707 rows are bad (2 empty, " in problems[6]
+    assert problems[6].endswith("leave them out with --set data.bad_rows=drop")
 
 
 def test_where_no_row_is_sound_there_is_nothing_to_leave_out(tmp_path: Path) -> None:
@@ -162,6 +162,57 @@ def test_messages_as_json_text_are_read_as_messages_and_said_so(tmp_path: Path, 
     assert rows.train == [CHAT] * 3
     [note] = rows.notes
     assert "3 rows hold lists of messages as JSON text; they are read as messages" in note
+
+
+HUMAN, GPT = ({"from": who, "value": text} for who, text in (("human", USER["content"]), ("gpt", BLUE["content"])))
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "look"}}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "read", "told"),
+    [
+        (
+            {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": GREEN["content"]}},
+            {"prompt": "conversations"},
+            CHAT,
+            ["messages as 'from' and 'value' (human is read as user, gpt as assistant)", "one message in the place of"],
+        ),
+        (
+            {n: [{**t[0], "content": [{"type": "text", "text": t[0]["content"]}]}] for n, t in CHAT.items()},
+            {},
+            CHAT,
+            ["the text of messages in parts"],
+        ),
+        ({**CHAT, "chosen": BLUE["content"], "rejected": GREEN["content"]}, {}, CHAT, ["answers in plain text"]),
+        ({**CHAT, "prompt": USER["content"]}, {}, CHAT, ["a plain prompt before messages"]),
+        (
+            {**CHAT, "chosen": [CALL]},
+            {},
+            {**CHAT, "chosen": [{**CALL, "content": ""}]},
+            ["calls of tools without content"],
+        ),
+    ],
+    ids=["ShareGPT", "parts", "plain answers", "a plain prompt", "a call of a tool"],
+)
+def test_messages_in_other_forms_are_read_as_messages_and_said_so(
+    row: Any, columns: Any, read: Any, told: list[str], tmp_path: Path
+) -> None:
+    rows = read_rows(DataConfig(path=lines(tmp_path / "p.jsonl", [row] * 3), columns=columns))
+    assert rows.train == [read] * 3
+    assert all(any(f"3 rows hold {form}" in note or form in note for note in rows.notes) for form in told)
+    assert len(rows.notes) == len(told)
+
+
+def test_a_conversation_beside_the_answers_is_named_as_the_prompt(tmp_path: Path) -> None:
+    row = {"conversations": [HUMAN], "chosen": [GPT], "rejected": [{**GPT, "value": "no"}]}
+    [problem] = check_data(DataConfig(path=lines(tmp_path / "p.jsonl", [row] * 3)))
+    assert "--set data.columns.prompt=conversations" in problem
+
+
+def test_a_split_of_another_name_is_offered(tmp_path: Path) -> None:
+    DatasetDict(train_prefs=Dataset.from_list([good(1), good(2)])).save_to_disk(str(tmp_path / "d"))
+    [problem] = check_data(DataConfig(path=str(tmp_path / "d")))
+    assert problem.endswith("(it has train_prefs); name one of them, such as --set data.split=train_prefs")
 
 
 def test_messages_as_python_text_are_refused_by_row(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from studies.records import Cause
@@ -74,13 +75,22 @@ def test_an_adapter_of_an_adapter_lies_on_both(adapter: Path, tmp_path: Path) ->
     torch.testing.assert_close(again(IDS).logits, policy(IDS).logits, rtol=0, atol=1e-5)
 
 
-def test_an_adapter_of_another_model_is_refused_with_the_command_that_merges(adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_model_is_refused_and_not_offered_to_be_merged(adapter: Path, tmp_path: Path) -> None:
     if (adapter / "config.json").exists():
         pytest.skip("its model lies beside it")
     other = a_small_model(tmp_path / "other", GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2))
     written = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(written | {"base_model_name_or_path": str(other)}))
-    with pytest.raises(UnusableModel, match="merge_and_unload"):
+    with pytest.raises(UnusableModel, match="write the one that it was trained on as base_model_name") as refused:
+        load_model(str(adapter), None, {"dtype": "float32"})
+    assert "merge_and_unload" not in str(refused.value)
+
+
+def test_an_adapter_that_diverged_is_told_so(adapter: Path) -> None:
+    factors = load_file(adapter / "adapter_model.safetensors")
+    next(iter(factors.values())).fill_(float("nan"))
+    save_file(factors, adapter / "adapter_model.safetensors")
+    with pytest.raises(UnusableModel, match="its factors hold what is no number"):
         load_model(str(adapter), None, {"dtype": "float32"})
 
 

@@ -149,6 +149,35 @@ def _cut_in_half(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
+def _configured(folder: Path, name: str, more: int) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[name] += more
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _without_a_tokenizer(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a-layer-that-no-file-has": (
+        lambda folder: _configured(folder, "num_hidden_layers", 1),
+        "its files lack 9 weights that its config.json asks for, such as model.layers.",
+    ),
+    "a-config-of-another-size": (
+        lambda folder: _configured(folder, "intermediate_size", 8),
+        "its weights have other shapes than its config.json says",
+    ),
+    "no-tokenizer": (_without_a_tokenizer, "the folder has no tokenizer: save that of the model beside its weights"),
+    "a-tokenizer-that-is-no-json": (
+        lambda folder: (folder / "tokenizer.json").write_text('{"a":'),
+        "a file of its tokenizer is no JSON",
+    ),
+    "weights-that-are-cut": (_cut_in_half, "a file of its weights is cut or damaged"),
+}
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "code-in-a-pickle": _code_in_a_pickle,
     "half-of-the-weights": _cut_in_half,
@@ -168,6 +197,16 @@ def test_files_that_are_none_of_a_model_are_refused_and_not_tried_again(
     assert "model cannot be used" in result.message
 
 
+@pytest.mark.parametrize(("change", "told"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_the_files_is_told_and_no_weight_drawn_in_its_place(
+    change: Callable[[Path], object], told: str, train: Callable[..., RunResult]
+) -> None:
+    result = train(a_tokenizer(SPECIAL), TEXT, change=change)
+    assert result.cause is Cause.REFUSED, result.message
+    assert told in result.message
+    assert "pip install" not in result.message
+
+
 def test_an_id_without_a_row_in_the_embedding_is_refused_by_name(train: Callable[..., RunResult]) -> None:
     pad_is_last = a_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"})
     result = train(pad_is_last, TEXT, embedding=len(pad_is_last) - 1)
@@ -180,6 +219,15 @@ def test_a_token_of_the_data_without_a_row_in_the_embedding_is_refused_by_name(t
     tokenizer.add_tokens(["<unheard>"])
     rows = [*TEXT, {"prompt": "Q:", "chosen": " <unheard>", "rejected": " no"}]
     result = train(tokenizer, rows, embedding=len(tokenizer) - 1)
+    assert result.cause is Cause.REFUSED, result.message
+    assert "'<unheard>'" in result.message
+
+
+def test_a_token_that_a_template_puts_before_answers_alone_is_refused_by_name(train: Callable[..., RunResult]) -> None:
+    template = CHAT.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}<unheard>")
+    tokenizer = a_tokenizer({"eos_token": "</s>"}, chat_template=template)
+    tokenizer.add_tokens(["<unheard>"])
+    result = train(tokenizer, MESSAGES, embedding=len(tokenizer) - 1)
     assert result.cause is Cause.REFUSED, result.message
     assert "'<unheard>'" in result.message
 
