@@ -16,7 +16,7 @@ from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
     from studies.records import DataConfig
-    from studies.spec import ResolvedVariant, Study
+    from studies.spec import ResolvedVariant, Study, StudySpec
     from trainers.data.pairs import DataError
     from trainers.data.sources import Rows
 
@@ -197,3 +197,14 @@ def _bases(study: Study) -> list[Mapping[str, Any]]:
         for model in possible(arm).get("model_name_or_path", (None,))
         if model is not None
     ]
+
+
+def warn_of_code(spec: StudySpec) -> None:
+    """Name the code from elsewhere that the study lets in, and what of the environment it gets, on standard error."""
+    from studies.spec import foreign_code
+    from sweeper.cli.display import shown
+
+    for warning in foreign_code(spec):
+        typer.echo(f"warning: {shown(warning)}", err=True)
+    if spec.resources.env:
+        typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)

@@ -8,9 +8,10 @@ from nicegui import run, ui
 
 from dashboards.live.page.overview import muted_nothing, trains_elsewhere
 from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
-from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
+from dashboards.live.ports import Act, Edit, Run, Version
 from dashboards.live.reading.words import spaced
 from dashboards.live.views import Glance
+from studies.requests import Extend, Pause, Resume, Retry, Stop
 
 
 def steer(desk: Desk, name: str) -> None:

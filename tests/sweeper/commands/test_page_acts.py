@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.live.ports import Edit, Extend, Pause, Resume, Retry, Run, Stop
+from dashboards.live.ports import Edit, Run
+from studies.requests import Extend, Pause, Resume, Retry, Stop
 from sweeper.commands.page.acts import command, hands
 from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.versions import clone, write
