@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -89,7 +89,7 @@ class SpeedMeter:
         first = why.strip().partition("\n")[0].removesuffix(".")
         self._screen.tell_user(f"The speed of steps was not measured: {first}. All runs are kept.")
 
-    def _measured(self, asked: Asked, bf16: bool | None, gpus: list[str], env: Sequence[str]) -> Answer | Refusal:
+    def _measured(self, asked: Asked, bf16: bool | None, gpus: list[str], env: tuple[str, ...]) -> Answer | Refusal:
         """What the process answers, which is shown meanwhile what it does."""
         log = self._where.runs / LOGS / _LOG
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -153,7 +153,7 @@ def _with(given: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str
 def _rewritten(text: str, path: Sequence[str], value: str) -> str:
     """The text with another value of a key; one that is not there is added to its mapping. Raises _Refused."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    within = root if len(path) == 1 else _value(root, path[0])
+    within: Any = root if len(path) == 1 else _value(root, path[0])
     there = _value(within, path[-1])
     if isinstance(there, yaml.ScalarNode):
         return text[: there.start_mark.index] + value + text[there.end_mark.index :]
