@@ -112,6 +112,16 @@ class Answer:
                     return f"{word}: {bar.variant}{where}, {bar.value:.3g}{held} {table.unit}".rstrip()
         return ""
 
+    @property
+    def said(self) -> str:
+        """The first sentence of each condition's answer."""
+        several = len(self.tables) > 1
+        return " ".join(
+            f"{f'{table.condition}: ' if several else ''}{table.answer.partition('. ')[0].removesuffix('.')}."
+            for table in self.tables
+            if table.answer
+        )
+
 
 @dataclass(frozen=True)
 class Point:
@@ -141,7 +151,9 @@ class Heat:
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run as a choice: its name and where its log is; `failure`: of one that failed, why in a line."""
+    """A run as a choice: its name and where its log is; `failure`: of one that failed, why in a word, and `message` in
+    its own; `finished`: it came to its end.
+    """
 
     run_id: str
     key: str
@@ -150,6 +162,7 @@ class RunLine:
     log: str | None
     failure: str | None
     message: str
+    finished: bool
 
 
 @dataclass(frozen=True)

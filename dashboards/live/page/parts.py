@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,10 @@ from nicegui import ui
 
 from dashboards.live.ports import Act, Done, Hands
 from dashboards.live.reading.watcher import Watcher
-from dashboards.live.reading.words import spaced
+from dashboards.live.reading.words import why
 from dashboards.live.views import Glance, Seen
+from dashboards.report.progress import StatusCounts
+from studies.text.plural import so_many
 
 LATE_SECONDS: Final = 60.0
 STATES: Final = {
@@ -184,7 +187,7 @@ def progress(glance: Glance) -> None:
         words += [f"{sweep.training} in training"] if sweep.training else []
         words += [f"{duration(sweep.seconds_left)} left"] if sweep.seconds_left is not None else []
         words += [f"now: {sweep.what}, {sweep.done} of {sweep.planned}"] if not runs_now and sweep.planned else []
-    if counts is not None and counts.missing and counts.seconds_left is not None:
+    if glance.state != "running" and counts is not None and counts.missing and counts.seconds_left is not None:
         words.append(f"{duration(counts.seconds_left)} left with one worker alone")
     ui.label(", ".join(words)).classes("text-sm")
 
@@ -233,6 +236,13 @@ def clock(at: float) -> str:
     return time.strftime(form, time.localtime(at))
 
 
-def failures(found: Mapping[str, int]) -> str:
-    """How many runs failed as what."""
-    return ", ".join(f"{number} {spaced(kind)}" for kind, number in found.items() if number)
+def failures(counts: StatusCounts) -> str:
+    """How many runs failed, of which variants, and why; "" where none did."""
+    by_kind = [f"{number} {why(kind)}" for kind, number in counts.failures.items() if number]
+    of: Counter[str] = Counter()
+    for stratum in counts.strata:
+        of[stratum.variant] += stratum.failed + stratum.untrained
+    whose = ", ".join(f"{variant} {number}" for variant, number in of.most_common() if number)
+    if not by_kind:
+        return ""
+    return f"{so_many(sum(counts.failures.values()), 'run')} failed ({whose}): {'; '.join(by_kind)}"

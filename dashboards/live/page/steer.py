@@ -72,13 +72,13 @@ def _sweep(desk: Desk, glance: Glance) -> None:
 
 def _variants(desk: Desk, glance: Glance) -> None:
     heading("Variants")
-    for variant in variants_of(glance):
-        with ui.row().classes("items-center gap-2"):
+    with ui.row().classes("items-center gap-2"):
+        for variant in variants_of(glance):
             if variant in glance.paused:
                 _button(desk, glance.name, f"resume {variant}", Resume(variant), "play_arrow")
-                muted("paused: no more of its runs begin, now and in later sweeps")
             else:
                 _button(desk, glance.name, f"pause {variant}", Pause(variant), "pause")
+    muted("Of a paused variant no more runs begin, now and in later sweeps; those in training go on.")
 
 
 def _again(desk: Desk, glance: Glance) -> None:
@@ -106,7 +106,7 @@ def _more(desk: Desk, glance: Glance) -> None:
             wanted = f"{number.value:.0f}" if number.value else ""
             return desk.hands.more(glance.name, what.value, f"{wanted}{'h' if wanted and what.value == HOURS else ''}")
 
-        _change_button(desk, glance.name, shown, "show the change of the file")
+        _change_button(desk, glance.name, shown, "change the file")
         if glance.state == "running":
 
             def asked() -> Act | None:
@@ -114,9 +114,9 @@ def _more(desk: Desk, glance: Glance) -> None:
                 key = str(what.value).removeprefix("budget.")
                 return None if value is None or key not in ("trials", "replicates") else Extend(**{key: value})
 
-            _button(desk, glance.name, "extend", asked, "add")
+            _button(desk, glance.name, "extend this sweep", asked, "add")
     if glance.state == "running":
-        muted("Written into the file, it is asked for in every later command too. Extend asks this sweep alone.")
+        muted("In the file it is for all later commands too; the change is shown before it is written.")
 
 
 def _clone(desk: Desk, glance: Glance) -> None:
@@ -131,11 +131,11 @@ def _clone(desk: Desk, glance: Glance) -> None:
         setting = ui.input("setting", value="beta").classes("w-32")
         value = ui.input("value").classes("w-32")
 
-    def shown() -> Version:
-        settings = {setting.value.strip(): value.value.strip()}
-        return desk.hands.clone(glance.name, of.value, name.value.strip(), settings)
+        def shown() -> Version:
+            settings = {setting.value.strip(): value.value.strip()}
+            return desk.hands.clone(glance.name, of.value, name.value.strip(), settings)
 
-    _change_button(desk, glance.name, shown, "show the change")
+        _change_button(desk, glance.name, shown, "show the change")
 
 
 def _change_button(desk: Desk, name: str, version: Callable[[], Version], text: str) -> None:
@@ -148,7 +148,7 @@ def _change_button(desk: Desk, name: str, version: Callable[[], Version], text: 
         dialog.open()
 
     button = ui.button(text, on_click=preview, icon="difference", color=None)
-    button.props("outline no-caps").classes("self-start act")
+    button.props("outline no-caps").classes("act")
 
 
 def _version(desk: Desk, name: str, found: Version, dialog: ui.dialog) -> None:
@@ -211,7 +211,7 @@ def _button(
         if await dialog:
             await do()
 
-    button = ui.button(text, icon=icon, color=None, on_click=ask).props("outline no-caps").classes("self-start act")
+    button = ui.button(text, icon=icon, color=None, on_click=ask).props("outline no-caps").classes("act")
 
 
 def _history(desk: Desk, glance: Glance) -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from dashboards.analysis.failures import message_of
 from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import Figures, Heat, Point, RunLine
 from studies.records import METRICS, PROBE, RunRecord, State
@@ -34,16 +35,16 @@ def figures_view(records: Sequence[RunRecord], objective: Objective) -> Figures:
 
 def label_of(record: RunRecord) -> str:
     """A run as people name it: `ipo in clean, trial 3, data draw 2, seed 1`."""
-    cell = cell_of(record.scenario)
-    condition = words(cell.condition)
-    where = f" in {condition}" + ("" if cell.number is None else f", replicate {cell.number}")
     judging = " (judging)" if record.phase not in ("unbiased", "fixed", "adaptive") else ""
-    return f"{words(record.variant)}{where}, {numbered(record.trial, record.block, record.seed)}{judging}"
+    where = words(record.variant), words(record.scenario)
+    return f"{named(*where, record.trial, record.block, record.seed)}{judging}"
 
 
-def numbered(trial: int, block: int, seed: int) -> str:
-    """Which run it is of a variant in a scenario."""
-    return f"trial {trial}, data draw {block}, seed {seed}"
+def named(variant: str, scenario: str, trial: int, block: int, seed: int) -> str:
+    """A run by its variant and scenario and what it is there."""
+    cell = cell_of(scenario)
+    where = f" in {cell.condition}" + ("" if cell.number is None else f", replicate {cell.number}")
+    return f"{variant}{where}, trial {trial}, data draw {block}, seed {seed}"
 
 
 def run_line(record: RunRecord) -> RunLine:
@@ -58,7 +59,8 @@ def run_line(record: RunRecord) -> RunLine:
         label_of(record),
         record.facts.get("log"),
         failure,
-        words(record.facts.get("message", "").strip()),
+        words(record.facts.get("message", "").strip() if record.failure is None else message_of(record)),
+        record.state is State.COMPLETE,
     )
 
 
