@@ -35,6 +35,8 @@ STYLE: Final = """
 .q-table th:first-child, .q-table td:first-child { position: sticky; left: 0; z-index: 1; background: inherit }
 .q-table tr { background: #fff } .body--dark .q-table tr { background: #1d1d1d }
 .wrap { overflow-wrap: anywhere }
+:focus-visible { outline: 2px solid #0b69b7; outline-offset: 2px }
+.q-header :focus-visible { outline-color: #fff } .body--dark :focus-visible { outline-color: #7cc4ff }
 a.link, .act { color: #0b69b7 } .body--dark a.link, .body--dark .act { color: #7cc4ff }
 .plus { color: #15803d } .minus { color: #b91c1c }
 .body--dark .plus { color: #4ade80 } .body--dark .minus { color: #f87171 }
