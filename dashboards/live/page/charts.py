@@ -14,7 +14,7 @@ COLOURS: Final = (
 )
 GREY: Final = "#8a8a93"
 MOST_ROWS: Final = 60  # of the time line
-FAR: Final = 2.0  # times the largest drift of a run that did not break
+FAR: Final = 5.0  # times the upper quartile of the drifts of runs that did not break
 Options = dict[str, Any]
 Curve = Sequence[tuple[float, float]]
 
@@ -62,12 +62,12 @@ def reward_and_drift(points: Sequence[Point], metric: str, colours: Mapping[str,
 
 
 def near(points: Sequence[Point]) -> list[Point]:
-    """The points without those of broken runs that lie so far outside that the others would be one spot."""
-    whole = [point.drift for point in points if not point.failed]
-    if not whole:
+    """The points without those that lie so far outside that the others would be one spot."""
+    drifts = sorted(point.drift for point in points if not point.failed)
+    if not drifts:
         return list(points)
-    most = FAR * max(whole)
-    return [point for point in points if not point.failed or point.drift <= most]
+    most = FAR * drifts[3 * (len(drifts) - 1) // 4]
+    return [point for point in points if point.drift <= most]
 
 
 def side_by_side(spans: Sequence[Span]) -> list[tuple[str, list[Span]]]:

@@ -8,7 +8,7 @@ from nicegui import run, ui
 
 from dashboards.live.page import charts
 from dashboards.live.page.parts import Desk, heading, muted
-from dashboards.live.reading.words import words
+from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import Figures, Glance, Point
 from dashboards.store.connection import StoreError
 from dashboards.store.histories import load_curves
@@ -37,7 +37,7 @@ class FiguresView:
         with ui.row().classes("w-full gap-2 items-end"):
             self._runs: Any = ui.select({}, multiple=True, label=f"runs, {MOST_CHOSEN} at most", with_input=True)
             self._runs.classes("grow min-w-64").props("use-chips dense")
-            self._metric: Any = ui.select([], label="metric").classes("w-48").props("dense")
+            self._metric: Any = ui.select({}, label="metric").classes("w-48").props("dense")
         self._curves = ui.echart({}).classes("w-full h-80")
         self._curves_said = muted("")
         heading("Two settings")
@@ -66,7 +66,10 @@ class FiguresView:
         self._runs.set_options(labels, value=first_chosen(found) if first or not kept else kept)
         names = list(dict.fromkeys(found.names))
         first_shown = next((name for name in COMPARABLE if name in names), names[0])
-        self._metric.set_options(names, value=self._metric.value if self._metric.value in names else first_shown)
+        self._metric.set_options(
+            {name: measure_words(name) for name in names},
+            value=self._metric.value if self._metric.value in names else first_shown,
+        )
         heats = [heat.name for heat in found.heats]
         variant = self._variant.value if self._variant.value in heats else next(iter(heats), None)
         self._variant.set_options(heats, value=variant)
@@ -79,7 +82,7 @@ class FiguresView:
         variants = list(dict.fromkeys(one.variant for one in self._found.runs))
         _fill(self._scatter, charts.reward_and_drift(self._points(), self._found.metric, charts.colours_of(variants)))
         far = len(self._found.points[-MOST_POINTS:]) - len(charts.near(self._found.points[-MOST_POINTS:]))
-        self._far.set_text(f"also {so_many(far, 'broken run')} far outside")
+        self._far.set_text(f"also {so_many(far, 'run')} far outside")
         self._far.set_visibility(far > 0)
 
     def _points(self) -> list[Point]:
@@ -98,9 +101,9 @@ class FiguresView:
             self._curves_said.set_text(words(error))
             return
         shown = {labels[one]: curves[one][name] for one in chosen if name in curves.get(one, {}) and one in labels}
-        _fill(self._curves, charts.curves(shown, name))
+        _fill(self._curves, charts.curves(shown, measure_words(name)))
         self._curves.set_visibility(bool(shown))
-        self._curves_said.set_text("" if shown else f"None of these runs has logged {name}.")
+        self._curves_said.set_text("" if shown else f"None of these runs has logged {measure_words(name)}.")
 
     def _draw_heat(self) -> None:
         shown = [heat for heat in (self._found.heats if self._found else ()) if heat.name == self._variant.value]

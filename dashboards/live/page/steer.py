@@ -46,7 +46,7 @@ def variants_of(glance: Glance) -> tuple[str, ...]:
 
 
 def _runs_where(glance: Glance) -> object:
-    return glance.state, glance.counts is None, trains_elsewhere(glance)
+    return glance.state, glance.counts and glance.counts.missing == 0, trains_elsewhere(glance)
 
 
 def _ends(glance: Glance) -> object:
@@ -68,6 +68,7 @@ def _sweep(desk: Desk, glance: Glance) -> None:
         else:
             start = "Train what is missing, in a process of its own?"
             _button(desk, glance.name, "go on", Run(), "play_arrow", sure=start)
+            muted("Nothing is missing." if glance.counts.missing == 0 else "Trains what is missing.")
 
 
 def _variants(desk: Desk, glance: Glance) -> None:
@@ -97,7 +98,7 @@ def _again(desk: Desk, glance: Glance) -> None:
 
 def _more(desk: Desk, glance: Glance) -> None:
     """More of what there is: in the study file, whose next version the sweep takes, or for this sweep alone."""
-    heading("More of it")
+    heading("More trials, replicates or hours")
     with ui.row().classes("items-end gap-2"):
         what = ui.select(MORE, value="budget.trials", label="up to").classes("w-64")
         number = ui.number("how many", min=1, step=1, precision=0).classes("w-32")

@@ -146,4 +146,5 @@ def test_runs_of_a_pack_stand_side_by_side_and_a_broken_run_far_outside_is_left_
     points = [Point("a", "ipo", "a", 2.0, 1.0, False), Point("b", "ipo", "b", 3.9, 1.0, True)]
     far = Point("c", "ipo", "c", 160.0, -16.0, True)
     assert near([*points, far]) == points
+    assert near([*points * 3, replace(far, failed=False)]) == points * 3
     assert near([far]) == [far]

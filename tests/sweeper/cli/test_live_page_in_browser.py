@@ -284,7 +284,7 @@ def test_a_running_sweep_goes_on_with_a_clone_that_the_page_wrote_and_the_table_
     terminal: Terminal, browser: Any, complaints: list[str]
 ) -> None:
     (terminal.folder / "study.yaml").write_text(STUDY.replace("trials: 10", "trials: 4"))
-    sweep = terminal.start("run", "study.yaml", "--workers", "2")
+    sweep = terminal.start("run", "study.yaml", "--workers", "2", env={"STEP_SECONDS": "1"})
     _, link = terminal.page()
     page = opened(browser, link)
     page.get_by_text(re.compile(r"\d+ of 8 runs, 2 in training")).wait_for()
@@ -303,6 +303,7 @@ def test_a_running_sweep_goes_on_with_a_clone_that_the_page_wrote_and_the_table_
     page.get_by_label("how many").fill("5")
     page.get_by_role("button", name="change the file").click()
     page.get_by_role("button", name="write study.yaml").click()
+    page.get_by_role("cell", name=re.compile(r"with 2 further runs")).wait_for()
     page.get_by_text(re.compile(r"\d+ of 11 runs, \d+ in training")).wait_for()
     assert sweep.wait(PATIENCE) == 0
     assert [path.name for path in sorted(terminal.folder.glob("study.yaml.v*"))] == ["study.yaml.v1", "study.yaml.v2"]
