@@ -52,15 +52,15 @@ def failed_lines(records: Sequence[RunRecord], width: int) -> list[str]:
     groups: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for run in records:
         if run.failure is not None:
-            groups[run.failure, str(run.cause), _OWN.sub("#", _message(run))].append(run)
+            groups[run.failure, str(run.cause), _OWN.sub("#", message_of(run))].append(run)
     by_kind = sorted(groups.values(), key=lambda of: (list(Failure).index(of[0].failure or Failure.DIVERGED), -len(of)))
     return [line for of in by_kind for line in (*_group(of, width), "")]
 
 
 def _group(runs: Sequence[RunRecord], width: int) -> list[str]:
     first = next((run for run in runs if run.facts.get("log_tail")), runs[0])
-    message = _message(first).splitlines()[:MESSAGE_LINES]
-    if len({_message(run) for run in runs}) > 1:
+    message = message_of(first).splitlines()[:MESSAGE_LINES]
+    if len({message_of(run) for run in runs}) > 1:
         message[0] = f"such as: {message[0]}"
     log = first.facts.get("log_tail", "").strip().splitlines()[-LOG_LINES:]
     return [
@@ -73,7 +73,7 @@ def _group(runs: Sequence[RunRecord], width: int) -> list[str]:
     ]
 
 
-def _message(run: RunRecord) -> str:
+def message_of(run: RunRecord) -> str:
     """What the run said at its end; of drift, which no trainer tells, what was measured."""
     if run.failure is Failure.DRIFTED:
         return f"samples {run.metrics['length_ratio']:.2f} times as long as the reference's"

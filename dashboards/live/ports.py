@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from studies.design.answers import Answers
 from studies.records import RunRecord
+from studies.requests import Request
 from studies.spec import Study
 
 Event = Mapping[str, Any]
@@ -59,55 +60,21 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """End the sweep: `now` at the next step of each run, else when the runs in training have ended."""
-
-    now: bool = False
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Train no more runs of a variant."""
-
-    variant: str
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Train runs of a paused variant again."""
-
-    variant: str
-
-
-@dataclass(frozen=True)
-class Retry:
-    """Train runs again that ended for these causes; none named: all that failed."""
-
-    causes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Extend:
-    """Train up to so many trials of each stratum, or so many replicates."""
-
-    trials: int | None = None
-    replicates: int | None = None
-
-
-@dataclass(frozen=True)
 class Run:
     """Train what is missing, in a process of its own."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Make `text` the next version of the study file, which was `before`; the old one is kept beside it."""
+    """Make `text` the next version of the study file, which was `before`; the old one is kept beside it. A sweep that
+    runs is asked to take it.
+    """
 
     before: str
     text: str
 
 
-Act = Stop | Pause | Resume | Retry | Extend | Run | Edit
+Act = Request | Run | Edit
 
 
 @dataclass(frozen=True)
@@ -136,9 +103,10 @@ class Version:
 class Hands:
     """The acts. `do`: carry one out for a study, which may take seconds; `command`: the line that does the same in a
     terminal; `clone`: the study file with a copy of a variant under another name, with other settings (`name: value`,
-    as YAML has them).
+    as YAML has them); `more`: the study file with another value of a key, such as `budget.trials`.
     """
 
     do: Callable[[str, Act], Done]
     command: Callable[[str, Act], str]
     clone: Callable[[str, str, str, Mapping[str, str]], Version]
+    more: Callable[[str, str, str], Version]

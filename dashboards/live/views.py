@@ -93,6 +93,16 @@ WON = "% won against the untrained model"
 _NOT_FIRST = ("avoid", "no gain", "weak")  # verdicts of losses that no line at the top names
 
 
+def _worth(bar: Bar, unit: str) -> str:
+    """What a loss gains, rounded as in the table: 56% [33 to 79] of what is possible."""
+    value, low, high = bar.value or 0.0, bar.low, bar.high
+    if unit.startswith("% "):
+        held = "" if low is None or high is None else f" [{low:.0f} to {high:.0f}]"
+        return f"{value:.0f}%{held} {unit[2:]}"
+    held = "" if low is None or high is None else f" [{low:.3g} to {high:.3g}]"
+    return f"{value:.3g}{held} {unit}".rstrip()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a study says now: its tables, what their columns mean, and what else there is to say."""
@@ -107,10 +117,21 @@ class Answer:
             for bar in table.bars:
                 if bar.value is not None and not bar.verdict.startswith(_NOT_FIRST):
                     where = f" in {table.condition}" if len(self.tables) > 1 else ""
-                    held = "" if bar.low is None or bar.high is None else f" [{bar.low:.3g}, {bar.high:.3g}]"
                     word = "Use" if bar.verdict == "use" else f"First so far ({bar.verdict})"
-                    return f"{word}: {bar.variant}{where}, {bar.value:.3g}{held} {table.unit}".rstrip()
+                    alike = [one.variant for one in table.bars if one.verdict == "as good"] if word == "Use" else []
+                    others = f"; as good: {', '.join(alike)}" if alike else ""
+                    return f"{word}: {bar.variant}{where}, {_worth(bar, table.unit)}{others}"
         return ""
+
+    @property
+    def said(self) -> str:
+        """The first sentence of each condition's answer."""
+        several = len(self.tables) > 1
+        return " ".join(
+            f"{f'{table.condition}: ' if several else ''}{table.answer.partition('. ')[0].removesuffix('.')}."
+            for table in self.tables
+            if table.answer
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,9 @@ class Heat:
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run as a choice: its name and where its log is; `failure`: of one that failed, why in a line."""
+    """A run as a choice: its name and where its log is; `failure`: of one that failed, why in a word, and `message` in
+    its own; `finished`: it came to its end.
+    """
 
     run_id: str
     key: str
@@ -150,6 +173,7 @@ class RunLine:
     log: str | None
     failure: str | None
     message: str
+    finished: bool
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import typer
 from dashboards.report.study import comparison_of
 from studies.spec import Study
 from sweeper.api.refusals import refuse
-from sweeper.cli.shared import tell_whose, warn_of_code
+from sweeper.cli.inputs import warn_of_code
+from sweeper.cli.shared import tell_whose
 from sweeper.commands.export import ExportError, export_best
 from sweeper.recorded.contents import as_found
 from sweeper.recorded.reading import answers_of

@@ -17,7 +17,7 @@ from sweeper.cli.refusal import refuse, told
 from sweeper.cli.verbs.keeping import ls, open_run, rm
 from sweeper.cli.verbs.preparing import check_data, doctor, init, plan
 from sweeper.cli.verbs.results import evaluate, records, report, status, table, ui
-from sweeper.cli.verbs.running import pause, resume, retry, run, stop, wait
+from sweeper.cli.verbs.running import pause, resume, retry, run, stop, take, wait
 from sweeper.cli.verbs.sharing import export
 from sweeper.cli.verbs.tuning import tune
 from sweeper.cli.verbs.working import worker
@@ -63,7 +63,8 @@ app = typer.Typer(
 
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
-for command in (tune, init, check_data, plan, run, retry, wait, stop, pause, resume, *_READING, ls, rm, worker, doctor):
+_STEERING = (stop, pause, resume, take)
+for command in (tune, init, check_data, plan, run, retry, wait, *_STEERING, *_READING, ls, rm, worker, doctor):
     app.command()(command)
 app.command("open")(open_run)
 

@@ -208,3 +208,14 @@ def _bases(study: Study) -> list[Mapping[str, Any]]:
         for model in possible(arm).get("model_name_or_path", (None,))
         if model is not None
     ]
+
+
+def warn_of_code(spec: StudySpec) -> None:
+    """Name the code from elsewhere that the study lets in, and what of the environment it gets, on standard error."""
+    from studies.spec import foreign_code
+    from sweeper.cli.display import shown
+
+    for warning in foreign_code(spec):
+        typer.echo(f"warning: {shown(warning)}", err=True)
+    if spec.resources.env:
+        typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)

@@ -18,7 +18,7 @@ from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
-from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base, said_if_long
+from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base, said_if_long, warn_of_code
 from sweeper.cli.output import Events, Output
 from sweeper.cli.refusal import Ended, refuse, refuse_unknown_executor
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A sweep that somebody asked for; `command` asked for it, `again` goes on with it, `failed` lists what failed;
-    `output`: where its events and its answer go as JSON; `text`: the study, where it is no file.
+    """A sweep that somebody asked for, with `settings`; `command` asked for it, `again` goes on with it, `failed` lists
+    what failed; `output`: where its events and its answer go as JSON; `text`: the study, where it is no file.
     """
 
     study: str
@@ -48,6 +48,7 @@ class RunRequest:
     output: Output
     text: str | None = None
     in_own_process: bool = False
+    settings: tuple[str, ...] = ()
 
     @property
     def where(self) -> StudyPaths:
@@ -72,7 +73,18 @@ def runnable(
     refuse_uncounted(asked.spec, executor, workers)
     again = command_line("run", study, settings or []) + _storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
-    return RunRequest(study, asked, executor, workers, storage, again, failed, _command(context), context.obj)
+    return RunRequest(
+        study,
+        asked,
+        executor,
+        workers,
+        storage,
+        again,
+        failed,
+        _command(context),
+        context.obj,
+        settings=tuple(settings or ()),
+    )
 
 
 def checked(study: str, settings: list[str] | None, executor: str, text: str | None = None) -> Study:
@@ -184,6 +196,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
     from dashboards.report.study import kept_files
     from sweeper.cli.display import Display, Screen, both, shown
     from sweeper.commands.run import run_session
+    from sweeper.commands.session.next_version import version_with
     from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
@@ -202,13 +215,14 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
         Notifier(asked.spec, where.runs, display.say) as notifier,
     ):
         try:
-            outcome, verified = run_session(
+            outcome, verified, asked = run_session(
                 *(asked, text, where, wanted.executor, wanted.workers, display.progress, display.say),
-                table=lambda: notifier.with_answer(kept_files(asked, answers_of(asked), display.say)),
+                table=lambda study: notifier.with_answer(kept_files(study, answers_of(study), display.say)),
                 verify_runs=verify,
                 retry=retry,
                 strict=how.strict,
                 watch_events=notifier.after(both(events.add, display.event)),
+                next_version=version_with(wanted.settings),
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)
@@ -355,17 +369,6 @@ def tell_whose(spec: StudySpec) -> None:
         raise StoreError(str(error)) from error
     if notice is not None:
         typer.echo(f"note: {shown(notice)}", err=True)
-
-
-def warn_of_code(spec: StudySpec) -> None:
-    """Name the code from elsewhere that the study lets in, and what of the environment it gets, on standard error."""
-    from studies.spec import foreign_code
-    from sweeper.cli.display import shown
-
-    for warning in foreign_code(spec):
-        typer.echo(f"warning: {shown(warning)}", err=True)
-    if spec.resources.env:
-        typer.echo(f"warning: resources.env hands {', '.join(spec.resources.env)} to what trains and judges.", err=True)
 
 
 def screen_width() -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from studies.design.points import CONFIRM
 from studies.records import RunRecord, State
-from sweeper.folder.requests import FAILED, NAMED
+from studies.requests import FAILED, NAMED
 from sweeper.search.search import Search
 from sweeper.tracking.tracker import Tracker
 from trainers.run_folder.results import drop_result

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreAway, StoreError, store_uri
-from studies.design.answers import Compare
 from studies.design.identity import questions
 from studies.design.measurers import asked_of, named_measurers
-from studies.schema.replicates import as_in_file
 from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from sweeper.commands.detached.start import keep_output
 from sweeper.commands.retry import ask_again
+from sweeper.commands.session.rounds import RoundsTrained
+from sweeper.commands.session.session import Session
 from sweeper.commands.signals import Stopper, stop_on_interrupt
-from sweeper.executors import ELSEWHERE, EXECUTORS, Executor, Workplace
-from sweeper.folder.border import Border, Round
+from sweeper.executors import ELSEWHERE, Executor
 from sweeper.folder.cleanup import remove_half_written, remove_states
 from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.events import Line
-from sweeper.folder.names import LOGS
 from sweeper.folder.own_folder import refuse_foreign_folder
 from sweeper.folder.paths import StudyPaths
+from sweeper.folder.steering.border import Border
+from sweeper.folder.steering.rounds import NextVersion, takes_none
 from sweeper.loop.progress import Interrupted, Outcome, Progress, Screen
-from sweeper.loop.recovery import Past
-from sweeper.loop.sweep import Stores, Sweep
 from sweeper.measuring.remeasure import Scored, Task, measure, measuring, stale
 from sweeper.measuring.samples import unjudged
 from sweeper.measuring.speed import SpeedMeter
 from sweeper.measuring.verify import Verification, verify
 from sweeper.ownership.lease import Lease, LeaseLost, hold, watch
 from sweeper.ownership.owner import mark_of, refuse_foreign, write_mark
-from sweeper.planning.placement import Packs
 from sweeper.recorded.contents import pairs_comparer
-from sweeper.recorded.known import Known, find_known, is_ours_by
+from sweeper.recorded.known import find_known
 from sweeper.search.ledger import Ledger
 from sweeper.search.patience.waiting import Patience
 from sweeper.search.search import Search
@@ -53,13 +49,15 @@ def run_session(
     workers: int | None,
     show: Callable[[Progress], None],
     tell_user: Callable[[str], None],
-    table: Callable[[], Mapping[str, str]],
+    table: Callable[[Study], Mapping[str, str]],
     verify_runs: int = 0,
     retry: Collection[str] = (),
     strict: bool = False,
     watch_events: Callable[[Line], None] = lambda _: None,
-) -> tuple[Outcome, Verification | None]:
-    """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run.
+    next_version: NextVersion = takes_none,
+) -> tuple[Outcome, Verification | None, Study]:
+    """Run a study until it is complete or stopped; `table` makes the files kept with the sweep's MLflow run. Gives the
+    study as it was trained last, too: `next_version` makes another version of it of a file, where somebody asks.
 
     `verify_runs`: so many finished runs are trained again alone, for the second result.
     Both databases are made before a worker starts. Ctrl-C stops at the next step of each run and keeps its state; a
@@ -72,7 +70,7 @@ def run_session(
     with (
         lock(where.runs),
         _held(ledger, where, dead, tell_user) as lease,
-        Border(where.runs, study, tell_user, watch_events) as border,
+        Border(where.runs, study, tell_user, watch_events, next_version) as border,
     ):
         remove_half_written(where.runs)
 
@@ -89,42 +87,14 @@ def run_session(
             ask_again(search, tracker, session.known.records, where.runs, retry)
         finished = False
         try:
-            outcome, verified = _measure_and_train(session, verify_runs, table)
+            outcome, verified, last = _measure_and_train(session, verify_runs, table)
             finished = border.how == "finished"
         finally:
             with suppress(StoreError, OSError, LeaseLost):
                 lease.check()
                 tracker.close_study(finished=finished)
             search.close()
-    return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified
-
-
-@dataclass(frozen=True)
-class _Session:
-    """An open study: its stores and their content, the executor, the border, and what says that nobody else has it."""
-
-    study: Study
-    where: StudyPaths
-    executor: str
-    workers: int | None
-    screen: Screen
-    lease: Lease
-    border: Border
-    search: Search
-    tracker: Tracker
-    known: Known
-    compare: Compare
-
-    def pool(self) -> Executor:
-        """Start an executor with as many workers as the user or the study says."""
-        spec = self.study.spec
-        place = Workplace.of(spec, self.workers, self.where.runs / LOGS, self.screen.tell_user)
-        return self.border.watch(EXECUTORS[self.executor](spec.trainer, place))
-
-    def past(self, known: Known) -> Past:
-        """The runs of `known` that a sweep resumes from."""
-        is_ours = is_ours_by(self.known.keys, self.tracker.strict, self.compare)
-        return Past(known.under(asked_of(self.study.spec)), is_ours, self.where.runs, self.screen.tell_user)
+    return replace(outcome, undelivered=max(tracker.undelivered, outcome.undelivered)), verified, last
 
 
 def _open(
@@ -138,7 +108,7 @@ def _open(
     border: Border,
     *,
     strict: bool,
-) -> _Session:
+) -> Session:
     """Open both stores and read the study's records."""
     spec = study.spec
     tracker = Tracker(where.tracking, where.folder, screen.tell_user)
@@ -148,12 +118,12 @@ def _open(
     known = find_known(study, where.storage, tracker, compare, screen.tell_user)
     patience = Patience(screen.tell_user, lease.renew)
     search = Search(spec, study.variants, where.storage, known.records, known.changed, patience)
-    return _Session(study, where, executor, workers, screen, lease, border, search, tracker, known, compare)
+    return Session(study, where, executor, workers, screen, lease, border, search, tracker, known, compare)
 
 
 def _measure_and_train(
-    session: _Session, verify_runs: int, table: Callable[[], Mapping[str, str]]
-) -> tuple[Outcome, Verification | None]:
+    session: Session, verify_runs: int, table: Callable[[Study], Mapping[str, str]]
+) -> tuple[Outcome, Verification | None, Study]:
     """Measure again what other evaluators measured, and then start the workers and train: workers elsewhere come in by
     a door, and there is one at a time. Raises Interrupted; OSError where the workers cannot be started at all.
     """
@@ -177,28 +147,30 @@ def _interrupting() -> Iterator[None]:
 
 
 def _train_and_report(
-    session: _Session, pool: Executor, anew: Scored, verify_runs: int, table: Callable[[], Mapping[str, str]]
-) -> tuple[Outcome, Verification | None]:
+    session: Session, pool: Executor, anew: Scored, verify_runs: int, table: Callable[[Study], Mapping[str, str]]
+) -> tuple[Outcome, Verification | None, Study]:
     """Train all that is missing and keep the table; tells the border how the sweep ends."""
     border, tracker = session.border, session.tracker
-    outcome, verified = _train(session, pool, anew, verify_runs)
+    outcome, verified, study = _train(session, pool, anew, verify_runs)
     border.phase("report")
-    tabled = _log_table(tracker, table, session.lease.check)
+    tabled = _log_table(tracker, lambda: table(study), session.lease.check)
     border.how, border.why = outcome.ending(tabled=tabled)
     if border.how == "finished":
         remove_states(session.where.runs)
-    return replace(outcome, undelivered=0 if tabled else 1), verified
+    return replace(outcome, undelivered=0 if tabled else 1), verified, study
 
 
-def _train(session: _Session, pool: Executor, anew: Scored, verify_runs: int) -> tuple[Outcome, Verification | None]:
+def _train(
+    session: Session, pool: Executor, anew: Scored, verify_runs: int
+) -> tuple[Outcome, Verification | None, Study]:
     """Run the sweep, verify some of its runs, and time the variants.
 
     `pool`: the sweep's workers, which are closed before that; `anew`: what was measured again.
     """
     where, check, tell_user = session.where, session.lease.check, session.screen.tell_user
     border = session.border
-    rounds = _Rounds(session, pool)
-    meter = SpeedMeter(session.study, session.tracker, where, session.screen)
+    rounds = RoundsTrained(session, pool)
+    meter = SpeedMeter(session.tracker, where, session.screen)
     with stop_on_interrupt((rounds, meter), tell_user), border.steered():
         border.phase("train")
         if anew.stopped:
@@ -212,13 +184,13 @@ def _train(session: _Session, pool: Executor, anew: Scored, verify_runs: int) ->
         if session.executor in ELSEWHERE:
             tell_user("The speed of losses is not timed: this machine trained none of the runs.")
         elif not outcome.stopped and not rounds.partial:
-            meter.run(rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
+            meter.run(rounds.study, rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
     if not outcome.stopped and not rounds.partial:
-        outcome = _ask_judges(session, pool, outcome)
-    return outcome, verified
+        outcome = _ask_judges(replace(session, study=rounds.study), pool, outcome)
+    return outcome, verified, rounds.study
 
 
-def _ask_judges(session: _Session, pool: Executor, outcome: Outcome) -> Outcome:
+def _ask_judges(session: Session, pool: Executor, outcome: Outcome) -> Outcome:
     """Let those look at the samples of the judging runs who have not: the second judge, the check, one that compares.
 
     `pool`: the sweep's workers, which are closed before that: a judge and a policy take turns on a card.
@@ -237,87 +209,10 @@ def _ask_judges(session: _Session, pool: Executor, outcome: Outcome) -> Outcome:
     return replace(outcome, unmeasured=outcome.unmeasured + len(done.failed), stopped=outcome.stopped or done.stopped)
 
 
-def _clear_the_machine(session: _Session, pool: Executor) -> None:
+def _clear_the_machine(session: Session, pool: Executor) -> None:
     """For what is timed: workers hold memory, and would take time from it."""
     pool.close()
     session.border.phase("speed")
-
-
-class _Rounds:
-    """Trains a study and then, with the same workers, the rounds that were requested while it trained."""
-
-    def __init__(self, session: _Session, pool: Executor) -> None:
-        self._pool, self._began = pool, time.monotonic()
-        self._stopped = self._closing = self.partial = False
-        self._open(session)
-
-    def _open(self, session: _Session) -> None:
-        """Prepare to train the session's study."""
-        study, runs, screen = session.study, session.where.runs, session.screen
-        stores, workers = Stores(session.search, session.tracker), len(self._pool.capacity.workers)
-
-        def show(progress: Progress) -> None:
-            session.search.partial |= session.border.rounds.asked  # nothing is confirmed before the last round
-            screen.show(progress)
-
-        self._session = session
-        elsewhere = session.executor in ELSEWHERE
-        self.packs = Packs(study, runs, session.workers, workers, screen.tell_user, elsewhere=elsewhere)
-        own = (runs, self.packs, Screen(show, screen.tell_user), self._began)
-        self.sweep = Sweep(study, stores, session.past(session.known), self._pool, *own)
-
-    def stop(self) -> None:
-        """Stop at the next step of each run in training."""
-        self._stopped = True
-        self.sweep.stop()
-
-    def finish_up(self) -> None:
-        """Start nothing new."""
-        self._closing = True
-        self.sweep.finish_up()
-
-    def run(self) -> Outcome:
-        """Train all rounds. `reused` of the outcome is that of the first one."""
-        outcome, rounds = self.sweep.run(), self._session.border.rounds
-        while (more := rounds.take(last=self.sweep.closing)) != Round():
-            if self.sweep.closing or self._session.tracker.undelivered:
-                rounds.take(last=True)
-                self._session.screen.tell_user(
-                    "What was asked for while the sweep ran is not trained: it was stopped, or MLflow is away. Ask for "
-                    "it again with `sweeper retry`, or raise budget.trials and run the study again."
-                )
-                break
-            again = self._again(more)
-            stopped = again.stopped or (outcome.stopped and not more.extends)  # what is paused has runs left
-            outcome = replace(again, trained=outcome.trained + again.trained, reused=outcome.reused, stopped=stopped)
-        self.partial = self._session.search.partial
-        return outcome
-
-    def _again(self, more: Round) -> Outcome:
-        """Train another round on what is recorded by now."""
-        session, study = self._session, more.of(self._session.study)
-        where, tracker, tell_user = session.where, session.tracker, session.screen.tell_user
-        if more.replicates is not None:  # whose runs answer questions of their own
-            text = as_in_file(study.spec).model_dump_json(indent=2, exclude_defaults=True)
-            tracker.open_study(study.spec, text, questions(study), strict=tracker.strict)
-        known = find_known(study, where.storage, tracker, session.compare, tell_user)
-        patience = Patience(tell_user, session.lease.renew)
-        search = Search(study.spec, study.variants, where.storage, known.records, known.changed, patience)
-        try:
-            asked = ask_again(search, tracker, known.records, where.runs, more.causes) if more.causes else 0
-            runs = [f"{so_many(asked, 'run')} again"] if more.causes else []
-            runs += [f"up to {so_many(more.trials, 'trial')} of each variant"] if more.trials is not None else []
-            runs += [f"up to {so_many(more.replicates, 'replicate')}"] if more.replicates is not None else []
-            tell_user(f"Training {' and '.join(runs)}, as was asked.")
-            session.border.phase("train")
-            self._open(replace(session, study=study, search=search, known=known))
-            if self._stopped:  # asked for between the rounds
-                self.sweep.stop()
-            if self._closing:
-                self.sweep.finish_up()
-            return self.sweep.run()
-        finally:
-            search.close()
 
 
 def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
@@ -353,7 +248,7 @@ def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
         refuse_foreign(spec.study, where)
 
 
-def _measure_again(session: _Session) -> tuple[_Session, Scored]:
+def _measure_again(session: Session) -> tuple[Session, Scored]:
     """Measure finished runs again that keep an adapter and that another evaluator or judge has measured: before
     training, as the search uses their values. Gives the session that knows them.
     """
@@ -372,7 +267,7 @@ def _measure_again(session: _Session) -> tuple[_Session, Scored]:
     return session, anew
 
 
-def _measured(session: _Session, tasks: Sequence[Task]) -> Scored:
+def _measured(session: Session, tasks: Sequence[Task]) -> Scored:
     """Measure finished runs in workers of their own."""
     tell_user = session.screen.tell_user
     session.border.phase("measure")

@@ -1,13 +1,7 @@
-"""What is asked of a sweep: files `requests/ID.json` in the study's folder.
+"""Requests to a sweep as files `requests/ID.json` in the study's folder; `studies/requests.py` has what they say.
 
-    {"v": 1, "ask": "stop", "now": false, "sweep": "9f2c41d07ab3"}
-
-- `ask`: `stop` (`now`: at the next step of each run, else when the runs in training have ended), `pause` and `resume`
-  (`variant`), `retry` (`causes`, as `sweeper retry --cause` takes them; none: all that failed), `extend` (`trials`:
-  what `budget.trials` is from now on, or `replicates`). The last two are carried out once all other runs have ended.
-- `sweep`: the sweep that is asked, as its events name it; without it whichever runs.
-- `ID`: 1 to 64 letters, digits, `-` and `_`, new for every request. The file is put there whole: written under a name
-  that begins with a dot, then renamed.
+`ID`: 1 to 64 letters, digits, `-` and `_`, new for every request. The file is put there whole: written under a name
+that begins with a dot, then renamed.
 
 The sweep answers within seconds, with the event `request_answered`, and removes the file. It takes regular files of at
 most `MOST_BYTES` alone. What was there before it began, asks another sweep, or is no request is refused, not obeyed.
@@ -18,82 +12,23 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import islice
 from os import scandir
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Final
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from studies.records import Cause, Failure
+from studies.requests import NoRequest, Request, from_json, in_json, name_of
 from studies.text.files import UnusableFile, is_file, is_folder, read_json, write_whole
 from sweeper.folder.names import REQUESTS
 
-VERSION: Final = 1
 MOST_BYTES: Final = 1 << 14
 MOST_AT_ONCE: Final = 100  # requests that are taken in one go
-MOST_TRIALS: Final = 100_000
-MOST_REPLICATES: Final = 1000
 MOST_FILES: Final = 10_000  # among which they are looked for
 _NAME: Final = re.compile(r"([0-9A-Za-z_-]{1,64})\.json")
 _BEING_WRITTEN: Final = re.compile(r"\.[0-9A-Za-z_-]{1,64}\.json\.[0-9a-f]{16}")
-
-
-# What `sweeper retry` means where nothing is named, and what may be named: also how MLflow calls a cause, and runs that
-# were stopped and do not go on by themselves.
-FAILED: Final = frozenset(str(failure) for failure in Failure)
-NAMED: Final = FAILED | {str(cause) for cause in Cause} - {Cause.FINISHED, Cause.USER_STOP}
-
-
-@dataclass(frozen=True)
-class Stop:
-    """End the sweep: `now` at the next step of each run, else when the runs in training end."""
-
-    now: bool = False
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Train no more runs of a variant, in this and later sweeps, until it is resumed."""
-
-    variant: str
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Train runs of a paused variant again."""
-
-    variant: str
-
-
-@dataclass(frozen=True)
-class Retry:
-    """Train the runs again that ended for one of these causes; none named: all that failed."""
-
-    causes: tuple[Annotated[str, Field(max_length=64)], ...] = ()
-
-
-@dataclass(frozen=True)
-class Extend:
-    """Train so many trials of each stratum, as if the study's `budget.trials` were that, or so many `replicates`."""
-
-    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
-    replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] | None = None
-
-
-Request = Stop | Pause | Resume | Retry | Extend
-ASKS: Final[Mapping[str, type[Any]]] = {
-    "stop": Stop,
-    "pause": Pause,
-    "resume": Resume,
-    "retry": Retry,
-    "extend": Extend,
-}
-_NAMES: Final = {kind: name for name, kind in ASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -110,7 +45,7 @@ class RequestFile:
     @property
     def ask(self) -> str:
         """The name of the request, empty where there is none."""
-        return _NAMES[type(self.request)] if self.request is not None else ""
+        return name_of(self.request) if self.request is not None else ""
 
 
 def put(runs: Path, request: Request, sweep: str) -> str:
@@ -120,8 +55,7 @@ def put(runs: Path, request: Request, sweep: str) -> str:
     if not is_folder(folder):
         raise UnusableFile(folder, "is no real folder, and requests are put there: move it away")
     identity = secrets.token_hex(8)
-    written = {"v": VERSION, "ask": _NAMES[type(request)], "sweep": sweep, **asdict(request)}
-    write_whole(folder / f"{identity}.json", json.dumps(written))
+    write_whole(folder / f"{identity}.json", json.dumps(in_json(request, sweep)))
     return identity
 
 
@@ -169,22 +103,7 @@ def _read(path: Path) -> RequestFile:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return RequestFile(identity, None, problem=f"the file {reason}")
-    if not isinstance(found, dict) or found.get("v") != VERSION:
-        return RequestFile(identity, None, problem=f"it is no request of version {VERSION}")
-    kind = ASKS.get(str(found.get("ask")))
-    if kind is None:
-        return RequestFile(identity, None, problem=f"`ask` is none of {', '.join(ASKS)}")
-    sweep = found.get("sweep") or ""
     try:
-        request = _reader(str(found["ask"])).validate_python(
-            {name: value for name, value in found.items() if name in kind.__dataclass_fields__}
-        )
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        return RequestFile(identity, None, problem=f"`{'.'.join(map(str, wrong['loc']))}`: {wrong['msg']}")
-    return RequestFile(identity, request, sweep if isinstance(sweep, str) else "?")
-
-
-@lru_cache
-def _reader(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(ASKS[name])
+        return RequestFile(identity, *from_json(found))
+    except NoRequest as error:
+        return RequestFile(identity, None, problem=str(error))

@@ -10,10 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
+from studies.requests import Request
 from sweeper.folder.control import NotHere, is_held, machine_digest
 from sweeper.folder.events import EventReader, Heartbeat, Line, RequestAnswered, SweepEnded, last_events
 from sweeper.folder.names import EVENTS_FILE
-from sweeper.folder.requests import Request, put, remove
+from sweeper.folder.requests import put, remove
 
 DEAD_SECONDS: Final = 30.0  # not heard of for so long, a sweep is dead
 ANSWER_SECONDS: Final = 15.0  # for a sweep to answer a request

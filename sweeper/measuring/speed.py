@@ -43,8 +43,8 @@ _PACKAGES: Final = ("torch", "trl", "transformers", "peft")
 class SpeedMeter:
     """Measures the speed of a study's steps; `run` is the whole of it."""
 
-    def __init__(self, study: Study, tracker: Tracker, where: StudyPaths, screen: Screen) -> None:
-        self._study, self._tracker, self._where, self._screen = study, tracker, where, screen
+    def __init__(self, tracker: Tracker, where: StudyPaths, screen: Screen) -> None:
+        self._tracker, self._where, self._screen = tracker, where, screen
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
@@ -56,11 +56,11 @@ class SpeedMeter:
 
     finish_up = stop
 
-    def run(self, bf16: bool | None, begin: Callable[[], None]) -> None:
+    def run(self, study: Study, bf16: bool | None, begin: Callable[[], None]) -> None:
         """Measure what is not measured yet on this kind of machine and keep it with the study's parent run; `bf16` as
         the sweep's runs have it. `begin` is called before that.
         """
-        asked = speed_asked(self._study)
+        asked = speed_asked(study)
         if asked is None or not asked.is_any or self._stopped:
             return
         try:
@@ -75,7 +75,7 @@ class SpeedMeter:
                 f"Timing the loss of {others} against that of {asked.baseline}: up to 15 s once TRL is loaded"
                 + (f", then {so_many(asked.check, 'round')} of whole steps." if asked.check else ".")
             )
-            said = self._measured(asked, bf16, gpus)
+            said = self._measured(asked, bf16, gpus, study.spec.resources.env)
             if isinstance(said, Refusal):
                 self._tell(said.message)
                 return
@@ -89,7 +89,7 @@ class SpeedMeter:
         first = why.strip().partition("\n")[0].removesuffix(".")
         self._screen.tell_user(f"The speed of steps was not measured: {first}. All runs are kept.")
 
-    def _measured(self, asked: Asked, bf16: bool | None, gpus: list[str]) -> Answer | Refusal:
+    def _measured(self, asked: Asked, bf16: bool | None, gpus: list[str], env: tuple[str, ...]) -> Answer | Refusal:
         """What the process answers, which is shown meanwhile what it does."""
         log = self._where.runs / LOGS / _LOG
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class SpeedMeter:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(gpus[:1], self._study.spec.resources.env),
+                env=_environment(gpus[:1], env),
                 start_new_session=True,
             )
             try:

@@ -71,7 +71,7 @@ def measure(sampler: str, runs: int, storage: str | None = None, tracking: str |
         file.write_text(STUDY.format(sampler=sampler, trials=runs // 5))
         spec = load_study(file)
         where = replace(places(spec, folder, storage), tracking=tracking)
-        outcome, _ = run_session(Study.of(spec), file.read_text(), where, "inline", None, _ignore, print, _no_table)
+        outcome, _, _ = run_session(Study.of(spec), file.read_text(), where, "inline", None, _ignore, print, _no_table)
     assert outcome.trained == len(ENDED), f"{outcome.trained} of {len(ENDED)} runs recorded"
     between = [(end, begin) for (_, end), (begin, _) in itertools.pairwise(ENDED)]
     return [(1000 * (begin[0] - end[0]), 1000 * (begin[1] - end[1])) for end, begin in between]
@@ -81,7 +81,7 @@ def _ignore(_progress: object) -> None:
     pass
 
 
-def _no_table() -> Mapping[str, str]:
+def _no_table(_: Study) -> Mapping[str, str]:
     return {}
 
 

@@ -13,6 +13,8 @@ COLOURS: Final = (
     *("#8F7FEE", "#AA4499", "#44AA99", "#999933"),
 )
 GREY: Final = "#8a8a93"
+MOST_ROWS: Final = 60  # of the time line
+FAR: Final = 5.0  # times the upper quartile of the drifts of runs that did not break
 Options = dict[str, Any]
 Curve = Sequence[tuple[float, float]]
 
@@ -53,10 +55,38 @@ def reward_and_drift(points: Sequence[Point], metric: str, colours: Mapping[str,
                        "itemStyle": {"color": colour, "opacity": 0.75}})  # fmt: skip
     return _base() | {
         "xAxis": _axis("value", "distance from the original model (KL), nats", scale=True),
-        "yAxis": _axis("value", metric, scale=True),
+        "yAxis": _upright(_axis("value", metric, scale=True)),
         "series": series,
         "dataZoom": [{"type": "inside"}, {"type": "inside", "orient": "vertical"}],
     }
+
+
+def near(points: Sequence[Point]) -> list[Point]:
+    """The points without those that lie so far outside that the others would be one spot."""
+    drifts = sorted(point.drift for point in points if not point.failed)
+    if not drifts:
+        return list(points)
+    most = FAR * drifts[3 * (len(drifts) - 1) // 4]
+    return [point for point in points if point.drift <= most]
+
+
+def side_by_side(spans: Sequence[Span]) -> list[tuple[str, list[Span]]]:
+    """A row of spans for each that a worker trains at once: its worker, and spans that do not overlap; where those are
+    too many, a row a worker.
+    """
+    rows: list[tuple[str, list[Span]]] = []
+    for worker in sorted({span.worker for span in spans}):
+        mine: list[list[Span]] = []
+        for span in sorted((span for span in spans if span.worker == worker), key=lambda one: one.begin):
+            ends = [row for row in mine if row[-1].end is not None and row[-1].end <= span.begin]
+            if ends:
+                ends[0].append(span)
+            else:
+                mine.append([span])
+        rows += [(worker, row) for row in mine]
+    if len(rows) > MOST_ROWS:
+        return [(worker, [span for name, row in rows if name == worker for span in row]) for worker in dict(rows)]
+    return rows
 
 
 def curves(found: Mapping[str, Curve], name: str) -> Options:
@@ -69,7 +99,7 @@ def curves(found: Mapping[str, Curve], name: str) -> Options:
     return _base() | {
         "tooltip": {"trigger": "axis", "renderMode": "richText"},
         "xAxis": _axis("value", "step"),
-        "yAxis": _axis("value", name, scale=True),
+        "yAxis": _upright(_axis("value", name, scale=True)),
         "series": series,
         "dataZoom": [{"type": "inside"}],
     }
@@ -82,16 +112,17 @@ def heat(found: Heat, metric: str) -> Options:
     return _base(legend=False) | {
         "tooltip": {"renderMode": "richText", "formatter": f"{metric}: {{c}}"},
         "xAxis": _axis("category", found.x, data=list(found.columns)),
-        "yAxis": _axis("category", found.y, data=list(found.rows)),
+        "yAxis": _upright(_axis("category", found.y, data=list(found.rows))),
+        "grid": {"left": 16, "right": 96, "top": 36, "bottom": 40, "containLabel": True},
         "visualMap": {
             "min": _short(min(means, default=0.0)),
             "max": _short(max(means, default=1.0)),
             "calculable": True,
             "precision": 2,
-            "orient": "horizontal",
-            "left": "center",
-            "top": 0,
-            "itemHeight": 90,
+            "orient": "vertical",
+            "right": 0,
+            "top": "middle",
+            "itemHeight": 180,
             "textStyle": {"color": GREY},
             "inRange": {"color": ["#440154", "#31688e", "#35b779", "#fde725"]},
         },
@@ -99,26 +130,27 @@ def heat(found: Heat, metric: str) -> Options:
     }
 
 
-def timeline(spans: Sequence[Span], now: float, colours: Mapping[str, str]) -> Options:
-    """What each worker trained when."""
-    workers = sorted({span.worker for span in spans}, reverse=True)
-    place = {worker: i for i, worker in enumerate(workers)}
+def timeline(rows: Sequence[tuple[str, Sequence[Span]]], now: float, colours: Mapping[str, str]) -> Options:
+    """What each worker trained when. `rows`: of `side_by_side`, the first on top."""
     data: dict[str, list[Any]] = {}
-    for span in spans:
-        end = now if span.end is None else span.end
-        row = place[span.worker]
-        data.setdefault(span.variant, []).extend(
-            [[round(span.begin * 1000), row], [round(end * 1000), row], [None, None]]
-        )
+    names: list[str] = []
+    for worker, spans in rows:
+        row = len(rows) - 1 - len(names)
+        names.append("" if any(worker == before for before, _ in rows[: len(names)]) else worker)
+        for span in spans:
+            end = now if span.end is None else span.end
+            data.setdefault(span.variant, []).extend(
+                [[round(span.begin * 1000), row], [round(end * 1000), row], [None, None]]
+            )
     series = [
         {"type": "line", "name": variant, "data": points, "symbol": "none", "connectNulls": False,
-         "lineStyle": {"width": 14, "color": colours.get(variant, GREY), "cap": "butt"},
+         "lineStyle": {"width": 9, "color": colours.get(variant, GREY), "cap": "butt"},
          "itemStyle": {"color": colours.get(variant, GREY)}}
         for variant, points in data.items()
     ]  # fmt: skip
     return _base() | {
         "xAxis": _axis("time", ""),
-        "yAxis": _axis("category", "", data=workers),
+        "yAxis": _axis("category", "", data=names[::-1]) | {"axisTick": {"show": False}},
         "series": series,
         "dataZoom": [{"type": "inside"}],
         "tooltip": {"show": False},
@@ -141,8 +173,13 @@ def _base(*, legend: bool = True) -> Options:
         "textStyle": {"color": GREY},
         "tooltip": {"renderMode": "richText", "formatter": "{b}\n{c}", "confine": True},
         "legend": {"show": legend, "type": "scroll", "top": 0, "textStyle": {"color": GREY}},
-        "grid": {"left": 16, "right": 24, "top": 44, "bottom": 34, "containLabel": True},
+        "grid": {"left": 16, "right": 24, "top": 52, "bottom": 40, "containLabel": True},
     }
+
+
+def _upright(axis: Options) -> Options:
+    """A vertical axis: its name lies above it, where no label can meet it."""
+    return axis | {"nameLocation": "end", "nameGap": 12, "nameTextStyle": {"color": GREY, "align": "left"}}
 
 
 def _axis(kind: str, name: str, *, scale: bool = False, data: Sequence[str] = ()) -> Options:

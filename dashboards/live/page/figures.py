@@ -8,10 +8,11 @@ from nicegui import run, ui
 
 from dashboards.live.page import charts
 from dashboards.live.page.parts import Desk, heading, muted
-from dashboards.live.reading.words import words
-from dashboards.live.views import Figures, Glance
+from dashboards.live.reading.words import measure_words, words
+from dashboards.live.views import Figures, Glance, Point
 from dashboards.store.connection import StoreError
 from dashboards.store.histories import load_curves
+from studies.text.plural import so_many
 
 MOST_CHOSEN: Final = 6
 MOST_CHOICES: Final = 1000  # the newest runs, to choose from
@@ -29,12 +30,14 @@ class FiguresView:
         heading("Reward against drift")
         self._scatter = ui.echart({}, on_point_click=self._clicked).classes("w-full h-96")
         self._about = muted("Its runs are not read yet.")
+        self._far = ui.checkbox("", on_change=self._draw_scatter).props("dense")
+        self._far.set_visibility(False)
         self._clicked_row = ui.row().classes("items-center gap-2")
         heading("Learning curves")
         with ui.row().classes("w-full gap-2 items-end"):
             self._runs: Any = ui.select({}, multiple=True, label=f"runs, {MOST_CHOSEN} at most", with_input=True)
             self._runs.classes("grow min-w-64").props("use-chips dense")
-            self._metric: Any = ui.select([], label="metric").classes("w-48").props("dense")
+            self._metric: Any = ui.select({}, label="metric").classes("w-48").props("dense")
         self._curves = ui.echart({}).classes("w-full h-80")
         self._curves_said = muted("")
         heading("Two settings")
@@ -52,11 +55,7 @@ class FiguresView:
         if found is None or found is self._found:
             return
         first, self._found = self._found is None, found
-        variants = list(dict.fromkeys(one.variant for one in found.runs))
-        _fill(
-            self._scatter,
-            charts.reward_and_drift(found.points[-MOST_POINTS:], found.metric, charts.colours_of(variants)),
-        )
+        self._draw_scatter()
         newest = f" The newest {MOST_POINTS:,} of {len(found.points):,}." if len(found.points) > MOST_POINTS else ""
         self._about.set_text(
             f"{found.metric}: {found.about}. A dot a finished run, a triangle one that broke, where it could still "
@@ -64,15 +63,32 @@ class FiguresView:
         )
         labels = choices(found)
         kept = [one for one in self._runs.value or [] if one in labels]
-        self._runs.set_options(labels, value=list(labels)[:3] if first else kept)
+        self._runs.set_options(labels, value=first_chosen(found) if first or not kept else kept)
         names = list(dict.fromkeys(found.names))
         first_shown = next((name for name in COMPARABLE if name in names), names[0])
-        self._metric.set_options(names, value=self._metric.value if self._metric.value in names else first_shown)
+        self._metric.set_options(
+            {name: measure_words(name) for name in names},
+            value=self._metric.value if self._metric.value in names else first_shown,
+        )
         heats = [heat.name for heat in found.heats]
         variant = self._variant.value if self._variant.value in heats else next(iter(heats), None)
         self._variant.set_options(heats, value=variant)
         self._draw_heat()
         await self._draw_curves()
+
+    def _draw_scatter(self) -> None:
+        if self._found is None:
+            return
+        variants = list(dict.fromkeys(one.variant for one in self._found.runs))
+        _fill(self._scatter, charts.reward_and_drift(self._points(), self._found.metric, charts.colours_of(variants)))
+        far = len(self._found.points[-MOST_POINTS:]) - len(charts.near(self._found.points[-MOST_POINTS:]))
+        self._far.set_text(f"also {so_many(far, 'run')} far outside")
+        self._far.set_visibility(far > 0)
+
+    def _points(self) -> list[Point]:
+        """The runs that are drawn: the newest, those far outside where somebody wants them."""
+        points = [] if self._found is None else list(self._found.points[-MOST_POINTS:])
+        return points if self._far.value else charts.near(points)
 
     async def _draw_curves(self) -> None:
         if self._found is None:
@@ -80,13 +96,14 @@ class FiguresView:
         chosen, name = list(self._runs.value or [])[:MOST_CHOSEN], str(self._metric.value)
         labels = choices(self._found)
         try:
-            curves = await run.io_bound(load_curves, self._desk.uri, chosen, [name])
+            curves = await run.io_bound(load_curves, self._desk.uri, chosen, [name]) or {}
         except StoreError as error:
             self._curves_said.set_text(words(error))
             return
         shown = {labels[one]: curves[one][name] for one in chosen if name in curves.get(one, {}) and one in labels}
-        _fill(self._curves, charts.curves(shown, name))
-        self._curves_said.set_text("" if shown else f"None of these runs has logged {name}.")
+        _fill(self._curves, charts.curves(shown, measure_words(name)))
+        self._curves.set_visibility(bool(shown))
+        self._curves_said.set_text("" if shown else f"None of these runs has logged {measure_words(name)}.")
 
     def _draw_heat(self) -> None:
         shown = [heat for heat in (self._found.heats if self._found else ()) if heat.name == self._variant.value]
@@ -97,7 +114,7 @@ class FiguresView:
         """Name the run of a dot, with its page."""
         if self._found is None:
             return
-        mine = [point for point in self._found.points[-MOST_POINTS:] if point.variant == event.series_name]
+        mine = [point for point in self._points() if point.variant == event.series_name]
         glance: Glance | None = self._desk.watcher.seen.study(self._name)
         if not 0 <= event.data_index < len(mine) or glance is None:
             return
@@ -110,9 +127,16 @@ class FiguresView:
                 ui.link("in MLflow", page, new_tab=True).classes("link text-sm")
 
 
-def choices(found: Figures) -> dict[str, str]:
-    """The newest runs to choose from, by id."""
-    return {one.run_id: one.label for one in reversed(found.runs[-MOST_CHOICES:])}
+def choices(found: Figures, *, finished: bool = False) -> dict[str, str]:
+    """The newest runs to choose from, by id; `finished`: those alone that came to their end."""
+    runs = [one for one in found.runs if one.finished or not finished]
+    return {one.run_id: one.label for one in reversed(runs[-MOST_CHOICES:])}
+
+
+def first_chosen(found: Figures) -> list[str]:
+    """The newest finished runs, one of each variant, of which curves are shown at first."""
+    newest = {one.variant: one.run_id for one in found.runs[-MOST_CHOICES:] if one.finished}
+    return list(newest.values())[:MOST_CHOSEN]
 
 
 def _fill(chart: ui.echart, options: charts.Options) -> None:

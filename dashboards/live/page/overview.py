@@ -100,8 +100,8 @@ def _without_time(glance: Glance) -> object:
 
 
 def _facts_key(glance: Glance) -> object:
-    counted = None if glance.counts is None else (glance.counts.failures, goes_on(glance), trains_elsewhere(glance))
-    best = (glance.answer and glance.answer.best, glance.sweep and glance.sweep.best)
+    counted = None if glance.counts is None else (failures(glance.counts), goes_on(glance), trains_elsewhere(glance))
+    best = (glance.answer and (glance.answer.best, glance.answer.said), glance.sweep and glance.sweep.best)
     return glance.state, glance.reading, glance.problem, best, counted, glance.again
 
 
@@ -116,9 +116,11 @@ def _facts(glance: Glance) -> None:
     elif glance.sweep is not None and glance.sweep.best is not None and glance.sweep.best[2] is not None:
         variant, scenario, value = glance.sweep.best
         ui.label(f"Best run so far: {words(variant)} in {words(scenario)}, {value:.3g}").classes("wrap font-medium")
-    broken = failures(glance.counts.failures if glance.counts is not None else {})
+    if glance.answer is not None and not glance.answer.best and glance.answer.said:
+        ui.label(glance.answer.said).classes("wrap")
+    broken = "" if glance.counts is None else failures(glance.counts)
     if broken:
-        ui.label(f"Failures: {broken}").classes("wrap")
+        ui.label(broken).classes("wrap")
     if trains_elsewhere(glance):
         muted("Runs are in training, of a sweep that is not seen from here: it may train elsewhere.")
     elif goes_on(glance):

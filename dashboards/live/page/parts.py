@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,10 @@ from nicegui import ui
 
 from dashboards.live.ports import Act, Done, Hands
 from dashboards.live.reading.watcher import Watcher
-from dashboards.live.reading.words import spaced
+from dashboards.live.reading.words import why
 from dashboards.live.views import Glance, Seen
+from dashboards.report.progress import StatusCounts
+from studies.text.plural import so_many
 
 LATE_SECONDS: Final = 60.0
 STATES: Final = {
@@ -32,6 +35,8 @@ STYLE: Final = """
 .q-table th:first-child, .q-table td:first-child { position: sticky; left: 0; z-index: 1; background: inherit }
 .q-table tr { background: #fff } .body--dark .q-table tr { background: #1d1d1d }
 .wrap { overflow-wrap: anywhere }
+:focus-visible { outline: 2px solid #0b69b7; outline-offset: 2px }
+.q-header :focus-visible { outline-color: #fff } .body--dark :focus-visible { outline-color: #7cc4ff }
 a.link, .act { color: #0b69b7 } .body--dark a.link, .body--dark .act { color: #7cc4ff }
 .plus { color: #15803d } .minus { color: #b91c1c }
 .body--dark .plus { color: #4ade80 } .body--dark .minus { color: #f87171 }
@@ -184,7 +189,7 @@ def progress(glance: Glance) -> None:
         words += [f"{sweep.training} in training"] if sweep.training else []
         words += [f"{duration(sweep.seconds_left)} left"] if sweep.seconds_left is not None else []
         words += [f"now: {sweep.what}, {sweep.done} of {sweep.planned}"] if not runs_now and sweep.planned else []
-    if counts is not None and counts.missing and counts.seconds_left is not None:
+    if glance.state != "running" and counts is not None and counts.missing and counts.seconds_left is not None:
         words.append(f"{duration(counts.seconds_left)} left with one worker alone")
     ui.label(", ".join(words)).classes("text-sm")
 
@@ -233,6 +238,13 @@ def clock(at: float) -> str:
     return time.strftime(form, time.localtime(at))
 
 
-def failures(found: Mapping[str, int]) -> str:
-    """How many runs failed as what."""
-    return ", ".join(f"{number} {spaced(kind)}" for kind, number in found.items() if number)
+def failures(counts: StatusCounts) -> str:
+    """How many runs failed, of which variants, and why; "" where none did."""
+    by_kind = [f"{number} {why(kind)}" for kind, number in counts.failures.items() if number]
+    of: Counter[str] = Counter()
+    for stratum in counts.strata:
+        of[stratum.variant] += stratum.failed + stratum.untrained
+    whose = ", ".join(f"{variant} {number}" for variant, number in of.most_common() if number)
+    if not by_kind:
+        return ""
+    return f"{so_many(sum(counts.failures.values()), 'run')} failed ({whose}): {'; '.join(by_kind)}"

@@ -11,12 +11,13 @@ from typing import Any, Final
 from nicegui import run, ui
 
 from dashboards.live.page.parts import Desk, heading, muted
-from dashboards.live.reading.words import spaced, words
+from dashboards.live.reading.words import why, words
 from dashboards.live.views import Glance, RunLine
 from studies.text.files import open_file
 
 TAIL_BYTES: Final = 1 << 14
 LOGS: Final = "logs"
+FEW: Final = 5  # runs of one cause, which are shown at once
 
 
 def failure_lines(glance: Glance) -> tuple[RunLine, ...]:
@@ -33,7 +34,7 @@ def failed_runs(glance: Glance, desk: Desk) -> None:
         return
     heading("Failed or stopped")
     for cause, runs in failed.items():
-        with ui.expansion(f"{spaced(cause)}: {len(runs)}").classes("w-full").props("dense"):
+        with ui.expansion(f"{len(runs)} {why(cause)}", value=len(runs) <= FEW).classes("w-full").props("dense"):
             for one in runs[:100]:
                 with ui.row().classes("items-baseline gap-2"):
                     page = desk.mlflow_page(glance, one.run_id)

@@ -22,7 +22,7 @@ def samples(desk: Desk, name: str) -> None:
     def fill() -> None:
         glance = desk.watcher.seen.study(name)
         found = None if glance is None else glance.figures
-        options = {} if found is None else choices(found)
+        options = {} if found is None else choices(found, finished=True)
         if options != choice.options:
             choice.set_options(options, value=choice.value if choice.value in options else None)
 
@@ -30,7 +30,7 @@ def samples(desk: Desk, name: str) -> None:
         if choice.value is None:
             return
         try:
-            found = await run.io_bound(load_samples, desk.uri, [choice.value], desk.folder)
+            found = await run.io_bound(load_samples, desk.uri, [choice.value], desk.folder) or {}
             shown, problem = found.get(choice.value, ()), ""
         except StoreError as error:
             shown, problem = (), words(error)

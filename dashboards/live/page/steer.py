@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from nicegui import run, ui
 
 from dashboards.live.page.overview import muted_nothing, trains_elsewhere
 from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
-from dashboards.live.ports import Act, Edit, Extend, Pause, Resume, Retry, Run, Stop, Version
+from dashboards.live.ports import Act, Edit, Run, Version
 from dashboards.live.reading.words import spaced
 from dashboards.live.views import Glance
+from studies.requests import Extend, Pause, Resume, Retry, Stop, Take
+
+HOURS: Final = "budget.wall_clock"
+MORE: Final = {
+    "budget.trials": "trials of each variant",
+    "replicates": "replicates",
+    HOURS: "hours by the clock of a sweep",
+    "budget.gpu_hours": "GPU hours of all its sweeps",
+}
 
 
 def steer(desk: Desk, name: str) -> None:
@@ -19,7 +29,7 @@ def steer(desk: Desk, name: str) -> None:
         part_of(name, _runs_where, lambda one: _sweep(desk, one)),
         part_of(name, lambda one: (variants_of(one), one.paused), lambda one: _variants(desk, one)),
         part_of(name, _ends, lambda one: _again(desk, one)),
-        part_of(name, lambda one: one.state == "running", lambda one: _extend(desk, one)),
+        part_of(name, lambda one: one.state == "running", lambda one: _more(desk, one)),
         part_of(name, variants_of, lambda one: _clone(desk, one)),
     ]
     heading("Acts so far")
@@ -36,7 +46,7 @@ def variants_of(glance: Glance) -> tuple[str, ...]:
 
 
 def _runs_where(glance: Glance) -> object:
-    return glance.state, glance.counts is None, trains_elsewhere(glance)
+    return glance.state, glance.counts and glance.counts.missing == 0, trains_elsewhere(glance)
 
 
 def _ends(glance: Glance) -> object:
@@ -50,22 +60,26 @@ def _sweep(desk: Desk, glance: Glance) -> None:
         if glance.state == "running":
             _button(desk, glance.name, "stop when the runs in training end", Stop(), "stop")
             _button(desk, glance.name, "stop now", Stop(now=True), "dangerous", sure="Stop each run at its next step?")
+            file = desk.watcher.told.file(glance.name)
+            if file is not None and file.endswith(".yaml"):
+                _button(desk, glance.name, f"take {file} as it is now", Take(file), "sync")
         elif trains_elsewhere(glance):
             muted("It may train elsewhere: the sweep is steered where it runs.")
         else:
             start = "Train what is missing, in a process of its own?"
             _button(desk, glance.name, "go on", Run(), "play_arrow", sure=start)
+            muted("Nothing is missing." if glance.counts.missing == 0 else "Trains what is missing.")
 
 
 def _variants(desk: Desk, glance: Glance) -> None:
     heading("Variants")
-    for variant in variants_of(glance):
-        with ui.row().classes("items-center gap-2"):
+    with ui.row().classes("items-center gap-2"):
+        for variant in variants_of(glance):
             if variant in glance.paused:
                 _button(desk, glance.name, f"resume {variant}", Resume(variant), "play_arrow")
-                muted("paused: no more of its runs begin, now and in later sweeps")
             else:
                 _button(desk, glance.name, f"pause {variant}", Pause(variant), "pause")
+    muted("Of a paused variant no more runs begin, now and in later sweeps; those in training go on.")
 
 
 def _again(desk: Desk, glance: Glance) -> None:
@@ -82,21 +96,28 @@ def _again(desk: Desk, glance: Glance) -> None:
                 command(desk.hands.command(glance.name, act))
 
 
-def _extend(desk: Desk, glance: Glance) -> None:
-    if glance.state != "running":
-        return
-    heading("More of it")
-    with ui.row().classes("items-center gap-2"):
-        what = ui.select(
-            {"trials": "trials of each variant", "replicates": "replicates"}, value="trials", label="up to"
-        )
+def _more(desk: Desk, glance: Glance) -> None:
+    """More of what there is: in the study file, whose next version the sweep takes, or for this sweep alone."""
+    heading("More trials, replicates or hours")
+    with ui.row().classes("items-end gap-2"):
+        what = ui.select(MORE, value="budget.trials", label="up to").classes("w-64")
         number = ui.number("how many", min=1, step=1, precision=0).classes("w-32")
 
-        def asked() -> Act | None:
-            value = int(number.value) if number.value else None
-            return None if value is None else Extend(**{what.value: value})
+        def shown() -> Version:
+            wanted = f"{number.value:.0f}" if number.value else ""
+            return desk.hands.more(glance.name, what.value, f"{wanted}{'h' if wanted and what.value == HOURS else ''}")
 
-        _button(desk, glance.name, "extend", asked, "add")
+        _change_button(desk, glance.name, shown, "change the file")
+        if glance.state == "running":
+
+            def asked() -> Act | None:
+                value = int(number.value) if number.value else None
+                key = str(what.value).removeprefix("budget.")
+                return None if value is None or key not in ("trials", "replicates") else Extend(**{key: value})
+
+            _button(desk, glance.name, "extend this sweep", asked, "add")
+    if glance.state == "running":
+        muted("In the file it is for all later commands too; the change is shown before it is written.")
 
 
 def _clone(desk: Desk, glance: Glance) -> None:
@@ -111,19 +132,27 @@ def _clone(desk: Desk, glance: Glance) -> None:
         setting = ui.input("setting", value="beta").classes("w-32")
         value = ui.input("value").classes("w-32")
 
+        def shown() -> Version:
+            settings = {setting.value.strip(): value.value.strip()}
+            return desk.hands.clone(glance.name, of.value, name.value.strip(), settings)
+
+        _change_button(desk, glance.name, shown, "show the change")
+
+
+def _change_button(desk: Desk, name: str, version: Callable[[], Version], text: str) -> None:
+    """A button that shows the next version of the study file, with another that writes it."""
+
     async def preview() -> None:
-        settings = {setting.value.strip(): value.value.strip()}
-        found = await run.io_bound(desk.hands.clone, glance.name, of.value, name.value.strip(), settings)
-        place.clear()
-        with place:
-            _version(desk, glance.name, found)
+        found = await run.io_bound(version)
+        with button.client, ui.dialog() as dialog, ui.card().classes("w-full max-w-3xl"):
+            _version(desk, name, found, dialog)
+        dialog.open()
 
-    show = ui.button("show the change", on_click=preview, icon="difference", color=None)
-    show.props("outline no-caps").classes("self-start act")
-    place = ui.column().classes("w-full gap-1")
+    button = ui.button(text, on_click=preview, icon="difference", color=None)
+    button.props("outline no-caps").classes("act")
 
 
-def _version(desk: Desk, name: str, found: Version) -> None:
+def _version(desk: Desk, name: str, found: Version, dialog: ui.dialog) -> None:
     """The next version as a diff, and the button that writes it."""
     for problem in found.problems:
         ui.label(problem).classes("text-negative wrap")
@@ -131,19 +160,30 @@ def _version(desk: Desk, name: str, found: Version) -> None:
         colour = "plus" if line.startswith("+") else "minus" if line.startswith("-") else "muted"
         ui.label(line).classes(f"mono pre text-xs {colour}")
     if not found.problems:
-        muted(f"{found.file} becomes this; what it was is kept as {found.kept_as}.")
-        _button(desk, name, f"write {found.file}", found.edit, "save")
+        muted(f"{found.file} becomes this; what it was is kept as {found.kept_as}. A sweep that runs goes on with it.")
+    with ui.row():
+        if not found.problems:
+            _button(desk, name, f"write {found.file}", found.edit, "save", then=dialog.close)
+        ui.button("leave it", on_click=dialog.close).props("flat no-caps")
 
 
 def _button(
-    desk: Desk, study: str, text: str, act: Act | Callable[[], Act | None], icon: str, sure: str | None = None
+    desk: Desk,
+    study: str,
+    text: str,
+    act: Act | Callable[[], Act | None],
+    icon: str,
+    sure: str | None = None,
+    then: Callable[[], None] = lambda: None,
 ) -> None:
-    """A button that carries out an act, and says what became of it. `sure`: what is asked before."""
+    """A button that carries out an act, and says what became of it. `sure`: what is asked before; `then`: what is done
+    after.
+    """
 
     async def do() -> None:
         wanted = act() if callable(act) else act
         if wanted is None:
-            ui.notify("Say how many.", type="warning")
+            ui.notify("Say how many trials or replicates.", type="warning")
             return
         button.disable()
         try:
@@ -154,6 +194,7 @@ def _button(
         kind = "positive" if done.outcome == "done" else "negative"
         with button.client:
             ui.notify(done.message, type=kind, multi_line=True)
+        then()
 
     async def ask() -> None:
         if sure is None:
@@ -171,7 +212,7 @@ def _button(
         if await dialog:
             await do()
 
-    button = ui.button(text, icon=icon, color=None, on_click=ask).props("outline no-caps").classes("self-start act")
+    button = ui.button(text, icon=icon, color=None, on_click=ask).props("outline no-caps").classes("act")
 
 
 def _history(desk: Desk, glance: Glance) -> None:

@@ -13,9 +13,10 @@ from dashboards.live.page.parts import Desk, Part, clock, follow, frame, heading
 from dashboards.live.page.runs import failed_runs, failure_lines, log_tail
 from dashboards.live.page.samples import samples
 from dashboards.live.page.steer import steer
-from dashboards.live.reading.figures import numbered
+from dashboards.live.reading.figures import named
 from dashboards.live.views import Glance, Happening, Table
 
+MOST_SPANS = 400  # the newest, drawn
 TABS = ("answer", "figures", "runs", "samples", "steer")
 
 
@@ -33,10 +34,10 @@ def study_page(name: str, desk: Desk) -> None:
             with ui.tab_panel("figures").classes("p-0 gap-2"):
                 figures = FiguresView(desk, name)
             with ui.tab_panel("runs").classes("p-0 gap-2"):
-                parts.append(part_of(name, lambda one: one.happening, lambda one: _now(one.happening)))
                 heading("Runs by how they ended")
                 parts.append(part_of(name, lambda one: one.counts, counts_table))
                 parts.append(part_of(name, failure_lines, lambda one: failed_runs(one, desk)))
+                parts.append(part_of(name, lambda one: one.happening, lambda one: _now(one.happening)))
                 log_tail(desk, name)
             with ui.tab_panel("samples").classes("p-0"):
                 samples(desk, name)
@@ -86,17 +87,21 @@ def _now(found: Happening) -> None:
     rows = [
         (
             run.worker,
-            f"{run.variant} in {run.scenario}, {numbered(run.trial, run.block, run.seed)}",
+            named(run.variant, run.scenario, run.trial, run.block, run.seed),
             clock(run.since),
             str(run.step),
             ", ".join(f"{name} {value:.3g}" for name, value in list(run.metrics.items())[:4]),
         )
         for run in found.training
     ]
-    table(("worker", "run", "since", "step", "last logged"), rows) if rows else muted("Nothing trains now.")
+    if rows:
+        table(("worker", "run", "since", "step", "last logged"), rows).style("max-height: 22rem")
+    else:
+        muted("Nothing trains now.")
     if found.spans:
         heading("Workers over time")
         colours = charts.colours_of(list(dict.fromkeys(span.variant for span in found.spans)))
-        height = 130 + 28 * len({span.worker for span in found.spans})
-        chart = ui.echart(charts.timeline(found.spans[-400:], time.time(), colours))
-        chart.classes("w-full").style(f"height: {height}px")
+        lanes = charts.side_by_side(found.spans[-MOST_SPANS:])
+        chart = ui.echart(charts.timeline(lanes, time.time(), colours))
+        chart.classes("w-full").style(f"height: {110 + 14 * len(lanes)}px")
+        muted("A bar a run, under its worker; runs of a pack train side by side.")

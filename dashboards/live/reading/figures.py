@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from dashboards.analysis.failures import message_of
 from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import Figures, Heat, Point, RunLine
 from studies.records import METRICS, PROBE, RunRecord, State
@@ -21,32 +22,33 @@ CURVES: Final = ("loss", "reward_margin", "reward_accuracy", "grad_norm", "learn
 def figures_view(records: Sequence[RunRecord], objective: Objective) -> Figures:
     """The figures of a study, of the runs that answer it."""
     shown = [record for record in records if record.phase != PROBE]
+    several = len({cell_of(record.scenario).condition for record in shown}) > 1
     metric = objective.metric
     return Figures(
         metric=measure_words(metric),
         about=METRICS[metric].what.replace("gold reward", "reward") if metric in METRICS else words(metric),
-        points=tuple(_point(record, metric) for record in shown if _has(record, metric, DRIFT, broken=True)),
+        points=tuple(_point(record, metric, several) for record in shown if _has(record, metric, DRIFT, broken=True)),
         heats=_heats(shown, metric),
-        runs=tuple(map(run_line, shown)),
+        runs=tuple(run_line(record, several) for record in shown),
         names=(*CURVES, *sorted({words(name) for record in shown for name in record.curves})),
     )
 
 
-def label_of(record: RunRecord) -> str:
-    """A run as people name it: `ipo in clean, trial 3, data draw 2, seed 1`."""
-    cell = cell_of(record.scenario)
-    condition = words(cell.condition)
-    where = f" in {condition}" + ("" if cell.number is None else f", replicate {cell.number}")
+def label_of(record: RunRecord, several: bool) -> str:
+    """A run as people name it: `ipo in clean, trial 3, data draw 2, seed 1`; `several`: there are other conditions."""
     judging = " (judging)" if record.phase not in ("unbiased", "fixed", "adaptive") else ""
-    return f"{words(record.variant)}{where}, {numbered(record.trial, record.block, record.seed)}{judging}"
+    where = words(record.variant), words(record.scenario)
+    return f"{named(*where, record.trial, record.block, record.seed, several=several)}{judging}"
 
 
-def numbered(trial: int, block: int, seed: int) -> str:
-    """Which run it is of a variant in a scenario."""
-    return f"trial {trial}, data draw {block}, seed {seed}"
+def named(variant: str, scenario: str, trial: int, block: int, seed: int, *, several: bool = True) -> str:
+    """A run by its variant and scenario and what it is there."""
+    cell = cell_of(scenario)
+    where = (f" in {cell.condition}" if several else "") + ("" if cell.number is None else f", replicate {cell.number}")
+    return f"{variant}{where}, trial {trial}, data draw {block}, seed {seed}"
 
 
-def run_line(record: RunRecord) -> RunLine:
+def run_line(record: RunRecord, several: bool) -> RunLine:
     """A run as a choice."""
     failure = None if record.failure is None else str(record.failure)
     if failure is None and record.state is not State.COMPLETE and record.state is not State.RUNNING:
@@ -55,10 +57,11 @@ def run_line(record: RunRecord) -> RunLine:
         record.run_id,
         record.key,
         words(record.variant),
-        label_of(record),
+        label_of(record, several),
         record.facts.get("log"),
         failure,
-        words(record.facts.get("message", "").strip()),
+        words(record.facts.get("message", "").strip() if record.failure is None else message_of(record)),
+        record.state is State.COMPLETE,
     )
 
 
@@ -69,11 +72,11 @@ def _has(record: RunRecord, *names: str, broken: bool = False) -> bool:
     return ended and all(value is not None and math.isfinite(value) for value in values)
 
 
-def _point(record: RunRecord, metric: str) -> Point:
+def _point(record: RunRecord, metric: str, several: bool) -> Point:
     return Point(
         record.run_id,
         words(record.variant),
-        label_of(record),
+        label_of(record, several),
         record.metrics[DRIFT],
         record.metrics[metric],
         record.failure is not None,

@@ -19,6 +19,29 @@ def words(text: Any) -> str:
     return _kept(shown) if len(shown) <= LONGEST_KEPT else _words(shown)
 
 
+# What a failure or the cause of an end says, in words of its own.
+_WHY: Final = {
+    "diverged": "loss or weights became no numbers",
+    "inverted": "it prefers the rejected answers",
+    "collapsed": "its samples are empty or repeat themselves",
+    "drifted": "its samples are half or twice as long as before training",
+    "out_of_gpu_memory": "it does not fit on the GPU",
+    "out_of_host_memory": "it does not fit into the machine's memory",
+    "refused": "model, data, judge or settings cannot be trained so",
+    "worker_lost": "its worker process was killed or is gone",
+    "preempted": "its worker was told to go, as clusters do",
+    "infrastructure": "a device, a disk or the network failed",
+    "time_limit": "a limit of time ended it",
+    "user_stop": "somebody stopped it",
+    "paused": "it ended at a rung, and others went on",
+}
+
+
+def why(kind: str) -> str:
+    """A failure or a cause, with what it means: drifted (its samples are half or twice as long as before training)."""
+    return f"{spaced(kind)} ({_WHY[kind]})" if kind in _WHY else spaced(kind)
+
+
 def spaced(name: str) -> str:
     """A name of this program as words: out_of_gpu_memory is out of gpu memory."""
     return name.replace("_", " ")

@@ -41,6 +41,7 @@ def _wanted(order: Order) -> RunRequest:
         output=Output(None),
         text=order.text,
         in_own_process=True,
+        settings=order.settings,
     )
 
 

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base
+from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base, warn_of_code
 from sweeper.cli.options import Executor, Hours, JudgeFunction, JudgeModel, Model, Set, StudyName, Workers
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse, refuse_unknown_executor
-from sweeper.cli.shared import (
-    load,
-    refuse_foreign_runs,
-    store_errors,
-    tell_whose,
-    warn_of_code,
-)
+from sweeper.cli.shared import load, refuse_foreign_runs, store_errors, tell_whose
 
 if TYPE_CHECKING:
     from studies.spec import Study, StudySpec

@@ -24,7 +24,7 @@ from sweeper.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from sweeper.folder.requests import Request
+    from studies.requests import Request
 
 
 def run(
@@ -100,8 +100,8 @@ def retry(
 
 def _asked_to_retry(study: str, settings: list[str] | None, causes: tuple[str, ...]) -> bool:
     """Ask the sweep that runs to train failed runs again; False where none runs."""
+    from studies.requests import Retry
     from sweeper.cli.display import shown
-    from sweeper.folder.requests import Retry
     from sweeper.folder.standing import standing
 
     runs = run_folder(study, settings)
@@ -128,9 +128,9 @@ def stop(
 
 def asked_to_stop(runs: Path, *, now: bool) -> str:
     """Ask the sweep that runs to stop, and give its process; exits with 2 where none runs."""
+    from studies.requests import Stop
     from sweeper.cli.display import shown
     from sweeper.folder.control import NotHere, ask_to_stop
-    from sweeper.folder.requests import Stop
     from sweeper.folder.standing import standing
 
     found = standing(runs)
@@ -140,6 +140,23 @@ def asked_to_stop(runs: Path, *, now: bool) -> str:
         return f"process {ask_to_stop(runs, now=now)}"
     except NotHere as error:
         refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
+
+
+def take(study: StudyName) -> None:
+    """Have the sweep that runs go on as its study file says now: more variants, trials or replicates, other budgets."""
+    from studies.requests import Take
+    from sweeper.cli.display import shown
+    from sweeper.folder.standing import standing
+
+    name, runs = load(study, None).spec.study, run_folder(study, None)
+    found = standing(runs)
+    if not Path(study).is_file():
+        refuse([f"{study}: is no file; what a sweep takes is written in one."])
+    running = found is not None and found.state == "running"
+    answer = _ask(runs, Take(str(Path(study).resolve())), found.sweep) if found is not None and running else ""
+    if not answer:
+        refuse([f"No sweep of {name} runs now. `sweeper run {study}` trains what is new."])
+    typer.echo(shown(f"{answer[:1].upper()}{answer[1:]}."))
 
 
 def pause(study: StudyName, variant: Variant, settings: Set = None) -> None:
@@ -162,8 +179,8 @@ def run_folder(study: str, settings: list[str] | None) -> Path:
 
 def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) -> None:
     """Put a variant on the list of paused ones, or take it off; exits with 2 where there is no such variant."""
+    from studies.requests import Pause, Resume
     from sweeper.folder.control import pause_problem, paused, set_paused
-    from sweeper.folder.requests import Pause, Resume
     from sweeper.folder.standing import standing
 
     variants = load(study, settings, only_read=True).variants
@@ -183,8 +200,8 @@ def _pause(study: str, variant: str, settings: list[str] | None, *, hold: bool) 
         refuse([f"{error.filename or runs}: {error.strerror}."])
 
 
-def _ask(runs: Path, request: Request, sweep: str) -> bool:
-    """Ask the sweep that runs; False where it has just ended. Exits with 2 where it refuses or does not answer."""
+def _ask(runs: Path, request: Request, sweep: str) -> str:
+    """What the sweep that runs answers; "" where it has just ended. Exits with 2 where it refuses or says nothing."""
     from sweeper.cli.display import shown
     from sweeper.folder.control import NotHere
     from sweeper.folder.standing import ask
@@ -197,4 +214,4 @@ def _ask(runs: Path, request: Request, sweep: str) -> bool:
         refuse([f"{error.filename or runs}: {error.strerror}."])
     if answer.outcome == "refused":
         refuse([shown(answer.message)])
-    return answer.outcome == "done"
+    return answer.message if answer.outcome == "done" else ""

@@ -11,10 +11,11 @@ import typer
 
 from studies.text.mistakes import Mistake
 from studies.text.places import PLACE
+from sweeper.cli.inputs import warn_of_code
 from sweeper.cli.options import Set, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import Ended, refuse
-from sweeper.cli.shared import command_line, load, store_errors, tell_whose, warn_of_code
+from sweeper.cli.shared import command_line, load, store_errors, tell_whose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -176,13 +176,14 @@ def _sweep(wanted: RunRequest, asked: Asked, file: Path, began: float) -> None:
 def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
     """Train the fewest replicates, and all that the hours do for once that is known; with the study as it is then."""
     from dashboards.report.study import kept_files
+    from studies.requests import Extend
     from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.run import run_session
     from sweeper.commands.sharing.notify import Notifier
     from sweeper.folder.control import AlreadyRunning
     from sweeper.folder.own_folder import ForeignFolder
     from sweeper.folder.paths import places
-    from sweeper.folder.requests import Extend, put
+    from sweeper.folder.requests import put
     from sweeper.loop.progress import Interrupted, Progress
     from sweeper.recorded.contents import as_found
     from sweeper.recorded.reading import answers_of
@@ -212,9 +213,9 @@ def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
                     put(where.runs, Extend(replicates=tuning.replicates), "")
 
         try:
-            outcome, _ = run_session(
+            outcome, _, _ = run_session(
                 *(first, written(wanted.asked), where, wanted.executor, wanted.workers, show, display.say),
-                table=lambda: notifier.with_answer(kept_files(study(), answers_of(study()), display.say)),
+                table=lambda _: notifier.with_answer(kept_files(study(), answers_of(study()), display.say)),
                 watch_events=notifier.after(lambda _line: None),
             )
         except (AlreadyRunning, ForeignFolder, StorageError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -19,24 +19,49 @@ from studies.text.files import write_whole
 from studies.text.redact import redact
 
 NO_FILE: Final = "No file in this folder is this study."
-BY_HAND: Final = "the file is written in a way that is changed by hand alone: add the variant in an editor"
+BY_HAND: Final = "the file is written in a way that is changed by hand alone: change it in an editor"
 MOST_VERSIONS: Final = 1000
+MORE: Final = ("budget.trials", "replicates", "budget.wall_clock", "budget.gpu_hours")
 
 
 def clone(here: Path, file: str | None, variant: str, name: str, settings: Mapping[str, str]) -> Version:
     """The study `file` with a copy of a variant under another `name`, with other settings: a number or a word fixes
     one, `{low: 0.1, high: 1.0}` samples it. Writes nothing.
     """
+
+    def cloned(before: str, given: Any) -> tuple[Any, str]:
+        wanted, changed = _cloned(given, variant, name, settings)
+        return wanted, _inserted(before, variant, name, changed)
+
+    return _next_version(here, file, cloned)
+
+
+def more(here: Path, file: str | None, key: str, value: str) -> Version:
+    """The study `file` with another value of a key, which is one of `MORE`. Writes nothing."""
+
+    def raised(before: str, given: Any) -> tuple[Any, str]:
+        if key not in MORE or not isinstance(given, dict):
+            raise _Refused(BY_HAND)
+        if not value:
+            raise _Refused("say how many")
+        path = key.split(".")
+        return _with(given, path, yaml_reader.parse(value)), _rewritten(before, path, value)
+
+    return _next_version(here, file, raised)
+
+
+def _next_version(here: Path, file: str | None, make: Callable[[str, Any], tuple[Any, str]]) -> Version:
+    """The file as `make` changes its text and what that says; it is refused where the two disagree."""
     if file is None or not (here / file).is_file():
         why = "no file in this folder is this study: save it as one, and run that"
         return Version(file or "", "", Edit("", ""), (), (why,))
     try:
         before = yaml_reader.read_text(here / file)
-        given = yaml_reader.parse(before)
-        wanted, changed = _cloned(given, variant, name, settings)
-        text = _inserted(before, variant, name, changed)
+        wanted, text = make(before, yaml_reader.parse(before))
         if yaml_reader.parse(text) != wanted:
             raise _Refused(BY_HAND)
+        if text == before:
+            raise _Refused("the file says so already")
         Study.of(load_study(here / file, text=text))
     except (_Refused, yaml_reader.UnusableYaml, StudyError, yaml.YAMLError) as error:
         return Version(file, "", Edit("", ""), (), tuple(str(redact(str(error))).splitlines()))
@@ -60,9 +85,7 @@ def write(here: Path, file: str | None, edit: Edit) -> Done:
         write_whole(place, edit.text, mode)
     except (OSError, yaml_reader.UnusableYaml) as error:
         return Done("refused", f"{file} was not written: {error}")
-    return Done(
-        "done", f"{file} is the next version, {kept.name} the one before. `sweeper run {file}` trains what is new."
-    )
+    return Done("done", f"{file} is the next version, {kept.name} the one before.")
 
 
 class _Refused(Exception):
@@ -118,6 +141,34 @@ def _inserted(text: str, variant: str, name: str, copy: Mapping[str, Any]) -> st
     line = text.find("\n", last.end_mark.index)
     at = len(text) if line < 0 else line
     return f"{text[:at]}\n{' ' * key.start_mark.column}{entry[1:-1]}{text[at:]}"
+
+
+def _with(given: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """The mapping with another value of a key, `path` being the names that lead to it."""
+    first, *rest = path
+    inside = given.get(first)
+    return {**given, first: _with(inside if isinstance(inside, dict) else {}, rest, value) if rest else value}
+
+
+def _rewritten(text: str, path: Sequence[str], value: str) -> str:
+    """The text with another value of a key; one that is not there is added to its mapping. Raises _Refused."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    within: Any = root if len(path) == 1 else _value(root, path[0])
+    there = _value(within, path[-1])
+    if isinstance(there, yaml.ScalarNode):
+        return text[: there.start_mark.index] + value + text[there.end_mark.index :]
+    if there is not None or not isinstance(root, yaml.MappingNode) or (root.flow_style and within in (root, None)):
+        raise _Refused(BY_HAND)
+    line = f"{path[-1]}: {value}"
+    if within is root or within is None:
+        return f"{text.rstrip()}\n{line if within is root else f'{path[0]}: {{{line}}}'}\n"
+    if not within.value:
+        raise _Refused(BY_HAND)
+    if within.flow_style:
+        end = within.end_mark.index - 1
+        return f"{text[:end].rstrip().removesuffix(',')}, {line}{text[end:]}"
+    start = within.start_mark
+    return f"{text[: start.index]}{line}\n{' ' * start.column}{text[start.index :]}"
 
 
 def _value(node: Any, key: str) -> Any:

@@ -30,5 +30,17 @@ def test_win_rates_are_drawn_as_the_table_prints_them() -> None:
 def test_no_loss_that_the_answer_speaks_against_is_named_at_the_top(verdict: str) -> None:
     against = Bar("dpo", verdict, 0.9, 0.8, 1.0)
     assert best(against) == ""
-    assert best(against, Bar("ipo", "undecided", 0.5, 0.4, 0.6)) == "First so far (undecided): ipo, 0.5 [0.4, 0.6] gold"
+    assert (
+        best(against, Bar("ipo", "undecided", 0.5, 0.4, 0.6)) == "First so far (undecided): ipo, 0.5 [0.4 to 0.6] gold"
+    )
     assert best(Bar("ipo", "use", 0.5, None, None), against) == "Use: ipo, 0.5 gold"
+
+
+def test_the_line_at_the_top_rounds_as_the_table_and_names_what_is_as_good() -> None:
+    bars = (
+        Bar("ipo", "use", 55.7, 33.0, 78.5),
+        Bar("hinge", "as good", 60.0, None, None),
+        Bar("dpo", "open", 1.0, 0, 2),
+    )
+    said = Answer((Table("clean", (), (), (), "", bars, "% of what is possible"),), ()).best
+    assert said == "Use: ipo, 56% [33 to 78] of what is possible; as good: hinge"

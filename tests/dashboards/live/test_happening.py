@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from dashboards.live.page.charts import near, side_by_side
 from dashboards.live.page.parts import failures
 from dashboards.live.reading.figures import bins, figures_view
 from dashboards.live.reading.happening import MOST_SPANS, Happened
-from dashboards.live.reading.words import LONGEST_KEPT, _kept, words
-from studies.records import Cause
+from dashboards.live.reading.words import LONGEST_KEPT, _kept, why, words
+from dashboards.live.views import Point, Span
+from dashboards.report.progress import StatusCounts, StratumCounts
+from studies.records import Cause, Failure
 from studies.spec import Objective
 from tests.dashboards.generated import a_record
 
@@ -115,4 +119,32 @@ def test_figures_show_conditions_apart_and_runs_that_broke_and_say_what_a_number
     assert found.metric == "true reward"
     assert "gold" not in found.about
     assert found.runs[1].label == "ipo in clean, replicate 2, trial 2, data draw 0, seed 1"
-    assert failures({"out_of_gpu_memory": 2}) == "2 out of gpu memory"
+    assert [one.finished for one in found.runs] == [True, True, True, False]
+
+
+def test_failures_are_told_by_variant_and_with_what_they_mean() -> None:
+    def stratum(variant: str, failed: int, untrained: int) -> StratumCounts:
+        return StratumCounts(variant, "clean", 3, failed, 0, untrained, 0, 12)
+
+    strata = (stratum("ipo", 2, 0), stratum("hinge", 0, 1), stratum("sigmoid", 0, 0))
+    counts = StatusCounts(36, 12, 24, None, None, strata, {"out_of_gpu_memory": 2, "worker_lost": 1}, {})
+    assert failures(counts) == (
+        "3 runs failed (ipo 2, hinge 1): 2 out of gpu memory (it does not fit on the GPU); 1 worker lost (its worker "
+        "process was killed or is gone)"
+    )
+    assert failures(replace(counts, failures={})) == ""
+    assert {kind: why(kind) for kind in (*Failure, *Cause) if "(" not in why(kind)}.keys() == {
+        *(Cause.FINISHED, Cause.NON_FINITE)
+    }, "no failure is a word alone"
+
+
+def test_runs_of_a_pack_stand_side_by_side_and_a_broken_run_far_outside_is_left_out() -> None:
+    spans = [Span("w", "ipo", at, at + 2.0, "finished") for at in (0.0, 1.0, 2.5)] + [Span("w", "ipo", 3.0, None, None)]
+    assert [[span.begin for span in row] for _, row in side_by_side(spans)] == [[0.0, 2.5], [1.0, 3.0]]
+    many = [Span("w", "ipo", 0.0, None, None)] * 100
+    assert [len(row) for _, row in side_by_side(many)] == [100]
+    points = [Point("a", "ipo", "a", 2.0, 1.0, False), Point("b", "ipo", "b", 3.9, 1.0, True)]
+    far = Point("c", "ipo", "c", 160.0, -16.0, True)
+    assert near([*points, far]) == points
+    assert near([*points * 3, replace(far, failed=False)]) == points * 3
+    assert near([far]) == [far]

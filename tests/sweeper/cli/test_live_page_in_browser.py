@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ evaluate: {prompts: 48, pairs: 32, max_new_tokens: 32, at: [0.5, 1.0]}
 objective: {metric: gold, direction: maximize}
 budget: {trials: 2}
 """
+ANSWER_SECONDS = 5  # in which the sweep answers, and the page says so
 DEAD_SECONDS = 10  # in which the page says that a sweep is gone
 
 
@@ -60,11 +61,11 @@ class Terminal:
         }
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         started = subprocess.Popen(
             [sys.executable, "-m", "sweeper", *words],
-            cwd=self.folder, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
+            cwd=self.folder, env={**self._env, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
         )  # fmt: skip
         self._started.append(started)
         return started
@@ -271,8 +272,118 @@ def test_a_variant_is_cloned_as_the_next_version_of_the_file(terminal: Terminal,
     page.get_by_role("button", name="show the change").click()
     page.get_by_role("button", name="write study.yaml").click()
     page.get_by_role("cell", name="study.yaml is the next version").wait_for()
+    page.get_by_role("button", name="write study.yaml").wait_for(state="hidden")
     assert (terminal.folder / "study.yaml.v1").read_text() == before
     assert "sigmoid_2" in quick.read_text()
     terminal.say("run", "study.yaml", "--executor", "inline")
     tab(page, "answer")
     page.get_by_role("cell", name="sigmoid_2 (sigmoid)").wait_for()
+
+
+def test_a_running_sweep_goes_on_with_a_clone_that_the_page_wrote_and_the_table_shows_it(
+    terminal: Terminal, browser: Any, complaints: list[str]
+) -> None:
+    (terminal.folder / "study.yaml").write_text(STUDY.replace("trials: 10", "trials: 4"))
+    sweep = terminal.start("run", "study.yaml", "--workers", "2", env={"STEP_SECONDS": "1"})
+    _, link = terminal.page()
+    page = opened(browser, link)
+    page.get_by_text(re.compile(r"\d+ of 8 runs, 2 in training")).wait_for()
+    tab(page, "steer")
+    page.get_by_label("value").fill("0.5")
+    page.get_by_role("button", name="show the change").click()
+    page.get_by_text(re.compile(r"\+variants: .*sigmoid_2")).wait_for()
+    asked = time.monotonic()
+    page.get_by_role("button", name="write study.yaml").click()
+    page.get_by_role("cell", name=re.compile("Takes it: once the runs in training have ended")).wait_for()
+    assert time.monotonic() - asked < ANSWER_SECONDS
+    page.get_by_role("cell", name="edit study.yaml, then sweeper take study.yaml").wait_for()
+    page.get_by_text(re.compile(r"\d+ of 9 runs, \d+ in training")).wait_for()  # of a fixed beta it has one trial
+    page.get_by_label("up to").click()
+    page.get_by_role("option", name="trials of each variant").click()
+    page.get_by_label("how many").fill("5")
+    page.get_by_role("button", name="change the file").click()
+    page.get_by_role("button", name="write study.yaml").click()
+    page.get_by_role("cell", name=re.compile(r"with 2 further runs")).wait_for()
+    page.get_by_text(re.compile(r"\d+ of 11 runs, \d+ in training")).wait_for()
+    assert sweep.wait(PATIENCE) == 0
+    assert [path.name for path in sorted(terminal.folder.glob("study.yaml.v*"))] == ["study.yaml.v1", "study.yaml.v2"]
+    tab(page, "answer")
+    page.get_by_text("finished", exact=True).wait_for()
+    page.get_by_role("cell", name="sigmoid_2 (sigmoid)").wait_for()
+    table = terminal.say("table", "study.yaml")
+    for row in rows(page):
+        assert row[0] in table
+    assert "0 missing" in terminal.say("plan", "study.yaml")
+    assert complaints == []
+
+
+def test_failed_runs_are_tried_again_and_more_trials_asked_for_from_the_page(terminal: Terminal, browser: Any) -> None:
+    broken = terminal.folder / "broken"
+    broken.touch()
+    study = STUDY.replace("soak_trainers:Slow", "soak_trainers:Broken").replace("trials: 10", "trials: 3")
+    (terminal.folder / "study.yaml").write_text(
+        study.replace("env: [STEP_SECONDS]", "env: [STEP_SECONDS, BROKEN], attempts: 1")
+    )
+    sweep = terminal.start("run", "study.yaml", "--workers", "2", env={"BROKEN": str(broken), "STEP_SECONDS": "1"})
+    _, link = terminal.page()
+    page = opened(browser, link)
+    page.get_by_text(re.compile(r"failed \(ipo \d\): .* infrastructure \(a device, a disk or the network")).wait_for()
+    broken.unlink()
+    tab(page, "steer")
+    page.get_by_role("button", name=re.compile(r"retry \d infrastructure")).click()
+    page.get_by_role("cell", name=re.compile("trained again once all others have ended")).wait_for()
+    page.get_by_label("how many").fill("4")
+    page.get_by_role("button", name="extend this sweep").click()
+    page.get_by_role("cell", name=re.compile("up to 4 trials of each variant are trained")).wait_for()
+    assert sweep.wait(PATIENCE) == 0
+    page.get_by_text("8 of 8 runs").wait_for()
+
+
+def test_the_keyboard_alone_reaches_every_act_and_sees_where_it_is(
+    terminal: Terminal, browser: Any, complaints: list[str]
+) -> None:
+    (terminal.folder / "study.yaml").write_text(STUDY)
+    sweep = terminal.start("run", "study.yaml", "--workers", "2")
+    _, link = terminal.page()
+    page = opened(browser, link)
+    page.get_by_text(re.compile(r"\d+ of 20 runs, 2 in training")).wait_for()
+    seen = reached(page, "steer")
+    assert [name for name in seen if name in ("sweeper", "MLflow", "small", "runs in MLflow")] == [
+        *("sweeper", "MLflow", "small", "runs in MLflow")
+    ], "in the order in which they stand"
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="pause ipo").wait_for()
+    seen = reached(page, "pause ipo")
+    assert seen[:2] == ["stop when the runs in training end", "stop now"]
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="resume ipo").wait_for()
+    page.get_by_role("button", name="stop now").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="yes").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="yes").wait_for(state="hidden")
+    assert sweep.poll() is None
+    assert page.get_by_role("cell", name="sweeper stop study.yaml --now").count() == 0
+    page.get_by_role("button", name="stop now").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="yes").wait_for()
+    reached(page, "yes")
+    page.keyboard.press("Space")
+    assert sweep.wait(PATIENCE) == 1
+    assert complaints == []
+
+
+def reached(page: Any, name: str) -> list[str]:
+    """What the tabulator comes by on its way to something; the eye sees each, and none holds it."""
+    seen: list[str] = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        told = page.evaluate(
+            "() => { const it = document.activeElement, style = getComputedStyle(it);"
+            "return [(it.innerText || it.ariaLabel || '').split('\\n').pop(), style.outlineStyle, style.outlineWidth] }"
+        )
+        seen.append(told[0])
+        assert told[1] != "none", f"nobody sees that {told[0]} has the focus"
+        if told[0] == name:
+            return seen
+    raise AssertionError(f"{name} is not reached: {seen}")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.live.ports import Edit, Extend, Pause, Resume, Retry, Run, Stop
+from dashboards.live.ports import Edit, Run
+from studies.requests import Extend, Pause, Resume, Retry, Stop, Take
 from sweeper.commands.page.acts import command, hands
 from sweeper.commands.page.files import StudyFiles
-from sweeper.commands.page.versions import clone, write
+from sweeper.commands.page.versions import clone, more, write
 
 HEAD = """
 study: small  # of mine
@@ -47,6 +48,44 @@ def test_a_clone_is_added_and_all_else_stays_as_it_was_written(
     assert (tmp_path / "mine.yaml").read_text() == text  # nothing is written yet
 
 
+@pytest.mark.parametrize(
+    ("budget", "key", "value", "now"),
+    [
+        ("budget: {trials: 3}", "budget.trials", "5", "budget: {trials: 5}"),
+        ("budget: {trials: 3}  # few", "budget.wall_clock", "8h", "budget: {trials: 3, wall_clock: 8h}  # few"),
+        ("budget:\n  trials: 3  # few", "budget.trials", "5", "budget:\n  trials: 5  # few"),
+        ("budget:\n  trials: 3", "budget.gpu_hours", "2", "budget:\n  gpu_hours: 2\n  trials: 3"),
+        ("sampler_seed: 1", "budget.trials", "5", "sampler_seed: 1\nvariants: {sigmoid: {}}\nbudget: {trials: 5}"),
+        ("budget: {trials: 3}", "replicates", "4", "budget: {trials: 3}\nvariants: {sigmoid: {}}\nreplicates: 4"),
+    ],
+)
+def test_more_is_written_into_the_file_and_all_else_stays(
+    tmp_path: Path, budget: str, key: str, value: str, now: str
+) -> None:
+    head = HEAD.replace("budget: {trials: 3}", budget)
+    (tmp_path / "mine.yaml").write_text(f"{head}variants: {{sigmoid: {{}}}}\n")
+    found = more(tmp_path, "mine.yaml", key, value)
+    assert found.problems == ()
+    assert set(now.splitlines()) <= set(found.edit.text.splitlines())
+    assert len([line for line in found.diff if line.startswith("+") and not line.startswith("+++")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("budget.trials", "", "say how many"),
+        ("budget.trials", "3", "says so already"),
+        ("budget.trials", "-1", "budget.trials"),
+        ("study", "other", "by hand"),
+    ],
+)
+def test_more_that_cannot_be_is_refused_with_why(tmp_path: Path, key: str, value: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(FLOW)
+    found = more(tmp_path, "mine.yaml", key, value)
+    assert said in " ".join(found.problems)
+    assert found.diff == ()
+
+
 def test_the_version_before_is_kept_and_a_file_that_changed_since_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(FLOW)
@@ -79,7 +118,16 @@ def test_what_the_study_could_not_run_is_refused_with_why(
 
 
 def test_every_act_has_its_command() -> None:
-    acts = (Stop(), Stop(now=True), Pause("ipo"), Resume("ipo"), Retry(("refused",)), Extend(trials=4), Run())
+    acts = (
+        Stop(),
+        Stop(now=True),
+        Pause("ipo"),
+        Resume("ipo"),
+        Retry(("refused",)),
+        Extend(trials=4),
+        Run(),
+        Take("mine.yaml"),
+    )
     assert [command(lambda _: "mine.yaml", "small", act) for act in acts] == [
         "sweeper stop mine.yaml",
         "sweeper stop mine.yaml --now",
@@ -88,6 +136,7 @@ def test_every_act_has_its_command() -> None:
         "sweeper retry mine.yaml --cause refused",
         "sweeper run mine.yaml --set budget.trials=4",
         "sweeper run mine.yaml --detach",
+        "sweeper take mine.yaml",
     ]
 
 

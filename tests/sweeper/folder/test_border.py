@@ -15,8 +15,8 @@ import pytest
 
 from dashboards.store.records import load_records
 from studies.records import State
+from studies.requests import Extend, Pause, Request, Resume, Retry, Stop, Take
 from studies.spec import Study, load_study
-from sweeper.folder.border import Border
 from sweeper.folder.events import (
     EventReader,
     Happening,
@@ -29,7 +29,7 @@ from sweeper.folder.events import (
     SweepEnded,
     last_events,
 )
-from sweeper.folder.requests import MOST_BYTES, Extend, Pause, Request, Resume, Retry, Stop, put
+from sweeper.folder.requests import MOST_BYTES, put
 from sweeper.folder.standing import ask, standing
 from tests.sweeper.forked import Forked
 from tests.sweeper.slow_study import STUDY, TRAINERS
@@ -161,6 +161,59 @@ def test_a_running_sweep_takes_up_more_trials_and_confirms_the_best_of_all(start
     assert [event.block == 7 for event in started] == [False] * 10 + [True], "ipo drifts; the confirm phase comes last"
     assert recorded(runs) == {State.COMPLETE: 11}
     assert told(runs)[-1] == SweepEnded("finished")
+
+
+@pytest.mark.slow
+def test_a_running_sweep_goes_on_as_its_file_says_now_and_trains_nothing_twice(
+    start: Start, runs: Path, sweeper: Sweeper
+) -> None:
+    study = runs.parents[1] / "study.yaml"
+    study.write_text(STUDY.replace("trials: 10", "trials: 6, wall_clock: 1h"))
+    sweep = start("--workers", "1")
+    text = study.read_text()
+    study.write_text(text.replace("ipo: {}", "ipo: {}, hinge: {}"))
+    began = time.monotonic()
+    answer = asked(runs, Take(str(study)))
+    assert (answer.outcome, time.monotonic() - began < 5) == ("done", True)
+    assert answer.message.startswith("once the runs in training have ended, the sweep goes on as study.yaml says now")
+    assert "with 6 further runs" in answer.message
+    assert asked(runs, Pause("hinge")).outcome == "done", "it is a variant of the study from now on"
+    assert asked(runs, Resume("hinge")).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 0
+    started = [event for event in told(runs) if isinstance(event, RunStarted)]
+    assert Counter(event.variant for event in started) == {"sigmoid": 6, "ipo": 6, "hinge": 6}
+    first = [event.variant for event in started].index("hinge")
+    assert first < 12, "before all runs of the version before have ended"
+    assert len({event.key for event in started}) == 18
+    assert recorded(runs) == {State.COMPLETE: 18}
+    assert told(runs)[-1] == SweepEnded("finished")
+    table = json.loads(sweeper(runs.parents[1], "table", "study.yaml", "--format", "json").stdout)
+    assert "hinge" in str(table)
+    assert sweeper(runs.parents[1], "plan", "study.yaml").stdout.count("0 missing") == 1
+
+
+@pytest.mark.slow
+def test_a_stop_is_a_stop_also_for_a_sweep_that_was_to_take_its_file(start: Start, runs: Path) -> None:
+    study = runs.parents[1] / "study.yaml"
+    sweep = start("--workers", "1", seconds="0.5")
+    study.write_text(STUDY.replace("trials: 10", "trials: 11"))
+    assert asked(runs, Take(str(study))).outcome == "done"
+    assert asked(runs, Stop(now=True)).outcome == "done"
+    refused = asked(runs, Take(str(study)))
+    assert (refused.outcome, "is being stopped" in refused.message) in (("refused", True), ("too_late", False))
+    assert sweep.wait(timeout=PATIENCE) == 1
+    assert told(runs)[-1] == SweepEnded("stopped")
+
+
+@pytest.mark.slow
+def test_a_raised_budget_lets_a_sweep_go_on_that_came_to_its_end(start: Start, runs: Path) -> None:
+    study = runs.parents[1] / "study.yaml"
+    study.write_text(STUDY.replace("trials: 10", "trials: 3, wall_clock: 4s"))
+    sweep = start("--workers", "1", seconds="0.2")
+    study.write_text(STUDY.replace("trials: 10", "trials: 3, wall_clock: 10m"))
+    assert asked(runs, Take(str(study))).outcome == "done"
+    assert sweep.wait(timeout=PATIENCE) == 0
+    assert recorded(runs) == {State.COMPLETE: 6}
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from studies.requests import FAILED
 from studies.schema.replicates import with_replicates
 from studies.spec import Study, StudySpec
-from sweeper.folder.border import Round, Rounds
-from sweeper.folder.requests import FAILED
+from sweeper.folder.steering.rounds import NotTaken, Round, Rounds
 
 
 def spec(**more: Any) -> StudySpec:
@@ -39,6 +39,30 @@ def test_a_retry_is_a_round_of_its_own_before_further_trials() -> None:
     assert asked.asked
     assert asked.take(last=False) == Round(trials=7)
     assert asked.take(last=False) == Round()
+
+
+def test_the_next_version_goes_first_and_keeps_what_was_asked_for_before() -> None:
+    asked = rounds()
+    more = Study.of(spec(variants={"sigmoid": {}, "ipo": {}, "hinge": {}}))
+    assert asked.retry(()) is None
+    assert asked.extend(5) is None
+    assert asked.change(lambda _now: more) == 3
+    assert asked.changes
+    assert set(asked.variants) == {"sigmoid", "ipo", "hinge"}
+    taken = asked.take(last=False)
+    assert taken == Round(trials=5, version=more)
+    after = taken.of(rounds()._study)
+    assert (len(after.variants), after.spec.budget.trials) == (3, 5)
+    assert not asked.changes
+    assert asked.take(last=False) == Round(FAILED)
+    assert asked.take(last=False) == Round()
+    with pytest.raises(NotTaken, match="run the file again"):
+        asked.change(lambda _now: more)
+
+
+def test_brackets_take_no_next_version() -> None:
+    with pytest.raises(NotTaken, match="Brackets of rungs"):
+        rounds(mode="search", rungs={"at": [0.5]}).change(lambda now: now)
 
 
 def test_after_the_last_round_nothing_is_accepted() -> None:

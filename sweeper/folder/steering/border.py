@@ -13,20 +13,19 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from studies.checks.runs import replicate_problems
-from studies.design.counts import planned_runs
 from studies.design.identity import asked_of_files
 from studies.records import Failure, RunConfig
-from studies.schema.replicates import as_in_file, with_replicates
+from studies.requests import Extend, Pause, Resume, Retry, Stop, Take
 from studies.spec import Study
 from studies.text.lines import first_line
+from studies.text.plural import so_many
 from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, Started, WorkerState
 from sweeper.executors.watched import Watched
 from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
@@ -43,19 +42,8 @@ from sweeper.folder.events import (
     SweepEnded,
     WorkerChanged,
 )
-from sweeper.folder.requests import (
-    FAILED,
-    NAMED,
-    Extend,
-    Pause,
-    RequestFile,
-    Resume,
-    Retry,
-    Stop,
-    remove,
-    remove_half_written,
-    waiting,
-)
+from sweeper.folder.requests import RequestFile, remove, remove_half_written, waiting
+from sweeper.folder.steering.rounds import NextVersion, NotTaken, Rounds, takes_none
 
 BEAT_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.3
@@ -64,108 +52,14 @@ MOST_STUCK: Final = 1000  # requests that cannot be removed, after which no more
 FINISH_UP: Final = "the runs in training are finished and no others started"
 STOP_NOW: Final = "each run stops at its next step"
 RETRIED: Final = "the runs that ended so are trained again once all others have ended, unless the sweep is stopped"
+TAKEN: Final = (
+    "once the runs in training have ended, the sweep goes on as {file} says now{more}, unless it is stopped before"
+)
+STOPS: Final = "The sweep is being stopped. Once it has ended, run the file again."
 EXTENDED: Final = (
     "up to {what} are trained, the further ones once all others have ended, unless the sweep is stopped; say {key} in "
     "the study file too, for later commands"
 )
-
-
-ALL_TRAINED: Final = (
-    "The sweep has trained all that it was asked for. Once it has ended, run `sweeper retry`, or raise budget.trials "
-    "in the study file and run it again."
-)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What a sweep trains once all its other runs have ended: again the runs that ended for these causes, and so many
-    trials of each variant and replicates.
-    """
-
-    causes: frozenset[str] = frozenset()
-    trials: int | None = None
-    replicates: int | None = None
-
-    @property
-    def extends(self) -> bool:
-        """Whether it is more of the study."""
-        return self.trials is not None or self.replicates is not None
-
-    def of(self, study: Study) -> Study:
-        """The study with as many trials and replicates."""
-        spec = study.spec
-        if self.trials is not None:
-            spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": self.trials})})
-        if self.replicates is not None:
-            spec = with_replicates(as_in_file(spec).model_copy(update={"replicates": self.replicates}))
-        return Study(spec, study.variants)
-
-
-class Rounds:
-    """The next round of a sweep. The border's thread adds to it and the main thread takes it, which alone uses the
-    stores and may train for minutes.
-    """
-
-    def __init__(self, study: Study) -> None:
-        self._study, self._next, self._over = study, Round(), False
-        self._lock = threading.Lock()
-
-    @property
-    def asked(self) -> bool:
-        """Whether there is another round."""
-        return self._next != Round()
-
-    def retry(self, causes: Collection[str]) -> str | None:
-        """Add the runs that ended for these causes. Gives the reason where that is refused."""
-        unknown = sorted(set(causes) - NAMED)
-        if unknown:
-            return f"`causes`: {', '.join(unknown)}: valid are {', '.join(sorted(NAMED))}."
-        with self._lock:
-            if not self._over:
-                self._next = replace(self._next, causes=self._next.causes | frozenset(causes or FAILED))
-            return ALL_TRAINED if self._over else None
-
-    def extend(self, trials: int | None, replicates: int | None = None) -> str | None:
-        """Set the trials of each variant, or the replicates. Gives the reason where that is refused."""
-        if self._study.spec.rungs is not None:
-            return "Brackets of rungs are laid out over all trials: stop the sweep, raise budget.trials, run it again."
-        wrong = self._no_replicates(replicates)
-        if trials is None and replicates is None:
-            wrong = "Name `trials` or `replicates`."
-        if wrong is not None:
-            return wrong
-        with self._lock:
-            before = self._next.of(self._study)
-            wanted = Round(self._next.causes, trials or self._next.trials, replicates or self._next.replicates)
-            more = planned_runs(wanted.of(self._study)) - planned_runs(before)
-            if not self._over and more > 0:
-                self._next = wanted
-            elif not self._over:
-                told = f"`trials`: {trials}" if trials is not None else f"`replicates`: {replicates}"
-                now = before.spec.budget.trials if trials is not None else before.spec.replicates
-                return f"{told} asks for no run beyond those of {now}, which are asked for already."
-            return ALL_TRAINED if self._over else None
-
-    def _no_replicates(self, replicates: int | None) -> str | None:
-        """Why the study cannot have so many replicates."""
-        if replicates is None:
-            return None
-        if self._study.spec.replicates is None:
-            return "`replicates`: the study has none, and its runs are of other draws: run it with --set replicates=N."
-        more = as_in_file(self._study.spec).model_copy(update={"replicates": replicates})
-        return next((f"`replicates`: {problem.text}." for problem in replicate_problems(more)), None)
-
-    def take(self, *, last: bool) -> Round:
-        """Take the next round. An empty one, or `last`, means that no further one is accepted.
-
-        A retry is a round of its own, since it trains the failed runs and nothing else.
-        """
-        with self._lock:
-            taken = Round(self._next.causes) if self._next.causes else self._next
-            self._next = replace(self._next, causes=frozenset()) if taken.causes else Round()
-            self._over = last or taken == Round()
-            self._study = taken.of(self._study)
-            return taken
 
 
 class HowFar(Protocol):
@@ -189,17 +83,22 @@ class HowFar(Protocol):
 
 class Border:
     """The border of one sweep, while it holds the study: `with Border(...) as border`. `also`: who gets every event
-    beside the file.
+    beside the file; `next_version`: makes another version of the study of a file.
     """
 
     def __init__(
-        self, runs: Path, study: Study, tell_user: Callable[[str], None], also: Callable[[Line], None] = lambda _: None
+        self,
+        runs: Path,
+        study: Study,
+        tell_user: Callable[[str], None],
+        also: Callable[[Line], None] = lambda _: None,
+        next_version: NextVersion = takes_none,
     ) -> None:
-        self._also = also
+        self._also, self._next_version = also, next_version
         self.sweep = uuid.uuid4().hex[:12]
         self.how, self.why = "stopped", ""
         self.rounds = Rounds(study)
-        self._runs, self._study, self._variants, self._tell_user = runs, study.spec.study, study.variants, tell_user
+        self._runs, self._study, self._tell_user = runs, study.spec.study, tell_user
         self._host, self._process = socket.gethostname(), os.getpid()
         self._beat = Heartbeat(self._host, machine_digest(), self._process, "begin", asked=asked_of_files(study))
         self._stuck: frozenset[str] = frozenset()
@@ -239,7 +138,7 @@ class Border:
     def phase(self, name: str) -> None:
         """Note that another phase begins."""
         self._log.append(PhaseBegan(name))
-        self._beat = replace(self._beat, phase=name)
+        self._beat = replace(self._beat, phase=name, asked=asked_of_files(self.rounds.study))
         self._log.append(self._beat)
 
     def look(self, progress: HowFar) -> None:
@@ -313,6 +212,8 @@ class Border:
                     self._next_round(asked, self.rounds.retry(causes), RETRIED)
                 case Extend(trials, replicates):
                     self._next_round(asked, self.rounds.extend(trials, replicates), _extended(trials, replicates))
+                case Take(file):
+                    self._take(asked, Path(file))
         except OSError as error:
             self._answer(asked, "refused", f"{error.filename or self._runs}: {error.strerror}.")
 
@@ -329,9 +230,19 @@ class Border:
     def _next_round(self, asked: RequestFile, problem: str | None, accepted: str) -> None:
         self._answer(asked, "done" if problem is None else "refused", problem or accepted)
 
+    def _take(self, asked: RequestFile, file: Path) -> None:
+        try:
+            if self._stopped is not None:
+                raise NotTaken(STOPS)
+            more = self.rounds.change(lambda study: self._next_version(study, file))
+        except NotTaken as error:
+            return self._answer(asked, "refused", str(error))
+        shown = f", with {so_many(more, 'further run')}" if more > 0 else ""
+        self._answer(asked, "done", TAKEN.format(file=file.name, more=shown))
+
     def _pause(self, asked: RequestFile, variant: str, *, hold: bool) -> None:
         held = paused(self._runs)
-        problem = pause_problem(variant, hold, self._variants, held)
+        problem = pause_problem(variant, hold, self.rounds.variants, held)
         if problem is not None:
             return self._answer(asked, "refused", problem)
         set_paused(self._runs, held | {variant} if hold else held - {variant})
