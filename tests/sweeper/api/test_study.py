@@ -15,8 +15,8 @@ import yaml
 import sweeper as api
 from studies.design.identity import asked_of_files
 from studies.spec import Study, load_study
-from sweeper.folder.steering.border import Border
 from sweeper.folder.standing import standing
+from sweeper.folder.steering.border import Border
 from sweeper.tracking.experiment.new_store import make_store
 from tests.sweeper.conftest import Sweeper
 

@@ -31,6 +31,7 @@ from sweeper.folder.events import (
 )
 from sweeper.folder.requests import MOST_BYTES, put
 from sweeper.folder.standing import ask, standing
+from sweeper.folder.steering.border import Border
 from tests.sweeper.forked import Forked
 from tests.sweeper.slow_study import STUDY, TRAINERS
 from tests.waiting import PATIENCE, wait_until
