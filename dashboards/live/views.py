@@ -76,7 +76,7 @@ class Bar:
 @dataclass(frozen=True)
 class Table:
     """The table and the answer of one condition, the texts of `sweeper table`. `runs`: of each row, the runs that
-    judged it.
+    judged it. `beside`: what a loss has more than the `baseline`, which ranks them; none where that is not known.
     """
 
     condition: str
@@ -86,6 +86,9 @@ class Table:
     answer: str
     bars: tuple[Bar, ...]
     unit: str
+    beside: tuple[Bar, ...] = ()
+    baseline: str = ""
+    is_rate: bool = False
 
 
 WON = "% won against the untrained model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from dashboards.live.views import WON, Bar, Heat, Point, Span
+from dashboards.live.views import WON, Bar, Heat, Point, Span, Table
 
 # Told apart by people who see few colours, on white and on black: of Okabe and Ito, then of Tol.
 COLOURS: Final = (
@@ -21,19 +21,36 @@ Curve = Sequence[tuple[float, float]]
 
 def gains(bars: Sequence[Bar], unit: str) -> Options:
     """What each loss gains, with its interval; the first on top."""
+    name = unit if unit == WON else f"gain, {unit}"
+    return _with_intervals(bars, name, scale=unit == WON)  # 0: untrained
+
+
+def beside(one: Table) -> Options:
+    """What each loss has more than the baseline, with its interval, about a line at no difference; the first on top."""
+    points = f"points more than {one.baseline}, at the same drift" if one.unit.startswith("%") else None
+    name = f"% won against {one.baseline}" if one.is_rate else points or f"more than {one.baseline}, {one.unit}"
+    same: dict[str, Any] = {"xAxis": 50 if one.is_rate else 0}
+    return _with_intervals(one.beside, name, scale=True, same=same)
+
+
+def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: Mapping[str, Any] | None = None) -> Options:
+    """A dot and an interval a loss. `same`: where a line stands."""
     shown = [bar for bar in reversed(bars) if bar.value is not None]
     lines: list[Any] = []
     for i, bar in enumerate(shown):
         if bar.low is not None and bar.high is not None:
             lines += [[_short(bar.low), i], [_short(bar.high), i], [None, None]]
     values = [{"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i]} for i, b in enumerate(shown)]
+    mark = {"markLine": {"data": [same], "symbol": "none", "silent": True, "label": {"show": False},
+                         "lineStyle": {"color": GREY, "type": "dashed"}}} if same else {}  # fmt: skip
     return _base(legend=False) | {
-        "xAxis": _axis("value", unit if unit == WON else f"gain, {unit}", scale=unit == WON),  # 0: untrained
+        "xAxis": _axis("value", name, scale=scale),
         "yAxis": _axis("category", "", data=[bar.variant for bar in shown]),
         "series": [
             {"type": "line", "name": "95 % interval", "data": lines, "symbol": "none", "silent": True,
              "lineStyle": {"width": 4, "color": COLOURS[5]}, "connectNulls": False},
-            {"type": "scatter", "name": "loss", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]}},
+            {"type": "scatter", "name": "loss", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]},
+             **mark},
         ],
     }  # fmt: skip
 

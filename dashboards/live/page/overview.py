@@ -112,7 +112,7 @@ def _facts(glance: Glance) -> None:
     if glance.problem:
         ui.label(glance.problem).classes("text-negative wrap")
     if glance.answer is not None and glance.answer.best:
-        ui.label(glance.answer.best).classes("wrap font-medium")
+        ui.label(_best(glance.answer.best, glance.state)).classes("wrap font-medium")
     elif glance.sweep is not None and glance.sweep.best is not None and glance.sweep.best[2] is not None:
         variant, scenario, value = glance.sweep.best
         ui.label(f"Best run so far: {words(variant)} in {words(scenario)}, {value:.3g}").classes("wrap font-medium")
@@ -129,6 +129,11 @@ def _facts(glance: Glance) -> None:
         else:
             muted("Something is left to train. This goes on with it:")
         command(glance.again)
+
+
+def _best(said: str, state: str) -> str:
+    """The line at the top; while runs are still to come, what it names is so for now."""
+    return f"So far: {said[0].lower()}{said[1:]}" if state == "running" and said.startswith("Use") else said
 
 
 def _who(glance: Glance) -> None:

@@ -59,7 +59,14 @@ def _sweep(desk: Desk, glance: Glance) -> None:
     with ui.row().classes("gap-2 items-center"):
         if glance.state == "running":
             _button(desk, glance.name, "stop when the runs in training end", Stop(), "stop")
-            _button(desk, glance.name, "stop now", Stop(now=True), "dangerous", sure="Stop each run at its next step?")
+            _button(
+                desk,
+                glance.name,
+                "stop now",
+                Stop(now=True),
+                "dangerous",
+                sure="Stop each run at its next step? Its state is kept: the same command goes on.",
+            )
             file = desk.watcher.told.file(glance.name)
             if file is not None and file.endswith(".yaml"):
                 _button(desk, glance.name, f"take {file} as it is now", Take(file), "sync")

@@ -62,8 +62,8 @@ def _answer(glance: Glance, desk: Desk) -> None:
         ui.label(one.answer).classes("text-base wrap")
         _table(one, desk, glance)
         if any(bar.value is not None for bar in one.bars):
-            height = 110 + 26 * len(one.bars)
-            ui.echart(charts.gains(one.bars, one.unit)).classes("w-full").style(f"height: {height}px")
+            drawn = charts.beside(one) if one.beside else charts.gains(one.bars, one.unit)
+            ui.echart(drawn).classes("w-full").style(f"height: {110 + 26 * len(one.bars)}px")
     for note in (*answer.notes, *(note for note in glance.notes if note not in answer.notes)):
         muted(note)
 

@@ -11,7 +11,7 @@ from dashboards.tables.comparison import Comparison
 from dashboards.tables.sections import short_sections
 from dashboards.tables.short import by_verdict, verdict
 from dashboards.tuned.answer import Answer as Said
-from dashboards.tuned.losses import Tuned
+from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.contests import as_rate
 
 
@@ -27,6 +27,9 @@ def answer_view(compared: Comparison) -> Answer:
             answer=words(said.text),
             bars=_bars(tuned, said),
             unit=_unit(tuned),
+            beside=_beside(tuned, said),
+            baseline=words(tuned.baseline),
+            is_rate=tuned.is_rate,
         )
         for section, tuned, said in zip(found, compared.tuned, compared.answers, strict=False)
     )
@@ -46,18 +49,26 @@ def _unit(tuned: Tuned) -> str:
 
 def _bars(tuned: Tuned, said: Said) -> tuple[Bar, ...]:
     """A bar a loss, in the numbers of the table."""
+
+    def gained(loss: TunedLoss) -> Estimate | None:
+        return as_rate(loss.gained) if loss.gained is not None and tuned.is_rate else loss.gained
+
+    return tuple(_bar(loss, gained(loss), tuned, said) for loss in by_verdict(tuned, said))
+
+
+def _beside(tuned: Tuned, said: Said) -> tuple[Bar, ...]:
+    """What each loss has more than the baseline, in the numbers of the table: what ranks them."""
+    found = []
+    for loss in by_verdict(tuned, said):
+        more = None if loss.difference is None else loss.difference.estimate
+        found.append(_bar(loss, as_rate(more) if more is not None and loss.met is not None else more, tuned, said))
+    return tuple(found) if any(bar.value is not None for bar in found) else ()
+
+
+def _bar(loss: TunedLoss, value: Estimate | None, tuned: Tuned, said: Said) -> Bar:
     times = 100.0 if tuned.unit == "U" or tuned.is_rate else 1.0
-
-    def scaled(value: float | None) -> float | None:
-        return None if value is None else value * times
-
-    def limits(gained: Estimate | None) -> tuple[float | None, float | None, float | None]:
-        if gained is None:
-            return None, None, None
-        shown = as_rate(gained) if tuned.is_rate else gained
-        return scaled(shown.value), scaled(shown.low), scaled(shown.high)
-
-    return tuple(
-        Bar(words(loss.variant), words(verdict(loss, tuned, said)), *limits(loss.gained))
-        for loss in by_verdict(tuned, said)
-    )
+    name, word = words(loss.variant), words(verdict(loss, tuned, said))
+    if value is None:
+        return Bar(name, word, None, None, None)
+    low, high = (None if limit is None else limit * times for limit in (value.low, value.high))
+    return Bar(name, word, value.value * times, low, high)

@@ -37,14 +37,17 @@ _WHY: Final = {
 }
 
 
+_CALLED: Final = {"drifted": "changed length"}  # drift is the distance from the original model everywhere else
+
+
 def why(kind: str) -> str:
-    """A failure or a cause, with what it means: drifted (its samples are half or twice as long as before training)."""
+    """A failure or a cause, with what it means: collapsed (its samples are empty or repeat themselves)."""
     return f"{spaced(kind)} ({_WHY[kind]})" if kind in _WHY else spaced(kind)
 
 
 def spaced(name: str) -> str:
     """A name of this program as words: out_of_gpu_memory is out of gpu memory."""
-    return name.replace("_", " ")
+    return _CALLED.get(name, name.replace("_", " "))
 
 
 def measure_words(metric: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dashboards.live.reading.answered import _bars
+from dashboards.live.reading.answered import _bars, _beside
 from dashboards.live.views import Answer, Bar, Table
 from dashboards.tables.short import short_cells
 from dashboards.tuned.answer import Cost, answer
@@ -24,6 +24,17 @@ def test_win_rates_are_drawn_as_the_table_prints_them() -> None:
     column = cells.header.index("vs untrained")
     drawn = [f"{bar.value:.0f}% [{bar.low:.0f}, {bar.high:.0f}]" for bar in _bars(found, said)]
     assert drawn == [row[column] for row in cells.rows]
+
+
+def test_what_is_drawn_beside_the_baseline_is_the_column_that_ranks() -> None:
+    found = compared(*judged({"sigmoid": BAD, "hinge": GOOD}))
+    said = answer(found, WITHIN, Cost(4))
+    cells = short_cells(found, said)
+    column = cells.header.index("vs sigmoid")
+    drawn = ["-" if bar.value is None else f"{bar.value:.0f}% [{bar.low:.0f}, {bar.high:.0f}]"
+             for bar in _beside(found, said)]  # fmt: skip
+    assert drawn == [row[column] for row in cells.rows]
+    assert drawn.count("-") == 1
 
 
 @pytest.mark.parametrize("verdict", ["avoid: fragile", "no gain", "weak: not ranked"])
