@@ -71,7 +71,7 @@ CELLS: Final[Sequence[tuple[str, str]]] = (
         "runs = found.results()\n"
         'runs[runs.phase == "unbiased"].groupby("variant").failure.count().sort_values().tail(3)',
     ),
-    (_CODE, 'found.figures["gains"]'),
+    (_CODE, 'found.figures["ranking"]'),
     (_TEXT, "What cannot be done is one exception, with every reason:"),
     (
         _CODE,

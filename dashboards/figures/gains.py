@@ -1,4 +1,6 @@
-"""The figures that the answer rests on: what each loss gains, and its gain along the training against the drift."""
+"""The figures that the answer rests on: how much more each loss gains than the baseline, which ranks them; what each
+gains as it is exported; and its gain along the training against the drift.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,10 @@ from dashboards.figures.figure import (
 from dashboards.figures.material import Material
 from dashboards.figures.outcome import others
 from dashboards.statistics.estimates import FEWEST_BLOCKS, block_mean
-from dashboards.tables.short import by_verdict, ranked
+from dashboards.tables.short import by_verdict, ranked, verdict
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
+from dashboards.tuned.samples.contests import as_rate
 from studies.records import RunRecord, State
 from studies.records.paths import joined, read_at, start_of
 from studies.text.plural import so_many
@@ -37,6 +40,7 @@ NARROW = 4.3
 """Inches: it stands beside a table, and is read on a phone."""
 _LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 1.1, 0.72, 0.42, 0.5, 0.235
 _SHORT_LABEL, _SHORT_WORDS = 16, 44
+_VERDICT, _VERDICT_WORDS = 1.0, 17
 _USE, _AVOID, _OTHER, _UNJUDGED = "use", "avoid", "other", "not judged"
 # Told apart by their form, since colours tell the losses.
 _MARKS = {_USE: "D", _OTHER: "o", _AVOID: "X", _UNJUDGED: "o"}
@@ -158,6 +162,72 @@ def _gains_caption(found: Tuned, dots: Sequence[Sequence[float]]) -> str:
     if any(dots):
         parts.append("Faint dots: single runs.")
     parts.append("Worked: settings that gained and did not break.")
+    return " ".join(parts)
+
+
+# ---- beside the baseline --------------------------------------------------------------------------------------------
+
+
+def ranking(material: Material, scenario: str, name: str) -> Figure | Missing:
+    """How much more each loss gains than the baseline, both at one drift, the best first, with its verdict."""
+    told = material.told(scenario)
+    title = f"How much more each loss gains than {told[0].baseline if told else 'the baseline'}"
+    if told is None or all(loss.difference is None for loss in told[0].losses):
+        return Missing(name, title, f"no loss of {scenario} was judged beside a baseline")
+    found, answer = told
+    rows, times = by_verdict(found, answer), 100.0 if found.unit == "U" or found.is_rate else 1.0
+    same, within = (50.0 if found.is_rate else 0.0), times * (material.scale.tie_within or 0.0)
+    shown = [_beside(loss, found.is_rate, times) for loss in rows]
+    height = _TOP + _ROW * len(rows) + _BOTTOM
+    with drawing(NARROW, height) as canvas:
+        axes = canvas.add_axes(
+            (_LEFT / NARROW, _BOTTOM / height, 1 - (_LEFT + _VERDICT) / NARROW, 1 - (_TOP + _BOTTOM) / height)
+        )
+        axes.axvspan(same - within, same + within, color="#eeeeee", lw=0)
+        axes.axvline(same, color=QUIET, lw=0.7, ls=(0, (1, 2)))
+        for i, (loss, of) in enumerate(zip(rows, shown, strict=True)):
+            colour, kind = material.looks[loss.variant].colour, _kind(loss, answer)
+            if of is not None and of[1:] != (None, None):
+                axes.plot(of[1:], [i, i], color=colour, lw=1.8, solid_capstyle="butt")
+            at = same if loss.variant == found.baseline else None if of is None else of[0]
+            if at is not None:
+                axes.plot([at], [i], ls="", marker=_MARKS[kind], ms=7.5 if kind == _AVOID else 6.0, color=colour)
+            word = label(verdict(loss, found, answer), _VERDICT_WORDS)
+            axes.text(1.03, i, word, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=7.5)
+        axes.margins(x=0.08)
+        fixed_ticks(axes, [label(loss.variant, _SHORT_LABEL) for loss in rows])
+        for text, loss in zip(axes.get_yticklabels(), rows, strict=True):
+            text.set_fontweight("bold" if loss.variant == answer.use else "normal")
+        axes.set_xlabel(_beside_axis(material, found), fontsize=8.0)
+        svg = svg_of(canvas, name)
+    return Figure(name, title, _ranking_caption(found, within, times), svg)
+
+
+def _beside(loss: TunedLoss, is_rate: bool, times: float) -> tuple[float, float | None, float | None] | None:
+    """What a loss has more than the baseline, with its limits, as the short table has it."""
+    if loss.difference is None:
+        return None
+    more = loss.difference.estimate
+    shown = as_rate(more) if is_rate else more
+    return times * shown.value, *(None if limit is None else times * limit for limit in (shown.low, shown.high))
+
+
+def _beside_axis(material: Material, found: Tuned) -> str:
+    if found.is_rate:
+        return f"% won against {found.baseline}"
+    unit = "points of the best possible" if found.unit == "U" else material.measured
+    at = f", at {nats(found.drift)}" if found.drift else ""
+    return f"more than {found.baseline} ({unit}{at})"
+
+
+def _ranking_caption(found: Tuned, within: float, times: float) -> str:
+    parts = ["Mean difference of the runs that judged, paired by their draws of the data."]
+    if any(loss.difference is not None and loss.difference.estimate.low is not None for loss in found.losses):
+        parts.append("Bars: 95 % t intervals.")
+    if within:
+        parts.append(f"Grey: differences below {within:g}{' points' if times == 100.0 else ''}, which do not matter.")
+    if any(loss.compared_at not in (None, found.drift) for loss in found.losses if loss.difference is not None):
+        parts.append("A loss that not all runs take that far is compared at the largest drift that all of both reach.")
     return " ".join(parts)
 
 

@@ -35,13 +35,27 @@ def figures(material: Material) -> Iterator[tuple[str, Figure | Missing]]:
 
 
 def first_figures(material: Material) -> dict[str, Figure | Missing]:
-    """Scenario -> the figure that stands beside its answer: what each loss gains."""
+    """Scenario -> the figure that stands beside its answer: what ranks the losses, or what each gains where they were
+    not judged beside a baseline.
+    """
     names: set[str] = set()
     found = {}
     for i, scenario in enumerate(material.scenarios):
-        name = _unused(f"gains-{slug(scenario)}" if i else "gains", names)
-        found[scenario] = gains.gains(material, scenario, name)
+        draw, kind = (gains.ranking, "ranking") if _is_ranked(material, scenario) else (gains.gains, "gains")
+        found[scenario] = draw(material, scenario, _unused(f"{kind}-{slug(scenario)}" if i else kind, names))
     return found
+
+
+def _is_ranked(material: Material, scenario: str) -> bool:
+    told = material.told(scenario)
+    return told is not None and any(loss.difference is not None for loss in told[0].losses)
+
+
+def _gains(material: Material, scenario: str, name: str) -> Figure | Missing:
+    """What each loss gains, where that is not the first figure."""
+    if _is_ranked(material, scenario):
+        return gains.gains(material, scenario, name)
+    return Missing(name, "What each loss gains", "it stands beside the answer")
 
 
 def _unused(name: str, names: set[str]) -> str:
@@ -64,6 +78,7 @@ def _per_scenario(material: Material) -> list[tuple[str, Draw]]:
         ("tuning", outcome.tuning),
     ]
     return [
+        *([("gains", _gains)] if any(_is_ranked(material, name) for name in material.scenarios) else []),
         ("paths", gains.paths),
         *([] if material.has_replicates or material.drift is not None else of_ends),
         ("failed", outcome.failed),

@@ -148,8 +148,8 @@ class Study:
 
     @property
     def figures(self) -> Mapping[str, Figure]:
-        """Its figures by name, drawn when they are asked for; "gains" is the one beside the answer. A file of records
-        has no curves of the training to draw.
+        """Its figures by name, drawn when they are asked for; "ranking" is the one beside the answer, or "gains" without
+        judging runs. A file of records has no curves of the training to draw.
         """
         found = self._found()
         with refusals():

@@ -78,6 +78,24 @@ def test_blocks_of_the_confirm_phase_are_dots_where_there_are_no_replicates() ->
     assert marks(picture, confirmed.looks["ipo"].colour) == 6
 
 
+def test_the_first_figure_shows_the_differences_that_rank_with_their_verdicts(material: Material) -> None:
+    told = material.told("clean")
+    assert told is not None
+    found = first_figures(material)["clean"]
+    assert isinstance(found, Figure)
+    assert found.name == "ranking"
+    assert rows(found, set(GAINS)) == [loss.variant for loss in by_verdict(*told)]
+    words = texts(drawn(found))
+    assert [word for word in words if word == "use" or word.startswith("avoid: ")] == ["use", "avoid: worse"]
+    assert "gains" in {figure.name for _, figure in figures(material)}
+
+
+def test_where_no_loss_was_judged_beside_another_the_first_figure_is_what_each_gains() -> None:
+    unjudged = material_of(pool({"sigmoid": 0.0, "ipo": 0.2}, configs=6))
+    assert {found.name for found in first_figures(unjudged).values()} == {"gains"}
+    assert "gains" not in {figure.name for _, figure in figures(unjudged)}
+
+
 def test_the_mean_path_passes_through_the_gain_of_the_table_at_the_drift(material: Material) -> None:
     told = material.told("clean")
     assert told is not None

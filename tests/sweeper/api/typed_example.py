@@ -18,8 +18,8 @@ def best_rate(path: str) -> float | None:
     answer: sweeper.Answer = study.answer()
     table: pd.DataFrame = study.table()
     runs: pd.DataFrame = study.results()
-    figure: sweeper.Figure = study.figures["gains"]
-    figure.save("gains.svg")
+    figure: sweeper.Figure = study.figures["ranking"]
+    figure.save("ranking.svg")
     gain: float | None = None if answer.gain is None else answer.gain.value
     words = [answer.use or "", *answer.as_good, *answer.undecided, *answer.avoid]
     if plan.runs < len(table) or status.missing or not words or gain is None or runs.empty:

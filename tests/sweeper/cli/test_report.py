@@ -120,7 +120,15 @@ def test_the_report_of_replicates_is_of_conditions_and_never_of_one_of_them(swee
         assert words in page, words
     (parent,) = (table.parent for table in (tmp_path / "mlartifacts").rglob("table.md"))
     pictures = {f.name for f in (parent / "figures").iterdir()}
-    assert {"gains.svg", "gains-flips.svg", "paths.svg", "noise.svg", "sensitivity-beta.svg"} <= pictures
+    assert {
+        "ranking.svg",
+        "ranking-flips.svg",
+        "gains.svg",
+        "gains-flips.svg",
+        "paths.svg",
+        "noise.svg",
+        "sensitivity-beta.svg",
+    } <= pictures
     assert not {"comparison.svg", "price.svg", "profile.svg"} & pictures
 
 
