@@ -148,7 +148,7 @@ class Study:
 
     @property
     def figures(self) -> Mapping[str, Figure]:
-        """Its figures by name, drawn when they are asked for; "ranking" is the one beside the answer, or "gains" without
+        """Its figures by name, drawn when they are asked for; "ranking" is the one beside the answer, "gains" without
         judging runs. A file of records has no curves of the training to draw.
         """
         found = self._found()
