@@ -17,6 +17,7 @@ of these, and return what they decide.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from studies.design.counts import planned_runs, planned_trials
 from studies.design.points import CONFIRM
 from studies.records import EMBEDDED_MODELS, Cause, RunResult
 from studies.spec import Study, StudySpec
+from studies.text.lines import first_line
 from studies.text.plural import so_many
 from sweeper.executors import (
     Cancel,
@@ -83,7 +85,7 @@ class Sweep:
         spec, variants = study.spec, study.variants
         self._spec, self._variants, self._search, self._executor = spec, variants, stores.search, executor
         self._folder, self._packs, self._screen = folder, packs, screen
-        self._view = _View(packs, planned_runs(study))
+        self._view = _View(packs, planned_runs(study), screen.tell_user)
         self._book, self._queue = TrialBook(spec, variants), RunQueue()
         self._record = Recorder(spec, stores.tracker, past, folder)
         self._brackets = OpenBrackets(spec, planned_trials(study), stores.search.strata, folder)
@@ -220,8 +222,9 @@ class Sweep:
 class _View:
     """What is shown of a sweep while it runs: how far it is, and what workers tell that is of no run."""
 
-    def __init__(self, packs: Packs, planned: int) -> None:
+    def __init__(self, packs: Packs, planned: int, tell_user: Callable[[str], None]) -> None:
         self._packs, self._planned, self._started = packs, planned, time.monotonic()
+        self._tell_user, self._told = tell_user, set[str]()
         self._doing: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, WorkerState] = {}
 
@@ -232,8 +235,11 @@ class _View:
                 self._packs.update(worker, news)
             case WorkerNews(worker=worker, news=Doing(what), at=at):
                 self._doing[worker] = (what, at)
-            case WorkerState(worker=worker, state="gone"):
-                self._workers.pop(worker, None)
+            case WorkerState(worker=worker, state="gone", why=why):
+                before = self._workers.pop(worker, None)
+                if why not in self._told and (before is None or before.state != "here"):  # each would say it for hours
+                    self._told.add(why)
+                    self._tell_user(f"{worker} ({event.place}) ended before it could take a run: {first_line(why)}")
             case WorkerState():
                 self._workers[event.worker] = event
 
