@@ -17,6 +17,7 @@ of these, and return what they decide.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from studies.design.counts import planned_runs, planned_trials
 from studies.design.points import CONFIRM
 from studies.records import EMBEDDED_MODELS, Cause, RunResult
 from studies.spec import Study, StudySpec
+from studies.text.lines import first_line
 from studies.text.plural import so_many
 from sweeper.executors import (
     Cancel,
@@ -89,7 +91,7 @@ class Sweep:
         of_feeder = (stores.search, self._record, past, self._book, self._queue, self._brackets)
         self._feeder = Feeder(*of_feeder, packs.placement, folder, screen)
         self._limits = Limits(spec.budget, folder, time.monotonic() if began is None else began)
-        self._view = _View(packs, planned_runs(study), self._limits)
+        self._view = _View(packs, planned_runs(study), self._limits, screen.tell_user)
         self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
         self.finished = self._book.finished
         self._paused, self._stopping = paused(folder), False
@@ -219,8 +221,9 @@ class Sweep:
 class _View:
     """What is shown of a sweep while it runs: how far it is, and what workers tell that is of no run."""
 
-    def __init__(self, packs: Packs, planned: int, limits: Limits) -> None:
+    def __init__(self, packs: Packs, planned: int, limits: Limits, tell_user: Callable[[str], None]) -> None:
         self._packs, self._planned, self._limits = packs, planned, limits
+        self._tell_user, self._told = tell_user, set[str]()
         self._doing: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, WorkerState] = {}
 
@@ -231,8 +234,11 @@ class _View:
                 self._packs.update(worker, news)
             case WorkerNews(worker=worker, news=Doing(what), at=at):
                 self._doing[worker] = (what, at)
-            case WorkerState(worker=worker, state="gone"):
-                self._workers.pop(worker, None)
+            case WorkerState(worker=worker, state="gone", why=why):
+                before = self._workers.pop(worker, None)
+                if why not in self._told and (before is None or before.state != "here"):  # each would say it for hours
+                    self._told.add(why)
+                    self._tell_user(f"{worker} ({event.place}) ended before it could take a run: {first_line(why)}")
             case WorkerState():
                 self._workers[event.worker] = event
 

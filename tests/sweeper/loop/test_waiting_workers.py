@@ -15,7 +15,8 @@ from sweeper.planning.placement import Packs
 def test_workers_that_wait_are_counted_with_what_the_first_waits_for(tmp_path: Path) -> None:
     study = Study.of(load_study("quickstart"))
     packs, limits = Packs(study, tmp_path, 3, 3, lambda _: None), Limits(study.spec.budget, tmp_path, 0.0)
-    view = _View(packs, 10, limits)
+    told: list[str] = []
+    view = _View(packs, 10, limits, told.append)
 
     def doing() -> str:
         return view.progress(0.0, Tally(), None, 0).doing
@@ -30,3 +31,17 @@ def test_workers_that_wait_are_counted_with_what_the_first_waits_for(tmp_path: P
     view.take(WorkerState("worker-0", "here", "Slurm job 0 on n1"))
     view.take(WorkerState("worker-2", "gone", "Slurm job 2 on n1", "its node failed"))
     assert doing() == "1 of 2 workers waits: Slurm job 1 (Resources)"
+    assert told == []
+
+
+def test_why_workers_end_before_they_come_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    view = _View(Packs(Study.of(load_study("quickstart")), tmp_path, 3, 3, lambda _: None), 10, told.append)
+    for number in range(3):
+        for state in ("asked", "waiting", "gone"):
+            view.take(WorkerState(f"worker-{number}", state, f"Slurm job {number}", "no torch" * (state == "gone")))
+    view.take(WorkerState("gpu7", "gone", "process 7", "it does not see the folder"))
+    assert told == [
+        "worker-0 (Slurm job 0) ended before it could take a run: no torch",
+        "gpu7 (process 7) ended before it could take a run: it does not see the folder",
+    ]

@@ -83,7 +83,30 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, empty_mlflow: Path, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def one_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept runs are measured before the workers of the sweep are there: a second executor at a time breaks, as workers
+    elsewhere come in by a door at one address.
+    """
+    is_open: set[Inline] = set()
+
+    class OneAtATime(Inline):
+        def __init__(self, trainer: str) -> None:
+            if is_open:
+                raise RuntimeError("Address already in use")
+            super().__init__(trainer)
+            is_open.add(self)
+
+        def close(self, now: bool = False) -> None:
+            super().close(now)
+            is_open.discard(self)
+
+    monkeypatch.setitem(EXECUTORS, "inline", lambda trainer, place: OneAtATime(trainer))
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, empty_mlflow: Path, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch, one_executor: None
+) -> Folder:
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     monkeypatch.setitem(TRAINERS, "dpo", "tests.sweeper.scoring_trainers:Trains")
     monkeypatch.setattr("sweeper.measuring.remeasure.EVALUATOR", "tests.sweeper.scoring_trainers:Measures")
@@ -104,30 +127,6 @@ def test_a_changed_judge_scores_kept_adapters_anew_and_trains_nothing(folder: Fo
     assert "sweeper run` measures again" not in folder.notes()
     assert folder.told("hinge") == {b: ("COMPLETE", -200.0 * b) for b in (0.1, 0.2, 0.4)}
     assert "Measuring" not in folder.run(LONG_IS_BAD)
-
-
-def test_kept_runs_are_measured_before_the_workers_of_the_sweep_are_there(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers elsewhere come in by a door, at one address and with one mark in the folder of the runs."""
-    is_open: set[Inline] = set()
-
-    class OneAtATime(Inline):
-        def __init__(self, trainer: str) -> None:
-            if is_open:
-                raise RuntimeError("Address already in use")
-            super().__init__(trainer)
-            is_open.add(self)
-
-        def close(self, now: bool = False) -> None:
-            super().close(now)
-            is_open.discard(self)
-
-    folder.run(LONG_IS_GOOD)
-    monkeypatch.setitem(EXECUTORS, "inline", lambda trainer, place: OneAtATime(trainer))
-    said = folder.run(LONG_IS_BAD)
-    assert "Measuring 6 finished runs again" in said
-    assert folder.golds() == {"sigmoid": -20.0, "hinge": -20.0}
 
 
 @pytest.mark.slow

@@ -93,6 +93,37 @@ def test_a_sweep_on_slurm_gives_the_numbers_of_one_machine_though_a_job_is_preem
     wait_until(lambda: not slurm.call("squeue", "-h", "-t", "PD,R"), "jobs are left")
 
 
+# The script of `sweeper/machines.md`, for this Python.
+JOB = """#!/bin/bash
+#SBATCH --job-name=sweep --cpus-per-task=2 --time=3-00:00:00 --signal=B:TERM@120
+#SBATCH --output=printed
+exec {python} -m sweeper run study.yaml --executor slurm
+"""
+QUICK = """
+study: elsewhere
+trainer: formula
+base: {model_name_or_path: embedded, use_peft: true, lora_r: 8, max_steps: 20, learning_rate: 5.0e-4}
+variants: {sigmoid: {}, ipo: {}}
+space: {beta: {low: 0.1, high: 1.0, log: true}}
+budget: {trials: 2}
+objective: {metric: ranking_gain}
+resources: {workers: 2, slurm: {cpus: 1}}
+"""
+
+
+def test_a_sweep_that_is_a_job_itself_submits_others(slurm: Slurm, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(QUICK)
+    (tmp_path / "sweep.sh").write_text(JOB.format(python=sys.executable))
+    environment = {**slurm.environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    submit = ["sbatch", "--wait", f"--chdir={tmp_path}", "sweep.sh"]
+    done = subprocess.run(submit, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + (tmp_path / "printed").read_text()
+    records = load_records(f"sqlite:///{tmp_path}/mlflow.db", "elsewhere")
+    assert len(records) == RUNS
+    assert all(record.state is not State.RUNNING for record in records)
+    wait_until(lambda: not slurm.call("squeue", "-h", "-t", "PD,R"), "jobs are left")
+
+
 def start_hosts(printed: Path, count: int) -> list[subprocess.Popen[bytes]]:
     """Do what the sweep has said to do on other machines."""
     wait_until(lambda: "sweeper worker --connect" in printed.read_text(), "nobody is told how")
