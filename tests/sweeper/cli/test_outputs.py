@@ -43,3 +43,11 @@ def test_a_table_does_not_replace_the_records_that_it_is_made_of(sweeper: Sweepe
     ended = sweeper(tmp_path, "table", "study.yaml", "--records", "r.gz", "--output", "./r.gz")
     assert "is the file of records" in ended.stderr
     assert (tmp_path / "r.gz").read_text() == "records"
+
+
+def test_a_study_is_not_written_through_a_link_that_leads_nowhere(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").symlink_to("elsewhere.yaml")
+    ended = sweeper(tmp_path, "init", "study.yaml")
+    assert ended.returncode == 2
+    assert "study.yaml exists already" in ended.stderr
+    assert not (tmp_path / "elsewhere.yaml").exists()
