@@ -64,7 +64,7 @@ def place_problems(spec: StudySpec) -> list[Problem]:
                 f"(ORG/NAME); {' and '.join(EMBEDDED_MODELS)} are the models that come with the project",
             )
         )
-    for key, name in _read(spec).items():
+    for key, name in read_by(spec).items():
         if name not in EMBEDDED_MODELS and _lies_in(spec.output.folder, existing(name)):
             problems.append(
                 Problem(
@@ -82,8 +82,8 @@ def _lies_in(folder: str, place: Path | None) -> bool:
         return False
 
 
-def _read(spec: StudySpec) -> dict[str, str]:
-    """The names of folders that runs of the study read, by key."""
+def read_by(spec: StudySpec) -> dict[str, str]:
+    """What runs of the study read, a path or a Hub id each, by key."""
     named = {
         "data.path": spec.data.path,
         "base.model_name_or_path": spec.base.get("model_name_or_path"),

@@ -172,8 +172,11 @@ class Study:
 
     def export(self, path: str | Path = "best.yaml", *, variant: str | None = None, trial: int | None = None) -> Path:
         """Write the best settings, or those of a variant or trial, as a file that `trl dpo --config` runs."""
+        from sweeper.cli.inputs import refuse_output
+
         self._needs_store("export")
         with refusals():
+            refuse_output(Path(path), self._source.study, self._loaded.spec)
             return export_to(Path(path), self._loaded, variant, trial)
 
     def _found(self) -> Found:

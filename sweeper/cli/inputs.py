@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from studies.text.mistakes import of_option
 from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
@@ -19,6 +21,32 @@ if TYPE_CHECKING:
     from studies.spec import ResolvedVariant, Study, StudySpec
     from trainers.data.pairs import DataError
     from trainers.data.sources import Rows
+
+
+def refuse_output(output: Path, study: str, spec: StudySpec, records: Path | None = None) -> None:
+    """Exit with 2 where an output would take the place of what a study or its sweeps need, or lie among it. `records`:
+    the file that is read in place of the store.
+    """
+    from dashboards.store.addresses import absolute_url, sqlite_file
+    from dashboards.store.connection import store_uri
+    from dashboards.store.databases import OPTUNA
+    from studies.records import EMBEDDED_MODELS
+    from studies.schema.paths import existing, read_by
+
+    here, file = Path.cwd(), existing(study)
+    storage = absolute_url(os.environ.get(OPTUNA.variable) or "sqlite:///optuna.db", here)
+    needed = {
+        "the study file": file if file is not None and file.is_file() else None,
+        "the file of records": records,
+        "the folder of its runs": here / spec.output.folder / spec.study,
+        "Optuna's storage": sqlite_file(storage),
+        "the MLflow store": sqlite_file(store_uri(None, here)),
+        **{f"what {k} names": existing(n) for k, n in read_by(spec).items() if n not in EMBEDDED_MODELS},
+    }
+    place = output.resolve()
+    for what, path in needed.items():
+        if path is not None and place.is_relative_to(path.resolve()):
+            refuse([of_option("--output", str(output), f"is {what}, or lies in it: name another place.")])
 
 
 def read_data(data: DataConfig) -> Rows | DataError | None:

@@ -5,6 +5,7 @@ store.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from dashboards.tables.comparison import Comparison, Row
 from studies.design.points import CONFIRM
 from studies.loading.plain_text import escaped
 from studies.losses.free_settings import free_problems
-from studies.records import DATA_DIGEST, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
+from studies.records import DATA_DIGEST, EMBEDDED_MODELS, PRECOMPUTE, PROBE, WEIGHT_FACT, RunConfig, RunRecord, State
 from studies.schema.contents import changed_since, sources
 from studies.schema.knob_problems import name_problem
-from studies.schema.paths import existing
+from studies.schema.paths import existing, read_by
 from studies.spec import Study, StudySpec
+from studies.text.files import read_bytes
 from studies.text.redact import redact
 from sweeper.commands.exported import Exported
 from sweeper.commands.sharing.heads import CONSTANT, ExportError, head, measured, tuned_head
@@ -40,6 +42,8 @@ __all__ = [
     "write_best",
 ]
 
+_HEAD = "# study "  # begins a line of every file that is written here
+_ELSEWHERE = "name another place with --output"
 # Facts of a run that depend on its hardware and change its numbers or whether it runs at all.
 HARDWARE = ("bf16", "fp16", "use_cpu", "gradient_checkpointing", "dtype")
 
@@ -100,7 +104,8 @@ def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) ->
 
     spec, row, record, trained, step = study.spec, chosen.row, chosen.record, chosen.trained, chosen.step
     output = output.absolute()
-    data = output.with_name(f"{output.stem}-data")
+    data, model_folder = (output.with_name(f"{output.stem}-{part}") for part in ("data", "model"))
+    _check_outputs(spec, output, data, model_folder)
 
     def text_of(model: str, digest: str) -> str:
         asked = stopped_at(step, trl_settings(trained, record, placed(model), data, output))
@@ -114,13 +119,26 @@ def write_best(study: Study, table: Comparison, chosen: Chosen, output: Path) ->
 
     text_of(str(trained.settings["model_name_or_path"]), "")  # refused before anything is written
     try:
-        model, digest = write_export(
-            trained, data, output.with_name(f"{output.stem}-model"), record.facts.get(DATA_DIGEST)
-        )
+        model, digest = write_export(trained, data, model_folder, record.facts.get(DATA_DIGEST))
     except (DataError, UnusableModel, OSError) as error:
         raise ExportError(f"The run's model or data cannot be read: {error}") from error
     output.write_text(text_of(model, digest), encoding="utf-8")
     return Exported.of(record, step, output, data, model, digest)
+
+
+def _check_outputs(spec: StudySpec, output: Path, *folders: Path) -> None:
+    """Refuse to write over a file that no export wrote, and over what the study reads. Raises ExportError."""
+    for key, name in read_by(spec).items():
+        place = None if name in EMBEDDED_MODELS else existing(name)
+        for folder in folders:
+            if place is not None and place.resolve().is_relative_to(folder.resolve()):
+                raise ExportError(f"{folder.name} would be written, where {name} lies, which {key} reads: {_ELSEWHERE}")
+    try:
+        text = read_bytes(output, links=True).decode(errors="replace") if os.path.lexists(output) else _HEAD
+    except OSError as error:
+        raise ExportError(f"{output}: {error.strerror}.") from error
+    if not any(line.startswith(_HEAD) for line in text.splitlines()):
+        raise ExportError(f"{output.name} is there already, and no export has written it: {_ELSEWHERE}")
 
 
 def placed(model: str) -> str:

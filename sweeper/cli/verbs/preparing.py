@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def init(
     problems = given_problems(given, hours, model, dataset) + judge.problems(dataset)
     if problems:
         refuse(problems)
-    if file.exists():
+    if os.path.lexists(file):
         refuse([f"{file} exists already: give another name, or remove it first."])
     facts = looked_at(model, dataset)
     designed = judge.within(design(facts, hours, machine(None)))

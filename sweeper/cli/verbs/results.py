@@ -15,6 +15,7 @@ import typer
 from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import redact
+from sweeper.cli.inputs import refuse_output
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Set, StudyName, Workers
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
@@ -107,6 +108,8 @@ def table(
     if problems:
         refuse(problems)
     loaded, kind = load(study, settings, only_read=True), kinds["json" if json else format]
+    if output is not None:
+        refuse_output(output, study, loaded.spec, file)
     width = screen_width() if output is None else None
     with store_errors():
         if file is None:
@@ -169,6 +172,7 @@ def records(
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings, only_read=True)
+    refuse_output(output, study, loaded.spec)
     with store_errors():
         tell_whose(loaded.spec)
         found = recorded_of(loaded, answers_of(loaded))
@@ -192,6 +196,7 @@ def report(
     from sweeper.recorded.reading import answers_of
 
     loaded = load(study, settings, only_read=True)
+    refuse_output(output, study, loaded.spec, file)
     with store_errors("Reading the runs and drawing the figures ..."):
         if file is None:
             tell_whose(loaded.spec)

@@ -11,7 +11,7 @@ import typer
 
 from studies.text.mistakes import Mistake
 from studies.text.places import PLACE
-from sweeper.cli.inputs import warn_of_code
+from sweeper.cli.inputs import refuse_output, warn_of_code
 from sweeper.cli.options import Set, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import Ended, refuse
@@ -53,6 +53,7 @@ def export(
     from sweeper.commands.sharing.share import PushError, Wanted
 
     loaded = load(study, settings)
+    refuse_output(output, study, loaded.spec)
     warn_of_code(loaded.spec)
     merged = output.with_name(f"{output.stem}-merged") if merge else None
     wanted = Wanted(push_to_hub, public, dry_run, merged, register, adapter)

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from trl.scripts.dpo import main, make_parser
 
 from studies.records import PRECOMPUTE, WEIGHT_FACT, DataConfig, EvaluationConfig, RunConfig, RunRecord
+from studies.spec import load_study
 from sweeper.commands import export
 from sweeper.commands.export import placed, trl_settings
 from tests.dashboards.generated import a_record
@@ -307,6 +308,27 @@ def test_asking_for_what_is_not_there_exits_2_and_writes_nothing(
     assert refused.returncode == 2
     assert said in refused.stderr
     assert not (trained / "best.yaml").exists()
+
+
+def test_what_no_export_has_written_stays(sweeper: Sweeper, trained: Path) -> None:
+    (trained / "best.yaml").write_text("beta: 0.1\n")
+    refused = sweeper(trained, "export", "study.yaml")
+    assert refused.returncode == 2
+    assert "best.yaml is there already, and no export has written it" in refused.stderr
+    assert (trained / "best.yaml").read_text() == "beta: 0.1\n"
+    assert not (trained / "best-data").exists()
+
+
+def test_nothing_is_written_where_lies_what_the_study_reads(tmp_path: Path) -> None:
+    """As where the pairs are those of an earlier export."""
+    data = tmp_path / "best-data" / "train.jsonl"
+    data.parent.mkdir()
+    data.touch()
+    text = f"study: s\nbase: {{model_name_or_path: m}}\ndata: {{path: {data}}}\nvariants: {{sigmoid: {{}}}}"
+    spec = load_study("s.yaml", text=text)
+    with pytest.raises(export.ExportError, match=r"which data\.path reads: name another place"):
+        export._check_outputs(spec, tmp_path / "best.yaml", data.parent, tmp_path / "best-model")
+    export._check_outputs(spec, tmp_path / "best.yaml", tmp_path / "other-data", tmp_path / "best-model")
 
 
 def test_no_limit_stays_no_limit(sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path) -> None:
