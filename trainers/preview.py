@@ -236,14 +236,21 @@ def _changed_by_template(
         asks = messages is prompt
         shown = str(tokenizer.apply_chat_template(messages, add_generation_prompt=asks, tokenize=False))
         lost |= {f"a message of role {m['role']!r} says" for m in messages if m["content"].strip() not in shown}
-        named = [call.get("function") or call for m in messages for call in m.get("tool_calls") or () if call]
-        lost |= {"a call of a tool says" for call in named if str(call.get("name")) not in shown}
+        lost |= {"a call of a tool says" for m in messages for name in _tools(m) if name not in shown}
     for what in sorted(lost):
         yield f"the chat template leaves out or changes what {what}"
     roles = {answer[i]["role"] for answer in answers for i in (0, -1)} - {"assistant"}
     if roles:
         named_roles = " and ".join(map(repr, sorted(roles)))
         yield f"an answer begins or ends with a message of role {named_roles}, which is trained on as the assistant's"
+
+
+def _tools(message: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the tools that a message calls."""
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            yield function["name"]
 
 
 if __name__ == "__main__":

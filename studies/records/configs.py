@@ -55,7 +55,9 @@ class DataConfig(Frozen):
     `bad_rows`: whether a row that teaches nothing or cannot be read refuses the data, or is left out and counted.
     `columns`: where the data has other names for `prompt`, `chosen` and `rejected`, those (of `prompt` null: there is
     none, it is the common beginning of the answers). `messages`: whether rows of messages go through the model's chat
-    template, or are written as plain text (`User: ...`, `Assistant: ...`), as for a model without a template.
+    template, or are written as plain text (`User: ...`, `Assistant: ...`), as for a model without a template. Read as
+    messages too, and said so: lists as JSON text, `from` and `value` as in ShareGPT, content in parts that are all
+    text, one message where a list should be, and plain text where the other side of a row is messages.
 
     A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """

@@ -111,7 +111,7 @@ def in_plain_text(row: Row) -> Row:
     if not is_conversational(row):
         return row
     prompt, chosen, rejected = (_messages_of(row[text]) for text in _TEXTS)
-    asked = "".join(f"{m['role'].capitalize()}: {m['content'].strip()}\n\n" for m in prompt)
+    asked = "".join(f"{m['role'].capitalize()}: {_said(m)}\n\n" for m in prompt)
     return Row(prompt=f"{asked}Assistant:", chosen=_written_answer(chosen), rejected=_written_answer(rejected))
 
 
@@ -122,8 +122,14 @@ def _messages_of(text: Text) -> list[dict[str, Any]]:
 def _written_answer(messages: list[dict[str, Any]]) -> str:
     """An answer behind `Assistant:`; where others speak in it, behind their roles."""
     first, *others = messages
-    told = [f" {first['content'].strip()}", *(f"{m['role'].capitalize()}: {m['content'].strip()}" for m in others)]
+    told = [f" {_said(first)}", *(f"{m['role'].capitalize()}: {_said(m)}" for m in others)]
     return "\n\n".join(told)
+
+
+def _said(message: dict[str, Any]) -> str:
+    """What a message says; of one that calls a tool and says nothing, the call."""
+    calls = message.get("tool_calls")
+    return message["content"].strip() or (json.dumps(calls, ensure_ascii=False) if calls else "")
 
 
 # ---- messages in other forms ----------------------------------------------------------------------------------------

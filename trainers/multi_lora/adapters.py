@@ -99,8 +99,9 @@ class PackedAdapters:
 
     def _lay_out(self, likes: Sequence[Adapter], geometry: Geometry, weights: Tensor, gradients: Tensor) -> None:
         """Point every layer at its part of the weights and of the gradients: all layers, or none where memory ends."""
-        for name in geometry.sites.keys() - self._layers.keys():
-            self._layers[name] = _inject(self.model, name)
+        for name in geometry.sites:  # in their order: the first that cannot be is what a run is told
+            if name not in self._layers:
+                self._layers[name] = _inject(self.model, name)
         scalings = {
             name: torch.tensor(
                 [like[name].scaling if name in like else 0.0 for like in likes], dtype=self.dtype, device=self.device
