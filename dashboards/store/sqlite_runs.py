@@ -44,16 +44,11 @@ left join runs r on r.experiment_id = e.experiment_id and r.lifecycle_stage = 'a
 and exists (select 1 from tags t where t.run_uuid = r.run_uuid and t.key = ? and t.value = ?)
 where e.lifecycle_stage = 'active' group by e.experiment_id order by e.name
 """
-# What tells that a run has changed: of a run that ended, a later attempt, a judge or an evaluation leaves a trace here.
 _SIGNS = """
 select run_uuid, status, end_time from runs where experiment_id = ? and lifecycle_stage = 'active'
-and exists (select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = ? and tags.value = ?)
 order by start_time, run_uuid
 """
-_SIGNING = """
-select t.run_uuid, t.key, t.value from tags t join runs r on r.run_uuid = t.run_uuid
-where r.experiment_id = ? and t.key in ({}) order by t.key
-"""
+_SIGNING = "select run_uuid, key, value from tags where run_uuid in ({}) and key in ({}) order by key"
 _SOME = "select run_uuid, name, status, start_time, end_time, artifact_uri from runs where run_uuid in ({})"
 _TAGS = "select run_uuid, key, value from tags where run_uuid in ({})"
 _PARAMS = "select run_uuid, key, value from params where run_uuid in ({})"
@@ -165,21 +160,30 @@ def read_sqlite_experiment(
         return None
 
 
-def read_signs(
-    database: sqlite3.Connection, experiment: str, kind: tuple[str, str], keys: Sequence[str]
-) -> dict[str, tuple[object, ...]] | None:
-    """Run -> its status, its end and its tags of those `keys`, oldest first: what changes when a run does. None where
-    the tables are of another version, or there is no such experiment. Raises sqlite3.Error.
+def read_signs(database: sqlite3.Connection, experiment: str) -> dict[str, tuple[object, ...]] | None:
+    """Run -> its status and its end, of all that are not deleted, oldest first. None where the tables are of another
+    version, or there is no such experiment. Raises sqlite3.Error.
     """
     found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
     if not _is_known(database) or len(found) != 1:
         return None
-    rows = database.execute(_SIGNS, (*found[0], *kind))
-    signs: dict[str, tuple[object, ...]] = {run: (*sign,) for run, *sign in rows}
-    query = _SIGNING.format(",".join("?" * len(keys)))
-    for run, *tag in database.execute(query, (*found[0], *keys)):
-        if run in signs:
-            signs[run] += tuple(tag)
+    return {run: (*sign,) for run, *sign in database.execute(_SIGNS, found[0]).fetchall()}
+
+
+def read_signing(
+    database: sqlite3.Connection, run_ids: Sequence[str], kind: tuple[str, str], keys: Sequence[str]
+) -> dict[str, tuple[object, ...]]:
+    """Of those of some runs, `CHUNK` at most, that are of a `kind`: their tags of these keys, which with status and end
+    change when a run does: of one that ended, a later attempt, a judge or an evaluation leaves a trace there. Raises
+    sqlite3.Error.
+    """
+    query = _SIGNING.format(",".join("?" * len(run_ids)), ",".join("?" * (len(keys) + 1)))
+    rows = database.execute(query, (*run_ids, *keys, kind[0])).fetchall()
+    ours = {run for run, key, value in rows if (key, value) == kind}
+    signs: dict[str, tuple[object, ...]] = dict.fromkeys(ours, ())
+    for run, key, value in rows:
+        if run in ours and key != kind[0]:
+            signs[run] += ((key, value),)
     return signs
 
 
@@ -215,10 +219,11 @@ def _fill(database: sqlite3.Connection, runs: Mapping[str, StoredRun]) -> None:
     """Read tags, parameters and last metrics of some runs, in one transaction."""
     ids, marks = list(runs), ",".join("?" * len(runs))
     database.execute("begin")
-    for run_id, key, value in database.execute(_TAGS.format(marks), ids):
+    tags, params, metrics = (database.execute(q.format(marks), ids).fetchall() for q in (_TAGS, _PARAMS, _METRICS))
+    database.execute("commit")  # who writes waits until here
+    for run_id, key, value in tags:
         runs[run_id].tags[key] = value
-    for run_id, key, value in database.execute(_PARAMS.format(marks), ids):
+    for run_id, key, value in params:
         runs[run_id].params[key] = value
-    for run_id, key, value, is_nan in database.execute(_METRICS.format(marks), ids):
+    for run_id, key, value, is_nan in metrics:
         runs[run_id].metrics[key] = math.nan if is_nan else value
-    database.execute("commit")

@@ -36,7 +36,9 @@ STYLE: Final = """
 .q-table tr { background: #fff } .body--dark .q-table tr { background: #1d1d1d }
 .wrap { overflow-wrap: anywhere }
 :focus-visible { outline: 2px solid #0b69b7; outline-offset: 2px }
-.q-header :focus-visible { outline-color: #fff } .body--dark :focus-visible { outline-color: #7cc4ff }
+.q-btn:focus-visible { box-shadow: 0 0 0 3px #0b69b7 }  /* its class takes the outline */
+.body--dark :focus-visible { outline-color: #7cc4ff } .q-header :focus-visible { outline-color: #fff }
+.body--dark .q-btn:focus-visible { box-shadow: 0 0 0 3px #7cc4ff }
 a.link, .act { color: #0b69b7 } .body--dark a.link, .body--dark .act { color: #7cc4ff }
 .plus { color: #15803d } .minus { color: #b91c1c }
 .body--dark .plus { color: #4ade80 } .body--dark .minus { color: #f87171 }

@@ -1,33 +1,36 @@
 """Follows the runs of a study in an MLflow store: reads those alone that are new or have changed, and writes nothing.
 
-In a SQLite file a look costs nothing while nobody has written, and two short queries where somebody has; no
-transaction holds longer than `dashboards.store.sqlite_runs.CHUNK` runs take, so that no writer waits for more. Other
-stores are asked for the runs that began, ended or train since the last look, and for all of them every few minutes,
+In a SQLite file a look costs nothing while nobody has written, and short queries where somebody has. They take no lock
+(see `unlocked.py`), so that no writer waits; where others write all the time, a lock for as long as `CHUNK` runs take.
+Other stores are asked for the runs that began, ended or train since the last look, and for all every few minutes,
 since MLflow does not say what somebody has deleted or measured again.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from dashboards.live.reading.unlocked import Busy, Unlocked
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import connect, store_calls
 from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
 from dashboards.store.records import load_study_tags, read_runs, stored
-from dashboards.store.sqlite_runs import StoredRun, open_to_read, read_signs, read_some
+from dashboards.store.sqlite_runs import StoredRun, open_to_read, read_signing, read_signs, read_some
 from studies.records import RunRecord
 
-CHUNK: Final = 200  # runs a transaction
+CHUNK: Final = 100  # runs that are read at once
+SIGNS: Final = 500  # runs of which it is read at once whether they have changed
 ALL_SECONDS: Final = 300.0  # after which a store that is no SQLite file is read whole again
 _SIGNING: Final = ("state", SUPERSEDED, MEASURED_BY)
 _RUNNING: Final = ("RUNNING", "SCHEDULED")
 
+Value = TypeVar("Value")
 HowFar = Callable[[int, int], None]
 """Is told how many runs are read, of how many."""
 
@@ -73,15 +76,14 @@ class Followed:
                 return None
             if (version := self._database.version()) == self._version:
                 return False
-            database = self._database.connection
-            signs = read_signs(database, self._study, (KIND, RUN), _SIGNING)
+            signs = self._read_signs(self._database)
             if signs is None:
                 return None
             stale = [run for run, sign in signs.items() if self._signs.get(run) != sign or sign[0] in _RUNNING]
             gone = self._signs.keys() - signs.keys()
             for start in range(0, len(stale), CHUNK):
                 tell(start, len(stale))
-                self._take(read_some(database, stale[start : start + CHUNK]))
+                self._take(self._database.read(partial(read_some, run_ids=stale[start : start + CHUNK])))
         except sqlite3.Error:
             return None
         self._signs, self._version = signs, version
@@ -90,6 +92,19 @@ class Followed:
         changed = bool(stale or gone or tags != self.tags)
         self.tags = tags
         return changed
+
+    def _read_signs(self, database: _Database) -> dict[str, tuple[object, ...]] | None:
+        """Run -> what changes when it does, oldest first. Raises sqlite3.Error."""
+        ended = database.read(partial(read_signs, experiment=self._study))
+        if ended is None:
+            return None
+        signs: dict[str, tuple[object, ...]] = {}
+        runs = list(ended)
+        for start in range(0, len(runs), SIGNS):
+            some = runs[start : start + SIGNS]
+            tags = database.read(partial(read_signing, run_ids=some, kind=(KIND, RUN), keys=_SIGNING))
+            signs |= {run: (*ended[run], *tags[run]) for run in some if run in tags}
+        return signs
 
     def _ask_client(self) -> bool:
         """See `look`, by MLflow's client."""
@@ -125,30 +140,36 @@ class Followed:
 
 
 class _Database:
-    """A SQLite file that is open, and holds no lock between two queries."""
+    """A SQLite file that is open, and is read without a lock where that can be."""
 
     def __init__(self, file: Path) -> None:
-        self.connection = open_to_read(file)
-        self._file, self._stat = file, file.stat()
+        self._unlocked, self._locking = Unlocked(file), open_to_read(file)
 
     @classmethod
     def of(cls, file: Path, open_now: _Database | None) -> _Database | None:
         """The file as it is now: another one may have taken its name. None where there is none."""
         with suppress(OSError):
-            if open_now is not None and os.path.samestat(open_now._stat, file.stat()):
+            if open_now is not None and open_now._unlocked.is_there:
                 return open_now
             if open_now is not None:
                 open_now.close()
             return cls(file)
         return None
 
-    def version(self) -> tuple[object, ...]:
-        """What changes when another connection writes."""
-        (version,) = self.connection.execute("pragma data_version").fetchone()
-        return (self._stat.st_ino, version)
+    def version(self) -> object:
+        """What changes when somebody writes; nothing that was before, while somebody does."""
+        return self._unlocked.state() or object()
+
+    def read(self, read: Callable[[sqlite3.Connection], Value]) -> Value:
+        """What `read` finds. Raises sqlite3.Error."""
+        try:
+            return self._unlocked.read(read)
+        except Busy:
+            return read(self._locking)
 
     def close(self) -> None:
-        self.connection.close()
+        self._locking.close()
+        self._unlocked.close()
 
 
 def _newer(client: Any, experiment_id: str, known: Mapping[str, RunRecord]) -> list[StoredRun]:
