@@ -187,8 +187,8 @@ def ranking(material: Material, scenario: str, name: str) -> Figure | Missing:
         axes.axvline(same, color=QUIET, lw=0.7, ls=(0, (1, 2)))
         for i, (loss, of) in enumerate(zip(rows, shown, strict=True)):
             colour, kind = material.looks[loss.variant].colour, _kind(loss, answer)
-            if of is not None and of[1:] != (None, None):
-                axes.plot(of[1:], [i, i], color=colour, lw=1.8, solid_capstyle="butt")
+            if of is not None and (ends := [end for end in of[1:] if end is not None]):
+                axes.plot(ends, [i] * len(ends), color=colour, lw=1.8, solid_capstyle="butt")
             at = same if loss.variant == found.baseline else None if of is None else of[0]
             if at is not None:
                 axes.plot([at], [i], ls="", marker=_MARKS[kind], ms=7.5 if kind == _AVOID else 6.0, color=colour)
@@ -209,7 +209,8 @@ def _beside(loss: TunedLoss, is_rate: bool, times: float) -> tuple[float, float 
         return None
     more = loss.difference.estimate
     shown = as_rate(more) if is_rate else more
-    return times * shown.value, *(None if limit is None else times * limit for limit in (shown.low, shown.high))
+    low, high = (None if limit is None else times * limit for limit in (shown.low, shown.high))
+    return times * shown.value, low, high
 
 
 def _beside_axis(material: Material, found: Tuned) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from studies.design.measurers import asked_of
 from studies.records import JUDGED, METRICS, RunConfig, digest
 from studies.schema.contents import held
+from studies.schema.replicates import as_in_file
 from studies.schema.variants import possible, run_data
 from studies.spec import ResolvedVariant, Scenario, Study, StudySpec, arms_in, in_scenario
 
@@ -83,7 +84,8 @@ def asked_of_files(study: Study) -> str:
     """Digest of all questions of the study, whatever its sources hold: of two that share it, either has the other's
     runs for its own.
     """
-    return digest({"/".join(place): question for place, question in questions(study.holding({})).items()})
+    spec = as_in_file(study.holding({}).spec)  # replicates only add runs, as trials do
+    return digest({"/".join(place): question for place, question in questions(Study(spec, study.variants)).items()})
 
 
 def goal_of(spec: StudySpec, evaluator: str | None = None) -> str:

@@ -95,7 +95,8 @@ def pinned(
 
 def gone(found: Iterable[Source]) -> str:
     """That nobody can tell what these sources hold now, in words."""
-    return f"{' and '.join(f'{source.what} {source.name}' for source in found)} cannot be read now"
+    named = " and ".join(f"{source.what} {source.name}" for source in found)
+    return f"{named} cannot be read now, or no `sweeper run` has read it under this name yet"
 
 
 def changed_since(found: Iterable[Source]) -> str:

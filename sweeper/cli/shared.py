@@ -222,7 +222,7 @@ def run_sweep(wanted: RunRequest, verify: int = 0, retry: Collection[str] = (), 
                 retry=retry,
                 strict=how.strict,
                 watch_events=notifier.after(both(events.add, display.event)),
-                next_version=version_with(wanted.settings),
+                next_version=version_with(wanted.settings, wanted.study),
             )
         except ForeignStudy as error:
             _refuse_foreign(wanted, error)

@@ -46,7 +46,8 @@ _KINDS: Final = {  # of what a run's folder holds
 _SCRATCH: Final = ".scratch-of-sweeper"  # file in a folder all of which may be removed
 _HELD: Final = {  # files that a sweep, its workers and who asks it make in folders of fixed names
     LOGS: re.compile(
-        r"(worker-\d+|notify|speed)\.log|door\.(key|mark)|\.door\.(key|mark)\.[0-9a-f]{16}|\.seen-[0-9a-f]{16}"
+        r"(worker-\d+|notify|speed)\.log|door\.(key|mark|port)|\.door\.(key|mark|port)\.[0-9a-f]{16}"
+        r"|\.seen-[0-9a-f]{16}"
     ),
     REQUESTS: re.compile(r"[0-9A-Za-z_-]{1,64}\.json|\.[0-9A-Za-z_-]{1,64}\.json\.[0-9a-f]{16}"),
     REFERENCE: re.compile(r"[0-9a-f]{32}/([0-9a-f]{32}\.safetensors|lock|\.[0-9a-f]{16}\.tmp)"),

@@ -35,16 +35,17 @@ class NotHere(Exception):
 
 
 @contextmanager
-def lock(runs: Path) -> Iterator[None]:
-    """Hold the study for this process. The kernel releases it when the process ends, however it ends. On a file system
-    that knows no locks nothing is held here, and the lease in Optuna's storage alone keeps a second sweep out.
+def lock(runs: Path) -> Iterator[bool]:
+    """Hold the study for this process, and give whether it is held. The kernel releases it when the process ends,
+    however it ends. On a file system that knows no locks nothing is held here, and the lease in Optuna's storage alone
+    keeps a second sweep out.
 
     Raises AlreadyRunning, naming the process that holds it; OSError where the folder cannot be written.
     """
     runs.mkdir(parents=True, exist_ok=True)
     with open_file(runs / LOCK_FILE, os.O_RDWR | os.O_CREAT) as file:
         try:
-            _lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = _lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             process, host = holder(runs)
             where = f" on {host}" if host not in ("", socket.gethostname()) else ""
@@ -52,20 +53,23 @@ def lock(runs: Path) -> Iterator[None]:
                 f"This study is being run already, by process {process or '?'}{where} (lock {file.name}). "
                 "Wait for it, or stop it with `sweeper stop`."
             ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()} {socket.gethostname()}".encode())
-        file.flush()
-        yield
+        if held:
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()} {socket.gethostname()}".encode())
+            file.flush()
+        yield held
 
 
-def _lock(descriptor: int, how: int) -> None:
-    """Lock a file, where its file system knows locks. Raises BlockingIOError, and OSError."""
+def _lock(descriptor: int, how: int) -> bool:
+    """Lock a file; False where its file system knows no locks. Raises BlockingIOError, and OSError."""
     try:
         fcntl.flock(descriptor, how)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+        return False
+    return True
 
 
 def ask_to_stop(runs: Path, *, now: bool) -> int:

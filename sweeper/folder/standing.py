@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
 from studies.requests import Request
-from sweeper.folder.control import NotHere, is_held, machine_digest
+from sweeper.folder.control import AlreadyRunning, NotHere, is_held, lock, machine_digest
 from sweeper.folder.events import EventReader, Heartbeat, Line, RequestAnswered, SweepEnded, last_events
 from sweeper.folder.names import EVENTS_FILE
 from sweeper.folder.requests import put, remove
@@ -124,3 +125,13 @@ def lives(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+@contextmanager
+def alone(runs: Path) -> Iterator[None]:
+    """Hold the study for what measures its runs, which takes no lease. Raises AlreadyRunning; OSError as `lock`."""
+    with lock(runs) as held:
+        found = None if held else standing(runs)
+        if found is not None and found.state == "running":
+            raise AlreadyRunning(f"This study is being run already, by {found.process}. Wait for it, or stop it.")
+        yield

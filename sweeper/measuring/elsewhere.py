@@ -20,8 +20,8 @@ from studies.schema.variants import possible
 from studies.spec import Study
 from studies.text.plural import so_many
 from sweeper.executors.waiting import result_of, wait_for
-from sweeper.folder.control import lock
 from sweeper.folder.paths import StudyPaths
+from sweeper.folder.standing import alone
 from sweeper.loop.progress import Interrupted
 from sweeper.measuring.remeasure import measuring, placement_of, problem_of, with_error
 from sweeper.measuring.rescore import EvaluateError
@@ -126,7 +126,7 @@ def measure_all(
     """
     if not wanted.missing:
         return Measured(0, {})
-    with lock(where.runs):
+    with alone(where.runs):
         try:
             return _measure(study, wanted, where, executor, workers, say)
         except (StoreAway, OSError, RuntimeError) as error:

@@ -16,8 +16,8 @@ from studies.spec import Study, StudySpec
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.executors import Executor
-from sweeper.folder.control import lock
 from sweeper.folder.paths import StudyPaths
+from sweeper.folder.standing import alone
 from sweeper.loop.progress import Interrupted
 from sweeper.measuring.remeasure import CHECKED, Scored, Task, add_task, keeps_adapter, measure, measuring, named
 from sweeper.measuring.samples import unjudged
@@ -118,7 +118,7 @@ def score_all(
     Raises AlreadyRunning while the study is being run, StoreError where the store cannot be used, and Interrupted where
     it, or the workers, went away; what is scored by then is kept.
     """
-    with lock(where.runs):
+    with alone(where.runs):
         tracker = Tracker(where.tracking, where.folder, say)
         try:
             tracker.keep_contents(spec.study, spec.contents)

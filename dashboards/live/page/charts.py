@@ -83,7 +83,7 @@ def near(points: Sequence[Point]) -> list[Point]:
     drifts = sorted(point.drift for point in points if not point.failed)
     if not drifts:
         return list(points)
-    most = FAR * drifts[3 * (len(drifts) - 1) // 4]
+    most = FAR * max(drifts[3 * (len(drifts) - 1) // 4], 0.1)  # nats: below that all are near
     return [point for point in points if point.drift <= most]
 
 

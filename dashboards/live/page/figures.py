@@ -63,7 +63,7 @@ class FiguresView:
         )
         labels = choices(found)
         kept = [one for one in self._runs.value or [] if one in labels]
-        self._runs.set_options(labels, value=first_chosen(found) if first or not kept else kept)
+        self._runs.set_options(labels, value=first_chosen(found) if first or (self._runs.value and not kept) else kept)
         names = list(dict.fromkeys(found.names))
         first_shown = next((name for name in COMPARABLE if name in names), names[0])
         self._metric.set_options(

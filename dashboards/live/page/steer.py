@@ -68,7 +68,7 @@ def _sweep(desk: Desk, glance: Glance) -> None:
                 sure="Stop each run at its next step? Its state is kept: the same command goes on.",
             )
             file = desk.watcher.told.file(glance.name)
-            if file is not None and file.endswith(".yaml"):
+            if file is not None and file.endswith((".yaml", ".yml")):
                 _button(desk, glance.name, f"take {file} as it is now", Take(file), "sync")
         elif trains_elsewhere(glance):
             muted("It may train elsewhere: the sweep is steered where it runs.")

@@ -16,6 +16,7 @@ from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     Reuse,
     check_owner,
+    command_line,
     load,
     refuse_foreign_runs,
     run_sweep,
@@ -142,20 +143,21 @@ def asked_to_stop(runs: Path, *, now: bool) -> str:
         refuse([f"{error} ({shown(str(found))}.)" if found is not None else str(error)])
 
 
-def take(study: StudyName) -> None:
+def take(study: StudyName, settings: Set = None) -> None:
     """Have the sweep that runs go on as its study file says now: more variants, trials or replicates, other budgets."""
     from studies.requests import Take
     from sweeper.cli.display import shown
     from sweeper.folder.standing import standing
 
-    name, runs = load(study, None).spec.study, run_folder(study, None)
+    name, runs = load(study, settings).spec.study, run_folder(study, settings)
     found = standing(runs)
     if not Path(study).is_file():
         refuse([f"{study}: is no file; what a sweep takes is written in one."])
     running = found is not None and found.state == "running"
     answer = _ask(runs, Take(str(Path(study).resolve())), found.sweep) if found is not None and running else ""
     if not answer:
-        refuse([f"No sweep of {name} runs now. `sweeper run {study}` trains what is new."])
+        again = command_line("run", study, settings or [])
+        refuse([f"No sweep of {name} runs now. `{again}` trains what is new."])
     typer.echo(shown(f"{answer[:1].upper()}{answer[1:]}."))
 
 

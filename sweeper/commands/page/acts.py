@@ -108,8 +108,8 @@ def _do(here: Path, file_of: FileOf, variants_of: Callable[[str], tuple[str, ...
 
 def _edited(here: Path, file: str, runs: Path | None, edit: Edit) -> Done:
     """Write the next version of a study file, and ask the sweep that runs to take it."""
-    written = write(here, file, edit)
     found = None if runs is None else standing(runs)
+    written = write(here, file, edit)
     if written.outcome != "done" or runs is None or found is None or found.state != "running":
         again = "" if written.outcome != "done" else f" `sweeper run {shlex.quote(file)}` trains what is new."
         return replace(written, message=written.message + again)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from studies.design.identity import questions
+from studies.schema.paths import existing
 from studies.spec import Study, StudyError, StudySpec, foreign_code, load_study, not_yet
 from sweeper.folder.steering.rounds import NextVersion, NotTaken
 from sweeper.recorded.contents import study_sources
@@ -20,14 +21,19 @@ MAY_CHANGE: Final = frozenset(
 INSTEAD: Final = "stop the sweep, and run the file again"
 
 
-def version_with(settings: Sequence[str]) -> NextVersion:
-    """What makes the next version of a file. `settings`: with which the sweep was started, as `--set` gives them."""
+def version_with(settings: Sequence[str], study: str | None = None) -> NextVersion:
+    """What makes the next version of a file. `settings`: with which the sweep was started, as `--set` gives them;
+    `study`: as what it was started. Paths in the file begin there, and no other file is read for whoever asks.
+    """
 
     def of(now: Study, file: Path) -> Study:
         if not file.is_file():
             raise NotTaken(f"{file}: there is no such file.")
+        own = file if study is None else existing(study)
+        if own is None or not own.is_file() or not own.samefile(file):
+            raise NotTaken(f"This sweep was started with {study}, and takes no other file: {INSTEAD}.")
         try:
-            found = Study.of(load_study(file, settings))
+            found = Study.of(load_study(own, settings))
         except (StudyError, OSError) as error:
             raise NotTaken(str(error).strip()) from None
         problem = why_not(now, found)
@@ -44,6 +50,12 @@ def why_not(now: Study, then: Study) -> str | None:
     fixed = ["evaluate" if name == "evaluation" else name for name in other if name not in MAY_CHANGE]
     if fixed:
         return f"A running sweep takes no other {' and '.join(fixed)}: {INSTEAD}."
+    for key, has, asks in (
+        ("budget.trials", now.spec.budget.trials, then.spec.budget.trials),
+        ("replicates", now.spec.replicates or 0, then.spec.replicates or 0),
+    ):
+        if asks < has:
+            return f"The sweep trains {key}: {has} by now, and the file says {asks}: say {has} there, or {INSTEAD}."
     if not {"variants", "scenarios", "replicates", "budget"} & set(other):
         return "The file asks for nothing that the sweep does not train already. (What was set with --set stays.)"
     if not_yet(then.spec):

@@ -182,6 +182,7 @@ class Crew:
         self._tickets: dict[str, int] = {}
         self._parted: set[int] = set()
         self._stillborn = 0
+        self._unborn = 0  # those in a row elsewhere, whatever others did
         self._pauses: dict[int, float] = {}
         self._looked = 0.0
 
@@ -230,7 +231,7 @@ class Crew:
         worker = self.workers[slot]
         worker.line, self._lines[line] = line, slot
         worker.host = host if worker.elsewhere else ""
-        self._stillborn = 0
+        self._stillborn = self._unborn = 0
         self._note(worker, "here")
         if self.closing or worker.set_aside:
             worker.end(now=self.closing)
@@ -333,12 +334,16 @@ class Crew:
         """A worker has ended before it came. Where others are here or may still come, or somebody has cancelled it, it
         says nothing of the others, and its place is filled again after a while. Raises RuntimeError for one too many.
         """
-        if worker.elsewhere and (cause is Cause.PREEMPTED or any(one.parted is None for one in self.workers.values())):
+        self._unborn += cause is not Cause.PREEMPTED
+        most = MOST_STILLBORN * len(self.workers.keys() | self._pauses.keys() | {slot})  # as all would fail alike
+        others = self._unborn < most and any(one.parted is None for one in self.workers.values())
+        if worker.elsewhere and (cause is Cause.PREEMPTED or others):
             self._pauses[slot] = time.monotonic() + STILLBORN_SECONDS
             return
         self._stillborn += 1
-        if self._stillborn >= MOST_STILLBORN:
+        in_a_row = max(self._stillborn, self._unborn)
+        if in_a_row >= MOST_STILLBORN:
             raise RuntimeError(
-                f"{self._stillborn} workers in a row ended before they could take a job ({worker.name}: {reason}); "
+                f"{in_a_row} workers in a row ended before they could take a job ({worker.name}: {reason}); "
                 f"{worker.log} says why"
             )

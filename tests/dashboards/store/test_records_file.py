@@ -13,6 +13,8 @@ from dashboards.report.study import comparison_from, comparison_in, written
 from dashboards.store.connection import StoreError
 from dashboards.store.records_file import Recorded, read_records, records_bytes
 from studies.records import Measurer
+from studies.samples.kept import with_scores
+from studies.schema.contents import judge_sources
 from studies.spec import Study, load_study, shipped_studies
 from tests.dashboards.guide.test_verdicts import by_gain, noise
 from tests.dashboards.tuned.judged import judged
@@ -28,7 +30,9 @@ space: {beta: {values: [0.1, 0.2]}}
 budget: {trials: 1}
 replicates: 6
 objective: {metric: win_rate, tie_within: 0.03}
-evaluate: {judge: {function: "tests.benchmarks.carry_over.sentiment:score"}}
+evaluate:
+  judge: {function: "tests.benchmarks.carry_over.sentiment:score"}
+  second_judge: {function: "tests.benchmarks.carry_over.sentiment:_analyzer"}
 """
 
 
@@ -50,15 +54,18 @@ def test_a_file_of_a_study_with_a_judge_has_its_losses_meet_again(tmp_path: Path
     (tmp_path / "judged.yaml").write_text(JUDGED)
     study = Study.of(load_study(tmp_path / "judged.yaml"))
     records, kept = judged({"sigmoid": [0.1] * 6, "hinge": [0.7, 0.6, 0.65, 0.62, 0.7, 0.66]}, judge=JUDGE)
-    judges = {"the code of the judge": "sha256:1"}
+    other = Measurer(judge="function tests.benchmarks.carry_over.sentiment:_analyzer", content="sha256:1")
+    kept = {run: with_scores(of, other, dict(of.scores_by(JUDGE))) for run, of in kept.items()}
+    judges = {str(source): "sha256:1" for source in judge_sources(study.spec.evaluation).values()}
     found = Recorded("judged", tuple(records), (), (), (), kept, judges)
     (tmp_path / "records.jsonl.gz").write_bytes(records_bytes(found))
     again = read_records(tmp_path / "records.jsonl.gz")
     assert (again.judges, again.kept) == (judges, kept)
     tables = [written(comparison_in(study, one), "text", 100, everything=False) for one in (found, again)]
     assert tables[0] == tables[1]
-    without = replace(again, kept={})
-    assert written(comparison_in(study, without), "text", 100, everything=False) != tables[0]
+    assert "2nd judge" in tables[0]
+    for changed in (replace(again, kept={}), replace(again, judges=dict.fromkeys(judges, "sha256:2"))):
+        assert written(comparison_in(study, changed), "text", 100, everything=False) != tables[0]
 
 
 @pytest.mark.parametrize("contents", [b"", b"plain", gzip.compress(b"[]\n"), gzip.compress(b'{"v": 9}\n')])

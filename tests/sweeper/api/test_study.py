@@ -207,3 +207,5 @@ def test_run_attaches_only_to_a_sweep_that_asks_the_same(tmp_path: Path, monkeyp
     with Border(runs, running, print), pytest.raises(api.Refused, match="asks something else"):
         api.load(STUDY, set={"base.max_steps": 30}).run(executor="inline")
     assert asked_of_files(running) == asked_of_files(running.holding({"x": "sha256:1"}))
+    few, more = (Study.of(load_study("quickstart", [f"replicates={n}"])) for n in (2, 4))
+    assert asked_of_files(few) == asked_of_files(more) != asked_of_files(running)

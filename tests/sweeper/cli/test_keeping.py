@@ -224,7 +224,14 @@ def test_what_lies_in_a_runs_folder_and_is_not_the_runs_stays(sweeper: Sweeper, 
 def test_what_somebody_keeps_in_folders_of_fixed_names_stays(sweeper: Sweeper, tmp_path: Path) -> None:
     sweep(sweeper, tmp_path, "small")
     runs, base = tmp_path / "runs" / "small", f"reference/{'a' * 32}"
-    ours = ["logs/worker-0.log", "logs/door.key", "requests/0a.json", f"{base}/{'b' * 32}.safetensors", f"{base}/lock"]
+    ours = [
+        "logs/worker-0.log",
+        "logs/door.key",
+        "logs/door.port",
+        "requests/0a.json",
+        f"{base}/{'b' * 32}.safetensors",
+        f"{base}/lock",
+    ]
     others = ["logs/thesis.log", "requests/old/1.json", "reference/model.safetensors", f"{base}/notes.txt"]
     for name in (*ours, *others):
         (runs / name).parent.mkdir(parents=True, exist_ok=True)

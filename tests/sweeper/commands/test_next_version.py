@@ -73,3 +73,29 @@ def test_a_file_that_is_gone_is_said(tmp_path: Path) -> None:
     now = Study.of(load_study("quickstart", ()))
     with pytest.raises(NotTaken, match="no such file"):
         version_with(())(now, tmp_path / "none.yaml")
+
+
+def test_paths_begin_where_the_sweep_has_them_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    Path("sub/pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    text = BEFORE + "data: {path: pairs.jsonl}\n"
+    Path("sub/study.yaml").write_text(text)
+    now = Study.of(load_study("sub/study.yaml"))
+    Path("sub/study.yaml").write_text(text.replace("ipo: {}", "ipo: {}, hinge: {}"))
+    found = version_with((), "sub/study.yaml")(now, (tmp_path / "sub/study.yaml").resolve())
+    assert found.spec.data.path == "sub/pairs.jsonl"
+
+
+def test_a_sweep_reads_no_other_file_for_whoever_asks(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(BEFORE)
+    (tmp_path / "other.yaml").write_text("secret: text")
+    now = Study.of(load_study(tmp_path / "study.yaml"))
+    with pytest.raises(NotTaken, match="takes no other file") as refused:
+        version_with((), str(tmp_path / "study.yaml"))(now, tmp_path / "other.yaml")
+    assert "secret" not in str(refused.value)
+
+
+def test_what_a_sweep_was_extended_to_is_not_taken_back(tmp_path: Path) -> None:
+    with pytest.raises(NotTaken, match=r"trains budget.trials: 10 by now, and the file says 8: say 10 there"):
+        taken(tmp_path, BEFORE.replace("trials: 10", "trials: 8").replace("ipo: {}", "ipo: {}, hinge: {}"))

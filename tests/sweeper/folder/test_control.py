@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import shutil
@@ -19,6 +20,11 @@ import pytest
 
 from dashboards.store.records import load_records
 from studies.records import RunRecord, State
+from studies.spec import Study, load_study
+from sweeper.commands.session.next_version import version_with
+from sweeper.folder.control import AlreadyRunning, lock
+from sweeper.folder.standing import alone
+from sweeper.folder.steering.border import Border
 from tests.sweeper import slow_study
 from tests.sweeper.forked import Forked
 from tests.sweeper.slow_study import TRAINERS
@@ -96,10 +102,10 @@ def test_stop_now_ends_runs_at_their_next_step(sweeper: Sweeper, tmp_path: Path)
 
 
 def test_stop_says_where_there_is_nothing_to_stop(sweeper: Sweeper, tmp_path: Path) -> None:
-    for lock in (None, "4711", f"{os.getpid()} here"):  # the last two were left by dead sweeps
-        if lock is not None:
+    for left in (None, "4711", f"{os.getpid()} here"):  # the last two were left by dead sweeps
+        if left is not None:
             (tmp_path / "runs" / "small").mkdir(parents=True, exist_ok=True)
-            (tmp_path / "runs" / "small" / "sweep.lock").write_text(lock)
+            (tmp_path / "runs" / "small" / "sweep.lock").write_text(left)
         refused = sweeper(tmp_path, "stop", "study.yaml")
         assert refused.returncode == 2
         assert "Nobody runs this study" in refused.stderr
@@ -183,3 +189,34 @@ def test_a_closed_terminal_stops_the_sweep_cleanly(sweeper: Sweeper, tmp_path: P
     assert not [r for r in records(tmp_path) if r.state is State.RUNNING]
     assert "RUNNING" not in optuna_states(tmp_path)
     finish(sweeper, tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_where_a_file_system_knows_no_locks_who_measures_looks_at_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with lock(tmp_path) as held:
+        assert not held
+    with alone(tmp_path):
+        pass
+    with Border(tmp_path, Study.of(load_study("quickstart")), print), pytest.raises(AlreadyRunning), alone(tmp_path):
+        pass
+
+
+def test_take_asks_the_sweep_that_runs_and_says_what_it_answers(tmp_path: Path, sweeper: Sweeper) -> None:
+    study = Study.of(load_study(tmp_path / "study.yaml"))
+    runs = tmp_path / "runs" / "small"
+    refused = sweeper(tmp_path, "take", "study.yaml")
+    assert (refused.returncode, "No sweep of small runs now. `sweeper run study.yaml`" in refused.stderr) == (2, True)
+    runs.mkdir(parents=True, exist_ok=True)
+    version = version_with((), str(tmp_path / "study.yaml"))
+    with Border(runs, study, print, next_version=version) as border, border.steered():
+        (tmp_path / "study.yaml").write_text(STUDY.replace("ipo: {}", "ipo: {}, hinge: {}"))
+        done = sweeper(tmp_path, "take", "study.yaml")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "6 further runs" in done.stdout
+        assert border.rounds.changes

@@ -36,7 +36,9 @@ def test_workers_that_wait_are_counted_with_what_the_first_waits_for(tmp_path: P
 
 def test_why_workers_end_before_they_come_is_told_once(tmp_path: Path) -> None:
     told: list[str] = []
-    view = _View(Packs(Study.of(load_study("quickstart")), tmp_path, 3, 3, lambda _: None), 10, told.append)
+    study = Study.of(load_study("quickstart"))
+    packs, limits = Packs(study, tmp_path, 3, 3, lambda _: None), Limits(study.spec.budget, tmp_path, 0.0)
+    view = _View(packs, 10, limits, told.append)
     for number in range(3):
         for state in ("asked", "waiting", "gone"):
             view.take(WorkerState(f"worker-{number}", state, f"Slurm job {number}", "no torch" * (state == "gone")))

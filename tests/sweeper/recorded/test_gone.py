@@ -46,7 +46,7 @@ def test_a_model_that_is_gone_is_why_runs_are_left_behind(sweeper: Sweeper, swep
     shutil.rmtree(swept / "model")
     said = sweeper(swept, "plan", "study.yaml").stdout
     assert "would be left behind: model model" in said
-    assert "cannot be read now (1 sigmoid)" in said
+    assert "cannot be read now, or no `sweeper run` has read it under this name yet (1 sigmoid)" in said
     assert "settings, space" not in said
 
 
