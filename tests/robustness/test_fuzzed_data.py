@@ -69,6 +69,7 @@ def pairs_or_refusal(name: str, content: bytes) -> None:
         assert contents(folder) == {"study.yaml", name}
 
 
+@pytest.mark.slow
 @settings(patient, max_examples=80)
 @given(data_files())
 def test_no_data_file_gives_a_traceback_or_leaves_anything(file: tuple[str, bytes]) -> None:

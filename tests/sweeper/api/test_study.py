@@ -119,6 +119,7 @@ def test_what_the_commands_print_and_python_has_are_the_same(sweeper: Sweeper, s
     assert "Is &lt;b&gt; as good?" in study._repr_html_()
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_read_from_a_file_too(sweeper: Sweeper, swept: Path) -> None:
     assert sweeper(swept, "records", "study.yaml").returncode == 0
     stored, recorded = api.load("study.yaml"), api.load("study.yaml", records="records.jsonl.gz")

@@ -136,7 +136,9 @@ def test_what_a_worker_writes_to_its_log_is_escaped(tmp_path: Path) -> None:
     assert acting(log.read_text()) == set()
 
 
-@pytest.mark.parametrize("word", ["--\x1b[31mx\u202e", "\x1b]0;t\x07\x9b31m\u202e"])
+@pytest.mark.parametrize(
+    "word", ["--\x1b[31mx\u202e", pytest.param("\x1b]0;t\x07\x9b31m\u202e", marks=pytest.mark.slow)]
+)
 def test_words_of_the_command_come_back_escaped(tmp_path: Path, word: str) -> None:
     for arguments in ((word,), ("plan", "quickstart", word)):
         sent = on_terminal(tmp_path, *arguments)

@@ -101,7 +101,11 @@ def test_init_leaves_no_large_share_of_the_rows_out_unasked(sweeper: Sweeper, fo
     [
         ({"question": "Q?", "chosen": "a b", "rejected": "a c"}, "take it with --set data.columns.prompt=question"),
         ({"prompt": "Q", "good": "b", "bad": "c"}, "name them with --set data.columns.chosen=good"),
-        ({"prompt": "Q " * 2000, "chosen": "b", "rejected": "c"}, "no evaluation pairs left, all 40 are longer than"),
+        pytest.param(
+            {"prompt": "Q " * 2000, "chosen": "b", "rejected": "c"},
+            "no evaluation pairs left, all 40 are longer than",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_init_says_that_no_run_could_use_the_data(

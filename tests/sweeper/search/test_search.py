@@ -227,7 +227,13 @@ SIX = (
     BASE + "variants: {sigmoid: {}, ipo: {}}\n"
     "space: {beta: {values: [0.1, 0.3]}, learning_rate: {values: [1.0e-6, 1.0e-5, 1.0e-4]}}\n"
 )
-SAMPLERS = ["sampler: random", "sampler: tpe", "sampler: sobol+tpe", "mode: search", "mode: search\nsampler: random"]
+SAMPLERS = [
+    pytest.param("sampler: random", marks=pytest.mark.slow),
+    "sampler: tpe",
+    "sampler: sobol+tpe",
+    "mode: search",
+    pytest.param("mode: search\nsampler: random", marks=pytest.mark.slow),
+]
 
 
 def configs(trials: Sequence[Trial]) -> list[tuple[str, tuple[object, ...]]]:

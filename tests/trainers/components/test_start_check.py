@@ -28,7 +28,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16": {"bf16": True, "dtype": "bfloat16"},
 }
 TOGETHER = pytest.mark.parametrize("together", [0, 4], ids=["alone", "in-a-pack"])
-PRECISION = pytest.mark.parametrize("precision", list(PRECISIONS))
+PRECISION = pytest.mark.parametrize(
+    "precision", [pytest.param(name, marks=[pytest.mark.slow] * (name == "autocast")) for name in PRECISIONS]
+)
 
 
 @pytest.fixture
