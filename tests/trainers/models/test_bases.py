@@ -74,7 +74,7 @@ def test_weights_beside_an_adapter_are_its_model_and_a_config_alone_is_not() -> 
         (lambda: a_folder("m", LLAMA), "config.json and no weights"),
         (lambda: a_folder("m", LLAMA, training_args__bin=b"x", optimizer__pt=b"x"), "config.json and no weights"),
         (
-            lambda: Path(a_folder("m", LLAMA) or "m", "model-00001-of-00002.safetensors").write_bytes(b"w"),
+            lambda: a_folder("m", LLAMA, **{"model-00001-of-00002__safetensors": b"w"}),
             "the index that names them is missing",
         ),
         (lambda: a_folder("m", tokenizer__json=b"{}"), "no config.json and no adapter_config.json"),
