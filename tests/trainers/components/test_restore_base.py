@@ -16,7 +16,8 @@ def test_experts_with_two_wrappers_around_them_are_themselves_again() -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = MixtralConfig(vocab_size=32, num_hidden_layers=1, num_local_experts=2, **sizes)
     base = AutoModelForCausalLM.from_config(config)
-    before, dropped = tensors_of(base), []
+    before = tensors_of(base)
+    dropped: list[bool] = []
     get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     cache: Any = SimpleNamespace(drop_base=lambda: dropped.append(True))
     take_back(base, before, cache)
