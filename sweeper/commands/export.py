@@ -29,11 +29,12 @@ from studies.spec import Study, StudySpec
 from studies.text.files import read_bytes
 from studies.text.redact import redact
 from sweeper.commands.exported import Exported
-from sweeper.commands.sharing.heads import CONSTANT, ExportError, head, measured, tuned_head
+from sweeper.commands.sharing.heads import CONSTANT, ExportError, NoLossNamed, head, measured, tuned_head
 
 __all__ = [
     "Chosen",
     "ExportError",
+    "NoLossNamed",
     "choose",
     "export_best",
     "placed",
@@ -263,9 +264,10 @@ def _choose_tuned(table: Comparison, variant: str | None, trial: int | None) -> 
         )
     name = variant or said.use or said.start
     if name is None and not any(loss.tried for loss in found.losses):
-        raise ExportError(said.text)
+        raise NoLossNamed(said.text, "no run has ended")
     if name is None:
-        raise ExportError(f"{said.text} `sweeper export` with --variant LOSS writes a loss's settings all the same.")
+        text = f"{said.text} Name a loss with --variant to export its settings all the same."
+        raise NoLossNamed(text, "no loss is named; `sweeper export` writes the settings of one with --variant LOSS")
     loss = here[name]
     if loss.chosen is None:
         raise ExportError(f"No replicate of {loss.variant} has been judged yet: run the study first.")

@@ -40,7 +40,7 @@ def take_back(base: PreTrainedModel, tensors: Mapping[str, int], cache: WorkerCa
     try:
         for name, module in list(base.named_modules()):
             inner = _inner(module)
-            if inner is not None:
+            if inner is not None and _still_there(base, name) is module:  # one within another went with that
                 parent, _, child = name.rpartition(".")
                 setattr(base.get_submodule(parent), child, inner)
         if tensors_of(base) == tensors:
@@ -80,6 +80,13 @@ def _inner(module: torch.nn.Module) -> torch.nn.Module | None:
     if isinstance(module, BaseTunerLayer):
         return module.get_base_layer()  # type: ignore[no-any-return]
     return module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else None
+
+
+def _still_there(base: torch.nn.Module, name: str) -> torch.nn.Module | None:
+    try:
+        return base.get_submodule(name)
+    except AttributeError:
+        return None
 
 
 def _as_loaded(base: PreTrainedModel) -> None:

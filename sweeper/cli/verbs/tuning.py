@@ -253,7 +253,7 @@ def _until(wanted: RunRequest, asked: Asked, began: float) -> RunRequest:
 def _export(study: Study, best: Path) -> bool:
     """Write the best config beside the study file, where the answer names one; whether it does."""
     from dashboards.report.study import comparison_of
-    from sweeper.commands.export import ExportError, export_best
+    from sweeper.commands.export import ExportError, NoLossNamed, export_best
     from sweeper.recorded.contents import as_found
     from sweeper.recorded.reading import answers_of
 
@@ -262,6 +262,9 @@ def _export(study: Study, best: Path) -> bool:
         found = as_found(study, typer.echo, reach=False)
         try:
             export_best(found, answers.records, comparison_of(study, answers), None, None, best)
+        except NoLossNamed as error:  # the answer stands above
+            say(f"{best} is not written: {error.shortly}.")
+            return False
         except ExportError as error:
             say(f"{best} is not written: {error}")
             return False

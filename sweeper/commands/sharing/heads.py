@@ -25,6 +25,14 @@ class ExportError(Exception):
     """There is nothing to export as requested; says what there is."""
 
 
+class NoLossNamed(ExportError):
+    """The answer names no loss to export; `shortly`: for who has read the answer."""
+
+    def __init__(self, text: str, shortly: str) -> None:
+        super().__init__(text)
+        self.shortly = shortly
+
+
 CONSTANT = ("constant", "constant_with_warmup")
 """Schedules whose learning rate is constant after the warm-up."""
 
