@@ -186,11 +186,11 @@ def stored_studies(
 
     Raises StoreError where the store cannot be read.
     """
-    if not check_store(uri):
-        return []
     file = sqlite_file(uri)
-    found = read(file, (KIND, RUN)) if file is not None else None
+    found = read(file, (KIND, RUN)) if file is not None and file.is_file() else None
     if found is None:
+        if not check_store(uri):
+            return []
         client = connect(uri)
         with store_calls(uri):
             found = [
