@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,9 @@ class StudySource:
 
     text: str
     page: str | None
+
+
+ReadRuns = Callable[[Path, str, tuple[str, str]], list[StoredRun] | None]
 
 
 def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str]) -> Curves:
@@ -140,15 +143,19 @@ def load_speed(uri: str, study: str, folder: Path) -> tuple[Speed, ...]:
         ) from error
 
 
-def load_study_text(uri: str, study: str, folder: Path) -> str:
-    """The study as its last sweep was asked it; "" where none is kept. Loads MLflow, and raises, as `load_speed`."""
-    return _of_parent(uri, study, folder, STUDY_FILE)[0] or ""
+def load_study_text(uri: str, study: str, folder: Path, read: ReadRuns = read_sqlite_runs) -> str:
+    """The study as its last sweep was asked it; "" where none is kept. Loads MLflow, and raises, as `load_speed`.
+    `read`: reads a SQLite file.
+    """
+    return _of_parent(uri, study, folder, STUDY_FILE, read)[0] or ""
 
 
-def _of_parent(uri: str, study: str, folder: Path, name: str) -> tuple[str | None, str]:
+def _of_parent(
+    uri: str, study: str, folder: Path, name: str, read: ReadRuns = read_sqlite_runs
+) -> tuple[str | None, str]:
     """The text of an artifact of the study's parent run, None where it has none, and that run's id."""
     file = sqlite_file(uri)
-    if file is not None and (found := read_sqlite_runs(file, study, (KIND, SWEEP))) is not None:
+    if file is not None and (found := read(file, study, (KIND, SWEEP))) is not None:
         places = [(run.run_id, place) for run in found if (place := _folder_of(run, folder)) is not None]
         if len(places) == len(found):
             texts = [(_text(place / name), run_id) for run_id, place in places if (place / name).is_file()]

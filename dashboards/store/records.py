@@ -6,8 +6,9 @@ holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dashboards.store.addresses import sqlite_file
@@ -177,16 +178,19 @@ def study_pages(uri: str) -> dict[str, str]:
         return {e.name: view_page(e.experiment_id) for e in client.search_experiments() if VIEW_TAG in e.tags}
 
 
-def stored_studies(uri: str) -> list[ListedExperiment]:
-    """The experiments of the store that sweeps have made, by name; none where there is no store. Makes nothing.
+def stored_studies(
+    uri: str, read: Callable[[Path, tuple[str, str]], list[ListedExperiment] | None] = read_sqlite_experiments
+) -> list[ListedExperiment]:
+    """The experiments of the store that sweeps have made, by name; none where there is no store. Makes nothing. `read`:
+    reads a SQLite file.
 
     Raises StoreError where the store cannot be read.
     """
-    if not check_store(uri):
-        return []
     file = sqlite_file(uri)
-    found = read_sqlite_experiments(file, (KIND, RUN)) if file is not None else None
+    found = read(file, (KIND, RUN)) if file is not None and file.is_file() else None
     if found is None:
+        if not check_store(uri):
+            return []
         client = connect(uri)
         with store_calls(uri):
             found = [

@@ -89,23 +89,33 @@ def read_sqlite_runs(file: Path, experiment: str, kind: tuple[str, str]) -> list
     """
     try:
         with closing(open_to_read(file)) as database:
-            found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
-            if not _is_known(database) or len(found) != 1:
-                return None
-            return _filled(database, database.execute(_RUNS, (*found[0], *kind)))
+            return runs_of(database, experiment, kind)
     except sqlite3.Error:
         return None
+
+
+def runs_of(database: sqlite3.Connection, experiment: str, kind: tuple[str, str]) -> list[StoredRun] | None:
+    """The same by a connection. Raises sqlite3.Error."""
+    found = database.execute(_EXPERIMENTS, (experiment,)).fetchall()
+    if not _is_known(database) or len(found) != 1:
+        return None
+    return _filled(database, database.execute(_RUNS, (*found[0], *kind)))
 
 
 def read_sqlite_tags(file: Path, experiment: str) -> dict[str, str] | None:
     """The tags of an experiment, deleted or not, none where there is no such one. None where `read_sqlite_runs` is."""
     try:
         with closing(open_to_read(file)) as database:
-            if not _is_known(database):
-                return None
-            return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
+            return tags_of(database, experiment)
     except sqlite3.Error:
         return None
+
+
+def tags_of(database: sqlite3.Connection, experiment: str) -> dict[str, str] | None:
+    """The same by a connection. Raises sqlite3.Error."""
+    if not _is_known(database):
+        return None
+    return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
 
 
 @dataclass(frozen=True)
@@ -125,17 +135,22 @@ def read_sqlite_experiments(file: Path, kind: tuple[str, str]) -> list[ListedExp
     """All experiments, with their runs that have the tag `kind` (key, value). None where `read_sqlite_runs` is."""
     try:
         with closing(open_to_read(file)) as database:
-            if not _is_known(database):
-                return None
-            tags: dict[int, dict[str, str]] = {}
-            for experiment, key, value in database.execute("select experiment_id, key, value from experiment_tags"):
-                tags.setdefault(experiment, {})[key] = value
-            return [
-                ListedExperiment(str(experiment), name, tags.get(experiment, {}), runs, last)
-                for experiment, name, runs, last in database.execute(_COUNTED, kind)
-            ]
+            return experiments_in(database, kind)
     except sqlite3.Error:
         return None
+
+
+def experiments_in(database: sqlite3.Connection, kind: tuple[str, str]) -> list[ListedExperiment] | None:
+    """The same by a connection. Raises sqlite3.Error."""
+    if not _is_known(database):
+        return None
+    tags: dict[int, dict[str, str]] = {}
+    for experiment, key, value in database.execute("select experiment_id, key, value from experiment_tags"):
+        tags.setdefault(experiment, {})[key] = value
+    return [
+        ListedExperiment(str(experiment), name, tags.get(experiment, {}), runs, last)
+        for experiment, name, runs, last in database.execute(_COUNTED, kind)
+    ]
 
 
 def read_sqlite_experiment(

@@ -90,6 +90,8 @@ def watch(folder: Path, *, cold: bool) -> None:
     while True:
         time.sleep(1.0)
         watcher.look()
+        databases = [watcher._database, *(study._followed._database for study in watcher._studies.values())]
+        print(sum(one.locked for one in databases if one), "reads needed a lock", flush=True)  # noqa: T201
 
 
 def main() -> None:
@@ -116,8 +118,10 @@ def main() -> None:
             with subprocess.Popen(command, stdout=subprocess.PIPE) as page:
                 assert page.stdout is not None
                 page.stdout.readline()
-                print(f"{name:22} {write(file, asked.writes)}", flush=True)  # noqa: T201
+                found = write(file, asked.writes)
                 page.kill()
+                said = page.stdout.read().decode().strip().splitlines()[-1:]
+                print(f"{name:22} {found} {''.join(said)}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

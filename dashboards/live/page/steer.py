@@ -151,7 +151,7 @@ def _change_button(desk: Desk, name: str, version: Callable[[], Version], text: 
 
     async def preview() -> None:
         found = await run.io_bound(version)
-        with button.client, ui.dialog() as dialog, ui.card().classes("w-full max-w-3xl"):
+        with button.client, ui.dialog() as dialog, ui.card().classes("w-full max-w-3xl gap-1"):
             _version(desk, name, found, dialog)
         dialog.open()
 

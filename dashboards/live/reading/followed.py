@@ -14,14 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from dashboards.live.reading.unlocked import Busy, Unlocked
+from dashboards.live.reading.database import Database
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import connect, store_calls
+from dashboards.store.histories import load_study_text
 from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
-from dashboards.store.records import load_study_tags, read_runs, stored
-from dashboards.store.sqlite_runs import StoredRun, open_to_read, read_signing, read_signs, read_some
+from dashboards.store.records import read_runs, stored
+from dashboards.store.sqlite_runs import StoredRun, read_signing, read_signs, read_some, runs_of, tags_of
 from studies.records import RunRecord
 
 CHUNK: Final = 100  # runs that are read at once
@@ -30,7 +31,6 @@ ALL_SECONDS: Final = 300.0  # after which a store that is no SQLite file is read
 _SIGNING: Final = ("state", SUPERSEDED, MEASURED_BY)
 _RUNNING: Final = ("RUNNING", "SCHEDULED")
 
-Value = TypeVar("Value")
 HowFar = Callable[[int, int], None]
 """Is told how many runs are read, of how many."""
 
@@ -44,7 +44,7 @@ class Followed:
         self._signs: dict[str, tuple[object, ...]] = {}
         self._version: object = None
         self._read_all = 0.0
-        self._database: _Database | None = None
+        self._database: Database | None = None
         self.tags: Mapping[str, str] = {}
         self.reads = 0
 
@@ -62,6 +62,18 @@ class Followed:
                 return changed
         return self._ask_client()
 
+    def study_text(self, folder: Path) -> str:
+        """The study as its last sweep was asked it, "" where none is kept. Raises StoreError."""
+
+        def runs(_: Path, study: str, kind: tuple[str, str]) -> list[StoredRun] | None:
+            if self._database is None:
+                return None
+            with suppress(sqlite3.Error):
+                return self._database.read(partial(runs_of, experiment=study, kind=kind))
+            return None
+
+        return load_study_text(self._uri, self._study, folder, runs)
+
     def close(self) -> None:
         """Close what is open."""
         if self._database is not None:
@@ -71,29 +83,30 @@ class Followed:
     def _look_at_file(self, file: Path, tell: HowFar) -> bool | None:
         """See `look`; None where SQLite alone cannot say."""
         try:
-            self._database = _Database.of(file, self._database)
+            self._database = Database.of(file, self._database)
             if self._database is None:
                 return None
             if (version := self._database.version()) == self._version:
                 return False
-            signs = self._read_signs(self._database)
+            database = self._database
+            signs = self._read_signs(database)
             if signs is None:
                 return None
             stale = [run for run, sign in signs.items() if self._signs.get(run) != sign or sign[0] in _RUNNING]
             gone = self._signs.keys() - signs.keys()
             for start in range(0, len(stale), CHUNK):
                 tell(start, len(stale))
-                self._take(self._database.read(partial(read_some, run_ids=stale[start : start + CHUNK])))
+                self._take(database.read(partial(read_some, run_ids=stale[start : start + CHUNK])))
+            tags = database.read(partial(tags_of, experiment=self._study)) or {}
         except sqlite3.Error:
             return None
         self._signs, self._version = signs, version
         self._keep(signs)
-        tags = load_study_tags(self._uri, self._study)
         changed = bool(stale or gone or tags != self.tags)
         self.tags = tags
         return changed
 
-    def _read_signs(self, database: _Database) -> dict[str, tuple[object, ...]] | None:
+    def _read_signs(self, database: Database) -> dict[str, tuple[object, ...]] | None:
         """Run -> what changes when it does, oldest first. Raises sqlite3.Error."""
         ended = database.read(partial(read_signs, experiment=self._study))
         if ended is None:
@@ -137,39 +150,6 @@ class Followed:
     def _keep(self, signs: Mapping[str, object]) -> None:
         """Drop what is deleted, and keep the order of the store."""
         self._records = {run: self._records[run] for run in signs if run in self._records}
-
-
-class _Database:
-    """A SQLite file that is open, and is read without a lock where that can be."""
-
-    def __init__(self, file: Path) -> None:
-        self._unlocked, self._locking = Unlocked(file), open_to_read(file)
-
-    @classmethod
-    def of(cls, file: Path, open_now: _Database | None) -> _Database | None:
-        """The file as it is now: another one may have taken its name. None where there is none."""
-        with suppress(OSError):
-            if open_now is not None and open_now._unlocked.is_there:
-                return open_now
-            if open_now is not None:
-                open_now.close()
-            return cls(file)
-        return None
-
-    def version(self) -> object:
-        """What changes when somebody writes; nothing that was before, while somebody does."""
-        return self._unlocked.state() or object()
-
-    def read(self, read: Callable[[sqlite3.Connection], Value]) -> Value:
-        """What `read` finds. Raises sqlite3.Error."""
-        try:
-            return self._unlocked.read(read)
-        except Busy:
-            return read(self._locking)
-
-    def close(self) -> None:
-        self._locking.close()
-        self._unlocked.close()
 
 
 def _newer(client: Any, experiment_id: str, known: Mapping[str, RunRecord]) -> list[StoredRun]:

@@ -23,7 +23,6 @@ from dashboards.live.views import Glance
 from dashboards.report.progress import status_counts
 from dashboards.report.study import comparison_of
 from dashboards.store.connection import StoreError
-from dashboards.store.histories import load_study_text
 from studies.spec import Study, StudyError, load_study
 
 LEAST_SECONDS: Final = 2.0  # between two comparisons
@@ -117,7 +116,7 @@ class FollowedStudy:
 
     def _compare(self) -> None:
         """Make all that follows from the runs anew. Raises StoreError and StudyError."""
-        text = load_study_text(self._uri, self.name, self._folder)
+        text = self._followed.study_text(self._folder)
         if not text:
             return self._say("study", "The store keeps no text of this study.")
         if text != self._text or self._study is None:

@@ -17,7 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
-TRIES: Final = 40
+PATIENCE_SECONDS: Final = 10.0  # the page waits, and no sweep
+STILL_SECONDS: Final = 1.0  # after which a journal that stays as it is counts as left behind
 WAIT_SECONDS: Final = 0.005  # between two of them
 _COUNTER: Final = slice(24, 28)
 _FORMATS: Final = slice(18, 20)  # 1 each: with a rollback journal
@@ -53,7 +54,9 @@ class Unlocked:
         """What `read` finds by a connection that takes no lock. Raises Busy; sqlite3.Error where the file is at rest
         and cannot be read.
         """
-        for _ in range(TRIES):
+        began = since = time.monotonic()
+        last = self._journal_sign()
+        while time.monotonic() - began < PATIENCE_SECONDS and self._state() is not None:
             before = self.state()
             if before is not None:
                 found, problem = self._tried(read)
@@ -61,6 +64,10 @@ class Unlocked:
                     if problem is not None:
                         raise problem
                     return found[0]
+            if (journal := self._journal_sign()) != last or journal is None:
+                last, since = journal, time.monotonic()
+            elif time.monotonic() - since > STILL_SECONDS:
+                break
             time.sleep(WAIT_SECONDS)
         raise Busy
 
@@ -80,6 +87,13 @@ class Unlocked:
     def _state(self) -> State | None:
         head, stat = os.pread(self._descriptor, _HEAD, 0), os.fstat(self._descriptor)
         return (head[_COUNTER], stat.st_size, stat.st_mtime_ns) if head[_FORMATS] == b"\1\1" else None
+
+    def _journal_sign(self) -> object:
+        try:
+            stat = self._journal.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _is_written(self) -> bool:
         try:

@@ -5,13 +5,17 @@ While nobody watches, it looks at the events of sweeps alone, and seldom.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from dashboards.live.ports import Told
+from dashboards.live.reading.database import Database
 from dashboards.live.reading.followed import ALL_SECONDS
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.words import words
@@ -20,7 +24,7 @@ from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreError
 from dashboards.store.mlflow_tags import seconds
 from dashboards.store.records import stored_studies, view_page
-from dashboards.store.sqlite_runs import ListedExperiment
+from dashboards.store.sqlite_runs import ListedExperiment, experiments_in
 
 WATCHED_SECONDS: Final = 1.0
 ALONE_SECONDS: Final = 10.0
@@ -41,6 +45,7 @@ class Watcher:
         self._end, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
         self._problem = ""
+        self._database: Database | None = None
         self._store_at = -ALL_SECONDS
         self.looked_at = time.time()
         self.failed = ""
@@ -94,6 +99,8 @@ class Watcher:
             self._wake.clear()
         for study in self._studies.values():
             study.close()
+        if self._database is not None:
+            self._database.close()
 
     def _list(self) -> None:
         """Find the studies."""
@@ -101,7 +108,7 @@ class Watcher:
         if self._asks_store():
             self._store_at = time.monotonic()
             try:
-                self._listed = {one.name: one for one in stored_studies(self._uri)}
+                self._listed = {one.name: one for one in stored_studies(self._uri, self._experiments)}
                 self._problem = ""
             except StoreError as error:
                 self._problem = words(error)
@@ -112,6 +119,13 @@ class Watcher:
             self._studies.pop(name).close()
         for name, study in self._studies.items():
             study.glance = self._placed(study.glance, self._listed.get(name))
+
+    def _experiments(self, file: Path, kind: tuple[str, str]) -> list[ListedExperiment] | None:
+        """The experiments of a SQLite file; None where SQLite alone cannot say."""
+        self._database = Database.of(file, self._database)
+        with suppress(sqlite3.Error):
+            return None if self._database is None else self._database.read(partial(experiments_in, kind=kind))
+        return None
 
     def _asks_store(self) -> bool:
         """Whether the store's studies are listed now. On a server that means to ask for every run of each: seldom, but

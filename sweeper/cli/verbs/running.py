@@ -144,7 +144,7 @@ def asked_to_stop(runs: Path, *, now: bool) -> str:
 
 
 def take(study: StudyName, settings: Set = None) -> None:
-    """Have the sweep that runs go on as its study file says now: more variants, trials or replicates, other budgets."""
+    """Have the sweep that runs go on as its study file says now: with more of it, or another budget."""
     from studies.requests import Take
     from sweeper.cli.display import shown
     from sweeper.folder.standing import standing

@@ -63,7 +63,7 @@ def test_a_commit_does_not_wait_for_who_reads_and_what_was_read_meanwhile_is_rea
 
 
 def test_nobody_sees_half_of_a_commit(file: Path, opened: Unlocked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unlocked, "TRIES", 10_000)
+    monkeypatch.setattr(unlocked, "PATIENCE_SECONDS", 600.0)
     end = threading.Event()
 
     def keep_writing() -> None:
@@ -85,7 +85,7 @@ def test_nobody_sees_half_of_a_commit(file: Path, opened: Unlocked, monkeypatch:
 def test_what_others_have_half_written_or_left_so_is_not_read(
     file: Path, opened: Unlocked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unlocked, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(unlocked, "STILL_SECONDS", 0.1)
     before = opened.state()
     assert before is not None
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
@@ -103,7 +103,7 @@ def test_what_others_have_half_written_or_left_so_is_not_read(
 def test_a_file_at_rest_that_is_no_database_is_said_and_one_without_a_rollback_journal_is_not_read(
     tmp_path: Path, file: Path, opened: Unlocked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unlocked, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(unlocked, "STILL_SECONDS", 0.1)
     damaged = tmp_path / "damaged.db"
     damaged.write_bytes(file.read_bytes()[:4096] + b"\0" * 9000)
     with closing(Unlocked(damaged)) as broken, pytest.raises(sqlite3.Error):

@@ -157,7 +157,7 @@ def test_a_tracking_server_is_seldom_asked_for_all_its_runs(
 ) -> None:
     asked: list[str] = []
 
-    def listed(uri: str) -> list[str]:
+    def listed(uri: str, _read: object) -> list[str]:
         asked.append(uri)
         return []
 
