@@ -34,7 +34,7 @@ data-tests: $(READY)
 trainer-tests: $(READY)
 	$(BIN)/python -m pytest tests/trainers $(DATA:%=--ignore=%)
 
-SWEEPS := tests/sweeper/loop tests/sweeper/folder tests/sweeper/ownership tests/sweeper/search
+SWEEPS := tests/sweeper/loop tests/sweeper/folder tests/sweeper/ownership tests/sweeper/search tests/sweeper/measuring
 
 sweep-tests: $(READY)
 	$(BIN)/python -m pytest $(SWEEPS)

@@ -120,15 +120,16 @@ def test_other_scenarios_are_folded_and_what_was_not_drawn_says_why() -> None:
     assert "it takes scenarios that differ in label_flip" in found.text
 
 
+RANKING = "How much more each loss gains than sigmoid"
+
+
 def test_the_page_begins_with_the_question_the_answer_the_short_table_and_one_figure(page: str) -> None:
     found, answer = Page(page), report_of().table.answers[0]
     first = Page(page[: page.index('<section id="measured">')])
-    places = [
-        first.text.index(words) for words in ("Which loss?", answer.text, "Settings used", "What each loss gains")
-    ]
+    places = [first.text.index(words) for words in ("Which loss?", answer.text, "Settings used", RANKING)]
     assert places == sorted(places)
     assert [tag for tag, _ in first.tags].count("table") == 1
-    assert [a.get("aria-label") for tag, a in first.tags if tag == "svg"] == ["What each loss gains"]
+    assert [a.get("aria-label") for tag, a in first.tags if tag == "svg"] == [RANKING]
     assert "vs sigmoid (U)" in found.text[len(first.text) :]
 
 
