@@ -352,6 +352,7 @@ def test_the_keyboard_alone_reaches_every_act_and_sees_where_it_is(
         page.keyboard.press("ArrowRight")  # as in every list of tabs
     page.keyboard.press("Enter")
     page.get_by_role("button", name="pause ipo").wait_for()
+    page.get_by_text("judging runs in MLflow").wait_for(state="hidden")  # of the answer, which slides away
     seen = reached(page, "pause ipo")
     assert seen[:2] == ["stop when the runs in training end", "stop now"]
     page.keyboard.press("Space")
@@ -366,6 +367,7 @@ def test_the_keyboard_alone_reaches_every_act_and_sees_where_it_is(
     page.get_by_role("button", name="stop now").focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="yes").wait_for()
+    page.wait_for_function("() => document.activeElement.closest('.q-dialog')")  # once it has come up
     reached(page, "yes")
     page.keyboard.press("Space")
     assert sweep.wait(PATIENCE) == 1
