@@ -151,7 +151,8 @@ def row(name: str) -> str:
 
 
 def _line(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "/")[:160]
+    shown = str(text).partition(" Incompatible modules: {")[0]  # a set, in another order each time
+    return " ".join(shown.split()).replace("|", "/")[:160]
 
 
 def main() -> None:
