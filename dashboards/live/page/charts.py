@@ -40,7 +40,11 @@ def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: Mappin
     for i, bar in enumerate(shown):
         if bar.low is not None and bar.high is not None:
             lines += [[_short(bar.low), i], [_short(bar.high), i], [None, None]]
-    values = [{"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i]} for i, b in enumerate(shown)]
+    values = [
+        {"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i],
+         **({"symbol": "triangle", "itemStyle": {"color": GREY}} if b.verdict.startswith("avoid") else {})}
+        for i, b in enumerate(shown)
+    ]  # fmt: skip
     mark = {"markLine": {"data": [same], "symbol": "none", "silent": True, "label": {"show": False},
                          "lineStyle": {"color": GREY, "type": "dashed"}}} if same else {}  # fmt: skip
     return _base(legend=False) | {
