@@ -135,7 +135,8 @@ def _answers(table: Comparison, gains: Mapping[str, Figure | Missing]) -> str:
 
 def _with_commands(line: str) -> str:
     """A sentence in which what is to be typed stands apart."""
-    return re.sub(r"--set \S+", lambda found: f"<code>{found[0]}</code>", escape(line))
+    commands = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(line))
+    return re.sub(r"--set [^\s<]+", lambda found: f"<code>{found[0]}</code>", commands)
 
 
 def _beside(section: Section, figure: Figure | None) -> str:

@@ -24,7 +24,7 @@ def answer_view(compared: Comparison) -> Answer:
             header=_texts(section.cells.header),
             rows=tuple(map(_texts, section.cells.rows)),
             runs=tuple(loss.run_ids for loss in by_verdict(tuned, said)),
-            answer=words(said.text),
+            answer=words(said.text.replace("`", "")),  # which mark a command in a terminal
             bars=_bars(tuned, said),
             unit=_unit(tuned),
             beside=_beside(tuned, said),
