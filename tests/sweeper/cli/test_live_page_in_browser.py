@@ -178,7 +178,8 @@ def test_a_sweep_is_followed_live_to_its_answer_with_the_numbers_of_the_table(
     page.get_by_text("finished", exact=True).wait_for(timeout=PATIENCE * 1000)
     assert sweep.wait(PATIENCE) == 0
     said = json.loads(terminal.say("table", "study.yaml", "--format", "json"))
-    page.get_by_text(" ".join(said["answers"][0]["sentences"]), exact=True).wait_for()
+    answer = " ".join(said["answers"][0]["sentences"]).replace("`", "")
+    page.get_by_text(answer, exact=True).wait_for()
     written = [re.split(r"  +", line.strip()) for line in terminal.say("table", "study.yaml").splitlines()]
     variants = {"sigmoid", "ipo", "hinge"}
     expected = sorted(cells for cells in written if cells[0] in variants and len(cells) > 3)
