@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.design.sobol import scrambled_sobol
 from studies.losses.simplex import simplex_weights, weight_names
 from studies.records import Scalar
 from studies.spec import (
@@ -261,11 +262,7 @@ def _rows(spec: StudySpec) -> Iterator[np.ndarray]:
         draw = np.random.default_rng(spec.sampler_seed)
         while True:
             yield from draw.random((_ROWS, MOST_AXES))
-    from scipy.stats import qmc  # takes .4 s to load, which tables need not wait for
-
-    engine = qmc.Sobol(MOST_AXES, scramble=True, rng=np.random.default_rng(spec.sampler_seed))
-    while True:
-        yield from engine.random(_ROWS)
+    yield from scrambled_sobol(MOST_AXES, spec.sampler_seed)
 
 
 def _grid(spec: StudySpec, over: Sequence[Axis]) -> tuple[Point, ...]:
