@@ -349,7 +349,7 @@ def score_tags(
     lost = sorted((replaced & record.metrics.keys()) - names | _non_finite(record.facts) - names)
     tags = _fact_tags(facts)
     for number, numbers in enumerate(replaced_by(record, measurements), start=len(record.former)):
-        tags |= _former_tags(number, numbers.model_copy(update={"samples": samples}))
+        tags |= former_tags(number, numbers.model_copy(update={"samples": samples}))
     for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
         left = _others(before, replaced) | json.loads(curves.get(tag, "{}"))
         tags |= {tag: json.dumps(left)} if before or left else {}
@@ -371,7 +371,7 @@ def _parts(names: Collection[str]) -> list[bool]:
     return [gold for gold in (False, True) if not (JUDGED if gold else MEASURED - JUDGED).isdisjoint(names)]
 
 
-def _former_tags(number: int, numbers: Numbers) -> dict[str, str]:
+def former_tags(number: int, numbers: Numbers) -> dict[str, str]:
     """What one measurer found, in up to three tags: MLflow cuts longer ones off."""
     whole = numbers.model_dump(mode="json", exclude_none=True)
     long = {part: whole.pop(part) for part in (CURVES, CURVE_HALVES) if part in whole}

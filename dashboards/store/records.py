@@ -6,6 +6,7 @@ holds the two together.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,25 @@ from typing import Any
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreError, StoreMissing, check_store, connect, is_database, store_calls
 from dashboards.store.databases import MLFLOW, shown
-from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED, VIEW, VIEW_TAG, marks_in, seconds, to_record
+from dashboards.store.mlflow_tags import (
+    CURVE_HALVES,
+    CURVES,
+    ERRORS,
+    FACT_PREFIX,
+    HALVES,
+    KIND,
+    PLAIN_FACTS,
+    RUN,
+    SUPERSEDED,
+    VIEW,
+    VIEW_TAG,
+    answer_tags,
+    former_tags,
+    marks_in,
+    measurer_tag,
+    seconds,
+    to_record,
+)
 from dashboards.store.sqlite_runs import (
     ListedExperiment,
     StoredExperiment,
@@ -24,6 +43,7 @@ from dashboards.store.sqlite_runs import (
     read_sqlite_runs,
     read_sqlite_tags,
 )
+from studies.design.measurers import Measurers
 from studies.records import ELSEWHERE, RunRecord
 from studies.records.format import refuse_newer
 from studies.text.redact import redact
@@ -249,3 +269,18 @@ def stored(run: Any) -> StoredRun:
         params=data.params,
         metrics=data.metrics,
     )
+
+
+def record_tags(record: RunRecord) -> dict[str, str]:
+    """The tags of a run that is known by its record alone, beside those of its start: how it ended, what it answers,
+    all that was found of it but metrics, and who found it.
+    """
+    parts = {ERRORS: record.errors, HALVES: record.halves, CURVES: record.curves, CURVE_HALVES: record.curve_halves}
+    tags = {"state": record.state.value} | answer_tags(record.question, record.content)
+    tags |= {"cause": record.cause.value} if record.cause else {}
+    tags |= {"failure": record.failure.value} if record.failure else {}
+    tags |= {name if name in PLAIN_FACTS else FACT_PREFIX + name: text for name, text in record.facts.items()}
+    tags |= {tag: json.dumps(found) for tag, found in parts.items() if found}
+    for number, numbers in enumerate(record.former):
+        tags |= former_tags(number, numbers)
+    return tags | measurer_tag(Measurers(record.measured, record.judged))

@@ -2,7 +2,7 @@
 
 Gzip of JSON lines: a head, a run a line, then what judges gave the samples of a judging run a line, without their
 texts. Left out are samples to be read, what former evaluators had found, and curves that no table reads; numbers keep
-seven digits, but for scores, of which it counts which one is larger.
+seven digits, but for knobs, which say which run it is, and scores, of which it counts which one is larger.
 """
 
 from __future__ import annotations
@@ -94,17 +94,17 @@ def _line(record: RunRecord, keep: frozenset[str]) -> dict[str, Any]:
     for part in ("curves", "curve_halves"):
         if part in whole:
             whole[part] = {name: points for name, points in whole[part].items() if name not in left_out}
-    return {name: _short(value) for name, value in whole.items() if name not in ("started", "ended")} | {
-        name: round(whole[name], 1) for name in ("started", "ended") if whole.get(name) is not None
-    }
+    as_they_are = {"knobs": whole["knobs"]}  # which say which run it is
+    times = {name: round(whole[name], 1) for name in ("started", "ended") if whole.get(name) is not None}
+    return {name: short(value) for name, value in whole.items()} | as_they_are | times
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
     """The same with numbers of seven digits."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, Mapping):
-        return {name: _short(one) for name, one in value.items()}
+        return {name: short(one) for name, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_short(one) for one in value]
+        return [short(one) for one in value]
     return value

@@ -14,7 +14,7 @@ from dashboards.live.doors.mlflow_command import SAFE_PATH
 from studies.text.redact import note_command, redact_output
 from sweeper.cli.output import Output
 from sweeper.cli.refusal import refuse, told
-from sweeper.cli.verbs.keeping import ls, open_run, rm
+from sweeper.cli.verbs.keeping import ls, open_run, restore, rm
 from sweeper.cli.verbs.preparing import check_data, doctor, init, plan
 from sweeper.cli.verbs.results import evaluate, records, report, status, table, ui
 from sweeper.cli.verbs.running import pause, resume, retry, run, stop, take, wait
@@ -64,7 +64,7 @@ app = typer.Typer(
 # In the order in which `sweeper --help` lists them.
 _READING = (status, table, report, records, evaluate, export, ui)
 _STEERING = (stop, pause, resume, take)
-for command in (tune, init, check_data, plan, run, retry, wait, *_STEERING, *_READING, ls, rm, worker, doctor):
+for command in (tune, init, check_data, plan, run, retry, wait, *_STEERING, *_READING, ls, restore, rm, worker, doctor):
     app.command()(command)
 app.command("open")(open_run)
 

@@ -17,10 +17,22 @@ from studies.text.mistakes import of_option
 from sweeper.cli.refusal import refuse
 
 if TYPE_CHECKING:
+    from dashboards.store.records_file import Recorded
     from studies.records import DataConfig
     from studies.spec import ResolvedVariant, Study, StudySpec
     from trainers.data.pairs import DataError
     from trainers.data.sources import Rows
+
+
+def recorded_in(file: Path, study: Study, name: str = "--records") -> Recorded:
+    """The records that a file, given as `name`, holds of the study; exits with 2 where it is of another."""
+    from dashboards.store.records_file import read_records
+
+    found = read_records(file)
+    if found.study != study.spec.study:
+        wrong = f"holds the study {found.study!r}, and {study.spec.study!r} is asked for."
+        refuse([of_option(name, file, wrong, wrong)])
+    return found
 
 
 def refuse_output(output: Path, study: str, spec: StudySpec, records: Path | None = None) -> None:

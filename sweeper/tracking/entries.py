@@ -16,12 +16,16 @@ from dashboards.store.mlflow_tags import (
     result_tags,
     start_tags,
 )
+from dashboards.store.records import record_tags
 from studies.design.measurers import Measurers, measurers_of
-from studies.records import DATA_DIGEST, RunConfig, RunResult, State
+from studies.records import DATA_DIGEST, RunConfig, RunRecord, RunResult, State
 from studies.text.redact import redact
 from studies.text.visible import visible_json
+from sweeper.tracking.experiment.study import OpenStudy
 
 LONGEST_NAME = 500  # of a data set
+
+Entries = tuple[dict[str, Any], ...]
 
 
 def start_entry(
@@ -54,6 +58,24 @@ def finish_entry(
         "samples": [shown.model_dump() for shown in result.samples],
         "status": status_of(result),
     }
+
+
+def recorded_entries(ticket: str, study: OpenStudy, config: RunConfig, record: RunRecord) -> Entries:
+    """A run that ended before, known by its record: how it began and how it ended, each at its own time."""
+    of_record = (record.attempt, record.phase, record.question)
+    start = start_entry(ticket, study.parent_run_id, config, *of_record, scenario=study.scenario_in_names)
+    finish = {
+        "do": "finish",
+        "run": ticket,
+        "curve": [],
+        "measured": [(name, value, 0) for name, value in record.metrics.items()],
+        "tags": record_tags(record),
+        "dataset": None,
+        "samples": [],
+        "status": "FAILED" if record.failure else "FINISHED" if record.state is State.COMPLETE else "KILLED",
+    }
+    times = (record.started or 0.0, record.ended or record.started or 0.0)
+    return tuple({**entry, "time": int(at * 1000)} for entry, at in zip((start, finish), times, strict=True))
 
 
 def run_name(config: RunConfig, attempt: int, *, scenario: bool) -> str:

@@ -29,7 +29,7 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.folder.names import JOURNAL
 from sweeper.tracking.delivery import Delivery
-from sweeper.tracking.entries import finish_entry, start_entry
+from sweeper.tracking.entries import finish_entry, recorded_entries, start_entry
 from sweeper.tracking.experiment.moved import mend_artifacts
 from sweeper.tracking.experiment.new_store import make_store
 from sweeper.tracking.experiment.study import OpenStudy, claim, keep_contents, open_entry
@@ -199,6 +199,11 @@ class Tracker:
         self._send(do="supersede", run=run_id, reason=redact(reason)[:LONGEST_MESSAGE])
         self._known.drop(run_id)
 
+    def write_recorded(self, config: RunConfig, record: RunRecord) -> None:
+        """Make the MLflow run of a record that ended elsewhere, with its own times."""
+        for entry in recorded_entries(f"{TICKET_PREFIX}{uuid.uuid4().hex}", self._opened, config, record):
+            self._send(**entry)
+
     def log_table(self, files: Mapping[str, str]) -> None:
         """Keep table, page and figures, file name -> text, as artifacts of the sweep's run."""
         self._send(do="files", run=self._opened.parent_run_id, files=dict(files))
@@ -237,7 +242,7 @@ class Tracker:
         assert self._outbox is not None, "open_study must be called before runs are written"
         many = ("curve", "measured")  # numbers, and no text
         numbers: dict[str, Any] = {name: entry.pop(name) for name in many if name in entry}
-        self._outbox.send({**redact(entry, by_name=False), **numbers, "time": int(time.time() * 1000)})
+        self._outbox.send({"time": int(time.time() * 1000), **redact(entry, by_name=False), **numbers})
 
 
 def _close_superseded(client: Any, runs: Sequence[StoredRun]) -> None:

@@ -1,4 +1,4 @@
-"""Commands on what is kept: ls, rm, open."""
+"""Commands on what is kept: ls, restore, rm, open."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from studies.text.mistakes import Mistake
+from studies.schema.replicates import as_in_file
+from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from sweeper.cli import completion
-from sweeper.cli.inputs import said_if_long
-from sweeper.cli.options import Set, Storage
+from sweeper.cli.inputs import recorded_in, said_if_long
+from sweeper.cli.options import Set, Storage, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
-from sweeper.cli.shared import load, quiet_libraries, store_errors
+from sweeper.cli.shared import command_line, load, quiet_libraries, store_errors
 
 if TYPE_CHECKING:
     from sweeper.commands.kept.removal import Removal
@@ -45,6 +46,29 @@ def ls(context: typer.Context, json: Json = False) -> None:
         when = "" if study.changed is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(study.changed))
         rows.append([study.name, runs, study.state, when, in_bytes(study.bytes), *[study.owner or ""] * others])
     print_table(("study", "runs", "state", "last change", "size", *["of"] * others), rows, Screen())
+
+
+def restore(
+    study: StudyName,
+    file: Annotated[Path, typer.Argument(metavar="RECORDS", help="a file of `sweeper records`")],
+    settings: Set = None,
+) -> None:
+    """Put a file's runs into the store of a folder that has none of them, from where `sweeper run` goes on."""
+    from sweeper.commands.kept.restored import NotRestorable, restore_runs
+    from sweeper.recorded.contents import as_found
+
+    loaded = load(study, settings)
+    quiet_libraries()
+    with store_errors(f"Restoring {loaded.spec.study} ..."):
+        found = recorded_in(file, loaded, "RECORDS")
+        text = as_in_file(loaded.spec).model_dump_json(indent=2, exclude_defaults=True)
+        try:
+            restored = restore_runs(as_found(loaded, typer.echo, reach=False), text, found, Path.cwd())
+        except NotRestorable as error:
+            refuse([of_option("RECORDS", file, str(error), str(error))])
+    left = f" Left out: {so_many(restored.others, 'run')} that it does not ask for now." if restored.others else ""
+    typer.echo(f"Restored {so_many(restored.runs, 'run')} of {loaded.spec.study}.{left}")
+    typer.echo(f"Next: {command_line('run', study, settings or [])}")
 
 
 def rm(

@@ -15,7 +15,7 @@ import typer
 from studies.text.mistakes import Mistake, of_option
 from studies.text.plural import so_many
 from studies.text.redact import redact
-from sweeper.cli.inputs import refuse_output
+from sweeper.cli.inputs import recorded_in, refuse_output
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Set, StudyName, Workers
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
@@ -31,7 +31,6 @@ from sweeper.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from dashboards.store.records_file import Recorded
     from dashboards.tables.comparison import Comparison
     from dashboards.tables.formats import Format
     from dashboards.tables.grids import Grid
@@ -158,7 +157,9 @@ def _compared(loaded: Study, file: Path | None) -> Comparison:
     from dashboards.report.study import comparison_in, comparison_of
     from sweeper.recorded.reading import answers_of
 
-    return comparison_of(loaded, answers_of(loaded)) if file is None else comparison_in(loaded, _recorded(file, loaded))
+    return (
+        comparison_of(loaded, answers_of(loaded)) if file is None else comparison_in(loaded, recorded_in(file, loaded))
+    )
 
 
 def records(
@@ -200,7 +201,7 @@ def report(
     with store_errors("Reading the runs and drawing the figures ..."):
         if file is None:
             tell_whose(loaded.spec)
-        runs = answers_of(loaded).records if file is None else _recorded(file, loaded).records
+        runs = answers_of(loaded).records if file is None else recorded_in(file, loaded).records
         page = report_of(loaded, runs, _compared(loaded, file), stored=file is None).page
     _write(output, page)
     typer.echo(f"Wrote {output}. Open it in a browser; it needs no network.")
@@ -348,17 +349,6 @@ def _mlflow_ui(uri: str, port: int, host: str) -> None:
         typer.echo(f"warning: everybody who reaches {host} can read and change all studies; MLflow asks nobody's name")
     os.environ |= server_environment(uri)
     os.execv(sys.executable, server_command(host, port))
-
-
-def _recorded(file: Path, study: Study) -> Recorded:
-    """The records that a file holds of the study; exits with 2 where it is of another."""
-    from dashboards.store.records_file import read_records
-
-    found = read_records(file)
-    if found.study != study.spec.study:
-        wrong = f"holds the study {found.study!r}, and {study.spec.study!r} is asked for."
-        refuse([of_option("--records", file, wrong, wrong)])
-    return found
 
 
 def _judge_settings(model: str | None, function: str | None) -> list[str]:

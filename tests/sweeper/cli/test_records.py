@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.sweeper.conftest import Sweeper
 
 STUDY = """
@@ -40,3 +42,42 @@ def test_the_tables_of_a_records_file_are_those_of_the_store(sweeper: Sweeper, t
     other = sweeper(tmp_path, "table", "quickstart", *file)
     assert other.returncode == 2
     assert "holds the study 'small'" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_restored_sweep_trains_what_is_missing_and_ends_as_one_that_never_stopped(
+    sweeper: Sweeper, tmp_path: Path
+) -> None:
+    first, other, whole = (tmp_path / name for name in ("first", "other", "whole"))
+    for folder in (first, other, whole):
+        folder.mkdir()
+        # At a drift two settings of the formula gain the same but for rounding, and either may be judged.
+        (folder / "study.yaml").write_text(STUDY.replace(", at_drift: 2.0", ""))
+    run = ("run", "study.yaml", "--executor", "inline")
+    assert sweeper(first, *run, "--set", "replicates=2").returncode == 0
+    assert sweeper(first, "records", "study.yaml", "--output", "../kept.gz").returncode == 0
+    restored = sweeper(other, "restore", "study.yaml", "../kept.gz")
+    assert restored.stdout.splitlines() == ["Restored 20 runs of small.", "Next: sweeper run study.yaml"]
+    asked = ("table", "study.yaml", "--set", "replicates=2")
+    assert sweeper(other, *asked).stdout == sweeper(first, *asked, "--records", "../kept.gz").stdout
+    went_on = sweeper(other, *run)
+    assert "10 runs trained" in went_on.stdout, went_on.stdout + went_on.stderr
+    assert "20 were there already" in went_on.stdout
+    assert sweeper(whole, *run).returncode == 0
+    assert sweeper(other, "table", "study.yaml").stdout == sweeper(whole, "table", "study.yaml").stdout
+
+
+def test_only_a_store_without_the_study_is_restored_into(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    run = ("run", "study.yaml", "--executor", "inline", "--set", "replicates=2")
+    assert sweeper(tmp_path, *run).returncode == 0
+    assert sweeper(tmp_path, "records", "study.yaml").returncode == 0
+    before = sweeper(tmp_path, "table", "study.yaml").stdout
+    refused = sweeper(tmp_path, "restore", "study.yaml", "records.jsonl.gz")
+    assert refused.returncode == 2
+    assert "The store here has 20 runs of small already" in refused.stderr
+    assert sweeper(tmp_path, "table", "study.yaml").stdout == before
+    (tmp_path / "empty").mkdir()
+    missing = sweeper(tmp_path / "empty", "restore", "../study.yaml", "../records.gz")
+    assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
+    assert not any((tmp_path / "empty").iterdir())

@@ -148,6 +148,8 @@ def test_a_point_of_the_curve_counts_no_micro_batch_that_was_forgotten(
     for before, after in zip(whole, again, strict=True):
         for (step, point), (same, other) in zip(before.curve, after.curve, strict=True):
             assert step == same
+            if step == 1:  # the policy is the reference still, so that rounding says which answer is preferred
+                point, other = ({n: v for n, v in p.items() if n != "reward_accuracy"} for p in (point, other))
             assert point == pytest.approx(other, abs=1e-9)
         told = [r.final()["tokens_per_second"].value / r.final()["steps_per_second"].value for r in (before, after)]
         assert told[0] == pytest.approx(told[1])

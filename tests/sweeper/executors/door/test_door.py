@@ -47,6 +47,7 @@ class Serving:
     arrived: list[Arrived] = field(default_factory=list)
     away: list[TurnedAway] = field(default_factory=list)
     heard: list[bytes] = field(default_factory=list)
+    handed_on: list[socket.socket] = field(default_factory=list)
     seconds: float = 0.0
     over: bool = False
 
@@ -56,6 +57,8 @@ class Serving:
 
     def serve(self) -> None:
         while not self.over:
+            while self.handed_on:  # here, as a door belongs to one thread
+                self.door.adopt(self.handed_on.pop())
             for news in self.door.wait(0.05):
                 match news:
                     case Arrived():
@@ -121,7 +124,7 @@ def test_a_worker_that_was_started_here_waits_for_a_sweep_that_is_stopped(
     monkeypatch.setattr("sweeper.executors.door.dial._ANSWER_SECONDS", 0.05)
     serving, (ours, theirs) = serve(), socket.socketpair()
     serving.door.expect("ticket", WELCOME)
-    threading.Timer(0.3, serving.door.adopt, [ours]).start()
+    threading.Timer(0.3, serving.handed_on.append, [ours]).start()
     connection, welcome = inherit(theirs.detach(), KEY, "ticket")
     assert welcome == WELCOME
     assert not connection.get_inheritable()
