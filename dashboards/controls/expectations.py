@@ -34,7 +34,7 @@ Curves = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 @dataclass(frozen=True)
 class Finding:
-    """A control, what was expected of it and what was found in `n` blocks, pairs of runs or repeats (`unit`).
+    """A control, what was expected of it and what was found in `n` blocks or pairs of runs (`unit`).
 
     `held`: None where too little has been trained to say.
     """

@@ -125,7 +125,6 @@ def comparison_from(
         kl_budgets={name: c.kl for name, own in study.by_scenario() if (c := own.spec.confirm)},
         expectations=_expected(study),
         curves=curves,
-        confirm_blocks=None if spec.confirm is None else len(set(spec.confirm.blocks)),
         aside=[*notes, *outdated(measured, asked)],
         speed=paced,
     )

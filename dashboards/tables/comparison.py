@@ -20,7 +20,6 @@ from dashboards.analysis.speed import Pace, Paces
 from dashboards.analysis.strata import Judges, Stratum, StratumResults, estimate, mean, mean_of, standings
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
-from dashboards.controls.null_pool import pool_findings
 from dashboards.guide.verdicts import Verdict
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.estimates import Estimate, Proportion, clopper_pearson, interquartile_mean
@@ -144,7 +143,6 @@ def comparison(
     kl_budgets: Mapping[str, Sequence[float]] | None = None,
     expectations: Mapping[str, Expectation] | None = None,
     curves: Curves | None = None,
-    confirm_blocks: int | None = None,
     aside: Sequence[str] = (),
     speed: Paces | None = None,
     judges: Judges | None = None,
@@ -153,8 +151,8 @@ def comparison(
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `kl_budgets`: of
     the confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
-    equal others; `confirm_blocks`: on how many blocks the study confirms, for which a pool is dealt. `aside`, `speed`:
-    of `Comparison`. `judges`: of a study with replicates whose strata are conditions, see `standings`.
+    equal others. `aside`, `speed`: of `Comparison`. `judges`: of a study with replicates whose strata are conditions,
+    see `standings`.
     """
     records = distinct(records)
     found = standings(records, objective, strata, judges)
@@ -167,10 +165,7 @@ def comparison(
         _row(s, objective, compared.get(place), words.get(place, ""), scale, timed.get(place[0]), soon.get(place))
         for s, place in zip(found, places, strict=True)
     )
-    controls = (
-        *findings(found, expectations or {}, scale, curves or {}),
-        *pool_findings(found, objective, scale, confirm_blocks),
-    )
+    controls = findings(found, expectations or {}, scale, curves or {})
     at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
     fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
     notes = funnel_notes(records)

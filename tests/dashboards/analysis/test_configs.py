@@ -39,7 +39,6 @@ def table(records: Sequence[RunRecord], planned: int = 8) -> Comparison:
         baseline="sigmoid",
         source="embedded",
         kl_budgets={"clean": (1.0, 2.0)},
-        confirm_blocks=10,
     )
 
 

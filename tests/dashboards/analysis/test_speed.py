@@ -11,8 +11,6 @@ import pytest
 
 from dashboards.analysis.speed import outdated, paces
 from dashboards.analysis.strata import Stratum, standings
-from dashboards.controls.null_pool import PoolError, pool_of
-from dashboards.statistics.scale import scale_of
 from dashboards.tables.comparison import Comparison, comparison
 from dashboards.tables.formats import render
 from dashboards.tables.grids import GridError, grids
@@ -120,8 +118,6 @@ def test_timed_runs_of_an_earlier_version_are_no_trials_failures_grids_or_contro
     assert (len(standing.done), standing.failed, len(standing.evidence)) == (1, (), 1)
     with pytest.raises(GridError):
         grids(golden, GOLD, "beta", "beta")
-    with pytest.raises(PoolError):
-        pool_of(golden, scale_of(GOLD, "embedded"))
 
 
 def test_timed_runs_of_an_earlier_version_are_told_of_in_one_sentence_and_used_for_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dashboards.tables.comparison import comparison
 from dashboards.tables.formats import FORMATS, render
 from studies.records import Cause, RunRecord
 from studies.spec import Expectation, Objective
-from tests.dashboards.generated import a_record, gold_of, pool
+from tests.dashboards.generated import a_record, gold_of
 
 GOLD = Objective(metric="gold")
 U = scale_of(GOLD, "embedded")
@@ -190,41 +190,3 @@ def test_a_study_without_controls_has_no_section_of_them(format: Any) -> None:
     text = render(comparison(records, GOLD, strata(records)), format)
     assert "held" not in text.lower()
     assert ("Controls" in text) is False
-
-
-def pooled(configs: int = 32, blocks: Sequence[int] = TWELVE, seeds: int = 2, **changes: Any) -> list[Finding]:
-    records = pool({"sigmoid": 0.0}, configs=configs, blocks=blocks, seeds=seeds, highest_kl=2.4)
-    stratum = Stratum("sigmoid", "clean", ("sigmoid",), configs, len(blocks) * seeds)
-    table = comparison(records, Objective(metric="gold", **changes), [stratum], source="embedded")
-    return list(table.controls)
-
-
-def test_a_pool_is_dealt_against_itself_and_with_a_planted_effect() -> None:
-    difference, tie, planted = pooled()
-    assert [c.held for c in (difference, tie, planted)] == [True, True, True]
-    assert "at most 8%; 3 data draws choose, 9 judge" in difference.expected
-    assert "Holm over 11" in planted.expected
-    assert (difference.n, len(difference.run_ids)) == (2000, 32 * 12 * 2)
-
-
-def test_a_pool_whose_differences_cannot_be_told_from_ties_does_not_hold() -> None:
-    """A region of practical equivalence that no number of blocks here can show: the planted effect is as small."""
-    difference, tie, planted = pooled(tie_within=0.001)
-    assert (difference.held, tie.held, planted.held) == (True, False, False)
-
-
-@pytest.mark.parametrize(("blocks", "seeds"), [(range(11), 2), (TWELVE, 1)])
-def test_fewer_runs_than_a_pool_needs_are_no_pool(blocks: Sequence[int], seeds: int) -> None:
-    assert pooled(blocks=blocks, seeds=seeds) == []
-
-
-def test_a_pool_of_too_few_configs_says_so() -> None:
-    (only,) = pooled(configs=31)
-    assert only.held is None
-    assert "31 configs have ended" in only.found
-
-
-def test_configs_beyond_the_objectives_bounds_are_not_dealt() -> None:
-    (only,) = pooled(constraints={"kl": {"max": 0.4}})
-    assert only.held is None
-    assert "dealing 12 points" in only.found
