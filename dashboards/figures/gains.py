@@ -32,6 +32,7 @@ from dashboards.tables.short import by_verdict, ranked, verdict
 from dashboards.tuned.answer import Answer
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from dashboards.tuned.samples.contests import as_rate
+from dashboards.tuned.samples.opinions import LESS
 from studies.records import RunRecord, State
 from studies.records.paths import joined, read_at, start_of
 from studies.text.plural import so_many
@@ -195,7 +196,8 @@ def ranking(material: Material, scenario: str, name: str) -> Figure | Missing:
             word = label(verdict(loss, found, answer), _VERDICT_WORDS)
             axes.text(1.03, i, word, transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=7.5)
         axes.margins(x=0.08)
-        fixed_ticks(axes, [label(loss.variant, _SHORT_LABEL) for loss in rows])
+        starred = [LESS if _is_at_less(loss, found) else "" for loss in rows]
+        fixed_ticks(axes, [label(loss.variant, _SHORT_LABEL) + star for loss, star in zip(rows, starred, strict=True)])
         for text, loss in zip(axes.get_yticklabels(), rows, strict=True):
             text.set_fontweight("bold" if loss.variant == answer.use else "normal")
         axes.set_xlabel(_beside_axis(material, found), fontsize=8.0)
@@ -217,8 +219,14 @@ def _beside_axis(material: Material, found: Tuned) -> str:
     if found.is_rate:
         return f"% won against {found.baseline}"
     unit = "points of the best possible" if found.unit == "U" else material.measured
-    at = f", at {nats(found.drift)}" if found.drift else ""
+    less = f"; {LESS} at less" if any(_is_at_less(loss, found) for loss in found.losses) else ""
+    at = f", at {nats(found.drift)}{less}" if found.drift else ""
     return f"more than {found.baseline} ({unit}{at})"
+
+
+def _is_at_less(loss: TunedLoss, found: Tuned) -> bool:
+    """Whether it is compared at a smaller drift than the others, as the short table marks it."""
+    return loss.difference is not None and loss.compared_at not in (None, found.drift)
 
 
 def _ranking_caption(found: Tuned, within: float, times: float) -> str:
@@ -226,9 +234,13 @@ def _ranking_caption(found: Tuned, within: float, times: float) -> str:
     if any(loss.difference is not None and loss.difference.estimate.low is not None for loss in found.losses):
         parts.append("Bars: 95 % t intervals.")
     if within:
-        parts.append(f"Grey: differences below {within:g}{' points' if times == 100.0 else ''}, which do not matter.")
-    if any(loss.compared_at not in (None, found.drift) for loss in found.losses if loss.difference is not None):
-        parts.append("A loss that not all runs take that far is compared at the largest drift that all of both reach.")
+        points = " points" if times == 100.0 else ""
+        parts.append(
+            f"Grey: differences below {within:g}{points}, which do not matter; as good is a loss whose 90 % interval, "
+            "shorter than its bar, lies within."
+        )
+    if any(_is_at_less(loss, found) for loss in found.losses):
+        parts.append(f"{LESS} Not all runs come that far: compared at the largest drift that all of both reach.")
     return " ".join(parts)
 
 

@@ -25,7 +25,13 @@ def interval(e: Estimate) -> str:
         return f"{e.value:+.3g} (n too small)"
     half = (e.high - e.low) / 2
     value, low, high = (to_error(v, half) for v in (e.value, e.low, e.high))
-    return f"{'+' if e.value > 0 else ''}{value} [{low}, {high}]"
+    return with_sign(f"{value} [{low}, {high}]")
+
+
+def with_sign(text: str) -> str:
+    """A number, or one with its interval, as a difference: with a plus where it is above zero as it is shown."""
+    first = text.split(" ", 1)[0].rstrip("%")
+    return text if first.startswith("-") or float(first) == 0.0 else f"+{text}"
 
 
 def best_cell(best: Quality | None) -> str:
@@ -55,7 +61,7 @@ def to_error(value: float, error: float) -> str:
         return number(value)
     exponent = math.floor(math.log10(error))
     decimals = -exponent + (error < 3 * 10**exponent)
-    return f"{value:.{max(decimals, 0)}f}"
+    return f"{value:z.{max(decimals, 0)}f}"
 
 
 def knob(value: Scalar) -> str:

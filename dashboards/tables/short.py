@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dashboards.analysis.speed import SAME, Paces
 from dashboards.statistics.estimates import Estimate
 from dashboards.tables.cells import Cells, speed_cell
-from dashboards.tables.numbers import number, to_error
+from dashboards.tables.numbers import number, to_error, with_sign
 from dashboards.tuned.answer import Answer, reason_to_avoid
 from dashboards.tuned.losses import Tuned, TunedLoss, nats
 from dashboards.tuned.samples.contests import as_rate
@@ -126,15 +126,15 @@ def _against(loss: TunedLoss, found: Tuned) -> str:
 
 
 def _signed(value: Estimate, found: Tuned) -> str:
-    return ("+" if value.value > 0 else "") + _with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0)
+    return with_sign(_with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0))
 
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
     if value.low is None or value.high is None:
-        return f"{value.value * times:.0f}{unit}" if times == 100.0 else number(value.value)
+        return f"{value.value * times:z.0f}{unit}" if times == 100.0 else number(value.value)
     half = (value.high - value.low) / 2 * times
     middle, low, high = (
-        (f"{v * times:.0f}" if times == 100.0 else to_error(v, half)) for v in (value.value, value.low, value.high)
+        (f"{v * times:z.0f}" if times == 100.0 else to_error(v, half)) for v in (value.value, value.low, value.high)
     )
     return f"{middle}{unit} [{low}, {high}]"
 
@@ -204,7 +204,7 @@ def _design_notes(found: Tuned) -> list[str]:
         lines.append("Draws are random parts of the same pairs: intervals speak of other parts, not of other data.")
     length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
     lines.append(
-        "Worked: settings that gained and did not break (no numbers, repeated words, preferences the wrong way, other "
+        "Worked: settings that gained and did not break (NaN, repeated words, preferences the wrong way, other "
         f"lengths). Drift: KL from the untrained model in nats, at the exported step.{length}"
     )
     return lines + (_yours_notes(found) if found.yours else [])

@@ -210,8 +210,10 @@ def _at_edge(use: TunedLoss) -> list[str]:
 def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
     said = []
     if as_good:
-        within = f": less than {amount(found, tie_within)} apart" if tie_within else ""
-        verb = "are" if len(as_good) > 1 else "is"
+        one = len(as_good) == 1
+        limits = "its 90% interval" if one else "their 90% intervals"
+        within = f": less than {amount(found, tie_within)} apart by {limits}" if tie_within else ""
+        verb = "is" if one else "are"
         said.append(f"{_list(as_good)} {verb} as good{within}.")
     if undecided:
         said.append(f"Not told apart from it by these runs: {_list(undecided)}.")
