@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dashboards.store.mlflow_tags import SUPERSEDED, to_record
 from dashboards.store.sqlite_runs import StoredRun
@@ -13,17 +13,25 @@ class KnownRun(RunRecord):
     """A run as MLflow knows it. `state` is RUNNING for all that were not closed, whatever was written of them."""
 
     def result(self) -> RunResult:
-        """The result as far as MLflow holds it: last measurements without their steps, no curve.
-
-        Raises ValueError for a run that has not ended.
+        """The result as far as MLflow holds it: what was measured, along the training too, and facts; not the losses of
+        its steps. Raises ValueError for a run that has not ended.
         """
         if self.cause is None or self.state is State.RUNNING:
             raise ValueError(f"run {self.run_id} has not ended and has no result")
-        measurements = tuple(
-            Measurement(n, value, self.errors.get(n), halves=self.halves.get(n)) for n, value in self.metrics.items()
-        )
+        last = max((step for points in self.curves.values() for step, _ in points), default=0)
+        found = [m for name in self.metrics for m in self._on_the_way(name, last)]
+        found += [Measurement(n, v, self.errors.get(n), last, self.halves.get(n)) for n, v in self.metrics.items()]
         message = self.facts.get("message", "")
-        return RunResult(key=self.key, cause=self.cause, message=message, measurements=measurements)
+        return RunResult(
+            key=self.key, cause=self.cause, message=message, measurements=tuple(found), facts=dict(self.facts)
+        )
+
+    def _on_the_way(self, name: str, last: int) -> Iterator[Measurement]:
+        """What a metric was before the end: an objective may be read there."""
+        halves = {step: (one, other) for step, one, other in self.curve_halves.get(name, ())}
+        for step, value in self.curves.get(name, ()):
+            if step < last:
+                yield Measurement(name, value, None, step, halves.get(step))
 
 
 class KnownRuns:

@@ -31,6 +31,7 @@ from studies.records import (
 )
 from studies.records.paths import joined, read_at
 from studies.spec import FloatRange, Objective, Scenario, StudySpec, Variant
+from sweeper.search.trials import verdict_on
 from sweeper.tracking.experiment.saved_view import experiment_tags, note
 from sweeper.tracking.tracker import Tracker
 
@@ -317,6 +318,21 @@ def test_a_known_run_gives_its_result_again(tracker: Tracker) -> None:
     result = tracker.known_runs()[0].result()
     assert result.cause is Cause.FINISHED
     assert result.final()["gold"] == Measurement("gold", 2.5, 0.1, halves=(2.25, 2.75))
+
+
+def test_a_setting_is_chosen_by_what_the_store_tells_as_by_its_own_result(tracker: Tracker) -> None:
+    """As where `optuna.db` and the run folders are lost: the objective is read at a drift on the way, not at the end."""
+    config, objective = a_config(), Objective(metric="gold", at_drift=1.0)
+    steps = [(20, 0.25, 0.5), (60, 1.2, 0.9), (120, 4.0, 0.7)]
+    measured = [
+        Measurement(name, v, None, step) for step, kl, gold in steps for name, v in (("kl", kl), ("gold", gold))
+    ]
+    own = a_result(config, measurements=tuple(measured), facts={"reference_gold": 0.125})
+    run_id = tracker.start_run(config, 1, "unbiased")
+    tracker.finish_run(run_id, config, own)
+    found, expected = (verdict_on([r], objective) for r in (tracker.known_runs()[0].result(), own))
+    assert expected.value == pytest.approx(0.85, abs=0.05), "read between the first two"
+    assert found == expected
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(tracker: Tracker) -> None:
