@@ -317,16 +317,15 @@ def test_a_known_run_gives_its_result_again(tracker: Tracker) -> None:
     tracker.finish_run(run_id, config, a_result(config))
     result = tracker.known_runs()[0].result()
     assert result.cause is Cause.FINISHED
-    assert result.final()["gold"] == Measurement("gold", 2.5, 0.1, halves=(2.25, 2.75))
+    assert result.final()["gold"] == Measurement("gold", 2.5, 0.1, 120, (2.25, 2.75))
 
 
 def test_a_setting_is_chosen_by_what_the_store_tells_as_by_its_own_result(tracker: Tracker) -> None:
-    """As where `optuna.db` and the run folders are lost: the objective is read at a drift on the way, not at the end."""
+    """As where `optuna.db` and the run folders are lost: the objective is read at a drift, which is before the end."""
     config, objective = a_config(), Objective(metric="gold", at_drift=1.0)
-    steps = [(20, 0.25, 0.5), (60, 1.2, 0.9), (120, 4.0, 0.7)]
-    measured = [
-        Measurement(name, v, None, step) for step, kl, gold in steps for name, v in (("kl", kl), ("gold", gold))
-    ]
+    measured: list[Measurement] = []
+    for step, kl, gold in ((20, 0.25, 0.5), (60, 1.2, 0.9), (120, 4.0, 0.7)):
+        measured += [Measurement("kl", kl, None, step), Measurement("gold", gold, None, step)]
     own = a_result(config, measurements=tuple(measured), facts={"reference_gold": 0.125})
     run_id = tracker.start_run(config, 1, "unbiased")
     tracker.finish_run(run_id, config, own)
