@@ -23,6 +23,8 @@ FORMS = [
     "AKIA" + "ABCDEFGH12345678",
     "glpat-" + "x" * 20,
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+    "hooks.slack.com/services/T0000/B0000/" + "x" * 24,
+    "discord.com/api/webhooks/" + "1" * 18 + "/" + "a-B" * 10,
 ]
 
 
@@ -135,7 +137,8 @@ def test_secrets_of_the_environment_are_known_by_value(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name",
     ["PGPASSWORD", "githubToken", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "API_KEY_2", "MYSQL_PWD", "DB_PASS",
-     "SSHPASS", "DBPWD", "accessToken", "clientSecret", "AccountKey", "REDISCLI_AUTH", "SESSION_COOKIE"],
+     "SSHPASS", "DBPWD", "accessToken", "clientSecret", "AccountKey", "REDISCLI_AUTH", "SESSION_COOKIE",
+     "AZURE_DEVOPS_EXT_PAT", "LDAP_BIND_PW", "HTTP_AUTHORIZATION", "SLACK_WEBHOOK_URL"],
 )  # fmt: skip
 def test_variables_with_secrets_are_known_however_their_names_are_written(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -156,6 +159,8 @@ def test_variables_with_secrets_are_known_however_their_names_are_written(
         "max_tokens",
         "GIT_ASKPASS",
         "PGPASSFILE",
+        "PATTERN",
+        "LD_PRELOAD_PATH",
     ],
 )
 def test_a_variable_about_a_secret_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
