@@ -251,9 +251,8 @@ def _load(judge: Judge) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "auto" if device == "cuda" else torch.float32
     try:
-        refuse_kernels(
-            judge.reward_model, PreTrainedConfig.get_config_dict(judge.reward_model, revision=judge.revision)[0]
-        )
+        config = PreTrainedConfig.get_config_dict(judge.reward_model, revision=judge.revision)[0]
+        refuse_kernels(str(judge.reward_model), config)
         tokenizer = AutoTokenizer.from_pretrained(judge.reward_model, **where)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             judge.reward_model, dtype=dtype, output_loading_info=True, **where

@@ -376,10 +376,30 @@ def test_stop_signals_no_process_but_a_sweep(sweeper: Sweeper, folder: Path) -> 
             process.kill()
 
 
+def other_modes(folder: Path, umask: int) -> dict[str, str]:
+    """What has another mode than the umask gives, of all that lies there beside what was put there."""
+    found = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): oct(mode)
+        for path, mode in found.items()
+        if path not in (folder / "study.yaml", folder / "mlflow.db")
+        and mode != ((0o777 if path.is_dir() else 0o666) & ~umask)
+    }
+
+
+def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(sweeper: Sweeper, folder: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert sweeper(folder, *RUN, "--set", "budget.trials=1").returncode == 0
+    finally:
+        os.umask(before)
+    assert len(keys(folder / "runs" / "small")) == 1
+    assert other_modes(folder, 0o027) == {}
+
+
 @pytest.mark.slow
-def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) -> None:
-    umask = 0o027
-    made_before = {folder / "study.yaml", folder / "mlflow.db"}
+@pytest.mark.parametrize("umask", [0o027, 0o000])
+def test_and_so_has_all_that_its_workers_make(folder: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "1"]
@@ -390,13 +410,7 @@ def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) ->
         assert ended.returncode == 0, ended.stderr
     finally:
         os.umask(before)
-    found = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*") if path not in made_before}
-    wrong = {
-        str(path.relative_to(folder)): oct(mode)
-        for path, mode in found.items()
-        if mode != ((0o777 if path.is_dir() else 0o666) & ~umask)
-    }
-    assert not wrong
+    assert other_modes(folder, umask) == {}
 
 
 @pytest.mark.parametrize("mark", ["pipe", "{}", "[]"])
