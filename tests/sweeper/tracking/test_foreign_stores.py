@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from dashboards.store.connection import StoreRefused, connect
 
@@ -80,6 +81,7 @@ def test_a_sweep_on_a_store_and_a_journal_of_a_stranger_replaces_no_file(
         ((identity,),) = database.execute("select run_uuid from runs limit 1").fetchall()
     line = {"do": "files", "time": 1, "run": identity, "files": {".bashrc": "theirs"}}
     (tmp_path / "runs" / "small" / "mlflow-journal.jsonl").write_text(json.dumps(line) + "\n")
+    utils._artifact_repos_cache.clear()  # as in the process of somebody who has just been given all this
     refused = sweeper(tmp_path, *run)
     assert refused.returncode == 2
     assert "Nothing was written there" in refused.stderr
