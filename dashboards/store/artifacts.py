@@ -4,10 +4,17 @@ moved or copied. Changes nothing; `sweeper/tracking/moved.py` mends what MLflow 
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from studies.text.files import is_folder
+
 _ARTIFACTS, _OF_RUN = "mlartifacts", "artifacts"
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def study_artifacts(folder: Path, study: str) -> Path:
@@ -31,6 +38,29 @@ def recorded(uri: str | None, run_id: str | None = None) -> tuple[Path, str] | N
             return None
         place = place.parent.parent
     return (place.parent.parent, place.name) if parts.scheme == "file" and place.parent.name == _ARTIFACTS else None
+
+
+def misplaced(place: Path, run_id: str) -> str | None:
+    """Why nothing of a run may be kept at a place that a store names; None where it may. A store may be
+    anybody's: MLflow makes the place of a run's id, and no link is in it or leads to it from the id on.
+    """
+    if (place.name, place.parent.name) != (_OF_RUN, run_id) or _ID.fullmatch(run_id) is None:
+        return "which is not a folder that MLflow makes for a run"
+    for folder in (place.parent, place):
+        if os.path.lexists(folder) and not is_folder(folder):
+            return f"where {folder} is no real folder"
+    link = next(_linked(place), None)
+    return None if link is None else f"where {link} leads elsewhere"
+
+
+def _linked(folder: Path) -> Iterator[Path]:
+    """Links to folders, below a folder."""
+    if is_folder(folder):
+        for path in sorted(folder.iterdir()):
+            if is_folder(path):
+                yield from _linked(path)
+            elif path.is_dir():
+                yield path
 
 
 def found_here(uri: str, run_id: str, folder: Path) -> Path | None:

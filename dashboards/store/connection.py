@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from dashboards.store.addresses import absolute_url, patient_url, sqlite_file, sqlite_url
+from dashboards.store.artifacts import misplaced
 from dashboards.store.databases import MLFLOW, Refused, check_database, is_lost
 from studies.text.redact import redact
 
@@ -114,7 +115,32 @@ def connect(uri: str) -> Any:
             client.search_experiments(max_results=1)
     except StoreRefused as error:  # it refuses everything, so that it is no store
         raise StoreError(unusable(redact(uri), redact(str(error.__cause__)))) from error
+    _keep_artifacts_in_place(client, uri)
     return client
+
+
+def _keep_artifacts_in_place(client: Any, uri: str) -> None:
+    """Have the client write the files of a run nowhere but where MLflow puts them: where that is stands in the
+    store, which a stranger may have written. Its calls raise StoreRefused for another place.
+    """
+    tracking = client._tracking_client
+    find = tracking._get_artifact_repo
+
+    def found(run_id: str, **of_model: Any) -> Any:
+        repository = find(run_id, **of_model)
+        folder = getattr(repository, "artifact_dir", None)
+        if of_model or (folder is None and not is_database(uri)):  # a server keeps them its own way
+            return repository
+        wrong = "which is not on this machine" if folder is None else misplaced(Path(folder), run_id)
+        if wrong is not None:
+            place = redact(repository.artifact_uri)
+            raise StoreRefused(
+                f"The MLflow store {redact(uri)} says that files of run {run_id} are in {place}, {wrong}. "
+                "Nothing was written there: who gave you this store? Begin with one of your own."
+            )
+        return repository
+
+    tracking._get_artifact_repo = found
 
 
 @contextmanager

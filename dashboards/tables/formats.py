@@ -365,4 +365,4 @@ def _csv_cell(value: Any) -> Any:
     """A number as it is, and text that no spreadsheet computes."""
     if not isinstance(value, str):
         return value
-    return f"'{visible(value)}" if _FORMULA.match(value.lstrip(" ")) else visible(value)
+    return f"'{visible(value)}" if _FORMULA.match(value) or _FORMULA.match(value.lstrip()) else visible(value)

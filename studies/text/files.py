@@ -41,6 +41,13 @@ def is_file(path: Path) -> bool:
     return _has_mode(path, stat.S_ISREG)
 
 
+def is_here_alone(path: Path) -> bool:
+    """Whether a regular file is there that has no other name: what a hard link names may be anybody's, and is not sent
+    to others.
+    """
+    return is_file(path) and path.lstat().st_nlink == 1
+
+
 def _has_mode(path: Path, kind: Any) -> bool:
     try:
         return bool(kind(path.lstat().st_mode))

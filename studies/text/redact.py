@@ -55,6 +55,7 @@ _FORMS: Final = re.compile(
     | AIza[\w-]{30,} | ya29\.[\w-]{20,} | xox[abeoprs]-[\w-]{10,} | dapi[0-9a-f]{32} | npm_[A-Za-z0-9]{30,}
     | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} | nvapi-[\w-]{20,} | gsk_[A-Za-z0-9]{20,} | r8_[A-Za-z0-9]{20,}
     | SG\.[\w-]{16,80}\.[\w-]{16,}
+    | hooks\.slack\.com/(?:services|workflows)/[\w/-]{16,} | discord(?:app)?\.com/api/webhooks/[\w/-]{16,}
     | eyJ[\w-]{10,1000}\.[\w-]{10,}\.[\w-]{5,}                        # a signed JSON web token
     | (?:hf_|api_org_)(?P<hugging>[A-Za-z0-9]{8,})                    # Hugging Face
     | sk-(?P<dashed>[A-Za-z0-9_-]{16,})                               # OpenAI, Anthropic and others

@@ -22,7 +22,8 @@ _ENDINGS: Final = ("token", "secret", "password", "passwd", "passphrase", "passc
 _SHORT_ENDINGS: Final = ("pass", "pwd")
 _OTHER_WORDS: Final = frozenset({"pass", "pwd", "oldpwd", "askpass", "bypass", "compass", "surpass", "encompass"})
 PASSWORDS: Final = ("password", "passwd", "passphrase", "pwd")
-_WHOLE_WORDS: Final = frozenset({"auth", "cookie", "jwt"})  # at the end of a name
+# At the end of a name: `pat` is a personal access token, as in AZURE_DEVOPS_EXT_PAT, `pw` a password.
+_WHOLE_WORDS: Final = frozenset({"auth", "authorization", "bearer", "cookie", "jwt", "pat", "pw"})
 _KEYS: Final = ("apikey", "accesskey", "secretkey", "privatekey", "authkey")
 # Last words of a name that is about a secret, or about tokens, and holds none.
 _ABOUT: Final = frozenset({"level", "type", "kind", "name", "path", "file", "dir", "length", "size", "count", "limit"})
@@ -61,7 +62,7 @@ def is_secret(name: str) -> bool:
         return False
     if words[-1] in _WHOLE_WORDS or (len(words) > 1 and words[-1] in _SHORT_ENDINGS):
         return True
-    return any(word == "key" or _ends_as_secret(word) for word in words)
+    return any(word in ("key", "webhook") or _ends_as_secret(word) for word in words)
 
 
 def _ends_as_secret(word: str) -> bool:

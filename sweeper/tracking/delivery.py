@@ -11,6 +11,7 @@ from dashboards.store.connection import StoreRefused, store_calls
 from dashboards.store.mlflow_tags import SUPERSEDED, TICKET, Value
 from studies.records import SAMPLES
 from studies.samples.kept import SAMPLES_FOLDER
+from studies.text.files import is_here_alone
 from sweeper.tracking.entries import samples_text
 from sweeper.tracking.experiment.study import OpenStudy
 from sweeper.tracking.journal import TICKET_PREFIX, checked
@@ -60,7 +61,7 @@ class Delivery:
                 case "adapter":
                     self._attach_adapter(entry)
                 case "samples":
-                    for file in sample_files(self._study.runs / entry["key"]):
+                    for file in filter(is_here_alone, sample_files(self._study.runs / entry["key"])):
                         self._client.log_artifact(self._real(entry["run"]), str(file), SAMPLES_FOLDER)
                 case "close":
                     self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
@@ -148,8 +149,10 @@ class Delivery:
         if not os.path.lexists(folder / ADAPTER):
             return  # another trial has become the best since
         files, others = adapter_files(folder)
-        for file in files:
+        sent = [file for file in files if is_here_alone(file)]
+        for file in sent:
             self._client.log_artifact(self._real(entry["run"]), str(file), ADAPTER)
+        others += [file for file in files if file not in sent]
         if others:
             self._tell_user(f"Not attached to MLflow, as no trainer has written it: {', '.join(map(str, others))}")
 

@@ -26,7 +26,7 @@ from studies.design.measurers import Measurers, measurers_of
 from studies.records import ELSEWHERE, SAMPLES, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown
 from studies.records.world_units import source_of
 from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
-from studies.text.files import read_bytes, write_whole
+from studies.text.files import is_here_alone, read_bytes, write_whole
 from studies.text.redact import redact
 from sweeper.tracking.delivery import read_curve_ends
 from sweeper.tracking.entries import samples_text
@@ -65,7 +65,7 @@ def write_scores(
 def attach_samples(client: Any, uri: str, run_id: str, folder: Path) -> None:
     """Keep the samples in a run's folder as artifacts of the run. Raises StoreError."""
     with store_calls(uri):
-        for file in sample_files(folder):
+        for file in filter(is_here_alone, sample_files(folder)):
             client.log_artifact(run_id, str(file), SAMPLES_FOLDER)
 
 

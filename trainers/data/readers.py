@@ -14,19 +14,17 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from trainers.data.rows import ALIASES, SIDES, Fault
+from trainers.data.unpacked.bounds import check_parts, check_rows, check_unpacked, mib
+from trainers.data.unpacked.parquet import parquet_rows
 
 MOST_BYTES: Final = 4 << 30
 """Of text in a split: as much stays in the memory of every worker."""
 _LONGEST_CELL: Final = 1 << 30  # the csv module's own limit is 128 KiB, and it has no other than a global one
-_ALWAYS_UNPACKED, _MOST_UNPACKED = 256 << 20, 100
-"""A packed file may unpack to so many bytes, or to so many times its size (texts take 2 to 10)."""
-_ALWAYS_ROWS: Final = 200_000
-"""It may have so many rows, or one for each of its bytes: as many that differ do not fit into fewer."""
 
 
 class Placed(NamedTuple):
@@ -41,10 +39,8 @@ def _read_json(file: Path) -> Iterator[Placed]:
     """One JSON object a line, or over several lines, or a JSON list of them, whatever the file is called."""
     with _opened(file) as content:
         first = next((line for line in content if line.strip()), b"")
-        more = next((line for line in content if line.strip()), b"") if _is_json(first) else b""
-    if more:
-        return _by_lines(file)
-    return _whole(file)
+        more = any(line.strip() for line in content)
+    return _by_lines(file) if more and _is_json(first) else _whole(file)
 
 
 def _whole(file: Path) -> Iterator[Placed]:
@@ -54,36 +50,67 @@ def _whole(file: Path) -> Iterator[Placed]:
     if not packed.lstrip(_SPACE).startswith((b"{", b"[")):
         return _by_lines(file)
     if packed.lstrip(_SPACE).startswith(b"["):
-        rows = list(numbered(_parsed(_utf8(packed))))
+        rows = _listed(_utf8(packed))
     else:
         try:
-            rows = list(_one_after_the_other(_utf8(packed)))
+            text = _utf8(packed)
+            for _ in _one_after_the_other(text):  # whether it is that to its end
+                pass
         except ValueError:
             return _by_lines(file)
-    if len(rows) == 1 and isinstance(rows[0].value, dict) and _is_table(rows[0].value):
+        rows = _one_after_the_other(text)
+    first = list(islice(rows, 2))
+    if len(first) == 1 and isinstance(first[0].value, dict) and _is_table(first[0].value):
         raise ValueError(
-            f"it is one JSON object, with {', '.join(map(repr, rows[0].value))}, and no row: write its rows as objects "
-            "of their own, one a line, as pandas does by to_json(orient='records', lines=True)"
+            f"it is one JSON object, with {', '.join(map(repr, first[0].value))}, and no row: write its rows as "
+            "objects of their own, one a line, as pandas does by to_json(orient='records', lines=True)"
         )
-    return iter(rows)
+    return chain(first, rows)
+
+
+def _listed(text: str) -> Iterator[Placed]:
+    """The values of a JSON list, each as it is asked for: a list of a few bytes a row takes a hundred times as much
+    where all of it is read at once. Raises ValueError.
+    """
+    at, row = _after(text, text.index("[") + 1), 0
+    while text[at : at + 1] != "]" or row:
+        value, at = _decoded(text, at)
+        row += 1
+        yield Placed(f"row {row}", value)
+        at = _after(text, at)
+        if text[at : at + 1] != ",":
+            break
+        at = _after(text, at + 1)
+    if text[at : at + 1] != "]":
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    if _after(text, at + 1) < len(text):
+        raise json.JSONDecodeError("Extra data", text, _after(text, at + 1))
 
 
 def _one_after_the_other(text: str) -> Iterator[Placed]:
     """JSON values with white space between them, each at the line where it begins. Raises ValueError."""
-    decoder, at, line, told = json.JSONDecoder(), 0, 1, 0
-    while True:
-        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
-        if at >= len(text):
-            return
+    at, line, told = 0, 1, 0
+    while (at := _after(text, at)) < len(text):
         line, told = line + text.count("\n", told, at), at
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except RecursionError as error:
-            raise ValueError("lists or objects lie too deep in one another") from error
+        value, at = _decoded(text, at)
         yield Placed(f"line {line}", value)
 
 
+def _after(text: str, at: int) -> int:
+    """Where white space from `at` on ends."""
+    return _BLANK.match(text, at).end()  # type: ignore[union-attr]
+
+
+def _decoded(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value at a place, and where it ends. Raises ValueError."""
+    try:
+        return _DECODER.raw_decode(text, at)
+    except RecursionError as error:
+        raise ValueError("lists or objects lie too deep in one another") from error
+
+
 _BLANK: Final = re.compile(r"\s*")
+_DECODER: Final = json.JSONDecoder()
 
 
 def _is_table(value: Mapping[str, Any]) -> bool:
@@ -201,91 +228,6 @@ def _separator(header: str) -> str:
 _SEPARATORS: Final = (",", ";", "\t", "|")
 
 
-def _read_parquet(file: Path) -> Iterator[Placed]:
-    """A Parquet table, a part at a time; a text that many rows share is there once. A file can say it a million times
-    in a kilobyte, so what it unpacks to is counted before it is unpacked.
-    """
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            metadata, columns = table.metadata, [table.schema.column(i) for i in range(len(table.schema))]
-        groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-        size, packed = sum(group.total_byte_size for group in groups), file.stat().st_size
-        _check_unpacked(size, packed, metadata.num_rows)
-        _check_rows(metadata.num_rows, packed)
-        texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in _TEXT_TYPES]
-        flat = [path for path in texts if "." not in path]  # pyarrow cannot read the others as dictionaries
-        at_once = 1024 if flat == texts else 16 if size < _MOST_UNPACKED // 4 * packed else 1
-        with pyarrow.parquet.ParquetFile(file, read_dictionary=flat) as table:
-            yield from numbered(_unpacked(table, at_once, packed))
-    except pyarrow.ArrowException as error:
-        raise ValueError(first_line(error)) from error
-
-
-_TEXT_TYPES: Final = ("STRING", "NONE")
-
-
-def _unpacked(table: Any, at_once: int, packed: int) -> Iterator[dict[str, Any]]:
-    """The rows of an opened Parquet file of `packed` bytes, so many of them at once."""
-    size = 0
-    for batch in table.iter_batches(batch_size=at_once):
-        size += sum(map(_bytes_in, batch.columns))
-        _check_unpacked(size, packed, table.metadata.num_rows)
-        columns = {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-        for i in range(batch.num_rows):
-            yield {name: values[i] for name, values in columns.items()}
-
-
-def _bytes_in(column: Any) -> int:
-    """What the values of an Arrow array take where each is written out."""
-    import pyarrow
-    import pyarrow.compute as compute
-
-    if pyarrow.types.is_dictionary(column.type):
-        lengths = compute.binary_length(column.dictionary)
-        return int(compute.sum(compute.cast(lengths.take(column.indices), "int64")).as_py() or 0)
-    if pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-        return _bytes_in(column.flatten())
-    if pyarrow.types.is_struct(column.type):
-        return sum(map(_bytes_in, column.flatten()))
-    return int(column.nbytes)
-
-
-def _values(column: Any) -> list[Any]:
-    """The values of an Arrow array; equal ones of a dictionary are one object."""
-    import pyarrow
-
-    if not pyarrow.types.is_dictionary(column.type):
-        return list(column.to_pylist())
-    used = column.indices.unique()
-    texts = dict(zip(used.to_pylist(), column.dictionary.take(used).to_pylist(), strict=True))
-    return [texts[i] for i in column.indices.to_pylist()]
-
-
-def _check_unpacked(size: int, packed: int, rows: int | None = None) -> None:
-    """Raises ValueError where a file unpacks to so much more than it is that no texts of people can be in it."""
-    if size > max(_ALWAYS_UNPACKED, _MOST_UNPACKED * packed):
-        raise ValueError(
-            f"{f'its {rows} rows unpack' if rows else 'it unpacks'} to {mib(size)} or more from a file of "
-            f"{mib(packed)}, over {_MOST_UNPACKED} times as much: where that is meant, write it as .jsonl, else get "
-            "the file again"
-        )
-
-
-def _check_rows(rows: int, packed: int) -> None:
-    """Raises ValueError where rows are so many for the file that they must be copies of a few."""
-    if rows > max(_ALWAYS_ROWS, packed):
-        raise ValueError(
-            f"its {rows:,} rows unpack to more than a file of {mib(packed)} can tell apart, so that they are copies "
-            "of a few: where that is meant, write it as .jsonl, else get the file again"
-        )
-
-
-def mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
-
-
 @contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     """The bytes of a file as UTF-8 has them, unpacked where it is packed, and no more of them than texts of people
@@ -322,8 +264,15 @@ def _check_packed(file: Path) -> None:
         kind = _packing(packed.peek(4)[:4], file)
     if kind is not None:
         with _unpacking(file) as content:
-            lines = sum(part.count(b"\n") for part in iter(lambda: content.read(1 << 20), b""))
-        _check_rows(lines, file.stat().st_size)
+            lines = parts = 0
+            for piece in iter(lambda: content.read(1 << 20), b""):
+                lines += piece.count(b"\n")
+                parts += sum(map(piece.count, _PART_BEGINS))
+        check_rows(lines, file.stat().st_size)
+        check_parts(parts, file.stat().st_size)
+
+
+_PART_BEGINS: Final = (b"[", b"{", b",", b";", b"\t", b"|")  # of a list, an object, an item or a cell
 
 
 def _packing(start: bytes, file: Path) -> str | None:
@@ -362,7 +311,7 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         found = self._content.read(len(buffer))
         self._size += len(found)
-        _check_unpacked(self._size, self._packed)
+        check_unpacked(self._size, self._packed)
         if self._size > MOST_BYTES:
             raise ValueError(f"it unpacks to over {mib(MOST_BYTES)}: write the rows that you want to another file")
         buffer[: len(found)] = found
@@ -383,16 +332,11 @@ def numbered(rows: Iterable[Any]) -> Iterator[Placed]:
         yield Placed(f"row {i}", row)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 _READERS: Final[Mapping[str, Callable[[Path], Iterator[Placed]]]] = {
     ".jsonl": _read_json,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": lambda file: numbered(parquet_rows(file)),
 }
 ENDINGS: Final = (*_READERS, *(f"{e}{packed}" for packed in _PACKED for e in (".jsonl", ".json", ".csv")))
 """Of the files that are read."""

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 from studies.records import EMBEDDED_MODELS, DataConfig
 from studies.schema.paths import existing
 from trainers.data import readers as data_files
-from trainers.data.readers import CONVERT, ENDINGS, NOT_UTF8, Placed, first_line, mib, numbered, read_file
+from trainers.data.readers import CONVERT, ENDINGS, NOT_UTF8, Placed, numbered, read_file
 from trainers.data.rows import (
     ALIASES,
     SIDES,
@@ -33,6 +33,8 @@ from trainers.data.rows import (
     length,
 )
 from trainers.data.split_files import is_saved, split_files, split_names
+from trainers.data.unpacked.bounds import first_line, mib
+from trainers.data.unpacked.saved import check_saved
 
 __all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "UnreadableData", "kind_of", "read_rows"]
 
@@ -187,6 +189,7 @@ def _saved_split(folder: Path, split: str) -> Any:
     """A folder written by `Dataset.save_to_disk` (one split) or `DatasetDict.save_to_disk` (several)."""
     import datasets
 
+    check_saved(folder)
     saved = datasets.load_from_disk(str(folder))
     if not isinstance(saved, datasets.DatasetDict):
         if split != "train":

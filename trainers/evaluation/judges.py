@@ -29,7 +29,13 @@ from huggingface_hub.errors import (
 from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from studies.checks.judge import label_number, label_problem
 from studies.records import COMMIT, Cause, Judge
@@ -37,6 +43,7 @@ from studies.text.redact import redact
 from trainers.data.pairs import Gold, JudgeError, Prefer, Preferences
 from trainers.data.sources import Text
 from trainers.data.tokens import plain
+from trainers.models.bases import refuse_kernels
 from trainers.models.tokenizer import UnusableModel, check_ids
 from trainers.run_folder.failures import cause_of, told
 
@@ -244,6 +251,8 @@ def _load(judge: Judge) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "auto" if device == "cuda" else torch.float32
     try:
+        config = PreTrainedConfig.get_config_dict(judge.reward_model, revision=judge.revision)[0]
+        refuse_kernels(str(judge.reward_model), config)
         tokenizer = AutoTokenizer.from_pretrained(judge.reward_model, **where)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             judge.reward_model, dtype=dtype, output_loading_info=True, **where

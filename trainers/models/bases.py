@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ ADAPTER_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER: Final = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
 _WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt")
 _NO_WEIGHTS: Final = ("training_args.bin", "optimizer", "scheduler", "rng_state", "adapter_model", "scaler")
+_FLASH: Final = ("flash_attn", "flash_attn_interface")  # packages
 _INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SHARD: Final = re.compile(r"-\d{5}-of-\d{5}\.")
 _POINTER: Final = b"version https://git-lfs"
@@ -243,6 +244,7 @@ def _adapter_here(path: str, revision: str | None) -> AdapterBase | None:
 
 def refuse_other_kinds(path: str, config: Mapping[str, Any]) -> None:
     """Raises UnusableModel for a model that is none that writes on: an encoder-decoder, a classifier, a bare body."""
+    refuse_kernels(path, config)
     names = config.get("architectures")
     name = str(names[0]) if isinstance(names, list) and names else ""
     kind = config.get("model_type") or name
@@ -262,6 +264,29 @@ def refuse_other_kinds(path: str, config: Mapping[str, Any]) -> None:
             f"model {path}: it was saved as {name}, without the head that gives probabilities of tokens: save it from "
             "AutoModelForCausalLM"
         )
+
+
+def refuse_kernels(path: str, config: Mapping[str, Any]) -> None:
+    """Raises UnusableModel where a model's own config names native code, which transformers would fetch from the Hub
+    and run where the package `kernels` is installed.
+    """
+    for key, value in _implementations(config):
+        fetched = "flash_attention" in value and find_spec("kernels") and not any(map(find_spec, _FLASH))
+        if "/" in value or fetched:
+            raise UnusableModel(
+                f"model {path}: its config.json says {key}: {value}, which is native code that would be fetched from "
+                "elsewhere: remove that line, and say attn_implementation in the study where you want another one"
+            )
+
+
+def _implementations(config: Any) -> Iterator[tuple[str, str]]:
+    """What a config, and those in it, says of how its layers are computed: key and value."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if str(key).endswith("_implementation"):
+            values = value.values() if isinstance(value, Mapping) else [value]
+            yield from ((str(key), one) for one in values if isinstance(one, str))
+        else:
+            yield from _implementations(value)
 
 
 def _refuse_incomplete(path: str, folder: Path) -> None:
@@ -314,7 +339,7 @@ def _refuse_missing_packages(path: str, revision: str | None, settings: Mapping[
         if find_spec(module) is None:
             raise UnusableModel(f"model {path}: {method} needs a package that is not installed: pip install {package}")
     attention = str(settings.get("attn_implementation") or "")
-    if "flash_attention" in attention and not any(map(find_spec, ("flash_attn", "flash_attn_interface"))):
+    if "flash_attention" in attention and not any(map(find_spec, _FLASH)):
         # With `kernels` alone, transformers would fetch native code from the Hub in its place.
         raise UnusableModel(
             f"attn_implementation {attention}: needs a package that is not installed: pip install flash-attn"

@@ -26,6 +26,7 @@ from trainers.models.bases import (
     UnusableModel,
     adapter_of,
     how_to_merge,
+    refuse_kernels,
     refuse_other_kinds,
     refuse_quantized,
 )
@@ -68,6 +69,7 @@ def load_model(path: str, revision: str | None, arguments: Mapping[str, Any]) ->
     arguments = {"device_map": None, **arguments}
     if adapter.is_beside:
         with _without_adapter(Path(path)) as folder:
+            refuse_kernels(path, PreTrainedConfig.get_config_dict(str(folder))[0])
             base = _load_whole(path, str(folder), arguments)
     else:
         base = load_model(adapter.base, adapter.revision, arguments)

@@ -21,7 +21,19 @@ from tests.dashboards.generated import a_record
 
 Render = Callable[[str, str], str]
 GOLD = Objective(metric="gold")
-FORMULAS = ["=cmd|' /C calc'!A0", "+1+cmd", "-1+cmd", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1"]
+FORMULAS = [
+    "=cmd|' /C calc'!A0",
+    "+1+cmd",
+    "-1+cmd",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    " \t=1",
+    "\u00a0=1",
+    "\uff1d1",
+]
 TAG = "<img src=x onerror=alert(1)> [here](javascript:x) ![i][r] `a|b` \\| &lt;b&gt;\nnext | row\r\u202eleft\x1b[31m"
 
 

@@ -142,6 +142,36 @@ def test_all_models_whose_code_would_run_are_named(tmp_path: Path) -> None:
     assert "lies with ORG/MODEL and ORG/OTHER will run" in warning
 
 
+CODE: list[tuple[dict[str, Any], str]] = [
+    ({"trainer": "mine:Trainer"}, "trainer: Python code of mine:Trainer will run"),
+    ({"notify": {"command": ["mail", "me"]}}, "notify.command: `sweeper run` will run mail me when it has ended"),
+    ({"resources": {"slurm": {"setup": ["module load x"]}}}, "resources.slurm.setup: "),
+    ({"resources": {"slurm": {"python": "/opt/python"}}}, "resources.slurm.python: "),
+    (
+        {"evaluate": {"judge": {"function": "json:dumps"}}},
+        "evaluate.judge.function: Python code of json:dumps will run",
+    ),
+    (
+        {"evaluate": {"judge": {"reward_model": "ORG/RM", "trust_remote_code": True}}},
+        "evaluate.judge.trust_remote_code: Python code that lies with ORG/RM will run",
+    ),
+    (
+        {"replicates": 8, "evaluate": {"judge": {"reward_model": "A/B"}, "second_judge": {"pairwise": "json:dumps"}}},
+        "evaluate.second_judge.pairwise: Python code of json:dumps will run",
+    ),
+    (
+        {"replicates": 8, "evaluate": {"judge": {"reward_model": "A/B"}, "check": {"function": "json:dumps"}}},
+        "evaluate.check.function: Python code of json:dumps will run",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "told"), CODE)
+def test_all_code_that_a_study_names_is_warned_of(tmp_path: Path, parts: dict[str, Any], told: str) -> None:
+    (warning,) = foreign_code(load_study(study(tmp_path, **parts)))
+    assert warning.startswith(told)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
 
 from studies.records import METRICS
-from studies.text.redact import REDACTED, is_secret, note_command, note_settings, redact
+from studies.text.redact import REDACTED, is_secret, note_command, note_settings, redact, redact_output
 from tests.robustness.harness import in_time
 
 HF = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
@@ -23,6 +26,8 @@ FORMS = [
     "AKIA" + "ABCDEFGH12345678",
     "glpat-" + "x" * 20,
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+    "hooks.slack.com/services/T0000/B0000/" + "x" * 24,
+    "discord.com/api/webhooks/" + "1" * 18 + "/" + "a-B" * 10,
 ]
 
 
@@ -135,7 +140,8 @@ def test_secrets_of_the_environment_are_known_by_value(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name",
     ["PGPASSWORD", "githubToken", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "API_KEY_2", "MYSQL_PWD", "DB_PASS",
-     "SSHPASS", "DBPWD", "accessToken", "clientSecret", "AccountKey", "REDISCLI_AUTH", "SESSION_COOKIE"],
+     "SSHPASS", "DBPWD", "accessToken", "clientSecret", "AccountKey", "REDISCLI_AUTH", "SESSION_COOKIE",
+     "AZURE_DEVOPS_EXT_PAT", "LDAP_BIND_PW", "HTTP_AUTHORIZATION", "SLACK_WEBHOOK_URL"],
 )  # fmt: skip
 def test_variables_with_secrets_are_known_however_their_names_are_written(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -156,6 +162,8 @@ def test_variables_with_secrets_are_known_however_their_names_are_written(
         "max_tokens",
         "GIT_ASKPASS",
         "PGPASSFILE",
+        "PATTERN",
+        "LD_PRELOAD_PATH",
     ],
 )
 def test_a_variable_about_a_secret_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +315,23 @@ def test_secrets_among_the_words_of_a_command_are_known(words: list[str]) -> Non
     note_command(["run", "study.yaml", *words])
     assert redact("study.yaml: on the command line") == f"study.yaml: {REDACTED}"
     note_command([])
+
+
+def test_all_that_is_printed_is_without_secrets_and_acts_on_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever prints it, a library too: the stream itself takes it out. Of rich its own marks stay."""
+    monkeypatch.setenv("MY_TOKEN", "correct horse")
+    before = {name: io.TextIOWrapper(io.BytesIO(), "utf-8") for name in ("stdout", "stderr")}
+    for name, stream in before.items():
+        monkeypatch.setattr(sys, name, stream)
+    redact_output()
+    for name, stream in before.items():
+        printed: Any = getattr(sys, name)
+        printed.write("\x1b]52;c;QQ==\x07\u202eleft\rover correct horse\n")
+        printed.rich_proxied_file.write("\x1b[1m\x1b]52;c;QQ==\x07\u202ecorrect horse\x1b[0m")
+        printed.flush()
+        assert stream.buffer.getvalue().decode() == (
+            f"\\x1b]52;c;QQ==\\x07\\u202eleft\nover {REDACTED}\n\x1b[1m\\x1b]52;c;QQ==\\x07\\u202e{REDACTED}\x1b[0m"
+        )
 
 
 def test_mappings_are_redacted_by_name_at_any_depth() -> None:

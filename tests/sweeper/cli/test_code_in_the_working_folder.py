@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +20,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from dashboards.live.doors.mlflow_command import server_command, server_environment, socket_command
 from sweeper.executors.door.door import Door
 from sweeper.executors.door.greeting import Welcome
 from sweeper.executors.process.handle import Starter
@@ -40,6 +43,35 @@ def hostile(tmp_path: Path, empty_mlflow: Path) -> Path:
 def ran(folder: Path) -> str:
     file = folder / "RAN"
     return file.read_text() if file.exists() else ""
+
+
+LOOKS = """
+import json, sys
+from importlib.util import find_spec
+print(json.dumps([found.origin if (found := find_spec(name)) else None for name in sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("command", [server_command("127.0.0.1", 5000), socket_command("/x/mlflow", "mlflow")])
+@pytest.mark.parametrize("of", ["the process", "what it starts"])
+def test_mlflows_pages_find_no_module_in_the_working_folder(hostile: Path, command: list[str], of: str) -> None:
+    """The Python of these commands, and one that it starts, is asked where modules lie, in place of running MLflow."""
+    python = command[: command.index("-m")] if of == "the process" else command[:1]
+    environment = {**os.environ, **(server_environment("sqlite:///x") if of == "what it starts" else {})}
+    asked = subprocess.run([*python, "-c", LOOKS, *NAMES.split()], cwd=hostile, env=environment, capture_output=True)
+    found = json.loads(asked.stdout)
+    assert any(found)
+    assert not [place for place in found if place and Path(place).is_relative_to(hostile)]
+    assert ran(hostile) == ""
+
+
+def test_mlflows_pages_have_one_worker_no_jobs_and_no_folder_of_modules_of_ours() -> None:
+    for command in (server_command("127.0.0.1", 5000), socket_command("/x/mlflow", "mlflow")):
+        assert command[command.index("--workers") + 1] == "1"
+        words = shlex.split(command[command.index("--uvicorn-opts") + 1])
+        (folder,) = (word.removeprefix("--app-dir=") for word in words if word.startswith("--app-dir="))
+        assert Path(folder) == Path(os.__file__).parent
+    assert server_environment("sqlite:///x")["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
 @pytest.mark.slow

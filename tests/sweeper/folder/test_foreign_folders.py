@@ -120,6 +120,19 @@ def test_a_folder_of_other_work_is_refused_before_anything_is_made(
     assert contents(folder.parent) == before
 
 
+def test_a_link_to_the_runs_of_another_sweep_is_no_folder_of_this_one(sweeper: Sweeper, folder: Path) -> None:
+    """What bears a sweep's mark is still not this study's where a link leads to it."""
+    assert sweeper(folder, *RUN).returncode == 0
+    others = folder.parent / "others"
+    (folder / "runs" / "small").rename(others)
+    (folder / "runs" / "small").symlink_to(others)
+    before = contents(others)
+    refused = sweeper(folder, *RUN, "--set", "budget.trials=3")
+    assert refused.returncode == 2, refused.stdout
+    assert f"{folder / 'runs' / 'small'} is no real folder" in refused.stderr
+    assert contents(others) == before
+
+
 def test_a_link_in_place_of_runs_and_an_empty_folder_are_taken(sweeper: Sweeper, folder: Path) -> None:
     elsewhere = folder.parent / "large disk"
     (elsewhere / "small").mkdir(parents=True)
@@ -273,24 +286,32 @@ def test_a_result_that_is_none_of_this_run_is_named_and_the_run_trained_again(
     assert sweeper(folder, "table", "study.yaml", "--format", "csv").stdout == then
 
 
-def test_only_what_a_trainer_writes_is_attached_to_mlflow(sweeper: Sweeper, folder: Path) -> None:
+def _odd_files(adapter: Path, work: Path) -> None:
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "id_rsa").write_text("precious")
+    (adapter / "README.md").symlink_to(work / "a.txt")
+    os.link(work / "a.txt", adapter / "config.json")
+    (adapter / "deep").symlink_to(work)
+
+
+@pytest.mark.parametrize(
+    ("put", "attached"),
+    [(_odd_files, {"adapter_config.json"}), (lambda adapter, work: adapter.symlink_to(work / "adapter"), set())],
+    ids=["odd files", "link"],
+)
+def test_only_what_a_trainer_writes_is_attached_to_mlflow(
+    sweeper: Sweeper, folder: Path, put: Callable[[Path, Path], object], attached: set[str]
+) -> None:
+    (folder / "study.yaml").write_text(STUDY.replace("trials: 2", "trials: 1"))
     sweeper(folder, *RUN)
     folder = without_stores(folder)
     runs, work = folder / "runs" / "small", folder.parent / "work"
-    for number, key in enumerate(keys(runs)):
-        adapter = runs / key / "adapter"
-        adapter.mkdir()
-        (adapter / "adapter_config.json").write_text("{}")
-        (adapter / "id_rsa").write_text("precious")
-        (adapter / "README.md").symlink_to(work / "a.txt")
-        (adapter / "deep").symlink_to(work)
-        if number:
-            shutil.rmtree(adapter)
-            adapter.symlink_to(work)
+    (key,) = keys(runs)  # of the best trial, which is the only one
+    put(runs / key / "adapter", work)
     ended = sweeper(folder, *RUN)
     assert ended.returncode == 0, ended.stderr
-    kept = {path.name for path in (folder / "mlartifacts").rglob("*/artifacts/adapter/*")}
-    assert kept <= {"adapter_config.json"}
+    assert {path.name for path in (folder / "mlartifacts").rglob("*/artifacts/adapter/*")} == attached
     assert "Not attached to MLflow" in ended.stdout
 
 
@@ -355,10 +376,30 @@ def test_stop_signals_no_process_but_a_sweep(sweeper: Sweeper, folder: Path) -> 
             process.kill()
 
 
+def other_modes(folder: Path, umask: int) -> dict[str, str]:
+    """What has another mode than the umask gives, of all that lies there beside what was put there."""
+    found = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): oct(mode)
+        for path, mode in found.items()
+        if path not in (folder / "study.yaml", folder / "mlflow.db")
+        and mode != ((0o777 if path.is_dir() else 0o666) & ~umask)
+    }
+
+
+def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(sweeper: Sweeper, folder: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert sweeper(folder, *RUN, "--set", "budget.trials=1").returncode == 0
+    finally:
+        os.umask(before)
+    assert len(keys(folder / "runs" / "small")) == 1
+    assert other_modes(folder, 0o027) == {}
+
+
 @pytest.mark.slow
-def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) -> None:
-    umask = 0o027
-    made_before = {folder / "study.yaml", folder / "mlflow.db"}
+@pytest.mark.parametrize("umask", [0o027, 0o000])
+def test_and_so_has_all_that_its_workers_make(folder: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--workers", "1"]
@@ -369,13 +410,7 @@ def test_all_that_a_sweep_makes_has_the_mode_of_the_users_umask(folder: Path) ->
         assert ended.returncode == 0, ended.stderr
     finally:
         os.umask(before)
-    found = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*") if path not in made_before}
-    wrong = {
-        str(path.relative_to(folder)): oct(mode)
-        for path, mode in found.items()
-        if mode != ((0o777 if path.is_dir() else 0o666) & ~umask)
-    }
-    assert not wrong
+    assert other_modes(folder, umask) == {}
 
 
 @pytest.mark.parametrize("mark", ["pipe", "{}", "[]"])

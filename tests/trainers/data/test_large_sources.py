@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -17,6 +18,8 @@ from studies.records import DataConfig
 from trainers.data import readers as data_files
 from trainers.data.pairs import check_data
 from trainers.data.sources import DataError, read_rows
+from trainers.data.unpacked import bounds
+from trainers.data.unpacked.parquet import parquet_rows
 
 MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
 PEAK = """
@@ -90,6 +93,44 @@ def test_a_small_parquet_file_that_unpacks_to_gigabytes_is_refused(
     assert int(peak) < 400 << 10
 
 
+@pytest.mark.parametrize("kind", [pyarrow.bool_(), pyarrow.null(), pyarrow.string()])
+def test_a_list_of_a_million_values_that_are_not_there_is_counted_as_what_it_takes(
+    tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 1_000_000  # and as many thousands of them take no more of the file
+    none = pyarrow.ListArray.from_arrays(pyarrow.array([0, count], pyarrow.int32()), pyarrow.nulls(count, kind))
+    table = pyarrow.table({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"], "more": none})
+    pyarrow.parquet.write_table(table, file := tmp_path / "pairs.parquet", compression="zstd")
+    assert len(read_rows(DataConfig(path=str(file))).train) == 1
+    monkeypatch.setattr(bounds, "ALWAYS_UNPACKED", 4 << 20)
+    monkeypatch.setattr("trainers.data.unpacked.parquet._unpacked", None)  # it is counted before
+    (problem,) = check_data(DataConfig(path=str(file)))
+    assert "its 1 rows unpack to 7.6 MiB or more" in problem
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_a_saved_dataset_that_is_packed_is_refused_before_it_is_unpacked(tmp_path: Path, compression: str) -> None:
+    datasets.Dataset.from_dict({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}).save_to_disk(tmp_path / "saved")
+    assert check_data(DataConfig(path=str(tmp_path / "saved"), rows=1, eval_rows=0)) is not None
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    packed = pyarrow.table({name: ["a" * 10**6] * 9 for name in ("prompt", "chosen", "rejected")})
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    with pyarrow.ipc.new_stream(str(file), packed.schema, options=options) as stream:
+        stream.write_table(packed)
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert f"{file.name} is packed, which save_to_disk never does" in problem
+
+
+def test_a_saved_dataset_of_rows_that_hold_nothing_is_refused(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}).save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    nothing = pyarrow.table({"prompt": pyarrow.nulls(10**9)})
+    with pyarrow.ipc.new_stream(str(file), nothing.schema) as stream:
+        stream.write_table(nothing)
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert "1,000,000,000 rows unpack to more" in problem
+
+
 def test_a_text_of_many_rows_is_kept_once(tmp_path: Path) -> None:
     columns = {"prompt": same("p" * 99, 5000), "chosen": same("c" * 9999, 5000), "rejected": same("r" * 9999, 5000)}
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "pairs.parquet")
@@ -120,7 +161,7 @@ def test_a_parquet_file_gives_the_rows_that_pyarrow_gives(tmp_path: Path, how: d
     )
     pyarrow.parquet.write_table(table, file := tmp_path / "rows.parquet", **how)
     expected = pyarrow.parquet.read_table(file).to_pylist()
-    assert [placed.value for placed in data_files._read_parquet(file)] == expected
+    assert list(parquet_rows(file)) == expected
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])

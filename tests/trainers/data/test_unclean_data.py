@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from datasets import Dataset, DatasetDict
 from studies.records import DataConfig, EvaluationConfig, RunConfig
 from trainers.data import readers as data_files
 from trainers.data.pairs import check_data
+from trainers.data.readers import read_file
 from trainers.data.sources import DataError, Row, read_rows
+from trainers.data.unpacked import bounds
 
 USER = {"role": "user", "content": "What colour is the sky?"}
 BLUE = {"role": "assistant", "content": "Blue."}
@@ -285,11 +288,50 @@ def test_a_damaged_packed_file_is_refused(tmp_path: Path, packed: str) -> None:
 def test_a_small_packed_file_that_unpacks_to_much_more_is_refused(
     tmp_path: Path, ending: str, packed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_files, "_ALWAYS_UNPACKED", 1 << 20)
+    monkeypatch.setattr(bounds, "ALWAYS_UNPACKED", 1 << 20)
     file = pack(tmp_path / f"pairs{ending}{packed}", b" " * (64 << 20))
     [problem] = check_data(DataConfig(path=file))
     assert "it unpacks to" in problem
     assert "get the file again" in problem
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        (".json.gz", b"[" + b"{}," * 3_000_000 + b"{}]"),
+        (".json.gz", b'{"prompt": [' + b"[]," * 3_000_000 + b"[]]}"),
+        (".csv.gz", b"prompt,chosen,rejected\n" + b"," * 3_000_000 + b"\n"),
+        (".jsonl.zst", b'{"prompt": "a", "chosen": "b", "rejected": "c", "x": [' + b"[]," * 3_000_000 + b"[]]}"),
+    ],
+    ids=["rows", "a-row", "cells", "beside-texts"],
+)
+def test_a_small_packed_file_of_millions_of_nothings_is_refused_before_it_is_parsed(
+    tmp_path: Path, ending: str, content: bytes
+) -> None:
+    file = pack(tmp_path / f"pairs{ending}", content)
+    [problem] = check_data(DataConfig(path=file))
+    assert "lists, objects, items and cells unpack to more" in problem
+
+
+def test_rows_of_a_json_list_are_read_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "pairs.json").write_bytes(b"[" + b"{}," * 20_000 + b"{}]")
+    rows = read_file(tmp_path / "pairs.json", ".json")
+    tracemalloc.start()
+    try:
+        assert sum(placed.value == {} for placed in rows) == 20_001
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # all at once take four
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", ["[", "[{}", "[{},", "[{},]", "[,]", "[{}]x", "[{} {}]", "[{}, nul]"])
+def test_a_json_list_that_is_none_is_refused_as_python_refuses_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pairs.json").write_text(text)
+    with pytest.raises(ValueError, match=r".*") as told:
+        list(read_file(tmp_path / "pairs.json", ".json"))
+    with pytest.raises(ValueError, match=r".*") as expected:
+        json.loads(text)
+    assert str(told.value).partition(":")[0] in (str(expected.value).partition(":")[0], "Expecting value")
 
 
 def test_a_packed_file_of_more_than_fits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,14 @@ def test_a_model_whose_head_would_be_random_is_refused(tmp_path: Path) -> None:
         load_judge(Judge(reward_model=str(folder)))
 
 
+def test_a_reward_model_whose_files_name_native_code_is_refused(tmp_path: Path) -> None:
+    folder = save_classifier(tmp_path / "judge", num_labels=1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "ORG/KERNEL"}))
+    with pytest.raises(JudgeError, match="native code that would be fetched from elsewhere"):
+        load_judge(Judge(reward_model=str(folder)))
+
+
 @pytest.mark.parametrize(
     ("judge", "words"),
     [

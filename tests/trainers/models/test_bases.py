@@ -53,6 +53,29 @@ def test_a_whole_model_and_a_name_on_the_hub_are_nothing_to_say_of() -> None:
         assert base_problems({"model_name_or_path": name}) == base_notices({"model_name_or_path": name}) == []
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"attn_implementation": "ORG/KERNEL"},
+        {"_attn_implementation": "kernels-community/one@main"},
+        {"_attn_implementation": {"": "sdpa", "vision": "paged|ORG/KERNEL:f"}},
+        {"text_config": {"experts_implementation": "ORG/KERNEL"}},
+    ],
+)
+def test_a_model_whose_files_name_native_code_is_refused(config: dict[str, Any]) -> None:
+    a_folder("m", {**LLAMA, **config}, model__safetensors=b"weights")
+    assert "which is native code that would be fetched from elsewhere" in problem()
+
+
+@pytest.mark.parametrize("installed", [(), ("kernels",), ("kernels", "flash_attn")])
+def test_flash_attention_of_a_models_own_config_is_refused_where_it_would_be_fetched(
+    installed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.models.bases.find_spec", lambda name: name if name in installed else None)
+    a_folder("m", {**LLAMA, "_attn_implementation": "flash_attention_2"}, model__safetensors=b"weights")
+    assert bool(base_problems({"model_name_or_path": "m"})) == (installed == ("kernels",))
+
+
 def test_an_adapter_is_told_of_with_the_model_below_it() -> None:
     an_adapter()
     assert base_problems({"model_name_or_path": "m"}) == []
