@@ -18,7 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from trainers.data.rows import ALIASES, SIDES, Fault
+from trainers.data.raw.columns import ALIASES
+from trainers.data.rows import SIDES, Fault
 
 MOST_BYTES: Final = 4 << 30
 """Of text in a split: as much stays in the memory of every worker."""
