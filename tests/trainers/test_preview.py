@@ -163,6 +163,7 @@ def test_prompts_without_a_token_are_named_or_left_out(look: Callable[..., Previ
     [problem] = look(rows, known).problems
     assert "line 5: the prompt " in problem
     assert "has no token of its own" in problem
+    assert "passes over messages of role 'person'; write the roles that it has" in problem
     assert "1 prompts without a token, " in look(rows, known, bad_rows="drop").notes[0]
 
 

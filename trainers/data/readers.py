@@ -221,7 +221,7 @@ def _read_parquet(file: Path) -> Iterator[Placed]:
         with pyarrow.parquet.ParquetFile(file, read_dictionary=flat) as table:
             yield from numbered(_unpacked(table, at_once, packed))
     except pyarrow.ArrowException as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(f"{first_line(error).rstrip('.')}: get it again, or write its rows anew") from error
 
 
 _TEXT_TYPES: Final = ("STRING", "NONE")

@@ -244,9 +244,12 @@ def _text_fault(name: str, value: Any) -> Fault | None:
         return Fault("not text", told)
     if not value:
         return Fault("empty", f"{name!r} is an empty list; fill it in or remove the row")
-    if all(isinstance(text, str) for text in value):
+    if all(isinstance(one, str) for one in value):
         told = f"{name!r} is a list of {len(value)} texts, and a row has one; write a row for each pair of answers"
         return Fault("lists of texts", told)
+    if all(isinstance(one, int | float) for one in value):
+        told = f"{name!r} is a list of {len(value)} numbers, such as ids of tokens; write the text that they stand for"
+        return Fault("lists of numbers", told)
     for i, message in enumerate(value, start=1):
         if isinstance(message, dict) and isinstance(message.get("content"), list):
             parts = sorted(

@@ -154,13 +154,27 @@ def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) ->
         name = "" if folder is None else f"{file.relative_to(folder).as_posix()}, "
         ending = next((e for e in ENDINGS if file.name.lower().endswith(e)), None)
         if ending is None:
-            raise UnreadableData([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(ENDINGS)}"])
+            known, write = ", ".join(ENDINGS), _REWRITE.get(file.suffix.lower(), "write its rows as .jsonl")
+            raise UnreadableData([f"data {path}: ending {file.suffix or 'none'!r} is not one of {known}; {write}"])
         try:
             for placed in read_file(file, ending):
                 yield placed._replace(place=name + placed.place) if name else placed
         except (OSError, ValueError, EOFError, zlib.error) as error:
-            told = _why_unreadable(file) or error
+            # Python's own unpackers, and pyarrow's, say what they met, and no system did.
+            cut = "" if isinstance(error, ValueError) or getattr(error, "errno", None) else _CUT
+            told = _why_unreadable(file) or f"{error}{cut}"
             raise UnreadableData([f"data {path}: {name}cannot be read as {ending} ({told})"]) from error
+
+
+_CUT: Final = ": it is cut or damaged, so get it again"
+_REWRITE: Final = {
+    ".tsv": "name it .csv, where tabs are read too",
+    ".ndjson": "name it .jsonl",
+    ".jsonlines": "name it .jsonl",
+    ".xlsx": "save its sheet as .csv",
+    ".xls": "save its sheet as .csv",
+    ".ods": "save its sheet as .csv",
+}
 
 
 def _why_unreadable(file: Path) -> str | None:
@@ -331,6 +345,8 @@ def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
     remedy = " ".join(f"--set data.columns.{t}={name or 'COLUMN'}" for t, name in named.items() if name or t in missing)
     lacking = " and ".join(map(repr, missing))
     if not named[missing[0]]:
+        header = ".csv" in data.path.lower()
+        there += " (as the first line names them: write one above it where it is a row)" if header else ""
         return (
             f"no row has {lacking}; the columns are {there}: a row is a prompt, a better and a worse answer: write "
             f"these as 'chosen' and 'rejected', or, where columns hold just them, name those with {remedy}"

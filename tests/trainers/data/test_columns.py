@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,17 @@ def test_messages_inside_an_object_are_read_and_said(tmp_path: Path) -> None:
         read(write(tmp_path, row).model_copy(update={"columns": data.columns}))
 
 
-def test_a_list_of_answers_is_told_as_what_it_is() -> None:
-    row, _ = as_row({"prompt": "Q", "chosen": "Y", "rejected": ["N", "M"]}, {})
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (["N", "M"], "'rejected' is a list of 2 texts, and a row has one; write a row for each pair of answers"),
+        ([5, 6, 7], "'rejected' is a list of 3 numbers, such as ids of tokens; write the text that they stand for"),
+    ],
+)
+def test_a_list_that_is_none_of_messages_is_told_as_what_it_is(answer: Any, told: str) -> None:
+    row, _ = as_row({"prompt": "Q", "chosen": "Y", "rejected": answer}, {})
     assert isinstance(row, Fault)
-    assert row.text == "'rejected' is a list of 2 texts, and a row has one; write a row for each pair of answers"
+    assert row.text == told
 
 
 @pytest.mark.parametrize("names", ["score_chosen score_rejected", "chosen_rating rejected_rating"])
@@ -85,3 +93,25 @@ def test_answers_that_begin_alike_where_there_is_no_prompt_are_told(tmp_path: Pa
     assert "in 9 rows" in " ".join(read(write(tmp_path, *within)).notes)
     sound = [{"chosen": f"{before} Yes {i}", "rejected": f"{before} No {i}"} for i in range(9)]
     assert read(write(tmp_path, *sound)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("p.tsv", b"prompt\tchosen\trejected\n", "is not one of .jsonl, "),
+        ("p.tsv", b"prompt\tchosen\trejected\n", "; name it .csv, where tabs are read too"),
+        ("p.xlsx", b"PK", "; save its sheet as .csv"),
+        ("p.pkl", b"", "; write its rows as .jsonl"),
+        ("p.jsonl.gz", b"no gzip", "it is cut or damaged, so get it again"),
+        ("p.jsonl.gz", gzip.compress(b'{"chosen": "a"}' * 99)[:40], "it is cut or damaged, so get it again"),
+        ("p.jsonl.zst", b"\x28\xb5\x2f\xfd\x04", "it is cut or damaged, so get it again"),
+        ("p.parquet", b"PAR1" + bytes(99), "get it again, or write its rows anew"),
+        ("p.csv", b"Where?,Here.,There.\nWho?,I.,You.\n", "as the first line names them: write one above it"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_with_a_remedy(
+    tmp_path: Path, name: str, content: bytes, remedy: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (told,) = check_data(DataConfig(path=str(tmp_path / name)))
+    assert remedy in told
