@@ -12,7 +12,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -134,6 +135,7 @@ def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str], int | Non
         why = f"{model} is not here, and is loaded by the first run" if existing(model) is None else _first(error)
         return [], [f"{_UNSEEN} {why}."], None
     problems, notes, odd = _rendered(request["rows"], data, tokenizer)
+    problems += [] if problems else _without_a_row(request, tokenizer)
     if request["whole"] and not problems:
         try:
             pairs = load_pairs(data, request["block"], tokenizer)
@@ -167,8 +169,41 @@ def _rendered(
             first = first or (place, error.problems[0])
         out.update([reason] if reason else [])
         odd.update(() if reason in (REFUSED, NO_PROMPT) else _oddities(row, tokenizer))
-    surprises = [f"In {count:,} of {len(placed):,} rows looked at {what}." for what, count in odd.most_common()]
+    surprises = [_UNTEMPLATED] if _is_untemplated(placed, tokenizer) else []
+    surprises += [f"In {count:,} of {len(placed):,} rows looked at {what}." for what, count in odd.most_common()]
     return _told(placed, data, out, refused, first), _noted(placed, data, out), surprises
+
+
+_UNTEMPLATED: Final = (
+    "The rows are plain text, so that the model's chat template is not used, by TRL neither: where the model is for "
+    "chats, write prompt and answers as messages"
+)
+
+
+def _is_untemplated(placed: Sequence[tuple[str, Row]], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether rows are plain text, and none has a token that templates write, where the model has one."""
+    prompts = [row["prompt"] for _, row in placed]
+    written = [name for name in tokenizer.get_added_vocab() if len(name) > 1]
+    return bool(tokenizer.chat_template) and not any(
+        isinstance(prompt, list) or any(name in prompt for name in written) for prompt in prompts
+    )
+
+
+def _without_a_row(request: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The first id of rows to be trained on that the model's embedding has no row for, as far as its config tells."""
+    from trainers.data.tokens import tokenise
+    from trainers.models.tokenizer import embedding_rows, no_row
+
+    rows = embedding_rows(request["model"], request["revision"])
+    if rows is None or len(tokenizer) <= rows:
+        return []
+    data = DataConfig.model_validate(request["data"])
+    for place, row in request["rows"]:
+        with suppress(DataError):
+            largest = max(chain.from_iterable(tokenise(row, tokenizer)), default=0)
+            if largest >= rows and why_not(row, data, tokenizer) is None:
+                return [f"{no_row(request['model'], tokenizer, largest, rows)} (it occurs in {place})"]
+    return []
 
 
 def _told(

@@ -112,6 +112,22 @@ def safetensors_header(path: Path, *, links: bool = False) -> Mapping[str, Any]:
     return header
 
 
+def why_cut(path: Path) -> str | None:
+    """Why a safetensors file is not whole, with what to do; None where it is, or cannot be looked at."""
+    try:
+        header = safetensors_header(path, links=True)
+        with open_file(path, os.O_RDONLY, links=True) as file:
+            begins = 8 + int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+    except UnusableFile as error:
+        return f"{path.name} {error.strerror}: it is cut or damaged, so load it again"
+    except OSError:
+        return None
+    ends = [entry.get("data_offsets") for entry in header.values() if isinstance(entry, dict)]
+    needed = begins + max((end[1] for end in ends if isinstance(end, list) and len(end) == 2), default=0)
+    return None if size >= needed else f"{path.name} is cut, at {size:,} of {needed:,} bytes: load it again"
+
+
 def open_file(path: Path, flags: int, *, links: bool = False) -> IO[bytes]:
     """Open a regular file, through no link unless `links`, and without waiting for one that is a pipe.
 

@@ -158,20 +158,22 @@ def the_same_rows_are_looked_at_once(previewed: dict[str, Preview], monkeypatch:
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_measurement_of_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: it takes a process that loads TRL, and seconds of measuring."""
-    _measure_no_speed(monkeypatch)
+    measure_no_speed(monkeypatch)
 
 
-def _measure_no_speed(patch: pytest.MonkeyPatch) -> None:
+def measure_no_speed(patch: pytest.MonkeyPatch) -> None:
+    """What `sweeps_end_without_a_measurement_of_speed` does, for what is no test."""
     patch.setattr("sweeper.measuring.speed.SpeedMeter.run", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)
 def sweeps_end_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process a sweep ends with an empty page: drawing it takes as long as all the rest of a small sweep."""
-    _draw_no_page(monkeypatch)
+    draw_no_page(monkeypatch)
 
 
-def _draw_no_page(patch: pytest.MonkeyPatch) -> None:
+def draw_no_page(patch: pytest.MonkeyPatch) -> None:
+    """What `sweeps_end_without_a_page` does, for what is no test."""
     from dashboards.report import study as built
 
     with_page = built.kept_files
@@ -196,8 +198,8 @@ def swept_once(empty_mlflow: Path, empty_optuna: Path) -> SweptOnce:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             _copy_stores(patch, empty.__getitem__)
-            _measure_no_speed(patch)
-            _draw_no_page(patch)
+            measure_no_speed(patch)
+            draw_no_page(patch)
             done = CliRunner().invoke(app, ["run", "study.yaml", "--executor", "inline"])
         assert done.exit_code == 0, done.output
         return folder

@@ -1,20 +1,34 @@
-"""How a tiny random model of each architecture trains here, beside plain `trl dpo`.
+"""How a tiny random model of each architecture trains here, beside plain `trl dpo` on what is exported of the run.
 
 `python -m tests.trainers.architectures` writes the table that is kept in trainers/architectures.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import transformers
+import yaml
+from trl.scripts.dpo import main as trl_dpo
+from trl.scripts.dpo import make_parser
+from typer.testing import CliRunner, Result
 
-from studies.records import ALONE_FACT, Cause
-from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, losses, stock, train
+from dashboards.store.records import load_records
+from studies.records import ALONE_FACT, Cause, RunRecord
+from sweeper.cli.app import app
+from sweeper.tracking.experiment.new_store import make_store
+from tests.sweeper.conftest import draw_no_page, measure_no_speed
+from tests.trainers.tiny_models import LONG, SIZES, a_model, losses
+from trainers.run_folder.results import read_result
 
 TABLE: Final = Path(__file__).parents[2] / "trainers" / "architectures.md"
 WITHIN: Final = 1e-4
@@ -128,26 +142,71 @@ CONFIGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def outcome(name: str, folder: Path) -> str:
-    """How a run of the architecture ends, beside the same run by plain TRL."""
+STUDY: Final = """
+study: tiny
+base: {model_name_or_path: model, use_peft: true, lora_r: 4, lora_target_modules: all-linear, lora_dropout: 0.0,
+  learning_rate: 1.0e-3, max_steps: 4, per_device_train_batch_size: 2, bf16: false, gradient_checkpointing: false}
+data: {path: pairs.jsonl, eval_rows: 2}
+variants: {sigmoid: {}}
+evaluate: {prompts: 2, max_new_tokens: 4}
+"""
+
+
+def outcome(name: str, folder: Path, store: Path) -> str:
+    """How a run of the architecture ends, beside what plain TRL makes of its export. `store`: MLflow's, empty."""
     kind, entries = CONFIGS[name]
-    model = a_model(folder / "model", getattr(transformers, kind)(**entries))
-    run = a_run(model, folder, LONG)
-    try:
-        (result,) = train(folder, run)
-    except Exception as error:  # what a worker tells as the machine's
-        return f"**lost**: {type(error).__name__}: {_line(error)}"
-    if result.cause is not Cause.FINISHED:
-        return f"{result.cause}: {_line(result.message)}"
-    apart = max(abs(a - b) for a, b in zip(losses(result), stock(folder, run).losses, strict=True))
+    a_model(folder / "model", getattr(transformers, kind)(**entries))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LONG))
+    (folder / "study.yaml").write_text(STUDY)
+    shutil.copyfile(store, folder / "mlflow.db")
+    with _quiet(folder):
+        ended = _sweeper("run")
+        records = load_records("sqlite:///mlflow.db", "tiny")
+        if len(records) != 1 or records[0].cause not in (Cause.FINISHED, Cause.REFUSED):
+            return f"**lost**: {_line(_said(records) or ended.output)}"
+        if records[0].cause is Cause.REFUSED:
+            return f"refused: {_line(_said(records))}"
+        exported = _sweeper("export")
+        if exported.exit_code != 0:
+            return f"**not exported**: {_line(exported.output)}"
+        run = read_result(folder / "runs" / "tiny" / records[0].key)
+        assert run is not None
+        apart = max(abs(a - b) for a, b in zip(losses(run), stock_losses(Path("best.yaml")), strict=True))
     said = "as stock" if apart <= WITHIN else f"**{apart:.2g} nats from stock**"
-    return f"{said} in a pack" if ALONE_FACT not in result.facts else f"{said} alone: {_line(result.facts[ALONE_FACT])}"
+    return f"{said} in a pack" if ALONE_FACT not in run.facts else f"{said} alone: {_line(run.facts[ALONE_FACT])}"
 
 
-def row(name: str) -> str:
+def stock_losses(config: Path) -> list[float]:
+    """The loss of each step of `trl dpo --config`: as it stands, but for what it logs and keeps of its log."""
+    steps = str(yaml.safe_load(config.read_text(encoding="utf-8"))["max_steps"])
+    keeps = ("--logging_steps=1", "--save_strategy=steps", f"--save_steps={steps}")
+    script, training, *others = make_parser().parse_args_and_config(["--config", str(config), *keeps])
+    trl_dpo(script, training, *others)
+    state = Path(training.output_dir) / f"checkpoint-{steps}" / "trainer_state.json"
+    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+
+
+@contextlib.contextmanager
+def _quiet(folder: Path) -> Iterator[None]:
+    """In the folder, a sweep without what takes long at its end, and TRL without a word."""
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        measure_no_speed(patch)
+        draw_no_page(patch)
+        yield
+
+
+def _sweeper(verb: str) -> Result:
+    return CliRunner().invoke(app, [verb, "study.yaml", *(["--executor", "inline"] if verb == "run" else [])])
+
+
+def _said(records: list[RunRecord]) -> str:
+    return "; ".join(str(record.facts.get("message")) for record in records)
+
+
+def row(name: str, store: Path) -> str:
     """The architecture's line of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        return f"| {name} | {outcome(name, Path(folder))} |"
+        return f"| {name} | {outcome(name, Path(folder), store)} |"
 
 
 def _line(text: object) -> str:
@@ -158,16 +217,19 @@ def _line(text: object) -> str:
 def main() -> None:
     """Write the table."""
     rows = []
-    for name in CONFIGS:
-        rows.append(row(name))
-        sys.stdout.write(f"{rows[-1]}\n")
-        sys.stdout.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        make_store(f"sqlite:///{folder}/mlflow.db")
+        for name in CONFIGS:
+            rows.append(row(name, Path(folder) / "mlflow.db"))
+            sys.stdout.write(f"{rows[-1]}\n")
+            sys.stdout.flush()
     TABLE.write_text(
         "# How architectures train\n\n"
-        "Tiny random models, LoRA on all linear layers, four steps of DPO in float32 on a CPU, each beside plain\n"
-        f"`trl dpo`: as stock where no loss is more than {WITHIN:g} nats away. Written by\n"
-        "`python -m tests.trainers.architectures`, held by `tests/trainers/models/test_architectures.py` (slow); with\n"
-        f"transformers {transformers.__version__}.\n\n"
+        "Tiny random models, LoRA on all linear layers, four steps of DPO in float32 on a CPU: `sweeper run`, then\n"
+        "`sweeper export`, and what that wrote trained by plain `trl dpo --config best.yaml`. As stock: no loss of a\n"
+        f"step is more than {WITHIN:g} nats from plain TRL's. Written by `python -m tests.trainers.architectures`,\n"
+        "held by `tests/trainers/models/test_architectures.py` (slow); with transformers "
+        f"{transformers.__version__}.\n\n"
         "| architecture | trains |\n|---|---|\n" + "\n".join(rows) + "\n",
         encoding="utf-8",
     )

@@ -78,7 +78,7 @@ def test_an_adapter_is_another_where_the_model_below_it_is(model: Path, tmp_path
     (adapter / "adapter_config.json").write_text(
         json.dumps({"base_model_name_or_path": str(model), "peft_type": "LORA"})
     )
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")  # no weights, and whole
     before = of("model", adapter)
     (model / "config.json").write_text("{}")
     assert of("model", adapter) != before

@@ -101,6 +101,33 @@ def test_rows_that_do_not_fit_are_named_as_the_cause_where_no_pair_is_left(look:
     assert "all 4 that fit are held out; raise the limits" in problem
 
 
+def test_a_token_of_the_rows_that_the_model_has_no_row_for_is_named_with_its_place(
+    look: Callable[..., Preview], tmp_path: Path
+) -> None:
+    model, rows = tokenizer(), [{"prompt": f"Q{i}", "chosen": f" yes {i}", "rejected": " no"} for i in range(60)]
+    known = len(model)
+    model.add_tokens(["<unheard>", "<seldom>"])
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"vocab_size": known}))
+    assert look(rows, model, eval_rows=5).problems == ()
+    rows[7]["chosen"] = " yes <unheard>"
+    [problem] = look(rows, model, eval_rows=5).problems
+    assert f"'<unheard>' the id {known}, but its embedding has {known} rows" in problem
+    assert "(it occurs in line 8)" in problem
+    rows[7]["rejected"] = " no" * 99
+    assert look(rows, model, eval_rows=5, max_length=64).problems == ()  # such a row is trained on by no run
+
+
+def test_plain_text_beside_a_chat_template_is_told(look: Callable[..., Preview]) -> None:
+    rows = [{"prompt": f"Q{i}", "chosen": f" yes {i}", "rejected": f" no {i}"} for i in range(30)]
+    told = "so that the model's chat template is not used, by TRL neither"
+    assert told not in " ".join(look(rows, tokenizer()).notes)
+    assert told in " ".join(look(rows, tokenizer(PLAIN)).notes)
+    assert told not in " ".join(look([chat(i) for i in range(30)], tokenizer(PLAIN)).notes)
+    written = [{**row, "prompt": f"<s>{row['prompt']}"} for row in rows]
+    assert told not in " ".join(look(written, tokenizer(PLAIN)).notes)
+
+
 def test_messages_without_a_template_are_told(look: Callable[..., Preview]) -> None:
     [problem] = look([chat(i) for i in range(30)], tokenizer()).problems
     assert "rows are messages but the model's tokenizer has no chat template" in problem
@@ -136,6 +163,7 @@ def test_prompts_without_a_token_are_named_or_left_out(look: Callable[..., Previ
     [problem] = look(rows, known).problems
     assert "line 5: the prompt " in problem
     assert "has no token of its own" in problem
+    assert "passes over messages of role 'person'; write the roles that it has" in problem
     assert "1 prompts without a token, " in look(rows, known, bad_rows="drop").notes[0]
 
 

@@ -207,6 +207,18 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def _without_a_token(prompt: Text) -> str:
+    """That the model's tokenizer, or its chat template, leaves nothing of a prompt, with the remedy."""
+    told = f"the prompt {str(prompt)[:60]!r} has no token of its own under the model's"
+    if isinstance(prompt, str):
+        return f"{told} tokenizer, so that nothing would stand before the answers; write it out or remove the row"
+    roles = " and ".join(repr(role) for role in dict.fromkeys(message["role"] for message in prompt))
+    return (
+        f"{told} chat template, which passes over messages of role {roles}; write the roles that it has, such as "
+        "'user' and 'assistant', or remove the row"
+    )
+
+
 def why_not(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why a row is not trained on, in words to count by: it passes a length limit, each of which may be reached, or
     has answers without tokens or with the same. None where it is.
@@ -227,12 +239,7 @@ def why_not(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> s
     if not ids.prompt:
         if data.bad_rows == "drop":
             return NO_PROMPT
-        raise DataError(
-            [
-                f"the prompt {str(row['prompt'])[:60]!r} has no token of its own under the model's tokenizer, so that "
-                "nothing would stand before the answers; write it out or remove the row"
-            ]
-        )
+        raise DataError([_without_a_token(row["prompt"])])
     if not ids.chosen or not ids.rejected:
         return UNTOLD
     if ids.chosen == ids.rejected:

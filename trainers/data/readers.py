@@ -18,7 +18,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from trainers.data.rows import ALIASES, SIDES, Fault
+from trainers.data.raw.columns import ALIASES
+from trainers.data.rows import SIDES, Fault
 from trainers.data.unpacked.bounds import check_parts, check_rows, check_unpacked, mib
 from trainers.data.unpacked.parquet import parquet_rows
 

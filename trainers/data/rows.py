@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, TypedDict
+
+from trainers.data.raw.columns import lost_columns, scored_otherwise
+from trainers.data.raw.oddities import Seen
 
 Text = str | list[dict[str, Any]]
 """A prompt or an answer: plain text, or a list of messages with `role` and `content`."""
 
 SIDES: Final[tuple[Literal["chosen", "rejected"], ...]] = ("chosen", "rejected")
 _TEXTS: Final[tuple[Literal["prompt", "chosen", "rejected"], ...]] = ("prompt", "chosen", "rejected")
-# Columns that hold what belongs to the prompt, the likeliest first, in the sets that people publish.
-_QUESTIONS: Final = ("question", "instruction", "query", "input")
-_CONVERSATIONS: Final = ("conversations", "conversation", "messages")
-_BESIDE: Final = ("system", "system_prompt", "history", "context", *_CONVERSATIONS)
-ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
-    "prompt": _QUESTIONS,
-    "chosen": ("accepted", "preferred", "good", "better", "winner", "positive", "chosen_response", "response_chosen"),
-    "rejected": ("dispreferred", "bad", "worse", "loser", "negative", "rejected_response", "response_rejected"),
-}
-
 
 Columns = Mapping[Literal["prompt", "chosen", "rejected"], str | None]
 """Other names of the texts, see `DataConfig`."""
@@ -44,19 +36,6 @@ class Fault(NamedTuple):
     text: str
 
 
-class Seen(NamedTuple):
-    """What a raw row holds beside its three texts that its reader should know of.
-
-    `prompted`: there is a prompt; `lost`: columns whose text is no part of the texts; `forms`: what stood there in the
-    place of lists of messages, and was read as them; `repeated`: an answer begins with the prompt.
-    """
-
-    prompted: bool = False
-    lost: tuple[str, ...] = ()
-    forms: tuple[str, ...] = ()
-    repeated: bool = False
-
-
 def as_row(value: Any, columns: Columns) -> tuple[Row | Fault, Seen]:
     """The row that a raw one makes, its prompt explicit, or what is wrong with it. `columns`: see `DataConfig`."""
     if not isinstance(value, dict):
@@ -74,12 +53,13 @@ def as_row(value: Any, columns: Columns) -> tuple[Row | Fault, Seen]:
         )
     named, forms, unread = _with_messages(renamed(value, columns))
     prompted = "prompt" in named
-    seen = Seen(prompted, tuple(_lost(named)), tuple(forms))
+    seen = Seen(prompted, tuple(lost_columns(named)), tuple(forms), otherwise=scored_otherwise(named))
     fault = unread or _row_fault(named)
     if fault:
         return fault, seen
     row = _explicit(named)
-    return _explicit_fault(row, named) or row, seen if not prompted else seen._replace(repeated=_is_repeated(row))
+    odd = seen._replace(repeated=_is_repeated(row)) if prompted else seen._replace(begun=_is_begun(row))
+    return _explicit_fault(row, named) or row, odd
 
 
 def renamed(value: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
@@ -170,6 +150,9 @@ def _with_messages(value: dict[str, Any]) -> tuple[dict[str, Any], list[str], Fa
                 )
                 return value, [], Fault("messages as text", told)
             forms["lists of messages as JSON text"] = None
+        if isinstance(text, dict) and isinstance(text.get("messages"), list) and not text.get("tools"):
+            text = text["messages"]
+            forms["messages inside an object"] = None
         if isinstance(text, dict) and isinstance(text.get("role", text.get("from")), str):
             text = [text]
             forms["one message in the place of a list"] = None
@@ -217,43 +200,6 @@ def _of_one_form(value: dict[str, Any], forms: dict[str, None]) -> dict[str, Any
     return value
 
 
-# ---- columns that nothing would be made of -------------------------------------------------------------------------
-
-
-def _lost(value: Mapping[str, Any]) -> Iterator[str]:
-    """Columns that by their names belong to the prompt and hold text that no part of the row has."""
-    names = _like_prompts(tuple(value))
-    if not names:
-        return
-    texts = " ".join(" ".join(_leaves(value.get(text))) for text in _TEXTS)
-    for name in names:
-        if any(leaf not in texts for leaf in _leaves(value[name])):
-            yield name
-
-
-@lru_cache(maxsize=8)
-def _like_prompts(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in names if name.lower() in (*_QUESTIONS, *_BESIDE))
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """All text in a value but the roles of messages, its white space as single spaces."""
-    if isinstance(value, str):
-        yield from [" ".join(value.split())] if value.strip() else []
-    elif isinstance(value, dict):
-        for name, held in value.items():
-            yield from _leaves(held) if name not in ("role", "from") else ()
-    elif isinstance(value, list | tuple):
-        for held in value:
-            yield from _leaves(held)
-
-
-def best_question(names: Mapping[str, int]) -> str | None:
-    """The one of these columns that is most likely the prompt."""
-    by_name = {name.lower(): name for name in names}
-    return next((by_name[name] for name in (*_QUESTIONS, *_CONVERSATIONS) if name in by_name), None)
-
-
 # ---- faults --------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +244,12 @@ def _text_fault(name: str, value: Any) -> Fault | None:
         return Fault("not text", told)
     if not value:
         return Fault("empty", f"{name!r} is an empty list; fill it in or remove the row")
+    if all(isinstance(one, str) for one in value):
+        told = f"{name!r} is a list of {len(value)} texts, and a row has one; write a row for each pair of answers"
+        return Fault("lists of texts", told)
+    if all(isinstance(one, int | float) for one in value):
+        told = f"{name!r} is a list of {len(value)} numbers, such as ids of tokens; write the text that they stand for"
+        return Fault("lists of numbers", told)
     for i, message in enumerate(value, start=1):
         if isinstance(message, dict) and isinstance(message.get("content"), list):
             parts = sorted(
@@ -382,3 +334,17 @@ def _is_repeated(row: Row) -> bool:
     start = prompt.strip()
     answers = (row["chosen"], row["rejected"])
     return len(start) >= _LONG_ENOUGH and any(isinstance(a, str) and a.lstrip().startswith(start) for a in answers)
+
+
+# What stands before an answer where a conversation is written as text.
+_TURN: Final = re.compile(r"(?i)assistant:|response:|answer:|\[/INST\]|assistant(?:<\|end_header_id\|>|\|>)?\n")
+
+
+def _is_begun(row: Row) -> bool:
+    """Whether a prompt that was taken from two texts ends within a word, or behind where an answer begins."""
+    prompt, answers = row["prompt"], (row["chosen"], row["rejected"])
+    if not isinstance(prompt, str):
+        return False
+    within = prompt[-1:].isalnum() and any(isinstance(answer, str) and answer[:1].isalnum() for answer in answers)
+    turns = _TURN.split(prompt)
+    return within or (len(turns) > 1 and bool(turns[-1].strip()))

@@ -17,16 +17,15 @@ from typing import Any, Final, Literal, NamedTuple
 from studies.records import EMBEDDED_MODELS, DataConfig
 from studies.schema.paths import existing
 from trainers.data import readers as data_files
+from trainers.data.raw.columns import ALIASES, best_question
+from trainers.data.raw.oddities import Oddities, Seen
 from trainers.data.readers import CONVERT, ENDINGS, NOT_UTF8, Placed, numbered, read_file
 from trainers.data.rows import (
-    ALIASES,
     SIDES,
     Fault,
     Row,
-    Seen,
     Text,
     as_row,
-    best_question,
     counted,
     in_plain_text,
     is_conversational,
@@ -157,13 +156,27 @@ def _read_files(files: Sequence[Path], path: str, folder: Path | None = None) ->
         name = "" if folder is None else f"{file.relative_to(folder).as_posix()}, "
         ending = next((e for e in ENDINGS if file.name.lower().endswith(e)), None)
         if ending is None:
-            raise UnreadableData([f"data {path}: ending {file.suffix or 'none'!r} is not one of {', '.join(ENDINGS)}"])
+            known, write = ", ".join(ENDINGS), _REWRITE.get(file.suffix.lower(), "write its rows as .jsonl")
+            raise UnreadableData([f"data {path}: ending {file.suffix or 'none'!r} is not one of {known}; {write}"])
         try:
             for placed in read_file(file, ending):
                 yield placed._replace(place=name + placed.place) if name else placed
         except (OSError, ValueError, EOFError, zlib.error) as error:
-            told = _why_unreadable(file) or error
+            # Python's own unpackers, and pyarrow's, say what they met, and no system did.
+            cut = "" if isinstance(error, ValueError) or getattr(error, "errno", None) else _CUT
+            told = _why_unreadable(file) or f"{error}{cut}"
             raise UnreadableData([f"data {path}: {name}cannot be read as {ending} ({told})"]) from error
+
+
+_CUT: Final = ": it is cut or damaged, so get it again"
+_REWRITE: Final = {
+    ".tsv": "name it .csv, where tabs are read too",
+    ".ndjson": "name it .jsonl",
+    ".jsonlines": "name it .jsonl",
+    ".xlsx": "save its sheet as .csv",
+    ".xls": "save its sheet as .csv",
+    ".ods": "save its sheet as .csv",
+}
 
 
 def _why_unreadable(file: Path) -> str | None:
@@ -241,10 +254,9 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
     columns: dict[str, None] = {}
     faults: list[tuple[int, str, Fault]] = []  # and the place of the row: by number, and in words
     numbers: list[int] = []  # of the sound rows
-    lost = Counter[str]()
+    odd = Oddities()
     last: KeysView[str] = columns.keys()  # of the row before, mostly the same
-    forms = Counter[str]()
-    objects = size = repeated = prompts = 0
+    objects = size = 0
     for placed in raw:
         found.read += 1
         if isinstance(placed.value, dict):
@@ -253,14 +265,11 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
                 columns |= dict.fromkeys(map(str, placed.value))
                 last = placed.value.keys()
         row, seen = (placed.fault, Seen()) if placed.fault else as_row(placed.value, data.columns)
-        prompts += seen.prompted
-        lost.update(seen.lost)
+        odd.count(seen, sound=not isinstance(row, Fault))
         if isinstance(row, Fault):
             found.bad_row(placed.place, row)
             faults += [(found.read, placed.place, row)] if len(faults) < _MOST_NAMED else []
         elif row is not None:
-            forms.update(seen.forms)
-            repeated += seen.repeated
             found.rows.append(row)
             found.places.append(placed.place)
             numbers.append(found.read)
@@ -273,24 +282,11 @@ def _checked(raw: Iterable[Placed], where: str, data: DataConfig) -> _Checked:
         found.problems = [f"{where}: there are no rows"]
     elif objects and (missing := _missing_columns(columns, data)):
         found.problems = [f"{where}: {missing}"]
-    elif lost and not prompts and "prompt" not in data.columns:
-        found.problems = [f"{where}: {_lost_prompt(lost, objects)}"]
+    elif odd.lost and not odd.prompts and "prompt" not in data.columns:
+        found.problems = [f"{where}: {_lost_prompt(odd.lost, objects)}"]
     elif faults and (data.bad_rows == "refuse" or not found.rows):
         found.problems = _bad_rows(found, faults, where)
-    if lost and prompts:
-        names = " and ".join(map(repr, lost))
-        found.notes.append(
-            f"{where}: text in {names} of {max(lost.values())} rows is not trained on, as only prompt, chosen and "
-            "rejected are; write it into the prompt where it belongs there"
-        )
-    for form, count in forms.items():
-        found.notes.append(f"{where}: {count} rows hold {form}; they are read as messages")
-    if repeated:
-        found.notes.append(
-            f"{where}: in {repeated} rows an answer begins with the prompt, which stands before it already, so that "
-            "it is trained on twice; take it out of the answers, or, where both begin with all of it, take it from "
-            "there with --set data.columns.prompt=null"
-        )
+    found.notes = list(odd.notes(where))
     return found
 
 
@@ -347,9 +343,13 @@ def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
         return ""
     free = [name for name in columns if name not in (*SIDES, "prompt")]
     named = {text: _alias(text, free) for text in (*missing, *(["prompt"] if "prompt" not in columns else []))}
+    if not all(named[text] for text in missing):  # one alone, such as 'winner', is the name of something else
+        named |= dict.fromkeys(missing)
     remedy = " ".join(f"--set data.columns.{t}={name or 'COLUMN'}" for t, name in named.items() if name or t in missing)
     lacking = " and ".join(map(repr, missing))
-    if not any(named[text] for text in missing):
+    if not named[missing[0]]:
+        header = ".csv" in data.path.lower()
+        there += " (as the first line names them: write one above it where it is a row)" if header else ""
         return (
             f"no row has {lacking}; the columns are {there}: a row is a prompt, a better and a worse answer: write "
             f"these as 'chosen' and 'rejected', or, where columns hold just them, name those with {remedy}"

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from studies.records import EMBEDDED_MODELS
 from studies.schema.paths import existing, is_hub_id
-from studies.text.files import read_json
+from studies.text.files import read_json, why_cut
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
@@ -103,7 +103,7 @@ def adapter_of(path: str, config_file: Path) -> AdapterBase:
                 f"model {path}: it has an adapter_config.json and no adapter_model.safetensors. Put that back, or "
                 "remove adapter_config.json where the folder is a whole model"
             )
-        _refuse_pointers(path, [folder / name for name in there])
+        _refuse_unreadable(path, [folder / name for name in there])
         if (folder / CONFIG).is_file() and weights(folder):
             return AdapterBase(path, path, None, kind)
     if not named:
@@ -264,6 +264,12 @@ def refuse_other_kinds(path: str, config: Mapping[str, Any]) -> None:
             f"model {path}: it was saved as {name}, without the head that gives probabilities of tokens: save it from "
             "AutoModelForCausalLM"
         )
+    for key, does in (("model_type", "transformers knows what it is"), ("architectures", "TRL takes its class")):
+        if not config.get(key) and not (key == "model_type" and "auto_map" in config):
+            raise UnusableModel(
+                f"model {path}: its config.json says no {key}, by which {does}: take the config.json that it was saved "
+                'with, or write it there, such as "model_type": "llama", "architectures": ["LlamaForCausalLM"]'
+            )
 
 
 def refuse_kernels(path: str, config: Mapping[str, Any]) -> None:
@@ -290,19 +296,31 @@ def _implementations(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_incomplete(path: str, folder: Path) -> None:
+    gguf = sorted(folder.glob("*.gguf")) if folder.is_dir() else [folder] if folder.suffix == ".gguf" else []
+    found = weights(folder)
+    if gguf and not found:
+        raise UnusableModel(
+            f"model {path}: {gguf[0].name} is a GGUF file, which is made to be run and not to be trained: take the "
+            "model that it was made from, a folder or Hub id with config.json and model.safetensors"
+        )
     if folder.is_file():
         raise UnusableModel(f"model {path}: it is a file; name the folder that it lies in")
     if not (folder / CONFIG).is_file():
         below = sorted(place.parent for name in (CONFIG, ADAPTER) for place in folder.glob(f"*/{name}"))
-        hint = f"; {below[-1]} below it has one" if below else ""
-        raise UnusableModel(f"model {path}: the folder has no config.json and no adapter_config.json{hint}")
-    found = weights(folder)
+        hint = (
+            f"{below[-1]} below it has one" if below else "put that of the model, as save_pretrained writes it, there"
+        )
+        raise UnusableModel(f"model {path}: the folder has no config.json and no adapter_config.json; {hint}")
+    try:
+        read_json(folder / CONFIG, links=True)
+    except (OSError, ValueError) as error:
+        raise UnusableModel(f"model {path}: its config.json cannot be read ({error}): load it again") from error
     if not found:
         raise UnusableModel(
             f"model {path}: the folder has a config.json and no weights: put its model.safetensors (or "
             "pytorch_model.bin) there"
         )
-    _refuse_pointers(path, found)
+    _refuse_unreadable(path, found)
     if all(map(_SHARD.search, (file.name for file in found))) and not any((folder / n).is_file() for n in _INDEXES):
         raise UnusableModel(
             f"model {path}: its weights are in parts ({found[0].name}), and the index that names them is missing: put "
@@ -318,13 +336,15 @@ def _refuse_incomplete(path: str, folder: Path) -> None:
             )
 
 
-def _refuse_pointers(path: str, files: Iterable[Path]) -> None:
+def _refuse_unreadable(path: str, files: Iterable[Path]) -> None:
     for file in files:
         with suppress(OSError), file.open("rb") as content:
             if content.read(len(_POINTER)) == _POINTER:
                 raise UnusableModel(
                     f"model {path}: {file.name} is a pointer of Git LFS and not the weights: get them by `git lfs pull`"
                 )
+        if file.suffix == ".safetensors" and (why := why_cut(file)) is not None:
+            raise UnusableModel(f"model {path}: {why}")
 
 
 def _refuse_missing_packages(path: str, revision: str | None, settings: Mapping[str, Any]) -> None:

@@ -12,10 +12,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
 from studies.schema.paths import existing
-from trainers.models.bases import AdapterBase, UnusableModel, adapter_of, tokenizer_place
+from studies.text.files import read_json
+from trainers.models.bases import ADAPTER, CONFIG, AdapterBase, UnusableModel, adapter_of, small_file, tokenizer_place
 from trainers.models.template_date import on_day
 
-__all__ = ["UnusableModel", "check_ids", "load_tokenizer"]
+__all__ = ["UnusableModel", "check_ids", "embedding_rows", "load_tokenizer", "no_row"]
 
 
 def load_tokenizer(
@@ -30,10 +31,12 @@ def load_tokenizer(
     place, of_place = tokenizer_place(path, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=of_place, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        below = _below(place, of_place)
+    except Exception as error:
+        below = _below(place, of_place) if isinstance(error, OSError | ValueError) else None
         if below is None:
             _refuse_without_files(path, place, error)
+            if not trust_remote_code:
+                _refuse_other_content(path, error)
             raise
         return load_tokenizer(below.base, below.revision, trust_remote_code, day)
     if tokenizer.eos_token is None:
@@ -58,7 +61,8 @@ def _refuse_without_files(path: str, place: str, error: Exception) -> None:
     folder = existing(place)
     if folder is None:
         return
-    if not any(file.name.startswith(_TOKENIZERS) or file.suffix in _VOCABULARIES for file in folder.iterdir()):
+    names = {file.name for file in folder.iterdir()} - {"tokenizer_config.json"}  # which holds no vocabulary
+    if not any(name.startswith(_TOKENIZERS) or Path(name).suffix in _VOCABULARIES for name in names):
         raise UnusableModel(
             f"model {path}: the folder has no tokenizer: save that of the model beside its weights, as by "
             "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
@@ -66,6 +70,17 @@ def _refuse_without_files(path: str, place: str, error: Exception) -> None:
     if isinstance(error, JSONDecodeError):
         raise UnusableModel(
             f"model {path} cannot be used: a file of its tokenizer is no JSON ({error}): load it again"
+        ) from error
+
+
+def _refuse_other_content(path: str, error: Exception) -> None:
+    """Raises UnusableModel for a file that is JSON and no tokenizer, or one of a later version: transformers meets it
+    with whatever its code comes to, and the library in Rust with a bare Exception.
+    """
+    if isinstance(error, KeyError | TypeError | AttributeError | IndexError) or type(error) is Exception:
+        raise UnusableModel(
+            f"model {path} cannot be used: a file of its tokenizer is not as this transformers reads it "
+            f"({type(error).__name__}: {error}): load it again, or update transformers and tokenizers"
         ) from error
 
 
@@ -96,8 +111,25 @@ def check_ids(ids: Iterable[int], model: PreTrainedModel, tokenizer: PreTrainedT
     """
     largest, rows = max(ids), model.get_input_embeddings().weight.shape[0]
     if largest >= rows:
-        raise UnusableModel(
-            f"model {model.name_or_path}: its tokenizer gives {tokenizer.convert_ids_to_tokens(largest)!r} the id "
-            f"{largest}, but its embedding has {rows} rows; take the tokenizer that the model was made with, or resize "
-            "the embedding and save both together"
-        )
+        raise UnusableModel(no_row(model.name_or_path, tokenizer, largest, rows))
+
+
+def no_row(model: str, tokenizer: PreTrainedTokenizerBase, number: int, rows: int) -> str:
+    """That a model has fewer rows in its embedding than a token needs, and what to do."""
+    return (
+        f"model {model}: its tokenizer gives {tokenizer.convert_ids_to_tokens(number)!r} the id {number}, but its "
+        f"embedding has {rows} rows; take the tokenizer that the model was made with, or resize the embedding and save "
+        "both together"
+    )
+
+
+def embedding_rows(path: str, revision: str | None) -> int | None:
+    """The rows of a model's embedding, as its config tells; None of an adapter, which may have made them more."""
+    config = None if small_file(path, revision, ADAPTER) else small_file(path, revision, CONFIG)
+    if config is None:
+        return None
+    with suppress(OSError, ValueError):
+        told = read_json(config, links=True)
+        rows = told.get("text_config", told).get("vocab_size")
+        return rows if isinstance(rows, int) else None
+    return None

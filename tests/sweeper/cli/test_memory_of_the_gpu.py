@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model.mkdir()
     sizes = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
     (model / "config.json").write_text(
-        json.dumps({**sizes, "vocab_size": 32000, "architectures": ["LlamaForCausalLM"]})
+        json.dumps({**sizes, "vocab_size": 32000, "model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     )
     head = json.dumps({"w": {"dtype": "BF16", "shape": [6_738_415_616], "data_offsets": [0, 0]}}).encode()
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from trainers.contents import read_content
 from trainers.models.bases import base_notices, base_problems
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+HEAD = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+WHOLE = struct.pack("<Q", len(HEAD)) + HEAD + bytes(4)
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "base"}
 
 
@@ -34,12 +37,12 @@ def a_folder(name: str, config: Any = None, adapter: Any = None, **files: bytes)
 
 
 def a_base() -> None:
-    a_folder("base", LLAMA, model__safetensors=b"weights")
+    a_folder("base", LLAMA, model__safetensors=WHOLE)
 
 
 def an_adapter(**changes: Any) -> None:
     a_base()
-    a_folder("m", adapter={**LORA, **changes}, adapter_model__safetensors=b"factors")
+    a_folder("m", adapter={**LORA, **changes}, adapter_model__safetensors=WHOLE)
 
 
 def problem(**settings: Any) -> str:
@@ -48,7 +51,7 @@ def problem(**settings: Any) -> str:
 
 
 def test_a_whole_model_and_a_name_on_the_hub_are_nothing_to_say_of() -> None:
-    a_folder("m", LLAMA, model__safetensors=b"weights")
+    a_folder("m", LLAMA, model__safetensors=WHOLE)
     for name in ("m", "org/name", "embedded"):
         assert base_problems({"model_name_or_path": name}) == base_notices({"model_name_or_path": name}) == []
 
@@ -87,7 +90,7 @@ def test_weights_beside_an_adapter_are_its_model_and_a_config_alone_is_not() -> 
     an_adapter()
     Path("m/config.json").write_text(json.dumps(LLAMA))
     assert "on base" in base_notices({"model_name_or_path": "m"})[0]
-    Path("m/model.safetensors").write_bytes(b"weights")
+    Path("m/model.safetensors").write_bytes(WHOLE)
     assert "on the model beside it" in base_notices({"model_name_or_path": "m"})[0]
 
 
@@ -97,12 +100,12 @@ def test_weights_beside_an_adapter_are_its_model_and_a_config_alone_is_not() -> 
         (lambda: a_folder("m", LLAMA), "config.json and no weights"),
         (lambda: a_folder("m", LLAMA, training_args__bin=b"x", optimizer__pt=b"x"), "config.json and no weights"),
         (
-            lambda: a_folder("m", LLAMA, **{"model-00001-of-00002__safetensors": b"w"}),
+            lambda: a_folder("m", LLAMA, **{"model-00001-of-00002__safetensors": WHOLE}),
             "the index that names them is missing",
         ),
         (lambda: a_folder("m", tokenizer__json=b"{}"), "no config.json and no adapter_config.json"),
         (
-            lambda: a_folder("m/checkpoint-8", LLAMA, model__safetensors=b"w"),
+            lambda: a_folder("m/checkpoint-8", LLAMA, model__safetensors=WHOLE),
             "m/checkpoint-8 below it has one",
         ),
         (
@@ -110,19 +113,35 @@ def test_weights_beside_an_adapter_are_its_model_and_a_config_alone_is_not() -> 
             "git lfs pull",
         ),
         (
-            lambda: a_folder("m", {"model_type": "t5", "is_encoder_decoder": True}, model__safetensors=b"w"),
+            lambda: a_folder("m", {"model_type": "t5", "is_encoder_decoder": True}, model__safetensors=WHOLE),
             "encoder-decoder (t5)",
         ),
         (
-            lambda: a_folder("m", {"architectures": ["BertForMaskedLM"]}, model__safetensors=b"w"),
+            lambda: a_folder("m", {"architectures": ["BertForMaskedLM"]}, model__safetensors=WHOLE),
             "BertForMaskedLM, which fills in masked tokens",
         ),
         (
-            lambda: a_folder("m", {"architectures": ["LlamaForSequenceClassification"]}, model__safetensors=b"w"),
+            lambda: a_folder("m", {"architectures": ["LlamaForSequenceClassification"]}, model__safetensors=WHOLE),
             "does not write text",
         ),
-        (lambda: a_folder("m", {"architectures": ["LlamaModel"]}, model__safetensors=b"w"), "without the head"),
+        (lambda: a_folder("m", LLAMA, model__safetensors=WHOLE[:-1]), "model.safetensors is cut, at "),
+        (lambda: a_folder("m", LLAMA, model__safetensors=WHOLE[:20]), "its header would be longer than the file"),
+        (lambda: a_folder("m", LLAMA, model__safetensors=b""), "it is cut or damaged, so load it again"),
+        (lambda: a_folder("m", model__gguf=b"GGUF"), "model.gguf is a GGUF file"),
+        (lambda: a_folder("m", LLAMA, model__gguf=b"GGUF"), "take the model that it was made from"),
+        (lambda: a_folder("m", model__safetensors=WHOLE), "put that of the model"),
+        (lambda: a_folder("m", config__json=b"{ no", model__safetensors=WHOLE), "config.json cannot be read"),
+        (lambda: a_folder("m", {"model_type": "llama"}, model__safetensors=WHOLE), "says no architectures, by which"),
+        (
+            lambda: a_folder("m", {"architectures": ["LlamaForCausalLM"]}, model__safetensors=WHOLE),
+            "says no model_type",
+        ),
+        (lambda: a_folder("m", {"architectures": ["LlamaModel"]}, model__safetensors=WHOLE), "without the head"),
         (lambda: a_folder("m", adapter=LORA), "no adapter_model.safetensors"),
+        (
+            lambda: a_folder("m", adapter=LORA, adapter_model__safetensors=WHOLE[:-1]),
+            "adapter_model.safetensors is cut",
+        ),
         (lambda: an_adapter(base_model_name_or_path="gone/away/base"), "gone/away/base, which is not here"),
         (lambda: an_adapter(base_model_name_or_path=None), "base_model_name_or_path"),
         (lambda: an_adapter(peft_type="PROMPT_TUNING"), "cannot be merged"),
@@ -138,7 +157,7 @@ def test_what_cannot_be_a_base_is_refused_with_the_remedy(make: Callable[[], Non
 def test_missing_files_of_weights_are_counted_and_named() -> None:
     index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
     a_folder("m", LLAMA)
-    Path("m/model-1.safetensors").write_bytes(b"w")
+    Path("m/model-1.safetensors").write_bytes(WHOLE)
     Path("m/model.safetensors.index.json").write_bytes(index)
     assert "2 files of weights and 1 are missing, model-2.safetensors" in problem()
 
@@ -168,15 +187,15 @@ def test_a_package_that_is_not_there_is_named_with_its_command(
 ) -> None:
     monkeypatch.setattr("trainers.models.bases.find_spec", lambda _name: None)
     config = {**LLAMA, "quantization_config": quantization} if quantization else LLAMA
-    a_folder("m", config, model__safetensors=b"w")
+    a_folder("m", config, model__safetensors=WHOLE)
     assert command in problem(**settings)
 
 
 @pytest.mark.parametrize("other", ["m", "n"])
 def test_adapters_that_lie_on_each_other_are_refused(here: Path, other: str) -> None:
-    a_folder("m", adapter={**LORA, "base_model_name_or_path": str(here / other)}, adapter_model__safetensors=b"f")
+    a_folder("m", adapter={**LORA, "base_model_name_or_path": str(here / other)}, adapter_model__safetensors=WHOLE)
     if other != "m":
-        a_folder("n", adapter={**LORA, "base_model_name_or_path": str(here / "m")}, adapter_model__safetensors=b"f")
+        a_folder("n", adapter={**LORA, "base_model_name_or_path": str(here / "m")}, adapter_model__safetensors=WHOLE)
     assert "lead back to" in problem()
     assert base_notices({"model_name_or_path": "m"}) == []
     assert read_content(Source("model", "m", None)) is not None
@@ -184,11 +203,11 @@ def test_adapters_that_lie_on_each_other_are_refused(here: Path, other: str) -> 
 
 def test_an_adapter_on_an_adapter_on_a_model_is_a_base() -> None:
     an_adapter()
-    a_folder("top", adapter={**LORA, "base_model_name_or_path": "m"}, adapter_model__safetensors=b"factors")
+    a_folder("top", adapter={**LORA, "base_model_name_or_path": "m"}, adapter_model__safetensors=WHOLE)
     assert base_problems({"model_name_or_path": "top"}) == []
 
 
 def test_native_code_that_would_be_fetched_is_no_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainers.models.bases.find_spec", lambda name: name if name == "kernels" else None)
-    a_folder("m", LLAMA, model__safetensors=b"w")
+    a_folder("m", LLAMA, model__safetensors=WHOLE)
     assert "pip install flash-attn" in problem(attn_implementation="flash_attention_2")

@@ -150,9 +150,17 @@ def _cut_in_half(folder: Path) -> None:
 
 
 def _configured(folder: Path, name: str, more: int) -> None:
+    _changed(folder, **{name: json.loads((folder / "config.json").read_text())[name] + more})
+
+
+def _changed(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config[name] += more
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def _of_a_later_version(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"BPE"', '"Later"'))
 
 
 def _without_a_tokenizer(folder: Path) -> None:
@@ -173,6 +181,16 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a-tokenizer-that-is-no-json": (
         lambda folder: (folder / "tokenizer.json").write_text('{"a":'),
         "a file of its tokenizer is no JSON",
+    ),
+    "a-tokenizer-of-its-config-alone": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "the folder has no tokenizer: save that of the model beside its weights",
+    ),
+    "a-tokenizer-of-nothing": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "load it again, or update"),
+    "a-tokenizer-of-later": (_of_a_later_version, "is not as this transformers reads it (Exception: data did not"),
+    "a-config-without-a-class": (
+        lambda folder: _changed(folder, architectures=None),
+        "its config.json says no architectures, by which TRL takes its class",
     ),
     "weights-that-are-cut": (_cut_in_half, "a file of its weights is cut or damaged"),
 }

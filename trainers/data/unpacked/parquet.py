@@ -30,7 +30,7 @@ def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
         with pyarrow.parquet.ParquetFile(file, read_dictionary=flat) as table:
             yield from _unpacked(table, at_once, packed)
     except pyarrow.ArrowException as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(f"{first_line(error).rstrip('.')}: get it again, or write its rows anew") from error
 
 
 _TEXT_TYPES: Final = ("STRING", "NONE")

@@ -1,0 +1,1 @@
+"""Raw rows: what their columns are called, and what is odd of them."""
