@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -81,6 +83,8 @@ ALIKE = ("qwen2-longrope", "mistral-dynamic")
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in COUPLED])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if "in-some-layers" in request.param and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("transformers 5.17 ends in an UnboundLocalError of its own, and 5.23 does not")
     return a_model(tmp_path / "model", COUPLED[request.param]())
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainers.fake_gpu import CUDA, Waits, fake_gpu, on_fake_gpu
+from tests.trainers.fake_gpu import CUDA, NEEDS_NO_DRIVER, Waits, fake_gpu, on_fake_gpu
 from tests.trainers.pack_runs import config
 from trainers.dpo import DPOTrainerWorker
 from trainers.evaluation import sizes
@@ -77,6 +77,7 @@ def reset(members: list[Member]) -> None:
         member.sound = torch.ones((), dtype=torch.bool, device=CUDA)
 
 
+@NEEDS_NO_DRIVER
 @PRECISION
 def test_a_pass_with_its_steps_waits_for_nothing(
     engine: Engine, members: list[Member], monkeypatch: pytest.MonkeyPatch, precision: torch.dtype | None
@@ -115,6 +116,7 @@ def test_runs_come_and_go_on_the_gpu(engine: Engine, members: list[Member]) -> N
     assert engine.adapters.weights.device.type == engine.adapters.gradients.device.type == "cuda"
 
 
+@NEEDS_NO_DRIVER
 @PRECISION
 def test_pairs_are_scored_with_one_wait_a_batch(
     engine: Engine, members: list[Member], precision: torch.dtype | None
