@@ -200,6 +200,16 @@ def test_a_link_or_pipe_in_place_of_a_file_of_the_study_is_refused_by_name(
         assert sweeper(folder, "status", "study.yaml").returncode == 0
 
 
+def test_a_log_with_a_second_name_is_refused_by_name(sweeper: Sweeper, folder: Path) -> None:
+    log, work = folder / "runs" / "small" / "logs" / "worker-0.log", folder.parent / "work"
+    log.parent.mkdir(parents=True)
+    os.link(work / "a.txt", log)
+    refused = sweeper(folder, "run", "study.yaml", "--workers", "1")
+    assert refused.returncode == 2
+    assert f"{log} has another name elsewhere" in refused.stderr
+    assert (work / "a.txt").read_text() == "precious a.txt"
+
+
 @pytest.mark.parametrize("name", ["logs", "logs/worker-0.log", "reference"])
 def test_a_link_in_place_of_a_folder_or_log_of_the_study_is_refused_by_name(
     sweeper: Sweeper, folder: Path, name: str
