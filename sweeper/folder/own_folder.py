@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from studies.text.files import is_folder, read_bytes, read_json, what_is_wrong
+from studies.text.files import is_folder, is_here_alone, read_bytes, read_json, what_is_wrong
 from sweeper.folder.names import (
     LOCK_FILE,
     LOGS,
@@ -62,6 +62,8 @@ def _problem(runs: Path) -> str | None:
         )
     for path in _fixed(runs):
         wrong = what_is_wrong(path)
+        if wrong is None and path.parent.name == LOGS and not is_here_alone(path):
+            wrong = "has another name elsewhere (a hard link)"
         if wrong is not None:
             return f"{path} {wrong}, and a sweep writes there: move it away, {elsewhere}"
     for name in (LOGS, REFERENCE, REQUESTS):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -199,6 +200,16 @@ def test_a_link_or_pipe_in_place_of_a_file_of_the_study_is_refused_by_name(
         assert sweeper(folder, "status", "study.yaml").returncode == 0
 
 
+def test_a_log_with_a_second_name_is_refused_by_name(sweeper: Sweeper, folder: Path) -> None:
+    log, work = folder / "runs" / "small" / "logs" / "worker-0.log", folder.parent / "work"
+    log.parent.mkdir(parents=True)
+    os.link(work / "a.txt", log)
+    refused = sweeper(folder, "run", "study.yaml", "--workers", "1")
+    assert refused.returncode == 2
+    assert f"{log} has another name elsewhere" in refused.stderr
+    assert (work / "a.txt").read_text() == "precious a.txt"
+
+
 @pytest.mark.parametrize("name", ["logs", "logs/worker-0.log", "reference"])
 def test_a_link_in_place_of_a_folder_or_log_of_the_study_is_refused_by_name(
     sweeper: Sweeper, folder: Path, name: str
@@ -247,7 +258,9 @@ def _huge(result: Path, other: Path) -> None:
 
 
 def _better(result: Path, other: Path) -> None:
-    result.write_text(other.read_text().replace('"value": ', '"value": 9e9'))
+    text = re.sub(r'"value": [^,\n]+', '"value": 9e9', other.read_text())
+    assert json.loads(text)["key"] == other.parent.name
+    result.write_text(text)
 
 
 def _folder(result: Path, other: Path) -> None:
@@ -361,10 +374,19 @@ def test_stop_signals_no_process_but_a_sweep(sweeper: Sweeper, folder: Path) -> 
     lock = runs / "sweep.lock"
     lock.touch()
     bystander = subprocess.Popen(["sleep", "600"])
+    handles = (
+        "import signal, time\nfor n in (signal.SIGUSR1, signal.SIGTERM): signal.signal(n, lambda *_: exit(3))\n"
+        "print(flush=True)\ntime.sleep(600)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", handles], stdout=subprocess.PIPE
+    )  # it handles both, and is no sweep
+    assert other.stdout is not None
+    other.stdout.readline()
     holder = subprocess.Popen(["flock", "--no-fork", str(lock), "sleep", "600"])
     try:
         time.sleep(1)
-        for process in (bystander, holder):
+        for process in (bystander, holder, other):
             lock.write_text(f"{process.pid} ")
             for options in ((), ("--now",)):
                 refused = sweeper(folder, "stop", "study.yaml", *options)
@@ -372,7 +394,7 @@ def test_stop_signals_no_process_but_a_sweep(sweeper: Sweeper, folder: Path) -> 
                 assert f"process {process.pid}" in refused.stderr
             assert process.poll() is None
     finally:
-        for process in (bystander, holder):
+        for process in (bystander, holder, other):
             process.kill()
 
 

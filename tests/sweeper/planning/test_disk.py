@@ -121,3 +121,18 @@ def test_plan_prints_it_without_torch(tmp_path: Path) -> None:
     assert "Disk: about" in said.stdout
     assert "MiB" in said.stdout
     assert said.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        (2**64 - 1).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"no",
+        (100_000).to_bytes(8, "little") + b"[" * 100_000,
+        (12).to_bytes(8, "little") + b'{"a.b": [1]}',
+    ],
+)
+def test_a_model_whose_files_are_none_leaves_the_size_open(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert adapter_bytes({"model_name_or_path": str(tmp_path), "use_peft": True}) is None

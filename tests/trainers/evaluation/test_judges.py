@@ -256,10 +256,13 @@ def test_a_judge_leaves_the_random_states_of_a_training_alone(tmp_path: Path) ->
 
 
 def test_a_file_in_the_working_folder_hides_no_library() -> None:
-    Path("json.py").write_text("raise RuntimeError('the wrong one')")
-    judge = function("import json\ndef score(prompts, completions): return [len(json.dumps(c)) for c in completions]")
-    sys.modules.pop("json.tool", None)
-    assert ask(judge)[0] == len(COMPLETIONS[0]) + 2
+    Path("colorsys.py").write_text("raise RuntimeError('the wrong one')")
+    sys.modules.pop("colorsys", None)  # so that it is looked for
+    judge = function(
+        "def score(prompts, completions):\n"
+        "    import colorsys\n    return [colorsys.rgb_to_hls(1, 1, 1)[1] for _ in prompts]"
+    )
+    assert ask(judge)[0] == 1.0
 
 
 def test_the_working_folder_holds_modules_for_the_judge_alone() -> None:
