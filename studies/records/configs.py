@@ -57,7 +57,8 @@ class DataConfig(Frozen):
     none, it is the common beginning of the answers). `messages`: whether rows of messages go through the model's chat
     template, or are written as plain text (`User: ...`, `Assistant: ...`), as for a model without a template. Read as
     messages too, and said so: lists as JSON text, `from` and `value` as in ShareGPT, content in parts that are all
-    text, one message where a list should be, and plain text where the other side of a row is messages.
+    text, one message where a list should be, a list under `messages` in an object, and plain text where the other side
+    of a row is messages.
 
     A default here says what was done before there was the field, and stays: `RunConfig.key` leaves defaults out.
     """
