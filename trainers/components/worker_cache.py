@@ -37,6 +37,7 @@ from trainers.models.merged import find_adapter, load_model, saveable, usable
 from trainers.models.positions import check_positions
 from trainers.models.random_numbers import RandomNumbers, go_on_from, random_numbers, same_numbers
 from trainers.models.tokenizer import UnusableModel, check_ids, load_tokenizer
+from trainers.multi_lora.drawing import Drawing
 from trainers.multi_lora.layout import Pair, into_layout, make_pair
 from trainers.multi_lora.linear import is_four_bit
 from trainers.multi_lora.transfer import Array
@@ -165,6 +166,7 @@ class WorkerCache:
         self._laid_rows: Recent[tuple[Pair, ...]] = Recent(_KEPT_DATA)
         self._laid_out: Recent[LaidOut] = Recent(_KEPT_DATA)
         self._numbers: Recent[ReferenceNumbers] = Recent(2 * _KEPT_DATA)
+        self.drawings: list[Drawing] = []  # how adapters of runs on this base are drawn
 
     def forget(self) -> None:
         """Hold nothing that takes memory; a base that a pack still uses is found again, not loaded anew."""
@@ -209,9 +211,7 @@ class WorkerCache:
         return self._drawn is not None
 
     def just_loaded(self) -> AbstractContextManager[None]:
-        """Inside, a trainer draws its adapter as `trl dpo` does, which seeds and then loads the model: where that draws
-        random numbers, with those that follow.
-        """
+        """Inside, a trainer draws its adapter as `trl dpo` does: with the numbers that follow what loading drew."""
         return _just_loaded(self._drawn)
 
     def pairs(self, config: RunConfig, settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pairs:
@@ -316,7 +316,7 @@ class WorkerCache:
             return tuple(make_pair(p, c, r, limit) for p, c, r in zip(*columns, strict=True))
 
         def lay_out() -> LaidOut:
-            known = self._log_probs(trainer, folder, used)
+            known = self._log_probs(trainer, trainer.model.get_base_model(), folder, used)  # no adapter is in it now
             sides = (torch.tensor(side, dtype=dtype).numpy() for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
@@ -326,14 +326,13 @@ class WorkerCache:
     def with_reference(self, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
         """The trainer's rows with their reference log-probs, in the columns that TRL's loss reads."""
         rows = trainer.train_dataset
-        known = self._log_probs(trainer, folder, range(len(rows)))
+        known = self._log_probs(trainer, trainer.model, folder, range(len(rows)))
         return rows.add_column("ref_chosen_logps", known.chosen).add_column("ref_rejected_logps", known.rejected)
 
-    def _log_probs(self, trainer: DPOTrainer, folder: Path, used: Sequence[int]) -> ReferenceLogProbs:
+    def _log_probs(self, trainer: DPOTrainer, policy: Any, folder: Path, used: Sequence[int]) -> ReferenceLogProbs:
         """From the store in `folder`, which a study's runs share."""
         if self._store is None or self._store.folder != folder:
             self._store = ReferenceStore(folder)
-        policy = trainer.model
         off = policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext()
         with off, self._saying(_SCORING):
             rows, say = trainer.train_dataset, lambda done: self._say(f"{_SCORING}: {done} answers")

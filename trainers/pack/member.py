@@ -30,7 +30,7 @@ from trainers.interface import Job
 from trainers.models.rotary import COUPLED_ROWS, couples_rows, longest_row
 from trainers.multi_lora.flat import Adapter, Unpackable
 from trainers.pack.state import Moments, RunState, Unlogged, load_state
-from trainers.pack.stock_setup import Part, PreparedRun, prepare
+from trainers.pack.stock_setup import Part, PreparedRun, prepare, set_up
 from trainers.reference.log_probs import is_fixed
 from trainers.run_folder.progress import Progress
 
@@ -259,25 +259,30 @@ def make_member(job: Job, cache: WorkerCache) -> Member:
     pairs = cache.pairs(config, settings, tokenizer)
     numbers = cache.numbers(config, settings, args, model, tokenizer, pairs, packed=True)
     tensors = tensors_of(model)
-    try:
+
+    def make(adapter: PeftConfig) -> WarmDPOTrainer:
         with cache.just_loaded():
-            trainer = WarmDPOTrainer(
+            return WarmDPOTrainer(
                 model=model,
                 args=args,
                 train_dataset=cache.training_rows(config, settings, pairs),
                 processing_class=tokenizer,
                 quantization_config=None,
-                peft_config=peft_config,
+                peft_config=adapter,
             )
+
+    try:
+        measured = config.balance is not None  # by passes through its layers
+        trainer, initial = set_up(make, peft_config, args.seed, cache.drawings, layers=measured)
         cache.keep_rows(config, settings, trainer)
         balanced = _balanced(trainer, job)
-        run = prepare(trainer, DPOTrainer, job.placement.split)
-        dtype = torch.promote_types(next(iter(run.adapter.values())).a.dtype, torch.float32)
-        data = cache.laid_out(config, settings, trainer, job.folder.parent / "reference", dtype, run.rows(job.pause_at))
+        run = prepare(trainer, initial, DPOTrainer, job.placement.split)
     except BaseException:
         take_back(model, tensors, cache)  # it may carry half an adapter
         raise
     restore_base(trainer.model, cache)
+    dtype = torch.promote_types(next(iter(run.adapter.values())).a.dtype, torch.float32)
+    data = cache.laid_out(config, settings, trainer, job.folder.parent / "reference", dtype, run.rows(job.pause_at))
     zero = torch.zeros((), dtype=dtype, device=args.device)
     facts = {**pairs.facts, **numbers.facts, **cache.base_facts, **hardware_facts(args, model_args)}
     facts |= {**cut_facts(job, args), **balanced.facts, EVALUATOR_FACT: config.evaluator}

@@ -17,11 +17,13 @@ from typing import Any, Final, NamedTuple
 import torch
 from peft import PeftConfig
 from torch import Tensor
-from transformers import SchedulerType
+from transformers import SchedulerType, set_seed
 from trl import DPOConfig, DPOTrainer
 
 from studies.losses.table import couple_rows
 from trainers.components.outcome import START_METRICS
+from trainers.models.random_numbers import go_on_from, random_numbers, same_numbers
+from trainers.multi_lora.drawing import Drawing
 from trainers.multi_lora.flat import Adapter, Unpackable, read_adapter
 
 
@@ -61,7 +63,60 @@ class PreparedRun:
         return sorted({row for step in self.steps[: until or None] for part in step for row in part.rows})
 
 
-def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> PreparedRun:
+class Initial(NamedTuple):
+    """What a run begins with. `peft_config`: as injecting leaves it; `decays`: weight decay acts on all of the adapter,
+    where it acts.
+    """
+
+    adapter: Adapter
+    peft_config: PeftConfig
+    decays: bool
+
+
+def set_up(
+    make: Callable[[PeftConfig], DPOTrainer], config: PeftConfig, seed: int, drawings: list[Drawing], *, layers: bool
+) -> tuple[DPOTrainer, Initial]:
+    """A constructed trainer, and what its run begins with.
+
+    That PEFT wraps every layer of the base and unwraps it again is most of what a set-up takes, and all that a pack
+    wants of it are the random numbers of an adapter. So it does for the first run of a configuration, kept in
+    `drawings` if the adapter can be drawn without, to the bit. Later ones draw theirs, beside a trainer whose model
+    carries none, unless its `layers` are needed. Raises Unpackable.
+    """
+    known = next((drawing for drawing in drawings if drawing.asked == config), None)
+    if known is not None and not layers:
+        set_seed(seed)  # as the trainer does before PEFT draws, and again at its end
+        adapter = dict(known.draw())
+        return make(known.nothing), Initial(adapter, copy.deepcopy(known.injected), True)
+    asked = copy.deepcopy(config)
+    trainer = make(config)
+    initial = _read(trainer)
+    drawing = Drawing.of(asked, trainer.model, initial.adapter)
+    if known is None and initial.decays and _is_drawn(drawing, initial.adapter, seed):
+        drawings.append(drawing)
+    return trainer, initial
+
+
+def _read(trainer: DPOTrainer) -> Initial:
+    """From a model that carries the adapter. Raises Unpackable."""
+    adapter, names = read_adapter(trainer.model), set(trainer.get_decay_parameter_names(trainer.model))
+    decays = all(n in names for n, p in trainer.model.named_parameters() if p.requires_grad)
+    return Initial(adapter, trainer.model.peft_config["default"], decays)
+
+
+def _is_drawn(drawing: Drawing, adapter: Adapter, seed: int) -> bool:
+    """Whether a trainer just constructed has drawn its adapter so, right behind its seed, and ended with the seed set
+    anew: then what follows draws the same, whoever drew the adapter.
+    """
+    ended = random_numbers()
+    set_seed(seed)
+    try:
+        return same_numbers(random_numbers(), ended) and drawing.draws(adapter)
+    finally:
+        go_on_from(ended)
+
+
+def prepare(trainer: DPOTrainer, initial: Initial, compute: type[DPOTrainer], split: int = 1) -> PreparedRun:
     """Take from a constructed trainer what a pack needs. Consumes random numbers as its `train` would.
 
     `split`: into how many parts a micro-batch is taken, where its loss allows.
@@ -70,17 +125,16 @@ def prepare(trainer: DPOTrainer, compute: type[DPOTrainer], split: int = 1) -> P
     """
     args: DPOConfig = trainer.args
     _require_packable(args)
-    adapter = read_adapter(trainer.model)
+    adapter = initial.adapter
     if args.optim != _FUSED and any(lora.a.dtype in _HALF for lora in adapter.values()):
         raise Unpackable(f"{args.optim} rounds adapters in half precision after every operation, {_FUSED} once a step")
-    names = set(trainer.get_decay_parameter_names(trainer.model))
-    if args.weight_decay and not all(n in names for n, p in trainer.model.named_parameters() if p.requires_grad):
+    if args.weight_decay and not initial.decays:
         raise Unpackable("weight decay acts on a part of the adapter only")
     steps = _steps(trainer, 1 if couple_rows(trainer.loss_types) else split)
     return PreparedRun(
         args=args,
         adapter=adapter,
-        peft_config=trainer.model.peft_config["default"],
+        peft_config=initial.peft_config,
         steps=steps,
         learning_rates=_learning_rates(trainer, len(steps)),
         loss=StockLoss(trainer, compute),
