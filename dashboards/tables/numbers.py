@@ -29,9 +29,13 @@ def interval(e: Estimate) -> str:
 
 
 def with_sign(text: str) -> str:
-    """A number, or one with its interval, as a difference: with a plus where it is above zero as it is shown."""
+    """A number, or one with its interval, as a difference: with a sign where it is not zero as it is shown. Limits keep
+    theirs: one of -0 says on which side of nothing it lies.
+    """
     first = text.split(" ", 1)[0].rstrip("%")
-    return text if first.startswith("-") or float(first) == 0.0 else f"+{text}"
+    if float(first) == 0.0:
+        return text.removeprefix("-")
+    return text if first.startswith("-") else f"+{text}"
 
 
 def best_cell(best: Quality | None) -> str:
@@ -61,7 +65,7 @@ def to_error(value: float, error: float) -> str:
         return number(value)
     exponent = math.floor(math.log10(error))
     decimals = -exponent + (error < 3 * 10**exponent)
-    return f"{value:z.{max(decimals, 0)}f}"
+    return f"{value:.{max(decimals, 0)}f}"
 
 
 def knob(value: Scalar) -> str:

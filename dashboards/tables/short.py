@@ -131,10 +131,10 @@ def _signed(value: Estimate, found: Tuned) -> str:
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
     if value.low is None or value.high is None:
-        return f"{value.value * times:z.0f}{unit}" if times == 100.0 else number(value.value)
+        return f"{value.value * times:.0f}{unit}" if times == 100.0 else number(value.value)
     half = (value.high - value.low) / 2 * times
     middle, low, high = (
-        (f"{v * times:z.0f}" if times == 100.0 else to_error(v, half)) for v in (value.value, value.low, value.high)
+        (f"{v * times:.0f}" if times == 100.0 else to_error(v, half)) for v in (value.value, value.low, value.high)
     )
     return f"{middle}{unit} [{low}, {high}]"
 

@@ -22,3 +22,7 @@ def test_a_difference_has_a_sign_where_it_is_not_nothing_as_it_is_shown(text: st
 
 def test_what_rounds_to_nothing_is_not_below_it() -> None:
     assert interval(Estimate(-0.0004, 10, -0.02, 0.0192, None)) == "0.000 [-0.020, 0.019]"
+
+
+def test_a_limit_says_on_which_side_of_nothing_it_lies() -> None:
+    assert interval(Estimate(0.05, 10, -0.0004, 0.1004, None)) == "+0.05 [-0.00, 0.10]"
