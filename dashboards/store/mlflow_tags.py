@@ -32,7 +32,7 @@ from studies.records import (
 )
 from studies.text.redact import redact
 
-# MLflow refuses longer tags of a run and of an experiment. A message is for a list; the rest is in the run's folder.
+# MLflow refuses longer tags of a run and an experiment. A message is for a list; the rest is in the run's folder.
 LONGEST_MESSAGE, LONGEST_RUN_TAG, LONGEST_STUDY_TAG = 500, 8000, 5000
 
 # Tags of a run. What kind of run it is, what it is called until MLflow has given it an id, and that a later one stands
@@ -100,12 +100,17 @@ def is_strict(tags: Mapping[str, str]) -> bool:
     return STRICT_TAG in tags
 
 
-def _in_pieces(name: str, text: str) -> dict[str, str]:
+def _in_pieces(name: str, text: str, longest: int = LONGEST_STUDY_TAG) -> dict[str, str]:
     """A text as tags that MLflow takes: `name`, and `name.1`, ... for what does not fit; always one more, empty, at
     which a reader ends whatever a longer text left behind it.
     """
-    pieces = [text[i : i + LONGEST_STUDY_TAG] for i in range(0, len(text), LONGEST_STUDY_TAG)] or [""]
+    pieces = [text[i : i + longest] for i in range(0, len(text), longest)] or [""]
     return {f"{name}.{i}" if i else name: piece for i, piece in enumerate([*pieces, ""])}
+
+
+def run_text(name: str, text: str) -> dict[str, str]:
+    """A text as tags of a run that has none of this name yet."""
+    return {name: text} if len(text) <= LONGEST_RUN_TAG else _in_pieces(name, text, LONGEST_RUN_TAG)
 
 
 def _in_whole(tags: Mapping[str, str], name: str) -> str | None:
@@ -174,7 +179,8 @@ def result_tags(result: RunResult) -> dict[str, str]:
     tags |= _fact_tags(result.facts)
     tags |= {ERRORS: json.dumps(errors)} if errors else {}
     tags |= {HALVES: json.dumps(halves)} if halves else {}
-    tags |= _curve_tags(result.measurements)
+    for tag, text in _curve_texts(result.measurements).items():
+        tags |= run_text(tag, text)
     tags |= {"message": redact(result.message)[:LONGEST_MESSAGE]} if result.message else {}
     tags |= {"adapter": result.adapter} if result.adapter else {}
     tags |= {NON_FINITE: ", ".join(non_finite)} if non_finite else {}
@@ -205,8 +211,8 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             metrics=values,
             errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
             halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
-            curves=json.loads(tags.get(CURVES, "{}")),
-            curve_halves=json.loads(tags.get(CURVE_HALVES, "{}")),
+            curves=json.loads(_in_whole(tags, CURVES) or "{}"),
+            curve_halves=json.loads(_in_whole(tags, CURVE_HALVES) or "{}"),
             facts=facts,
             question=tags.get(QUESTION),
             content=json.loads(tags.get(CONTENT, "{}")),
@@ -288,11 +294,9 @@ def _finite(values: Sequence[Value]) -> list[Value]:
 _ON_THE_WAY = frozenset({"kl", "length_ratio"})
 
 
-def _curve_tags(measurements: Sequence[Measurement]) -> dict[str, str]:
+def _curve_texts(measurements: Sequence[Measurement]) -> dict[str, str]:
     """What more of is better and what it is read at, where it was measured at several steps, and halves of the former:
-    five digits of each.
-
-    A curve that is too long for a tag is left out.
+    five digits of each, by the name of its tag.
     """
     of: dict[str, list[Measurement]] = {}
     for m in sorted(measurements, key=lambda m: m.step):
@@ -306,8 +310,7 @@ def _curve_tags(measurements: Sequence[Measurement]) -> dict[str, str]:
         for name, points in several.items()
         if name not in _ON_THE_WAY and all(m.halves and all(map(math.isfinite, m.halves)) for m in points)
     }
-    texts = {tag: json.dumps(found) for tag, found in ((CURVES, curves), (CURVE_HALVES, halves)) if found}
-    return {tag: text for tag, text in texts.items() if len(text) <= LONGEST_RUN_TAG}
+    return {tag: json.dumps(found) for tag, found in ((CURVES, curves), (CURVE_HALVES, halves)) if found}
 
 
 def _short(value: float) -> float:
@@ -341,7 +344,7 @@ def score_tags(
     What was found before of what is measured again (gold, or all else) goes into tags of its own, with who had found
     it. `samples`: the artifact that keeps its samples from here on.
     """
-    curves, final = _curve_tags(measurements), {m.name: m for m in sorted(measurements, key=lambda m: m.step)}
+    curves, final = _curve_texts(measurements), {m.name: m for m in sorted(measurements, key=lambda m: m.step)}
     names, measurements, parts = final.keys(), list(final.values()), _parts(final)
     replaced = frozenset[str]().union(*(JUDGED if gold else MEASURED - JUDGED for gold in parts))
     errors = {m.name: m.error for m in measurements if m.error is not None}
@@ -352,7 +355,7 @@ def score_tags(
         tags |= former_tags(number, numbers.model_copy(update={"samples": samples}))
     for tag, before in ((CURVES, record.curves), (CURVE_HALVES, record.curve_halves)):
         left = _others(before, replaced) | json.loads(curves.get(tag, "{}"))
-        tags |= {tag: json.dumps(left)} if before or left else {}
+        tags |= _in_pieces(tag, json.dumps(left), LONGEST_RUN_TAG) if before or left else {}
     tags |= {ERRORS: json.dumps(_others(record.errors, replaced) | errors)}
     tags |= {HALVES: json.dumps(_others(record.halves, replaced) | halves)}
     tags |= {NON_FINITE: ", ".join(lost)} if lost or _non_finite(record.facts) else {}
@@ -372,18 +375,18 @@ def _parts(names: Collection[str]) -> list[bool]:
 
 
 def former_tags(number: int, numbers: Numbers) -> dict[str, str]:
-    """What one measurer found, in up to three tags: MLflow cuts longer ones off."""
-    whole = numbers.model_dump(mode="json", exclude_none=True)
-    long = {part: whole.pop(part) for part in (CURVES, CURVE_HALVES) if part in whole}
-    return {former_tag(number): json.dumps(whole)} | {
-        former_tag(number, part): json.dumps(points) for part, points in long.items()
-    }
+    """What one measurer found, its curves in tags of their own."""
+    whole, tags = numbers.model_dump(mode="json", exclude_none=True), dict[str, str]()
+    for part in (CURVES, CURVE_HALVES):
+        tags |= run_text(former_tag(number, part), json.dumps(whole.pop(part))) if part in whole else {}
+    return tags | {former_tag(number): json.dumps(whole)}
 
 
 def _former(tags: Mapping[str, str]) -> tuple[Numbers, ...]:
     found: list[Numbers] = []
     while (name := former_tag(len(found))) in tags:
-        parts = {part: json.loads(tags.get(former_tag(len(found), part), "{}")) for part in (CURVES, CURVE_HALVES)}
+        of = {part: _in_whole(tags, former_tag(len(found), part)) for part in (CURVES, CURVE_HALVES)}
+        parts = {part: json.loads(text or "{}") for part, text in of.items()}
         found.append(Numbers.model_validate(json.loads(tags[name]) | parts))
     return tuple(found)
 

@@ -31,6 +31,7 @@ from dashboards.store.mlflow_tags import (
     former_tags,
     marks_in,
     measurer_tag,
+    run_text,
     seconds,
     to_record,
 )
@@ -280,7 +281,8 @@ def record_tags(record: RunRecord) -> dict[str, str]:
     tags |= {"cause": record.cause.value} if record.cause else {}
     tags |= {"failure": record.failure.value} if record.failure else {}
     tags |= {name if name in PLAIN_FACTS else FACT_PREFIX + name: text for name, text in record.facts.items()}
-    tags |= {tag: json.dumps(found) for tag, found in parts.items() if found}
+    for tag, found in parts.items():
+        tags |= run_text(tag, json.dumps(found)) if found else {}
     for number, numbers in enumerate(record.former):
         tags |= former_tags(number, numbers)
     return tags | measurer_tag(Measurers(record.measured, record.judged))

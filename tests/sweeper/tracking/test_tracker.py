@@ -334,6 +334,19 @@ def test_a_setting_is_chosen_by_what_the_store_tells_as_by_its_own_result(tracke
     assert found == expected
 
 
+def test_a_run_that_was_evaluated_often_keeps_its_whole_curve(tracker: Tracker) -> None:
+    """Longer than a tag of MLflow's may be: without it a table would say that the run never gets to the drift."""
+    config = a_config()
+    steps = range(1, 1001)
+    measured = [Measurement(name, step / 7, None, step, (0.1, 0.2)) for step in steps for name in ("gold", "kl")]
+    run_id = tracker.start_run(config, 1, "unbiased")
+    tracker.finish_run(run_id, config, a_result(config, measurements=tuple(measured)))
+    (record,) = load_records(tracker.uri, "pilot")
+    assert [step for step, _ in record.curves["kl"]] == list(steps)
+    assert record.curves["gold"][-1] == (1000, 142.86)
+    assert record.curve_halves["gold"][41] == (42, 0.1, 0.2)
+
+
 def test_values_that_are_not_finite_are_left_out_and_named(tracker: Tracker) -> None:
     config = a_config()
     run_id = tracker.start_run(config, 1, "unbiased")
