@@ -3,8 +3,8 @@
     injected   PEFT injects its adapter and takes it out again, as for the first run of a configuration
     drawn      its adapter is drawn without, as for every later one
 
-On the model of `tests.benchmarks.memory`, on one thread, the two in turn: median and quartiles. The very first run, which
-also loads the model and measures it, does not count.
+On the model of `tests.benchmarks.memory`, on one thread, the two in turn: median and quartiles. The very first run,
+which also loads the model and measures it, does not count.
 """
 
 from __future__ import annotations
