@@ -81,8 +81,12 @@ def _seed_no_absent_devices() -> None:
 
 
 def _whether_enabled(model: Any) -> SimpleNamespace:
-    """Of a model's status what PEFT asks to turn its adapters off for a pass; the rest is written out of each layer."""
+    """Of a model's status what PEFT asks to turn its adapters off for a pass; the rest is written out of each layer. A
+    model without any is refused there too.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found = {not layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer)}
+    if not found:
+        raise ValueError("No adapter layers found in the model")
     return SimpleNamespace(enabled=found.pop() if len(found) == 1 else "irregular")

@@ -92,3 +92,4 @@ def _still_there(base: torch.nn.Module, name: str) -> torch.nn.Module | None:
 def _as_loaded(base: PreTrainedModel) -> None:
     base.gradient_checkpointing_disable()
     base.__dict__.pop("forward", None)  # TRL's fused head, which every trainer wraps around what it finds
+    base.__dict__.pop("peft_config", None)  # which the next PEFT model would take for its own
