@@ -96,15 +96,15 @@ def _line(record: RunRecord, keep: frozenset[str]) -> dict[str, Any]:
             whole[part] = {name: points for name, points in whole[part].items() if name not in left_out}
     as_they_are = {"knobs": whole["knobs"]}  # which say which run it is
     times = {name: round(whole[name], 1) for name in ("started", "ended") if whole.get(name) is not None}
-    return {name: short(value) for name, value in whole.items()} | as_they_are | times
+    return {name: seven_digits(value) for name, value in whole.items()} | as_they_are | times
 
 
-def short(value: Any) -> Any:
+def seven_digits(value: Any) -> Any:
     """The same with numbers of seven digits."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, Mapping):
-        return {name: short(one) for name, one in value.items()}
+        return {name: seven_digits(one) for name, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [short(one) for one in value]
+        return [seven_digits(one) for one in value]
     return value

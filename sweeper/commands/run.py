@@ -66,10 +66,10 @@ def run_session(
     AlreadyRunning, ForeignStudy and ForeignFolder; StoreError, StorageError and OSError where it cannot begin;
     Interrupted where it cannot go on.
     """
-    ledger, dead = _look(study.spec, where, tell_user)
+    ledger, dead = first_look(study.spec, where, tell_user)
     with (
         lock(where.runs),
-        _held(ledger, where, dead, tell_user) as lease,
+        held(ledger, where, dead, tell_user) as lease,
         Border(where.runs, study, tell_user, watch_events, next_version) as border,
     ):
         remove_half_written(where.runs)
@@ -112,7 +112,7 @@ def _open(
     """Open both stores and read the study's records."""
     spec = study.spec
     tracker = Tracker(where.tracking, where.folder, screen.tell_user)
-    _claim(spec, where, tracker)
+    claim(spec, where, tracker)
     tracker.open_study(spec, study_text, questions(study), strict=strict)
     compare = pairs_comparer()
     known = find_known(study, where.storage, tracker, compare, screen.tell_user)
@@ -215,7 +215,7 @@ def _clear_the_machine(session: Session, pool: Executor) -> None:
     session.border.phase("speed")
 
 
-def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
+def first_look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) -> tuple[Ledger, str]:
     """Refuse what cannot run here, before anything is written; gives the study's ledger, and its dead holder."""
     refuse_foreign_folder(where.runs)
     with one_at_a_time(where.folder):
@@ -226,7 +226,7 @@ def _look(spec: StudySpec, where: StudyPaths, tell_user: Callable[[str], None]) 
 
 
 @contextmanager
-def _held(ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]) -> Iterator[Lease]:
+def held(ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str], None]) -> Iterator[Lease]:
     """Hold the study's lease, in a database that is created where there is none; see `lease.hold`. Sends what is
     printed to the study's log from then on, where it has one.
     """
@@ -240,7 +240,7 @@ def _held(ledger: Ledger, where: StudyPaths, dead: str, tell_user: Callable[[str
         yield lease
 
 
-def _claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
+def claim(spec: StudySpec, where: StudyPaths, tracker: Tracker) -> None:
     """Write the study's owner where there is none. Raises ForeignStudy where somebody else was quicker."""
     mark = mark_of(refuse_foreign(spec.study, where), where.folder)
     write_mark(mark, spec.study, where.runs, where.storage)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from studies.schema.replicates import as_in_file
-from studies.text.mistakes import Mistake, of_option
+from studies.text.mistakes import Mistake
 from studies.text.plural import so_many
 from sweeper.cli import completion
 from sweeper.cli.inputs import recorded_in, said_if_long
@@ -52,22 +52,35 @@ def restore(
     study: StudyName,
     file: Annotated[Path, typer.Argument(metavar="RECORDS", help="a file of `sweeper records`")],
     settings: Set = None,
+    storage: Storage = None,
 ) -> None:
-    """Put a file's runs into the store of a folder that has none of them, from where `sweeper run` goes on."""
+    """Put the runs of a file of `sweeper records` into this folder's store, from where `sweeper run` goes on."""
+    from sweeper.cli.display import shown
     from sweeper.commands.kept.restored import NotRestorable, restore_runs
+    from sweeper.folder.control import AlreadyRunning
+    from sweeper.folder.own_folder import ForeignFolder
+    from sweeper.folder.paths import places
+    from sweeper.ownership.owner import ForeignStudy
     from sweeper.recorded.contents import as_found
+    from sweeper.search.storage import StorageError
 
     loaded = load(study, settings)
     quiet_libraries()
     with store_errors(f"Restoring {loaded.spec.study} ..."):
         found = recorded_in(file, loaded, "RECORDS")
         text = as_in_file(loaded.spec).model_dump_json(indent=2, exclude_defaults=True)
+        where = places(loaded.spec, Path.cwd(), storage)
         try:
-            restored = restore_runs(as_found(loaded, typer.echo, reach=False), text, found, Path.cwd())
-        except NotRestorable as error:
-            refuse([of_option("RECORDS", file, str(error), str(error))])
-    left = f" Left out: {so_many(restored.others, 'run')} that it does not ask for now." if restored.others else ""
-    typer.echo(f"Restored {so_many(restored.runs, 'run')} of {loaded.spec.study}.{left}")
+            done = restore_runs(as_found(loaded, typer.echo, reach=False), text, found, where, typer.echo)
+        except (NotRestorable, AlreadyRunning, ForeignFolder, ForeignStudy, StorageError) as error:
+            refuse([f"{file} was not restored: {shown(str(error))}"])
+        except OSError as error:
+            refuse([f"{error.filename or where.folder}: {error.strerror}. The same command goes on from there."])
+    there = f", {done.there} were there already" if done.there else ""
+    typer.echo(f"Restored {so_many(done.runs, 'run')} of {loaded.spec.study}{there}.")
+    if done.left_out:
+        why = "runs in training, models from elsewhere, or what the study file does not ask for now"
+        typer.echo(f"Left out: {so_many(done.left_out, 'record')}, of {why}.")
     typer.echo(f"Next: {command_line('run', study, settings or [])}")
 
 

@@ -66,16 +66,16 @@ def test_a_restored_sweep_trains_what_is_missing_and_ends_as_one_that_never_stop
     assert sweeper(other, "table", "study.yaml").stdout == sweeper(whole, "table", "study.yaml").stdout
 
 
-def test_only_a_store_without_the_study_is_restored_into(sweeper: Sweeper, tmp_path: Path) -> None:
+def test_a_store_with_runs_that_the_file_has_not_is_not_restored_into(sweeper: Sweeper, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
-    run = ("run", "study.yaml", "--executor", "inline", "--set", "replicates=2")
-    assert sweeper(tmp_path, *run).returncode == 0
-    assert sweeper(tmp_path, "records", "study.yaml").returncode == 0
-    before = sweeper(tmp_path, "table", "study.yaml").stdout
-    refused = sweeper(tmp_path, "restore", "study.yaml", "records.jsonl.gz")
-    assert refused.returncode == 2
-    assert "The store here has 20 runs of small already" in refused.stderr
-    assert sweeper(tmp_path, "table", "study.yaml").stdout == before
+    few = ("--set", "replicates=2", "--set", "budget.trials=2")
+    assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline", *few).returncode == 0
+    assert sweeper(tmp_path, "records", "study.yaml", *few).returncode == 0
+    again = sweeper(tmp_path, "restore", "study.yaml", "records.jsonl.gz", *few)
+    assert again.stdout.splitlines()[0] == "Restored 0 runs of small, 12 were there already."
+    other = sweeper(tmp_path, "restore", "study.yaml", "records.jsonl.gz", *few, "--set", "base.max_steps=30")
+    assert (other.returncode, other.stdout) == (2, ""), "records of other settings"
+    assert "it holds no run that small asks for now" in other.stderr
     (tmp_path / "empty").mkdir()
     missing = sweeper(tmp_path / "empty", "restore", "../study.yaml", "../records.gz")
     assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
