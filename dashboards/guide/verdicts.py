@@ -335,8 +335,10 @@ def _tells_apart(claim: Claim, evidence: Evidence) -> Verdict:
     numbers = _paired(evidence, claim.loss, loss.compared_at)
     verdict = _compared(claim, numbers, within, unit, its.gain, SEEN * (within or 0.0))
     at = f"at {nats(loss.compared_at)}" if loss.compared_at else "at the end"
-    rights = [f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain]
-    return _with(verdict, f"{at}, of 100 single answers told right: {', '.join(rights) or 'unknown'}")
+    if its.gain is None or loss.gain is None or loss.compared_at not in (None, evidence.spec.objective.at_drift):
+        return _with(verdict, at)  # gains are those at the objective's drift
+    rights = ", ".join(f"{of.variant} {100 * (of.gain.value + 0.5):.0f}" for of in (its, loss) if of.gain)
+    return _with(verdict, f"{at}, of 100 single answers told right: {rights}")
 
 
 def _paired(evidence: Evidence, variant: str, drift: float | None) -> dict[int, float]:
