@@ -133,9 +133,10 @@ def why_cut(path: Path) -> str | None:
 
 def _end(entry: Any) -> int | None:
     """Where a tensor ends in a safetensors file, as its entry in the header says; None where it says no such thing."""
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    is_pair = isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets)
-    return offsets[1] if is_pair and 0 <= offsets[0] <= offsets[1] else None
+    match entry:
+        case {"data_offsets": [int(begin), int(end)]} if 0 <= begin <= end:
+            return end
+    return None
 
 
 def open_file(path: Path, flags: int, *, links: bool = False) -> IO[bytes]:
