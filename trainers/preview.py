@@ -134,6 +134,8 @@ def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str], int | Non
     except (OSError, ValueError, ImportError, KeyError) as error:
         why = f"{model} is not here, and is loaded by the first run" if existing(model) is None else _first(error)
         return [], [f"{_UNSEEN} {why}."], None
+    if not request["rows"]:
+        return [], [f"{_UNSEEN} one of them has over {_CHARACTERS:,} characters."], None
     problems, notes, odd = _rendered(request["rows"], data, tokenizer)
     problems += [] if problems else _without_a_row(request, tokenizer)
     if request["whole"] and not problems:
@@ -175,8 +177,8 @@ def _rendered(
 
 
 _UNTEMPLATED: Final = (
-    "The rows are plain text, so that the model's chat template is not used, by TRL neither: where the model is for "
-    "chats, write prompt and answers as messages"
+    "The rows are plain text, so that the model's chat template is not used, nor would TRL use it: where the model is "
+    "for chats, write prompt and answers as messages."
 )
 
 

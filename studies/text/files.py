@@ -123,9 +123,20 @@ def why_cut(path: Path) -> str | None:
         return f"{path.name} {error.strerror}: it is cut or damaged, so load it again"
     except OSError:
         return None
-    ends = [entry.get("data_offsets") for entry in header.values() if isinstance(entry, dict)]
-    needed = begins + max((end[1] for end in ends if isinstance(end, list) and len(end) == 2), default=0)
+    ends = [_end(entry) for name, entry in header.items() if name != "__metadata__"]
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
+        return f"{path.name} does not say where its weights lie: it is damaged, so load it again"
+    needed = begins + max(known, default=0)
     return None if size >= needed else f"{path.name} is cut, at {size:,} of {needed:,} bytes: load it again"
+
+
+def _end(entry: Any) -> int | None:
+    """Where a tensor ends in a safetensors file, as its entry in the header says; None where it says no such thing."""
+    match entry:
+        case {"data_offsets": [int(begin), int(end)]} if 0 <= begin <= end:
+            return end
+    return None
 
 
 def open_file(path: Path, flags: int, *, links: bool = False) -> IO[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from dashboards.store.connection import StoreRefused, store_calls
@@ -61,7 +62,7 @@ class Delivery:
                 case "adapter":
                     self._attach_adapter(entry)
                 case "samples":
-                    for file in filter(is_here_alone, sample_files(self._study.runs / entry["key"])):
+                    for file in alone(sample_files(self._study.runs / entry["key"]), self._tell_user):
                         self._client.log_artifact(self._real(entry["run"]), str(file), SAMPLES_FOLDER)
                 case "close":
                     self._client.set_terminated(entry["run"], entry["status"], end_time=entry["time"])
@@ -149,12 +150,22 @@ class Delivery:
         if not os.path.lexists(folder / ADAPTER):
             return  # another trial has become the best since
         files, others = adapter_files(folder)
-        sent = [file for file in files if is_here_alone(file)]
-        for file in sent:
+        for file in alone(files, self._tell_user):
             self._client.log_artifact(self._real(entry["run"]), str(file), ADAPTER)
-        others += [file for file in files if file not in sent]
         if others:
             self._tell_user(f"Not attached to MLflow, as no trainer has written it: {', '.join(map(str, others))}")
+
+
+def alone(files: Sequence[Path], tell_user: Callable[[str], None]) -> list[Path]:
+    """The files that have no second name and so are sent to MLflow; the user is told of the others."""
+    found = [file for file in files if is_here_alone(file)]
+    others = [str(file) for file in files if file not in found]
+    if others:
+        tell_user(
+            "Not attached to MLflow, as what has a second name (hard link) may be somebody else's file: "
+            f"{', '.join(others)}. Where it is yours, put a copy in its place."
+        )
+    return found
 
 
 def read_curve_ends(client: Any, run_id: str, names: set[str]) -> dict[str, int]:

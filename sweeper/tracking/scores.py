@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from studies.design.measurers import Measurers, measurers_of
 from studies.records import ELSEWHERE, SAMPLES, Measurement, RunConfig, RunRecord, RunResult, Scalar, Shown
 from studies.records.world_units import source_of
 from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, TEXTS_FILE
-from studies.text.files import is_here_alone, read_bytes, write_whole
+from studies.text.files import read_bytes, write_whole
 from studies.text.redact import redact
-from sweeper.tracking.delivery import read_curve_ends
+from sweeper.tracking.delivery import alone, read_curve_ends
 from sweeper.tracking.entries import samples_text
 from trainers.run_folder.kept_samples import sample_files
 
@@ -62,10 +62,10 @@ def write_scores(
         client.log_batch(run_id, metrics=metrics, tags=tags)
 
 
-def attach_samples(client: Any, uri: str, run_id: str, folder: Path) -> None:
+def attach_samples(client: Any, uri: str, run_id: str, folder: Path, tell_user: Callable[[str], None]) -> None:
     """Keep the samples in a run's folder as artifacts of the run. Raises StoreError."""
     with store_calls(uri):
-        for file in filter(is_here_alone, sample_files(folder)):
+        for file in alone(sample_files(folder), tell_user):
             client.log_artifact(run_id, str(file), SAMPLES_FOLDER)
 
 

@@ -231,7 +231,7 @@ class Tracker:
 
     def attach_samples(self, run_id: str, folder: Path) -> None:
         """Keep the samples in a run's folder in the place of those that the run has, at once, as `log_scores` does."""
-        attach_samples(self._client, self.uri, run_id, folder)
+        attach_samples(self._client, self.uri, run_id, folder, self._tell_user)
 
     def keep_contents(self, study: str, contents: Mapping[str, str]) -> None:
         """Keep what sources of a study hold, where a sweep has kept any. Needs no open study."""

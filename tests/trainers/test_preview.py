@@ -120,12 +120,24 @@ def test_a_token_of_the_rows_that_the_model_has_no_row_for_is_named_with_its_pla
 
 def test_plain_text_beside_a_chat_template_is_told(look: Callable[..., Preview]) -> None:
     rows = [{"prompt": f"Q{i}", "chosen": f" yes {i}", "rejected": f" no {i}"} for i in range(30)]
-    told = "so that the model's chat template is not used, by TRL neither"
+    told = "so that the model's chat template is not used, nor would TRL use it: where the model is for chats"
     assert told not in " ".join(look(rows, tokenizer()).notes)
     assert told in " ".join(look(rows, tokenizer(PLAIN)).notes)
     assert told not in " ".join(look([chat(i) for i in range(30)], tokenizer(PLAIN)).notes)
     written = [{**row, "prompt": f"<s>{row['prompt']}"} for row in rows]
     assert told not in " ".join(look(written, tokenizer(PLAIN)).notes)
+
+
+def test_all_that_is_told_of_rows_is_whole_sentences(look: Callable[..., Preview]) -> None:
+    rows = [{"prompt": f"Q{i}", "chosen": f" yes {i}", "rejected": f" no {i}"} for i in range(30)]
+    assert [note[-1] for note in look(rows, tokenizer(PLAIN)).notes] == [".", "."]
+
+
+def test_of_rows_that_were_not_looked_at_nothing_is_told(look: Callable[..., Preview]) -> None:
+    """The first that is drawn is too long."""
+    long = {"prompt": "Q" * 2_000_000, "chosen": " yes", "rejected": " no"}
+    seen = look([long, long], tokenizer(PLAIN))
+    assert seen == Preview(notes=("The rows were not tokenised yet: one of them has over 1,500,000 characters.",))
 
 
 def test_messages_without_a_template_are_told(look: Callable[..., Preview]) -> None:

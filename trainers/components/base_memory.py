@@ -200,7 +200,9 @@ def _sizes(name: str, revision: str | None) -> _Sizes | None:
         config = read_json(file, links=True) if file is not None else {}
     except (OSError, ValueError):
         return None
-    config = config.get("text_config") or config
+    config = config if isinstance(config, dict) else {}
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) else config
 
     def of(*names: str) -> int | None:
         return next((int(config[name]) for name in names if isinstance(config.get(name), int)), None)

@@ -337,7 +337,9 @@ def _is_repeated(row: Row) -> bool:
 
 
 # What stands before an answer where a conversation is written as text.
-_TURN: Final = re.compile(r"(?i)assistant:|response:|answer:|\[/INST\]|assistant(?:<\|end_header_id\|>|\|>)?\n")
+_TURN: Final = re.compile(
+    r"(?im)^[ \t#*]*(?:assistant|response|answer):|\[/INST\]|(?:^|(?<=[|>]))assistant(?:<\|end_header_id\|>|\|>)?\n"
+)
 
 
 def _is_begun(row: Row) -> bool:

@@ -348,7 +348,7 @@ def _missing_columns(columns: Iterable[str], data: DataConfig) -> str:
     remedy = " ".join(f"--set data.columns.{t}={name or 'COLUMN'}" for t, name in named.items() if name or t in missing)
     lacking = " and ".join(map(repr, missing))
     if not named[missing[0]]:
-        header = ".csv" in data.path.lower()
+        header = data.path.lower().endswith(tuple(ending for ending in ENDINGS if ".csv" in ending))
         there += " (as the first line names them: write one above it where it is a row)" if header else ""
         return (
             f"no row has {lacking}; the columns are {there}: a row is a prompt, a better and a worse answer: write "

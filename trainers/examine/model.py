@@ -111,7 +111,9 @@ def _shapes(folder: Path) -> Iterator[tuple[str, Sequence[int]]]:
             continue
         with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
             head = safetensors_header(file, links=True)
-            yield from [(name, about["shape"]) for name, about in head.items() if name != "__metadata__"]
+            shapes = {name: about["shape"] for name, about in head.items() if name != "__metadata__"}
+            if all(type(size) is int for shape in shapes.values() for size in shape):
+                yield from shapes.items()
 
 
 _IN_A_LAYER: Final = re.compile(r".*\.\d+\..*?([^.]+)\.weight")

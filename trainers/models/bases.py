@@ -327,8 +327,13 @@ def _refuse_incomplete(path: str, folder: Path) -> None:
             f"{_INDEXES[0]} (or {_INDEXES[1]}) there"
         )
     for name in _INDEXES:
-        shards = set(_read(folder / name).get("weight_map", {}).values())
-        gone = sorted(shard for shard in shards if not (folder / str(shard)).is_file())
+        if not (folder / name).is_file():
+            continue
+        named = _read(folder / name).get("weight_map")
+        if not isinstance(named, dict):
+            raise UnusableModel(f"model {path}: {name} names no files of weights: it is damaged, so load it again")
+        shards = set(map(str, named.values()))
+        gone = sorted(shard for shard in shards if not (folder / shard).is_file())
         if gone:
             raise UnusableModel(
                 f"model {path}: {name} names {len(shards)} files of weights and {len(gone)} are missing, {gone[0]} "

@@ -130,6 +130,8 @@ def embedding_rows(path: str, revision: str | None) -> int | None:
         return None
     with suppress(OSError, ValueError):
         told = read_json(config, links=True)
-        rows = told.get("text_config", told).get("vocab_size")
+        told = told if isinstance(told, dict) else {}
+        inner = told.get("text_config")
+        rows = (inner if isinstance(inner, dict) else told).get("vocab_size")
         return rows if isinstance(rows, int) else None
     return None

@@ -83,7 +83,16 @@ def test_scores_that_say_the_opposite_of_the_columns_are_told(tmp_path: Path, na
     assert read(write(tmp_path, *rows[3:])).notes == ()
 
 
-@pytest.mark.parametrize("before", ["\n\nHuman: Where?\n\nAssistant:", "### Instruction: Where?\n\n### Response:"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "\n\nHuman: Where?\n\nAssistant:",
+        "### Instruction: Where?\n\n### Response:",
+        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n",
+        "<|user|>\nWhere?\n<|assistant|>\n",
+        "[INST] Where? [/INST]",
+    ],
+)
 def test_answers_that_begin_alike_where_there_is_no_prompt_are_told(tmp_path: Path, before: str) -> None:
     """As in the first set of help and harm: both say `I am`, which is then taken for the prompt."""
     alike = [{"chosen": f"{before} I am {i} here", "rejected": f"{before} I am {i} there"} for i in range(9)]
@@ -91,8 +100,10 @@ def test_answers_that_begin_alike_where_there_is_no_prompt_are_told(tmp_path: Pa
     assert told in " ".join(read(write(tmp_path, *alike)).notes)
     within = [{"chosen": f"{before} Certain {i}", "rejected": f"{before} Certainly {i}"} for i in range(9)]
     assert "in 9 rows" in " ".join(read(write(tmp_path, *within)).notes)
-    sound = [{"chosen": f"{before} Yes {i}", "rejected": f"{before} No {i}"} for i in range(9)]
-    assert read(write(tmp_path, *sound)).notes == ()
+    questions = ("What is the answer: 3 or 4?", f"Give a short response: a word.{before}", "Be an assistant\nof mine.")
+    for sound_before in (before, *questions):
+        sound = [{"chosen": f"{sound_before} Yes {i}", "rejected": f"{sound_before} No {i}"} for i in range(9)]
+        assert read(write(tmp_path, *sound)).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,7 @@ def test_answers_that_begin_alike_where_there_is_no_prompt_are_told(tmp_path: Pa
         ("p.jsonl.zst", b"\x28\xb5\x2f\xfd\x04", "it is cut or damaged, so get it again"),
         ("p.parquet", b"PAR1" + bytes(99), "get it again, or write its rows anew"),
         ("p.csv", b"Where?,Here.,There.\nWho?,I.,You.\n", "as the first line names them: write one above it"),
+        ("P.CSV", b"Where?,Here.,There.\nWho?,I.,You.\n", "as the first line names them: write one above it"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_with_a_remedy(
@@ -115,3 +127,10 @@ def test_a_file_that_cannot_be_read_is_told_with_a_remedy(
     (tmp_path / name).write_bytes(content)
     (told,) = check_data(DataConfig(path=str(tmp_path / name)))
     assert remedy in told
+
+
+def test_a_first_line_of_names_is_asked_of_files_of_csv_alone(tmp_path: Path) -> None:
+    (tmp_path / "my.csv-old").mkdir()
+    (tmp_path / "my.csv-old" / "p.jsonl").write_text(json.dumps({"Where?": 1, "Here.": 2, "There.": 3}))
+    (told,) = check_data(DataConfig(path=str(tmp_path / "my.csv-old" / "p.jsonl")))
+    assert "the columns are Where?, Here., There.: a row is" in told

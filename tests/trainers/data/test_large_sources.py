@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +130,108 @@ def test_a_saved_dataset_of_rows_that_hold_nothing_is_refused(tmp_path: Path) ->
         stream.write_table(nothing)
     (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
     assert "1,000,000,000 rows unpack to more" in problem
+
+
+def one_pair(folder: Path) -> Path:
+    """A saved dataset, and the file that it consists of."""
+    datasets.Dataset.from_dict({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]}).save_to_disk(folder)
+    (file,) = folder.glob("*.arrow")
+    return file
+
+
+def write_stream(file: Path, table: Any) -> None:
+    with pyarrow.ipc.new_stream(str(file), table.schema) as stream:
+        stream.write_table(table)
+
+
+def nothings(count: int) -> Any:
+    """A list of so many items that take no byte."""
+    return pyarrow.ListArray.from_arrays(pyarrow.array([0, count], pyarrow.int32()), pyarrow.nulls(count))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pytest.param(nothings(20_000_000), id="list"),
+        pytest.param(pyarrow.StructArray.from_arrays([nothings(20_000_000)], ["x"]), id="list in an object"),
+    ],
+)
+def test_a_saved_dataset_of_one_row_of_millions_of_nothings_is_refused(tmp_path: Path, column: Any) -> None:
+    file = one_pair(tmp_path / "saved")
+    write_stream(file, pyarrow.table({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"], "more": column}))
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert "lists, objects, items and cells unpack to more" in problem
+
+
+def test_a_saved_dataset_that_says_of_fewer_than_no_values_is_refused(tmp_path: Path) -> None:
+    file = one_pair(tmp_path / "saved")
+    write_stream(file, pyarrow.table({"more": pyarrow.nulls(0x123456)}))
+    length = (0x123456).to_bytes(8, "little")
+    content = file.read_bytes()
+    assert content.count(length) >= 2  # of the batch, and of its column
+    file.write_bytes(content.replace(length, (-1).to_bytes(8, "little", signed=True)))
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert f"{file.name} has columns of fewer than no values" in problem
+
+
+def test_a_saved_dataset_that_names_one_file_many_times_is_counted_as_often(tmp_path: Path) -> None:
+    file = one_pair(tmp_path / "saved")
+    state = json.loads((tmp_path / "saved" / "state.json").read_text())
+    state["_data_files"] = [{"filename": file.name}] * 250
+    write_stream(file, pyarrow.table({"more": pyarrow.nulls(1000)}))
+    (tmp_path / "saved" / "state.json").write_text(json.dumps(state))
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert "250,000 rows unpack to more" in problem
+
+
+def _rename(folder: Path, name: str) -> None:
+    (file,) = folder.glob("*.arrow")
+    (folder / name).parent.mkdir(exist_ok=True)
+    file.rename(folder / name)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "_data_files": [{"filename": name}]}))
+
+
+def _link(folder: Path) -> None:
+    (file,) = folder.glob("*.arrow")
+    file.rename(folder.parent / "elsewhere.arrow")
+    file.symlink_to(folder.parent / "elsewhere.arrow")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: _rename(folder, "../elsewhere/data.arrow"), "not the name of something beside it"),
+        (lambda folder: _rename(folder, "deep/data.arrow"), "not the name of something beside it"),
+        (lambda folder: _rename(folder, "data.bin"), "does not end in .arrow"),
+        (_link, "is a link or no regular file"),
+        (lambda folder: (folder / "state.json").write_text("{}"), "has no list '_data_files'"),
+    ],
+    ids=["elsewhere", "deeper", "another ending", "link", "no list"],
+)
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_saved_dataset_that_names_other_files_than_save_to_disk_writes_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], object], told: str, split: str | None
+) -> None:
+    saved: Any = datasets.Dataset.from_dict({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]})
+    (saved if split is None else datasets.DatasetDict({split: saved})).save_to_disk(tmp_path / "saved")
+    spoil(tmp_path / "saved" / (split or ""))
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert told in problem
+
+
+def test_a_saved_dataset_that_names_splits_elsewhere_is_refused(tmp_path: Path) -> None:
+    pair = datasets.Dataset.from_dict({"prompt": ["p"], "chosen": ["c"], "rejected": ["r"]})
+    datasets.DatasetDict({"train": pair}).save_to_disk(tmp_path / "saved")
+    pair.save_to_disk(tmp_path / "elsewhere")
+    splits = tmp_path / "saved" / "dataset_dict.json"
+    splits.write_text(json.dumps({"splits": ["train", "../elsewhere"]}))
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert "dataset_dict.json names '../elsewhere'" in problem
+    splits.write_text(json.dumps({"splits": ["train", "link"]}))
+    (tmp_path / "saved" / "link").symlink_to(tmp_path / "elsewhere")
+    (problem,) = check_data(DataConfig(path=str(tmp_path / "saved")))
+    assert "'link', which is no real folder" in problem
 
 
 def test_a_text_of_many_rows_is_kept_once(tmp_path: Path) -> None:

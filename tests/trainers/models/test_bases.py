@@ -11,13 +11,22 @@ from typing import Any
 import pytest
 
 from studies.schema.contents import Source
+from trainers.components.base_memory import _sizes
 from trainers.contents import read_content
+from trainers.examine.model import look_at_model
 from trainers.models.bases import base_notices, base_problems
+from trainers.models.tokenizer import embedding_rows
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 HEAD = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
 WHOLE = struct.pack("<Q", len(HEAD)) + HEAD + bytes(4)
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "base"}
+
+
+def headed(about: Any) -> bytes:
+    """A safetensors file whose header says this of its only tensor."""
+    head = json.dumps({"__metadata__": {"format": "pt"}, "w": about}).encode()
+    return struct.pack("<Q", len(head)) + head + bytes(4)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +75,7 @@ def test_a_whole_model_and_a_name_on_the_hub_are_nothing_to_say_of() -> None:
     ],
 )
 def test_a_model_whose_files_name_native_code_is_refused(config: dict[str, Any]) -> None:
-    a_folder("m", {**LLAMA, **config}, model__safetensors=b"weights")
+    a_folder("m", {**LLAMA, **config}, model__safetensors=WHOLE)
     assert "which is native code that would be fetched from elsewhere" in problem()
 
 
@@ -75,7 +84,7 @@ def test_flash_attention_of_a_models_own_config_is_refused_where_it_would_be_fet
     installed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainers.models.bases.find_spec", lambda name: name if name in installed else None)
-    a_folder("m", {**LLAMA, "_attn_implementation": "flash_attention_2"}, model__safetensors=b"weights")
+    a_folder("m", {**LLAMA, "_attn_implementation": "flash_attention_2"}, model__safetensors=WHOLE)
     assert bool(base_problems({"model_name_or_path": "m"})) == (installed == ("kernels",))
 
 
@@ -127,6 +136,23 @@ def test_weights_beside_an_adapter_are_its_model_and_a_config_alone_is_not() -> 
         (lambda: a_folder("m", LLAMA, model__safetensors=WHOLE[:-1]), "model.safetensors is cut, at "),
         (lambda: a_folder("m", LLAMA, model__safetensors=WHOLE[:20]), "its header would be longer than the file"),
         (lambda: a_folder("m", LLAMA, model__safetensors=b""), "it is cut or damaged, so load it again"),
+        *[
+            (
+                lambda about=about: a_folder("m", LLAMA, model__safetensors=headed(about)),
+                "does not say where its weights",
+            )
+            for about in (
+                None,
+                {},
+                *({"data_offsets": o} for o in (["0", "4"], [0], [4, 0], [-4, 4], {"0": 4})),
+            )
+        ],
+        (
+            lambda: a_folder(
+                "m", LLAMA, model__safetensors=WHOLE, model__safetensors__index__json=b'{"weight_map": null}'
+            ),
+            "model.safetensors.index.json names no files of weights",
+        ),
         (lambda: a_folder("m", model__gguf=b"GGUF"), "model.gguf is a GGUF file"),
         (lambda: a_folder("m", LLAMA, model__gguf=b"GGUF"), "take the model that it was made from"),
         (lambda: a_folder("m", model__safetensors=WHOLE), "put that of the model"),
@@ -152,6 +178,19 @@ def test_what_cannot_be_a_base_is_refused_with_the_remedy(make: Callable[[], Non
     make()
     assert told in problem()
     assert problem().startswith("base.model_name_or_path: model m")
+
+
+@pytest.mark.parametrize("inner", [None, [], "none"])
+def test_a_config_of_odd_content_is_no_error(inner: Any) -> None:
+    """It is told by what loads the model."""
+    a_folder("m", {**LLAMA, "text_config": inner, "vocab_size": 7}, model__safetensors=headed({"shape": ["4"]}))
+    assert embedding_rows("m", None) == 7
+    assert _sizes("m", None) is None
+    assert look_at_model("m").modules == ()
+    Path("m/config.json").write_text(json.dumps(inner))
+    assert embedding_rows("m", None) is None
+    assert _sizes("m", None) is None
+    assert look_at_model("m").modules == ()
 
 
 def test_missing_files_of_weights_are_counted_and_named() -> None:
