@@ -16,6 +16,7 @@ from urllib.request import getproxies
 from dashboards.store.addresses import absolute_url, patient_url, sqlite_file, sqlite_url
 from dashboards.store.artifacts import misplaced
 from dashboards.store.databases import MLFLOW, Refused, check_database, is_lost
+from studies.text.lines import first_line
 from studies.text.redact import redact
 
 REACH_SECONDS = 5.0
@@ -217,8 +218,7 @@ def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
 
 
 def _first_line(error: object) -> str:
-    lines: list[str] = redact(str(error)).splitlines()  # before a secret is cut in two
-    return (lines or ["no reason given"])[0][:500]
+    return first_line(redact(str(error)), "no reason given")[:500]  # redacted before a secret is cut in two
 
 
 def check_reachable(uri: str) -> None:
