@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from studies.records import DataConfig
 from studies.records.funnel import funnel
 from studies.schema.paths import existing
+from studies.text.lines import first_line_of
 from trainers.data.draws import ALIKE, NO_PROMPT, REFUSED, TOO_LONG, UNTOLD, why_not
 from trainers.data.pairs import DataError, limits_of, load_pairs
 from trainers.data.rows import Row, counted, length
@@ -132,7 +133,9 @@ def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str], int | Non
     except UnusableModel as error:
         return [str(error)], [], None
     except (OSError, ValueError, ImportError, KeyError) as error:
-        why = f"{model} is not here, and is loaded by the first run" if existing(model) is None else _first(error)
+        why = (
+            f"{model} is not here, and is loaded by the first run" if existing(model) is None else first_line_of(error)
+        )
         return [], [f"{_UNSEEN} {why}."], None
     if not request["rows"]:
         return [], [f"{_UNSEEN} one of them has over {_CHARACTERS:,} characters."], None
@@ -146,10 +149,6 @@ def _answer(request: Mapping[str, Any]) -> tuple[list[str], list[str], int | Non
         drawn = f"Pairs of data draw {request['block']}: {funnel(pairs.facts)}."
         return problems, [drawn, *odd], len(pairs.prompts)
     return problems, [*notes, *odd], None
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _rendered(

@@ -16,6 +16,7 @@ from urllib.request import getproxies
 from dashboards.store.addresses import absolute_url, patient_url, sqlite_file, sqlite_url
 from dashboards.store.artifacts import misplaced
 from dashboards.store.databases import MLFLOW, Refused, check_database, is_lost
+from studies.text.lines import first_line
 from studies.text.redact import redact
 
 REACH_SECONDS = 5.0
@@ -120,18 +121,23 @@ def connect(uri: str) -> Any:
 
 
 def _keep_artifacts_in_place(client: Any, uri: str) -> None:
-    """Have the client write the files of a run nowhere but where MLflow puts them: where that is stands in the
-    store, which a stranger may have written. Its calls raise StoreRefused for another place.
+    """Have the client write the files of a run to no folder of this machine but the one that MLflow makes for it: where
+    that is stands in the store, which a stranger may have written. Its calls raise StoreRefused for other folders. What
+    lies on another machine (`s3:` and the like) is MLflow's own to reach. Raises StoreError for an unknown MLflow.
     """
-    tracking = client._tracking_client
-    find = tracking._get_artifact_repo
+    tracking: Any = getattr(client, "_tracking_client", None)
+    find = getattr(tracking, "_get_artifact_repo", None)  # MLflow has no public name for it
+    if find is None:
+        import mlflow
+
+        raise StoreError(
+            f"MLflow {mlflow.__version__} is not known here: where it would write files of runs cannot be checked. "
+            f"Install an earlier one: pip install 'mlflow<{mlflow.__version__}'"
+        )
 
     def found(run_id: str, **of_model: Any) -> Any:
         repository = find(run_id, **of_model)
-        folder = getattr(repository, "artifact_dir", None)
-        if of_model or (folder is None and not is_database(uri)):  # a server keeps them its own way
-            return repository
-        wrong = "which is not on this machine" if folder is None else misplaced(Path(folder), run_id)
+        wrong = None if of_model else _wrong_place(repository, run_id)
         if wrong is not None:
             place = redact(repository.artifact_uri)
             raise StoreRefused(
@@ -141,6 +147,16 @@ def _keep_artifacts_in_place(client: Any, uri: str) -> None:
         return repository
 
     tracking._get_artifact_repo = found
+
+
+def _wrong_place(repository: Any, run_id: str) -> str | None:
+    """Why MLflow may not keep files of a run in one of its repositories; None where it may."""
+    folder = getattr(repository, "artifact_dir", None)  # of a folder on this machine
+    if folder is not None:
+        return misplaced(Path(folder), run_id)
+    if urlsplit(repository.artifact_uri).scheme in ("runs", "models"):
+        return "which names the place of something else"  # and so may be a folder here
+    return None
 
 
 @contextmanager
@@ -202,8 +218,7 @@ def _as_store_error(uri: str, reason: str, code: str) -> StoreError:
 
 
 def _first_line(error: object) -> str:
-    lines: list[str] = redact(str(error)).splitlines()  # before a secret is cut in two
-    return (lines or ["no reason given"])[0][:500]
+    return first_line(redact(str(error)), "no reason given")[:500]  # redacted before a secret is cut in two
 
 
 def check_reachable(uri: str) -> None:

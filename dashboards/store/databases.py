@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from dashboards.store.addresses import patient_url, sqlite_file
 from dashboards.store.sqlite_runs import open_to_read
+from studies.text.lines import first_line_of
 from studies.text.redact import redact
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _has_driver(program: Program, url: str) -> bool:
 def driver_problem(program: Program, url: str, error: Exception) -> str:
     """Why no driver here opens a URL, and what to do: install it, where that is all."""
     driver = url.partition("://")[0].partition("+")[2] or ("psycopg" if url.startswith("postgresql:") else "")
-    reason = str(error).splitlines()[0].rstrip(".")
+    reason = first_line_of(error).rstrip(".")
     if isinstance(error, ImportError) and driver in _INSTALLED_BY:
         return f"{reason}. Its driver is missing: pip install '{_INSTALLED_BY[driver]}'"
     return (

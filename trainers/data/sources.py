@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from studies.records import EMBEDDED_MODELS, DataConfig
 from studies.schema.paths import existing
+from studies.text.lines import first_line_of
 from trainers.data import readers as data_files
 from trainers.data.raw.columns import ALIASES, best_question
 from trainers.data.raw.oddities import Oddities, Seen
@@ -32,7 +33,7 @@ from trainers.data.rows import (
     length,
 )
 from trainers.data.split_files import is_saved, split_files, split_names
-from trainers.data.unpacked.bounds import first_line, mib
+from trainers.data.unpacked.bounds import mib
 from trainers.data.unpacked.saved import check_saved
 
 __all__ = ["ENDINGS", "DataError", "Row", "Rows", "Text", "UnreadableData", "kind_of", "read_rows"]
@@ -145,7 +146,7 @@ def _read(data: DataConfig, path: str, split: str) -> Iterator[Placed]:
     except (OSError, ValueError) as error:
         names = split_names(folder, ENDINGS) if kind == "folder" else ()
         remedy = f"; name one of them, such as --set data.split={names[0]}" if names and split not in names else ""
-        raise UnreadableData([f"data {path}: cannot load split {split!r} ({first_line(error)}){remedy}"]) from error
+        raise UnreadableData([f"data {path}: cannot load split {split!r} ({first_line_of(error)}){remedy}"]) from error
     yield from _read_files(files, path, folder) if files else numbered(dataset)
 
 

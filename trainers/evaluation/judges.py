@@ -39,6 +39,7 @@ from transformers import (
 
 from studies.checks.judge import label_number, label_problem
 from studies.records import COMMIT, Cause, Judge
+from studies.text.lines import first_line
 from studies.text.redact import redact
 from trainers.data.pairs import Gold, JudgeError, Prefer, Preferences
 from trainers.data.sources import Text
@@ -294,8 +295,7 @@ def _may_come_back(error: OSError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    lines: list[str] = redact(str(error)).strip().splitlines()  # before a secret is cut in two
-    return (lines or [type(error).__name__])[0][:300]
+    return first_line(redact(str(error)), type(error).__name__)[:300]  # redacted before a secret is cut in two
 
 
 def _output(judge: Judge, model: PreTrainedModel) -> tuple[int, bool]:

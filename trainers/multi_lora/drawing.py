@@ -50,11 +50,12 @@ class Drawing:
 
     @classmethod
     def of(cls, asked: PeftConfig, policy: PeftModel, adapter: Adapter) -> Drawing:
-        """Of what PEFT has injected, if it draws plainly: `draws` says whether it does."""
+        """Of what PEFT has injected, if it draws plainly: `redraws` says whether it does."""
         base, layers = policy.get_base_model(), {}
         for name, lora in adapter.items():
-            weights = next(base.get_submodule(name).get_base_layer().parameters()).dtype
-            through = weights if weights.is_floating_point else lora.a.dtype
+            weights = next(base.get_submodule(name).get_base_layer().parameters(), None)
+            # A layer of buffers alone, as of GPTQ and AWQ, has nothing to round through, nor has one of whole numbers.
+            through = weights.dtype if weights is not None and weights.is_floating_point() else lora.a.dtype
             shape = (lora.a.shape[1], lora.a.shape[0], lora.b.shape[0])
             layers[name] = _Layer(*shape, lora.scaling, through, lora.a.dtype, lora.a.device)
         return cls(asked, copy.deepcopy(policy.peft_config["default"]), layers)
@@ -63,12 +64,12 @@ class Drawing:
         """The layers of an adapter, one after the other, with the random numbers that come next."""
         return ((name, layer.draw()) for name, layer in self.layers.items())
 
-    def draws(self, adapter: Adapter) -> bool:
+    def redraws(self, adapter: Adapter) -> bool:
         """Whether it draws this adapter, to the bit, with the random numbers that come next."""
         return all(_same(lora, adapter[name]) for name, lora in self.draw())
 
     @property
-    def nothing(self) -> PeftConfig:
+    def empty_config(self) -> PeftConfig:
         """A configuration with which PEFT makes a model without an adapted layer."""
         return LoraConfig(task_type=self.asked.task_type, target_modules=DUMMY_TARGET_MODULES)
 

@@ -273,7 +273,7 @@ def make_member(job: Job, cache: WorkerCache) -> Member:
 
     try:
         measured = config.balance is not None  # by passes through its layers
-        trainer, initial = set_up(make, peft_config, args.seed, cache.drawings, layers=measured)
+        trainer, initial = set_up(make, peft_config, args.seed, cache.drawings, inject=measured)
         cache.keep_rows(config, settings, trainer)
         balanced = _balanced(trainer, job)
         run = prepare(trainer, initial, DPOTrainer, job.placement.split)

@@ -74,26 +74,28 @@ class Initial(NamedTuple):
 
 
 def set_up(
-    make: Callable[[PeftConfig], DPOTrainer], config: PeftConfig, seed: int, drawings: list[Drawing], *, layers: bool
+    make: Callable[[PeftConfig], DPOTrainer], config: PeftConfig, seed: int, drawings: list[Drawing], *, inject: bool
 ) -> tuple[DPOTrainer, Initial]:
     """A constructed trainer, and what its run begins with.
 
-    That PEFT wraps every layer of the base and unwraps it again is most of what a set-up takes, and all that a pack
-    wants of it are the random numbers of an adapter. So it does for the first run of a configuration, kept in
-    `drawings` if the adapter can be drawn without, to the bit. Later ones draw theirs, beside a trainer whose model
-    carries none, unless its `layers` are needed. Raises Unpackable.
+    Most of a set-up goes by while PEFT injects an adapter: it wraps every layer of the base, to be unwrapped later. A
+    pack wants no more of it than the adapter's first random numbers. So PEFT injects for the first run of a
+    configuration alone. If the same numbers can be drawn without it, to the bit, `drawings` keeps how, and later runs
+    draw theirs beside a trainer whose model carries no adapter. `inject`: this run needs the model with its adapter in
+    place all the same. Raises Unpackable.
     """
     known = next((drawing for drawing in drawings if drawing.asked == config), None)
-    if known is not None and not layers:
+    if known is not None and not inject:
         set_seed(seed)  # as the trainer does before PEFT draws, and again at its end
         adapter = dict(known.draw())
-        return make(known.nothing), Initial(adapter, copy.deepcopy(known.injected), True)
+        return make(known.empty_config), Initial(adapter, copy.deepcopy(known.injected), True)
     asked = copy.deepcopy(config)
     trainer = make(config)
     initial = _read(trainer)
-    drawing = Drawing.of(asked, trainer.model, initial.adapter)
-    if known is None and initial.decays and _is_drawn(drawing, initial.adapter, seed):
-        drawings.append(drawing)
+    if known is None and initial.decays:
+        drawing = Drawing.of(asked, trainer.model, initial.adapter)
+        if _is_drawn(drawing, initial.adapter, seed):
+            drawings.append(drawing)
     return trainer, initial
 
 
@@ -111,7 +113,7 @@ def _is_drawn(drawing: Drawing, adapter: Adapter, seed: int) -> bool:
     ended = random_numbers()
     set_seed(seed)
     try:
-        return same_numbers(random_numbers(), ended) and drawing.draws(adapter)
+        return same_numbers(random_numbers(), ended) and drawing.redraws(adapter)
     finally:
         go_on_from(ended)
 

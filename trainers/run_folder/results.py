@@ -25,6 +25,7 @@ from studies.text.files import (
     safetensors_header,
     write_whole,
 )
+from studies.text.lines import first_line_of
 from studies.text.redact import redact
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,7 @@ def find_result(folder: Path) -> RunResult | None:
     except UnusableFile:
         raise
     except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise UnusableFile(path, f"is no result of a run ({first})") from error
+        raise UnusableFile(path, f"is no result of a run ({first_line_of(error)})") from error
 
 
 def is_run_folder(folder: Path) -> bool:

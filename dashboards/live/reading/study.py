@@ -24,6 +24,7 @@ from dashboards.report.progress import status_counts
 from dashboards.report.study import comparison_of
 from dashboards.store.connection import StoreError
 from studies.spec import Study, StudyError, load_study
+from studies.text.lines import first_line, first_line_of
 
 LEAST_SECONDS: Final = 2.0  # between two comparisons
 SHARE: Final = 10.0  # a comparison is made again after so many times as long as it took
@@ -89,7 +90,7 @@ class FollowedStudy:
         except StoreError as error:
             self._say("store", words(error))
         except StudyError as error:
-            self._say("study", words(f"This version cannot read the study: {str(error).splitlines()[0]}"))
+            self._say("study", words(f"This version cannot read the study: {first_line_of(error)}"))
         except Exception as error:  # as in `listen`
             self._say("study", f"It cannot be compared: {_why(error)}")
 
@@ -139,7 +140,7 @@ class FollowedStudy:
 
 def _why(error: Exception) -> str:
     """What went wrong, in a line."""
-    first = (str(error).splitlines() or [""])[0]
+    first = first_line(str(error), "")
     return words(f"{type(error).__name__}: {first}" if first else type(error).__name__)
 
 

@@ -10,10 +10,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+from mlflow.store.artifact.ftp_artifact_repo import FTPArtifactRepository
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.tracking._tracking_service import utils
+from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
-from dashboards.store.connection import StoreRefused, connect
+from dashboards.store.connection import StoreError, StoreRefused, connect
 
 STUDY = """
 study: small
@@ -32,10 +36,10 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def says(store: Path, place: str) -> None:
-    """Write into the store that files of all runs are kept there."""
+def says(store: Path, place: str, but: str = "") -> None:
+    """Write into the store that files of all runs `but` one are kept there."""
     with closing(sqlite3.connect(store)) as database, database:
-        database.execute("update runs set artifact_uri = ?", [place])
+        database.execute("update runs set artifact_uri = ? where run_uuid != ?", [place, but])
 
 
 def _link_of_run(artifacts: Path, mine: Path) -> None:
@@ -49,7 +53,7 @@ def _link_inside(artifacts: Path, mine: Path) -> None:
     (artifacts / "deep").symlink_to(mine)
 
 
-@pytest.mark.parametrize("put", [_link_of_run, _link_inside, None, "https://example.org/x"])
+@pytest.mark.parametrize("put", [_link_of_run, _link_inside, None, "plain", "runs"])
 def test_what_a_store_calls_the_place_of_a_runs_files_is_no_other(
     tmp_path: Path, mine: Path, empty_mlflow: Path, put: Callable[[Path, Path], None] | str | None
 ) -> None:
@@ -60,12 +64,39 @@ def test_what_a_store_calls_the_place_of_a_runs_files_is_no_other(
     if callable(put):
         put(place / run / "artifacts", mine)
     else:
-        says(store, put or mine.as_uri())
+        other = client.create_experiment("another", artifact_location=mine.as_uri())
+        its = client.create_run(other).info.run_id
+        says(store, {None: mine.as_uri(), "plain": str(mine), "runs": f"runs:/{its}/x"}[put], its)
     for name in (".bashrc", "deep/.bashrc"):
         with pytest.raises(StoreRefused, match="Nothing was written there"):
             client.log_text(run, "theirs", name)
     assert [path.name for path in mine.iterdir() if not path.is_symlink()] == [".bashrc"]
     assert (mine / ".bashrc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["https://example.org/x", "ftp://example.org/x"])
+def test_files_of_a_run_go_where_a_store_keeps_them_on_another_machine(
+    tmp_path: Path, empty_mlflow: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, str]] = []
+    for kind in (HttpArtifactRepository, FTPArtifactRepository):
+        monkeypatch.setattr(
+            kind, "log_artifact", lambda self, file, _=None: sent.append((self.artifact_uri, Path(file).name))
+        )
+    shutil.copyfile(empty_mlflow, store := tmp_path / "mlflow.db")
+    client = connect(f"sqlite:///{store}")
+    run = client.create_run(client.create_experiment("team", artifact_location=place)).info.run_id
+    client.log_text(run, "ours", "config.json")
+    assert sent == [(f"{place}/{run}/artifacts", "config.json")]
+
+
+def test_an_mlflow_whose_way_to_the_files_is_not_known_is_refused_by_its_version(
+    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty_mlflow, store := tmp_path / "mlflow.db")
+    monkeypatch.delattr(TrackingServiceClient, "_get_artifact_repo")
+    with pytest.raises(StoreError, match=f"MLflow {mlflow.__version__} is not known here"):
+        connect(f"sqlite:///{store}")
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from torch import nn
 from trl import DPOTrainer, ModelConfig, get_peft_config
 
-from studies.records import EMBEDDED_GPT2, RunConfig
-from tests.trainers.pack_runs import config
+from studies.records import EMBEDDED_GPT2, Cause, RunConfig
+from tests.trainers.pack_runs import config, train
+from trainers.components import worker_cache
 from trainers.components.restore_base import tensors_of
-from trainers.components.worker_cache import WarmDPOTrainer
+from trainers.components.worker_cache import WarmDPOTrainer, load_base
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Job
 from trainers.models.random_numbers import RandomNumbers, random_numbers, same_numbers
@@ -162,6 +164,32 @@ def test_where_weight_decay_acts_on_a_part_every_run_hears_of_it(
     made(worker, tmp_path, config(seed=1, weight_decay=0.0))
     with pytest.raises(Unpackable, match="weight decay"):
         made(worker, tmp_path, config(seed=2, weight_decay=0.1))
+
+
+class _OfBuffers(nn.Linear):
+    """A linear layer without a parameter, as those of GPTQ and AWQ are."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=False, device="meta")  # which draws nothing
+        del self.weight
+        self.register_buffer("weight", plain.weight.detach())
+
+
+def test_runs_on_a_base_whose_layers_have_buffers_alone_train_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_buffers(*args: Any) -> Any:
+        model, tokenizer = load_base(*args)
+        for layer in model.model.layers:
+            layer.self_attn.q_proj = _OfBuffers(layer.self_attn.q_proj)
+        return model, tokenizer
+
+    monkeypatch.setattr(worker_cache, "load_base", of_buffers)
+    runs = [config(seed=seed, max_steps=2) for seed in (1, 2)]
+    for run in runs:
+        made(DPOTrainerWorker(), tmp_path / "made", run)
+    results = train(tmp_path, runs, together=2)
+    assert [(result.cause, result.facts.get("together")) for result in results] == 2 * [(Cause.FINISHED, None)]
 
 
 def test_a_run_whose_weights_are_measured_is_measured_through_its_layers(tmp_path: Path, injected: list[str]) -> None:

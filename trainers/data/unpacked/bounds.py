@@ -46,8 +46,3 @@ def check_parts(parts: int, packed: int) -> None:
 
 def mib(size: int) -> str:
     return f"{size / (1 << 20):,.1f} MiB"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

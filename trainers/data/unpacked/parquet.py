@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from trainers.data.unpacked.bounds import MOST_UNPACKED, VALUE_BYTES, check_rows, check_unpacked, first_line
+from studies.text.lines import first_line_of
+from trainers.data.unpacked.bounds import MOST_UNPACKED, VALUE_BYTES, check_rows, check_unpacked
 
 
 def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -30,7 +31,7 @@ def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
         with pyarrow.parquet.ParquetFile(file, read_dictionary=flat) as table:
             yield from _unpacked(table, at_once, packed)
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{first_line(error).rstrip('.')}: get it again, or write its rows anew") from error
+        raise ValueError(f"{first_line_of(error).rstrip('.')}: get it again, or write its rows anew") from error
 
 
 _TEXT_TYPES: Final = ("STRING", "NONE")
