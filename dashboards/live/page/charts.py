@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dashboards.live.views import WON, Bar, Heat, Point, Span, Table
@@ -178,9 +178,9 @@ def timeline(rows: Sequence[tuple[str, Sequence[Span]]], now: float, colours: Ma
     }
 
 
-def colours_of(variants: Sequence[str]) -> dict[str, str]:
-    """A colour for each variant, the same in every figure."""
-    return {variant: _colour(i) for i, variant in enumerate(variants)}
+def colours_of(variants: Iterable[str]) -> dict[str, str]:
+    """A colour for each variant, by the order of their names: the same in every figure that has the same variants."""
+    return {variant: _colour(i) for i, variant in enumerate(sorted(set(variants)))}
 
 
 def _colour(i: int) -> str:

@@ -79,8 +79,8 @@ class FiguresView:
     def _draw_scatter(self) -> None:
         if self._found is None:
             return
-        variants = list(dict.fromkeys(one.variant for one in self._found.runs))
-        _fill(self._scatter, charts.reward_and_drift(self._points(), self._found.metric, charts.colours_of(variants)))
+        colours = charts.colours_of(one.variant for one in self._found.runs)
+        _fill(self._scatter, charts.reward_and_drift(self._points(), self._found.metric, colours))
         far = len(self._found.points[-MOST_POINTS:]) - len(charts.near(self._found.points[-MOST_POINTS:]))
         self._far.set_text(f"also {so_many(far, 'run')} far outside")
         self._far.set_visibility(far > 0)

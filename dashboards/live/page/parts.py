@@ -189,7 +189,10 @@ def progress(glance: Glance) -> None:
     words = [f"{done:,} of {planned:,} {what}"] if planned else [f"{glance.runs:,} runs recorded"]
     if glance.state == "running" and sweep is not None:
         words += [f"{sweep.training} in training"] if sweep.training else []
-        words += [f"{duration(sweep.seconds_left)} left"] if sweep.seconds_left is not None else []
+        if sweep.seconds_left is not None:
+            words.append(f"{duration(sweep.seconds_left)} left")
+        elif runs_now and planned > done:
+            words.append("time left: known after the first runs")
         words += [f"now: {sweep.what}, {sweep.done} of {sweep.planned}"] if not runs_now and sweep.planned else []
     if glance.state != "running" and counts is not None and counts.missing and counts.seconds_left is not None:
         words.append(f"{duration(counts.seconds_left)} left with one worker alone")

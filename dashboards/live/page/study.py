@@ -100,7 +100,7 @@ def _now(found: Happening) -> None:
         muted("Nothing trains now.")
     if found.spans:
         heading("Workers over time")
-        colours = charts.colours_of(list(dict.fromkeys(span.variant for span in found.spans)))
+        colours = charts.colours_of(span.variant for span in found.spans)
         lanes = charts.side_by_side(found.spans[-MOST_SPANS:])
         chart = ui.echart(charts.timeline(lanes, time.time(), colours))
         chart.classes("w-full").style(f"height: {110 + 14 * len(lanes)}px")
