@@ -33,5 +33,6 @@ def differences(one: list[RunRecord], other: list[RunRecord]) -> list[object]:
 
 def trials(url: str) -> dict[str, list[tuple[object, ...]]]:
     """What Optuna holds of each stratum."""
-    found = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
+    storage = optuna.storages.get_storage(url)  # one, as a server has few connections and a study a stratum is many
+    found = {name: optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)}
     return {name: [(t.number, t.state, t.params, t.values) for t in study.trials] for name, study in found.items()}
