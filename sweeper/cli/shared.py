@@ -284,7 +284,8 @@ def print_outcome(
                 text = "Nothing is known yet: no run has ended.\n"
         failed = summary(distinct(answers.records))
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
-    console.print(f"{outcome.in_words}; {ending}", soft_wrap=True, markup=False)
+    stopped = f" Stopped: {outcome.budget}." if outcome.budget else ""
+    console.print(f"{outcome.in_words}; {ending}{stopped}", soft_wrap=True, markup=False)
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)

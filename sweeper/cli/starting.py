@@ -134,5 +134,8 @@ def print_check(found: DataCheck, data: str, model: str | None) -> None:
         for line in found.unusable:
             say(f"  - {line}")
         return
-    words = ["sweeper", "init", "mine.yaml", *(["--model", model] if model else []), "--dataset", data]
+    of = ["--model", model] if model else []
+    words = ["sweeper", "init", "mine.yaml", *of, "--dataset", data]
     console.print(f"A study of it: {shown(shlex.join(words))}", soft_wrap=True, markup=False)
+    words = ["sweeper", "tune", *(of or ["--model", "MODEL"]), "--data", data, "--hours", "8"]
+    console.print(f"Or all in one, within hours: {shown(shlex.join(words))}", soft_wrap=True, markup=False)

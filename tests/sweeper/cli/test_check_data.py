@@ -46,6 +46,7 @@ def test_what_is_wrong_is_told_by_kind_and_place(
         "always picking the longer answer is right in",
         "38 rows are few",
         "sweeper init mine.yaml --dataset p.jsonl",
+        "sweeper tune --model MODEL --data p.jsonl --hours 8",
     ):
         assert said in told, said
     assert [place.name for place in tmp_path.iterdir()] == ["p.jsonl"]

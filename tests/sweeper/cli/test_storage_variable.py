@@ -96,6 +96,7 @@ def test_a_remedy_names_the_storage_that_was_given_and_no_secret_of_it(
     assert (
         "Go on with: sweeper run study.yaml --set budget.wall_clock=0.001 --storage sqlite:///mine.db" in plain.stdout
     )
+    assert "Stopped: the wall-clock budget of 0 s is spent." in plain.stdout, "why it ended"
     secret = sweeper(folder, *mine, "--storage", address(folder))
     assert 'wall_clock=0.001 --storage "${OPTUNA_STORAGE:?}"' in secret.stdout + secret.stderr
     assert "planted" not in secret.stdout + secret.stderr
