@@ -71,7 +71,7 @@ def runnable(
     """The sweep, checked as far as that can be done before anything is written; exits with 2 on any mistake."""
     asked = checked(study, settings, executor)
     refuse_uncounted(asked.spec, executor, workers)
-    again = command_line("run", study, settings or []) + _storage_words(context)
+    again = command_line("run", study, settings or []) + storage_words(context)
     failed = command_line("status", study, settings or [], "--failed")
     return RunRequest(
         study,
@@ -131,10 +131,10 @@ def _command(context: typer.Context) -> str:
         options = parameter.opts[:1] if parameter.param_type_name == "option" else []
         for one in value if isinstance(value, list | tuple) else [value]:
             words.append(shlex.join(options if one is True else [*options, str(one)]))
-    return " ".join(words) + _storage_words(context)
+    return " ".join(words) + storage_words(context)
 
 
-def _storage_words(context: typer.Context) -> str:
+def storage_words(context: typer.Context) -> str:
     """The option --storage where it was given in the command; its variable holds for the next one as well."""
     from dashboards.store.databases import OPTUNA, word
 

@@ -17,7 +17,7 @@ from sweeper.cli.inputs import recorded_in, said_if_long
 from sweeper.cli.options import Set, Storage, StudyName
 from sweeper.cli.output import Json
 from sweeper.cli.refusal import refuse
-from sweeper.cli.shared import command_line, load, quiet_libraries, store_errors
+from sweeper.cli.shared import command_line, load, quiet_libraries, storage_words, store_errors
 
 if TYPE_CHECKING:
     from sweeper.commands.kept.removal import Removal
@@ -49,6 +49,7 @@ def ls(context: typer.Context, json: Json = False) -> None:
 
 
 def restore(
+    context: typer.Context,
     study: StudyName,
     file: Annotated[Path, typer.Argument(metavar="RECORDS", help="a file of `sweeper records`")],
     settings: Set = None,
@@ -81,7 +82,7 @@ def restore(
     if done.left_out:
         why = "runs in training, models from elsewhere, or what the study file does not ask for now"
         typer.echo(f"Left out: {so_many(done.left_out, 'record')}, of {why}.")
-    typer.echo(f"Next: {command_line('run', study, settings or [])}")
+    typer.echo(f"Next: {command_line('run', study, settings or [])}{storage_words(context)}")
 
 
 def rm(
