@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from studies.records import RunConfig, RunResult, digest
 
@@ -86,9 +86,17 @@ class Sizing:
         return self.setup_seconds + self.passes * best.seconds
 
 
+MEASURING_UNTRAINED: Final = "measuring the untrained model"
+READING, REFERENCE = "reading the data", "reference log-probs"
+OF_A_DRAW: Final = (READING, REFERENCE, MEASURING_UNTRAINED)
+"""What a worker does once for each draw of the data, before its first run of it trains."""
+
+
 @dataclass(frozen=True)
 class Doing:
-    """News of a worker: what it does while no run of its reports, in words; "": training."""
+    """News of a worker: what it does while no run of its reports, in words; "": training. What follows a colon says how
+    far it is.
+    """
 
     what: str
 

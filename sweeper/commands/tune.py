@@ -1,30 +1,23 @@
-"""`sweeper tune`: recognises the study file that it wrote, and says after a speed test how many replicates the hours do
-for.
-"""
+"""`sweeper tune`: knows the study file again that it wrote, and says in a few sentences what a plan takes and shows."""
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records import EMBEDDED, digest
-from studies.schema.replicates import as_in_file, with_replicates
-from studies.spec import Study
-from studies.text.files import open_file, write_whole
+from studies.text.files import open_file
 from studies.text.plural import so_many
-from sweeper.commands.starter.design import Design
+from sweeper.commands.starter.design import MEASURED_SHARE, Design
 from sweeper.commands.starter.judge import NOBODY, NamedJudge
-from sweeper.commands.starter.text import duration, replicates_line
-from sweeper.loop.progress import Progress
+from sweeper.commands.starter.text import time_in_words
+from sweeper.measuring.run_time import RunTime
 
-_UNTESTED: Final = re.compile(r"^# speed test: not made; (\d+) replicates are a guess, (\d+) the most$", re.MULTILINE)
-_WHY: Final = "each loss is tuned and judged so often, on fresh draws"
 _MOST_HEAD: Final = 4000  # bytes in which a file says who wrote it
-_REPLICATES: Final = re.compile(r"^replicates: \d+.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,13 +59,13 @@ class Asked:
         words = [w for name, value in options.items() if value is not None for w in (name, str(value))]
         return shlex.join(["sweeper", "tune", *words, *(["--output", self.output] if self.output else [])])
 
-    def head(self, design: Design) -> tuple[str, ...]:
-        """What the file says of itself: by it the command knows it again."""
+    def head(self, speed: str) -> tuple[str, ...]:
+        """What the file says of itself: by it the command knows it again. `speed`: what a speed test has found."""
         return (
             "A study that `sweeper tune` wrote. Change what you like; the same command goes on with it:",
             f"    {self.command}",
             f"arguments: {self.digest}",
-            f"speed test: not made; {design.replicates} replicates are a guess, {design.most_replicates} the most",
+            f"speed test: {speed}",
         )
 
 
@@ -90,141 +83,45 @@ def why_not_ours(file: Path, asked: Asked) -> str | None:
     return f"{file} {who}: give another file with --output, or go on with it by `sweeper run {shlex.quote(str(file))}`."
 
 
-def untested(text: str) -> tuple[int, int] | None:
-    """The replicates that a file was written with, and how many its data do for, where no speed test has settled it."""
-    found = _UNTESTED.search(text)
-    return None if found is None else (int(found[1]), int(found[2]))
+def speed_lines(found: RunTime, design: Design) -> str:
+    """What a speed test has found, for the study that was designed by it."""
+    each = found.of_run(design.steps, design.measurements, design.runs)
+    run = f"{each:.2g} s" if each < 100 else f"{each / 60:.2g} minutes"
+    return f"with {so_many(found.workers, 'worker')} at once, a run takes one of them {run}"
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What a speed test found: so many runs trained in so many seconds, `a_run` each with all devices together (None:
-    none came to its end); `allowed`: replicates that the hours do for.
-    """
-
-    trained: int
-    seconds: float
-    a_run: float | None
-    allowed: int
-
-    def in_words(self, hours: float, before: int, now: int) -> str:
-        """A sentence for the screen and the head of the file."""
-        if self.a_run is None:
-            return f"no run ended in {self.seconds:.0f} s; {so_many(now, 'replicate')}, as the hours may do for no more"
-        told = f"{so_many(self.trained, 'run')} in {self.seconds:.0f} s, so that one takes {self.a_run:.2g} s in all"
-        if self.allowed < now:
-            return f"{told}: {duration(hours)} may not do for the least, {now} replicates"
-        kept = f"the {before} replicates that were guessed" if now == before else f"{now} replicates, not {before}"
-        return f"{told}: {duration(hours)} do for {kept}"
-
-
-class SpeedTest:
-    """Watches the first runs of a study until it is known how many replicates the hours do for: by their time alone, so
-    that no result has a say in it.
-    """
-
-    def __init__(self, seconds: float, losses: int, trials: int, began: float) -> None:
-        """`seconds`: that the sweep may take from `began` on, on the monotonic clock."""
-        self._seconds, self._losses, self._trials, self._began = seconds, losses, trials, began
-        self._from: float | None = None
-        self._before, self._seen = 0, False
-        self.found: Speed | None = None
-
-    def look(self, progress: Progress, now: float) -> bool:
-        """Take in how far the sweep is; whether that is enough."""
-        if self.found is not None:
-            return False
-        if self._from is None:
-            begins = progress.training or (self._seen and progress.done > self._before)
-            self._from, self._before, self._seen = now if begins else None, progress.done, True
-            return False
-        trained, spent = progress.done - self._before, now - self._from
-        steady = spent >= min(_STEADY_SECONDS, 0.05 * self._seconds)
-        share = spent / self._seconds
-        enough = (
-            (steady and trained >= self._losses * self._trials)
-            or (share >= 0.25 and trained >= self._losses)
-            or (share >= 0.5 and trained > 0)
-        )
-        if enough:
-            self.settle(trained, progress.training, now)
-        return enough
-
-    def settle(self, trained: int, training: int, now: float) -> None:
-        """Say what was found. Runs in training are half done in the middle."""
-        spent = now - (self._began if self._from is None else self._from)
-        done = trained + 0.5 * training
-        a_run = spent / done if trained else None
-        left = 0.9 * (self._seconds - (now - self._began)) - _ENDS
-        allowed = 0 if a_run is None else int((left / a_run + done) / (self._losses * (self._trials + 1)))
-        self.found = Speed(trained, spent, a_run, allowed)
-
-
-_STEADY_SECONDS: Final = 30.0  # until packs have found their size
-_ENDS: Final = 40.0  # seconds for the start of workers, timing the losses and the table
-
-
-def chosen_replicates(speed: Speed, most: int) -> int:
-    """As many as the hours do for, at most what the data give, and no fewer than can show anything."""
-    return min(max(speed.allowed, FEWEST_BLOCKS), most)
-
-
-def tested(text: str, told: str, replicates: int) -> str:
-    """The file once a speed test was made."""
-    text = _UNTESTED.sub(lambda _: f"# speed test: {told}", text, count=1)
-    return _REPLICATES.sub(replicates_line(replicates, _WHY), text, count=1)
-
-
-class Tuning:
-    """A study of `file` whose number of replicates is settled while its first runs train."""
-
-    def __init__(self, asked: Asked, file: Path, guess: int, most: int, losses: int, trials: int, began: float) -> None:
-        """`guess`: replicates that the file was written with; `most`: that its data do for."""
-        self._asked, self._file, self._guess, self._most = asked, file, guess, most
-        self._test = SpeedTest(asked.seconds, losses, trials, began)
-        self.replicates = min(guess, FEWEST_BLOCKS)
-
-    def first(self, study: Study) -> Study:
-        """The study with the replicates that it begins with: the fewest that can show anything."""
-        return _with(study, self.replicates)
-
-    def settled(self, study: Study) -> Study:
-        """The study with the replicates that it has by now."""
-        return _with(study, self.replicates)
-
-    def look(self, progress: Progress, now: float) -> str:
-        """Take in how far the sweep is; what to tell once that is enough, then the file says it too."""
-        return self._told() if self._test.look(progress, now) else ""
-
-    def settle(self, trained: int, now: float) -> str:
-        """The same once all runs have ended that were asked for, where it was not known before."""
-        if self._test.found is not None:
-            return ""
-        self._test.settle(trained, 0, now)
-        return self._told()
-
-    def _told(self) -> str:
-        assert self._test.found is not None
-        self.replicates = chosen_replicates(self._test.found, self._most)
-        told = self._test.found.in_words(self._asked.hours, self._guess, self.replicates)
-        write_whole(self._file, tested(self._file.read_text(encoding="utf-8"), told, self.replicates))
-        return told
-
-
-def _with(study: Study, replicates: int) -> Study:
-    spec = as_in_file(study.spec).model_copy(update={"replicates": replicates})
-    return Study(with_replicates(spec), study.variants)
+def too_few_hours(asked: Asked, smallest: Design, spent: float) -> str:
+    """Why the hours do for no study, and how many would. `spent`: seconds that it took to find out."""
+    needed = (smallest.seconds / MEASURED_SHARE + spent) / 3600
+    digits = 10.0 ** (math.floor(math.log10(needed)) - 1)
+    hours = f"{math.ceil(1.1 * needed / digits) * digits:.2g}"
+    return (
+        f"--hours {asked.hours:g}: too few. The smallest study that compares losses takes about "
+        f"{time_in_words(smallest.seconds)} on {smallest.machine.in_words}: {_sizes(smallest)}. Nothing was written; "
+        f"give --hours {hours}."
+    )
 
 
 def plan_lines(design: Design, file: Path, power: str) -> list[str]:
-    """The plan in a few sentences, with what it can conclude."""
+    """The plan in a few sentences, with what it can conclude and what would conclude more."""
+    takes = f", about {time_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
+    can = power.partition(" Of stability")[0]
+    lines = [f"Plan ({file}): {_sizes(design)}{takes}.", *design.told, f"What it can conclude: {can}"]
+    if can.startswith("This plan can show no difference"):
+        full = design.replicates >= design.most_replicates
+        more = "more prompts in the data" if full else f"more than --hours {design.hours:g}"
+        lines.append(f"What would show more: {more}.")
+    if design.names_none:
+        lines.append(
+            "No judge is given, so the answer ranks losses and names no winner: --judge-model ORG/REWARD-MODEL or "
+            "--judge-function MODULE:NAME names one."
+        )
+    return lines
+
+
+def _sizes(design: Design) -> str:
     losses = f"{', '.join(design.variants[:-1])} and {design.variants[-1]}"
-    minutes = design.seconds * design.runs / design.machine.workers / 60
-    takes = so_many(max(round(minutes), 1), "minute")
-    guess = f", by a guess {takes} on {design.machine.in_words}" if design.seconds else ""
-    return [
-        f"Plan ({file}): {losses}, each tuned by {design.trials} settings on one draw of the pairs and judged on "
-        f"another, {design.replicates} times: {so_many(design.runs, 'run')}{guess}.",
-        *design.told,
-        f"What it can conclude: {power.partition(' Of stability')[0]}",
-    ]
+    return (
+        f"{losses}, each tuned by {so_many(design.trials, 'setting')} on one draw of the pairs and judged on another, "
+        f"{so_many(design.replicates, 'time')}: {so_many(design.runs, 'run')}"
+    )

@@ -34,7 +34,7 @@ _SIZING: TypeAdapter[Sizing] = TypeAdapter(Sizing)
 _MOST_RUNS, _MOST_ON_GPU = 32, 128
 _MOST_PARTS, _LONGEST_RUN = 1 << 20, 1e8  # of a micro-batch; seconds
 # Of so few runs a worker none is left to join a pack once its size is found.
-_LEAST_RUNS = 4
+LEAST_RUNS = 4
 
 
 def sample_runs(study: Study) -> list[RunConfig]:
@@ -119,24 +119,16 @@ class Packs:
         spec, count = self._study.spec, self._count
         if spec.resources.together is not None:
             return Placement(together=spec.resources.together)
-        if spec.trainer != "dpo" or self._planned < _LEAST_RUNS * count:
+        if spec.trainer != "dpo" or self._planned < LEAST_RUNS * count:
             return Placement()
         known = kept_sizing(self._study, self._runs, self._workers, elsewhere=self._elsewhere)
+        shared = shared_placement(count, elsewhere=self._elsewhere)
         if known is None:
-            return replace(self._shared(), begin=0)
+            return shared
         self._tell(known)
-        shared = self._shared()
         return replace(
             known.chosen, together=shared.together, begin=known.chosen.together, workers=count, sharing=shared.sharing
         )
-
-    def _shared(self) -> Placement:
-        """How workers share the machine: GPUs in turn, and the largest pack there."""
-        if self._elsewhere:
-            return Placement(together=_MOST_ON_GPU, workers=self._count)
-        gpus = len(visible_gpus(os.environ))
-        sharing = -(-self._count // gpus) if gpus else 1
-        return Placement(together=_MOST_ON_GPU if gpus else _MOST_RUNS, workers=self._count, sharing=sharing)
 
     def _best(self, like: str) -> Sizing | None:
         """The largest size that a worker found: each may have its own reason to take fewer."""
@@ -159,6 +151,17 @@ class Packs:
         }
         with suppress(OSError):
             write_whole(self._runs / PILOT_FILE, json.dumps(kept, indent=1))
+
+
+def shared_placement(workers: int, *, elsewhere: bool) -> Placement:
+    """How so many workers share the machine while the best size of packs is looked for: GPUs in turn, and the largest
+    pack there.
+    """
+    if elsewhere:
+        return Placement(together=_MOST_ON_GPU, workers=workers, begin=0)
+    gpus = len(visible_gpus(os.environ))
+    sharing = -(-workers // gpus) if gpus else 1
+    return Placement(together=_MOST_ON_GPU if gpus else _MOST_RUNS, workers=workers, sharing=sharing, begin=0)
 
 
 def kept_sizing(study: Study, runs: Path, workers: int | None, *, elsewhere: bool = False) -> Sizing | None:

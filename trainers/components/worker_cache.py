@@ -31,7 +31,7 @@ from trainers.data.tables import as_table
 from trainers.data.tokens import prompt_ids, tokenise
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import at_content, load_judge, load_pairwise
-from trainers.interface import MODEL_SETTINGS
+from trainers.interface import MEASURING_UNTRAINED, MODEL_SETTINGS, READING, REFERENCE
 from trainers.models import accelerator
 from trainers.models.merged import find_adapter, load_model, saveable, usable
 from trainers.models.positions import check_positions
@@ -48,7 +48,6 @@ _TOKENISED: Final = ["prompt_ids", "chosen_ids", "rejected_ids"]
 _KEPT_DATA: Final = 12
 """Blocks and scenarios whose pairs stay in memory: as many as runs of a pack may have between them."""
 
-_SCORING: Final = "reference log-probs"
 
 Value = TypeVar("Value")
 
@@ -237,7 +236,7 @@ class WorkerCache:
             self._say("")
 
     def _load_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
-        with self._saying("reading the data"):
+        with self._saying(READING):
             pairs = load_pairs(config.data, config.block, tokenizer)
         model = self._base[1] if self._base is not None else None
         if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
@@ -281,7 +280,7 @@ class WorkerCache:
             precision = torch.float16 if args.fp16 else torch.bfloat16
             autocast = torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16))
             try:
-                with autocast, self._saying("measuring the untrained model"):
+                with autocast, self._saying(MEASURING_UNTRAINED):
                     if packed:
                         with into_layout():
                             return read_as_packed(plain, model)
@@ -334,8 +333,8 @@ class WorkerCache:
         if self._store is None or self._store.folder != folder:
             self._store = ReferenceStore(folder)
         off = policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext()
-        with off, self._saying(_SCORING):
-            rows, say = trainer.train_dataset, lambda done: self._say(f"{_SCORING}: {done} answers")
+        with off, self._saying(REFERENCE):
+            rows, say = trainer.train_dataset, lambda done: self._say(f"{REFERENCE}: {done} answers")
             return reference_log_probs(rows, used, policy, self._reference, trainer.args, self._store, say)
 
 

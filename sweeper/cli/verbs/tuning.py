@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from studies.schema.replicates import as_in_file
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Model
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     RunRequest,
     check_owner,
     load,
-    print_outcome,
     quiet_libraries,
+    refuse_uncounted,
     run_sweep,
     runnable,
     store_errors,
@@ -28,8 +27,8 @@ from sweeper.cli.starting import say
 
 if TYPE_CHECKING:
     from studies.spec import Study
-    from sweeper.commands.tune import Asked, Tuning
-    from sweeper.loop.progress import Outcome
+    from sweeper.commands.tune import Asked
+    from sweeper.measuring.run_time import RunTime
 
 
 def tune(
@@ -54,7 +53,7 @@ def tune(
     _refuse_what_is_wrong(asked, fresh=fresh)
     try:
         if fresh:
-            _write(asked, file)
+            _write(asked, file, executor, began)
         else:
             typer.echo(f"Going on with {file}, which this command wrote.")
         wanted = replace(runnable(context, str(file), None, executor, gpus, None), again=asked.command)
@@ -65,7 +64,7 @@ def tune(
         raise
     ended = 0
     try:
-        _sweep(_until(wanted, asked, began), asked, file, began)
+        run_sweep(_until(wanted, asked, began))
     except typer.Exit as end:
         ended = end.exit_code
         if ended != 1 or time.monotonic() - began < _ENOUGH * asked.seconds:
@@ -82,6 +81,7 @@ def _take_back(file: Path, *, folder: bool) -> None:
             file.parent.rmdir()
 
 
+_MOST_OF_THE_HOURS = 0.25  # that a speed test may take
 _ENOUGH = 0.6  # of the hours, after which a sweep that is not whole was ended by them
 
 
@@ -120,123 +120,79 @@ def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
         refuse(problems)
 
 
-def _write(asked: Asked, file: Path) -> None:
-    """Design the study and write it; exits with 2 where no run could use model or data."""
-    from studies.spec import Study, StudyError, load_study
+def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
+    """Design the study by what its runs take here, and write it; exits with 2 where no run could use model or data, or
+    the hours do for none.
+    """
     from studies.text.files import write_whole
     from sweeper.cli.starting import looked_at, machine
-    from sweeper.commands.starter.design import design
+    from sweeper.commands.starter.design import as_wished, design, timed
     from sweeper.commands.starter.text import study_text
-    from sweeper.commands.tune import plan_lines
+    from sweeper.commands.tune import plan_lines, speed_lines, too_few_hours
     from sweeper.planning.plan import make_plan
 
     facts = looked_at(asked.model, asked.data)
     if facts.unusable:
         refuse(list(facts.unusable))
-    designed = asked.judge.within(design(facts, asked.hours, machine(asked.gpus)))
-    text = study_text(facts, designed, file, asked.head(designed))
+    say(f"Model: {facts.model.in_words()}")
+    for line in facts.in_words()[:1]:
+        say(f"Data: {line}")
+    guess = asked.judge.within(design(facts, asked.hours, machine(asked.gpus)))
+    found = _speed_test(_study_of(study_text(facts, guess, file, ()), file), asked, executor)
+    left = asked.seconds - (time.monotonic() - began)
+    whole = asked.judge.within(as_wished(facts, asked.hours, replace(guess.machine, workers=found.workers)))
+    designed = timed(whole, found, left)
+    speed = speed_lines(found, designed)
+    say(f"Speed test ({found.spent:.0f} s): {speed}.")
+    if not designed.fits:
+        refuse([too_few_hours(asked, designed, asked.seconds - left)])
+    text = study_text(facts, designed, file, asked.head(speed))
+    plan = make_plan(_study_of(text, file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, text)
     except OSError as error:
         refuse([f"{file}: {error.strerror}."])
-    try:
-        plan = make_plan(Study.of(load_study(str(file), ())))
-    except StudyError as error:
-        refuse(error.problems)
-    say(f"Model: {facts.model.in_words()}")
-    for line in facts.in_words()[:1]:
-        say(f"Data: {line}")
     for line in plan_lines(designed, file, plan.power):
         say(line)
 
 
-def _sweep(wanted: RunRequest, asked: Asked, file: Path, began: float) -> None:
-    """Run the sweep and print its answer; where its file has no speed test yet, with as many replicates as the first
-    runs show that the hours do for.
-    """
-    from studies.design.counts import planned_runs
-    from sweeper.commands.tune import Tuning, untested
-    from sweeper.folder.paths import places
-    from sweeper.recorded.state import standing_of
+def _study_of(text: str, file: Path) -> Study:
+    """The study of a file that is not written yet; exits with 2 where it is none."""
+    from studies.spec import Study, StudyError, load_study
 
-    found, spec = untested(file.read_text(encoding="utf-8")), wanted.asked.spec
-    if found is None or spec.replicates != found[0]:
-        run_sweep(wanted)
-        return
-    tuning = Tuning(asked, file, *found, len(spec.variants), spec.budget.trials, began)
-    outcome, study = _train(wanted, tuning)
-    settled = replace(wanted, asked=study)
-    if outcome.whole and standing_of(study).done < planned_runs(study):
-        run_sweep(settled)  # the first runs had ended before it was known how many more there are to be
-    else:
-        print_outcome(settled, study, outcome, None, places(spec, Path.cwd(), wanted.storage))
+    try:
+        return Study.of(load_study(str(file), (), text))
+    except StudyError as error:
+        refuse(error.problems)
 
 
-def _train(wanted: RunRequest, tuning: Tuning) -> tuple[Outcome, Study]:
-    """Train the fewest replicates, and all that the hours do for once that is known; with the study as it is then."""
-    from dashboards.report.study import kept_files
-    from studies.requests import Extend
+def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
+    """What the study's runs take here; exits with 2 where none can be trained, with 1 at Ctrl-C."""
     from sweeper.cli.display import Display, Screen, shown
-    from sweeper.commands.run import run_session
-    from sweeper.commands.sharing.notify import Notifier
-    from sweeper.folder.control import AlreadyRunning
-    from sweeper.folder.own_folder import ForeignFolder
-    from sweeper.folder.paths import places
-    from sweeper.folder.requests import put
-    from sweeper.loop.progress import Interrupted, Progress
+    from sweeper.loop.progress import Screen as Shown
+    from sweeper.measuring.run_time import NoRunTime, measure_run_time
     from sweeper.recorded.contents import as_found
-    from sweeper.recorded.reading import answers_of
-    from sweeper.search.storage import StorageError
 
+    limit = _MOST_OF_THE_HOURS * asked.seconds
     quiet_libraries()
-    where = places(wanted.asked.spec, Path.cwd(), wanted.storage)
+    refuse_uncounted(study.spec, executor, asked.gpus)
+    say(f"Speed test: some runs train for a while, {_minutes(limit)} at most, and are thrown away.")
     with store_errors():
-        contents = as_found(wanted.asked, typer.echo).spec.contents
-    first = tuning.first(wanted.asked).holding(contents)
-
-    def study() -> Study:
-        return tuning.settled(wanted.asked).holding(contents)
-
-    with (
-        store_errors(""),
-        Display(first.spec.study, Screen()) as display,
-        Notifier(first.spec, where.runs, display.say) as notifier,
-    ):
-
-        def show(progress: Progress) -> None:
-            display.progress(progress)
-            told = tuning.look(progress, time.monotonic())
-            if told:
-                display.say(f"Speed test: {told}.")
-                if tuning.replicates > (first.spec.replicates or 0):
-                    put(where.runs, Extend(replicates=tuning.replicates), "")
-
+        found = as_found(study, typer.echo)
+    with Display(study.spec.study, Screen()) as display:
         try:
-            outcome, _, _ = run_session(
-                *(first, written(wanted.asked), where, wanted.executor, wanted.workers, show, display.say),
-                table=lambda _: notifier.with_answer(kept_files(study(), answers_of(study()), display.say)),
-                watch_events=notifier.after(lambda _line: None),
-            )
-        except (AlreadyRunning, ForeignFolder, StorageError) as error:
-            refuse([str(error)])
-        except Interrupted as error:
-            typer.echo(f"error: {error}", err=True)
-            display.say(f"The sweep ends here; what is finished is kept. Go on with: {shown(wanted.again)}")
-            raise typer.Exit(1) from None
+            screen = Shown(display.progress, display.say)
+            return measure_run_time(found, executor, asked.gpus, Path.cwd(), limit, screen)
+        except NoRunTime as error:
+            refuse([f"Speed test: {error}"])
         except KeyboardInterrupt:
-            display.say(f"Stopped at once. Go on with: {shown(wanted.again)}")
+            display.say(f"Stopped; nothing was written. Again with: {shown(asked.command)}")
             raise typer.Exit(1) from None
-    if outcome.unusable:
-        refuse([f"No run of {first.spec.study} can be trained, and the sweep has ended: {outcome.unusable}"])
-    if not outcome.stopped and (told := tuning.settle(outcome.trained, time.monotonic())):
-        say(f"Speed test: {told}.")
-    return outcome, study()
 
 
-def written(study: Study) -> str:
-    """The study as its file says it."""
-    return as_in_file(study.spec).model_dump_json(indent=2, exclude_defaults=True)
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.2g} minutes" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _until(wanted: RunRequest, asked: Asked, began: float) -> RunRequest:

@@ -1,4 +1,4 @@
-"""Guesses what a run takes before any was trained: for a first design, which the speed test of a sweep corrects."""
+"""Guesses what a run takes before any was trained: for a first design, which a speed test corrects."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-_SHARE: Final = 0.8
-"""Of the hours, what is planned for: the rest is for loading, timing the losses, and guesses that are too low."""
 _BEGINS: Final = 45.0  # seconds until the first run trains, and after the last one
 
 
@@ -38,6 +36,11 @@ class RunSize:
     times_measured: int = 1
 
 
+def guessed_seconds(run: RunSize, runs: int, machine: Machine) -> float:
+    """Seconds of the wall clock for so many runs."""
+    return runs * seconds_of(run, machine) / machine.workers + _BEGINS
+
+
 def seconds_of(run: RunSize, machine: Machine) -> float:
     """Seconds of one worker for a run: 4 operations a parameter and token that trains (LoRA), 2 for one that is read
     or sampled.
@@ -55,8 +58,3 @@ def _operations(parameters: int, machine: Machine) -> float:
     if machine.gpu:
         return min(1e14, 3e12 * math.sqrt(parameters / 1e6))
     return min(2.5e11, 2e10 * math.pow(parameters / 1e5, 0.36))
-
-
-def runs_within(seconds: float, of_run: float, machine: Machine) -> int:
-    """How many runs end within so many seconds."""
-    return int(max(_SHARE * seconds - _BEGINS, 0.0) * machine.workers / of_run)

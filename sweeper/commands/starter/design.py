@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from dashboards.statistics.estimates import FEWEST_BLOCKS
 from studies.records.world_units import tasks_of_replicates
 from studies.text.plural import so_many
-from sweeper.commands.starter.cost import Machine, RunSize, runs_within, seconds_of
+from sweeper.commands.starter.cost import Machine, RunSize, guessed_seconds
 from sweeper.commands.starter.facts import Facts
+from sweeper.measuring.run_time import RunTime
 from trainers.data.draws import canonical
 from trainers.examine.lengths import Lengths, at_most
 
@@ -21,6 +22,11 @@ _SIZES: Final = ((4, 8), (4, 6), (3, 6), (3, 5), (2, 5), (2, 4), (2, 3))
 _MOST_REPLICATES: Final = 24
 _FEWEST_HELD_OUT, _MOST_HELD_OUT = 48, 256
 _VARIANTS: Final = ("sigmoid", "robust", "ipo")
+_GUESSED_SHARE: Final = 0.8
+"""Of the hours, what is planned for by a guess: it may be too low ..."""
+MEASURED_SHARE: Final = 0.9
+"""... and by a speed test: the last runs leave workers idle."""
+_ENDS: Final = 40.0  # seconds to start the workers, time the losses and draw the table
 # Below so many parameters: learning rates that LoRA trains with in a few hundred steps.
 _RATES: Final = (
     (1e6, (3e-4, 3e-3)),
@@ -34,8 +40,11 @@ _RATES: Final = (
 @dataclass(frozen=True)
 class Design:
     """The sizes of a study. `held_out`: pairs of a draw, which have `held_out_prompts`; `most_replicates`: how many
-    draws its data can give; `allowed`: how many runs the hours do, by a guess of `seconds` a run; `judge`: who compares
-    samples, as a study file says it; `told`: what could not be as one would like it.
+    draws its data can give; `measurements`: of each run; `judge`: who compares samples, as a study file says it;
+    `told`: what could not be as one would like it.
+
+    `seconds`: that it takes in all, 0 where nobody can know, by a guess or (`is_timed`) by a speed test; `fits`:
+    whether the hours do for it, and `room`: for how many replicates of its data.
     """
 
     hours: float
@@ -53,13 +62,21 @@ class Design:
     prompts: int
     new_tokens: int
     most_replicates: int
+    measurements: int = 1
     seconds: float = 0.0
-    allowed: int = 0
+    is_timed: bool = False
+    fits: bool = True
+    room: int = 0
     variants: tuple[str, ...] = _VARIANTS
     trials: int = 4
     replicates: int = 8
     told: tuple[str, ...] = ()
     judge: str | None = None
+
+    @property
+    def names_none(self) -> bool:
+        """Whether its answer names no winner, as nobody judges what is written."""
+        return self.max_length is not None and self.judge is None
 
     @property
     def runs(self) -> int:
@@ -68,27 +85,72 @@ class Design:
 
     @property
     def runs_a_replicate(self) -> int:
-        return len(self.variants) * (self.trials + 1)
+        return self.runs_tuned + self.runs_judged
+
+    @property
+    def runs_tuned(self) -> int:
+        """Runs of a replicate's first draw."""
+        return len(self.variants) * self.trials
+
+    @property
+    def runs_judged(self) -> int:
+        """Runs of its second one."""
+        return len(self.variants)
 
 
 def design(facts: Facts, hours: float, machine: Machine) -> Design:
-    """The study that fits into the hours."""
-    whole = _embedded(hours, machine) if facts.is_embedded else _of_own(facts, hours, machine)
+    """The study that fits into the hours, by a guess."""
+    whole = as_wished(facts, hours, machine)
     if not facts.model.is_here:
         return whole  # of which nothing is known that would cut it down
     parameters, tokens = facts.model.parameters or _GUESSED, _mean_tokens(facts, whole)
-    for one in _smaller(whole):
+
+    def takes(one: Design) -> float:
         run = RunSize(
             *(parameters, one.steps, one.batch * one.accumulation, tokens),
-            *(one.held_out or _MOST_HELD_OUT, one.prompts, one.new_tokens, 6 if facts.is_embedded else 1),
+            *(one.held_out or _MOST_HELD_OUT, one.prompts, one.new_tokens, one.measurements),
         )
-        seconds = seconds_of(run, machine)
-        allowed = runs_within(hours * 3600, seconds, machine)
-        found = replace(one, seconds=seconds, allowed=allowed)
-        if found.runs <= allowed:
-            return found
-    few = f"By a guess, only {so_many(found.allowed, 'run')} of {found.runs} end within {hours:g} h: give more hours."
+        return guessed_seconds(run, one.runs, machine)
+
+    found = _fitting_hours(whole, takes, _GUESSED_SHARE * hours * 3600)
+    if found.fits:
+        return found
+    few = f"By a guess it takes {found.seconds / 3600:.2g} h: give more hours, or {hours:g} h end before it does."
     return replace(found, told=(*found.told, few))
+
+
+def as_wished(facts: Facts, hours: float, machine: Machine) -> Design:
+    """The study that hours without end would do for."""
+    return _embedded(hours, machine) if facts.is_embedded else _of_own(facts, hours, machine)
+
+
+def timed(whole: Design, run_time: RunTime, seconds: float) -> Design:
+    """The study that fits into so many seconds, by what its runs take here, and with as many replicates as do; the
+    smallest of all where none fits.
+    """
+
+    def takes(one: Design) -> float:
+        each = run_time.of_run(one.steps, one.measurements, one.runs)
+        draws = run_time.of_draws(one.replicates, one.runs_tuned) + run_time.of_draws(one.replicates, one.runs_judged)
+        return (one.runs * each + draws) / run_time.workers + _ENDS
+
+    found = _fitting_hours(replace(whole, is_timed=True), takes, MEASURED_SHARE * seconds)
+    if found.room <= found.replicates:
+        return found
+    more = replace(found, replicates=found.room)
+    return replace(more, seconds=takes(more))
+
+
+def _fitting_hours(whole: Design, takes: Callable[[Design], float], seconds: float) -> Design:
+    """The first of what the study can be cut down to that takes no longer, or the last of all."""
+    last = whole
+    for one in _smaller(whole):
+        last = replace(one, seconds=takes(one))
+        if last.seconds <= seconds:
+            counts = range(last.replicates, whole.most_replicates + 1)
+            room = max(count for count in counts if takes(replace(one, replicates=count)) <= seconds)
+            return replace(last, room=room)
+    return replace(last, fits=False)
 
 
 def _smaller(whole: Design) -> Iterator[Design]:
@@ -109,6 +171,7 @@ def _embedded(hours: float, machine: Machine) -> Design:
         prompts=192,
         new_tokens=32,
         most_replicates=min(_MOST_REPLICATES, tasks_of_replicates()),
+        measurements=6,
     )
 
 

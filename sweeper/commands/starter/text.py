@@ -53,11 +53,6 @@ def study_name(file: Path) -> str:
     return (name if name[:1].isalnum() else f"study{name}")[:64]
 
 
-def replicates_line(replicates: int, why: str) -> str:
-    """The line of the file that says how many replicates there are."""
-    return _line(f"replicates: {replicates}", why)
-
-
 def duration(hours: float) -> str:
     """Hours as a study file says them: `8h`, `90m`, `180s`."""
     seconds = round(hours * 3600)
@@ -152,18 +147,18 @@ def _measured(facts: Facts, design: Design) -> Iterator[str]:
 
 def _size(design: Design) -> Iterator[str]:
     hours, runs = duration(design.hours), so_many(design.runs, "run")
-    more = min(design.allowed // design.runs_a_replicate, design.most_replicates)
-    room = f"; {hours} may do for {more}" if more > design.replicates else ""
+    room = f"; {hours} may do for {design.room}" if design.room > design.replicates else ""
     budget = f"budget: {{trials: {design.trials}, wall_clock: {hours}}}"
     yield _line(budget, "settings for each loss in a replicate; when to start nothing new")
-    yield replicates_line(design.replicates, f"each loss is tuned and judged so often, on fresh draws{room}")
+    yield _line(f"replicates: {design.replicates}", f"each loss is tuned and judged so often, on fresh draws{room}")
     losses = f"{design.replicates} x {len(design.variants)} losses x ({design.trials} settings + 1 judging run)"
-    takes = _told(design.seconds * design.runs / design.machine.workers)
-    guess = f": by a guess {takes} on {design.machine.in_words}" if design.seconds else ""
-    yield from _comment(f"{losses} = {runs}{guess}.")
+    by = "by a speed test" if design.is_timed else "by a guess"
+    takes = f": {by} {time_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
+    yield from _comment(f"{losses} = {runs}{takes}.")
 
 
-def _told(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
+    """As `2.5 h` or `9 minutes`."""
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else so_many(max(round(seconds / 60), 1), "minute")
 
 

@@ -1,8 +1,9 @@
-"""Facts about `sweeper tune`: the file that it knows again, the speed test, what it refuses, how it goes on."""
+"""Facts about `sweeper tune`: what fits into the hours, the file that it knows again, what it refuses, what it does."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,56 +11,83 @@ import yaml
 
 from dashboards.store.records import load_records
 from sweeper.commands.starter import text as starter_text
-from sweeper.commands.tune import Asked, Speed, SpeedTest, chosen_replicates, why_not_ours
-from sweeper.loop.progress import Progress
+from sweeper.commands.starter.cost import Machine
+from sweeper.commands.starter.design import Design, as_wished, timed
+from sweeper.commands.starter.facts import look
+from sweeper.commands.tune import Asked, plan_lines, too_few_hours, why_not_ours
+from sweeper.measuring.run_time import RunTime
+from tests.sweeper.commands.test_starter import facts
 from tests.sweeper.conftest import Sweeper
 
-
-def so_far(done: int, training: int = 0) -> Progress:
-    return Progress(100, done, training, {}, None, None)
+QUICK = RunTime(workers=2, setup=0.5, step_alone=0.04, step=0.01, measuring=0.5, draw=1.0, spent=20.0)
 
 
-# ---- the speed test
+def wished(hours: float = 8.0) -> Design:
+    return as_wished(facts(5000), hours, Machine(2, gpu=False))
 
 
-def test_a_speed_test_ends_once_each_loss_has_tried_its_settings_for_a_while() -> None:
-    test = SpeedTest(3600.0, losses=3, trials=4, began=0.0)
-    assert not test.look(so_far(0), 50.0), "workers start"
-    assert not test.look(so_far(0, 8), 60.0)
-    assert not test.look(so_far(12, 8), 70.0), "packs are still finding their size"
-    assert not test.look(so_far(11, 8), 120.0)
-    assert test.look(so_far(12, 8), 140.0)
-    assert test.found.a_run == pytest.approx(80 / (12 + 4)), "what trains is half done"
-    assert test.found.allowed == int(((0.9 * (3600 - 140) - 40) / 5 + 16) / 15)
-    assert not test.look(so_far(40, 8), 200.0), "it is settled once"
+def slower(times: float) -> RunTime:
+    return replace(QUICK, setup=times * QUICK.setup, step=times * QUICK.step, measuring=times * QUICK.measuring)
 
 
-def test_runs_that_were_there_before_are_no_measure_of_speed() -> None:
-    test = SpeedTest(3600.0, losses=3, trials=4, began=0.0)
-    test.look(so_far(30), 10.0)
-    test.look(so_far(30, 8), 20.0)
-    assert not test.look(so_far(40, 8), 100.0)
+# ---- what fits into the hours
 
 
-def test_a_speed_test_of_long_runs_ends_with_fewer_of_them() -> None:
-    for trained, share in ((3, 0.25), (1, 0.5)):
-        test = SpeedTest(1000.0, losses=3, trials=4, began=0.0)
-        test.look(so_far(0, 1), 10.0)
-        assert not test.look(so_far(trained, 1), 1000 * share)
-        assert test.look(so_far(trained, 1), 1000 * share + 10)
-    assert not SpeedTest(1000.0, 3, 4, 0.0).look(so_far(0, 1), 900.0), "nothing has ended"
+def test_a_run_takes_its_steps_its_measurements_and_its_share_of_the_draws() -> None:
+    assert QUICK.of_run(steps=100, measurements=2, runs=100) == pytest.approx(0.5 + 1.0 + 1.0)
+    assert QUICK.of_run(steps=100, measurements=2, runs=7) == pytest.approx(0.5 + 4.0 + 1.0), (
+        "too few to train in packs"
+    )
+    assert QUICK.of_draws(draws=3, runs=12) == pytest.approx(6.0), "each worker reads the draw"
+    assert QUICK.of_draws(draws=3, runs=1) == pytest.approx(3.0)
+    made = timed(wished(), QUICK, 8 * 3600.0)
+    each = QUICK.of_run(made.steps, 1, made.runs)
+    assert made.seconds == pytest.approx((made.runs * each + made.replicates * 2 * 2 * 1.0) / 2 + 40)
 
 
-@pytest.mark.parametrize(("allowed", "most", "chosen"), [(100, 24, 24), (7, 24, 7), (1, 24, 3), (0, 12, 3), (9, 3, 3)])
-def test_replicates_are_as_many_as_hours_and_data_do_for(allowed: int, most: int, chosen: int) -> None:
-    assert chosen_replicates(Speed(12, 30.0, 2.0, allowed), most) == chosen
+def test_hours_that_are_left_are_spent_on_replicates_and_no_more_than_the_data_have() -> None:
+    hours = (0.08, 0.1, 0.12, 8.0)
+    made = [timed(wished(), QUICK, each * 3600.0) for each in hours]
+    counts = [one.replicates for one in made]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[1] < counts[-1] == wished().most_replicates == 24
+    assert all(one.fits and one.seconds <= 0.9 * each * 3600 for one, each in zip(made, hours, strict=True))
 
 
-def test_what_a_speed_test_found_is_a_sentence() -> None:
-    speed = Speed(12, 30.0, 2.0, 20)
-    assert speed.in_words(8.0, 8, 20) == "12 runs in 30 s, so that one takes 2 s in all: 8h do for 20 replicates, not 8"
-    assert "8h do for the 8 replicates that were guessed" in speed.in_words(8.0, 8, 8)
-    assert "3m may not do for the least, 3 replicates" in Speed(2, 30.0, 90.0, 1).in_words(0.05, 8, 3)
+def test_a_study_whose_runs_take_long_is_cut_down_until_it_fits() -> None:
+    sizes = [timed(wished(), slower(times), 8 * 3600.0) for times in (1, 60, 150, 250)]
+    assert [one.fits for one in sizes] == [True] * 4
+    assert [one.runs for one in sizes] == sorted((one.runs for one in sizes), reverse=True)
+    assert sizes[-1].trials < 4
+
+
+def test_hours_that_do_for_nothing_are_told_with_those_that_would() -> None:
+    asked, slow = Asked("org/m", "p.jsonl", 1.0), slower(1000)
+    smallest = timed(wished(), slow, 3600.0)
+    assert not smallest.fits
+    told = too_few_hours(asked, smallest, spent=60.0)
+    assert "--hours 1: too few. The smallest study that compares losses takes about" in told
+    assert "sigmoid and ipo, each tuned by 2 settings on one draw" in told
+    hours = float(re.search(r"give --hours ([0-9.e+]+)\.$", told)[1])
+    assert timed(wished(), slow, hours * 3600 - 60).fits
+    assert not timed(wished(), slow, 0.8 * hours * 3600).fits, "and not far more than that"
+
+
+def test_a_plan_that_can_show_nothing_says_what_would_show_more() -> None:
+    made = timed(wished(), slower(250), 8 * 3600.0)
+    nothing = "This plan can show no difference that matters: it would take 10 replicates. Of stability: none."
+    told = plan_lines(made, Path("a.yaml"), nothing)
+    assert told[-2:] == [
+        "What would show more: more than --hours 8.",
+        "No judge is given, so the answer ranks losses and names no winner: --judge-model ORG/REWARD-MODEL or "
+        "--judge-function MODULE:NAME names one.",
+    ]
+    told = plan_lines(replace(made, most_replicates=made.replicates), Path("a.yaml"), nothing)
+    assert "What would show more: more prompts in the data." in told
+    told = plan_lines(replace(made, judge="{function: a:b}"), Path("a.yaml"), "3 replicates find a difference.")
+    assert told[-1] == "What it can conclude: 3 replicates find a difference."
+    embedded = as_wished(look("embedded", "embedded", lambda _: None), 8.0, Machine(2, gpu=False))
+    assert "No judge" not in " ".join(plan_lines(embedded, Path("a.yaml"), "")), "its true reward is known"
 
 
 # ---- the file
@@ -101,7 +129,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starter_text, "study_text", by_formula)
     monkeypatch.setattr("sweeper.commands.starter.design._SIZES", ((2, 3),))
     monkeypatch.setattr("sweeper.commands.starter.design._MOST_REPLICATES", 4)
-    monkeypatch.setattr("sweeper.commands.tune._STEADY_SECONDS", 0.0)
+    monkeypatch.setattr("sweeper.measuring.run_time._STEADY_SECONDS", 0.0)
 
 
 def tune(sweeper: Sweeper, folder: Path, *more: str) -> str:
@@ -115,12 +143,13 @@ def tune(sweeper: Sweeper, folder: Path, *more: str) -> str:
 def test_one_command_designs_plans_trains_and_exports(sweeper: Sweeper, tmp_path: Path) -> None:
     told = tune(sweeper, tmp_path, "--hours", "1")
     assert "Plan (embedded.yaml): sigmoid, robust and ipo, each tuned by 2 settings" in told
-    assert "What it can conclude: 3 replicates find a difference to sigmoid" in told
-    assert "1h do for 4 replicates, not 3." in told
+    assert re.search(r"Speed test \(\d+ s\): with 1 worker at once, a run takes one of them ", told)
+    assert "4 times: 36 runs, about 1 minute on 1 core." in told
+    assert "What it can conclude: 4 replicates find a difference to sigmoid" in told
     assert "Start with " in told
     text = (tmp_path / "embedded.yaml").read_text()
     assert "\nreplicates: 4 " in text
-    assert "not made" not in text
+    assert "# speed test: with 1 worker at once" in text
     runs = load_records(f"sqlite:///{tmp_path / 'mlflow.db'}", "embedded")
     assert {run.scenario for run in runs} == {f"clean#{number}" for number in range(1, 5)}
     assert "learning_rate" in yaml.safe_load((tmp_path / "best.yaml").read_text())
