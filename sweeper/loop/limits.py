@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,9 @@ from sweeper.folder.names import SPENT_FILE
 from sweeper.loop.retries import is_machine
 
 KEPT_EVERY = 5.0  # seconds between two writes of what was spent
+Underway = Mapping[str, tuple[str, float]]
 LATELY = 20  # runs that an estimate looks back on
 GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after that its worker is killed
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the longest of the last runs took: seconds, and seconds of a device, which a pack shares."""
-
-    seconds: float
-    device_seconds: float
 
 
 class Meter:
@@ -42,16 +35,16 @@ class Meter:
         self._budget, self._file, self._started = budget, folder / SPENT_FILE, now
         self._before = read_spent(folder)
         self._kept_at = now
-        self._costs: deque[Cost] = deque(maxlen=LATELY)
+        self._costs: deque[float] = deque(maxlen=LATELY)
 
-    def add(self, cost: Cost) -> None:
-        """A run has come to its end at this cost."""
-        self._costs.append(cost)
+    def add(self, device_seconds: float) -> None:
+        """A run has come to its end, and took so much of a device, which a pack shares."""
+        self._costs.append(device_seconds)
 
     @property
     def device_seconds(self) -> float | None:
         """What one of the last runs took of a device on average; None before the first has ended."""
-        return sum(cost.device_seconds for cost in self._costs) / len(self._costs) if self._costs else None
+        return sum(self._costs) / len(self._costs) if self._costs else None
 
     def over(self, now: float, spent: float) -> str | None:
         """Which limit is reached, in words, None as long as none is. `spent`: device seconds of this sweep."""
@@ -62,22 +55,25 @@ class Meter:
             return f"the budget of {hours:g} device hours is spent"
         return None
 
-    def too_short(self, now: float, spent: float, in_training: dict[str, float], free: bool) -> str | None:
+    def too_short(self, now: float, spent: float, underway: Underway, together: int, free: bool) -> str | None:
         """Why another run would not end within the budget, in words; None where it would, or nothing is known yet.
 
-        `in_training`: seconds that each run in training has been; `free`: a worker waits for a run.
+        `underway`: of each run in training its worker, and the device seconds that it has had; `together`: how many
+        train together from now on; `free`: a worker waits for a run. A run's own time from its beginning to its end is
+        no measure: while the best size of a pack is looked for, more begin than train together later.
         """
         if not self._costs:
             return None
-        most = max(cost.seconds for cost in self._costs)
-        device = max(cost.device_seconds for cost in self._costs)
-        left = {key: max(most - seconds, 0.0) for key, seconds in in_training.items()}
+        device = max(self._costs)
+        most = device * together
+        beside = Counter(worker for worker, _ in underway.values())
+        left = {key: max(device - had, 0.0) for key, (_, had) in underway.items()}
+        ends = [seconds * beside[underway[key][0]] for key, seconds in left.items()]
         wall, hours = self._budget.wall_clock, self._budget.gpu_hours
-        begins = now if free else now + min(left.values(), default=0.0)
+        begins = now if free else now + min(ends, default=0.0)
         if wall is not None and begins + most > self._started + wall:
             return f"no other run would end within the wall-clock budget of {wall:.0f} s: one takes up to {most:.1f} s"
-        committed = sum(seconds / most for seconds in left.values()) * device if most else 0.0
-        if hours is not None and self._before + spent + committed + device > hours * 3600:
+        if hours is not None and self._before + spent + sum(left.values()) + device > hours * 3600:
             return (
                 f"no other run would end within the budget of {hours:g} device hours: one takes up to "
                 f"{device / 3600:.2g}, and {(self._before + spent) / 3600:.2g} are spent"
@@ -128,7 +124,7 @@ class Limits:
         """A run is over: what it took of its worker. None for one that no worker had taken."""
         occupancy = self._workers.ended(key, at)
         if occupancy is not None and cause is Cause.FINISHED:
-            self._meter.add(Cost(occupancy.seconds, occupancy.device_seconds))
+            self._meter.add(occupancy.device_seconds)
         return occupancy
 
     def in_training(self, now: float) -> dict[str, float]:
@@ -156,14 +152,15 @@ class Limits:
         """Write down what was spent, every few seconds."""
         self._meter.keep(now, self._workers.spent(now), at_once)
 
-    def check(self, now: float, slots: int) -> Iterator[Order]:
-        """What the clock asks for. `slots`: how many runs can train at once."""
+    def check(self, now: float, slots: int, together: int) -> Iterator[Order]:
+        """What the clock asks for. `slots`: how many runs can train at once, `together` on each worker."""
         spent, in_training = self._workers.spent(now), self._workers.in_training(now)
         over = self._meter.over(now, spent)
         if over is not None:
             self.reached = over
             yield Stop(over)
-        short = self._meter.too_short(now, spent, in_training, free=len(in_training) < slots)
+        underway, free = self._workers.underway(now), len(in_training) < slots
+        short = self._meter.too_short(now, spent, underway, together, free)
         if short is not None:
             self.reached = self.reached or short
             yield FinishUp(short)

@@ -14,7 +14,7 @@ from dashboards.store.records import load_records
 from studies.records import Cause, State
 from studies.spec import Budget
 from sweeper.executors.base import Kill, Started
-from sweeper.loop.limits import Cost, FinishUp, Limits, Meter, Stop, read_spent
+from sweeper.loop.limits import FinishUp, Limits, Meter, Stop, read_spent
 
 Sweeper = Callable[..., Any]
 TRAINERS = Path(__file__).parents[2] / "soak"
@@ -43,25 +43,40 @@ def a_meter(folder: Path, **budget: Any) -> Meter:
 
 def test_another_run_is_begun_only_where_the_longest_lately_would_end_in_time(tmp_path: Path) -> None:
     meter = a_meter(tmp_path, wall_clock=100)
-    assert meter.too_short(99.0, 0.0, {}, free=True) is None, "nothing is known yet"
+    assert meter.too_short(99.0, 0.0, {}, 1, free=True) is None, "nothing is known yet"
     for seconds in (10.0, 30.0, 20.0):
-        meter.add(Cost(seconds, seconds))
-    assert meter.too_short(69.0, 0.0, {}, free=True) is None
-    assert "30" in str(meter.too_short(71.0, 0.0, {}, free=True))
+        meter.add(seconds)
+    assert meter.too_short(69.0, 0.0, {}, 1, free=True) is None
+    assert "30" in str(meter.too_short(71.0, 0.0, {}, 1, free=True))
+    assert "up to 90.0 s" in str(meter.too_short(11.0, 0.0, {}, 3, free=True)), "three together take thrice as long"
+    assert meter.too_short(9.0, 0.0, {}, 3, free=True) is None
 
 
 def test_where_no_worker_is_free_another_run_begins_when_the_first_ends(tmp_path: Path) -> None:
     meter = a_meter(tmp_path, wall_clock=100)
-    meter.add(Cost(30.0, 30.0))
-    assert meter.too_short(50.0, 0.0, {"a": 15.0, "b": 1.0}, free=False) is None
-    assert meter.too_short(60.0, 0.0, {"a": 15.0, "b": 1.0}, free=False) is not None
+    meter.add(30.0)
+    underway = {"a": ("w1", 15.0), "b": ("w2", 1.0)}
+    assert meter.too_short(50.0, 0.0, underway, 1, free=False) is None
+    assert meter.too_short(60.0, 0.0, underway, 1, free=False) is not None
+    beside = {**underway, "c": ("w1", 15.0)}
+    assert meter.too_short(38.0, 0.0, beside, 1, free=False) is None
+    assert meter.too_short(42.0, 0.0, beside, 1, free=False) is not None, "two share what is left of w1"
+
+
+def test_runs_begun_while_packs_look_for_their_size_do_not_make_another_one_long(tmp_path: Path) -> None:
+    limits = Limits(Budget(wall_clock=400), tmp_path, started=0.0)
+    for key in "abcd":
+        limits.begun(Started(key, "w", at=0.0))
+    limits.ended("a", Cause.FINISHED, at=200.0)  # beside three others, 50 s of the worker
+    assert not list(limits.check(200.0, slots=1, together=1)), "one more takes 50 s, and the three no more than those"
 
 
 def test_device_hours_count_what_runs_in_training_will_still_take(tmp_path: Path) -> None:
     meter = a_meter(tmp_path, gpu_hours=100 / 3600)
-    meter.add(Cost(40.0, 10.0))  # four together
-    assert meter.too_short(0.0, 79.0, {"a": 20.0, "b": 20.0}, free=True) is None
-    assert meter.too_short(0.0, 81.0, {"a": 20.0, "b": 20.0}, free=True) is not None
+    meter.add(10.0)  # four together took 40 s
+    underway = {"a": ("w", 5.0), "b": ("w", 5.0)}
+    assert meter.too_short(0.0, 79.0, underway, 4, free=True) is None
+    assert meter.too_short(0.0, 81.0, underway, 4, free=True) is not None
     assert meter.over(0.0, 99.0) is None
     assert "device hours" in str(meter.over(0.0, 100.0))
 
@@ -73,9 +88,9 @@ def test_device_hours_go_on_from_what_earlier_sweeps_spent(tmp_path: Path) -> No
     second = a_meter(tmp_path, gpu_hours=1)
     assert second.over(0.0, 1799.0) is None
     assert second.over(0.0, 1800.0) is not None
-    second.add(Cost(60.0, 60.0))
-    assert second.too_short(0.0, 1700.0, {}, free=True) is None
-    assert second.too_short(0.0, 1750.0, {}, free=True) is not None
+    second.add(60.0)
+    assert second.too_short(0.0, 1700.0, {}, 1, free=True) is None
+    assert second.too_short(0.0, 1750.0, {}, 1, free=True) is not None
     second.keep(0.0, 100.0, at_once=True)
     assert read_spent(tmp_path) == 1900.0
 
@@ -131,20 +146,20 @@ def the_limits(folder: Path, **budget: Any) -> Limits:
 
 
 def test_limits_ask_for_nothing_where_there_are_none(tmp_path: Path) -> None:
-    assert list(the_limits(tmp_path).check(1e6, slots=1)) == []
+    assert list(the_limits(tmp_path).check(1e6, slots=1, together=1)) == []
 
 
 def test_limits_ask_to_stop_at_the_budget_and_to_kill_what_does_not_stop(tmp_path: Path) -> None:
-    orders = list(the_limits(tmp_path, wall_clock=100, per_run=50).check(100.0, slots=1))
+    orders = list(the_limits(tmp_path, wall_clock=100, per_run=50).check(100.0, slots=1, together=1))
     assert isinstance(orders[0], Stop)
     assert orders[1:] == [Kill("long", Cause.TIME_LIMIT)]
-    assert list(the_limits(tmp_path, per_run=50).check(79.0, slots=1)) == []
+    assert list(the_limits(tmp_path, per_run=50).check(79.0, slots=1, together=1)) == []
 
 
 def test_limits_ask_to_finish_up_once_a_run_has_shown_that_no_other_fits(tmp_path: Path) -> None:
     limits = the_limits(tmp_path, wall_clock=100)
     limits.ended("long", Cause.FINISHED, at=60.0)
-    assert [type(order) for order in limits.check(60.0, slots=1)] == [FinishUp]
+    assert [type(order) for order in limits.check(60.0, slots=1, together=1)] == [FinishUp]
 
 
 def test_a_worker_is_failing_once_after_three_runs_and_not_where_one_went_well(tmp_path: Path) -> None:
