@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Soak:
-    """One sweep in `folder`, killed `kills` times. `done` counts what was killed, when and by which signal."""
+    """One sweep in `folder`, killed `kills` times. `done` counts what was killed, when and by which signal. `hosts`: so
+    many come to the sweep's door with a worker each, are killed as well, and come again.
+    """
 
     folder: Path
     study: str
@@ -41,6 +44,8 @@ class Soak:
     environment: Mapping[str, str] = field(default_factory=lambda: {"STEP_SECONDS": str(STEP_SECONDS)})
     done: Counter[str] = field(default_factory=Counter)
     starts: int = 0
+    hosts: int = 0
+    _agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _seen: dict[int, psutil.Process] = field(default_factory=dict)
 
     def run(self, kills: int) -> None:
@@ -69,16 +74,22 @@ class Soak:
 
     def orphans(self) -> list[int]:
         """Processes of the sweep that do not go."""
+        for agent in self._agents:
+            agent.kill()
+            agent.wait()
         _, alive = psutil.wait_procs(list(self._seen.values()), timeout=PATIENCE)
         return [process.pid for process in alive]
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts += 1
         (self.folder / "study.yaml").write_text(self.study)
+        return self._call("run", "study.yaml", *self.executor)
+
+    def _call(self, *words: str) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
         with (self.folder / "output.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "sweeper", "run", "study.yaml", *self.executor],
+                [sys.executable, "-m", "sweeper", *words],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -116,18 +127,28 @@ class Soak:
         return open_result is not None or (self.folder / "mlflow.db-journal").exists()
 
     def _look(self, main: subprocess.Popen[bytes]) -> list[psutil.Process]:
-        """The workers there are now; every one is remembered."""
-        with suppress(psutil.NoSuchProcess):
-            workers = psutil.Process(main.pid).children(recursive=True)
-            self._seen.update({process.pid: process for process in workers if process.pid not in self._seen})
-            return workers
-        return []
+        """The workers there are now; every one is remembered. A host that is gone comes again."""
+        self._agents = [agent for agent in self._agents if agent.poll() is None]
+        told = re.findall(r"sweeper worker --connect (\S+) --key-file (\S+)", " ".join(self.output().split()))
+        while told and len(self._agents) < self.hosts:
+            self._agents.append(
+                self._call("worker", "--connect", told[-1][0], "--key-file", told[-1][1], "--workers", "1")
+            )
+        workers: list[psutil.Process] = []
+        for parent in (main, *self._agents):
+            with suppress(psutil.NoSuchProcess):
+                workers += psutil.Process(parent.pid).children(recursive=True)
+        self._seen.update({process.pid: process for process in workers if process.pid not in self._seen})
+        return workers
 
     def _kill(self, main: subprocess.Popen[bytes], moment: str) -> None:
         workers = self._look(main)
-        victim = self.random.choice(VICTIMS if workers else ("main",))
+        hosts = ("host",) if self._agents else ()
+        victim = self.random.choice((*VICTIMS, *hosts) if workers else ("main", *hosts))
         number = self.random.choice(SIGNALS)
-        if victim == "worker":
+        if victim == "host":
+            self.random.choice(self._agents).send_signal(number)
+        elif victim == "worker":
             with suppress(psutil.NoSuchProcess):
                 self.random.choice(workers).send_signal(number)
         else:

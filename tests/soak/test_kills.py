@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dashboards.store.records import load_records
 from studies.records import METRICS
+from tests.services.processes import free_ports
 from tests.soak.kills import HERE, Soak, problems
 
 STUDY = """
@@ -87,10 +89,14 @@ def told(folder: Path) -> str:
     return re.sub(r"about \d+ \w+", "about so long", call(folder, "table", "study.yaml"))
 
 
-def killed(folder: Path, study: str, runs: int, seed: int, kills: int) -> tuple[Soak, str]:
+def killed(folder: Path, study: str, runs: int, seed: int, kills: int, *, hosts: int = 0) -> tuple[Soak, str]:
     """A sweep with so many kills, which must come to its end with nothing wrong; its table."""
     folder.mkdir()
     soak = Soak(folder, study, random.Random(seed))
+    if hosts:
+        (port,) = free_ports(1)
+        at_its_door = ("--set", f"resources.address=127.0.0.1:{port}")
+        soak = replace(soak, executor=("--executor", "hosts", "--workers", str(hosts), *at_its_door), hosts=hosts)
     soak.run(kills)
     wrong = problems(folder, "killed", runs, soak.orphans())
     assert not wrong, f"after {dict(soak.done)} with seed {seed}: {wrong}\n{soak.output()}"
@@ -98,22 +104,25 @@ def killed(folder: Path, study: str, runs: int, seed: int, kills: int) -> tuple[
 
 
 @pytest.mark.slow
-def test_some_kills_leave_no_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hosts", [0, 2], ids=["here", "through-the-door"])
+def test_some_kills_leave_no_trace(tmp_path: Path, hosts: int) -> None:
     wanted = unkilled(tmp_path / "unkilled", STUDY)
     left, seed = 8, 0
     while left > 0:  # on a fast machine a sweep comes to its end before it is killed so often
-        soak, table = killed(tmp_path / f"killed-{seed}", STUDY, RUNS, seed=seed, kills=left)
+        soak, table = killed(tmp_path / f"killed-{seed}", STUDY, RUNS, seed=seed, kills=left, hosts=hosts)
         assert table == wanted
         left, seed = left - sum(soak.done.values()), seed + 1
 
 
 @pytest.mark.soak
-def test_200_kills_leave_no_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hosts", [0, 2], ids=["here", "through-the-door"])
+def test_200_kills_leave_no_trace(tmp_path: Path, hosts: int) -> None:
     wanted = unkilled(tmp_path / "unkilled", STUDY)
     done: Counter[str] = Counter()
     starts = sweeps = 0
     while sum(done.values()) < 200:
-        soak, table = killed(tmp_path / f"killed-{sweeps}", STUDY, RUNS, seed=100 + sweeps, kills=10)
+        folder = tmp_path / f"killed-{sweeps}"
+        soak, table = killed(folder, STUDY, RUNS, seed=100 + sweeps, kills=10, hosts=hosts)
         assert table == wanted
         done, starts, sweeps = done + soak.done, starts + soak.starts, sweeps + 1
     print(f"{sum(done.values())} kills in {sweeps} sweeps, {starts} starts: {dict(sorted(done.items()))}")  # noqa: T201
