@@ -314,7 +314,7 @@ def _too_few(found: Tuned) -> Answer:
     elif found.planned < FEWEST_BLOCKS:
         said = f"No loss is named: {why}, and {FEWEST_BLOCKS} at least are compared; run it with --set replicates=8"
     elif found.whole < found.planned:
-        said = f"No loss is named yet: {why}, and {FEWEST_BLOCKS} at least are compared; the same `sweeper run` goes on"
+        said = f"No loss is named yet: {why}, and {FEWEST_BLOCKS} at least are compared; the same command goes on"
     else:
         reasons = [f"{loss.variant} {loss.missing}" for loss in found.losses if loss.missing]
         said = f"No two losses can be compared ({'; '.join(reasons) or 'nothing was measured'})"
