@@ -63,7 +63,7 @@ class Soak:
             if main.poll() is not None:
                 main = self._start()
         for _ in range(10):
-            if main.wait(timeout=PATIENCE) == 0:
+            if self._ended(main) == 0:
                 return
             main = self._start()
         raise AssertionError(f"the sweep does not come to its end: {self.output()}")
@@ -117,6 +117,14 @@ class Soak:
         time.sleep(pause)
         self._look(main)
         return main.poll() is None
+
+    def _ended(self, main: subprocess.Popen[bytes]) -> int | None:
+        """What the sweep ends with, None where it does not."""
+        until = time.monotonic() + PATIENCE
+        while main.poll() is None and time.monotonic() < until:
+            self._look(main)  # which has hosts come again
+            time.sleep(0.2)
+        return main.returncode
 
     def _results(self) -> int:
         return len(list((self.folder / "runs").glob("*/*/result.json")))
