@@ -123,7 +123,8 @@ class Job:
     `pause_at`: the step after which it pauses and keeps its state in the folder (None: it trains to its end); a job
     whose folder holds a paused state goes on from there. `time_limit`: seconds after which it is stopped (None: never).
     `model`: folder of an adapter or a model from elsewhere, which evaluators measure in the place of the run's own.
-    `attempt`: its number among the sweep's attempts at the run.
+    `attempt`: its number among the sweep's attempts at the run. `trainer`: another one than the worker's own, for what
+    is no run of the sweep; the worker lets go of its own for that.
 
     Of what is measured again: `from_samples`: from the samples that its folder keeps, and not from its adapter;
     `against`: folders of runs with samples that a pairwise judge compares them with.
@@ -140,6 +141,7 @@ class Job:
     time_limit: float | None = None
     model: str | None = None
     attempt: int = 1
+    trainer: str | None = None
 
 
 class WorkQueue(Protocol):

@@ -181,9 +181,12 @@ def _train(
             border.phase("verify")
             finished = list(rounds.sweep.finished.values())
             verified = verify(finished, verify_runs, pool, where.runs, rounds.packs.placement, check)
-        if session.executor in ELSEWHERE:
-            tell_user("The speed of losses is not timed: this machine trained none of the runs.")
-        elif not outcome.stopped and not rounds.partial:
+        if outcome.stopped or rounds.partial:
+            pass
+        elif session.executor in ELSEWHERE:
+            border.phase("speed")
+            meter.run_in(pool, rounds.study, rounds.packs.placement.bf16, rounds.sweep.devices)
+        else:
             meter.run(rounds.study, rounds.packs.placement.bf16, begin=lambda: _clear_the_machine(session, pool))
     if not outcome.stopped and not rounds.partial:
         outcome = _ask_judges(replace(session, study=rounds.study), pool, outcome)

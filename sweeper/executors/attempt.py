@@ -39,9 +39,7 @@ class WarmTrainer:
         facts: dict[str, Scalar] = {}
         cause, message = Cause.INFRASTRUCTURE, "the trainer returned without handing in this run"
         try:
-            if self._trainer is None:
-                self._trainer = load_trainer(self._name)
-            self._trainer.train(job, watch)
+            self._of(job).train(job, watch)
         except (Exception, SystemExit) as error:
             logger.exception("trainer %s raised in runs %s", self._name, ", ".join(watch.open))
             cause, message = self._cause_of(error), f"{type(error).__name__}: {error}"
@@ -53,6 +51,15 @@ class WarmTrainer:
             self._trainer = None
         for key in list(watch.open):
             watch.finish(RunResult(key=key, cause=cause, message=message, facts=facts))
+
+    def _of(self, job: Job) -> Trainer:
+        """The trainer of the job: the worker's own, which is kept, or the one that it asks for."""
+        if job.trainer is not None:
+            self._trainer = None  # which may hold most of the device's memory
+            return load_trainer(job.trainer)
+        if self._trainer is None:
+            self._trainer = load_trainer(self._name)
+        return self._trainer
 
     def _cause_of(self, error: BaseException) -> Cause:
         """The cause of an exception: INFRASTRUCTURE unless it is out of memory, a mistake in the code, or the end of

@@ -21,11 +21,14 @@ from trainers.interface import Job
 
 
 class Watched:
-    """See `Executor`. `see` is called with each event and the config of its run."""
+    """See `Executor`. `see` is called with each event and the config of its run. Jobs with a trainer of their own are
+    no runs.
+    """
 
     def __init__(self, executor: Executor, see: Callable[[Event, RunConfig | None], None]) -> None:
         self._executor, self._see = executor, see
         self._configs: dict[str, RunConfig] = {}
+        self._aside: set[str] = set()
         self._unread: list[Event] = []
 
     @property
@@ -35,7 +38,10 @@ class Watched:
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
-        self._configs[job.config.key] = job.config
+        if job.trainer is None:
+            self._configs[job.config.key] = job.config
+        else:
+            self._aside.add(job.config.key)
         self._executor.submit(job)
 
     def events(self, timeout: float) -> list[Event]:
@@ -58,5 +64,7 @@ class Watched:
         for event in found:
             key = "" if isinstance(event, WorkerNews | WorkerState) else event.key
             over = isinstance(event, Finished | Lost | Dropped)
+            if key in self._aside:
+                continue
             self._see(event, self._configs.pop(key, None) if over else self._configs.get(key))
         return found

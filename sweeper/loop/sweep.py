@@ -93,7 +93,7 @@ class Sweep:
         self._limits = Limits(spec.budget, folder, time.monotonic() if began is None else began)
         self._view = _View(packs, planned_runs(study), self._limits, screen.tell_user)
         self._ends = RunEnds(spec, variants, self._record, self._feeder, self._queue, self._brackets, screen)
-        self.finished = self._book.finished
+        self.finished, self.devices = self._book.finished, self._book.devices
         self._paused, self._stopping = paused(folder), False
         self.closing = False  # it starts nothing new: stopped, or out of its budget or of workers
 

@@ -75,6 +75,8 @@ class TrialBook:
         self._best: dict[Stratum, Best] = {}
         self.finished: dict[str, tuple[RunConfig, Mapping[str, Measurement]]] = {}
         """By key, every run that came to its end, and its measurements."""
+        self.devices: set[str] = set()
+        """What those runs trained on, as they say it."""
 
     def open(self, trial: Trial, *, asked: bool) -> TrialRuns:
         """A trial with the runs that it needs."""
@@ -105,7 +107,9 @@ class TrialBook:
         results = list(runs.results.values())
         for config in runs.configs:
             if runs.results[config.key].cause is Cause.FINISHED:
-                self.finished[config.key] = (config, runs.results[config.key].final())
+                result = runs.results[config.key]
+                self.finished[config.key] = (config, result.final())
+                self.devices |= {str(result.facts["device"])} if "device" in result.facts else set()
         trial, tell = runs.trial, runs.asked
         outcome = verdict_on(results, self._spec.objective)
         complete = runs.phase != CONFIRM and self._candidates.note(trial, results)

@@ -1,43 +1,60 @@
-"""The speed of steps: measured once for a study and a kind of machine, in a process of its own that loads torch, after
-all training. Whatever becomes of it, the sweep goes on.
+"""The speed of steps: measured once for a study and a kind of machine, after all training, in a process of its own that
+loads torch, or by a worker where workers are elsewhere. Whatever becomes of it, the sweep goes on.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Final
 
 from dashboards.store.connection import StoreError, store_uri
 from dashboards.store.histories import load_speed
 from studies.design.speed import Asked, speed_asked
+from studies.records import Cause, RunResult
 from studies.records.speed import SPEED_FILE, Speed, speed_text
 from studies.spec import Study
-from studies.text.files import open_file
+from studies.text.files import open_file, write_whole
 from studies.text.plural import so_many
+from sweeper.executors import Cancel, Executor, Started
 from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
+from sweeper.executors.waiting import result_of, wait_for
 from sweeper.folder.names import LOGS
 from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Progress, Screen
 from sweeper.tracking.tracker import Tracker
-from trainers.speed.request import MODULE, Answer, Line, News, Refusal, Request, from_line
+from trainers.interface import Job
+from trainers.speed.machine import machine_kind
+from trainers.speed.request import (
+    ANSWER_FACT,
+    IN_A_WORKER,
+    MACHINE_FACT,
+    MODULE,
+    REQUEST_FILE,
+    Answer,
+    Line,
+    News,
+    Refusal,
+    Request,
+    from_line,
+)
 
 SILENT_SECONDS: Final = 600.0
 """A process that tells nothing for so long is ended: nothing that it does takes longer, but for a model that hangs."""
 _LOG: Final = "speed.log"
-_PACKAGES: Final = ("torch", "trl", "transformers", "peft")
+_STOPPED: Final = "it was stopped. The next `sweeper run` measures it"
 
 
 class SpeedMeter:
@@ -46,6 +63,7 @@ class SpeedMeter:
     def __init__(self, tracker: Tracker, where: StudyPaths, screen: Screen) -> None:
         self._tracker, self._where, self._screen = tracker, where, screen
         self._process: subprocess.Popen[bytes] | None = None
+        self._pool: Executor | None = None
         self._stopped = False
 
     def stop(self) -> None:
@@ -53,37 +71,100 @@ class SpeedMeter:
         self._stopped = True
         if self._process is not None:
             _end(self._process)
+        if self._pool is not None:
+            self._pool.stop(Cancel())
 
     finish_up = stop
 
     def run(self, study: Study, bf16: bool | None, begin: Callable[[], None]) -> None:
-        """Measure what is not measured yet on this kind of machine and keep it with the study's parent run; `bf16` as
-        the sweep's runs have it. `begin` is called before that.
+        """Measure here what is not measured yet on this kind of machine and keep it with the study's parent run; `bf16`
+        as the sweep's runs have it. `begin` is called before that.
         """
         asked = speed_asked(study)
         if asked is None or not asked.is_any or self._stopped:
             return
-        try:
+        with self._telling():
             gpus = visible_gpus(os.environ)
-            machine = machine_kind(gpus)
-            kept = load_speed(store_uri(self._where.tracking, self._where.folder), asked.study, self._where.folder)
+            machine = machine_kind(_gpu(gpus[0]) if gpus else None, usable_cores())
+            kept = self._kept(asked)
             if any((one.asked, one.machine) == (asked.digest, machine) for one in kept):
                 return
             begin()
-            others = so_many(len(asked.runs) - 1, "variant")
-            self._screen.tell_user(
-                f"Timing the loss of {others} against that of {asked.baseline}: up to 15 s once TRL is loaded"
-                + (f", then {so_many(asked.check, 'round')} of whole steps." if asked.check else ".")
-            )
-            said = self._measured(asked, bf16, gpus, study.spec.resources.env)
-            if isinstance(said, Refusal):
-                self._tell(said.message)
+            self._announce(asked, "")
+            self._keep(asked, kept, machine, self._measured(asked, bf16, gpus, study.spec.resources.env))
+
+    def run_in(self, pool: Executor, study: Study, bf16: bool | None, devices: Collection[str]) -> None:
+        """Let one of the workers measure it, where it is not measured yet on one of the `devices` that have trained."""
+        asked = speed_asked(study)
+        if asked is None or not asked.is_any or self._stopped:
+            return
+        with self._telling():
+            kept = self._kept(asked)
+            known = {one.device for one in kept if one.asked == asked.digest}
+            if known and set(devices) <= known:
                 return
-            others_kept = [one for one in kept if one.machine != machine]
-            found = _speed(asked, machine, said)
-            self._tracker.log_table({SPEED_FILE: speed_text([*others_kept, found])})
+            self._announce(asked, " on a worker")
+            result = self._asked_of_worker(pool, asked, bf16)
+            if isinstance(result, Refusal):
+                self._tell(result.message)
+                return
+            said, machine = from_line(str(result.facts[ANSWER_FACT])), json.loads(str(result.facts[MACHINE_FACT]))
+            self._keep(asked, kept, machine, said)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say what stands against it."""
+        try:
+            yield
         except (StoreError, OSError, ValueError) as error:
             self._tell(str(error))
+
+    def _kept(self, asked: Asked) -> tuple[Speed, ...]:
+        return load_speed(store_uri(self._where.tracking, self._where.folder), asked.study, self._where.folder)
+
+    def _announce(self, asked: Asked, place: str) -> None:
+        others = so_many(len(asked.runs) - 1, "variant")
+        self._screen.tell_user(
+            f"Timing the loss of {others} against that of {asked.baseline}{place}: up to 15 s once TRL is loaded"
+            + (f", then {so_many(asked.check, 'round')} of whole steps." if asked.check else ".")
+        )
+
+    def _keep(self, asked: Asked, kept: Collection[Speed], machine: Mapping[str, str], said: Line) -> None:
+        if not isinstance(said, Answer):
+            self._tell(said.message if isinstance(said, Refusal) else "nothing was answered")
+            return
+        others = [one for one in kept if one.machine != machine]
+        self._tracker.log_table({SPEED_FILE: speed_text([*others, _speed(asked, machine, said)])})
+
+    def _asked_of_worker(self, pool: Executor, asked: Asked, bf16: bool | None) -> RunResult | Refusal:
+        """The result of the worker that takes it. Its request lies in a folder that workers share with the sweep."""
+        folder = self._where.runs / LOGS / "speed"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        request = Request(baseline=asked.baseline, runs=asked.runs, check=asked.check, bf16=bf16, folder=str(folder))
+        write_whole(folder / REQUEST_FILE, request.model_dump_json())
+        job = Job(asked.runs[asked.baseline], folder, keep_adapter=False, trainer=IN_A_WORKER)
+        began, heard, self._pool = time.monotonic(), False, pool
+
+        def look() -> None:
+            if not heard and time.monotonic() - began > SILENT_SECONDS:
+                pool.stop(Cancel())
+            self._show(News(doing="a worker" if heard else "no worker is free yet"))
+
+        def begun(_event: Started) -> None:
+            nonlocal heard
+            heard = True
+
+        try:
+            (ending,) = wait_for([job], pool, look, begun)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        result = result_of(ending)
+        if result.cause is Cause.FINISHED:
+            return result
+        if self._stopped:
+            return Refusal(message=_STOPPED)
+        return Refusal(message=result.message or f"no worker came for it within {SILENT_SECONDS:.0f} s")
 
     def _tell(self, why: str) -> None:
         first = why.strip().partition("\n")[0].removesuffix(".")
@@ -135,7 +216,7 @@ class SpeedMeter:
                 return said
             news = said
         if self._stopped:
-            return Refusal(message="it was stopped. The next `sweeper run` measures it")
+            return Refusal(message=_STOPPED)
         return Refusal(message=f"its process told nothing for {SILENT_SECONDS:.0f} s; {log} says how far it was")
 
     def _show(self, news: News) -> None:
@@ -162,24 +243,6 @@ def _environment(gpus: list[str], also: tuple[str, ...]) -> dict[str, str]:
     (of_worker,) = worker_environments(1, gpus, usable_cores(), os.environ, also)
     modules = os.pathsep.join(path for path in sys.path if path)
     return {**of_worker, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
-
-
-def machine_kind(gpus: list[str]) -> dict[str, str]:
-    """What a measurement holds for: processor, cores, the first GPU, and the libraries that train."""
-    kind = {"processor": _processor(), "cores": str(usable_cores()), **({"gpu": _gpu(gpus[0])} if gpus else {})}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            kind[package] = version(package)
-    return kind
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _gpu(name: str) -> str:

@@ -19,8 +19,9 @@ from dashboards.analysis.speed import paces
 from studies.design.speed import Asked, speed_asked
 from studies.records.speed import Speed, Timings
 from studies.spec import Study, load_study
-from sweeper.measuring.speed import machine_kind
+from sweeper.executors.process.devices import usable_cores
 from trainers.speed.bench import make_bench
+from trainers.speed.machine import machine_kind
 from trainers.speed.measure import step_seconds, time_losses, time_steps
 from trainers.speed.rounds import Task, clock_of
 
@@ -70,7 +71,7 @@ def silent(_doing: str, _left: float | None) -> None:
 
 def show(asked: Asked, losses: Timings, steps: Timings, step: float) -> None:
     """The table on standard output."""
-    machine = machine_kind([])
+    machine = machine_kind(None, usable_cores())
     speed = Speed(
         asked=asked.digest, baseline=asked.baseline, machine=machine, device="cpu", threads=1,
         date=time.strftime("%Y-%m-%d %H:%M"), step_seconds=step, losses=losses, steps=steps,

@@ -11,6 +11,10 @@ from studies.records.configs import Frozen
 from studies.records.speed import Timings
 
 MODULE: Final = "trainers.speed"
+IN_A_WORKER: Final = "trainers.speed.worker:StepTimer"
+REQUEST_FILE: Final = "request.json"
+ANSWER_FACT, MACHINE_FACT = "answer", "machine"
+"""Of a worker's result: the line that the process would have written, and `machine_kind` as JSON."""
 
 
 class Request(Frozen):

@@ -154,6 +154,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         "from_samples": job.from_samples,
         "against": [str(file) for file in job.against],
         "model": job.model,
+        "trainer": job.trainer,
     }
 
 

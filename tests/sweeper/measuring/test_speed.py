@@ -111,7 +111,7 @@ def test_another_machine_is_measured_for_itself_and_the_first_is_kept(
 ) -> None:
     run()
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(speed, "machine_kind", lambda gpus: {"processor": "another"})
+        elsewhere.setattr(speed, "machine_kind", lambda gpu, cores: {"processor": "another"})
         run()
     run()
     assert len(asked(notes)) == 2

@@ -67,6 +67,7 @@ JOB = Job(
     time_limit=1.5,
     model="/models/d",
     attempt=4,
+    trainer="module:Class",
 )
 SIZED = Sized("like", 4, Sizing("cpu", Placement(together=4), (TRIED,), 0.1, 6, None, "why"))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,9 +39,11 @@ MEASURED = ("steps_per_second", "tokens_per_second", "peak_memory", "train_secon
 pytestmark = pytest.mark.slow
 
 
-def begin(folder: Path, *options: str, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[bytes]:
+def begin(
+    folder: Path, *options: str, environment: Mapping[str, str] = os.environ, study: str = STUDY
+) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
-    (folder / "study.yaml").write_text(STUDY)
+    (folder / "study.yaml").write_text(study)
     path = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
         [sys.executable, "-m", "sweeper", "run", "study.yaml", *options],
@@ -166,6 +171,55 @@ def test_hosts_find_the_sweep_again_that_was_killed_and_began_anew(
         assert sweep.wait() == 0, (folder / "printed").read_text()
         assert numbers(folder) == alone
         assert all(host.poll() is None for host in hosts), "they wait for another sweep"
+    finally:
+        for host in hosts:
+            host.kill()
+
+
+TIMED = STUDY.replace("variants: {sigmoid: {}, ipo: {}}", "baseline: sigmoid\nvariants: {sigmoid: {}, ipo: {}}")
+
+
+def speeds(folder: Path) -> list[dict[str, Any]]:
+    files = list((folder / "mlartifacts").rglob("speed.json"))
+    return json.loads(files[0].read_text())["measured"] if files else []
+
+
+def test_a_worker_times_the_losses_once_for_its_kind_of_device(tmp_path: Path) -> None:
+    folder = tmp_path / "hosts"
+    (port,) = free_ports(1)
+    options = ("--executor", "hosts", "--set", f"resources.address=127.0.0.1:{port}")
+    sweep = begin(folder, *options, study=TIMED)
+    hosts = start_hosts(folder / "printed", 2)
+    try:
+        assert sweep.wait() == 0, (folder / "printed").read_text()
+        assert "Timing the loss of 1 variant against that of sigmoid on a worker" in (folder / "printed").read_text()
+        (found,) = speeds(folder)
+        assert (found["device"], found["threads"], set(found["losses"]["ratios"])) == ("cpu", 1, {"ipo"})
+        assert found["step_seconds"] > 0
+        assert {"processor", "cores", "torch"} <= set(found["machine"])
+        runs = folder / "runs" / "elsewhere"
+        told = [json.loads(line) for line in (runs / "events.jsonl").read_text().splitlines()]
+        assert [line["phase"] for line in told if line["event"] == "phase"] == ["train", "speed", "report"]
+        assert len({line["key"] for line in told if line["event"] == "run_started"}) == RUNS, "the timing is no run"
+        assert not (runs / "logs" / "speed").exists()
+        again = begin(folder, *options, study=TIMED)
+        assert again.wait() == 0
+        assert "Timing" not in (folder / "printed").read_text()
+    finally:
+        for host in hosts:
+            host.kill()
+
+
+def test_a_stop_ends_the_wait_for_a_worker_that_times(tmp_path: Path) -> None:
+    folder = tmp_path / "hosts"
+    sweep = begin(folder, "--executor", "hosts", study=TIMED)
+    hosts = start_hosts(folder / "printed", 2)
+    try:
+        wait_until(lambda: "Timing the loss" in (folder / "printed").read_text(), "nothing is timed")
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait() == 0, "all its runs are there"
+        assert "was not measured: it was stopped" in (folder / "printed").read_text()
+        assert not speeds(folder)
     finally:
         for host in hosts:
             host.kill()
