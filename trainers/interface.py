@@ -20,6 +20,10 @@ class Decision(StrEnum):
     STOP = "stop"
 
 
+class Stopped(Exception):
+    """The queue stops a run while it is made ready or measured: what is half done of that is thrown away."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """How runs use a device, where their own settings leave it open.
