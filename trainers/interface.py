@@ -150,7 +150,9 @@ class WorkQueue(Protocol):
         ...
 
     def decision(self, key: str) -> Decision:
-        """What must become of a run now; asked after every optimizer step, so that a stop waits for no more. Cheap."""
+        """What must become of a run now; asked after every optimizer step, and between two passes that measure, so that
+        a stop waits for no more. Cheap.
+        """
         ...
 
     def finish(self, result: RunResult) -> None:
