@@ -377,7 +377,7 @@ def _is_argument(parameter: Any) -> bool:
 def _options(command: Any) -> list[str]:
     found = []
     for option in command.params:
-        if _is_argument(option) or "--help" in option.opts:
+        if _is_argument(option) or option.hidden or "--help" in option.opts:
             continue
         value = "" if option.is_flag else f" {option.metavar or option.opts[0].strip('-').upper()}"
         default = "" if option.is_flag or option.default in (None, []) else f" (default: {option.default})"

@@ -7,6 +7,7 @@ A trainer as executors know one, so that the work goes where runs are trained. K
 from __future__ import annotations
 
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trainers.components.outcome import outcome_of
 from trainers.components.settings import parse_settings, run_settings
 from trainers.components.worker_cache import WorkerCache
 from trainers.evaluation.evaluate import Evaluation, NonFinite, ReferenceNumbers, evaluate
-from trainers.interface import Job, WorkQueue
+from trainers.interface import Decision, Job, Stopped, WorkQueue
 from trainers.judge_samples import SampleJudge
 from trainers.models.bases import ADAPTER as ADAPTER_CONFIG
 from trainers.models.bases import UnusableModel
@@ -43,20 +44,29 @@ class AdapterEvaluator:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
-        self._cache, self._judges = WorkerCache(), SampleJudge()
+        self._queue: WorkQueue | None = None
+        self._cache, self._judges = WorkerCache(look=self._look), SampleJudge()
 
     def train(self, job: Job, queue: WorkQueue) -> None:
         """Measure one run. What the judge or the data refuse is a result; what the machine does is raised."""
+        self._queue = queue
         try:
             result = self._judges.judge(job) if job.from_samples else self._from_adapter(job)
         except NonFinite as error:
             result = RunResult(key=job.config.key, cause=Cause.NON_FINITE, message=str(error))
+        except Stopped:
+            result = RunResult(key=job.config.key, cause=Cause.USER_STOP, message="stopped as it was measured")
         except Exception as error:
             if cause_of(error) is not Cause.REFUSED:
                 raise
             traceback.print_exc()
             result = RunResult(key=job.config.key, cause=Cause.REFUSED, message=told(error))
         queue.finish(result)
+
+    def _look(self, key: str) -> None:
+        """Raises Stopped where the queue stops the run."""
+        if self._queue is not None and self._queue.decision(key) is Decision.STOP:
+            raise Stopped
 
     def _from_adapter(self, job: Job) -> RunResult:
         found, facts, reference = self._measure(job)
@@ -82,7 +92,9 @@ class AdapterEvaluator:
             policy, base = _policy(job, model, model_args)
             precision = torch.float16 if args.fp16 else torch.bfloat16
             with torch.autocast(args.device.type, precision, enabled=bool(args.bf16 or args.fp16)):
-                measured = evaluate(policy, tokenizer, pairs, config.evaluation, reference, reference_model=base)
+                look = partial(self._look, config.key)
+                of_run = (pairs, config.evaluation, reference)
+                measured = evaluate(policy, tokenizer, *of_run, reference_model=base, look=look)
             _take_off(policy)
         except BaseException:
             self._cache.drop_base()  # it may carry half an adapter

@@ -27,7 +27,7 @@ from trainers.components.blame import in_words_of_study, refused_part
 from trainers.components.settings import hardware_settings, parse_settings, resolve_model, run_settings
 from trainers.components.worker_cache import WorkerCache, load_base
 from trainers.data.pairs import DataError, JudgeError
-from trainers.interface import DATA, JUDGE, MODEL, Doing, Job, Placement, Sized, WorkQueue, pack_key
+from trainers.interface import DATA, JUDGE, MODEL, Decision, Doing, Job, Placement, Sized, Stopped, WorkQueue, pack_key
 from trainers.job_list import JobList
 from trainers.models import accelerator
 from trainers.models.tokenizer import UnusableModel
@@ -61,7 +61,7 @@ class DPOTrainerWorker:
         transformers.utils.logging.set_verbosity_error()
         self._queue: WorkQueue | None = None
         self._growths: dict[str, Growth] = {}
-        self._cache = WorkerCache(self._say)
+        self._cache = WorkerCache(self._say, self._look)
 
     def train(self, job: Job, queue: WorkQueue) -> None:
         """See `Trainer.train`. What diverges, or what TRL refuses, is a result; what the machine does is raised."""
@@ -86,6 +86,7 @@ class DPOTrainerWorker:
         """
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self._look(job.config.key)
             return self.make(job)
         except Unpackable as reason:
             logger.info("run %s trains alone: %s", job.config.key, reason)
@@ -99,7 +100,10 @@ class DPOTrainerWorker:
 
     def came_to(self, job: Job, error: Exception) -> RunResult | None:
         """What a run comes to that met this error; None where the machine is to blame, and it may be tried again."""
-        cause, key = cause_of(error), job.config.key
+        stopped, key = isinstance(error, Stopped), job.config.key
+        cause = Cause.USER_STOP if stopped else cause_of(error)
+        if stopped:
+            return RunResult(key=key, cause=cause, message=str(error))
         if cause is Cause.INFRASTRUCTURE:
             return None
         if cause in MEMORY:
@@ -140,6 +144,11 @@ class DPOTrainerWorker:
         """`forget`, but keep the base for the runs that are about to train around it."""
         self._cache.forget_data()
         accelerator.free_memory(error)
+
+    def _look(self, key: str) -> None:
+        """Raises Stopped where the queue stops the run."""
+        if self._queue is not None and self._queue.decision(key) is Decision.STOP:
+            raise Stopped("stopped as it was made ready")
 
     def _say(self, what: str) -> None:
         if self._queue is not None:

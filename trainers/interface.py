@@ -20,6 +20,10 @@ class Decision(StrEnum):
     STOP = "stop"
 
 
+class Stopped(Exception):
+    """The queue stops a run while it is made ready or measured: what is half done of that is thrown away."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """How runs use a device, where their own settings leave it open.
@@ -156,7 +160,9 @@ class WorkQueue(Protocol):
         ...
 
     def decision(self, key: str) -> Decision:
-        """What must become of a run now; asked after every optimizer step, so that a stop waits for no more. Cheap."""
+        """What must become of a run now; asked after every optimizer step, and between two passes that measure, so that
+        a stop waits for no more. Cheap.
+        """
         ...
 
     def finish(self, result: RunResult) -> None:

@@ -18,12 +18,13 @@ MESSAGE_LINES = 6
 _OWN = re.compile(r"[0-9a-f]{8,}|\d+(\.\d+)?")  # keys, addresses and numbers: what one run's message has for itself
 
 
-def tell(failures: Mapping[Failure, int], configs: int | None = None) -> str:
+def tell(failures: Mapping[Failure, int], configs: int | None = None, failed: str = "failed") -> str:
     """How many runs failed, by kind: `2 runs failed (1 collapsed, 1 drifted), 1 run could not be trained (1 refused)`;
-    "" where none did. `configs`: of how many configs those are that failed by their config.
+    "" where none did. `configs`: of how many configs those are that failed by their config; `failed`: what is said of
+    those.
     """
     said = []
-    for by_config, what in ((True, "failed"), (False, "could not be trained")):
+    for by_config, what in ((True, failed), (False, "could not be trained")):
         kinds = {kind: failures[kind] for kind in Failure if kind.by_config is by_config and failures.get(kind)}
         n = sum(kinds.values())
         by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

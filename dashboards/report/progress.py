@@ -89,6 +89,15 @@ def status_counts(study: Study, records: Sequence[RunRecord]) -> StatusCounts:
     )
 
 
+def not_needed(study: Study, records: Sequence[RunRecord]) -> str:
+    """Why fewer runs have ended than were planned although nothing is missing; "" where that is not so."""
+    count = judging_not_needed(study, ended_runs(records))
+    if not count:
+        return ""
+    were = "run is" if count == 1 else "runs are"
+    return f"{count} planned {were} not needed: a loss none of whose settings worked is not judged in that replicate."
+
+
 def ended_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs of trials that are not to be trained again."""
     return [r for r in records if r.phase != PROBE and r.state in (State.COMPLETE, State.PRUNED)]

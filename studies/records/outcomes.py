@@ -70,6 +70,21 @@ class Failure(StrEnum):
     def by_config(self) -> bool:
         return self not in (Failure.REFUSED, Failure.WORKER_LOST, Failure.PREEMPTED, Failure.INFRASTRUCTURE)
 
+    @property
+    def meaning(self) -> str:
+        """What a run has done that failed so by its settings; "" for others."""
+        return _MEANINGS.get(self, "")
+
+
+_MEANINGS: Mapping[Failure, str] = {
+    Failure.DIVERGED: "its loss or its weights became no numbers",
+    Failure.INVERTED: "it prefers the rejected answers",
+    Failure.COLLAPSED: "its samples are empty or repeat themselves",
+    Failure.DRIFTED: "its samples are half or twice as long as the untrained model's",
+    Failure.OUT_OF_GPU_MEMORY: "it does not fit on the GPU, alone and in parts",
+    Failure.OUT_OF_HOST_MEMORY: "it does not fit into the machine's memory, alone and in parts",
+}
+
 
 class Consequence(NamedTuple):
     """What follows from a cause: what Optuna is told, whether the run is tried again, and as what it has failed.

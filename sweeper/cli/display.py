@@ -34,7 +34,7 @@ from studies.spec import Study
 from studies.text.plural import so_many
 from studies.text.redact import redact
 from studies.text.visible import visible, visible_lines
-from sweeper.documents.status import ENDS, ended_runs, status_counts
+from sweeper.documents.status import ENDS, ended_runs, not_needed, status_counts
 from sweeper.folder.events import Heartbeat, Line, PhaseBegan, SweepBegan
 from sweeper.loop.progress import Progress
 from sweeper.measuring.verify import Verification
@@ -172,7 +172,7 @@ def shown(text: str) -> str:
 def describe(progress: Progress) -> str:
     """One line: runs done, in training, failed, the best so far, time left."""
     parts = [f"{progress.done}/{progress.planned} {progress.what}", f"{progress.training} in training"]
-    failed = tell(progress.failures)
+    failed = tell(progress.failures, failed="failed by their settings")
     parts += [failed] if failed else []
     if progress.best is not None:
         variant, knobs, value = progress.best
@@ -329,7 +329,7 @@ def print_status(study: Study, records: Sequence[RunRecord], console: Console) -
         )
     else:
         console.print(f"{so_many(counts.ended, 'run')} ended; {counts.missing} missing.")
-    for line in funnel_notes([r for r in records if r.phase != PROBE]):
+    for line in [*filter(None, [not_needed(study, records)]), *funnel_notes([r for r in records if r.phase != PROBE])]:
         console.print(shown(line), soft_wrap=True, markup=False)
     failed = summary(records)
     if failed:

@@ -265,12 +265,13 @@ def print_outcome(
     """Print the table, what was trained and how to go on; exits with 1 where something is left to do."""
     from dashboards.analysis.configs import distinct
     from dashboards.analysis.failures import summary, tell
+    from dashboards.report.progress import not_needed
     from dashboards.report.study import comparison_of, written
     from sweeper.cli.display import Screen, print_verification, shown
     from sweeper.documents.run import run_document
     from sweeper.recorded.reading import answers_of
 
-    console, again, failed, text, table = Screen(), wanted.again, tell(outcome.failures), "", None
+    console, again, failed, text, table, fewer = Screen(), wanted.again, tell(outcome.failures), "", None, ""
     if outcome.undelivered:
         console.print(
             f"MLflow is away and misses {so_many(outcome.undelivered, 'record')}; they are kept in {where.runs}."
@@ -282,18 +283,17 @@ def print_outcome(
             text = written(table, "text", screen_width(), everything=False)
             if not outcome.has_ended_runs:
                 text = "Nothing is known yet: no run has ended.\n"
-        failed = summary(distinct(answers.records))
+        records = distinct(answers.records)
+        failed, fewer = summary(records), not_needed(asked, records)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     stopped = f" Stopped: {outcome.budget}." if outcome.budget else ""
-    console.print(f"{outcome.in_words}; {ending}{stopped}", soft_wrap=True, markup=False)
+    console.print(f"{outcome.in_words}; {ending}{stopped}{fewer and ' '}{fewer}", soft_wrap=True, markup=False)
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)
     if outcome.unmeasured and not outcome.undelivered:
-        console.print(
-            f"{so_many(outcome.unmeasured, 'finished run')} could not be measured again; their numbers are as they "
-            "were."
-        )
+        kept = "could not be measured again; their numbers are as they were."
+        console.print(f"{so_many(outcome.unmeasured, 'finished run')} {kept}")
     left = bool(outcome.undelivered or outcome.unmeasured or not outcome.whole)
     if outcome.undelivered:
         last = f"Deliver them, once it is back, with: {shown(again)}"

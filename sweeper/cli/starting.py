@@ -135,7 +135,7 @@ def print_check(found: DataCheck, data: str, model: str | None) -> None:
             say(f"  - {line}")
         return
     of = ["--model", model] if model else []
-    words = ["sweeper", "init", "mine.yaml", *of, "--dataset", data]
+    words = ["sweeper", "init", "mine.yaml", *of, "--data", data]
     console.print(f"A study of it: {shown(shlex.join(words))}", soft_wrap=True, markup=False)
     words = ["sweeper", "tune", *(of or ["--model", "MODEL"]), "--data", data, "--hours", "8"]
     console.print(f"Or all in one, within hours: {shown(shlex.join(words))}", soft_wrap=True, markup=False)

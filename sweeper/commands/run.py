@@ -18,7 +18,7 @@ from sweeper.commands.session.rounds import RoundsTrained
 from sweeper.commands.session.session import Session
 from sweeper.commands.signals import Stopper, stop_on_interrupt
 from sweeper.executors import ELSEWHERE, Executor
-from sweeper.folder.cleanup import remove_half_written, remove_states
+from sweeper.folder.cleanup import remove_half_written, remove_states, stopped_on_their_way
 from sweeper.folder.control import lock, one_at_a_time
 from sweeper.folder.events import Line
 from sweeper.folder.own_folder import refuse_foreign_folder
@@ -176,6 +176,7 @@ def _train(
         if anew.stopped:
             rounds.stop()
         outcome = replace(rounds.run(), unmeasured=len(anew.failed))
+        outcome = replace(outcome, on_their_way=stopped_on_their_way(where.runs) if outcome.stopped else 0)
         verified = None
         if verify_runs and not outcome.stopped:
             border.phase("verify")

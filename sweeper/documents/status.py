@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dashboards.report.progress import ENDS, StatusCounts, StratumCounts, ended_runs, status_counts
+from dashboards.report.progress import ENDS, StatusCounts, StratumCounts, ended_runs, not_needed, status_counts
 from studies.records import RunRecord
 from sweeper.folder.standing import Standing
 
@@ -19,6 +19,7 @@ __all__ = [
     "SweepState",
     "ended_runs",
     "failed_runs",
+    "not_needed",
     "status_counts",
     "sweep_state",
 ]

@@ -29,6 +29,7 @@ class _Run:
 class _Worker:
     runs: set[str] = field(default_factory=set)
     settled: float = 0.0
+    busy_at: float = 0.0  # when it last had a run
     failed: dict[str, float] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=dict)
 
@@ -77,6 +78,11 @@ class Workers:
         self.spent(now)
         return {key: (run.worker, run.device_seconds) for key, run in self._runs.items()}
 
+    def at_work(self, now: float, within: float) -> int:
+        """How many workers have a run, or had one in the last so many seconds."""
+        self.spent(now)
+        return sum(bool(worker.runs) or now - worker.busy_at <= within for worker in self._workers.values())
+
     def went_well(self, name: str) -> None:
         """Reset the failures of a worker: a run has ended by itself on it, well or badly."""
         if name in self._workers:
@@ -101,4 +107,5 @@ class Workers:
             self._spent += seconds
             for key in worker.runs:
                 self._runs[key].device_seconds += seconds / len(worker.runs)
+            worker.busy_at = max(at, worker.busy_at)
         worker.settled = max(at, worker.settled)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from studies.records import Cause
 from studies.samples.kept import SAMPLES_FOLDER
 from studies.text.files import is_file, is_folder
 from sweeper.folder.names import LOGS, MARK_FILE, OWN_FILES, REFERENCE, REQUESTS
@@ -31,6 +32,7 @@ from trainers.run_folder.results import (
     holds_run,
     holds_state,
     is_run_folder,
+    read_result,
 )
 
 _HALF_WRITTEN: Final = re.compile(
@@ -69,6 +71,12 @@ def remove_states(runs: Path) -> None:
     for run in runs.iterdir():
         if is_run_folder(run) and holds_state(run) and holds_run(run):
             drop_state(run)
+
+
+def stopped_on_their_way(runs: Path) -> int:
+    """How many runs were stopped before their end and have kept what they go on from."""
+    found = (run for run in runs.iterdir() if is_run_folder(run) and holds_state(run) and holds_run(run))
+    return sum((result := read_result(run)) is not None and result.cause is Cause.USER_STOP for run in found)
 
 
 def set_aside(run: Path) -> list[str]:

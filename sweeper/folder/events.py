@@ -10,9 +10,10 @@ One JSON object a line:
 - `event`, with its fields: the types below, by the names in `EVENTS`. Numbers that are not finite are null.
 
 Lines are written whole, and secrets are taken out. A line that a full disk cut short is followed by a line end and left
-out by readers. A sweep begins a new file, and so does a file that has `MOST_BYTES`; the one before is kept as
-`events.1.jsonl`, so that both together stay below twice that. A file that continues a sweep first repeats its
-beginning, its phase, its workers and the runs in training. Reports of a run are told at most every `REPORT_SECONDS`.
+out by readers. A sweep begins a new file, and so does a file of 16 MiB; the one before is kept as `events.1.jsonl`, so
+that both together stay below twice that. A file that continues a sweep first repeats its beginning, its phase, its
+workers and the runs in training. A new file gets its name once that stands in it, so that a reader finds where the
+sweep stands at any moment. Reports of a run are told at most every 5 seconds. `steering/event_log.py` writes all this.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ import json
 import math
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -34,15 +33,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from studies.text.files import open_file
 from studies.text.redact import redact
-from sweeper.folder.names import EARLIER_EVENTS_FILE, EVENTS_FILE
+from sweeper.folder.names import EVENTS_FILE
 
 VERSION: Final = 1
-MOST_BYTES: Final = 16 << 20  # of one file
 LATEST: Final = 1e11  # seconds since 1970; what is later is no time
 LONGEST_LINE: Final = 1 << 14
 LONGEST_TEXT: Final = 500  # of one field
 MOST_METRICS: Final = 64  # of one report
-REPORT_SECONDS: Final = 5.0
 TAIL_BYTES: Final = 1 << 18  # in which the last heartbeat stands
 
 
@@ -210,101 +207,6 @@ def decode(text: bytes) -> Line | None:
     return None
 
 
-class EventLog:
-    """Appends the events of one sweep. Threads may share it. A full disk does not stop the sweep.
-
-    `also`: who gets every line beside the file.
-    """
-
-    def __init__(
-        self, runs: Path, sweep: str, tell_user: Callable[[str], None], also: Callable[[Line], None] = lambda _: None
-    ) -> None:
-        self._path, self._sweep, self._tell_user, self._also = runs / EVENTS_FILE, sweep, tell_user, also
-        self._file: IO[bytes] | None = None
-        self._lock = threading.Lock()
-        self._standing: dict[tuple[type[Any], str], Happening] = {}  # what a new file begins with
-        self._reported: dict[str, float] = {}
-        self._number = self._size = 0
-        self._torn = False
-        with self._lock:
-            self._begin()
-
-    def append(self, event: Happening) -> None:
-        """Write one event."""
-        with self._lock:
-            if isinstance(event, RunReported) and not self._is_due(event.key):
-                return
-            self._note(event)
-            if self._size > MOST_BYTES and self._is_ours():
-                self._begin()
-                for standing in list(self._standing.values()):
-                    self._write(standing)
-                if (type(event), _of(event)) in self._standing:
-                    return
-            self._write(event)
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-            self._file = None
-
-    def _begin(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file, self._size, self._torn = None, 0, False
-        try:
-            with suppress(FileNotFoundError):
-                os.replace(self._path, self._path.with_name(EARLIER_EVENTS_FILE))
-            self._file = open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
-        except OSError as error:
-            self._give_up(error)
-
-    def _write(self, event: Happening) -> None:
-        self._number += 1
-        told = Line(self._sweep, self._number, time.time(), event)
-        line = encode(told)
-        self._also(told)
-        if self._file is None or len(line) > LONGEST_LINE:
-            return
-        line = b"\n" + line if self._torn else line
-        try:
-            written = os.write(self._file.fileno(), line)
-        except OSError:
-            return  # the disk is full now; who reads sees a gap in the numbers
-        self._torn = written < len(line)
-        self._size += written
-
-    def _give_up(self, error: OSError) -> None:
-        self._tell_user(f"No events are told: {error.filename or self._path}: {error.strerror}.")
-
-    def _is_ours(self) -> bool:
-        """Whether the file still has its name: another sweep may have taken over the study."""
-        with suppress(OSError):
-            return self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat())
-        return False
-
-    def _is_due(self, key: str) -> bool:
-        now = time.monotonic()
-        if now - self._reported.get(key, -REPORT_SECONDS) < REPORT_SECONDS:
-            return False
-        self._reported[key] = now
-        return True
-
-    def _note(self, event: Happening) -> None:
-        match event:
-            case SweepBegan() | PhaseBegan() | RunStarted() | Heartbeat():
-                self._standing[type(event), _of(event)] = event
-            case WorkerChanged(state="gone"):
-                self._standing.pop((WorkerChanged, event.worker), None)
-            case WorkerChanged():
-                self._standing[WorkerChanged, event.worker] = event
-            case RunEnded(key=key):
-                self._standing.pop((RunStarted, key), None)
-                self._reported.pop(key, None)
-
-
 class EventReader:
     """Follows the events of a study's sweeps across files."""
 
@@ -319,8 +221,8 @@ class EventReader:
     def read(self) -> list[Line]:
         """The events since the last call."""
         found = list(self._lines())
-        if self._open():
-            found += self._lines()
+        if self._is_over():
+            found += [*self._lines(), *(self._lines() if self._open() else ())]  # first what came before the new file
         return found
 
     def close(self) -> None:
@@ -329,11 +231,13 @@ class EventReader:
             self._file.close()
         self._file = None
 
+    def _is_over(self) -> bool:
+        """Whether nothing more is written to the file, as another one has its name, or none is open yet."""
+        return self._file is None or (os.path.lexists(self._path) and not has_name(self._file, self._path))
+
     def _open(self) -> bool:
-        """Open the next file where there is one; whether it did."""
+        """Open the file that has the name now; whether it could."""
         with suppress(OSError):
-            if self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self._path.lstat()):
-                return False
             file = open_file(self._path, os.O_RDONLY)
             self.close()
             self._file, self._rest = file, b""
@@ -359,18 +263,16 @@ def last_events(runs: Path) -> list[Line]:
     return [line for line in map(decode, lines) if line is not None]
 
 
+def has_name(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one of this name."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    return False
+
+
 @lru_cache
 def _reader(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(EVENTS[name])
-
-
-def _of(event: Happening) -> str:
-    match event:
-        case RunStarted(key=key):
-            return key
-        case WorkerChanged(worker=worker):
-            return worker
-    return ""
 
 
 def _plain(value: Any) -> Any:

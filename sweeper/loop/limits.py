@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from sweeper.loop.retries import is_machine
 KEPT_EVERY = 5.0  # seconds between two writes of what was spent
 Underway = Mapping[str, tuple[str, float]]
 LATELY = 20  # runs that an estimate looks back on
+BETWEEN_RUNS = 60.0  # for which a worker without a run still counts as one
 GRACE_SECONDS = 30.0  # for a run to stop by itself when its time is over; after that its worker is killed
 
 
@@ -139,14 +140,19 @@ class Limits:
         """How long the `runs` that have not ended will take; None before the first has ended.
 
         It goes by a run's share of its device, as runs that train together end together: after the first of a pack
-        the others are nearly there, so runs ended in the time that has passed would say many times too much.
+        the others are nearly there, so runs ended in the time that has passed would say many times too much. What is
+        begun stays where it is; the rest is shared among the workers.
         """
         each, underway = self._meter.device_seconds, self._workers.underway(now)
         if each is None:
             return None
-        begun = sum(max(each - had, 0.0) for _, had in underway.values())
-        workers = len({worker for worker, _ in underway.values()})
-        return (max(runs - len(underway), 0) * each + begun) / max(workers, 1)
+        begun: dict[str, float] = defaultdict(float)
+        for worker, had in underway.values():
+            begun[worker] += max(each - had, 0.0)
+        whole = max(runs - len(underway), 0) * each + sum(begun.values())
+        # Not by those that have a run at this moment: one between two runs would double what is told.
+        workers = max(self._workers.at_work(now, BETWEEN_RUNS), 1)
+        return max(whole / workers, *begun.values(), 0.0)
 
     def keep(self, now: float, *, at_once: bool = False) -> None:
         """Write down what was spent, every few seconds."""

@@ -39,7 +39,7 @@ class Outcome:
     """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
     trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again; `unusable`:
     why no run can be trained at all, where the model or the data are to blame; `budget`: which one stopped it;
-    `on_their_way`: runs that it stopped before their end, which go on from there.
+    `on_their_way`: runs that were stopped before their end, by it or by an earlier one, and go on from what is kept.
     """
 
     trained: int
@@ -85,14 +85,11 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """Runs counted: trained, reused, those that could not be trained, those stopped before their end; and the failures
-    that stand.
-    """
+    """Runs counted: trained, reused, those that could not be trained; and the failures that stand."""
 
     trained: int = 0
     reused: int = 0
     untrained: int = 0
-    on_their_way: int = 0
     failures: Counter[Failure] = field(default_factory=Counter)
 
     @property
@@ -112,7 +109,7 @@ class Tally:
         """How the sweep ended. `budget`: the limit that it came to, which has stopped it where it was stopped."""
         stopped_by = budget if stopped else ""
         counted = (self.trained, self.reused, +self.failures, stopped)
-        return Outcome(*counted, unusable=unusable, budget=stopped_by, on_their_way=self.on_their_way)
+        return Outcome(*counted, unusable=unusable, budget=stopped_by)
 
 
 class Interrupted(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, RunConfig, RunResult, State
+from studies.records import UNSAVED_FACT, UNUSABLE_FACT, Cause, Failure, RunConfig, RunResult, State
 from studies.spec import ResolvedVariant, StudySpec, arms_in, in_scenario
 from studies.text.lines import first_line
 from sweeper.executors.ledger import Occupancy
@@ -256,6 +256,7 @@ class RunEnds:
     ) -> None:
         self._spec, self._record, self._feeder, self._queue = spec, record, feeder, queue
         self._brackets, self._screen = brackets, screen
+        self._explained = set[Failure]()
         self.attempts = Attempts(Retries(spec.resources.attempts, spec.resources.retry_after))
         blocks = {name: in_scenario(spec, name).runs.blocks for name in spec.scenarios}
         self._refusals = Refusals(spec, {name: arms_in(spec, variants, name) for name in spec.scenarios}, blocks)
@@ -290,7 +291,7 @@ class RunEnds:
         """Count the last attempt at a run, tell what is wrong with it, and close its trial where that was the last."""
         config = run.config
         self._record.count(config, result)
-        said = _told_end(result)
+        said = _told_end(result) or self._explain(result.failure)
         ends_here = result.state is State.FAIL and self._no_run_can_train(config, result)
         if said and not (self.unusable and result.state is State.FAIL):
             self._screen.tell_user(f"{config.variant}, trial {config.trial}{said}")
@@ -298,6 +299,13 @@ class RunEnds:
         self._feeder.close(run.runs)
         self._feeder.follow(self._brackets.advance_all())
         return ends_here
+
+    def _explain(self, failure: Failure | None) -> str:
+        """What it means that a run failed by its settings, for the first that failed so."""
+        if failure is None or not failure.by_config or failure in self._explained:
+            return ""
+        self._explained.add(failure)
+        return f" {failure}: {failure.meaning}. That speaks against its settings; nothing is wrong with the sweep."
 
     def _no_run_can_train(self, config: RunConfig, result: RunResult) -> bool:
         """Whether it shows now that no run can be trained, as what all have in common cannot be used: all that differs

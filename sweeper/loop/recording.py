@@ -75,7 +75,6 @@ class Recorder:
         """
         if result.cause is Cause.USER_STOP and run.run_id is None:
             return
-        self.tally.on_their_way += result.cause is Cause.USER_STOP
         run_id = self.begin(run)
         if not at_rung:
             self._tracker.finish_run(run_id, run.config, result)

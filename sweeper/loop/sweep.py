@@ -130,7 +130,7 @@ class Sweep:
             most = self._executor.capacity.jobs(self._packs.together)
             while not self.closing and len(self._queue.training) < most and self._submit_next():
                 pass
-            state = (self._record.tally, self._book.best(), self._queue.in_workers())
+            state = (self._record.tally, self._book.best(), self._queue.in_workers(), self._stopping)
             self._screen.show(self._view.progress(time.monotonic(), *state))
             waits = [] if self.closing else self._queue.waits(time.monotonic(), self._paused)
             if not self._queue.training and all(wait is None for wait in waits):
@@ -227,6 +227,7 @@ class _View:
         self._tell_user, self._told = tell_user, set[str]()
         self._doing: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, WorkerState] = {}
+        self._stopped_at: float | None = None
 
     def take(self, event: WorkerNews | WorkerState) -> None:
         """A worker has news, or waits, is here, or is gone."""
@@ -248,12 +249,15 @@ class _View:
         self._packs.forget(worker)
         self._doing.pop(worker, None)
 
-    def progress(self, now: float, tally: Tally, best: Best | None, training: int) -> Progress:
-        """How far the sweep is. `training`: how many runs workers train."""
+    def progress(self, now: float, tally: Tally, best: Best | None, training: int, stopping: bool) -> Progress:
+        """How far the sweep is. `training`: how many runs workers train; `stopping`: they are to stop."""
         planned = self._planned
         left = self._limits.seconds_left(now, max(planned - tally.done, 0))
         shown = None if best is None else (best.runs.trial.variant, show_knobs(best.runs.trial.knobs), best.value)
         doing = [f"{what} ({now - at:.0f} s)" for what, at in self._doing.values() if what]
+        if stopping and training:
+            self._stopped_at = self._stopped_at or now
+            doing.insert(0, f"waiting for {so_many(training, 'run')} to stop ({now - self._stopped_at:.0f} s)")
         waiting = [state for state in self._workers.values() if state.state == "waiting"]
         if waiting:
             all_workers, wait = so_many(len(self._workers), "worker"), "waits" if len(waiting) == 1 else "wait"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studies.design.measurers import Measurers, asked_of, has_numbers, is_measured, measurers_of
-from studies.records import JUDGED, MEASURED, METRICS, PROBE, Measurement, RunConfig, RunRecord, State
+from studies.records import JUDGED, MEASURED, METRICS, PROBE, Cause, Measurement, RunConfig, RunRecord, State
 from studies.spec import Study, StudySpec
 from studies.text.files import is_folder
 from sweeper.executors import EXECUTORS, Dropped, Executor, Workplace
@@ -146,6 +146,8 @@ def problem_of(ending: Ending) -> str | None:
     if isinstance(ending, Dropped):
         return "stopped"
     result = result_of(ending)
+    if result.cause is Cause.USER_STOP:
+        return "stopped"
     if result.state is State.COMPLETE:
         return None
     log = result.facts.get("log")

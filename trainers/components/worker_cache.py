@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -28,7 +28,7 @@ from trainers.components.settings import DAY, resolve_model
 from trainers.components.start_check import precision_of
 from trainers.data.pairs import Gold, Pairs, Prefer, load_pairs
 from trainers.data.tables import as_table
-from trainers.data.tokens import prompt_ids, tokenise
+from trainers.data.tokens import ids_of
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import at_content, load_judge, load_pairwise
 from trainers.interface import MEASURING_UNTRAINED, MODEL_SETTINGS, READING, REFERENCE
@@ -39,7 +39,7 @@ from trainers.models.random_numbers import RandomNumbers, go_on_from, random_num
 from trainers.models.tokenizer import UnusableModel, check_ids, load_tokenizer
 from trainers.multi_lora.drawing import Drawing
 from trainers.multi_lora.layout import Pair, into_layout, make_pair
-from trainers.multi_lora.linear import is_four_bit
+from trainers.multi_lora.linear import keep_layout
 from trainers.multi_lora.transfer import Array
 from trainers.reference.log_probs import Base, model_digest, reference_log_probs
 from trainers.reference.store import ReferenceLogProbs, ReferenceStore
@@ -144,9 +144,11 @@ def _just_loaded(drawn: DrawnSeed | None) -> Iterator[None]:
 class WorkerCache:
     """Everything that successive runs of one worker share."""
 
-    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
-        """`say` hears, in words, of what takes long before a run begins, and "" when it is over."""
-        self._say = say
+    def __init__(
+        self, say: Callable[[str], None] = lambda _: None, look: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`say` hears what takes long before a run begins, and "" at its end; `look`, which may raise, gets its key."""
+        self._say, self._look = say, look
         self._base: _Base | None = None
         self._lent: Callable[[], _Base | None] = lambda: None
         self._drawn: DrawnSeed | None = None
@@ -240,10 +242,8 @@ class WorkerCache:
             pairs = load_pairs(config.data, config.block, tokenizer)
         model = self._base[1] if self._base is not None else None
         if model is not None and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            for row in (*pairs.train, *pairs.evaluation):
-                check_ids(chain.from_iterable(tokenise(row, tokenizer)), model, tokenizer)
-            for prompt in pairs.prompts:  # which may end with what no answer is trained behind, as `<think>`
-                check_ids(prompt_ids(prompt, tokenizer), model, tokenizer)
+            for ids in ids_of((*pairs.train, *pairs.evaluation), pairs.prompts, tokenizer):
+                check_ids(ids, model, tokenizer)
         return pairs
 
     def training_rows(self, config: RunConfig, settings: Mapping[str, Any], pairs: Pairs) -> datasets.Dataset:
@@ -274,6 +274,7 @@ class WorkerCache:
         evaluation = [config.evaluation.model_dump(mode="json"), config.judge_content]
         key = digest([data_key(config, settings), evaluation, args.bf16, args.fp16, args.tf32])
         packed = packed and precision_of(model, args) in (torch.bfloat16, torch.float16)
+        look = partial(self._look, config.key)
 
         def measure() -> ReferenceNumbers:
             check_positions(model, tokenizer, pairs, config.evaluation, args.max_length)
@@ -283,8 +284,8 @@ class WorkerCache:
                 with autocast, self._saying(MEASURING_UNTRAINED):
                     if packed:
                         with into_layout():
-                            return read_as_packed(plain, model)
-                    return reference_numbers(model, tokenizer, pairs, config.evaluation)
+                            return read_as_packed(plain, model, look)
+                    return reference_numbers(model, tokenizer, pairs, config.evaluation, look)
             except NonFinite as error:
                 raise UnusableModel(
                     f"model {model.name_or_path}: its logits are not finite before it is trained. Take another "
@@ -315,27 +316,31 @@ class WorkerCache:
             return tuple(make_pair(p, c, r, limit) for p, c, r in zip(*columns, strict=True))
 
         def lay_out() -> LaidOut:
-            known = self._log_probs(trainer, trainer.model.get_base_model(), folder, used)  # no adapter is in it now
+            base = trainer.model.get_base_model()  # no adapter is in it now
+            known = self._log_probs(config.key, trainer, base, folder, used)
             sides = (torch.tensor(side, dtype=dtype).numpy() for side in known)
             return LaidOut(self._laid_rows.get(data, lay_rows), *sides)
 
         precision = [args.bf16, args.fp16, args.tf32]
         return self._laid_out.get(digest([data, args.ld_alpha, *precision, str(folder), list(used)]), lay_out)
 
-    def with_reference(self, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
-        """The trainer's rows with their reference log-probs, in the columns that TRL's loss reads."""
+    def with_reference(self, key: str, trainer: DPOTrainer, folder: Path) -> datasets.Dataset:
+        """The rows of a run's trainer with their reference log-probs, in the columns that TRL's loss reads."""
         rows = trainer.train_dataset
-        known = self._log_probs(trainer, trainer.model, folder, range(len(rows)))
+        known = self._log_probs(key, trainer, trainer.model, folder, range(len(rows)))
         return rows.add_column("ref_chosen_logps", known.chosen).add_column("ref_rejected_logps", known.rejected)
 
-    def _log_probs(self, trainer: DPOTrainer, policy: Any, folder: Path, used: Sequence[int]) -> ReferenceLogProbs:
+    def _log_probs(
+        self, key: str, trainer: DPOTrainer, policy: Any, folder: Path, used: Sequence[int]
+    ) -> ReferenceLogProbs:
         """From the store in `folder`, which a study's runs share."""
         if self._store is None or self._store.folder != folder:
             self._store = ReferenceStore(folder)
         off = policy.disable_adapter() if isinstance(policy, PeftModel) else nullcontext()
         with off, self._saying(REFERENCE):
-            rows, say = trainer.train_dataset, lambda done: self._say(f"{REFERENCE}: {done} answers")
-            return reference_log_probs(rows, used, policy, self._reference, trainer.args, self._store, say)
+            say, look = (lambda done: self._say(f"{REFERENCE}: {done} answers")), partial(self._look, key)
+            of_run = (trainer.train_dataset, used, policy, self._reference, trainer.args)
+            return reference_log_probs(*of_run, self._store, say, look)
 
 
 def _limit(args: DPOConfig) -> slice:
@@ -373,7 +378,7 @@ def load_base(
         tokenizer = load_tokenizer(path, model_args.model_revision, args.trust_remote_code, day)
         set_seed(args.seed)  # as TRL: weights that are not in the checkpoint are drawn
         model = load_model(path, revision, kwargs)
-        _keep_layout(model)
+        keep_layout(model)
         model.generation_config = saveable(model.generation_config)
         check_ids([tokenizer.eos_token_id, tokenizer.pad_token_id], model, tokenizer)
         if on_gpu and is_spread(getattr(model, "hf_device_map", None)):
@@ -382,14 +387,6 @@ def load_base(
     if getattr(model, "hf_device_map", None) is None:  # else it is placed, and a quantized one cannot be moved
         model.to(args.device)
     return model, tokenizer
-
-
-def _keep_layout(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from laying four-bit weights out anew at the first evaluation on a CPU with bf16 instructions:
-    in that layout, which stays, nothing has a gradient (`Linear4bit.forward`, 0.50).
-    """
-    for module in filter(is_four_bit, model.modules()):
-        module.support_avx512bf16_for_cpu = False
 
 
 def data_key(config: RunConfig, settings: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.data.sources import DataError, Row, Text
@@ -36,6 +36,14 @@ def tokenise(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
     chosen, rejected = (_whole_ids(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected"))
     start = min(_in_common(prompt, chosen), _in_common(prompt, rejected))
     return TokenIds(prompt[:start], chosen[start:], rejected[start:])
+
+
+def ids_of(rows: Sequence[Row], prompts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """The ids of each row, and of each prompt: it may end with what no answer is trained behind, as `<think>`."""
+    for row in rows:
+        yield [id for ids in tokenise(row, tokenizer) for id in ids]
+    for prompt in prompts:
+        yield prompt_ids(prompt, tokenizer)
 
 
 def _in_common(ids: Sequence[int], others: Sequence[int]) -> int:

@@ -40,7 +40,7 @@ from trainers.evaluation.metrics import (
     token_entropy_and_kl,
 )
 from trainers.evaluation.pair_scores import pair_log_probs
-from trainers.evaluation.policies import Policies, one_policy, packed_policies
+from trainers.evaluation.policies import Look, Policies, on_they_go, one_policy, packed_policies
 from trainers.evaluation.samples import (
     Sample,
     SampleStats,
@@ -131,11 +131,15 @@ class Evaluation(NamedTuple):
 
 
 def reference_numbers(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, config: EvaluationConfig
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    config: EvaluationConfig,
+    look: Look = on_they_go,
 ) -> ReferenceNumbers:
     """Measure the untrained model (a base model, or a PEFT model that is off). Raises NonFinite and JudgeError."""
     tokens = _tokens(tokenizer, pairs, config)
-    policies = Policies(model)
+    policies = Policies(model, look=look)
     (log_probs,) = _pair_log_probs(policies, [tokens], config)
     (drawn,) = _draw(policies, tokenizer, [pairs], config, [tokens], [None])
     if isinstance(log_probs, NonFinite) or isinstance(drawn, NonFinite):
@@ -159,11 +163,11 @@ def reference_numbers(
     )
 
 
-def read_as_packed(numbers: ReferenceNumbers, model: torch.nn.Module) -> ReferenceNumbers:
+def read_as_packed(numbers: ReferenceNumbers, model: torch.nn.Module, look: Look = on_they_go) -> ReferenceNumbers:
     """The untrained model's numbers with its pairs read as the policies of a pack read theirs: where a product of
     another shape rounds otherwise by much, that would look like a shift. Raises NonFinite.
     """
-    (log_probs,) = _pair_log_probs(Policies(model, packed=True), [numbers.tokens], numbers.config)
+    (log_probs,) = _pair_log_probs(Policies(model, packed=True, look=look), [numbers.tokens], numbers.config)
     if isinstance(log_probs, NonFinite):
         raise diverged()
     held_out, training = log_probs
@@ -179,11 +183,12 @@ def evaluate(
     *,
     reference_model: torch.nn.Module | None = None,
     step: int = 0,
+    look: Look = on_they_go,
 ) -> Evaluation:
     """`evaluate_all` for one model, its reference being `reference_model` or as `one_policy` says. Raises NonFinite
     and JudgeError.
     """
-    (found,) = evaluate_all(one_policy(policy, reference_model), tokenizer, [pairs], config, [reference], step)
+    (found,) = evaluate_all(one_policy(policy, reference_model, look), tokenizer, [pairs], config, [reference], step)
     if isinstance(found, Unmeasured):
         raise found
     return found

@@ -94,6 +94,7 @@ def _in_layout(policies: Policies, pairs: Sequence[Sequence[TokenIds]]) -> list[
     sums = [np.zeros(2 * len(own)) for own in pairs]
 
     def read(part: slice) -> None:
+        policies.look()
         places = {key: order[part] for key, order in orders.items()}
         micro = {key: micro_batch([laid[key][i] for i in here]) for key, here in places.items()}
         batch = pack_batch([micro[id(own)] for own in pairs], device, shape_multiple(device))

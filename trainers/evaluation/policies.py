@@ -30,6 +30,14 @@ Reference = Callable[[], AbstractContextManager[torch.nn.Module]]
 """Gives the reference for as long as it is used."""
 
 
+Look = Callable[[], None]
+"""Called between two passes: it may raise what ends them."""
+
+
+def on_they_go() -> None:
+    """Where nothing ends the passes."""
+
+
 class Pack(Protocol):
     """Adapters over one frozen base that a forward pass applies to `count` equal, contiguous groups of its rows."""
 
@@ -50,28 +58,33 @@ class Policies:
     """`count` policies in one model: of `count * n` rows, row i belongs to policy i // n.
 
     `reference` gives the model that computes the reference on the same rows; None: there is none. `packed`: the model
-    reads rows as `trainers.multi_lora.layout` lays them.
+    reads rows as `trainers.multi_lora.layout` lays them. `look`: called between two passes that measure; what it raises
+    ends them.
     """
 
     model: torch.nn.Module
     count: int = 1
     reference: Reference | None = None
     packed: bool = False
+    look: Look = on_they_go
 
 
-def one_policy(model: torch.nn.Module, reference_model: torch.nn.Module | None = None) -> Policies:
+def one_policy(
+    model: torch.nn.Module, reference_model: torch.nn.Module | None = None, look: Look = on_they_go
+) -> Policies:
     """A model as the only policy. Its reference is `reference_model`, else the model with its adapter off (PEFT).
 
     As in TRL, the reference of an adapter that is trained further is the adapter named 'ref', its state at the start.
     """
     if reference_model is not None:
-        return Policies(model, reference=lambda: nullcontext(reference_model))
-    return Policies(model, reference=partial(_adapter_off, model) if isinstance(model, PeftModel) else None)
+        return Policies(model, reference=lambda: nullcontext(reference_model), look=look)
+    reference = partial(_adapter_off, model) if isinstance(model, PeftModel) else None
+    return Policies(model, reference=reference, look=look)
 
 
-def packed_policies(adapters: Pack) -> Policies:
+def packed_policies(adapters: Pack, look: Look = on_they_go) -> Policies:
     """One policy for each adapter of a pack; the reference is their common base."""
-    return Policies(adapters.model, adapters.count, partial(_adapters_off, adapters), packed=True)
+    return Policies(adapters.model, adapters.count, partial(_adapters_off, adapters), packed=True, look=look)
 
 
 @contextmanager

@@ -194,6 +194,7 @@ class _Drawing:
         ids, mask = own.last, own.last_mask
         writing = torch.ones_like(self._active, dtype=torch.bool)
         for step in range(self.tokens.shape[1]):
+            self._policies.look()
             logits = own.logits(ids, mask)[:, 0]
             chosen, mass = _invert(logits, self._uniforms[self._active, step])
             writing = writing & self._note_finite(mass, writing)
@@ -324,6 +325,7 @@ def score(
     start, fitting = 0, most
 
     def read_some(size: int) -> None:
+        policies.look()
         read(_scored(policies, completions, [order[start : start + size] for order in orders]))
 
     while start < most:

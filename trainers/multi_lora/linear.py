@@ -96,6 +96,15 @@ def is_four_bit(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Linear4bit" and type(layer).__module__.startswith("bitsandbytes.")
 
 
+def keep_layout(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from laying four-bit weights out anew at the first evaluation on a CPU with bf16 instructions:
+    in that layout, which stays, nothing has a gradient (`Linear4bit.forward`, 0.50).
+    """
+    layers: list[Any] = [layer for layer in model.modules() if is_four_bit(layer)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+
+
 class Adapters(torch.autograd.Function):
     """(x a) b over K groups alone, beside a layer that has code of its own; see `LinearWithAdapters`."""
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from studies.records import Cause
+from studies.text.plural import so_many
 from trainers.evaluation.evaluate import Evaluation, Unmeasured, evaluate_all
 from trainers.evaluation.policies import packed_policies
-from trainers.interface import Decision, WorkQueue
+from trainers.interface import Decision, Doing, Stopped, WorkQueue
 from trainers.models import accelerator
 from trainers.multi_lora.adapters import PackedAdapters
 from trainers.pack.admission import first_gap, require_same_log_probs, start_gaps
@@ -116,7 +118,7 @@ class Pack:
         members = [self.members[k] for k in slots]
         with self._engine.adapters.only(slots) as adapters, self._engine.autocast(members[0].precision):
             return evaluate_all(
-                packed_policies(adapters),
+                packed_policies(adapters, partial(_look, self._queue, members)),
                 self._tokenizer,
                 [m.pairs for m in members],
                 members[0].job.config.evaluation,
@@ -172,31 +174,21 @@ class Pack:
             return
         started = time.perf_counter()
         due = [self.members[k] for k in slots]
-        found = self._evaluate_each(slots)
+        self._queue.tell(Doing(f"measuring {so_many(len(due), 'run')}"))
+        try:
+            found = _evaluate_each(self, slots)
+        except Stopped:
+            for member in due:  # it is measured when it goes on
+                member.end(Cause.USER_STOP, f"stopped as it was measured after step {member.step}")
+            return
+        finally:
+            self._queue.tell(Doing(""))
         accelerator.wait()
         self._note_peak()
         seconds = (time.perf_counter() - started) / len(due)
         for member, measured in zip(due, found, strict=True):
             member.evaluation_seconds += seconds
             member.add_evaluation(measured)
-
-    def _evaluate_each(self, slots: Sequence[int]) -> Sequence[Evaluation | Exception]:
-        """Evaluate runs together; where that fails, each alone, with the reason for each that cannot be measured.
-
-        Where memory or the machine fails, all their states are kept, so that no step is trained again.
-        """
-        try:
-            return self.evaluate(slots)
-        except Exception as error:
-            if cause_of(error) is not Cause.REFUSED:
-                for slot in slots:
-                    self.keep_state(slot)
-                raise
-            if len(slots) > 1:
-                return [found for slot in slots for found in self._evaluate_each([slot])]
-            traceback.print_exc()
-            step = self.members[slots[0]].step
-            return [RuntimeError(f"it cannot be measured after step {step}: {told(error)}")]
 
     def _finish(self) -> None:
         """Hand in the runs that end or pause, and make room."""
@@ -227,3 +219,31 @@ class Pack:
         for member in self.members:
             member.peak = max(member.peak, peak)
         return peak
+
+
+def _look(queue: WorkQueue, members: Sequence[Member]) -> None:
+    """Raises Stopped where the queue stops all of these runs: what is measured of the others is not thrown away."""
+    if all(queue.decision(member.key) is Decision.STOP for member in members):
+        raise Stopped
+
+
+def _evaluate_each(pack: Pack, slots: Sequence[int]) -> Sequence[Evaluation | Exception]:
+    """Evaluate runs together; where that fails, each alone, with the reason for each that cannot be measured. Raises
+    Stopped.
+
+    Where memory or the machine fails, all their states are kept, so that no step is trained again.
+    """
+    try:
+        return pack.evaluate(slots)
+    except Stopped:
+        raise
+    except Exception as error:
+        if cause_of(error) is not Cause.REFUSED:
+            for slot in slots:
+                pack.keep_state(slot)
+            raise
+        if len(slots) > 1:
+            return [found for slot in slots for found in _evaluate_each(pack, [slot])]
+        traceback.print_exc()
+        step = pack.members[slots[0]].step
+        return [RuntimeError(f"it cannot be measured after step {step}: {told(error)}")]

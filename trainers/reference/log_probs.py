@@ -206,6 +206,7 @@ def reference_log_probs(
     args: DPOConfig,
     store: ReferenceStore,
     say: Callable[[int], None] = lambda _: None,
+    look: Callable[[], None] = lambda: None,
 ) -> ReferenceLogProbs:
     """Reference log-probs [rows] of those of TRL's tokenised rows that are `used`; NaN where they are not known.
 
@@ -213,7 +214,8 @@ def reference_log_probs(
     parts of the data, whole where one row of it is used: on the same data a run has the same numbers whatever runs with
     its batch size came before it. A part is all of the data for small models, and few pairs for large ones, which do
     not compute what no run uses. A forward pass takes no more tokens than a micro-batch of training, where those are
-    not few. `say` hears how many answers are done, at most once a second.
+    not few. `say` hears how many answers are done, at most once a second. `look` is called between two parts, and ends
+    the work by what it raises; the parts that are done stay in the store.
     """
     columns = (rows[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
     pairs = [TokenIds(*ids) for ids in zip(*columns, strict=True)]
@@ -233,7 +235,7 @@ def reference_log_probs(
     rows_a_batch = 2 * (args.precompute_ref_batch_size or args.per_device_train_batch_size)
     least = LEAST_BATCH_TOKENS.get(key.device, LEAST_BATCH_TOKENS["cpu"])
     batch_tokens = max(least, rows_a_batch * min(longest, args.max_length or longest))
-    compute = _counted(partial(compute_log_probs, model, batch_tokens=batch_tokens, autocast=key.autocast), say)
+    compute = _counted(partial(compute_log_probs, model, batch_tokens=batch_tokens, autocast=key.autocast), say, look)
     found = store.log_probs(key, [pairs[i] for i in taken], counting, compute, at_once)
     sides = []
     for values in found:
@@ -243,11 +245,12 @@ def reference_log_probs(
     return ReferenceLogProbs(*sides)
 
 
-def _counted(compute: Compute, say: Callable[[int], None]) -> Compute:
+def _counted(compute: Compute, say: Callable[[int], None], look: Callable[[], None]) -> Compute:
     done, said = 0, time.monotonic()
 
     def counted(sequences: Sequence[Scored]) -> Floats:
         nonlocal done, said
+        look()
         found = compute(sequences)
         done += len(sequences)
         if time.monotonic() - said > _SAY_SECONDS:

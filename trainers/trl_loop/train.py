@@ -46,8 +46,8 @@ from trainers.components.start_check import Gap, measured_gaps, pairs_of, precis
 from trainers.components.worker_cache import WorkerCache
 from trainers.data.pairs import JudgeError, Pairs
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, evaluate
-from trainers.evaluation.policies import one_policy
-from trainers.interface import Decision, Job, WorkQueue
+from trainers.evaluation.policies import Look, on_they_go, one_policy
+from trainers.interface import Decision, Doing, Job, Stopped, WorkQueue
 from trainers.models import accelerator
 from trainers.models.rotary import COUPLED_ROWS, begin_anew, couples_rows, longest_row
 from trainers.multi_lora.adapters import twin
@@ -74,7 +74,7 @@ def train_alone(job: Job, queue: WorkQueue, cache: WorkerCache, keep_every: floa
         balanced = balance(trainer, config, watch.gradient_norms)
         watch.gradient_norms = balanced.norms
         if setup.fixed:
-            trainer.train_dataset = cache.with_reference(trainer, job.folder.parent / "reference")
+            trainer.train_dataset = cache.with_reference(config.key, trainer, job.folder.parent / "reference")
             trainer.precompute_ref_logps = True
         if kept is not None:
             restore_reference(kept, trainer)
@@ -276,7 +276,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if not (due and args.sync_ref_model):
             self._stop_if_told(decision, state, control)
         if due and self._cause is Cause.FINISHED:
-            self._evaluate(kwargs["model"], state.global_step, control)
+            # Not the last step's, from which the loop would not go on, nor what would be measured against another.
+            cut = state.global_step < state.max_steps and not args.sync_ref_model
+            self._evaluate(kwargs["model"], state.global_step, control, self._look if cut else on_they_go)
 
     def on_log(
         self,
@@ -339,10 +341,16 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if gap and gap.is_far:
             self._end(Cause.REFUSED, str(gap), control)
 
-    def _evaluate(self, model: torch.nn.Module, step: int, control: TrainerControl) -> None:
+    def _look(self) -> None:
+        """Raises Stopped where the queue stops the run."""
+        if self._queue.decision(self._config.key) is Decision.STOP:
+            raise Stopped
+
+    def _evaluate(self, model: torch.nn.Module, step: int, control: TrainerControl, look: Look = on_they_go) -> None:
         started = time.perf_counter()
         was_training = model.training
         model.eval()
+        self._queue.tell(Doing("measuring 1 run"))
         try:
             measured = evaluate(
                 model,
@@ -352,10 +360,14 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 self._reference,
                 reference_model=self.reference_model,
                 step=step,
+                look=look,
             )
             self._measurements += measured.measurements
             self.samples = measured.samples
             keep_samples(self._job, self._pairs, self._reference, measured, step)
+        except Stopped:  # it is measured when it goes on
+            self._end(Cause.USER_STOP, f"stopped as it was measured after step {step}", control)
+            control.should_save = True
         except NonFinite as error:
             self._end(Cause.NON_FINITE, str(error), control)
         except JudgeError as error:
@@ -366,6 +378,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             traceback.print_exc()
             self._end(Cause.REFUSED, f"it cannot be measured after step {step}: {told(error)}", control)
         finally:
+            self._queue.tell(Doing(""))
             model.train(was_training)
         self._evaluation_seconds += time.perf_counter() - started
 

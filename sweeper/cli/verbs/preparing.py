@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 def init(
     file: Annotated[Path, typer.Argument(help="study file to write")],
     model: Model = "embedded",
-    dataset: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
+    data: Annotated[str, typer.Option(help="Hub id, file or folder of the preference pairs")] = "embedded",
     hours: Hours = 8.0,
     judge_model: JudgeModel = None,
     judge_function: JudgeFunction = None,
+    dataset: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Write a study file that fits a model, its data and your hours, with a comment on every number."""
     from sweeper.cli.display import shown
@@ -34,14 +35,15 @@ def init(
     from sweeper.commands.starter.judge import NamedJudge
     from sweeper.commands.starter.text import study_text
 
+    data = data if dataset is None else dataset  # as the option was called
     judge = NamedJudge(judge_model, judge_function)
-    given = {"FILE": str(file), "--model": model, "--dataset": dataset, **judge.options}
-    problems = given_problems(given, hours, model, dataset) + judge.problems(dataset)
+    given = {"FILE": str(file), "--model": model, "--data": data, **judge.options}
+    problems = given_problems(given, hours, model, data) + judge.problems(data)
     if problems:
         refuse(problems)
     if os.path.lexists(file):
         refuse([f"{file} exists already: give another name, or remove it first."])
-    facts = looked_at(model, dataset)
+    facts = looked_at(model, data)
     designed = judge.within(design(facts, hours, machine(None)))
     text = study_text(facts, designed, file, _head(file))
     told = try_study(text, facts, file)

@@ -30,7 +30,6 @@ from sweeper.executors.base import Event, Executor, Finished, Lost, Reported, St
 from sweeper.executors.watched import Watched
 from sweeper.folder.control import machine_digest, pause_problem, paused, set_paused
 from sweeper.folder.events import (
-    EventLog,
     Heartbeat,
     Line,
     PhaseBegan,
@@ -43,6 +42,7 @@ from sweeper.folder.events import (
     WorkerChanged,
 )
 from sweeper.folder.requests import RequestFile, remove, remove_half_written, waiting
+from sweeper.folder.steering.event_log import EventLog
 from sweeper.folder.steering.rounds import NextVersion, NotTaken, Rounds, takes_none
 
 BEAT_SECONDS: Final = 5.0
@@ -109,9 +109,8 @@ class Border:
         self._thread = threading.Thread(target=self._serve, name="border", daemon=True)
 
     def __enter__(self) -> Self:
-        self._log = EventLog(self._runs, self.sweep, self._tell_user, self._also)
-        self._log.append(SweepBegan(self._study, self._host, self._process))
-        self._log.append(self._beat)
+        begins_with = (SweepBegan(self._study, self._host, self._process), self._beat)
+        self._log = EventLog(self._runs, self.sweep, self._tell_user, self._also, begins_with)
         remove_half_written(self._runs)
         for asked in waiting(self._runs):
             self._answer(asked, "too_late", "It was asked before this sweep began: ask again.")

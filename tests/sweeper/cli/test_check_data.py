@@ -45,7 +45,7 @@ def test_what_is_wrong_is_told_by_kind_and_place(
         "Lengths in characters / 4, of 38 rows:",
         "always picking the longer answer is right in",
         "38 rows are few",
-        "sweeper init mine.yaml --dataset p.jsonl",
+        "sweeper init mine.yaml --data p.jsonl",
         "sweeper tune --model MODEL --data p.jsonl --hours 8",
     ):
         assert said in told, said

@@ -240,9 +240,7 @@ def test_foreign_code_is_named_before_anything_of_it_can_run(
     assert seen == ["warned", "read"]
 
 
-@pytest.mark.parametrize(
-    "options", [("a\nb.yaml",), ("a.yaml", "--model", "x\ny: 1"), ("a.yaml", "--dataset", "\u200b")]
-)
+@pytest.mark.parametrize("options", [("a\nb.yaml",), ("a.yaml", "--model", "x\ny: 1"), ("a.yaml", "--data", "\u200b")])
 def test_init_writes_no_text_of_several_lines(sweeper: Sweeper, tmp_path: Path, options: tuple[str, ...]) -> None:
     refused = sweeper(tmp_path, "init", *options)
     assert refused.returncode == 2
@@ -251,5 +249,5 @@ def test_init_writes_no_text_of_several_lines(sweeper: Sweeper, tmp_path: Path, 
 
 
 def test_init_writes_names_of_all_scripts(sweeper: Sweeper, tmp_path: Path) -> None:
-    assert sweeper(tmp_path, "init", "a.yaml", "--model", "ORG/M", "--dataset", "🎈 長.jsonl").returncode == 0
+    assert sweeper(tmp_path, "init", "a.yaml", "--model", "ORG/M", "--data", "🎈 長.jsonl").returncode == 0
     assert yaml.safe_load((tmp_path / "a.yaml").read_text())["data"]["path"] == "🎈 長.jsonl"

@@ -311,7 +311,8 @@ def test_a_folder_without_studies_is_said_to_be_one_and_stays_empty(sweeper: Swe
 
 def test_a_study_is_as_far_as_its_runs_are_not_as_what_is_measured_after_them(tmp_path: Path) -> None:
     from sweeper.commands.kept.listing import _runs_counted
-    from sweeper.folder.events import EventLog, Heartbeat
+    from sweeper.folder.events import Heartbeat
+    from sweeper.folder.steering.event_log import EventLog
 
     tmp_path.joinpath("runs").mkdir()
     log = EventLog(tmp_path / "runs", "0123456789ab", lambda _: None)

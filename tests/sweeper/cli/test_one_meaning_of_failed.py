@@ -77,7 +77,9 @@ def test_everything_that_speaks_of_failures_counts_the_same_runs(ends: Callable[
     assert done.returncode == 1, "something could not be trained"
     assert f"11 runs trained, 0 were there already; {TOLD}: sweeper status study.yaml --failed\n" in done.stdout
     assert re.search("^[0-9]+ runs? trained, [0-9]+ were there already", done.stdout, re.MULTILINE)
-    live = TOLD.replace(" of 2 configs", "")
+    live = TOLD.replace(" of 2 configs failed", " failed by their settings")
+    assert done.stdout.count("collapsed: its samples are empty or repeat themselves") == 1, "of the first alone"
+    assert done.stdout.count("drifted: its samples are half or twice as long as the untrained model's") == 1
     assert f"16/16 runs, 0 in training, {live}, best" in done.stdout, "the last line of progress"
 
     status = ends("status").stdout

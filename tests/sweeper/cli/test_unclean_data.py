@@ -78,7 +78,7 @@ def test_what_is_odd_of_the_rows_is_told_before_a_sweep_and_under_its_table(swee
 
 
 def test_a_study_that_init_writes_leaves_bad_rows_out(sweeper: Sweeper, folder: Path) -> None:
-    assert sweeper(folder, "init", "mine.yaml", "--model", "m", "--dataset", "pairs.jsonl").returncode == 0
+    assert sweeper(folder, "init", "mine.yaml", "--model", "m", "--data", "pairs.jsonl").returncode == 0
     assert "3 bad and left out" in sweeper(folder, "plan", "mine.yaml").stdout
     told = "# 3 of 40 rows are bad (2 empty, 1 equal answers) and are left out; to be told of each, take bad_rows: drop"
     assert told in (folder / "mine.yaml").read_text()
@@ -87,7 +87,7 @@ def test_a_study_that_init_writes_leaves_bad_rows_out(sweeper: Sweeper, folder: 
 def test_init_leaves_no_large_share_of_the_rows_out_unasked(sweeper: Sweeper, folder: Path) -> None:
     lines = (folder / "pairs.jsonl").read_text().splitlines()
     (folder / "pairs.jsonl").write_text("\n".join([*lines[:8], lines[3]]))
-    wrote = sweeper(folder, "init", "mine.yaml", "--model", "m", "--dataset", "pairs.jsonl")
+    wrote = sweeper(folder, "init", "mine.yaml", "--model", "m", "--data", "pairs.jsonl")
     told = "3 of 9 rows are bad (2 empty, 1 equal answers): too many to leave out unasked. Mend them, or add bad_rows"
     assert wrote.returncode == 0, wrote.stderr
     assert told in wrote.stdout
@@ -112,7 +112,7 @@ def test_init_says_that_no_run_could_use_the_data(
     sweeper: Sweeper, folder: Path, row: dict[str, str], told: str
 ) -> None:
     (folder / "pairs.jsonl").write_text("".join(json.dumps({**row, "n": i}) + "\n" for i in range(40)))
-    wrote = sweeper(folder, "init", "mine.yaml", "--model", "m", "--dataset", "pairs.jsonl")
+    wrote = sweeper(folder, "init", "mine.yaml", "--model", "m", "--data", "pairs.jsonl")
     assert wrote.returncode == 0, wrote.stderr
     assert "data: no run could use them yet:" in wrote.stdout
     assert told in wrote.stdout

@@ -200,7 +200,7 @@ def test_a_study_is_named_after_its_file(file: str, name: str) -> None:
 
 
 def test_a_model_and_data_that_do_not_go_together_are_refused(sweeper: Sweeper, tmp_path: Path) -> None:
-    for given in (("--dataset", "pairs.jsonl"), ("--model", "org/m"), ("--hours", "-1")):
+    for given in (("--data", "pairs.jsonl"), ("--model", "org/m"), ("--hours", "-1")):
         assert sweeper(tmp_path, "init", "mine.yaml", *given).returncode == 2
     assert list(tmp_path.iterdir()) == []
 

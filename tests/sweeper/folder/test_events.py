@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,6 @@ from studies.text.redact import note_settings
 from sweeper.folder import events
 from sweeper.folder.events import (
     EVENTS,
-    EventLog,
     EventReader,
     Happening,
     Heartbeat,
@@ -30,6 +31,9 @@ from sweeper.folder.events import (
     encode,
     last_events,
 )
+from sweeper.folder.standing import standing
+from sweeper.folder.steering import event_log
+from sweeper.folder.steering.event_log import EventLog
 
 SWEEP = "0123456789ab"
 ALL: tuple[Happening, ...] = (
@@ -105,7 +109,7 @@ def test_fields_of_later_versions_are_left_out() -> None:
 def test_a_reader_follows_from_one_file_to_the_next_and_to_the_next_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "MOST_BYTES", 2000)
+    monkeypatch.setattr(event_log, "MOST_BYTES", 2000)
     reader, told = EventReader(tmp_path), []
     assert reader.read() == []
     for sweep in (SWEEP, "b" * 12):
@@ -127,6 +131,74 @@ def test_a_reader_follows_from_one_file_to_the_next_and_to_the_next_sweep(
     )
     first = [type(line.event) for line in last_events(tmp_path)[:3]]
     assert first == [SweepBegan, WorkerChanged, RunStarted], "a file stands for itself"
+
+
+def test_who_sees_that_a_sweep_has_begun_sees_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "MOST_BYTES", 2000)
+    seen: list[tuple[str, str]] = []
+
+    def look() -> None:
+        """Between any two things that are done with files."""
+        began = [line.sweep for line in EventReader(tmp_path).read() if isinstance(line.event, SweepBegan)]
+        found = standing(tmp_path)
+        if began or seen:
+            seen.append((began[-1] if began else "no file", found.sweep if found is not None else "nothing"))
+
+    def watched(act: Callable[..., Any]) -> Callable[..., Any]:
+        def acts(*given: Any, **named: Any) -> Any:
+            look()
+            try:
+                return act(*given, **named)
+            finally:
+                look()
+
+        return acts
+
+    for name in ("write", "link", "replace", "unlink"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    for sweep in (SWEEP, "b" * 12):
+        beginning = (SweepBegan("small", "here", 7), Heartbeat("here", "b" * 12, 7, "begin"))
+        written = EventLog(tmp_path, sweep, lambda line: pytest.fail(line), begins_with=beginning)
+        for number in range(30):
+            written.append(RunEnded(f"{number:012}", "finished"))
+        written.close()
+    assert set(seen) == {(SWEEP, SWEEP), ("b" * 12, "b" * 12)}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_where_a_file_system_has_no_hard_links_the_earlier_file_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for sweep in (SWEEP, "b" * 12):
+        EventLog(tmp_path, sweep, lambda line: pytest.fail(line), begins_with=ALL[:1]).close()
+    assert [line.sweep for line in last_events(tmp_path)] == ["b" * 12]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.1.jsonl", "events.jsonl"]
+
+
+def test_a_reader_misses_nothing_that_was_written_right_before_a_new_file_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, reader, told = log(tmp_path), EventReader(tmp_path), []
+    written.append(PhaseBegan("measure"))
+    told += reader.read()
+    real = EventReader._lines
+
+    def late(self: EventReader) -> list[Line]:
+        """The rest is read, and then more is written and a new file begins."""
+        found = list(real(self))
+        monkeypatch.setattr(EventReader, "_lines", real)
+        written.append(PhaseBegan("train"))
+        written.close()
+        log(tmp_path, "b" * 12).append(PhaseBegan("report"))
+        return found
+
+    monkeypatch.setattr(EventReader, "_lines", late)
+    told += reader.read()
+    assert [line.event for line in told] == [PhaseBegan("measure"), PhaseBegan("train"), PhaseBegan("report")]
 
 
 def test_a_line_that_was_cut_short_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,3 +182,26 @@ def test_the_time_left_is_told_by_a_run_s_share_of_its_worker(tmp_path: Path) ->
     assert limits.seconds_left(40.0, 99) == pytest.approx(92 * 10 / 2)
     limits.ended("w0-1", Cause.FINISHED, at=40.0)
     assert limits.seconds_left(40.0, 6) == pytest.approx(0.0)
+
+
+def test_the_time_left_stays_while_a_worker_is_between_two_runs(tmp_path: Path) -> None:
+    limits = Limits(Budget(), tmp_path, started=0.0)
+    for worker in ("w0", "w1"):
+        limits.begun(Started(worker, worker, at=0.0))
+    limits.ended("w0", Cause.FINISHED, at=10.0)
+    assert limits.seconds_left(10.0, 21) == pytest.approx(20 * 10 / 2), "w1 is nearly there"
+    limits.ended("w1", Cause.FINISHED, at=10.0)
+    assert limits.seconds_left(11.0, 20) == pytest.approx(20 * 10 / 2), "none has a run at this moment"
+    limits.begun(Started("next", "w0", at=12.0))
+    assert limits.seconds_left(12.0, 20) == pytest.approx(20 * 10 / 2)
+    assert limits.seconds_left(80.0, 20) == pytest.approx(19 * 10), "w1 has had none for more than a minute"
+
+
+def test_what_one_worker_trains_at_the_end_is_not_shared_with_those_that_have_nothing(tmp_path: Path) -> None:
+    limits = Limits(Budget(), tmp_path, started=0.0)
+    for worker in ("w0", "w1"):
+        limits.begun(Started(worker, worker, at=0.0))
+    for worker in ("w0", "w1"):
+        limits.ended(worker, Cause.FINISHED, at=10.0)
+    limits.begun(Started("last", "w0", at=10.0))
+    assert limits.seconds_left(12.0, 1) == pytest.approx(8.0)

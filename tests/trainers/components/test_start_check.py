@@ -17,6 +17,7 @@ from tests.trainers.tiny_models import LONG, SIZES, a_model, a_run, train
 from trainers.components import start_check as start
 from trainers.components import worker_cache as warm
 from trainers.components.start_check import Gap, find_gap
+from trainers.dpo import DPOTrainerWorker
 from trainers.evaluation.evaluate import ReferenceNumbers
 from trainers.interface import Decision
 from trainers.job_list import JobList
@@ -210,6 +211,7 @@ def test_a_run_that_was_stopped_before_its_first_step_is_looked_at_when_it_goes_
     run = a_run(llama, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(JobList, "decision", lambda *_: Decision.STOP)
+        patch.setattr(DPOTrainerWorker, "_look", lambda *_: None)  # not before it is ready
         (stopped,) = train(tmp_path, run)
     assert (stopped.cause, stopped.facts["steps"]) == (Cause.USER_STOP, 0)
     reference_off_by(monkeypatch, 2.0)

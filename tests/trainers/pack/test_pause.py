@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from studies.records import Cause, RunConfig, RunResult
+from sweeper.executors import Finished
+from sweeper.measuring.remeasure import problem_of
 from tests.trainers.pack_runs import config, distance, float64, train, weights
+from tests.trainers.stopped_runs import StoppedWhile, stopped_while
+from trainers.adapter_evaluator import AdapterEvaluator
 from trainers.dpo import DPOTrainerWorker
 from trainers.interface import Decision, Job, Placement
 from trainers.job_list import train_all
@@ -77,6 +81,59 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_step(tmp_path: Path) -> No
     assert trained == [7, 8, 9, 10, 11, 12]
     assert measured(resumed) == measured(whole)  # in batches of the same rows, so to the bit
     assert {step for _, step in measured(resumed)} == {RUNG, STEPS}
+
+
+@pytest.mark.parametrize("together", [1, 0])
+@pytest.mark.parametrize("what", ["measuring the untrained model", "reference log-probs"])
+def test_a_run_that_is_stopped_as_it_is_made_ready_is_handed_in_at_once_and_begins_anew(
+    what: str, together: int, tmp_path: Path
+) -> None:
+    run = RUNS[0]
+    stopped = stopped_while(what, tmp_path, [run], together)[run.key]
+    assert (stopped.cause, stopped.message) == (Cause.USER_STOP, "stopped as it was made ready")
+    assert (stopped.measurements, stopped.curve) == ((), ())
+    (again,) = train(tmp_path, [run], together=together)
+    assert again.cause is Cause.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("together", "time", "at"), [(1, 1, RUNG), (1, 2, STEPS), (0, 1, RUNG)], ids=["half-way", "at the end", "by TRL"]
+)
+def test_an_evaluation_is_cut_where_its_run_is_stopped_and_made_whole_when_it_goes_on(
+    together: int, time: int, at: int, tmp_path: Path
+) -> None:
+    run = RUNS[0]
+    (whole,) = train(tmp_path / "whole", [run], together=together)
+    stopped = stopped_while("measuring 1 run", tmp_path / "parts", [run], together, time)[run.key]
+    assert (stopped.cause, stopped.facts["steps"]) == (Cause.USER_STOP, at)
+    assert stopped.message == f"stopped as it was measured after step {at}"
+    assert {step for _, step in measured(stopped)} == {RUNG, STEPS} - {STEPS, at}
+    trained: list[int] = []
+
+    def watch(_key: str, step: int, _metrics: Mapping[str, float]) -> Decision:
+        trained.append(step)
+        return Decision.CONTINUE
+
+    (resumed,) = train(tmp_path / "parts", [run], together=together, decide=watch)
+    assert trained == list(range(at + 1, STEPS + 1))
+    assert measured(resumed) == measured(whole)
+
+
+def test_runs_that_go_on_are_measured_to_the_end_beside_one_that_is_stopped(tmp_path: Path) -> None:
+    first, second = RUNS[:2]
+    ended = stopped_while("measuring 2 runs", tmp_path, [first, second], 2, of=lambda key: key == first.key)
+    assert (ended[first.key].cause, ended[second.key].cause) == (Cause.USER_STOP, Cause.FINISHED)
+    assert {step for _, step in measured(ended[second.key])} == {RUNG, STEPS}
+
+
+def test_measuring_a_finished_run_again_is_cut_where_it_is_stopped(tmp_path: Path) -> None:
+    run = RUNS[0]
+    train(tmp_path, [run], together=1)
+    queue = StoppedWhile([], "", time=0)
+    AdapterEvaluator().train(Job(run, tmp_path / run.key), queue)
+    stopped = queue.results[run.key]
+    assert (stopped.cause, stopped.measurements, queue.asked) == (Cause.USER_STOP, (), 1)
+    assert problem_of(Finished(run.key, stopped)) == "stopped"
 
 
 def test_a_state_that_is_at_the_rung_already_is_handed_in_without_training(tmp_path: Path) -> None:

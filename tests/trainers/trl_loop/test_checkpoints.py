@@ -19,7 +19,7 @@ from torch import Tensor
 from studies.records import Cause, RunConfig, RunResult
 from tests.trainers.pack_runs import config, distance, float64
 from trainers.dpo import DPOTrainerWorker
-from trainers.interface import Decision, Job, Placement
+from trainers.interface import Decision, Doing, Job, News, Placement
 from trainers.job_list import JobList
 from trainers.run_folder.progress import Progress
 from trainers.run_folder.results import CHECKPOINTS, COMPLETE, read_result
@@ -44,8 +44,14 @@ class AtStep(JobList):
     def __init__(self, job: Job, step: int, act: Callable[[], Decision]) -> None:
         super().__init__([job])
         self._left, self._act = step, act
+        self._measures = False
+
+    def tell(self, news: News) -> None:
+        self._measures = isinstance(news, Doing) and news.what != ""
 
     def decision(self, key: str) -> Decision:
+        if self._measures:  # between two passes, where no step ends
+            return Decision.CONTINUE
         self._left -= 1
         return self._act() if self._left == 0 else Decision.CONTINUE
 
