@@ -236,7 +236,7 @@ def _fact_tags(facts: Mapping[str, Scalar]) -> dict[str, str]:
 
 
 def _facts(tags: Mapping[str, str]) -> dict[str, str]:
-    facts = {name.removeprefix(FACT_PREFIX): text for name, text in tags.items() if name.startswith(FACT_PREFIX)}
+    facts = {name[len(FACT_PREFIX) :]: text for name, text in tags.items() if name.startswith(FACT_PREFIX)}
     return facts | {name: tags[name] for name in PLAIN_FACTS if name in tags}
 
 

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import WON, Answer, Bar, Table
 from dashboards.statistics.estimates import Estimate
-from dashboards.tables.comparison import Comparison
-from dashboards.tables.sections import short_sections
+from dashboards.tables.comparison import Comparison, Short
+from dashboards.tables.sections import condition_sections
 from dashboards.tables.short import by_verdict, verdict
 from dashboards.tuned.answer import Answer as Said
 from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.contests import as_rate
 
 
-def answer_view(compared: Comparison) -> Answer:
+def answer_view(compared: Comparison | Short) -> Answer:
     """The short table of each condition with its answer, and the notes under them."""
-    found = short_sections(compared)
+    found = condition_sections(compared)
     tables = tuple(
         Table(
             condition=words(tuned.condition),
