@@ -14,7 +14,7 @@ import yaml
 
 from dashboards.analysis.configs import distinct
 from dashboards.live.ports import Event, Told
-from dashboards.live.reading.answered import answer_view
+from dashboards.live.reading.answered import answer_view, material
 from dashboards.live.reading.figures import figures_view
 from dashboards.live.reading.followed import Followed
 from dashboards.live.reading.happening import Happened
@@ -128,6 +128,7 @@ class FollowedStudy:
         self.glance = replace(
             self.glance,
             question=words(study.spec.question or ""),
+            material=material(study),
             counts=status_counts(study, records),
             answer=answer_view(short_of(study, answers)),
             figures=figures_view(records, study.spec.objective),
