@@ -30,6 +30,9 @@ def distinct(records: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
         twins[i if run.phase == PROBE else place].append(i)
     found: dict[int, RunRecord] = {}
     for of in twins.values():
+        if len(of) == 1:  # as nearly always
+            found[of[0]] = known[of[0]]
+            continue
         first = min(of, key=lambda i: (_ORDER.index(records[i].state), records[i].trial, records[i].run_id))
         run = known[first]
         found[first] = _changed(run, phase="unbiased" if any(known[i].phase == "unbiased" for i in of) else run.phase)
@@ -79,13 +82,14 @@ def _configs(records: Sequence[RunRecord], places: Iterable[int]) -> list[list[i
     found: dict[object, list[int]] = {}
     ordered = sorted(places, key=lambda i: (records[i].trial, records[i].phase, records[i].block, records[i].run_id))
     for i in ordered:
-        mine = [found[sign] for sign in _signs(records[i]) if sign in found] or [[]]
+        signs = _signs(records[i])
+        mine = [found[sign] for sign in signs if sign in found] or [[]]
         into, other = mine[0], mine[-1]
         if other is not into:  # a fixed point that leaves a knob to base, and a sampled one that says the same
             into += other
             found |= {sign: into for j in other for sign in _signs(records[j])}
         into.append(i)
-        found |= dict.fromkeys(_signs(records[i]), into)
+        found |= dict.fromkeys(signs, into)
     rank = {i: n for n, i in enumerate(ordered)}
     return sorted({id(of): of for of in found.values()}.values(), key=lambda of: min(rank[i] for i in of))
 

@@ -89,8 +89,15 @@ def standings(
     order of the records changes nothing, not even the last digit of a sum. `judges`: of a stratum that is all
     replicates of a condition, where each has a best config of its own: these runs are its evidence.
     """
+    return standings_of(distinct(records), objective, strata, judges)
+
+
+def standings_of(
+    records: Sequence[RunRecord], objective: Objective, strata: Sequence[Stratum], judges: Judges | None = None
+) -> tuple[StratumResults, ...]:
+    """The same of records that `distinct` has given."""
     grouped: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in sorted(distinct(records), key=lambda r: (r.trial, r.phase, r.block, r.seed, r.run_id)):
+    for record in sorted(records, key=lambda r: (r.trial, r.phase, r.block, r.seed, r.run_id)):
         if record.phase != PROBE:
             grouped[record.variant, record.scenario].append(record)
     judging = judges or {}

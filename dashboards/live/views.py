@@ -193,8 +193,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class Glance:
-    """A study at a glance. `state`: running, ended, dead, or unknown where nothing tells; `counts`: None until its runs
-    are read; `reading`: how far that is, empty once done; `problem`: why it cannot be read. `changed`: when something
+    """A study at a glance. `material`: its models and pairs, "" until they are known; `owner`, `folder`: who swept it
+    last, and where. `state`: running, ended, dead, or unknown where nothing tells; `counts`: None until its runs are
+    read; `reading`: how far that is, empty once done; `problem`: why it cannot be read. `changed`: when something
     of it was last written. `again`: the command that goes on with it.
     """
 
@@ -215,6 +216,9 @@ class Glance:
     reading: str = ""
     problem: str = ""
     read_at: float = 0.0
+    material: str = ""
+    owner: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)

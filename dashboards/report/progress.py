@@ -59,15 +59,15 @@ def status_counts(study: Study, records: Sequence[RunRecord]) -> StatusCounts:
     """Count a study's runs."""
     spec, everything = study.spec, records
     records = [r for r in records if r.phase != PROBE]
+    found = Counter((r.variant, r.scenario, _end(r)) for r in records)
     strata = []
     for scenario, cells in by_condition(spec.scenarios).items():
         own = study.within(cells[0])
         each = len(own.spec.runs.blocks) * len(own.spec.runs.seeds) * len(cells)
         judging = len(cells) if spec.replicates else 0
         for name, variant in own.variants.items():
-            counts = Counter(_end(r) for r in records if r.variant == name and r.scenario in cells)
             planned = None if spec.mode == "search" else quota(own.spec, variant) * each + judging
-            ends = {end: counts[end] for end in ENDS}
+            ends = {end: sum(found[name, cell, end] for cell in cells) for end in ENDS}
             strata.append(StratumCounts(name, scenario, **ends, planned=planned))
     ended = ended_runs(records)
     seconds = [

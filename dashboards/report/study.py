@@ -16,9 +16,11 @@ from dashboards.store.histories import load_kept_scores, load_speed
 from dashboards.store.mlflow_tags import contents_in
 from dashboards.store.records import load_elsewhere, load_steps, load_study_tags
 from dashboards.store.records_file import Recorded
-from dashboards.tables.comparison import Comparison, comparison
+from dashboards.tables.comparison import Comparison, Grounds, Short, comparison, grounds
 from dashboards.tables.formats import Format, render
+from dashboards.tuned.answer import Answer
 from dashboards.tuned.conditions import judges_of, records_of_conditions, strata_of_conditions
+from dashboards.tuned.losses import Tuned
 from dashboards.tuned.of_study import asks_for_samples, tuned_of
 from studies.design.answers import Answers
 from studies.design.counts import pairs_source
@@ -60,6 +62,19 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     return comparison_in(study, recorded_of(study, answers), curves)
 
 
+def short_of(study: Study, answers: Answers[RunRecord]) -> Short:
+    """What `comparison_of` says in its short table, word for word, without the rest. Raises StoreError."""
+    return short_in(study, recorded_of(study, answers))
+
+
+def short_in(study: Study, found: Recorded) -> Short:
+    """The same by what was recorded of the study."""
+    study, asked = _holding_judges(study, found), speed_asked(study)
+    ground = None if study.spec.replicates is not None else _grounds(study, found.records)
+    told = _told(study, found.records, ground, found.yours, found.kept)
+    return Short(*told, (*found.notes, *outdated(found.speed, asked)), paces(found.speed, asked))
+
+
 def recorded_of(study: Study, answers: Answers[RunRecord]) -> Recorded:
     """What the store has for the tables of a study. `answers`: its sorted records. Raises StoreError."""
     uri, name = store_uri(None, Path.cwd()), study.spec.study
@@ -75,9 +90,13 @@ def recorded_of(study: Study, answers: Answers[RunRecord]) -> Recorded:
 
 def comparison_in(study: Study, found: Recorded, curves: Curves | None = None) -> Comparison:
     """Compare the variants of a study by what was recorded of it."""
-    if found.kept and not study.spec.contents:  # by which a judge is told from what it was before it was edited
-        study = study.holding(found.judges)
+    study = _holding_judges(study, found)
     return comparison_from(study, found.records, found.notes, found.speed, curves, found.yours, found.kept)
+
+
+def _holding_judges(study: Study, found: Recorded) -> Study:
+    """The study with what its judges held, by which one is told from what it was before it was edited."""
+    return study.holding(found.judges) if found.kept and not study.spec.contents else study
 
 
 def recorded_yours(study: Study, records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ...], list[str]]:
@@ -114,12 +133,12 @@ def comparison_from(
     steps were, the histories of its controls, what was measured of models from elsewhere, and what judges gave all
     samples of its judging runs, by run id.
     """
-    spec, planned, asked = study.spec, strata(study), speed_asked(study)
-    paced = paces(measured, asked)
+    spec, asked = study.spec, speed_asked(study)
+    paced, ground = paces(measured, asked), _grounds(study, records)
     table = comparison(
         records,
         spec.objective,
-        planned,
+        strata(study),
         baseline=spec.baseline,
         source=pairs_source(spec),
         kl_budgets={name: c.kl for name, own in study.by_scenario() if (c := own.spec.confirm)},
@@ -127,12 +146,29 @@ def comparison_from(
         curves=curves,
         aside=[*notes, *outdated(measured, asked)],
         speed=paced,
+        on=ground,
     )
-    differences = {(r.variant, r.scenario): r.difference for r in table.rows if r.difference is not None}
-    told = tuned_of(study, records, planned, differences, yours, kept)
-    found = tuple(one for one, _ in told)
+    found, said = _told(study, records, ground, yours, kept)
     rulings = verdicts_of(study, records, found, {} if paced is None else paced.of)
-    return replace(table, tuned=found, answers=tuple(said for _, said in told), verdicts=rulings)
+    return replace(table, tuned=found, answers=said, verdicts=rulings)
+
+
+def _grounds(study: Study, records: Sequence[RunRecord]) -> Grounds:
+    spec = study.spec
+    return grounds(records, spec.objective, strata(study), spec.baseline, pairs_source(spec))
+
+
+def _told(
+    study: Study,
+    records: Sequence[RunRecord],
+    ground: Grounds | None,
+    yours: Sequence[RunRecord],
+    kept: Mapping[str, KeptScores],
+) -> tuple[tuple[Tuned, ...], tuple[Answer, ...]]:
+    """What the study says in each condition, and the answers. `ground`: not needed with replicates."""
+    standings, differences = ((), {}) if ground is None else (ground.standings, ground.differences)
+    told = tuned_of(study, records, standings, differences, yours, kept)
+    return tuple(one for one, _ in told), tuple(answer for _, answer in told)
 
 
 def _expected(study: Study) -> dict[str, Expectation]:

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import from_json  # in a third of the time of `json.loads`
+
 from dashboards.store.connection import StoreError
 from dashboards.store.sqlite_runs import StoredRun
-from studies.design.measurers import Measurers, numbers_now
+from studies.design.measurers import Measurers, measurers_in, measurers_text, numbers_now
 from studies.records import (
     FIRST_EVALUATOR,
     JUDGE_FACT,
@@ -189,11 +191,11 @@ def result_tags(result: RunResult) -> dict[str, str]:
 
 def to_record(study: str, run: StoredRun) -> RunRecord:
     """The record of one MLflow run of kind `run`; raises StoreError where its tags make no sense."""
-    tags = run.tags
-    values = {name: value for name, value in run.metrics.items() if name not in _non_finite(tags)}
+    tags, broken = run.tags, _non_finite(run.tags)
+    values = {name: value for name, value in run.metrics.items() if name not in broken}
     facts = _facts(tags)
     try:
-        measurers = _measurers(tags, facts)
+        who = _measurers(tags, facts)
         return RunRecord(
             run_id=run.run_id,
             key=tags["key"],
@@ -209,15 +211,15 @@ def to_record(study: str, run: StoredRun) -> RunRecord:
             phase=tags["arm"],
             knobs={name: decode(text) for name, text in run.params.items()},
             metrics=values,
-            errors={name: error for name, error in json.loads(tags.get(ERRORS, "{}")).items() if name in values},
-            halves={name: halves for name, halves in json.loads(tags.get(HALVES, "{}")).items() if name in values},
-            curves=json.loads(_in_whole(tags, CURVES) or "{}"),
-            curve_halves=json.loads(_in_whole(tags, CURVE_HALVES) or "{}"),
+            errors={name: error for name, error in from_json(tags.get(ERRORS, "{}")).items() if name in values},
+            halves={name: halves for name, halves in from_json(tags.get(HALVES, "{}")).items() if name in values},
+            curves=from_json(_in_whole(tags, CURVES) or "{}"),
+            curve_halves=from_json(_in_whole(tags, CURVE_HALVES) or "{}"),
             facts=facts,
             question=tags.get(QUESTION),
             content=json.loads(tags.get(CONTENT, "{}")),
-            measured=measurers[0],
-            judged=measurers[1],
+            measured=who.measured,
+            judged=who.judged,
             former=_former(tags),
             started=seconds(run.started),
             ended=seconds(run.ended),
@@ -234,7 +236,7 @@ def _fact_tags(facts: Mapping[str, Scalar]) -> dict[str, str]:
 
 
 def _facts(tags: Mapping[str, str]) -> dict[str, str]:
-    facts = {name.removeprefix(FACT_PREFIX): text for name, text in tags.items() if name.startswith(FACT_PREFIX)}
+    facts = {name[len(FACT_PREFIX) :]: text for name, text in tags.items() if name.startswith(FACT_PREFIX)}
     return facts | {name: tags[name] for name in PLAIN_FACTS if name in tags}
 
 
@@ -319,17 +321,15 @@ def _short(value: float) -> float:
 
 def measurer_tag(who: Measurers) -> dict[str, str]:
     """Who measured a run."""
-    parts = {"measured": who.measured, "judged": who.judged}
-    return {MEASURED_BY: json.dumps({name: by.model_dump(exclude_none=True) for name, by in parts.items()})}
+    return {MEASURED_BY: measurers_text(who)}
 
 
-def _measurers(tags: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Measurer, Measurer]:
+def _measurers(tags: Mapping[str, str], facts: Mapping[str, str]) -> Measurers:
     """Who gave a run's numbers and its gold. Format 1 did not say: it had one evaluator, and told the judge's name."""
     if MEASURED_BY in tags:
-        told = json.loads(tags[MEASURED_BY])
-        return Measurer.model_validate(told["measured"]), Measurer.model_validate(told["judged"])
+        return measurers_in(tags[MEASURED_BY])
     first = Measurer(evaluator=FIRST_EVALUATOR)
-    return first, first.model_copy(update={"judge": facts.get(JUDGE_FACT)})
+    return Measurers(first, first.model_copy(update={"judge": facts.get(JUDGE_FACT)}))
 
 
 def score_tags(

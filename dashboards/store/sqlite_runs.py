@@ -202,6 +202,11 @@ def read_signing(
     return signs
 
 
+def sign_of(run: StoredRun, keys: Sequence[str]) -> tuple[object, ...]:
+    """What `read_signs` and `read_signing` say of a run that was read whole."""
+    return (run.status, run.ended, *((key, run.tags[key]) for key in sorted(keys) if key in run.tags))
+
+
 def read_some(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[StoredRun]:
     """Some runs, `CHUNK` at most, whole. Raises sqlite3.Error."""
     return _filled(database, database.execute(_SOME.format(",".join("?" * len(run_ids))), run_ids))
@@ -234,11 +239,11 @@ def _fill(database: sqlite3.Connection, runs: Mapping[str, StoredRun]) -> None:
     """Read tags, parameters and last metrics of some runs, in one transaction."""
     ids, marks = list(runs), ",".join("?" * len(runs))
     database.execute("begin")
-    tags, params, metrics = (database.execute(q.format(marks), ids).fetchall() for q in (_TAGS, _PARAMS, _METRICS))
-    database.execute("commit")  # who writes waits until here
-    for run_id, key, value in tags:
+    # Row by row: lists of them would be kept together for a moment, and be looked through by the collector of garbage.
+    for run_id, key, value in database.execute(_TAGS.format(marks), ids):
         runs[run_id].tags[key] = value
-    for run_id, key, value in params:
+    for run_id, key, value in database.execute(_PARAMS.format(marks), ids):
         runs[run_id].params[key] = value
-    for run_id, key, value, is_nan in metrics:
+    for run_id, key, value, is_nan in database.execute(_METRICS.format(marks), ids):
         runs[run_id].metrics[key] = math.nan if is_nan else value
+    database.execute("commit")  # who writes waits until here

@@ -17,7 +17,7 @@ from dashboards.analysis.kl_budgets import AtBudget, at_budgets
 from dashboards.analysis.late_collapse import Falls, falls
 from dashboards.analysis.spaces import Edge, Space, edges_of, space_of
 from dashboards.analysis.speed import Pace, Paces
-from dashboards.analysis.strata import Judges, Stratum, StratumResults, estimate, mean, mean_of, standings
+from dashboards.analysis.strata import Judges, Stratum, StratumResults, estimate, mean, mean_of, standings_of
 from dashboards.analysis.time_to_target import Reach, reaches
 from dashboards.controls.expectations import Curves, Finding, findings
 from dashboards.guide.verdicts import Verdict
@@ -133,6 +133,47 @@ class Comparison:
     speed: Paces | None = None
 
 
+@dataclass(frozen=True)
+class Short:
+    """What the short table and its answers are made of, see `Comparison`: it asks much less of the runs."""
+
+    tuned: tuple[Tuned, ...]
+    answers: tuple[Answer, ...]
+    aside: tuple[str, ...]
+    speed: Paces | None
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What all of a comparison rests on: the records as statistics count them, where each stratum stands, and what each
+    has more than the baseline, by (variant, scenario).
+    """
+
+    records: tuple[RunRecord, ...]
+    standings: tuple[StratumResults, ...]
+    scale: Scale
+    compared: Mapping[tuple[str, str], Compared]
+
+    @property
+    def differences(self) -> dict[tuple[str, str], Difference]:
+        """(variant, scenario) -> the difference alone."""
+        return {place: compared.difference for place, compared in self.compared.items()}
+
+
+def grounds(
+    records: Iterable[RunRecord],
+    objective: Objective,
+    strata: Sequence[Stratum],
+    baseline: str | None,
+    source: str,
+    judges: Judges | None = None,
+) -> Grounds:
+    """The grounds of `comparison`, which has the same arguments."""
+    records = distinct(records)
+    found, scale = standings_of(records, objective, strata, judges), scale_of(objective, source)
+    return Grounds(records, found, scale, against_baseline(found, scale, baseline))
+
+
 def comparison(
     records: Iterable[RunRecord],
     objective: Objective,
@@ -146,19 +187,18 @@ def comparison(
     aside: Sequence[str] = (),
     speed: Paces | None = None,
     judges: Judges | None = None,
+    on: Grounds | None = None,
 ) -> Comparison:
     """One row a stratum, in the order of `strata`, those without a run among them; other records are not shown.
 
     `source`: where the pairs came from, `DataConfig.path`: the embedded world has a unit of its own. `kl_budgets`: of
     the confirm phase, by scenario. `expectations`: variant -> what must come out of it; `curves` of the runs that must
     equal others. `aside`, `speed`: of `Comparison`. `judges`: of a study with replicates whose strata are conditions,
-    see `standings`.
+    see `standings`. `on`: the grounds, where they are known.
     """
-    records = distinct(records)
-    found = standings(records, objective, strata, judges)
-    timed = {} if speed is None else speed.of
-    scale = scale_of(objective, source)
-    compared, words = against_baseline(found, scale, baseline), untold(found, baseline)
+    ground = on or grounds(records, objective, strata, baseline, source, judges)
+    found, scale, compared = ground.standings, ground.scale, ground.compared
+    timed, words = {} if speed is None else speed.of, untold(found, baseline)
     places = [(s.stratum.variant, s.stratum.scenario) for s in found]
     soon = reaches(found, scale, baseline, timed)
     rows = tuple(
@@ -166,9 +206,9 @@ def comparison(
         for s, place in zip(found, places, strict=True)
     )
     controls = findings(found, expectations or {}, scale, curves or {})
-    at_kl = at_budgets(records, objective, strata, kl_budgets or {}, scale, baseline)
+    at_kl = at_budgets(ground.records, objective, strata, kl_budgets or {}, scale, baseline)
     fallen = falls(found, scale, scale_of(Objective(metric="gold"), source))
-    notes = funnel_notes(records)
+    notes = funnel_notes(ground.records)
     return Comparison(rows, baseline, (), at_kl, controls, fallen, tuple(aside), notes, speed=speed)
 
 

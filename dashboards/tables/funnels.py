@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from dashboards.store.mlflow_tags import decode
 from studies.records import RunRecord
-from studies.records.funnel import NOTES, funnel
+from studies.records.funnel import LOOKED_AT, NOTES, funnel
 
 
 def funnel_notes(records: Iterable[RunRecord]) -> tuple[str, ...]:
@@ -16,7 +16,7 @@ def funnel_notes(records: Iterable[RunRecord]) -> tuple[str, ...]:
     records = list(records)
     first: dict[str, tuple[int, str]] = {}
     for record in records:
-        told = funnel({name: decode(text) for name, text in record.facts.items()})
+        told = funnel({name: decode(text) for name, text in record.facts.items()}) if LOOKED_AT in record.facts else ""
         if told and record.block <= first.get(record.scenario, (record.block, ""))[0]:
             first[record.scenario] = (record.block, told)
     scenarios: dict[tuple[int, str], list[str]] = {}

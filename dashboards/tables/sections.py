@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dashboards.analysis.late_collapse import Falling, Falls
 from dashboards.tables.cells import Cells, budget_cells, control_cells, row_cells, space_cells
-from dashboards.tables.comparison import Comparison
+from dashboards.tables.comparison import Comparison, Short
 from dashboards.tables.notes import CONTROL_NOTES, budget_notes, notes, space_notes, speed_notes
 from dashboards.tables.numbers import interval
 from dashboards.tables.short import LONG_NOTES, by_verdict, long_cells, ranked, short_cells, short_notes, speed_line
@@ -26,12 +26,16 @@ class Section:
 
 
 def short_sections(table: Comparison, *, controls: bool = False) -> list[Section]:
-    """The table of each condition as a person reads it, with what its words mean under the last; with `controls`, what
-    became of those too.
-    """
+    """The table of each condition; with `controls`, what became of those too."""
+    found = condition_sections(table)
+    return [*found, _controls(table)] if controls and table.controls else found
+
+
+def condition_sections(table: Comparison | Short) -> list[Section]:
+    """The table of each condition as a person reads it, with what its words mean under the last."""
     several = len(table.tuned) > 1
     pace = [] if table.speed is None else [speed_line(table.speed)]
-    found = [
+    return [
         Section(
             of.condition if several else "",
             short_cells(of, said),
@@ -43,7 +47,6 @@ def short_sections(table: Comparison, *, controls: bool = False) -> list[Section
         )
         for of, said in zip(table.tuned, table.answers, strict=True)
     ]
-    return [*found, _controls(table)] if controls and table.controls else found
 
 
 def _controls(table: Comparison) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dashboards.analysis.strata import Stratum, standings
+from dashboards.analysis.strata import StratumResults
 from dashboards.statistics.compare import Difference
 from dashboards.statistics.scale import Scale, scale_of
 from dashboards.tuned.amounts import said_of_yours
@@ -30,22 +30,19 @@ from studies.text.redact import redact
 def tuned_of(
     study: Study,
     records: Sequence[RunRecord],
-    strata: Sequence[Stratum],
+    standings: Sequence[StratumResults],
     differences: Mapping[tuple[str, str], Difference],
     yours: Sequence[RunRecord] = (),
     kept: Mapping[str, KeptScores] = {},
 ) -> tuple[tuple[Tuned, Answer], ...]:
-    """What the study says in each condition. `differences`: by (variant, scenario), of a study without replicates;
-    `yours`: what was measured of models from elsewhere; `kept`: run id -> what judges gave its samples.
+    """What the study says in each condition. `standings` and `differences`, by (variant, scenario): of a study without
+    replicates, which needs little else of its records; `yours`: what was measured of models from elsewhere; `kept`: run
+    id -> what judges gave its samples.
     """
     scale = scale_of(study.spec.objective, pairs_source(study.spec))
     cost = Cost(_runs_of_a_replicate(study), _seconds_a_run(records), _instead(study))
     replicated = study.spec.replicates is not None
-    found = (
-        _replicated(study, records, scale, kept)
-        if replicated
-        else _by_block(study, records, strata, scale, differences)
-    )
+    found = _replicated(study, records, scale, kept) if replicated else _by_block(study, standings, scale, differences)
     judged = [replace(one, yours=_yours(study, records, yours, one, scale)) for one in found]
     return tuple((one, _told(answer(one, scale.tie_within, cost), one)) for one in judged)
 
@@ -172,16 +169,13 @@ def _replicated(
 
 def _by_block(
     study: Study,
-    records: Sequence[RunRecord],
-    strata: Sequence[Stratum],
+    standings: Sequence[StratumResults],
     scale: Scale,
     differences: Mapping[tuple[str, str], Difference],
 ) -> list[Tuned]:
-    spec = study.spec
-    known = standings(records, spec.objective, strata)
-    rows = []
+    spec, rows = study.spec, []
     for scenario in spec.scenarios:
-        here = [standing for standing in known if standing.stratum.scenario == scenario]
+        here = [standing for standing in standings if standing.stratum.scenario == scenario]
         against = {name: of for (name, where), of in differences.items() if where == scenario}
         rows.append(replace(tuned_by_block(here, scale, spec.baseline, against, None), judge=judge_name(spec)))
     return rows

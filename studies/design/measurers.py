@@ -5,10 +5,12 @@ A run keeps what every evaluator and judge found of it. Here one of each is chos
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from studies.design.points import CONFIRM
@@ -36,6 +38,7 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 
 Record = TypeVar("Record", bound=RunRecord)
+_BUT_GOLD = MEASURED - JUDGED
 # What a run says of its gold beside the number.
 _GOLD_FACTS = (JUDGE_FACT, JUDGE_CONTENT_FACT, "reference_gold")
 # Of a run that the chosen evaluator did not measure: how it failed stays as it was found, and drift is read off this.
@@ -48,6 +51,21 @@ class Measurers:
 
     measured: Measurer
     judged: Measurer
+
+
+def measurers_text(who: Measurers) -> str:
+    """Who measures, as it is kept."""
+    parts = {"measured": who.measured, "judged": who.judged}
+    return json.dumps({name: by.model_dump(exclude_none=True) for name, by in parts.items()})
+
+
+@lru_cache(maxsize=64)
+def measurers_in(text: str) -> Measurers:
+    """What `measurers_text` made a text of. Remembered, since nearly all runs of a study say the same. Raises
+    ValueError, KeyError and TypeError.
+    """
+    told = json.loads(text)
+    return Measurers(Measurer.model_validate(told["measured"]), Measurer.model_validate(told["judged"]))
 
 
 def asked_of(spec: StudySpec) -> Measurers:
@@ -102,7 +120,7 @@ def named_measurers(who: Measurers) -> str:
 
 def numbers_now(record: RunRecord, *, gold: bool) -> Numbers:
     """What was found last of a run: its gold, or all else."""
-    names = JUDGED if gold else MEASURED - JUDGED
+    names = JUDGED if gold else _BUT_GOLD
     parts: dict[str, Mapping[str, Any]] = {
         part: {name: value for name, value in getattr(record, part).items() if name in names}
         for part in ("metrics", "errors", "halves", "curves", "curve_halves")
@@ -237,7 +255,9 @@ def _most(counts: Counter[Measurer], asked: Measurer) -> Measurer:
 def _who(record: RunRecord, *, gold: bool) -> list[Measurer]:
     """All who found numbers of a run, the last first."""
     now = record.judged if gold else record.measured
-    found = [now] if record.metrics.keys() & (JUDGED if gold else MEASURED - JUDGED) else []
+    found = [] if (JUDGED if gold else _BUT_GOLD).isdisjoint(record.metrics) else [now]
+    if not record.former:  # as nearly all: this is asked of every run several times
+        return found
     found += [n.by for n in reversed(record.former) if n.gold is gold and n.metrics]
     return list(dict.fromkeys(found))
 

@@ -194,4 +194,5 @@ class RunRecord(Frozen):
     @property
     def failure(self) -> Failure | None:
         """As what the run is counted as failed, None where it has not."""
-        return next(iter(self.failures), None)
+        failures = self.failures
+        return failures[0] if failures else None

@@ -33,6 +33,20 @@ def beside(one: Table) -> Options:
     return _with_intervals(one.beside, name, scale=True, same=same)
 
 
+def marks(bars: Sequence[Bar], baseline: str = "") -> str:
+    """What the marks mean of `gains`, and of `beside` a `baseline`."""
+    shown = [bar for bar in bars if bar.value is not None]
+    said = ["Dot: a loss"]
+    said += ["bar: its 95 % interval"] if any(bar.low is not None for bar in shown) else []
+    said += [f"dashed line: {baseline}, which the others are compared with"] if baseline else []
+    said += ["grey triangle: a loss to avoid"] if any(map(_is_avoided, shown)) else []
+    return f"{'; '.join(said)}."
+
+
+def _is_avoided(bar: Bar) -> bool:
+    return bar.verdict.startswith("avoid")
+
+
 def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: Mapping[str, Any] | None = None) -> Options:
     """A dot and an interval a loss. `same`: where a line stands."""
     shown = [bar for bar in reversed(bars) if bar.value is not None]
@@ -42,7 +56,7 @@ def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: Mappin
             lines += [[_short(bar.low), i], [_short(bar.high), i], [None, None]]
     values = [
         {"name": f"{b.variant}: {b.verdict}", "value": [_short(b.value), i],
-         **({"symbol": "triangle", "itemStyle": {"color": GREY}} if b.verdict.startswith("avoid") else {})}
+         **({"symbol": "triangle", "itemStyle": {"color": GREY}} if _is_avoided(b) else {})}
         for i, b in enumerate(shown)
     ]  # fmt: skip
     mark = {"markLine": {"data": [same], "symbol": "none", "silent": True, "label": {"show": False},

@@ -71,13 +71,13 @@ def at_a_glance(name: str, desk: Desk) -> list[Part]:
         part_of(name, _title_key, lambda glance: _title(glance, desk)),
         part_of(name, lambda glance: (_without_time(glance), glance.counts), progress),
         part_of(name, _facts_key, _facts),
-        part_of(name, lambda glance: (glance.sweep and glance.sweep.said, glance.changed), _who),
+        part_of(name, who, lambda glance: muted(who(glance))),
     ]
 
 
 def _title_key(glance: Glance) -> Hashable:
     how = None if glance.sweep is None else glance.sweep.how
-    return glance.state, how, glance.paused, glance.page, glance.question
+    return glance.state, how, glance.paused, glance.page, glance.question, glance.material
 
 
 def _title(glance: Glance, desk: Desk) -> None:
@@ -92,6 +92,8 @@ def _title(glance: Glance, desk: Desk) -> None:
             ui.link("runs in MLflow", page, new_tab=True).classes("link text-sm")
     if glance.question:
         ui.label(glance.question).classes("wrap")
+    if glance.material:
+        muted(glance.material)
 
 
 def _without_time(glance: Glance) -> object:
@@ -136,12 +138,13 @@ def _best(said: str, state: str) -> str:
     return f"So far: {said[0].lower()}{said[1:]}" if state == "running" and said.startswith("Use") else said
 
 
-def _who(glance: Glance) -> None:
-    """Who runs it, or when it was last run."""
+def who(glance: Glance) -> str:
+    """Who runs it where, or when it was last run."""
+    owner = f"of {glance.owner} in {glance.folder}" if glance.owner else ""
     if glance.sweep is not None:
-        muted(f"{glance.sweep.said} (on {glance.sweep.host})")
-    elif glance.changed:
-        muted(f"last change {clock(glance.changed)}")
+        return f"{glance.sweep.said} ({owner or f'on {glance.sweep.host}'})"
+    last = f"last change {clock(glance.changed)}" if glance.changed else ""
+    return ", ".join(filter(None, (last, owner)))
 
 
 def trains_elsewhere(glance: Glance) -> bool:

@@ -27,7 +27,7 @@ def steer(desk: Desk, name: str) -> None:
     """Draw the acts of a study, and what became of those so far."""
     parts = [
         part_of(name, _runs_where, lambda one: _sweep(desk, one)),
-        part_of(name, lambda one: (variants_of(one), one.paused), lambda one: _variants(desk, one)),
+        part_of(name, lambda one: (pausable(one), one.paused), lambda one: _variants(desk, one)),
         part_of(name, _ends, lambda one: _again(desk, one)),
         part_of(name, lambda one: one.state == "running", lambda one: _more(desk, one)),
         part_of(name, variants_of, lambda one: _clone(desk, one)),
@@ -43,6 +43,14 @@ def steer(desk: Desk, name: str) -> None:
 def variants_of(glance: Glance) -> tuple[str, ...]:
     """The variants of a study, in the order of its file."""
     return () if glance.counts is None else tuple(dict.fromkeys(one.variant for one in glance.counts.strata))
+
+
+def pausable(glance: Glance) -> tuple[str, ...]:
+    """The variants that may be paused or resumed: where nothing trains or is left to, those alone that are paused."""
+    variants, counts = variants_of(glance), glance.counts
+    if glance.state == "running" or trains_elsewhere(glance) or (counts is not None and counts.missing):
+        return variants
+    return tuple(variant for variant in variants if variant in glance.paused)
 
 
 def _runs_where(glance: Glance) -> object:
@@ -79,9 +87,12 @@ def _sweep(desk: Desk, glance: Glance) -> None:
 
 
 def _variants(desk: Desk, glance: Glance) -> None:
+    shown = pausable(glance)
+    if not shown:
+        return
     heading("Variants")
     with ui.row().classes("items-center gap-2"):
-        for variant in variants_of(glance):
+        for variant in shown:
             if variant in glance.paused:
                 _button(desk, glance.name, f"resume {variant}", Resume(variant), "play_arrow")
             else:

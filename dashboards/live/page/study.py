@@ -64,6 +64,7 @@ def _answer(glance: Glance, desk: Desk) -> None:
         if any(bar.value is not None for bar in one.bars):
             drawn = charts.beside(one) if one.beside else charts.gains(one.bars, one.unit)
             ui.echart(drawn).classes("w-full").style(f"height: {110 + 26 * len(one.bars)}px")
+            muted(charts.marks(one.beside, one.baseline) if one.beside else charts.marks(one.bars))
     for note in (*answer.notes, *(note for note in glance.notes if note not in answer.notes)):
         muted(note)
 

@@ -1,4 +1,4 @@
-"""A study and its runs -> its table and answer, as `sweeper table` prints them, and how far it is."""
+"""A study and its runs -> its table and answer, as `sweeper table` prints them, and what it trains on what."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dashboards.live.reading.words import measure_words, words
 from dashboards.live.views import WON, Answer, Bar, Table
 from dashboards.statistics.estimates import Estimate
-from dashboards.tables.comparison import Comparison
-from dashboards.tables.sections import short_sections
+from dashboards.tables.comparison import Comparison, Short
+from dashboards.tables.sections import condition_sections
 from dashboards.tables.short import by_verdict, verdict
 from dashboards.tuned.answer import Answer as Said
 from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.contests import as_rate
+from studies.schema.variants import possible
+from studies.spec import Study
 
 
-def answer_view(compared: Comparison) -> Answer:
+def answer_view(compared: Comparison | Short) -> Answer:
     """The short table of each condition with its answer, and the notes under them."""
-    found = short_sections(compared)
+    found = condition_sections(compared)
     tables = tuple(
         Table(
             condition=words(tuned.condition),
@@ -35,6 +37,16 @@ def answer_view(compared: Comparison) -> Answer:
     )
     notes = [note for section in found for note in section.notes]
     return Answer(tables, (*map(words, compared.aside), *map(words, notes)))
+
+
+def material(study: Study) -> str:
+    """Which models a study trains, on which pairs."""
+    data, models = study.spec.data, dict[str, None]()
+    for arm, scenario in study.strata():
+        tried = possible(arm) | {name: (value,) for name, value in study.spec.scenarios[scenario].base.items()}
+        models |= dict.fromkeys(map(str, tried.get("model_name_or_path", ())))
+    pairs = f"{data.path} ({data.name})" if data.name else data.path
+    return words(f"{'Models' if len(models) > 1 else 'Model'}: {', '.join(models)}. Pairs: {pairs}.")
 
 
 def _texts(cells: Sequence[str]) -> tuple[str, ...]:

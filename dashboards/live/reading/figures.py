@@ -24,12 +24,15 @@ def figures_view(records: Sequence[RunRecord], objective: Objective) -> Figures:
     shown = [record for record in records if record.phase != PROBE]
     several = len({cell_of(record.scenario).condition for record in shown}) > 1
     metric = objective.metric
+    named_runs = [(record, label_of(record, several)) for record in shown]
     return Figures(
         metric=measure_words(metric),
         about=METRICS[metric].what.replace("gold reward", "reward") if metric in METRICS else words(metric),
-        points=tuple(_point(record, metric, several) for record in shown if _has(record, metric, DRIFT, broken=True)),
+        points=tuple(
+            _point(record, metric, label) for record, label in named_runs if _has(record, metric, DRIFT, broken=True)
+        ),
         heats=_heats(shown, metric),
-        runs=tuple(run_line(record, several) for record in shown),
+        runs=tuple(run_line(record, label) for record, label in named_runs),
         names=(*CURVES, *sorted({words(name) for record in shown for name in record.curves})),
     )
 
@@ -48,19 +51,20 @@ def named(variant: str, scenario: str, trial: int, block: int, seed: int, *, sev
     return f"{variant}{where}, trial {trial}, data draw {block}, seed {seed}"
 
 
-def run_line(record: RunRecord, several: bool) -> RunLine:
+def run_line(record: RunRecord, label: str) -> RunLine:
     """A run as a choice."""
-    failure = None if record.failure is None else str(record.failure)
+    failed = record.failure
+    failure = None if failed is None else str(failed)
     if failure is None and record.state is not State.COMPLETE and record.state is not State.RUNNING:
         failure = words(record.cause) or None
     return RunLine(
         record.run_id,
         record.key,
         words(record.variant),
-        label_of(record, several),
+        label,
         record.facts.get("log"),
         failure,
-        words(record.facts.get("message", "").strip() if record.failure is None else message_of(record)),
+        words(record.facts.get("message", "").strip() if failed is None else message_of(record)),
         record.state is State.COMPLETE,
     )
 
@@ -72,11 +76,11 @@ def _has(record: RunRecord, *names: str, broken: bool = False) -> bool:
     return ended and all(value is not None and math.isfinite(value) for value in values)
 
 
-def _point(record: RunRecord, metric: str, several: bool) -> Point:
+def _point(record: RunRecord, metric: str, label: str) -> Point:
     return Point(
         record.run_id,
         words(record.variant),
-        label_of(record, several),
+        label,
         record.metrics[DRIFT],
         record.metrics[metric],
         record.failure is not None,

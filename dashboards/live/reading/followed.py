@@ -22,7 +22,7 @@ from dashboards.store.connection import connect, store_calls
 from dashboards.store.histories import load_study_text
 from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
 from dashboards.store.records import read_runs, stored
-from dashboards.store.sqlite_runs import StoredRun, read_signing, read_signs, read_some, runs_of, tags_of
+from dashboards.store.sqlite_runs import StoredRun, read_signing, read_signs, read_some, runs_of, sign_of, tags_of
 from studies.records import RunRecord
 
 CHUNK: Final = 100  # runs that are read at once
@@ -42,6 +42,7 @@ class Followed:
         self._uri, self._study = uri, study
         self._records: dict[str, RunRecord] = {}
         self._signs: dict[str, tuple[object, ...]] = {}
+        self._others: set[str] = set()  # runs of another kind, which they stay
         self._version: object = None
         self._read_all = 0.0
         self._database: Database | None = None
@@ -89,35 +90,42 @@ class Followed:
             if (version := self._database.version()) == self._version:
                 return False
             database = self._database
-            signs = self._read_signs(database)
-            if signs is None:
+            ended = database.read(partial(read_signs, experiment=self._study))
+            if ended is None:
                 return None
-            stale = [run for run, sign in signs.items() if self._signs.get(run) != sign or sign[0] in _RUNNING]
-            gone = self._signs.keys() - signs.keys()
+            signs = self._read_signs(database, ended)
+            stale = [
+                run for run in ended if run not in self._others and _is_stale(signs.get(run), self._signs.get(run))
+            ]
+            gone, taken = self._signs.keys() - ended.keys(), dict[str, tuple[object, ...]]()
             for start in range(0, len(stale), CHUNK):
                 tell(start, len(stale))
-                self._take(database.read(partial(read_some, run_ids=stale[start : start + CHUNK])))
+                taken |= self._take_new(database.read(partial(read_some, run_ids=stale[start : start + CHUNK])))
             tags = database.read(partial(tags_of, experiment=self._study)) or {}
         except sqlite3.Error:
             return None
-        self._signs, self._version = signs, version
-        self._keep(signs)
-        changed = bool(stale or gone or tags != self.tags)
+        self._signs, self._version = signs | taken, version
+        self._keep(ended)
+        changed = bool(taken or gone or tags != self.tags)
         self.tags = tags
         return changed
 
-    def _read_signs(self, database: Database) -> dict[str, tuple[object, ...]] | None:
-        """Run -> what changes when it does, oldest first. Raises sqlite3.Error."""
-        ended = database.read(partial(read_signs, experiment=self._study))
-        if ended is None:
-            return None
+    def _read_signs(self, database: Database, ended: Mapping[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
+        """Run -> what changes when it does, of those that are known. Raises sqlite3.Error."""
         signs: dict[str, tuple[object, ...]] = {}
-        runs = list(ended)
+        runs = [run for run in ended if run in self._signs]
         for start in range(0, len(runs), SIGNS):
             some = runs[start : start + SIGNS]
             tags = database.read(partial(read_signing, run_ids=some, kind=(KIND, RUN), keys=_SIGNING))
             signs |= {run: (*ended[run], *tags[run]) for run in some if run in tags}
         return signs
+
+    def _take_new(self, found: Sequence[StoredRun]) -> dict[str, tuple[object, ...]]:
+        """Take those that are runs of the study; what changes when each of them does, as it was read with the rest."""
+        ours = [run for run in found if run.tags.get(KIND) == RUN]
+        self._others |= {run.run_id for run in found if run.tags.get(KIND, RUN) != RUN}
+        self._take(ours)
+        return {run.run_id: sign_of(run, _SIGNING) for run in ours}
 
     def _ask_client(self) -> bool:
         """See `look`, by MLflow's client."""
@@ -150,6 +158,10 @@ class Followed:
     def _keep(self, signs: Mapping[str, object]) -> None:
         """Drop what is deleted, and keep the order of the store."""
         self._records = {run: self._records[run] for run in signs if run in self._records}
+
+
+def _is_stale(sign: tuple[object, ...] | None, known: tuple[object, ...] | None) -> bool:
+    return sign is None or sign != known or sign[0] in _RUNNING
 
 
 def _newer(client: Any, experiment_id: str, known: Mapping[str, RunRecord]) -> list[StoredRun]:

@@ -14,14 +14,14 @@ import yaml
 
 from dashboards.analysis.configs import distinct
 from dashboards.live.ports import Event, Told
-from dashboards.live.reading.answered import answer_view
+from dashboards.live.reading.answered import answer_view, material
 from dashboards.live.reading.figures import figures_view
 from dashboards.live.reading.followed import Followed
 from dashboards.live.reading.happening import Happened
 from dashboards.live.reading.words import words
 from dashboards.live.views import Glance
 from dashboards.report.progress import status_counts
-from dashboards.report.study import comparison_of
+from dashboards.report.study import short_of
 from dashboards.store.connection import StoreError
 from studies.spec import Study, StudyError, load_study
 from studies.text.lines import first_line, first_line_of
@@ -128,8 +128,9 @@ class FollowedStudy:
         self.glance = replace(
             self.glance,
             question=words(study.spec.question or ""),
+            material=material(study),
             counts=status_counts(study, records),
-            answer=answer_view(comparison_of(study, answers)),
+            answer=answer_view(short_of(study, answers)),
             figures=figures_view(records, study.spec.objective),
             notes=tuple(map(words, answers.notes())),
             reading="",

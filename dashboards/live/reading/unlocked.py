@@ -13,7 +13,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,6 +38,7 @@ class Unlocked:
         """Raises OSError."""
         self._file, self._journal = file, file.with_name(f"{file.name}-journal")
         self._descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        self._kept: tuple[State, sqlite3.Connection] | None = None
 
     @property
     def is_there(self) -> bool:
@@ -59,11 +59,12 @@ class Unlocked:
         while time.monotonic() - began < PATIENCE_SECONDS and self._state() is not None:
             before = self.state()
             if before is not None:
-                found, problem = self._tried(read)
+                found, problem = self._tried(read, before)
                 if not self._is_written() and self._state() == before:  # in this order
                     if problem is not None:
                         raise problem
                     return found[0]
+                self._forget()
             if (journal := self._journal_sign()) != last or journal is None:
                 last, since = journal, time.monotonic()
             elif time.monotonic() - since > STILL_SECONDS:
@@ -73,16 +74,30 @@ class Unlocked:
 
     def close(self) -> None:
         """Close it."""
+        self._forget()
         os.close(self._descriptor)
 
-    def _tried(self, read: Callable[[sqlite3.Connection], Value]) -> tuple[list[Value], sqlite3.Error | None]:
+    def _tried(
+        self, read: Callable[[sqlite3.Connection], Value], state: State
+    ) -> tuple[list[Value], sqlite3.Error | None]:
         """What it finds, or why nothing: pages that are just written, or the file itself."""
         try:
-            uri = f"{self._file.absolute().as_uri()}?mode=ro&immutable=1"
-            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
-                return [read(database)], None
+            return [read(self._connection(state))], None
         except sqlite3.Error as error:
             return [], error
+
+    def _connection(self, state: State) -> sqlite3.Connection:
+        """One that has seen the file in no other state: it keeps pages, and does not look whether they have changed."""
+        if self._kept is None or self._kept[0] != state:
+            self._forget()
+            uri = f"{self._file.absolute().as_uri()}?mode=ro&immutable=1"
+            self._kept = state, sqlite3.connect(uri, uri=True, isolation_level=None)
+        return self._kept[1]
+
+    def _forget(self) -> None:
+        if self._kept is not None:
+            self._kept[1].close()
+        self._kept = None
 
     def _state(self) -> State | None:
         head, stat = os.pread(self._descriptor, _HEAD, 0), os.fstat(self._descriptor)

@@ -22,7 +22,7 @@ from dashboards.live.reading.words import words
 from dashboards.live.views import Glance, Seen
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import StoreError
-from dashboards.store.mlflow_tags import seconds
+from dashboards.store.mlflow_tags import marks_in, seconds
 from dashboards.store.records import stored_studies, view_page
 from dashboards.store.sqlite_runs import ListedExperiment, experiments_in
 
@@ -140,8 +140,15 @@ class Watcher:
         """With what the store says of the study as a whole."""
         if listed is None:
             return replace(glance, reading="" if self._folders else glance.reading)
-        changed = seconds(listed.last)
-        return replace(glance, runs=listed.runs, page=view_page(listed.experiment_id), changed=changed)
+        marks = {name: words(text) for name, text in marks_in(listed.tags).items()}
+        return replace(
+            glance,
+            runs=listed.runs,
+            page=view_page(listed.experiment_id),
+            changed=seconds(listed.last),
+            owner=marks.get("owner", ""),
+            folder=marks.get("folder", ""),
+        )
 
     def _in_order(self) -> list[FollowedStudy]:
         """Those that train first, then those that changed last."""

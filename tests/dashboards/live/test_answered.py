@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dashboards.live.reading.answered import _bars, _beside
+from dashboards.live.reading.answered import _bars, _beside, material
 from dashboards.live.views import Answer, Bar, Table
 from dashboards.tables.short import short_cells
 from dashboards.tuned.answer import Cost, answer
+from studies.spec import Study, load_study
 from tests.dashboards.tuned.judged import WITHIN, compared, judged
 
 GOOD, BAD = [0.6, 0.7, 0.65, 0.62, 0.7, 0.66], [0.1, 0.15, 0.05, 0.1, 0.12, 0.08]
+
+
+SEVERAL = """
+study: several
+base: {model_name_or_path: MODEL, max_steps: 10}
+data: {DATA}
+variants: {sigmoid: {}, hinge: {}}
+space: {beta: {values: [0.1, 0.2]}}
+scenarios: {clean: {}, small: {rows: 64}, other: {OTHER}}
+budget: {trials: 1}
+evaluate: {max_new_tokens: 32}
+objective: {metric: ranking_gain}
+"""
 
 
 def best(*bars: Bar) -> str:
@@ -35,6 +51,26 @@ def test_what_is_drawn_beside_the_baseline_is_the_column_that_ranks() -> None:
              for bar in _beside(found, said)]  # fmt: skip
     assert drawn == [row[column] for row in cells.rows]
     assert drawn.count("-") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "other", "said"),
+    [
+        ("some/model", "path: some/pairs, name: hard", "rows: 8", "Model: some/model. Pairs: some/pairs (hard)."),
+        (
+            "embedded",
+            "path: embedded",
+            "base: {model_name_or_path: embedded-gpt2}",
+            "Models: embedded, embedded-gpt2. Pairs: embedded.",
+        ),
+    ],
+)
+def test_all_models_of_a_study_are_named_once_with_its_pairs(
+    model: str, data: str, other: str, said: str, tmp_path: Path
+) -> None:
+    text = SEVERAL.replace("MODEL", model).replace("DATA", data).replace("OTHER", other)
+    (tmp_path / "several.yaml").write_text(text)
+    assert material(Study.of(load_study(tmp_path / "several.yaml"))) == said
 
 
 @pytest.mark.parametrize("verdict", ["avoid: fragile", "no gain", "weak: not ranked"])

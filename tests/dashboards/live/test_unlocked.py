@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_a_commit_does_not_wait_for_who_reads_and_what_was_read_meanwhile_is_rea
             rows.fetchone()
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 write(writer, 2)
+
+
+def test_a_file_is_opened_again_only_where_somebody_has_written(
+    file: Path, opened: Unlocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, connections = sqlite3.connect, list[str]()
+
+    def connect(file: str, **how: Any) -> sqlite3.Connection:
+        connections.append(file)
+        return opening(file, **how)
+
+    with closing(sqlite3.connect(file)) as writer:
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        for number, times in ((0, 1), (1, 2), (2, 3)):
+            if number:
+                write(writer, number)
+            assert [opened.read(pairs) for _ in range(3)] == [{(number, number)}] * 3
+            assert len(connections) == times
 
 
 def test_nobody_sees_half_of_a_commit(file: Path, opened: Unlocked, monkeypatch: pytest.MonkeyPatch) -> None:

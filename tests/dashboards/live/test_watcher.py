@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from dashboards.live.page.overview import goes_on, studies_of, trains_elsewhere
+from dashboards.live.page.overview import goes_on, studies_of, trains_elsewhere, who
 from dashboards.live.page.parts import lateness
+from dashboards.live.page.steer import pausable
 from dashboards.live.ports import Event, Sweep, Told
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.watcher import Watcher
@@ -178,3 +179,25 @@ def test_cards_are_not_drawn_anew_because_studies_have_another_order() -> None:
     one, two = (Glance(name, "", "ended", None, frozenset(), None, 3, "") for name in ("one", "two"))
     assert studies_of(Seen(1, 0.0, (one, two))) == studies_of(Seen(2, 1.0, (two, one), "the store is locked"))
     assert studies_of(Seen(1, 0.0, (one, two))) != studies_of(Seen(2, 1.0, (one,)))
+
+
+def test_who_trains_a_study_is_told_with_where_and_else_when_it_was_last_changed() -> None:
+    glance = Glance("mine", "", "unknown", None, frozenset(), time.time(), 3, "")
+    assert who(replace(glance, changed=None)) == ""
+    assert who(glance).startswith("last change ")
+    assert who(replace(glance, owner="ann@gpu4", folder="/home/ann")).endswith(", of ann@gpu4 in /home/ann")
+    running = replace(glance, state="running", sweep=replace(RUNNING, said="running: process 1"))
+    assert who(running) == "running: process 1 (on here)"
+    assert who(replace(running, owner="ann@gpu4", folder="/home/ann")) == (
+        "running: process 1 (of ann@gpu4 in /home/ann)"
+    )
+
+
+def test_of_a_study_with_nothing_left_to_train_only_what_is_paused_has_a_button() -> None:
+    strata = tuple(StratumCounts(name, "clean", 3, 0, 0, 0, 0, 3) for name in ("ipo", "hinge"))
+    whole = StatusCounts(6, 6, 0, None, None, strata, {}, {})
+    glance = Glance("mine", "", "ended", None, frozenset(), None, 6, "", counts=whole)
+    assert pausable(glance) == ()
+    assert pausable(replace(glance, paused=frozenset({"hinge"}))) == ("hinge",)
+    for trains in (replace(glance, state="running"), replace(glance, counts=replace(whole, missing=1))):
+        assert pausable(trains) == ("ipo", "hinge")

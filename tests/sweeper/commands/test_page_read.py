@@ -20,6 +20,7 @@ from dashboards.store.records import load_records
 from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.serve import asked_name
 from sweeper.commands.page.told import told
+from sweeper.ownership.owner import user
 
 Sweeper = Callable[..., Any]
 STUDY = """
@@ -66,6 +67,8 @@ def test_table_counts_and_command_are_those_of_the_commands(sweeper: Sweeper, sw
     assert (found.counts.planned, found.counts.ended) == (status["counts"]["planned"], status["counts"]["ended"])
     assert found.state == "ended"
     assert found.again == "sweeper run mine.yaml"
+    assert found.material == "Model: embedded. Pairs: embedded."
+    assert (found.owner, found.folder) == (f"{user()}@{socket.gethostname()}", str(swept))
     assert found.question == "Is <b>ipo</b> better?"  # text, for a page that shows it as text
     assert found.figures is not None
     assert {heat.name for heat in found.figures.heats} == {"sigmoid", "ipo"}
