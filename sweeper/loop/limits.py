@@ -158,14 +158,14 @@ class Limits:
         """Write down what was spent, every few seconds."""
         self._meter.keep(now, self._workers.spent(now), at_once)
 
-    def check(self, now: float, slots: int, together: int) -> Iterator[Order]:
-        """What the clock asks for. `slots`: how many runs can train at once, `together` on each worker."""
+    def check(self, now: float, workers: int, together: int) -> Iterator[Order]:
+        """What the clock asks for. `together`: how many runs can train at once on each of the workers."""
         spent, in_training = self._workers.spent(now), self._workers.in_training(now)
         over = self._meter.over(now, spent)
         if over is not None:
             self.reached = over
             yield Stop(over)
-        underway, free = self._workers.underway(now), len(in_training) < slots
+        underway, free = self._workers.underway(now), len(in_training) < workers * max(1, together)
         short = self._meter.too_short(now, spent, underway, together, free)
         if short is not None:
             self.reached = self.reached or short

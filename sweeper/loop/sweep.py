@@ -199,8 +199,7 @@ class Sweep:
         self._limits.keep(now)
         self._paused = paused(self._folder)
         in_executor = len(self._queue.training) > len(self._limits.in_training(now))
-        together = self._packs.together
-        for order in self._limits.check(now, self._executor.capacity.slots(together), together):
+        for order in self._limits.check(now, len(self._executor.capacity.workers), self._packs.together):
             match order:
                 case Stop(reason) if not self._stopping:
                     self._screen.tell_user(f"Stopping at the next step: {reason}.")

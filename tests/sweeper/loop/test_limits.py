@@ -68,7 +68,7 @@ def test_runs_begun_while_packs_look_for_their_size_do_not_make_another_one_long
     for key in "abcd":
         limits.begun(Started(key, "w", at=0.0))
     limits.ended("a", Cause.FINISHED, at=200.0)  # beside three others, 50 s of the worker
-    assert not list(limits.check(200.0, slots=1, together=1)), "one more takes 50 s, and the three no more than those"
+    assert not list(limits.check(200.0, workers=1, together=1)), "one more takes 50 s, and the three no more than those"
 
 
 def test_device_hours_count_what_runs_in_training_will_still_take(tmp_path: Path) -> None:
@@ -146,20 +146,20 @@ def the_limits(folder: Path, **budget: Any) -> Limits:
 
 
 def test_limits_ask_for_nothing_where_there_are_none(tmp_path: Path) -> None:
-    assert list(the_limits(tmp_path).check(1e6, slots=1, together=1)) == []
+    assert list(the_limits(tmp_path).check(1e6, workers=1, together=1)) == []
 
 
 def test_limits_ask_to_stop_at_the_budget_and_to_kill_what_does_not_stop(tmp_path: Path) -> None:
-    orders = list(the_limits(tmp_path, wall_clock=100, per_run=50).check(100.0, slots=1, together=1))
+    orders = list(the_limits(tmp_path, wall_clock=100, per_run=50).check(100.0, workers=1, together=1))
     assert isinstance(orders[0], Stop)
     assert orders[1:] == [Kill("long", Cause.TIME_LIMIT)]
-    assert list(the_limits(tmp_path, per_run=50).check(79.0, slots=1, together=1)) == []
+    assert list(the_limits(tmp_path, per_run=50).check(79.0, workers=1, together=1)) == []
 
 
 def test_limits_ask_to_finish_up_once_a_run_has_shown_that_no_other_fits(tmp_path: Path) -> None:
     limits = the_limits(tmp_path, wall_clock=100)
     limits.ended("long", Cause.FINISHED, at=60.0)
-    assert [type(order) for order in limits.check(60.0, slots=1, together=1)] == [FinishUp]
+    assert [type(order) for order in limits.check(60.0, workers=1, together=1)] == [FinishUp]
 
 
 def test_a_worker_is_failing_once_after_three_runs_and_not_where_one_went_well(tmp_path: Path) -> None:
