@@ -11,10 +11,9 @@ from typing import Final
 
 from studies.records import EMBEDDED, digest
 from studies.text.files import open_file
-from studies.text.plural import so_many
+from studies.text.plural import duration_in_words, so_many
 from sweeper.commands.starter.design import MEASURED_SHARE, Design
 from sweeper.commands.starter.judge import NOBODY, NamedJudge
-from sweeper.commands.starter.text import time_in_words
 from sweeper.measuring.run_time import RunTime
 
 _MOST_HEAD: Final = 4000  # bytes in which a file says who wrote it
@@ -86,7 +85,7 @@ def why_not_ours(file: Path, asked: Asked) -> str | None:
 def speed_lines(found: RunTime, design: Design) -> str:
     """What a speed test has found, for the study that was designed by it."""
     each = found.of_run(design.steps, design.measurements, design.runs)
-    run = f"{each:.2g} s" if each < 100 else f"{each / 60:.2g} minutes"
+    run = f"{each:.1g} seconds" if each < 1 else duration_in_words(each)
     return f"with {so_many(found.workers, 'worker')} at once, a run takes one of them {run}"
 
 
@@ -95,16 +94,16 @@ def too_few_hours(asked: Asked, smallest: Design, spent: float) -> str:
     needed = (smallest.seconds / MEASURED_SHARE + spent) / 3600
     digits = 10.0 ** (math.floor(math.log10(needed)) - 1)
     hours = f"{math.ceil(1.1 * needed / digits) * digits:.2g}"
+    takes = f"{duration_in_words(smallest.seconds)} on {smallest.machine.in_words}"
     return (
-        f"--hours {asked.hours:g}: too few. The smallest study that compares losses takes about "
-        f"{time_in_words(smallest.seconds)} on {smallest.machine.in_words}: {_sizes(smallest)}. Nothing was written; "
-        f"give --hours {hours}."
+        f"--hours {asked.hours:g}: too few. The smallest study that compares losses takes about {takes}: "
+        f"{_sizes(smallest)}. Nothing was written; give --hours {hours}."
     )
 
 
 def plan_lines(design: Design, file: Path, power: str) -> list[str]:
     """The plan in a few sentences, with what it can conclude and what would conclude more."""
-    takes = f", about {time_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
+    takes = f", about {duration_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
     can = power.partition(" Of stability")[0]
     lines = [f"Plan ({file}): {_sizes(design)}{takes}.", *design.told, f"What it can conclude: {can}"]
     if can.startswith("This plan can show no difference"):

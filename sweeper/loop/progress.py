@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from studies.records import Failure
-from studies.text.plural import so_many
+from studies.text.plural import duration_in_words, so_many
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Outcome:
     """How a sweep ended. `reused` runs were finished before it started; `failures`: of both, and of what could not be
     trained; `undelivered` records wait for MLflow; `unmeasured` finished runs could not be measured again; `unusable`:
     why no run can be trained at all, where the model or the data are to blame; `budget`: which one stopped it;
-    `on_their_way`: runs that were stopped before their end, by it or by an earlier one, and go on from what is kept.
+    `on_their_way`: runs that were stopped before their end, by it or by an earlier one, and go on from what is kept;
+    `seconds_left`: that all which is left would have taken, None where nobody knows.
     """
 
     trained: int
@@ -51,6 +52,7 @@ class Outcome:
     unusable: str = ""
     budget: str = ""
     on_their_way: int = 0
+    seconds_left: float | None = None
 
     @property
     def has_ended_runs(self) -> bool:
@@ -63,6 +65,12 @@ class Outcome:
         reused = f"{self.reused} {'was' if self.reused == 1 else 'were'} there already"
         on_their_way = f"{self.on_their_way} stopped on their way and kept, " if self.on_their_way else ""
         return f"{so_many(self.trained, 'run')} trained, {on_their_way}{reused}"
+
+    @property
+    def why_stopped(self) -> str:
+        """The budget that stopped it, and what it lacked; "" where none did."""
+        left = "" if self.seconds_left is None else f", about {duration_in_words(self.seconds_left)} too early"
+        return f"Stopped: {self.budget}{left}." if self.budget else ""
 
     @property
     def whole(self) -> bool:
@@ -105,11 +113,13 @@ class Tally:
         """Take back a failure of a run that another attempt replaces."""
         self.failures.subtract([failure] if failure else [])
 
-    def outcome(self, stopped: bool, unusable: str, budget: str) -> Outcome:
-        """How the sweep ended. `budget`: the limit that it came to, which has stopped it where it was stopped."""
+    def outcome(self, stopped: bool, unusable: str, budget: str, seconds_left: float | None = None) -> Outcome:
+        """How the sweep ended. `budget`: the limit that it came to, which has stopped it where it was stopped;
+        `seconds_left`: that what is not done would take.
+        """
         stopped_by = budget if stopped else ""
         counted = (self.trained, self.reused, +self.failures, stopped)
-        return Outcome(*counted, unusable=unusable, budget=stopped_by)
+        return Outcome(*counted, unusable=unusable, budget=stopped_by, seconds_left=seconds_left)
 
 
 class Interrupted(Exception):

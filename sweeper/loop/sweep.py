@@ -110,7 +110,7 @@ class Sweep:
         self._feeder.requeue_open()
         self._record.keep_adapters(self._book.best_configs())
         self._limits.keep(time.monotonic(), at_once=True)
-        return self._record.tally.outcome(self.closing or held, self._ends.unusable, self._limits.reached)
+        return self._view.outcome(self._record.tally, self.closing or held, self._ends.unusable)
 
     def stop(self) -> None:
         """Stop at the next report of every run in training; what they asked for is asked again next time."""
@@ -247,6 +247,11 @@ class _View:
         """The worker is gone."""
         self._packs.forget(worker)
         self._doing.pop(worker, None)
+
+    def outcome(self, tally: Tally, stopped: bool, unusable: str) -> Outcome:
+        """How the sweep ended."""
+        left = self._limits.seconds_left(time.monotonic(), max(self._planned - tally.done, 0))
+        return tally.outcome(stopped, unusable, self._limits.reached, left)
 
     def progress(self, now: float, tally: Tally, best: Best | None, training: int, stopping: bool) -> Progress:
         """How far the sweep is. `training`: how many runs workers train; `stopping`: they are to stop."""

@@ -169,6 +169,7 @@ def _study_of(text: str, file: Path) -> Study:
 
 def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
     """What the study's runs take here; exits with 2 where none can be trained, with 1 at Ctrl-C."""
+    from studies.text.plural import duration_in_words
     from sweeper.cli.display import Display, Screen, shown
     from sweeper.loop.progress import Screen as Shown
     from sweeper.measuring.run_time import NoRunTime, measure_run_time
@@ -177,7 +178,7 @@ def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
     limit = _MOST_OF_THE_HOURS * asked.seconds
     quiet_libraries()
     refuse_uncounted(study.spec, executor, asked.gpus)
-    say(f"Speed test: some runs train for a while, {_minutes(limit)} at most, and are thrown away.")
+    say(f"Speed test: some runs train for a while, {duration_in_words(limit)} at most, and are thrown away.")
     with store_errors():
         found = as_found(study, typer.echo)
     with Display(study.spec.study, Screen()) as display:
@@ -189,10 +190,6 @@ def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
         except KeyboardInterrupt:
             display.say(f"Stopped; nothing was written. Again with: {shown(asked.command)}")
             raise typer.Exit(1) from None
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.2g} minutes" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _until(wanted: RunRequest, asked: Asked, began: float) -> RunRequest:

@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import Final
 
 from studies.records import EMBEDDED, DataConfig
-from studies.text.plural import so_many
+from studies.text.plural import duration_in_words, so_many
 from sweeper.commands.starter.design import Design
 from sweeper.commands.starter.facts import Facts
 
@@ -153,13 +153,8 @@ def _size(design: Design) -> Iterator[str]:
     yield _line(f"replicates: {design.replicates}", f"each loss is tuned and judged so often, on fresh draws{room}")
     losses = f"{design.replicates} x {len(design.variants)} losses x ({design.trials} settings + 1 judging run)"
     by = "by a speed test" if design.is_timed else "by a guess"
-    takes = f": {by} {time_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
+    takes = f": {by} {duration_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
     yield from _comment(f"{losses} = {runs}{takes}.")
-
-
-def time_in_words(seconds: float) -> str:
-    """As `2.5 h` or `9 minutes`."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else so_many(max(round(seconds / 60), 1), "minute")
 
 
 def _line(text: str, comment: str) -> str:

@@ -18,6 +18,13 @@ def test_a_sweep_that_its_hours_end_says_what_is_on_its_way() -> None:
     assert not outcome.has_ended_runs
 
 
+def test_a_sweep_that_its_budget_ends_says_by_how_much_it_was_too_small() -> None:
+    ended = Tally().outcome(stopped=True, unusable="", budget="the budget of 15m is spent", seconds_left=1500.0)
+    assert ended.why_stopped == "Stopped: the budget of 15m is spent, about 25 minutes too early."
+    assert replace(ended, seconds_left=None).why_stopped == "Stopped: the budget of 15m is spent."
+    assert Tally().outcome(stopped=False, unusable="", budget="15m", seconds_left=0.0).why_stopped == ""
+
+
 def test_a_sweep_that_trained_says_no_more_than_that() -> None:
     outcome = Outcome(12, 1, {}, stopped=False)
     assert outcome.in_words == "12 runs trained, 1 was there already"
