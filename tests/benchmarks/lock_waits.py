@@ -41,7 +41,7 @@ class Waits:
     longest: float
 
 
-def write(file: Path, commits: int) -> Waits:
+def write(file: Path, commits: int, every: float = EVERY_SECONDS) -> Waits:
     """Commit what runs in training tell."""
     waits: list[float] = []
     with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as database:
@@ -50,7 +50,7 @@ def write(file: Path, commits: int) -> Waits:
         ]
         due = time.perf_counter()
         for n in range(commits):
-            due += EVERY_SECONDS
+            due += every
             time.sleep(max(due - time.perf_counter(), 0.0))
             waits.append(_committed(database, runs[n % RUNS], n))
     late = [1000 * wait for wait in waits if wait]
@@ -108,7 +108,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if asked.keep:
-            shutil.copyfile(asked.keep / "mlflow.db", folder / "mlflow.db")
+            shutil.copytree(
+                asked.keep, folder, dirs_exist_ok=True
+            )  # with the text of the study, or nothing is compared
         else:
             fill(folder, asked.runs)
         file = folder / "mlflow.db"

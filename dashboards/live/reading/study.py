@@ -16,7 +16,7 @@ from dashboards.analysis.configs import distinct
 from dashboards.live.ports import Event, Told
 from dashboards.live.reading.answered import answer_view, material
 from dashboards.live.reading.figures import figures_view
-from dashboards.live.reading.followed import Followed
+from dashboards.live.reading.followed import Followed, HowFar
 from dashboards.live.reading.happening import Happened
 from dashboards.live.reading.words import words
 from dashboards.live.views import Glance
@@ -27,7 +27,8 @@ from studies.spec import Study, StudyError, load_study
 from studies.text.lines import first_line, first_line_of
 
 LEAST_SECONDS: Final = 2.0  # between two comparisons
-SHARE: Final = 10.0  # a comparison is made again after so many times as long as it took
+SHARE: Final = 10.0  # a comparison is made again, and runs are looked at again, after so many times as long as it took
+MOST_SECONDS: Final = 5.0  # between two looks at runs
 
 
 class FollowedStudy:
@@ -40,7 +41,7 @@ class FollowedStudy:
         self._news: Callable[[], Sequence[Event]] | None = None
         self._text = ""
         self._study: Study | None = None
-        self._stale, self._due = True, 0.0
+        self._stale, self._due, self._look_due = True, 0.0, 0.0
         self._problems: dict[str, str] = {}
         again = f"sweeper run {told.file(name) or 'STUDY'}"
         self.glance = Glance(words(name), "", "unknown", None, frozenset(), None, 0, again, reading="not read yet")
@@ -82,8 +83,8 @@ class FollowedStudy:
                 show()
 
         try:
-            if self._followed.look(tell):
-                self._stale = True
+            if time.monotonic() >= self._look_due:
+                self._look_for_a_share(tell)
             if self._stale and time.monotonic() >= self._due:
                 self._compare_for_a_share()
             self._say("store")
@@ -93,6 +94,14 @@ class FollowedStudy:
             self._say("study", words(f"This version cannot read the study: {first_line_of(error)}"))
         except Exception as error:  # as in `listen`
             self._say("study", f"It cannot be compared: {_why(error)}")
+
+    def _look_for_a_share(self, tell: HowFar) -> None:
+        """Read what is new, which takes a while beside thousands of runs and a sweep that writes all the time."""
+        began = time.monotonic()
+        try:
+            self._stale = self._followed.look(tell) or self._stale
+        finally:
+            self._look_due = time.monotonic() + min(SHARE * (time.monotonic() - began), MOST_SECONDS)
 
     def _compare_for_a_share(self) -> None:
         """Compare, and not again before many times as long as it took, also where it failed."""

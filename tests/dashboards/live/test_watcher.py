@@ -145,6 +145,26 @@ def test_a_store_that_answers_again_is_no_problem_any_more(
     assert study.glance.problem == ""
 
 
+def test_a_look_that_takes_long_is_not_taken_again_at_once(
+    sweeps: Sweeps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = FollowedStudy("good", f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, sweeps.told())
+    monkeypatch.setattr(study, "_compare", lambda: None)
+    now, looks = [100.0], list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def look(_: object) -> bool:
+        looks.append(now[0])
+        now[0] += 0.25
+        return False
+
+    monkeypatch.setattr(study._followed, "look", look)
+    for _ in range(8):
+        study.read(lambda: None)
+        now[0] += 1.0
+    assert looks == [100.0, 103.25, 106.5]
+
+
 def test_what_may_train_elsewhere_is_started_by_nobody_here() -> None:
     counts = StatusCounts(9, 3, 6, None, None, (StratumCounts("ipo", "clean", 3, 0, 0, 0, 2, 9),), {}, {})
     glance = Glance("far", "", "unknown", None, frozenset(), None, 3, "sweeper run far.yaml", counts=counts)
