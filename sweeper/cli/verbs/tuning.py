@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweeper.cli.inputs import refuse_bad_base, try_data
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Model
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
@@ -138,7 +139,11 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
     for line in facts.in_words()[:1]:
         say(f"Data: {line}")
     guess = asked.judge.within(design(facts, asked.hours, machine(asked.gpus)))
-    found = _speed_test(_study_of(study_text(facts, guess, file, ()), file), asked, executor)
+    first = _study_of(study_text(facts, guess, file, ()), file)
+    refuse_bad_base(first)
+    if facts.rows is not None and (problems := try_data(facts.rows, first)[0]):
+        refuse(problems)
+    found = _speed_test(first, asked, executor)
     left = asked.seconds - (time.monotonic() - began)
     whole = asked.judge.within(as_wished(facts, asked.hours, replace(guess.machine, workers=found.workers)))
     designed = timed(whole, found, left)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import LlamaConfig
 
 from dashboards.store.records import load_records
 from sweeper.commands.starter import text as starter_text
@@ -18,6 +19,7 @@ from sweeper.commands.tune import Asked, plan_lines, too_few_hours, why_not_ours
 from sweeper.measuring.run_time import RunTime
 from tests.sweeper.commands.test_starter import facts
 from tests.sweeper.conftest import Sweeper
+from tests.trainers.tiny_models import SIZES, a_model
 
 QUICK = RunTime(workers=2, setup=0.5, step_alone=0.04, step=0.01, measuring=0.5, draw=1.0, spent=20.0)
 
@@ -176,6 +178,16 @@ def test_data_that_no_run_could_use_leave_nothing(sweeper: Sweeper, tmp_path: Pa
     assert wrong.returncode == 2
     assert "are equal, which teaches nothing" in wrong.stderr
     assert [place.name for place in tmp_path.iterdir()] == ["p.jsonl"]
+
+
+def test_data_too_small_for_a_study_are_refused_before_anything_trains(sweeper: Sweeper, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Q", "chosen": "a good one", "rejected": "a bad one"}\n' * 2)
+    model = a_model(tmp_path / "model", LlamaConfig(**SIZES))
+    wrong = sweeper(tmp_path, "tune", "--model", model, "--data", "p.jsonl", "--executor", "inline")
+    assert wrong.returncode == 2
+    assert "no training pairs left of 2 read" in wrong.stderr
+    assert "Speed test" not in wrong.stdout
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_the_embedded_model_and_own_data_do_not_go_together(sweeper: Sweeper, tmp_path: Path) -> None:
