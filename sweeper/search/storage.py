@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import optuna
 
 _MAKING = 5_177_401_923  # the number of a lock of ours: any will do that no other program takes
+# SQLite makes a table and its index one after the other. Where Optuna was killed between them it never makes the index,
+# and two studies get one name.
+_UNIQUE_NAMES = "CREATE UNIQUE INDEX IF NOT EXISTS ix_studies_study_name ON studies (study_name)"
 PATIENCE_SECONDS = 60.0  # for another writer of the same SQLite file
 
 
@@ -148,6 +151,9 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         known = schema(OPTUNA)
         if known is None or storage.get_current_version() != known.head:
             storage = optuna.storages.RDBStorage(literal, waits)  # which says what is wrong, and takes 10 times as long
+        if url.startswith("sqlite"):
+            with storage.engine.begin() as connection:
+                connection.execute(sqlalchemy.text(_UNIQUE_NAMES))
     except sqlalchemy.exc.DatabaseError as error:
         troubled = any(word in str(error) for word in ("locked", "malformed", "not a database", "readonly", "full"))
         raise StorageError(trouble(url, error) if troubled else refusal(url, error)) from error

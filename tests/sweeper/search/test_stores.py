@@ -18,6 +18,8 @@ import pytest
 from dashboards.store.records import load_records
 from studies.records import State
 from sweeper.search import storage
+from sweeper.search.ledger import Ledger
+from sweeper.search.storage import open_storage
 
 Sweeper = Callable[..., Any]
 STUDY = """
@@ -130,3 +132,19 @@ def test_a_database_that_another_program_holds_ends_the_sweep_with_a_word(
         assert "Traceback" not in ended.stderr
     assert sweeper(tmp_path, "run", "study.yaml", "--executor", "inline").returncode == 0
     complete(tmp_path, 12)
+
+
+def test_names_are_unique_also_in_a_database_that_was_left_half_made(tmp_path: Path) -> None:
+    """SQLite makes a table and its index one after the other, and a sweep may be killed between them."""
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    open_storage(url).engine.dispose()
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as database:
+        database.execute("DROP INDEX ix_studies_study_name")
+    ledger = Ledger(url, "mine")
+    ledger.make()
+    ledger.make()
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as database:
+        names = database.execute("SELECT study_name FROM studies").fetchall()
+        with pytest.raises(sqlite3.IntegrityError):
+            database.execute("INSERT INTO studies (study_name) VALUES ('mine/sweep')")
+    assert names == [("mine/sweep",)]
