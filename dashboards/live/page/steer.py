@@ -7,7 +7,7 @@ from typing import Final
 
 from nicegui import run, ui
 
-from dashboards.live.page.overview import muted_nothing, trains_elsewhere
+from dashboards.live.page.overview import goes_on, muted_nothing, trains_elsewhere
 from dashboards.live.page.parts import Desk, clock, command, follow, heading, muted, part_of, table
 from dashboards.live.ports import Act, Edit, Run, Version
 from dashboards.live.reading.words import spaced
@@ -80,10 +80,12 @@ def _sweep(desk: Desk, glance: Glance) -> None:
                 _button(desk, glance.name, f"take {file} as it is now", Take(file), "sync")
         elif trains_elsewhere(glance):
             muted("It may train elsewhere: the sweep is steered where it runs.")
-        else:
+        elif goes_on(glance):
             start = "Train what is missing, in a process of its own?"
             _button(desk, glance.name, "go on", Run(), "play_arrow", sure=start)
-            muted("Nothing is missing." if glance.counts.missing == 0 else "Trains what is missing.")
+            muted("Trains what is missing." if glance.counts.missing else "It died before it had told its answer.")
+        else:
+            muted("Nothing is missing.")
 
 
 def _variants(desk: Desk, glance: Glance) -> None:

@@ -204,6 +204,8 @@ def test_a_sweep_is_followed_live_to_its_answer_with_the_numbers_of_the_table(
         tab(page, name)
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= 390, f"{name} is {wide} pixels wide"
+    page.get_by_text("Nothing is missing.").wait_for()
+    assert page.get_by_role("button", name="go on").count() == 0
     assert page.title() == "tiny - sweeper"
     assert complaints == []
 
