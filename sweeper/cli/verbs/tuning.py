@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from studies.text.plural import so_many
 from sweeper.cli.inputs import refuse_bad_base, try_data
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Model
-from sweeper.cli.refusal import refuse
+from sweeper.cli.refusal import refuse, refuse_unknown_executor
 from sweeper.cli.shared import (
     RunRequest,
     check_owner,
     load,
     quiet_libraries,
+    refuse_foreign_runs,
     refuse_uncounted,
     run_sweep,
     runnable,
@@ -51,12 +53,13 @@ def tune(
     asked = Asked(model, data, hours, gpus, output, NamedJudge(judge_model, judge_function))
     file = asked.file
     fresh, made = not os.path.lexists(file), not file.parent.exists()
+    refuse_unknown_executor(executor)
     _refuse_what_is_wrong(asked, fresh=fresh)
+    if fresh:
+        _write(asked, file, executor, began)
+    else:
+        typer.echo(f"Going on with {file}, which this command wrote.")
     try:
-        if fresh:
-            _write(asked, file, executor, began)
-        else:
-            typer.echo(f"Going on with {file}, which this command wrote.")
         wanted = replace(runnable(context, str(file), None, executor, gpus, None), again=asked.command)
         check_owner(wanted)
     except typer.Exit:
@@ -76,8 +79,8 @@ def tune(
 
 def _take_back(file: Path, *, folder: bool) -> None:
     """Remove a file that was written for a study that is refused, and the folder that was made for it."""
-    file.unlink(missing_ok=True)
     with suppress(OSError):
+        file.unlink(missing_ok=True)
         if folder:
             file.parent.rmdir()
 
@@ -92,7 +95,6 @@ def _best_of(file: Path) -> Path:
 
 def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
     """Exit with 2 and everything that is wrong with the command, before anything is written."""
-    from studies.text.plural import so_many
     from sweeper.cli.starting import given_problems
     from sweeper.commands.starter.text import study_name
     from sweeper.commands.tune import why_not_ours
@@ -114,11 +116,41 @@ def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
     if not problems and not fresh:
         wrong = why_not_ours(asked.file, asked)
         problems += [wrong] if wrong is not None else []
+    if not problems and fresh:
+        problems += _unwritable(asked.file)
     best = _best_of(asked.file)
     if best.exists() and f"study {study_name(asked.file)}," not in best.read_text(encoding="utf-8", errors="replace"):
         problems.append(f"{best}: is there already and of another study; move it, or give another folder by --output.")
     if problems:
         refuse(problems)
+
+
+def _unwritable(file: Path) -> list[str]:
+    """Why the study file, or what its sweep keeps in the working folder, cannot be written."""
+    there = next(place for place in file.parents if os.path.lexists(place))
+    return [
+        f"{place.absolute()}: {'is no folder' if not place.is_dir() else 'nothing can be written there'}."
+        for place in dict.fromkeys((there, Path()))
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK))
+    ]
+
+
+def _refuse_taken(study: Study, file: Path) -> None:
+    """Exit with 2 where a study has the name of one whose file is not written yet, before any run trains."""
+    from dashboards.store.connection import StoreMissing, store_uri
+    from dashboards.store.records import load_records
+    from sweeper.folder.paths import places
+
+    name, where = study.spec.study, places(study.spec, Path.cwd(), None)
+    refuse_foreign_runs(where.runs)
+    with store_errors():
+        try:
+            there = len(load_records(store_uri(where.tracking, where.folder), name))
+        except StoreMissing:
+            return
+    if there:
+        kept = f"{so_many(there, 'run')} of a study {name} {'is' if there == 1 else 'are'} recorded here"
+        refuse([f"{kept}, and its file {file} is not there: put it back, or name another file with --output."])
 
 
 def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
@@ -143,6 +175,7 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
     refuse_bad_base(first)
     if facts.rows is not None and (problems := try_data(facts.rows, first)[0]):
         refuse(problems)
+    _refuse_taken(first, file)
     found = _speed_test(first, asked, executor)
     left = asked.seconds - (time.monotonic() - began)
     whole = asked.judge.within(as_wished(facts, asked.hours, replace(guess.machine, workers=found.workers)))
@@ -153,6 +186,8 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
         refuse([too_few_hours(asked, designed, asked.seconds - left)])
     text = study_text(facts, designed, file, asked.head(speed))
     plan = make_plan(_study_of(text, file))
+    if os.path.lexists(file):
+        refuse([f"{file}: another command has written it meanwhile. Give another file with --output."])
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, text)

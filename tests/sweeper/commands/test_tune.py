@@ -208,3 +208,62 @@ def test_files_of_others_are_left_alone(sweeper: Sweeper, tmp_path: Path) -> Non
     assert "embedded.yaml is not of this command" in wrong.stderr
     assert "best.yaml: is there already and of another study" in wrong.stderr
     assert sorted(place.name for place in tmp_path.iterdir()) == ["best.yaml", "embedded.yaml"]
+
+
+@pytest.fixture
+def untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A speed test that must not begin."""
+
+    def begun(*_: object) -> None:
+        raise AssertionError("the speed test began")
+
+    monkeypatch.setattr("sweeper.measuring.run_time.measure_run_time", begun)
+
+
+@pytest.mark.usefixtures("untested")
+def test_what_could_not_be_kept_is_told_before_the_speed_test(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.txt").touch()
+    inside = sweeper(tmp_path, "tune", "--output", "p.txt/new/a.yaml")
+    assert (inside.returncode, "p.txt: is no folder." in inside.stderr) == (2, True), inside.stderr
+    monkeypatch.setattr("os.access", lambda *_: False)
+    closed = sweeper(tmp_path, "tune")
+    assert (closed.returncode, "nothing can be written there" in closed.stderr) == (2, True), closed.stderr
+    assert [place.name for place in tmp_path.iterdir()] == ["p.txt"]
+
+
+@pytest.mark.usefixtures("untested")
+def test_an_executor_that_there_is_not_is_refused(sweeper: Sweeper, tmp_path: Path) -> None:
+    wrong = sweeper(tmp_path, "tune", "--executor", "cluster")
+    assert (wrong.returncode, "valid are" in wrong.stderr) == (2, True), wrong.stderr
+
+
+@pytest.mark.usefixtures("untested")
+def test_the_name_of_another_study_is_refused_before_the_speed_test(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "runs" / "embedded" / "mine.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.touch()
+    wrong = sweeper(tmp_path, "tune")
+    assert (wrong.returncode, "holds files that no sweep has made" in wrong.stderr) == (2, True), wrong.stderr
+    foreign.unlink()
+    monkeypatch.setattr("dashboards.store.records.load_records", lambda *_: ["a run", "another"])
+    wrong = sweeper(tmp_path, "tune")
+    assert wrong.returncode == 2
+    assert "2 runs of a study embedded are recorded here, and its file embedded.yaml is not there" in wrong.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_that_was_written_during_the_speed_test_is_left_alone(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*_: object) -> RunTime:
+        (tmp_path / "embedded.yaml").write_text("of another")
+        return QUICK
+
+    monkeypatch.setattr("sweeper.measuring.run_time.measure_run_time", meanwhile)
+    wrong = sweeper(tmp_path, "tune", "--executor", "inline")
+    assert (wrong.returncode, "has written it meanwhile" in wrong.stderr) == (2, True), wrong.stderr
+    assert (tmp_path / "embedded.yaml").read_text() == "of another"
