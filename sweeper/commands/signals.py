@@ -98,6 +98,26 @@ def stop_on_interrupt(phases: Sequence[Stoppable], tell_user: Callable[[str], No
             signal.signal(number, earlier)
 
 
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM and SIGHUP too, so that what is inside cleans up. Under `nohup`, where SIGHUP
+    is ignored, it stays so.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            let_go_of_terminal()
+        raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def let_go_of_terminal() -> None:
     """Discard output that went to a terminal: it is closed, and writing to it would raise."""
     silence = os.open(os.devnull, os.O_WRONLY)

@@ -31,6 +31,10 @@ class NoRunTime(Exception):
     """No run came far enough to say how long one takes; the message says why."""
 
 
+class TooSlow(NoRunTime):
+    """None did within the time that there was."""
+
+
 @dataclass(frozen=True)
 class RunTime:
     """What a run takes one of `workers` that train side by side, in seconds: to be made ready, a step on its own and in
@@ -62,7 +66,8 @@ def measure_run_time(
 ) -> RunTime:
     """Train runs of the study until it is known how long they take, for `limit` seconds at most; nothing is kept.
 
-    `folder`: the working folder, which workers elsewhere share. Raises NoRunTime; KeyboardInterrupt goes through.
+    `folder`: the working folder, which workers elsewhere share. Raises NoRunTime, OSError, and RuntimeError where
+    workers cannot be run; KeyboardInterrupt goes through.
     """
     spec, elsewhere = study.spec, executor in ELSEWHERE
     with (
@@ -127,7 +132,7 @@ class _Test:
                 return found
             if now - self._began > limit:
                 doing = self._doing(now) or "training"
-                raise NoRunTime(f"in {limit:.0f} s no run came to enough steps to time them, only to: {doing}.")
+                raise TooSlow(f"in {limit:.0f} s no run came to enough steps to time them, only to: {doing}.")
             known = sum(seen.sizing is not None for seen in self._seen.values())
             workers = len(self._pool.capacity.workers)
             screen.show(Progress(workers, known, self._training, {}, None, None, "workers timed", self._doing(now)))

@@ -208,11 +208,12 @@ def _study_of(text: str, file: Path) -> Study:
 
 
 def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
-    """What the study's runs take here; exits with 2 where none can be trained, with 1 at Ctrl-C."""
+    """What the study's runs take here; exits with 2 where none can be trained, with 1 at Ctrl-C and SIGTERM."""
     from studies.text.plural import duration_in_words
     from sweeper.cli.display import Display, Screen, shown
+    from sweeper.commands.signals import as_interrupt
     from sweeper.loop.progress import Screen as Shown
-    from sweeper.measuring.run_time import NoRunTime, measure_run_time
+    from sweeper.measuring.run_time import NoRunTime, TooSlow, measure_run_time
     from sweeper.recorded.contents import as_found
 
     limit = _MOST_OF_THE_HOURS * asked.seconds
@@ -224,8 +225,11 @@ def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
     with Display(study.spec.study, Screen()) as display:
         try:
             screen = Shown(display.progress, display.say)
-            return measure_run_time(found, executor, asked.gpus, Path.cwd(), limit, screen)
-        except NoRunTime as error:
+            with as_interrupt():
+                return measure_run_time(found, executor, asked.gpus, Path.cwd(), limit, screen)
+        except TooSlow as error:
+            refuse([f"Speed test: {error} Nothing was written; give more than --hours {asked.hours:g}."])
+        except (NoRunTime, OSError, RuntimeError) as error:  # the last two: no disk, no workers
             refuse([f"Speed test: {error}"])
         except KeyboardInterrupt:
             display.say(f"Stopped; nothing was written. Again with: {shown(asked.command)}")

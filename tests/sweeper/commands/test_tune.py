@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from sweeper.commands.starter.cost import Machine
 from sweeper.commands.starter.design import Design, as_wished, timed
 from sweeper.commands.starter.facts import look
 from sweeper.commands.tune import Asked, plan_lines, too_few_hours, why_not_ours
-from sweeper.measuring.run_time import RunTime
+from sweeper.measuring.run_time import NoRunTime, RunTime, TooSlow
 from tests.sweeper.commands.test_starter import facts
 from tests.sweeper.conftest import Sweeper
 from tests.trainers.tiny_models import SIZES, a_model
@@ -267,3 +269,47 @@ def test_a_file_that_was_written_during_the_speed_test_is_left_alone(
     wrong = sweeper(tmp_path, "tune", "--executor", "inline")
     assert (wrong.returncode, "has written it meanwhile" in wrong.stderr) == (2, True), wrong.stderr
     assert (tmp_path / "embedded.yaml").read_text() == "of another"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NoRunTime("refused: no such layer"), "Speed test: refused: no such layer"),
+        (TooSlow("in 9 s no run came far."), "came far. Nothing was written; give more than --hours 0.01."),
+        (OSError(28, "No space left on device"), "Speed test: [Errno 28] No space left"),
+        (RuntimeError("the workers cannot be run any more"), "Speed test: the workers cannot be run any more"),
+    ],
+)
+def test_why_a_speed_test_found_nothing_is_told(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fails(*_: object) -> RunTime:
+        raise error
+
+    monkeypatch.setattr("sweeper.measuring.run_time.measure_run_time", fails)
+    ended = sweeper(tmp_path, "tune", "--hours", "0.01")
+    assert (ended.returncode, told in " ".join(ended.stderr.split())) == (2, True), ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_speed_test_that_is_stopped_cleans_up(
+    sweeper: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    cleaned: list[bool] = []
+    before = signal.getsignal(number)
+
+    def long(*_: object) -> RunTime:
+        assert signal.getsignal(number) is not signal.SIG_DFL, "or the tests end here"
+        try:
+            os.kill(os.getpid(), number)
+            raise AssertionError("it went on")
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr("sweeper.measuring.run_time.measure_run_time", long)
+    ended = sweeper(tmp_path, "tune")
+    assert (ended.returncode, cleaned) == (1, [True]), ended.stdout + ended.stderr
+    assert "Stopped; nothing was written. Again with: sweeper tune" in ended.stdout
+    assert signal.getsignal(number) is before
+    assert not list(tmp_path.iterdir())

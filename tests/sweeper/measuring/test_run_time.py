@@ -15,7 +15,7 @@ from sweeper.executors import EXECUTORS, Executor, Workplace
 from sweeper.executors.base import Capacity, Event, Finished, Lost, Started, StopOrder, WorkerNews
 from sweeper.loop.progress import Progress, Screen
 from sweeper.measuring import run_time
-from sweeper.measuring.run_time import NoRunTime, RunTime, measure_run_time
+from sweeper.measuring.run_time import NoRunTime, RunTime, TooSlow, measure_run_time
 from trainers.interface import Doing, Job, Placement, Sized, Sizing, Timing
 
 STUDY = Study.of(load_study("quickstart", ["base.max_steps=50"]))
@@ -119,7 +119,7 @@ def test_runs_that_end_at_once_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_it_gives_up_where_no_run_comes_to_its_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pool = Scripted(iter([[Started("a", "w1", 0.0), doing("w1", "loading the model", 0.0)]]))
-    with pytest.raises(NoRunTime, match=r"no run came to enough steps to time them, only to: loading the model"):
+    with pytest.raises(TooSlow, match=r"no run came to enough steps to time them, only to: loading the model"):
         measured(pool, monkeypatch, tmp_path)
     assert pool.closed == [True]
 
