@@ -154,9 +154,12 @@ def _fitting_hours(whole: Design, takes: Callable[[Design], float], seconds: flo
 
 
 def _smaller(whole: Design) -> Iterator[Design]:
-    """The study, and what it can be cut down to, the least harm first."""
+    """The study, and what it can be cut down to, the least harm first. Runs that are measured on their way are read at
+    a drift, to which shorter ones do not come.
+    """
+    shorter = whole.steps if whole.measurements > 1 else max(whole.steps // 2, min(whole.steps, 40))
     for variants in (whole.variants, tuple(v for v in whole.variants if v != "robust")):
-        for steps in (whole.steps, max(whole.steps // 2, min(whole.steps, 40))):
+        for steps in dict.fromkeys((whole.steps, shorter)):
             sizes = [(t, min(r, whole.most_replicates)) for t, r in _SIZES]
             for trials, replicates in dict.fromkeys(sizes):
                 yield replace(whole, variants=variants, steps=steps, trials=trials, replicates=replicates)

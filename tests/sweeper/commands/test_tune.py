@@ -65,6 +65,13 @@ def test_a_study_whose_runs_take_long_is_cut_down_until_it_fits() -> None:
     assert sizes[-1].trials < 4
 
 
+def test_runs_that_are_read_at_a_drift_are_not_cut_short() -> None:
+    embedded = as_wished(look("embedded", "embedded", lambda _: None), 8.0, Machine(2, gpu=False))
+    made = [timed(embedded, slower(times), 8 * 3600.0) for times in (1, 60, 150, 1000)]
+    assert {one.steps for one in made} == {embedded.steps}
+    assert len(made[-1].variants) == 2, "fewer settings and losses are taken"
+
+
 def test_hours_that_do_for_nothing_are_told_with_those_that_would() -> None:
     asked, slow = Asked("org/m", "p.jsonl", 1.0), slower(1000)
     smallest = timed(wished(), slow, 3600.0)
