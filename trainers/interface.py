@@ -62,8 +62,9 @@ class Timing:
 class Sizing:
     """What a worker has learnt from runs in training of how many train together best, and what that rests on.
 
-    `setup_seconds`: of one run; `passes`: micro-batches, or parts of them, of one run, 0 where unknown; `limit`: the
-    memory that it keeps below, in MiB, None where unknown.
+    `setup_seconds`: of one run, and where there was but one, of what a worker does once as well; `passes`:
+    micro-batches, or parts of them, of one run, 0 where unknown; `limit`: the memory that it keeps below, in MiB, None
+    where unknown.
     """
 
     device: str
@@ -91,7 +92,7 @@ class Sizing:
 
 
 MEASURING_UNTRAINED: Final = "measuring the untrained model"
-READING, REFERENCE = "reading the data", "reference log-probs"
+LOADING, READING, REFERENCE = "loading the model", "reading the data", "reference log-probs"
 OF_A_DRAW: Final = (READING, REFERENCE, MEASURING_UNTRAINED)
 """What a worker does once for each draw of the data, before its first run of it trains."""
 

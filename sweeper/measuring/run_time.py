@@ -18,12 +18,13 @@ from sweeper.executors import ELSEWHERE, EXECUTORS, Executor, Workplace
 from sweeper.executors.base import Event, Finished, Lost, Started, WorkerNews
 from sweeper.loop.progress import Progress, Screen
 from sweeper.planning.placement import LEAST_RUNS, sample_runs, shared_placement
-from trainers.interface import MEASURING_UNTRAINED, OF_A_DRAW, Doing, Job, Sized, Sizing
+from trainers.interface import LOADING, MEASURING_UNTRAINED, OF_A_DRAW, READING, REFERENCE, Doing, Job, Sized, Sizing
 
 _ENOUGH_RUNS: Final = 2
 """So many ended runs of each worker say as much as steps do, where those tell nothing: runs of a second or less."""
 _STEADY_SECONDS: Final = 20.0  # until which they may owe their time to the first of everything
 _MOST_FAILED: Final = 3
+_BEFORE_THE_FIRST: Final = (LOADING, READING, REFERENCE)
 _LOOK_SECONDS: Final = 0.5
 
 
@@ -94,6 +95,15 @@ class _Seen:
     took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     doing: tuple[str, float] = ("", 0.0)
     runs: int = 0
+
+    @property
+    def setup(self) -> float:
+        """What a run takes to be made ready. Where packs of none but the first one are tried, as of a model that fills
+        the device, its time has in it what the worker does once.
+        """
+        assert self.sizing is not None
+        told, once = self.sizing.setup_seconds, sum(self.took[what][0] for what in _BEFORE_THE_FIRST if self.took[what])
+        return told - once if told > once else told
 
     def take(self, event: WorkerNews) -> None:
         match event.news:
@@ -175,14 +185,14 @@ class _Test:
         at_work = [seen for seen in self._seen.values() if seen.runs]
         sizings = [seen.sizing for seen in at_work if seen.sizing is not None]
         if at_work and len(sizings) == len(at_work):
-            return self._of_steps(sizings, now)
+            return self._of_steps(sizings, fmean(seen.setup for seen in at_work), now)
         lasted = 0.0 if self._first is None else now - self._first
         if self._ended >= _ENOUGH_RUNS * len(at_work) > 0 and lasted >= _STEADY_SECONDS:
             each = lasted * len(at_work) / (self._ended + 0.5 * self._training) / max(self._steps, 1)
             return self._run_time(0.0, each, each, 0.0, now)
         return None
 
-    def _of_steps(self, sizings: list[Sizing], now: float) -> RunTime:
+    def _of_steps(self, sizings: list[Sizing], setup: float, now: float) -> RunTime:
         steps = max(self._steps, 1)
         alone = [
             timing.seconds * sizing.passes / steps
@@ -193,9 +203,7 @@ class _Test:
         packed = [(sizing.seconds_per_run or 0.0) - sizing.setup_seconds for sizing in sizings]
         step = fmean(packed) / steps
         measuring = self._each(MEASURING_UNTRAINED)
-        return self._run_time(
-            fmean(sizing.setup_seconds for sizing in sizings), fmean(alone) if alone else step, step, measuring, now
-        )
+        return self._run_time(setup, fmean(alone) if alone else step, step, measuring, now)
 
     def _run_time(self, setup: float, alone: float, step: float, measuring: float, now: float) -> RunTime:
         draw = sum(self._each(what) for what in OF_A_DRAW)

@@ -31,7 +31,7 @@ from trainers.data.tables import as_table
 from trainers.data.tokens import ids_of
 from trainers.evaluation.evaluate import NonFinite, ReferenceNumbers, read_as_packed, reference_numbers
 from trainers.evaluation.judges import at_content, load_judge, load_pairwise
-from trainers.interface import MEASURING_UNTRAINED, MODEL_SETTINGS, READING, REFERENCE
+from trainers.interface import LOADING, MEASURING_UNTRAINED, MODEL_SETTINGS, READING, REFERENCE
 from trainers.models import accelerator
 from trainers.models.merged import find_adapter, load_model, saveable, usable
 from trainers.models.positions import check_positions
@@ -195,7 +195,7 @@ class WorkerCache:
             self.forget_data()
             set_seed(args.seed)
             before = random_numbers()
-            with self._saying("loading the model"):
+            with self._saying(LOADING):
                 model, tokenizer = load_base(path, args, model_args, settings.get(DAY))
             after = random_numbers()
             self._drawn = None if same_numbers(before, after) else DrawnSeed(args.seed, after)

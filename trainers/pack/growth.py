@@ -177,7 +177,7 @@ class Growth:
             device=accelerator.name(),
             chosen=chosen,
             timings=tuple(timings),
-            setup_seconds=statistics.median(self.setups) if self.setups else 0.0,
+            setup_seconds=statistics.median_low(self.setups) if self.setups else 0.0,
             passes=self.passes,
             limit=self._limit,
             reason=self._reason,

@@ -95,6 +95,16 @@ def test_it_waits_for_every_worker_and_takes_the_mean(monkeypatch: pytest.Monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_worker_does_once_is_not_counted_for_every_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first: list[Event] = [Started("a", "w1", 0.0), doing("w1", "loading the model", 0.0)]
+    first += [doing("w1", "reading the data", 20.0), doing("w1", "reference log-probs: 9 answers", 25.0)]
+    alone = Sizing("cpu", Placement(together=1), (timing(1, 0.02),), setup_seconds=31.0, passes=100, limit=None)
+    pool = Scripted(iter([[*first, doing("w1", "", 30.0), WorkerNews("w1", Sized("like", 1, alone), 40.0)]]))
+    found, _ = measured(pool, monkeypatch, tmp_path, limit=60.0)
+    assert found.setup == pytest.approx(1.0), "20 s to load, and 5 and 5 for the draw, are told apart"
+    assert found.draw == pytest.approx(10.0)
+
+
 def test_workers_are_kept_busy_with_runs_of_different_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     begun: list[Event] = [Started("a", "w1", 0.0), WorkerNews("w1", Sized("like", 64, None), 1.0)]
     pool = Scripted(iter([begun, [], [sized("w1", 2.0)]]))

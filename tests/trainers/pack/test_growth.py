@@ -56,6 +56,16 @@ def test_a_pack_takes_in_as_many_again_while_the_time_a_run_falls() -> None:
     assert "8 together are no faster" in sizing.reason
 
 
+def test_the_first_run_for_which_everything_is_loaded_does_not_make_the_second_slow() -> None:
+    found = Growth(OPEN)
+    found.admitted(1, 60.0, 10)
+    found.admitted(1, 2.0, 10)
+    found.keep_to(1)
+    sizing = found.sizing()
+    assert sizing is not None
+    assert sizing.setup_seconds == 2.0
+
+
 def test_one_unlucky_reading_does_not_keep_a_pack_at_one_run() -> None:
     assert grown(Growth(OPEN), {1: 0.030, 2: 0.032, 4: 0.020, 8: 0.020}) == [1, 2, 4, 8, 4]
     assert grown(Growth(OPEN), {1: 0.030, 2: 0.032, 4: 0.030, 8: 0.020}) == [1, 2, 4, 1]
