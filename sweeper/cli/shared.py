@@ -287,7 +287,7 @@ def print_outcome(
         failed, fewer = summary(records), not_needed(asked, records)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
     stopped = f" Stopped: {outcome.budget}." if outcome.budget else ""
-    console.print(f"{outcome.in_words}; {ending}{stopped}{fewer and ' '}{fewer}", soft_wrap=True, markup=False)
+    console.print(f"{outcome.in_words}; {ending}{stopped}" + (fewer and f"\n{fewer}"), soft_wrap=True, markup=False)
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)
