@@ -286,8 +286,8 @@ def print_outcome(
         records = distinct(answers.records)
         failed, fewer = summary(records), not_needed(asked, records)
     ending = f"{failed}: {shown(wanted.failed)}" if failed else "no run failed."
-    told = " ".join(filter(None, (f"{outcome.in_words}; {ending}", outcome.why_stopped, fewer)))
-    console.print(told, soft_wrap=True, markup=False)
+    told = " ".join(filter(None, (f"{outcome.in_words}; {ending}", outcome.why_stopped)))
+    console.print(told + (fewer and f"\n{fewer}"), soft_wrap=True, markup=False)
     typer.echo(text, nl=False)  # the answer stands last, where the eye is
     if verified is not None:
         print_verification(verified, console)

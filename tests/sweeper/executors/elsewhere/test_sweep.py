@@ -212,7 +212,7 @@ def test_a_worker_times_the_losses_once_for_its_kind_of_device(tmp_path: Path) -
 
 def test_a_stop_ends_the_wait_for_a_worker_that_times(tmp_path: Path) -> None:
     folder = tmp_path / "hosts"
-    sweep = begin(folder, "--executor", "hosts", study=TIMED)
+    sweep = begin(folder, "--executor", "hosts", study=f"{TIMED}probe: {{rounds: 1000}}\n")
     hosts = start_hosts(folder / "printed", 2)
     try:
         wait_until(lambda: "Timing the loss" in (folder / "printed").read_text(), "nothing is timed")
