@@ -211,13 +211,15 @@ class Candidates:
         return tuple(dict.fromkeys([*self._values, *self._short]))
 
     def chosen(self, stratum: Stratum) -> tuple[Trial, ...]:
-        """The trials to train again, each once; of equal ones the one that was closed first."""
+        """The trials to train again, each once; of equal ones the first by number, in whatever order they ended: a sweep
+        that goes on would choose another one else.
+        """
         confirm = self._confirm[stratum[1]]
         assert confirm is not None, "only strata with a confirm phase have candidates"
         largest = self._spec.objective.direction == "maximize"
         found: list[int] = []
         for values in self._values[stratum].values() if self._values.get(stratum) else [self._short[stratum]]:
-            ranked = sorted(values, key=values.__getitem__, reverse=largest)
+            ranked = sorted(sorted(values), key=values.__getitem__, reverse=largest)
             found += ranked[: 1 if confirm.kl else confirm.top]
         return tuple(self._trials[stratum][number] for number in dict.fromkeys(found))
 

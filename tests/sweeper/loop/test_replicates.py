@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from studies.records import Cause, Measurement, RunResult
 from studies.schema.replicates import cell_of, with_replicates
-from studies.spec import StudySpec
+from studies.spec import Study, StudySpec
 from sweeper.loop.progress import Progress
 from sweeper.loop.sweep import Sweep
+from sweeper.loop.trials import Candidates
+from sweeper.search.trials import Trial
 from tests.sweeper.loop.test_without_a_database import Kept, sweep
 
 FILE: Mapping[str, Any] = {
@@ -99,3 +102,17 @@ def test_other_samplers_serve_replicates_too(tmp_path: Path, sampler: str) -> No
     kept = Kept()
     sweep(spec(sampler=sampler), tmp_path / "runs", kept)
     assert ended(kept).total() == 30
+
+
+def test_of_settings_that_are_worth_the_same_the_first_is_judged_in_whatever_order_they_ended() -> None:
+    study = Study.of(spec(objective={"metric": "ranking_gain"}, evaluate={}))
+    scenario = next(iter(study.spec.scenarios))
+    found = Measurement(name="ranking_gain", value=0.25, step=20)
+    chosen = []
+    for order in ((0, 1), (1, 0)):
+        candidates = Candidates(study.spec, study.variants)
+        for number in order:
+            trial = Trial(f"small/sigmoid/{scenario}", number, "sigmoid", scenario, "unbiased", {})
+            candidates.note(trial, [RunResult(key=str(number), cause=Cause.FINISHED, measurements=(found,))])
+        chosen += [trial.number for trial in candidates.chosen(("sigmoid", scenario))]
+    assert chosen == [0, 0], "a sweep that goes on would train another one"
