@@ -211,8 +211,8 @@ class Candidates:
         return tuple(dict.fromkeys([*self._values, *self._short]))
 
     def chosen(self, stratum: Stratum) -> tuple[Trial, ...]:
-        """The trials to train again, each once; of equal ones the first by number, in whatever order they ended: a sweep
-        that goes on would choose another one else.
+        """The trials to train again, each once; of equal ones the first by number, in whatever order they ended: else a
+        sweep that goes on would choose another one.
         """
         confirm = self._confirm[stratum[1]]
         assert confirm is not None, "only strata with a confirm phase have candidates"
