@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dashboards.live.reading.database import Database
 from dashboards.store.addresses import sqlite_file
@@ -22,7 +22,18 @@ from dashboards.store.connection import connect, store_calls
 from dashboards.store.histories import load_study_text
 from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
 from dashboards.store.records import read_runs, stored
-from dashboards.store.sqlite_runs import StoredRun, read_signing, read_signs, read_some, runs_of, sign_of, tags_of
+from dashboards.store.sqlite_runs import (
+    Reading,
+    SqliteReader,
+    StoredRun,
+    read_signing,
+    read_signs,
+    read_some,
+    runs_of,
+    sign_of,
+    some_of,
+    tags_of,
+)
 from studies.records import RunRecord
 
 CHUNK: Final = 100  # runs that are read at once
@@ -31,6 +42,7 @@ ALL_SECONDS: Final = 300.0  # after which a store that is no SQLite file is read
 _SIGNING: Final = ("state", SUPERSEDED, MEASURED_BY)
 _RUNNING: Final = ("RUNNING", "SCHEDULED")
 
+Value = TypeVar("Value")
 HowFar = Callable[[int, int], None]
 """Is told how many runs are read, of how many."""
 
@@ -66,14 +78,23 @@ class Followed:
     def study_text(self, folder: Path) -> str:
         """The study as its last sweep was asked it, "" where none is kept. Raises StoreError."""
 
-        def runs(_: Path, study: str, kind: tuple[str, str]) -> list[StoredRun] | None:
-            if self._database is None:
-                return None
-            with suppress(sqlite3.Error):
-                return self._database.read(partial(runs_of, experiment=study, kind=kind))
-            return None
+        return load_study_text(self._uri, self._study, folder, self.reader)
 
-        return load_study_text(self._uri, self._study, folder, runs)
+    @property
+    def reader(self) -> SqliteReader:
+        """Reads the rest of the store as its runs are read: without a lock where that can be."""
+        return SqliteReader(
+            runs=lambda file, study, kind: self._of_file(file, lambda read: runs_of(read, study, kind, CHUNK)),
+            some=lambda file, run_ids: self._of_file(file, lambda read: some_of(read, run_ids, CHUNK)),
+            tags=lambda file, study: self._of_file(file, lambda read: read(partial(tags_of, experiment=study))),
+        )
+
+    def _of_file(self, file: Path, find: Callable[[Reading], Value | None]) -> Value | None:
+        """What is found in a file; None where SQLite alone cannot say."""
+        with suppress(sqlite3.Error, OSError):
+            self._database = Database.of(file, self._database)
+            return None if self._database is None else find(self._database.read)
+        return None
 
     def close(self) -> None:
         """Close what is open."""
@@ -90,7 +111,7 @@ class Followed:
             if (version := self._database.version()) == self._version:
                 return False
             database = self._database
-            ended = database.read(partial(read_signs, experiment=self._study))
+            ended = read_signs(database.read, self._study)
             if ended is None:
                 return None
             signs = self._read_signs(database, ended)

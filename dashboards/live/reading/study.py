@@ -139,7 +139,7 @@ class FollowedStudy:
             question=words(study.spec.question or ""),
             material=material(study),
             counts=status_counts(study, records),
-            answer=answer_view(short_of(study, answers)),
+            answer=answer_view(short_of(study, answers, self._followed.reader)),
             figures=figures_view(records, study.spec.objective),
             notes=tuple(map(words, answers.notes())),
             reading="",

@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -124,7 +123,7 @@ class Watcher:
         """The experiments of a SQLite file; None where SQLite alone cannot say."""
         self._database = Database.of(file, self._database)
         with suppress(sqlite3.Error):
-            return None if self._database is None else self._database.read(partial(experiments_in, kind=kind))
+            return None if self._database is None else experiments_in(self._database.read, kind)
         return None
 
     def _asks_store(self) -> bool:
