@@ -61,6 +61,7 @@ _SOME = "select run_uuid, name, status, start_time, end_time, artifact_uri from 
 _TAGS = "select run_uuid, key, value from tags where run_uuid in ({})"
 _PARAMS = "select run_uuid, key, value from params where run_uuid in ({})"
 _METRICS = "select run_uuid, key, value, is_nan from latest_metrics where run_uuid in ({})"
+_HISTORY = "select step, value, is_nan from metrics where run_uuid = ? and key = ? order by timestamp, step, value"
 
 Value = TypeVar("Value")
 
@@ -166,6 +167,23 @@ def tags_of(database: sqlite3.Connection, experiment: str) -> dict[str, str] | N
     if not _is_known(database):
         return None
     return dict(database.execute(_EXPERIMENT_TAGS, (experiment,)).fetchall())
+
+
+def read_sqlite_history(file: Path, run_id: str, name: str) -> list[tuple[int, float]] | None:
+    """Step and value of all that was logged of a metric of a run, by step. None where `read_sqlite_some` is."""
+    try:
+        with closing(open_to_read(file)) as database:
+            return history_of(database, run_id, name)
+    except sqlite3.Error:
+        return None
+
+
+def history_of(database: sqlite3.Connection, run_id: str, name: str) -> list[tuple[int, float]] | None:
+    """The same by a connection. Raises sqlite3.Error."""
+    if not _is_known(database):
+        return None
+    rows = database.execute(_HISTORY, (run_id, name)).fetchall()
+    return sorted((step, math.nan if is_nan else value) for step, value, is_nan in rows)
 
 
 @dataclass(frozen=True)
@@ -282,6 +300,7 @@ class SqliteReader:
     runs: Callable[[Path, str, tuple[str, str]], list[StoredRun] | None] = read_sqlite_runs
     some: Callable[[Path, Sequence[str]], list[StoredRun] | None] = read_sqlite_some
     tags: Callable[[Path, str], dict[str, str] | None] = read_sqlite_tags
+    history: Callable[[Path, str, str], list[tuple[int, float]] | None] = read_sqlite_history
 
 
 WITH_LOCKS: Final = SqliteReader()

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dashboards.live.reading.database import Database
+from dashboards.live.reading.database import CHUNK, Database, reader_by
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import connect, store_calls
 from dashboards.store.histories import load_study_text
@@ -29,14 +29,11 @@ from dashboards.store.sqlite_runs import (
     read_signing,
     read_signs,
     read_some,
-    runs_of,
     sign_of,
-    some_of,
     tags_of,
 )
 from studies.records import RunRecord
 
-CHUNK: Final = 100  # runs that are read at once
 SIGNS: Final = 500  # runs of which it is read at once whether they have changed
 ALL_SECONDS: Final = 300.0  # after which a store that is no SQLite file is read whole again
 _SIGNING: Final = ("state", SUPERSEDED, MEASURED_BY)
@@ -77,21 +74,16 @@ class Followed:
 
     def study_text(self, folder: Path) -> str:
         """The study as its last sweep was asked it, "" where none is kept. Raises StoreError."""
-
         return load_study_text(self._uri, self._study, folder, self.reader)
 
     @property
     def reader(self) -> SqliteReader:
         """Reads the rest of the store as its runs are read: without a lock where that can be."""
-        return SqliteReader(
-            runs=lambda file, study, kind: self._of_file(file, lambda read: runs_of(read, study, kind, CHUNK)),
-            some=lambda file, run_ids: self._of_file(file, lambda read: some_of(read, run_ids, CHUNK)),
-            tags=lambda file, study: self._of_file(file, lambda read: read(partial(tags_of, experiment=study))),
-        )
+        return reader_by(self._of_file)
 
-    def _of_file(self, file: Path, find: Callable[[Reading], Value | None]) -> Value | None:
+    def _of_file(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
         """What is found in a file; None where SQLite alone cannot say."""
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error):
             self._database = Database.of(file, self._database)
             return None if self._database is None else find(self._database.read)
         return None

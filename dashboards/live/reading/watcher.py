@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from dashboards.live.ports import Told
-from dashboards.live.reading.database import Database
+from dashboards.live.reading.database import Beside, Database
 from dashboards.live.reading.followed import ALL_SECONDS
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.words import words
@@ -46,6 +46,7 @@ class Watcher:
         self._problem = ""
         self._database: Database | None = None
         self._store_at = -ALL_SECONDS
+        self.beside = Beside()
         self.looked_at = time.time()
         self.failed = ""
         self.seen = Seen(0, time.time(), ())
@@ -60,6 +61,7 @@ class Watcher:
         self._end.set()
         self._wake.set()
         self._thread.join(timeout=5)
+        self.beside.close()
 
     def open(self, viewer: object) -> None:
         """Somebody watches from now on."""
