@@ -1,7 +1,7 @@
 """Follows the runs of a study in an MLflow store: reads those alone that are new or have changed, and writes nothing.
 
 In a SQLite file a look costs nothing while nobody has written, and short queries where somebody has. They take no lock
-(see `unlocked.py`), so that no writer waits; where others write all the time, a lock for as long as `CHUNK` runs take.
+(see `unlocked.py`), so that no writer waits; where others write all the time, a lock for as long as one of them takes.
 Other stores are asked for the runs that began, ended or train since the last look, and for all every few minutes,
 since MLflow does not say what somebody has deleted or measured again.
 """

@@ -27,7 +27,7 @@ from studies.spec import Study, StudyError, load_study
 from studies.text.lines import first_line, first_line_of
 
 LEAST_SECONDS: Final = 2.0  # between two comparisons
-SHARE: Final = 10.0  # a comparison is made again, and runs are looked at again, after so many times as long as it took
+SHARE: Final = 15.0  # a comparison is made again, and runs are looked at again, after so many times as long as it took
 MOST_SECONDS: Final = 5.0  # between two looks at runs
 
 
