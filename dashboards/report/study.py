@@ -16,6 +16,7 @@ from dashboards.store.histories import load_kept_scores, load_speed
 from dashboards.store.mlflow_tags import contents_in
 from dashboards.store.records import load_elsewhere, load_steps, load_study_tags
 from dashboards.store.records_file import Recorded
+from dashboards.store.sqlite_runs import WITH_LOCKS, SqliteReader
 from dashboards.tables.comparison import Comparison, Grounds, Short, comparison, grounds
 from dashboards.tables.formats import Format, render
 from dashboards.tuned.answer import Answer
@@ -62,9 +63,9 @@ def comparison_of(study: Study, answers: Answers[RunRecord]) -> Comparison:
     return comparison_in(study, recorded_of(study, answers), curves)
 
 
-def short_of(study: Study, answers: Answers[RunRecord]) -> Short:
+def short_of(study: Study, answers: Answers[RunRecord], read: SqliteReader = WITH_LOCKS) -> Short:
     """What `comparison_of` says in its short table, word for word, without the rest. Raises StoreError."""
-    return short_in(study, recorded_of(study, answers))
+    return short_in(study, recorded_of(study, answers, read))
 
 
 def short_in(study: Study, found: Recorded) -> Short:
@@ -75,14 +76,14 @@ def short_in(study: Study, found: Recorded) -> Short:
     return Short(*told, (*found.notes, *outdated(found.speed, asked)), paces(found.speed, asked))
 
 
-def recorded_of(study: Study, answers: Answers[RunRecord]) -> Recorded:
+def recorded_of(study: Study, answers: Answers[RunRecord], read: SqliteReader = WITH_LOCKS) -> Recorded:
     """What the store has for the tables of a study. `answers`: its sorted records. Raises StoreError."""
     uri, name = store_uri(None, Path.cwd()), study.spec.study
-    measured = load_speed(uri, name, Path.cwd())
-    yours, aside = recorded_yours(study, answers.records)
+    measured = load_speed(uri, name, Path.cwd(), read)
+    yours, aside = recorded_yours(study, answers.records, read)
     judging = [r.run_id for r in answers.records if r.phase == CONFIRM and asks_for_samples(study.spec)]
-    kept = load_kept_scores(uri, name, judging, Path.cwd()) if judging else {}
-    contents = (study.spec.contents or contents_in(load_study_tags(uri, name)) or {}) if kept else {}
+    kept = load_kept_scores(uri, judging, Path.cwd(), read) if judging else {}
+    contents = (study.spec.contents or contents_in(load_study_tags(uri, name, read)) or {}) if kept else {}
     named = map(str, judge_sources(study.spec.evaluation).values())
     judges = {source: contents[source] for source in named if source in contents}
     return Recorded(name, answers.records, (*answers.notes(), *aside), tuple(measured), yours, kept, judges)
@@ -99,15 +100,17 @@ def _holding_judges(study: Study, found: Recorded) -> Study:
     return study.holding(found.judges) if found.kept and not study.spec.contents else study
 
 
-def recorded_yours(study: Study, records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ...], list[str]]:
+def recorded_yours(
+    study: Study, records: Sequence[RunRecord], read: SqliteReader = WITH_LOCKS
+) -> tuple[tuple[RunRecord, ...], list[str]]:
     """What the store has of models from elsewhere on the draws that judge the study as it is now, by the measurers of
     its `records`; and what is said of the rest. Reads no source. Raises StoreError.
     """
     uri, name = store_uri(None, Path.cwd()), study.spec.study
-    found = load_elsewhere(uri, name)
+    found = load_elsewhere(uri, name, read)
     if not found or not records:
         return (), []
-    asked = study.holding(contents_in(load_study_tags(uri, name)) or {})
+    asked = study.holding(contents_in(load_study_tags(uri, name, read)) or {})
     # A run that broke before its first evaluation keeps the judge that it was asked with.
     told = next((r for r in records if r.state is State.COMPLETE and JUDGED & r.metrics.keys()), records[0])
     who = Measurers(told.measured, told.judged)

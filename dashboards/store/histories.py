@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.artifacts import found_here
 from dashboards.store.connection import StoreError, StoreRefused, connect, store_calls
-from dashboards.store.mlflow_tags import KIND, RUN, SWEEP
+from dashboards.store.mlflow_tags import KIND, SWEEP
 from dashboards.store.records import view_page
-from dashboards.store.sqlite_runs import StoredRun, read_sqlite_runs
+from dashboards.store.sqlite_runs import WITH_LOCKS, SqliteReader, StoredRun
 from studies.records import SAMPLES, Shown
 from studies.records.speed import SPEED_FILE, Speed, read_speed
 from studies.samples.kept import SAMPLES_FOLDER, SCORES_FILE, KeptScores, scores_from_text
@@ -39,23 +39,28 @@ class StudySource:
     page: str | None
 
 
-ReadRuns = Callable[[Path, str, tuple[str, str]], list[StoredRun] | None]
-
-
-def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str]) -> Curves:
+def load_curves(uri: str, run_ids: Iterable[str], names: Sequence[str], read: SqliteReader = WITH_LOCKS) -> Curves:
     """The histories of some metrics of some runs; a run or a metric without one is not in it.
 
-    One query each: MLflow's public interface has no other. 3 ms on SQLite, so that 500 take 2 s.
+    One query each: MLflow's public interface has no other. Does not load MLflow where SQLite has
+    them.
     """
-    client = connect(uri)
-    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    with store_calls(uri):
-        for run_id in dict.fromkeys(run_ids):
-            for name in names:
-                points = sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
-                if points:
-                    found.setdefault(run_id, {})[name] = points
+    file, client = sqlite_file(uri), None
+    found: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
+    for run_id in dict.fromkeys(run_ids):
+        for name in names:
+            points = None if file is None or not file.is_file() else read.history(file, run_id, name)
+            if points is None:
+                client = client or connect(uri)
+                points = _history(client, uri, run_id, name)
+            if points:
+                found.setdefault(run_id, {})[name] = points
     return found
+
+
+def _history(client: Any, uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
+    with store_calls(uri):
+        return sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
 
 
 def load_samples(
@@ -82,13 +87,16 @@ def load_samples(
     return found
 
 
-def load_kept_scores(uri: str, study: str, run_ids: Iterable[str], folder: Path) -> dict[str, KeptScores]:
+def load_kept_scores(
+    uri: str, run_ids: Iterable[str], folder: Path, read: SqliteReader = WITH_LOCKS
+) -> dict[str, KeptScores]:
     """What judges gave all samples of those runs that keep them; `folder` as for `load_samples`. Does not load MLflow
     where SQLite and files have it. Raises StoreError where they were edited.
     """
-    name, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _places(uri, study, folder)
+    asked = list(dict.fromkeys(run_ids))
+    name, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _places(uri, asked, folder, read)
     found: dict[str, KeptScores] = {}
-    for run_id in dict.fromkeys(run_ids):
+    for run_id in asked:
         if places is None:
             text = _artifact(connect(uri), uri, run_id, name, folder)
         else:
@@ -104,10 +112,10 @@ def load_kept_scores(uri: str, study: str, run_ids: Iterable[str], folder: Path)
     return found
 
 
-def _places(uri: str, study: str, folder: Path) -> dict[str, Path] | None:
-    """Where the artifacts of the study's runs are, where SQLite and folders of this machine have all of them."""
+def _places(uri: str, run_ids: Sequence[str], folder: Path, read: SqliteReader) -> dict[str, Path] | None:
+    """Where the artifacts of runs are, where SQLite and folders of this machine have all of them."""
     file = sqlite_file(uri)
-    if file is None or (runs := read_sqlite_runs(file, study, (KIND, RUN))) is None:
+    if file is None or (runs := read.some(file, run_ids)) is None:
         return None
     places = {run.run_id: place for run in runs if (place := _folder_of(run, folder)) is not None}
     return places if len(places) == len(runs) else None
@@ -129,11 +137,11 @@ def load_asked(uri: str, study: str, folder: Path) -> StudySource:
     return StudySource(text or "", page)
 
 
-def load_speed(uri: str, study: str, folder: Path) -> tuple[Speed, ...]:
+def load_speed(uri: str, study: str, folder: Path, read: SqliteReader = WITH_LOCKS) -> tuple[Speed, ...]:
     """How long steps take, as it was measured, oldest first; `folder` as for `load_samples`. Does not load MLflow where
     SQLite and files have it. Raises StoreError where the store does not answer, or where the file was edited.
     """
-    text, run_id = _of_parent(uri, study, folder, SPEED_FILE)
+    text, run_id = _of_parent(uri, study, folder, SPEED_FILE, read)
     try:
         return read_speed(text)
     except (ValueError, TypeError) as error:
@@ -143,19 +151,15 @@ def load_speed(uri: str, study: str, folder: Path) -> tuple[Speed, ...]:
         ) from error
 
 
-def load_study_text(uri: str, study: str, folder: Path, read: ReadRuns = read_sqlite_runs) -> str:
-    """The study as its last sweep was asked it; "" where none is kept. Loads MLflow, and raises, as `load_speed`.
-    `read`: reads a SQLite file.
-    """
+def load_study_text(uri: str, study: str, folder: Path, read: SqliteReader = WITH_LOCKS) -> str:
+    """The study as its last sweep was asked it; "" where none is kept. Loads MLflow, and raises, as `load_speed`."""
     return _of_parent(uri, study, folder, STUDY_FILE, read)[0] or ""
 
 
-def _of_parent(
-    uri: str, study: str, folder: Path, name: str, read: ReadRuns = read_sqlite_runs
-) -> tuple[str | None, str]:
+def _of_parent(uri: str, study: str, folder: Path, name: str, read: SqliteReader) -> tuple[str | None, str]:
     """The text of an artifact of the study's parent run, None where it has none, and that run's id."""
     file = sqlite_file(uri)
-    if file is not None and (found := read(file, study, (KIND, SWEEP))) is not None:
+    if file is not None and (found := read.runs(file, study, (KIND, SWEEP))) is not None:
         places = [(run.run_id, place) for run in found if (place := _folder_of(run, folder)) is not None]
         if len(places) == len(found):
             texts = [(_text(place / name), run_id) for run_id, place in places if (place / name).is_file()]

@@ -36,13 +36,13 @@ from dashboards.store.mlflow_tags import (
     to_record,
 )
 from dashboards.store.sqlite_runs import (
+    WITH_LOCKS,
     ListedExperiment,
+    SqliteReader,
     StoredExperiment,
     StoredRun,
     read_sqlite_experiment,
     read_sqlite_experiments,
-    read_sqlite_runs,
-    read_sqlite_tags,
 )
 from studies.design.measurers import Measurers
 from studies.records import ELSEWHERE, RunRecord
@@ -62,20 +62,20 @@ def load_records(uri: str, study: str) -> list[RunRecord]:
     return [to_record(study, run) for run in _read_study(uri, study) if SUPERSEDED not in run.tags]
 
 
-def load_elsewhere(uri: str, study: str) -> list[RunRecord]:
+def load_elsewhere(uri: str, study: str, read: SqliteReader = WITH_LOCKS) -> list[RunRecord]:
     """What was measured of models that no run of the study trained, oldest first; what was not finished is left out.
 
     They are runs of a kind of their own in MLflow: no version that does not know them takes them for runs. Raises as
     `load_records` does.
     """
-    return [to_record(study, run) for run in _read_study(uri, study, ELSEWHERE) if run.status == "FINISHED"]
+    return [to_record(study, run) for run in _read_study(uri, study, ELSEWHERE, read) if run.status == "FINISHED"]
 
 
-def _read_study(uri: str, study: str, kind: str = RUN) -> list[StoredRun]:
+def _read_study(uri: str, study: str, kind: str = RUN, read: SqliteReader = WITH_LOCKS) -> list[StoredRun]:
     """All runs of the study of a kind: of a SQLite file from its tables, of any other store by MLflow's client."""
     file = sqlite_file(uri)
-    if file is not None and (found := read_sqlite_runs(file, study, (KIND, kind))) is not None:
-        _check_format(uri, study, marks_in(read_sqlite_tags(file, study) or {}))
+    if file is not None and (found := read.runs(file, study, (KIND, kind))) is not None:
+        _check_format(uri, study, marks_in(read.tags(file, study) or {}))
         return found
     _check_exists(uri)
     client = connect(uri)
@@ -88,18 +88,18 @@ def _read_study(uri: str, study: str, kind: str = RUN) -> list[StoredRun]:
         return list(read_runs(client, experiment.experiment_id, kind))
 
 
-def load_study_tags(uri: str, study: str) -> dict[str, str]:
+def load_study_tags(uri: str, study: str, read: SqliteReader = WITH_LOCKS) -> dict[str, str]:
     """What the store says of the study as a whole; nothing where there is no such store or study. Only reads.
 
     Raises StoreError where the store cannot be read.
     """
+    file = sqlite_file(uri)
+    if file is not None and file.is_file() and (found := read.tags(file, study)) is not None:
+        return found
     try:
         _check_exists(uri)
     except StoreMissing:
         return {}
-    file = sqlite_file(uri)
-    if file is not None and (found := read_sqlite_tags(file, study)) is not None:
-        return found
     client = connect(uri)
     with store_calls(uri):
         experiment = client.get_experiment_by_name(study)

@@ -94,9 +94,9 @@ class FiguresView:
         if self._found is None:
             return
         chosen, name = list(self._runs.value or [])[:MOST_CHOSEN], str(self._metric.value)
-        labels = choices(self._found)
+        labels, reader = choices(self._found), self._desk.watcher.beside.reader
         try:
-            curves = await run.io_bound(load_curves, self._desk.uri, chosen, [name]) or {}
+            curves = await run.io_bound(load_curves, self._desk.uri, chosen, [name], reader) or {}
         except StoreError as error:
             self._curves_said.set_text(words(error))
             return

@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, Protocol, TypeVar
 
 from dashboards.live.reading.unlocked import Busy, Unlocked
-from dashboards.store.sqlite_runs import open_to_read
+from dashboards.store.sqlite_runs import (
+    Reading,
+    SqliteReader,
+    history_of,
+    open_to_read,
+    runs_of,
+    some_of,
+    tags_of,
+)
+
+CHUNK: Final = 100  # runs that are read at once
 
 Value = TypeVar("Value")
+
+
+class OfFile(Protocol):
+    """Finds something in a file; None where SQLite alone cannot say."""
+
+    def __call__(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
+        """What is found."""
+
+
+def reader_by(of: OfFile) -> SqliteReader:
+    """Reads a store by it, in short pieces."""
+    return SqliteReader(
+        runs=lambda file, study, kind: of(file, lambda read: runs_of(read, study, kind, CHUNK)),
+        some=lambda file, run_ids: of(file, lambda read: some_of(read, run_ids, CHUNK)),
+        tags=lambda file, study: of(file, lambda read: read(partial(tags_of, experiment=study))),
+        history=lambda file, run, name: of(file, lambda read: read(partial(history_of, run_id=run, name=name))),
+    )
 
 
 class Database:
@@ -49,3 +78,33 @@ class Database:
         """Close it."""
         self._locking.close()
         self._unlocked.close()
+
+
+class Beside:
+    """Reads what views ask for, whatever their threads, in one of its own, which alone has the file open: who opens and
+    closes it again drops the locks that others of this process have on it.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "beside")
+        self._database: Database | None = None
+        self.reader = reader_by(self._of_file)
+
+    def close(self) -> None:
+        """End, when what was asked is read."""
+        self._thread.submit(self._close)
+        self._thread.shutdown(wait=False)
+
+    def _of_file(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
+        return self._thread.submit(lambda: self._found(file, find)).result()
+
+    def _found(self, file: Path, find: Callable[[Reading], Value | None]) -> Value | None:
+        with suppress(sqlite3.Error):
+            self._database = Database.of(file, self._database)
+            return None if self._database is None else find(self._database.read)
+        return None
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+        self._database = None

@@ -1,7 +1,7 @@
 """Follows the runs of a study in an MLflow store: reads those alone that are new or have changed, and writes nothing.
 
 In a SQLite file a look costs nothing while nobody has written, and short queries where somebody has. They take no lock
-(see `unlocked.py`), so that no writer waits; where others write all the time, a lock for as long as `CHUNK` runs take.
+(see `unlocked.py`), so that no writer waits; where others write all the time, a lock for as long as one of them takes.
 Other stores are asked for the runs that began, ended or train since the last look, and for all every few minutes,
 since MLflow does not say what somebody has deleted or measured again.
 """
@@ -14,23 +14,32 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from dashboards.live.reading.database import Database
+from dashboards.live.reading.database import CHUNK, Database, reader_by
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import connect, store_calls
 from dashboards.store.histories import load_study_text
 from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
 from dashboards.store.records import read_runs, stored
-from dashboards.store.sqlite_runs import StoredRun, read_signing, read_signs, read_some, runs_of, sign_of, tags_of
+from dashboards.store.sqlite_runs import (
+    Reading,
+    SqliteReader,
+    StoredRun,
+    read_signing,
+    read_signs,
+    read_some,
+    sign_of,
+    tags_of,
+)
 from studies.records import RunRecord
 
-CHUNK: Final = 100  # runs that are read at once
 SIGNS: Final = 500  # runs of which it is read at once whether they have changed
 ALL_SECONDS: Final = 300.0  # after which a store that is no SQLite file is read whole again
 _SIGNING: Final = ("state", SUPERSEDED, MEASURED_BY)
 _RUNNING: Final = ("RUNNING", "SCHEDULED")
 
+Value = TypeVar("Value")
 HowFar = Callable[[int, int], None]
 """Is told how many runs are read, of how many."""
 
@@ -65,15 +74,19 @@ class Followed:
 
     def study_text(self, folder: Path) -> str:
         """The study as its last sweep was asked it, "" where none is kept. Raises StoreError."""
+        return load_study_text(self._uri, self._study, folder, self.reader)
 
-        def runs(_: Path, study: str, kind: tuple[str, str]) -> list[StoredRun] | None:
-            if self._database is None:
-                return None
-            with suppress(sqlite3.Error):
-                return self._database.read(partial(runs_of, experiment=study, kind=kind))
-            return None
+    @property
+    def reader(self) -> SqliteReader:
+        """Reads the rest of the store as its runs are read: without a lock where that can be."""
+        return reader_by(self._of_file)
 
-        return load_study_text(self._uri, self._study, folder, runs)
+    def _of_file(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
+        """What is found in a file; None where SQLite alone cannot say."""
+        with suppress(sqlite3.Error):
+            self._database = Database.of(file, self._database)
+            return None if self._database is None else find(self._database.read)
+        return None
 
     def close(self) -> None:
         """Close what is open."""
@@ -90,7 +103,7 @@ class Followed:
             if (version := self._database.version()) == self._version:
                 return False
             database = self._database
-            ended = database.read(partial(read_signs, experiment=self._study))
+            ended = read_signs(database.read, self._study)
             if ended is None:
                 return None
             signs = self._read_signs(database, ended)

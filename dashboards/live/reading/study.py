@@ -27,7 +27,7 @@ from studies.spec import Study, StudyError, load_study
 from studies.text.lines import first_line, first_line_of
 
 LEAST_SECONDS: Final = 2.0  # between two comparisons
-SHARE: Final = 10.0  # a comparison is made again, and runs are looked at again, after so many times as long as it took
+SHARE: Final = 15.0  # a comparison is made again, and runs are looked at again, after so many times as long as it took
 MOST_SECONDS: Final = 5.0  # between two looks at runs
 
 
@@ -139,7 +139,7 @@ class FollowedStudy:
             question=words(study.spec.question or ""),
             material=material(study),
             counts=status_counts(study, records),
-            answer=answer_view(short_of(study, answers)),
+            answer=answer_view(short_of(study, answers, self._followed.reader)),
             figures=figures_view(records, study.spec.objective),
             notes=tuple(map(words, answers.notes())),
             reading="",

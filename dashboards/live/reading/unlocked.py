@@ -77,13 +77,11 @@ class Unlocked:
         self._forget()
         os.close(self._descriptor)
 
-    def _tried(
-        self, read: Callable[[sqlite3.Connection], Value], state: State
-    ) -> tuple[list[Value], sqlite3.Error | None]:
-        """What it finds, or why nothing: pages that are just written, or the file itself."""
+    def _tried(self, read: Callable[[sqlite3.Connection], Value], state: State) -> tuple[list[Value], Exception | None]:
+        """What it finds, or why nothing: pages that are just written, which no code expects, or the file itself."""
         try:
             return [read(self._connection(state))], None
-        except sqlite3.Error as error:
+        except Exception as error:
             return [], error
 
     def _connection(self, state: State) -> sqlite3.Connection:

@@ -10,12 +10,11 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from dashboards.live.ports import Told
-from dashboards.live.reading.database import Database
+from dashboards.live.reading.database import Beside, Database
 from dashboards.live.reading.followed import ALL_SECONDS
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.words import words
@@ -47,6 +46,7 @@ class Watcher:
         self._problem = ""
         self._database: Database | None = None
         self._store_at = -ALL_SECONDS
+        self.beside = Beside()
         self.looked_at = time.time()
         self.failed = ""
         self.seen = Seen(0, time.time(), ())
@@ -61,6 +61,7 @@ class Watcher:
         self._end.set()
         self._wake.set()
         self._thread.join(timeout=5)
+        self.beside.close()
 
     def open(self, viewer: object) -> None:
         """Somebody watches from now on."""
@@ -124,7 +125,7 @@ class Watcher:
         """The experiments of a SQLite file; None where SQLite alone cannot say."""
         self._database = Database.of(file, self._database)
         with suppress(sqlite3.Error):
-            return None if self._database is None else self._database.read(partial(experiments_in, kind=kind))
+            return None if self._database is None else experiments_in(self._database.read, kind)
         return None
 
     def _asks_store(self) -> bool:

@@ -101,6 +101,24 @@ def test_nobody_sees_half_of_a_commit(file: Path, opened: Unlocked, monkeypatch:
     assert all(len(found) == 1 and all(one == other for one, other in found) for found in seen)
 
 
+def test_what_torn_pages_make_of_a_reading_is_no_error_and_what_a_file_at_rest_makes_of_it_is(
+    file: Path, opened: Unlocked
+) -> None:
+    told: list[int] = []
+
+    def read(database: sqlite3.Connection) -> int:
+        if not told:
+            with closing(sqlite3.connect(file)) as writer:
+                write(writer, 1)
+            told.append(1)
+            raise KeyError("a run that nobody asked for")
+        return len(pairs(database))
+
+    assert opened.read(read) == 1
+    with pytest.raises(ZeroDivisionError):
+        opened.read(lambda _: 1 // 0)
+
+
 def test_what_others_have_half_written_or_left_so_is_not_read(
     file: Path, opened: Unlocked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

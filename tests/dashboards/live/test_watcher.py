@@ -159,10 +159,10 @@ def test_a_look_that_takes_long_is_not_taken_again_at_once(
         return False
 
     monkeypatch.setattr(study._followed, "look", look)
-    for _ in range(8):
+    for _ in range(9):
         study.read(lambda: None)
         now[0] += 1.0
-    assert looks == [100.0, 103.25, 106.5]
+    assert looks == [100.0, 104.25, 108.5]
 
 
 def test_what_may_train_elsewhere_is_started_by_nobody_here() -> None:

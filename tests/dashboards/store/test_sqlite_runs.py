@@ -16,9 +16,10 @@ import pytest
 
 from dashboards.store import sqlite_runs
 from dashboards.store.connection import StoreError, connect
+from dashboards.store.histories import load_curves
 from dashboards.store.mlflow_tags import KIND, RUN, SUPERSEDED
 from dashboards.store.records import StoredStudy, load_records, read_runs, stored_study
-from dashboards.store.sqlite_runs import KNOWN_SCHEMAS, StoredRun, read_sqlite_runs
+from dashboards.store.sqlite_runs import KNOWN_SCHEMAS, StoredRun, read_sqlite_experiments, read_sqlite_runs
 
 ROOT = str(Path(__file__).parents[3])
 TAGS = {
@@ -87,6 +88,7 @@ def test_the_installed_mlflow_makes_tables_that_are_known(filled: Path) -> None:
 
 def test_both_readings_give_the_same_runs_in_the_same_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_runs, "CHUNK", 2)
+    monkeypatch.setattr(sqlite_runs, "PAGE", 2)
     monkeypatch.setattr("dashboards.store.records.PAGE", 3)
     client = store.client
     store.add(3, "KILLED", cause="collapsed", state="PRUNED", message="ünï\ncode", **{"fact.empty": ""})
@@ -107,6 +109,34 @@ def test_both_readings_give_the_same_runs_in_the_same_order(store: Store, monkey
     assert len(found) == 6
     (unfinished,) = (run for run in found if run.run_id == running)
     assert unfinished.metrics["loss"] == 0.25
+
+
+def test_both_readings_give_the_same_history_of_a_metric(store: Store) -> None:
+    run_id = store.add(3, None)
+    for step, value in ((4, 1 / 3), (2, float("nan")), (2, float("inf")), (2, 0.5), (4, 1 / 3), (9, -1e-300)):
+        store.client.log_metric(run_id, "loss", value, timestamp=9 - step, step=step)
+    found = load_curves(store.uri, [run_id], ["loss", "none"])
+    assert repr(found[run_id]["loss"]) == repr(
+        sorted((m.step, m.value) for m in store.client.get_metric_history(run_id, "loss"))
+    )
+    assert (len(found[run_id]["loss"]), list(found[run_id])) == (5, ["loss"])
+
+
+def test_studies_are_listed_with_their_runs_whatever_the_size_of_a_page(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.client.delete_run(store.add(7, start=999))
+    store.client.create_run(store.experiment, 999, tags={"mine": "of another kind"})
+    other = store.client.create_experiment("other")
+    store.client.create_run(other, 4, tags=TAGS)
+    ended = max(run.ended or 0 for run in store.read() or ())
+    for size in (1, 2, 3, 1000):
+        monkeypatch.setattr(sqlite_runs, "PAGE", size)
+        listed = read_sqlite_experiments(store.file, (KIND, RUN))
+        assert listed is not None
+        assert [(one.name, one.runs, one.last) for one in listed] == [
+            ("Default", 0, None), ("other", 1, 4), ("pilot", 3, ended)
+        ]  # fmt: skip
 
 
 def test_both_readings_say_the_same_of_whose_a_study_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from dashboards.live.reading.database import Beside
 from dashboards.live.reading.followed import Followed
 from dashboards.live.reading.watcher import Watcher
 from dashboards.live.views import Glance
+from dashboards.store.histories import load_curves
 from dashboards.store.records import load_records
 from sweeper.commands.page.files import StudyFiles
 from sweeper.commands.page.serve import asked_name
@@ -95,6 +97,25 @@ def test_a_look_reads_only_runs_that_changed_and_gives_what_a_whole_reading_give
     assert followed.look()
     assert list(followed.records) == load_records(uri, "small")
     followed.close()
+
+
+def test_all_that_the_page_shows_is_read_beside_one_who_lets_nobody_lock_the_store(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, file = f"sqlite:///{swept / 'mlflow.db'}", swept / "mlflow.db"
+    monkeypatch.chdir(swept)
+    before = glance(swept)
+    assert before.figures is not None
+    runs, beside = [one.run_id for one in before.figures.runs], Beside()
+    curves = load_curves(uri, runs, ["loss"])
+    assert len(curves) == 6
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("begin exclusive")
+        found = glance(swept)
+        assert (found.answer, found.figures, found.problem) == (before.answer, before.figures, "")
+        assert load_curves(uri, runs, ["loss"], beside.reader) == curves
+        writer.execute("rollback")
+    beside.close()
 
 
 def test_other_stores_give_the_same_by_mlflows_client(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,12 +211,12 @@ def test_scores_that_were_edited_are_named(kept: Kept) -> None:
     (file, *_) = (kept.folder / "mlartifacts").rglob("scores.json")
     file.write_text("{}")
     with pytest.raises(StoreError, match=r"samples/scores\.json of MLflow run .* cannot be read"):
-        load_kept_scores(kept.uri, "kept", [run.run_id for run in kept.records()], kept.folder)
+        load_kept_scores(kept.uri, [run.run_id for run in kept.records()], kept.folder)
 
 
 def test_a_store_behind_a_server_gives_the_same(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = load_kept_scores(kept.uri, "kept", [run.run_id for run in kept.records()], kept.folder)
+    found = load_kept_scores(kept.uri, [run.run_id for run in kept.records()], kept.folder)
     no_file: Callable[[str], None] = lambda _uri: None  # noqa: E731
     monkeypatch.setattr("dashboards.store.histories.sqlite_file", no_file)
-    assert load_kept_scores(kept.uri, "kept", [run.run_id for run in kept.records()], kept.folder) == found
+    assert load_kept_scores(kept.uri, [run.run_id for run in kept.records()], kept.folder) == found
     assert len(found) == 6
