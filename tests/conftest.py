@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from functools import cache
 from types import SimpleNamespace
@@ -21,6 +22,14 @@ os.environ.pop("OPTUNA_STORAGE", None)  # of who runs the tests
 
 # Reading the signatures of all commands takes as long as a small command does.
 vars(typer.testing)["_get_command"] = cache(vars(typer.testing)["_get_command"])
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests and what they start, as at a terminal: a shell starts what runs in the background with
+    the signal ignored, and children have it so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
