@@ -12,10 +12,11 @@ from typing import Final
 from studies.records import EMBEDDED, digest
 from studies.text.files import open_file
 from studies.text.plural import duration_in_words, so_many
-from sweeper.commands.starter.design import MEASURED_SHARE, Design
+from sweeper.commands.starter.design import MEASURED_SHARE, Design, timed
 from sweeper.commands.starter.judge import NOBODY, NamedJudge
 from sweeper.measuring.run_time import RunTime
 
+_MOST_LONGER: Final = 80  # steps of a tenth, up to two thousand times as long
 _MOST_HEAD: Final = 4000  # bytes in which a file says who wrote it
 
 
@@ -91,31 +92,47 @@ def speed_lines(found: RunTime, design: Design) -> str:
 
 def too_few_hours(asked: Asked, smallest: Design, spent: float) -> str:
     """Why the hours do for no study, and how many would. `spent`: seconds that it took to find out."""
-    needed = (smallest.seconds / MEASURED_SHARE + spent) / 3600
-    digits = 10.0 ** (math.floor(math.log10(needed)) - 1)
-    hours = f"{math.ceil(1.1 * needed / digits) * digits:.2g}"
     takes = f"{duration_in_words(smallest.seconds)} on {smallest.machine.in_words}"
+    hours = 1.1 * (smallest.seconds / MEASURED_SHARE + spent) / 3600
     return (
         f"--hours {asked.hours:g}: too few. The smallest study that compares losses takes about {takes}: "
-        f"{_sizes(smallest)}. Nothing was written; give --hours {hours}."
+        f"{_sizes(smallest)}. Nothing was written; give --hours {rounded_up(hours)}."
     )
 
 
-def plan_lines(design: Design, file: Path, power: str) -> list[str]:
-    """The plan in a few sentences, with what it can conclude and what would conclude more."""
+def rounded_up(hours: float) -> str:
+    """Hours as they are given on the command line, in two digits."""
+    digits = 10.0 ** (math.floor(math.log10(hours)) - 1)
+    return f"{math.ceil(hours / digits) * digits:.2g}"
+
+
+def plan_lines(design: Design, file: Path, power: str, more: str) -> list[str]:
+    """The plan in a few sentences, with what it can conclude and, where that is nothing, what would show `more`."""
     takes = f", about {duration_in_words(design.seconds)} on {design.machine.in_words}" if design.seconds else ""
     can = power.partition(" Of stability")[0]
     lines = [f"Plan ({file}): {_sizes(design)}{takes}.", *design.told, f"What it can conclude: {can}"]
     if can.startswith("This plan can show no difference"):
-        full = design.replicates >= design.most_replicates
-        more = "more prompts in the data" if full else f"more than --hours {design.hours:g}"
-        lines.append(f"What would show more: {more}.")
+        lines.append(f"What would show more: {more}. It trains nevertheless; Ctrl-C ends it.")
     if design.names_none:
         lines.append(
             "No judge is given, so the answer ranks losses and names no winner: --judge-model ORG/REWARD-MODEL or "
             "--judge-function MODULE:NAME names one."
         )
     return lines
+
+
+def what_shows_more(whole: Design, hours: float, run_time: RunTime, replicates: int | None) -> str:
+    """What would show a difference that matters, where from so many replicates on one is found. `whole`: the study that
+    more than these `hours` may do for; they are spent on losses, settings and steps before replicates.
+    """
+    if replicates is None:
+        return "more held-out pairs or prompts a draw (data.eval_rows), of data that have them"
+    if replicates > whole.most_replicates:
+        return f"data with more prompts, as these do for {so_many(whole.most_replicates, 'replicate')}"
+    longer = (hours * 1.1**more for more in range(_MOST_LONGER))
+    enough = (h for h in longer if timed(whole, run_time, h * 3600 - run_time.spent).replicates >= replicates)
+    found = next(enough, None)
+    return "many more hours" if found is None else f"--hours {rounded_up(found)}"
 
 
 def _sizes(design: Design) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from studies.records import UNUSABLE_FACT, RunConfig, RunResult, State
+from studies.records import UNUSABLE_FACT, Cause, RunConfig, RunResult, State
 from studies.spec import Study
-from sweeper.executors import ELSEWHERE, EXECUTORS, Executor, Workplace
+from sweeper.executors import EXECUTORS, Cancel, Executor, Workplace
 from sweeper.executors.base import Event, Finished, Lost, Started, WorkerNews
 from sweeper.loop.progress import Progress, Screen
 from sweeper.planning.placement import LEAST_RUNS, sample_runs, shared_placement
@@ -62,20 +63,19 @@ class RunTime:
         return draws * min(self.workers, runs) * self.draw
 
 
-def measure_run_time(
-    study: Study, executor: str, workers: int | None, folder: Path, limit: float, screen: Screen
-) -> RunTime:
-    """Train runs of the study until it is known how long they take, for `limit` seconds at most; nothing is kept.
+def measure_run_time(study: Study, executor: str, workers: int | None, limit: float, screen: Screen) -> RunTime:
+    """Train runs of the study on this machine until it is known how long they take, for `limit` seconds at most;
+    nothing is kept.
 
-    `folder`: the working folder, which workers elsewhere share. Raises NoRunTime, OSError, and RuntimeError where
-    workers cannot be run; KeyboardInterrupt goes through.
+    Raises NoRunTime, OSError, and RuntimeError where workers cannot be run; KeyboardInterrupt goes through.
     """
-    spec, elsewhere = study.spec, executor in ELSEWHERE
+    spec = study.spec
     with (
-        tempfile.TemporaryDirectory(prefix="speed-test-", dir=folder if elsewhere else None) as aside,
+        tempfile.TemporaryDirectory(prefix="speed-test-") as aside,
         _workers(EXECUTORS[executor](spec.trainer, Workplace.of(spec, workers, Path(aside), screen.tell_user))) as pool,
+        _cancelled_after(limit, pool),
     ):
-        return _Test(study, pool, Path(aside), elsewhere=elsewhere).run(limit, screen)
+        return _Test(study, pool, Path(aside)).run(limit, screen)
 
 
 @contextmanager
@@ -86,9 +86,21 @@ def _workers(pool: Executor) -> Iterator[Executor]:
         pool.close(now=True)
 
 
+@contextmanager
+def _cancelled_after(seconds: float, pool: Executor) -> Iterator[None]:
+    """Stop all runs then: an executor that trains in this process gives no events before they end."""
+    timer = threading.Timer(seconds, pool.stop, [Cancel()])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @dataclass
 class _Seen:
-    """What one worker has told: how it trains now, how long it did what (seconds), and when it took its first run."""
+    """What one worker has told: how it trains now, how long it did what (seconds), and how many runs it has taken."""
 
     sizing: Sizing | None = None
     together: int = 1
@@ -120,9 +132,9 @@ class _Seen:
 class _Test:
     """Keeps workers busy with runs of a study, and listens."""
 
-    def __init__(self, study: Study, pool: Executor, folder: Path, *, elsewhere: bool) -> None:
+    def __init__(self, study: Study, pool: Executor, folder: Path) -> None:
         self._pool, self._folder = pool, folder
-        self._placement = shared_placement(len(pool.capacity.workers), elsewhere=elsewhere)
+        self._placement = shared_placement(len(pool.capacity.workers), elsewhere=False)
         self._configs = _endless(sample_runs(study))
         self._steps = int(sample_runs(study)[0].settings.get("max_steps") or 0)
         self._seen: dict[str, _Seen] = defaultdict(_Seen)
@@ -170,6 +182,8 @@ class _Test:
     def _end(self, result: RunResult) -> None:
         self._open -= 1
         self._training -= 1
+        if result.cause is Cause.USER_STOP:  # its time is over
+            return
         if result.state is not State.FAIL:
             self._ended += 1
             return
@@ -189,7 +203,7 @@ class _Test:
         lasted = 0.0 if self._first is None else now - self._first
         if self._ended >= _ENOUGH_RUNS * len(at_work) > 0 and lasted >= _STEADY_SECONDS:
             each = lasted * len(at_work) / (self._ended + 0.5 * self._training) / max(self._steps, 1)
-            return self._run_time(0.0, each, each, 0.0, now)
+            return self._run_time(setup=0.0, alone=each, step=each, measuring=0.0, now=now)
         return None
 
     def _of_steps(self, sizings: list[Sizing], setup: float, now: float) -> RunTime:
@@ -202,13 +216,19 @@ class _Test:
         ]
         packed = [(sizing.seconds_per_run or 0.0) - sizing.setup_seconds for sizing in sizings]
         step = fmean(packed) / steps
-        measuring = self._each(MEASURING_UNTRAINED)
-        return self._run_time(setup, fmean(alone) if alone else step, step, measuring, now)
+        one, measuring = fmean(alone) if alone else step, self._each(MEASURING_UNTRAINED)
+        return self._run_time(setup=setup, alone=one, step=step, measuring=measuring, now=now)
 
-    def _run_time(self, setup: float, alone: float, step: float, measuring: float, now: float) -> RunTime:
-        draw = sum(self._each(what) for what in OF_A_DRAW)
-        workers = max(len(self._pool.capacity.workers), 1)
-        return RunTime(workers, setup, alone, step, measuring, draw, now - self._began)
+    def _run_time(self, *, setup: float, alone: float, step: float, measuring: float, now: float) -> RunTime:
+        return RunTime(
+            workers=max(len(self._pool.capacity.workers), 1),
+            setup=setup,
+            step_alone=alone,
+            step=step,
+            measuring=measuring,
+            draw=sum(self._each(what) for what in OF_A_DRAW),
+            spent=now - self._began,
+        )
 
     def _each(self, what: str) -> float:
         """Seconds that a worker took for it, in the mean of those that did it."""

@@ -28,14 +28,14 @@ from studies.records.speed import SPEED_FILE, Speed, speed_text
 from studies.spec import Study
 from studies.text.files import open_file, write_whole
 from studies.text.plural import so_many
-from sweeper.executors import Cancel, Executor, Started
+from sweeper.executors import Cancel, Dropped, Executor, Finished, Kill, Lost, Started, WorkerNews
 from sweeper.executors.process.devices import usable_cores, visible_gpus, worker_environments
-from sweeper.executors.waiting import result_of, wait_for
+from sweeper.executors.waiting import result_of
 from sweeper.folder.names import LOGS
 from sweeper.folder.paths import StudyPaths
 from sweeper.loop.progress import Progress, Screen
 from sweeper.tracking.tracker import Tracker
-from trainers.interface import Job
+from trainers.interface import Doing, Job
 from trainers.speed.machine import machine_kind
 from trainers.speed.request import (
     ANSWER_FACT,
@@ -43,6 +43,7 @@ from trainers.speed.request import (
     MACHINE_FACT,
     MODULE,
     REQUEST_FILE,
+    TIMING,
     Answer,
     Line,
     News,
@@ -94,14 +95,14 @@ class SpeedMeter:
             self._keep(asked, kept, machine, self._measured(asked, bf16, gpus, study.spec.resources.env))
 
     def run_in(self, pool: Executor, study: Study, bf16: bool | None, devices: Collection[str]) -> None:
-        """Let one of the workers measure it, where it is not measured yet on one of the `devices` that have trained."""
+        """Let one of the workers measure it, where it was measured on none of the `devices` that have trained."""
         asked = speed_asked(study)
         if asked is None or not asked.is_any or self._stopped:
             return
         with self._telling():
             kept = self._kept(asked)
             known = {one.device for one in kept if one.asked == asked.digest}
-            if known and set(devices) <= known:
+            if known and (not devices or known & set(devices)):
                 return
             self._announce(asked, " on a worker")
             result = self._asked_of_worker(pool, asked, bf16)
@@ -143,23 +144,32 @@ class SpeedMeter:
         folder.mkdir(parents=True)
         request = Request(baseline=asked.baseline, runs=asked.runs, check=asked.check, bf16=bf16, folder=str(folder))
         write_whole(folder / REQUEST_FILE, request.model_dump_json())
-        job = Job(asked.runs[asked.baseline], folder, keep_adapter=False, trainer=IN_A_WORKER)
-        began, heard, self._pool = time.monotonic(), False, pool
-
-        def look() -> None:
-            if not heard and time.monotonic() - began > SILENT_SECONDS:
-                pool.stop(Cancel())
-            self._show(News(doing="a worker" if heard else "no worker is free yet"))
-
-        def begun(_event: Started) -> None:
-            nonlocal heard
-            heard = True
-
+        self._pool = pool
         try:
-            (ending,) = wait_for([job], pool, look, begun)
+            pool.submit(Job(asked.runs[asked.baseline], folder, keep_adapter=False, trainer=IN_A_WORKER))
+            return self._hear(pool, asked.runs[asked.baseline].key)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        result = result_of(ending)
+
+    def _hear(self, pool: Executor, key: str) -> RunResult | Refusal:
+        """The result of the job, which is shown meanwhile what its worker does; a job that no worker takes for long is
+        dropped, and a worker that tells nothing for as long is killed.
+        """
+        heard, worker, doing = time.monotonic(), "", "no worker is free yet"
+        while True:
+            self._show(News(doing=doing))
+            for event in pool.events(0.5):
+                match event:
+                    case Started(key=taken, worker=name) if taken == key:
+                        heard, worker, doing = time.monotonic(), name, "loading TRL"
+                    case WorkerNews(worker=name, news=Doing(what=what)) if name == worker:
+                        heard, doing = time.monotonic(), what.removeprefix(TIMING) or doing
+                    case Finished(key=ended) | Lost(key=ended) | Dropped(key=ended) if ended == key:
+                        return self._of_worker(result_of(event))
+            if time.monotonic() - heard > SILENT_SECONDS:
+                pool.stop(Kill(key, Cause.TIME_LIMIT) if worker else Cancel(key))
+
+    def _of_worker(self, result: RunResult) -> RunResult | Refusal:
         if result.cause is Cause.FINISHED:
             return result
         if self._stopped:

@@ -68,6 +68,21 @@ def power_line(study: Study, replicates: int | None) -> str:
     return said + (_of_stability(study, draws, tests) if scale.unit == "U" else "")
 
 
+def replicates_to_show(study: Study) -> int | None:
+    """From how many replicates on a study finds a difference that matters; None where nobody knows, or none within
+    reach do. `study`: narrowed to a scenario.
+    """
+    from dashboards.statistics.compare import SEEN
+    from dashboards.statistics.replicated.planning import replicates_for
+    from dashboards.statistics.scale import scale_of
+
+    scale = scale_of(study.spec.objective, pairs_source(study.spec))
+    spread = _spread(study.spec, scale.unit)
+    if spread is None or scale.tie_within is None:
+        return None
+    return replicates_for(SEEN * scale.tie_within, len(study.variants) - 1, spread.value)
+
+
 def _lacks(study: Study, draws: int, has_replicates: bool) -> str:
     """What a comparison lacks to show anything, "" where nothing."""
     spec = study.spec

@@ -90,8 +90,8 @@ def watch(folder: Path, *, cold: bool) -> None:
     while True:
         time.sleep(1.0)
         watcher.look()
-        databases = [watcher._database, *(study._followed._database for study in watcher._studies.values())]
-        print(sum(one.locked for one in databases if one), "reads needed a lock", flush=True)  # noqa: T201
+        files = [watcher._open, *(study._followed._open for study in watcher._studies.values())]
+        print(sum(one.locked for one in files), "reads needed a lock", flush=True)  # noqa: T201
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ def main() -> None:
         news = _News(output)
         try:
             news("loading TRL")
+            os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
             from trainers.speed.answer import answer
 
             said: Line = answer(request, news)

@@ -13,6 +13,8 @@ from studies.records.speed import Timings
 MODULE: Final = "trainers.speed"
 IN_A_WORKER: Final = "trainers.speed.worker:StepTimer"
 REQUEST_FILE: Final = "request.json"
+TIMING: Final = "timing: "
+"""With this the news of a worker that measures begins."""
 ANSWER_FACT, MACHINE_FACT = "answer", "machine"
 """Of a worker's result: the line that the process would have written, and `machine_kind` as JSON."""
 

@@ -17,7 +17,7 @@ from trainers.models.accelerator import free_memory
 from trainers.run_folder.failures import told
 from trainers.speed.answer import answer
 from trainers.speed.machine import machine_kind
-from trainers.speed.request import ANSWER_FACT, MACHINE_FACT, REQUEST_FILE, Line, Refusal, Request, to_line
+from trainers.speed.request import ANSWER_FACT, MACHINE_FACT, REQUEST_FILE, TIMING, Line, Refusal, Request, to_line
 
 
 class StepTimer:
@@ -31,7 +31,7 @@ class StepTimer:
         def news(doing: str, left: float | None = None) -> None:
             if queue.decision(key) is Decision.STOP:
                 raise _Stopped
-            queue.tell(Doing(f"timing: {doing}"))
+            queue.tell(Doing(f"{TIMING}{doing}"))
 
         free_memory()  # of the runs that this worker has trained
         said: Line

@@ -80,31 +80,49 @@ class Database:
         self._unlocked.close()
 
 
+class OpenFile:
+    """The SQLite file that was asked for last, kept open. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._database: Database | None = None
+
+    @property
+    def locked(self) -> int:
+        """How often it could be read with a lock alone."""
+        return 0 if self._database is None else self._database.locked
+
+    def of(self, file: Path) -> Database | None:
+        """The file as it is now, None where there is none. Raises sqlite3.Error."""
+        self._database = Database.of(file, self._database)
+        return self._database
+
+    def find(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
+        """What is found in it; None where SQLite alone cannot say."""
+        with suppress(sqlite3.Error):
+            database = self.of(file)
+            return None if database is None else find(database.read)
+        return None
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._database is not None:
+            self._database.close()
+        self._database = None
+
+
 class Beside:
     """Reads what views ask for, whatever their threads, in one of its own, which alone has the file open: who opens and
     closes it again drops the locks that others of this process have on it.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "beside")
-        self._database: Database | None = None
+        self._thread, self._open = ThreadPoolExecutor(1, "beside"), OpenFile()
         self.reader = reader_by(self._of_file)
 
     def close(self) -> None:
         """End, when what was asked is read."""
-        self._thread.submit(self._close)
+        self._thread.submit(self._open.close)
         self._thread.shutdown(wait=False)
 
     def _of_file(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
-        return self._thread.submit(lambda: self._found(file, find)).result()
-
-    def _found(self, file: Path, find: Callable[[Reading], Value | None]) -> Value | None:
-        with suppress(sqlite3.Error):
-            self._database = Database.of(file, self._database)
-            return None if self._database is None else find(self._database.read)
-        return None
-
-    def _close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-        self._database = None
+        return self._thread.submit(lambda: self._open.find(file, find)).result()

@@ -11,19 +11,17 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dashboards.live.reading.database import CHUNK, Database, reader_by
+from dashboards.live.reading.database import CHUNK, Database, OpenFile, reader_by
 from dashboards.store.addresses import sqlite_file
 from dashboards.store.connection import connect, store_calls
 from dashboards.store.histories import load_study_text
 from dashboards.store.mlflow_tags import KIND, MEASURED_BY, RUN, SUPERSEDED, to_record
 from dashboards.store.records import read_runs, stored
 from dashboards.store.sqlite_runs import (
-    Reading,
     SqliteReader,
     StoredRun,
     read_signing,
@@ -54,7 +52,7 @@ class Followed:
         self._others: set[str] = set()  # runs of another kind, which they stay
         self._version: object = None
         self._read_all = 0.0
-        self._database: Database | None = None
+        self._open = OpenFile()
         self.tags: Mapping[str, str] = {}
         self.reads = 0
 
@@ -79,30 +77,20 @@ class Followed:
     @property
     def reader(self) -> SqliteReader:
         """Reads the rest of the store as its runs are read: without a lock where that can be."""
-        return reader_by(self._of_file)
-
-    def _of_file(self, file: Path, find: Callable[[Reading], Value | None], /) -> Value | None:
-        """What is found in a file; None where SQLite alone cannot say."""
-        with suppress(sqlite3.Error):
-            self._database = Database.of(file, self._database)
-            return None if self._database is None else find(self._database.read)
-        return None
+        return reader_by(self._open.find)
 
     def close(self) -> None:
         """Close what is open."""
-        if self._database is not None:
-            self._database.close()
-        self._database = None
+        self._open.close()
 
     def _look_at_file(self, file: Path, tell: HowFar) -> bool | None:
         """See `look`; None where SQLite alone cannot say."""
         try:
-            self._database = Database.of(file, self._database)
-            if self._database is None:
+            database = self._open.of(file)
+            if database is None:
                 return None
-            if (version := self._database.version()) == self._version:
+            if (version := database.version()) == self._version:
                 return False
-            database = self._database
             ended = read_signs(database.read, self._study)
             if ended is None:
                 return None

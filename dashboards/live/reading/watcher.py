@@ -5,16 +5,14 @@ While nobody watches, it looks at the events of sweeps alone, and seldom.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dashboards.live.ports import Told
-from dashboards.live.reading.database import Beside, Database
+from dashboards.live.reading.database import Beside, OpenFile
 from dashboards.live.reading.followed import ALL_SECONDS
 from dashboards.live.reading.study import FollowedStudy
 from dashboards.live.reading.words import words
@@ -44,7 +42,7 @@ class Watcher:
         self._end, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
         self._problem = ""
-        self._database: Database | None = None
+        self._open = OpenFile()
         self._store_at = -ALL_SECONDS
         self.beside = Beside()
         self.looked_at = time.time()
@@ -100,8 +98,7 @@ class Watcher:
             self._wake.clear()
         for study in self._studies.values():
             study.close()
-        if self._database is not None:
-            self._database.close()
+        self._open.close()
 
     def _list(self) -> None:
         """Find the studies."""
@@ -123,10 +120,7 @@ class Watcher:
 
     def _experiments(self, file: Path, kind: tuple[str, str]) -> list[ListedExperiment] | None:
         """The experiments of a SQLite file; None where SQLite alone cannot say."""
-        self._database = Database.of(file, self._database)
-        with suppress(sqlite3.Error):
-            return None if self._database is None else experiments_in(self._database.read, kind)
-        return None
+        return self._open.find(file, lambda read: experiments_in(read, kind))
 
     def _asks_store(self) -> bool:
         """Whether the store's studies are listed now. On a server that means to ask for every run of each: seldom, but

@@ -21,7 +21,6 @@ from sweeper.cli.shared import (
     load,
     quiet_libraries,
     refuse_foreign_runs,
-    refuse_uncounted,
     run_sweep,
     runnable,
     store_errors,
@@ -54,7 +53,7 @@ def tune(
     file = asked.file
     fresh, made = not os.path.lexists(file), not file.parent.exists()
     refuse_unknown_executor(executor)
-    _refuse_what_is_wrong(asked, fresh=fresh)
+    _refuse_what_is_wrong(asked, executor, fresh=fresh)
     if fresh:
         _write(asked, file, executor, began)
     else:
@@ -85,7 +84,8 @@ def _take_back(file: Path, *, folder: bool) -> None:
             file.parent.rmdir()
 
 
-_MOST_OF_THE_HOURS = 0.25  # that a speed test may take
+_SHARE = 0.25  # of the hours, that a speed test may take ...
+_LEAST_SECONDS = 300.0  # ... and however few they are: else it could not say how many would do
 _ENOUGH = 0.6  # of the hours, after which a sweep that is not whole was ended by them
 
 
@@ -93,11 +93,12 @@ def _best_of(file: Path) -> Path:
     return file.with_name("best.yaml")
 
 
-def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
+def _refuse_what_is_wrong(asked: Asked, executor: str, *, fresh: bool) -> None:
     """Exit with 2 and everything that is wrong with the command, before anything is written."""
     from sweeper.cli.starting import given_problems
     from sweeper.commands.starter.text import study_name
     from sweeper.commands.tune import why_not_ours
+    from sweeper.executors import ELSEWHERE
     from sweeper.executors.process.devices import visible_gpus
     from trainers.data.sources import kind_of
     from trainers.models.bases import base_problems
@@ -107,6 +108,11 @@ def _refuse_what_is_wrong(asked: Asked, *, fresh: bool) -> None:
     given |= asked.judge.options
     problems = given_problems(given, asked.hours, asked.model, asked.data)
     problems += asked.judge.problems(asked.data)
+    if executor in ELSEWHERE:
+        problems.append(
+            f"--executor {executor}: tune tests the speed of this machine and trains on it. For others write the study "
+            f"with `sweeper init FILE`, and run it with `sweeper run FILE --executor {executor}`."
+        )
     there = len(visible_gpus(os.environ)) if asked.gpus is not None else 0
     if asked.gpus is not None and asked.gpus > there:
         problems.append(f"--gpus {asked.gpus}: this machine shows {so_many(there, 'GPU')}; leave the option out.")
@@ -161,8 +167,9 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
     from sweeper.cli.starting import looked_at, machine
     from sweeper.commands.starter.design import as_wished, design, timed
     from sweeper.commands.starter.text import study_text
-    from sweeper.commands.tune import plan_lines, speed_lines, too_few_hours
+    from sweeper.commands.tune import plan_lines, speed_lines, too_few_hours, what_shows_more
     from sweeper.planning.plan import make_plan
+    from sweeper.planning.power import replicates_to_show
 
     facts = looked_at(asked.model, asked.data)
     if facts.unusable:
@@ -185,7 +192,9 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
     if not designed.fits:
         refuse([too_few_hours(asked, designed, asked.seconds - left)])
     text = study_text(facts, designed, file, asked.head(speed))
-    plan = make_plan(_study_of(text, file))
+    study = _study_of(text, file)
+    needed = replicates_to_show(study.within(next(iter(study.spec.scenarios))))
+    more = what_shows_more(whole, asked.hours, found, needed)
     if os.path.lexists(file):
         refuse([f"{file}: another command has written it meanwhile. Give another file with --output."])
     try:
@@ -193,7 +202,7 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
         write_whole(file, text)
     except OSError as error:
         refuse([f"{file}: {error.strerror}."])
-    for line in plan_lines(designed, file, plan.power):
+    for line in plan_lines(designed, file, make_plan(study).power, more):
         say(line)
 
 
@@ -212,13 +221,13 @@ def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
     from studies.text.plural import duration_in_words
     from sweeper.cli.display import Display, Screen, shown
     from sweeper.commands.signals import as_interrupt
+    from sweeper.commands.tune import rounded_up
     from sweeper.loop.progress import Screen as Shown
     from sweeper.measuring.run_time import NoRunTime, TooSlow, measure_run_time
     from sweeper.recorded.contents import as_found
 
-    limit = _MOST_OF_THE_HOURS * asked.seconds
+    limit = max(_SHARE * asked.seconds, _LEAST_SECONDS)
     quiet_libraries()
-    refuse_uncounted(study.spec, executor, asked.gpus)
     say(f"Speed test: some runs train for a while, {duration_in_words(limit)} at most, and are thrown away.")
     with store_errors():
         found = as_found(study, typer.echo)
@@ -226,9 +235,10 @@ def _speed_test(study: Study, asked: Asked, executor: str) -> RunTime:
         try:
             screen = Shown(display.progress, display.say)
             with as_interrupt():
-                return measure_run_time(found, executor, asked.gpus, Path.cwd(), limit, screen)
+                return measure_run_time(found, executor, asked.gpus, limit, screen)
         except TooSlow as error:
-            refuse([f"Speed test: {error} Nothing was written; give more than --hours {asked.hours:g}."])
+            twice = f"--hours {rounded_up(2 * limit / _SHARE / 3600)} gives it twice as long"
+            refuse([f"Speed test: {error} Nothing was written; {twice}."])
         except (NoRunTime, OSError, RuntimeError) as error:  # the last two: no disk, no workers
             refuse([f"Speed test: {error}"])
         except KeyboardInterrupt:

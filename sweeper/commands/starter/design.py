@@ -15,6 +15,8 @@ from sweeper.measuring.run_time import RunTime
 from trainers.data.draws import canonical
 from trainers.examine.lengths import Lengths, at_most
 
+EMBEDDED_AT: Final = (0.2, 0.28, 0.4, 0.55, 0.75, 1.0)
+"""Shares of a run of the embedded model at which it is measured, so that every drift is passed by."""
 _PAIRS_A_STEP: Final = 16
 _GUESSED: Final = 500_000_000  # parameters of a model that is not here
 # (settings for each loss, replicates): the first that fits. More than these, a comparison of a few losses seldom needs.
@@ -174,7 +176,7 @@ def _embedded(hours: float, machine: Machine) -> Design:
         prompts=192,
         new_tokens=32,
         most_replicates=min(_MOST_REPLICATES, tasks_of_replicates()),
-        measurements=6,
+        measurements=len(EMBEDDED_AT),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from studies.records import EMBEDDED, DataConfig
 from studies.text.plural import duration_in_words, so_many
-from sweeper.commands.starter.design import Design
+from sweeper.commands.starter.design import EMBEDDED_AT, Design
 from sweeper.commands.starter.facts import Facts
 
 _COLUMN: Final = 46  # where comments begin
@@ -128,7 +128,7 @@ def _comparison(facts: Facts, design: Design) -> Iterator[str]:
 def _measured(facts: Facts, design: Design) -> Iterator[str]:
     if facts.is_embedded:
         yield _line("evaluate:", "measured at these shares of a run, so that every drift is passed by")
-        yield "  {prompts: 192, pairs: 64, max_new_tokens: 32, at: [0.2, 0.28, 0.4, 0.55, 0.75, 1.0]}"
+        yield f"  {{prompts: 192, pairs: 64, max_new_tokens: 32, at: {list(EMBEDDED_AT)}}}"
         yield "# read where a run is 1 nat from its start: reward can be bought by running further"
         yield _line("objective: {metric: gold, at_drift: 1.0, tie_within: 0.03}", "3 points do not matter")
         return

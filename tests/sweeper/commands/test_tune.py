@@ -17,7 +17,7 @@ from sweeper.commands.starter import text as starter_text
 from sweeper.commands.starter.cost import Machine
 from sweeper.commands.starter.design import Design, as_wished, timed
 from sweeper.commands.starter.facts import look
-from sweeper.commands.tune import Asked, plan_lines, too_few_hours, why_not_ours
+from sweeper.commands.tune import Asked, plan_lines, too_few_hours, what_shows_more, why_not_ours
 from sweeper.measuring.run_time import NoRunTime, RunTime, TooSlow
 from tests.sweeper.commands.test_starter import facts
 from tests.sweeper.conftest import Sweeper
@@ -84,21 +84,32 @@ def test_hours_that_do_for_nothing_are_told_with_those_that_would() -> None:
     assert not timed(wished(), slow, 0.8 * hours * 3600).fits, "and not far more than that"
 
 
+NOTHING = "This plan can show no difference that matters: it would take 10 replicates. Of stability: none."
+
+
 def test_a_plan_that_can_show_nothing_says_what_would_show_more() -> None:
     made = timed(wished(), slower(250), 8 * 3600.0)
-    nothing = "This plan can show no difference that matters: it would take 10 replicates. Of stability: none."
-    told = plan_lines(made, Path("a.yaml"), nothing)
+    told = plan_lines(made, Path("a.yaml"), NOTHING, "--hours 9")
     assert told[-2:] == [
-        "What would show more: more than --hours 8.",
+        "What would show more: --hours 9. It trains nevertheless; Ctrl-C ends it.",
         "No judge is given, so the answer ranks losses and names no winner: --judge-model ORG/REWARD-MODEL or "
         "--judge-function MODULE:NAME names one.",
     ]
-    told = plan_lines(replace(made, most_replicates=made.replicates), Path("a.yaml"), nothing)
-    assert "What would show more: more prompts in the data." in told
-    told = plan_lines(replace(made, judge="{function: a:b}"), Path("a.yaml"), "3 replicates find a difference.")
+    told = plan_lines(replace(made, judge="{function: a:b}"), Path("a.yaml"), "3 replicates find a difference.", "-")
     assert told[-1] == "What it can conclude: 3 replicates find a difference."
     embedded = as_wished(look("embedded", "embedded", lambda _: None), 8.0, Machine(2, gpu=False))
-    assert "No judge" not in " ".join(plan_lines(embedded, Path("a.yaml"), "")), "its true reward is known"
+    assert "No judge" not in " ".join(plan_lines(embedded, Path("a.yaml"), "", "-")), "its true reward is known"
+
+
+def test_hours_that_show_more_are_those_of_the_replicates_that_do() -> None:
+    slow = slower(250)
+    made = timed(wished(), slow, 8 * 3600.0)
+    more = what_shows_more(wished(), 8.0, slow, made.replicates + 4)
+    hours = float(re.search(r"^--hours ([0-9.e+]+)$", more)[1])
+    assert timed(wished(), slow, hours * 3600 - slow.spent).replicates >= made.replicates + 4
+    assert timed(wished(), slow, 0.8 * hours * 3600 - slow.spent).replicates < made.replicates + 4
+    assert "more prompts" in what_shows_more(wished(), 8.0, slow, made.most_replicates + 1)
+    assert "data.eval_rows" in what_shows_more(wished(), 8.0, slow, None)
 
 
 # ---- the file
@@ -243,6 +254,16 @@ def test_what_could_not_be_kept_is_told_before_the_speed_test(
 
 
 @pytest.mark.usefixtures("untested")
+@pytest.mark.parametrize("executor", ["slurm", "hosts"])
+def test_for_workers_elsewhere_the_two_commands_that_do_it_are_named(
+    sweeper: Sweeper, tmp_path: Path, executor: str
+) -> None:
+    wrong = sweeper(tmp_path, "tune", "--executor", executor)
+    assert wrong.returncode == 2
+    assert f"`sweeper init FILE`, and run it with `sweeper run FILE --executor {executor}`" in wrong.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_executor_that_there_is_not_is_refused(sweeper: Sweeper, tmp_path: Path) -> None:
     wrong = sweeper(tmp_path, "tune", "--executor", "cluster")
     assert (wrong.returncode, "valid are" in wrong.stderr) == (2, True), wrong.stderr
@@ -282,7 +303,7 @@ def test_a_file_that_was_written_during_the_speed_test_is_left_alone(
     ("error", "told"),
     [
         (NoRunTime("refused: no such layer"), "Speed test: refused: no such layer"),
-        (TooSlow("in 9 s no run came far."), "came far. Nothing was written; give more than --hours 0.01."),
+        (TooSlow("in 9 s no run came far."), "came far. Nothing was written; --hours 0.67 gives it twice as long."),
         (OSError(28, "No space left on device"), "Speed test: [Errno 28] No space left"),
         (RuntimeError("the workers cannot be run any more"), "Speed test: the workers cannot be run any more"),
     ],

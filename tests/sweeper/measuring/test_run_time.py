@@ -12,10 +12,11 @@ import pytest
 from studies.records import UNUSABLE_FACT, Cause, RunResult
 from studies.spec import Study, load_study
 from sweeper.executors import EXECUTORS, Executor, Workplace
-from sweeper.executors.base import Capacity, Event, Finished, Lost, Started, StopOrder, WorkerNews
+from sweeper.executors.base import Cancel, Capacity, Event, Finished, Lost, Started, StopOrder, WorkerNews
 from sweeper.loop.progress import Progress, Screen
 from sweeper.measuring import run_time
 from sweeper.measuring.run_time import NoRunTime, RunTime, TooSlow, measure_run_time
+from tests.waiting import wait_until
 from trainers.interface import Doing, Job, Placement, Sized, Sizing, Timing
 
 STUDY = Study.of(load_study("quickstart", ["base.max_steps=50"]))
@@ -45,6 +46,7 @@ class Scripted:
     jobs: list[Job] = field(default_factory=list)
     at_once: list[int] = field(default_factory=list)
     closed: list[bool] = field(default_factory=list)
+    stopped: list[StopOrder] = field(default_factory=list)
 
     @property
     def capacity(self) -> Capacity:
@@ -58,7 +60,7 @@ class Scripted:
         return next(self.rounds, [])
 
     def stop(self, order: StopOrder) -> None:
-        raise AssertionError(order)
+        self.stopped.append(order)
 
     def close(self, now: bool = False) -> None:
         self.closed.append(now)
@@ -69,12 +71,12 @@ def measured(
 ) -> tuple[RunTime, list[Progress]]:
     def made(trainer: str, place: Workplace) -> Executor:
         assert (trainer, place.workers) == (STUDY.spec.trainer, 2)
-        assert folder not in place.logs.parents, "nothing is written where the user works"
         return pool
 
     shown: list[Progress] = []
+    monkeypatch.chdir(folder)
     monkeypatch.setitem(EXECUTORS, "process", made)
-    return measure_run_time(STUDY, "process", 2, folder, limit, Screen(shown.append, lambda _: None)), shown
+    return measure_run_time(STUDY, "process", 2, limit, Screen(shown.append, lambda _: None)), shown
 
 
 def test_it_waits_for_every_worker_and_takes_the_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -134,6 +136,22 @@ def test_it_gives_up_where_no_run_comes_to_its_steps(monkeypatch: pytest.MonkeyP
     assert pool.closed == [True]
 
 
+def test_what_trains_in_this_process_is_stopped_when_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such an executor answers once its runs have ended, however long they take."""
+
+    class Blocked(Scripted):
+        def events(self, timeout: float) -> list[Event]:
+            wait_until(lambda: self.stopped, "nobody stops it")
+            return [Started("a", "w1", 0.0), ended("a", cause=Cause.USER_STOP)]
+
+    pool = Blocked(iter([]))
+    with pytest.raises(TooSlow):
+        measured(pool, monkeypatch, tmp_path)
+    assert pool.stopped == [Cancel()]
+
+
 @pytest.mark.parametrize(
     "events",
     [
@@ -153,7 +171,7 @@ def test_runs_that_cannot_be_trained_end_it(
 
 @pytest.mark.slow
 def test_real_workers_tell_what_runs_take_and_leave_nothing(tmp_path: Path) -> None:
-    found = measure_run_time(STUDY, "process", 2, tmp_path, 300.0, Screen(lambda _: None, lambda _: None))
+    found = measure_run_time(STUDY, "process", 2, 300.0, Screen(lambda _: None, lambda _: None))
     assert found.workers == 2
     assert 0 < found.step <= 1.5 * found.step_alone, "a pack is not slower"
     assert 0 < found.measuring < found.draw

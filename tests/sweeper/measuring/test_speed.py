@@ -10,12 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from studies.records import Cause
+from sweeper.executors import Cancel, Dropped, Event, Kill, Lost, Started, StopOrder
+from sweeper.loop.progress import Screen
 from sweeper.measuring import speed
 from sweeper.measuring.speed import SpeedMeter
+from trainers.speed.request import Refusal
 
 Sweeper = Callable[..., Any]
 RUN = ("run", "study.yaml", "--executor", "inline")
@@ -270,3 +275,40 @@ def test_a_probe_that_makes_no_sense_is_refused(
     refused = sweeper(tmp_path, "plan", "study.yaml")
     assert refused.returncode == 2
     assert said in refused.stderr
+
+
+class Silent:
+    """An executor whose only job is taken, or not, and told nothing of until somebody stops it."""
+
+    def __init__(self, *, taken: bool) -> None:
+        self._events: list[Event] = [Started("key", "w1")] if taken else []
+        self.stopped: list[StopOrder] = []
+
+    def events(self, _timeout: float) -> list[Event]:
+        found, self._events = self._events, []
+        return found
+
+    def stop(self, order: StopOrder) -> None:
+        self.stopped.append(order)
+        lost = Lost("key", "w1", Cause.TIME_LIMIT, "it told nothing", "", "")
+        self._events = [lost if isinstance(order, Kill) else Dropped("key")]
+
+
+@pytest.mark.parametrize(
+    ("taken", "order", "said"),
+    [
+        (False, Cancel("key"), "no worker came for it within"),
+        (True, Kill("key", Cause.TIME_LIMIT), "it told nothing"),
+    ],
+)
+def test_a_worker_that_does_not_come_or_tells_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taken: bool, order: StopOrder, said: str
+) -> None:
+    monkeypatch.setattr(speed, "SILENT_SECONDS", 0.1)
+    pool: Any = Silent(taken=taken)
+    nothing: Any = SimpleNamespace()
+    meter = SpeedMeter(nothing, nothing, Screen(lambda _: None, lambda _: None))
+    answered = meter._hear(pool, "key")
+    assert isinstance(answered, Refusal)
+    assert said in answered.message
+    assert pool.stopped == [order]
