@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
+from studies.records import Failure
 from studies.text.redact import redact
 from studies.text.visible import visible_lines
 
@@ -21,12 +22,7 @@ def words(text: Any) -> str:
 
 # What a failure or the cause of an end says, in words of its own.
 _WHY: Final = {
-    "diverged": "loss or weights became no numbers",
-    "inverted": "it prefers the rejected answers",
-    "collapsed": "its samples are empty or repeat themselves",
-    "drifted": "its samples are half or twice as long as before training",
-    "out_of_gpu_memory": "it does not fit on the GPU",
-    "out_of_host_memory": "it does not fit into the machine's memory",
+    **{str(failure): failure.meaning for failure in Failure if failure.meaning},
     "refused": "model, data, judge or settings cannot be trained so",
     "worker_lost": "its worker process was killed or is gone",
     "preempted": "its worker was told to go, as clusters do",
