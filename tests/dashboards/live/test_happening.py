@@ -129,8 +129,8 @@ def test_failures_are_told_by_variant_and_with_what_they_mean() -> None:
     strata = (stratum("ipo", 2, 0), stratum("hinge", 0, 1), stratum("sigmoid", 0, 0))
     counts = StatusCounts(36, 12, 24, None, None, strata, {"out_of_gpu_memory": 2, "worker_lost": 1}, {})
     assert failures(counts) == (
-        "3 runs failed (ipo 2, hinge 1): 2 out of gpu memory (it does not fit on the GPU, alone and in parts); 1 worker "
-        "lost (its worker process was killed or is gone)"
+        "3 runs failed (ipo 2, hinge 1): 2 out of gpu memory (it does not fit on the GPU, alone and in parts); 1 "
+        "worker lost (its worker process was killed or is gone)"
     )
     assert failures(replace(counts, failures={})) == ""
     assert {kind: why(kind) for kind in (*Failure, *Cause) if "(" not in why(kind)}.keys() == {
