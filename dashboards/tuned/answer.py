@@ -270,8 +270,8 @@ def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None, wou
     if best is not None and found.is_rate:
         gain = f": the best of them beats the untrained model at {share(found, best)}"
     sentence = (
-        f"Nothing was learnt that can be seen{gain}. No loss is named; train longer, or at higher learning rates, "
-        "before comparing."
+        f"Nothing was learnt that can be seen{gain}. No loss is named; train longer (base.max_steps), or at higher "
+        "learning rates (space.learning_rate), before comparing."
     )
     said = (sentence, *said_by_others(found, None), *([would] if would else []), *_avoided(_avoid(found)))
     return Answer(None, {}, None, best, (), _avoid(found), (), settle, said)
