@@ -178,10 +178,10 @@ def short_notes(found: Tuned) -> list[str]:
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
     lines = []
     if found.drift and any(loss.difference is not None for loss in found.losses):
-        points = ", in points" if found.unit == "U" else ""
+        points = ", in percentage points" if found.unit == "U" else ""
         lines.append(
             f"vs {found.baseline}: how much more it gains{points}{both_at(found)}. "
-            "It ranks the losses; Gain does not, since the exported steps lie at different drifts."
+            "It ranks the losses; Gain does not, as exported steps differ in drift."
         )
     weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
     lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.{weak}")
@@ -195,8 +195,8 @@ def _design_notes(found: Tuned) -> list[str]:
         whole = f"{found.whole} of " if found.whole < found.planned else ""
         lines.append(
             f"{whole}{found.planned} replicates{' are whole' if whole else ''}: in each, every loss tries "
-            f"{so_many(found.settings, 'setting')} on one draw of the data, and the best that did not break is trained "
-            "and judged on another."
+            f"{so_many(found.settings, 'setting')} on one random part of the data (a draw), and the best that did not "
+            f"break is trained and judged on another{_judged_less(found)}."
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
@@ -208,6 +208,13 @@ def _design_notes(found: Tuned) -> list[str]:
         f"lengths). Drift: KL from the untrained model in nats, at the exported step.{length}"
     )
     return lines + (_yours_notes(found) if found.yours else [])
+
+
+def _judged_less(found: Tuned) -> str:
+    """Which losses found nothing to judge in some of the replicates, so that less stands behind their numbers."""
+    less = [one for one in found.losses if 0 < one.judged < found.planned == found.whole]
+    said = [f"of {one.variant} {'there was one ' * (one is less[0])}in {one.judged} only" for one in less]
+    return f" ({', '.join(said)})" if less else ""
 
 
 def _yours_notes(found: Tuned) -> list[str]:

@@ -211,7 +211,7 @@ def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_
     said = []
     if as_good:
         one = len(as_good) == 1
-        limits = "its 90% interval" if one else "their 90% intervals"
+        limits = f"{'its 90% interval' if one else 'their 90% intervals'} (the table's are 95%)"
         within = f": less than {amount(found, tie_within)} apart by {limits}" if tie_within else ""
         verb = "is" if one else "are"
         said.append(f"{_list(as_good)} {verb} as good{within}.")

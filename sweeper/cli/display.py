@@ -172,7 +172,8 @@ def shown(text: str) -> str:
 def describe(progress: Progress) -> str:
     """One line: runs done, in training, failed, the best so far, time left."""
     parts = [f"{progress.done}/{progress.planned} {progress.what}", f"{progress.training} in training"]
-    failed = tell(progress.failures, failed="failed by their settings")
+    one = sum(number for failure, number in progress.failures.items() if failure.by_config) == 1
+    failed = tell(progress.failures, failed=f"failed by {'its' if one else 'their'} settings")
     parts += [failed] if failed else []
     if progress.best is not None:
         variant, knobs, value = progress.best

@@ -108,20 +108,22 @@ def _bad(rows: Rows) -> list[str]:
 
 
 def _contents(facts: DataFacts) -> list[str]:
-    told = [f"Prompts: {facts.prompts:,} different ones."]
+    told = [f"Prompts: {so_many(facts.prompts, 'different one')}."]
     if facts.repeated:
-        told.append(f"Repeated: {facts.repeated:,} rows are there before, word for word.")
+        told.append(f"Repeated: {so_many(facts.repeated, 'row', 'is', 'are')} there before, word for word.")
     if facts.reversed:
-        told.append(f"Contradictions: {facts.reversed:,} rows prefer what another row of their prompt rejects.")
+        prefer = so_many(facts.reversed, "row", "prefers", "prefer")
+        told.append(f"Contradictions: {prefer} what another row of their prompt rejects.")
     if facts.alike:
-        told.append(f"Nearly tied: in {facts.alike:,} rows the answers differ in case, spaces or punctuation alone.")
+        rows = so_many(facts.alike, "row")
+        told.append(f"Nearly tied: in {rows} the answers differ in case, spaces or punctuation alone.")
     return told
 
 
 def _told_lengths(lengths: Lengths) -> list[str]:
     if not lengths.prompts:
         return []
-    of = "characters / 4" if lengths.why_guessed else "the model's tokens"
+    of = "tokens, guessed as characters / 4" if lengths.why_guessed else "the model's tokens"
     sides: Mapping[str, Sequence[int]] = {
         "prompt": lengths.prompts,
         "chosen": lengths.chosen,
@@ -144,9 +146,10 @@ def _shared(found: Sequence[_Split]) -> tuple[list[str], list[str]]:
     for first, second in combinations(found, 2):
         both = shared(first.rows.train, second.rows.train)
         if both.prompts:
+            rows = so_many(second.facts.rows, "row")
             told.append(
-                f"{both.rows:,} of the {second.facts.rows:,} rows of {second.name} are in {first.name} too, and "
-                f"{both.prompts:,} have a prompt of it."
+                f"Of the {rows} of {second.name}, {both.rows:,} {'is' if both.rows == 1 else 'are'} "
+                f"in {first.name} too, and {both.prompts:,} {'has' if both.prompts == 1 else 'have'} a prompt of it."
             )
             advice.append(
                 f"{second.name}: take what is in {first.name} too out of one of them. A study that holds one out of "
@@ -184,7 +187,7 @@ def _advice(one: _Split, about: ModelFacts | None) -> list[str]:
             "gains against that, and watch the length of samples."
         )
     if facts.rows < _FEW_ROWS and one.name in ("", "train"):
-        told.append(f"{so_many(facts.rows, 'row')} are few: only large differences between losses will show.")
+        told.append(f"{so_many(facts.rows, 'row', 'is', 'are')} few: only large differences between losses will show.")
     if one.data.messages == "text":
         told.append("the model has no chat template: take an instruct model, or data: {messages: text}.")
     positions = None if about is None else about.positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +51,10 @@ class Asked:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")
         return Path(given or "") / f"{name[:60] or 'tune'}.yaml"
 
+    def beside(self, hours: float) -> Path:
+        """A study file for other hours, beside the one for these."""
+        return self.file.with_name(f"{self.file.stem}-{hours:g}h{self.file.suffix}")
+
     @property
     def command(self) -> str:
         """The command, to copy."""
@@ -79,6 +83,12 @@ def why_not_ours(file: Path, asked: Asked) -> str | None:
     found = re.search(r"^# arguments: (\w+)$", head, re.MULTILINE)
     if found is not None and found[1] == asked.digest:
         return None
+    hours = re.search(r"^# .*sweeper tune .*--hours ([\d.e+-]+)", head, re.MULTILINE)
+    if found is not None and hours is not None and found[1] == replace(asked, hours=float(hours[1])).digest:
+        return (
+            f"{file} is the study for --hours {hours[1]}: go on with it by these hours, or have one designed for "
+            f"{asked.hours:g} hours beside it with --output {shlex.quote(str(asked.beside(asked.hours)))}."
+        )
     who = "was written by another `sweeper tune` command, which its head tells" if found else "is not of this command"
     return f"{file} {who}: give another file with --output, or go on with it by `sweeper run {shlex.quote(str(file))}`."
 
@@ -121,18 +131,21 @@ def plan_lines(design: Design, file: Path, power: str, more: str) -> list[str]:
     return lines
 
 
-def what_shows_more(whole: Design, hours: float, run_time: RunTime, replicates: int | None) -> str:
+def what_shows_more(whole: Design, asked: Asked, run_time: RunTime, replicates: int | None) -> str:
     """What would show a difference that matters, where from so many replicates on one is found. `whole`: the study that
-    more than these `hours` may do for; they are spent on losses, settings and steps before replicates.
+    more than the hours may do for; they are spent on losses, settings and steps before replicates.
     """
     if replicates is None:
         return "more held-out pairs or prompts a draw (data.eval_rows), of data that have them"
     if replicates > whole.most_replicates:
         return f"data with more prompts, as these do for {so_many(whole.most_replicates, 'replicate')}"
-    longer = (hours * 1.1**more for more in range(_MOST_LONGER))
+    longer = (asked.hours * 1.1**more for more in range(_MOST_LONGER))
     enough = (h for h in longer if timed(whole, run_time, h * 3600 - run_time.spent).replicates >= replicates)
     found = next(enough, None)
-    return "many more hours" if found is None else f"--hours {rounded_up(found)}"
+    if found is None:
+        return "many more hours"
+    more_hours = rounded_up(found)
+    return f"`--hours {more_hours} --output {shlex.quote(str(asked.beside(float(more_hours))))}`"
 
 
 def _sizes(design: Design) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import unquote
 
 import uvicorn
@@ -45,9 +46,20 @@ def page_of(desk: Desk, keys: Keys, mlflow: MlflowServer | None) -> Asgi:
     return Guard(inside, keys)
 
 
-def serve(app: Asgi, host: str, port: int) -> None:
-    """Serve it until it is stopped."""
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+def listener(host: str, port: int) -> socket.socket:
+    """A place that browsers can come to; who comes before the page is served waits. Raises OSError."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((host, port))
+    made.listen()
+    return made
+
+
+def serve(app: Asgi, place: socket.socket) -> None:
+    """Serve it there until it is stopped."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
         ws_max_size=MESSAGE_BYTES, timeout_graceful_shutdown=3,
     )  # fmt: skip
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[place])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import closing, suppress
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -318,14 +320,22 @@ def _refuse_taken(host: str, port: int) -> None:
 
 def _mend(uri: str, *, create: bool) -> None:
     """Have the artifacts of a moved folder found. `create`: there may be no store yet."""
+    from dashboards.live.reading.database import Database
+    from dashboards.store.addresses import sqlite_file
     from dashboards.store.connection import check_store, connect
-    from sweeper.tracking.experiment.moved import mend_artifacts
+    from sweeper.tracking.experiment.moved import are_elsewhere, mend_artifacts
 
     if uri.startswith(("http://", "https://")):
         return
     with store_errors():
         if create and not check_store(uri):
             return
+        file = sqlite_file(uri)
+        database = None if file is None else Database.of(file, None)
+        if database is not None:
+            with closing(database), suppress(sqlite3.Error):  # which MLflow says more of
+                if not database.read(lambda store: are_elsewhere(store, Path.cwd())):
+                    return
         news = mend_artifacts(connect(uri), uri, Path.cwd())
     if news:
         typer.echo(news)

@@ -194,7 +194,7 @@ def _write(asked: Asked, file: Path, executor: str, began: float) -> None:
     text = study_text(facts, designed, file, asked.head(speed))
     study = _study_of(text, file)
     needed = replicates_to_show(study.within(next(iter(study.spec.scenarios))))
-    more = what_shows_more(whole, asked.hours, found, needed)
+    more = what_shows_more(whole, asked, found, needed)
     if os.path.lexists(file):
         refuse([f"{file}: another command has written it meanwhile. Give another file with --output."])
     try:

@@ -32,7 +32,7 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
     from dashboards.live.doors.guard import Keys
     from dashboards.live.doors.mlflow_server import MlflowServer
     from dashboards.live.doors.proxy import PREFIX
-    from dashboards.live.page.app import page_of, serve
+    from dashboards.live.page.app import listener, page_of, serve
     from dashboards.live.page.parts import Desk
 
     files = StudyFiles(here, asked)
@@ -55,6 +55,7 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
         acted=[],
         also=(("Optuna's own pages (another program):", f"optuna-dashboard {word(OPTUNA, storage_url(None, here))}"),),
     )
+    place = listener(host, port)  # before its link is told, so that nobody is refused who follows it at once
     keys = Keys.of(host, port, () if host in LOOPBACK else names_of_machine())
     shown = socket.gethostname() if host in ANY else f"[{host}]" if ":" in host else host
     name = asked_name(asked, sources.file, [*sources.folders()]) if asked is not None else None
@@ -65,7 +66,7 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
         tell_user(f"  From another machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}, then the same link")
     else:
         tell_user("warning: the link and all that is seen go over the network unencrypted; ssh -L is safer")
-    serve(page_of(desk, keys, mlflow), host, port)
+    serve(page_of(desk, keys, mlflow), place)
 
 
 def names_of_machine() -> frozenset[str]:

@@ -4,6 +4,7 @@ would make the old folder again, or write into the one that the copy was made of
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,19 @@ select run_uuid, artifact_uri, exists (
   select 1 from tags where tags.run_uuid = runs.run_uuid and tags.key = :key and tags.value = :value
 ) from runs where experiment_id = :experiment
 """
+_EXPERIMENTS_HAVE = "select artifact_location from experiments"
+_RUNS_HAVE = "select run_uuid, artifact_uri from runs"
 _MOVE_EXPERIMENT = "update experiments set artifact_location = :place where experiment_id = :id"
 _MOVE_RUN = "update runs set artifact_uri = :place where run_uuid = :id"
+
+
+def are_elsewhere(database: sqlite3.Connection, folder: Path) -> bool:
+    """Whether a store names artifacts of another working folder: all in which `mend_artifacts` finds something to do,
+    and without MLflow, which takes 2 s to load. Raises sqlite3.Error.
+    """
+    of_studies = {recorded(location) for (location,) in database.execute(_EXPERIMENTS_HAVE)}
+    of_runs = {recorded(location, run) for run, location in database.execute(_RUNS_HAVE)}
+    return any(was is not None and was[0] != folder.absolute() for was in of_studies | of_runs)
 
 
 def mend_artifacts(client: Any, uri: str, folder: Path) -> str | None:

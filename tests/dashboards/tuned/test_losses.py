@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dashboards.statistics.scale import Scale, scale_of
+from dashboards.tables.short import short_notes
 from dashboards.tuned.losses import Tuned, TunedLoss, tuned
 from dashboards.tuned.replicates import Replicate, replicates_of
 from studies.records import Cause, RunRecord
@@ -62,6 +63,14 @@ def test_the_best_on_the_tuning_draw_is_chosen_whatever_the_judging_runs_say() -
     assert one[0].chosen.trial == 1
     assert one[0].judged is not None
     assert one[0].judged.gain == pytest.approx(0.6)
+
+
+def test_a_loss_that_was_judged_in_fewer_replicates_is_named_below_the_table_once_all_are_whole() -> None:
+    whole = replicated({"sigmoid": [0.6, 0.7, 0.8], "ipo": [0.6, 0.7]})
+    broken = [a_run("ipo", 3, trial, 0.1, cause=Cause.COLLAPSED) for trial in (0, 1)]
+    judged = "trained and judged on another (of ipo there was one in 2 only)."
+    assert any(judged in note for note in short_notes(compared([*whole, *broken], replicates=3)))
+    assert not any("there was one" in note for note in short_notes(compared(whole, replicates=3)))
 
 
 def test_differences_pair_the_replicates_of_both() -> None:

@@ -39,10 +39,10 @@ def test_what_is_wrong_is_told_by_kind_and_place(
         "Bad rows: 2 of 40.",
         "1 empty (line 4): 'chosen' is empty; fill it in or remove the row.",
         "1 equal answers (line 6):",
-        "Repeated: 1 rows",
-        "Contradictions: 1 rows",
-        "Nearly tied: in 1 rows",
-        "Lengths in characters / 4, of 38 rows:",
+        "Repeated: 1 row is",
+        "Contradictions: 1 row prefers",
+        "Nearly tied: in 1 row the",
+        "Lengths in tokens, guessed as characters / 4, of 38 rows:",
         "always picking the longer answer is right in",
         "38 rows are few",
         "sweeper init mine.yaml --data p.jsonl",
@@ -56,7 +56,7 @@ def test_rows_of_one_split_in_another_are_told(sweeper: Sweeper, rows: list[Any]
     write(tmp_path / "d" / "train.jsonl", rows[:30])
     write(tmp_path / "d" / "test.jsonl", [*rows[28:], {**rows[0], "chosen": " other"}])
     told = " ".join(sweeper(tmp_path, "check-data", "d").stdout.split())
-    assert "2 of the 13 rows of test are in train too, and 3 have a prompt of it." in told
+    assert "Of the 13 rows of test, 2 are in train too, and 3 have a prompt of it." in told
     assert "test: take what is in train too out of one of them." in told
 
 

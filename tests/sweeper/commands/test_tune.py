@@ -104,12 +104,13 @@ def test_a_plan_that_can_show_nothing_says_what_would_show_more() -> None:
 def test_hours_that_show_more_are_those_of_the_replicates_that_do() -> None:
     slow = slower(250)
     made = timed(wished(), slow, 8 * 3600.0)
-    more = what_shows_more(wished(), 8.0, slow, made.replicates + 4)
-    hours = float(re.search(r"^--hours ([0-9.e+]+)$", more)[1])
+    asked = Asked("embedded", "my pairs.jsonl", 8.0)
+    more = what_shows_more(wished(), asked, slow, made.replicates + 4)
+    hours = float(re.search(r"^`--hours ([0-9.e+]+) --output embedded-my-pairs-[0-9.e+]+h.yaml`$", more)[1])
     assert timed(wished(), slow, hours * 3600 - slow.spent).replicates >= made.replicates + 4
     assert timed(wished(), slow, 0.8 * hours * 3600 - slow.spent).replicates < made.replicates + 4
-    assert "more prompts" in what_shows_more(wished(), 8.0, slow, made.most_replicates + 1)
-    assert "data.eval_rows" in what_shows_more(wished(), 8.0, slow, None)
+    assert "more prompts" in what_shows_more(wished(), asked, slow, made.most_replicates + 1)
+    assert "data.eval_rows" in what_shows_more(wished(), asked, slow, None)
 
 
 # ---- the file
@@ -128,6 +129,12 @@ def test_a_file_is_known_again_by_its_arguments(tmp_path: Path) -> None:
     file.write_text(f"# arguments: {asked.digest}\nstudy: edited\n")
     assert why_not_ours(file, asked) is None
     assert "written by another `sweeper tune` command" in str(why_not_ours(file, other))
+    file.write_text("\n".join(f"# {line}" for line in asked.head("")))
+    assert "--hours 8: go on with it by these hours" in str(why_not_ours(file, other))
+    assert f"for 7 hours beside it with --output {tmp_path}/mine-7h.yaml" in str(
+        why_not_ours(file, replace(other, output=str(file)))
+    )
+    assert "another `sweeper tune` command" in str(why_not_ours(file, replace(other, data="more.jsonl")))
     file.write_text("study: mine\n")
     assert "is not of this command" in str(why_not_ours(file, asked))
     file.unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from dashboards.store.histories import load_asked, load_samples
 from dashboards.store.records import load_records
 from studies.records import Cause, RunResult, Shown
 from studies.spec import arms, load_study, resolve_run
+from sweeper.tracking.experiment.moved import are_elsewhere
 from sweeper.tracking.tracker import Tracker
 
 Sweeper = Callable[..., Any]
@@ -198,3 +201,15 @@ def test_the_ui_shows_the_artifacts_of_a_moved_folder(
     assert "server" in started
     assert Tracker(None, new)._client.list_artifacts(run_id)
     assert not old.exists()
+
+
+def test_a_store_that_names_another_folder_is_known_without_mlflow(tmp_path: Path, empty_mlflow: Path) -> None:
+    folder = begin(tmp_path / "a folder#1", empty_mlflow)
+    spoken(folder)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        assert not are_elsewhere(store, folder)
+        assert are_elsewhere(store, tmp_path / "another")
+        store.execute("update experiments set artifact_location = 's3://bucket/of/all'")
+        assert are_elsewhere(store, tmp_path / "another"), "its run names the folder still"
+        store.execute("update runs set artifact_uri = 's3://bucket/of/all/x/artifacts'")
+        assert not are_elsewhere(store, tmp_path / "another"), "that is no folder of anybody's"
