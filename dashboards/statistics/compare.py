@@ -172,6 +172,24 @@ def p_equivalence(d: Floats, within: float) -> float | None:
     return _t_below(abs(float(d.mean())) - within, d)
 
 
+def reach(d: Floats) -> float:
+    """How far from 0 the 90 % t interval of the mean of differences [n] reaches, on either side."""
+    if _is_constant(d):
+        return abs(float(d[0]))
+    error = float(d.std(ddof=1) / np.sqrt(len(d)))
+    return abs(float(d.mean())) + float(special.stdtrit(len(d) - 1, 0.95)) * error
+
+
+def tied_pairs(differences: Mapping[tuple[str, str], Floats], within: float | None) -> dict[tuple[str, str], float]:
+    """The ordered pairs of which two one-sided tests at 5 % show that they differ by less than the tie width -> how far
+    apart they may be.
+    """
+    if within is None:
+        return {}
+    ps = {pair: p_equivalence(d, within) for pair, d in differences.items()}
+    return {pair: reach(differences[pair]) for pair, p in ps.items() if p is not None and p < ALPHA}
+
+
 def p_above(d: Floats, limit: float) -> float | None:
     """One-sided p of the paired t test that differences [n] have a mean of at most `limit`; None below three."""
     if len(d) < FEWEST_BLOCKS:

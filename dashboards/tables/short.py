@@ -126,7 +126,8 @@ def _against(loss: TunedLoss, found: Tuned) -> str:
 
 
 def _signed(value: Estimate, found: Tuned) -> str:
-    return with_sign(_with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0))
+    alone = f" (n={value.blocks})" if value.low is None else ""
+    return with_sign(_with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0)) + alone
 
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
@@ -181,10 +182,15 @@ def short_notes(found: Tuned) -> list[str]:
         points = ", in percentage points" if found.unit == "U" else ""
         lines.append(
             f"vs {found.baseline}: how much more it gains{points}{both_at(found)}. "
-            "It ranks the losses; Gain does not, as exported steps differ in drift."
+            "Only this compares losses: exported steps (Gain) differ in drift."
         )
     weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
-    lines.append(f"Gain: of the exported settings over the untrained model, {gain}{where}. [a, b]: 95% interval.{weak}")
+    choice = "each replicate's choice" if found.planned else "what would be exported"
+    shown = " Settings used: the median replicate's." if found.planned else ""
+    lines.append(
+        f"Gain: of {choice} over the untrained model, at its exported step, {gain}{where}. "
+        f"[a, b]: 95% interval.{shown}{weak}"
+    )
     return lines + opinion_notes(found) + _design_notes(found)
 
 
@@ -213,7 +219,7 @@ def _design_notes(found: Tuned) -> list[str]:
 def _judged_less(found: Tuned) -> str:
     """Which losses found nothing to judge in some of the replicates, so that less stands behind their numbers."""
     less = [one for one in found.losses if 0 < one.judged < found.planned == found.whole]
-    said = [f"of {one.variant} {'there was one ' * (one is less[0])}in {one.judged} only" for one in less]
+    said = [f"{one.variant} had none in {found.planned - one.judged} of them" for one in less]
     return f" ({', '.join(said)})" if less else ""
 
 

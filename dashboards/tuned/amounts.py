@@ -24,10 +24,12 @@ def share(found: Tuned, value: Estimate) -> str:
     return f"{100 * value.value:.0f}%{limits} of what is possible"
 
 
-def amount(found: Tuned, width: float) -> str:
-    """A width without an interval."""
+def amount(found: Tuned, width: float, digits: str = "g") -> str:
+    """A width without an interval; `digits`: of points, as a format says it."""
     points = 100 * width
-    return f"{points:g} point{'' if points == 1 else 's'}" if found.unit == "U" or found.is_rate else f"{width:g}"
+    if found.unit == "U" or found.is_rate:
+        return f"{points:{digits}} point{'' if points == 1 else 's'}"
+    return f"{width:.3g}"
 
 
 def said_of_yours(found: Tuned, use: str | None) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
     others = [loss.variant for loss in kept if loss is not use and loss.variant not in avoid]
     as_good = tuple(name for name in others if found.are_tied(use.variant, name))
     undecided = tuple(name for name in others if name not in as_good)
-    sentences = [_used(found, use), *_at_edge(use), *_beside(found, as_good, undecided, tie_within)]
+    sentences = [_used(found, use), *_at_edge(use), *_beside(found, use.variant, as_good, undecided, tie_within)]
     sentences += said_by_others(found, use.variant)
     sentences += _settling(found, settle, tie_within) if undecided else []
     sentences += _avoided(avoid)
@@ -107,7 +107,7 @@ def _is_seen(gain: Estimate | None, tie_within: float | None) -> bool:
 
 
 def _choose(found: Tuned, kept: Sequence[TunedLoss]) -> TunedLoss:
-    """The most forgiving of the losses as good as the best where that is shown, else the plainest."""
+    """The most forgiving of the losses as good as the best where that is shown, else the baseline."""
     forgiving = [loss for loss in kept if loss.stability is not None and loss.stability.word == "Better"]
     if forgiving:
         return max(forgiving, key=lambda loss: loss.any_setting.value if loss.any_setting else 0.0)
@@ -182,7 +182,7 @@ def _why(found: Tuned, use: TunedLoss) -> str:
         more = f"a setting picked at random gains more than one of {found.baseline}"
         return f"{_NOT_BEATEN}, and it forgives the most: {more}"
     if use.variant == found.baseline:
-        return f"{_NOT_BEATEN}, and it is the plainest"
+        return f"{_NOT_BEATEN}, so the baseline stays"
     if use.difference is not None and use.difference.word == "better":
         return f"shown better than {found.baseline}"
     return "the highest gain of those that can be compared"
@@ -207,12 +207,17 @@ def _at_edge(use: TunedLoss) -> list[str]:
     return said
 
 
-def _beside(found: Tuned, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None) -> list[str]:
+def _beside(
+    found: Tuned, use: str, as_good: Sequence[str], undecided: Sequence[str], tie_within: float | None
+) -> list[str]:
     said = []
     if as_good:
         one = len(as_good) == 1
-        limits = f"{'its 90% interval' if one else 'their 90% intervals'} (the table's are 95%)"
-        within = f": less than {amount(found, tie_within)} apart by {limits}" if tie_within else ""
+        limits = "its 90% interval" if one else "their 90% intervals"
+        most = amount(found, max(found.apart[found.tied.index((use, name))] for name in as_good), ".2f")
+        within = (
+            f": at most {most} apart by {limits}, and {amount(found, tie_within)} do not matter" if tie_within else ""
+        )
         verb = "is" if one else "are"
         said.append(f"{_list(as_good)} {verb} as good{within}.")
     if undecided:

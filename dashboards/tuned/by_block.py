@@ -15,11 +15,11 @@ import numpy as np
 from dashboards.analysis.confirmed import panel_of, unsaid
 from dashboards.analysis.spaces import edges_of
 from dashboards.analysis.strata import StratumResults, Trial, broke, mean_of
-from dashboards.statistics.compare import Difference
+from dashboards.statistics.compare import Difference, tied_pairs
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean
 from dashboards.statistics.replicated.best import not_worse_than_best
 from dashboards.statistics.scale import Scale
-from dashboards.tuned.losses import Tuned, TunedLoss, tied_pairs
+from dashboards.tuned.losses import Tuned, TunedLoss
 from studies.records import RunRecord
 
 
@@ -39,7 +39,10 @@ def tuned_by_block(
     scenario = standings[0].stratum.scenario if standings else ""
     pairs = {(a, b): _apart(panel[a], panel[b], scale.sign) for a, b in permutations(panel, 2)}
     tied = tied_pairs({pair: d for pair, d in pairs.items() if len(d) >= FEWEST_BLOCKS}, scale.tie_within)
-    return Tuned(scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0, tied, scale.by_task)
+    return Tuned(
+        scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0, tuple(tied), scale.by_task,
+        apart=tuple(tied.values()),
+    )  # fmt: skip
 
 
 def _apart(values: Mapping[int, float], others: Mapping[int, float], sign: int) -> Floats:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dashboards.analysis.spaces import RATE, Edge
-from dashboards.statistics.compare import ALPHA, Difference, p_equivalence, sensitive
-from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, Floats, block_mean
+from dashboards.statistics.compare import Difference, sensitive, tied_pairs
+from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate, block_mean
 from dashboards.statistics.replicated.best import Best, best_of_pairs
 from dashboards.statistics.replicated.differences import against_baseline
 from dashboards.statistics.replicated.head_to_head import Met
@@ -81,10 +81,11 @@ class TunedLoss:
 @dataclass(frozen=True)
 class Tuned:
     """All variants of one condition. `best`: who is not shown worse than the best, None where nothing was judged;
-    `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `whole`: replicates of which every
-    variant has all, of `planned`; `settings`: tried by each variant in each of them; `has_new_pairs`: draws are of new
-    pairs, as in the embedded world, and not parts of the same ones. `yours`: models that no run of the study trained.
-    `second`: what another judge says, and `tax`: what a check says; `judge`: who judges samples, where somebody does.
+    `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %, and how far each may be `apart`, by the
+    90 % interval that says the same; `whole`: replicates of which every variant has all, of `planned`; `settings`:
+    tried by each variant in each of them; `has_new_pairs`: draws are of new pairs, as in the embedded world, and not
+    parts of the same ones. `yours`: models that no run of the study trained. `second`: what another judge says, and
+    `tax`: what a check says; `judge`: who judges samples, where somebody does.
     """
 
     condition: str
@@ -103,6 +104,7 @@ class Tuned:
     second: Opinion | None = None
     tax: Tax | None = None
     judge: str | None = None
+    apart: tuple[float, ...] = ()
 
     @property
     def is_weak(self) -> bool:
@@ -136,6 +138,7 @@ def tuned(
     """
     pairs = {pair: read for pair in permutations(losses, 2) if (read := _apart(found, *pair, drift, scale, contests))}
     wide = {pair: np.array(list(of.more.values())) for pair, of in pairs.items() if len(of.more) >= FEWEST_BLOCKS}
+    tied = tied_pairs(wide, scale.tie_within)
     best = best_of_pairs(tuple(losses), wide, scale.tie_within or 0.0)
     differences = _differences(found, pairs, scale, baseline)
     stable = stabilities(found, scale, baseline)
@@ -160,16 +163,8 @@ def tuned(
     judged = any(row.judged for row in rows)
     return Tuned(
         condition, baseline, tuple(rows), best if judged else None, scale.unit, scale.metric, drift, settings, whole,
-        planned, tied_pairs(wide, scale.tie_within), scale.by_task,
+        planned, tuple(tied), scale.by_task, apart=tuple(tied.values()),
     )  # fmt: skip
-
-
-def tied_pairs(differences: Mapping[tuple[str, str], Floats], within: float | None) -> tuple[tuple[str, str], ...]:
-    """The ordered pairs of which two one-sided tests at 5 % show that they differ by less than the tie width."""
-    if within is None:
-        return ()
-    ps = {pair: p_equivalence(d, within) for pair, d in differences.items()}
-    return tuple(pair for pair, p in ps.items() if p is not None and p < ALPHA)
 
 
 def _gains(replicates: Sequence[Replicate], drift: float | None) -> dict[int, float]:

@@ -66,7 +66,7 @@ def test_losses_whose_samples_win_as_often_are_as_good_within_the_points_that_do
     told = said(found)
     assert told.use == "sigmoid"
     assert told.as_good == ("hinge",)
-    assert "as good: less than 3 points apart" in told.text
+    assert "as good: at most 1.86 points apart by its 90% interval, and 3 points do not matter." in told.text
 
 
 def test_a_pairwise_judge_that_contradicts_itself_is_told() -> None:
