@@ -93,7 +93,7 @@ class Table:
 
 WON = "% won against the untrained model"
 """The unit of a win rate, which is no gain: 50 is no better."""
-_NOT_FIRST = ("avoid", "no gain", "weak")  # verdicts of losses that no line at the top names
+_NOT_FIRST = ("avoid", "no gain", "weak", "not ranked")  # verdicts of losses that no line at the top names
 
 
 def _worth(bar: Bar, unit: str) -> str:
@@ -120,10 +120,12 @@ class Answer:
             for bar in table.bars:
                 if bar.value is not None and not bar.verdict.startswith(_NOT_FIRST):
                     where = f" in {table.condition}" if len(self.tables) > 1 else ""
-                    word = "Use" if bar.verdict == "use" else f"First so far ({bar.verdict})"
-                    alike = [one.variant for one in table.bars if one.verdict == "as good"] if word == "Use" else []
+                    by = table.answer.partition(":")[0]
+                    use = f"{by}: use " if by.startswith("So far") else "Use: "
+                    word = use if bar.verdict == "use" else f"First so far ({bar.verdict}): "
+                    alike = [one.variant for one in table.bars if one.verdict == "as good"] if word == use else []
                     others = f"; as good: {', '.join(alike)}" if alike else ""
-                    return f"{word}: {bar.variant}{where}, {_worth(bar, table.unit)}{others}"
+                    return f"{word}{bar.variant}{where}, {_worth(bar, table.unit)}{others}"
         return ""
 
     @property

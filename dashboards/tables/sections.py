@@ -39,7 +39,7 @@ def condition_sections(table: Comparison | Short) -> list[Section]:
         Section(
             of.condition if several else "",
             short_cells(of, said),
-            [*short_notes(of), *pace] if of is table.tuned[-1] else (),
+            [*short_notes(table.tuned), *pace] if of is table.tuned[-1] else (),
             [
                 {"judged": ids}
                 for ids in [*(loss.run_ids for loss in by_verdict(of, said)), *(y.run_ids for y in of.yours)]

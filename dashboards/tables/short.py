@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dashboards.analysis.speed import SAME, Paces
 from dashboards.statistics.estimates import Estimate
@@ -121,13 +122,18 @@ def _against(loss: TunedLoss, found: Tuned) -> str:
         return "-"
     less = "" if loss.compared_at in (None, found.drift) else LESS
     if loss.met is not None:
-        return f"{_with_limits(as_rate(loss.difference.estimate), 100.0, '%')}{less}"
+        value = loss.difference.estimate
+        return f"{_with_limits(as_rate(value), 100.0, '%')}{_alone(value)}{less}"
     return _signed(loss.difference.estimate, found) + less
 
 
 def _signed(value: Estimate, found: Tuned) -> str:
-    alone = f" (n={value.blocks})" if value.low is None else ""
-    return with_sign(_with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0)) + alone
+    return with_sign(_with_limits(value, 100.0 if found.unit == "U" or found.is_rate else 1.0)) + _alone(value)
+
+
+def _alone(value: Estimate) -> str:
+    """Of how many replicates a number is that has no interval."""
+    return f" (n={value.blocks})" if value.low is None else ""
 
 
 def _with_limits(value: Estimate, times: float, unit: str = "") -> str:
@@ -170,8 +176,9 @@ def _value(value: Scalar) -> str:
     return f"{value:.2g}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2g}"
 
 
-def short_notes(found: Tuned) -> list[str]:
-    """What the columns mean, in as few lines as can be."""
+def short_notes(conditions: Sequence[Tuned]) -> list[str]:
+    """What the columns mean, in as few lines as can be, below the tables of all conditions."""
+    found = _in_all(conditions)
     if found.is_rate:
         return [*rate_notes(found), *opinion_notes(found), *_design_notes(found)]
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
@@ -182,14 +189,12 @@ def short_notes(found: Tuned) -> list[str]:
         points = ", in percentage points" if found.unit == "U" else ""
         lines.append(
             f"vs {found.baseline}: how much more it gains{points}{both_at(found)}. "
-            "Only this compares losses: exported steps (Gain) differ in drift."
+            f"Only this compares losses: exported steps (Gain) differ in drift.{_from_fewer(found)}"
         )
     weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
     choice = "each replicate's choice" if found.planned else "what would be exported"
-    shown = " Settings used: the median replicate's." if found.planned else ""
     lines.append(
-        f"Gain: of {choice} over the untrained model, at its exported step, {gain}{where}. "
-        f"[a, b]: 95% interval.{shown}{weak}"
+        f"Gain: of {choice} over the untrained model{_stops(found)}, {gain}{where}. [a, b]: 95% interval.{weak}"
     )
     return lines + opinion_notes(found) + _design_notes(found)
 
@@ -202,7 +207,7 @@ def _design_notes(found: Tuned) -> list[str]:
         lines.append(
             f"{whole}{found.planned} replicates{' are whole' if whole else ''}: in each, every loss tries "
             f"{so_many(found.settings, 'setting')} on one random part of the data (a draw), and the best that did not "
-            f"break is trained and judged on another{_judged_less(found)}."
+            f"break is trained and judged on another. Settings used: the median replicate's."
         )
     elif all(not loss.judged for loss in found.losses):
         lines.append("Of several settings the best is shown, by the number that chose it: too good on average.")
@@ -211,16 +216,30 @@ def _design_notes(found: Tuned) -> list[str]:
     length = " Length: of samples, beside the untrained model's." if _has_lengths(found) else ""
     lines.append(
         "Worked: settings that gained and did not break (NaN, repeated words, preferences the wrong way, other "
-        f"lengths). Drift: KL from the untrained model in nats, at the exported step.{length}"
+        f"lengths). Drift: KL from the untrained model in nats{_stops(found) or ', at the end'}.{length}"
     )
     return lines + (_yours_notes(found) if found.yours else [])
 
 
-def _judged_less(found: Tuned) -> str:
-    """Which losses found nothing to judge in some of the replicates, so that less stands behind their numbers."""
-    less = [one for one in found.losses if 0 < one.judged < found.planned == found.whole]
-    said = [f"{one.variant} had none in {found.planned - one.judged} of them" for one in less]
-    return f" ({', '.join(said)})" if less else ""
+def _in_all(conditions: Sequence[Tuned]) -> Tuned:
+    """The last of them with the losses of all, each by its name and condition: what notes say of single losses."""
+    last = conditions[-1]
+    if len(conditions) == 1:
+        return last
+    losses = [replace(loss, variant=f"{loss.variant} in {of.condition}") for of in conditions for loss in of.losses]
+    return replace(last, losses=tuple(losses))
+
+
+def _stops(found: Tuned) -> str:
+    """Where runs are as they would be exported, "" where that is their end."""
+    return ", at the exported step" if found.drift and found.planned else ""
+
+
+def _from_fewer(found: Tuned) -> str:
+    """Which differences rest on fewer replicates than were planned, as in the others one of the two jumps the drift."""
+    of = {loss.variant: loss.difference.estimate.blocks for loss in found.losses if loss.difference is not None}
+    less = [f"{name} {n}" for name, n in of.items() if n < found.planned == found.whole]
+    return f" By fewer than {found.planned} replicates: {', '.join(less)}." if less else ""
 
 
 def _yours_notes(found: Tuned) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from dashboards.statistics.estimates import Estimate
@@ -24,12 +25,19 @@ def share(found: Tuned, value: Estimate) -> str:
     return f"{100 * value.value:.0f}%{limits} of what is possible"
 
 
-def amount(found: Tuned, width: float, digits: str = "g") -> str:
-    """A width without an interval; `digits`: of points, as a format says it."""
+def amount(found: Tuned, width: float) -> str:
+    """A width without an interval."""
     points = 100 * width
-    if found.unit == "U" or found.is_rate:
-        return f"{points:{digits}} point{'' if points == 1 else 's'}"
-    return f"{width:.3g}"
+    return f"{points:g} point{'' if points == 1 else 's'}" if found.unit == "U" or found.is_rate else f"{width:g}"
+
+
+def at_most(found: Tuned, reach: float, tie_within: float) -> str:
+    """How far apart losses may be that are shown to be as good, rounded up; `reach` is less than the tie width."""
+    step = 10.0 ** (math.floor(math.log10(tie_within)) - 2)  # in points: hundredths of those of a tie of some points
+    width = math.ceil(reach / step) * step
+    if width >= tie_within * (1 - 1e-9):
+        return f"less than {amount(found, tie_within)} apart"
+    return f"at most {amount(found, float(f'{width:.6g}'))} apart, within the {amount(found, tie_within)} of a tie,"
 
 
 def said_of_yours(found: Tuned, use: str | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from dashboards.statistics.compare import ALPHA, POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
 from dashboards.statistics.replicated.stability import BREAKS_MORE, Stability
-from dashboards.tuned.amounts import amount, share
+from dashboards.tuned.amounts import at_most, share
 from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.opinions import said_by_others, weakness, would_take
 from studies.records import Scalar
@@ -92,7 +92,11 @@ def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
     others = [loss.variant for loss in kept if loss is not use and loss.variant not in avoid]
     as_good = tuple(name for name in others if found.are_tied(use.variant, name))
     undecided = tuple(name for name in others if name not in as_good)
-    sentences = [_used(found, use), *_at_edge(use), *_beside(found, use.variant, as_good, undecided, tie_within)]
+    sentences = [
+        so_far(found) + _used(found, use),
+        *_at_edge(use),
+        *_beside(found, use.variant, as_good, undecided, tie_within),
+    ]
     sentences += said_by_others(found, use.variant)
     sentences += _settling(found, settle, tie_within) if undecided else []
     sentences += _avoided(avoid)
@@ -107,7 +111,9 @@ def _is_seen(gain: Estimate | None, tie_within: float | None) -> bool:
 
 
 def _choose(found: Tuned, kept: Sequence[TunedLoss]) -> TunedLoss:
-    """The most forgiving of the losses as good as the best where that is shown, else the baseline."""
+    """The most forgiving of the losses as good as the best where that is shown, else the baseline, else the one that
+    gains most.
+    """
     forgiving = [loss for loss in kept if loss.stability is not None and loss.stability.word == "Better"]
     if forgiving:
         return max(forgiving, key=lambda loss: loss.any_setting.value if loss.any_setting else 0.0)
@@ -160,6 +166,13 @@ def _avoid(found: Tuned) -> dict[str, str]:
 # ---- sentences ----------------------------------------------------------------------------------------------------
 
 
+def so_far(found: Tuned) -> str:
+    """What goes before a word on losses while replicates are missing, "" where none are."""
+    if found.whole == found.planned:
+        return ""
+    return f"So far, by {found.whole} of {so_many(found.planned, 'replicate')}: "
+
+
 def _used(found: Tuned, use: TunedLoss) -> str:
     stop = f", stop at step {use.step}" if use.step else ""
     middle = ", the median replicate's choice" if found.planned and (use.settings or stop) else ""
@@ -171,7 +184,8 @@ def _used(found: Tuned, use: TunedLoss) -> str:
         over = f"on {use.gained.blocks} of {so_many(use.judged, 'fresh draw')} of the data (it broke on the others)"
     where = f", {nats_about(use.drift)} from the start" if use.drift is not None else ""
     gains = f"beats the untrained model at {gain}" if found.is_rate else f"gains {gain} over the untrained model"
-    return f"Use {use.variant}{settings}: {_why(found, use)}. {tuned} {gains} {over}{where}."
+    use_it = "use" if so_far(found) else "Use"
+    return f"{use_it} {use.variant}{settings}: {_why(found, use)}. {tuned} {gains} {over}{where}."
 
 
 _NOT_BEATEN = "no other loss is shown to gain enough more to matter"
@@ -213,13 +227,9 @@ def _beside(
     said = []
     if as_good:
         one = len(as_good) == 1
-        limits = "its 90% interval" if one else "their 90% intervals"
-        most = amount(found, max(found.apart[found.tied.index((use, name))] for name in as_good), ".2f")
-        within = (
-            f": at most {most} apart by {limits}, and {amount(found, tie_within)} do not matter" if tie_within else ""
-        )
-        verb = "is" if one else "are"
-        said.append(f"{_list(as_good)} {verb} as good{within}.")
+        limits, verb = ("its 90% interval", "is") if one else ("their 90% intervals", "are")
+        apart = at_most(found, max(found.tie(use, name) for name in as_good), tie_within or 0.0)
+        said.append(f"{_list(as_good)} {verb} as good: {apart} by {limits}.")
     if undecided:
         said.append(f"Not told apart from it by these runs: {_list(undecided)}.")
     return said

@@ -41,7 +41,7 @@ def tuned_by_block(
     tied = tied_pairs({pair: d for pair, d in pairs.items() if len(d) >= FEWEST_BLOCKS}, scale.tie_within)
     return Tuned(
         scenario, baseline, rows, best, scale.unit, scale.metric, drift, settings, 0, 0, tuple(tied), scale.by_task,
-        apart=tuple(tied.values()),
+        tied_within=tuple(tied.values()),
     )  # fmt: skip
 
 

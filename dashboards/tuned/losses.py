@@ -81,11 +81,12 @@ class TunedLoss:
 @dataclass(frozen=True)
 class Tuned:
     """All variants of one condition. `best`: who is not shown worse than the best, None where nothing was judged;
-    `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %, and how far each may be `apart`, by the
-    90 % interval that says the same; `whole`: replicates of which every variant has all, of `planned`; `settings`:
-    tried by each variant in each of them; `has_new_pairs`: draws are of new pairs, as in the embedded world, and not
-    parts of the same ones. `yours`: models that no run of the study trained. `second`: what another judge says, and
-    `tax`: what a check says; `judge`: who judges samples, where somebody does.
+    `tied`: pairs of losses shown to be as good, by two one-sided tests at 5 %; `tied_within`: for each of these, in
+    their order, how far apart the two may be, by the 90 % interval that says the same; `whole`: replicates of which
+    every variant has all, of `planned`; `settings`: tried by each variant in each of them; `has_new_pairs`: draws are
+    of new pairs, as in the embedded world, and not parts of the same ones. `yours`: models that no run of the study
+    trained. `second`: what another judge says, and `tax`: what a check says; `judge`: who judges samples, where
+    somebody does.
     """
 
     condition: str
@@ -104,7 +105,7 @@ class Tuned:
     second: Opinion | None = None
     tax: Tax | None = None
     judge: str | None = None
-    apart: tuple[float, ...] = ()
+    tied_within: tuple[float, ...] = ()
 
     @property
     def is_weak(self) -> bool:
@@ -115,6 +116,10 @@ class Tuned:
     def is_rate(self) -> bool:
         """Whether gains are shares of prompts won, less one half."""
         return self.metric in WIN_RATES
+
+    def tie(self, one: str, other: str) -> float:
+        """How far apart two losses may be that are shown to be as good."""
+        return self.tied_within[self.tied.index((one, other))]
 
     def are_tied(self, one: str, other: str) -> bool:
         """Whether two losses are shown to be as good."""
@@ -163,7 +168,7 @@ def tuned(
     judged = any(row.judged for row in rows)
     return Tuned(
         condition, baseline, tuple(rows), best if judged else None, scale.unit, scale.metric, drift, settings, whole,
-        planned, tuple(tied), scale.by_task, apart=tuple(tied.values()),
+        planned, tuple(tied), scale.by_task, tied_within=tuple(tied.values()),
     )  # fmt: skip
 
 

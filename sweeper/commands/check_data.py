@@ -132,7 +132,7 @@ def _told_lengths(lengths: Lengths) -> list[str]:
     }
     mean = [sum(n) / len(n) for n in (lengths.chosen, lengths.rejected)]
     return [
-        f"Lengths in {of}, of {len(lengths.prompts):,} rows:",
+        f"Lengths in {of}, of {so_many(len(lengths.prompts), 'row')}:",
         f"  {'':10}{'half':>8}{'95 of 100':>12}{'longest':>10}",
         *(f"  {name:10}{at_most(n, 0.5):>8,}{at_most(n, 0.95):>12,}{max(n):>10,}" for name, n in sides.items()),
         f"Length bias: the chosen answer is the longer one in {100 * lengths.longer_chosen:.0f} of 100 pairs; means "

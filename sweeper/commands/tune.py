@@ -52,13 +52,19 @@ class Asked:
         return Path(given or "") / f"{name[:60] or 'tune'}.yaml"
 
     def beside(self, hours: float) -> Path:
-        """A study file for other hours, beside the one for these."""
-        return self.file.with_name(f"{self.file.stem}-{hours:g}h{self.file.suffix}")
+        """A study file for other hours: of another name, as studies have theirs, in a folder for its own best.yaml."""
+        name = f"{self.file.stem}-{hours:g}h"
+        return self.file.with_name(name) / f"{name}{self.file.suffix}"
 
     @property
     def command(self) -> str:
         """The command, to copy."""
-        options = {"--model": self.model, "--data": self.data, "--hours": f"{self.hours:g}", "--gpus": self.gpus}
+        options = {
+            "--model": self.model,
+            "--data": self.data,
+            "--hours": f"{self.hours!r}".removesuffix(".0"),
+            "--gpus": self.gpus,
+        }
         options |= self.judge.options
         words = [w for name, value in options.items() if value is not None for w in (name, str(value))]
         return shlex.join(["sweeper", "tune", *words, *(["--output", self.output] if self.output else [])])
@@ -83,7 +89,7 @@ def why_not_ours(file: Path, asked: Asked) -> str | None:
     found = re.search(r"^# arguments: (\w+)$", head, re.MULTILINE)
     if found is not None and found[1] == asked.digest:
         return None
-    hours = re.search(r"^# .*sweeper tune .*--hours ([\d.e+-]+)", head, re.MULTILINE)
+    hours = re.search(r"^# .*sweeper tune .*--hours (\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?= |$)", head, re.MULTILINE)
     if found is not None and hours is not None and found[1] == replace(asked, hours=float(hours[1])).digest:
         return (
             f"{file} is the study for --hours {hours[1]}: go on with it by these hours, or have one designed for "

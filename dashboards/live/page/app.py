@@ -48,11 +48,8 @@ def page_of(desk: Desk, keys: Keys, mlflow: MlflowServer | None) -> Asgi:
 
 def listener(host: str, port: int) -> socket.socket:
     """A place that browsers can come to; who comes before the page is served waits. Raises OSError."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind((host, port))
-    made.listen()
-    return made
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=128)
 
 
 def serve(app: Asgi, place: socket.socket) -> None:

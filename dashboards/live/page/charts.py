@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ COLOURS: Final = (
     *("#8F7FEE", "#AA4499", "#44AA99", "#999933"),
 )
 GREY: Final = "#8a8a93"
+STROKES: Final = ("solid", "dashed", "dotted")
 MOST_ROWS: Final = 60  # of the time line
 FAR: Final = 5.0  # times the upper quartile of the drifts of runs that did not break
 Options = dict[str, Any]
@@ -30,7 +32,7 @@ def beside(one: Table) -> Options:
     points = f"points more than {one.baseline}, at the same drift" if one.unit.startswith("%") else None
     name = f"% won against {one.baseline}" if one.is_rate else points or f"more than {one.baseline}, {one.unit}"
     same: dict[str, Any] = {"xAxis": 50 if one.is_rate else 0}
-    return _with_intervals(one.beside, name, scale=True, same=same)
+    return _with_intervals(one.beside, name, scale=one.is_rate, same=same)  # without: its line may lie outside
 
 
 def marks(bars: Sequence[Bar], baseline: str = "") -> str:
@@ -124,13 +126,16 @@ def side_by_side(spans: Sequence[Span]) -> list[tuple[str, list[Span]]]:
     return rows
 
 
-def curves(found: Mapping[str, Curve], name: str) -> Options:
-    """A metric over the steps of some runs."""
-    series = [
-        {"type": "line", "name": label, "data": [[x, _short(y)] for x, y in curve], "showSymbol": len(curve) < 30,
-         "lineStyle": {"color": _colour(i)}, "itemStyle": {"color": _colour(i)}}
-        for i, (label, curve) in enumerate(found.items())
-    ]  # fmt: skip
+def curves(found: Mapping[str, tuple[str, Curve]], name: str, colours: Mapping[str, str]) -> Options:
+    """A metric over the steps of some runs, each by its variant's colour; of one variant the second is dashed."""
+    series: list[Options] = []
+    drawn: Counter[str] = Counter()
+    for label, (variant, curve) in found.items():
+        stroke, colour = STROKES[drawn[variant] % len(STROKES)], colours.get(variant, GREY)
+        drawn[variant] += 1
+        series.append({"type": "line", "name": label, "data": [[x, _short(y)] for x, y in curve],
+                       "showSymbol": len(curve) < 30, "lineStyle": {"color": colour, "type": stroke},
+                       "itemStyle": {"color": colour}})  # fmt: skip
     return _base() | {
         "tooltip": {"trigger": "axis", "renderMode": "richText"},
         "xAxis": _axis("value", "step"),

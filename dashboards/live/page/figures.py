@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from nicegui import run, ui
@@ -56,11 +57,6 @@ class FiguresView:
             return
         first, self._found = self._found is None, found
         self._draw_scatter()
-        newest = f" The newest {MOST_POINTS:,} of {len(found.points):,}." if len(found.points) > MOST_POINTS else ""
-        self._about.set_text(
-            f"{found.metric}: {found.about}. A dot a finished run, a triangle one that broke, where it could still "
-            f"be measured. Click a name above to leave it out, a dot for its run.{newest}"
-        )
         labels = choices(found)
         kept = [one for one in self._runs.value or [] if one in labels]
         self._runs.set_options(labels, value=first_chosen(found) if first or (self._runs.value and not kept) else kept)
@@ -79,11 +75,19 @@ class FiguresView:
     def _draw_scatter(self) -> None:
         if self._found is None:
             return
-        colours = charts.colours_of(one.variant for one in self._found.runs)
-        _fill(self._scatter, charts.reward_and_drift(self._points(), self._found.metric, colours))
-        far = len(self._found.points[-MOST_POINTS:]) - len(charts.near(self._found.points[-MOST_POINTS:]))
-        self._far.set_text(f"also {so_many(far, 'run')} far outside")
-        self._far.set_visibility(far > 0)
+        found, points = self._found, self._found.points[-MOST_POINTS:]
+        colours = charts.colours_of(one.variant for one in found.runs)
+        _fill(self._scatter, charts.reward_and_drift(self._points(), found.metric, colours))
+        outside = set(points) - set(charts.near(points))
+        self._far.set_text(f"also {so_many(len(outside), 'run')} far outside, {_broken(outside)} of them broken")
+        self._far.set_visibility(bool(outside))
+        broken = _broken(self._points())
+        triangles = f", a triangle one that broke ({broken} here), where it could still be measured" if broken else ""
+        newest = f" The newest {MOST_POINTS:,} of {len(found.points):,}." if len(found.points) > MOST_POINTS else ""
+        self._about.set_text(
+            f"{found.metric}: {found.about}, at the end of a run{triangles}. A dot a finished run. "
+            f"Click a name above to leave it out, a dot for its run.{newest}"
+        )
 
     def _points(self) -> list[Point]:
         """The runs that are drawn: the newest, those far outside where somebody wants them."""
@@ -100,8 +104,10 @@ class FiguresView:
         except StoreError as error:
             self._curves_said.set_text(words(error))
             return
-        shown = {labels[one]: curves[one][name] for one in chosen if name in curves.get(one, {}) and one in labels}
-        _fill(self._curves, charts.curves(shown, measure_words(name)))
+        variants = {one.run_id: one.variant for one in self._found.runs}
+        known = [one for one in chosen if name in curves.get(one, {}) and one in labels]
+        shown = {labels[one]: (variants[one], curves[one][name]) for one in known}
+        _fill(self._curves, charts.curves(shown, measure_words(name), charts.colours_of(variants.values())))
         self._curves.set_visibility(bool(shown))
         self._curves_said.set_text("" if shown else f"None of these runs has logged {measure_words(name)}.")
 
@@ -125,6 +131,10 @@ class FiguresView:
             page = self._desk.mlflow_page(glance, point.run_id)
             if page is not None:
                 ui.link("in MLflow", page, new_tab=True).classes("link text-sm")
+
+
+def _broken(points: Iterable[Point]) -> int:
+    return sum(point.failed for point in points)
 
 
 def choices(found: Figures, *, finished: bool = False) -> dict[str, str]:

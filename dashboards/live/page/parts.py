@@ -17,6 +17,7 @@ from dashboards.live.reading.watcher import Watcher
 from dashboards.live.reading.words import why
 from dashboards.live.views import Glance, Seen
 from dashboards.report.progress import StatusCounts
+from studies.records import Failure
 from studies.text.plural import so_many
 
 LATE_SECONDS: Final = 60.0
@@ -190,7 +191,7 @@ def progress(glance: Glance) -> None:
     if glance.state == "running" and sweep is not None:
         words += [f"{sweep.training} in training"] if sweep.training else []
         if sweep.seconds_left is not None:
-            words.append(f"{duration(sweep.seconds_left)} left")
+            words.append(f"about {duration(sweep.seconds_left)} left, until {_later(sweep.seconds_left)}")
         elif runs_now and planned > done:
             words.append("time left: known after the first runs")
         words += [f"now: {sweep.what}, {sweep.done} of {sweep.planned}"] if not runs_now and sweep.planned else []
@@ -243,13 +244,28 @@ def clock(at: float) -> str:
     return time.strftime(form, time.localtime(at))
 
 
+def _later(seconds: float) -> str:
+    """When it will be in so many seconds, in this machine's time."""
+    form = "%H:%M" if seconds < 12 * 3600 else "%a %H:%M"
+    return time.strftime(form, time.localtime(time.time() + seconds))
+
+
+_SPEAKS: Final = {Failure.DIVERGED, Failure.INVERTED, Failure.COLLAPSED, Failure.DRIFTED}
+"""What a loss does to a model, and no machine."""
+
+
 def failures(counts: StatusCounts) -> str:
-    """How many runs failed, of which variants, and why; "" where none did."""
-    by_kind = [f"{number} {why(kind)}" for kind, number in counts.failures.items() if number]
-    of: Counter[str] = Counter()
-    for stratum in counts.strata:
-        of[stratum.variant] += stratum.failed + stratum.untrained
-    whose = ", ".join(f"{variant} {number}" for variant, number in of.most_common() if number)
-    if not by_kind:
-        return ""
-    return f"{so_many(sum(counts.failures.values()), 'run')} failed ({whose}): {'; '.join(by_kind)}"
+    """How many runs failed, of which variants, why, and whether somebody must do something; "" where none did."""
+    said = []
+    for by_settings, how in ((True, "failed by {} settings"), (False, "could not be trained")):
+        kinds = {kind: n for kind, n in counts.failures.items() if n and Failure(kind).by_config is by_settings}
+        of: Counter[str] = Counter()
+        for stratum in counts.strata:
+            of[stratum.variant] += stratum.failed if by_settings else stratum.untrained
+        whose = ", ".join(f"{variant} {number}" for variant, number in of.most_common() if number)
+        why_all = "; ".join(f"{number} {why(kind)}" for kind, number in kinds.items())
+        failed = sum(kinds.values())
+        what = how.format("its" if failed == 1 else "their")
+        then = " That counts against the losses; nothing is to be mended." if kinds and kinds.keys() <= _SPEAKS else ""
+        said += [f"{so_many(failed, 'run')} {what} ({whose}): {why_all}.{then}"] if kinds else []
+    return " ".join(said)

@@ -12,6 +12,7 @@ from dashboards.live.page.parts import Desk, clock, command, follow, heading, mu
 from dashboards.live.ports import Act, Edit, Run, Version
 from dashboards.live.reading.words import spaced
 from dashboards.live.views import Glance
+from studies.records import Failure
 from studies.requests import Extend, Pause, Resume, Retry, Stop, Take
 
 HOURS: Final = "budget.wall_clock"
@@ -86,6 +87,9 @@ def _sweep(desk: Desk, glance: Glance) -> None:
             muted("Trains what is missing." if glance.counts.missing else "It died before it had told its answer.")
         else:
             muted("Nothing is missing.")
+    if glance.state == "running":
+        muted("Stopped either way, nothing is lost. This goes on with it, as does a button that is here then:")
+        command(glance.again)
 
 
 def _variants(desk: Desk, glance: Glance) -> None:
@@ -114,6 +118,8 @@ def _again(desk: Desk, glance: Glance) -> None:
                 _button(desk, glance.name, f"retry {number} {spaced(cause)}", act, "replay")
             else:
                 command(desk.hands.command(glance.name, act))
+    if any(failure in causes for failure in Failure if failure.by_config):
+        muted("What failed by its settings fails so again, unless data, model or program have changed.")
 
 
 def _more(desk: Desk, glance: Glance) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from nicegui import ui
 
@@ -14,7 +15,7 @@ from dashboards.live.page.runs import failed_runs, failure_lines, log_tail
 from dashboards.live.page.samples import samples
 from dashboards.live.page.steer import steer
 from dashboards.live.reading.figures import named
-from dashboards.live.views import Glance, Happening, Table
+from dashboards.live.views import Bar, Glance, Happening, Table
 
 MOST_SPANS = 400  # the newest, drawn
 TABS = ("answer", "figures", "runs", "samples", "steer")
@@ -61,12 +62,19 @@ def _answer(glance: Glance, desk: Desk) -> None:
             heading(one.condition)
         ui.label(one.answer).classes("text-base wrap")
         _table(one, desk, glance)
-        if any(bar.value is not None for bar in one.bars):
-            drawn = charts.beside(one) if one.beside else charts.gains(one.bars, one.unit)
-            ui.echart(drawn).classes("w-full").style(f"height: {110 + 26 * len(one.bars)}px")
-            muted(charts.marks(one.beside, one.baseline) if one.beside else charts.marks(one.bars))
+        if any(bar.low is not None for bar in one.beside):
+            ui.label(f"How much more each gains than {one.baseline}").classes("font-medium")
+            _intervals(charts.beside(one), one.beside, one.baseline)
+        elif any(bar.value is not None for bar in one.bars) and not one.beside:
+            ui.label("What each gains").classes("font-medium")
+            _intervals(charts.gains(one.bars, one.unit), one.bars)
     for note in (*answer.notes, *(note for note in glance.notes if note not in answer.notes)):
         muted(note)
+
+
+def _intervals(drawn: charts.Options, bars: Sequence[Bar], baseline: str = "") -> None:
+    ui.echart(drawn).classes("w-full").style(f"height: {110 + 26 * len(bars)}px")
+    muted(charts.marks(bars, baseline))
 
 
 def _table(one: Table, desk: Desk, glance: Glance) -> None:

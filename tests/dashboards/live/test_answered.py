@@ -73,7 +73,7 @@ def test_all_models_of_a_study_are_named_once_with_its_pairs(
     assert material(Study.of(load_study(tmp_path / "several.yaml"))) == said
 
 
-@pytest.mark.parametrize("verdict", ["avoid: fragile", "no gain", "weak: not ranked"])
+@pytest.mark.parametrize("verdict", ["avoid: fragile", "no gain", "weak: not ranked", "not ranked"])
 def test_no_loss_that_the_answer_speaks_against_is_named_at_the_top(verdict: str) -> None:
     against = Bar("dpo", verdict, 0.9, 0.8, 1.0)
     assert best(against) == ""
@@ -91,3 +91,10 @@ def test_the_line_at_the_top_rounds_as_the_table_and_names_what_is_as_good() -> 
     )
     said = Answer((Table("clean", (), (), (), "", bars, "% of what is possible"),), ()).best
     assert said == "Use: ipo, 56% [33 to 78] of what is possible; as good: hinge"
+
+
+def test_the_line_at_the_top_says_by_how_many_replicates_so_far() -> None:
+    bars = (Bar("ipo", "use", 55.7, 33.0, 78.5),)
+    text = "So far, by 7 of 24 replicates: use ipo (beta 0.1): no other loss is shown to gain more."
+    said = Answer((Table("clean", (), (), (), text, bars, "% of what is possible"),), ()).best
+    assert said == "So far, by 7 of 24 replicates: use ipo, 56% [33 to 78] of what is possible"

@@ -1,6 +1,6 @@
 """What the page's charts have in common."""
 
-from dashboards.live.page.charts import colours_of, gains, marks
+from dashboards.live.page.charts import colours_of, curves, gains, marks
 from dashboards.live.views import Bar
 
 
@@ -17,3 +17,11 @@ def test_every_mark_that_is_drawn_is_said_and_no_other() -> None:
         assert ("triangle" in str(gains(bars, "gold"))) == ("triangle" in marks(bars))
     assert marks((dot,)) == "Dot: a loss; bar: its 95 % interval."
     assert "dashed line: sigmoid" in marks((dot,), "sigmoid")
+
+
+def test_a_curve_has_the_colour_of_its_variant_and_a_second_one_of_it_is_dashed() -> None:
+    colours = colours_of(["ipo", "dpo"])
+    line = ((1.0, 0.5), (2.0, 0.7))
+    drawn = curves({"a": ("ipo", line), "b": ("dpo", line), "c": ("ipo", line)}, "gold", colours)["series"]
+    assert [one["lineStyle"]["color"] for one in drawn] == [colours["ipo"], colours["dpo"], colours["ipo"]]
+    assert [one["lineStyle"]["type"] for one in drawn] == ["solid", "solid", "dashed"]

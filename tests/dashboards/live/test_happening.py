@@ -129,8 +129,12 @@ def test_failures_are_told_by_variant_and_with_what_they_mean() -> None:
     strata = (stratum("ipo", 2, 0), stratum("hinge", 0, 1), stratum("sigmoid", 0, 0))
     counts = StatusCounts(36, 12, 24, None, None, strata, {"out_of_gpu_memory": 2, "worker_lost": 1}, {})
     assert failures(counts) == (
-        "3 runs failed (ipo 2, hinge 1): 2 out of gpu memory (it does not fit on the GPU, alone and in parts); 1 "
-        "worker lost (its worker process was killed or is gone)"
+        "2 runs failed by their settings (ipo 2): 2 out of gpu memory (it does not fit on the GPU, alone and in parts)."
+        " 1 run could not be trained (hinge 1): 1 worker lost (its worker process was killed or is gone)."
+    )
+    assert failures(replace(counts, failures={"collapsed": 1})) == (
+        "1 run failed by its settings (ipo 2): 1 collapsed (its samples are empty or repeat themselves). That counts "
+        "against the losses; nothing is to be mended."
     )
     assert failures(replace(counts, failures={})) == ""
     assert {kind: why(kind) for kind in (*Failure, *Cause) if "(" not in why(kind)}.keys() == {

@@ -44,7 +44,7 @@ def test_the_table_shows_rates_and_the_answer_names_the_one_that_wins() -> None:
     assert told.use == "hinge"
     assert "beats the untrained model at 6" in told.text
     assert told.avoid["sigmoid"].startswith("loses to hinge at 6")
-    assert any("50% is no difference" in line and "200 prompts" in line for line in short_notes(found))
+    assert any("50% is no difference" in line and "200 prompts" in line for line in short_notes([found]))
 
 
 def test_one_replicate_without_samples_makes_no_mixture_of_two_kinds() -> None:
@@ -57,7 +57,7 @@ def test_one_replicate_without_samples_makes_no_mixture_of_two_kinds() -> None:
     rates = {(r.variant, r.scenario): r.metrics["win_rate"] for r in records if r.phase == "confirm"}
     expected = sum(rates["hinge", f"clean#{n}"] - rates["sigmoid", f"clean#{n}"] for n in range(1, 7)) / 6
     assert hinge.difference.estimate.value == pytest.approx(expected)
-    assert any("were not set head to head" in line for line in short_notes(found))
+    assert any("were not set head to head" in line for line in short_notes([found]))
 
 
 def test_losses_whose_samples_win_as_often_are_as_good_within_the_points_that_do_not_matter() -> None:
@@ -66,7 +66,7 @@ def test_losses_whose_samples_win_as_often_are_as_good_within_the_points_that_do
     told = said(found)
     assert told.use == "sigmoid"
     assert told.as_good == ("hinge",)
-    assert "as good: at most 1.86 points apart by its 90% interval, and 3 points do not matter." in told.text
+    assert "as good: at most 1.87 points apart, within the 3 points of a tie, by its 90% interval." in told.text
 
 
 def test_a_pairwise_judge_that_contradicts_itself_is_told() -> None:
@@ -81,4 +81,4 @@ def test_a_pairwise_judge_that_contradicts_itself_is_told() -> None:
     (hinge,) = (loss for loss in found.losses if loss.variant == "hinge")
     assert hinge.met is not None
     assert hinge.met.rate.value == 0.75
-    assert any("contradicted itself at up to 50 of 100 prompts" in line for line in short_notes(found))
+    assert any("contradicted itself at up to 50 of 100 prompts" in line for line in short_notes([found]))

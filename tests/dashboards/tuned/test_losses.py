@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dashboards.statistics.scale import Scale, scale_of
-from dashboards.tables.short import short_notes
+from dashboards.tables.short import short_cells, short_notes
+from dashboards.tuned.answer import Cost, answer
 from dashboards.tuned.losses import Tuned, TunedLoss, tuned
 from dashboards.tuned.replicates import Replicate, replicates_of
 from studies.records import Cause, RunRecord
@@ -65,12 +67,16 @@ def test_the_best_on_the_tuning_draw_is_chosen_whatever_the_judging_runs_say() -
     assert one[0].judged.gain == pytest.approx(0.6)
 
 
-def test_a_loss_that_was_judged_in_fewer_replicates_is_named_below_the_table_once_all_are_whole() -> None:
+def test_differences_of_fewer_replicates_are_told_once_all_are_whole() -> None:
     whole = replicated({"sigmoid": [0.6, 0.7, 0.8], "ipo": [0.6, 0.7]})
     broken = [a_run("ipo", 3, trial, 0.1, cause=Cause.COLLAPSED) for trial in (0, 1)]
-    judged = "trained and judged on another (ipo had none in 1 of them)."
-    assert any(judged in note for note in short_notes(compared([*whole, *broken], replicates=3)))
-    assert not any("had none" in note for note in short_notes(compared(whole, replicates=3)))
+    found = compared([*whole, *broken], replicates=3)
+    assert any(note.endswith("By fewer than 3 replicates: ipo 2.") for note in short_notes([found]))
+    more, even = (replace(found, condition=name) for name in ("better", "even"))
+    assert any("ipo in better 2, ipo in even 2." in note for note in short_notes([more, even]))
+    assert not any("By fewer" in note for note in short_notes([compared(whole, replicates=3)]))
+    (cells,) = (row for row in short_cells(found, answer(found, 0.03, Cost(0))).rows if row[0] == "ipo")
+    assert cells[2] == "0 (n=2)", "a number without an interval says of how many it is"
 
 
 def test_differences_pair_the_replicates_of_both() -> None:

@@ -67,7 +67,7 @@ def test_two_judges_that_agree_are_said_to_in_a_sentence() -> None:
     assert "The second judge (other:score) puts the losses in the same order." in answer(found, WITHIN, Cost(4)).text
     cells = short_cells(found, answer(found, WITHIN, Cost(4)))
     assert cells.rows[0][cells.header.index("2nd judge")].startswith(("7", "8"))
-    assert any("2nd judge: vs sigmoid, by other:score" in note for note in short_notes(found))
+    assert any("2nd judge: vs sigmoid, by other:score" in note for note in short_notes([found]))
 
 
 def test_where_they_part_the_loss_the_rates_and_what_is_shown_are_said() -> None:
@@ -166,10 +166,10 @@ def test_two_kinds_of_number_in_a_column_and_what_a_star_means_are_said() -> Non
     found = compared(*judged({"sigmoid": BAD, "hinge": GOOD, "ipo": GOOD}))
     ipo = replace(found.losses[2], met=None, compared_at=1.0)
     mixed = replace(found, drift=2.0, losses=(*found.losses[:2], ipo))
-    notes = short_notes(mixed)
+    notes = short_notes([mixed])
     assert any(one.startswith("But of ipo: the win rate against the untrained model less sigmoid's") for one in notes)
     assert any("both at a drift of 2 nats (* at 1, which all runs of both reach), ties a half" in one for one in notes)
-    assert not any("But of" in one for one in short_notes(found))
+    assert not any("But of" in one for one in short_notes([found]))
 
 
 def test_a_weak_measure_avoids_a_loss_for_what_breaks_and_never_for_gaining_less() -> None:
@@ -195,7 +195,7 @@ def test_a_model_from_elsewhere_beats_the_untrained_one_at_a_rate() -> None:
     assert said.startswith(
         "Yours, mine, as exported, beats the untrained model at 57% [55 to 59] of prompts on 6 draws"
     )
-    note = short_notes(found)[-1]
+    note = short_notes([found])[-1]
     assert "vs sigmoid (†): its win rate against the untrained model less sigmoid's, in points, as both end." in note
 
 
@@ -209,7 +209,7 @@ def test_a_measure_without_samples_names_no_loss_and_says_where_to_start() -> No
     assert "sweeper evaluate STUDY --judge-function" in said.text
     assert said.avoid == {}  # to gain less by it is no reason
     assert {verdict(loss, found, said) for loss in found.losses} == {"weak: not ranked"}
-    assert any(line.endswith("Weak: no samples were judged.") for line in short_notes(found))
+    assert any(line.endswith("Weak: no samples were judged.") for line in short_notes([found]))
     judge = answer(replace(found, judge="function mine:score"), WITHIN, Cost(4)).text
     assert "Let function mine:score decide" in judge
 

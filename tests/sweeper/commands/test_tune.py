@@ -106,7 +106,7 @@ def test_hours_that_show_more_are_those_of_the_replicates_that_do() -> None:
     made = timed(wished(), slow, 8 * 3600.0)
     asked = Asked("embedded", "my pairs.jsonl", 8.0)
     more = what_shows_more(wished(), asked, slow, made.replicates + 4)
-    hours = float(re.search(r"^`--hours ([0-9.e+]+) --output embedded-my-pairs-[0-9.e+]+h.yaml`$", more)[1])
+    hours = float(re.search(r"^`--hours ([0-9.e+]+) --output (embedded-my-pairs-[0-9.e+]+h)/\2.yaml`$", more)[1])
     assert timed(wished(), slow, hours * 3600 - slow.spent).replicates >= made.replicates + 4
     assert timed(wished(), slow, 0.8 * hours * 3600 - slow.spent).replicates < made.replicates + 4
     assert "more prompts" in what_shows_more(wished(), asked, slow, made.most_replicates + 1)
@@ -131,10 +131,17 @@ def test_a_file_is_known_again_by_its_arguments(tmp_path: Path) -> None:
     assert "written by another `sweeper tune` command" in str(why_not_ours(file, other))
     file.write_text("\n".join(f"# {line}" for line in asked.head("")))
     assert "--hours 8: go on with it by these hours" in str(why_not_ours(file, other))
-    assert f"for 7 hours beside it with --output {tmp_path}/mine-7h.yaml" in str(
+    assert f"for 7 hours beside it with --output {tmp_path}/mine-7h/mine-7h.yaml." in str(
         why_not_ours(file, replace(other, output=str(file)))
     )
     assert "another `sweeper tune` command" in str(why_not_ours(file, replace(other, data="more.jsonl")))
+    for edited in ("8.8.8", "-", "e", "8,"):
+        file.write_text(file.read_text().replace("--hours 8", f"--hours {edited}"))
+        assert "another `sweeper tune` command" in str(why_not_ours(file, other)), edited
+        file.write_text(file.read_text().replace(f"--hours {edited}", "--hours 8"))
+    fine = replace(asked, hours=0.12345678)
+    file.write_text("\n".join(f"# {line}" for line in fine.head("")))
+    assert "--hours 0.12345678: go on with it" in str(why_not_ours(file, other))
     file.write_text("study: mine\n")
     assert "is not of this command" in str(why_not_ours(file, asked))
     file.unlink()
