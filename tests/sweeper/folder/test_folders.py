@@ -203,6 +203,20 @@ def test_the_ui_shows_the_artifacts_of_a_moved_folder(
     assert not old.exists()
 
 
+def test_the_page_loads_mlflow_only_where_a_folder_was_moved(
+    sweeper: Sweeper, tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.execv", lambda _program, _arguments: None)
+    connected: list[str] = []
+    with monkeypatch.context() as patched:
+        folder = begin(tmp_path / "old", empty_mlflow)
+        spoken(folder)
+        patched.setattr("dashboards.store.connection.connect", lambda uri: connected.append(uri))
+        assert sweeper(folder, "ui", "--port", "0").returncode == 0
+        assert connected == []
+    assert "was moved or copied" in sweeper(folder.rename(tmp_path / "new"), "ui", "--port", "0").stdout
+
+
 def test_a_store_that_names_another_folder_is_known_without_mlflow(tmp_path: Path, empty_mlflow: Path) -> None:
     folder = begin(tmp_path / "a folder#1", empty_mlflow)
     spoken(folder)

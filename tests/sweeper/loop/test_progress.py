@@ -37,6 +37,8 @@ def test_runs_that_failed_by_their_settings_are_told_so() -> None:
         "4/10 runs, 2 in training, 3 runs failed by their settings (2 collapsed, 1 drifted), "
         "1 run could not be trained (1 worker_lost)"
     )
+    one = Progress(10, 4, 2, {Failure.DRIFTED: 1, Failure.WORKER_LOST: 2}, None, None)
+    assert "1 run failed by its settings (1 drifted), 2 runs could not be trained" in describe(one)
 
 
 def test_every_failure_by_settings_is_explained() -> None:
