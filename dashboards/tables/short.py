@@ -236,10 +236,13 @@ def _stops(found: Tuned) -> str:
 
 
 def _from_fewer(found: Tuned) -> str:
-    """Which differences rest on fewer replicates than were planned, as in the others one of the two jumps the drift."""
+    """Which differences rest on fewer replicates than were planned: in the others one of the two had nothing to judge,
+    or its evaluations jump over the drift.
+    """
     of = {loss.variant: loss.difference.estimate.blocks for loss in found.losses if loss.difference is not None}
     less = [f"{name} {n}" for name, n in of.items() if n < found.planned == found.whole]
-    return f" By fewer than {found.planned} replicates: {', '.join(less)}." if less else ""
+    why = ", as some jump over the drift" if found.drift else ""
+    return f" By fewer than {found.planned} replicates{why}: {', '.join(less)}." if less else ""
 
 
 def _yours_notes(found: Tuned) -> list[str]:

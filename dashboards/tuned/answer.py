@@ -229,7 +229,7 @@ def _beside(
         one = len(as_good) == 1
         limits, verb = ("its 90% interval", "is") if one else ("their 90% intervals", "are")
         apart = at_most(found, max(found.tie(use, name) for name in as_good), tie_within or 0.0)
-        said.append(f"{_list(as_good)} {verb} as good: {apart} by {limits}.")
+        said.append(f"{_list(as_good)} {verb} as good: {apart} by {limits} (above: 95%).")
     if undecided:
         said.append(f"Not told apart from it by these runs: {_list(undecided)}.")
     return said
