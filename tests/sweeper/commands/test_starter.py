@@ -72,7 +72,9 @@ def test_the_front_page_shows_what_is_designed(tmp_path: Path) -> None:
     (tmp_path / "shown.yaml").write_text(block.partition("```")[0])
     (tmp_path / "pairs.jsonl").write_text("{}")
     shown = load_study(str(tmp_path / "shown.yaml"), ())
-    made, _ = as_study(about := facts(5000), design(about, 8.0, ONE_GPU), tmp_path)
+    about, judge = facts(5000), NamedJudge(model="ORG/REWARD-MODEL")
+    made, _ = as_study(about, judge.within(design(about, 8.0, ONE_GPU)), tmp_path)
+    assert made.evaluation.judge == shown.evaluation.judge
     for key in ("baseline", "replicates", "objective", "budget"):
         assert getattr(made, key) == getattr(shown, key), key
     assert set(made.variants) == set(shown.variants)
