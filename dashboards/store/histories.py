@@ -64,17 +64,22 @@ def _history(client: Any, uri: str, run_id: str, name: str) -> list[tuple[int, f
 
 
 def load_samples(
-    uri: str, run_ids: Iterable[str], folder: Path, files: Mapping[str, str] = {}
+    uri: str,
+    run_ids: Iterable[str],
+    folder: Path,
+    files: Mapping[str, str] = {},
+    read: SqliteReader = WITH_LOCKS,
 ) -> dict[str, tuple[Shown, ...]]:
     """The samples before and after training of those runs that keep some. `folder`: the working folder, which may have
     been moved with them; `files`: run id -> the artifact that they are in, where it is not that of the last
-    measurement. Raises StoreError where they were edited.
+    measurement. Does not load MLflow where SQLite and files have them. Raises StoreError where they were edited.
     """
-    client = connect(uri)
+    asked = list(dict.fromkeys(run_ids))
+    places = _places(uri, asked, folder, read)
     found = {}
-    for run_id in dict.fromkeys(run_ids):
+    for run_id in asked:
         name = files.get(run_id, SAMPLES)
-        text = _artifact(client, uri, run_id, name, folder)
+        text = _kept_text(uri, run_id, name, folder, places)
         if text is None:
             continue
         try:
@@ -97,11 +102,7 @@ def load_kept_scores(
     name, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _places(uri, asked, folder, read)
     found: dict[str, KeptScores] = {}
     for run_id in asked:
-        if places is None:
-            text = _artifact(connect(uri), uri, run_id, name, folder)
-        else:
-            file = places[run_id] / name if run_id in places else None
-            text = _text(file) if file is not None and file.is_file() else None
+        text = _kept_text(uri, run_id, name, folder, places)
         try:
             found |= {} if text is None else {run_id: scores_from_text(text)}
         except (ValueError, TypeError) as error:
@@ -119,6 +120,14 @@ def _places(uri: str, run_ids: Sequence[str], folder: Path, read: SqliteReader) 
         return None
     places = {run.run_id: place for run in runs if (place := _folder_of(run, folder)) is not None}
     return places if len(places) == len(runs) else None
+
+
+def _kept_text(uri: str, run_id: str, name: str, folder: Path, places: Mapping[str, Path] | None) -> str | None:
+    """The text of an artifact of a run, None where it has none. `places`: of `_places`."""
+    if places is None:
+        return _artifact(connect(uri), uri, run_id, name, folder)
+    file = places[run_id] / name if run_id in places else None
+    return _text(file) if file is not None and file.is_file() else None
 
 
 def load_asked(uri: str, study: str, folder: Path) -> StudySource:

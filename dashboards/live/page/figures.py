@@ -140,7 +140,10 @@ def _broken(points: Iterable[Point]) -> int:
 def choices(found: Figures, *, finished: bool = False) -> dict[str, str]:
     """The newest runs to choose from, by id; `finished`: those alone that came to their end."""
     runs = [one for one in found.runs if one.finished or not finished]
-    return {one.run_id: one.label for one in reversed(runs[-MOST_CHOICES:])}
+    return {
+        one.run_id: f"{one.label} (broke)" if one.failure is not None and one.finished else one.label
+        for one in reversed(runs[-MOST_CHOICES:])
+    }
 
 
 def first_chosen(found: Figures) -> list[str]:

@@ -17,20 +17,21 @@ def samples(desk: Desk, name: str) -> None:
     choice = ui.select({}, label="run", with_input=True).classes("w-full").props("dense")
     place = ui.column().classes("w-full gap-3")
     with place:
-        muted("Choose a run: its samples before and after training stand here, where it keeps some.")
+        muted("The samples of a run before and after its training stand here, where it keeps some.")
 
     def fill() -> None:
         glance = desk.watcher.seen.study(name)
         found = None if glance is None else glance.figures
         options = {} if found is None else choices(found, finished=True)
         if options != choice.options:
-            choice.set_options(options, value=choice.value if choice.value in options else None)
+            choice.set_options(options, value=choice.value if choice.value in options else next(iter(options), None))
 
     async def show() -> None:
         if choice.value is None:
             return
         try:
-            found = await run.io_bound(load_samples, desk.uri, [choice.value], desk.folder) or {}
+            reader = desk.watcher.beside.reader
+            found = await run.io_bound(load_samples, desk.uri, [choice.value], desk.folder, {}, reader) or {}
             shown, problem = found.get(choice.value, ()), ""
         except StoreError as error:
             shown, problem = (), words(error)

@@ -60,13 +60,14 @@ def serve_page(uri: str, here: Path, asked: str | None, host: str, port: int, te
     shown = socket.gethostname() if host in ANY else f"[{host}]" if ":" in host else host
     name = asked_name(asked, sources.file, [*sources.folders()]) if asked is not None else None
     path = "/" if name is None else f"/study/{name}"
+    page = page_of(desk, keys, mlflow)
     tell_user(f"The live page: {keys.link(f'http://{shown}:{port}', path)}")
     tell_user("  Who has this link can read all studies here and steer them. Ctrl-C ends the page, and no sweep.")
     if host in LOOPBACK:
         tell_user(f"  From another machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}, then the same link")
     else:
         tell_user("warning: the link and all that is seen go over the network unencrypted; ssh -L is safer")
-    serve(page_of(desk, keys, mlflow), place)
+    serve(page, place)
 
 
 def names_of_machine() -> frozenset[str]:
