@@ -185,12 +185,12 @@ def short_notes(conditions: Sequence[Tuned]) -> list[str]:
     gain = "as a share of the best that is possible" if found.unit == "U" else about
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
     lines = []
-    if found.drift and any(loss.difference is not None for loss in found.losses):
+    if any(loss.difference is not None for loss in found.losses):
         points = ", in percentage points" if found.unit == "U" else ""
-        lines.append(
-            f"vs {found.baseline}: how much more it gains{points}{both_at(found)}. "
-            f"Only this compares losses: exported steps (Gain) differ in drift.{_from_fewer(found)}"
-        )
+        only = "Only this compares losses: exported steps (Gain) differ in drift." if _stops(found) else ""
+        paired = "" if both_at(found) else ", replicate by replicate" if found.planned else ""
+        more = f"how much more it gains{points}{paired}{both_at(found)}"
+        lines.append(" ".join(filter(None, (f"vs {found.baseline}: {more}.", only + _from_fewer(found)))))
     weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
     choice = "each replicate's choice" if found.planned else "what would be exported"
     lines.append(

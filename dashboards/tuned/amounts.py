@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from dashboards.statistics.estimates import Estimate
-from dashboards.tuned.losses import Tuned
+from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.contests import as_rate
 from dashboards.tuned.yours import Yours
 from studies.text.plural import so_many
@@ -79,3 +80,27 @@ def _of(found: Tuned, values: Sequence[float]) -> str:
     times, unit, form = (100.0, " points", ".0f") if in_points else (1.0, f" {found.metric}", ".3g")
     first, *limits = (f"{times * value + 0.0:{form}}" for value in values)
     return f"{first}{unit}" + (f" [{limits[0]} to {limits[1]}]" if limits else "")
+
+
+_BY_HEART: Final = 0.2  # four standard errors of three replicates of a hundred held-out pairs
+_MOVED: Final = 2.0  # nats: three times what the losses are compared at, at least, in studies that name a drift
+
+
+def what_to_try(losses: Sequence[TunedLoss]) -> str:
+    """What to change before losses are compared that gained nothing, by how far they went and what they rank right."""
+    gap = max((loss.gap for loss in losses if loss.gap is not None), default=0.0)
+    drift = max((loss.drift for loss in losses if loss.drift is not None), default=0.0)
+    if gap > _BY_HEART:
+        return (
+            f"But training pairs were learnt by heart: up to {100 * gap:.0f} points more of them are ranked right than "
+            "of held-out ones. Take more pairs, fewer steps (base.max_steps) or lower rates (space.learning_rate)."
+        )
+    if drift > _MOVED:
+        return (
+            f"Runs did move, up to {drift:.2g} nats from the untrained model, and to no gain. Take more pairs, or "
+            "lower rates (space.learning_rate)."
+        )
+    return (
+        "Train longer (base.max_steps), or at higher learning rates (space.learning_rate), before comparing: the runs "
+        f"lie {drift:.1g} nats from the untrained model."
+    )

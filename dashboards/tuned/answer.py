@@ -18,7 +18,7 @@ from dashboards.statistics.compare import ALPHA, POWER, SEEN
 from dashboards.statistics.estimates import FEWEST_BLOCKS, Estimate
 from dashboards.statistics.power import tie_power
 from dashboards.statistics.replicated.stability import BREAKS_MORE, Stability
-from dashboards.tuned.amounts import at_most, share
+from dashboards.tuned.amounts import at_most, share, what_to_try
 from dashboards.tuned.losses import Tuned, TunedLoss
 from dashboards.tuned.samples.opinions import said_by_others, weakness, would_take
 from studies.records import Scalar
@@ -284,10 +284,7 @@ def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None, wou
     gain = "" if best is None else f": the best gain over the untrained model is {share(found, best)}"
     if best is not None and found.is_rate:
         gain = f": the best of them beats the untrained model at {share(found, best)}"
-    sentence = (
-        f"Nothing was learnt that can be seen{gain}. No loss is named; train longer (base.max_steps), or at higher "
-        "learning rates (space.learning_rate), before comparing."
-    )
+    sentence = f"Nothing was learnt that can be seen{gain}. No loss is named. {what_to_try(kept)}"
     said = (sentence, *said_by_others(found, None), *([would] if would else []), *_avoided(_avoid(found)))
     return Answer(None, {}, None, best, (), _avoid(found), (), settle, said)
 

@@ -64,6 +64,17 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class End:
+    """A judging run at its end, where it did not break: `drift` and `length` as in `Stopped`; `gap`: its accuracy on
+    training pairs less that on held-out ones.
+    """
+
+    drift: float | None
+    length: float | None
+    gap: float | None
+
+
+@dataclass(frozen=True)
 class Setting:
     """One setting that a replicate tried. `trial`: its number; `phase`: of the design."""
 
@@ -85,6 +96,7 @@ class Replicate:
     judged: Measured | None
     stopped: Stopped | None
     is_whole: bool
+    end: End | None = None
 
 
 def replicates_of(
@@ -137,7 +149,7 @@ def _replicate(number: int, runs: Sequence[RunRecord], objective: Objective, sca
     judged = None if judge is None else measure(judge, objective, scale)
     stopped = None if judge is None or chosen is None else _stopped(judge, chosen, objective, scale)
     is_whole = len(tried) >= points and (chosen is None or judged is not None)
-    return Replicate(number, tried, chosen, judged, stopped, is_whole)
+    return Replicate(number, tried, chosen, judged, stopped, is_whole, None if judge is None else _end(judge))
 
 
 def _chosen(settings: Sequence[Setting]) -> Setting | None:
@@ -160,6 +172,13 @@ def gain_of(value: float, start: float, run: RunRecord, scale: Scale) -> float:
     if scale.unit == "U":
         return scale.in_unit([value], run)[0]
     return scale.sign * (value - start)
+
+
+def _end(run: RunRecord) -> End | None:
+    found = run.metrics
+    both = {"train_accuracy", "accuracy"} <= found.keys()
+    gap = found["train_accuracy"] - found["accuracy"] if both else None
+    return None if broke(run) else End(found.get("kl"), found.get("length_ratio"), gap)
 
 
 def _stopped(run: RunRecord, chosen: Setting, objective: Objective, scale: Scale) -> Stopped | None:

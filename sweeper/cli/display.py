@@ -42,6 +42,7 @@ from sweeper.planning.plan import Plan, show_knobs
 
 # How often progress is printed where there is no terminal: after another fifth of the time, within these limits.
 LINE_SECONDS, LINE_SHARE, MOST_LINE_SECONDS = 15.0, 0.2, 600.0
+SAME_SECONDS = 60.0  # until a line is printed again that says what the last one did: a sign of life
 SILENT_SECONDS = 2.0
 _OPENING = "opening the stores"
 _PHASES = {  # in which no progress is told, or not at once
@@ -132,13 +133,15 @@ class Display:
             bar = ProgressBar(total=max(progress.planned, 1), completed=progress.done, width=24)
             grid.add_row(Text(self._study, style="bold"), bar, text)
             self._live.update(grid)
-        elif text != self._printed and (self._line_is_due() or progress.done >= progress.planned):
+        elif self._line_is_due(SAME_SECONDS if text == self._printed else LINE_SECONDS) or (
+            text != self._printed and progress.done >= progress.planned
+        ):
             self._printed_at, self._printed = time.monotonic(), text
             self._console.print(f"{self._study}: {text}", soft_wrap=True, markup=False)
 
-    def _line_is_due(self) -> bool:
+    def _line_is_due(self, least: float = LINE_SECONDS) -> bool:
         now = time.monotonic()
-        wait = min(max(LINE_SHARE * (now - self._began), LINE_SECONDS), MOST_LINE_SECONDS)
+        wait = min(max(LINE_SHARE * (now - self._began), least), MOST_LINE_SECONDS)
         return now - self._printed_at > wait
 
 

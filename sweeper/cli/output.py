@@ -96,3 +96,13 @@ class Events:
                 self._output.line("event/1", line)
         except (OSError, ValueError):
             return  # the reader is gone
+
+
+def quiet_libraries() -> None:
+    """Keep library chatter of this process out of the progress display."""
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # of texts that are cut before a model sees them

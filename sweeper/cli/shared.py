@@ -19,7 +19,7 @@ from studies.text.plural import so_many
 from studies.text.redact import REDACTED, note_settings
 from studies.text.secret_values import holds_secret
 from sweeper.cli.inputs import base_notes, look_at_data, refuse_bad_base, said_if_long, warn_of_code
-from sweeper.cli.output import Events, Output
+from sweeper.cli.output import Events, Output, quiet_libraries
 from sweeper.cli.refusal import Ended, refuse, refuse_unknown_executor
 
 if TYPE_CHECKING:
@@ -300,7 +300,9 @@ def print_outcome(
     elif left:
         last = f"Go on with: {shown(again)}"
     else:
-        last = f"Next: sweeper report {wanted.study}, sweeper export {wanted.study}, or browse the runs: sweeper ui"
+        named = table is not None and any(said.use or said.start for said in table.answers)
+        export = f"sweeper export {wanted.study}, " if named else ""
+        last = f"Next: sweeper report {wanted.study}, {export}or browse the runs: sweeper ui"
     console.print(last, soft_wrap=True, markup=False)
     wanted.output.say(run_document(asked.spec.study, outcome, table, verified, again))
     if left:
@@ -389,12 +391,3 @@ def store_errors(doing: str = "Reading what is recorded ...") -> Iterator[None]:
             yield
     except StoreError as error:
         refuse([str(error)])
-
-
-def quiet_libraries() -> None:
-    """Keep library chatter of this process out of the progress display."""
-    import logging
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -53,7 +53,8 @@ class Asked:
 
     def beside(self, hours: float) -> Path:
         """A study file for other hours: of another name, as studies have theirs, in a folder for its own best.yaml."""
-        name = f"{self.file.stem}-{hours:g}h"
+        length = f"{round(60 * hours)}min" if hours < 2 else f"{hours:g}h".replace(".", "-")
+        name = f"{self.file.stem}-{length}"
         return self.file.with_name(name) / f"{name}{self.file.suffix}"
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from sweeper.cli.output import quiet_libraries
 from sweeper.cli.refusal import refuse
-from sweeper.cli.shared import RunRequest, quiet_libraries, store_errors
+from sweeper.cli.shared import RunRequest, store_errors
 
 
 def elsewhere_problems(adapter: str | None, model: str | None, *, only_best: bool) -> list[str]:

@@ -15,9 +15,9 @@ from studies.text.plural import so_many
 from sweeper.cli import completion
 from sweeper.cli.inputs import recorded_in, said_if_long
 from sweeper.cli.options import Set, Storage, StudyName
-from sweeper.cli.output import Json
+from sweeper.cli.output import Json, quiet_libraries
 from sweeper.cli.refusal import refuse
-from sweeper.cli.shared import command_line, load, quiet_libraries, storage_words, store_errors
+from sweeper.cli.shared import command_line, load, storage_words, store_errors
 
 if TYPE_CHECKING:
     from sweeper.commands.kept.removal import Removal

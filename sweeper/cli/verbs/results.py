@@ -19,13 +19,12 @@ from studies.text.plural import so_many
 from studies.text.redact import redact
 from sweeper.cli.inputs import recorded_in, refuse_output
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Set, StudyName, Workers
-from sweeper.cli.output import Json
+from sweeper.cli.output import Json, quiet_libraries
 from sweeper.cli.refusal import refuse
 from sweeper.cli.shared import (
     check_owner,
     command_line,
     load,
-    quiet_libraries,
     runnable,
     screen_width,
     store_errors,

@@ -13,7 +13,7 @@ from studies.text.mistakes import Mistake
 from studies.text.places import PLACE
 from sweeper.cli.inputs import refuse_output, warn_of_code
 from sweeper.cli.options import Set, StudyName
-from sweeper.cli.output import Json
+from sweeper.cli.output import Json, quiet_libraries
 from sweeper.cli.refusal import Ended, refuse
 from sweeper.cli.shared import command_line, load, store_errors, tell_whose
 
@@ -52,6 +52,7 @@ def export(
     from sweeper.cli.display import shown
     from sweeper.commands.sharing.share import PushError, Wanted
 
+    quiet_libraries()
     loaded = load(study, settings)
     refuse_output(output, study, loaded.spec)
     warn_of_code(loaded.spec)

@@ -14,12 +14,12 @@ import typer
 from studies.text.plural import so_many
 from sweeper.cli.inputs import refuse_bad_base, try_data
 from sweeper.cli.options import Executor, JudgeFunction, JudgeModel, Model
+from sweeper.cli.output import quiet_libraries
 from sweeper.cli.refusal import refuse, refuse_unknown_executor
 from sweeper.cli.shared import (
     RunRequest,
     check_owner,
     load,
-    quiet_libraries,
     refuse_foreign_runs,
     run_sweep,
     runnable,

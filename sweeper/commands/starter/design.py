@@ -188,7 +188,7 @@ def _of_own(facts: Facts, hours: float, machine: Machine) -> Design:
     return Design(
         hours=hours,
         machine=machine,
-        steps=_steps(facts, held_out),
+        steps=_steps(facts, held_out, max_length),
         batch=batch,
         accumulation=_PAIRS_A_STEP // batch,
         rank=16 if parameters >= 1e8 else 8,
@@ -228,6 +228,15 @@ def _fitting(lengths: Lengths | None, max_length: int | None) -> float:
     return sum(n <= max_length for n in pairs) / len(pairs) if pairs and max_length is not None else 1.0
 
 
+def trained_pairs(facts: Facts, held_out: int, max_length: int | None) -> int:
+    """About how many pairs a run trains on: of those that fit, the ones that are not held out; 1 at least."""
+    rows = facts.rows
+    if rows is None:
+        return 1
+    fitting = len(rows.train) * _fitting(facts.lengths, max_length)
+    return max(round(fitting - (held_out if rows.evaluation is None else 0)), 1)
+
+
 def _draws(facts: Facts, max_length: int) -> tuple[int, int, int, tuple[str, ...]]:
     """Held-out pairs of a draw and the prompts that they have, as pairs of one prompt are held out together; and how
     many replicates the data can give so that judging draws share few of them.
@@ -252,11 +261,11 @@ def _draws(facts: Facts, max_length: int) -> tuple[int, int, int, tuple[str, ...
     return held_out, asked, most, (few,)
 
 
-def _steps(facts: Facts, held_out: int) -> int:
+def _steps(facts: Facts, held_out: int, max_length: int) -> int:
     """Three times through the training pairs, within 20 to 200 steps."""
     if facts.rows is None:
         return 200
-    train = len(facts.rows.train) - (held_out if facts.rows.evaluation is None else 0)
+    train = trained_pairs(facts, held_out, max_length)
     return min(200, max(20, round(3 * train / _PAIRS_A_STEP / 10) * 10))
 
 

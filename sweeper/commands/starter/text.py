@@ -10,7 +10,7 @@ from typing import Final
 
 from studies.records import EMBEDDED, DataConfig
 from studies.text.plural import duration_in_words, so_many
-from sweeper.commands.starter.design import EMBEDDED_AT, Design
+from sweeper.commands.starter.design import EMBEDDED_AT, Design, trained_pairs
 from sweeper.commands.starter.facts import Facts
 
 _COLUMN: Final = 46  # where comments begin
@@ -84,7 +84,10 @@ def _base(facts: Facts, design: Design) -> Iterator[str]:
 def _times(facts: Facts, design: Design) -> str:
     if facts.rows is None:
         return "more only where the table says that losses never get to their drift"
-    seen, there = design.steps * design.batch * design.accumulation, max(len(facts.rows.train), 1)
+    seen, there = (
+        design.steps * design.batch * design.accumulation,
+        trained_pairs(facts, design.held_out or 0, design.max_length),
+    )
     return f"{seen / there:.1f} times through the pairs; later steps mostly learn them by heart"
 
 

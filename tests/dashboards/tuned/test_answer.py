@@ -52,6 +52,19 @@ def test_no_loss_is_named_where_the_gain_cannot_be_seen() -> None:
     assert found.text.startswith("Nothing was learnt that can be seen")
 
 
+def test_what_to_try_goes_by_what_the_runs_did() -> None:
+    gains = {"sigmoid": [0.05, -0.06, 0.04, -0.03, 0.01, 0.0], "ipo": [0.02, 0.01, -0.04, 0.0, 0.03, -0.02]}
+    found = compared(replicated(gains))
+
+    def advice(**of: float) -> str:
+        return answer(replace(found, losses=tuple(replace(one, **of) for one in found.losses)), 0.03, Cost(6)).text
+
+    assert "Train longer (base.max_steps)" in advice(gap=0.05, drift=0.3)
+    assert "learnt by heart: up to 40 points" in advice(gap=0.4, drift=0.3)
+    assert "fewer steps (base.max_steps)" in advice(gap=0.4, drift=50.0)
+    assert "Runs did move, up to 50 nats" in advice(gap=0.05, drift=50.0)
+
+
 def test_no_loss_is_named_without_runs_that_judged() -> None:
     tuning = [record for record in replicated({"sigmoid": BASE, "ipo": SAME}) if record.phase != "confirm"]
     found = answer(compared(tuning), 0.03, Cost(6))

@@ -67,6 +67,23 @@ def test_the_best_on_the_tuning_draw_is_chosen_whatever_the_judging_runs_say() -
     assert one[0].judged.gain == pytest.approx(0.6)
 
 
+def test_without_a_drift_to_compare_at_drift_and_length_are_those_at_the_end() -> None:
+    ends = {"gold": 1.0, "kl": 3.0, "length_ratio": 1.5, "train_accuracy": 0.9, "accuracy": 0.5}
+    runs = [
+        *(a_run("sigmoid", r, t, 0.5) for r in (1, 2, 3) for t in (0, 1)),
+        *(a_run("sigmoid", r, 1, 0.5, judging=True, metrics={**ends, "kl": float(r)}) for r in (1, 2, 3)),
+    ]
+    at_end = Objective(metric="gold")
+    planned = {("sigmoid", Cell("clean", r).name): 2 for r in (1, 2, 3)}
+    of = {name: found for (name, _), found in replicates_of(runs, at_end, SCALE, planned).items()}
+    (one,) = tuned(
+        "clean", of, {"sigmoid": ("sigmoid",)}, SCALE, baseline="sigmoid", drift=None, settings=2, planned=3
+    ).losses  # fmt: skip
+    assert (one.drift, one.length) == (2.0, 1.5)
+    assert one.gap == pytest.approx(0.4)
+    assert one.step is None, "nobody would stop it on its way"
+
+
 def test_differences_of_fewer_replicates_are_told_once_all_are_whole() -> None:
     whole = replicated({"sigmoid": [0.6, 0.7, 0.8], "ipo": [0.6, 0.7]})
     broken = [a_run("ipo", 3, trial, 0.1, cause=Cause.COLLAPSED) for trial in (0, 1)]
