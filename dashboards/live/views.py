@@ -106,6 +106,23 @@ def _worth(bar: Bar, unit: str) -> str:
     return f"{value:.3g}{held} {unit}".rstrip()
 
 
+def _first(table: Table, several: bool) -> tuple[str, str] | None:
+    """What a condition's answer says of the loss that it names first, and that loss with what it gains; `several`:
+    there are other conditions.
+    """
+    fit = (bar for bar in table.bars if bar.value is not None and not bar.verdict.startswith(_NOT_FIRST))
+    if (bar := next(fit, None)) is None:
+        return None
+    where = f" in {table.condition}" if several else ""
+    gains = f"{bar.variant}{where}, {_worth(bar, table.unit)}"
+    if bar.verdict != "use":
+        return f"First so far ({bar.verdict}): ", gains
+    alike = [one.variant for one in table.bars if one.verdict == "as good"]
+    by = table.answer.partition(":")[0]
+    lead = f"{by}: use " if by.startswith("So far") else "Use: "
+    return lead, gains + (f" (as good: {', '.join(alike)})" if alike else "")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a study says now: its tables, what their columns mean, and what else there is to say."""
@@ -115,18 +132,14 @@ class Answer:
 
     @property
     def best(self) -> str:
-        """In a line: the loss to use, or the first so far that nothing speaks against; "" where there is none."""
-        for table in self.tables:
-            for bar in table.bars:
-                if bar.value is not None and not bar.verdict.startswith(_NOT_FIRST):
-                    where = f" in {table.condition}" if len(self.tables) > 1 else ""
-                    by = table.answer.partition(":")[0]
-                    use = f"{by}: use " if by.startswith("So far") else "Use: "
-                    word = use if bar.verdict == "use" else f"First so far ({bar.verdict}): "
-                    alike = [one.variant for one in table.bars if one.verdict == "as good"] if word == use else []
-                    others = f"; as good: {', '.join(alike)}" if alike else ""
-                    return f"{word}{bar.variant}{where}, {_worth(bar, table.unit)}{others}"
-        return ""
+        """In a line: the loss to use in each condition, or the first so far that nothing speaks against; "" where there
+        is none.
+        """
+        told, before = list[str](), ""
+        for lead, loss in filter(None, (_first(table, len(self.tables) > 1) for table in self.tables)):
+            told.append(loss if lead == before else f"{lead}{loss}")
+            before = lead
+        return "; ".join(told)
 
     @property
     def said(self) -> str:

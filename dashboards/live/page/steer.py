@@ -88,7 +88,10 @@ def _sweep(desk: Desk, glance: Glance) -> None:
         else:
             muted("Nothing is missing.")
     if glance.state == "running":
-        muted("Stopped either way, nothing is lost. This goes on with it, as does a button that is here then:")
+        muted(
+            "Nothing is lost either way: runs that are stopped go on from their last step. Afterwards a button here "
+            "goes on with the sweep, as does this in the terminal's folder:"
+        )
         command(glance.again)
 
 

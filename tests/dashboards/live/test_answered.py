@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_the_line_at_the_top_rounds_as_the_table_and_names_what_is_as_good() -> 
         Bar("dpo", "open", 1.0, 0, 2),
     )
     said = Answer((Table("clean", (), (), (), "", bars, "% of what is possible"),), ()).best
-    assert said == "Use: ipo, 56% [33 to 78] of what is possible; as good: hinge"
+    assert said == "Use: ipo, 56% [33 to 78] of what is possible (as good: hinge)"
 
 
 def test_the_line_at_the_top_says_by_how_many_replicates_so_far() -> None:
@@ -98,3 +99,15 @@ def test_the_line_at_the_top_says_by_how_many_replicates_so_far() -> None:
     text = "So far, by 7 of 24 replicates: use ipo (beta 0.1): no other loss is shown to gain more."
     said = Answer((Table("clean", (), (), (), text, bars, "% of what is possible"),), ()).best
     assert said == "So far, by 7 of 24 replicates: use ipo, 56% [33 to 78] of what is possible"
+
+
+def test_the_line_at_the_top_names_every_condition() -> None:
+    text, unit = "So far, by 7 of 24 replicates: use ipo (beta 0.1).", "% of what is possible"
+    one = Table("llama", (), (), (), text, (Bar("ipo", "use", 56.0, None, None),), unit)
+    other = replace(one, condition="gpt2", bars=(Bar("dpo", "use", 60.0, None, None), Bar("ipo", "as good", 9, 8, 10)))
+    assert Answer((one, other), ()).best == (
+        "So far, by 7 of 24 replicates: use ipo in llama, 56% of what is possible; "
+        "dpo in gpt2, 60% of what is possible (as good: ipo)"
+    )
+    final = replace(other, answer="Use dpo (beta 0.1).")
+    assert Answer((one, final), ()).best.endswith("; Use: dpo in gpt2, 60% of what is possible (as good: ipo)")
