@@ -155,8 +155,7 @@ def _points(value: Estimate | None, times: float = 100.0) -> str:
     """A number with its interval, in hundredths."""
     if value is None or value.low is None or value.high is None:
         return "unknown"
-    middle = 0.0 if abs(times * value.value) < 0.5 else times * value.value  # what rounds to nothing has no sign
-    return f"{middle:.0f} [{times * value.low:.0f}, {times * value.high:.0f}]"
+    return f"{round(times * value.value):d} [{times * value.low:.0f}, {times * value.high:.0f}]"
 
 
 # ---- a test each --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +75,11 @@ def load_samples(
     measurement. Does not load MLflow where SQLite and files have them. Raises StoreError where they were edited.
     """
     asked = list(dict.fromkeys(run_ids))
-    places = _places(uri, asked, folder, read)
+    text_of = _kept_texts(uri, asked, folder, read)
     found = {}
     for run_id in asked:
         name = files.get(run_id, SAMPLES)
-        text = _kept_text(uri, run_id, name, folder, places)
+        text = text_of(run_id, name)
         if text is None:
             continue
         try:
@@ -99,10 +99,10 @@ def load_kept_scores(
     where SQLite and files have it. Raises StoreError where they were edited.
     """
     asked = list(dict.fromkeys(run_ids))
-    name, places = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _places(uri, asked, folder, read)
+    name, text_of = f"{SAMPLES_FOLDER}/{SCORES_FILE}", _kept_texts(uri, asked, folder, read)
     found: dict[str, KeptScores] = {}
     for run_id in asked:
-        text = _kept_text(uri, run_id, name, folder, places)
+        text = text_of(run_id, name)
         try:
             found |= {} if text is None else {run_id: scores_from_text(text)}
         except (ValueError, TypeError) as error:
@@ -122,12 +122,23 @@ def _places(uri: str, run_ids: Sequence[str], folder: Path, read: SqliteReader) 
     return places if len(places) == len(runs) else None
 
 
-def _kept_text(uri: str, run_id: str, name: str, folder: Path, places: Mapping[str, Path] | None) -> str | None:
-    """The text of an artifact of a run, None where it has none. `places`: of `_places`."""
+def _kept_texts(uri: str, run_ids: Sequence[str], folder: Path, read: SqliteReader) -> Callable[[str, str], str | None]:
+    """Finds the text of an artifact of one of these runs by the run's id and the artifact's name, None where it has
+    none. By SQLite and files where these have all of them, else by MLflow, which is asked for once. Raises StoreError.
+    """
+    places = _places(uri, run_ids, folder, read)
     if places is None:
-        return _artifact(connect(uri), uri, run_id, name, folder)
-    file = places[run_id] / name if run_id in places else None
-    return _text(file) if file is not None and file.is_file() else None
+        client = connect(uri)
+        return lambda run_id, name: _artifact(client, uri, run_id, name, folder)
+
+    def text_of(run_id: str, name: str) -> str | None:
+        file = places[run_id] / name if run_id in places else None
+        try:
+            return _text(file) if file is not None and file.is_file() else None
+        except OSError as error:
+            raise StoreError(f"{file} cannot be read: {error.strerror}.") from error
+
+    return text_of
 
 
 def load_asked(uri: str, study: str, folder: Path) -> StudySource:

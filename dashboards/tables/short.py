@@ -190,7 +190,7 @@ def short_notes(conditions: Sequence[Tuned]) -> list[str]:
         only = "Only this compares losses: exported steps (Gain) differ in drift." if _stops(found) else ""
         paired = "" if both_at(found) else ", replicate by replicate" if found.planned else ""
         more = f"how much more it gains{points}{paired}{both_at(found)}"
-        lines.append(" ".join(filter(None, (f"vs {found.baseline}: {more}.", only + _from_fewer(found)))))
+        lines.append(" ".join(filter(None, (f"vs {found.baseline}: {more}.", (only + _from_fewer(found)).strip()))))
     weak = f" Weak: {'samples do not decide' if found.judge else 'no samples were judged'}." if found.is_weak else ""
     choice = "each replicate's choice" if found.planned else "what would be exported"
     lines.append(

@@ -82,25 +82,24 @@ def _of(found: Tuned, values: Sequence[float]) -> str:
     return f"{first}{unit}" + (f" [{limits[0]} to {limits[1]}]" if limits else "")
 
 
-_BY_HEART: Final = 0.2  # four standard errors of three replicates of a hundred held-out pairs
-_MOVED: Final = 2.0  # nats: three times what the losses are compared at, at least, in studies that name a drift
+_BY_HEART: Final = 0.2  # four standard errors of one replicate of a hundred held-out pairs
+_MOVED: Final = 2.0  # nats: as far as losses usually are compared
 
 
-def what_to_try(losses: Sequence[TunedLoss]) -> str:
+def what_to_try(found: Tuned, losses: Sequence[TunedLoss]) -> str:
     """What to change before losses are compared that gained nothing, by how far they went and what they rank right."""
-    gap = max((loss.gap for loss in losses if loss.gap is not None), default=0.0)
-    drift = max((loss.drift for loss in losses if loss.drift is not None), default=0.0)
+    gap = max((loss.end.gap for loss in losses if loss.end.gap is not None), default=0.0)
+    went = max((loss.end.drift for loss in losses if loss.end.drift is not None), default=None)
     if gap > _BY_HEART:
         return (
             f"But training pairs were learnt by heart: up to {100 * gap:.0f} points more of them are ranked right than "
             "of held-out ones. Take more pairs, fewer steps (base.max_steps) or lower rates (space.learning_rate)."
         )
-    if drift > _MOVED:
+    if went is not None and went >= (found.drift or _MOVED):
         return (
-            f"Runs did move, up to {drift:.2g} nats from the untrained model, and to no gain. Take more pairs, or "
-            "lower rates (space.learning_rate)."
+            f"Runs did move, up to {went:.2g} nats from the untrained model, and to no gain that counts. Take more "
+            "pairs, or lower rates (space.learning_rate)."
         )
-    return (
-        "Train longer (base.max_steps), or at higher learning rates (space.learning_rate), before comparing: the runs "
-        f"lie {drift:.1g} nats from the untrained model."
-    )
+    lie = "" if went is None else f": at their end they are at most {went:.2g} nats from the untrained model"
+    longer = "Train longer (base.max_steps), or at higher learning rates (space.learning_rate), before comparing"
+    return f"{longer}{lie}."

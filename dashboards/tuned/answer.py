@@ -85,7 +85,7 @@ def answer(found: Tuned, tie_within: float | None, cost: Cost) -> Answer:
         return _unknown_start(found, kept, avoid)
     fit = [loss for loss in gained if loss.variant not in avoid]
     if not fit:
-        return _nothing(found, kept, settle, would_take(found, tie_within))
+        return _nothing(found, kept, bool(gained), settle, would_take(found, tie_within))
     use = _choose(found, fit)
     if found.is_weak:
         return _weak(found)
@@ -278,13 +278,17 @@ def _weak(found: Tuned) -> Answer:
     return Answer(None, begun[1], begun[2], None, (), avoid, tuple(names), None, tuple(said), start=begun[0])
 
 
-def _nothing(found: Tuned, kept: Sequence[TunedLoss], settle: Settle | None, would: str) -> Answer:
+def _nothing(found: Tuned, kept: Sequence[TunedLoss], is_seen: bool, settle: Settle | None, would: str) -> Answer:
+    """Of losses that gain nothing, or (`is_seen`) of which those that do are to be avoided."""
     gains = [loss.gained for loss in kept if loss.gained is not None]
     best = max(gains, key=lambda gain: gain.value, default=None)
     gain = "" if best is None else f": the best gain over the untrained model is {share(found, best)}"
     if best is not None and found.is_rate:
         gain = f": the best of them beats the untrained model at {share(found, best)}"
-    sentence = f"Nothing was learnt that can be seen{gain}. No loss is named. {what_to_try(kept)}"
+    sentence = f"Nothing was learnt that can be seen{gain}. No loss is named. {what_to_try(found, kept)}"
+    if is_seen:
+        narrow = "Narrow the ranges (space) to settings that did not break."
+        sentence = f"Every loss that gains something is to be avoided{gain}. No loss is named. {narrow}"
     said = (sentence, *said_by_others(found, None), *([would] if would else []), *_avoided(_avoid(found)))
     return Answer(None, {}, None, best, (), _avoid(found), (), settle, said)
 

@@ -21,7 +21,7 @@ from dashboards.statistics.replicated.stability import Stability, random_setting
 from dashboards.statistics.replicated.width import good_rates
 from dashboards.statistics.scale import Scale
 from dashboards.tuned.edges import edges_of_replicates
-from dashboards.tuned.replicates import SHARES, Replicate, Setting
+from dashboards.tuned.replicates import NO_END, SHARES, End, Replicate, Setting, mean_end
 from dashboards.tuned.samples.contests import WIN_RATES, Contests, Meeting, Opinion, Tax, meeting_of
 from dashboards.tuned.yours import Yours
 from studies.design.points import FIXED, UNBIASED
@@ -37,13 +37,13 @@ class TunedLoss:
     judging runs, and `missing` says why. `short`: in how many of the judged replicates it never came to that drift;
     `broke_again`: judging runs that broke by the end of their training. `exported`: the gain of the judging runs where
     they would be stopped, with their `drift` (nats a sequence) and `length` (multiples of the untrained model's; both
-    at the end where none is stopped), and `each` of them; `gap`: at their end, right on training less on held-out
-    pairs. `difference`: its gain less the baseline's, paired, read at `compared_at` nats (None: at the end of
-    training); `met`: how often it wins, where the two met head to head, of which `difference` is that less one half.
-    `worked`: settings that trained to their end and gained something, of `tried`; `broken`: how the others broke.
-    `any_setting`: what a setting picked at random gains, 0 where it broke; `stability`: that against the baseline's,
-    and how often they break; `good_rates`: decades of learning rate that are good; `edges`: settings whose best lies at
-    an edge of what was tried. `settings`, `step`, `chosen` (cell and trial): of the replicate of the middle gain.
+    at the end where none is stopped), and `each` of them; `end`: their means at the end. `difference`: its gain less
+    the baseline's, paired, read at `compared_at` nats (None: at the end of training); `met`: how often it wins, where
+    the two met head to head, of which `difference` is that less one half. `worked`: settings that trained to their end
+    and gained something, of `tried`; `broken`: how the others broke. `any_setting`: what a setting picked at random
+    gains, 0 where it broke; `stability`: that against the baseline's, and how often they break; `good_rates`: decades
+    of learning rate that are good; `edges`: settings whose best lies at an edge of what was tried. `settings`, `step`,
+    `chosen` (cell and trial): of the replicate of the middle gain.
     """
 
     variant: str
@@ -71,7 +71,7 @@ class TunedLoss:
     step: int | None
     chosen: tuple[str, int] | None
     run_ids: tuple[str, ...]
-    gap: float | None = None
+    end: End = NO_END
 
     @property
     def gained(self) -> Estimate | None:
@@ -272,8 +272,8 @@ def _loss(
     broken = dict(Counter(str(one.measured.broke) for one in tried if one.measured.broke is not None))
     typical = _typical(judged)
     stopped = {one.number: one.stopped for one in judged if one.stopped is not None}
-    ends = [one.end for one in judged if one.end is not None]
-    exported = ends if drift is None else list(stopped.values())
+    end = mean_end(judged)
+    exported = [end] if drift is None else list(stopped.values())
     return TunedLoss(
         variant=name,
         losses=losses,
@@ -296,7 +296,7 @@ def _loss(
         each=tuple(one.gain for one in stopped.values()) if stopped else tuple(gains.values()),
         drift=_mean([one.drift for one in exported]),
         length=_mean([one.length for one in exported]),
-        gap=_mean([one.gap for one in ends]),
+        end=end,
         settings={} if typical is None or typical.chosen is None else typical.chosen.knobs,
         step=None if typical is None or typical.stopped is None else typical.stopped.step,
         chosen=_place(condition, typical),

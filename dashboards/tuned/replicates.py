@@ -10,6 +10,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
 
 from dashboards.analysis.configs import distinct
 from dashboards.analysis.strata import broke
@@ -65,13 +67,16 @@ class Stopped:
 
 @dataclass(frozen=True)
 class End:
-    """A judging run at its end, where it did not break: `drift` and `length` as in `Stopped`; `gap`: its accuracy on
-    training pairs less that on held-out ones.
+    """A judging run at its end, where it did not break, or the mean of several: `drift` and `length` as in `Stopped`;
+    `gap`: accuracy on training pairs less that on held-out ones.
     """
 
     drift: float | None
     length: float | None
     gap: float | None
+
+
+NO_END: Final = End(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,14 @@ def gain_of(value: float, start: float, run: RunRecord, scale: Scale) -> float:
     if scale.unit == "U":
         return scale.in_unit([value], run)[0]
     return scale.sign * (value - start)
+
+
+def mean_end(replicates: Sequence[Replicate]) -> End:
+    """The mean end of their judging runs, of those that have each number."""
+    ends = [one.end for one in replicates if one.end is not None]
+    columns = zip(*((one.drift, one.length, one.gap) for one in ends), strict=True)
+    known = [[value for value in column if value is not None] for column in columns] or [[], [], []]
+    return End(*(fmean(values) if values else None for values in known))
 
 
 def _end(run: RunRecord) -> End | None:

@@ -300,8 +300,8 @@ def print_outcome(
     elif left:
         last = f"Go on with: {shown(again)}"
     else:
-        named = table is not None and any(said.use or said.start for said in table.answers)
-        export = f"sweeper export {wanted.study}, " if named else ""
+        first = None if table is None or not table.tuned[0].planned else table.answers[0]  # which `export` looks at
+        export = f"sweeper export {wanted.study}, " if first is None or first.use or first.start else ""
         last = f"Next: sweeper report {wanted.study}, {export}or browse the runs: sweeper ui"
     console.print(last, soft_wrap=True, markup=False)
     wanted.output.say(run_document(asked.spec.study, outcome, table, verified, again))

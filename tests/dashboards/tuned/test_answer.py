@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from dashboards.tables.short import verdict
 from dashboards.tuned.answer import Answer, Cost, answer, reason_to_avoid
+from dashboards.tuned.replicates import End
 from studies.records import Cause, RunRecord
 from tests.dashboards.tuned.replicated import a_run, replicated
 from tests.dashboards.tuned.test_losses import compared
@@ -52,17 +53,41 @@ def test_no_loss_is_named_where_the_gain_cannot_be_seen() -> None:
     assert found.text.startswith("Nothing was learnt that can be seen")
 
 
+NOTHING = {"sigmoid": [0.05, -0.06, 0.04, -0.03, 0.01, 0.0], "ipo": [0.02, 0.01, -0.04, 0.0, 0.03, -0.02]}
+
+
 def test_what_to_try_goes_by_what_the_runs_did() -> None:
-    gains = {"sigmoid": [0.05, -0.06, 0.04, -0.03, 0.01, 0.0], "ipo": [0.02, 0.01, -0.04, 0.0, 0.03, -0.02]}
-    found = compared(replicated(gains))
+    found = replace(compared(replicated(NOTHING)), drift=None)
 
-    def advice(**of: float) -> str:
-        return answer(replace(found, losses=tuple(replace(one, **of) for one in found.losses)), 0.03, Cost(6)).text
+    def advice(drift: float | None, gap: float | None) -> str:
+        ends = tuple(replace(one, end=End(drift, None, gap)) for one in found.losses)
+        return answer(replace(found, losses=ends), 0.03, Cost(6)).text
 
-    assert "Train longer (base.max_steps)" in advice(gap=0.05, drift=0.3)
-    assert "learnt by heart: up to 40 points" in advice(gap=0.4, drift=0.3)
-    assert "fewer steps (base.max_steps)" in advice(gap=0.4, drift=50.0)
-    assert "Runs did move, up to 50 nats" in advice(gap=0.05, drift=50.0)
+    assert "Train longer (base.max_steps)" in advice(0.3, 0.05)
+    assert "they are at most 0.3 nats from" in advice(0.3, None)
+    assert "before comparing." in advice(None, None), "what was not measured is not told"
+    assert "learnt by heart: up to 40 points" in advice(0.3, 0.4)
+    assert "fewer steps (base.max_steps)" in advice(50.0, 0.4)
+    assert "Runs did move, up to 50 nats" in advice(50.0, 0.05)
+
+
+def test_runs_that_got_to_the_drift_and_gained_nothing_are_not_to_be_trained_longer() -> None:
+    text = answer(compared(replicated(NOTHING)), 0.03, Cost(6)).text
+    assert "Runs did move, up to 4 nats" in text, "of the end, not of the step that would be exported"
+    assert "Train longer" not in text
+
+
+def test_losses_that_gain_and_break_are_not_said_to_have_learnt_nothing() -> None:
+    records = [
+        a_run(name, r, t, 0.5, cause=Cause.COLLAPSED if t else Cause.FINISHED, judging=judging)
+        for name in ("sigmoid", "ipo")
+        for r in range(1, 7)
+        for t, judging in ((0, False), (1, False), (2, False), (0, True))
+    ]
+    text = answer(compared(records, points=3), 0.03, Cost(6)).text
+    assert text.startswith("Every loss that gains something is to be avoided")
+    assert "Narrow the ranges (space)" in text
+    assert "Train longer" not in text
 
 
 def test_no_loss_is_named_without_runs_that_judged() -> None:

@@ -80,7 +80,7 @@ def test_without_a_drift_to_compare_at_drift_and_length_are_those_at_the_end() -
         "clean", of, {"sigmoid": ("sigmoid",)}, SCALE, baseline="sigmoid", drift=None, settings=2, planned=3
     ).losses  # fmt: skip
     assert (one.drift, one.length) == (2.0, 1.5)
-    assert one.gap == pytest.approx(0.4)
+    assert one.end.gap == pytest.approx(0.4)
     assert one.step is None, "nobody would stop it on its way"
 
 

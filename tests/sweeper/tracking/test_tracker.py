@@ -420,6 +420,20 @@ def test_samples_that_somebody_edited_are_refused_by_name(tracker: Tracker, tmp_
         load_samples(tracker.uri, [run_id], tmp_path)
 
 
+def test_samples_that_cannot_be_read_are_told_and_no_traceback(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = tracker.start_run(a_config(), 1, "unbiased")
+    tracker._client.log_text(run_id, "[]", "samples.json")
+
+    def unreadable(_file: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("dashboards.store.histories._text", unreadable)
+    with pytest.raises(StoreError, match=r"samples.json cannot be read: Permission denied"):
+        load_samples(tracker.uri, [run_id], tmp_path)
+
+
 def test_no_secret_is_written_anywhere(store: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())
     tracker = Tracker("sqlite:///mlflow.db", tmp_path)
