@@ -170,7 +170,7 @@ def so_far(found: Tuned) -> str:
     """What goes before a word on losses while replicates are missing, "" where none are."""
     if found.whole == found.planned:
         return ""
-    return f"So far, by {found.whole} of {so_many(found.planned, 'replicate')}: "
+    return f"So far, by {found.whole} of {so_many(found.planned, 'replicate')} (it may still change): "
 
 
 def _used(found: Tuned, use: TunedLoss) -> str:

@@ -189,3 +189,10 @@ def test_where_a_judging_run_broke_before_the_drift_its_loss_says_so_and_has_no_
 def _with_broken_judge(curves: dict[str, tuple[tuple[int, float], ...]]) -> list[RunRecord]:
     sound = [r for r in replicated({"sigmoid": BASE, "ipo": SAME}) if r.run_id != "sigmoid-2-1-judge"]
     return [*sound, a_run("sigmoid", 2, 1, 0.5, judging=True, cause=Cause.NON_FINITE, curves=curves, metrics={})]
+
+
+def test_an_answer_says_that_it_may_change_while_replicates_are_missing() -> None:
+    gains = {"sigmoid": BASE, "ipo": SAME}
+    half = answer(compared(replicated(gains), replicates=12), 0.03, Cost(6))
+    assert half.text.startswith("So far, by 6 of 12 replicates (it may still change): use sigmoid (")
+    assert said(gains).text.startswith("Use sigmoid (")
