@@ -180,7 +180,8 @@ def short_notes(conditions: Sequence[Tuned]) -> list[str]:
     """What the columns mean, in as few lines as can be, below the tables of all conditions."""
     found = _in_all(conditions)
     if found.is_rate:
-        return [*rate_notes(found), *opinion_notes(found), *_design_notes(found)]
+        against, *rest = rate_notes(found)
+        return [against + _from_fewer(found), *rest, *opinion_notes(found), *_design_notes(found)]
     about = METRICS[found.metric].what if found.metric in METRICS else found.metric
     gain = "as a share of the best that is possible" if found.unit == "U" else about
     where = f" at {nats(found.drift)}" if found.drift and found.unit == "U" else ""
@@ -241,8 +242,8 @@ def _from_fewer(found: Tuned) -> str:
     """
     of = {loss.variant: loss.difference.estimate.blocks for loss in found.losses if loss.difference is not None}
     less = [f"{name} {n}" for name, n in of.items() if n < found.planned == found.whole]
-    why = ", as some jump over the drift" if found.drift else ""
-    return f" By fewer than {found.planned} replicates{why}: {', '.join(less)}." if less else ""
+    why = "broke or jump the drift" if found.drift else "broke"
+    return f" By fewer than {found.planned} replicates (others {why}): {', '.join(less)}." if less else ""
 
 
 def _yours_notes(found: Tuned) -> list[str]:

@@ -229,7 +229,7 @@ def _beside(
         one = len(as_good) == 1
         limits, verb = ("its 90% interval", "is") if one else ("their 90% intervals", "are")
         apart = at_most(found, max(found.tie(use, name) for name in as_good), tie_within or 0.0)
-        said.append(f"{_list(as_good)} {verb} as good: {apart} by {limits} (above: 95%).")
+        said.append(f"{_list(as_good)} {verb} as good: {apart} by {limits} (the table's: 95%).")
     if undecided:
         said.append(f"Not told apart from it by these runs: {_list(undecided)}.")
     return said
@@ -287,7 +287,7 @@ def _nothing(found: Tuned, kept: Sequence[TunedLoss], is_seen: bool, settle: Set
         gain = f": the best of them beats the untrained model at {share(found, best)}"
     sentence = f"Nothing was learnt that can be seen{gain}. No loss is named. {what_to_try(found, kept)}"
     if is_seen:
-        narrow = "Narrow the ranges (space) to settings that did not break."
+        narrow = "Narrow the ranges (space) to settings that worked."
         sentence = f"Every loss that gains something is to be avoided{gain}. No loss is named. {narrow}"
     said = (sentence, *said_by_others(found, None), *([would] if would else []), *_avoided(_avoid(found)))
     return Answer(None, {}, None, best, (), _avoid(found), (), settle, said)

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -34,6 +36,31 @@ def used(process: int) -> float:
     """Seconds of a processor that a process has taken, without its children."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def page_on(folder: Path, port: int, *words: str) -> Iterator[tuple[int, str]]:
+    """The process of `sweeper ui` on the stores of a folder, and its link."""
+    command = [sys.executable, "-m", "sweeper", "ui", *words, "--port", str(port)]
+    page = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert page.stdout is not None
+    try:
+        yield page.pid, next(found[0] for line in page.stdout if (found := re.search(r"http://\S+\?t=\S+", line)))
+    finally:
+        page.terminate()
+        page.wait()
+
+
+@contextmanager
+def stores(asked: argparse.Namespace) -> Iterator[Path]:
+    """A folder with the store that is asked for, removed afterwards: a copy of `--keep`, or one of `--runs` runs."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        if asked.keep:
+            shutil.copytree(asked.keep, folder, dirs_exist_ok=True)  # with what its runs keep: the text of the study
+        else:
+            fill(folder, asked.runs)
+        yield folder
 
 
 def settle(process: int) -> None:
@@ -55,35 +82,27 @@ def tell(what: str, process: int, seconds: float, began: tuple[float, float]) ->
 
 def measure(folder: Path, seconds: float, commits: float) -> None:
     """Start the page and print what it takes."""
-    command = [sys.executable, "-m", "sweeper", "ui", "--port", "5199"]
-    page = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
-    assert page.stdout is not None
-    try:
-        link = next(found.group(0) for line in page.stdout if (found := re.search(r"http://\S+\?t=\S+", line)))
-        settle(page.pid)
-        began = time.monotonic(), used(page.pid)
+    with page_on(folder, 5199) as (process, link), sync_playwright() as playwright:
+        settle(process)
+        began = time.monotonic(), used(process)
         time.sleep(seconds)
-        tell("unwatched", page.pid, seconds, began)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            shown = browser.new_page()
-            shown.goto(link)
-            shown.goto(f"{link.partition('/?')[0]}/study/{STUDY}")
-            shown.get_by_text("Worked:").first.wait_for(timeout=120_000)
-            shown.get_by_role("tab", name="figures").click()
-            shown.get_by_text("A dot a finished run").wait_for(timeout=120_000)
-            settle(page.pid)
-            began = time.monotonic(), used(page.pid)
-            shown.wait_for_timeout(1000 * seconds)
-            tell("one viewer", page.pid, seconds, began)
-            began = time.monotonic(), used(page.pid)
-            waits = write(folder / "mlflow.db", int(seconds * commits), 1 / commits)
-            tell("one viewer, a sweep that writes", page.pid, seconds, began)
-            print(waits, flush=True)  # noqa: T201
-            browser.close()
-    finally:
-        page.terminate()
-        page.wait()
+        tell("unwatched", process, seconds, began)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page()
+        shown.goto(link)
+        shown.goto(f"{link.partition('/?')[0]}/study/{STUDY}")
+        shown.get_by_text("Worked:").first.wait_for(timeout=120_000)
+        shown.get_by_role("tab", name="figures").click()
+        shown.get_by_text("A dot a finished run").wait_for(timeout=120_000)
+        settle(process)
+        began = time.monotonic(), used(process)
+        shown.wait_for_timeout(1000 * seconds)
+        tell("one viewer", process, seconds, began)
+        began = time.monotonic(), used(process)
+        waits = write(folder / "mlflow.db", int(seconds * commits), 1 / commits)
+        tell("one viewer, a sweep that writes", process, seconds, began)
+        print(waits, flush=True)  # noqa: T201
+        browser.close()
 
 
 def main() -> None:
@@ -94,12 +113,7 @@ def main() -> None:
     parser.add_argument("--commits", type=float, default=30.0)
     parser.add_argument("--keep", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        if asked.keep:
-            shutil.copytree(asked.keep, folder, dirs_exist_ok=True)  # with what its runs keep: the text of the study
-        else:
-            fill(folder, asked.runs)
+    with stores(asked) as folder:
         measure(folder, asked.seconds, asked.commits)
 
 

@@ -13,18 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 from playwright.sync_api import BrowserContext, sync_playwright
 
-from tests.benchmarks.idle_page import STUDY
-from tests.benchmarks.live_page import fill
+from tests.benchmarks.idle_page import STUDY, page_on, stores
 from tests.benchmarks.ten_thousand import forget
 from tests.dashboards.report.test_page_in_browser import CHROMIUM
 
@@ -32,13 +26,7 @@ from tests.dashboards.report.test_page_in_browser import CHROMIUM
 def measure(folder: Path, browser: BrowserContext, what: str) -> None:
     """Start the page, open it, and print what took how long."""
     began = time.monotonic()
-    page = subprocess.Popen(
-        [sys.executable, "-m", "sweeper", "ui", STUDY, "--port", "5198"],
-        cwd=folder, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert page.stdout is not None
-    try:
-        link = next(found.group(0) for line in page.stdout if (found := re.search(r"http://\S+\?t=\S+", line)))
+    with page_on(folder, 5198, STUDY) as (_, link):
         printed = time.monotonic()
         shown = browser.new_page()
         shown.goto(link)
@@ -52,15 +40,12 @@ def measure(folder: Path, browser: BrowserContext, what: str) -> None:
         again = time.monotonic()
         shown.close()
         second.close()
-        load = " ".join(f"{one:.1f}" for one in os.getloadavg())
-        print(  # noqa: T201
-            f"{what:16} link {printed - began:5.2f} s, then named {named - printed:5.2f} s, "
-            f"whole {whole - printed:5.2f} s; again {again - whole:5.2f} s (load {load})",
-            flush=True,
-        )
-    finally:
-        page.terminate()
-        page.wait()
+    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(  # noqa: T201
+        f"{what:16} link {printed - began:5.2f} s, then named {named - printed:5.2f} s, "
+        f"whole {whole - printed:5.2f} s; again {again - whole:5.2f} s (load {load})",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -69,15 +54,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--keep", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made, sync_playwright() as playwright:
-        folder = Path(made)
-        if asked.keep:
-            shutil.copytree(asked.keep, folder, dirs_exist_ok=True)
-        else:
-            fill(folder, asked.runs)
-        profile = folder / "profile"
+    with stores(asked) as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
-            str(profile), executable_path=CHROMIUM, args=["--no-sandbox"]
+            str(folder / "profile"), executable_path=CHROMIUM, args=["--no-sandbox"]
         )
         browser.new_page().goto("about:blank")  # what the browser itself does at first
         forget(folder / "mlflow.db")

@@ -31,8 +31,7 @@ def beside(one: Table) -> Options:
     """What each loss has more than the baseline, with its interval, about a line at no difference; the first on top."""
     points = f"points more than {one.baseline}, at the same drift" if one.unit.startswith("%") else None
     name = f"% won against {one.baseline}" if one.is_rate else points or f"more than {one.baseline}, {one.unit}"
-    same: dict[str, Any] = {"xAxis": 50 if one.is_rate else 0}
-    return _with_intervals(one.beside, name, scale=one.is_rate, same=same)  # without: its line may lie outside
+    return _with_intervals(one.beside, name, scale=True, same=50.0 if one.is_rate else 0.0)
 
 
 def marks(bars: Sequence[Bar], baseline: str = "") -> str:
@@ -49,8 +48,8 @@ def _is_avoided(bar: Bar) -> bool:
     return bar.verdict.startswith("avoid")
 
 
-def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: Mapping[str, Any] | None = None) -> Options:
-    """A dot and an interval a loss. `same`: where a line stands."""
+def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: float | None = None) -> Options:
+    """A dot and an interval a loss. `same`: where a line stands; the axis takes it in by a point that is not seen."""
     shown = [bar for bar in reversed(bars) if bar.value is not None]
     lines: list[Any] = []
     for i, bar in enumerate(shown):
@@ -61,16 +60,19 @@ def _with_intervals(bars: Sequence[Bar], name: str, *, scale: bool, same: Mappin
          **({"symbol": "triangle", "itemStyle": {"color": GREY}} if _is_avoided(b) else {})}
         for i, b in enumerate(shown)
     ]  # fmt: skip
-    mark = {"markLine": {"data": [same], "symbol": "none", "silent": True, "label": {"show": False},
-                         "lineStyle": {"color": GREY, "type": "dashed"}}} if same else {}  # fmt: skip
+    line = [] if same is None else [
+        {"type": "scatter", "data": [[same, 0]], "symbolSize": 0, "silent": True,
+         "markLine": {"data": [{"xAxis": same}], "symbol": "none", "silent": True, "label": {"show": False},
+                      "lineStyle": {"color": GREY, "type": "dashed"}}}
+    ]  # fmt: skip
     return _base(legend=False) | {
         "xAxis": _axis("value", name, scale=scale),
         "yAxis": _axis("category", "", data=[bar.variant for bar in shown]),
         "series": [
             {"type": "line", "name": "95 % interval", "data": lines, "symbol": "none", "silent": True,
              "lineStyle": {"width": 4, "color": COLOURS[5]}, "connectNulls": False},
-            {"type": "scatter", "name": "loss", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]},
-             **mark},
+            {"type": "scatter", "name": "loss", "data": values, "symbolSize": 14, "itemStyle": {"color": COLOURS[0]}},
+            *line,
         ],
     }  # fmt: skip
 

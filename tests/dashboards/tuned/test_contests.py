@@ -66,7 +66,7 @@ def test_losses_whose_samples_win_as_often_are_as_good_within_the_points_that_do
     told = said(found)
     assert told.use == "sigmoid"
     assert told.as_good == ("hinge",)
-    apart = "at most 1.87 points apart, within the 3 points of a tie, by its 90% interval (above: 95%)."
+    apart = "at most 1.87 points apart, within the 3 points of a tie, by its 90% interval (the table's: 95%)."
     assert f"as good: {apart}" in told.text
 
 

@@ -88,7 +88,7 @@ def test_differences_of_fewer_replicates_are_told_once_all_are_whole() -> None:
     whole = replicated({"sigmoid": [0.6, 0.7, 0.8], "ipo": [0.6, 0.7]})
     broken = [a_run("ipo", 3, trial, 0.1, cause=Cause.COLLAPSED) for trial in (0, 1)]
     found = compared([*whole, *broken], replicates=3)
-    said = "By fewer than 3 replicates, as some jump over the drift: ipo 2."
+    said = "By fewer than 3 replicates (others broke or jump the drift): ipo 2."
     assert any(note.endswith(said) for note in short_notes([found]))
     more, even = (replace(found, condition=name) for name in ("better", "even"))
     assert any("ipo in better 2, ipo in even 2." in note for note in short_notes([more, even]))
